@@ -1,0 +1,176 @@
+"""The one seam between the routes and whatever generates: the `Backend` protocol and the `Generation` it hands out.
+
+The engine, the reference backend, an upstream server and the fakes of the tests all stand behind `Backend`. Nothing
+above this file knows which one answers.
+
+The life of a request here: `submit` (any thread) admits or refuses at once, then prepares the prompt in the caller's
+thread, queues it and returns a `Generation`. One producer thread calls `push`, `finish` or `fail` on it; one consumer
+iterates `pieces()` or waits in `result()`; anybody may `abort()`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece
+
+# How long after its deadline a consumer still waits for the engine to say so itself, in seconds.
+DEADLINE_GRACE = 1.0
+
+
+class Backend(Protocol):
+    """Answers for one model. `submit`, `state`, `stats` and `drain` may be called from any thread at any time."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Return what may be known of the model; lengths and defaults are final once `start` has returned."""
+
+    def start(self) -> None:
+        """Load and warm the model, blocking; `state().progress` moves meanwhile. Raises StartError."""
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Admit one request and return its answer to come.
+
+        Refuses before any work: NotReady, Overloaded. Then, in the caller's thread: ValidationError and its kin
+        (the prompt in tokens, a picture that cannot be decoded, a parameter that is not supported).
+        """
+
+    def state(self) -> BackendState:
+        """Return whether requests are taken, and if not why; never blocks."""
+
+    def stats(self) -> BackendStats:
+        """Return the figures of this moment; never blocks."""
+
+    def drain(self) -> None:
+        """Refuse new requests from now on and let the admitted ones finish; returns at once."""
+
+    def stop(self, timeout: float) -> None:
+        """Drain, wait up to `timeout` seconds for the admitted requests, abort what is left, and end the thread."""
+
+
+class Generation:
+    """One answer in the making: a mailbox between the engine's thread and the thread that serves the client.
+
+    deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that a request never
+    hangs on an engine that no longer moves. on_abort: asks the engine to stop the sequence; it may be called with
+    this object's lock held, so it only leaves word and returns.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_tokens: int,
+        deadline: float,
+        on_abort: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        self._deadline = deadline
+        self._on_abort = on_abort
+        self._clock = clock
+        self._changed = threading.Condition()  # guards the five fields below
+        self._pieces: list[Piece] = []
+        self._streaming = False
+        self._completion: Completion | None = None
+        self._error: ServiceError | None = None
+        self._aborted = False
+
+    # --- the producer's side: one thread ---
+
+    def push(self, piece: Piece) -> None:
+        """Hand over a part of the answer; wakes the consumer only if it streams."""
+        with self._changed:
+            self._pieces.append(piece)
+            if self._streaming:
+                self._changed.notify_all()
+
+    def finish(self, completion: Completion) -> None:
+        """End the answer well. The first end counts; later ones are ignored."""
+        with self._changed:
+            if not self.done:
+                self._completion = completion
+                self._changed.notify_all()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the answer with a typed error. The first end counts; later ones are ignored."""
+        with self._changed:
+            if not self.done:
+                self._error = error
+                self._changed.notify_all()
+
+    # --- the consumer's side ---
+
+    @property
+    def done(self) -> bool:
+        """True once the answer has ended, well or not."""
+        return self._completion is not None or self._error is not None
+
+    @property
+    def aborted(self) -> bool:
+        """True once somebody has asked for an abort."""
+        return self._aborted
+
+    def pieces(self, idle: float | None = None) -> Iterator[Piece]:
+        """Yield the parts as they come, until the end. Raises the error the answer ended with.
+
+        idle: after so many seconds without a part, yield an empty one, for a stream's keep-alive. A consumer that
+        stops iterating before the end aborts the request.
+        """
+        with self._changed:
+            self._streaming = True
+        try:
+            while (batch := self._next_pieces(idle)) is not None:
+                yield from batch or [Piece("")]
+        finally:
+            if not self.done:
+                self.abort()
+
+    def result(self) -> Completion:
+        """Wait for the end and return the whole answer. Raises the error it ended with."""
+        with self._changed:
+            while not self.done:
+                self._wait()
+            return self._outcome()
+
+    def abort(self) -> None:
+        """Ask that no more tokens be made; effective within two steps, harmless when done. Any thread."""
+        with self._changed:
+            if self._aborted or self.done:
+                return
+            self._aborted = True
+        self._on_abort()
+
+    def _next_pieces(self, idle: float | None) -> list[Piece] | None:
+        """Return the parts since the last call, [] after `idle` seconds without one, None at the end."""
+        with self._changed:
+            while not self._pieces and not self.done:
+                if not self._wait(idle):
+                    return []
+            batch, self._pieces = self._pieces, []
+            if batch:
+                return batch
+            self._outcome()
+            return None
+
+    def _wait(self, idle: float | None = None) -> bool:
+        """Wait for a change; False after `idle` seconds without one. Past the deadline the request ends itself."""
+        remaining = self._deadline + DEADLINE_GRACE - self._clock()
+        if remaining > 0:
+            return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None
+        self._error = DeadlineExceeded("The request did not finish in time.")
+        self._aborted = True
+        self._on_abort()
+        return True
+
+    def _outcome(self) -> Completion:
+        if self._error is not None:
+            raise self._error
+        assert self._completion is not None
+        if self._completion.finish_reason == "abort":
+            raise RequestAborted("The request was stopped before it finished.")
+        return self._completion

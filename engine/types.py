@@ -1,0 +1,252 @@
+"""The words of the engine: what is asked of a model, what comes back, and what state it is in. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class TokenMask(Protocol):
+    """A grammar's hook for one sequence, called by the engine's thread only."""
+
+    def bitmask(self) -> Any:
+        """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
+
+    def accept(self, token_id: int) -> None:
+        """Advance by one sampled token."""
+
+
+class Priority(IntEnum):
+    """Who goes first when places are short; a lower value goes first."""
+
+    INTERACTIVE = 0
+    BATCH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one answer is chosen, already validated.
+
+    max_tokens: at most this many new tokens. temperature: 0 is greedy. top_k: 0 keeps all. logprobs: how many
+    alternatives beside each chosen token (None: no log probabilities). stop: strings that end the answer and are not
+    shown. seed: the same answer alone or in company. token_mask: a grammar.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    token_mask: TokenMask | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """A picture as it was sent, its header already checked; it is decoded only once the request has a place."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation for the checkpoint's own chat template.
+
+    messages: `{"role", "content", ...}`, content a string or a list of `{"type": "text", "text"}` and
+    `{"type": "image"}` parts; images: one for each image part, in order; tools: as the template takes them;
+    thinking: whether the template may open a reasoning block.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    images: tuple[EncodedImage, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Plain text to be continued, without a chat template."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPrompt:
+    """Token ids to be continued."""
+
+    token_ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokensPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer that is wanted. Times are in seconds from the moment of `submit`.
+
+    client: the key or address whose share this counts against. queue_timeout: how long it may wait for a place to
+    run; timeout: how long it may take in all.
+    """
+
+    request_id: str
+    prompt: Prompt
+    sampling: SamplingParams
+    client: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    queue_timeout: float = 30.0
+    timeout: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log probability (natural logarithm), and the likeliest alternatives, best first."""
+
+    token_id: int
+    token: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of an answer that may be shown: whole characters only, no special tokens, no part of a stop string."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one request went, in seconds from `submit`: `first_token` is None where there was none."""
+
+    queued: float
+    first_token: float | None
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer. output_tokens counts every token made, a final end-of-sequence token included."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    output_tokens: int
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
+
+
+class Status(Enum):
+    """The state of a backend; only READY takes requests."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STALLED = "stalled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a load is: `stage` is a few words, bytes are of weights, seconds since the load began."""
+
+    stage: str
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What readiness and liveness need to know; `restart_needed` is True only where a restart is the cure."""
+
+    status: Status
+    reason: str = ""
+    progress: Progress | None = None
+    restart_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """Figures of one model. The counts never go back while the process lives."""
+
+    num_requests_running: int = 0
+    num_requests_waiting: int = 0
+    max_num_seqs: int = 0
+    max_waiting: int = 0
+    kv_cache_tokens_used: int = 0
+    kv_cache_tokens_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    generation_tokens_total: int = 0
+    nan_logits_total: int = 0
+    engine_restarts_total: int = 0
+    steps_total: int = 0
+    seconds_since_step: float = 0.0
+    estimated_wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which checkpoint to load, where, and how an error about it names the operator's settings.
+
+    name: `avibe` or `avision`, the label in metrics and logs; served_id: what `X-Model` says (`avibe-demo` for a demo
+    checkpoint); vision: whether it takes pictures; device: `cpu` or `cuda`; dtype: `float16`, `bfloat16` or `float32`.
+    """
+
+    name: str
+    served_id: str
+    vision: bool
+    model_dir: Path
+    tokenizer_dir: Path
+    device: str
+    dtype: str
+    dir_setting: str
+    tokenizer_setting: str
+    dtype_setting: str
+    demo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens."""
+
+    max_num_seqs: int = 64
+    max_waiting: int = 128
+    max_model_len: int = 4096
+    max_waiting_tokens: int = 0
+    max_num_batched_tokens: int = 256
+    stall_seconds: float = 20.0
+    stream_interval: float = 0.02
+    cpu_threads: int = 0
+    prefix_cache: bool = True
+    cuda_graphs: bool = True
+    max_restarts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What clients and pages may know of a loaded model: lengths in tokens, the checkpoint's own sampling defaults."""
+
+    name: str
+    served_id: str
+    vision: bool
+    demo: bool
+    max_model_len: int
+    generation_defaults: Mapping[str, float] = field(default_factory=dict)
