@@ -1,0 +1,126 @@
+"""Pictures as clients send them: first what the header says, later the pixels. Pillow is used here and nowhere below.
+
+`check_header` is cheap and runs before a request has a place; `decode` is not, and runs once it has one. Both name
+`image` as the field to blame. Formats are known by content; the plugins are called directly, so that no other format
+is ever tried and Pillow's own limits (which warn through global state) are never reached before ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from engine.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
+from engine.types import EncodedImage
+
+MAX_IMAGE_BYTES = 16 * 1024 * 1024
+MAX_IMAGE_PIXELS = 40_000_000
+MAX_IMAGE_SIDE = 16_384
+MAX_IMAGE_ASPECT = 200
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def check_header(data: bytes) -> EncodedImage:
+    """Return the picture with its stored size (before any EXIF rotation), without decoding a pixel.
+
+    Raises ValidationError (empty, broken header, extreme shape), UnsupportedMediaType (not a picture we read) and
+    PayloadTooLarge (bytes, pixels or a side over the limit).
+    """
+    if not data:
+        raise ValidationError("The image is empty.", "image")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // 2**20} MiB")
+    with _open(data) as image:
+        width, height = image.size
+    _check_size(width, height)
+    return EncodedImage(data, width, height)
+
+
+def decode(encoded: EncodedImage) -> Image.Image:
+    """Return the first frame as an RGB image, upright, transparency over white. Raises ValidationError if damaged."""
+    with _open(encoded.data) as image:
+        _check_size(*image.size)
+        try:
+            image.load()
+            return _upright(_to_rgb(image), image)
+        except Exception as error:  # a damaged file can raise anything at all inside a decoder
+            raise ValidationError("The image is damaged or incomplete.", "image") from error
+
+
+def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
+    """Return the reader for the signature that the file begins with."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return GifImageFile
+    return BmpImageFile if data.startswith(b"BM") else None
+
+
+def _open(data: bytes) -> ImageFile:
+    plugin = _plugin(data)
+    if plugin is None:
+        raise UnsupportedMediaType("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
+    try:
+        return plugin(BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels() from error
+    except Exception as error:  # a damaged file can raise anything at all inside a reader
+        raise ValidationError("The image is damaged or incomplete.", "image") from error
+
+
+def _too_many_pixels() -> PayloadTooLarge:
+    return PayloadTooLarge(f"The image has too many pixels. Maximum: {MAX_IMAGE_PIXELS // 1_000_000} megapixels")
+
+
+def _check_size(width: int, height: int) -> None:
+    if min(width, height) < 1:
+        raise ValidationError("The image has no pixels.", "image")
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise PayloadTooLarge(f"The image is too wide or too high. Maximum side: {MAX_IMAGE_SIDE} pixels")
+    if width * height > MAX_IMAGE_PIXELS:
+        raise _too_many_pixels()
+    if max(width, height) > MAX_IMAGE_ASPECT * min(width, height):
+        raise ValidationError(f"The image is too narrow. Maximum aspect ratio: {MAX_IMAGE_ASPECT}", "image")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I;16":
+        # convert() would clip every value over 255 to white instead of scaling 16 bits to 8.
+        return image.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    ground.alpha_composite(layer)
+    return ground.convert("RGB")
+
+
+def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
+    """Turn `pixels` as the EXIF data of `source` asks; damaged EXIF data is no reason to refuse a good picture."""
+    try:
+        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return pixels
+    method = _UPRIGHT.get(orientation)
+    return pixels if method is None else pixels.transpose(method)
