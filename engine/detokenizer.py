@@ -1,0 +1,172 @@
+"""From token ids to text that may be shown, one token at a time: whole characters, no special tokens, no stop strings.
+
+`TokenTable` is made once per model; a `Detokenizer` lives as long as one answer and belongs to the thread that feeds
+it. Joined together its pieces are what the tokenizer's own `decode(skip_special_tokens=True)` gives for the same ids.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from tokenizers import Tokenizer
+
+# SentencePiece's spellings of one byte and of a space. Vocabularies converted from it leak them into decoded text.
+_SPACE = "\u2581".encode()
+_MARKER = re.compile(rb"<0x([0-9A-Fa-f]{2})>|" + _SPACE)
+_MARKER_START = re.compile(rb"(?:<(?:0(?:x[0-9A-Fa-f]{0,2})?)?|\xe2(?:\x96)?)\Z")
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return GPT-2's characters for the 256 bytes: printable Latin-1 stands for itself, the rest from U+0100 up."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+class TokenTable:
+    """The bytes of every token of one vocabulary.
+
+    cleans: whether SentencePiece's markers (`<0x0A>`, `▁`) stand for the characters they spell. By default they do
+    where the vocabulary shows that it was converted from SentencePiece: it has a token spelled exactly `<0xNN>`, or
+    one that begins with `▁` and a letter. A plain Qwen vocabulary has neither, and there the text `<0x0A>` is text.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], cleans: bool) -> None:
+        self.pieces = list(pieces)
+        self.cleans = cleans
+        self.texts = [self._whole_text(piece) for piece in self.pieces]
+
+    @classmethod
+    def of(
+        cls, tokenizer: Tokenizer, vocab_size: int = 0, hidden: Iterable[int] = (), cleans: bool | None = None
+    ) -> TokenTable:
+        """Make the table of a tokenizer; special tokens, `hidden` ids and ids without a token have no text.
+
+        vocab_size: the model's, which may be more than the tokenizer's own.
+        """
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
+        invisible = {index for index, token in added.items() if token.special} | set(hidden)
+        by_bytes = _decodes_bytes(tokenizer)
+        pieces = [b""] * max(vocab_size, max(vocabulary.values()) + 1)
+        for token, index in vocabulary.items():
+            if index not in invisible:
+                pieces[index] = _bytes_of(token, by_bytes)
+        return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans)
+
+    def text(self, token_id: int) -> str:
+        """Return one token's text by itself, as log probabilities show it; broken characters become U+FFFD."""
+        return self._cleaned(self.pieces[token_id]).decode("utf-8", "replace")
+
+    def _whole_text(self, piece: bytes) -> str | None:
+        """Return the text of a token that needs no look at its neighbours, else None."""
+        if self.cleans and (b"<" in piece or b"\xe2" in piece):
+            return None
+        try:
+            return piece.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+
+    def _cleaned(self, data: bytes) -> bytes:
+        return _MARKER.sub(_character, data) if self.cleans else data
+
+
+class Detokenizer:
+    """One answer's text as it grows. `stopped` turns True when a stop string was met; nothing is shown from there on.
+
+    The common token (whole characters, nothing held back, no stop strings) costs one list access.
+    """
+
+    __slots__ = ("_bytes", "_decoder", "_held", "_pending", "_prefixes", "_stops", "_table", "_texts", "stopped")
+
+    def __init__(self, table: TokenTable, stop: tuple[str, ...] = ()) -> None:
+        self.stopped = False
+        self._table = table
+        self._texts = table.texts
+        self._stops = stop
+        self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._pending = False  # bytes wait in the decoder or in `_bytes`
+        self._bytes = b""  # the possible start of a marker
+        self._held = ""  # the possible start of a stop string
+
+    def add(self, token_id: int) -> str:
+        """Take the next token and return the text that may be shown now, often the whole token, sometimes none."""
+        text = None if self._pending else self._texts[token_id]
+        if text is None:
+            text = self._decode(self._table.pieces[token_id])
+        if self._stops and (text or self.stopped):
+            return self._cut(text)
+        return text
+
+    def flush(self) -> str:
+        """Return what is left at the end of the answer: an incomplete character becomes U+FFFD."""
+        if self.stopped:
+            return ""
+        text = self._decode(b"", final=True) if self._pending else ""
+        if self._stops:
+            text = self._cut(text)
+        text, self._held = text + self._held, ""
+        return text
+
+    def _decode(self, piece: bytes, final: bool = False) -> str:
+        """Decode what is whole so far and keep the rest: the start of a marker, the start of a character."""
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        if self._table.cleans:
+            piece = self._clean(piece, final)
+        text = self._decoder.decode(piece, final)
+        self._pending = bool(self._bytes) or bool(self._decoder.getstate()[0])
+        return text
+
+    def _clean(self, piece: bytes, final: bool) -> bytes:
+        """Return the bytes so far with markers replaced, less a tail that may be the start of another marker."""
+        data, self._bytes = self._bytes + piece, b""
+        start = None if final else _MARKER_START.search(data)
+        if start is not None:
+            data, self._bytes = data[: start.start()], data[start.start() :]
+        return _MARKER.sub(_character, data)
+
+    def _cut(self, text: str) -> str:
+        """Hold back the possible start of a stop string, and stop at the first whole one."""
+        if self.stopped:
+            return ""
+        text, self._held = self._held + text, ""
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        if text.endswith(self._prefixes):
+            length = max(len(prefix) for prefix in self._prefixes if text.endswith(prefix))
+            text, self._held = text[:-length], text[-length:]
+        return text
+
+
+def _decodes_bytes(tokenizer: Tokenizer) -> bool:
+    """Return whether the tokenizer writes bytes as characters (byte-level BPE), by its own decoder."""
+    return '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str())["decoder"])
+
+
+def _bytes_of(token: str, by_bytes: bool) -> bytes:
+    """Return a token's bytes; one with a character outside the byte alphabet is text, as the library decodes it."""
+    if by_bytes and all(character in _ALPHABET for character in token):
+        return bytes(_ALPHABET[character] for character in token)
+    return token.encode()
+
+
+def _is_converted(vocabulary: Mapping[str, int], pieces: list[bytes]) -> bool:
+    if any(_BYTE_TOKEN.fullmatch(token) for token in vocabulary):
+        return True
+    texts = (piece[len(_SPACE) :].decode("utf-8", "replace") for piece in pieces if piece.startswith(_SPACE))
+    return any(text[:1].isalpha() for text in texts)
+
+
+def _character(marker: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(marker[1].decode()) if marker[1] else b" "

@@ -1,0 +1,264 @@
+"""Tiny random checkpoints with the exact layout of the real ones, for tests: made in about a second, no network.
+
+`write_text_checkpoint` and `write_vision_checkpoint` lay out a folder as the published models do: `config.json`,
+`generation_config.json`, several safetensors shards with their index, the tokenizer's files (beside the weights or in
+a folder of their own), the picture processor's file. `as_hub_cache` turns such a folder into a Hugging Face cache.
+The weights are random, so an answer is nonsense, but it is the same nonsense for the same seed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from engine.types import ModelSpec
+
+# Of the added tokens of a Qwen checkpoint, in its order: those it marks as special, and those it does not.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+MARKER_TOKENS = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+
+CHAT_TEMPLATE = """
+{%- macro show(content) -%}
+    {%- if content is string -%}{{ content }}{%- else -%}
+        {%- for part in content -%}
+            {%- if part.type == 'image' -%}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}
+            {%- else -%}{{ part.text }}{%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- if tools -%}
+    {{ '<|im_start|>system\\nTools:' }}{%- for tool in tools -%}{{ '\\n' + (tool | tojson) }}{%- endfor -%}{{ '<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('system comes first') }}{%- endif -%}
+    {%- if message.role == 'tool' -%}
+        {{ '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else -%}
+        {{ '<|im_start|>' + message.role + '\\n' + show(message.content) }}
+        {%- for call in message.tool_calls or [] -%}
+            {{ '\\n<tool_call>\\n' + (call.function | tojson) + '\\n</tool_call>' }}
+        {%- endfor -%}
+        {{ '<|im_end|>\\n' }}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false -%}{{ '<think>\\n\\n</think>\\n\\n' }}{%- endif -%}
+{%- endif -%}
+"""
+
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CORPUS = (
+    "Продам велосипед, красный, хорошее состояние, цена 4500 рублей. Напиши объявление про синий диван.",
+    "Что на картинке? Красный квадрат на белом фоне. Какого он цвета? Он зелёный.",
+    "Write a listing for a used bicycle, red, good condition. What is in the picture? A red square.",
+    "Hello! The quick brown fox jumps over the lazy dog, then answers a question about the price.",
+)
+
+
+@lru_cache
+def trained_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Tokenizer:
+    """Train a byte-level BPE tokenizer of about 500 words with Qwen's pre-tokenizer and added tokens.
+
+    extra_tokens: further words of the vocabulary itself, such as the `<0x0A>` of a converted vocabulary.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return _with_added_tokens(tokenizer, extra_tokens)
+
+
+def _with_added_tokens(tokenizer: Tokenizer, extra_tokens: tuple[str, ...]) -> Tokenizer:
+    state = json.loads(tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    for token in extra_tokens:
+        vocabulary.setdefault(token, len(vocabulary))
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    state["added_tokens"] = [
+        {"id": len(vocabulary) + index, "content": token, **flags, "special": token in SPECIAL_TOKENS}
+        for index, token in enumerate(SPECIAL_TOKENS + MARKER_TOKENS)
+    ]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def write_tokenizer(folder: Path, extra_tokens: tuple[str, ...] = (), processor_class: str | None = None) -> Tokenizer:
+    """Write the tokenizer's files as a Qwen checkpoint has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = trained_tokenizer(extra_tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    state = json.loads(tokenizer.to_str())
+    _write_json(folder / "vocab.json", state["model"]["vocab"])
+    merges = "\n".join(" ".join(pair) for pair in state["model"]["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    config: dict[str, Any] = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "added_tokens_decoder": {str(token.pop("id")): token for token in state["added_tokens"]},
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": 131072,
+        "errors": "replace",
+        "split_special_tokens": False,
+    }
+    _write_json(folder / "tokenizer_config.json", config | ({"processor_class": processor_class} if processor_class else {}))
+    return tokenizer
+
+
+def write_text_checkpoint(
+    folder: Path,
+    tokenizer_dir: Path | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    extra_tokens: tuple[str, ...] = (),
+    shard_size: int = 150_000,
+    **changes: Any,
+) -> Path:
+    """Write a random Qwen3 checkpoint (two layers, hidden 64); `changes` go into its configuration.
+
+    tokenizer_dir: where the tokenizer's files go, beside the weights by default. shard_size: in bytes.
+    """
+    tokenizer = write_tokenizer(tokenizer_dir or folder, extra_tokens)
+    config = Qwen3Config(**(_language(tokenizer) | {"head_dim": 16, "tie_word_embeddings": True} | changes))
+    torch.manual_seed(seed)
+    _save(Qwen3ForCausalLM(config), folder, tokenizer, dtype, shard_size)
+    return folder
+
+
+def write_vision_checkpoint(
+    folder: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    extra_tokens: tuple[str, ...] = (),
+    shard_size: int = 150_000,
+    max_pixels: int = 28 * 28 * 16,
+    **changes: Any,
+) -> Path:
+    """Write a random Qwen2.5-VL checkpoint (two layers, hidden 64, a tower of two); `changes` go into its configuration."""
+    tokenizer = write_tokenizer(folder, extra_tokens, processor_class="Qwen2_5_VLProcessor")
+    ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    vision = {
+        "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64,
+        "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 56,
+        "fullatt_block_indexes": [1], "initializer_range": 0.2,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=_language(tokenizer) | {"rope_parameters": rope, "tie_word_embeddings": False} | changes,
+        vision_config=vision,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    _save(Qwen2_5_VLForConditionalGeneration(config), folder, tokenizer, dtype, shard_size)
+    _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    _write_json(folder / "preprocessor_config.json", _picture_processor(max_pixels))
+    return folder
+
+
+def as_hub_cache(folder: Path, cache: Path, repo: str = "AvitoTech/avibe", revision: str = "a" * 40) -> Path:
+    """Copy a checkpoint folder into a Hugging Face cache (blobs, refs, snapshots of links); return the snapshot."""
+    root = cache / ("models--" + repo.replace("/", "--"))
+    snapshot = root / "snapshots" / revision
+    for part in (root / "blobs", root / "refs", snapshot):
+        part.mkdir(parents=True, exist_ok=True)
+    (root / "refs" / "main").write_text(revision, encoding="utf-8")
+    for file in sorted(folder.iterdir()):
+        blob = root / "blobs" / f"{revision[:8]}-{file.name}"
+        shutil.copyfile(file, blob)
+        (snapshot / file.name).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+def text_spec(folder: Path, tokenizer_dir: Path | None = None, **changes: Any) -> ModelSpec:
+    """Return the specification of an Avibe checkpoint in fp32 on the CPU."""
+    fields = {
+        "name": "avibe", "served_id": "avibe", "vision": False, "model_dir": folder,
+        "tokenizer_dir": tokenizer_dir or folder, "device": "cpu", "dtype": "float32",
+        "dir_setting": "VIBE_MODEL_DIR", "tokenizer_setting": "VIBE_TOKENIZER_DIR", "dtype_setting": "VIBE_DTYPE",
+    }  # fmt: skip
+    return ModelSpec(**(fields | changes))
+
+
+def vision_spec(folder: Path, **changes: Any) -> ModelSpec:
+    """Return the specification of an Avision checkpoint in fp32 on the CPU."""
+    fields = {
+        "name": "avision", "served_id": "avision", "vision": True, "model_dir": folder,
+        "tokenizer_dir": folder, "device": "cpu", "dtype": "float32",
+        "dir_setting": "VISION_MODEL_DIR", "tokenizer_setting": "VISION_MODEL_DIR", "dtype_setting": "VISION_DTYPE",
+    }  # fmt: skip
+    return ModelSpec(**(fields | changes))
+
+
+def _language(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the language part's configuration; a wide initial range keeps random logits far from ties."""
+    return {
+        "vocab_size": -(-tokenizer.get_vocab_size() // 32) * 32,
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 1024, "initializer_range": 0.2,
+        "bos_token_id": tokenizer.token_to_id("<|endoftext|>"),
+        "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+    }  # fmt: skip
+
+
+def _picture_processor(max_pixels: int) -> dict[str, Any]:
+    return {
+        "min_pixels": 28 * 28 * 4,
+        "max_pixels": max_pixels,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+
+
+def _save(model: PreTrainedModel, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype, shard_size: int) -> None:
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
+    defaults = {"do_sample": True, "eos_token_id": eos, "pad_token_id": eos[1], "bos_token_id": eos[1]}
+    _write_json(folder / "generation_config.json", defaults | {"temperature": 0.7, "top_p": 0.8, "top_k": 20})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
