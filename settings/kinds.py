@@ -1,0 +1,145 @@
+"""The kinds of values a setting can have: how each is read from text, what is expected of it, how it is shown."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+MASK = "********"
+ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
+HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$){HOST_LABEL}(\.{HOST_LABEL})*")
+GPU_NAME = re.compile(r"\d{1,3}|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
+KEY = re.compile(r"[!-~]{16,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """parse: the value of a non-empty text, or ValueError; expected: the rest of "expected ..."; show: back to text."""
+
+    parse: Callable[[str], Any]
+    expected: str
+    show: Callable[[Any], str] = str
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number from `low` to `high`."""
+    return Kind(lambda text: _within(_whole(text), low, high), f"a whole number from {low} to {high}")
+
+
+def number(low: float, high: float) -> Kind:
+    """A finite number from `low` to `high`."""
+    return Kind(lambda text: _within(float(text), low, high), f"a number from {low:g} to {high:g}", lambda v: f"{v:g}")
+
+
+def choice(*names: str) -> Kind:
+    """One of a few names, in whatever case it is written."""
+    by_folded = {name.casefold(): name for name in names}
+    return Kind(lambda text: _pick(by_folded, text), " or ".join(names))
+
+
+def switch() -> Kind:
+    """True or false."""
+    words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+    return Kind(lambda text: _pick(words, text), "true or false", lambda value: str(value).lower())
+
+
+def host() -> Kind:
+    """An address or a host name to listen on."""
+
+    def parse(text: str) -> str:
+        if not HOST_NAME.fullmatch(text) or re.fullmatch(r"[\d.]+", text):
+            ipaddress.ip_address(text)
+        return text
+
+    return Kind(parse, "an IP address or a host name, without a port")
+
+
+def folder() -> Kind:
+    """A folder, which need not exist."""
+    return Kind(Path, "a folder")
+
+
+def file() -> Kind:
+    """A file, which need not exist."""
+    return Kind(Path, "a file")
+
+
+def gpus() -> Kind:
+    """What CUDA_VISIBLE_DEVICES takes: indexes, UUIDs or MIG names, comma-separated."""
+
+    def parse(text: str) -> str:
+        names = [name.strip() for name in text.split(",")]
+        if not all(GPU_NAME.fullmatch(name) for name in names):
+            raise ValueError(text)
+        return ",".join(names)
+
+    return Kind(parse, "the number, UUID (GPU-...) or MIG name (MIG-...) of a GPU; to use none, set DEVICE=cpu")
+
+
+def origins() -> Kind:
+    """`*`, or origins as browsers send them."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(",") if name.strip())
+        if not names or (names != ("*",) and not all(ORIGIN.fullmatch(name) for name in names)):
+            raise ValueError(text)
+        return names
+
+    return Kind(parse, "* or a comma-separated list such as https://example.com,http://localhost:3000", ",".join)
+
+
+def key() -> Kind:
+    """A secret word that a client sends in a header; it is never shown."""
+
+    def parse(text: str) -> str:
+        if not KEY.fullmatch(text):
+            raise ValueError
+        return text
+
+    return Kind(parse, "16 to 256 printable ASCII characters without spaces", lambda _: MASK)
+
+
+def storage() -> Kind:
+    """`memory` or a Redis URL, shown without its credentials."""
+
+    def parse(text: str) -> str:
+        address = urlsplit(text)
+        if text != "memory" and not (address.scheme in ("redis", "rediss") and address.hostname and address.port != 0):
+            raise ValueError
+        return text
+
+    return Kind(parse, "memory or a URL such as redis://host:6379/0", without_credentials)
+
+
+def without_credentials(url: str) -> str:
+    """Return the text with everything masked that may be a user, a password or a query."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    user, at, address = rest.rpartition("@")
+    address = re.sub(r"\?.*", f"?{MASK}", address, flags=re.DOTALL)
+    return f"{scheme}{separator}{MASK if user else ''}{at}{address}"
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise ValueError(text)
+    return int(text)
+
+
+def _within(value: Any, low: float, high: float) -> Any:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(value)
+    return value
+
+
+def _pick(by_folded: dict[str, Any], text: str) -> Any:
+    folded = text.casefold()
+    if folded not in by_folded:
+        raise ValueError(text)
+    return by_folded[folded]

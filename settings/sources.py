@@ -1,0 +1,94 @@
+"""Where the texts of settings come from: the environment, the files of secrets, and `.env`, in this order.
+
+A variable that is set to nothing counts as not set, since that is what `NAME=` in a Compose file means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from dotenv.parser import Binding, parse_stream
+
+from settings.table import Setting
+
+# Read by other programs from the same file, so no mistake there.
+FOREIGN = frozenset({"ENV_FILE", "TORCH_INDEX_URL", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"})
+
+
+@dataclass(slots=True)
+class Sources:
+    """The texts that were found, by setting, each with where it stood; and what was wrong on the way."""
+
+    texts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def read_sources(settings: tuple[Setting, ...], environ: Mapping[str, str], env_file: Path | None) -> Sources:
+    """Find the text of each setting; env_file None: there is no `.env`."""
+    sources = Sources()
+    in_file = {} if env_file is None else _read_env_file(env_file, sources)
+    _warn_of_unknown(settings, in_file, env_file, sources)
+    for setting in settings:
+        found = _find(setting, environ, in_file, sources)
+        if found is not None and found[0]:
+            sources.texts[setting.name] = found
+    return sources
+
+
+def _find(
+    setting: Setting, environ: Mapping[str, str], in_file: Mapping[str, str], sources: Sources
+) -> tuple[str, str] | None:
+    if text := environ.get(setting.name, "").strip():
+        return text, "environment"
+    pointer = f"{setting.name}_FILE"
+    path = environ.get(pointer, "").strip() or in_file.get(pointer, "")
+    if setting.secret and path:
+        return _read_secret(pointer, path, sources), pointer
+    return (in_file[setting.name], ".env") if setting.name in in_file else None
+
+
+def _read_secret(pointer: str, path: str, sources: Sources) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        sources.mistakes.append(f"{pointer}={path!r}: expected a text file that can be read ({_reason(error)})")
+        return ""
+    if not text:
+        sources.mistakes.append(f"{pointer}={path!r}: expected a file with the secret in it, and it is empty")
+    return text
+
+
+def _read_env_file(path: Path, sources: Sources) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except (OSError, UnicodeDecodeError) as error:
+        sources.mistakes.append(f"ENV_FILE={str(path)!r}: expected a settings file that can be read ({_reason(error)})")
+        return {}
+    return dict(_pairs(bindings, path, sources))
+
+
+def _pairs(bindings: list[Binding], path: Path, sources: Sources) -> Iterator[tuple[str, str]]:
+    for binding in bindings:
+        if binding.error or (binding.key is not None and binding.value is None):
+            sources.mistakes.append(f"{path}, line {binding.original.line}: expected NAME=value")
+        elif binding.key is not None and binding.value is not None:
+            yield binding.key, binding.value.strip()
+
+
+def _warn_of_unknown(
+    settings: tuple[Setting, ...], in_file: Mapping[str, str], env_file: Path | None, sources: Sources
+) -> None:
+    known = {s.name for s in settings} | {f"{s.name}_FILE" for s in settings if s.secret}
+    for name in sorted(in_file.keys() - known - FOREIGN):
+        near = get_close_matches(name.upper(), known, n=1, cutoff=0.7)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sources.warnings.append(f"{name} in {env_file} is not a setting and has no effect{hint}")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
