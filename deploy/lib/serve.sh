@@ -1,0 +1,82 @@
+# shellcheck shell=bash
+# Brings the development server up: the port, the settings file, the GPU, Gunicorn.
+
+ENV_FILE_PATH="${ENV_FILE:-$ROOT/.env}"
+
+# Prints what the service will read for a setting: $1 its name, $2 its default.
+setting() {
+    local value="${!1:-}"
+    if [ -z "$value" ] && [ -f "$ENV_FILE_PATH" ]; then
+        value="$(sed -n "s/^$1=//p" "$ENV_FILE_PATH" | tail -n 1)"
+    fi
+    echo "${value:-$2}"
+}
+
+# Stops where the port cannot be had, and ends well where this very service has it already.
+check_port() {
+    local answer port
+    HOST="$(setting HOST 127.0.0.1)"
+    export HOST
+    port="$(setting PORT 8085)"
+    answer="$("$PYTHON" deploy/probe.py port "$HOST" "$port" "$ROOT")" || die "The port could not be checked."
+    case "$answer" in
+        free*) ;;
+        ours*)
+            say "It already runs at ${answer#ours }"
+            exit 0
+            ;;
+        *) die "${answer#* }" ;;
+    esac
+}
+
+write_env_file() {
+    if [ -n "${ENV_FILE:-}" ] || [ -e .env ]; then return; fi
+    local wanted
+    wanted="$(sed -n 's/^CUDA_VISIBLE_DEVICES=//p' .env.example)"
+    if [ -z "$wanted" ] || gpu_exists "$wanted"; then
+        cp .env.example .env
+        say "Wrote .env from .env.example; the settings can be changed there."
+    else
+        grep -v '^CUDA_VISIBLE_DEVICES=' .env.example >.env
+        say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: that GPU is not here."
+    fi
+}
+
+# $1: an index or a UUID, or several with commas, as nvidia-smi lists them.
+gpu_exists() {
+    local gpus device
+    gpus="$(nvidia-smi -L 2>/dev/null)" || return 1
+    for device in ${1//,/ }; do
+        case "$device" in
+            *[!0-9]*) [ "${gpus#*"$device"}" != "$gpus" ] || return 1 ;;
+            *) [ "$device" -lt "$(gpu_count)" ] || return 1 ;;
+        esac
+    done
+}
+
+check_settings() {
+    local report
+    report="$("$VENV_PYTHON" config.py 2>&1)" || {
+        printf '%s\n' "$report" >&2
+        die "The settings above must be mended first (in $ENV_FILE_PATH or the environment)."
+    }
+}
+
+check_cuda() {
+    if [ "$(gpu_count)" -gt 0 ]; then
+        say "CUDA: $("$VENV_PYTHON" -c 'import torch
+print(f"ready, torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else
+      f"torch {torch.__version__} sees no GPU, though nvidia-smi lists one: is the driver too old?")')"
+    elif has nvidia-smi; then
+        warn "nvidia-smi is installed and lists no GPU; the driver may not be loaded. The models run on the CPU."
+    else
+        say "CUDA: there is no NVIDIA GPU here; the models run on the CPU."
+    fi
+}
+
+# Gunicorn takes this process's place, so that Ctrl+C and `kill` reach it and its exit status is ours; a companion
+# waits for the models and prints the address.
+serve() {
+    "$VENV_PYTHON" deploy/probe.py announce "$$" "$HOST" "$(setting PORT 8085)" &
+    exec "$VENV_PYTHON" -m gunicorn -c gunicorn_config.py app_production:app
+}

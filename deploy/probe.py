@@ -1,0 +1,213 @@
+"""Answers deploy.sh's questions about addresses, with the standard library alone: it runs before anything is installed.
+
+probe.py port HOST PORT ROOT       who has the port: one line, `free`, `ours URL` or `taken SENTENCE`
+probe.py reachable URL             exit status 0 if the URL answers within a few seconds
+probe.py announce PID HOST PORT    while process PID lives: print the load's progress, then the address
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ANSWER_TIMEOUT = 2.0  # seconds for a server on this machine
+REACH_TIMEOUT = 5.0  # seconds for one on the internet
+POLL_SECONDS = 0.25
+PROGRESS_SECONDS = 5.0
+OUR_NAME = "Avito AI API"
+
+
+class Holder(NamedTuple):
+    """The process that listens on a port."""
+
+    pid: int
+    name: str
+    folder: str
+
+
+def describe_port(host: str, port: str, root: str) -> str:
+    """Return `free`, `ours URL` or `taken SENTENCE`; a port that is no number is left to the settings to refuse."""
+    if not port.isdigit() or int(port) > 65535:
+        return "free"
+    reason = bind_error(host, int(port))
+    if reason is None:
+        return "free"
+    if reason == errno.EACCES:
+        return f"taken Port {port} needs root. Choose another: PORT=8085 ./deploy.sh development"
+    if reason != errno.EADDRINUSE:
+        return f"taken HOST={host} is no address of this machine: {os.strerror(reason)}."
+    return describe_holder(host, port, root)
+
+
+def bind_error(host: str, port: int) -> int | None:
+    """Return why the address cannot be bound, as an errno; None where it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+            trial.listen(1)
+        except socket.gaierror:
+            return errno.EADDRNOTAVAIL
+        except OSError as error:
+            return error.errno
+    return None
+
+
+def describe_holder(host: str, port: str, root: str) -> str:
+    """Return `ours URL` where the service of `root` answers there, else `taken` with who has the port."""
+    url = address(host, port)
+    holder = find_holder(int(port))
+    answers = fetch_json(f"{url}/api/health/live")[1].get("status") == "alive"
+    here = holder is not None and os.path.realpath(holder.folder) == os.path.realpath(root)
+    if answers and here:
+        return f"ours {url}"
+    who = f"{holder.name} (process {holder.pid})" if holder else "a process of another user"
+    if answers:
+        who = f"another copy of {OUR_NAME}, {who}" + (f" in {holder.folder}" if holder and holder.folder else "")
+    return f"taken Port {port} is held by {who}. Choose another: PORT={free_port(int(port))} ./deploy.sh development"
+
+
+def free_port(taken: int) -> int:
+    """Return a port near `taken` that nothing listens on."""
+    candidates = (port for port in range(taken + 1, min(taken + 100, 65536)) if bind_error("127.0.0.1", port) is None)
+    return next(candidates, 8085)
+
+
+def address(host: str, port: str) -> str:
+    """Return the URL at which a browser on this machine reaches a server bound to the host and port."""
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def find_holder(port: int) -> Holder | None:
+    """Return the process that listens on a TCP port; None where it cannot be seen (another user's)."""
+    if Path("/proc/net/tcp").exists():
+        return holder_from_proc(port)
+    return holder_from_lsof(port) if shutil.which("lsof") else None
+
+
+def holder_from_proc(port: int) -> Holder | None:
+    """Find the listener as proc(5) tells: the socket's inode, then the oldest process that has it open."""
+    inodes = listening_inodes(port)
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if not inodes.isdisjoint(os.readlink(link) for link in (folder / "fd").iterdir()):
+                return Holder(int(folder.name), (folder / "comm").read_text().strip(), os.readlink(folder / "cwd"))
+        except OSError:
+            continue  # another user's process, or one that has just ended
+    return None
+
+
+def listening_inodes(port: int) -> set[str]:
+    """Return the `socket:[N]` names of all TCP sockets that listen on the port (state 0A of /proc/net/tcp)."""
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def holder_from_lsof(port: int) -> Holder | None:
+    """Find the listener with lsof, which macOS has."""
+    fields = lsof("-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc")
+    if "p" not in fields:
+        return None
+    folder = lsof("-a", "-p", fields["p"], "-d", "cwd", "-Fn").get("n", "")
+    return Holder(int(fields["p"]), fields.get("c", "?"), folder)
+
+
+def lsof(*arguments: str) -> dict[str, str]:
+    """Run lsof and return the first value of each field of its output, by the field's letter."""
+    output = subprocess.run(["lsof", *arguments], capture_output=True, text=True, check=False).stdout
+    fields: dict[str, str] = {}
+    for line in output.splitlines():
+        fields.setdefault(line[:1], line[1:])
+    return fields
+
+
+def fetch_json(url: str, timeout: float = ANSWER_TIMEOUT) -> tuple[int, dict[str, Any]]:
+    """Return status and body of a GET, whatever the status; 0 and {} where no JSON object comes back."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            status, body = response.status, response.read()
+    except urllib.error.HTTPError as error:
+        status, body = error.code, error.read()
+    except OSError:
+        return 0, {}
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return 0, {}
+    return (status, value) if isinstance(value, dict) else (0, {})
+
+
+def reachable(url: str) -> bool:
+    """Return whether the URL answers, over the proxy that the environment names if any."""
+    try:
+        with urllib.request.urlopen(url, timeout=REACH_TIMEOUT):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def announce(pid: int, host: str, port: str) -> None:
+    """Print what the service on the address says of its load, until it is ready or its process has ended."""
+    url = address(host, port)
+    said, said_at = "", 0.0
+    while alive(pid):
+        status, body = fetch_json(f"{url}/api/health/ready")
+        if status == 200:
+            print(f"==> Ready at {url} (Ctrl+C stops it)", flush=True)
+            return
+        progress = describe_progress(body)
+        if progress not in ("", said) and time.monotonic() - said_at >= PROGRESS_SECONDS:
+            print(f"==> {progress}", flush=True)
+            said, said_at = progress, time.monotonic()
+        time.sleep(POLL_SECONDS)
+
+
+def describe_progress(body: dict[str, Any]) -> str:
+    """Return the state that readiness reports as one line; empty where nothing answers yet."""
+    return f"Not ready yet: {body['status']}" if "status" in body else ""
+
+
+def alive(pid: int) -> bool:
+    """Return whether the process still runs."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """Answer one question; the exit status is 0 unless the answer is no."""
+    match arguments:
+        case ["port", host, port, root]:
+            print(describe_port(host, port, root))
+        case ["reachable", url]:
+            return 0 if reachable(url) else 1
+        case ["announce", pid, host, port]:
+            announce(int(pid), host, port)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
