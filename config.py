@@ -202,11 +202,16 @@ def settings_or_exit() -> Settings:
         raise SystemExit(2) from None
 
 
-def apply_gpu_choice(settings: Settings) -> None:
-    """Tell CUDA which GPUs to show, in the order nvidia-smi has them; to be called before torch is imported."""
+def apply_gpu_choice(settings: Settings) -> str | None:
+    """Tell CUDA which GPUs to show, in the order nvidia-smi has them; to be called before torch is imported.
+
+    Returns what CUDA_VISIBLE_DEVICES is from now on: also where it is empty, which counts as not set here and hides
+    every GPU from CUDA.
+    """
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     if settings.model.cuda_visible_devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.model.cuda_visible_devices
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def _parse(sources: Sources) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""A backend that is built only when it is started, so that a process can answer before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.backend import Backend, Generation
+from engine.errors import NotReady
+from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status
+
+# What a client is told to wait before it asks a loading model again, in seconds.
+RETRY_AFTER = 5
+
+
+class DeferredBackend:
+    """Stands in front of the backend that `build` makes: loading until then, that backend itself afterwards.
+
+    info: what is known of the model before it is loaded.
+    """
+
+    def __init__(self, info: ModelInfo, build: Callable[[], Backend]) -> None:
+        self._info = info
+        self._build = build
+        self._backend: Backend | None = None
+        self._started = False
+        self._draining = False
+        self._failed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info if self._backend is None else self._backend.info
+
+    def start(self) -> None:
+        """Build the backend and start it. Raises StartError."""
+        try:
+            self._backend = self._build()
+            self._backend.start()
+        except BaseException:
+            self._failed = True
+            raise
+        self._started = True
+        if self._draining:
+            self._backend.drain()
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        if self._backend is None:
+            raise NotReady("The model is still loading; try again later.", RETRY_AFTER)
+        return self._backend.submit(request)
+
+    def state(self) -> BackendState:
+        if self._failed:
+            return BackendState(Status.DEAD, "The model could not be loaded.", restart_needed=True)
+        if self._draining and not self._started:
+            return BackendState(Status.DRAINING, "The service is stopping.")
+        if self._backend is None:
+            return BackendState(Status.LOADING, progress=Progress("waiting"))
+        return self._backend.state()
+
+    def stats(self) -> BackendStats:
+        return BackendStats() if self._backend is None else self._backend.stats()
+
+    def drain(self) -> None:
+        self._draining = True
+        if self._started and self._backend is not None:
+            self._backend.drain()
+
+    def stop(self, timeout: float) -> None:
+        """End the backend; a load cannot be interrupted and is left to the end of the process."""
+        self.drain()
+        if self._started and self._backend is not None:
+            self._backend.stop(timeout)
