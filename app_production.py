@@ -1,0 +1,117 @@
+"""The application: `create_app` puts the parts together, and nothing more.
+
+`gunicorn -c gunicorn_config.py app_production:app` serves it, and loads the models from its configuration's hooks;
+`python app_production.py` serves it for development. Importing this module builds nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from werkzeug.serving import BaseWSGIServer, make_server
+
+import health
+import middleware
+from config import Settings, settings_or_exit
+from edge.client_watch import ClientWatch
+from edge.rate_limit import RateLimiter, redis_windows
+from edge.route_table import check_routes
+from engine.errors import StartError
+from logs import set_up_logging
+from metrics import Metrics
+from metrics.machine import Machine, ThisMachine
+from models import ModelSet, build_models
+from routes import api, pages
+from routes.schemas import request_models
+
+log = logging.getLogger("avito_ai")
+
+
+class PlainJson(DefaultJSONProvider):
+    """JSON as it was put together, with letters of every language readable."""
+
+    sort_keys = False
+    ensure_ascii = False
+
+
+def create_app(settings: Settings, models: ModelSet | None = None, machine: Machine | None = None) -> Flask:
+    """Return the application over these models, not yet loaded. Raises StartError and RouteTableError."""
+    app = Flask(__name__)
+    app.json = PlainJson(app)
+    limiter = _rate_limiter(settings)
+    models = build_models(settings) if models is None else models
+    app.extensions["settings"] = settings
+    app.extensions["models"] = models
+    app.extensions["rate_limiter"] = limiter
+    app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
+    app.extensions["client_watch"] = ClientWatch()
+    app.extensions["request_models"] = request_models(settings)
+    middleware.install(app, settings, pages.failure_page)
+    for blueprint in (health.health, health.metrics, api.api, pages.pages):
+        app.register_blueprint(blueprint)
+    check_routes(app)
+    return app
+
+
+def _rate_limiter(settings: Settings) -> RateLimiter:
+    limits = settings.limits
+    shared = None if limits.rate_limit_storage == "memory" else redis_windows(limits.rate_limit_storage)
+    return RateLimiter(limits.rate_limit_per_minute, limits.rate_limit_per_hour, shared)
+
+
+def __getattr__(name: str) -> Any:
+    """Build `app` on first access, from the operator's settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = app = create_app(settings_or_exit())
+    return app
+
+
+def main() -> int:
+    """Serve for development until Ctrl+C, the models loading meanwhile; return the process's exit status."""
+    settings = settings_or_exit()
+    try:
+        set_up_logging(settings)
+        app = create_app(settings)
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 1
+    server = make_server(settings.server.host, settings.server.port, app, threaded=True)
+    return serve(server, app.extensions["models"], settings.server.drain_seconds)
+
+
+def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int:
+    """Serve until SIGINT, SIGTERM or a failed load; let the admitted requests finish; return the exit status."""
+    failures: list[StartError] = []
+
+    def end_with(error: StartError) -> None:
+        failures.append(error)
+        server.shutdown()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        # shutdown() waits for the loop that this very thread runs, so another one has to ask.
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    name = "localhost" if server.host in ("0.0.0.0", "::") else server.host
+    log.info("Serving on http://%s:%d (Ctrl+C stops)", name, server.port)
+    models.start_in_background(end_with)
+    server.serve_forever()
+    log.info("Stopping: finishing the requests in flight.")
+    models.stop(0 if failures else drain_seconds)
+    server.server_close()
+    for error in failures:
+        print(error, file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

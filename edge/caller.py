@@ -1,0 +1,75 @@
+"""Who calls: the address that budgets are kept for, and whether the caller is this machine or the operator."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from flask import Request
+
+FORWARDED = ("Forwarded", "X-Real-IP")
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+# An address as proxies write it: bare, or with a port; IPv6 in brackets where a port follows.
+WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+")
+
+
+def is_forwarded(request: Request) -> bool:
+    """True if some proxy, or somebody who plays one, has left a header."""
+    names = (name for name, _ in request.headers)
+    return any(name in FORWARDED or name.startswith("X-Forwarded-") for name in names)
+
+
+def client_address(request: Request, trusted_proxies: int) -> str:
+    """Return the address that this call is charged to, normalised; "unknown" where the socket has none.
+
+    Each trusted proxy appended what it saw to X-Forwarded-For, so the entry of the outermost one is the
+    `trusted_proxies`-th from the right; whatever stands left of it is the client's own claim. A shorter list did not
+    come through all of them, and a value that is no address tells nothing: then the socket's peer counts.
+    """
+    hops = [hop.strip() for line in request.headers.getlist("X-Forwarded-For") for hop in line.split(",")]
+    claimed = hops[-trusted_proxies] if 0 < trusted_proxies <= len(hops) else ""
+    return _normal(claimed) or _normal(request.remote_addr or "") or "unknown"
+
+
+def budget_key(address: str) -> str:
+    """Return whom an address is charged to: an IPv6 client owns a whole /64 and must not choose within it."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def is_local(request: Request) -> bool:
+    """True for a program on this machine: a loopback peer, no proxy's header, no foreign origin, a local Host."""
+    peer = _normal(request.remote_addr or "")
+    if not peer or not ipaddress.ip_address(peer).is_loopback or is_forwarded(request):
+        return False
+    origin = request.headers.get("Origin")
+    return _host_name(f"//{request.host}") in LOCAL_NAMES and (origin is None or _host_name(origin) in LOCAL_NAMES)
+
+
+def is_admin(request: Request, admin_key: str | None) -> bool:
+    """True if the request carries `Authorization: Bearer <ADMIN_KEY>`; compared in constant time."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if not admin_key or scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(token.strip().encode(), admin_key.encode())
+
+
+def _normal(text: str) -> str:
+    """Return the address in its one normal form, without port or zone; "" where it is none."""
+    if match := WITH_PORT.fullmatch(text):
+        text = match["v6"] or match["v4"]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

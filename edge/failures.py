@@ -1,0 +1,118 @@
+"""The one table of errors: what each class of ours is in HTTP, and what the framework's own errors become."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from engine.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    ModelError,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    RateLimitExceeded,
+    RequestAborted,
+    RetryLater,
+    ServiceError,
+    Unauthorized,
+    UnsupportedMediaType,
+    ValidationError,
+)
+
+log = logging.getLogger("avito_ai.failures")
+
+# What nginx answers, in its log alone, when the client has closed its end.
+CLIENT_CLOSED_REQUEST = 499
+
+
+class NotFound(ServiceError):
+    """There is nothing at this address."""
+
+
+class MethodRefused(ServiceError):
+    """The address is known, but not with this method."""
+
+
+class InternalError(ServiceError):
+    """A mistake of ours; the log has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """status: of HTTP; code: in the body; kind: what OpenAI's clients call it."""
+
+    status: int
+    code: str
+    kind: str = "invalid_request_error"
+
+
+# The first class that fits counts, so a class stands before those it derives from.
+ERRORS: dict[type[ServiceError], Meaning] = {
+    ValidationError: Meaning(400, "validation_error"),
+    Unauthorized: Meaning(401, "unauthorized", "authentication_error"),
+    Forbidden: Meaning(403, "forbidden", "permission_error"),
+    NotFound: Meaning(404, "not_found"),
+    MethodRefused: Meaning(405, "method_not_allowed"),
+    PayloadTooLarge: Meaning(413, "payload_too_large"),
+    UnsupportedMediaType: Meaning(415, "unsupported_media_type"),
+    RateLimitExceeded: Meaning(429, "rate_limit_exceeded", "rate_limit_error"),
+    RequestAborted: Meaning(CLIENT_CLOSED_REQUEST, "request_aborted"),
+    Overloaded: Meaning(503, "overloaded", "server_error"),
+    NotReady: Meaning(503, "not_ready", "server_error"),
+    DeadlineExceeded: Meaning(504, "deadline_exceeded", "server_error"),
+    ModelError: Meaning(500, "model_error", "server_error"),
+    ServiceError: Meaning(500, "internal_error", "server_error"),
+}
+
+# The framework's own refusals, in our words. Any other of its client errors is a malformed request.
+FRAMEWORK: dict[int, ServiceError] = {
+    404: NotFound("There is nothing at this address."),
+    405: MethodRefused("This address does not take this method."),
+    413: PayloadTooLarge("The request body is too large."),
+    415: UnsupportedMediaType("This content type is not read here."),
+}
+
+
+def meaning_of(error: ServiceError) -> Meaning:
+    """Return what the error is in HTTP."""
+    return next(meaning for kind, meaning in ERRORS.items() if isinstance(error, kind))
+
+
+def as_service_error(error: Exception) -> ServiceError:
+    """Return the error in our own tree; what nobody expected is logged, without any text that a client sent."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, HTTPException) and (error.code or 500) < 500:
+        return FRAMEWORK.get(error.code or 0) or ValidationError("The request is malformed.")
+    # An exception's text can quote the request, so the log has where it happened and what kind it was, and no more.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("Unexpected %s:\n%s", type(error).__name__, where)
+    return InternalError("Something went wrong on our side. Please try again.")
+
+
+def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
+    """Return the headers that belong to a failure."""
+    headers = {}
+    if isinstance(error, RetryLater):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(original, MethodNotAllowed) and original.valid_methods:
+        headers["Allow"] = ", ".join(sorted(original.valid_methods))
+    return headers
+
+
+def api_body(error: ServiceError, request_id: str) -> dict[str, str]:
+    """Return the body of a failure under /api."""
+    return {"error": meaning_of(error).code, "message": error.message, "request_id": request_id}
+
+
+def openai_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
+    """Return the body of a failure under /v1, in the shape that OpenAI's clients read."""
+    meaning, param = meaning_of(error), getattr(error, "param", None)
+    return {"error": {"message": error.message, "type": meaning.kind, "param": param, "code": meaning.code}}

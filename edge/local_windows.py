@@ -1,0 +1,109 @@
+"""Moving windows in this process's memory, for the `limits` library.
+
+The library's own memory storage starts a thread for nearly every call and keeps the key of every client it has ever
+seen; this one starts none, forgets a client with its last entry, and takes its clock from outside.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from limits.storage import MovingWindowSupport, Storage
+
+SWEEP_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """The hits of one client in one window, oldest first: (when, how many)."""
+
+    expiry: float
+    hits: deque[tuple[float, int]] = field(default_factory=deque)
+    count: int = 0
+
+    def forget_before(self, moment: float) -> None:
+        while self.hits and self.hits[0][0] <= moment:
+            self.count -= self.hits.popleft()[1]
+
+
+class LocalWindows(Storage, MovingWindowSupport):
+    """Entries of moving windows by key. Times are in seconds on `clock`."""
+
+    STORAGE_SCHEME = None
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two fields below
+        self._windows: dict[str, _Window] = {}
+        self._swept = clock()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Add `amount` entries if the window has room for all of them."""
+        with self._lock:
+            now = self._clock()
+            self._sweep(now)
+            window = self._windows.setdefault(key, _Window(expiry))
+            window.forget_before(now - expiry)
+            if window.count + amount > limit:
+                return False
+            window.hits.append((now, amount))
+            window.count += amount
+            return True
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """Return when the oldest entry was made and how many there are; (now, 0) for none."""
+        with self._lock:
+            now = self._clock()
+            window = self._windows.get(key)
+            if window is None:
+                return now, 0
+            window.forget_before(now - expiry)
+            return (window.hits[0][0] if window.hits else now), window.count
+
+    def _sweep(self, now: float) -> None:
+        """Forget the clients whose windows have emptied; rarely, for it looks at all of them."""
+        if now - self._swept < SWEEP_SECONDS:
+            return
+        self._swept = now
+        for key, window in list(self._windows.items()):
+            window.forget_before(now - window.expiry)
+            if not window.hits:
+                del self._windows[key]
+
+    # What the library's base class asks of a storage, beyond moving windows.
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        """Nothing here fails in a way of its own."""
+        return ValueError
+
+    def check(self) -> bool:
+        """Memory is always there."""
+        return True
+
+    def reset(self) -> int:
+        """Forget everything; return how many windows that were."""
+        with self._lock:
+            forgotten = len(self._windows)
+            self._windows.clear()
+            return forgotten
+
+    def clear(self, key: str) -> None:
+        """Forget one window."""
+        with self._lock:
+            self._windows.pop(key, None)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> Any:
+        """Refuse: fixed windows are not kept here."""
+        raise NotImplementedError
+
+    get = get_expiry = incr

@@ -1,0 +1,94 @@
+"""The one table of routes: what each needs, whose budget it spends and which bodies it reads.
+
+A route without a row, and a row without a route, stop the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from flask import Flask, Request
+from werkzeug.routing import Rule
+
+MIB = 1024 * 1024
+JSON, MULTIPART, FORM = "application/json", "multipart/form-data", "application/x-www-form-urlencoded"
+FORM_OF_TEXT = {FORM: MIB, MULTIPART: MIB}
+FORM_WITH_PICTURE = {MULTIPART: 17 * MIB}
+
+
+class Need(Enum):
+    """Who may use a route. PROBE is open too, and is logged only at DEBUG."""
+
+    OPEN = "open"
+    PROBE = "probe"
+    LOCAL_OR_ADMIN = "local or admin"
+
+
+class Budget(Enum):
+    """Which of a client's budgets a call is charged to."""
+
+    GENERATION = "generation"
+    HEALTH = "health"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one route needs.
+
+    bodies: the content types read here and their limits in bytes; a route without any reads no body. cost_in_body:
+    the route itself charges its budget, once it knows how much is asked. model: whose generation figures a call counts
+    in, where the route alone says so.
+    """
+
+    need: Need = Need.OPEN
+    budget: Budget | None = None
+    bodies: Mapping[str, int] = field(default_factory=dict)
+    cost_in_body: bool = False
+    model: str | None = None
+
+
+ROUTES: Mapping[str, Row] = {
+    "GET /": Row(),
+    "GET /static/<path:filename>": Row(),
+    "GET /avibe": Row(),
+    "POST /avibe": Row(budget=Budget.GENERATION, bodies=FORM_OF_TEXT, model="avibe"),
+    "GET /avision": Row(),
+    "POST /avision": Row(budget=Budget.GENERATION, bodies=FORM_WITH_PICTURE, model="avision"),
+    "POST /api/v1/text/generate": Row(budget=Budget.GENERATION, bodies={JSON: MIB}, model="avibe"),
+    "POST /api/v1/image/analyze": Row(
+        budget=Budget.GENERATION, bodies={**FORM_WITH_PICTURE, JSON: 24 * MIB}, model="avision"
+    ),
+    "GET /api/health": Row(budget=Budget.HEALTH),
+    "GET /api/health/ready": Row(need=Need.PROBE),
+    "GET /api/health/live": Row(need=Need.PROBE),
+    "GET /api/metrics": Row(),
+    "POST /api/metrics/reset": Row(need=Need.LOCAL_OR_ADMIN),
+    "GET /metrics": Row(),
+}
+
+
+class RouteTableError(Exception):
+    """The table and the routes differ; a mistake of ours, found at start."""
+
+
+def names_of(rule: Rule) -> set[str]:
+    """Return the rule's names in the table, one for each method that a client may mean."""
+    return {f"{method} {rule.rule}" for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+
+
+def check_routes(app: Flask, table: Mapping[str, Row] = ROUTES) -> None:
+    """Raise RouteTableError unless every route has a row and every row a route."""
+    routes = set().union(*(names_of(rule) for rule in app.url_map.iter_rules()))
+    if routes != set(table):
+        without_row, without_route = sorted(routes - set(table)), sorted(set(table) - routes)
+        raise RouteTableError(f"Routes without a row: {without_row}; rows without a route: {without_route}.")
+
+
+def row_of(request: Request, table: Mapping[str, Row] = ROUTES) -> Row | None:
+    """Return the row of the route that was matched; None for no route and for OPTIONS, which needs nothing."""
+    if request.url_rule is None or request.method == "OPTIONS":
+        return None
+    method = "GET" if request.method == "HEAD" else request.method
+    return table[f"{method} {request.url_rule.rule}"]

@@ -1,0 +1,102 @@
+"""Health, readiness and metrics. Probes read flags and never wait: they answer at once whatever the load.
+
+Readiness is the worst state of the models: dead, stalled, draining, loading, ready. A full queue is not unreadiness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, g, jsonify
+
+from edge import parts
+from edge.readiness import overall
+from engine.types import BackendState, Status
+from metrics.machine import GIB, shown_gpu, shown_system
+from metrics.prometheus import CONTENT_TYPE
+
+health = Blueprint("health", __name__)
+metrics = Blueprint("metrics", __name__)
+
+RETRY_AFTER = {Status.LOADING: 5, Status.DRAINING: 5, Status.STALLED: 10, Status.DEAD: 10}  # seconds
+REASONS = {
+    Status.LOADING: "The models are loading.",
+    Status.DRAINING: "The service is stopping and finishes what it has begun.",
+    Status.STALLED: "A model does not move on.",
+    Status.DEAD: "A model has failed.",
+}
+
+
+@health.get("/api/health")
+def healthy() -> Response:
+    """Say that the process answers."""
+    return jsonify(status="healthy", uptime_seconds=int(parts.metrics().uptime))
+
+
+@health.get("/api/health/ready")
+def ready() -> Response:
+    """Say whether every model takes requests, and if not why."""
+    states = parts.models().states()
+    status, gpu = overall(states), parts.metrics().machine.gpu()
+    body: dict[str, Any] = {
+        "status": status.value,
+        "cuda_available": gpu is not None,
+        "gpu_memory_gb": f"{gpu.total / GIB if gpu else 0:.2f}",
+        "models": {name: _described(name, state) for name, state in states.items()},
+    }
+    if status is Status.READY:
+        return jsonify(body)
+    blamed = next(state for state in states.values() if state.status is status)
+    response = jsonify(body | {"reason": blamed.reason or REASONS[status]} | _progress(blamed))
+    response.status_code = 503
+    response.headers["Retry-After"] = str(RETRY_AFTER[status])
+    return response
+
+
+@health.get("/api/health/live")
+def live() -> tuple[Response, int]:
+    """Say whether the process can go on; 503 only where nothing but a restart helps."""
+    lost = next((state for state in parts.models().states().values() if state.restart_needed), None)
+    if lost is None:
+        return jsonify(status="alive"), 200
+    return jsonify(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD]), 503
+
+
+@metrics.get("/api/metrics")
+def json_metrics() -> Response:
+    """Return the figures as dashboards read them; times in UTC."""
+    figures = parts.metrics()
+    return jsonify(
+        timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
+        uptime_seconds=int(figures.uptime),
+        system=shown_system(figures.machine.system()),
+        gpu=shown_gpu(figures.machine.gpu()),
+        application=figures.application.shown(),
+    )
+
+
+@metrics.post("/api/metrics/reset")
+def reset() -> Response:
+    """Begin the application's JSON figures again; Prometheus' counters never go back."""
+    parts.metrics().application.reset()
+    return jsonify(success=True, message="The application figures begin again from zero.", request_id=g.request_id)
+
+
+@metrics.get("/metrics")
+def prometheus() -> Response:
+    """Return everything in Prometheus' text format."""
+    return Response(parts.metrics().prometheus.text(), content_type=CONTENT_TYPE)
+
+
+def _described(name: str, state: BackendState) -> dict[str, Any]:
+    info = parts.models().get(name).info
+    described: dict[str, Any] = {"status": state.status.value, "model": info.served_id, "demo": info.demo}
+    if state.reason:
+        described["reason"] = state.reason
+    return described | _progress(state)
+
+
+def _progress(state: BackendState) -> dict[str, Any]:
+    return {} if state.progress is None else {"progress": asdict(state.progress)}

@@ -1,0 +1,52 @@
+"""What the service tells about itself: the application's figures, the machine's, and Prometheus' view of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.types import Completion
+from metrics.application import ApplicationFigures
+from metrics.machine import Machine
+from metrics.prometheus import PrometheusMetrics
+
+if TYPE_CHECKING:
+    from models import ModelSet
+
+SUCCESS = "success"
+RATE_LIMITED = "rate_limit_exceeded"
+
+
+class Metrics:
+    """All figures of one application. Times are in seconds; `uptime` counts from here on."""
+
+    def __init__(
+        self,
+        models: ModelSet,
+        machine: Machine,
+        shared_limit_failures: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.application = ApplicationFigures()
+        self.prometheus = PrometheusMetrics(models, machine, shared_limit_failures)
+        self.machine = machine
+        self._clock = clock
+        self._began = clock()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the application was made."""
+        return self._clock() - self._began
+
+    def generation_succeeded(self, model: str, completion: Completion, seconds: float) -> None:
+        """Count an answer that took `seconds` from the request's arrival."""
+        self.application.succeeded(model, seconds, completion.output_tokens)
+        self.prometheus.ended(model, SUCCESS)
+        self.prometheus.completed(model, completion)
+
+    def generation_failed(self, model: str, code: str) -> None:
+        """Count a generation request that ended with this error; a spent budget is no failure of the service."""
+        self.prometheus.ended(model, code)
+        if code != RATE_LIMITED:
+            self.application.failed()

@@ -1,0 +1,50 @@
+"""The figures of generation requests since the last reset, as `GET /api/metrics` shows them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+
+class ApplicationFigures:
+    """Counts of generation requests. What the rate limit refused is not counted here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the figures below, which change together
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again from nothing."""
+        with self._lock:
+            self._succeeded: Counter[str] = Counter()
+            self._failed = 0
+            self._seconds = 0.0
+            self._tokens = 0
+
+    def succeeded(self, model: str, seconds: float, tokens: int) -> None:
+        """Count an answer of `model` that took `seconds` in all and has `tokens` new tokens."""
+        with self._lock:
+            self._succeeded[model] += 1
+            self._seconds += seconds
+            self._tokens += tokens
+
+    def failed(self) -> None:
+        """Count a generation request that got no answer."""
+        with self._lock:
+            self._failed += 1
+
+    def shown(self) -> dict[str, int | str]:
+        """Return the figures in the form that dashboards read; the average is over successful requests."""
+        with self._lock:
+            successful = self._succeeded.total()
+            total = successful + self._failed
+            return {
+                "total_requests": total,
+                "successful_requests": successful,
+                "failed_requests": self._failed,
+                "success_rate": f"{100 * successful / (total or 1):.2f}%",
+                "avibe_requests": self._succeeded["avibe"],
+                "avision_requests": self._succeeded["avision"],
+                "avg_response_time": f"{self._seconds / (successful or 1):.3f}s",
+                "total_tokens_generated": self._tokens,
+            }

@@ -1,0 +1,122 @@
+"""What the machine does: processor, memory and disk from psutil, the GPU from torch and NVML.
+
+Torch is never imported here: the import takes seconds and belongs to the thread that loads the models. Until that is
+done there is no GPU to speak of. A GPU or driver that cannot be asked is no error, only absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFigures:
+    """One GPU as this process sees it. Sizes in bytes; busy: the share of time it works, 0 to 1, None if unknown."""
+
+    name: str
+    allocated: int
+    reserved: int
+    total: int
+    busy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFigures:
+    """The host. Shares are in percent, memory in bytes."""
+
+    cpu_percent: float
+    memory_percent: float
+    memory_available: int
+    disk_percent: float
+
+
+class Machine(Protocol):
+    """The seam to the hardware."""
+
+    def system(self) -> SystemFigures:
+        """Return the host's figures of this moment."""
+
+    def gpu(self) -> GpuFigures | None:
+        """Return the GPU's figures; None where there is none, or none yet."""
+
+
+class ThisMachine:
+    """The machine that the service runs on. imported_torch: torch once its import is complete, else None."""
+
+    def __init__(self, imported_torch: Callable[[], Any] | None = None, nvml: Any = None) -> None:
+        self._imported_torch = imported_torch or _imported_torch
+        self._nvml = nvml
+        psutil.cpu_percent()  # the first call only sets the start of the interval that the next one measures
+
+    def system(self) -> SystemFigures:
+        memory = psutil.virtual_memory()
+        return SystemFigures(psutil.cpu_percent(), memory.percent, memory.available, psutil.disk_usage("/").percent)
+
+    def gpu(self) -> GpuFigures | None:
+        with contextlib.suppress(Exception):  # a driver that fails must not take the probes with it
+            return self._gpu()
+        return None
+
+    def _gpu(self) -> GpuFigures | None:
+        torch = self._imported_torch()
+        if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+            return None
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return GpuFigures(
+            name=properties.name,
+            allocated=torch.cuda.memory_allocated(),
+            reserved=torch.cuda.memory_reserved(),
+            total=properties.total_memory,
+            busy=self._busy(getattr(properties, "uuid", None)),
+        )
+
+    def _busy(self, uuid: object) -> float | None:
+        """Ask NVML by UUID, for its numbering knows nothing of CUDA_VISIBLE_DEVICES."""
+        with contextlib.suppress(Exception):  # no library, no driver, no right to ask: then it is unknown
+            if self._nvml is None:
+                import pynvml
+
+                pynvml.nvmlInit()
+                self._nvml = pynvml
+            handle = self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+        return None
+
+
+def shown_system(figures: SystemFigures) -> dict[str, str]:
+    """Return the host's figures in the form that dashboards read."""
+    return {
+        "cpu_percent": f"{figures.cpu_percent:.1f}%",
+        "memory_percent": f"{figures.memory_percent:.1f}%",
+        "memory_available_gb": f"{figures.memory_available / GIB:.1f}",
+        "disk_percent": f"{figures.disk_percent:.1f}%",
+    }
+
+
+def shown_gpu(figures: GpuFigures | None) -> dict[str, str | bool]:
+    """Return the GPU's figures likewise; `gpu_utilization` is memory allocated over total, as dashboards know it."""
+    if figures is None:
+        return {"available": False}
+    shown: dict[str, str | bool] = {
+        "gpu_name": figures.name,
+        "gpu_memory_allocated_gb": f"{figures.allocated / GIB:.1f}",
+        "gpu_memory_reserved_gb": f"{figures.reserved / GIB:.1f}",
+        "gpu_memory_total_gb": f"{figures.total / GIB:.1f}",
+        "gpu_utilization": f"{100 * figures.allocated / figures.total:.2f}%",
+    }
+    if figures.busy is not None:
+        shown["gpu_busy"] = f"{100 * figures.busy:.0f}%"
+    return shown
+
+
+def _imported_torch() -> Any:
+    torch = sys.modules.get("torch")
+    return None if torch is None or getattr(torch.__spec__, "_initializing", False) else torch

@@ -1,0 +1,188 @@
+"""The service in Prometheus' words. Names follow vLLM's stems with the prefix `avito_ai_`; every label is bounded.
+
+Counters of requests are kept here; everything the backends count themselves is read from them at each scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from engine.types import BackendState, BackendStats, Completion, Status
+from metrics.machine import GpuFigures, Machine, SystemFigures
+
+if TYPE_CHECKING:
+    from models import ModelSet
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
+UNMATCHED = "unmatched"
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+TOKEN_GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
+TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+GAUGES = {
+    "num_requests_running": "Requests that make tokens now.",
+    "num_requests_waiting": "Requests that wait for a place.",
+    "max_num_seqs": "Places to run.",
+    "max_waiting": "Places to wait.",
+    "kv_cache_tokens_used": "Tokens in the cache.",
+    "kv_cache_tokens_total": "Tokens that the cache can hold.",
+    "seconds_since_step": "Seconds since the engine's last step.",
+    "estimated_wait_seconds": "How long a new request would wait, in seconds.",
+}
+COUNTS = {
+    "prompt_tokens": "Tokens of prompts.",
+    "cached_tokens": "Tokens of prompts that were found in the cache.",
+    "generation_tokens": "Tokens made.",
+    "nan_logits": "Rows of logits that were not numbers.",
+    "engine_restarts": "Times the engine's thread was started again.",
+    "steps": "Steps of the engine.",
+}
+
+
+class PrometheusMetrics:
+    """One registry of its own for each application; `shared_limit_failures` counts calls that Redis did not answer."""
+
+    def __init__(self, models: ModelSet, machine: Machine, shared_limit_failures: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
+        self._http_seconds = self._histogram("http_request_duration_seconds", "Until the headers.", SECONDS, "route")
+        self._refusals = self._counter("rate_limit_refusals", "Calls over a budget.", "budget", "window")
+        self._requests = self._counter("requests", "Generation requests by their end.", "model", "status")
+        self._first = self._histogram("time_to_first_token_seconds", "From arrival.", SECONDS, "model")
+        self._gap = self._histogram(
+            "inter_token_latency_seconds", "Mean gap between an answer's tokens.", TOKEN_GAP_SECONDS, "model"
+        )
+        self._total = self._histogram("e2e_request_latency_seconds", "From arrival to the end.", SECONDS, "model")
+        self._queued = self._histogram("request_queue_time_seconds", "Waiting for a place.", SECONDS, "model")
+        self._prompt = self._histogram("request_prompt_tokens", "Tokens of a prompt.", TOKENS, "model")
+        self._output = self._histogram("request_generation_tokens", "Tokens of an answer.", TOKENS, "model")
+        self.registry.register(_Backends(models))
+        self.registry.register(_Machine(machine))
+        self.registry.register(_SharedLimits(shared_limit_failures))
+        ProcessCollector(registry=self.registry)
+
+    def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
+        """Count one response; `route` is the rule that matched, never the path."""
+        route = route or UNMATCHED
+        self._http.labels(method if method in METHODS else "other", route, str(status)).inc()
+        self._http_seconds.labels(route).observe(seconds)
+
+    def refused(self, budget: str, window: str) -> None:
+        """Count a call that was over a budget."""
+        self._refusals.labels(budget, window).inc()
+
+    def ended(self, model: str, status: str) -> None:
+        """Count the end of a generation request: `success`, or the code of its error."""
+        self._requests.labels(model, status).inc()
+
+    def completed(self, model: str, completion: Completion) -> None:
+        """Observe where the time of a finished answer went."""
+        times = completion.timings
+        self._total.labels(model).observe(times.total)
+        self._queued.labels(model).observe(times.queued)
+        self._prompt.labels(model).observe(completion.prompt_tokens)
+        self._output.labels(model).observe(completion.output_tokens)
+        if times.first_token is not None:
+            self._first.labels(model).observe(times.first_token)
+            if completion.output_tokens > 1:
+                gap = (times.total - times.first_token) / (completion.output_tokens - 1)
+                self._gap.labels(model).observe(gap)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"avito_ai_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"avito_ai_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+
+class _Backends(Collector):
+    """Reads each backend's own figures at the moment of a scrape."""
+
+    def __init__(self, models: ModelSet) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        rows = [(name, backend.stats(), backend.state()) for name, backend in self._models]
+        stats = [(name, figures) for name, figures, _ in rows]
+        for field, text in GAUGES.items():
+            yield _gauge(field, text, [(name, float(getattr(figures, field))) for name, figures in stats])
+        yield _gauge("kv_cache_usage_ratio", "Used share of the cache.", [(n, _cache_usage(s)) for n, s in stats])
+        for field, text in COUNTS.items():
+            family = CounterMetricFamily(f"avito_ai_{field}", text, labels=["model"])
+            for name, figures in stats:
+                family.add_metric([name], getattr(figures, f"{field}_total"))
+            yield family
+        yield _statuses([(name, state) for name, _, state in rows])
+
+
+class _Machine(Collector):
+    """The host and its GPU."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _host(self._machine.system())
+        gpu = self._machine.gpu()
+        yield _plain("gpu_available", "1 if a GPU is in use.", float(gpu is not None))
+        if gpu is not None:
+            yield from _gpu(gpu)
+
+
+class _SharedLimits(Collector):
+    def __init__(self, failures: Callable[[], int]) -> None:
+        self._failures = failures
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Calls that the shared storage of rate limits did not answer."
+        yield CounterMetricFamily("avito_ai_rate_limit_storage_failures", text, value=self._failures())
+
+
+def _host(host: SystemFigures) -> Iterator[Metric]:
+    yield _plain("system_cpu_ratio", "Busy share of the processors.", host.cpu_percent / 100)
+    yield _plain("system_memory_ratio", "Used share of the memory.", host.memory_percent / 100)
+    yield _plain("system_memory_available_bytes", "Memory that is free to use.", host.memory_available)
+    yield _plain("system_disk_ratio", "Used share of the disk.", host.disk_percent / 100)
+
+
+def _gpu(gpu: GpuFigures) -> Iterator[Metric]:
+    yield _plain("gpu_memory_allocated_bytes", "GPU memory in use.", gpu.allocated)
+    yield _plain("gpu_memory_reserved_bytes", "GPU memory held by this process.", gpu.reserved)
+    yield _plain("gpu_memory_total_bytes", "GPU memory in all.", gpu.total)
+    if gpu.busy is not None:
+        yield _plain("gpu_busy_ratio", "Share of time that the GPU works.", gpu.busy)
+
+
+def _statuses(states: Iterable[tuple[str, BackendState]]) -> Metric:
+    family = GaugeMetricFamily("avito_ai_model_status", "1 for the state of a model.", labels=["model", "status"])
+    for name, state in states:
+        for status in Status:
+            family.add_metric([name, status.value], float(state.status is status))
+    return family
+
+
+def _cache_usage(figures: BackendStats) -> float:
+    return figures.kv_cache_tokens_used / (figures.kv_cache_tokens_total or 1)
+
+
+def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> Metric:
+    family = GaugeMetricFamily(f"avito_ai_{name}", text, labels=["model"])
+    for model, value in values:
+        family.add_metric([model], value)
+    return family
+
+
+def _plain(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"avito_ai_{name}", text, value=value)

@@ -1,0 +1,197 @@
+"""The hooks around every route, in their order: id, access, body, budget; then headers, figures and the access line.
+
+All checks here are cheap and read no body. Errors of every kind, the framework's own included, become answers in one
+place (`_answer_failure`), by the table in `edge.failures` and in the shape that the address calls for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from urllib.parse import quote
+
+from flask import Flask, Response, g, jsonify, make_response, request
+from flask.typing import ResponseReturnValue
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+
+from config import Settings
+from edge import caller, failures, parts
+from edge.rate_limit import OverBudget
+from edge.route_table import MIB, Need, row_of
+from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
+from logs import request_id_var
+
+log = logging.getLogger("avito_ai.access")
+
+CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+LOGGED_PATH = 120  # characters
+
+CORS_METHODS = ["GET", "POST", "OPTIONS"]
+CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
+CORS_EXPOSED = [
+    "X-Request-ID",
+    "X-Response-Time",
+    "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "RateLimit-Policy",
+]
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+FailurePage = Callable[[ServiceError, int], str]
+
+
+def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
+    """Put the hooks around every route. failure_page: renders an error for people, given its status."""
+    app.before_request(_begin)
+    app.before_request(_check_access)
+    app.before_request(_check_body)
+    app.before_request(_charge)
+    app.register_error_handler(Exception, lambda error: _answer_failure(error, failure_page))
+    app.after_request(_finish)
+    app.extensions["forwarded_warning_due"] = settings.server.trusted_proxies == 0
+    CORS(
+        app,
+        origins=list(settings.security.allowed_origins),
+        methods=CORS_METHODS,
+        allow_headers=CORS_HEADERS,
+        expose_headers=CORS_EXPOSED,
+        send_wildcard=settings.security.allowed_origins == ("*",),
+        supports_credentials=False,
+        max_age=600,
+    )
+
+
+def charge(cost: int = 1) -> None:
+    """Charge the caller for this request; for routes whose row says `cost_in_body`. Raises OverBudget."""
+    row = row_of(request)
+    if row is None or row.budget is None:
+        return
+    try:
+        g.standing = parts.rate_limiter().spend(row.budget.value, caller.budget_key(g.client), cost)
+    except OverBudget as refusal:
+        g.standing = refusal.standing
+        parts.metrics().prometheus.refused(row.budget.value, refusal.window)
+        raise
+
+
+def _begin() -> None:
+    g.began = time.monotonic()
+    claimed = request.headers.get("X-Request-ID", "")
+    g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
+    request_id_var.set(g.request_id)
+    g.client = caller.client_address(request, parts.settings().server.trusted_proxies)
+    _warn_of_ignored_proxy()
+
+
+def _warn_of_ignored_proxy() -> None:
+    extensions = parts.current_app.extensions
+    if extensions["forwarded_warning_due"] and caller.is_forwarded(request):
+        extensions["forwarded_warning_due"] = False
+        log.warning(
+            "A request carries a forwarded header, which is ignored: if a proxy stands in front, set TRUSTED_PROXIES, "
+            "or all its clients share one rate limit."
+        )
+
+
+def _check_access() -> None:
+    row = row_of(request)
+    if row is None or row.need is not Need.LOCAL_OR_ADMIN or caller.is_local(request):
+        return
+    admin_key = parts.settings().security.admin_key
+    if caller.is_admin(request, admin_key):
+        return
+    if admin_key is None:
+        raise Forbidden("This address answers only programs on the same machine.")
+    raise Unauthorized("This address needs the administrator's key.")
+
+
+def _check_body() -> None:
+    row = row_of(request)
+    if row is None or not row.bodies:
+        return
+    if request.mimetype not in row.bodies:
+        raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Compressed request bodies are not read here.")
+    limit = row.bodies[request.mimetype]
+    request.max_content_length = limit  # holds for chunked bodies too, while they are read
+    g.too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
+    if (request.content_length or 0) > limit:
+        raise PayloadTooLarge(g.too_large)
+
+
+def _charge() -> None:
+    row = row_of(request)
+    if row is not None and not row.cost_in_body:
+        charge()
+
+
+def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseReturnValue:
+    if isinstance(original, HTTPException) and (original.code or 500) < 400:
+        return original  # a redirection is no failure
+    error = failures.as_service_error(original)
+    if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
+        error = PayloadTooLarge(g.get("too_large", error.message))
+    meaning = failures.meaning_of(error)
+    g.error_code = meaning.code
+    if _under("/api"):
+        body = jsonify(failures.api_body(error, g.request_id))
+    elif _under("/v1"):
+        body = jsonify(failures.openai_body(error))
+    else:
+        body = make_response(failure_page(error, meaning.status))
+    body.status_code = meaning.status
+    body.headers.update(failures.headers_of(error, original))
+    return body
+
+
+def _under(prefix: str) -> bool:
+    return request.path == prefix or request.path.startswith(f"{prefix}/")
+
+
+def _finish(response: Response) -> Response:
+    seconds = time.monotonic() - g.began
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Response-Time"] = f"{seconds:.3f}s"
+    if "served_id" in g:
+        response.headers["X-Model"] = g.served_id
+    if g.get("standing") is not None:
+        response.headers.update(g.standing.headers())
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.endpoint != "static":
+        response.headers.setdefault("Cache-Control", "no-store")
+    _count(response.status_code, seconds)
+    _log_access(response.status_code, seconds)
+    return response
+
+
+def _count(status: int, seconds: float) -> None:
+    row, rule = row_of(request), request.url_rule
+    parts.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
+    if row is not None and row.model is not None and "error_code" in g:
+        parts.metrics().generation_failed(row.model, g.error_code)
+
+
+def _log_access(status: int, seconds: float) -> None:
+    row, rule = row_of(request), request.url_rule
+    level = logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO
+    route = rule.rule if rule else quote(request.path)[:LOGGED_PATH]
+    with contextlib.suppress(Exception):  # a log that cannot be written is no reason to fail a request
+        log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, g.client)

@@ -1,0 +1,132 @@
+"""Reads request bodies strictly: JSON without duplicates or NaN, forms in valid UTF-8. Knows no field's meaning."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO, Any, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+from flask import request
+from werkzeug.datastructures import Headers
+from werkzeug.formparser import MultiPartParser
+
+from edge.route_table import MIB, MULTIPART
+from engine.errors import PayloadTooLarge, ValidationError
+from engine.images import MAX_IMAGE_BYTES
+
+MAX_PARTS = 32
+DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields of a form, and its files by the field that carried them."""
+
+    fields: dict[str, str]
+    files: dict[str, bytes]
+
+
+def json_object() -> dict[str, Any]:
+    """Return the request's JSON object. Raises ValidationError for anything else (RFC 8259, I-JSON for names)."""
+    try:
+        text = request.get_data(cache=False).decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ValidationError("The request body is not valid UTF-8.") from error
+    except ValueError as error:
+        raise ValidationError("The request body is not valid JSON.") from error
+    except RecursionError as error:
+        raise ValidationError("The request body is nested too deeply.") from error
+    if not isinstance(value, dict):
+        raise ValidationError("The request body must be a JSON object.")
+    return value
+
+
+def form() -> Form:
+    """Return the request's form, of either content type. Raises ValidationError."""
+    try:
+        if request.mimetype == MULTIPART:
+            return _multipart()
+        pairs = parse_qsl(
+            request.get_data(cache=False).decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS
+        )
+        return Form(_fields(pairs), {})
+    except UnicodeDecodeError as error:
+        raise ValidationError("The request body is not valid UTF-8.") from error
+    except ValueError as error:
+        raise ValidationError("The request body is not a valid form.") from error
+
+
+def picture_in_data_url(value: str) -> bytes:
+    """Return the bytes of a base64 data URL (RFC 2397). Raises ValidationError, and PayloadTooLarge before decoding."""
+    match = DATA_URL.match(value)
+    if match is None:
+        raise ValidationError("image must be a base64 data URL, such as data:image/png;base64,...", "image")
+    encoded = value[match.end() :]
+    if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
+        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // MIB} MiB")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValidationError("image is not valid base64.", "image") from error
+
+
+def shown_name(name: str) -> str:
+    """Return a field's name as it may stand in a message: printable and short."""
+    return name if name.isprintable() and 0 < len(name) <= 64 else "(unreadable)"
+
+
+class _StrictParts(MultiPartParser):
+    """Keeps fields byte for byte, so that invalid UTF-8 can be refused, and files in memory, where they go anyway."""
+
+    def get_part_charset(self, headers: Headers) -> str:
+        return "iso-8859-1"
+
+
+def _in_memory(**_: object) -> IO[bytes]:
+    return BytesIO()
+
+
+def _multipart() -> Form:
+    boundary = request.mimetype_params.get("boundary", "").encode("latin-1")
+    if not boundary:
+        raise ValueError
+    parser = _StrictParts(stream_factory=_in_memory, max_form_memory_size=MIB, max_form_parts=MAX_PARTS)
+    fields, files = parser.parse(request.stream, boundary, request.content_length)
+    texts = ((name, value.encode("latin-1").decode()) for name, value in fields.items(multi=True))
+    # A browser sends an empty part without a name where no file was chosen.
+    chosen = ((name, file.stream.read()) for name, file in files.items(multi=True) if file.filename)
+    return Form(_fields(texts), _once(chosen))
+
+
+def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:
+    """Return the fields with line ends as they were typed: HTML turns each into two characters on the way."""
+    return {name: value.replace("\r\n", "\n") for name, value in _once(pairs).items()}
+
+
+def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
+    """Return the pairs as a dictionary. Raises ValidationError for a name that comes twice."""
+    found: dict[str, T] = {}
+    for key, value in pairs:
+        name = key or ""
+        if name in found:
+            raise ValidationError(f"{shown_name(name)} was sent more than once.", shown_name(name))
+        found[name] = value
+    return found
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return _once(pairs)
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError

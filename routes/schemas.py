@@ -1,0 +1,124 @@
+"""What generation requests may say: strict models made from the settings, and one plain sentence for each mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from config import Settings
+from engine.errors import ValidationError
+from routes.parsing import shown_name
+
+MAX_TEMPERATURE = 2.0
+WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
+DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+def _readable(text: str) -> str:
+    """Refuse what only looks like a text: nothing but blanks, or a NUL that no tokenizer expects."""
+    if not text.strip():
+        raise PydanticCustomError("blank", "blank")
+    if "\0" in text:
+        raise PydanticCustomError("nul", "nul")
+    return text
+
+
+class TextRequest(BaseModel):
+    """A text to be written."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompt: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+
+
+class ImageRequest(TextRequest):
+    """A question about a picture, which travels beside it in a form."""
+
+
+class ImageJsonRequest(ImageRequest):
+    """The same in JSON; `image` is a base64 data URL."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestModels:
+    """The models with the limits of this service in them."""
+
+    text: type[TextRequest]
+    image: type[ImageRequest]
+    image_json: type[ImageJsonRequest]
+
+
+def request_models(settings: Settings) -> RequestModels:
+    """Return the models that hold requests to the settings' limits; descriptions complete "<field> must be ..."."""
+    limits = settings.generation
+    fields: dict[str, Any] = {
+        "prompt": Annotated[
+            str,
+            Field(max_length=limits.max_prompt_length, description="a text that is not blank"),
+            AfterValidator(_readable),
+        ],
+        "max_tokens": (
+            Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
+            Field(None, description=f"an integer from 1 to {limits.max_tokens_limit}"),
+        ),
+        "temperature": (
+            Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None,
+            Field(None, description=f"a number from 0 to {MAX_TEMPERATURE:g}"),
+        ),
+    }
+    image = Annotated[str, Field(description="a base64 data URL")]
+    return RequestModels(
+        text=create_model("TextGenerateRequest", __base__=TextRequest, **fields),
+        image=create_model("ImageAnalyzeRequest", __base__=ImageRequest, **fields),
+        image_json=create_model("ImageAnalyzeJsonRequest", __base__=ImageJsonRequest, **fields, image=image),
+    )
+
+
+def validated(model: type[Asked], values: Mapping[str, Any]) -> Asked:
+    """Return the request that the values make. Raises ValidationError with a sentence for the first mistake."""
+    try:
+        return model.model_validate(values)
+    except PydanticError as error:
+        raise _refusal(model, error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return a form's fields with numbers for the fields that are numbers; blank ones count as absent."""
+    values: dict[str, Any] = dict(fields)
+    for name, pattern, number in (("max_tokens", WHOLE_NUMBER, int), ("temperature", DECIMAL_NUMBER, float)):
+        text = fields.get(name, "").strip()
+        if not text:
+            values.pop(name, None)
+        elif pattern.fullmatch(text):
+            values[name] = number(text)
+    return values
+
+
+def _refusal(model: type[BaseModel], mistake: ErrorDetails) -> ValidationError:
+    name = shown_name(str(mistake["loc"][0]))
+    match mistake["type"]:
+        case "extra_forbidden":
+            sentence = f"Unknown field: {name}."
+        case "missing":
+            sentence = f"{name} is required."
+        case "blank":
+            sentence = f"{name} must not be empty."
+        case "nul" | "string_unicode":
+            sentence = f"{name} has characters that are not allowed in a text."
+        case "string_too_long":
+            sentence = f"Prompt too long. Maximum length: {mistake['ctx']['max_length']} characters"
+        case _:
+            sentence = f"{name} must be {model.model_fields[name].description}."
+    return ValidationError(sentence, name)
