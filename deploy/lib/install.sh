@@ -4,9 +4,9 @@
 CPU_INDEX="https://download.pytorch.org/whl/cpu"
 
 # Megabytes, rounded up, of these pins on Linux x86_64: to download, and on disk once installed.
-CPU_DOWNLOAD_MB=320 CPU_DISK_MB=1300
-CUDA_DOWNLOAD_MB=2900 CUDA_DISK_MB=5400
-TEST_DOWNLOAD_MB=100 TEST_DISK_MB=350
+CPU_DOWNLOAD_MB=260 CPU_DISK_MB=1250
+CUDA_DOWNLOAD_MB=2800 CUDA_DISK_MB=5300
+TEST_DOWNLOAD_MB=90 TEST_DISK_MB=300
 
 # $1: requirements.txt or requirements-test.txt, which holds the first.
 install_packages() {
@@ -48,7 +48,7 @@ torch_pin() { grep -E '^torch==' requirements.txt; }
 
 # A GPU came after the CPU build of torch: the same version from the same pins, but not the build that is needed.
 torch_lacks_cuda() {
-    [ -z "${TORCH_INDEX_URL:-}" ] && [ "$(gpu_count)" -gt 0 ] && "$VENV_PYTHON" -c 'import sys
+    [ -z "$(setting TORCH_INDEX_URL "")" ] && [ "$(gpu_count)" -gt 0 ] && "$VENV_PYTHON" -c 'import sys
 from importlib.metadata import PackageNotFoundError, version
 try:
     sys.exit(not version("torch").endswith("+cpu"))
@@ -60,7 +60,8 @@ gpu_count() { { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU ' || true; 
 
 # Prints the index that torch is to come from; nothing means pip's own configuration. News goes to stderr.
 torch_index() {
-    local index="${TORCH_INDEX_URL:-}"
+    local index
+    index="$(setting TORCH_INDEX_URL "")"
     if [ -z "$index" ]; then
         # PyPI's build for macOS is the one without CUDA; with a GPU its build for Linux is the right one.
         if [ "$(uname -s)" != Linux ] || [ "$(gpu_count)" -gt 0 ]; then return; fi

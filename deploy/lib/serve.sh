@@ -1,17 +1,6 @@
 # shellcheck shell=bash
 # Brings the development server up: the port, the settings file, the GPU, Gunicorn.
 
-ENV_FILE_PATH="${ENV_FILE:-$ROOT/.env}"
-
-# Prints what the service will read for a setting: $1 its name, $2 its default.
-setting() {
-    local value="${!1:-}"
-    if [ -z "$value" ] && [ -f "$ENV_FILE_PATH" ]; then
-        value="$(sed -n "s/^$1=//p" "$ENV_FILE_PATH" | tail -n 1)"
-    fi
-    echo "${value:-$2}"
-}
-
 # Stops where the port cannot be had, and ends well where this very service has it already.
 check_port() {
     local answer port

@@ -59,8 +59,9 @@ renew_package_lists() { run_apt update --quiet; }
 
 # Asks apt for its plan without carrying it out, which needs neither root nor apt's lock.
 package_sizes() {
-    LC_ALL=C apt-get install --assume-no --no-install-recommends -o Debug::NoLocking=1 "${MISSING_PACKAGES[@]}" 2>/dev/null |
-        grep -E '^(Need to get|After this operation)'
+    local plan
+    plan="$(LC_ALL=C apt-get install --assume-no --no-install-recommends -o Debug::NoLocking=1 "${MISSING_PACKAGES[@]}" 2>/dev/null)" || true
+    grep -E '^(Need to get|After this operation)' <<<"$plan"
 }
 
 ask_to_install() {
