@@ -72,8 +72,8 @@ def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> No
     needed = checkpoint.loaded_bytes(getattr(torch, spec.dtype).itemsize)
     if needed > available:
         raise StartError(
-            f"{spec.dir_setting}: the model in {checkpoint.folder} does not fit: its weights take {needed / 1e9:.2f} GB "
-            f"in {spec.dtype} and {available / 1e9:.2f} GB of memory are free on {spec.device}."
+            f"{spec.dir_setting}: the model in {checkpoint.folder} does not fit: its weights take "
+            f"{needed / 1e9:.2f} GB in {spec.dtype} and {available / 1e9:.2f} GB of memory are free on {spec.device}."
         )
 
 
@@ -104,8 +104,8 @@ def _assemble(
     eos = _end_tokens(spec, model, tokenizer)
     if max(max(tokenizer.get_vocab().values()), *eos) >= vocab_size:
         raise StartError(
-            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has tokens beyond "
-            f"the model's {vocab_size:,}."
+            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has tokens "
+            f"beyond the model's {vocab_size:,}."
         )
     pictures = PictureProcessor(processor, max_tokens=max(1, length // 2)) if processor is not None else None
     preparer = PromptPreparer(tokenizer, vocab_size, _chat_template(spec, tokenizer, processor), pictures)
@@ -139,11 +139,10 @@ def _chat_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, processo
     return str(template)
 
 
-def _take_defaults(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int]
-) -> dict[str, float]:
+def _take_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int]) -> dict[str, float]:
     """Move the checkpoint's sampling parameters out of the model, where `generate()` would apply them unasked."""
     stated = {name: getattr(model.generation_config, name, None) for name in _SAMPLING_DEFAULTS}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
-    model.generation_config = GenerationConfig(eos_token_id=sorted(eos), pad_token_id=pad)
+    config: Any = GenerationConfig
+    model.generation_config = config(eos_token_id=sorted(eos), pad_token_id=pad)
     return {name: float(value) for name, value in stated.items() if value is not None}

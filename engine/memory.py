@@ -15,7 +15,7 @@ def available_bytes(device: str) -> int:
     """Return how many bytes can be allocated on `cpu` or `cuda` now."""
     if device == "cuda":  # pragma: no cover - CUDA
         free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     limits = [psutil.virtual_memory().available, cgroup_bytes()]
     return min(limit for limit in limits if limit is not None)
 

@@ -16,13 +16,13 @@ import torch
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from engine.errors import ValidationError
 from engine.images import decode
 from engine.types import EncodedImage
 
-_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class PictureProcessor:
     checkpoint's processor scales down what is over its own limit.
     """
 
-    def __init__(self, processor: ProcessorMixin, max_tokens: int) -> None:
+    def __init__(self, processor: Any, max_tokens: int) -> None:
         self._processor = processor.image_processor
         self._max_tokens = max_tokens
         self._merge = int(self._processor.merge_size) ** 2
@@ -101,7 +101,8 @@ def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMi
     torchvision: whether to take the library's ordinary path; by default where torchvision is installed.
     """
     ordinary = is_torchvision_available() if torchvision is None else torchvision
-    processor = (AutoProcessor if ordinary else _PicturesOnly).from_pretrained(folder, backend="pil", **_LOCAL)
+    kind: Any = AutoProcessor if ordinary else _PicturesOnly
+    processor = kind.from_pretrained(folder, backend="pil", **_LOCAL)
     # The library hands back a bare tokenizer where it does not know the processor's class, without a word.
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "image_processor", None) is None:
         raise ValueError("the folder describes no picture processor")

@@ -1,4 +1,4 @@
-"""From a prompt as the routes give it to token ids and pictures, in the caller's thread, through the checkpoint's files.
+"""From a prompt as the routes give it to token ids and pictures, by the checkpoint's own files, in the caller's thread.
 
 Nothing here changes after it is made, so any number of threads may prepare prompts at once.
 """

@@ -27,10 +27,9 @@ class SpecialTokens:
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str = "") -> None:
-        added = {index: token for index, token in tokenizer.get_added_tokens_decoder().items() if len(token.content) > 1}
         control = {
             index: token
-            for index, token in added.items()
+            for index, token in tokenizer.get_added_tokens_decoder().items()
             if token.special or _BRACKETED.fullmatch(token.content) or token.content in template
         }
         self._mark = _secret_mark()

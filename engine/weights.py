@@ -49,7 +49,8 @@ def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Prog
         if keys:
             raise _failure(spec, checkpoint, f"{kind} weights: {len(keys)}, among them {min(keys)}")
     model.requires_grad_(False)
-    return model.eval()
+    loaded: PreTrainedModel = model.eval()
+    return loaded
 
 
 class _Counter:
@@ -101,7 +102,7 @@ def _progress(counter: _Counter) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep the library's many-line load report out of the log: what it says becomes one sentence of ours."""
     level = library_logging.get_verbosity()
-    library_logging.set_verbosity_error()
+    library_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:

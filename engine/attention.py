@@ -1,0 +1,110 @@
+"""Attention of one step over the slots: decode rows in runs of neighbouring slots, prompt chunks one by one.
+
+The flat rows of a step are the decode rows first, sorted by slot, then the chunks. Decode rows whose slots are
+neighbours are one call over a view of the cache, padded to the longest of them under a mask: no copy of keys or values.
+Query heads that share a key head are laid along the query axis, so that grouped heads need no repeated keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`count` tokens of one sequence, whose first lies at position `start` of `slot`."""
+
+    slot: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    rows: slice
+    slots: slice
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    rows: slice
+    slot: int
+    length: int
+    mask: Tensor | None
+
+
+class SlotAttention:
+    """The `attend` of one step. decode: spans of one token each, sorted by slot; chunks: the longer spans."""
+
+    def __init__(self, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span], dtype: torch.dtype) -> None:
+        self._cache, self._dtype = cache, dtype
+        self._device = cache.keys[0].device
+        self._runs = [self._run(decode, first, last) for first, last in _neighbours(decode)]
+        self._chunks: list[_Chunk] = []
+        row = len(decode)
+        for span in chunks:
+            self._chunks.append(self._chunk(span, row))
+            row += span.count
+        places = [span.slot * cache.length + span.start + i for span in (*decode, *chunks) for i in range(span.count)]
+        self._places = torch.tensor(places, device=self._device)
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._cache.write(layer, self._places, k, v)
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        kv_heads, group = k.shape[1], q.shape[1] // k.shape[1]
+        out = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
+        for run in self._runs:
+            rows = q[run.rows].view(-1, kv_heads, group, q.shape[2])
+            key = keys[run.slots, : run.length].transpose(1, 2)
+            value = values[run.slots, : run.length].transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=run.mask)
+            out[run.rows] = mixed.reshape(rows.shape[0], -1)
+        for chunk in self._chunks:
+            rows = q[chunk.rows].transpose(0, 1)[None]
+            key = keys[chunk.slot, : chunk.length].transpose(0, 1)[None]
+            value = values[chunk.slot, : chunk.length].transpose(0, 1)[None]
+            mixed = F.scaled_dot_product_attention(
+                rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, enable_gqa=True
+            )
+            out[chunk.rows] = mixed[0].transpose(0, 1).reshape(rows.shape[2], -1)
+        return out
+
+    def _run(self, decode: Sequence[Span], first: int, last: int) -> _Run:
+        lengths = [span.start + 1 for span in decode[first:last]]
+        longest = max(lengths)
+        mask = None
+        if min(lengths) != longest:
+            ends = torch.tensor(lengths, device=self._device)[:, None]
+            hidden = torch.arange(longest, device=self._device)[None] >= ends
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+            mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None]
+        slot = decode[first].slot
+        return _Run(slice(first, last), slice(slot, slot + last - first), longest, mask)
+
+    def _chunk(self, span: Span, row: int) -> _Chunk:
+        length = span.start + span.count
+        mask = None
+        if span.start:
+            positions = torch.arange(span.start, length, device=self._device)[:, None]
+            mask = torch.arange(length, device=self._device)[None] <= positions
+        return _Chunk(slice(row, row + span.count), span.slot, length, mask)
+
+
+def _neighbours(decode: Sequence[Span]) -> list[tuple[int, int]]:
+    """Return the [first, last) row ranges whose slots follow each other without a gap."""
+    runs: list[tuple[int, int]] = []
+    for row, span in enumerate(decode):
+        if runs and decode[row - 1].slot + 1 == span.slot:
+            runs[-1] = (runs[-1][0], row + 1)
+        else:
+            runs.append((row, row + 1))
+    return runs

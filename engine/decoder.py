@@ -1,0 +1,183 @@
+"""The text stack of Qwen3 and Qwen2.5-VL over a flat list of tokens: the forward pass that serves.
+
+All tokens of a step, of however many sequences, lie in one [T, hidden] tensor, so that each linear layer is one matrix
+product; only attention looks at sequences, through the `attend` callable that the caller brings. The weights are taken
+over from the transformers model that was loaded (which afterwards only embeds, and looks at pictures): the query, key
+and value projections become one, and so that rotary embedding is one complex product, the two halves of each rotary
+pair are laid side by side (a permutation of the head dimension that dot products do not notice).
+
+Sources: Qwen3 and Qwen2.5-VL as in transformers; RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864;
+multimodal rotary sections, arXiv:2409.12191.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.errors import StartError
+from engine.linear import Linear, PackedLinear, PlainLinear, packing_pays
+
+# attend(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads * D]
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    input_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Linear
+    post_norm: Tensor
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+class Decoder:
+    """Hidden states in, hidden states out, for T tokens of any number of sequences.
+
+    model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`, whose decoder weights are moved in here.
+    Raises StartError for a variant this stack does not compute (sliding windows, another activation, dynamic rope).
+    """
+
+    def __init__(self, model: Any) -> None:
+        text = _text_model(model)
+        config = text.config
+        _check_supported(config)
+        self.hidden_size: int = config.hidden_size
+        self.num_heads: int = config.num_attention_heads
+        self.num_kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
+        self.num_layers: int = config.num_hidden_layers
+        self._eps: float = config.rms_norm_eps
+        self._embed: nn.Embedding = text.embed_tokens
+        self.dtype: torch.dtype = self._embed.weight.dtype
+        self.device: torch.device = self._embed.weight.device
+        self.vocab_size: int = model.lm_head.weight.shape[0]
+        self._norm: Tensor = text.norm.weight.detach()
+        self._rotary = _Rotary(text.rotary_emb, self.device)
+        self.packed = packing_pays(text.layers[0].mlp.down_proj.weight.detach())
+        make = PackedLinear if self.packed else PlainLinear
+        self._layers = [self._take_layer(layer, make) for layer in text.layers]
+        self._head: Linear = make(model.lm_head.weight.detach())
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the embeddings [T, hidden] of token ids [T]."""
+        return self._embed(token_ids)
+
+    def rotary(self, positions: Tensor) -> Tensor:
+        """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] for pictures."""
+        return self._rotary(positions)
+
+    def forward(self, hidden: Tensor, rotary: Tensor, attend: Attend, keep: Tensor | None = None) -> Tensor:
+        """Return the final hidden states, normed: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
+
+        hidden: embeddings [T, hidden]; rotary: from `rotary()`. Rows not kept still leave their keys and values, but
+        are not carried through the last layer's second half.
+        """
+        for index, layer in enumerate(self._layers):
+            mixed = self._attention(index, layer, hidden, rotary, attend)
+            if keep is not None and index == self.num_layers - 1:
+                hidden, mixed = hidden[keep], mixed[keep]
+            hidden = layer.out(mixed).add_(hidden)
+            normed = self._rms(hidden, layer.post_norm)
+            hidden = layer.down(layer.up(normed).mul_(layer.gate(normed))).add_(hidden)
+        return self._rms(hidden, self._norm)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [n, vocab] of final hidden states [n, hidden]."""
+        return self._head(hidden).float()
+
+    def _attention(self, index: int, layer: _Layer, hidden: Tensor, rotary: Tensor, attend: Attend) -> Tensor:
+        qkv = layer.qkv(self._rms(hidden, layer.input_norm)).view(hidden.shape[0], -1, self.head_dim)
+        q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self._rms(q, layer.q_norm), self._rms(k, layer.k_norm)
+        return attend(index, _rotate(q, rotary), _rotate(k, rotary), v)
+
+    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self._eps)
+
+    def _take_layer(self, layer: Any, make: type[PackedLinear] | type[PlainLinear]) -> _Layer:
+        """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        parts = [_release(projection) for projection in projections]
+        for position in (0, 1):
+            weight, bias = parts[position]
+            parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
+        biases = [bias for _, bias in parts if bias is not None]
+        qkv = make(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
+        q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        return _Layer(
+            input_norm=layer.input_layernorm.weight.detach(),
+            qkv=qkv,
+            q_norm=None if q_norm is None else self._interleave(q_norm.weight.detach()),
+            k_norm=None if k_norm is None else self._interleave(k_norm.weight.detach()),
+            out=make(*_release(attention.o_proj)),
+            post_norm=layer.post_attention_layernorm.weight.detach(),
+            gate=make(*_release(mlp.gate_proj), silu=True),
+            up=make(*_release(mlp.up_proj)),
+            down=make(*_release(mlp.down_proj)),
+        )
+
+    def _interleave(self, rows: Tensor) -> Tensor:
+        """Lay rotary pairs (i, i + D/2) of every head side by side. rows: [heads * D, ...]."""
+        heads = rows.view(-1, 2, self.head_dim // 2, *rows.shape[1:])
+        return heads.transpose(1, 2).reshape(rows.shape)
+
+
+class _Rotary:
+    """Rotation factors from the model's own frequencies; for pictures, each frequency follows one of three axes."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self._frequencies = module.inv_freq.detach().to(device, torch.float32)
+        self._scale = float(module.attention_scaling)
+        sections = getattr(module, "mrope_section", None)
+        self._axes = None
+        if sections is not None:
+            axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
+            self._axes = torch.tensor(axes, device=device)
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        if positions.dim() == 2 and self._axes is not None:
+            angles = positions.float()[self._axes].T * self._frequencies
+        else:
+            angles = positions.float()[:, None] * self._frequencies
+        return torch.polar(torch.full_like(angles, self._scale), angles)[:, None]
+
+
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the interleaved pairs of x [T, heads, D], in float32, by rotary [T, 1, D/2]."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
+
+
+def _release(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Take a layer's weight and bias away from its module."""
+    weight = linear.weight.detach()
+    bias = None if linear.bias is None else linear.bias.detach()
+    linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    return weight, bias
+
+
+def _text_model(model: Any) -> Any:
+    inner = model.model
+    return getattr(inner, "language_model", inner)
+
+
+def _check_supported(config: Any) -> None:
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        raise StartError("The checkpoint uses sliding-window attention, which the engine does not compute.")
+    if config.hidden_act != "silu":
+        raise StartError(f"The checkpoint's activation is {config.hidden_act!r}; the engine computes silu only.")
+    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope_type in ("dynamic", "longrope"):
+        raise StartError(f"The checkpoint's rope type {rope_type!r} changes with length; the engine needs a fixed one.")
