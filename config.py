@@ -193,13 +193,22 @@ def operator_settings() -> Settings:
     return settings
 
 
-def settings_or_exit() -> Settings:
-    """Return `config`; where it has mistakes, print them all and end the process with status 2."""
+def settings_or_exit(fresh: bool = False) -> Settings:
+    """Return `config`, read anew if `fresh`. Mistakes are printed, all of them.
+
+    They end the process with status 2, unless it has settings already: those then stay, so that a reload with a
+    broken `.env` does not take a running service down.
+    """
+    known: Settings | None = globals().get("config")
+    if known is not None and not fresh:
+        return known
     try:
-        return globals().get("config") or operator_settings()
+        return operator_settings()
     except SettingsError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+        if known is None:
+            raise SystemExit(2) from None
+        return known
 
 
 def apply_gpu_choice(settings: Settings) -> str | None:

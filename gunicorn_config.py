@@ -1,0 +1,112 @@
+"""How Gunicorn runs the service: `gunicorn -c gunicorn_config.py`, everything from the settings.
+
+One worker with threads, since the models are in its memory. SIGTERM finishes the admitted requests; SIGUSR2 is the
+reload that loses none; SIGHUP reloads in place, with requests waiting meanwhile. Every public name here that Gunicorn
+knows is taken as a setting of its own, so `config` must never be imported as a name.
+"""
+
+import logging
+import math
+import os
+import resource
+
+from gunicorn.arbiter import Arbiter
+
+from config import settings_or_exit
+from engine.errors import StartError
+from logs import set_up_logging
+from serving.gunicorn_log import GunicornLogger
+from serving.startup import leave_process, start_models
+from serving.systemd import Watchdog, notifier
+
+KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
+IDLE_CONNECTIONS = 1024
+DESCRIPTORS = 65_536
+SPARE_DESCRIPTORS = 256
+
+
+def _keep_from_gunicorn(name: str, kept: str) -> str | None:
+    """Move a variable to a name of ours, under which a reload of this file finds it again."""
+    if name in os.environ:
+        os.environ[kept] = os.environ.pop(name)
+    return os.environ.get(kept)
+
+
+def _connections(wanted: int) -> int:
+    """Allow this process its descriptors and return how many connections they are good for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(1, min(wanted, max(soft, allowed) - SPARE_DESCRIPTORS))
+
+
+def _start_logging() -> None:
+    try:
+        set_up_logging(settings)
+    except StartError as error:
+        raise SystemExit(f"The service cannot start: {error}") from None
+
+
+settings = settings_or_exit(fresh=True)
+notify = notifier(_keep_from_gunicorn("NOTIFY_SOCKET", KEPT_NOTIFY_SOCKET))
+_start_logging()
+
+wsgi_app = "app_production:app"
+proc_name = "avito-ai"
+bind = (
+    f"[{settings.server.host}]:{settings.server.port}"
+    if ":" in settings.server.host
+    else (f"{settings.server.host}:{settings.server.port}")
+)
+workers = settings.server.workers
+worker_class = "serving.worker.ServiceWorker"
+threads = settings.server.threads
+worker_connections = _connections(threads + IDLE_CONNECTIONS)
+# Longer than nginx keeps an idle connection to us (60 s), so that it is never we who close one it is about to use.
+keepalive = 75
+# Bounds only how long the worker's main thread may be stuck: it shows signs of life also while models load.
+timeout = 300
+# The drain itself ends what is left after DRAIN_SECONDS; then the answers to that still have to leave.
+graceful_timeout = math.ceil(settings.server.drain_seconds) + 5
+control_socket_disable = True
+logger_class = GunicornLogger
+loglevel = settings.logging.log_level.lower()
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def on_starting(server):
+    """Say what the reading of the settings found."""
+    for warning in settings.warnings:
+        logging.getLogger("config").warning("%s", warning)
+
+
+def post_fork(server, worker):
+    """Tell the worker what it cannot find out by itself: here the master's memory is still at hand."""
+    worker.predecessors = tuple(server.WORKERS)
+    worker.send_timeout = settings.server.send_timeout
+    worker.drain_seconds = settings.server.drain_seconds
+
+
+def post_worker_init(worker):
+    """Load the models, before or while serving; see `serving.startup`."""
+    if "WATCHDOG_USEC" in os.environ:
+        interval = int(os.environ["WATCHDOG_USEC"]) / 2e6
+        worker.beat = Watchdog(notify, interval, lambda: worker.models.restart_needed).beat
+    old_master = os.environ.get("GUNICORN_PID")
+    start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
+
+
+def worker_int(worker):
+    """Ctrl+C: stop at once."""
+    worker.models.stop(timeout=0.0)
+
+
+def worker_exit(server, worker):
+    """End the engine; a load that is under way cannot be interrupted, so the process leaves without it."""
+    if worker.pid != os.getpid():
+        return
+    worker.models.stop(timeout=0.0)
+    if worker.models.loading:
+        logging.shutdown()
+        os._exit(0)

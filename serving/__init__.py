@@ -1,0 +1,1 @@
+"""How the service lives under Gunicorn: connections, start, take-over, drain, and what systemd is told."""

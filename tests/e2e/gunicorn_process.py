@@ -1,0 +1,129 @@
+"""A real Gunicorn on a free port of loopback, with the service's own configuration file, for tests."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 30.0
+
+
+def free_port():
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(condition, patience=PATIENCE, every=0.02):
+    """Poll until the condition holds and return what it gave; fail after `patience` seconds."""
+    pause, end = threading.Event(), time.monotonic() + patience
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        pause.wait(every)
+    raise AssertionError(f"did not happen within {patience} s")
+
+
+class GunicornProcess:
+    """The tiny application under Gunicorn. `folder` is its remote control and holds its output."""
+
+    def __init__(self, folder, app="tests.e2e.tiny_app:app", **settings):
+        self.folder = folder
+        self.port = free_port()
+        self.output = folder / "output"
+        environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        environ |= {"TINY_FOLDER": str(folder), "PORT": str(self.port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "10"}
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", app],
+                cwd=ROOT,
+                env=environ | settings,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        for pid in {self.process.pid, *self.masters()}:
+            self._kill_tree(pid)
+        self.process.wait(PATIENCE)
+
+    def say(self, name, text=""):
+        """Give the application a file of its remote control."""
+        (self.folder / name).write_text(text)
+
+    def heard(self, name):
+        """Wait for a file the application makes."""
+        until((self.folder / name).exists)
+
+    def log(self):
+        """Return all that was printed so far."""
+        return self.output.read_text()
+
+    def get(self, path, method="GET", timeout=PATIENCE):
+        """Return status and JSON of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def state(self):
+        """Return the application's state, None while nobody answers."""
+        try:
+            return self.get("/state", timeout=2)[1]
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def answering(self):
+        """Wait until the application answers, and return its state."""
+        return until(self.state)
+
+    def ready(self):
+        """Wait until the models are ready, and return the application's state."""
+        return until(lambda: (state := self.state()) and state["ready"] and state)
+
+    def signal(self, number):
+        """Send a signal to the first master."""
+        self.process.send_signal(number)
+
+    def ended(self):
+        """Wait for the first master to end and return its status."""
+        return self.process.wait(PATIENCE)
+
+    def connect(self, request=b""):
+        """Return a raw connection on which `request` was sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        connection.sendall(request)
+        return connection
+
+    def masters(self):
+        """Return the process ids of the masters that say so in the log and still live."""
+        pids = [int(line.rsplit("(", 1)[1].rstrip(")")) for line in self.log().splitlines() if "Listening at" in line]
+        return [pid for pid in pids if _alive(pid)]
+
+    def _kill_tree(self, pid):
+        try:
+            os.kill(pid, signal.SIGQUIT)
+            until(lambda: not _alive(pid) or self.process.poll() is not None, patience=5)
+        except (ProcessLookupError, AssertionError):
+            pass
+
+
+def _alive(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

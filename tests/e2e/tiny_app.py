@@ -1,0 +1,111 @@
+"""A small application for a real Gunicorn: two models whose loading, and one route whose answer, wait for files.
+
+The folder in TINY_FOLDER is the remote control: a model loads when `load` appears there (and cannot when the file says
+`broken`), `POST /work` answers when `answer` appears.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+from flask import Flask, Response, request
+
+from config import settings_or_exit
+from engine.errors import NotReady, StartError
+from engine.types import BackendState, BackendStats, Progress, Status
+from models import ModelSet
+
+FOLDER = Path(os.environ["TINY_FOLDER"])
+PATIENCE = 60.0
+
+
+def wait_for_file(name, given_up=lambda: False):
+    """Poll for a file of the remote control and return its text; "" where it is given up."""
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if given_up() or (FOLDER / name).exists():
+            return (FOLDER / name).read_text() if (FOLDER / name).exists() else ""
+        pause.wait(0.02)
+    raise TimeoutError(name)
+
+
+class FileBackend:
+    """A backend whose requests are counted by hand and whose load waits for a file."""
+
+    def __init__(self):
+        self.status = Status.LOADING
+        self.running = 0
+        self.aborted = False
+        self.lock = threading.Lock()  # guards running
+
+    def __getattr__(self, name):
+        if name == "info":
+            return type("Info", (), {"served_id": "tiny"})
+        raise AttributeError(name)
+
+    def start(self):
+        if wait_for_file("load").startswith("broken"):
+            raise StartError("VIBE_MODEL_DIR=/models: the checkpoint is broken.")
+        self.status = Status.READY
+
+    def work(self):
+        with self.lock:
+            if self.status is not Status.READY:
+                raise NotReady("not ready", 1)
+            self.running += 1
+        (FOLDER / "working").touch()
+        try:
+            wait_for_file("answer", lambda: self.aborted)
+            return "aborted" if self.aborted else "done"
+        finally:
+            with self.lock:
+                self.running -= 1
+
+    def state(self):
+        return BackendState(self.status, progress=Progress("waiting"), restart_needed=(FOLDER / "dead").exists())
+
+    def stats(self):
+        return BackendStats(num_requests_running=self.running)
+
+    def drain(self):
+        self.status = Status.DRAINING
+
+    def stop(self, timeout):
+        self.aborted = True
+        (FOLDER / "stopped").touch()
+
+
+def create_app():
+    app = Flask(__name__)
+    models = app.extensions["models"] = ModelSet({"avibe": FileBackend(), "avision": FileBackend()})
+    app.extensions["settings"] = settings_or_exit()
+    if (FOLDER / "refuse").exists():
+        raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
+
+    @app.get("/state")
+    def state():
+        return {"pid": os.getpid(), "master": os.getppid(), "ready": models.ready, "port": settings_or_exit().server.port}
+
+    @app.post("/work")
+    def work():
+        request.get_data()
+        try:
+            return {"answer": models.get("avibe").work(), "pid": os.getpid()}
+        except NotReady:
+            return {"error": "not_ready"}, 503
+
+    @app.get("/flood")
+    def flood():
+        def pieces():
+            try:
+                while True:
+                    yield b"x" * 65536
+            finally:
+                (FOLDER / "flood-ended").touch()
+
+        return Response(pieces())
+
+    return app
+
+
+app = create_app()
