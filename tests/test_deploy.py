@@ -1,0 +1,471 @@
+"""What deploy.sh promises before it serves anything: the tools, the disk, the port, the packages, the settings file."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox import Sandbox
+
+TWO_GPUS = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-bbbb)'"
+STOP_AT_SETTINGS = {"DEVICE": "nonsense"}  # development runs up to the check of the settings, then ends
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+@pytest.fixture
+def ready_box(box: Sandbox) -> Sandbox:
+    """A machine where Python is there, and where the settings file asks for the second GPU."""
+    box.python()
+    (box.root / ".env.example").write_text("PORT=8085\nCUDA_VISIBLE_DEVICES=1\nLOG_LEVEL=INFO\n")
+    return box
+
+
+@pytest.fixture
+def package_index() -> Iterator[str]:
+    """A server that answers any path, as an index that can be reached does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/whl/cpu"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+def develop(box: Sandbox, **extra: str) -> subprocess.CompletedProcess[str]:
+    return box.run("development", **{"PORT": free_port(), **STOP_AT_SETTINGS, **extra})
+
+
+# --- commands ---
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
+def test_help_names_every_command(box: Sandbox, arguments: tuple[str, ...]) -> None:
+    """Without a command, or asked for help, it lists what it can do."""
+    done = box.run(*arguments)
+    assert done.returncode == 0
+    assert all(f"  {command} " in done.stdout for command in ("development", "test", "help"))
+
+
+def test_an_unknown_command_is_refused_by_name(box: Sandbox) -> None:
+    """A typing mistake gets the usage and an error that repeats it."""
+    done = box.run("developement")
+    assert done.returncode == 1
+    assert "There is no command 'developement'." in done.stderr
+
+
+def test_development_refuses_arguments(box: Sandbox) -> None:
+    """Nothing that was typed is ignored in silence."""
+    done = box.run("development", "--port=1")
+    assert done.returncode == 1
+    assert "'--port=1'" in done.stderr
+
+
+# --- Python ---
+
+
+def test_a_machine_without_python_is_told_which_package_brings_it(box: Sandbox) -> None:
+    """The remedy is a package that this system's apt really has."""
+    box.tool("apt-cache", '[ "$2" = python3.12-venv ]')
+    done = box.run("development")
+    assert done.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+    assert "sudo apt-get install python3.12-venv" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tool", "remedy"),
+    [("brew", "brew install python@3.13"), ("dnf", "sudo dnf install python3.13"), ("true", "package manager")],
+)
+def test_the_remedy_fits_the_system(box: Sandbox, tool: str, remedy: str) -> None:
+    """Homebrew, dnf and systems that are not known get words of their own."""
+    box.tool(tool, "exit 0")
+    assert remedy in box.run("development").stderr
+
+
+def test_a_shim_that_fails_is_passed_over(ready_box: Sandbox) -> None:
+    """A name on PATH that only prints an error is no Python."""
+    ready_box.tool("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    (ready_box.bin / "python3").rename(ready_box.bin / "python3.11")
+    done = develop(ready_box)
+    assert "Making a virtual environment" in done.stdout
+
+
+def test_an_unsupported_python_is_not_used(box: Sandbox) -> None:
+    """A Python that is too old or too new counts as none."""
+    box.tool("python3", "exit 1")
+    assert "none was found" in box.run("development").stderr
+
+
+def test_a_python_of_pyenv_is_found_without_a_shim(ready_box: Sandbox) -> None:
+    """pyenv keeps its Pythons where no PATH leads; they are looked up there."""
+    folder = ready_box.home / ".pyenv/versions/3.12.1/bin"
+    folder.mkdir(parents=True)
+    (ready_box.bin / "python3").rename(folder / "python")
+    assert "Making a virtual environment" in develop(ready_box).stdout
+
+
+def test_a_python_that_can_make_environments_is_preferred(ready_box: Sandbox) -> None:
+    """A newer Python without its venv module does not stand in the way of one that has it."""
+    ready_box.python("python3.13", cases='*"import venv, ensurepip"*) exit 1 ;;')
+    assert "Making a virtual environment" in develop(ready_box).stdout
+
+
+def test_a_missing_venv_module_is_named_with_its_package(box: Sandbox) -> None:
+    """Debian's Python comes without venv; the package that brings it is named by version."""
+    box.python(cases='*"import venv, ensurepip"*) exit 1 ;;')
+    done = box.run("development")
+    assert done.returncode == 1
+    assert "its venv module is not" in done.stderr
+    assert "sudo apt-get install python3." in done.stderr
+
+
+def test_the_python_asked_for_must_work(box: Sandbox) -> None:
+    """PYTHON is taken at its word, or refused."""
+    done = box.run("development", PYTHON="python9")
+    assert "PYTHON=python9 is not a working Python" in done.stderr
+
+
+def test_a_damaged_environment_is_made_anew(ready_box: Sandbox) -> None:
+    """A run that was cut off half-way leaves nothing that the next one stumbles over."""
+    (ready_box.root / ".venv/bin").mkdir(parents=True)
+    (ready_box.root / ".venv/bin/python").write_text("not a program")
+    done = develop(ready_box)
+    assert "making it anew" in done.stdout
+    assert (ready_box.root / ".venv/requirements.txt.installed").exists()
+
+
+# --- packages ---
+
+
+def test_packages_are_installed_once(ready_box: Sandbox) -> None:
+    """A second run asks pip for nothing."""
+    develop(ready_box)
+    asked = len(ready_box.calls())
+    done = develop(ready_box)
+    assert asked == 2  # install, check
+    assert len(ready_box.calls()) == asked
+    assert "The packages are up to date." in done.stdout
+
+
+def test_changed_requirements_are_installed_again(ready_box: Sandbox) -> None:
+    """An update of the checkout brings its packages with the next run."""
+    develop(ready_box)
+    with (ready_box.root / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    develop(ready_box)
+    assert len(ready_box.calls()) == 4
+
+
+def test_an_install_that_failed_is_tried_again(ready_box: Sandbox) -> None:
+    """A failure is said in a sentence, ends the run, and leaves no mark that the packages are there."""
+    ready_box.pip_answers("exit 1")
+    done = develop(ready_box)
+    assert done.returncode == 1
+    assert "could not be installed" in done.stderr
+    assert not (ready_box.root / ".venv/requirements.txt.installed").exists()
+
+
+def test_packages_that_do_not_fit_together_are_not_used(ready_box: Sandbox) -> None:
+    """What pip finds wrong with the whole ends the run too."""
+    ready_box.pip_answers('case "$*" in *"pip check"*) exit 1 ;; *) exit 0 ;; esac')
+    assert "do not fit together" in develop(ready_box).stderr
+
+
+def test_sizes_and_room_are_said_before_the_download(ready_box: Sandbox) -> None:
+    """The person knows what is coming, and where it goes, before pip begins."""
+    done = develop(ready_box)
+    assert "torch's CPU build: up to 260 MB to download, about 1250 MB on disk" in done.stdout
+    assert "MB are free here" in done.stdout
+
+
+def test_too_small_a_disk_stops_before_the_download(ready_box: Sandbox) -> None:
+    """What is needed and what is free stand in the error; pip is not asked."""
+    ready_box.tool("df", "echo header; echo /dev/x 1000000 900000 102400 90% /")
+    done = develop(ready_box)
+    assert done.returncode == 1
+    assert "1250 MB are needed, 100 MB are free" in done.stderr
+    assert ready_box.calls() == []
+
+
+def test_too_small_a_folder_for_downloads_is_named(ready_box: Sandbox, tmp_path: Path) -> None:
+    """pip unpacks in TMPDIR, which is often a small disk in memory."""
+    row = "echo header; echo /dev/x 1 1 {} 90% /"
+    ready_box.tool("df", f'if [ "$2" = . ]; then {row.format(9999999)}; else {row.format(1024)}; fi')
+    assert f"downloads in {tmp_path}" in develop(ready_box, TMPDIR=str(tmp_path)).stderr
+
+
+def test_torch_comes_from_the_index_that_answers(ready_box: Sandbox, package_index: str) -> None:
+    """The CPU build has an index of its own; only torch is taken from it."""
+    develop(ready_box, TORCH_INDEX_URL=package_index)
+    first, *others = ready_box.calls()
+    assert f"--no-deps --index-url {package_index} torch==" in first
+    assert not any("--index-url" in call for call in others)
+
+
+def test_an_index_that_cannot_be_reached_is_replaced_aloud(ready_box: Sandbox) -> None:
+    """Without a way to PyTorch's index, pip's own configuration is taken, and that is said."""
+    done = develop(ready_box)
+    assert "cannot be reached; taking torch from pip's own configuration" in done.stderr
+    assert not any("--index-url" in call for call in ready_box.calls())
+
+
+def test_an_index_without_this_torch_is_replaced_aloud(ready_box: Sandbox, package_index: str) -> None:
+    """An index that answers and does not have the version is no dead end."""
+    ready_box.pip_answers('case "$*" in *--index-url*) exit 1 ;; *) exit 0 ;; esac')
+    done = develop(ready_box, TORCH_INDEX_URL=package_index)
+    assert "did not give torch==" in done.stdout
+    assert "install --disable-pip-version-check --requirement requirements.txt" in ready_box.calls()[1]
+
+
+def test_a_gpu_that_came_later_brings_its_build_of_torch(ready_box: Sandbox) -> None:
+    """The same version number stands on both builds; the CPU's is removed where a GPU is."""
+    develop(ready_box)
+    ready_box.tool("nvidia-smi", TWO_GPUS)
+    done = develop(ready_box, TORCH_INDEX_URL="")
+    assert any("uninstall --yes --quiet torch" in call for call in ready_box.calls())
+    assert not any("--index-url" in call for call in ready_box.calls())
+    assert "cannot be reached" not in done.stderr
+
+
+# --- the settings file ---
+
+
+def test_the_settings_file_is_made_from_the_example(ready_box: Sandbox) -> None:
+    """Where the second GPU exists, the example is copied whole."""
+    ready_box.tool("nvidia-smi", TWO_GPUS)
+    develop(ready_box)
+    assert (ready_box.root / ".env").read_text() == (ready_box.root / ".env.example").read_text()
+
+
+@pytest.mark.parametrize("gpus", ["exit 9", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"])
+def test_the_settings_file_leaves_out_a_gpu_that_is_not_there(ready_box: Sandbox, gpus: str) -> None:
+    """A laptop, or a server with one GPU, starts with the settings that were written for it."""
+    ready_box.tool("nvidia-smi", gpus)
+    done = develop(ready_box)
+    assert (ready_box.root / ".env").read_text() == "PORT=8085\nLOG_LEVEL=INFO\n"
+    assert "without CUDA_VISIBLE_DEVICES=1" in done.stdout
+
+
+def test_a_gpu_may_be_named_by_its_uuid(ready_box: Sandbox) -> None:
+    """The example may name a GPU as nvidia-smi does."""
+    ready_box.tool("nvidia-smi", TWO_GPUS)
+    (ready_box.root / ".env.example").write_text("CUDA_VISIBLE_DEVICES=GPU-bbbb\n")
+    develop(ready_box)
+    assert "GPU-bbbb" in (ready_box.root / ".env").read_text()
+
+
+def test_a_settings_file_that_is_there_stays_as_it_is(ready_box: Sandbox) -> None:
+    """The operator's file is never written."""
+    (ready_box.root / ".env").write_text("LOG_LEVEL=DEBUG\n")
+    develop(ready_box)
+    assert (ready_box.root / ".env").read_text() == "LOG_LEVEL=DEBUG\n"
+
+
+def test_mistakes_in_the_settings_are_all_shown(ready_box: Sandbox) -> None:
+    """The run ends before Gunicorn starts, with every mistake and where to mend them."""
+    done = develop(ready_box, TEMPERATURE="hot")
+    assert done.returncode == 1
+    assert "DEVICE=" in done.stderr
+    assert "TEMPERATURE=" in done.stderr
+    assert "must be mended first" in done.stderr
+
+
+# --- the port ---
+
+
+def test_a_taken_port_names_the_process_and_the_remedy(ready_box: Sandbox, taken_port: int) -> None:
+    """Nothing is installed for a server that could not start."""
+    done = ready_box.run("development", PORT=str(taken_port))
+    assert done.returncode == 1
+    assert f"Port {taken_port} is held by " in done.stderr
+    assert f"(process {os.getpid()})" in done.stderr
+    assert "PORT=" in done.stderr
+    assert not (ready_box.root / ".venv").exists()
+
+
+def test_the_port_of_the_settings_file_counts(ready_box: Sandbox, taken_port: int) -> None:
+    """The address is looked up where the service will: the environment, then the settings file."""
+    (ready_box.root / ".env").write_text(f"PORT={taken_port}\n")
+    assert f"Port {taken_port} is held by" in ready_box.run("development").stderr
+
+
+# --- system packages ---
+
+
+@pytest.fixture
+def apt_box(ready_box: Sandbox, tmp_path: Path) -> Sandbox:
+    """A Debian as root, where apt notes what it is asked and whether services may start meanwhile."""
+    ready_box.tool("id", "echo 0")
+    ready_box.tool(
+        "apt-get",
+        'case "$*" in *--assume-no*) echo "Need to get 105 MB of archives."; exit 1 ;; esac\n'
+        f'echo "apt-get $* policy=$(sh "{tmp_path}/policy-rc.d"; echo $?)" >>"{ready_box.log}"',
+    )
+    return ready_box
+
+
+def run_tests(box: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return box.run("test", *arguments, POLICY_RC_D=str(box.log.parent / "policy-rc.d"))
+
+
+def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
+    """Run `deploy.sh test` at a terminal and type the answer; return what the screen showed."""
+    main, terminal = pty.openpty()
+    environ = box.environ(POLICY_RC_D=str(box.log.parent / "policy-rc.d"))
+    command = ["bash", str(box.root / "deploy.sh"), "test", *arguments]
+    with subprocess.Popen(command, env=environ, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        os.write(main, answer)
+        screen = b"".join(iter(lambda: read_terminal(main), b""))
+        process.wait(60)
+    os.close(main)
+    return screen.decode()
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Return what the terminal shows next; nothing once its other end is closed, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def test_other_systems_get_the_whole_list_and_nothing_runs(ready_box: Sandbox) -> None:
+    """Without apt every missing program is named at once, before anything is made or run."""
+    done = run_tests(ready_box)
+    assert done.returncode == 1
+    assert "chromium redis-server" in done.stderr
+    assert not (ready_box.root / ".venv").exists()
+
+
+def test_missing_system_packages_are_listed_with_their_size_and_installed(apt_box: Sandbox) -> None:
+    """Only what is missing is installed, without recommendations, and no service of theirs may start."""
+    done = run_tests(apt_box, "--yes")
+    (install,) = [call for call in apt_box.calls() if call.startswith("apt-get")]
+    assert "Need to get 105 MB" in done.stdout
+    assert "install --yes --no-install-recommends chromium redis-server" in install
+    assert install.endswith("policy=101")
+
+
+def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -> None:
+    """What the system said about starting services before, it says again, whether apt worked or not."""
+    (tmp_path / "policy-rc.d").write_text("#!/bin/sh\nexit 42\n")
+    apt_box.tool("apt-get", 'case "$*" in *--assume-no*) echo "Need to get 1 MB"; exit 1 ;; *) exit 100 ;; esac')
+    done = run_tests(apt_box, "--yes")
+    assert done.returncode == 1
+    assert "apt could not install them" in done.stderr
+    assert (tmp_path / "policy-rc.d").read_text() == "#!/bin/sh\nexit 42\n"
+    assert sorted(path.name for path in tmp_path.glob("policy-rc.d*")) == ["policy-rc.d"]
+
+
+def test_services_are_not_left_for_the_next_boot(apt_box: Sandbox) -> None:
+    """With systemd, what was installed for tests is disabled too."""
+    apt_box.tool("systemctl", f'echo "systemctl $*" >>"{apt_box.log}"')
+    run_tests(apt_box, "--yes")
+    assert "systemctl disable redis-server" in apt_box.calls()
+
+
+def test_stale_package_lists_are_renewed(apt_box: Sandbox) -> None:
+    """A fresh image has no lists; they are fetched, then the sizes are asked again."""
+    apt_box.tool(
+        "apt-get",
+        f'case "$*" in update*) touch "{apt_box.root}/lists" ;;\n'
+        f'*--assume-no*) [ -e "{apt_box.root}/lists" ] && echo "Need to get 7 MB"; exit 1 ;; esac',
+    )
+    apt_box.tool("touch", ': >"$1"')
+    assert "Need to get 7 MB" in run_tests(apt_box, "--yes").stdout
+
+
+def test_without_a_terminal_there_is_no_question(apt_box: Sandbox) -> None:
+    """A script that asks for the tests gets them."""
+    assert run_tests(apt_box).returncode == 0
+    assert any(call.startswith("apt-get install") for call in apt_box.calls())
+
+
+def test_at_a_terminal_a_no_installs_nothing(apt_box: Sandbox) -> None:
+    """The person decides; a no ends the run and says what the tests lack."""
+    screen = at_terminal(apt_box, answer=b"n\n")
+    assert "Install them with apt?" in screen
+    assert "Nothing was installed" in screen
+    assert apt_box.calls() == []
+
+
+def test_at_a_terminal_a_yes_installs(apt_box: Sandbox) -> None:
+    """Enter is enough."""
+    assert "The tests run now" in at_terminal(apt_box, answer=b"\n")
+
+
+def test_yes_skips_the_question(apt_box: Sandbox) -> None:
+    """--yes answers beforehand."""
+    assert "Install them with apt?" not in at_terminal(apt_box, "--yes", answer=b"")
+
+
+def test_without_root_and_sudo_the_command_is_given(apt_box: Sandbox) -> None:
+    """Somebody who may not install is told what to have installed."""
+    apt_box.tool("id", "echo 1000")
+    done = run_tests(apt_box, "--yes")
+    assert done.returncode == 1
+    assert "Run as root: apt-get install --no-install-recommends chromium" in done.stderr
+
+
+def test_sudo_is_used_without_root(apt_box: Sandbox) -> None:
+    """Away from a terminal sudo is told not to ask for a password, so that the run never hangs."""
+    apt_box.tool("id", "echo 1000")
+    apt_box.tool("sudo", f'echo "sudo $*" >>"{apt_box.log}"; shift; exec "$@"')
+    assert run_tests(apt_box, "--yes").returncode == 0
+    assert any(call.startswith("sudo -n env") and " apt-get install " in call for call in apt_box.calls())
+
+
+# --- the tests themselves ---
+
+
+def test_the_tests_run_with_coverage(apt_box: Sandbox) -> None:
+    """The whole suite is measured."""
+    run_tests(apt_box)
+    assert "-m pytest" in apt_box.calls()[-1]
+    assert "--cov" in apt_box.calls()[-1]
+
+
+def test_arguments_go_to_pytest(apt_box: Sandbox) -> None:
+    """A part of the suite can be asked for, and its coverage says nothing."""
+    run_tests(apt_box, "--yes", "-k", "limits")
+    assert apt_box.calls()[-1] == "-m pytest -k limits"
+
+
+def test_the_exit_status_is_that_of_pytest(apt_box: Sandbox) -> None:
+    """Whoever runs the tests learns how they went."""
+    apt_box.pip_answers('case "$*" in *pytest*) exit 3 ;; *) exit 0 ;; esac')
+    assert run_tests(apt_box).returncode == 3
