@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import quote
 
-from flask import Flask, Response, g, jsonify, make_response, request
+from flask import Flask, Response, current_app, g, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
@@ -100,7 +100,7 @@ def _begin() -> None:
 
 
 def _warn_of_ignored_proxy() -> None:
-    extensions = parts.current_app.extensions
+    extensions = current_app.extensions
     if extensions["forwarded_warning_due"] and caller.is_forwarded(request):
         extensions["forwarded_warning_due"] = False
         log.warning(

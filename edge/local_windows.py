@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from limits.storage import MovingWindowSupport, Storage
 
@@ -102,8 +101,14 @@ class LocalWindows(Storage, MovingWindowSupport):
         with self._lock:
             self._windows.pop(key, None)
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> Any:
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Refuse: fixed windows are not kept here."""
         raise NotImplementedError
 
-    get = get_expiry = incr
+    def get(self, key: str) -> int:
+        """Refuse likewise."""
+        raise NotImplementedError
+
+    def get_expiry(self, key: str) -> float:
+        """Refuse likewise."""
+        raise NotImplementedError

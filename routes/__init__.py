@@ -1,1 +1,1 @@
-"""The routes: pages for people, JSON for programs. They parse and answer; whatever generates stands behind `Backend`."""
+"""The routes: pages for people, JSON for programs. They parse and answer; a `Backend` generates."""

@@ -89,7 +89,7 @@ def _state() -> dict[str, Any]:
     infos = [backend.info for _, backend in parts.models()]
     return {
         "status": status.value,
-        "loading": {n: s for n, s in states.items()} if status is Status.LOADING else {},
+        "loading": states if status is Status.LOADING else {},
         "demos": [info.served_id for info in infos if info.demo],
         "megabyte": MEGABYTE,
     }

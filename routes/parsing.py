@@ -92,7 +92,12 @@ class _StrictParts(MultiPartParser):
         return "iso-8859-1"
 
 
-def _in_memory(**_: object) -> IO[bytes]:
+def _in_memory(
+    total_content_length: int | None,
+    content_type: str | None,
+    filename: str | None,
+    content_length: int | None = None,
+) -> IO[bytes]:
     return BytesIO()
 
 

@@ -1,4 +1,4 @@
-"""A small copy of a picture, to be shown inside a page: made of decoded pixels alone, so nothing of the file remains."""
+"""A small copy of a picture, to be shown inside a page: made of its pixels alone, so nothing of the file remains."""
 
 from __future__ import annotations
 
