@@ -37,7 +37,15 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-MARKER_TOKENS = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<tool_response>", "</tool_response>", "<think>", "</think>")
+MARKER_TOKENS = (
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)
 
 CHAT_TEMPLATE = """
 {%- macro show(content) -%}
@@ -49,7 +57,9 @@ CHAT_TEMPLATE = """
     {%- endif -%}
 {%- endmacro -%}
 {%- if tools -%}
-    {{ '<|im_start|>system\\nTools:' }}{%- for tool in tools -%}{{ '\\n' + (tool | tojson) }}{%- endfor -%}{{ '<|im_end|>\\n' }}
+    {{ '<|im_start|>system\\nTools:' }}
+    {%- for tool in tools -%}{{ '\\n' + (tool | tojson) }}{%- endfor -%}
+    {{ '<|im_end|>\\n' }}
 {%- endif -%}
 {%- for message in messages -%}
     {%- if message.role == 'system' and not loop.first -%}{{ raise_exception('system comes first') }}{%- endif -%}
@@ -136,7 +146,9 @@ def write_tokenizer(folder: Path, extra_tokens: tuple[str, ...] = (), processor_
         "errors": "replace",
         "split_special_tokens": False,
     }
-    _write_json(folder / "tokenizer_config.json", config | ({"processor_class": processor_class} if processor_class else {}))
+    if processor_class:
+        config["processor_class"] = processor_class
+    _write_json(folder / "tokenizer_config.json", config)
     return tokenizer
 
 
@@ -169,9 +181,11 @@ def write_vision_checkpoint(
     max_pixels: int = 28 * 28 * 16,
     **changes: Any,
 ) -> Path:
-    """Write a random Qwen2.5-VL checkpoint (two layers, hidden 64, a tower of two); `changes` go into its configuration."""
+    """Write a random Qwen2.5-VL checkpoint (two layers, hidden 64, a tower of two); `changes` go into the text part."""
     tokenizer = write_tokenizer(folder, extra_tokens, processor_class="Qwen2_5_VLProcessor")
-    ids = {name: tokenizer.token_to_id(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    ids = {
+        name: tokenizer.token_to_id(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     vision = {
         "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64,
@@ -239,6 +253,21 @@ def _language(tokenizer: Tokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _as_published(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration spelled as the published checkpoints spell it, older than this library writes it."""
+    text = config.pop("text_config", {})
+    flat = {**text, **config, "torch_dtype": config["dtype"], "transformers_version": "4.51.0"}
+    rope = flat.pop("rope_parameters")
+    flat["rope_theta"] = rope["rope_theta"]
+    sections = rope.get("mrope_section")
+    flat["rope_scaling"] = {"type": "mrope", "mrope_section": sections} if sections else None
+    for name in ("dtype", "layer_types", "pad_token_id"):
+        flat.pop(name, None)
+    if "vision_config" in flat:
+        flat["vision_config"].pop("rope_parameters", None)
+    return flat
+
+
 def _picture_processor(max_pixels: int) -> dict[str, Any]:
     return {
         "min_pixels": 28 * 28 * 4,
@@ -255,6 +284,8 @@ def _picture_processor(max_pixels: int) -> dict[str, Any]:
 
 def _save(model: PreTrainedModel, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype, shard_size: int) -> None:
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _write_json(folder / "config.json", _as_published(config))
     eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     defaults = {"do_sample": True, "eos_token_id": eos, "pad_token_id": eos[1], "bos_token_id": eos[1]}
     _write_json(folder / "generation_config.json", defaults | {"temperature": 0.7, "top_p": 0.8, "top_k": 20})
