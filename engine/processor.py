@@ -84,7 +84,8 @@ class _PicturesOnly(Qwen2_5_VLProcessor):
     def __init__(
         self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any
     ) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
+        ordinary: Any = super()
+        ordinary.__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
