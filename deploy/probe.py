@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ ANSWER_TIMEOUT = 2.0  # seconds for a server on this machine
 REACH_TIMEOUT = 5.0  # seconds for one on the internet
 POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
+GIB = 1024**3
 OUR_NAME = "Avito AI API"
 
 
@@ -40,13 +42,16 @@ def describe_port(host: str, port: str, root: str) -> str:
     if not port.isdigit() or int(port) > 65535:
         return "free"
     reason = bind_error(host, int(port))
-    if reason is None:
-        return "free"
+    return "free" if reason is None else describe_refusal(reason, host, port, root)
+
+
+def describe_refusal(reason: int, host: str, port: str, root: str) -> str:
+    """Return `ours URL` or `taken SENTENCE` for an address that could not be bound; reason: an errno."""
     if reason == errno.EACCES:
         return f"taken Port {port} needs root. Choose another: PORT=8085 ./deploy.sh development"
     if reason != errno.EADDRINUSE:
         return f"taken HOST={host} is no address of this machine: {os.strerror(reason)}."
-    return describe_holder(host, port, root)
+    return describe_taken(address(host, port), port, find_holder(int(port)), root)
 
 
 def bind_error(host: str, port: int) -> int | None:
@@ -57,20 +62,17 @@ def bind_error(host: str, port: int) -> int | None:
         try:
             trial.bind((host, port))
             trial.listen(1)
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             return errno.EADDRNOTAVAIL
         except OSError as error:
             return error.errno
     return None
 
 
-def describe_holder(host: str, port: str, root: str) -> str:
+def describe_taken(url: str, port: str, holder: Holder | None, root: str) -> str:
     """Return `ours URL` where the service of `root` answers there, else `taken` with who has the port."""
-    url = address(host, port)
-    holder = find_holder(int(port))
     answers = fetch_json(f"{url}/api/health/live")[1].get("status") == "alive"
-    here = holder is not None and os.path.realpath(holder.folder) == os.path.realpath(root)
-    if answers and here:
+    if answers and holder and os.path.realpath(holder.folder) == os.path.realpath(root):
         return f"ours {url}"
     who = f"{holder.name} (process {holder.pid})" if holder else "a process of another user"
     if answers:
@@ -90,9 +92,9 @@ def address(host: str, port: str) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def find_holder(port: int) -> Holder | None:
+def find_holder(port: int, proc: Path = Path("/proc")) -> Holder | None:
     """Return the process that listens on a TCP port; None where it cannot be seen (another user's)."""
-    if Path("/proc/net/tcp").exists():
+    if (proc / "net/tcp").exists():
         return holder_from_proc(port)
     return holder_from_lsof(port) if shutil.which("lsof") else None
 
@@ -164,25 +166,31 @@ def reachable(url: str) -> bool:
         return False
 
 
-def announce(pid: int, host: str, port: str) -> None:
+def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = time.sleep) -> None:
     """Print what the service on the address says of its load, until it is ready or its process has ended."""
     url = address(host, port)
-    said, said_at = "", 0.0
+    said, wait = "", 0.0
     while alive(pid):
         status, body = fetch_json(f"{url}/api/health/ready")
         if status == 200:
             print(f"==> Ready at {url} (Ctrl+C stops it)", flush=True)
             return
         progress = describe_progress(body)
-        if progress not in ("", said) and time.monotonic() - said_at >= PROGRESS_SECONDS:
+        if progress not in ("", said) and wait <= 0:
             print(f"==> {progress}", flush=True)
-            said, said_at = progress, time.monotonic()
-        time.sleep(POLL_SECONDS)
+            said, wait = progress, PROGRESS_SECONDS
+        pause(POLL_SECONDS)
+        wait -= POLL_SECONDS
 
 
 def describe_progress(body: dict[str, Any]) -> str:
-    """Return the state that readiness reports as one line; empty where nothing answers yet."""
-    return f"Not ready yet: {body['status']}" if "status" in body else ""
+    """Return the load that readiness reports as one line; empty where nothing is said of it."""
+    progress = body.get("progress")
+    if not isinstance(progress, dict) or "stage" not in progress:
+        return ""
+    loaded, total = progress.get("loaded_bytes", 0), progress.get("total_bytes", 0)
+    share = f", {loaded / GIB:.2f} of {total / GIB:.2f} GiB" if total else ""
+    return f"Loading: {progress['stage']}{share}"
 
 
 def alive(pid: int) -> bool:

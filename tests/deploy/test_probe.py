@@ -1,0 +1,246 @@
+"""What deploy.sh is told about addresses, downloads and the load, by the standard library alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy import probe
+
+Answers = dict[str, list[tuple[int, bytes]]]
+
+LOADING = {"status": "loading", "progress": {"stage": "reading avibe", "loaded_bytes": 2**30, "total_bytes": 2**31}}
+
+
+@contextmanager
+def serving(answers: Answers) -> Iterator[int]:
+    """Serve each path's answers in turn, the last one again and again; yield the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            waiting = answers.get(self.path, [(404, b"nothing")])
+            status, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+ALIVE: Answers = {"/api/health/live": [(200, body(status="alive"))]}
+
+
+@pytest.fixture
+def lsof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a script stand for lsof on the PATH."""
+
+    def install(script: str) -> None:
+        (tmp_path / "lsof").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "lsof").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return install
+
+
+# --- the port ---
+
+
+def test_a_free_port_is_free() -> None:
+    """An address that can be bound is said to be free."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert probe.describe_port("127.0.0.1", str(port), "/") == "free"
+
+
+@pytest.mark.parametrize("port", ["", "http", "70000", "-1"])
+def test_a_port_that_is_none_is_left_to_the_settings(port: str) -> None:
+    """The settings' own check has the better words for it."""
+    assert probe.describe_port("127.0.0.1", port, "/") == "free"
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid", "bad..name"])
+def test_an_address_of_another_machine_is_refused_with_its_name(host: str) -> None:
+    """HOST must be an address of this machine."""
+    assert probe.describe_port(host, "8085", "/").startswith(f"taken HOST={host} is no address of this machine")
+
+
+def test_a_port_for_root_alone_is_refused_with_a_way_out() -> None:
+    """Low ports are not for everybody; another one is offered."""
+    assert "needs root" in probe.describe_refusal(errno.EACCES, "127.0.0.1", "80", "/")
+
+
+def test_the_service_of_this_folder_is_recognized() -> None:
+    """A second run finds the first one, and says its address."""
+    with serving(ALIVE) as port:
+        assert probe.describe_port("127.0.0.1", str(port), os.getcwd()) == f"ours http://127.0.0.1:{port}"
+
+
+def test_the_service_of_another_folder_is_another_copy(tmp_path: Path) -> None:
+    """A second checkout is not mistaken for this one."""
+    with serving(ALIVE) as port:
+        answer = probe.describe_port("127.0.0.1", str(port), str(tmp_path))
+    assert answer.startswith(f"taken Port {port} is held by another copy of Avito AI API")
+    assert f"(process {os.getpid()}) in {os.getcwd()}" in answer
+
+
+def test_another_program_in_this_folder_is_not_the_service() -> None:
+    """What does not answer as the service does is named as what it is."""
+    with serving({}) as port:
+        answer = probe.describe_port("127.0.0.1", str(port), os.getcwd())
+    assert f"(process {os.getpid()})" in answer
+    assert "another copy" not in answer
+
+
+def test_another_port_is_offered_that_is_free() -> None:
+    """The way out that is named works."""
+    with serving({}) as port:
+        offered = probe.describe_port("127.0.0.1", str(port), "/").partition("PORT=")[2].split()[0]
+        assert probe.bind_error("127.0.0.1", int(offered)) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8085"),
+        ("::", "http://127.0.0.1:8085"),
+        ("::1", "http://[::1]:8085"),
+        ("localhost", "http://localhost:8085"),
+    ],
+)
+def test_the_address_is_one_that_a_browser_opens(host: str, url: str) -> None:
+    """Wildcards become loopback, IPv6 gets its brackets."""
+    assert probe.address(host, "8085") == url
+
+
+def test_ipv6_addresses_are_checked_as_such() -> None:
+    """A host with colons is bound as IPv6, on a machine without it the reason is an address error."""
+    assert probe.bind_error("::1", 0) in (None, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def test_a_listener_that_is_gone_has_no_holder() -> None:
+    """Nothing is made up for a port that nobody has."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert probe.holder_from_proc(port) is None
+
+
+def test_a_holder_that_cannot_be_seen_is_another_user(tmp_path: Path) -> None:
+    """Without a process to name, that much is still said."""
+    assert "a process of another user" in probe.describe_taken("http://127.0.0.1:9", "9", None, "/")
+
+
+def test_macos_is_asked_through_lsof(lsof: Callable[[str], None]) -> None:
+    """Where there is no /proc, lsof names process, program and folder."""
+    lsof('case "$*" in *cwd*) printf "p71\\nfcwd\\nn/Users/me/app\\n" ;; *) printf "p71\\ncPython\\nf5\\n" ;; esac')
+    assert probe.find_holder(8085, proc=Path("/no/proc")) == probe.Holder(71, "Python", "/Users/me/app")
+
+
+def test_lsof_that_sees_nothing_names_nobody(lsof: Callable[[str], None]) -> None:
+    """Another user's process stays unseen."""
+    lsof("exit 1")
+    assert probe.find_holder(8085, proc=Path("/no/proc")) is None
+
+
+def test_without_proc_and_lsof_nobody_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that offers neither way is no error."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert probe.find_holder(8085, proc=Path("/no/proc")) is None
+
+
+# --- what answers ---
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[1]"])
+def test_an_answer_that_is_no_json_object_counts_as_none(answer: bytes) -> None:
+    """Another program's answer cannot confuse the script."""
+    with serving({"/x": [(200, answer)]}) as port:
+        assert probe.fetch_json(f"http://127.0.0.1:{port}/x") == (0, {})
+
+
+def test_an_index_that_answers_is_reachable() -> None:
+    """A package index counts as reachable when it answers, and not when it does not or refuses."""
+    with serving({"/torch/": [(200, b"")]}) as port:
+        assert probe.main(["reachable", f"http://127.0.0.1:{port}/torch/"]) == 0
+        assert probe.main(["reachable", f"http://127.0.0.1:{port}/nothing/"]) == 1
+    assert probe.main(["reachable", f"http://127.0.0.1:{port}/torch/"]) == 1
+    assert probe.main(["reachable", "no address"]) == 1
+
+
+# --- the load ---
+
+
+def test_the_address_is_printed_when_the_models_are_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    """Progress is told while it lasts, each line once in a while, and the address when it is over."""
+    pauses: list[float] = []
+    later = LOADING | {"progress": {"stage": "warming avibe"}}
+    answers = [(503, body(**LOADING))] * 3 + [(503, body(**later))] * 25 + [(200, body(status="ready"))]
+    with serving({"/api/health/ready": answers}) as port:
+        probe.announce(os.getpid(), "127.0.0.1", str(port), pauses.append)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "==> Loading: reading avibe, 1.00 of 2.00 GiB",
+        "==> Loading: warming avibe",
+        f"==> Ready at http://127.0.0.1:{port} (Ctrl+C stops it)",
+    ]
+    assert len(pauses) == 28
+
+
+def test_a_service_that_ended_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """The companion never outlives the service, and says nothing of one that failed: that was logged."""
+    gone = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+    os.waitpid(gone, 0)
+    probe.announce(gone, "127.0.0.1", "9")
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_said_while_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that has not opened its port yet is no progress."""
+    assert probe.describe_progress({}) == ""
+    assert probe.describe_progress({"progress": "soon"}) == ""
+
+
+# --- the command ---
+
+
+def test_the_port_question_prints_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """deploy.sh reads one line."""
+    assert probe.main(["port", "127.0.0.1", "none", "/"]) == 0
+    assert capsys.readouterr().out == "free\n"
+
+
+def test_the_announcement_is_a_question_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """deploy.sh starts the companion by its process id."""
+    with serving({"/api/health/ready": [(200, body(status="ready"))]}) as port:
+        assert probe.main(["announce", str(os.getpid()), "127.0.0.1", str(port)]) == 0
+    assert "==> Ready at" in capsys.readouterr().out
+
+
+def test_an_unknown_question_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in the script does not pass as an answer."""
+    assert probe.main(["what"]) == 2
+    assert "probe.py port HOST PORT ROOT" in capsys.readouterr().err
