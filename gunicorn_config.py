@@ -81,6 +81,16 @@ def on_starting(server):
         logging.getLogger("config").warning("%s", warning)
 
 
+def pre_exec(server):
+    """Make a new master of `python -m gunicorn` start the same way.
+
+    As a script, `gunicorn/__main__.py` would put its own folder first in the path, where `http` is not Python's.
+    """
+    arguments = server.START_CTX["args"]
+    if os.path.basename(arguments[1]) == "__main__.py":
+        arguments[1:2] = ["-m", "gunicorn"]
+
+
 def post_fork(server, worker):
     """Tell the worker what it cannot find out by itself: here the master's memory is still at hand."""
     worker.predecessors = tuple(server.WORKERS)

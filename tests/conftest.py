@@ -1,5 +1,62 @@
-"""What holds for every test: no test, and no process a test starts, reads the operator's `.env`."""
+"""What holds for every test: no test, and no process a test starts, reads the operator's `.env`.
+
+Fixtures: `app` and `client` over two scripted models (`avibe`, `avision`); `settings` may be replaced by a module.
+"""
 
 import os
 
 os.environ["ENV_FILE"] = os.devnull
+
+import pytest
+
+from app_production import create_app
+from config import load_settings
+from tests.fakes import FakeMachine, scripted_models
+
+
+@pytest.fixture()
+def environ():
+    """The variables that `settings` are made from; limits off, so that only their own tests meet them."""
+    return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+
+
+@pytest.fixture()
+def settings(environ):
+    """Settings of a development service, from `environ` alone."""
+    return load_settings(environ, None)
+
+
+@pytest.fixture()
+def models():
+    """Both models, scripted and ready."""
+    return scripted_models()
+
+
+@pytest.fixture()
+def avibe(models):
+    """The scripted text model."""
+    return models.get("avibe")
+
+
+@pytest.fixture()
+def avision(models):
+    """The scripted picture model."""
+    return models.get("avision")
+
+
+@pytest.fixture()
+def machine():
+    """A machine without a GPU."""
+    return FakeMachine()
+
+
+@pytest.fixture()
+def app(settings, models, machine):
+    """The application over the scripted models."""
+    return create_app(settings, models, machine)
+
+
+@pytest.fixture()
+def client(app):
+    """A client that needs no socket."""
+    return app.test_client()

@@ -99,6 +99,10 @@ class GunicornProcess:
         """Send a signal to the first master."""
         self.process.send_signal(number)
 
+    def send(self, pid, number):
+        """Send a signal to a process of this service."""
+        os.kill(pid, number)
+
     def ended(self):
         """Wait for the first master to end and return its status."""
         return self.process.wait(PATIENCE)

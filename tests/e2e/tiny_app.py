@@ -84,7 +84,12 @@ def create_app():
 
     @app.get("/state")
     def state():
-        return {"pid": os.getpid(), "master": os.getppid(), "ready": models.ready, "port": settings_or_exit().server.port}
+        return {
+            "pid": os.getpid(),
+            "master": os.getppid(),
+            "ready": models.ready,
+            "port": settings_or_exit().server.port,
+        }
 
     @app.post("/work")
     def work():

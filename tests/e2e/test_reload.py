@@ -1,0 +1,132 @@
+"""How a real Gunicorn reloads: SIGUSR2 hands over when the new models are ready, SIGHUP lets requests wait."""
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.e2e.gunicorn_process import until
+
+
+@pytest.fixture
+def server(gunicorn, tmp_path):
+    """A service that is ready and reads a settings file that the test can change."""
+    (tmp_path / "settings.env").write_text("")
+    server = gunicorn(ENV_FILE=str(tmp_path / "settings.env"))
+    server.say("load")
+    server.ready()
+    return server
+
+
+class Visitor:
+    """Asks for the state again and again in a thread, and keeps what went wrong."""
+
+    def __init__(self, server):
+        self.server = server
+        self.failures = []
+        self.answers = []
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._visit)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._enough.set()
+        self._thread.join()
+
+    def _visit(self):
+        while not self._enough.is_set():
+            try:
+                self.answers.append(self.server.get("/state")[1])
+            except OSError as error:
+                self.failures.append(error)
+
+
+def test_take_over_loses_no_request(server):
+    """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; nobody is refused."""
+    old = server.state()
+    with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGUSR2)
+        new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
+        server.say("answer")
+        assert admitted.result()[1] == {"answer": "done", "pid": old["pid"]}
+        assert server.ended() == 0
+    assert visitor.failures == []
+    assert all(answer["ready"] for answer in visitor.answers)
+    assert new["master"] != old["master"]
+    until(lambda: server.masters() == [new["master"]])
+
+
+def test_release_that_cannot_load_leaves_the_old_one_serving(server):
+    """SIGUSR2 into a broken release: the old master never stops serving, the new one ends by itself."""
+    old = server.state()
+    server.say("load", "broken")
+    with Visitor(server) as visitor:
+        server.signal(signal.SIGUSR2)
+        until(lambda: "The service cannot start" in server.log())
+        until(lambda: server.masters() == [old["master"]])
+    assert visitor.failures == []
+    assert {answer["pid"] for answer in visitor.answers} == {old["pid"]}
+
+
+def test_two_take_overs_in_a_row(server):
+    """A service that took over can be taken over."""
+    first = server.state()["master"]
+    server.signal(signal.SIGUSR2)
+    second = until(lambda: (state := server.state()) and state["master"] != first and state["master"])
+    assert server.ended() == 0
+    until(lambda: "has been promoted" in server.log())
+    server.send(second, signal.SIGUSR2)
+    third = until(lambda: (state := server.state()) and state["master"] not in (first, second) and state["master"])
+    until(lambda: server.masters() == [third])
+
+
+def test_new_master_stopped_before_it_is_ready_leaves_the_old_one(server):
+    """A take-over called off while it loads costs nothing."""
+    old = server.state()
+    (server.folder / "load").unlink()
+    server.signal(signal.SIGUSR2)
+    new = until(lambda: next(iter(set(server.masters()) - {old["master"]}), None))
+    until(lambda: server.log().count("Loading avibe") == 2)
+    server.send(new, signal.SIGTERM)
+    until(lambda: server.masters() == [old["master"]])
+    assert server.state() == old
+
+
+def test_take_over_of_a_master_that_died_meanwhile_serves_by_itself(server):
+    """When the old master dies during the load, the new one goes on alone and keeps the address."""
+    old = server.state()
+    (server.folder / "load").unlink()
+    server.signal(signal.SIGUSR2)
+    until(lambda: server.log().count("Loading avibe") == 2)
+    server.send(old["master"], signal.SIGKILL)
+    server.send(old["pid"], signal.SIGKILL)
+    server.say("load")
+    assert until(lambda: (state := server.state()) and state["ready"] and state)["master"] != old["master"]
+
+
+def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):
+    """SIGHUP: the old worker ends before the new one loads, the settings are read anew, no request is refused."""
+    old = server.state()
+    with Visitor(server) as visitor:
+        server.signal(signal.SIGHUP)
+        until(lambda: "Waiting for the older worker" in server.log())
+        new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
+    assert visitor.failures == []
+    assert new["master"] == old["master"]
+    assert new["ready"]
+
+
+def test_hang_up_with_broken_settings_keeps_the_old_ones(server, tmp_path):
+    """A mistake in `.env` is printed at SIGHUP and the service goes on with the settings it has."""
+    old = server.state()
+    (tmp_path / "settings.env").write_text("TEMPERATURE=hot\n")
+    server.signal(signal.SIGHUP)
+    new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
+    assert new["port"] == old["port"]
+    assert "TEMPERATURE='hot': expected a number from 0 to 2" in server.log()

@@ -1,0 +1,84 @@
+"""Clients that are slow, silent or lazy hold up nobody but themselves, on a real Gunicorn."""
+
+import time
+
+import pytest
+
+FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34", "SEND_TIMEOUT": "2"}
+HALF_A_REQUEST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
+ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def server(gunicorn):
+    """A service with as few threads as it may have and little patience."""
+    server = gunicorn(**FEW_THREADS)
+    server.say("load")
+    server.ready()
+    return server
+
+
+def test_silent_connections_hold_no_thread(server):
+    """More silent connections than there are threads do not delay a request."""
+    silent = [server.connect() for _ in range(60)]
+    began = time.monotonic()
+    assert server.get("/state")[0] == 200
+    assert time.monotonic() - began < 1
+    for connection in silent:
+        connection.close()
+
+
+def test_client_that_does_not_close_delays_nobody(server):
+    """After `Connection: close` a client may keep its end open; the next ones are accepted all the same."""
+    lazy = [server.connect(ONE_REQUEST) for _ in range(8)]
+    for connection in lazy:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    began = time.monotonic()
+    assert server.get("/state")[0] == 200
+    assert time.monotonic() - began < 1
+    for connection in lazy:
+        connection.close()
+
+
+def test_request_that_does_not_arrive_is_given_up(server):
+    """All threads taken by half a request each are free again after SEND_TIMEOUT."""
+    halves = [server.connect(HALF_A_REQUEST) for _ in range(40)]
+    assert server.get("/state", timeout=10)[0] == 200
+    for connection in halves:
+        assert connection.recv(65536) == b""
+        connection.close()
+    assert "Traceback" not in server.log()
+
+
+def test_body_that_does_not_arrive_is_given_up(server):
+    """A client that promises a body and stops sending is let go after SEND_TIMEOUT."""
+    connection = server.connect(HALF_A_REQUEST + b"\r\nhalf")
+    began = time.monotonic()
+    while connection.recv(65536):
+        pass
+    assert 1 < time.monotonic() - began < 10
+    connection.close()
+
+
+def test_answer_that_is_not_read_is_given_up(server):
+    """A client that stops reading its stream frees its thread after SEND_TIMEOUT, and the stream is closed."""
+    connection = server.connect(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+    server.heard("flood-ended")
+    assert "left its answer unread for 2 s" in server.log()
+    assert "Traceback" not in server.log()
+    connection.close()
+
+
+def test_kept_connection_serves_again_and_ends_with_the_service(server):
+    """Keep-alive works, and an idle kept connection does not hold up the stop."""
+    connection = server.connect()
+    for _ in range(3):
+        connection.sendall(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b'"ready":true' in connection.recv(65536)
+    silent = server.connect()
+    began = time.monotonic()
+    server.process.terminate()
+    assert server.ended() == 0
+    assert time.monotonic() - began < 10
+    connection.close()
+    silent.close()

@@ -1,0 +1,78 @@
+"""How a real Gunicorn stops: what was admitted is answered, what comes later is refused in words, and it ends with 0."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.e2e.gunicorn_process import until
+
+
+def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):
+    """SIGTERM: the request in flight is answered, a new one hears 503 meanwhile, then the status is 0."""
+    server = gunicorn()
+    server.say("load")
+    server.ready()
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGTERM)
+        until(lambda: not server.state()["ready"])
+        assert server.get("/work", "POST") == (503, {"error": "not_ready"})
+        server.say("answer")
+        assert admitted.result()[1]["answer"] == "done"
+    assert server.ended() == 0
+
+
+def test_drain_ends_when_its_time_is_up(gunicorn):
+    """A request that outlasts DRAIN_SECONDS is aborted and answered, and the service ends with 0."""
+    server = gunicorn(DRAIN_SECONDS="1")
+    server.say("load")
+    server.ready()
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGTERM)
+        assert admitted.result()[1]["answer"] == "aborted"
+    assert server.ended() == 0
+
+
+def test_stop_during_the_load_ends_at_once(gunicorn):
+    """A load cannot be interrupted; the process does not wait for it and still ends with 0."""
+    server = gunicorn()
+    server.answering()
+    server.signal(signal.SIGTERM)
+    assert server.ended() == 0
+    assert server.log().count("Booting worker") == 1
+
+
+def test_interrupt_aborts_what_runs(gunicorn):
+    """Ctrl+C does not wait for the answers: the engine is told to stop and the status is 0."""
+    server = gunicorn(DRAIN_SECONDS="60")
+    server.say("load")
+    server.ready()
+    with ThreadPoolExecutor() as pool:
+        pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        began = time.monotonic()
+        server.signal(signal.SIGINT)
+        server.heard("stopped")
+        assert server.ended() == 0
+        assert time.monotonic() - began < 20
+
+
+def test_second_stop_changes_nothing(gunicorn):
+    """SIGTERM twice is one stop."""
+    server = gunicorn()
+    server.say("load")
+    worker = server.ready()["pid"]
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGTERM)
+        until(lambda: not server.state()["ready"])
+        server.signal(signal.SIGTERM)
+        server.send(worker, signal.SIGTERM)
+        server.say("answer")
+        assert admitted.result()[1]["answer"] == "done"
+    assert server.ended() == 0
+    assert server.log().count("new ones are refused") == 1

@@ -1,0 +1,63 @@
+"""What systemd hears from a real Gunicorn."""
+
+import signal
+import socket
+
+import pytest
+
+from tests.e2e.gunicorn_process import PATIENCE, until
+
+
+@pytest.fixture
+def systemd(tmp_path):
+    """The socket that stands for systemd's; `recv` waits for the next message."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(PATIENCE)
+        yield channel
+
+
+def next_ready(systemd):
+    """Return the next message that says READY=1, as a mapping."""
+    while True:
+        message = dict(line.split("=", 1) for line in systemd.recv(4096).decode().splitlines())
+        if "READY" in message:
+            return message
+
+
+def test_ready_is_said_when_the_models_are_loaded(gunicorn, systemd, tmp_path):
+    """READY=1 comes once, from the loaded worker, never from a master that has loaded nothing."""
+    server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"))
+    server.answering()
+    assert systemd.recv(4096) == b"STATUS=Loading the models"
+    server.say("load")
+    assert next_ready(systemd) == {"READY": "1", "STATUS": "Serving"}
+
+
+def test_take_over_names_the_new_master(gunicorn, systemd, tmp_path):
+    """After SIGUSR2, and after a SIGHUP before it, systemd hears MAINPID together with READY=1."""
+    server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"))
+    server.say("load")
+    next_ready(systemd)
+    old = server.state()
+    server.signal(signal.SIGHUP)
+    assert next_ready(systemd)["MAINPID"] == str(old["master"])
+    server.signal(signal.SIGUSR2)
+    said = next_ready(systemd)
+    new = until(lambda: (state := server.state()) and state["master"] != old["master"] and state)
+    assert said["MAINPID"] == str(new["master"])
+
+
+def test_watchdog_hears_the_service_until_it_needs_a_restart(gunicorn, systemd, tmp_path):
+    """WATCHDOG=1 comes while a restart would not help, and stops when only a restart does."""
+    server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="100000")
+    server.say("load")
+    next_ready(systemd)
+    assert systemd.recv(4096) == b"WATCHDOG=1"
+    assert systemd.recv(4096) == b"WATCHDOG=1"
+    server.say("dead")
+    until(lambda: "hears no more" in server.log())
+    systemd.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while systemd.recv(4096) == b"WATCHDOG=1":
+            continue
