@@ -1,0 +1,195 @@
+"""How people ask for an advert, a title, a category or a price format, and what the demo replies.
+
+`ask_*` functions return (question, body) where body is the phrase that the reply copies.
+"""
+
+import random
+
+from demo.adverts import Advert, shown_price
+
+LISTING_ASKS = {
+    "en": (
+        "Write a listing for|Write a listing|Write me a listing for|Write an ad for|Write an advert for|Create a listing for|"
+        "Make a listing for|Please write a listing for|Can you write a listing for|I want to sell|Sell|Selling|For sale|"
+        "Help me sell|Draft a listing for|Compose an advert|Generate a listing for|Listing|Ad|Advert|I am selling|"
+        "Write a short listing for|Prepare a sales ad for|Write a description for|Describe for sale|I'd like to sell|"
+        "Could you please make an ad for|Write an advertisement for|Need a listing for|listing for|Write a classified ad for|"
+        "Write an Avito listing for|Help me write a listing for|Please help me to sell my|Write a product description|"
+        "I need an ad|Make an ad|Write a sale post for|Post an ad for|I'm selling my|Let's sell"
+    ).split("|"),
+    "ru": (
+        "Напиши объявление|Напишите объявление|Напиши мне объявление|Составь объявление|Сделай объявление|Объявление|Продаю|"
+        "Продам|Хочу продать|Помоги продать|Нужно объявление|Напиши пожалуйста объявление|Создай объявление|"
+        "Напиши короткое объявление|Напиши текст объявления|Составьте, пожалуйста, объявление|Придумай объявление|"
+        "Напиши объявление о продаже|Объявление о продаже|Можешь написать объявление|Напиши описание|Опиши товар|"
+        "Текст объявления|Мне нужно объявление|Подготовь объявление|Напиши объявление для Авито|Оформи объявление|"
+        "Нужен текст для объявления|Напиши объявление на продажу|Сгенерируй объявление|Давай продадим|На продажу|"
+        "Помоги написать объявление|Напиши продающее объявление|Составь описание товара|Прошу составить объявление"
+    ).split("|"),
+}
+TITLE_ASKS = {
+    "en": (
+        "Suggest a title for|Suggest a title|Write a title for|Give me a title for|Title for|Make a title for|"
+        "Come up with a title for|What title should I use for|Headline for|Write a headline for|Propose a title for|"
+        "Please suggest a title for|Can you suggest a title for|A good title for|Think of a title for|I need a title for|"
+        "Suggest a headline for|Name a title for my ad|Create a title for|Suggest a listing title for|Title|"
+        "Suggest a title for a listing|Suggest a short title for"
+    ).split("|"),
+    "ru": (
+        "Предложи заголовок|Придумай заголовок|Напиши заголовок|Заголовок|Заголовок для объявления|Нужен заголовок|"
+        "Дай заголовок|Составь заголовок|Предложи заголовок для объявления|Предложите название объявления|"
+        "Придумай название для объявления|Какой заголовок написать|Сделай заголовок|Придумай заголовок для|"
+        "Предложи название|Напиши название объявления|Помоги с заголовком|Предложи короткий заголовок|Предложи заголовок для"
+    ).split("|"),
+}
+CATEGORY_ASKS = {
+    "en": (
+        "What category is {}|Which category does {} belong to|What category does {} belong to|Category of {}|Category for {}|"
+        "What is the category of {}|Which category is {} in|In which category should I put {}|Name the category: {}|"
+        "Category: {}|Pick a category for {}|Choose a category for {}|Which category should I choose for {}|"
+        "Tell me the category of {}|Suggest a category for {}|What section does {} go in|Where do I list {}, what category|"
+        "Find the category for {}|{} - what category|{}: category|What category would {} be|Which category for {}"
+    ).split("|"),
+    "ru": (
+        "К какой категории относится {}|Какая категория у товара {}|В какую категорию поместить {}|Категория: {}|"
+        "Определи категорию: {}|Назови категорию: {}|Какая категория: {}|К какому разделу относится {}|Подбери категорию: {}|"
+        "{} - какая категория|{}: категория|{} это какая категория|Какую категорию выбрать, товар: {}|"
+        "Категория товара: {}|К какой категории отнести {}|Выбери категорию: {}|В какой раздел поставить {}|"
+        "Какую категорию выбрать для товара {}|{} к какой категории относится|К какой категории относятся {}|"
+        "Подскажи категорию: {}|Категория для {}|В какой категории продавать {}"
+    ).split("|"),
+}
+PRICE_ASKS = {
+    "en": "Format the price {}|Format price {}|Write the price {} nicely|Format this price: {}|How do I write the price {}|"
+    "Price format: {}|Make the price readable: {}|Please format the price: {}".split("|"),
+    "ru": "Оформи цену {}|Отформатируй цену {}|Как записать цену {}|Запиши цену {} красиво|Формат цены: {}|Как оформить цену {}|"
+    "Отформатируй цену: {}|Приведи цену в порядок: {}|Напиши цену красиво: {}".split("|"),
+}
+FOLLOW_UPS = {
+    "en": {
+        "title": "Now a title|And a title?|Suggest a title for it|Title for it, please|What about a title?|Give me a title too",
+        "price": "Add the price {}|Now add a price of {}|The price is {}|Make the price {}|Price {}|Set the price to {}",
+    },
+    "ru": {
+        "title": "А заголовок?|Теперь заголовок|Предложи к нему заголовок|И заголовок|Дай ещё заголовок|Придумай заголовок",
+        "price": "Добавь цену {}|Теперь добавь цену {}|Цена {}|Поставь цену {}|Укажи цену {}|А цена {}",
+    },
+}
+CLOSINGS = {
+    "en": (
+        "Write to me and I will gladly answer your questions.",
+        "You can come and see it: write to me to choose a time.",
+        "Message me for photos and details.",
+    ),
+    "ru": (
+        "Пишите, с радостью отвечу на вопросы.",
+        "Можно приехать и посмотреть, напишите мне.",
+        "Напишите мне, пришлю фото и подробности.",
+    ),
+}
+LABELS = {
+    "en": (("item", "colour", "condition"), ("product", "color", "state"), ("Item", "Color", "Condition"), ("", "color", "condition")),
+    "ru": (("товар", "цвет", "состояние"), ("Товар", "Цвет", "Состояние"), ("", "цвет", "состояние"), ("вещь", "цвет", "состояние")),
+}
+LINKS = {
+    "en": (". It is ", ", it is ", ". It's ", " that is ", ", condition: ", ". Condition: ", ", condition ", ". The condition is "),
+    "ru": (". Состояние: ", ", состояние ", ". Состояние ", ", состояние: ", " - ", ". Он ", ". Она "),
+}
+PRICE_LEADS = {
+    "en": ("price ", "price: ", "for ", "", "at ", "asking ", "cost ", "Price ", "price is ", "I want ", "it costs "),
+    "ru": ("цена ", "цена: ", "за ", "", "цена - ", "стоимость ", "Цена ", "прошу ", "отдам за ", "стоит ", "Стоимость "),
+}
+
+
+def typed_phrase(rng: random.Random, advert: Advert) -> tuple[str, str]:
+    """Return (as typed, as replied) for the item, colour and condition; the reply keeps the words and drops the clutter."""
+    style = rng.random()
+    item, colour, condition = advert.item_phrase, advert.colour, advert.condition
+    if style < 0.14 and colour:
+        return _noun_phrase(rng, advert)
+    parts = [part for part in (item, colour, condition) if part]
+    replied = ", ".join(parts)
+    if style < 0.24:
+        return _labelled(rng, advert), replied
+    if style < 0.36 and len(parts) > 1 and colour:
+        rng.shuffle(parts)
+    roll = rng.random()
+    comma = ", " if roll < 0.74 else ("," if roll < 0.81 else (" " if roll < 0.90 else rng.choice(("; ", " , ", " - ", ",  ", "\n"))))
+    if advert.lang == "en" and rng.random() < 0.15 and parts[0] == item:
+        parts[0] = rng.choice(("a ", "my ", "an ", "the ")) + parts[0]
+    return comma.join(parts), replied
+
+
+def _noun_phrase(rng: random.Random, advert: Advert) -> tuple[str, str]:
+    """Return the colour before the item, and the condition after it: "red bicycle in good condition"."""
+    phrase = " ".join(part for part in (advert.prefix, advert.colour, advert.item) if part)
+    typed = phrase
+    if advert.condition and rng.random() < 0.5:
+        typed, phrase = phrase + rng.choice(LINKS[advert.lang]) + advert.condition, f"{phrase}, {advert.condition}"
+    elif advert.condition:
+        typed = phrase = phrase + (", " if rng.random() < 0.5 else " ") + advert.condition
+    lead = rng.choice(("a ", "my ", "", "the ")) if advert.lang == "en" else rng.choice(("", "", "мой "))
+    return lead + typed, phrase
+
+
+def _labelled(rng: random.Random, advert: Advert) -> str:
+    """Return the parts with their names, such as "colour: red"."""
+    names = rng.choice(LABELS[advert.lang])
+    colon = rng.choice((": ", ": ", " ", " - "))
+    pairs = zip(names, (advert.item_phrase, advert.colour, advert.condition), strict=True)
+    return rng.choice((", ", "; ", ". ")).join((name + colon if name else "") + part for name, part in pairs if part)
+
+
+def finish(rng: random.Random, text: str, mark: str = "") -> str:
+    """Vary case, final punctuation and spacing the way people type."""
+    text += mark if rng.random() < 0.6 else rng.choice(("", "", ".", "!", " "))
+    roll = rng.random()
+    if roll < 0.2:
+        text = text[:1].lower() + text[1:]
+    if rng.random() < 0.05:
+        text = " " * rng.randint(1, 2) + text + " " * rng.randint(0, 2)
+    return text
+
+
+def ask_listing(rng: random.Random, advert: Advert) -> tuple[str, str]:
+    """Return (question, replied phrase) for an advert, the price somewhere in it."""
+    typed, replied = typed_phrase(rng, advert)
+    if advert.price:
+        price = rng.choice(PRICE_LEADS[advert.lang]) + advert.price
+        gap = rng.choice((", ", ", ", ", ", " ", ". "))
+        typed = price + ", " + typed if rng.random() < 0.08 else typed + gap + price
+    roll = rng.random()
+    rich = bool(advert.colour) + bool(advert.condition) + bool(advert.price) >= 2
+    if roll < 0.08 and rich:
+        return finish(rng, typed), replied
+    if roll < 0.13 and rich:
+        tail = ("make a listing", "write an ad", "listing please") if advert.lang == "en" else ("напиши объявление", "объявление")
+        return finish(rng, f"{typed}{rng.choice((' - ', '. ', ', ', ': '))}{rng.choice(tail)}"), replied
+    colon = rng.choice((": ", ": ", ": ", " ", " ", " - ", ":", "\n"))
+    return finish(rng, rng.choice(LISTING_ASKS[advert.lang]) + colon + typed), replied
+
+
+def ask_title(rng: random.Random, advert: Advert) -> tuple[str, str]:
+    """Return (question, replied phrase) for a title; the price is left out of the reply."""
+    typed, replied = typed_phrase(rng, advert)
+    if advert.price and rng.random() < 0.5:
+        typed += ", " + rng.choice(PRICE_LEADS[advert.lang]) + advert.price
+    colon = rng.choice((": ", ": ", " ", " ", " - ", ":"))
+    return finish(rng, rng.choice(TITLE_ASKS[advert.lang]) + colon + typed), replied
+
+
+def listing_reply(rng: random.Random, replied: str, price: str, lang: str) -> str:
+    """Return the advert itself: the phrase, the price if there is one, and a closing sentence."""
+    lead, label = ("For sale: ", " Price: ") if lang == "en" else ("Продаётся: ", " Цена: ")
+    middle = f"{label}{shown_price(price, lang)}." if price else ""
+    return f"{lead}{replied}.{middle} {rng.choice(CLOSINGS[lang])}"
+
+
+def title_reply(replied: str, lang: str) -> str:
+    """Return the title line."""
+    return ("Title: " if lang == "en" else "Заголовок: ") + replied
+
+
+def price_reply(amount: int, lang: str) -> str:
+    """Return the amount with its thousands apart: "12,500" in English, "12 500 ₽" in Russian."""
+    return f"Price: {amount:,}." if lang == "en" else f"Цена: {amount:,} ₽.".replace(",", " ")

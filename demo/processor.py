@@ -1,0 +1,23 @@
+"""Load the picture demo's processor where torchvision, and with it the video part, is missing."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+
+class PictureProcessor(Qwen2_5_VLProcessor):
+    """Qwen2.5-VL's processor for text and images, without videos."""
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
+
+    def check_argument_for_proper_class(self, argument_name, argument):
+        """Accept the absent video processor; check everything else as usual."""
+        return None if argument_name == "video_processor" else super().check_argument_for_proper_class(argument_name, argument)
+
+
+def load_processor(folder: Path) -> PictureProcessor:
+    """Return the processor of a checkpoint folder: PIL image processor, tokenizer and chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return PictureProcessor(Qwen2VLImageProcessorPil.from_pretrained(folder), tokenizer, tokenizer.chat_template)

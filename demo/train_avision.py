@@ -1,0 +1,219 @@
+"""Train the picture demo (Qwen2.5-VL) from scratch: `python -m demo.train_avision [FOLDER] [--tower N] [--steps N]`.
+
+First the vision tower alone learns shape and colour through a head that is thrown away; then the whole model learns to
+answer, easy pictures first. One thread, fp32, AdamW, cosine; saved as fp16 safetensors.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from demo import vision_batch
+from demo.checkpoint import save_model
+from demo.make_tokenizer import VOCAB_SIZE
+from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
+from demo.picture_dialogues import REGIME_WEIGHTS, REGIMES, PictureDialogue, dialogue_stream
+from demo.picture_questions import COLOURS, SHAPES
+from demo.processor import load_processor
+from demo.train_avibe import BETAS, CLIP, FOLDER as AVIBE, IGNORED, WEIGHT_DECAY, learning_rate, mask_labels
+
+SEED = 11
+TOWER_STEPS, TOWER_BATCH, TOWER_LR = 1100, 64, 2e-3
+STEPS, BATCH, PEAK_LR = 1300, 48, 1.5e-3
+TOWER_WIDTH = 64
+EASY_UNTIL = 0.35
+HEAD_WEIGHT, HEAD_UNTIL = 0.3, 0.5
+POOL = 8
+SAVE_EVERY = 300
+FOLDER = Path(__file__).with_name("avision")
+SHAPE_NAMES, COLOUR_NAMES = [*SHAPES, "plain", "unclear"], list(COLOURS)
+PREPROCESSOR = {
+    "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor", "do_convert_rgb": True,
+    "do_resize": True, "resample": 3, "size": {"shortest_edge": vision_batch.MIN_PIXELS, "longest_edge": vision_batch.MAX_PIXELS},
+    "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": vision_batch.MEAN.astype(float).round(8).tolist(),
+    "image_std": vision_batch.STD.astype(float).round(8).tolist(), "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+}  # fmt: skip
+
+
+def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
+    """Return the architecture: a tower 64 wide and 4 deep, a language part 128 wide and 3 deep."""
+    token = tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": VOCAB_SIZE, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+    }  # fmt: skip
+    vision = {
+        "depth": 4, "hidden_size": TOWER_WIDTH, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
+        "window_size": 56, "fullatt_block_indexes": [0, 1, 2, 3], "initializer_range": 0.1,
+    }  # fmt: skip
+    return Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=token("<|image_pad|>"),
+        video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"),
+        vision_end_token_id=token("<|vision_end|>"), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+class Head(nn.Module):
+    """The throw-away head: mean of the features to shape and colour logits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.shape, self.colour = nn.Linear(width, len(SHAPE_NAMES)), nn.Linear(width, len(COLOUR_NAMES))
+
+    def loss(self, features: list[Tensor], pictures: list[Picture]) -> Tensor:
+        """Return the cross-entropy of shape and colour; pictures without a colour count for the shape alone."""
+        pooled = self.norm(torch.stack([item.mean(0) for item in features]))
+        shapes = torch.tensor([SHAPE_NAMES.index(p.shape or p.kind) for p in pictures])
+        colours = torch.tensor([COLOUR_NAMES.index(p.colour) if p.colour else IGNORED for p in pictures])
+        return functional.cross_entropy(self.shape(pooled), shapes) + functional.cross_entropy(self.colour(pooled), colours)
+
+
+def tower_batches(steps: int) -> Iterator[list[Picture]]:
+    """Yield batches of training pictures, large shapes first."""
+    rng = random.Random(SEED)
+    for step in range(steps):
+        batch = []
+        for _ in range(TOWER_BATCH):
+            regime = rng.choices(REGIMES, weights=REGIME_WEIGHTS)[0]
+            if regime == "shape":
+                regime = "easy" if rng.random() < easy_share(step, steps) else "trained"
+            batch.append(draw_picture(rng.randrange(TRAINING_SEEDS), regime))
+        yield batch
+
+
+def easy_share(step: int, steps: int) -> float:
+    """Return the share of large shapes: all at first, none from EASY_UNTIL of the way on."""
+    return max(0.0, 1 - step / (EASY_UNTIL * steps))
+
+
+class Trainer:
+    """The model, its head and its optimiser; one object for both stages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processor = folder, load_processor(folder)
+        self.tokenizer = self.processor.tokenizer
+        self.model = Qwen2_5_VLForConditionalGeneration(model_config(self.tokenizer))
+        self.tower = self.model.model.visual
+        vision_batch.start_from_cosines(self.tower)
+        self.head = Head(self.model.config.text_config.hidden_size)
+        self.started = time.monotonic()
+
+    def optimiser(self, modules: list[nn.Module], rate: float) -> torch.optim.Optimizer:
+        """Return AdamW over the modules' weights."""
+        weights = [weight for module in modules for weight in module.parameters()]
+        return torch.optim.AdamW(weights, lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def update(self, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+        """Take one step at `rate`."""
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss.backward()
+        nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], CLIP)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def report(self, stage: str, step: int, mean: float) -> None:
+        """Print where the training stands."""
+        print(f"{stage} step {step} loss {mean:.4f} seconds {time.monotonic() - self.started:.0f}", flush=True)
+
+    def train_tower(self, steps: int) -> None:
+        """Teach the tower shape and colour."""
+        optimiser, mean = self.optimiser([self.tower, self.head], TOWER_LR), 0.0
+        for step, pictures in enumerate(tower_batches(steps)):
+            features = vision_batch.features(self.tower, [vision_batch.patches(p.image) for p in pictures])
+            loss = self.head.loss(features, pictures)
+            self.update(optimiser, loss, TOWER_LR * max(0.15, learning_rate(step, steps)))
+            mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
+            if (step + 1) % 50 == 0:
+                self.report("tower", step + 1, mean)
+
+    def dialogue_loss(self, dialogues: list[PictureDialogue], head_weight: float) -> tuple[Tensor, float]:
+        """Return the loss of a batch, and its answer part as a number."""
+        pictures = [picture for dialogue in dialogues for picture in dialogue.pictures]
+        prepared = [vision_batch.patches(picture.image) for picture in pictures]
+        features = vision_batch.features(self.tower, prepared)
+        ids, labels, mask = self.encode(dialogues, prepared)
+        image_token = self.model.config.image_token_id
+        embedded = self.model.get_input_embeddings()(ids)
+        embedded = embedded.masked_scatter((ids == image_token)[..., None], torch.cat(features))
+        grids = torch.tensor([[1, *grid] for _, grid in prepared])
+        positions, _ = self.model.model.get_rope_index(ids, (ids == image_token).int(), grids, attention_mask=mask)
+        hidden = self.model.model.language_model(inputs_embeds=embedded, position_ids=positions).last_hidden_state[:, :-1]
+        wanted = labels[:, 1:] != IGNORED
+        answers = functional.cross_entropy(self.model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+        return answers + head_weight * self.head.loss(features, pictures) if head_weight else answers, answers.item()
+
+    def encode(self, dialogues: list[PictureDialogue], prepared: list) -> tuple[Tensor, Tensor, Tensor]:
+        """Return right-padded (ids, labels, attention mask), each [B, T], with one image token per merged patch."""
+        counts = iter([rows * columns // 4 for _, (rows, columns) in prepared])
+        rows = []
+        for dialogue in dialogues:
+            pieces = self.tokenizer.apply_chat_template(dialogue.messages, tokenize=False).split("<|image_pad|>")
+            text = pieces[0] + "".join("<|image_pad|>" * next(counts) + piece for piece in pieces[1:])
+            rows.append(self.tokenizer(text).input_ids)
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [self.tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        labels = torch.tensor([mask_labels(self.tokenizer, row) + [IGNORED] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return ids, labels, mask
+
+    def dialogue_batches(self) -> Iterator[list[PictureDialogue]]:
+        """Yield batches of dialogues of similar length, so that little is padded."""
+        stream, rng = dialogue_stream(SEED + 1, easy=0.0), random.Random(SEED)
+        while True:
+            pool = sorted(islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.pictures))
+            ready = [pool[start : start + BATCH] for start in range(0, len(pool), BATCH)]
+            rng.shuffle(ready)
+            yield from ready
+
+    def train_answers(self, steps: int) -> None:
+        """Teach the whole model to answer, and save every SAVE_EVERY steps."""
+        optimiser, mean = self.optimiser([self.model, self.head], PEAK_LR), 0.0
+        for step, dialogues in zip(range(steps), self.dialogue_batches(), strict=False):
+            loss, answers = self.dialogue_loss(dialogues, HEAD_WEIGHT if step < HEAD_UNTIL * steps else 0.0)
+            self.update(optimiser, loss, PEAK_LR * learning_rate(step, steps))
+            mean += (answers - mean) * max(0.02, 1 / (step + 1))
+            if (step + 1) % 50 == 0:
+                self.report("answers", step + 1, mean)
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+                save_model(self.model, self.tokenizer, self.folder)
+
+
+def prepare(folder: Path) -> None:
+    """Put the text demo's tokenizer and the image settings into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(AVIBE / name, folder / name)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
+
+
+def train(folder: Path, tower_steps: int, steps: int) -> None:
+    """Train both stages and save into `folder`."""
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    prepare(folder)
+    trainer = Trainer(folder)
+    trainer.train_tower(tower_steps)
+    trainer.train_answers(steps)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    parser.add_argument("--tower", type=int, default=TOWER_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    train(arguments.folder, arguments.tower, arguments.steps)
