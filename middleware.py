@@ -130,7 +130,8 @@ def _check_body() -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed request bodies are not read here.")
     limit = row.bodies[request.mimetype]
-    request.max_content_length = limit  # holds for chunked bodies too, while they are read
+    # A body of unknown length meets its limit while it is read; one byte more shows that there is more.
+    request.max_content_length = limit + 1
     g.too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(g.too_large)

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from flask import request
 from werkzeug.datastructures import Headers
+from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from edge.route_table import MIB, MULTIPART
@@ -35,10 +36,18 @@ class Form:
     files: dict[str, bytes]
 
 
+def body() -> bytes:
+    """Return the whole body. Raises RequestEntityTooLarge where a body of unknown length proves too long."""
+    data = request.get_data(cache=False)
+    if request.max_content_length is not None and len(data) >= request.max_content_length:
+        raise RequestEntityTooLarge
+    return data
+
+
 def json_object() -> dict[str, Any]:
     """Return the request's JSON object. Raises ValidationError for anything else (RFC 8259, I-JSON for names)."""
     try:
-        text = request.get_data(cache=False).decode("utf-8-sig")
+        text = body().decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise ValidationError("The request body is not valid UTF-8.") from error
@@ -57,7 +66,7 @@ def form() -> Form:
         if request.mimetype == MULTIPART:
             return _multipart()
         pairs = parse_qsl(
-            request.get_data(cache=False).decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS
+            body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS
         )
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
@@ -130,7 +139,14 @@ def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if any(not _is_text(name) for name, _ in pairs):
+        raise ValueError
     return _once(pairs)
+
+
+def _is_text(name: str) -> bool:
+    """False for half a character, which JSON can write and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _no_number(_: str) -> NoReturn:

@@ -14,49 +14,49 @@ from config import load_settings
 from tests.fakes import FakeMachine, scripted_models
 
 
-@pytest.fixture()
+@pytest.fixture
 def environ():
     """The variables that `settings` are made from; limits off, so that only their own tests meet them."""
     return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(environ):
     """Settings of a development service, from `environ` alone."""
     return load_settings(environ, None)
 
 
-@pytest.fixture()
+@pytest.fixture
 def models():
     """Both models, scripted and ready."""
     return scripted_models()
 
 
-@pytest.fixture()
+@pytest.fixture
 def avibe(models):
     """The scripted text model."""
     return models.get("avibe")
 
 
-@pytest.fixture()
+@pytest.fixture
 def avision(models):
     """The scripted picture model."""
     return models.get("avision")
 
 
-@pytest.fixture()
+@pytest.fixture
 def machine():
     """A machine without a GPU."""
     return FakeMachine()
 
 
-@pytest.fixture()
+@pytest.fixture
 def app(settings, models, machine):
     """The application over the scripted models."""
     return create_app(settings, models, machine)
 
 
-@pytest.fixture()
+@pytest.fixture
 def client(app):
     """A client that needs no socket."""
     return app.test_client()

@@ -1,0 +1,214 @@
+"""Fakes for the seams: backends that follow a script, a clock, a machine. Nothing here loads a model.
+
+`ScriptedBackend` answers at once unless told to hold, fail or refuse; it decodes pictures as a real one does, so that
+damaged ones are refused and an overload can be seen to decode none.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from io import BytesIO
+
+from PIL import Image
+
+from engine.backend import Generation
+from engine.errors import NotReady, Overloaded, RequestAborted, ServiceError
+from engine.images import decode
+from engine.types import (
+    BackendState,
+    BackendStats,
+    ChatPrompt,
+    Completion,
+    GenerationRequest,
+    ModelInfo,
+    Piece,
+    Status,
+    Timings,
+)
+from metrics.machine import GpuFigures, SystemFigures
+from models import ModelSet
+
+PATIENCE = 20.0  # seconds until a wait of a test counts as failed
+
+
+class Clock:
+    """A clock that stands still until it is moved. Seconds."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ScriptedBackend:
+    """A `Backend` that does what the test says.
+
+    text: what it answers; hold: keep every answer open until `finish` or `fail`; failure: what an admitted request
+    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded.
+    """
+
+    def __init__(self, name: str = "avibe", text: str = "An answer.", demo: bool = False, **info: object) -> None:
+        served_id = f"{name}-demo" if demo else name
+        self._info = replace(ModelInfo(name, served_id, name == "avision", demo, 4096), **info)
+        self.text = text
+        self.finish_reason = "stop"
+        self.output_tokens = 5
+        self.timings = Timings(queued=0.25, first_token=0.5, total=1.25)
+        self.hold = False
+        self.failure: ServiceError | None = None
+        self.refusal: Exception | None = None
+        self.capacity = 1000
+        self.submitted: list[GenerationRequest] = []
+        self.decoded: list[tuple[int, int]] = []
+        self.aborted: list[str] = []
+        self.drained = False
+        self.stopped_with: float | None = None
+        self._state = BackendState(Status.READY)
+        self._stats = BackendStats(max_num_seqs=64, max_waiting=128)
+        self._open: dict[str, Generation] = {}
+        self._changed = threading.Condition()  # guards every list and dictionary above
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    # --- what the Backend protocol asks ---
+
+    def start(self) -> None:
+        self.become(Status.READY)
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        with self._changed:
+            self._admit()
+            images = request.prompt.images if isinstance(request.prompt, ChatPrompt) else ()
+            self.decoded += [decode(image).size for image in images]
+            generation = Generation(
+                request.request_id,
+                prompt_tokens=7,
+                deadline=time.monotonic() + request.timeout,
+                on_abort=lambda: self._aborted(request.request_id),
+            )
+            self.submitted.append(request)
+            self._open[request.request_id] = generation
+            self._changed.notify_all()
+        if self.failure is not None:
+            self.fail(request.request_id, self.failure)
+        elif not self.hold:
+            self.finish(request.request_id)
+        return generation
+
+    def state(self) -> BackendState:
+        return self._state
+
+    def stats(self) -> BackendStats:
+        return replace(self._stats, num_requests_running=len(self._open))
+
+    def drain(self) -> None:
+        self.drained = True
+        self.become(Status.DRAINING)
+
+    def stop(self, timeout: float) -> None:
+        self.drain()
+        self.stopped_with = timeout
+
+    # --- what a test does with it ---
+
+    def become(self, status: Status, **details: object) -> None:
+        """Change the state."""
+        self._state = BackendState(status, **details)
+
+    def report(self, **figures: float) -> None:
+        """Change the figures."""
+        self._stats = replace(self._stats, **figures)
+
+    def push(self, request_id: str, text: str) -> None:
+        """Hand over a part of an open answer."""
+        self._open[request_id].push(Piece(text))
+
+    def finish(self, request_id: str) -> None:
+        """End an open answer well."""
+        completion = Completion(self.text, self.finish_reason, 7, self.output_tokens, self.timings)
+        generation = self._closed(request_id)
+        generation.push(Piece(self.text))
+        generation.finish(completion)
+
+    def fail(self, request_id: str, error: ServiceError) -> None:
+        """End an open answer with an error."""
+        self._closed(request_id).fail(error)
+
+    def wait_for(self, condition: Callable[[ScriptedBackend], object]) -> None:
+        """Wait until the condition holds; fail the test if it does not in time."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self), PATIENCE), "the backend never came to that"
+
+    @property
+    def only(self) -> GenerationRequest:
+        """The one request that was submitted."""
+        (request,) = self.submitted
+        return request
+
+    def _admit(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        if self._state.status is not Status.READY:
+            raise NotReady("The model is not ready.", 5)
+        if len(self._open) >= self.capacity:
+            raise Overloaded("All places are taken. Please try again later.", 3)
+
+    def _closed(self, request_id: str) -> Generation:
+        with self._changed:
+            generation = self._open.pop(request_id)
+            self._changed.notify_all()
+            return generation
+
+    def _aborted(self, request_id: str) -> None:
+        with self._changed:
+            self.aborted.append(request_id)
+            generation = self._open.pop(request_id, None)
+            self._changed.notify_all()
+        # on_abort may run with the generation's own lock held, and another thread may hold it: end it from outside.
+        if generation is not None:
+            threading.Thread(target=generation.fail, args=(RequestAborted("The request was stopped."),)).start()
+
+
+class FakeMachine:
+    """A machine with round figures; `gpu_figures` None: it has no GPU."""
+
+    def __init__(self, gpu_figures: GpuFigures | None = None) -> None:
+        self.gpu_figures = gpu_figures
+
+    def system(self) -> SystemFigures:
+        return SystemFigures(15.2, 45.8, int(128.5 * 1024**3), 60.2)
+
+    def gpu(self) -> GpuFigures | None:
+        return self.gpu_figures
+
+
+def scripted_models() -> ModelSet:
+    """Return both models, ready, each answering at once."""
+    return ModelSet({name: ScriptedBackend(name) for name in ("avibe", "avision")})
+
+
+def picture(colour: str = "red", size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
+    """Return an encoded picture of one colour."""
+    buffer = BytesIO()
+    Image.new("RGB", size, colour).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def multipart(fields: Iterable[tuple[str, str | tuple[bytes, str]]]) -> dict[str, object]:
+    """Return a form as a test client takes it; a file is its bytes with its name."""
+    body = b""
+    for name, value in fields:
+        data, file = (value.encode(), "") if isinstance(value, str) else (value[0], f'; filename="{value[1]}"')
+        body += (
+            b"--limit\r\n" + f'Content-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + data + b"\r\n"
+        )
+    return {"data": body + b"--limit--\r\n", "content_type": "multipart/form-data; boundary=limit"}

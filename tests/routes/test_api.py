@@ -1,0 +1,366 @@
+"""The JSON API: its shapes, its refusals and their wording."""
+
+import base64
+import json
+from io import BytesIO
+
+import pytest
+
+from app_production import create_app
+from engine.errors import ContextTooLong, DeadlineExceeded, EngineDead, ModelError, NotReady
+from engine.types import Status
+from models import ModelSet
+from tests.fakes import ScriptedBackend, multipart, picture
+
+TEXT, IMAGE = "/api/v1/text/generate", "/api/v1/image/analyze"
+
+
+def data_url(data, kind="image/png"):
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def upload(data, name="picture.png", **fields):
+    """Return what the client sends to upload a picture with its question."""
+    return multipart([("image", (data, name)), ("prompt", "What is it?"), *fields.items()])
+
+
+def refused(response, status, code):
+    """Check a failure's status and exact shape; return its sentence."""
+    assert (response.status_code, response.json["error"]) == (status, code)
+    assert set(response.json) == {"error", "message", "request_id"}
+    assert response.json["request_id"] == response.headers["X-Request-ID"]
+    return response.json["message"]
+
+
+def test_text_answer_has_exactly_the_promised_shape(client, avibe):
+    """Names, nesting and rounding are what clients already read."""
+    response = client.post(TEXT, json={"prompt": "Привет"}, headers={"X-Request-ID": "my-custom-id"})
+    assert response.status_code == 200
+    body = response.json
+    total_time = body["metrics"].pop("total_time")
+    assert body == {
+        "success": True,
+        "data": {"text": "An answer.", "generated_tokens": 5, "input_tokens": 7},
+        "metrics": {"generation_time": 1.0, "tokens_per_second": 5.0},
+        "request_id": "my-custom-id",
+    }
+    assert 0 <= total_time < 5
+    assert response.headers["X-Model"] == "avibe"
+
+
+def test_letters_of_every_language_are_sent_as_they_are(client, avibe):
+    """A Russian answer is readable in the raw body."""
+    avibe.text = "Продаётся диван"
+    assert "Продаётся диван" in client.post(TEXT, json={"prompt": "x"}).get_data(as_text=True)
+
+
+def test_absent_fields_take_the_settings_and_the_checkpoints_defaults(client, avibe, avision):
+    """Length and temperature come from the settings, the rest from the checkpoint's generation config."""
+    client.post(TEXT, json={"prompt": "x"})
+    sampling = avibe.only.sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (256, 0.7, 1.0, 0)
+    client.post(IMAGE, **upload(picture()))
+    assert avision.only.sampling.max_tokens == 200
+
+
+def test_what_is_asked_for_reaches_the_model(client, avibe, settings):
+    """Prompt, length, temperature, caller and deadlines are handed over unchanged."""
+    client.post(TEXT, json={"prompt": " Hi ", "max_tokens": 9, "temperature": 0}, headers={"X-Request-ID": "r-1"})
+    asked = avibe.only
+    assert asked.prompt.messages == ({"role": "user", "content": " Hi "},)
+    assert (asked.sampling.max_tokens, asked.sampling.temperature) == (9, 0.0)
+    assert (asked.request_id, asked.client) == ("r-1", "127.0.0.1")
+    assert (asked.queue_timeout, asked.timeout) == (settings.engine.queue_timeout, settings.engine.request_timeout)
+
+
+def test_null_counts_as_absent(client, avibe):
+    """A client that serialises its missing options as null gets the defaults."""
+    assert client.post(TEXT, json={"prompt": "x", "max_tokens": None, "temperature": None}).status_code == 200
+    assert avibe.only.sampling.max_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "prompt is required."),
+        ({"prompt": ""}, "prompt must not be empty."),
+        ({"prompt": " \n\t\u00a0"}, "prompt must not be empty."),
+        ({"prompt": 5}, "prompt must be a text that is not blank."),
+        ({"prompt": None}, "prompt must be a text that is not blank."),
+        ({"prompt": ["x"]}, "prompt must be a text that is not blank."),
+        ({"prompt": "x" * 2001}, "Prompt too long. Maximum length: 2000 characters"),
+        ({"prompt": "a\0b"}, "prompt has characters that are not allowed in a text."),
+        ({"prompt": "\ud800"}, "prompt has characters that are not allowed in a text."),
+        ({"prompt": "x", "max_tokens": 0}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": 2049}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": 10**30}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": 5.0}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": "5"}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": True}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "temperature": -0.1}, "temperature must be a number from 0 to 2."),
+        ({"prompt": "x", "temperature": 2.1}, "temperature must be a number from 0 to 2."),
+        ({"prompt": "x", "temperature": "1"}, "temperature must be a number from 0 to 2."),
+        ({"prompt": "x", "temperature": False}, "temperature must be a number from 0 to 2."),
+        ({"prompt": "x", "top_p": 1}, "Unknown field: top_p."),
+        ({"prompt": "x", "a\nb": 1}, "Unknown field: (unreadable)."),
+        ({"prompt": "x", "y" * 65: 1}, "Unknown field: (unreadable)."),
+    ],
+)
+def test_each_mistake_is_named_in_a_plain_sentence(client, avibe, body, sentence):
+    """The field and what it must be; nothing is queued for a request that is wrong."""
+    response = client.post(TEXT, data=json.dumps(body), content_type="application/json")
+    assert refused(response, 400, "validation_error") == sentence
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize("length", [1, 2000])
+def test_prompts_up_to_the_limit_are_taken(client, length):
+    """The limit counts characters, not bytes, and is itself allowed."""
+    assert client.post(TEXT, json={"prompt": "ж" * length}).status_code == 200
+
+
+@pytest.mark.parametrize("value", [0, 2, 0.5, 1e-9])
+def test_temperatures_from_nought_to_two_are_taken(client, avibe, value):
+    """Whole numbers are numbers too."""
+    assert client.post(TEXT, json={"prompt": "x", "temperature": value}).status_code == 200
+    assert avibe.only.sampling.temperature == value
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"", "The request body is not valid JSON."),
+        (b"{", "The request body is not valid JSON."),
+        (b"{'prompt': 'x'}", "The request body is not valid JSON."),
+        (b'{"prompt": "x", "temperature": NaN}', "The request body is not valid JSON."),
+        (b'{"prompt": "x", "temperature": -Infinity}', "The request body is not valid JSON."),
+        (b'{"prompt": "x", "max_tokens": ' + b"9" * 5000 + b"}", "The request body is not valid JSON."),
+        (b'{"prompt": "x", "temperature": 1e999}', "temperature must be a number from 0 to 2."),
+        (b'{"prompt": "x", "prompt": "y"}', "prompt was sent more than once."),
+        (b'"prompt"', "The request body must be a JSON object."),
+        (b"[]", "The request body must be a JSON object."),
+        (b'{"prompt": "x", "\\ud800": 1}', "The request body is not valid JSON."),
+        (b"null", "The request body must be a JSON object."),
+        (b'{"prompt": "\xff\xfe"}', "The request body is not valid UTF-8."),
+        (b"[" * 200_000, "The request body is nested too deeply."),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(client, body, sentence):
+    """NaN, duplicates, bad UTF-8 and bottomless nesting are mistakes of the request, never of ours."""
+    response = client.post(TEXT, data=body, content_type="application/json")
+    assert refused(response, 400, "validation_error") == sentence
+
+
+def test_a_byte_order_mark_is_forgiven(client):
+    """Some Windows programs put one in front of their JSON."""
+    body = b'\xef\xbb\xbf{"prompt": "x"}'
+    assert client.post(TEXT, data=body, content_type="application/json; charset=utf-8").status_code == 200
+
+
+@pytest.mark.parametrize("path", [TEXT, IMAGE])
+@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "", "application/x-www-form-urlencoded"])
+def test_other_content_types_are_refused(client, path, kind):
+    """Only what the route reads is read."""
+    refused(client.post(path, data=b"{}", content_type=kind), 415, "unsupported_media_type")
+
+
+def test_a_picture_is_not_a_text(client):
+    """The text route takes JSON alone."""
+    refused(client.post(TEXT, **upload(picture())), 415, "unsupported_media_type")
+
+
+def test_compressed_bodies_are_refused(client):
+    """A body that would have to be unpacked first is not read."""
+    response = client.post(TEXT, json={"prompt": "x"}, headers={"Content-Encoding": "gzip"})
+    refused(response, 415, "unsupported_media_type")
+
+
+def test_a_body_over_its_limit_is_refused_by_its_length(client):
+    """The announced length is enough; 1 MiB is still read."""
+    fits = b'{"prompt": "x"}'.ljust(1024 * 1024)
+    assert client.post(TEXT, data=fits, content_type="application/json").status_code == 200
+    message = refused(client.post(TEXT, data=fits + b" ", content_type="application/json"), 413, "payload_too_large")
+    assert message == "The request body is too large. Maximum size: 1 MiB"
+
+
+def test_a_body_of_unknown_length_is_refused_once_it_is_over_its_limit(client):
+    """A chunked body has no length to announce, and meets the same limit while it is read."""
+    body = BytesIO(b'{"prompt": "x"}'.ljust(1024 * 1024 + 1))
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    response = client.post(TEXT, input_stream=body, content_type="application/json", environ_overrides=chunked)
+    assert refused(response, 413, "payload_too_large").endswith("1 MiB")
+
+
+def test_picture_in_a_form_and_in_json_is_the_same_request(client, avision):
+    """Both languages of the route give the model the same bytes, and the same answer comes back."""
+    data = picture()
+    in_form = client.post(IMAGE, **upload(data, max_tokens="9", temperature="0.5"))
+    asked = {"prompt": "What is it?", "image": data_url(data), "max_tokens": 9, "temperature": 0.5}
+    in_json = client.post(IMAGE, json=asked)
+    assert in_form.status_code == in_json.status_code == 200
+    assert in_form.json["data"] == in_json.json["data"]
+    first, second = avision.submitted
+    assert first.prompt == second.prompt
+    assert first.prompt.images[0].data == data
+    assert first.sampling == second.sampling
+    assert first.prompt.messages[0]["content"] == [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    assert in_form.headers["X-Model"] == "avision"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", 400, "validation_error"),
+        (b"just some text", 415, "unsupported_media_type"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type"),
+        (picture()[:60], 400, "validation_error"),
+        (picture(size=(201, 1)), 400, "validation_error"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(16 * 1024 * 1024), 413, "payload_too_large"),
+    ],
+    ids=["empty", "text", "svg", "truncated", "narrow", "large"],
+)
+@pytest.mark.parametrize("way", ["form", "json"])
+def test_bad_pictures_are_refused_either_way(client, avision, way, data, status, code):
+    """400, 413 or 415 with a plain sentence, before or in the decoding, and nothing is generated."""
+    if way == "form":
+        response = client.post(IMAGE, **upload(data))
+    else:
+        response = client.post(IMAGE, json={"prompt": "x", "image": data_url(data)})
+    refused(response, status, code)
+    assert avision.submitted == []
+
+
+PICTURE = ("image", (picture(), "a.png"))
+PROMPT = ("prompt", "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ([PROMPT], "image is required."),
+        ([PROMPT, ("image", "not a file")], "image must be a file."),
+        ([PROMPT, ("image", (b"", ""))], "image is required."),
+        ([PICTURE], "prompt is required."),
+        ([PROMPT, PICTURE, PICTURE], "image was sent more than once."),
+        ([PROMPT, PROMPT, PICTURE], "prompt was sent more than once."),
+        ([PROMPT, ("photo", (picture(), "a.png"))], "Unknown field: photo."),
+        ([PROMPT, PICTURE, ("top_k", "5")], "Unknown field: top_k."),
+        ([PROMPT, PICTURE, ("max_tokens", "five")], "max_tokens must be an integer from 1 to 2048."),
+        ([PROMPT, PICTURE, ("temperature", "nan")], "temperature must be a number from 0 to 2."),
+    ],
+)
+def test_each_mistake_in_a_form_is_named(client, fields, sentence):
+    """A form is held to the same rules as JSON."""
+    response = client.post(IMAGE, **multipart(fields))
+    assert refused(response, 400, "validation_error") == sentence
+
+
+def test_blank_numbers_of_a_form_count_as_absent(client, avision):
+    """A browser sends every field of a form, also those left empty."""
+    assert client.post(IMAGE, **upload(picture(), max_tokens="", temperature=" ")).status_code == 200
+    assert avision.only.sampling.max_tokens == 200
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["https://example.com/a.png", "data:image/png,abc", "iVBORw0KGgo=", "data:image/png;base64,!!!"],
+)
+def test_only_a_base64_data_url_is_a_picture_in_json(client, image):
+    """Nothing is fetched from elsewhere, and broken base64 is said to be broken."""
+    message = refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 400, "validation_error")
+    assert message.startswith("image")
+
+
+def test_a_data_url_over_the_limit_is_refused_before_it_is_unpacked(client):
+    """The length of the text tells the length of the picture."""
+    image = "data:image/png;base64," + "A" * (22_369_624 + 8)
+    refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\n\xff\xfe\r\n--b--\r\n",
+        b"no boundary in here",
+        b"--b\r\nbroken",
+        b"",
+    ],
+)
+def test_a_broken_form_is_refused(client, body):
+    """Invalid UTF-8, a missing boundary and a form that breaks off are mistakes of the request."""
+    response = client.post(IMAGE, data=body, content_type="multipart/form-data; boundary=b")
+    refused(response, 400, "validation_error")
+    refused(client.post(IMAGE, data=body, content_type="multipart/form-data"), 400, "validation_error")
+
+
+def test_too_many_parts_are_refused(client):
+    """A form of a thousand fields is not parsed to its end."""
+    fields = [(f"field{number}", "x") for number in range(100)]
+    response = client.post(IMAGE, **multipart(fields))
+    refused(response, 413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ModelError("The model failed on this request."), 500, "model_error"),
+        (EngineDead("The engine stopped."), 500, "model_error"),
+        (DeadlineExceeded("The request did not finish in time."), 504, "deadline_exceeded"),
+        (NotReady("The service is stopping.", 5), 503, "not_ready"),
+        (ContextTooLong("Prompt and answer are too long together.", "max_tokens"), 400, "validation_error"),
+    ],
+)
+def test_errors_of_the_model_keep_their_type_and_sentence(client, avibe, error, status, code):
+    """Whatever a request ends with is told in the one shape."""
+    avibe.failure = error
+    assert refused(client.post(TEXT, json={"prompt": "x"}), status, code) == error.message
+
+
+def test_an_error_nobody_expected_tells_nothing(client, avibe, caplog):
+    """No stack, path or text of an exception leaves the house, nor gets into the log."""
+    avibe.refusal = RuntimeError("secret prompt at /srv/models")
+    message = refused(client.post(TEXT, json={"prompt": "x"}), 500, "internal_error")
+    assert "secret" not in message
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_overload_is_refused_before_a_picture_is_decoded(client, avision):
+    """503 with Retry-After, and not a pixel is made."""
+    avision.capacity = 0
+    response = client.post(IMAGE, **upload(picture()))
+    refused(response, 503, "overloaded")
+    assert response.headers["Retry-After"] == "3"
+    assert avision.decoded == []
+
+
+def test_a_model_that_is_loading_says_when_to_come_back(client, avibe):
+    """503 `not_ready` with Retry-After."""
+    avibe.become(Status.LOADING)
+    response = client.post(TEXT, json={"prompt": "x"})
+    refused(response, 503, "not_ready")
+    assert response.headers["Retry-After"] == "5"
+
+
+def test_a_generation_request_leaves_its_three_lines(client, caplog):
+    """Validated, tokenized and generated are told at INFO, and never what was asked or answered."""
+    caplog.set_level("INFO")
+    client.post(TEXT, json={"prompt": "my secret prompt"})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "validated: avibe"
+    assert lines[1] == "tokenized: 7 prompt tokens"
+    assert lines[2].startswith("generated: 5 tokens in ")
+    assert lines[3].startswith("POST /api/v1/text/generate 200 ")
+    assert "secret" not in caplog.text
+    assert "An answer" not in caplog.text
+
+
+def test_the_reference_defaults_of_a_checkpoint_are_used(models, settings, machine):
+    """top_p, top_k, min_p and repetition_penalty come from the checkpoint; its temperature does not."""
+    own = {"top_p": 0.8, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05, "temperature": 0.1}
+    backend = ScriptedBackend("avibe", generation_defaults=own)
+    app = create_app(settings, ModelSet({"avibe": backend}), machine)
+    app.test_client().post(TEXT, json={"prompt": "x"})
+    sampling = backend.only.sampling
+    assert (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) == (0.8, 20, 0.1, 1.05)
+    assert sampling.temperature == 0.7
