@@ -1,8 +1,12 @@
 """Clients that are slow, silent or lazy hold up nobody but themselves, on a real Gunicorn."""
 
+import http.client
+import json
 import time
 
 import pytest
+
+from tests.e2e.gunicorn_process import PATIENCE
 
 FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34", "SEND_TIMEOUT": "2"}
 HALF_A_REQUEST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
@@ -71,14 +75,15 @@ def test_answer_that_is_not_read_is_given_up(server):
 
 def test_kept_connection_serves_again_and_ends_with_the_service(server):
     """Keep-alive works, and an idle kept connection does not hold up the stop."""
-    connection = server.connect()
+    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     for _ in range(3):
-        connection.sendall(b"GET /state HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b'"ready":true' in connection.recv(65536)
+        kept.request("GET", "/state")
+        assert json.loads(kept.getresponse().read())["ready"]
+        assert kept.sock is not None
     silent = server.connect()
     began = time.monotonic()
     server.process.terminate()
     assert server.ended() == 0
     assert time.monotonic() - began < 10
-    connection.close()
+    kept.close()
     silent.close()

@@ -1,4 +1,4 @@
-"""How a real Gunicorn stops: what was admitted is answered, what comes later is refused in words, and it ends with 0."""
+"""How a real Gunicorn stops: what was admitted is answered, what comes later refused in words, the status is 0."""
 
 import signal
 import time
