@@ -23,4 +23,4 @@ format:
 	$(PYTHON) -m ruff format .
 
 bench:
-	$(PYTHON) benchmarks/hooks_cost.py
+	$(PYTHON) -m benchmarks.hooks_cost

@@ -1,0 +1,285 @@
+"""Measure what the service's hooks cost: bare Flask, the liveness probe and a refused request, on one Gunicorn.
+
+    python -m benchmarks.hooks_cost [--rounds N] [--requests N] [--results FOLDER]
+
+One Gunicorn with the service's own configuration serves the service with the demo models, rate limits off, and beside
+it a bare Flask application with one JSON route. Kept-alive connections ask all three in turn, so that whatever else
+the machine does falls on each of them. Three loads: one connection; 32 connections that together keep a fixed rate,
+below what the server can do; 32 connections without a pause. In the last one every answer waits behind 31 others,
+so its difference is the cost of 32 requests, and the cost of one is in the column of requests a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+from benchmarks import record
+
+START_SECONDS = 120.0
+PACED_RATE = 200.0  # requests a second over all connections
+TARGET_MS = 1.0
+BAD_BODY = b'{"prompt": ""}'
+ROUTES = {
+    "bare Flask route": (b"GET /bare/alive HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+    "GET /api/health/live": (b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+    "refused POST /api/v1/text/generate": (
+        b"POST /api/v1/text/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (len(BAD_BODY), BAD_BODY),
+        400,
+    ),
+}
+BARE = "bare Flask route"
+PACKAGES = ("flask", "werkzeug", "gunicorn", "flask-cors", "limits", "prometheus-client", "pydantic")
+
+
+@dataclass(frozen=True)
+class Load:
+    """How the routes are asked; rate: requests a second over all connections, None for as fast as they are answered."""
+
+    name: str
+    connections: int
+    rate: float | None = None
+
+
+LOADS = (
+    Load("1 connection", 1),
+    Load(f"32 connections, {PACED_RATE:.0f} requests a second", 32, PACED_RATE),
+    Load("32 connections, without a pause", 32),
+)
+
+
+@dataclass
+class Samples:
+    """Seconds of each answer of one route under one load, and how long each round of it took."""
+
+    latencies: list[float] = field(default_factory=list)
+    round_medians: list[float] = field(default_factory=list)
+    busy: float = 0.0
+
+    def add(self, latencies: list[float], seconds: float) -> None:
+        """Take in one round."""
+        self.latencies += latencies
+        self.round_medians.append(statistics.median(latencies))
+        self.busy += seconds
+
+
+def build_app() -> Flask:
+    """Return the service with the bare application beside it under /bare, for Gunicorn."""
+    from app_production import create_app
+    from config import settings_or_exit
+
+    bare = Flask("bare")
+
+    @bare.get("/alive")
+    def alive() -> Response:
+        return jsonify(status="alive")
+
+    app = create_app(settings_or_exit())
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/bare": bare})  # type: ignore[method-assign]
+    return app
+
+
+@contextmanager
+def gunicorn() -> Iterator[int]:
+    """Run the server until the block ends; yield its port once the models are ready."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
+    settings |= {"HOST": "127.0.0.1", "PORT": str(port), "ENV_FILE": os.devnull}
+    settings |= {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "benchmarks.hooks_cost:build_app()"]
+    server = subprocess.Popen(command, cwd=record.ROOT, env=settings, stdout=subprocess.DEVNULL)
+    try:
+        wait_until_ready(server, port)
+        yield port
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    """Poll readiness; raise RuntimeError if the server ends or takes too long."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health/ready", timeout=5):
+                return
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise RuntimeError("The server did not become ready; run it by hand to see why.")
+
+
+class KeptAlive(asyncio.Protocol):
+    """One kept-alive HTTP/1.1 connection: one request at a time, answers with a Content-Length."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._answer: asyncio.Future[int] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        if separator and self._answer and len(body) >= content_length(head):
+            self._buffer = b""
+            self._answer.set_result(int(head[9:12]))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(ConnectionError("The server closed a kept-alive connection."))
+
+    async def ask(self, request: bytes) -> int:
+        """Send the request and return the status of its whole answer."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+
+def content_length(head: bytes) -> int:
+    """Return the length that the headers announce. Raises ValueError where they do not."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError("An answer without Content-Length cannot be measured here.")
+
+
+async def ask_many(connection: KeptAlive, route: str, times: int, offset: float, interval: float) -> list[float]:
+    """Ask `times` times, at fixed moments `interval` seconds apart if that is not 0; return each answer's seconds."""
+    request, expected = ROUTES[route]
+    latencies, due = [], time.perf_counter() + offset
+    for _ in range(times):
+        if interval and (pause := due - time.perf_counter()) > 0:
+            await asyncio.sleep(pause)
+        began = time.perf_counter()
+        status = await connection.ask(request)
+        latencies.append(time.perf_counter() - began)
+        if status != expected:
+            raise RuntimeError(f"{route} answered {status}, and {expected} was expected.")
+        due += interval
+    return latencies
+
+
+async def one_round(connections: list[KeptAlive], load: Load, route: str, requests: int) -> tuple[list[float], float]:
+    """Ask one route `requests` times over all connections; return the answers' seconds and the round's."""
+    interval = load.connections / load.rate if load.rate else 0.0
+    began = time.perf_counter()
+    batches = await asyncio.gather(
+        *(
+            ask_many(connection, route, requests // load.connections, interval * at / load.connections, interval)
+            for at, connection in enumerate(connections)
+        )
+    )
+    return [latency for batch in batches for latency in batch], time.perf_counter() - began
+
+
+async def measure(port: int, load: Load, rounds: int, requests: int) -> dict[str, Samples]:
+    """Ask all routes in turn, each round in another order; the first round warms up and is not counted."""
+    loop = asyncio.get_running_loop()
+    opened = [await loop.create_connection(KeptAlive, "127.0.0.1", port) for _ in range(load.connections)]
+    connections = [protocol for _, protocol in opened]
+    names, samples = list(ROUTES), {name: Samples() for name in ROUTES}
+    for number in range(rounds + 1):
+        for at in range(len(names)):
+            name = names[(number + at) % len(names)]
+            latencies, seconds = await one_round(connections, load, name, requests)
+            if number:
+                samples[name].add(latencies, seconds)
+        show_progress(load, number, rounds)
+    for connection in connections:
+        connection.close()
+    return samples
+
+
+def show_progress(load: Load, done: int, rounds: int) -> None:
+    """Draw one line of progress where somebody watches."""
+    if sys.stderr.isatty():
+        end = "\n" if done == rounds else ""
+        print(f"\r{load.name}: [{'#' * done}{'.' * (rounds - done)}]", end=end, file=sys.stderr, flush=True)
+
+
+def summary(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
+    """Return each route's figures; added_*: against the bare route, the spread over the rounds beside it."""
+    bare = samples[BARE]
+    figures = {}
+    for name, own in samples.items():
+        added = [(a - b) * 1e3 for a, b in zip(own.round_medians, bare.round_medians, strict=True)]
+        figures[name] = {
+            "requests": len(own.latencies),
+            "median_ms": statistics.median(own.latencies) * 1e3,
+            "p95_ms": statistics.quantiles(own.latencies, n=20)[-1] * 1e3,
+            "added_median_ms": (statistics.median(own.latencies) - statistics.median(bare.latencies)) * 1e3,
+            "added_median_lowest_round_ms": min(added),
+            "added_median_highest_round_ms": max(added),
+            "requests_per_second": len(own.latencies) / own.busy,
+        }
+    return figures
+
+
+def as_table(figures: dict[str, dict[str, float]]) -> str:
+    """Return one load's figures as a Markdown table."""
+    header = ("route", "median, ms", "p95, ms", "added at the median, ms (lowest to highest round)", "requests/s")
+    rows = []
+    for name, own in figures.items():
+        spread = f"{own['added_median_lowest_round_ms']:.2f} to {own['added_median_highest_round_ms']:.2f}"
+        added = "" if name == BARE else f"{own['added_median_ms']:.2f} ({spread})"
+        rate = f"{own['requests_per_second']:.0f}"
+        rows.append((name, f"{own['median_ms']:.2f}", f"{own['p95_ms']:.2f}", added, rate))
+    return record.table(header, rows)
+
+
+def verdict(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Return the sentence that compares the largest cost below saturation with the target."""
+    held = [figures[load.name] for load in LOADS if load.connections == 1 or load.rate]
+    worst = max(own["added_median_ms"] for routes in held for name, own in routes.items() if name != BARE)
+    word = "met" if worst < TARGET_MS else "missed"
+    return (
+        f"Target: under {TARGET_MS:g} ms added at the median, with one connection and with 32 at a fixed rate: {word} "
+        f"({worst:.2f} ms at most). Without a pause each answer waits behind 31 others, on both sides."
+    )
+
+
+def main() -> int:
+    """Measure, print and write the results; return the exit status."""
+    parser = argparse.ArgumentParser(description="Measure what the service's hooks cost.")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of each route and load (default 10)")
+    parser.add_argument("--requests", type=int, default=640, help="requests of a round (default 640)")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
+    arguments = parser.parse_args()
+    found = record.facts(PACKAGES)
+    with gunicorn() as port:
+        figures = {
+            load.name: summary(asyncio.run(measure(port, load, arguments.rounds, arguments.requests))) for load in LOADS
+        }
+    tables = [part for name, routes in figures.items() for part in (f"## {name}", as_table(routes))]
+    written = {"facts": found, "rounds": arguments.rounds, "requests": arguments.requests, "figures": figures}
+    path = record.write("hooks_cost", written, "What the hooks cost", [*tables, verdict(figures)], arguments.results)
+    print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

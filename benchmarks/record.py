@@ -1,0 +1,71 @@
+"""The facts that stand beside every figure: machine, commit, versions and the command that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+
+def facts(packages: Iterable[str]) -> dict[str, Any]:
+    """Return when, where and with what this process measures."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def write(name: str, record: Mapping[str, Any], title: str, tables: Sequence[str], folder: Path = RESULTS) -> Path:
+    """Write `name`.json with everything and `name`.md for people; return the latter's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    measured = record["facts"]
+    changed = " with uncommitted changes" if measured["uncommitted_changes"] else ""
+    packages = ", ".join(f"{package} {number}" for package, number in measured["packages"].items())
+    lines = [
+        f"# {title}",
+        f"Measured {measured['date']} at commit {measured['commit'][:12]}{changed}, on {measured['cores']} x "
+        f"{measured['cpu']} (load average before: {measured['load_average_1min']}), {measured['system']}, "
+        f"Python {measured['python']}, {packages}.",
+        f"    {measured['command']}",
+        *tables,
+    ]
+    path = folder / f"{name}.md"
+    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, all columns but the first aligned to the right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
