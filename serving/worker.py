@@ -16,6 +16,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -80,8 +81,9 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._await_first_byte(Connection(self.cfg, client, address, listener.getsockname()))
 
     def handle(self, conn: Connection) -> Any:
+        """Serve one request in a context of its own, so that no line of it carries an earlier request's id."""
         conn.sock.begin_request()
-        keep = super().handle(conn)
+        keep = Context().run(super().handle, conn)
         if keep is False:
             conn.close(graceful=True)
         return keep

@@ -1,0 +1,55 @@
+"""The text of `.env.example`, made from the table of settings: `python -m settings.example > .env.example`.
+
+Docker, Compose, systemd and python-dotenv read the file alike: no inline comments, quotes, `export` or interpolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+from settings.table import Setting
+
+TITLE = """\
+# The settings of Avito AI API. Copy this file to .env and take the # from what you change; a line shows the default.
+# A variable of the environment wins over this file; ENV_FILE in the environment names another file than .env.
+# ADMIN_KEY and RATE_LIMIT_STORAGE can stand in files, which ADMIN_KEY_FILE and RATE_LIMIT_STORAGE_FILE name."""
+
+PROFILES: Mapping[str, Mapping[str, str]] = {
+    "a laptop without a GPU: models whose folders are missing are replaced by the demos": {
+        "HOST": "127.0.0.1",
+        "DEVICE": "cpu",
+    },
+    "one GPU": {"ENVIRONMENT": "production", "CUDA_VISIBLE_DEVICES": "0"},
+    "behind nginx on the same machine": {
+        "ENVIRONMENT": "production",
+        "HOST": "127.0.0.1",
+        "TRUSTED_PROXIES": "1",
+    },
+}
+# What the file sets and does not only show: the second GPU of the machine this service was made for.
+ACTIVE = {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def env_example(settings: Iterable[Setting]) -> str:
+    """Return the whole file."""
+    blocks = [TITLE]
+    for purpose, values in PROFILES.items():
+        blocks.append("\n".join([f"# Profile: {purpose}", *(f"#   {name}={value}" for name, value in values.items())]))
+    for group, members in groupby(settings, key=lambda setting: setting.group):
+        blocks.append(f"# [{group or 'service'}]")
+        blocks.extend(_entry(setting) for setting in members)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _entry(setting: Setting) -> str:
+    default = "" if setting.default is None else setting.kind.show(setting.default)
+    line = f"{setting.name}={ACTIVE[setting.name]}" if setting.name in ACTIVE else f"#{setting.name}={default}"
+    unset = f" (default: {setting.unset})" if setting.default is None else ""
+    return f"# {setting.help[0].upper()}{setting.help[1:]}{unset}\n{line}"
+
+
+if __name__ == "__main__":
+    from config import SETTINGS
+
+    print(env_example(SETTINGS), end="")

@@ -1,0 +1,360 @@
+"""The settings: where they come from, what is refused and how that is said, and what never shows."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import DEMO, SETTINGS, SettingsError, _env_file, load_settings
+
+ROOT = Path(__file__).parents[1]
+KEY = "correct-horse-battery"
+
+
+def load(env_file=None, **environ):
+    return load_settings(environ, env_file)
+
+
+def mistakes(env_file=None, **environ):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, env_file)
+    return caught.value.mistakes
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    """Write a `.env` and return its path."""
+
+    def write(text):
+        path = tmp_path / "test.env"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_defaults_are_the_documented_ones():
+    """With nothing set, the values are those of the contract."""
+    settings = load()
+    assert (settings.environment, settings.production) == ("development", False)
+    assert (settings.server.host, settings.server.port, settings.server.workers) == ("0.0.0.0", 8085, 1)
+    assert settings.model.vibe_model_dir == Path("/mnt/data/avito/vibe/models")
+    assert settings.model.vibe_tokenizer_dir == Path("/mnt/data/avito/vibe/tokenizers")
+    assert settings.model.vision_model_dir == Path("/mnt/data/avito/vision/models")
+    assert (settings.model.device, settings.model.dtype, settings.model.cuda_visible_devices) == ("auto", None, None)
+    generation = settings.generation
+    assert (generation.max_tokens_avibe, generation.max_tokens_avision) == (256, 200)
+    assert (generation.max_tokens_limit, generation.max_model_len) == (2048, 4096)
+    assert (generation.temperature, generation.max_prompt_length) == (0.7, 2000)
+    limits = settings.limits
+    assert (limits.rate_limit_per_minute, limits.rate_limit_per_hour, limits.rate_limit_storage) == (10, 100, "memory")
+    engine = settings.engine
+    assert (engine.max_num_seqs, engine.max_waiting, engine.engine) == (64, 128, "continuous")
+    assert (engine.queue_timeout, engine.request_timeout, engine.stall_seconds) == (30, 300, 20)
+    assert (settings.server.drain_seconds, settings.server.send_timeout, settings.server.trusted_proxies) == (60, 30, 0)
+    assert (settings.security.allowed_origins, settings.security.admin_key) == (("*",), None)
+    assert (settings.logging.log_level, settings.logging.log_file, settings.logging.log_format) == (
+        "INFO",
+        None,
+        "text",
+    )
+
+
+def test_threads_are_computed_from_what_the_models_hold():
+    """Without THREADS there is one for each request of both models and 32 to spare."""
+    assert load().server.threads == 2 * (64 + 128) + 32
+    assert load(MAX_NUM_SEQS="8", MAX_WAITING="4").server.threads == 2 * (8 + 4) + 32
+    assert load(THREADS="500").server.threads == 500
+
+
+def test_too_few_threads_are_refused_with_the_arithmetic():
+    """The refusal shows the sum and the settings in it."""
+    (mistake,) = mistakes(THREADS="100", MAX_NUM_SEQS="64")
+    assert mistake.startswith(
+        "THREADS=100: expected at least 416 = 2 models x (MAX_NUM_SEQS 64 + MAX_WAITING 128) + 32"
+    )
+
+
+def test_all_mistakes_are_reported_at_once():
+    """Each wrong value is named with what was found and what was expected."""
+    found = mistakes(PORT="70000", TEMPERATURE="nan", DEVICE="gpu", PREFIX_CACHE="maybe", WORKERS="4")
+    assert found[:4] == (
+        "PORT='70000': expected a whole number from 1 to 65535",
+        "DEVICE='gpu': expected auto or cuda or cpu",
+        "TEMPERATURE='nan': expected a number from 0 to 2",
+        "PREFIX_CACHE='maybe': expected true or false",
+    )
+    assert found[4].startswith("WORKERS=4: expected 1, because each worker would load the weights again")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENVIRONMENT", "staging"),
+        ("HOST", "127.0.0.1:80"),
+        ("HOST", "999.1.1.1"),
+        ("HOST", "-x"),
+        ("PORT", "0"),
+        ("PORT", "8_085"),
+        ("PORT", "٨٠٨٥"),
+        ("TRUSTED_PROXIES", "-1"),
+        ("CUDA_VISIBLE_DEVICES", "-1"),
+        ("CUDA_VISIBLE_DEVICES", "0,,1"),
+        ("DTYPE", "int8"),
+        ("VIBE_DTYPE", "fp16"),
+        ("MAX_TOKENS_LIMIT", "4096"),
+        ("MAX_TOKENS_AVIBE", "2049"),
+        ("MAX_TOKENS_AVISION", "0"),
+        ("MAX_NUM_BATCHED_TOKENS", "63"),
+        ("MAX_NUM_SEQS", "0"),
+        ("TEMPERATURE", "2.1"),
+        ("TEMPERATURE", "inf"),
+        ("QUEUE_TIMEOUT", "0"),
+        ("RATE_LIMIT_STORAGE", "redis"),
+        ("RATE_LIMIT_STORAGE", "redis://"),
+        ("RATE_LIMIT_STORAGE", "http://host"),
+        ("RATE_LIMIT_STORAGE", "redis://host:port"),
+        ("ALLOWED_ORIGINS", "example.com"),
+        ("ALLOWED_ORIGINS", "https://example.com/path"),
+        ("ALLOWED_ORIGINS", "*,https://example.com"),
+        ("ALLOWED_ORIGINS", ","),
+        ("ADMIN_KEY", "short"),
+        ("ADMIN_KEY", "with a space in the middle"),
+        ("LOG_LEVEL", "TRACE"),
+        ("LOG_FORMAT", "xml"),
+        ("ENGINE", "vllm"),
+        ("VIBE_TOKENIZER_DIR", "demo"),
+    ],
+)
+def test_wrong_value_is_refused_by_name(name, value):
+    """A value outside what a setting takes is one mistake that begins with the setting's name."""
+    (mistake,) = mistakes(**{name: value})
+    assert mistake.startswith(f"{name}=")
+    assert "expected" in mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "attribute", "expected"),
+    [
+        ("ENVIRONMENT", "PRODUCTION", "environment", "production"),
+        ("HOST", "::1", "server.host", "::1"),
+        ("HOST", "gpu-1.example.com", "server.host", "gpu-1.example.com"),
+        ("CUDA_VISIBLE_DEVICES", "0, 1", "model.cuda_visible_devices", "0,1"),
+        ("CUDA_VISIBLE_DEVICES", "GPU-8f1c", "model.cuda_visible_devices", "GPU-8f1c"),
+        ("CUDA_VISIBLE_DEVICES", "MIG-GPU-8f1c/1/0", "model.cuda_visible_devices", "MIG-GPU-8f1c/1/0"),
+        ("DTYPE", "BFloat16", "model.dtype", "bfloat16"),
+        ("VIBE_MODEL_DIR", "demo", "model.vibe_model_dir", DEMO),
+        ("RATE_LIMIT_PER_MINUTE", "0", "limits.rate_limit_per_minute", 0),
+        ("RATE_LIMIT_STORAGE", "rediss://u:p@h:6379/0", "limits.rate_limit_storage", "rediss://u:p@h:6379/0"),
+        ("MAX_NUM_BATCHED_TOKENS", "64", "engine.max_num_batched_tokens", 64),
+        ("CUDA_GRAPHS", "off", "engine.cuda_graphs", False),
+        ("RELOAD_RESERVE", "1", "engine.reload_reserve", True),
+        (
+            "ALLOWED_ORIGINS",
+            "https://a.ru, http://b:3000",
+            "security.allowed_origins",
+            ("https://a.ru", "http://b:3000"),
+        ),
+        ("LOG_LEVEL", "debug", "logging.log_level", "DEBUG"),
+        ("PORT", " 9000 ", "server.port", 9000),
+        ("PORT", "", "server.port", 8085),
+    ],
+)
+def test_right_value_is_taken(name, value, attribute, expected):
+    """Values are read without regard to case where they are words, and nothing counts as not set."""
+    found = load(**{name: value})
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    assert found == expected
+
+
+def test_settings_are_frozen():
+    """Nobody changes a setting after the start."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load().server.port = 1
+
+
+def test_environment_wins_over_the_file(env_file):
+    """The environment, then `.env`, then the default; an empty variable does not hide the file's."""
+    path = env_file("PORT=9001\nHOST=127.0.0.1\nLOG_LEVEL=DEBUG\n")
+    settings = load(path, PORT="9002", HOST="")
+    assert (settings.server.port, settings.server.host, settings.logging.log_level) == (9002, "127.0.0.1", "DEBUG")
+    assert settings.sources == {"PORT": "environment", "HOST": ".env", "LOG_LEVEL": ".env"}
+
+
+def test_secret_file_stands_between_environment_and_env_file(env_file, tmp_path):
+    """ADMIN_KEY in the environment wins over ADMIN_KEY_FILE, which wins over ADMIN_KEY in `.env`."""
+    (tmp_path / "key").write_text("key-from-its-own-file\n")
+    path = env_file(f"ADMIN_KEY=key-from-the-env-file\nADMIN_KEY_FILE={tmp_path / 'key'}\n")
+    assert load(path).security.admin_key == "key-from-its-own-file"
+    assert load(path, ADMIN_KEY=KEY).security.admin_key == KEY
+    assert load(env_file("ADMIN_KEY=key-from-the-env-file\n")).security.admin_key == "key-from-the-env-file"
+
+
+def test_secret_file_that_cannot_be_used_is_a_mistake(tmp_path):
+    """A missing, empty or binary file of a secret stops the start and is named."""
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, reason in (("missing", "No such file"), ("empty", "it is empty"), ("binary", "not UTF-8")):
+        (mistake,) = mistakes(ADMIN_KEY_FILE=str(tmp_path / name))
+        assert mistake.startswith("ADMIN_KEY_FILE=")
+        assert reason in mistake
+
+
+def test_only_secrets_have_files(tmp_path):
+    """PORT_FILE means nothing, since a port is no secret."""
+    (tmp_path / "port").write_text("9000")
+    assert load(PORT_FILE=str(tmp_path / "port")).server.port == 8085
+
+
+def test_unknown_name_in_the_file_is_warned_about_with_the_nearest(env_file):
+    """A misspelt name has no effect, and the warning says which one was probably meant."""
+    path = env_file("RATE_LIMIT_PER_MINUT=1\nrate_limit_per_hour=1\nSOMETHING_ELSE=1\nTORCH_INDEX_URL=x\n")
+    misspelt, other, lower = sorted(load(path).warnings)
+    assert misspelt.startswith("RATE_LIMIT_PER_MINUT in")
+    assert misspelt.endswith("did you mean RATE_LIMIT_PER_MINUTE?")
+    assert other == f"SOMETHING_ELSE in {path} is not a setting and has no effect"
+    assert lower.endswith("did you mean RATE_LIMIT_PER_HOUR?")
+
+
+def test_file_that_cannot_be_read_is_a_mistake(env_file, tmp_path):
+    """A line that is no setting, a file that is not there, a file that is not text: each is named."""
+    assert mistakes(env_file("PORT=1\nnonsense\n")) == (f"{tmp_path / 'test.env'}, line 2: expected NAME=value",)
+    (missing,) = mistakes(tmp_path / "missing.env")
+    assert missing.startswith("ENV_FILE=")
+    (tmp_path / "binary.env").write_bytes(b"PORT=\xff\n")
+    (binary,) = mistakes(tmp_path / "binary.env")
+    assert "not UTF-8" in binary
+
+
+def test_file_interpolates_nothing(env_file):
+    """A dollar sign is a dollar sign, as it is for systemd and Docker."""
+    assert load(env_file("ADMIN_KEY=sixteen-letters-${HOME}\n")).security.admin_key == "sixteen-letters-${HOME}"
+
+
+def test_log_file_must_be_writable(tmp_path):
+    """A folder that is missing, or a folder in place of the file, stops the start; the check leaves no file behind."""
+    assert mistakes(LOG_FILE=str(tmp_path / "missing" / "log"))[0].startswith("LOG_FILE=")
+    assert mistakes(LOG_FILE=str(tmp_path))[0].startswith("LOG_FILE=")
+    assert mistakes(LOG_FILE=str(tmp_path / ("x" * 300)))[0].startswith("LOG_FILE=")
+    assert load(LOG_FILE=str(tmp_path / "log")).logging.log_file == tmp_path / "log"
+    assert not (tmp_path / "log").exists()
+
+
+def test_repr_shows_no_secret():
+    """Settings can be logged: keys and credentials are masked, the rest is there."""
+    shown = repr(load(ADMIN_KEY=KEY, RATE_LIMIT_STORAGE="redis://user:pa55@host:6379/1?password=pa55", PORT="9000"))
+    assert KEY not in shown
+    assert "pa55" not in shown
+    assert "redis://********@host:6379/1?********" in shown
+    assert "port='9000'" in shown
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="@/?#"), min_size=4).filter(lambda s: s.strip() == s))
+def test_no_credential_is_ever_shown(word):
+    """Whatever stands where a password can stand is in no error message."""
+    for url in (f"redis://user{word}zz:{word}zz@host", f"rediss://{word}zz@host:bad", f"x://a:{word}zz@b?p={word}zz"):
+        try:
+            shown = repr(load(RATE_LIMIT_STORAGE=url, ADMIN_KEY=""))
+        except SettingsError as error:
+            shown = str(error)
+        assert f"{word}zz" not in shown
+
+
+def run_config(**environ):
+    return subprocess.run(
+        [sys.executable, "config.py"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_printed_settings_are_complete_and_masked(tmp_path):
+    """`python config.py` prints every setting with where it came from, secrets masked, and ends with 0."""
+    (tmp_path / "settings").write_text("PROT=1\n")
+    run = run_config(PORT="9000", ADMIN_KEY=KEY, ENV_FILE=str(tmp_path / "settings"))
+    lines = run.stdout.splitlines()
+    assert run.returncode == 0
+    assert [line.split("=")[0] for line in lines] == [setting.name for setting in SETTINGS]
+    assert "PORT=9000  # environment" in lines
+    assert "ADMIN_KEY=********  # environment" in lines
+    assert "THREADS=416" in lines
+    assert "PROT" in run.stderr
+    assert "did you mean PORT?" in run.stderr
+
+
+def test_printed_mistakes_are_complete_and_masked():
+    """`python config.py` prints all mistakes and ends with 2."""
+    run = run_config(PORT="x", ADMIN_KEY="pa55 word", LOG_FORMAT="y", RATE_LIMIT_STORAGE="reds://u:pa55@h")
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "PORT='x'" in run.stderr
+    assert "LOG_FORMAT='y'" in run.stderr
+    assert "ADMIN_KEY=********: expected 16 to 256" in run.stderr
+    assert "RATE_LIMIT_STORAGE='reds://********@h'" in run.stderr
+    assert "pa55" not in run.stderr
+
+
+def python(code, **environ):
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.split(), run
+
+
+def test_config_is_read_on_first_use():
+    """`from config import config` gives the settings of this process, the same object every time."""
+    out, _ = python(
+        "from config import config, settings_or_exit\n"
+        "print(config.environment, config.server.port, config.model.vibe_model_dir, config is settings_or_exit())",
+        PORT="9000",
+    )
+    assert out == ["development", "9000", "/mnt/data/avito/vibe/models", "True"]
+
+
+def test_config_has_no_other_attribute():
+    """A misspelt name of the module is an AttributeError, as of any module."""
+    _, run = python("import config; config.confg")
+    assert "AttributeError: module 'config' has no attribute 'confg'" in run.stderr
+
+
+def test_wrong_settings_end_the_process_with_2():
+    """Whoever needs settings at start gets the mistakes printed and status 2."""
+    _, run = python("from config import settings_or_exit; settings_or_exit()", PORT="x")
+    assert run.returncode == 2
+    assert run.stderr.startswith("The settings cannot be used:\n  PORT='x'")
+
+
+def test_gpu_choice_reaches_cuda():
+    """CUDA counts GPUs as nvidia-smi does, and sees those that the settings name; none named leaves its own view."""
+    code = (
+        "import os, config\n"
+        "print(config.apply_gpu_choice(config.config), os.environ['CUDA_DEVICE_ORDER'],"
+        " os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    )
+    assert python(code, CUDA_VISIBLE_DEVICES=" 1 ")[0] == ["1", "PCI_BUS_ID", "1"]
+    assert python(code)[0] == ["None", "PCI_BUS_ID", "None"]
+
+
+def test_env_file_beside_the_code_is_read(tmp_path):
+    """Without ENV_FILE, `.env` in the folder of `config.py` is read where there is one."""
+    (tmp_path / "config.py").write_text((ROOT / "config.py").read_text())
+    (tmp_path / "settings").symlink_to(ROOT / "settings")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from config import config; print(config.server.port)"
+    assert python(code, ENV_FILE="")[0] == ["8085"]
+    (tmp_path / ".env").write_text("PORT=9000\n")
+    assert python(code, ENV_FILE="")[0] == ["9000"]
+    assert _env_file({}) in (None, ROOT / ".env")
