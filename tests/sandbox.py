@@ -84,6 +84,12 @@ class Sandbox:
             timeout=TIMEOUT,
         )
 
+    def link_service(self) -> None:
+        """Put the whole service into the checkout, but for what deploy.sh makes there itself."""
+        for source in REPOSITORY.iterdir():
+            if source.name not in (".git", ".venv", ".env") and not (self.root / source.name).exists():
+                (self.root / source.name).symlink_to(source)
+
     def calls(self) -> list[str]:
         """Return what pip, pytest and the noting tools were asked, in order."""
         return self.log.read_text().splitlines() if self.log.exists() else []
