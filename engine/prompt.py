@@ -91,10 +91,15 @@ class PromptPreparer:
         if role not in ROLES:
             raise ValidationError(f"A message's role must be one of {', '.join(sorted(ROLES))}.", "messages")
         guarded: dict[str, Any] = self._special.guard(message, own=role == "assistant")
-        if isinstance(content := message.get("content"), list | tuple):
+        content = message.get("content")
+        if content is None and role == "assistant":
+            guarded["content"] = ""  # a turn of tool calls alone; templates concatenate content without asking
+        elif isinstance(content, list | tuple):
             self._check_parts(content)
             if self._pictures is None:
                 guarded["content"] = "\n".join(part["text"] for part in guarded["content"])
+        elif not isinstance(content, str):
+            raise ValidationError("A message's content must be a text or a list of parts.", "messages")
         return guarded
 
     def _check_parts(self, parts: list[Any] | tuple[Any, ...]) -> None:

@@ -143,7 +143,9 @@ def test_a_converted_vocabulary_is_known_by_its_tokens(tokens):
     assert TokenTable.of(trained_tokenizer(tokens)).cleans
 
 
-@given(st.lists(st.one_of(any_text, st.sampled_from(["<0x0A>", "<0xd0>", "<0x9F>", "\u2581"])), max_size=8), st.booleans())
+@given(
+    st.lists(st.one_of(any_text, st.sampled_from(["<0x0A>", "<0xd0>", "<0x9F>", "\u2581"])), max_size=8), st.booleans()
+)
 @example(["a", "<0x", "0A>"], True)
 @example(["<0xD0>", "<0x9f>"], True)
 def test_markers_become_their_characters(parts, split):

@@ -19,7 +19,9 @@ CONTROL = {TOKENIZER.token_to_id(token) for token in SPECIAL_TOKENS + MARKER_TOK
 
 ordinary = st.text(st.characters(exclude_characters="<>|", exclude_categories=["Cs"]), max_size=30)
 fragments = st.lists(
-    st.sampled_from([*SPECIAL_TOKENS, *MARKER_TOKENS, "<|im_", "end|>", "<", ">", "|", "<thi", "nk>", "текст", " ", "\n"]),
+    st.sampled_from(
+        [*SPECIAL_TOKENS, *MARKER_TOKENS, "<|im_", "end|>", "<", ">", "|", "<thi", "nk>", "текст", " ", "\n"]
+    ),
     max_size=6,
 ).map("".join)
 
