@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from flask import Request
 
-FORWARDED = ("Forwarded", "X-Real-IP")
+FORWARDED = {"forwarded", "x-real-ip"}
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 # An address as proxies write it: bare, or with a port; IPv6 in brackets where a port follows.
 WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+")
@@ -17,8 +17,8 @@ WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\
 
 def is_forwarded(request: Request) -> bool:
     """True if some proxy, or somebody who plays one, has left a header."""
-    names = (name for name, _ in request.headers)
-    return any(name in FORWARDED or name.startswith("X-Forwarded-") for name in names)
+    names = (name.lower() for name, _ in request.headers)
+    return any(name in FORWARDED or name.startswith("x-forwarded-") for name in names)
 
 
 def client_address(request: Request, trusted_proxies: int) -> str:

@@ -95,6 +95,9 @@ class RateLimiter:
                 standing = self._spend_in(self._shared, budget, client, cost)
             except (StorageError, OSError) as error:
                 self._shared_failed(error)
+            except OverBudget:
+                self._shared_works()
+                raise
             else:
                 self._shared_works()
                 return standing

@@ -1,0 +1,242 @@
+"""Budgets over moving windows: what is charged, what never is, and what happens while Redis is away."""
+
+import socket
+import threading
+
+import pytest
+from limits.errors import StorageError
+
+from edge.local_windows import SWEEP_SECONDS, LocalWindows
+from edge.rate_limit import REDIS_PAUSE, OverBudget, RateLimiter, Windows, redis_windows
+from engine.errors import ValidationError
+from tests.fakes import Clock
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def spend_all(limiter, times, client="1.1.1.1", budget="generation"):
+    """Spend one after another; return what was left each time."""
+    return [limiter.spend(budget, client).remaining for _ in range(times)]
+
+
+def refusal(limiter, client="1.1.1.1", cost=1, budget="generation"):
+    """Check that the budget is spent; return the refusal."""
+    with pytest.raises(OverBudget) as caught:
+        limiter.spend(budget, client, cost)
+    return caught.value
+
+
+def test_the_eleventh_call_of_a_minute_is_refused(clock):
+    """Ten calls a minute, with the wording clients match and a time to come back."""
+    limiter = RateLimiter(10, 100, clock=clock)
+    assert spend_all(limiter, 10) == list(range(9, -1, -1))
+    refused = refusal(limiter)
+    assert refused.message == "Rate limit exceeded: 10 requests per minute"
+    assert (refused.window, refused.retry_after) == ("minute", 60)
+
+
+def test_the_window_moves(clock):
+    """A call frees its place a minute after it was made, not at the turn of a minute."""
+    limiter = RateLimiter(2, 0, clock=clock)
+    spend_all(limiter, 1)
+    clock.advance(40)
+    spend_all(limiter, 1)
+    assert refusal(limiter).retry_after == 20
+    clock.advance(20)
+    spend_all(limiter, 1)
+    assert refusal(limiter).retry_after == 40
+
+
+def test_a_refused_call_is_charged_nowhere(clock):
+    """Knocking while refused does not prolong the refusal, in neither window."""
+    limiter = RateLimiter(2, 3, clock=clock)
+    spend_all(limiter, 2)
+    for _ in range(50):
+        refusal(limiter)
+    clock.advance(60)
+    assert limiter.spend("generation", "1.1.1.1").remaining == 0
+    refused = refusal(limiter)
+    assert (refused.window, refused.message) == ("hour", "Rate limit exceeded: 3 requests per hour")
+    assert refused.retry_after == 3600 - 60
+
+
+def test_clients_and_budgets_do_not_share(clock):
+    """Each address has its own budget, and health calls have one apart from generation."""
+    limiter = RateLimiter(1, 0, clock=clock)
+    for client in ("1.1.1.1", "2.2.2.2"):
+        for budget in ("generation", "health"):
+            spend_all(limiter, 1, client, budget)
+            refusal(limiter, client, budget=budget)
+
+
+def test_a_batch_costs_what_it_holds(clock):
+    """Seven prompts cost seven calls; what does not fit is refused whole and charged not at all."""
+    limiter = RateLimiter(10, 100, clock=clock)
+    assert limiter.spend("generation", "1.1.1.1", 7).remaining == 3
+    refusal(limiter, cost=4)
+    assert limiter.spend("generation", "1.1.1.1", 3).remaining == 0
+
+
+def test_a_cost_that_no_window_can_hold_is_a_mistake_of_the_request(clock):
+    """Coming back later would never help, so it is not said."""
+    with pytest.raises(ValidationError, match="counts as 11 requests, over the limit of 10 per minute"):
+        RateLimiter(10, 100, clock=clock).spend("generation", "1.1.1.1", 11)
+
+
+@pytest.mark.parametrize(("minute", "hour", "window"), [(0, 2, "hour"), (2, 0, "minute")])
+def test_nought_switches_a_window_off(clock, minute, hour, window):
+    """The other window goes on."""
+    limiter = RateLimiter(minute, hour, clock=clock)
+    spend_all(limiter, 2)
+    assert refusal(limiter).window == window
+
+
+def test_without_limits_nothing_is_counted(clock):
+    """Both windows off: no refusal and no headers."""
+    limiter = RateLimiter(0, 0, clock=clock)
+    assert [limiter.spend("generation", "1.1.1.1") for _ in range(500)] == [None] * 500
+
+
+def test_headers_tell_the_tightest_window(clock):
+    """Limit, what is left, seconds until a place frees, and both windows as the policy."""
+    limiter = RateLimiter(10, 100, clock=clock)
+    assert limiter.spend("generation", "1.1.1.1").headers() == {
+        "RateLimit-Limit": "10",
+        "RateLimit-Remaining": "9",
+        "RateLimit-Reset": "60",
+        "RateLimit-Policy": "10;w=60, 100;w=3600",
+    }
+
+
+def test_many_threads_get_exactly_the_budget(clock):
+    """No race lets an eleventh call through or charges a refused one."""
+    limiter, won, together = RateLimiter(10, 100, clock=clock), [], threading.Barrier(24)
+
+    def knock():
+        together.wait()
+        for _ in range(4):
+            try:
+                won.append(limiter.spend("generation", "1.1.1.1"))
+            except OverBudget:
+                pass
+
+    threads = [threading.Thread(target=knock) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 10
+    assert min(standing.remaining for standing in won) == 0
+
+
+def test_clients_that_stay_away_are_forgotten(clock):
+    """Memory follows the clients of the last hour, not all there ever were; no thread is started."""
+    storage, threads = LocalWindows(clock), threading.active_count()
+    for number in range(1000):
+        storage.acquire_entry(f"client-{number}", 10, 60)
+    assert len(storage) == 1000
+    clock.advance(max(60, SWEEP_SECONDS))
+    storage.acquire_entry("another", 10, 60)
+    assert len(storage) == 1
+    assert threading.active_count() == threads
+
+
+def test_local_windows_are_a_whole_storage(clock):
+    """What the library asks of every storage is there; fixed windows are refused."""
+    storage = LocalWindows(clock)
+    storage.acquire_entry("a", 10, 60)
+    storage.acquire_entry("b", 10, 60)
+    storage.clear("a")
+    assert (len(storage), storage.check(), storage.reset(), len(storage)) == (1, True, 1, 0)
+    assert storage.base_exceptions is ValueError
+    for fixed in (lambda: storage.incr("a", 1), lambda: storage.get("a"), lambda: storage.get_expiry("a")):
+        with pytest.raises(NotImplementedError):
+            fixed()
+
+
+class FlakyWindows(LocalWindows):
+    """A shared storage that can be away, or lose its last place to another copy of the service."""
+
+    away = False
+    lost_race = False
+    asked = 0
+
+    def get_moving_window(self, key, limit, expiry):
+        self.asked += 1
+        if self.away:
+            cause = ConnectionError("redis://user:password@host")
+            raise StorageError(cause) from cause
+        return super().get_moving_window(key, limit, expiry)
+
+    def acquire_entry(self, key, limit, expiry, amount=1):
+        return not self.lost_race and super().acquire_entry(key, limit, expiry, amount)
+
+
+@pytest.fixture
+def shared(clock):
+    return FlakyWindows(clock)
+
+
+def test_copies_share_their_limits(clock, shared):
+    """Two copies of the service over one storage keep one budget."""
+    copies = [RateLimiter(4, 0, Windows(shared, clock), clock) for _ in range(2)]
+    for copy in copies:
+        spend_all(copy, 2)
+    for copy in copies:
+        refusal(copy)
+
+
+def test_a_place_that_another_copy_takes_first_is_refused(clock, shared):
+    """Between the look and the charge another copy may be quicker."""
+    limiter = RateLimiter(4, 0, Windows(shared, clock), clock)
+    shared.lost_race = True
+    refusal(limiter)
+
+
+def test_limits_go_local_while_redis_is_away(clock, shared, caplog):
+    """No request fails; one line says so and one that it is over; every unanswered call is counted."""
+    caplog.set_level("INFO")
+    limiter = RateLimiter(3, 0, Windows(shared, clock), clock)
+    shared.away = True
+    assert spend_all(limiter, 3) == [2, 1, 0]
+    refusal(limiter)
+    assert shared.asked == 1, "only the first call waits for a storage that is away"
+    assert limiter.shared_is_away
+    clock.advance(REDIS_PAUSE)
+    refusal(limiter)
+    assert (shared.asked, limiter.shared_failures) == (2, 2)
+    shared.away = False
+    clock.advance(REDIS_PAUSE)
+    assert spend_all(limiter, 3) == [2, 1, 0]
+    assert not limiter.shared_is_away
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "away (ConnectionError)" in lines[0]
+    assert "back" in lines[1]
+    assert "password" not in caplog.text
+
+
+def test_a_refusal_too_shows_that_redis_is_back(clock, shared):
+    """The first answer after an outage may be a refusal, and counts as an answer."""
+    limiter = RateLimiter(1, 0, Windows(shared, clock), clock)
+    spend_all(limiter, 1)
+    shared.away = True
+    spend_all(limiter, 1)
+    shared.away = False
+    clock.advance(REDIS_PAUSE)
+    refusal(limiter)
+    assert not limiter.shared_is_away
+
+
+def test_a_redis_that_nobody_runs_costs_no_request(clock):
+    """The real client against a port where nobody listens: the limits go on here, at once."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
+        limiter = RateLimiter(2, 0, redis_windows(url), clock)
+        spend_all(limiter, 2)
+        refusal(limiter)
+    assert limiter.shared_failures == 1

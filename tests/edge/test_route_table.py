@@ -1,0 +1,33 @@
+"""The one table of routes: a route without a row, or a row without a route, stops the start."""
+
+import pytest
+from flask import Flask
+
+from app_production import create_app
+from edge.route_table import ROUTES, RouteTableError, Row, check_routes
+from routes.pages import pages
+
+
+def test_a_route_without_a_row_stops_the_start():
+    """Nobody can add a route and forget what it needs."""
+    app = Flask(__name__, static_folder=None)
+    app.add_url_rule("/forgotten", view_func=lambda: "", methods=["GET", "POST"])
+    with pytest.raises(RouteTableError, match="POST /forgotten"):
+        check_routes(app, {"GET /forgotten": Row()})
+
+
+def test_a_row_without_a_route_stops_the_start():
+    """A row that protects nothing is a mistake too."""
+    with pytest.raises(RouteTableError, match="rows without a route: .'GET /gone'"):
+        check_routes(Flask(__name__, static_folder=None), {"GET /gone": Row()})
+
+
+def test_the_application_itself_is_checked(settings, models, machine):
+    """create_app looks at the routes that it has put together."""
+    app = create_app(settings, models, machine)
+    check_routes(app)
+    assert len(ROUTES) == sum(len(rule.methods - {"HEAD", "OPTIONS"}) for rule in app.url_map.iter_rules())
+    unprotected = Flask(__name__)
+    unprotected.register_blueprint(pages)
+    with pytest.raises(RouteTableError):
+        check_routes(unprotected)

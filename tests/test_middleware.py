@@ -1,0 +1,370 @@
+"""The hooks around every route: ids, access, budgets, CORS, headers, and one shape for every failure."""
+
+import re
+import uuid
+
+import pytest
+
+import engine.errors
+from app_production import create_app
+from config import load_settings
+from edge import failures
+from edge.route_table import ROUTES, Need
+from engine.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    ModelError,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    RequestAborted,
+    RetryLater,
+    ServiceError,
+    Unauthorized,
+    UnsupportedMediaType,
+    ValidationError,
+)
+from tests.fakes import multipart, picture
+
+TEXT = "/api/v1/text/generate"
+KEY = "a-key-of-an-operator"
+GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
+
+
+def good_request(path):
+    """Return a request that the route answers well."""
+    fields = [("prompt", "Hello")]
+    if path == TEXT:
+        return {"json": {"prompt": "Hello"}}
+    if path == "/avibe":
+        return {"data": {"prompt": "Hello"}}
+    return multipart([*fields, ("image", (picture(), "a.png"))])
+
+
+def call(client, name, **extra):
+    """Make a good request to a route of the table."""
+    method, path = name.split()
+    options = good_request(path) if ROUTES[name].bodies else {}
+    return client.open(path.replace("<path:filename>", "style.css"), method=method, buffered=True, **options, **extra)
+
+
+@pytest.mark.parametrize("name", sorted(ROUTES))
+def test_every_route_answers_with_every_header(client, name):
+    """Id, time and the security headers are on each answer of each route."""
+    response = call(client, name, headers={"X-Request-ID": "mine-1"})
+    assert response.status_code in (200, 303)
+    assert response.headers["X-Request-ID"] == "mine-1"
+    assert re.fullmatch(r"\d+\.\d{3}s", response.headers["X-Response-Time"])
+    assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+    assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("name", sorted(ROUTES))
+def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
+    """405 with Allow: JSON under /api, a page elsewhere."""
+    path = name.split()[1].replace("<path:filename>", "style.css")
+    response = client.open(path, method="PATCH")
+    assert response.status_code == 405
+    assert name.split()[0] in response.headers["Allow"]
+    if path.startswith("/api"):
+        assert response.json["error"] == "method_not_allowed"
+    else:
+        assert response.mimetype == "text/html"
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1/nothing", "/api/health/", "/api/%00", "/api/../etc"])
+def test_unknown_addresses_under_api_are_json(client, path):
+    """404 in the one shape, with nothing of the address in it."""
+    response = client.get(path)
+    assert response.status_code == 404
+    assert set(response.json) == {"error", "message", "request_id"}
+    assert response.json["error"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/../config.py", "/static/nothing.css", "/apiary"])
+def test_unknown_addresses_elsewhere_are_a_page(client, path):
+    """A person gets a page, with the same status."""
+    response = client.get(path)
+    assert (response.status_code, response.mimetype) == (404, "text/html")
+    assert "There is nothing at this address." in response.text
+
+
+def test_failures_under_v1_have_the_shape_of_openai(client):
+    """Clients of that protocol read every failure there, an unknown address too."""
+    error = client.get("/v1/nothing").json["error"]
+    assert error == {
+        "message": "There is nothing at this address.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "not_found",
+    }
+
+
+def every_error(kind=ServiceError):
+    """Return the classes of the tree, the framework's own ones included."""
+    return [kind, *(deeper for child in kind.__subclasses__() for deeper in every_error(child))]
+
+
+def made(kind):
+    """Make an error of a class of the tree."""
+    if issubclass(kind, RetryLater):
+        return kind.__new__(kind) if kind.__init__ is not RetryLater.__init__ else kind("A sentence.", 7)
+    return kind("A sentence.")
+
+
+STATUSES = {
+    ValidationError: (400, "validation_error"),
+    Unauthorized: (401, "unauthorized"),
+    Forbidden: (403, "forbidden"),
+    PayloadTooLarge: (413, "payload_too_large"),
+    UnsupportedMediaType: (415, "unsupported_media_type"),
+    RequestAborted: (499, "request_aborted"),
+    Overloaded: (503, "overloaded"),
+    NotReady: (503, "not_ready"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+    ModelError: (500, "model_error"),
+}
+
+
+@pytest.mark.parametrize("path", GENERATIONS)
+@pytest.mark.parametrize("kind", sorted(STATUSES, key=lambda kind: kind.__name__))
+def test_every_generation_route_tells_every_error(client, avibe, avision, path, kind):
+    """Each class of the tree becomes its status and code, as JSON or as a page, and never a 500 by accident."""
+    error = made(kind)
+    avibe.failure = avision.failure = error
+    response = client.post(path, **good_request(path))
+    status, code = STATUSES[kind]
+    assert response.status_code == status
+    assert response.headers.get("Retry-After") == ("7" if isinstance(error, RetryLater) else None)
+    if path.startswith("/api"):
+        assert (response.json["error"], response.json["message"]) == (code, "A sentence.")
+    else:
+        assert "A sentence." in response.text
+
+
+@pytest.mark.parametrize("path", GENERATIONS)
+def test_every_generation_route_survives_the_unexpected(client, avibe, avision, path):
+    """An exception nobody thought of is a 500 of ours, without a word of what it said."""
+    avibe.refusal = avision.refusal = ZeroDivisionError("secret")
+    response = client.post(path, **good_request(path))
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.headers["X-Request-ID"] in response.text
+
+
+def test_every_class_of_the_tree_has_a_meaning():
+    """A new error class is a client's error or a server's on purpose, never by falling through."""
+    own = {kind for kind in every_error() if kind.__module__ == engine.errors.__name__}
+    vague = {ServiceError, RetryLater}
+    fallen = {kind for kind in own - vague if not issubclass(kind, tuple(set(failures.ERRORS) - {ServiceError}))}
+    assert not fallen
+
+
+@pytest.mark.parametrize("claimed", ["a", "A-b_c.9", "x" * 128])
+def test_a_well_formed_request_id_is_kept(client, claimed):
+    """In the header and in the body."""
+    response = client.post(TEXT, json={}, headers={"X-Request-ID": claimed})
+    assert response.headers["X-Request-ID"] == response.json["request_id"] == claimed
+
+
+@pytest.mark.parametrize("claimed", ["", "x" * 129, "a b", "a/b", "é", "a;b", '"'])
+def test_any_other_request_id_is_replaced(client, claimed):
+    """By a UUID of version 4; nothing strange gets into logs and bodies."""
+    made_here = client.post(TEXT, json={}, headers={"X-Request-ID": claimed}).json["request_id"]
+    assert uuid.UUID(made_here).version == 4
+
+
+def test_the_access_line_tells_method_route_status_seconds_and_address(client, caplog):
+    """One line a request; the route as the table has it."""
+    caplog.set_level("INFO")
+    client.get("/api/health")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"GET /api/health 200 \d\.\d{3}s 127\.0\.0\.1", line)
+
+
+def test_probes_are_logged_at_debug_alone(client, caplog):
+    """A probe every second does not fill the journal."""
+    caplog.set_level("DEBUG")
+    client.get("/api/health/ready")
+    client.get("/api/health/live")
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+
+
+def test_an_unknown_path_is_logged_harmlessly(client, caplog):
+    """No line break and no endless path gets into the log."""
+    caplog.set_level("INFO")
+    client.get("/a%0Ab/" + "x" * 5000)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("GET /a%0Ab/xxx")
+    assert len(line) < 200
+
+
+# --- who may call ---
+
+
+@pytest.fixture
+def with_key(environ, models, machine):
+    """A client of a service that has an ADMIN_KEY."""
+    return create_app(load_settings({**environ, "ADMIN_KEY": KEY}, None), models, machine).test_client()
+
+
+GUARDED = sorted(name for name, row in ROUTES.items() if row.need is Need.LOCAL_OR_ADMIN)
+FOREIGN = {"REMOTE_ADDR": "10.1.2.3"}
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_guarded_routes_answer_this_machine_and_the_operator_alone(client, with_key, name):
+    """403 where no key could help, 401 where one could, and neither tells what the key is."""
+    assert call(client, name).status_code == 200
+    assert call(client, name, environ_base=FOREIGN).status_code == 403
+    refused = call(with_key, name, environ_base=FOREIGN)
+    assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert call(with_key, name, environ_base=FOREIGN, headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert call(with_key, name, environ_base=FOREIGN, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["X-Real-IP", "X-Forwarded-For", "Forwarded", "X-Forwarded-Host"])
+@pytest.mark.parametrize("name", GUARDED)
+def test_a_proxy_on_this_machine_is_not_this_machine(client, name, header):
+    """What nginx hands on came from somewhere else."""
+    assert call(client, name, headers={header: "127.0.0.1"}).status_code == 403
+
+
+@pytest.mark.parametrize("name", sorted(set(ROUTES) - set(GUARDED)))
+def test_open_routes_answer_everybody(client, name):
+    """A foreign address without any key."""
+    assert call(client, name, environ_base=FOREIGN).status_code in (200, 303)
+
+
+# --- budgets ---
+
+
+@pytest.fixture
+def limited(models, machine):
+    """A client of a service with the default limits."""
+    return create_app(load_settings({}, None), models, machine).test_client()
+
+
+def test_generation_routes_share_one_budget(limited):
+    """Ten in all, whichever form or API they come through; then 429 with all its headers."""
+    for number in range(10):
+        path = GENERATIONS[number % len(GENERATIONS)]
+        assert limited.post(path, **good_request(path)).status_code == 200
+    response = limited.post(TEXT, json={"prompt": "x"})
+    assert response.status_code == 429
+    assert response.json["error"] == "rate_limit_exceeded"
+    assert response.json["message"] == "Rate limit exceeded: 10 requests per minute"
+    assert 0 < int(response.headers["Retry-After"]) <= 60
+    assert (response.headers["RateLimit-Limit"], response.headers["RateLimit-Remaining"]) == ("10", "0")
+    page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
+    assert page.status_code == 429
+    assert "Превышен лимит: 10 запросов в минуту" in page.text
+
+
+def test_health_has_a_budget_of_its_own(limited):
+    """Fifteen calls in a row end in 429, while everything else goes on."""
+    assert [limited.get("/api/health").status_code for _ in range(15)] == [200] * 10 + [429] * 5
+    assert limited.post(TEXT, json={"prompt": "x"}).status_code == 200
+
+
+def test_what_is_free_is_never_refused(limited):
+    """Probes, metrics, pages, static files and preflights cost nothing."""
+    free = sorted(name for name, row in ROUTES.items() if row.budget is None)
+    for _ in range(12):
+        assert all(call(limited, name).status_code in (200, 303) for name in free)
+        assert limited.options(TEXT).status_code == 200
+    assert limited.post(TEXT, json={"prompt": "x"}).headers["RateLimit-Remaining"] == "9"
+
+
+def test_cheap_refusals_come_before_the_budget(limited):
+    """A wrong address, method or content type, or a body too long, is not charged; a wrong field is."""
+    for _ in range(20):
+        assert limited.get("/api/v1/nothing").status_code == 404
+        assert limited.get(TEXT).status_code == 405
+        assert limited.post(TEXT, data="x", content_type="text/plain").status_code == 415
+    assert limited.post(TEXT, json={}).headers["RateLimit-Remaining"] == "9"
+
+
+def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
+    """What the rate limit refused is in neither count of the JSON figures; Prometheus has it."""
+    for _ in range(13):
+        limited.post(TEXT, json={"prompt": "x"})
+    figures = limited.get("/api/metrics").json["application"]
+    assert (figures["total_requests"], figures["successful_requests"], figures["failed_requests"]) == (10, 10, 0)
+    assert len(avibe.submitted) == 10
+    text = limited.get("/metrics").text
+    assert 'avito_ai_rate_limit_refusals_total{budget="generation",window="minute"} 3.0' in text
+    assert 'avito_ai_requests_total{model="avibe",status="rate_limit_exceeded"} 3.0' in text
+
+
+def test_a_client_cannot_choose_its_address(models, machine, caplog):
+    """Without trusted proxies a forwarded header changes nothing, and is told once, naming the setting."""
+    client = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None), models, machine).test_client()
+    statuses = [
+        client.get("/api/health", headers={"X-Forwarded-For": f"1.1.1.{number}"}).status_code for number in range(5)
+    ]
+    assert statuses == [200, 429, 429, 429, 429]
+    assert caplog.text.count("TRUSTED_PROXIES") == 1
+
+
+def test_behind_a_trusted_proxy_each_client_has_its_own_budget(models, machine, caplog):
+    """The proxy's own entry counts; what a client put in front of it does not."""
+    environ = {"RATE_LIMIT_PER_MINUTE": "1", "TRUSTED_PROXIES": "1"}
+    client = create_app(load_settings(environ, None), models, machine).test_client()
+
+    def status(forwarded):
+        return client.get("/api/health", headers={"X-Forwarded-For": forwarded}).status_code
+
+    assert [status("1.1.1.1"), status("2.2.2.2")] == [200, 200]
+    assert [status("9.9.9.9, 1.1.1.1"), status("8.8.8.8, 2.2.2.2")] == [429, 429]
+    assert "TRUSTED_PROXIES" not in caplog.text
+
+
+# --- CORS ---
+
+METHODS, HEADERS = {"GET", "POST", "OPTIONS"}, {"authorization", "content-type", "x-request-id"}
+EXPOSED = {
+    "X-Request-ID",
+    "X-Response-Time",
+    "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "RateLimit-Policy",
+}
+
+
+def listed(response, name):
+    return {item.strip() for item in response.headers[f"Access-Control-{name}"].split(",")}
+
+
+def test_any_page_may_call_by_default(client):
+    """`*`, the exact methods and headers, never with credentials; also on failures."""
+    asked = {
+        "Origin": "https://a.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, x-request-id, x-other",
+    }
+    preflight = client.options(TEXT, headers=asked)
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    assert listed(preflight, "Allow-Methods") == METHODS
+    assert {name.lower() for name in listed(preflight, "Allow-Headers")} == HEADERS
+    for response in (client.get("/api/health"), client.post(TEXT, json={}), client.get("/api/nothing")):
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert listed(response, "Expose-Headers") == EXPOSED
+        assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+def test_a_list_of_origins_is_kept_to(environ, models, machine):
+    """A listed page is named in the answer, any other gets no permission."""
+    settings = load_settings({**environ, "ALLOWED_ORIGINS": "https://a.example, https://b.example"}, None)
+    client = create_app(settings, models, machine).test_client()
+    allowed = client.get("/api/health", headers={"Origin": "https://b.example"})
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://b.example"
+    assert "Origin" in allowed.headers["Vary"]
+    for origin in ("https://c.example", "https://a.example.evil", "https://aXexample"):
+        foreign = client.get("/api/health", headers={"Origin": origin})
+        assert "Access-Control-Allow-Origin" not in foreign.headers
