@@ -111,6 +111,11 @@ class Generation:
         return self._completion is not None or self._error is not None
 
     @property
+    def streaming(self) -> bool:
+        """True once a consumer reads the parts as they come; until then parts may be kept back and joined."""
+        return self._streaming
+
+    @property
     def aborted(self) -> bool:
         """True once somebody has asked for an abort."""
         return self._aborted

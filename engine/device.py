@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.errors import StartError
 
@@ -59,24 +60,24 @@ def choose_device(wish: Wish, survey: Callable[[], Survey], torch: Callable[[], 
     return "cpu"
 
 
-def survey_machine() -> Survey:
-    """Ask NVML for the GPUs of this machine; without a driver there are none."""
-    import pynvml
-
+def survey_machine(nvml: Any = None) -> Survey:
+    """Ask NVML for the GPUs of this machine; without a driver there are none. nvml: what stands for pynvml."""
+    if nvml is None:
+        import pynvml as nvml
     try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        nvml.nvmlInit()
+    except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
         return Survey()
-    except pynvml.NVMLError as error:
+    except nvml.NVMLError as error:
         return Survey(trouble=str(error))
-    try:  # pragma: no cover - CUDA
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        names = tuple(f"{i}: {pynvml.nvmlDeviceGetName(handle)}" for i, handle in enumerate(handles))
-        return Survey(names, pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError as error:  # pragma: no cover - CUDA
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        names = tuple(f"{i}: {nvml.nvmlDeviceGetName(handle)}" for i, handle in enumerate(handles))
+        return Survey(names, nvml.nvmlSystemGetDriverVersion())
+    except nvml.NVMLError as error:
         return Survey(trouble=str(error))
-    finally:  # pragma: no cover - CUDA
-        pynvml.nvmlShutdown()
+    finally:
+        nvml.nvmlShutdown()
 
 
 def ask_torch() -> Torch:

@@ -45,6 +45,12 @@ class LoadedModel:
     vocab_size: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def image_token_id(self) -> int | None:
+        """The token that stands for a part of a picture, None for a model that reads none."""
+        token_id: int | None = getattr(self.model.config, "image_token_id", None)
+        return token_id
+
 
 def load_model(
     spec: ModelSpec,

@@ -237,6 +237,7 @@ class EngineConfig:
     cpu_threads: int = 0
     prefix_cache: bool = True
     cuda_graphs: bool = True
+    reload_reserve: bool = False
     max_restarts: int = 3
 
 

@@ -1,0 +1,320 @@
+"""The engine: one model behind the `Backend` seam, batched continuously on one thread that it watches over.
+
+A request is admitted, tokenized and queued by the thread that brings it; from then on the engine's thread owns it. If
+that thread dies, everybody it held gets a typed error at once and it starts again with clean books; after
+`max_restarts` deaths within `DEATHS_WINDOW`, or an error that poisons the device, only a new process can help.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import torch
+
+from engine.backend import Generation
+from engine.budget import check_budget, plan_budget
+from engine.cpu import usable_cores
+from engine.detokenizer import Detokenizer
+from engine.engine_core import STOPPED, Counters, EngineCore, Poisoned
+from engine.errors import ContextTooLong, EngineDead, NotReady, ValidationError
+from engine.loader import LoadedModel, load_model
+from engine.model_runner import ModelRunner
+from engine.prompt import PreparedPrompt
+from engine.selfcheck import check_logits
+from engine.sequence import Sequence
+from engine.types import (
+    BackendState,
+    BackendStats,
+    EngineConfig,
+    GenerationRequest,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    SamplingParams,
+    Status,
+    TokensPrompt,
+)
+from engine.waiting_room import WaitingRoom
+
+log = logging.getLogger(__name__)
+
+DEATHS_WINDOW = 600.0  # seconds
+IDLE_BEAT = 1.0  # seconds between two signs of life of an idle engine
+RETRY_AFTER = 5  # seconds, told to a client while the model is not ready
+HOPELESS_STALL = 3  # stall times after which a step will not come back
+END_GRACE = 5.0  # seconds for the thread to end after it was told to
+
+Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
+
+
+class LLMEngine:
+    """Backend over continuous batching. See `Backend` for the contract of each method."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: EngineConfig,
+        load: Load = load_model,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec, self._config, self._load, self._clock = spec, config, load, clock
+        waiting_tokens = config.max_waiting_tokens or config.max_waiting * config.max_model_len // 4
+        self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, waiting_tokens, clock)
+        self._counters = Counters()
+        self._info = ModelInfo(spec.name, spec.served_id, spec.vision, spec.demo, config.max_model_len)
+        self._loaded: LoadedModel | None = None
+        self._runner: Any = None
+        self._core: EngineCore | None = None
+        self._thread: threading.Thread | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._beat = clock()
+        self._deaths: list[float] = []
+        self._num_deaths = 0
+        self._lock = threading.Lock()  # guards the three fields below
+        self._status = Status.LOADING
+        self._reason = "the model is loading"
+        self._progress = Progress("waiting to load")
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def start(self) -> None:
+        ready, failure = threading.Event(), list[BaseException]()
+        self._thread = threading.Thread(
+            target=self._live, args=(ready, failure), name=f"engine-{self._spec.name}", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+        if failure:
+            self._move(Status.DEAD, "the model could not be loaded")
+            raise failure[0]
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        arrival = self._clock()
+        self._check_ready()
+        self._room.admit(request.client)
+        try:
+            sequence = self._prepare(request, arrival)
+            self._room.put(sequence)
+        except BaseException:
+            self._room.release(request.client)
+            raise
+        self._wake.set()
+        if self._status is Status.DEAD:
+            self._fail_waiting()
+        return sequence.generation
+
+    def state(self) -> BackendState:
+        with self._lock:
+            status, reason, progress = self._status, self._reason, self._progress
+        if status is Status.LOADING:
+            return BackendState(status, reason, progress)
+        if status is Status.DEAD:
+            return BackendState(status, reason, restart_needed=True)
+        stalled = self._clock() - self._beat if self._pending() else 0.0
+        if stalled > self._config.stall_seconds:
+            hopeless = stalled > HOPELESS_STALL * self._config.stall_seconds
+            return BackendState(Status.STALLED, "the model does not move", restart_needed=hopeless)
+        return BackendState(status, reason)
+
+    def stats(self) -> BackendStats:
+        running = list(self._core.scheduler.running) if self._core is not None else []
+        counters = self._counters
+        return BackendStats(
+            num_requests_running=len(running),
+            num_requests_waiting=max(0, self._room.num_places() - len(running)),
+            max_num_seqs=self._config.max_num_seqs,
+            max_waiting=self._config.max_waiting,
+            kv_cache_tokens_used=sum(sequence.num_computed for sequence in running),
+            kv_cache_tokens_total=self._config.max_num_seqs * self._info.max_model_len,
+            prompt_tokens_total=counters.prompt_tokens,
+            cached_tokens_total=counters.cached_tokens,
+            generation_tokens_total=counters.generation_tokens,
+            nan_logits_total=counters.nan_logits,
+            engine_restarts_total=self._num_deaths,
+            steps_total=counters.steps,
+            seconds_since_step=self._clock() - self._beat,
+            estimated_wait_seconds=self._room.estimated_wait(),
+        )
+
+    def drain(self) -> None:
+        self._move(Status.DRAINING, "the service is stopping", unless=Status.DEAD)
+
+    def stop(self, timeout: float) -> None:
+        self.drain()
+        deadline = self._clock() + timeout
+        while self._room.num_places() and self._clock() < deadline and self._alive():
+            threading.Event().wait(0.02)
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(END_GRACE)
+
+    # --- the caller's thread ---
+
+    def _check_ready(self) -> None:
+        state = self.state()
+        if state.status is not Status.READY:
+            raise NotReady(f"The model is not ready: {state.reason}.", RETRY_AFTER)
+
+    def _prepare(self, request: GenerationRequest, arrival: float) -> Sequence:
+        loaded = self._loaded
+        assert loaded is not None
+        prompt = loaded.preparer.prepare(request.prompt)
+        _check_lengths(len(prompt.token_ids), request.sampling, loaded)
+        generation = Generation(
+            request.request_id, len(prompt.token_ids), arrival + request.timeout, self._wake.set, self._clock
+        )
+        detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
+        keys = _prefix_keys(prompt, loaded.image_token_id)
+        return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
+
+    def _pending(self) -> bool:
+        return len(self._room) > 0 or (self._core is not None and bool(self._core.scheduler.running))
+
+    # --- the engine's thread ---
+
+    def _live(self, ready: threading.Event, failure: list[BaseException]) -> None:
+        try:
+            self._load_and_warm()
+        except BaseException as error:
+            failure.append(error)
+            return
+        finally:
+            ready.set()
+        while not self._stopping and self._status is not Status.DEAD:
+            try:
+                self._work()
+            except BaseException as error:
+                self._bury(error)
+        if self._core is not None:
+            self._core.fail_all(STOPPED)
+
+    def _work(self) -> None:
+        self._core = core = self._new_core()
+        while not self._stopping:
+            self._wake.clear()
+            self._beat = self._clock()
+            if not core.step():
+                core.check_idle()
+                self._wake.wait(IDLE_BEAT)
+
+    def _bury(self, error: BaseException) -> None:
+        """Fail everybody the dead loop held, and decide whether there is a next life."""
+        log.critical("%s: the engine's loop died.", self._spec.name, exc_info=error)
+        now = self._clock()
+        self._num_deaths += 1
+        self._deaths = [*(death for death in self._deaths if now - death < DEATHS_WINDOW), now]
+        if isinstance(error, Poisoned) or len(self._deaths) > self._config.max_restarts:
+            self._move(Status.DEAD, "the engine died and cannot be restarted in this process")
+        if self._core is not None:
+            self._core.fail_all(EngineDead("The model's engine stopped under this request; it can be sent again."))
+        self._runner.clear()
+
+    def _fail_waiting(self) -> None:
+        for sequence in self._room.clear():
+            self._room.release(sequence.request.client)
+            sequence.generation.fail(EngineDead("The model's engine has stopped."))
+
+    def _new_core(self) -> EngineCore:
+        loaded = self._loaded
+        assert loaded is not None
+        return EngineCore(
+            self._room,
+            self._runner,
+            self._config,
+            loaded.eos_token_ids,
+            loaded.token_table.text,
+            self._counters,
+            self._clock,
+        )
+
+    # --- start ---
+
+    def _load_and_warm(self) -> None:
+        config = self._config
+        if self._spec.device == "cpu":
+            torch.set_num_threads(config.cpu_threads or usable_cores())
+        loaded = self._load(self._spec, self._report, config.max_model_len)
+        self._report(Progress("making the cache"))
+        budget = plan_budget(loaded.model, config, loaded.max_model_len)
+        check_budget(self._spec, config, budget)
+        self._runner = ModelRunner(loaded.model, config.max_num_seqs, loaded.max_model_len, budget.prefix_tokens)
+        self._report(Progress("checking the model"))
+        check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded))
+        self._loaded = loaded
+        self._info = ModelInfo(
+            self._spec.name,
+            self._spec.served_id,
+            self._spec.vision,
+            self._spec.demo,
+            loaded.max_model_len,
+            loaded.generation_defaults,
+        )
+        self._beat = self._clock()
+        self._move(Status.READY, "", only_from=Status.LOADING)
+
+    def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
+        """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""
+        request = GenerationRequest("self-check", TokensPrompt(tuple(prompt.token_ids)), SamplingParams(1))
+        generation = Generation("self-check", len(prompt.token_ids), self._clock(), _nothing)
+        keys = _prefix_keys(prompt, loaded.image_token_id)
+        detokenizer = Detokenizer(loaded.token_table)
+        sequence = Sequence(request, prompt.token_ids, generation, detokenizer, 0.0, keys, prompt.images)
+        sequence.slot = 0
+        self._runner.begin(sequence)
+        logits: torch.Tensor = self._runner.logits(sequence)
+        return logits
+
+    def _report(self, progress: Progress) -> None:
+        with self._lock:
+            self._progress = progress
+
+    def _move(
+        self, status: Status, reason: str, only_from: Status | None = None, unless: Status | None = None
+    ) -> None:
+        with self._lock:
+            if (only_from is None or self._status is only_from) and self._status is not unless:
+                self._status, self._reason = status, reason
+
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+
+def _nothing() -> None:
+    """Nobody waits for the answer of a self-check."""
+
+
+def _check_lengths(prompt_tokens: int, sampling: SamplingParams, loaded: LoadedModel) -> None:
+    if prompt_tokens + sampling.max_tokens > loaded.max_model_len:
+        raise ContextTooLong(
+            f"The prompt ({prompt_tokens} tokens) and the answer ({sampling.max_tokens} tokens) do not fit together "
+            f"into this model's context of {loaded.max_model_len} tokens.",
+            "max_tokens" if prompt_tokens < loaded.max_model_len else "prompt",
+        )
+    if any(not 0 <= token < loaded.vocab_size for token in sampling.logit_bias):
+        raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
+
+
+def _prefix_keys(prompt: PreparedPrompt, image_token_id: int | None) -> list[Hashable]:
+    """Return a key for each prompt token: its id, or for a picture's tokens the picture's hash and the place in it."""
+    if prompt.images is None:
+        return list(prompt.token_ids)
+    keys: list[Hashable] = []
+    picture, place = -1, 0
+    for token_id in prompt.token_ids:
+        if token_id != image_token_id:
+            place = 0
+            keys.append(token_id)
+            continue
+        picture += place == 0
+        keys.append((prompt.images.hashes[picture], place))
+        place += 1
+    return keys

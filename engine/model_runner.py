@@ -1,0 +1,167 @@
+"""Runs one planned step on the model: tokens and positions in, a choice for each row out.
+
+Owns the decoder, the cache of keys and values, and the kept beginnings of prompts. One thread only: the engine's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.attention import SlotAttention, Span
+from engine.decoder import Decoder
+from engine.kv_cache import KVCache
+from engine.prefix_cache import BLOCK, PrefixCache
+from engine.sampler import Choice, sample
+from engine.scheduler import Plan
+from engine.sequence import Sequence
+
+
+class ModelRunner:
+    """The model at work.
+
+    model: a loaded transformers model, whose decoder weights are taken over. slots, max_model_len: the size of the
+    cache, in sequences and in tokens each. prefix_tokens: how many tokens of beginnings are kept, 0 for none.
+    """
+
+    def __init__(self, model: Any, slots: int, max_model_len: int, prefix_tokens: int) -> None:
+        self._model = model
+        self.decoder = Decoder(model)
+        d = self.decoder
+        self._cache = KVCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._prefix = PrefixCache(prefix_tokens // BLOCK)
+        blocks = max(1, prefix_tokens // BLOCK)
+        self._kept = KVCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._image_token_id: int | None = getattr(model.config, "image_token_id", None)
+
+    @torch.inference_mode()
+    def begin(self, sequence: Sequence) -> None:
+        """Make a sequence with a slot ready: its positions, and what is known of its beginning."""
+        if sequence.images is not None and sequence.positions is None:
+            self._locate_images(sequence)
+        blocks = self._prefix.match(sequence.keys())
+        if blocks:
+            self._copy_in(sequence.slot, blocks)
+            sequence.num_computed = sequence.cached_tokens = len(blocks) * BLOCK
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
+        """Compute one step; return the choice of each row that has read all its tokens. Appends nothing itself."""
+        done, logits = self._forward(plan)
+        return list(zip(done, sample(logits, done), strict=True)) if done else []
+
+    @torch.inference_mode()
+    def logits(self, sequence: Sequence) -> Tensor:
+        """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a slot."""
+        return self._forward(Plan(prefill=[(sequence, sequence.remaining)]))[1]
+
+    @torch.inference_mode()
+    def keep_beginning(self, sequence: Sequence) -> None:
+        """Keep what is computed of a sequence for others that begin the same."""
+        for index, block in self._prefix.insert(sequence.keys()[: sequence.num_computed]):
+            here = slice(index * BLOCK, (index + 1) * BLOCK)
+            for cached, kept in self._pairs():
+                kept[block].copy_(cached[sequence.slot, here])
+
+    @torch.inference_mode()
+    def scrub(self, slot: int) -> None:
+        """Clean a slot whose sequence gave logits that are not finite, and forget what it may have left behind."""
+        self._cache.scrub(slot)
+
+    def clear(self) -> None:
+        """Forget every kept beginning."""
+        self._prefix.clear()
+
+    def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
+        """Return the sequences whose last token is in the plan, and their logits [n, vocabulary]."""
+        rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
+        spans = [span for _, span in rows]
+        hidden = self.decoder.embed(self._token_ids(rows))
+        self._place_images(rows, hidden)
+        decode = len(plan.decode)
+        attend = SlotAttention(self._cache, spans[:decode], spans[decode:], self.decoder.dtype)
+        done, keep = _finished_rows(rows)
+        index = None if len(keep) == hidden.shape[0] else self._index(keep)
+        final = self.decoder.forward(hidden, self.decoder.rotary(self._positions(rows)), attend, index)
+        return done, self.decoder.logits(final)
+
+    def _token_ids(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
+        ids: list[int] = []
+        for sequence, span in rows:
+            ids += sequence.token_ids[span.start : span.start + span.count]
+        return self._index(ids)
+
+    def _positions(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
+        """Return [T], or [3, T] where a sequence with pictures takes part."""
+        if all(sequence.positions is None for sequence, _ in rows):
+            return self._index([span.start + i for _, span in rows for i in range(span.count)])
+        parts = []
+        for sequence, span in rows:
+            own = sequence.positions
+            end = span.start + span.count
+            if own is None or span.start >= sequence.num_prompt:
+                part = torch.arange(span.start, end).add_(sequence.rope_delta).expand(3, -1)
+            else:
+                late = torch.arange(sequence.num_prompt, max(end, sequence.num_prompt)).add_(sequence.rope_delta)
+                part = torch.cat([own[:, span.start : end], late.expand(3, -1)], dim=1)
+            parts.append(part)
+        return torch.cat(parts, dim=1).to(self.decoder.device)
+
+    def _locate_images(self, sequence: Sequence) -> None:
+        """Set the three-axis positions of a prompt with pictures, and the offset of everything after it."""
+        ids = torch.tensor([sequence.token_ids[: sequence.num_prompt]])
+        kinds = (ids == self._image_token_id).int()
+        positions, delta = self._model.model.get_rope_index(ids, kinds, sequence.images.grid_thw)
+        sequence.positions, sequence.rope_delta = positions[:, 0], int(delta)
+
+    def _place_images(self, rows: list[tuple[Sequence, Span]], hidden: Tensor) -> None:
+        """Put the embeddings of pictures where a chunk reads their tokens; look at new pictures all at once."""
+        reading = [(s, span) for s, span in rows if s.images is not None and span.start < s.num_prompt]
+        fresh = [s for s, _ in reading if s.image_embeds is None]
+        if fresh:
+            self._embed_images(fresh)
+        row = 0
+        for sequence, span in rows:
+            if sequence.image_embeds is not None and span.start < sequence.num_prompt:
+                self._place(sequence, span, hidden[row : row + span.count])
+            row += span.count
+
+    def _place(self, sequence: Sequence, span: Span, hidden: Tensor) -> None:
+        ids = sequence.token_ids
+        before = ids[: span.start].count(self._image_token_id)
+        here = [i for i in range(span.count) if ids[span.start + i] == self._image_token_id]
+        if here:
+            hidden[self._index(here)] = sequence.image_embeds[before : before + len(here)].to(hidden.dtype)
+
+    def _embed_images(self, sequences: list[Sequence]) -> None:
+        device = self.decoder.device
+        pixels = torch.cat([s.images.pixel_values for s in sequences]).to(device)
+        grids = torch.cat([s.images.grid_thw for s in sequences]).to(device)
+        embeds = iter(self._model.model.get_image_features(pixels, grids).pooler_output)
+        for sequence in sequences:
+            sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
+
+    def _copy_in(self, slot: int, blocks: list[int]) -> None:
+        index = self._index(blocks)
+        for cached, kept in self._pairs():
+            cached[slot, : len(blocks) * BLOCK] = kept[index].flatten(0, 1)
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        cached = [*self._cache.keys, *self._cache.values]
+        return list(zip(cached, [*self._kept.keys, *self._kept.values], strict=True))
+
+    def _index(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.decoder.device)
+
+
+def _finished_rows(rows: list[tuple[Sequence, Span]]) -> tuple[list[Sequence], list[int]]:
+    """Return the sequences whose last token is in this step, and the flat rows of those tokens."""
+    done, keep, row = [], [], 0
+    for sequence, span in rows:
+        row += span.count
+        if span.start + span.count == len(sequence.token_ids):
+            done.append(sequence)
+            keep.append(row - 1)
+    return done, keep

@@ -1,0 +1,145 @@
+"""What the next step computes, and for whom. No torch here, and one thread only: the engine's.
+
+Each step decodes one token for every sequence that has read its prompt, and spends what is left of the token budget
+on prompts, long ones in chunks, so that those who decode hardly notice (iteration-level scheduling: Orca, OSDI 2022;
+chunked prefill: Sarathi-Serve, OSDI 2024).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.sequence import Phase, Sequence
+from engine.types import Priority
+from engine.waiting_room import WaitingRoom
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step. decode: one token each, by slot; prefill: the next `count` tokens of a prompt each."""
+
+    decode: list[Sequence] = field(default_factory=list)
+    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.decode or self.prefill)
+
+    @property
+    def rows(self) -> list[tuple[Sequence, int]]:
+        """Everybody in this step with their number of tokens, decoding rows first."""
+        return [*((sequence, 1) for sequence in self.decode), *self.prefill]
+
+    def halves(self) -> tuple[Plan, Plan]:
+        """Return two plans that together are this one, of at least two sequences."""
+        rows, chunks = len(self.decode), len(self.prefill)
+        middle = (rows + chunks) // 2
+        first = Plan(self.decode[:middle], self.prefill[: max(0, middle - rows)])
+        return first, Plan(self.decode[middle:], self.prefill[max(0, middle - rows) :])
+
+
+class Scheduler:
+    """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
+
+    on_start: called with each sequence that has just got its slot; it may set `num_computed` (a known beginning), and
+    says whether the sequence can run.
+    """
+
+    def __init__(
+        self, room: WaitingRoom, max_num_seqs: int, max_tokens: int, on_start: Callable[[Sequence], bool]
+    ) -> None:
+        self._room, self._on_start = room, on_start
+        self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
+        self._free_slots = list(range(max_num_seqs))  # a heap: low slots first keeps decode rows neighbours
+        self._started = 0
+        self.running: list[Sequence] = []
+
+    def schedule(self) -> Plan:
+        """Return the next step; sequences that start in it have their slots."""
+        decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
+        budget = max(1, self._max_tokens - len(decode))
+        crowded = len(self._room) > 0 or sum(s.remaining > 1 for s in self.running) > 1
+        cap = max(1, budget // 2) if crowded else budget
+        prefill: list[tuple[Sequence, int]] = []
+        for sequence in self.running:
+            if budget and sequence.remaining > 1:
+                count = min(sequence.remaining, budget, cap)
+                prefill.append((sequence, count))
+                budget -= count
+        self._start_new(prefill, budget, cap)
+        return Plan(decode, prefill)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out of its slot; it is over."""
+        self._leave(sequence)
+        sequence.phase = Phase.FINISHED
+
+    def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
+        """Return the running sequences that were aborted or are out of time, each with its error."""
+        over: list[tuple[Sequence, ServiceError]] = []
+        for sequence in self.running:
+            if sequence.generation.aborted:
+                over.append((sequence, RequestAborted("The request was stopped before it finished.")))
+            elif now >= sequence.deadline:
+                over.append((sequence, DeadlineExceeded("The request did not finish in time.")))
+        return over
+
+    def sequence_to_preempt(self) -> Sequence | None:
+        """Return who has to wait again so that the next in line can run: the youngest of a client that has too much.
+
+        Only when no slot is free, and only if the clients are closer to equal afterwards; people go before batches.
+        """
+        waiting = None if self._free_slots else self._room.peek()
+        if waiting is None:
+            return None
+        if waiting.request.priority is Priority.INTERACTIVE:
+            batch = [s for s in self.running if s.request.priority is Priority.BATCH]
+            if batch:
+                return max(batch, key=lambda s: s.order)
+        held = Counter(s.request.client for s in self.running if s.request.priority == waiting.request.priority)
+        if not held:
+            return None
+        greedy, slots = held.most_common(1)[0]
+        if slots < held[waiting.request.client] + 2:
+            return None
+        return max((s for s in self.running if s.request.client == greedy), key=lambda s: s.order)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the waiting room; all its tokens will be computed again."""
+        self._leave(sequence)
+        sequence.phase = Phase.WAITING
+        sequence.num_computed = 0
+        self._room.put_back(sequence)
+
+    def check(self) -> str | None:
+        """Return what is wrong with the books, None if every slot is free or held by exactly one running sequence."""
+        held = [sequence.slot for sequence in self.running]
+        if sorted(held + self._free_slots) != list(range(self._max_num_seqs)):
+            return f"slots held {sorted(held)}, free {sorted(self._free_slots)} of {self._max_num_seqs}"
+        if any(sequence.phase is not Phase.RUNNING for sequence in self.running):
+            return "a sequence that does not run holds a slot"
+        return None
+
+    def _start_new(self, prefill: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
+        while budget and self._free_slots and (sequence := self._room.take()) is not None:
+            self._enter(sequence)
+            if not self._on_start(sequence):
+                continue
+            count = min(sequence.remaining, budget, cap)
+            prefill.append((sequence, count))
+            budget -= count
+
+    def _enter(self, sequence: Sequence) -> None:
+        sequence.slot = heapq.heappop(self._free_slots)
+        sequence.phase = Phase.RUNNING
+        self._started += 1
+        sequence.order = self._started
+        self.running.append(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        heapq.heappush(self._free_slots, sequence.slot)
+        sequence.slot = -1

@@ -1,0 +1,117 @@
+"""One request as the engine sees it: its tokens, how far they are computed, and what has been shown. No torch here."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Hashable
+from enum import Enum
+from typing import Any
+
+from engine.backend import Generation
+from engine.detokenizer import Detokenizer
+from engine.types import FinishReason, GenerationRequest, TokenLogprob
+
+
+class Phase(Enum):
+    """Where a sequence is. A preempted sequence goes back to WAITING."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """State of one sequence; policy is the scheduler's. Belongs to the engine's thread once it is queued.
+
+    token_ids: prompt and answer. num_computed: how many of them have keys and values in the slot. prefix_keys: one key
+    for each prompt token, equal where the model would compute the same (a picture's tokens carry the picture's hash).
+    images: the runner's business, as are positions and picture embeddings. Times are on the engine's clock, seconds.
+    """
+
+    __slots__ = (
+        "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation", "image_embeds", "images",
+        "last_push", "logprobs", "num_computed", "num_prompt", "order", "output_counts", "phase", "positions",
+        "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling", "slot", "started_at", "text", "token_ids",
+        "unsent_logprobs", "unsent_text", "unsent_tokens", "_random", "_uniform",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+        generation: Generation,
+        detokenizer: Detokenizer,
+        arrival: float,
+        prefix_keys: list[Hashable],
+        images: Any = None,
+    ) -> None:
+        self.request, self.sampling = request, request.sampling
+        self.generation, self.detokenizer = generation, detokenizer
+        self.token_ids, self.num_prompt = token_ids, len(token_ids)
+        self.prefix_keys = prefix_keys
+        self.images = images
+        self.positions: Any = None
+        self.image_embeds: Any = None
+        self.rope_delta = 0
+        self.phase = Phase.WAITING
+        self.slot = -1
+        self.order = 0
+        self.num_computed = 0
+        self.cached_tokens = 0
+        self.arrival = arrival
+        self.queue_deadline = arrival + min(request.queue_timeout, request.timeout)
+        self.deadline = arrival + request.timeout
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.last_push = 0.0
+        self.text: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.unsent_text = ""
+        self.unsent_tokens: list[int] = []
+        self.unsent_logprobs: list[TokenLogprob] = []
+        self.output_counts: Counter[int] | None = None
+        if self.sampling.presence_penalty or self.sampling.frequency_penalty:
+            self.output_counts = Counter()
+        self._random: random.Random | None = None
+        self._uniform: float | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens not yet computed: one while decoding, more while the prompt is being read."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def cost(self) -> int:
+        """What the sequence may take in all, in tokens: the measure of fairness."""
+        return self.num_prompt + self.sampling.max_tokens
+
+    def keys(self) -> list[Hashable]:
+        """Return one key for each token so far, equal where the model computes the same."""
+        return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
+
+    def uniform(self) -> float:
+        """Return the number in [0, 1) that chooses the next token: the same until a token is appended."""
+        if self._uniform is None:
+            if self._random is None:
+                self._random = random.Random(self.sampling.seed)
+            self._uniform = self._random.random()
+        return self._uniform
+
+    def append(self, token_id: int) -> None:
+        """Add a token of the answer."""
+        self.token_ids.append(token_id)
+        self._uniform = None
+        if self.output_counts is not None:
+            self.output_counts[token_id] += 1
+
+    def finish_reason(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Return why the answer ends with its latest token, or None where it goes on."""
+        if self.detokenizer.stopped or (token_id in eos_token_ids and not self.sampling.ignore_eos):
+            return "stop"
+        return "length" if self.num_output >= self.sampling.max_tokens else None
