@@ -63,7 +63,9 @@ def choose_device(wish: Wish, survey: Callable[[], Survey], torch: Callable[[], 
 def survey_machine(nvml: Any = None) -> Survey:
     """Ask NVML for the GPUs of this machine; without a driver there are none. nvml: what stands for pynvml."""
     if nvml is None:
-        import pynvml as nvml
+        import pynvml
+
+        nvml = pynvml
     try:
         nvml.nvmlInit()
     except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):

@@ -1,0 +1,305 @@
+"""The set of models: how they load, drain and stop together, and which checkpoint stands behind a name."""
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from config import load_settings
+from engine.deferred import DeferredBackend
+from engine.errors import StartError
+from engine.types import BackendState, Status
+from models import DEMO_FOLDER, ModelSet, build_models, choose_checkpoints, engine_config, model_spec
+from tests.fakes import PATIENCE, Clock, ScriptedBackend
+
+ROOT = Path(__file__).parents[1]
+
+
+class LoadingBackend(ScriptedBackend):
+    """A backend whose load waits for the test, or fails as it says."""
+
+    def __init__(self, name="avibe", failure=None, gate=None):
+        super().__init__(name)
+        self.load_failure = failure
+        self.gate = gate
+        self.become(Status.LOADING)
+
+    def start(self):
+        if self.gate is not None:
+            assert self.gate.wait(PATIENCE)
+        if self.load_failure is not None:
+            raise self.load_failure
+        super().start()
+
+
+def pair(**first):
+    return ModelSet({"avibe": LoadingBackend("avibe", **first), "avision": LoadingBackend("avision")})
+
+
+class Outcome:
+    """What the loading thread called at its end."""
+
+    def __init__(self):
+        self.called = threading.Event()
+        self.error = None
+
+    def failed(self, error):
+        self.error = error
+        self.called.set()
+
+    def wait(self):
+        assert self.called.wait(PATIENCE)
+        return self.error
+
+
+def settings(**environ):
+    return load_settings(environ, None)
+
+
+def test_models_load_one_after_another_in_the_calling_thread():
+    """`start` returns when both are ready."""
+    models = pair()
+    assert not models.ready
+    models.start()
+    assert models.ready
+    assert {name: state.status for name, state in models.states().items()} == {
+        "avibe": Status.READY,
+        "avision": Status.READY,
+    }
+    assert models.get("avision").info.name == "avision"
+    assert [name for name, _ in models] == ["avibe", "avision"]
+
+
+def test_unknown_model_is_a_key_error():
+    """There is no model of another name."""
+    with pytest.raises(KeyError):
+        pair().get("gpt")
+
+
+def test_first_failure_ends_the_load():
+    """A model that cannot be loaded keeps the next one from loading, and its own sentence is what is raised."""
+    models = pair(failure=StartError("VIBE_MODEL_DIR=/x: broken."))
+    with pytest.raises(StartError, match="VIBE_MODEL_DIR=/x: broken"):
+        models.start()
+    assert models.get("avision").state().status is Status.LOADING
+
+
+def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog):
+    """What nobody expected is logged whole, and whoever started the load hears one sentence."""
+    with pytest.raises(StartError, match=r"avibe could not be loaded: ZeroDivisionError; the traceback is above\."):
+        pair(failure=ZeroDivisionError("x")).start()
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_load_in_the_background_says_when_it_is_ready():
+    """The caller goes on at once and hears of the end once."""
+    gate, outcome = threading.Event(), Outcome()
+    models = pair(gate=gate)
+    models.start_in_background(outcome.failed, outcome.called.set)
+    assert models.loading
+    assert not models.ready
+    gate.set()
+    assert outcome.wait() is None
+    assert models.ready
+
+
+def test_load_in_the_background_says_why_it_failed():
+    """A failure reaches the caller's function, not the thread's excepthook."""
+    outcome = Outcome()
+    pair(failure=StartError("no.")).start_in_background(outcome.failed)
+    assert str(outcome.wait()) == "no."
+
+
+def test_stop_during_the_load_is_the_end_of_it():
+    """After a stop the rest is not loaded and nobody is called."""
+    gate, outcome = threading.Event(), Outcome()
+    models = pair(gate=gate)
+    models.start_in_background(outcome.failed, outcome.called.set)
+    models.stop(timeout=0)
+    gate.set()
+    models._loader.join(PATIENCE)
+    assert not models.loading
+    assert not outcome.called.is_set()
+    assert models.get("avision").state().status is Status.DRAINING
+
+
+def test_stop_shares_its_time_among_the_models():
+    """Both drain at once; the second has what the first has left of the time."""
+    clock = Clock()
+    first, second = ScriptedBackend("avibe"), ScriptedBackend("avision")
+    first_stop = first.stop
+
+    def slow_stop(timeout):
+        assert second.drained
+        clock.advance(4)
+        first_stop(timeout)
+
+    first.stop = slow_stop
+    ModelSet({"avibe": first, "avision": second}, clock).stop(timeout=10)
+    assert first.stopped_with == 10
+    assert second.stopped_with == 6
+
+
+def test_idle_and_restart_needed_look_at_every_model():
+    """One running request keeps the set busy; one model that needs a restart is enough."""
+    first, second = ScriptedBackend("avibe"), ScriptedBackend("avision")
+    models = ModelSet({"avibe": first, "avision": second})
+    assert models.idle
+    assert not models.restart_needed
+    second._open["id"] = None
+    second._state = BackendState(Status.DEAD, restart_needed=True)
+    assert not models.idle
+    assert models.restart_needed
+
+
+# --- which checkpoint, where, how ---
+
+
+def test_missing_folder_is_replaced_by_the_demo_in_development(tmp_path, caplog):
+    """In development a folder that is not there becomes the demo, with a warning that names the setting."""
+    caplog.set_level(logging.WARNING)
+    (tmp_path / "vision").mkdir()
+    chosen = choose_checkpoints(
+        settings(VIBE_MODEL_DIR=str(tmp_path / "no"), VISION_MODEL_DIR=str(tmp_path / "vision"))
+    )
+    assert (chosen["avibe"].model_dir, chosen["avibe"].demo) == (DEMO_FOLDER / "avibe", True)
+    assert chosen["avibe"].tokenizer_dir == DEMO_FOLDER / "avibe"
+    assert (chosen["avision"].model_dir, chosen["avision"].demo) == (tmp_path / "vision", False)
+    assert f"VIBE_MODEL_DIR={tmp_path / 'no'}: there is no such folder, so the demo model stands in" in caplog.text
+    assert "VISION" not in caplog.text
+
+
+def test_missing_folders_stop_the_start_in_production(tmp_path):
+    """In production both missing folders are named in one error, with the way out."""
+    with pytest.raises(StartError) as caught:
+        choose_checkpoints(settings(ENVIRONMENT="production", VIBE_MODEL_DIR=str(tmp_path / "no")))
+    assert f"VIBE_MODEL_DIR={tmp_path / 'no'}: there is no such folder" in str(caught.value)
+    assert "ask for the demo with VIBE_MODEL_DIR=demo." in str(caught.value)
+    assert "VISION_MODEL_DIR=/mnt/data/avito/vision/models: there is no such folder" in str(caught.value)
+
+
+def test_demo_asked_for_by_name_is_given_in_production(caplog):
+    """`demo` is the demo in every environment, without a warning."""
+    chosen = choose_checkpoints(settings(ENVIRONMENT="production", VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo"))
+    assert all(checkpoint.demo for checkpoint in chosen.values())
+    assert caplog.text == ""
+
+
+def test_folder_that_cannot_be_looked_at_is_no_reason_for_the_demo():
+    """Where the folder may be there but cannot be read, the start stops and says so, in development too."""
+    with pytest.raises(StartError, match=r"the folder cannot be read: File name too long\."):
+        choose_checkpoints(settings(VIBE_MODEL_DIR="/" + "x" * 300))
+
+
+def test_spec_names_the_settings_of_each_model(tmp_path):
+    """An error about a model names what the operator can mend: the folder's, the tokenizer's, the format's setting."""
+    found = settings(
+        VIBE_MODEL_DIR=str(tmp_path), VISION_MODEL_DIR=str(tmp_path), VISION_DTYPE="bfloat16", DTYPE="float32"
+    )
+    chosen = choose_checkpoints(found)
+    vibe, vision = (model_spec(name, chosen[name], found, "cuda") for name in ("avibe", "avision"))
+    assert (vibe.dir_setting, vibe.tokenizer_setting, vibe.dtype_setting) == (
+        "VIBE_MODEL_DIR",
+        "VIBE_TOKENIZER_DIR",
+        "DTYPE",
+    )
+    assert (vision.dir_setting, vision.tokenizer_setting, vision.dtype_setting) == (
+        "VISION_MODEL_DIR",
+        "VISION_MODEL_DIR",
+        "VISION_DTYPE",
+    )
+    assert (vibe.served_id, vibe.vision, vibe.dtype) == ("avibe", False, "float32")
+    assert (vision.served_id, vision.vision, vision.dtype) == ("avision", True, "bfloat16")
+    assert vibe.tokenizer_dir == Path("/mnt/data/avito/vibe/tokenizers")
+    assert vision.tokenizer_dir == tmp_path
+
+
+@pytest.mark.parametrize(("device", "dtype", "tokens"), [("cpu", "float32", 256), ("cuda", "float16", 2048)])
+def test_automatic_values_follow_the_device(device, dtype, tokens):
+    """Number format and tokens a step are chosen for the device, and a step has room for all that run."""
+    found = settings()
+    assert model_spec("avibe", choose_checkpoints(found)["avibe"], found, device).dtype == dtype
+    assert engine_config(found, device).max_num_batched_tokens == tokens
+    assert engine_config(settings(MAX_NUM_SEQS="4000"), device).max_num_batched_tokens == 4000
+    assert engine_config(settings(MAX_NUM_BATCHED_TOKENS="100"), device).max_num_batched_tokens == 100
+
+
+def test_models_are_known_before_they_are_loaded():
+    """Right after the building, readiness can name both models and nothing has imported torch."""
+    code = (
+        "import sys, config, models\n"
+        "built = models.build_models(config.load_settings({}, None))\n"
+        "print([backend.info.served_id for _, backend in built], built.ready, 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.stdout.splitlines()[-1] == "['avibe-demo', 'avision-demo'] False False"
+
+
+@pytest.mark.parametrize("engine", ["continuous", "reference"])
+def test_built_models_answer_on_the_cpu(engine):
+    """Each engine by its name loads the demo checkpoint it was built for."""
+    models = build_models(settings(DEVICE="cpu", ENGINE=engine, VIBE_MODEL_DIR="demo", CPU_THREADS="1"))
+    backend = models.get("avibe")
+    try:
+        backend.start()
+        assert backend.state().status is Status.READY
+        assert (backend.info.served_id, backend.info.demo) == ("avibe-demo", True)
+    finally:
+        models.stop(timeout=0)
+
+
+# --- the backend that is built when it is started ---
+
+
+def deferred(build):
+    return DeferredBackend(ScriptedBackend("avibe").info, build)
+
+
+def test_deferred_backend_is_loading_until_it_is_built():
+    """Before the start it knows its name and refuses; afterwards it is the backend that was built."""
+    built = ScriptedBackend("avibe", max_model_len=77)
+    backend = deferred(lambda: built)
+    assert backend.state().status is Status.LOADING
+    assert backend.stats().num_requests_running == 0
+    assert backend.info.max_model_len == 4096
+    with pytest.raises(Exception, match="still loading"):
+        backend.submit(None)
+    backend.start()
+    assert backend.state().status is Status.READY
+    assert backend.info.max_model_len == 77
+    assert backend.stats().max_num_seqs == 64
+    backend.stop(3.0)
+    assert (built.drained, built.stopped_with) == (True, 3.0)
+
+
+def test_deferred_backend_that_could_not_be_built_needs_a_restart():
+    """A failed load is told by the state as well, for as long as the process lives."""
+    backend = deferred(lambda: LoadingBackend(failure=StartError("no.")))
+    with pytest.raises(StartError):
+        backend.start()
+    assert backend.state().status is Status.DEAD
+    assert backend.state().restart_needed
+
+
+def test_deferred_backend_drained_while_it_loads_stays_drained():
+    """A drain during the load holds when the load ends."""
+    built = ScriptedBackend("avibe")
+    backend = deferred(lambda: built)
+    backend.stop(timeout=0)
+    assert backend.state().status is Status.DRAINING
+    backend.start()
+    assert built.drained
+    assert backend.state().status is Status.DRAINING
+
+
+def test_deferred_backend_hands_requests_on():
+    """After the start a request goes to the built backend."""
+    built = ScriptedBackend("avibe")
+    backend = deferred(lambda: built)
+    backend.start()
+    built.refusal = StartError("reached")
+    with pytest.raises(StartError, match="reached"):
+        backend.submit(None)
