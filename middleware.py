@@ -176,6 +176,8 @@ def _finish(response: Response) -> Response:
         response.headers.update(g.standing.headers())
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
+    if response.mimetype == "text/html":
+        response.vary.add("Accept-Language")
     if request.endpoint != "static":
         response.headers.setdefault("Cache-Control", "no-store")
     _count(response.status_code, seconds)

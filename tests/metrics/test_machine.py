@@ -1,0 +1,88 @@
+"""The machine's figures: real ones of the host, and a GPU that is absent, present, or out of order."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from metrics.machine import GpuFigures, ThisMachine, shown_gpu
+
+
+class Cuda:
+    """What is asked of `torch.cuda`."""
+
+    def __init__(self, available=True, initialized=True, broken=False):
+        self.available, self.initialized, self.broken = available, initialized, broken
+
+    def is_available(self):
+        return self.available
+
+    def is_initialized(self):
+        return self.initialized
+
+    def current_device(self):
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return 0
+
+    def get_device_properties(self, device):
+        return SimpleNamespace(name="NVIDIA H200", total_memory=1000, uuid="abc")
+
+    def memory_allocated(self):
+        return 100
+
+    def memory_reserved(self):
+        return 200
+
+
+class Nvml:
+    """What is asked of NVML: the busy share of a GPU by its UUID."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        assert uuid == "GPU-abc"
+        return uuid
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        return SimpleNamespace(gpu=37)
+
+
+class BrokenNvml:
+    """A driver that does not answer."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        raise RuntimeError("NVML: Driver Not Loaded")
+
+
+def machine(cuda, nvml=None):
+    return ThisMachine(lambda: SimpleNamespace(cuda=cuda), nvml or Nvml())
+
+
+def test_the_host_is_measured():
+    """Real figures, in their ranges."""
+    figures = ThisMachine().system()
+    assert 0 <= figures.cpu_percent <= 100
+    assert 0 < figures.memory_percent < 100
+    assert figures.memory_available > 0
+    assert 0 <= figures.disk_percent <= 100
+
+
+def test_a_gpu_is_measured_by_torch_and_nvml():
+    """Memory as this process sees it, the busy share as the driver does."""
+    assert machine(Cuda()).gpu() == GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37)
+
+
+@pytest.mark.parametrize("cuda", [Cuda(available=False), Cuda(initialized=False), Cuda(broken=True)])
+def test_a_gpu_that_is_absent_unused_or_broken_is_no_error(cuda):
+    """A probe that asks gets an answer in any case."""
+    assert machine(cuda).gpu() is None
+
+
+def test_torch_is_not_imported_to_ask():
+    """Until the models' thread has imported it there is no GPU to speak of."""
+    assert ThisMachine(lambda: None).gpu() is None
+
+
+def test_without_nvml_the_busy_share_is_unknown():
+    """No library, driver or right to ask: the rest is told all the same."""
+    figures = machine(Cuda(), BrokenNvml()).gpu()
+    assert (figures.total, figures.busy) == (1000, None)
+    assert "gpu_busy" not in shown_gpu(figures)

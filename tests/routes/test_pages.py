@@ -1,0 +1,218 @@
+"""The page with both forms, as somebody without JavaScript meets it."""
+
+import re
+
+import pytest
+
+from engine.errors import Overloaded
+from engine.types import Progress, Status
+from models import ModelSet
+from routes.locale import FOLDER, LOCALES
+from tests.fakes import ScriptedBackend, multipart, picture
+
+RU = {"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}
+
+
+def upload(data=None, **fields):
+    return multipart([("image", (data or picture(), "a.png")), ("prompt", "Что это?"), *fields.items()])
+
+
+def test_the_page_has_both_forms(client):
+    """They post to the addresses that people and programs know, and no script stands in the page."""
+    page = client.get("/").text
+    assert re.search(r'<form action="/avibe" method="post">', page)
+    assert re.search(r'<form action="/avision" method="post" enctype="multipart/form-data">', page)
+    assert 'maxlength="2000"' in page
+    assert not re.search(r"<script(?![^>]*src=)", page)
+    assert not re.search(r"\son\w+=|style=", page)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "lang"), [("ru", "ru"), ("en-GB", "en"), ("de, ru;q=0.5", "ru"), ("de", "en"), ("", "en"), ("*", "en")]
+)
+def test_the_visitors_language_is_spoken(client, accepted, lang):
+    """Russian and English, by what the browser says; caches keep them apart."""
+    response = client.get("/", headers={"Accept-Language": accepted})
+    assert f'<html lang="{lang}">' in response.text
+    assert "Accept-Language" in response.headers["Vary"]
+
+
+def test_a_text_form_is_answered_with_its_figures(client, avibe):
+    """The answer, tokens, seconds, speed and request id; what was typed stays in the form."""
+    page = client.post("/avibe", data={"prompt": "Hello & <b>"}, headers={"X-Request-ID": "id-7"})
+    assert page.status_code == 200
+    assert "An answer." in page.text
+    assert "Hello &amp; &lt;b&gt;</textarea>" in page.text
+    assert "<code>id-7</code>" in page.text
+    assert "<dd>7</dd>" in page.text
+    assert "<dd>5.0</dd>" in page.text
+    assert page.headers["X-Model"] == "avibe"
+    assert avibe.only.prompt.messages[0]["content"] == "Hello & <b>"
+
+
+def test_line_ends_of_a_form_count_as_one_character(client, avibe):
+    """A browser sends two for each; the model and the limit see what was typed."""
+    assert client.post("/avibe", data={"prompt": "a\r\nb" + "x" * 1997}).status_code == 200
+    assert avibe.only.prompt.messages[0]["content"].startswith("a\nb")
+
+
+def test_a_picture_form_is_answered_with_the_picture(client, avision):
+    """The page shows a small copy of it, made of its pixels alone."""
+    page = client.post("/avision", **upload(), headers=RU)
+    assert page.status_code == 200
+    assert 'src="data:image/jpeg;base64,' in page.text
+    assert "An answer." in page.text
+    assert "Что это?</textarea>" in page.text
+    assert "img-src 'self' data:" in page.headers["Content-Security-Policy"]
+    assert avision.decoded == [(64, 48)]
+
+
+def test_what_a_model_says_stays_text(client, avibe):
+    """Markup and script in an answer are shown, never run."""
+    avibe.text = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    page = client.post("/avibe", data={"prompt": "x"}).text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
+    """An empty box would look like a mistake of the page."""
+    avibe.text = " "
+    assert "ended without a word" in client.post("/avibe", data={"prompt": "x"}).text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "english", "russian"),
+    [
+        ("", "prompt must not be empty.", "Введите текст запроса."),
+        ("x" * 2001, "Prompt too long. Maximum length: 2000 characters", "Не больше 2000 символов"),
+    ],
+)
+def test_mistakes_are_told_in_the_form_in_both_languages(client, prompt, english, russian):
+    """The same status as the JSON route, the sentence beside the form, and nothing typed is lost."""
+    for headers, sentence in (({}, english), (RU, russian)):
+        page = client.post("/avibe", data={"prompt": prompt}, headers=headers)
+        assert page.status_code == 400
+        assert sentence in page.text
+        assert f"{prompt}</textarea>" in page.text
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "russian"),
+    [
+        (b"text", 415, "не похож на картинку"),
+        (picture()[:60], 400, "повреждена"),
+        (picture(size=(300, 1)), 400, "слишком узкая"),
+    ],
+)
+def test_a_bad_picture_is_told_in_the_form(client, data, status, russian):
+    """400, 413 or 415 as under /api, in the visitor's language."""
+    page = client.post("/avision", **upload(data), headers=RU)
+    assert page.status_code == status
+    assert russian in page.text
+    assert "data:image" not in page.text
+
+
+def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avision):
+    """503, Retry-After, and no thumbnail either."""
+    avision.capacity = 0
+    page = client.post("/avision", **upload(), headers=RU)
+    assert (page.status_code, page.headers["Retry-After"]) == (503, "3")
+    assert "Попробуйте ещё раз через 3 с." in page.text
+    assert avision.decoded == []
+
+
+def test_a_sentence_without_translation_is_said_in_general(client, avibe):
+    """A Russian visitor reads Russian whatever went wrong."""
+    avibe.refusal = Overloaded("Some sentence that nobody has translated.", 1)
+    page = client.post("/avibe", data={"prompt": "x"}, headers=RU).text
+    assert "Сейчас все места заняты." in page
+    assert "nobody" not in page
+
+
+@pytest.mark.parametrize("path", ["/avibe", "/avision"])
+def test_the_address_of_an_answer_leads_back_to_the_forms(client, path):
+    """Whoever opens it anew finds the forms, not an error."""
+    response = client.get(path)
+    assert (response.status_code, response.headers["Location"]) == (303, "/")
+
+
+def test_other_form_encodings_are_read_too(client):
+    """`curl -F` sends multipart where a browser would not."""
+    assert client.post("/avibe", **multipart([("prompt", "x")])).status_code == 200
+    stray = multipart([("prompt", "x"), ("image", (picture(), "a.png"))])
+    assert client.post("/avibe", **stray).status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"prompt=%ff", b"prompt=\xff", b"&".join([b"a=b"] * 200)])
+def test_a_broken_form_is_a_mistake_of_the_request(client, body):
+    """Invalid UTF-8, escaped or raw, and a flood of fields."""
+    response = client.post("/avibe", data=body, content_type="application/x-www-form-urlencoded")
+    assert response.status_code == 400
+
+
+def test_raw_utf8_in_a_form_is_read(client, avibe):
+    """What `curl -d` sends."""
+    body = "prompt=Привет, мир".encode()
+    client.post("/avibe", data=body, content_type="application/x-www-form-urlencoded")
+    assert avibe.only.prompt.messages[0]["content"] == "Привет, мир"
+
+
+def test_loading_is_shown_with_its_progress(client, avibe, avision):
+    """How far it is, and a page without JavaScript looks again by itself."""
+    avibe.become(Status.LOADING, progress=Progress("weights", 4_000_000_000, 16_000_000_000, 3))
+    page = client.get("/").text
+    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
+    assert "4000 of 16000 MB" in page
+    assert 'data-status="loading"' in page
+    avibe.become(Status.READY)
+    avision.become(Status.LOADING)
+    assert "waiting" in client.get("/").text
+
+
+def test_a_page_with_an_answer_is_not_reloaded(client, avision):
+    """Nothing that somebody has asked for disappears by itself."""
+    avision.become(Status.LOADING)
+    assert "refresh" not in client.post("/avibe", data={"prompt": "x"}).text
+
+
+@pytest.mark.parametrize("status", [Status.DRAINING, Status.STALLED, Status.DEAD])
+def test_trouble_is_told_on_the_page(client, avibe, status):
+    """Each state in words."""
+    avibe.become(status)
+    for code, locale in LOCALES.items():
+        page = client.get("/", headers={"Accept-Language": code}).text
+        assert locale.texts["notices"][status.value] in page
+
+
+def test_a_demo_says_that_it_is_one(settings, machine):
+    """Nobody takes a demonstration model for the real one."""
+    from app_production import create_app
+
+    models = ModelSet({name: ScriptedBackend(name, demo=True) for name in ("avibe", "avision")})
+    client = create_app(settings, models, machine).test_client()
+    assert "avibe-demo, avision-demo" in client.get("/").text
+    assert client.post("/avibe", data={"prompt": "x"}).headers["X-Model"] == "avibe-demo"
+
+
+def shape(texts):
+    """Return the keys of a locale, the holes of its texts beside them."""
+    if isinstance(texts, str):
+        return sorted(re.findall(r"\{\w+\}", texts))
+    return {key: shape(value) for key, value in texts.items() if key != "messages"}
+
+
+def test_the_languages_say_the_same_things():
+    """Every text exists in each language, with the same figures in it."""
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(LOCALES) == {"en", "ru"}
+    assert shape(LOCALES["en"].texts) == shape(LOCALES["ru"].texts)
+    for english, russian in LOCALES["ru"].texts["messages"].items():
+        assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", russian))
+
+
+def test_static_files_are_served(client):
+    """The page's own style, script and icon."""
+    for name in ("style.css", "app.js", "icon.svg"):
+        response = client.get(f"/static/{name}", buffered=True)
+        assert response.status_code == 200
+        assert f"/static/{name}" in client.get("/").text

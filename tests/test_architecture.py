@@ -1,0 +1,102 @@
+"""The direction of imports: down only, and each thing known to the few who must know it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("engine", "edge", "metrics", "routes", "serving", "settings")
+TOP = ("app_production", "config", "gunicorn_config", "health", "logs", "middleware", "models")
+
+# A part may import those that stand after it in its row, and the outside.
+MAY_IMPORT = {
+    "app_production": {"health", "middleware", "routes", "edge", "metrics", "models", "engine", "config", "logs"},
+    "routes": {"edge", "metrics", "engine", "config", "logs", "models"},
+    "health": {"edge", "metrics", "engine", "config", "models"},
+    "middleware": {"edge", "metrics", "engine", "config", "logs"},
+    "edge": {"metrics", "models", "engine", "config"},
+    "metrics": {"models", "engine"},
+    "gunicorn_config": {"serving", "config", "engine", "logs"},
+    "serving": {"models", "engine", "config", "logs"},
+    "models": {"engine", "config", "logs"},
+    "logs": {"engine", "config"},
+    "config": {"settings"},
+    "settings": set(),
+    "engine": set(),
+}
+WEB = {"flask", "werkzeug", "gunicorn", "flask_cors", "limits", "jinja2", "pydantic"}
+HEAVY = {"torch", "transformers"}
+MAY_IMPORT_HEAVY = {"engine"}
+
+
+def modules():
+    """Return our source files."""
+    files = [ROOT / f"{name}.py" for name in TOP]
+    files += [file for folder in OURS for file in sorted((ROOT / folder).rglob("*.py"))]
+    return [file for file in files if file.exists()]
+
+
+def imported(file):
+    """Return the full names that a file imports, wherever in it but where it runs as a program of its own."""
+    names, tree = set(), ast.parse(file.read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+def part(file):
+    """Return the part of the tree that a file belongs to."""
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_down_only(file):
+    """Nobody imports what stands above; nothing of the engine knows HTTP, settings or logs."""
+    own = part(file)
+    reached = {name.split(".")[0] for name in imported(file)}
+    ours = (reached & {*OURS, *TOP}) - {own}
+    assert ours <= MAY_IMPORT[own]
+    if own in ("engine", "settings", "config"):
+        assert not reached & WEB
+    if own not in MAY_IMPORT_HEAVY:
+        assert not reached & HEAVY
+
+
+def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
+    """engine/types, errors and backend can be read, and faked, alone."""
+    for name, allowed in (("types", set()), ("errors", set()), ("backend", {"engine.errors", "engine.types"})):
+        ours = {module for module in imported(ROOT / "engine" / f"{name}.py") if module.split(".")[0] in OURS}
+        assert ours <= allowed
+
+
+def reads_environment(file):
+    """True if a file reads the process's environment."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and ast.unparse(node.value) == "os":
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            if {alias.name for alias in node.names} & {"environ", "getenv"}:
+                return True
+    return False
+
+
+def test_the_environment_is_read_in_two_places():
+    """A setting that is read elsewhere would be neither checked nor documented."""
+    readers = {str(file.relative_to(ROOT)) for file in modules() if reads_environment(file)}
+    assert readers <= {"config.py", "gunicorn_config.py"}
+
+
+def test_no_text_of_a_visitor_stands_in_the_code():
+    """Russian is in the locale files; code and its messages are English."""
+    for file in modules():
+        if part(file) == "engine":  # what models are asked at start is no text of a visitor
+            continue
+        strings = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        assert not any("а" <= letter.lower() <= "я" for text in strings if isinstance(text, str) for letter in text), (
+            file
+        )

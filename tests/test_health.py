@@ -1,0 +1,266 @@
+"""Health, readiness and figures: the shapes that probes and dashboards read, and the truth in them."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app_production import create_app
+from engine.errors import Overloaded
+from engine.types import Progress, Status
+from metrics.machine import GIB, GpuFigures
+from tests.fakes import FakeMachine
+
+READY, TEXT = "/api/health/ready", "/api/v1/text/generate"
+H200 = GpuFigures("NVIDIA H200", int(12.5 * GIB), 14 * GIB, 141 * GIB, busy=0.37)
+
+
+@pytest.fixture
+def on_gpu(settings, models):
+    """A client of a service on a GPU."""
+    return create_app(settings, models, FakeMachine(H200)).test_client()
+
+
+def scraped(client):
+    """Return Prometheus' samples: name and labels to value."""
+    response = client.get("/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = text_string_to_metric_families(response.text)
+    return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def test_health_has_exactly_two_facts(client):
+    """200 while the process answers, whatever the models do."""
+    response = client.get("/api/health")
+    assert response.json == {"status": "healthy", "uptime_seconds": 0}
+
+
+def test_ready_names_both_models(client):
+    """On the CPU: false and 0.00, and what stands behind each name."""
+    response = client.get(READY)
+    assert (response.status_code, response.json) == (
+        200,
+        {
+            "status": "ready",
+            "cuda_available": False,
+            "gpu_memory_gb": "0.00",
+            "models": {
+                "avibe": {"status": "ready", "model": "avibe", "demo": False},
+                "avision": {"status": "ready", "model": "avision", "demo": False},
+            },
+        },
+    )
+
+
+def test_ready_tells_the_gpu(on_gpu):
+    """Memory in gigabytes with two decimals, as text."""
+    assert on_gpu.get(READY).json["cuda_available"] is True
+    assert on_gpu.get(READY).json["gpu_memory_gb"] == "141.00"
+
+
+def test_loading_is_unready_and_shows_how_far_it_is(client, avibe):
+    """503 with the progress of the model that loads, for load balancers and people alike."""
+    avibe.become(Status.LOADING, progress=Progress("weights", 3_000_000, 16_000_000, 1.5))
+    response = client.get(READY)
+    assert response.status_code == 503
+    assert response.json["status"] == "loading"
+    assert response.json["reason"] == "The models are loading."
+    progress = {"stage": "weights", "loaded_bytes": 3_000_000, "total_bytes": 16_000_000, "seconds": 1.5}
+    assert response.json["progress"] == response.json["models"]["avibe"]["progress"] == progress
+    assert int(response.headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("status", [Status.LOADING, Status.DRAINING, Status.STALLED, Status.DEAD])
+@pytest.mark.parametrize("name", ["avibe", "avision"])
+def test_one_model_that_takes_nothing_makes_the_service_unready(client, models, name, status):
+    """503 with the reason, whichever model it is; a process that a restart would not help stays alive."""
+    models.get(name).become(status, reason="It is so.")
+    response = client.get(READY)
+    assert (response.status_code, response.json["status"], response.json["reason"]) == (503, status.value, "It is so.")
+    assert client.get("/api/health/live").json == {"status": "alive"}
+    assert client.get("/api/health").status_code == 200
+
+
+def test_the_worst_state_counts(client, avibe, avision):
+    """A dead model is not hidden behind one that is only loading."""
+    avibe.become(Status.LOADING)
+    avision.become(Status.DEAD)
+    assert client.get(READY).json["status"] == "dead"
+
+
+def test_a_full_queue_is_ready(client, avibe):
+    """Overload is answered request by request; taking the copy out of service would only move it."""
+    avibe.capacity = 0
+    assert client.post(TEXT, json={"prompt": "x"}).status_code == 503
+    assert client.get(READY).status_code == 200
+
+
+@pytest.mark.parametrize("reason", ["", "CUDA failed."])
+def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
+    """503 tells the supervisor to restart the process."""
+    avision.become(Status.DEAD, reason=reason, restart_needed=True)
+    response = client.get("/api/health/live")
+    assert (response.status_code, response.json["status"]) == (503, "restart_needed")
+    assert response.json["reason"] == (reason or "A model has failed.")
+
+
+def test_json_metrics_have_exactly_the_promised_shape(client):
+    """Names, text formats and nesting that dashboards already read; without a GPU that is said."""
+    body = client.get("/api/metrics").json
+    timestamp = datetime.fromisoformat(body.pop("timestamp"))
+    assert abs((datetime.now(UTC).replace(tzinfo=None) - timestamp).total_seconds()) < 60
+    assert body == {
+        "uptime_seconds": 0,
+        "system": {
+            "cpu_percent": "15.2%",
+            "memory_percent": "45.8%",
+            "memory_available_gb": "128.5",
+            "disk_percent": "60.2%",
+        },
+        "gpu": {"available": False},
+        "application": {
+            "total_requests": 0,
+            "successful_requests": 0,
+            "failed_requests": 0,
+            "success_rate": "0.00%",
+            "avibe_requests": 0,
+            "avision_requests": 0,
+            "avg_response_time": "0.000s",
+            "total_tokens_generated": 0,
+        },
+    }
+
+
+def test_gpu_figures_keep_their_old_meaning(on_gpu):
+    """Utilization is memory allocated over total; the real busy share has a name of its own."""
+    assert on_gpu.get("/api/metrics").json["gpu"] == {
+        "gpu_name": "NVIDIA H200",
+        "gpu_memory_allocated_gb": "12.5",
+        "gpu_memory_reserved_gb": "14.0",
+        "gpu_memory_total_gb": "141.0",
+        "gpu_utilization": "8.87%",
+        "gpu_busy": "37%",
+    }
+
+
+def test_application_figures_count_generation_requests(client, avibe):
+    """total = successful + failed; successes by model; tokens; other routes do not count."""
+    for _ in range(3):
+        client.post(TEXT, json={"prompt": "x"})
+    client.post("/avibe", data={"prompt": "x"})
+    client.post(TEXT, json={"prompt": ""})
+    avibe.refusal = Overloaded("Full.", 1)
+    client.post("/avibe", data={"prompt": "x"})
+    for path in ("/", "/api/nothing", READY, "/avibe"):
+        client.get(path)
+    figures = client.get("/api/metrics").json["application"]
+    assert re.fullmatch(r"\d+\.\d{3}s", figures.pop("avg_response_time"))
+    assert figures == {
+        "total_requests": 6,
+        "successful_requests": 4,
+        "failed_requests": 2,
+        "success_rate": "66.67%",
+        "avibe_requests": 4,
+        "avision_requests": 0,
+        "total_tokens_generated": 20,
+    }
+
+
+def test_reset_begins_the_json_figures_again_but_never_prometheus(client):
+    """Counters that Prometheus has seen never go back."""
+    client.post(TEXT, json={"prompt": "x"})
+    assert client.post("/api/metrics/reset").json["success"] is True
+    assert client.get("/api/metrics").json["application"]["total_requests"] == 0
+    assert scraped(client)["avito_ai_requests_total", ("model", "avibe"), ("status", "success")] == 1
+
+
+def test_prometheus_has_the_requests_by_route_and_end(client, avibe):
+    """Routes by their template and unknown paths under one name, so that no client can make labels."""
+    client.post(TEXT, json={"prompt": "x"})
+    client.post(TEXT, json={"prompt": ""})
+    client.get("/api/nothing-1")
+    client.get("/nothing-2")
+    client.open("/", method="BREW")
+    samples = scraped(client)
+    http = "avito_ai_http_requests_total"
+    assert samples[http, ("method", "POST"), ("route", TEXT), ("status", "200")] == 1
+    assert samples[http, ("method", "POST"), ("route", TEXT), ("status", "400")] == 1
+    assert samples[http, ("method", "GET"), ("route", "unmatched"), ("status", "404")] == 2
+    assert samples[http, ("method", "other"), ("route", "unmatched"), ("status", "405")] == 1
+    assert samples["avito_ai_http_request_duration_seconds_count", ("route", TEXT)] == 2
+    assert samples["avito_ai_requests_total", ("model", "avibe"), ("status", "validation_error")] == 1
+    labels = {value for key in samples for name, value in key[1:] if name == "route"}
+    assert not any("nothing" in label for label in labels)
+
+
+def test_prometheus_has_where_the_time_of_an_answer_went(client):
+    """Queue, first token, gaps and the whole, by model, in seconds."""
+    client.post(TEXT, json={"prompt": "x"})
+    samples, avibe = scraped(client), ("model", "avibe")
+    sums = {
+        "time_to_first_token_seconds": 0.5,
+        "inter_token_latency_seconds": 0.1875,
+        "e2e_request_latency_seconds": 1.25,
+        "request_queue_time_seconds": 0.25,
+        "request_prompt_tokens": 7,
+        "request_generation_tokens": 5,
+    }
+    assert {name: samples[f"avito_ai_{name}_sum", avibe] for name in sums} == sums
+
+
+def test_an_answer_of_no_or_one_token_has_no_gaps(client, avibe):
+    """What did not happen is not observed as zero."""
+    avibe.output_tokens = 1
+    client.post(TEXT, json={"prompt": "x"})
+    avibe.timings = type(avibe.timings)(queued=0.0, first_token=None, total=0.5)
+    client.post(TEXT, json={"prompt": "x"})
+    samples = scraped(client)
+    assert ("avito_ai_inter_token_latency_seconds_count", ("model", "avibe")) not in samples
+    assert samples["avito_ai_time_to_first_token_seconds_count", ("model", "avibe")] == 1
+
+
+def test_prometheus_reads_the_models_own_figures(client, avibe):
+    """Running, waiting, cache, counters and states are what the backends say at this moment."""
+    avibe.report(
+        num_requests_waiting=3,
+        kv_cache_tokens_used=25,
+        kv_cache_tokens_total=100,
+        prompt_tokens_total=11,
+        generation_tokens_total=22,
+        nan_logits_total=1,
+        engine_restarts_total=2,
+    )
+    avibe.become(Status.STALLED)
+    samples, model = scraped(client), ("model", "avibe")
+    expected = {
+        "num_requests_running": 0,
+        "num_requests_waiting": 3,
+        "kv_cache_usage_ratio": 0.25,
+        "prompt_tokens_total": 11,
+        "generation_tokens_total": 22,
+        "nan_logits_total": 1,
+        "engine_restarts_total": 2,
+    }
+    assert {name: samples[f"avito_ai_{name}", model] for name in expected} == expected
+    assert samples["avito_ai_model_status", model, ("status", "stalled")] == 1
+    assert samples["avito_ai_model_status", model, ("status", "ready")] == 0
+    assert samples["avito_ai_kv_cache_usage_ratio", ("model", "avision")] == 0
+
+
+def test_prometheus_has_the_machine(client, on_gpu):
+    """Host figures always, GPU figures where there is one."""
+    without, with_gpu = scraped(client), scraped(on_gpu)
+    assert without["avito_ai_gpu_available",] == 0
+    assert ("avito_ai_gpu_memory_total_bytes",) not in without
+    assert with_gpu["avito_ai_gpu_memory_total_bytes",] == 141 * GIB
+    assert with_gpu["avito_ai_gpu_busy_ratio",] == 0.37
+    assert with_gpu["avito_ai_system_cpu_ratio",] == pytest.approx(0.152)
+    assert with_gpu["avito_ai_rate_limit_storage_failures_total",] == 0
+
+
+def test_two_applications_keep_their_figures_apart(settings, machine, models, client):
+    """Each has a registry of its own."""
+    client.post(TEXT, json={"prompt": "x"})
+    other = create_app(settings, models, machine).test_client()
+    assert not any(key[0] == "avito_ai_requests_total" for key in scraped(other))
