@@ -79,6 +79,8 @@ def main() -> int:
     settings = settings_or_exit()
     try:
         set_up_logging(settings)
+        for warning in settings.warnings:
+            log.warning("%s", warning)
         app = create_app(settings)
     except StartError as error:
         print(error, file=sys.stderr)

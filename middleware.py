@@ -64,6 +64,7 @@ def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
     app.before_request(_charge)
     app.register_error_handler(Exception, lambda error: _answer_failure(error, failure_page))
     app.after_request(_finish)
+    app.teardown_request(_forget)
     app.extensions["forwarded_warning_due"] = settings.server.trusted_proxies == 0
     CORS(
         app,
@@ -183,6 +184,11 @@ def _finish(response: Response) -> Response:
     _count(response.status_code, seconds)
     _log_access(response.status_code, seconds)
     return response
+
+
+def _forget(error: BaseException | None) -> None:
+    """Leave no id behind for what this thread logs next."""
+    request_id_var.set("-")
 
 
 def _count(status: int, seconds: float) -> None:

@@ -1,28 +1,22 @@
-// Adds to a page that works without it: follows the loading of the models, and keeps a form from being sent twice.
+// Adds to a page that works without it: follows the state of the models, and keeps a form from being sent twice.
 "use strict";
 
-const LOOK_EVERY = 2000; // milliseconds
+const LOOK_EVERY = 3000; // milliseconds
 
-async function showWhenReady() {
-  const response = await fetch("/api/health/ready", { cache: "no-store" }).catch(() => null);
-  if (response && response.ok) {
-    location.reload();
-    return;
+// The server renders the notice in the visitor's language, so a fresh copy of the page has the new one; taking only
+// the notice from it leaves alone what somebody is typing.
+async function followState() {
+  const shown = document.querySelector("[data-status]");
+  if (!shown) return;
+  const page = await fetch("/", { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
+  if (page !== null) {
+    const fresh = new DOMParser().parseFromString(page, "text/html").querySelector("[data-status]");
+    if (fresh) shown.replaceWith(document.adoptNode(fresh));
+    else shown.remove();
   }
-  if (response) showProgress((await response.json().catch(() => ({}))).models || {});
-  setTimeout(showWhenReady, LOOK_EVERY);
+  setTimeout(followState, LOOK_EVERY);
 }
-
-function showProgress(models) {
-  for (const bar of document.querySelectorAll("progress")) {
-    const progress = (models[bar.getAttribute("aria-label")] || {}).progress;
-    if (progress) bar.value = progress.loaded_bytes;
-  }
-}
-
-// A reload would lose what somebody is typing, so it waits for an untouched page.
-const untouched = [...document.querySelectorAll("textarea")].every((area) => !area.value);
-if (document.querySelector('[data-status="loading"]') && location.pathname === "/" && untouched) showWhenReady();
+setTimeout(followState, LOOK_EVERY);
 
 for (const form of document.forms) {
   form.addEventListener("submit", () => {

@@ -20,8 +20,8 @@ def upload(data=None, **fields):
 def test_the_page_has_both_forms(client):
     """They post to the addresses that people and programs know, and no script stands in the page."""
     page = client.get("/").text
-    assert re.search(r'<form action="/avibe" method="post">', page)
-    assert re.search(r'<form action="/avision" method="post" enctype="multipart/form-data">', page)
+    assert re.search(r'<form action="/avibe#outcome" method="post">', page)
+    assert re.search(r'<form action="/avision#outcome" method="post" enctype="multipart/form-data">', page)
     assert 'maxlength="2000"' in page
     assert not re.search(r"<script(?![^>]*src=)", page)
     assert not re.search(r"\son\w+=|style=", page)

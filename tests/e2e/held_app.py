@@ -1,0 +1,40 @@
+"""The whole application for a real Gunicorn, over models whose answers stay open, with a diary of what happened.
+
+Each line of `diary` in TINY_FOLDER is an event with its moment on the machine's monotonic clock.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from app_production import create_app
+from config import settings_or_exit
+from models import ModelSet
+from tests.fakes import ScriptedBackend
+
+DIARY = Path(os.environ["TINY_FOLDER"]) / "diary"
+
+
+class HeldBackend(ScriptedBackend):
+    """Keeps every answer open, up to four, and writes down when one began and when its client was gone."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.hold = True
+        self.capacity = 4
+
+    def submit(self, request):
+        generation = super().submit(request)
+        self._note("began", request.request_id)
+        return generation
+
+    def _aborted(self, request_id):
+        self._note("aborted", request_id)
+        super()._aborted(request_id)
+
+    def _note(self, event, request_id):
+        with DIARY.open("a") as diary:
+            diary.write(f"{event} {request_id} {time.monotonic()}\n")
+
+
+app = create_app(settings_or_exit(), ModelSet({name: HeldBackend(name) for name in ("avibe", "avision")}))

@@ -1,0 +1,120 @@
+"""Clients of the whole application on a real Gunicorn: those that leave, and those that come when it is full."""
+
+import base64
+import functools
+import http.client
+import json
+import socket
+import struct
+import time
+
+import pytest
+
+from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.fakes import multipart, picture
+
+TEXT, VISION = "/api/v1/text/generate", "/api/v1/image/analyze"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The application, answering, with limits off."""
+    folder = tmp_path_factory.mktemp("service")
+    off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "DEBUG"}
+    with GunicornProcess(folder, app="tests.e2e.held_app:app", **off) as process:
+        until(lambda: alive(process))
+        yield process
+
+
+def alive(process):
+    try:
+        return process.get("/api/health/live", timeout=2)[0] == 200
+    except OSError:
+        return False
+
+
+def diary(process):
+    """Return the moments of all events so far: (event, request id) to seconds."""
+    path = process.folder / "diary"
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return {(line[0], line[1]): float(line[2]) for line in lines if len(line) == 3}
+
+
+def moment(process, event, request_id):
+    """Wait for an event and return when it was."""
+    return until(lambda: diary(process).get((event, request_id)))
+
+
+def ask(process, request_id, path=TEXT):
+    """Send a request whose answer stays open; return the connection once the model has it."""
+    image = {"image": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"} if path == VISION else {}
+    body = json.dumps({"prompt": "Hello", **image})
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection = process.connect((head + body).encode())
+    moment(process, "began", request_id)
+    return connection
+
+
+@functools.cache
+def big_picture():
+    """Return body and headers that upload a picture whose pixels would take long to make."""
+    form = multipart([("prompt", "What?"), ("image", (picture(size=(6000, 4000)), "a.png"))])
+    return form["data"], {"Content-Type": form["content_type"]}
+
+
+def close(connection):
+    connection.close()
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def close_with_more_sent(connection):
+    connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    connection.close()
+
+
+@pytest.mark.parametrize("leave", [close, reset, close_with_more_sent])
+def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leave):
+    """However it leaves; the place is free again and the thread serves others."""
+    took = []
+    for number in range(5):
+        request_id = f"{leave.__name__}-{number}"
+        connection = ask(service, request_id)
+        left = time.monotonic()
+        leave(connection)
+        took.append(moment(service, "aborted", request_id) - left)
+    assert sorted(took)[2] < 0.1
+
+
+def test_overload_is_answered_in_under_50_ms(service):
+    """Every place is held: a further picture is refused at once, probes answer, and a freed place is taken again."""
+    held = [ask(service, f"held-{number}", VISION) for number in range(4)]
+    took = []
+    for _ in range(9):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+        connection.request("POST", VISION, *big_picture())
+        sent = time.monotonic()
+        response = connection.getresponse()
+        took.append(time.monotonic() - sent)
+        assert (response.status, json.loads(response.read())["error"]) == (503, "overloaded")
+        assert int(response.headers["Retry-After"]) > 0
+        connection.close()
+    assert sorted(took)[4] < 0.05
+    assert service.get("/api/health/ready")[0] == 200
+    for connection in held:
+        connection.close()
+    for number in range(4):
+        moment(service, "aborted", f"held-{number}")
+    ask(service, "after", VISION).close()
+    moment(service, "aborted", "after")
+
+
+def test_an_aborted_answer_is_logged_as_what_it_was(service):
+    """499, as nginx calls a client that closed its end; and no stack for it."""
+    ask(service, "logged").close()
+    until(lambda: f"[logged] POST {TEXT} 499" in service.log())
+    assert "Traceback" not in service.log()
