@@ -29,7 +29,7 @@ DEMO_FOLDER = Path(__file__).parent / "demo"
 BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
 DTYPES = {"cpu": "float32", "cuda": "float16"}
 ENGINES = {
-    "continuous": ("engine.reference", "ReferenceBackend"),
+    "continuous": ("engine.llm_engine", "LLMEngine"),
     "reference": ("engine.reference", "ReferenceBackend"),
 }
 
@@ -168,6 +168,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         cpu_threads=engine.cpu_threads,
         prefix_cache=engine.prefix_cache,
         cuda_graphs=engine.cuda_graphs,
+        reload_reserve=engine.reload_reserve,
     )
 
 

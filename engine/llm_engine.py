@@ -10,23 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 
+from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.budget import check_budget, plan_budget
 from engine.cpu import usable_cores
-from engine.detokenizer import Detokenizer
 from engine.engine_core import STOPPED, Counters, EngineCore, Poisoned
-from engine.errors import ContextTooLong, EngineDead, NotReady, ValidationError
+from engine.errors import EngineDead, NotReady
 from engine.loader import LoadedModel, load_model
 from engine.model_runner import ModelRunner
 from engine.prompt import PreparedPrompt
 from engine.selfcheck import check_logits
-from engine.sequence import Sequence
 from engine.types import (
     BackendState,
     BackendStats,
@@ -101,7 +100,8 @@ class LLMEngine:
         self._check_ready()
         self._room.admit(request.client)
         try:
-            sequence = self._prepare(request, arrival)
+            assert self._loaded is not None
+            sequence = make_sequence(self._loaded, request, arrival, self._wake.set, self._clock)
             self._room.put(sequence)
         except BaseException:
             self._room.release(request.client)
@@ -163,18 +163,6 @@ class LLMEngine:
         state = self.state()
         if state.status is not Status.READY:
             raise NotReady(f"The model is not ready: {state.reason}.", RETRY_AFTER)
-
-    def _prepare(self, request: GenerationRequest, arrival: float) -> Sequence:
-        loaded = self._loaded
-        assert loaded is not None
-        prompt = loaded.preparer.prepare(request.prompt)
-        _check_lengths(len(prompt.token_ids), request.sampling, loaded)
-        generation = Generation(
-            request.request_id, len(prompt.token_ids), arrival + request.timeout, self._wake.set, self._clock
-        )
-        detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
-        keys = _prefix_keys(prompt, loaded.image_token_id)
-        return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
 
     def _pending(self) -> bool:
         return len(self._room) > 0 or (self._core is not None and bool(self._core.scheduler.running))
@@ -263,11 +251,8 @@ class LLMEngine:
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
         """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""
-        request = GenerationRequest("self-check", TokensPrompt(tuple(prompt.token_ids)), SamplingParams(1))
-        generation = Generation("self-check", len(prompt.token_ids), self._clock(), _nothing)
-        keys = _prefix_keys(prompt, loaded.image_token_id)
-        detokenizer = Detokenizer(loaded.token_table)
-        sequence = Sequence(request, prompt.token_ids, generation, detokenizer, 0.0, keys, prompt.images)
+        request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
+        sequence = sequence_of(loaded, request, prompt, 0.0, self._wake.set, self._clock)
         sequence.slot = 0
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)
@@ -277,44 +262,10 @@ class LLMEngine:
         with self._lock:
             self._progress = progress
 
-    def _move(
-        self, status: Status, reason: str, only_from: Status | None = None, unless: Status | None = None
-    ) -> None:
+    def _move(self, status: Status, reason: str, only_from: Status | None = None, unless: Status | None = None) -> None:
         with self._lock:
             if (only_from is None or self._status is only_from) and self._status is not unless:
                 self._status, self._reason = status, reason
 
     def _alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
-
-
-def _nothing() -> None:
-    """Nobody waits for the answer of a self-check."""
-
-
-def _check_lengths(prompt_tokens: int, sampling: SamplingParams, loaded: LoadedModel) -> None:
-    if prompt_tokens + sampling.max_tokens > loaded.max_model_len:
-        raise ContextTooLong(
-            f"The prompt ({prompt_tokens} tokens) and the answer ({sampling.max_tokens} tokens) do not fit together "
-            f"into this model's context of {loaded.max_model_len} tokens.",
-            "max_tokens" if prompt_tokens < loaded.max_model_len else "prompt",
-        )
-    if any(not 0 <= token < loaded.vocab_size for token in sampling.logit_bias):
-        raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-
-
-def _prefix_keys(prompt: PreparedPrompt, image_token_id: int | None) -> list[Hashable]:
-    """Return a key for each prompt token: its id, or for a picture's tokens the picture's hash and the place in it."""
-    if prompt.images is None:
-        return list(prompt.token_ids)
-    keys: list[Hashable] = []
-    picture, place = -1, 0
-    for token_id in prompt.token_ids:
-        if token_id != image_token_id:
-            place = 0
-            keys.append(token_id)
-            continue
-        picture += place == 0
-        keys.append((prompt.images.hashes[picture], place))
-        place += 1
-    return keys

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
@@ -103,10 +103,11 @@ def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMi
     """
     ordinary = is_torchvision_available() if torchvision is None else torchvision
     kind: Any = AutoProcessor if ordinary else _PicturesOnly
-    processor = kind.from_pretrained(folder, backend="pil", **_LOCAL)
+    processor = kind.from_pretrained(folder, **_LOCAL)
     # The library hands back a bare tokenizer where it does not know the processor's class, without a word.
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "image_processor", None) is None:
         raise ValueError("the folder describes no picture processor")
+    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **_LOCAL)
     return processor
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from engine.admission import check_lengths
 from engine.backend import Generation
-from engine.errors import ContextTooLong, EngineDead, ModelError, NotReady, ServiceError, StartError, Unsupported
+from engine.errors import EngineDead, ModelError, NotReady, ServiceError, StartError, Unsupported
 from engine.loader import LoadedModel, load_model
 from engine.reference_queue import RETRY_WHEN_NOT_READY, Job, ReferenceQueue
 from engine.reference_run import Answer, NotFinite, first_logits, generate
@@ -161,13 +162,8 @@ class ReferenceBackend:
     def _prepare(self, loaded: LoadedModel, request: GenerationRequest, submitted: float) -> Job:
         _refuse_unsupported(request.sampling)
         prompt = loaded.preparer.prepare(request.prompt)
-        length, wanted = len(prompt.token_ids), request.sampling.max_tokens
-        if length + wanted > loaded.max_model_len:
-            raise ContextTooLong(
-                f"The prompt ({length} tokens) and the answer ({wanted} tokens) do not fit together into this model's "
-                f"context of {loaded.max_model_len} tokens.",
-                "max_tokens" if length < loaded.max_model_len else "prompt",
-            )
+        length = len(prompt.token_ids)
+        check_lengths(length, request.sampling, loaded.max_model_len)
         # An abort needs no word to the worker: it looks at the mark on the generation after every token.
         generation = Generation(request.request_id, length, submitted + request.timeout, _nothing, self._clock)
         return Job(request, prompt, generation, submitted)

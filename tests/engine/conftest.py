@@ -41,13 +41,13 @@ def vision_model(vision_folder):
     return load_model(vision_spec(vision_folder), ignore)
 
 
-@pytest.fixture()
+@pytest.fixture
 def text_copy(text_folder, tmp_path):
     """A copy of the text checkpoint, to be broken."""
     return shutil.copytree(text_folder, tmp_path / "avibe")
 
 
-@pytest.fixture()
+@pytest.fixture
 def vision_copy(vision_folder, tmp_path):
     """A copy of the vision checkpoint, to be broken."""
     return shutil.copytree(vision_folder, tmp_path / "avision")

@@ -1,0 +1,56 @@
+"""Drives the engine's heart by hand, step by step, on a clock that only the test moves."""
+
+from __future__ import annotations
+
+from engine.admission import make_sequence
+from engine.engine_core import Counters, EngineCore
+from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingParams
+from engine.waiting_room import WaitingRoom
+
+
+def chat(text, *images):
+    """A one-turn conversation, pictures first."""
+    parts = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
+    return ChatPrompt(({"role": "user", "content": parts if images else text},), tuple(images))
+
+
+class Driver:
+    """An engine core over any runner, without its thread. `now` is its clock, in seconds."""
+
+    def __init__(self, loaded, runner, **limits):
+        self.now = 0.0
+        self.loaded, self.runner = loaded, runner
+        self.config = EngineConfig(**({"max_num_seqs": 4, "max_num_batched_tokens": 64} | limits))
+        self.room = WaitingRoom(self.config.max_num_seqs + self.config.max_waiting, 1_000_000, self.clock)
+        self.counters = Counters()
+        self.core = EngineCore(
+            self.room,
+            runner,
+            self.config,
+            loaded.eos_token_ids,
+            loaded.token_table.text,
+            self.counters,
+            self.clock,
+        )
+
+    def clock(self):
+        return self.now
+
+    def submit(
+        self, prompt, max_tokens=8, *, client="", request_id="r", priority=0, timeout=300.0, wait=30.0, **params
+    ):
+        """Queue a request and return its sequence."""
+        sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | params))
+        request = GenerationRequest(request_id, prompt, sampling, client, priority, wait, timeout)
+        self.room.admit(client)
+        sequence = make_sequence(self.loaded, request, self.now, lambda: None, self.clock)
+        self.room.put(sequence)
+        return sequence
+
+    def run(self, steps=10_000):
+        """Step until nothing is left to do, at most `steps` times; return how many were done."""
+        done = 0
+        while done < steps and self.core.step():
+            self.now += 0.01
+            done += 1
+        return done
