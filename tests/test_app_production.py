@@ -1,0 +1,120 @@
+"""The application's start: what gunicorn gets, and the development server from its first line to Ctrl+C."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from werkzeug.serving import make_server
+
+import app_production
+from app_production import serve
+from engine.errors import StartError
+from models import ModelSet
+from tests.fakes import PATIENCE, ScriptedBackend
+
+ROOT = Path(__file__).parents[1]
+
+
+class BrokenBackend(ScriptedBackend):
+    """A model that cannot be loaded."""
+
+    def start(self):
+        raise StartError("VIBE_MODEL_DIR: the checkpoint is broken.")
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """Leave the signals of the test run as they were."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def server(app):
+    """The development server on a free port, not yet serving."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    yield server
+    server.server_close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_development_server_answers_until_it_is_stopped(server, models, number, caplog):
+    """It prints its address, answers, and a signal lets the admitted requests finish and ends with status 0."""
+    caplog.set_level("INFO")
+    statuses = []
+
+    def visit():
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        connection.request("GET", "/api/health/ready")
+        statuses.append(connection.getresponse().status)
+        connection.close()
+        os.kill(os.getpid(), number)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    assert serve(server, models, drain_seconds=7.0) == 0
+    visitor.join()
+    assert statuses == [200]
+    assert 0 < models.get("avibe").stopped_with <= 7.0
+    assert f"Serving on http://127.0.0.1:{server.port}" in caplog.text
+
+
+def test_a_load_that_fails_ends_the_development_server(server, capsys):
+    """Status 1 and the one sentence that says why; nothing waits for requests that cannot be."""
+    models = ModelSet({"avibe": BrokenBackend("avibe")})
+    assert serve(server, models, drain_seconds=60.0) == 1
+    assert capsys.readouterr().err == "VIBE_MODEL_DIR: the checkpoint is broken.\n"
+
+
+def run(**environ):
+    """Run the program itself and return what it did."""
+    everything = {**os.environ, "HOST": "127.0.0.1", **environ}
+    command = [sys.executable, "app_production.py"]
+    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_wrong_settings_end_the_program_with_status_2():
+    """All of them at once, before anything is begun."""
+    result = run(PORT="no port", THREADS="-1")
+    assert result.returncode == 2
+    assert "PORT=" in result.stderr
+    assert "THREADS=" in result.stderr
+
+
+def test_a_missing_model_ends_the_program_with_status_1():
+    """In production there is no demo in its stead; one sentence names the setting."""
+    result = run(ENVIRONMENT="production", DEVICE="cpu", VIBE_MODEL_DIR="/nowhere", VISION_MODEL_DIR="demo")
+    assert result.returncode == 1
+    assert result.stderr.startswith("VIBE_MODEL_DIR=/nowhere")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_taken_port_ends_the_program():
+    """Two servers on one port are told apart at once."""
+    with make_server("127.0.0.1", 0, Flask(__name__)) as holder:
+        result = run(PORT=str(holder.port), DEVICE="cpu")
+    assert result.returncode == 1
+    assert f"Port {holder.port} is in use" in result.stderr
+
+
+def test_importing_builds_nothing():
+    """`app` is made on first access, as gunicorn asks for it, and once; other names do not exist."""
+    code = (
+        "import app_production as a; assert 'app' not in vars(a); "
+        "from app_production import app; assert app is a.app; print(type(app).__name__)"
+    )
+    everything = {**os.environ, "RATE_LIMIT_STORAGE": "redis://127.0.0.1:1/0"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=everything, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, "Flask\n"), result.stderr
+    with pytest.raises(AttributeError):
+        app_production.application  # noqa: B018
