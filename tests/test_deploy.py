@@ -367,7 +367,7 @@ def test_other_systems_get_the_whole_list_and_nothing_runs(ready_box: Sandbox) -
     """Without apt every missing program is named at once, before anything is made or run."""
     done = run_tests(ready_box)
     assert done.returncode == 1
-    assert "chromium redis-server" in done.stderr
+    assert "curl chromium redis-server" in done.stderr
     assert not (ready_box.root / ".venv").exists()
 
 
@@ -376,7 +376,7 @@ def test_missing_system_packages_are_listed_with_their_size_and_installed(apt_bo
     done = run_tests(apt_box, "--yes")
     (install,) = [call for call in apt_box.calls() if call.startswith("apt-get")]
     assert "Need to get 105 MB" in done.stdout
-    assert "install --yes --no-install-recommends chromium redis-server" in install
+    assert "install --yes --no-install-recommends curl chromium redis-server" in install
     assert install.endswith("policy=101")
 
 
@@ -438,7 +438,7 @@ def test_without_root_and_sudo_the_command_is_given(apt_box: Sandbox) -> None:
     apt_box.tool("id", "echo 1000")
     done = run_tests(apt_box, "--yes")
     assert done.returncode == 1
-    assert "Run as root: apt-get install --no-install-recommends chromium" in done.stderr
+    assert "Run as root: apt-get install --no-install-recommends curl chromium" in done.stderr
 
 
 def test_sudo_is_used_without_root(apt_box: Sandbox) -> None:

@@ -3,6 +3,7 @@
 
 # What shows that it is there (a command, several joined with |, or a file); its package; the service it brings, or -.
 SYSTEM_TOOLS=(
+    "curl curl -"
     "chromium|chromium-browser|google-chrome chromium -"
     "redis-server redis-server redis-server"
     "nginx nginx nginx"
