@@ -110,7 +110,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if self._drain_until is not None:
             return
         self._drain_until = time.monotonic() + self.drain_seconds
-        if self._has_successor():
+        if has_sibling(self.ppid):
             self.log.info("Leaving new connections to the next worker and finishing the admitted requests.")
             self.alive = False
         else:
@@ -131,10 +131,11 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
-    def _has_successor(self) -> bool:
-        """True if our master has another child: a new worker, or the new master that SIGUSR2 made."""
-        try:
-            children = psutil.Process(self.ppid).children()
-        except psutil.Error:
-            return False
+
+def has_sibling(parent: int) -> bool:
+    """True if this process's parent has another child: a new worker, or the new master that SIGUSR2 made."""
+    try:
+        children = psutil.Process(parent).children()
         return any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    except psutil.Error:
+        return False

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from config import DEMO, SETTINGS, SettingsError, _env_file, load_settings
 
 ROOT = Path(__file__).parents[1]
+CLEAN = {name: value for name, value in os.environ.items() if name not in {setting.name for setting in SETTINGS}}
 KEY = "correct-horse-battery"
 
 
@@ -270,7 +271,7 @@ def run_config(**environ):
     return subprocess.run(
         [sys.executable, "config.py"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environ},
+        env=CLEAN | environ,
         capture_output=True,
         text=True,
         check=False,
@@ -307,7 +308,7 @@ def python(code, **environ):
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, **environ},
+        env=CLEAN | environ,
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
+from config import SETTINGS
+
 ROOT = Path(__file__).parents[1]
+CLEAN = {name: value for name, value in os.environ.items() if name not in {setting.name for setting in SETTINGS}}
 
 
 def printed(tmp_path, prefix="", **environ):
@@ -17,7 +20,7 @@ def printed(tmp_path, prefix="", **environ):
     run = subprocess.run(
         ["/bin/sh", "-c", command],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "TINY_FOLDER": str(tmp_path), **environ},
+        env=CLEAN | {"TINY_FOLDER": str(tmp_path)} | environ,
         capture_output=True,
         text=True,
         check=True,
@@ -71,7 +74,7 @@ def test_application_is_named_in_the_file(arguments):
     run = subprocess.run(
         [sys.executable, "-m", "gunicorn", "--print-config", *arguments, "-c", "gunicorn_config.py"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull},
+        env=CLEAN,
         capture_output=True,
         text=True,
         check=False,

@@ -11,8 +11,12 @@ import threading
 import time
 from pathlib import Path
 
+from config import SETTINGS
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+# What the tests set themselves, whatever the environment they run in says.
+OURS = {setting.name for setting in SETTINGS} | {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
 
 
 def free_port():
@@ -39,7 +43,7 @@ class GunicornProcess:
         self.folder = folder
         self.port = free_port()
         self.output = folder / "output"
-        environ = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        environ = {name: value for name, value in os.environ.items() if name not in OURS}
         environ |= {"TINY_FOLDER": str(folder), "PORT": str(self.port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "10"}
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(

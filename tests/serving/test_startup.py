@@ -1,0 +1,62 @@
+"""How a worker decides between a first start and a take-over, without a Gunicorn."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from models import ModelSet
+from serving.startup import is_parent, start_models
+from tests.fakes import PATIENCE, ScriptedBackend
+
+ROOT = Path(__file__).parents[2]
+NO_PROCESS = 2**22 + 1
+
+
+class StandingWorker:
+    """What `start_models` asks of a worker."""
+
+    def __init__(self, models):
+        self.models = models
+        self.ppid = os.getppid()
+        self.predecessors = ()
+        self.alive = True
+        self.orphaned = False
+        self.drain_seconds = 0
+
+
+def test_take_over_from_a_master_that_is_gone_is_a_first_start(caplog):
+    """Where nobody serves any more, the worker does not keep its clients waiting until it has loaded."""
+    said, ready = [], threading.Event()
+
+    def notify(message):
+        said.append(message)
+        if message.startswith("READY=1"):
+            ready.set()
+
+    worker = StandingWorker(ModelSet({"avibe": ScriptedBackend()}))
+    start_models(worker, NO_PROCESS, notify, leave=None)
+    assert ready.wait(PATIENCE)
+    assert said[0] == "STATUS=Loading the models"
+    assert not any("MAINPID" in message for message in said)
+    assert "is already gone" in caplog.text
+
+
+def test_only_the_living_parent_is_one():
+    """A process is looked up anew each time, so a number that was given away again is no parent."""
+    assert is_parent(os.getppid(), os.getpid())
+    assert not is_parent(os.getpid(), os.getpid())
+    assert not is_parent(os.getpid(), NO_PROCESS)
+
+
+def test_failed_load_leaves_from_any_thread_with_its_status():
+    """The process ends at once with one sentence and the status that Gunicorn reads."""
+    code = (
+        "import threading; from engine.errors import StartError; from serving.startup import leave_process\n"
+        "threading.Thread(target=leave_process(3), args=(StartError('no model.'),)).start()\n"
+        "threading.Event().wait(60)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 3
+    assert run.stderr == "The service cannot start: no model.\n"
