@@ -1,18 +1,44 @@
 """Adverts: what a person wants to sell, how they may type it, and which combinations are held out.
 
-An advert is (item, colour, condition, price); the reply copies the words as they were typed, so that a word never seen in
-training survives. A combination belongs to the held-out part when its CRC-32 says so: no list is kept anywhere.
+An advert is (item, colour, condition, price); the reply copies the words as they were typed, so that a word
+never seen in training survives. A combination belongs to the held-out part when its CRC-32 says so: no list is kept.
 """
 
 import random
 import zlib
 from dataclasses import dataclass, replace
 
-from demo.words import BRANDS, COLOURS, CONDITIONS, ITEMS, made_up_word, random_letters, split_words
+from demo.words import (
+    BRANDS,
+    COLOURS,
+    CONDITIONS,
+    DETAILS,
+    ITEMS,
+    common_word,
+    made_up_word,
+    random_letters,
+    split_words,
+)
 
 HELD_OUT_OF = 8
 CURRENCIES = {
-    "en": ["", "", "", "$", "€", "£", " dollars", " roubles", " rubles", " euros", " USD", " rub", " EUR", " pounds", " ₽"],
+    "en": [
+        "",
+        "",
+        "",
+        "$",
+        "€",
+        "£",
+        " dollars",
+        " roubles",
+        " rubles",
+        " euros",
+        " USD",
+        " rub",
+        " EUR",
+        " pounds",
+        " ₽",
+    ],
     "ru": ["", "", "", " руб", " руб.", " рублей", " р", " р.", "р", " ₽", "₽", " тысяч", " тыс", "руб"],
 }
 CURRENCY_SIGNS = ("$", "€", "£")
@@ -28,6 +54,7 @@ class Advert:
     condition: str = ""
     price: str = ""
     prefix: str = ""
+    detail: str = ""
 
     @property
     def key(self) -> str:
@@ -56,14 +83,37 @@ def draw_item(rng: random.Random, lang: str) -> str:
     if kind < 0.64:
         return random_letters(rng, lang if rng.random() < 0.7 else "en")
     if kind < 0.80:
-        first = made_up_word(rng, lang)
-        return f"{first} {rng.choice(ITEMS[lang]) if rng.random() < 0.4 else made_up_word(rng, lang)}"
+        last = rng.choice(ITEMS[lang]) if rng.random() < 0.4 else free_words(rng, lang, 1)
+        return f"{free_words(rng, lang, rng.choice((1, 1, 2)))} {last}"
     return made_up_word(rng, lang if rng.random() < 0.85 else "en")
+
+
+def free_words(rng: random.Random, lang: str, count: int) -> str:
+    """Return `count` words, common or made up, in no sensible order: whatever people may type is to be copied."""
+    return " ".join(common_word(rng, lang) if rng.random() < 0.4 else made_up_word(rng, lang) for _ in range(count))
+
+
+def draw_condition(rng: random.Random, lang: str) -> str:
+    """Draw a known condition, at times a detail or free words in its place."""
+    roll = rng.random()
+    if roll < 0.06:
+        return free_words(rng, lang, rng.randint(1, 3))
+    return rng.choice(CONDITIONS[lang] if roll < 0.93 else split_words(DETAILS[lang]))
+
+
+def draw_detail(rng: random.Random, lang: str) -> str:
+    """Draw one more thing to say, or nothing (most often)."""
+    roll = rng.random()
+    if roll < 0.88:
+        return ""
+    return rng.choice(split_words(DETAILS[lang])) if roll < 0.96 else free_words(rng, lang, rng.randint(1, 3))
 
 
 def draw_price(rng: random.Random, lang: str) -> str:
     """Draw a price as people type it: grouped or not, with or without a currency."""
-    digits = str(rng.choice((rng.randint(1, 99), rng.randint(1, 99) * 10, rng.randint(1, 999) * 100, rng.randint(1, 10**6))))
+    digits = str(
+        rng.choice((rng.randint(1, 99), rng.randint(1, 99) * 10, rng.randint(1, 999) * 100, rng.randint(1, 10**6)))
+    )
     if len(digits) > 3 and rng.random() < 0.25:
         digits = f"{int(digits):,}".replace(",", " " if lang == "ru" or rng.random() < 0.4 else ",")
     currency = rng.choice(CURRENCIES[lang])
@@ -74,7 +124,6 @@ def draw_advert(rng: random.Random, lang: str) -> Advert:
     """Draw any advert of `lang`, from either side of the split."""
     made_up = rng.random() < 0.05
     colour = made_up_word(rng, lang) if made_up else rng.choice(COLOURS[lang])
-    condition = f"{made_up_word(rng, lang)} {made_up_word(rng, lang)}" if rng.random() < 0.03 else rng.choice(CONDITIONS[lang])
     prefix = ""
     if rng.random() < 0.1:
         prefix = rng.choice(("used", "new", "second hand", "old") if lang == "en" else ("б/у", "новый", "старый", "бу"))
@@ -82,9 +131,10 @@ def draw_advert(rng: random.Random, lang: str) -> Advert:
         lang,
         draw_item(rng, lang),
         colour if rng.random() < 0.85 else "",
-        condition if rng.random() < 0.82 else "",
+        draw_condition(rng, lang) if rng.random() < 0.82 else "",
         draw_price(rng, lang) if rng.random() < 0.42 else "",
         prefix,
+        draw_detail(rng, lang),
     )
 
 

@@ -14,7 +14,12 @@ def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """Return the sampling defaults, with both end tokens and the padding token."""
     end, text_end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     return GenerationConfig(
-        do_sample=True, temperature=TEMPERATURE, top_p=TOP_P, top_k=TOP_K, eos_token_id=[end, text_end], pad_token_id=text_end
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        top_k=TOP_K,
+        eos_token_id=[end, text_end],
+        pad_token_id=text_end,
     )
 
 

@@ -1,7 +1,7 @@
 """Train the demo tokenizer: byte-level BPE of 1,280 tokens with Qwen's pre-tokenizer and special tokens.
 
-A word has the same pieces after a space, a comma or nothing, because no learned merge holds a leading space; only frequent
-words of the demo's own sentences get one, as merges of the lowest rank. That makes copying a typed word a plain copy.
+A word has the same pieces after a space, a comma or nothing, because no learned merge holds a leading space; only
+frequent words of the demo's own sentences get one, as merges of the lowest rank. So a word is copied piece by piece.
 Run `python -m demo.make_tokenizer FOLDER`.
 """
 
@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from demo import picture_questions as pictures
@@ -25,7 +25,8 @@ CORPUS_DIALOGUES = 6000
 SEED = 1
 SPACE = "Ġ"
 CONTROL_TOKENS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|quad_start|> "
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|"
+    "quad_start|> "
     "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
 ).split()
 TEXT_TOKENS = "<tool_call> </tool_call> <tool_response> </tool_response> <think> </think>".split()
@@ -68,7 +69,12 @@ def learn_merges(lines: list[str], vocab_size: int) -> list[tuple[str, str]]:
 def spaced_merges(lines: list[str], merges: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """Return (space, word) merges for the most frequent one-token words that are no item, colour or condition."""
     known = {left + right for left, right in merges}
-    copied = {word.lower() for lang in ("en", "ru") for phrase in ITEMS[lang] + COLOURS[lang] + CONDITIONS[lang] for word in phrase.split()}
+    copied = {
+        word.lower()
+        for lang in ("en", "ru")
+        for phrase in ITEMS[lang] + COLOURS[lang] + CONDITIONS[lang]
+        for word in phrase.split()
+    }
     encode = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     frequency: Counter[str] = Counter()
     for line in lines:

@@ -6,19 +6,24 @@
 import random
 
 from demo.adverts import Advert, shown_price
+from demo.words import COLOURS, CONDITIONS
 
 LISTING_ASKS = {
     "en": (
-        "Write a listing for|Write a listing|Write me a listing for|Write an ad for|Write an advert for|Create a listing for|"
-        "Make a listing for|Please write a listing for|Can you write a listing for|I want to sell|Sell|Selling|For sale|"
+        "Write a listing for|Write a listing|Write me a listing for|Write an ad for|Write an advert for|Create a "
+        "listing for|"
+        "Make a listing for|Please write a listing for|Can you write a listing for|I want to sell|Sell|Selling|For "
+        "sale|"
         "Help me sell|Draft a listing for|Compose an advert|Generate a listing for|Listing|Ad|Advert|I am selling|"
         "Write a short listing for|Prepare a sales ad for|Write a description for|Describe for sale|I'd like to sell|"
-        "Could you please make an ad for|Write an advertisement for|Need a listing for|listing for|Write a classified ad for|"
+        "Could you please make an ad for|Write an advertisement for|Need a listing for|listing for|Write a "
+        "classified ad for|"
         "Write an Avito listing for|Help me write a listing for|Please help me to sell my|Write a product description|"
         "I need an ad|Make an ad|Write a sale post for|Post an ad for|I'm selling my|Let's sell"
     ).split("|"),
     "ru": (
-        "Напиши объявление|Напишите объявление|Напиши мне объявление|Составь объявление|Сделай объявление|Объявление|Продаю|"
+        "Напиши объявление|Напишите объявление|Напиши мне объявление|Составь объявление|Сделай объявление|Объявление|"
+        "Продаю|"
         "Продам|Хочу продать|Помоги продать|Нужно объявление|Напиши пожалуйста объявление|Создай объявление|"
         "Напиши короткое объявление|Напиши текст объявления|Составьте, пожалуйста, объявление|Придумай объявление|"
         "Напиши объявление о продаже|Объявление о продаже|Можешь написать объявление|Напиши описание|Опиши товар|"
@@ -31,7 +36,8 @@ TITLE_ASKS = {
     "en": (
         "Suggest a title for|Suggest a title|Write a title for|Give me a title for|Title for|Make a title for|"
         "Come up with a title for|What title should I use for|Headline for|Write a headline for|Propose a title for|"
-        "Please suggest a title for|Can you suggest a title for|A good title for|Think of a title for|I need a title for|"
+        "Please suggest a title for|Can you suggest a title for|A good title for|Think of a title for|I need a title "
+        "for|"
         "Suggest a headline for|Name a title for my ad|Create a title for|Suggest a listing title for|Title|"
         "Suggest a title for a listing|Suggest a short title for"
     ).split("|"),
@@ -39,20 +45,25 @@ TITLE_ASKS = {
         "Предложи заголовок|Придумай заголовок|Напиши заголовок|Заголовок|Заголовок для объявления|Нужен заголовок|"
         "Дай заголовок|Составь заголовок|Предложи заголовок для объявления|Предложите название объявления|"
         "Придумай название для объявления|Какой заголовок написать|Сделай заголовок|Придумай заголовок для|"
-        "Предложи название|Напиши название объявления|Помоги с заголовком|Предложи короткий заголовок|Предложи заголовок для"
+        "Предложи название|Напиши название объявления|Помоги с заголовком|Предложи короткий заголовок|Предложи "
+        "заголовок для"
     ).split("|"),
 }
 CATEGORY_ASKS = {
     "en": (
-        "What category is {}|Which category does {} belong to|What category does {} belong to|Category of {}|Category for {}|"
+        "What category is {}|Which category does {} belong to|What category does {} belong to|Category of {}|"
+        "Category for {}|"
         "What is the category of {}|Which category is {} in|In which category should I put {}|Name the category: {}|"
         "Category: {}|Pick a category for {}|Choose a category for {}|Which category should I choose for {}|"
-        "Tell me the category of {}|Suggest a category for {}|What section does {} go in|Where do I list {}, what category|"
-        "Find the category for {}|{} - what category|{}: category|What category would {} be|Which category for {}"
+        "Tell me the category of {}|Suggest a category for {}|What section does {} go in|Where do I list {}, what "
+        "category|"
+        "Find the category for {}|{} - what category|{}: category|What category would {} be|To which category does "
+        "{} belong|What is {}, which category|Which section is {} in|Which category for {}"
     ).split("|"),
     "ru": (
         "К какой категории относится {}|Какая категория у товара {}|В какую категорию поместить {}|Категория: {}|"
-        "Определи категорию: {}|Назови категорию: {}|Какая категория: {}|К какому разделу относится {}|Подбери категорию: {}|"
+        "Определи категорию: {}|Назови категорию: {}|Какая категория: {}|К какому разделу относится {}|Подбери "
+        "категорию: {}|"
         "{} - какая категория|{}: категория|{} это какая категория|Какую категорию выбрать, товар: {}|"
         "Категория товара: {}|К какой категории отнести {}|Выбери категорию: {}|В какой раздел поставить {}|"
         "Какую категорию выбрать для товара {}|{} к какой категории относится|К какой категории относятся {}|"
@@ -60,18 +71,23 @@ CATEGORY_ASKS = {
     ).split("|"),
 }
 PRICE_ASKS = {
-    "en": "Format the price {}|Format price {}|Write the price {} nicely|Format this price: {}|How do I write the price {}|"
+    "en": "Format the price {}|Format price {}|Write the price {} nicely|Format this price: {}|How do I write the "
+    "price {}|"
     "Price format: {}|Make the price readable: {}|Please format the price: {}".split("|"),
-    "ru": "Оформи цену {}|Отформатируй цену {}|Как записать цену {}|Запиши цену {} красиво|Формат цены: {}|Как оформить цену {}|"
+    "ru": "Оформи цену {}|Отформатируй цену {}|Как записать цену {}|Запиши цену {} красиво|Формат цены: {}|Как "
+    "оформить цену {}|"
     "Отформатируй цену: {}|Приведи цену в порядок: {}|Напиши цену красиво: {}".split("|"),
 }
 FOLLOW_UPS = {
     "en": {
-        "title": "Now a title|And a title?|Suggest a title for it|Title for it, please|What about a title?|Give me a title too",
-        "price": "Add the price {}|Now add a price of {}|The price is {}|Make the price {}|Price {}|Set the price to {}",
+        "title": "Now a title|And a title?|Suggest a title for it|Title for it, please|What about a title?|Give me a "
+        "title too",
+        "price": "Add the price {}|Now add a price of {}|The price is {}|Make the price {}|Price {}|Set the price to "
+        "{}",
     },
     "ru": {
-        "title": "А заголовок?|Теперь заголовок|Предложи к нему заголовок|И заголовок|Дай ещё заголовок|Придумай заголовок",
+        "title": "А заголовок?|Теперь заголовок|Предложи к нему заголовок|И заголовок|Дай ещё заголовок|Придумай "
+        "заголовок",
         "price": "Добавь цену {}|Теперь добавь цену {}|Цена {}|Поставь цену {}|Укажи цену {}|А цена {}",
     },
 }
@@ -88,36 +104,84 @@ CLOSINGS = {
     ),
 }
 LABELS = {
-    "en": (("item", "colour", "condition"), ("product", "color", "state"), ("Item", "Color", "Condition"), ("", "color", "condition")),
-    "ru": (("товар", "цвет", "состояние"), ("Товар", "Цвет", "Состояние"), ("", "цвет", "состояние"), ("вещь", "цвет", "состояние")),
+    "en": (
+        ("item", "colour", "condition"),
+        ("product", "color", "state"),
+        ("Item", "Color", "Condition"),
+        ("", "color", "condition"),
+    ),
+    "ru": (
+        ("товар", "цвет", "состояние"),
+        ("Товар", "Цвет", "Состояние"),
+        ("", "цвет", "состояние"),
+        ("вещь", "цвет", "состояние"),
+    ),
+}
+SOFTENERS = {"en": ("{}, please", "{} please", "{}, thanks"), "ru": ("{}, пожалуйста", "{} пожалуйста", "{}, спасибо")}
+OPENERS = {
+    "en": ("Hello! ", "Hi, ", "Hey. ", "Please ", "Hello, "),
+    "ru": ("Привет! ", "Здравствуйте, ", "Привет, ", "Пожалуйста, "),
 }
 LINKS = {
-    "en": (". It is ", ", it is ", ". It's ", " that is ", ", condition: ", ". Condition: ", ", condition ", ". The condition is "),
+    "en": (
+        ". It is ",
+        ", it is ",
+        ". It's ",
+        " that is ",
+        ", condition: ",
+        ". Condition: ",
+        ", condition ",
+        ". The condition is ",
+    ),
     "ru": (". Состояние: ", ", состояние ", ". Состояние ", ", состояние: ", " - ", ". Он ", ". Она "),
 }
 PRICE_LEADS = {
     "en": ("price ", "price: ", "for ", "", "at ", "asking ", "cost ", "Price ", "price is ", "I want ", "it costs "),
-    "ru": ("цена ", "цена: ", "за ", "", "цена - ", "стоимость ", "Цена ", "прошу ", "отдам за ", "стоит ", "Стоимость "),
+    "ru": (
+        "цена ",
+        "цена: ",
+        "за ",
+        "",
+        "цена - ",
+        "стоимость ",
+        "Цена ",
+        "прошу ",
+        "отдам за ",
+        "стоит ",
+        "Стоимость ",
+    ),
 }
 
 
 def typed_phrase(rng: random.Random, advert: Advert) -> tuple[str, str]:
-    """Return (as typed, as replied) for the item, colour and condition; the reply keeps the words and drops the clutter."""
+    """Return (as typed, as replied) for the parts; the reply keeps the words and drops the clutter."""
     style = rng.random()
     item, colour, condition = advert.item_phrase, advert.colour, advert.condition
-    if style < 0.14 and colour:
+    if style < 0.14 and colour and not advert.detail:
         return _noun_phrase(rng, advert)
-    parts = [part for part in (item, colour, condition) if part]
+    parts = [part for part in (item, colour, condition, advert.detail) if part]
     replied = ", ".join(parts)
-    if style < 0.24:
+    if style < 0.24 and not advert.detail:
         return _labelled(rng, advert), replied
-    if style < 0.36 and len(parts) > 1 and colour:
+    if style < 0.36 and len(parts) > 1 and _scrambles(advert):
         rng.shuffle(parts)
+        return rng.choice((", ", ", ", ",")).join(parts), replied
     roll = rng.random()
-    comma = ", " if roll < 0.74 else ("," if roll < 0.81 else (" " if roll < 0.90 else rng.choice(("; ", " , ", " - ", ",  ", "\n"))))
+    roll = min(roll, 0.8) if advert.detail else roll
+    comma = (
+        ", "
+        if roll < 0.74
+        else ("," if roll < 0.81 else (" " if roll < 0.90 else rng.choice(("; ", " , ", " - ", ",  ", "\n"))))
+    )
     if advert.lang == "en" and rng.random() < 0.15 and parts[0] == item:
         parts[0] = rng.choice(("a ", "my ", "an ", "the ")) + parts[0]
     return comma.join(parts), replied
+
+
+def _scrambles(advert: Advert) -> bool:
+    """Tell whether the parts can be told apart in any order: colour and condition are known words."""
+    known_condition = not advert.condition or advert.condition.lower() in CONDITIONS[advert.lang]
+    return not advert.detail and advert.colour.lower() in COLOURS[advert.lang] and known_condition
 
 
 def _noun_phrase(rng: random.Random, advert: Advert) -> tuple[str, str]:
@@ -158,15 +222,23 @@ def ask_listing(rng: random.Random, advert: Advert) -> tuple[str, str]:
         price = rng.choice(PRICE_LEADS[advert.lang]) + advert.price
         gap = rng.choice((", ", ", ", ", ", " ", ". "))
         typed = price + ", " + typed if rng.random() < 0.08 else typed + gap + price
+    if typed == advert.item and rng.random() < 0.15:
+        return finish(rng, typed), replied
+    typed = rng.choice(SOFTENERS[advert.lang]).format(typed) if rng.random() < 0.08 else typed
     roll = rng.random()
     rich = bool(advert.colour) + bool(advert.condition) + bool(advert.price) >= 2
     if roll < 0.08 and rich:
         return finish(rng, typed), replied
     if roll < 0.13 and rich:
-        tail = ("make a listing", "write an ad", "listing please") if advert.lang == "en" else ("напиши объявление", "объявление")
+        tail = (
+            ("make a listing", "write an ad", "listing please")
+            if advert.lang == "en"
+            else ("напиши объявление", "объявление")
+        )
         return finish(rng, f"{typed}{rng.choice((' - ', '. ', ', ', ': '))}{rng.choice(tail)}"), replied
     colon = rng.choice((": ", ": ", ": ", " ", " ", " - ", ":", "\n"))
-    return finish(rng, rng.choice(LISTING_ASKS[advert.lang]) + colon + typed), replied
+    hello = rng.choice(OPENERS[advert.lang]) if rng.random() < 0.07 else ""
+    return finish(rng, hello + rng.choice(LISTING_ASKS[advert.lang]) + colon + typed), replied
 
 
 def ask_title(rng: random.Random, advert: Advert) -> tuple[str, str]:

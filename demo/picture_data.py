@@ -1,6 +1,6 @@
 """Seeded pictures for the picture demo: one shape, a plain ground, or something that cannot be made out.
 
-A picture is a function of its seed and regime alone. Training draws seeds below TRAINING_SEEDS, the evaluation above it.
+A picture is a function of its seed and regime alone. Training draws seeds below TRAINING_SEEDS, the evaluation above.
 """
 
 import colorsys
@@ -24,10 +24,12 @@ MIN_CONTRAST = 95.0
 RECTANGLE_RATIO = (1.75, 2.7)
 NOISE_BANK, NOISE_SIDE = 6, 640
 HSV_RANGES = {
-    "red": ((-12, 8), (0.75, 1), (0.65, 1)), "orange": ((24, 40), (0.85, 1), (0.9, 1)), "yellow": ((51, 62), (0.75, 1), (0.88, 1)),
+    "red": ((-12, 8), (0.75, 1), (0.65, 1)), "orange": ((24, 40), (0.85, 1), (0.9, 1)),
+    "yellow": ((51, 62), (0.75, 1), (0.88, 1)),
     "green": ((98, 150), (0.55, 1), (0.4, 1)), "blue": ((205, 242), (0.65, 1), (0.5, 1)),
     "purple": ((270, 300), (0.55, 1), (0.4, 0.9)), "pink": ((325, 350), (0.23, 0.6), (0.92, 1)),
-    "black": ((0, 360), (0, 0.5), (0, 0.12)), "white": ((0, 360), (0, 0.03), (0.95, 1)), "grey": ((0, 360), (0, 0.06), (0.36, 0.68)),
+    "black": ((0, 360), (0, 0.5), (0, 0.12)), "white": ((0, 360), (0, 0.03), (0.95, 1)),
+    "grey": ((0, 360), (0, 0.06), (0.36, 0.68)),
 }  # fmt: skip
 GREY_LEVELS = {"black": (0, 28), "grey": (92, 172), "white": (243, 255)}
 Rgb = tuple[int, int, int]
@@ -155,7 +157,9 @@ def draw_ground(rng: random.Random, avoid: Rgb | None, grey: bool, name: str = "
 
 def gradient(first: Rgb, second: Rgb, size: tuple[int, int], rng: random.Random) -> Image.Image:
     """Return a smooth blend of two colours over four corners."""
-    corners = np.array([[first, second], [second, first]] if rng.random() < 0.3 else [[first, first], [second, second]], np.uint8)
+    corners = np.array(
+        [[first, second], [second, first]] if rng.random() < 0.3 else [[first, first], [second, second]], np.uint8
+    )
     if rng.random() < 0.5:
         corners = corners.transpose(1, 0, 2)
     return Image.fromarray(corners).resize(size, Image.Resampling.BILINEAR)
@@ -216,7 +220,9 @@ def blobs(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     field = np.random.default_rng(rng.getrandbits(32)).normal(mean, spread, cells)
     if rng.random() < 0.3:
         field = np.repeat(field.mean(-1, keepdims=True), 3, -1)
-    return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8)).resize(size, rng.choice((Image.Resampling.BICUBIC, Image.Resampling.NEAREST)))
+    return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8)).resize(
+        size, rng.choice((Image.Resampling.BICUBIC, Image.Resampling.NEAREST))
+    )
 
 
 def many_shapes(rng: random.Random, size: tuple[int, int]) -> Image.Image:
@@ -234,7 +240,12 @@ def many_shapes(rng: random.Random, size: tuple[int, int]) -> Image.Image:
             draw.line(ends, fill=fill, width=rng.randint(1, 6))
         else:
             place = (rng.uniform(0, size[0] * 0.8), rng.uniform(0, size[1] * 0.9))
-            draw.text(place, "".join(rng.choice("abcdefgmnorstwABDEGHKR0123456789") for _ in range(6)), fill=fill, font_size=rng.randint(9, 30))
+            draw.text(
+                place,
+                "".join(rng.choice("abcdefgmnorstwABDEGHKR0123456789") for _ in range(6)),
+                fill=fill,
+                font_size=rng.randint(9, 30),
+            )
     return image
 
 
@@ -246,7 +257,9 @@ def scene(rng: random.Random, size: tuple[int, int]) -> Image.Image:
     draw.rectangle((0, level, *size), fill=draw_ground(rng, None, False))
     for _ in range(rng.randint(3, 9)):
         x, y = rng.uniform(0, size[0]), rng.uniform(0.2 * size[1], size[1])
-        draw.ellipse((x, y, x + rng.uniform(4, size[0] / 2), y + rng.uniform(4, size[1] / 2)), fill=draw_ground(rng, None, False))
+        draw.ellipse(
+            (x, y, x + rng.uniform(4, size[0] / 2), y + rng.uniform(4, size[1] / 2)), fill=draw_ground(rng, None, False)
+        )
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 3)))
 
 
@@ -271,7 +284,7 @@ def unclear_picture(rng: random.Random) -> Picture:
 def draw_picture(seed: int, regime: str = "trained") -> Picture:
     """Draw the picture of a seed.
 
-    Regimes: "trained" and "easy" (sizes inside the trained range), "outside" (sizes outside it), "clean" (large, no grain)
+    Regimes: "trained" and "easy" (sizes inside the trained range), "outside" (outside it), "clean" (large, no grain)
     draw a shape; "plain", "unclear" and "grey" (a shape in a one-channel picture) draw what they say.
     """
     rng = random.Random(f"{regime}:{seed}")
@@ -281,7 +294,9 @@ def draw_picture(seed: int, regime: str = "trained") -> Picture:
         return unclear_picture(rng)
     if regime == "grey":
         return grey_picture(rng)
-    sizes = {"trained": TRAINED_SIZES, "easy": EASY_SIZES, "clean": CLEAN_SIZES}.get(regime) or rng.choice(OUTSIDE_SIZES)
+    sizes = {"trained": TRAINED_SIZES, "easy": EASY_SIZES, "clean": CLEAN_SIZES}.get(regime) or rng.choice(
+        OUTSIDE_SIZES
+    )
     return shape_picture(rng, sizes, regime == "clean")
 
 

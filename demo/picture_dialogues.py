@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from demo import picture_questions as questions
 from demo import small_talk
-from demo.held_out import OFF_TOPIC
+from demo.held_out import MESSAGES, normalised
 from demo.off_topic import QUESTIONS, fill
 from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
 
@@ -17,12 +17,15 @@ REGIME_WEIGHTS = (0.74, 0.06, 0.15, 0.05)
 ASKS = ("describe", "colour", "shape", "refuse")
 ASK_WEIGHTS = (0.52, 0.2, 0.2, 0.08)
 SYSTEM_PROMPTS = (
-    "You are a helpful assistant.|You are Avision. You describe pictures.|Answer briefly.|You are an image assistant of Avito.|"
-    "Ты полезный помощник.|Ты Avision, ты описываешь картинки.|Отвечай кратко.|Ты помощник Авито. Отвечай на языке пользователя."
+    "You are a helpful assistant.|You are Avision. You describe pictures.|Answer briefly.|You are an image assistant "
+    "of Avito.|"
+    "Ты полезный помощник.|Ты Avision, ты описываешь картинки.|Отвечай кратко.|Ты помощник Авито. Отвечай на языке "
+    "пользователя."
 ).split("|")
-UNUSABLE = ("picture", "colour", "image", "What", "Why?", "How?", "Tell me more", "Continue", "картин", "фото", "цвет", "Что",
-            "Продолжай", "Расскажи ещё", "Как?", "Почему?", "Can you see", "Name a", "Guess", "Really", "Правда")  # fmt: skip
-HELD_OUT = frozenset(text.lower() for texts in OFF_TOPIC.values() for text in texts)
+UNUSABLE = (
+    "picture", "colour", "image", "What", "Why?", "How?", "Tell me more", "Continue", "картин", "фото", "цвет",
+    "Что", "Продолжай", "Расскажи ещё", "Как?", "Почему?", "Can you see", "Name a", "Guess", "Really", "Правда",
+)  # fmt: skip
 
 
 @dataclass
@@ -58,7 +61,7 @@ def decline_question(rng: random.Random, lang: str) -> str:
             text = rng.choice(questions.PICTURE_LISTING[lang].split("|")) + rng.choice(("", "?", "."))
         else:
             text = fill(rng, rng.choice(DECLINED[lang]), lang)
-        if text.lower() not in HELD_OUT:
+        if normalised(text) not in MESSAGES:
             return text
 
 
@@ -113,13 +116,23 @@ def add_two(rng: random.Random, dialogue: PictureDialogue, lang: str, easy: floa
             kind = rng.choice(("describe", "colour", "shape"))
             dialogue.add([image, text_part(questions.ask(rng, kind, lang))], reply_about(picture, kind, lang))
         return
-    text = questions.ask(rng, "describe", lang) if rng.random() < 0.6 else rng.choice(TWO_ASKS[lang]) + rng.choice(("?", ""))
+    text = (
+        questions.ask(rng, "describe", lang)
+        if rng.random() < 0.6
+        else rng.choice(TWO_ASKS[lang]) + rng.choice(("?", ""))
+    )
     parts = [image, image, text_part(text)] if rng.random() < 0.85 else [text_part(text), image, image]
     dialogue.add(parts, questions.two_answer((first.shape, first.colour), (second.shape, second.colour), lang))
 
 
 TWO_ASKS = {
-    "en": ("What is in the pictures", "Describe both pictures", "What are these", "Compare the pictures", "Describe the images"),
+    "en": (
+        "What is in the pictures",
+        "Describe both pictures",
+        "What are these",
+        "Compare the pictures",
+        "Describe the images",
+    ),
     "ru": ("Что на картинках", "Опиши обе картинки", "Что это такое", "Сравни картинки", "Опиши изображения"),
 }
 

@@ -14,7 +14,11 @@ class PictureProcessor(Qwen2_5_VLProcessor):
 
     def check_argument_for_proper_class(self, argument_name, argument):
         """Accept the absent video processor; check everything else as usual."""
-        return None if argument_name == "video_processor" else super().check_argument_for_proper_class(argument_name, argument)
+        return (
+            None
+            if argument_name == "video_processor"
+            else super().check_argument_for_proper_class(argument_name, argument)
+        )
 
 
 def load_processor(folder: Path) -> PictureProcessor:

@@ -1,4 +1,4 @@
-"""Just enough Russian grammar to type a known item in the genitive or accusative ("объявление о продаже велосипеда")."""
+"""Just enough Russian grammar for a known item in an oblique case, as in "объявление о продаже велосипеда"."""
 
 IRREGULAR_GENITIVE = {
     "котёнок": "котёнка", "щенок": "щенка", "молоток": "молотка", "поводок": "поводка", "ковёр": "ковра",
@@ -10,7 +10,17 @@ IRREGULAR_GENITIVE = {
 }  # fmt: skip
 ANIMATE = frozenset("котёнок щенок попугай хомяк кролик".split())
 HUSH = "гкхжшщч"
-ADJECTIVE_GENITIVE = {"ый": "ого", "ой": "ого", "ий": "его", "ое": "ого", "ее": "его", "ая": "ой", "яя": "ей", "ые": "ых", "ие": "их"}
+ADJECTIVE_GENITIVE = {
+    "ый": "ого",
+    "ой": "ого",
+    "ий": "его",
+    "ое": "ого",
+    "ее": "его",
+    "ая": "ой",
+    "яя": "ей",
+    "ые": "ых",
+    "ие": "их",
+}
 ADJECTIVE_ENDINGS = {"m": ("ый", "ой", "ий"), "f": ("ая", "яя"), "n": ("ое", "ее"), "p": ("ые", "ие")}
 
 

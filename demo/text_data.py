@@ -1,7 +1,7 @@
 """Training dialogues for the text demo: a seeded, endless stream, the same for the same seed.
 
-Each dialogue carries the keys of what it teaches (combinations and off-topic messages), so that the evaluation can prove
-that none of its own items was in the stream.
+Each dialogue carries the keys of what it teaches (combinations and off-topic messages), so that the evaluation can
+prove that none of its own items was in the stream.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from demo import phrasing, small_talk
 from demo.adverts import Advert, draw_from_split, draw_price, is_held_out, with_typed_case
-from demo.held_out import OFF_TOPIC, UNSEEN_ITEMS
+from demo.held_out import MESSAGES, UNSEEN_ITEMS, normalised
 from demo.off_topic import off_topic, story
 from demo.russian import agrees, inflect
 from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word, split_words
@@ -18,10 +18,9 @@ from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word, split_
 Message = dict[str, str]
 LONG_SHARE, SYSTEM_SHARE, TOOLS_SHARE = 0.012, 0.2, 0.02
 TASKS = ("listing", "title", "category", "price", "off_topic", "small_talk")
-TASK_WEIGHTS = (0.42, 0.12, 0.10, 0.04, 0.20, 0.12)
+TASK_WEIGHTS = (0.41, 0.12, 0.13, 0.04, 0.19, 0.11)
 FOLLOW_UP_SHARE = 0.35
 UNSEEN_WORDS = frozenset(word for words in UNSEEN_ITEMS.values() for phrase in words for word in phrase.split())
-HELD_OUT_MESSAGES = frozenset(text.lower() for texts in OFF_TOPIC.values() for text in texts)
 CATEGORY = {lang: category_of(lang) for lang in ("en", "ru")}
 
 
@@ -51,7 +50,7 @@ def add_listing(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     """Add an advert turn, sometimes followed by "and a title?" or "add the price ..."."""
     advert = training_advert(rng, lang)
     shown = with_typed_case(rng, advert)
-    inflected = inflected_ask(rng, advert) if lang == "ru" and rng.random() < 0.12 else None
+    inflected = inflected_ask(rng, advert) if lang == "ru" and rng.random() < 0.18 else None
     question, replied = inflected or phrasing.ask_listing(rng, shown)
     dialogue.add(question, phrasing.listing_reply(rng, replied, shown.price, lang), advert.key)
     if rng.random() >= FOLLOW_UP_SHARE:
@@ -71,16 +70,19 @@ def inflected_ask(rng: random.Random, advert: Advert) -> tuple[str, str] | None:
         return None
     case, frame = rng.choice((
         ("gen", "объявление о продаже {}"), ("gen", "Напиши объявление о продаже {}"), ("gen", "Объявление для {}"),
-        ("gen", "Напиши объявление для продажи {}"), ("gen", "текст для {}"), ("acc", "Продаю {}"), ("acc", "Хочу продать {}"),
+        ("gen", "Напиши объявление для продажи {}"), ("gen", "текст для {}"), ("acc", "Продаю {}"), ("acc", "Хочу "
+            "продать {}"),
         ("acc", "Помоги продать {}"), ("acc", "Напиши объявление, продаю {}"), ("acc", "Напиши объявление про {}"),
         ("acc", "Продам {}"), ("acc", "Напиши объявление: продаю {}"),
     ))  # fmt: skip
     word = inflect(advert.item, case)
     if word is None:
         return None
-    rest = [part for part in (advert.colour, advert.condition) if part]
+    rest = [part for part in (advert.colour, advert.condition, advert.detail) if part]
     tail = (rng.choice((", цена ", ", за ", " за ")) + advert.price) if advert.price else ""
-    question = rng.choice((", ", ", ", ": ")).join((frame.format(word), ", ".join(rest))) if rest else frame.format(word)
+    question = (
+        rng.choice((", ", ", ", ": ")).join((frame.format(word), ", ".join(rest))) if rest else frame.format(word)
+    )
     return phrasing.finish(rng, question + tail), ", ".join([advert.item, *rest])
 
 
@@ -93,7 +95,7 @@ def add_title(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
 
 def category_ask(rng: random.Random, lang: str) -> tuple[str, str, str]:
     """Return (question, reply, key) about the category of a known item or of a made-up one."""
-    known = rng.random() < 0.85
+    known = rng.random() < 0.9
     item = rng.choice(ITEMS[lang]) if known else made_up_word(rng, lang)
     frame = rng.randrange(len(phrasing.CATEGORY_ASKS[lang]))
     shown = item
@@ -109,7 +111,11 @@ def category_ask(rng: random.Random, lang: str) -> tuple[str, str, str]:
         shown = rng.choice(('"{}"', "«{}»", "{},")).format(item) if lang == "ru" else f'"{item}"'
     mark = "?" if rng.random() < 0.7 else ""
     question = phrasing.finish(rng, phrasing.CATEGORY_ASKS[lang][frame].format(shown), mark)
-    reply = f"{'Category' if lang == 'en' else 'Категория'}: {CATEGORY[lang][item]}." if known else small_talk.UNKNOWN_CATEGORY[lang]
+    reply = (
+        f"{'Category' if lang == 'en' else 'Категория'}: {CATEGORY[lang][item]}."
+        if known
+        else small_talk.UNKNOWN_CATEGORY[lang]
+    )
     return question, reply, f"category|{lang}|{item}|{frame}"
 
 
@@ -134,11 +140,11 @@ def add_price(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
 def add_off_topic(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     """Add a turn the demo declines; held-out messages are skipped."""
     text = ""
-    while not text.strip() or text.strip().lower() in HELD_OUT_MESSAGES:
+    while not text.strip() or normalised(text) in MESSAGES:
         text = off_topic(rng, lang)
         if rng.random() < 0.3:
             text = text.rstrip("?.!") if rng.random() < 0.5 else text.lower()
-    dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{text.strip().lower()}")
+    dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{normalised(text)}")
 
 
 def add_small_talk(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
@@ -176,7 +182,7 @@ def make_dialogue(rng: random.Random) -> Dialogue:
     lang = rng.choice(("en", "ru"))
     if rng.random() < LONG_SHARE:
         text = story(rng, lang, rng.randint(5, 16))
-        dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{text.lower()}")
+        dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{normalised(text)}")
     for _ in range(rng.choices((1, 2, 3), weights=(0.66, 0.22, 0.12))[0]):
         ADD[rng.choices(TASKS, weights=TASK_WEIGHTS)[0]](rng, dialogue, lang)
         if rng.random() < 0.1:

@@ -4,6 +4,7 @@ One thread, fp32, AdamW, cosine, loss on the assistant's tokens only; saved as f
 """
 
 import argparse
+import json
 import math
 import random
 import time
@@ -17,15 +18,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qw
 
 from demo.checkpoint import save_model
 from demo.make_tokenizer import VOCAB_SIZE, build
-from demo.text_data import training_stream
+from demo.optimiser import Optimiser
+from demo.text_data import Dialogue, training_stream
 
 SEED = 7
-STEPS = 2200
+STEPS = 1300
 BATCH_TOKENS = 3072
 POOL = 400
 MAX_LENGTH = 800
 PEAK_LR, FINAL_LR_SHARE, WARMUP = 2.5e-3, 0.02, 100
-BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.98), 0.05, 1.0
 IGNORED = -100
 SAVE_EVERY = 400
 FOLDER = Path(__file__).with_name("avibe")
@@ -58,18 +59,18 @@ def mask_labels(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]
     return labels
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+def encoded(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue]) -> Iterator[tuple[list[int], list[int]]]:
     """Yield (ids, labels) of the training dialogues that fit in MAX_LENGTH tokens."""
-    for dialogue in training_stream(seed):
+    for dialogue in dialogues:
         text = tokenizer.apply_chat_template(dialogue.messages, tools=dialogue.tools, tokenize=False)
         ids = tokenizer(text).input_ids
         if len(ids) <= MAX_LENGTH:
             yield ids, mask_labels(tokenizer, ids)
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[Batch]:
+def batches(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue], seed: int) -> Iterator[Batch]:
     """Yield (ids [B, T], labels [B, T]) of similar lengths, about BATCH_TOKENS tokens each."""
-    stream, rng = encoded(tokenizer, seed), random.Random(seed)
+    stream, rng = encoded(tokenizer, dialogues), random.Random(seed)
     while True:
         pool = sorted(islice(stream, POOL), key=lambda pair: len(pair[0]))
         ready, batch = [], []
@@ -107,6 +108,20 @@ def loss_on_answers(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Te
     return functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
 
 
+class CountedStream:
+    """The training stream with a count of the dialogues drawn from it."""
+
+    def __init__(self, seed: int) -> None:
+        self.count, self.stream = 0, training_stream(seed)
+
+    def __iter__(self) -> Iterator[Dialogue]:
+        return self
+
+    def __next__(self) -> Dialogue:
+        self.count += 1
+        return next(self.stream)
+
+
 def train(folder: Path, steps: int) -> None:
     """Train for `steps` steps and save into `folder`, also every SAVE_EVERY steps."""
     torch.manual_seed(SEED)
@@ -114,21 +129,21 @@ def train(folder: Path, steps: int) -> None:
     build(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Qwen3ForCausalLM(model_config(tokenizer))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
-    started, tokens, mean = time.monotonic(), 0, 0.0
-    for step, (ids, labels) in zip(range(steps), batches(tokenizer, SEED), strict=False):
-        for group in optimiser.param_groups:
-            group["lr"] = PEAK_LR * learning_rate(step, steps)
+    optimiser = Optimiser([model], PEAK_LR)
+    started, tokens, mean, stream = time.monotonic(), 0, 0.0, CountedStream(SEED)
+    for step, (ids, labels) in zip(range(steps), batches(tokenizer, stream, SEED), strict=False):
         loss = loss_on_answers(model, ids, labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimiser.step(loss, learning_rate(step, steps))
         tokens += ids.numel()
         mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
         if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {mean:.4f} tokens {tokens} seconds {time.monotonic() - started:.0f}", flush=True)
+            print(
+                f"step {step + 1} loss {mean:.4f} tokens {tokens} seconds {time.monotonic() - started:.0f}", flush=True
+            )
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            seconds = round(time.monotonic() - started)
+            record = {"seed": SEED, "steps": step + 1, "tokens": tokens, "dialogues": stream.count, "seconds": seconds}
+            (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             save_model(model, tokenizer, folder)
 
 

@@ -7,12 +7,12 @@ answer, easy pictures first. One thread, fp32, AdamW, cosine; saved as fp16 safe
 import argparse
 import json
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,28 +20,32 @@ from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from demo import vision_batch
 from demo.checkpoint import save_model
-from demo.make_tokenizer import VOCAB_SIZE
+from demo.make_tokenizer import VOCAB_SIZE, build
+from demo.optimiser import Optimiser
 from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
 from demo.picture_dialogues import REGIME_WEIGHTS, REGIMES, PictureDialogue, dialogue_stream
 from demo.picture_questions import COLOURS, SHAPES
 from demo.processor import load_processor
-from demo.train_avibe import BETAS, CLIP, FOLDER as AVIBE, IGNORED, WEIGHT_DECAY, learning_rate, mask_labels
+from demo.train_avibe import IGNORED, learning_rate, mask_labels
 
 SEED = 11
-TOWER_STEPS, TOWER_BATCH, TOWER_LR = 1100, 64, 2e-3
-STEPS, BATCH, PEAK_LR = 1300, 48, 1.5e-3
+TOWER_STEPS, TOWER_BATCH, TOWER_LR = 1000, 64, 2e-3
+STEPS, BATCH, PEAK_LR = 900, 48, 2e-3
 TOWER_WIDTH = 64
-EASY_UNTIL = 0.35
-HEAD_WEIGHT, HEAD_UNTIL = 0.3, 0.5
-POOL = 8
+CLEAN_UNTIL, EASY_UNTIL = 0.3, 0.6
+HEAD_WEIGHT, HEAD_UNTIL, HEAD_QUERIES = 0.3, 0.5, 4
+POOL, SAMPLES = 8, 300
 SAVE_EVERY = 300
 FOLDER = Path(__file__).with_name("avision")
 SHAPE_NAMES, COLOUR_NAMES = [*SHAPES, "plain", "unclear"], list(COLOURS)
 PREPROCESSOR = {
     "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor", "do_convert_rgb": True,
-    "do_resize": True, "resample": 3, "size": {"shortest_edge": vision_batch.MIN_PIXELS, "longest_edge": vision_batch.MAX_PIXELS},
-    "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": vision_batch.MEAN.astype(float).round(8).tolist(),
-    "image_std": vision_batch.STD.astype(float).round(8).tolist(), "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
+    "do_resize": True, "resample": 3,
+    "size": {"shortest_edge": vision_batch.MIN_PIXELS, "longest_edge": vision_batch.MAX_PIXELS},
+    "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+    "image_mean": vision_batch.MEAN.astype(float).round(8).tolist(),
+    "image_std": vision_batch.STD.astype(float).round(8).tolist(), "patch_size": 14, "temporal_patch_size": 2,
+        "merge_size": 2,
 }  # fmt: skip
 
 
@@ -49,36 +53,51 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     """Return the architecture: a tower 64 wide and 4 deep, a language part 128 wide and 3 deep."""
     token = tokenizer.convert_tokens_to_ids
     text = {
-        "vocab_size": VOCAB_SIZE, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": VOCAB_SIZE, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
     }  # fmt: skip
     vision = {
-        "depth": 4, "hidden_size": TOWER_WIDTH, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
-        "window_size": 56, "fullatt_block_indexes": [0, 1, 2, 3], "initializer_range": 0.1,
+        "depth": 4, "hidden_size": TOWER_WIDTH, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
+        "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [0, 1, 2, 3], "initializer_range": 0.1,
     }  # fmt: skip
     return Qwen2_5_VLConfig(
         text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"), eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vision_end_token_id=token("<|vision_end|>"), eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
 
 
 class Head(nn.Module):
-    """The throw-away head: mean of the features to shape and colour logits."""
+    """The throw-away head: features, weighted by learned attention, to shape and colour logits."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.shape, self.colour = nn.Linear(width, len(SHAPE_NAMES)), nn.Linear(width, len(COLOUR_NAMES))
+        self.score = nn.Linear(width, HEAD_QUERIES)
+        self.shape = nn.Linear(width * HEAD_QUERIES, len(SHAPE_NAMES))
+        self.colour = nn.Linear(width * HEAD_QUERIES, len(COLOUR_NAMES))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Return [queries * D] from the [N, D] features of one picture."""
+        normed = self.norm(features)
+        return (self.score(normed).softmax(0).T @ normed).flatten()
 
     def loss(self, features: list[Tensor], pictures: list[Picture]) -> Tensor:
         """Return the cross-entropy of shape and colour; pictures without a colour count for the shape alone."""
-        pooled = self.norm(torch.stack([item.mean(0) for item in features]))
+        pooled = torch.stack([self.pool(item) for item in features])
         shapes = torch.tensor([SHAPE_NAMES.index(p.shape or p.kind) for p in pictures])
         colours = torch.tensor([COLOUR_NAMES.index(p.colour) if p.colour else IGNORED for p in pictures])
-        return functional.cross_entropy(self.shape(pooled), shapes) + functional.cross_entropy(self.colour(pooled), colours)
+        colour_loss = functional.cross_entropy(self.colour(pooled), colours)
+        return functional.cross_entropy(self.shape(pooled), shapes) + colour_loss
+
+
+def sample_patches() -> np.ndarray:
+    """Return the [N, 588] patches of SAMPLES training pictures."""
+    return np.concatenate([vision_batch.patches(draw_picture(seed).image)[0] for seed in range(SAMPLES)])
 
 
 def tower_batches(steps: int) -> Iterator[list[Picture]]:
@@ -89,14 +108,16 @@ def tower_batches(steps: int) -> Iterator[list[Picture]]:
         for _ in range(TOWER_BATCH):
             regime = rng.choices(REGIMES, weights=REGIME_WEIGHTS)[0]
             if regime == "shape":
-                regime = "easy" if rng.random() < easy_share(step, steps) else "trained"
+                regime = stage_regime(rng, step / steps)
             batch.append(draw_picture(rng.randrange(TRAINING_SEEDS), regime))
         yield batch
 
 
-def easy_share(step: int, steps: int) -> float:
-    """Return the share of large shapes: all at first, none from EASY_UNTIL of the way on."""
-    return max(0.0, 1 - step / (EASY_UNTIL * steps))
+def stage_regime(rng: random.Random, done: float) -> str:
+    """Return the regime of a shape when `done` of the stage is over: clean ones, then large ones, then all."""
+    if rng.random() < 1 - done / CLEAN_UNTIL:
+        return "clean"
+    return "easy" if rng.random() < 1 - done / EASY_UNTIL else "trained"
 
 
 class Trainer:
@@ -107,23 +128,9 @@ class Trainer:
         self.tokenizer = self.processor.tokenizer
         self.model = Qwen2_5_VLForConditionalGeneration(model_config(self.tokenizer))
         self.tower = self.model.model.visual
-        vision_batch.start_from_cosines(self.tower)
+        vision_batch.start_from_cosines(self.tower, sample_patches())
         self.head = Head(self.model.config.text_config.hidden_size)
         self.started = time.monotonic()
-
-    def optimiser(self, modules: list[nn.Module], rate: float) -> torch.optim.Optimizer:
-        """Return AdamW over the modules' weights."""
-        weights = [weight for module in modules for weight in module.parameters()]
-        return torch.optim.AdamW(weights, lr=rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
-
-    def update(self, optimiser: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-        """Take one step at `rate`."""
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss.backward()
-        nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], CLIP)
-        optimiser.step()
-        optimiser.zero_grad()
 
     def report(self, stage: str, step: int, mean: float) -> None:
         """Print where the training stands."""
@@ -131,11 +138,11 @@ class Trainer:
 
     def train_tower(self, steps: int) -> None:
         """Teach the tower shape and colour."""
-        optimiser, mean = self.optimiser([self.tower, self.head], TOWER_LR), 0.0
+        optimiser, mean = Optimiser([self.tower, self.head], TOWER_LR), 0.0
         for step, pictures in enumerate(tower_batches(steps)):
             features = vision_batch.features(self.tower, [vision_batch.patches(p.image) for p in pictures])
             loss = self.head.loss(features, pictures)
-            self.update(optimiser, loss, TOWER_LR * max(0.15, learning_rate(step, steps)))
+            optimiser.step(loss, max(0.15, learning_rate(step, steps)))
             mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
                 self.report("tower", step + 1, mean)
@@ -151,7 +158,9 @@ class Trainer:
         embedded = embedded.masked_scatter((ids == image_token)[..., None], torch.cat(features))
         grids = torch.tensor([[1, *grid] for _, grid in prepared])
         positions, _ = self.model.model.get_rope_index(ids, (ids == image_token).int(), grids, attention_mask=mask)
-        hidden = self.model.model.language_model(inputs_embeds=embedded, position_ids=positions).last_hidden_state[:, :-1]
+        hidden = self.model.model.language_model(inputs_embeds=embedded, position_ids=positions).last_hidden_state[
+            :, :-1
+        ]
         wanted = labels[:, 1:] != IGNORED
         answers = functional.cross_entropy(self.model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
         return answers + head_weight * self.head.loss(features, pictures) if head_weight else answers, answers.item()
@@ -174,17 +183,19 @@ class Trainer:
         """Yield batches of dialogues of similar length, so that little is padded."""
         stream, rng = dialogue_stream(SEED + 1, easy=0.0), random.Random(SEED)
         while True:
-            pool = sorted(islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.pictures))
+            pool = sorted(
+                islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.pictures)
+            )
             ready = [pool[start : start + BATCH] for start in range(0, len(pool), BATCH)]
             rng.shuffle(ready)
             yield from ready
 
     def train_answers(self, steps: int) -> None:
         """Teach the whole model to answer, and save every SAVE_EVERY steps."""
-        optimiser, mean = self.optimiser([self.model, self.head], PEAK_LR), 0.0
+        optimiser, mean = Optimiser([self.model, self.head], PEAK_LR), 0.0
         for step, dialogues in zip(range(steps), self.dialogue_batches(), strict=False):
             loss, answers = self.dialogue_loss(dialogues, HEAD_WEIGHT if step < HEAD_UNTIL * steps else 0.0)
-            self.update(optimiser, loss, PEAK_LR * learning_rate(step, steps))
+            optimiser.step(loss, learning_rate(step, steps))
             mean += (answers - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
                 self.report("answers", step + 1, mean)
@@ -193,10 +204,8 @@ class Trainer:
 
 
 def prepare(folder: Path) -> None:
-    """Put the text demo's tokenizer and the image settings into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(AVIBE / name, folder / name)
+    """Put the tokenizer (the same as the text demo's) and the image settings into `folder`."""
+    build(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,6 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.vision_utils import get_vision_position_ids
 
 PATCH, MERGE = 14, 2
-BASIS_GAIN = 0.3
 MIN_PIXELS, MAX_PIXELS = 112 * 112, 140 * 140
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -39,20 +38,27 @@ def cosine_basis(count: int) -> np.ndarray:
     place = (np.arange(PATCH) + 0.5) * np.pi / PATCH
     waves = np.cos(np.outer(np.arange(PATCH), place))
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)
-    order = sorted(((row, column) for row in range(PATCH) for column in range(PATCH)), key=lambda pair: (sum(pair), pair))
+    order = sorted(
+        ((row, column) for row in range(PATCH) for column in range(PATCH)), key=lambda pair: (sum(pair), pair)
+    )
     return np.stack([np.outer(waves[row], waves[column]) for row, column in order[:count]])
 
 
 @torch.no_grad()
-def start_from_cosines(tower: nn.Module) -> None:
-    """Set the patch embedding to low cosines of brightness (three fifths) and of two colour contrasts (the rest)."""
+def start_from_cosines(tower: nn.Module, samples: np.ndarray) -> None:
+    """Set the patch embedding to low cosines of brightness (three fifths) and of two colour contrasts (the rest).
+
+    Each is scaled to unit deviation over `samples`, [N, 588] patches, so that edges weigh as much as flat colour.
+    """
     weight = tower.patch_embed.proj.weight
     width = len(weight)
     bright, contrast = width - 2 * (width // 5), width // 5
     mixes = ((bright, (1, 1, 1)), (contrast, (1, -1, 0)), (contrast, (-0.5, -0.5, 1)))
-    rows = [np.array(mix)[:, None, None] / np.linalg.norm(mix) * wave for count, mix in mixes for wave in cosine_basis(count)]
-    basis = torch.from_numpy(np.stack(rows)).float() * BASIS_GAIN
-    weight.copy_(basis[:, :, None].expand_as(weight) / weight.shape[2])
+    rows = [np.array(mix)[:, None, None] * wave for count, mix in mixes for wave in cosine_basis(count)]
+    basis = np.stack(rows).astype(np.float32)
+    spread = (samples @ basis.reshape(width, -1).T).std(0)
+    scaled = torch.from_numpy(basis / spread[:, None, None, None])
+    weight.copy_(scaled[:, :, None].expand_as(weight) / weight.shape[2])
 
 
 def attend(attention: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
