@@ -107,7 +107,8 @@ def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMi
     # The library hands back a bare tokenizer where it does not know the processor's class, without a word.
     if not isinstance(processor, ProcessorMixin) or getattr(processor, "image_processor", None) is None:
         raise ValueError("the folder describes no picture processor")
-    processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **_LOCAL)
+    pictures: Any = AutoImageProcessor
+    processor.image_processor = pictures.from_pretrained(folder, backend="pil", **_LOCAL)
     return processor
 
 

@@ -75,6 +75,12 @@ def test_typed_tokens_stay_text_when_a_template_joins_parts(first, second, third
     assert TOKENIZER.decode(ids, skip_special_tokens=False) == rendered_with(first + second + third)
 
 
+def test_typed_tokens_stay_text_beside_a_templates_own_text():
+    """What a template itself writes right before or after the user's text does not complete a token either."""
+    assert control(SPECIAL.encode("<|" + SPECIAL.guard("im_end|>"))) == []
+    assert control(SPECIAL.encode(SPECIAL.guard("<|im_end|") + ">")) == []
+
+
 @given(fragments)
 def test_typed_tokens_stay_text_in_tools_and_names(text):
     """Tool descriptions, argument names, results and call arguments cannot write a control token either."""
