@@ -39,11 +39,11 @@ def healthy() -> Response:
 def ready() -> Response:
     """Say whether every model takes requests, and if not why."""
     states = parts.models().states()
-    status, gpu = overall(states), parts.metrics().machine.gpu()
+    status, gpu_memory = overall(states), parts.metrics().machine.gpu_memory()
     body: dict[str, Any] = {
         "status": status.value,
-        "cuda_available": gpu is not None,
-        "gpu_memory_gb": f"{gpu.total / GIB if gpu else 0:.2f}",
+        "cuda_available": gpu_memory is not None,
+        "gpu_memory_gb": f"{(gpu_memory or 0) / GIB:.2f}",
         "models": {name: _described(name, state) for name, state in states.items()},
     }
     if status is Status.READY:

@@ -6,7 +6,6 @@ place (`_answer_failure`), by the table in `edge.failures` and in the shape that
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import time
@@ -22,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, failures, parts
 from edge.rate_limit import OverBudget
-from edge.route_table import MIB, Need, row_of
+from edge.route_table import MIB, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from logs import request_id_var
 
@@ -58,10 +57,7 @@ FailurePage = Callable[[ServiceError, int], str]
 
 def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
     """Put the hooks around every route. failure_page: renders an error for people, given its status."""
-    app.before_request(_begin)
-    app.before_request(_check_access)
-    app.before_request(_check_body)
-    app.before_request(_charge)
+    app.before_request(_before)
     app.register_error_handler(Exception, lambda error: _answer_failure(error, failure_page))
     app.after_request(_finish)
     app.teardown_request(_forget)
@@ -80,7 +76,7 @@ def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
 
 def charge(cost: int = 1) -> None:
     """Charge the caller for this request; for routes whose row says `cost_in_body`. Raises OverBudget."""
-    row = row_of(request)
+    row: Row | None = g.row
     if row is None or row.budget is None:
         return
     try:
@@ -91,8 +87,19 @@ def charge(cost: int = 1) -> None:
         raise
 
 
+def _before() -> None:
+    _begin()
+    row: Row | None = g.row
+    if row is not None:
+        _check_access(row)
+        _check_body(row)
+        if not row.cost_in_body:
+            charge()
+
+
 def _begin() -> None:
     g.began = time.monotonic()
+    g.row = row_of(request)
     claimed = request.headers.get("X-Request-ID", "")
     g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
     request_id_var.set(g.request_id)
@@ -110,9 +117,8 @@ def _warn_of_ignored_proxy() -> None:
         )
 
 
-def _check_access() -> None:
-    row = row_of(request)
-    if row is None or row.need is not Need.LOCAL_OR_ADMIN or caller.is_local(request):
+def _check_access(row: Row) -> None:
+    if row.need is not Need.LOCAL_OR_ADMIN or caller.is_local(request):
         return
     admin_key = parts.settings().security.admin_key
     if caller.is_admin(request, admin_key):
@@ -122,9 +128,8 @@ def _check_access() -> None:
     raise Unauthorized("This address needs the administrator's key.")
 
 
-def _check_body() -> None:
-    row = row_of(request)
-    if row is None or not row.bodies:
+def _check_body(row: Row) -> None:
+    if not row.bodies:
         return
     if request.mimetype not in row.bodies:
         raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
@@ -136,12 +141,6 @@ def _check_body() -> None:
     g.too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(g.too_large)
-
-
-def _charge() -> None:
-    row = row_of(request)
-    if row is not None and not row.cost_in_body:
-        charge()
 
 
 def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseReturnValue:
@@ -169,18 +168,16 @@ def _under(prefix: str) -> bool:
 
 def _finish(response: Response) -> Response:
     seconds = time.monotonic() - g.began
-    response.headers["X-Request-ID"] = g.request_id
-    response.headers["X-Response-Time"] = f"{seconds:.3f}s"
+    headers = {"X-Request-ID": g.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
     if "served_id" in g:
-        response.headers["X-Model"] = g.served_id
+        headers["X-Model"] = g.served_id
     if g.get("standing") is not None:
-        response.headers.update(g.standing.headers())
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
+        headers |= g.standing.headers()
+    if "Cache-Control" not in response.headers:
+        headers["Cache-Control"] = "no-store"
+    response.headers.extend(headers)
     if response.mimetype == "text/html":
         response.vary.add("Accept-Language")
-    if request.endpoint != "static":
-        response.headers.setdefault("Cache-Control", "no-store")
     _count(response.status_code, seconds)
     _log_access(response.status_code, seconds)
     return response
@@ -192,15 +189,14 @@ def _forget(error: BaseException | None) -> None:
 
 
 def _count(status: int, seconds: float) -> None:
-    row, rule = row_of(request), request.url_rule
+    row, rule = g.row, request.url_rule
     parts.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
     if row is not None and row.model is not None and "error_code" in g:
         parts.metrics().generation_failed(row.model, g.error_code)
 
 
 def _log_access(status: int, seconds: float) -> None:
-    row, rule = row_of(request), request.url_rule
+    row, rule = g.row, request.url_rule
     level = logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO
     route = rule.rule if rule else quote(request.path)[:LOGGED_PATH]
-    with contextlib.suppress(Exception):  # a log that cannot be written is no reason to fail a request
-        log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, g.client)
+    log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, g.client)

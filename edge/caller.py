@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 from flask import Request
 
-FORWARDED = {"forwarded", "x-real-ip"}
+FORWARDED = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 # An address as proxies write it: bare, or with a port; IPv6 in brackets where a port follows.
 WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+")
@@ -17,8 +18,7 @@ WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\
 
 def is_forwarded(request: Request) -> bool:
     """True if some proxy, or somebody who plays one, has left a header."""
-    names = (name.lower() for name, _ in request.headers)
-    return any(name in FORWARDED or name.startswith("x-forwarded-") for name in names)
+    return any(name.startswith(FORWARDED) for name in request.environ)
 
 
 def client_address(request: Request, trusted_proxies: int) -> str:
@@ -46,7 +46,9 @@ def is_local(request: Request) -> bool:
     if not peer or not ipaddress.ip_address(peer).is_loopback or is_forwarded(request):
         return False
     origin = request.headers.get("Origin")
-    return _host_name(f"//{request.host}") in LOCAL_NAMES and (origin is None or _host_name(origin) in LOCAL_NAMES)
+    return _host_name(f"//{request.headers.get('Host', '')}") in LOCAL_NAMES and (
+        origin is None or _host_name(origin) in LOCAL_NAMES
+    )
 
 
 def is_admin(request: Request, admin_key: str | None) -> bool:
@@ -57,6 +59,7 @@ def is_admin(request: Request, admin_key: str | None) -> bool:
     return hmac.compare_digest(token.strip().encode(), admin_key.encode())
 
 
+@functools.lru_cache(maxsize=4096)
 def _normal(text: str) -> str:
     """Return the address in its one normal form, without port or zone; "" where it is none."""
     if match := WITH_PORT.fullmatch(text):

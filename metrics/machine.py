@@ -47,6 +47,9 @@ class Machine(Protocol):
     def gpu(self) -> GpuFigures | None:
         """Return the GPU's figures; None where there is none, or none yet."""
 
+    def gpu_memory(self) -> int | None:
+        """Return the GPU's memory in bytes, at once, for probes; None likewise."""
+
 
 class ThisMachine:
     """The machine that the service runs on. imported_torch: torch once its import is complete, else None."""
@@ -61,22 +64,30 @@ class ThisMachine:
         return SystemFigures(psutil.cpu_percent(), memory.percent, memory.available, psutil.disk_usage("/").percent)
 
     def gpu(self) -> GpuFigures | None:
-        with contextlib.suppress(Exception):  # a driver that fails must not take the probes with it
-            return self._gpu()
+        with contextlib.suppress(Exception):  # a driver that fails must not take what asks with it
+            cuda = self._cuda_in_use()
+            properties = cuda.get_device_properties(cuda.current_device())
+            return GpuFigures(
+                name=properties.name,
+                allocated=cuda.memory_allocated(),
+                reserved=cuda.memory_reserved(),
+                total=properties.total_memory,
+                busy=self._busy(getattr(properties, "uuid", None)),
+            )
         return None
 
-    def _gpu(self) -> GpuFigures | None:
+    def gpu_memory(self) -> int | None:
+        with contextlib.suppress(Exception):
+            cuda = self._cuda_in_use()
+            return int(cuda.get_device_properties(cuda.current_device()).total_memory)
+        return None
+
+    def _cuda_in_use(self) -> Any:
+        """Return torch.cuda. Raises LookupError while nothing in this process uses a GPU."""
         torch = self._imported_torch()
         if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-            return None
-        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return GpuFigures(
-            name=properties.name,
-            allocated=torch.cuda.memory_allocated(),
-            reserved=torch.cuda.memory_reserved(),
-            total=properties.total_memory,
-            busy=self._busy(getattr(properties, "uuid", None)),
-        )
+            raise LookupError
+        return torch.cuda
 
     def _busy(self, uuid: object) -> float | None:
         """Ask NVML by UUID, for its numbering knows nothing of CUDA_VISIBLE_DEVICES."""

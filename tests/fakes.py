@@ -190,6 +190,9 @@ class FakeMachine:
     def gpu(self) -> GpuFigures | None:
         return self.gpu_figures
 
+    def gpu_memory(self) -> int | None:
+        return None if self.gpu_figures is None else self.gpu_figures.total
+
 
 def scripted_models() -> ModelSet:
     """Return both models, ready, each answering at once."""

@@ -71,6 +71,7 @@ def test_a_program_on_this_machine_is_local(peer, host):
         {"peer": "10.0.0.1"},
         {"peer": ""},
         {"host": "example.com"},
+        {"host": ""},
         {"host": "localhost.example.com"},
         {"host": "[broken"},
         {"Forwarded": "for=1.1.1.1"},

@@ -70,10 +70,15 @@ def test_a_gpu_is_measured_by_torch_and_nvml():
     assert machine(Cuda()).gpu() == GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37)
 
 
+def test_a_probe_learns_the_memory_without_asking_the_driver():
+    """Readiness must answer at once, so NVML is left out of it."""
+    assert machine(Cuda(), BrokenNvml()).gpu_memory() == 1000
+
+
 @pytest.mark.parametrize("cuda", [Cuda(available=False), Cuda(initialized=False), Cuda(broken=True)])
 def test_a_gpu_that_is_absent_unused_or_broken_is_no_error(cuda):
     """A probe that asks gets an answer in any case."""
-    assert machine(cuda).gpu() is None
+    assert machine(cuda).gpu() is machine(cuda).gpu_memory() is None
 
 
 def test_torch_is_not_imported_to_ask():
