@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 import psutil
 
 GIB = 1024**3
+# Of all processors together, in seconds: less says little about their load.
+SHORTEST_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,48 @@ class Machine(Protocol):
         """Return the GPU's memory in bytes, at once, for probes; None likewise."""
 
 
+class Processors:
+    """The busy share of the processors since the last look, whichever thread looked.
+
+    psutil's own `cpu_percent` keeps the last look per thread, so a pool of threads would be told nonsense.
+    times: seconds spent by kind, as `psutil.cpu_times`.
+    """
+
+    def __init__(self, times: Callable[[], Any] = psutil.cpu_times) -> None:
+        self._times = times
+        self._lock = threading.Lock()  # guards the fields below
+        self._idle, self._total = self._look()
+        self._percent = 0.0
+
+    def percent(self) -> float:
+        """Return it in percent; looks in quick succession are told the same."""
+        with self._lock:
+            idle, total = self._look()
+            if total - self._total >= SHORTEST_INTERVAL:
+                self._percent = 100 * (1 - (idle - self._idle) / (total - self._total))
+                self._idle, self._total = idle, total
+            return min(100.0, max(0.0, self._percent))
+
+    def _look(self) -> tuple[float, float]:
+        times = self._times()._asdict()
+        # Linux counts the time of guests in the user's time as well.
+        total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
+        return times["idle"] + times.get("iowait", 0.0), total
+
+
 class ThisMachine:
     """The machine that the service runs on. imported_torch: torch once its import is complete, else None."""
 
     def __init__(self, imported_torch: Callable[[], Any] | None = None, nvml: Any = None) -> None:
         self._imported_torch = imported_torch or _imported_torch
         self._nvml = nvml
-        psutil.cpu_percent()  # the first call only sets the start of the interval that the next one measures
+        self._processors = Processors()
 
     def system(self) -> SystemFigures:
         memory = psutil.virtual_memory()
-        return SystemFigures(psutil.cpu_percent(), memory.percent, memory.available, psutil.disk_usage("/").percent)
+        return SystemFigures(
+            self._processors.percent(), memory.percent, memory.available, psutil.disk_usage("/").percent
+        )
 
     def gpu(self) -> GpuFigures | None:
         with contextlib.suppress(Exception):  # a driver that fails must not take what asks with it

@@ -1,10 +1,12 @@
 """The machine's figures: real ones of the host, and a GPU that is absent, present, or out of order."""
 
+import threading
+from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
 
-from metrics.machine import GpuFigures, ThisMachine, shown_gpu
+from metrics.machine import GpuFigures, Processors, ThisMachine, shown_gpu
 
 
 class Cuda:
@@ -63,6 +65,19 @@ def test_the_host_is_measured():
     assert 0 < figures.memory_percent < 100
     assert figures.memory_available > 0
     assert 0 <= figures.disk_percent <= 100
+
+
+def test_the_processors_are_measured_since_the_last_look_of_any_thread():
+    """Half of the time idle is 50%; waiting for a disk is idle; a look too soon repeats the last one."""
+    times = namedtuple("times", "user idle iowait guest")
+    looks = iter([times(10, 10, 0, 1), times(15, 13, 2, 3), times(15.01, 13, 2, 3), times(25, 13, 2, 3)])
+    processors, seen = Processors(lambda: next(looks)), []
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: seen.append(processors.percent()))
+        thread.start()
+        thread.join()
+    assert seen[0] == seen[1]
+    assert seen == pytest.approx([50, 50, 100])
 
 
 def test_a_gpu_is_measured_by_torch_and_nvml():
