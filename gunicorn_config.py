@@ -75,10 +75,11 @@ loglevel = settings.logging.log_level.lower()
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def on_starting(server):
-    """Say what the reading of the settings found."""
-    for warning in settings.warnings:
-        logging.getLogger("config").warning("%s", warning)
+def nworkers_changed(server, new_value, old_value):
+    """Stay with one worker, whatever a signal or the command line asks for: another would load the weights again."""
+    if new_value > 1:
+        server.log.warning("This service has one worker; %d are not started.", new_value)
+        server.num_workers = 1
 
 
 def pre_exec(server):

@@ -19,6 +19,8 @@ from typing import Any
 from config import Settings
 from engine.errors import StartError
 
+log = logging.getLogger(__name__)
+
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 
 # Libraries whose chatter below a warning tells an operator nothing; werkzeug's access line would double ours.
@@ -38,7 +40,10 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send every line of this process to the places the settings name. Raises StartError if the file cannot be."""
+    """Send every line of this process to the places the settings name, first what was odd about the settings.
+
+    Raises StartError if the file cannot be opened.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if settings.logging.log_file is not None:
         handlers.append(_open_log_file(str(settings.logging.log_file)))
@@ -51,6 +56,8 @@ def set_up_logging(settings: Settings) -> None:
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
     fold_in_libraries()
+    for warning in settings.warnings:
+        log.warning("%s", warning)
 
 
 def fold_in_libraries() -> None:

@@ -85,8 +85,9 @@ def _wait_for_predecessors(worker: ServiceWorker) -> None:
 
 
 def _live_until(worker: ServiceWorker, done: Callable[[], bool]) -> None:
-    """Show Gunicorn that this worker lives until it is done, told to stop, or left alone."""
+    """Show Gunicorn and systemd that this worker lives until it is done, told to stop, or left alone."""
     pause = threading.Event()
     while not done() and worker.alive and not worker.orphaned:
         worker.notify()
+        worker.beat()
         pause.wait(HEARTBEAT)

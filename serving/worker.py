@@ -5,7 +5,8 @@ What differs from gthread, and why:
 - a connection is closed in the thread that served it: gthread lingers up to 2 s for the client's own close in the
   one thread that accepts, so a single lazy client would delay every other;
 - at SIGTERM the listening socket stays open while admitted requests finish, and newcomers hear a typed 503 instead of
-  hanging in the backlog; with a successor on the same socket it is left to that one at once.
+  hanging in the backlog; with a successor on the same socket it is left to that one at once. Without one, a
+  connection that comes in the last moment, between the end of the drain and the end of the process, is still reset.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def test_silent_connections_hold_no_thread(server):
     silent = [server.connect() for _ in range(60)]
     began = time.monotonic()
     assert server.get("/state")[0] == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
     for connection in silent:
         connection.close()
 
@@ -39,7 +39,7 @@ def test_client_that_does_not_close_delays_nobody(server):
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
     began = time.monotonic()
     assert server.get("/state")[0] == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3
     for connection in lazy:
         connection.close()
 

@@ -80,3 +80,12 @@ def test_killed_worker_comes_back_and_answers_while_it_loads(gunicorn):
     assert second["ready"] is False
     server.say("load")
     assert server.ready()["master"] == first["master"]
+
+
+def test_one_worker_whatever_is_asked_for(gunicorn):
+    """Neither SIGTTIN nor Gunicorn's own variable brings a second worker, which would load the weights again."""
+    server = gunicorn(GUNICORN_CMD_ARGS="--workers 2")
+    server.answering()
+    server.signal(signal.SIGTTIN)
+    until(lambda: server.log().count("This service has one worker; 2 are not started.") == 2)
+    assert server.log().count("Booting worker") == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models import ModelSet
 from serving.startup import is_parent, start_models
+from tests.e2e.gunicorn_process import until
 from tests.fakes import PATIENCE, ScriptedBackend
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,13 @@ class StandingWorker:
         self.alive = True
         self.orphaned = False
         self.drain_seconds = 0
+        self.signs = []
+
+    def notify(self):
+        self.signs.append("alive")
+
+    def beat(self):
+        self.signs.append("beat")
 
 
 def test_take_over_from_a_master_that_is_gone_is_a_first_start(caplog):
@@ -41,6 +49,23 @@ def test_take_over_from_a_master_that_is_gone_is_a_first_start(caplog):
     assert said[0] == "STATUS=Loading the models"
     assert not any("MAINPID" in message for message in said)
     assert "is already gone" in caplog.text
+
+
+def test_worker_that_takes_over_lives_on_while_it_loads():
+    """Until the models are ready the worker shows Gunicorn and the watchdog that it lives, and accepts nothing."""
+    said, worker = [], StandingWorker(ModelSet({}))
+
+    class SlowBackend(ScriptedBackend):
+        def start(self):
+            until(lambda: worker.signs.count("beat") > 1)
+            super().start()
+
+    worker.models = ModelSet({"avibe": SlowBackend()})
+    worker.predecessors = (NO_PROCESS,)
+    start_models(worker, None, said.append, leave=None)
+    assert worker.models.ready
+    assert said == [f"MAINPID={os.getppid()}\nREADY=1\nSTATUS=Serving"]
+    assert worker.signs[:2] == ["alive", "beat"]
 
 
 def test_only_the_living_parent_is_one():
