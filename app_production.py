@@ -29,6 +29,8 @@ from metrics import Metrics
 from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
 from routes import api, pages
+from routes.openai.limited import openai_models
+from routes.openai.views import openai
 from routes.schemas import request_models
 
 log = logging.getLogger("avito_ai")
@@ -53,8 +55,9 @@ def create_app(settings: Settings, models: ModelSet | None = None, machine: Mach
     app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
     app.extensions["client_watch"] = ClientWatch()
     app.extensions["request_models"] = request_models(settings)
+    app.extensions["openai_models"] = openai_models(settings)
     middleware.install(app, settings, pages.failure_page)
-    for blueprint in (health.health, health.metrics, api.api, pages.pages):
+    for blueprint in (health.health, health.metrics, api.api, openai, pages.pages):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from config import Settings
 from edge import caller, failures, parts
-from edge.rate_limit import OverBudget
+from edge.charging import charge
 from edge.route_table import MIB, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from logs import request_id_var
@@ -72,19 +72,6 @@ def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
         supports_credentials=False,
         max_age=600,
     )
-
-
-def charge(cost: int = 1) -> None:
-    """Charge the caller for this request; for routes whose row says `cost_in_body`. Raises OverBudget."""
-    row: Row | None = g.row
-    if row is None or row.budget is None:
-        return
-    try:
-        g.standing = parts.rate_limiter().spend(row.budget.value, caller.budget_key(g.client), cost)
-    except OverBudget as refusal:
-        g.standing = refusal.standing
-        parts.metrics().prometheus.refused(row.budget.value, refusal.window)
-        raise
 
 
 def _before() -> None:
@@ -191,8 +178,9 @@ def _forget(error: BaseException | None) -> None:
 def _count(status: int, seconds: float) -> None:
     row, rule = g.row, request.url_rule
     parts.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
-    if row is not None and row.model is not None and "error_code" in g:
-        parts.metrics().generation_failed(row.model, g.error_code)
+    model = g.get("model") or (row.model if row is not None else None)
+    if model is not None and "error_code" in g:
+        parts.metrics().generation_failed(model, g.error_code)
 
 
 def _log_access(status: int, seconds: float) -> None:

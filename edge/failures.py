@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from engine.errors import (
+    ContextTooLong,
     DeadlineExceeded,
     Forbidden,
     ModelError,
@@ -34,6 +35,12 @@ class NotFound(ServiceError):
     """There is nothing at this address."""
 
 
+class UnknownModel(NotFound):
+    """There is no model of this name."""
+
+    param = "model"
+
+
 class MethodRefused(ServiceError):
     """The address is known, but not with this method."""
 
@@ -44,18 +51,21 @@ class InternalError(ServiceError):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """status: of HTTP; code: in the body; kind: what OpenAI's clients call it."""
+    """status: of HTTP; code: in the body; kind, openai_code: what OpenAI's clients call it, if they have their own."""
 
     status: int
     code: str
     kind: str = "invalid_request_error"
+    openai_code: str | None = None
 
 
 # The first class that fits counts, so a class stands before those it derives from.
 ERRORS: dict[type[ServiceError], Meaning] = {
+    ContextTooLong: Meaning(400, "validation_error", openai_code="context_length_exceeded"),
     ValidationError: Meaning(400, "validation_error"),
     Unauthorized: Meaning(401, "unauthorized", "authentication_error"),
     Forbidden: Meaning(403, "forbidden", "permission_error"),
+    UnknownModel: Meaning(404, "not_found", openai_code="model_not_found"),
     NotFound: Meaning(404, "not_found"),
     MethodRefused: Meaning(405, "method_not_allowed"),
     PayloadTooLarge: Meaning(413, "payload_too_large"),
@@ -115,4 +125,5 @@ def api_body(error: ServiceError, request_id: str) -> dict[str, str]:
 def openai_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
     """Return the body of a failure under /v1, in the shape that OpenAI's clients read."""
     meaning, param = meaning_of(error), getattr(error, "param", None)
-    return {"error": {"message": error.message, "type": meaning.kind, "param": param, "code": meaning.code}}
+    code = meaning.openai_code or meaning.code
+    return {"error": {"message": error.message, "type": meaning.kind, "param": param, "code": code}}

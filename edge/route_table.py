@@ -49,6 +49,9 @@ class Row:
     model: str | None = None
 
 
+# The body names the model, and says how many answers are asked for.
+OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
+
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
     "GET /static/<path:filename>": Row(),
@@ -60,6 +63,9 @@ ROUTES: Mapping[str, Row] = {
     "POST /api/v1/image/analyze": Row(
         budget=Budget.GENERATION, bodies={**FORM_WITH_PICTURE, JSON: 24 * MIB}, model="avision"
     ),
+    "GET /v1/models": Row(),
+    "GET /v1/models/<path:model_id>": Row(),
+    "POST /v1/chat/completions": OPENAI,
     "GET /api/health": Row(budget=Budget.HEALTH),
     "GET /api/health/ready": Row(need=Need.PROBE),
     "GET /api/health/live": Row(need=Need.PROBE),

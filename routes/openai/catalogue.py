@@ -1,0 +1,49 @@
+"""The models as OpenAI's clients list them: by their names, and by what is really loaded where that differs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from edge import parts
+from edge.failures import UnknownModel
+from engine.backend import Backend
+
+CREATED = int(time.time())
+
+
+def find(model_id: str) -> tuple[str, Backend]:
+    """Return the model's name and the model. Raises UnknownModel."""
+    for name, backend in parts.models():
+        if model_id in (name, backend.info.served_id):
+            return name, backend
+    known = ", ".join(entry["id"] for entry in entries())
+    raise UnknownModel(f"There is no model of this name here. The models are: {known}.")
+
+
+def entries() -> list[dict[str, Any]]:
+    """Return every id that can be asked for, a model's own name before that of its stand-in."""
+    return [entry for _, backend in parts.models() for entry in _entries_of(backend)]
+
+
+def entry(model_id: str) -> dict[str, Any]:
+    """Return one model's entry. Raises UnknownModel."""
+    _, backend = find(model_id)
+    return _entry(model_id, backend)
+
+
+def _entries_of(backend: Backend) -> list[dict[str, Any]]:
+    ids = dict.fromkeys((backend.info.name, backend.info.served_id))
+    return [_entry(model_id, backend) for model_id in ids]
+
+
+def _entry(model_id: str, backend: Backend) -> dict[str, Any]:
+    info = backend.info
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "avito-ai",
+        "root": info.served_id,
+        "max_model_len": info.max_model_len,
+    }

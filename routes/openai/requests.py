@@ -1,0 +1,111 @@
+"""What may be asked of /v1, as models that validate requests and describe them alike.
+
+A field's description completes "<field> must be ...". A field that allows a single value is one we do not support:
+that value is its neutral one. IGNORED are accepted and change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from routes.openai.body import BRANCH, Body
+from routes.openai.messages import MAX_MESSAGES, Message
+
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_BIASES = 1024
+IGNORED = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "parallel_tool_calls",
+)
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+
+
+def _one_or_more(value: Any) -> str:
+    return f"{BRANCH}list" if isinstance(value, list) else f"{BRANCH}one"
+
+
+OneOrMoreStops = Annotated[
+    Annotated[Stop, Tag(f"{BRANCH}one")] | Annotated[Stops, Tag(f"{BRANCH}list")], Discriminator(_one_or_more)
+]
+
+
+class StreamOptions(Body):
+    """include_usage: a last event with the tokens counted; obfuscation is never added."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SamplingRequest(Body):
+    """What chat and completions share. Absent sampling fields take the checkpoint's own values."""
+
+    model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
+    max_tokens: int | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = Field(
+        None, description="an integer from 1 to 1000000, or 0 or -1 for no limit"
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="a number from 0 to 1")
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="a number from -2 to 2")
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="a number above 0, at most 10"
+    )
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=MAX_BIASES),
+        ]
+        | None
+    ) = Field(None, description=f"an object of at most {MAX_BIASES} token ids, each with a number from -100 to 100")
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = Field(None, description="an integer of 64 bits")
+    stop: OneOrMoreStops | None = Field(
+        None, description=f"a text, or at most {MAX_STOPS} texts, of 1 to 256 characters"
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description=f"an integer from 1 to {MAX_CHOICES}"
+    )
+    stream: bool | None = Field(None, description="true or false")
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = Field(None, description="true or false")
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+class ChatTemplateKwargs(Body):
+    """enable_thinking: let the model reason before it answers; off unless asked for."""
+
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(SamplingRequest):
+    """A conversation to be answered."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = Field(None, description="true or false")
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
+    )
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = Field(None, description='["text"]; this service writes text alone')
+    verbosity: Literal["medium"] | None = Field(None, description='"medium"; the length is not steered')

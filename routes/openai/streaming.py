@@ -1,0 +1,84 @@
+"""Server-sent events, made with as little work a piece as there can be.
+
+All that is the same in every event of a choice is put together once; for a piece, only its text is encoded. The
+iterable goes to the WSGI server as it is, one `bytes` an event, and each event is one write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from json.encoder import encode_basestring as quoted
+from typing import Any
+
+from flask import Response
+
+from edge import failures
+from engine.errors import ServiceError
+from logs import request_id_var
+
+KEEP_ALIVE_SECONDS = 10.0
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+
+
+def compact(value: Any) -> str:
+    """Return a value as JSON without blanks, letters of every language as they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def event(value: Any) -> bytes:
+    """Return one event."""
+    return f"data: {compact(value)}\n\n".encode()
+
+
+def error_event(error: ServiceError) -> bytes:
+    """Return the event that ends a stream which has begun and failed; no [DONE] follows it."""
+    return event(failures.openai_body(error))
+
+
+class TextEvents:
+    """Makes the events of one choice that differ in one text alone.
+
+    chunk: the event with `hole` in that text's place.
+    """
+
+    HOLE = "\ue000"
+
+    def __init__(self, chunk: Any) -> None:
+        head, tail = compact(chunk).split(f'"{self.HOLE}"')
+        self._head, self._tail = f"data: {head}", f"{tail}\n\n"
+
+    def __call__(self, text: str) -> bytes:
+        return f"{self._head}{quoted(text)}{self._tail}".encode()
+
+
+class EventStream:
+    """An iterable of events for the WSGI server: made once, closed in any case.
+
+    events: yields the events; on_close: called once, also when the stream was never begun.
+    """
+
+    def __init__(self, events: Iterator[bytes], on_close: Callable[[], None]) -> None:
+        self._events, self._on_close = events, on_close
+        self._request_id = request_id_var.get()
+
+    def __iter__(self) -> Iterator[bytes]:
+        # The request's context has ended by now; what is logged from here on is still about it.
+        request_id_var.set(self._request_id)
+        return self._events
+
+    def close(self) -> None:
+        """End the stream, finished or not."""
+        closing = getattr(self._events, "close", None)
+        try:
+            if closing is not None:
+                closing()
+        finally:
+            self._on_close()
+            request_id_var.set("-")
+
+    def response(self, content_type: str = "text/event-stream; charset=utf-8") -> Response:
+        """Return the response whose body this is."""
+        return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)  # type: ignore[arg-type]

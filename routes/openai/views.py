@@ -1,0 +1,54 @@
+"""The routes under /v1."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, current_app, jsonify
+from pydantic import BaseModel
+
+from edge.charging import charge
+from engine.errors import ServiceError
+from routes import parsing
+from routes.openai import catalogue, chat
+from routes.openai.body import validated
+from routes.openai.limited import OpenaiModels
+
+openai = Blueprint("openai", __name__, url_prefix="/v1")
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+@openai.get("/models")
+def models() -> Response:
+    """List the models."""
+    return jsonify(object="list", data=catalogue.entries())
+
+
+@openai.get("/models/<path:model_id>")
+def model(model_id: str) -> Response:
+    """Show one model."""
+    return jsonify(catalogue.entry(model_id))
+
+
+@openai.post("/chat/completions")
+def chat_completions() -> Response:
+    """Answer a conversation."""
+    asked = _read(_models().chat)
+    charge(asked.n or 1)
+    return chat.answer(asked)
+
+
+def _read(model: type[Asked]) -> Asked:
+    """Return the request; one that cannot be read counts as one."""
+    try:
+        return validated(model, parsing.json_object())
+    except ServiceError:
+        charge()
+        raise
+
+
+def _models() -> OpenaiModels:
+    found: Any = current_app.extensions["openai_models"]
+    assert isinstance(found, OpenaiModels)
+    return found
