@@ -54,29 +54,29 @@ class SlotAttention:
         for span in chunks:
             self._chunks.append(self._chunk(span, row))
             row += span.count
-        places = [span.slot * cache.length + span.start + i for span in (*decode, *chunks) for i in range(span.count)]
-        self._places = torch.tensor(places, device=self._device)
+        spans = (*decode, *chunks)
+        slots = torch.tensor([span.slot for span in spans for _ in range(span.count)], device=self._device)
+        positions = torch.tensor([span.start + i for span in spans for i in range(span.count)], device=self._device)
+        self._places = cache.places(slots, positions)
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._cache.write(layer, self._places, k, v)
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        kv_heads, group = k.shape[1], q.shape[1] // k.shape[1]
-        out = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
+        kv_heads = k.shape[1]
+        parts = []
         for run in self._runs:
-            rows = q[run.rows].view(-1, kv_heads, group, q.shape[2])
-            key = keys[run.slots, : run.length].transpose(1, 2)
-            value = values[run.slots, : run.length].transpose(1, 2)
+            rows = q[run.rows].unflatten(1, (kv_heads, -1))
+            key, value = keys[run.slots, :, : run.length], values[run.slots, :, : run.length]
             mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=run.mask)
-            out[run.rows] = mixed.reshape(rows.shape[0], -1)
+            parts.append(mixed.reshape(rows.shape[0], -1))
         for chunk in self._chunks:
             rows = q[chunk.rows].transpose(0, 1)[None]
-            key = keys[chunk.slot, : chunk.length].transpose(0, 1)[None]
-            value = values[chunk.slot, : chunk.length].transpose(0, 1)[None]
+            key, value = keys[chunk.slot, None, :, : chunk.length], values[chunk.slot, None, :, : chunk.length]
             mixed = F.scaled_dot_product_attention(
                 rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, enable_gqa=True
             )
-            out[chunk.rows] = mixed[0].transpose(0, 1).reshape(rows.shape[2], -1)
-        return out
+            parts.append(mixed[0].transpose(0, 1).reshape(rows.shape[2], -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(self, decode: Sequence[Span], first: int, last: int) -> _Run:
         lengths = [span.start + 1 for span in decode[first:last]]

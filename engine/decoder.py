@@ -31,8 +31,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class _Layer:
     input_norm: Tensor
     qkv: Linear
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    qk_norm: Tensor | None
     out: Linear
     post_norm: Tensor
     gate: Linear
@@ -97,10 +96,11 @@ class Decoder:
 
     def _attention(self, index: int, layer: _Layer, hidden: Tensor, rotary: Tensor, attend: Attend) -> Tensor:
         qkv = layer.qkv(self._rms(hidden, layer.input_norm)).view(hidden.shape[0], -1, self.head_dim)
-        q, k, v = qkv.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._rms(q, layer.q_norm), self._rms(k, layer.k_norm)
-        return attend(index, _rotate(q, rotary), _rotate(k, rotary), v)
+        qk, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
+        if layer.qk_norm is not None:
+            qk = F.rms_norm(qk, (self.head_dim,), None, self._eps).mul_(layer.qk_norm)
+        q, k = _rotate(qk, rotary).split((self.num_heads, self.num_kv_heads), dim=1)
+        return attend(index, q, k, v)
 
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self._eps)
@@ -115,18 +115,23 @@ class Decoder:
             parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
         biases = [bias for _, bias in parts if bias is not None]
         qkv = make(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
-        q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         return _Layer(
             input_norm=layer.input_layernorm.weight.detach(),
             qkv=qkv,
-            q_norm=None if q_norm is None else self._interleave(q_norm.weight.detach()),
-            k_norm=None if k_norm is None else self._interleave(k_norm.weight.detach()),
+            qk_norm=self._qk_norm(attention),
             out=make(*_release(attention.o_proj)),
             post_norm=layer.post_attention_layernorm.weight.detach(),
             gate=make(*_release(mlp.gate_proj), silu=True),
             up=make(*_release(mlp.up_proj)),
             down=make(*_release(mlp.down_proj)),
         )
+
+    def _qk_norm(self, attention: Any) -> Tensor | None:
+        """Return the norm weights of all query and key heads, [heads + kv_heads, D], None where there are none."""
+        if not hasattr(attention, "q_norm"):
+            return None
+        q, k = (self._interleave(norm.weight.detach()) for norm in (attention.q_norm, attention.k_norm))
+        return torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)])
 
     def _interleave(self, rows: Tensor) -> Tensor:
         """Lay rotary pairs (i, i + D/2) of every head side by side. rows: [heads * D, ...]."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,9 +12,10 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values.
 
-    Per layer two tensors [slots, length, kv_heads, head_dim]. A slot belongs to one running sequence; position p of a
-    sequence lies at [slot, p]. Everything is zero at first, and a slot that held something not finite is scrubbed,
-    because a masked place is still multiplied by zero: what lies there must be finite.
+    Per layer two tensors [slots, kv_heads, length, head_dim]: one head's keys lie in a row, which is how attention
+    reads them. A slot belongs to one running sequence; position p of a sequence lies at [slot, :, p]. Everything is
+    zero at first, and a slot that held something not finite is scrubbed, because a masked place is still multiplied by
+    zero: what lies there must be finite.
     """
 
     def __init__(
@@ -24,25 +28,38 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (slots, length, num_kv_heads, head_dim)
-        self.slots, self.length = slots, length
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self._flat_keys = [layer.view(slots * length, -1) for layer in self.keys]
-        self._flat_values = [layer.view(slots * length, -1) for layer in self.values]
+        shape = (slots, num_kv_heads, length, head_dim)
+        self.slots, self.length, self.num_kv_heads = slots, length, num_kv_heads
+        self.keys = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+        self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
+        self._flat_keys = [layer.view(-1, head_dim) for layer in self.keys]
+        self._flat_values = [layer.view(-1, head_dim) for layer in self.values]
+        self._heads = torch.arange(num_kv_heads, device=device) * length
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Return how many bytes one token takes."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
+    def places(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Return where `write` puts T tokens, [T * kv_heads], from their slots [T] and positions [T]."""
+        first = slots * (self.num_kv_heads * self.length) + positions
+        return (first[:, None] + self._heads).flatten()
+
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [T, kv_heads, D] at `places` [T], each slot * length + position."""
-        rows = places.shape[0]
-        self._flat_keys[layer].index_copy_(0, places, keys.reshape(rows, -1))
-        self._flat_values[layer].index_copy_(0, places, values.reshape(rows, -1))
+        """Store keys and values [T, kv_heads, D] at `places`."""
+        self._flat_keys[layer].index_copy_(0, places, keys.reshape(-1, keys.shape[-1]))
+        self._flat_values[layer].index_copy_(0, places, values.reshape(-1, values.shape[-1]))
 
     def scrub(self, slot: int) -> None:
         """Zero a slot that may hold values that are not finite."""
         for tensor in (*self.keys, *self.values):
             tensor[slot].zero_()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on the CPU from NumPy, whose zeroed pages take no memory until they are written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)

@@ -63,7 +63,7 @@ class ModelRunner:
         for index, block in self._prefix.insert(sequence.keys()[: sequence.num_computed]):
             here = slice(index * BLOCK, (index + 1) * BLOCK)
             for cached, kept in self._pairs():
-                kept[block].copy_(cached[sequence.slot, here])
+                kept[block].copy_(cached[sequence.slot, :, here])
 
     @torch.inference_mode()
     def scrub(self, slot: int) -> None:
@@ -146,7 +146,7 @@ class ModelRunner:
     def _copy_in(self, slot: int, blocks: list[int]) -> None:
         index = self._index(blocks)
         for cached, kept in self._pairs():
-            cached[slot, : len(blocks) * BLOCK] = kept[index].flatten(0, 1)
+            cached[slot, :, : len(blocks) * BLOCK] = kept[index].transpose(0, 1).flatten(1, 2)
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         cached = [*self._cache.keys, *self._cache.values]
