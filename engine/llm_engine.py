@@ -234,7 +234,14 @@ class LLMEngine:
         self._report(Progress("making the cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
         check_budget(self._spec, config, budget)
-        self._runner = ModelRunner(loaded.model, config.max_num_seqs, loaded.max_model_len, budget.prefix_tokens)
+        self._runner = ModelRunner(
+            loaded.model,
+            config.max_num_seqs,
+            loaded.max_model_len,
+            budget.prefix_tokens,
+            buckets=config.cuda_graphs and self._spec.device == "cuda",
+            report=self._report,
+        )
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded))
         self._loaded = loaded

@@ -5,6 +5,7 @@ Owns the decoder, the cache of keys and values, and the kept beginnings of promp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from engine.prefix_cache import BLOCK, PrefixCache
 from engine.sampler import Choice, sample
 from engine.scheduler import Plan
 from engine.sequence import Sequence
+from engine.slot_decode import DecodeBuckets
+from engine.types import Progress
 
 
 class ModelRunner:
@@ -24,9 +27,18 @@ class ModelRunner:
 
     model: a loaded transformers model, whose decoder weights are taken over. slots, max_model_len: the size of the
     cache, in sequences and in tokens each. prefix_tokens: how many tokens of beginnings are kept, 0 for none.
+    buckets: whether decode steps take the fixed shapes of `slot_decode`, which CUDA graphs need; report: told of them.
     """
 
-    def __init__(self, model: Any, slots: int, max_model_len: int, prefix_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        slots: int,
+        max_model_len: int,
+        prefix_tokens: int,
+        buckets: bool = False,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
         self._model = model
         self.decoder = Decoder(model)
         d = self.decoder
@@ -34,11 +46,14 @@ class ModelRunner:
         self._prefix = PrefixCache(prefix_tokens // BLOCK)
         blocks = max(1, prefix_tokens // BLOCK)
         self._kept = KVCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._buckets = DecodeBuckets(d, self._cache, report) if buckets else None
+        self._held: dict[int, Sequence] = {}
         self._image_token_id: int | None = getattr(model.config, "image_token_id", None)
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
         """Make a sequence with a slot ready: its positions, and what is known of its beginning."""
+        self._held[sequence.slot] = sequence
         if sequence.images is not None and sequence.positions is None:
             self._locate_images(sequence)
         blocks = self._prefix.match(sequence.keys())
@@ -76,6 +91,8 @@ class ModelRunner:
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Return the sequences whose last token is in the plan, and their logits [n, vocabulary]."""
+        if self._buckets is not None and not plan.prefill and all(s.num_computed >= s.num_prompt for s in plan.decode):
+            return plan.decode, self._decode_in_bucket(self._buckets, plan.decode)
         rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
         spans = [span for _, span in rows]
         hidden = self.decoder.embed(self._token_ids(rows))
@@ -86,6 +103,16 @@ class ModelRunner:
         index = None if len(keep) == hidden.shape[0] else self._index(keep)
         final = self.decoder.forward(hidden, self.decoder.rotary(self._positions(rows)), attend, index)
         return done, self.decoder.logits(final)
+
+    def _decode_in_bucket(self, buckets: DecodeBuckets, decode: list[Sequence]) -> Tensor:
+        here = {sequence.slot for sequence in decode}
+        self._held = {slot: sequence for slot, sequence in self._held.items() if sequence.slot == slot}
+        others = [(slot, sequence.num_computed) for slot, sequence in self._held.items() if slot not in here]
+        tokens = []
+        for sequence in decode:
+            position = sequence.num_computed
+            tokens.append((sequence.slot, sequence.token_ids[position], position, position + sequence.rope_delta))
+        return buckets.run(tokens, others)
 
     def _token_ids(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
         ids: list[int] = []
