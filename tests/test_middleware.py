@@ -31,21 +31,40 @@ KEY = "a-key-of-an-operator"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
 
+# A request that each route answers well; a new route that reads a body needs one here.
+UPLOAD = multipart([("prompt", "Hello"), ("image", (picture(), "a.png"))])
+GOOD = {
+    "/avibe": {"data": {"prompt": "Hello"}},
+    "/avision": UPLOAD,
+    TEXT: {"json": {"prompt": "Hello"}},
+    "/api/v1/image/analyze": UPLOAD,
+    "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
+}
+
+
+OPENAI = {"/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]}}
+
+
+def address(name):
+    """Return an address that a route of the table answers at."""
+    path = name.split()[1]
+    return path.replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
+
+
 def good_request(path):
     """Return a request that the route answers well."""
-    fields = [("prompt", "Hello")]
-    if path == TEXT:
-        return {"json": {"prompt": "Hello"}}
-    if path == "/avibe":
-        return {"data": {"prompt": "Hello"}}
-    return multipart([*fields, ("image", (picture(), "a.png"))])
+    return GOOD[path]
+
+
+def real_path(name):
+    """Return an address that a route of the table answers."""
+    return name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
 
 
 def call(client, name, **extra):
     """Make a good request to a route of the table."""
-    method, path = name.split()
-    options = good_request(path) if ROUTES[name].bodies else {}
-    return client.open(path.replace("<path:filename>", "style.css"), method=method, buffered=True, **options, **extra)
+    options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
+    return client.open(real_path(name), method=name.split()[0], buffered=True, **options, **extra)
 
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
@@ -64,13 +83,15 @@ def test_every_route_answers_with_every_header(client, name):
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
 def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
-    """405 with Allow: JSON under /api, a page elsewhere."""
-    path = name.split()[1].replace("<path:filename>", "style.css")
+    """405 with Allow: JSON under /api, OpenAI's shape under /v1, a page elsewhere."""
+    path = real_path(name)
     response = client.open(path, method="PATCH")
     assert response.status_code == 405
     assert name.split()[0] in response.headers["Allow"]
     if path.startswith("/api"):
         assert response.json["error"] == "method_not_allowed"
+    elif path.startswith("/v1"):
+        assert response.json["error"]["code"] == "method_not_allowed"
     else:
         assert response.mimetype == "text/html"
 
