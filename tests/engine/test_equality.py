@@ -12,7 +12,8 @@ from engine.types import SamplingParams
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 
-SCHEDULES = 30  # each for text and for pictures
+SCHEDULES = 300  # each for text and for pictures
+FIXED_SHAPE_SCHEDULES = 60
 LENGTHS = (1, 3, 7, 12)
 WORDS = "велосипед red диван good квадрат price picture 4500 объявление fox used синий what цена".split()
 
