@@ -80,8 +80,7 @@ def _before() -> None:
     if row is not None:
         _check_access(row)
         _check_body(row)
-        if not row.cost_in_body:
-            charge()
+        charge(only_look=row.cost_in_body)
 
 
 def _begin() -> None:

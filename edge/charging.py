@@ -9,13 +9,18 @@ from edge.rate_limit import OverBudget
 from edge.route_table import Row
 
 
-def charge(cost: int = 1) -> None:
-    """Charge the caller for this request; for routes whose row says `cost_in_body`. Raises OverBudget."""
+def charge(cost: int = 1, *, only_look: bool = False) -> None:
+    """Charge the caller for this request. Raises OverBudget.
+
+    A route whose row says `cost_in_body` calls this itself; before its body is read, `only_look` refuses those whose
+    budget is spent, and charges nobody.
+    """
     row: Row | None = g.row
     if row is None or row.budget is None:
         return
     try:
-        g.standing = parts.rate_limiter().spend(row.budget.value, caller.budget_key(g.client), cost)
+        client = caller.budget_key(g.client)
+        g.standing = parts.rate_limiter().spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
         g.standing = refusal.standing
         parts.metrics().prometheus.refused(row.budget.value, refusal.window)

@@ -79,8 +79,8 @@ class RateLimiter:
         self._shared_again_at = -math.inf
         self.shared_failures = 0
 
-    def spend(self, budget: str, client: str, cost: int = 1) -> Standing | None:
-        """Charge `cost` requests and return what is left; None where no limit is set.
+    def spend(self, budget: str, client: str, cost: int = 1, *, only_look: bool = False) -> Standing | None:
+        """Charge `cost` requests and return what is left; None where no limit is set. only_look: charge nothing.
 
         Raises OverBudget, and ValidationError for a cost that no window could ever hold.
         """
@@ -92,7 +92,7 @@ class RateLimiter:
             )
         if self._shared is not None and self._shared_is_due():
             try:
-                standing = self._spend_in(self._shared, budget, client, cost)
+                standing = self._spend_in(self._shared, budget, client, cost, only_look)
             except (StorageError, OSError) as error:
                 self._shared_failed(error)
             except OverBudget:
@@ -102,13 +102,13 @@ class RateLimiter:
                 self._shared_works()
                 return standing
         with self._lock:
-            return self._spend_in(self._local, budget, client, cost)
+            return self._spend_in(self._local, budget, client, cost, only_look)
 
-    def _spend_in(self, windows: Windows, budget: str, client: str, cost: int) -> Standing:
+    def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Standing:
         """Look at every window first and charge all of them only then, so that no refusal is charged."""
         strategy = MovingWindowRateLimiter(windows.storage)
         standings = [self._standing(strategy, windows, item, budget, client, cost) for item in self._items]
-        for item in self._items:
+        for item in () if only_look else self._items:
             # Between copies that share Redis another one can win the last place; then this call is refused.
             if not strategy.hit(item, budget, client, cost=cost):
                 raise OverBudget(item, self._measure(strategy, windows, item, budget, client))

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from io import BytesIO
 
 import pytest
 
@@ -319,6 +320,19 @@ def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
     text = limited.get("/metrics").text
     assert 'avito_ai_rate_limit_refusals_total{budget="generation",window="minute"} 3.0' in text
     assert 'avito_ai_requests_total{model="avibe",status="rate_limit_exceeded"} 3.0' in text
+
+
+def test_a_spent_budget_is_told_before_the_body_is_read(limited):
+    """Where the body says what a call costs, a client with nothing left is refused without its 64 MiB being read."""
+    for _ in range(10):
+        limited.post(TEXT, json={"prompt": "x"})
+    unread = BytesIO(b"x" * 1000)
+    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    path = next(name.split()[1] for name, row in sorted(ROUTES.items()) if row.cost_in_body)
+    kind = "application/json"
+    response = limited.post(path, input_stream=unread, content_type=kind, environ_overrides=chunked)
+    assert response.status_code == 429
+    assert unread.tell() == 0
 
 
 def test_a_client_cannot_choose_its_address(models, machine, caplog):

@@ -80,6 +80,16 @@ def test_a_batch_costs_what_it_holds(clock):
     assert limiter.spend("generation", "1.1.1.1", 3).remaining == 0
 
 
+def test_a_look_charges_nothing_and_refuses_who_has_nothing_left(clock):
+    """Before a long body is read: whoever could not pay for it is refused, and nobody pays for the look."""
+    limiter = RateLimiter(1, 0, clock=clock)
+    for _ in range(3):
+        limiter.spend("generation", "1.1.1.1", only_look=True)
+    spend_all(limiter, 1)
+    with pytest.raises(OverBudget):
+        limiter.spend("generation", "1.1.1.1", only_look=True)
+
+
 def test_a_cost_that_no_window_can_hold_is_a_mistake_of_the_request(clock):
     """Coming back later would never help, so it is not said."""
     with pytest.raises(ValidationError, match="counts as 11 requests, over the limit of 10 per minute"):
