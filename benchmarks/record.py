@@ -14,6 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pynvml
+
+from benchmarks import plot
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,6 +32,8 @@ def facts(packages: Iterable[str]) -> dict[str, Any]:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": _gpus(),
         "load_average_1min": round(os.getloadavg()[0], 2),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -35,20 +42,26 @@ def facts(packages: Iterable[str]) -> dict[str, Any]:
 
 
 def write(name: str, record: Mapping[str, Any], title: str, tables: Sequence[str], folder: Path = RESULTS) -> Path:
-    """Write `name`.json with everything and `name`.md for people; return the latter's path."""
+    """Write `name`.json with everything, `name`.md for people and, if the record has one, its plot as `name`.png.
+
+    Returns the path of the Markdown file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     measured = record["facts"]
     changed = " with uncommitted changes" if measured["uncommitted_changes"] else ""
     packages = ", ".join(f"{package} {number}" for package, number in measured["packages"].items())
+    memory = f"{measured['memory_gb']} GB of memory, {', '.join(measured['gpus']) or 'no GPU'}"
     lines = [
         f"# {title}",
         f"Measured {measured['date']} at commit {measured['commit'][:12]}{changed}, on {measured['cores']} x "
-        f"{measured['cpu']} (load average before: {measured['load_average_1min']}), {measured['system']}, "
-        f"Python {measured['python']}, {packages}.",
+        f"{measured['cpu']} (load average before: {measured['load_average_1min']}), {memory}, "
+        f"{measured['system']}, Python {measured['python']}, {packages}.",
         f"    {measured['command']}",
         *tables,
     ]
+    if "plot" in record and plot.draw(folder / f"{name}.json"):
+        lines.append(f"![{title}]({name}.png)")
     path = folder / f"{name}.md"
     path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -63,6 +76,21 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def _gpus() -> list[str]:
+    """Return each NVIDIA GPU's name with its memory and driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    gpus = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        size = pynvml.nvmlDeviceGetMemoryInfo(gpu).total / 1e9
+        gpus.append(f"{pynvml.nvmlDeviceGetName(gpu)} ({size:.0f} GB, driver {driver})")
+    return gpus
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,202 @@
+"""Compare servers of the same model on the same prompts: ours, `generate` under a lock, vLLM and transformers serve.
+
+    python -m benchmarks.peers --text FOLDER [--vision FOLDER] [--vllm PROGRAM] [--transformers PROGRAM] ...
+
+All in one run: each round starts one server after another, alone on its core, puts every load on it and ends it, in
+an order that changes from round to round; ratios are taken within a round and shown with their spread. The servers
+are pinned to one core and this client to another (Linux). The results are written after every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import record, servers
+from benchmarks.comparison import Aim, over_rounds, ratio, spread, verdicts
+from benchmarks.servers import Server
+from benchmarks.serving import Load, Plan, keep_to_core, measure, warm_up, whole_numbers
+from benchmarks.workload import Workload
+
+OURS, LOCK, VLLM, TRANSFORMERS = "ours", "generate under a lock", "vLLM", "transformers serve"
+MIXED, PICTURES = "mixed lengths, c=16", "pictures, c=16"
+MODEL_LENGTH = 1024
+WARM_UP_CLIENTS = 16
+FIRST_TEXT, FIRST_TEXT_WORST = ("first_text_ms", "p50"), ("first_text_ms", "p99")
+
+Measured = dict[str, dict[str, list[dict[str, Any]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One load of one kind of requests."""
+
+    name: str
+    load: Load
+    workload: Workload
+
+
+def tasks(clients: list[int], pictures: bool) -> list[Task]:
+    """Return what each server has to do in a round."""
+    text = [Task(f"c={c}", Load(clients=c), Workload()) for c in clients]
+    mixed = Task(MIXED, Load(clients=16), Workload(mixed=True))
+    return [*text, mixed, *([Task(PICTURES, Load(clients=16), Workload(pictures=True))] if pictures else [])]
+
+
+def aims(clients: list[int]) -> list[Aim]:
+    """Return what is aimed at, as ratios of ours to each peer."""
+    every = tuple(f"c={c}" for c in clients)
+    return [
+        Aim("tokens/s: at least vLLM's", VLLM, every, least=1.0),
+        Aim("first text p50: at most half of vLLM's", VLLM, ("c=32",), FIRST_TEXT, most=0.5),
+        Aim("first text p99: no worse than vLLM's", VLLM, ("c=32",), FIRST_TEXT_WORST, most=1.0),
+        Aim("tokens/s: at least 4 times transformers serve", TRANSFORMERS, ("c=32",), least=4.0),
+        Aim("tokens/s: at least 6 times generate under a lock", LOCK, ("c=32",), least=6.0),
+        *(Aim(f"tokens/s: at least {peer}", peer, (MIXED,), least=1.0) for peer in (VLLM, TRANSFORMERS, LOCK)),
+        Aim("tokens/s: at least 6 times generate under a lock", LOCK, (PICTURES,), least=6.0),
+    ]
+
+
+def in_turn(compared: list[Server], rounds: int) -> Iterator[tuple[int, Server]]:
+    """Yield each server of each round; every round begins with another one."""
+    for number in range(rounds):
+        for at in range(len(compared)):
+            yield number, compared[(number + at) % len(compared)]
+
+
+def measure_server(server: Server, todo: list[Task], plan: Plan, log: Path, core: int | None, bar: Any) -> dict:
+    """Start a server, put every load on it and end it; return its figures by load."""
+    figures = {}
+    with servers.running(server, log, core) as address:
+        for task in todo:
+            target = server.target(address, task.workload.pictures)
+            if target is not None:
+                bar.set_description(f"{server.name}, {task.name}")
+                asyncio.run(warm_up(target, task.workload, min(task.load.clients, WARM_UP_CLIENTS), plan.seed))
+                own = replace(plan, workload=task.workload)
+                figures[task.name] = asyncio.run(measure(target, task.load, own))
+            bar.update()
+    return figures
+
+
+def compare(compared: list[Server], todo: list[Task], asked: argparse.Namespace) -> Iterator[Measured]:
+    """Measure round after round; yield all that is known after each server."""
+    measured: Measured = {server.name: {} for server in compared}
+    with tqdm(total=asked.rounds * len(compared) * len(todo), unit="load", disable=None) as bar:
+        for number, server in in_turn(compared, asked.rounds):
+            plan = Plan(each=asked.n, seconds=asked.seconds, seed=1000 * asked.seed + number)
+            log = asked.logs / f"{server.name.replace(' ', '_')}.log"
+            for name, figures in measure_server(server, todo, plan, log, asked.server_core, bar).items():
+                measured[server.name].setdefault(name, []).append(figures)
+            yield measured
+
+
+def report(found: dict[str, Any], measured: Measured, todo: list[Task], asked: argparse.Namespace) -> Path:
+    """Write what is known; return the Markdown file."""
+    names = [task.name for task in todo]
+    tables = ["## Tokens a second: median (lowest to highest round)", _table(measured, names, ("tokens_per_second",))]
+    tables += ["## First text, p50, ms", _table(measured, names, FIRST_TEXT)]
+    tables += ["## First text, p99, ms", _table(measured, names, FIRST_TEXT_WORST)]
+    tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
+    rows = verdicts(measured, OURS, aims(asked.c))
+    tables += ["## What is aimed at", record.table(("aim", "load", "ratio", "verdict"), rows)]
+    failed = sum(f["failures"] for loads in measured.values() for rounds in loads.values() for f in rounds)
+    tables.append(f"Failed requests: {failed}. Each load: {asked.n} requests a client, none after {asked.seconds:g} s.")
+    written = {"facts": found, "figures": measured, "plot": _panels(measured, asked.c)}
+    return record.write(asked.name, written, "The same model behind four servers", tables, asked.results)
+
+
+def _table(measured: Measured, names: list[str], path: tuple[str, ...]) -> str:
+    def cell(server: str, name: str) -> str:
+        known = [value for value in over_rounds(measured, server, name, path) if value is not None]
+        return str(spread(known) or "")
+
+    return record.table(("server", *names), [(server, *(cell(server, name) for name in names)) for server in measured])
+
+
+def _ratios(measured: Measured, names: list[str]) -> str:
+    peers = [server for server in measured if server != OURS]
+    speed = ("tokens_per_second",)
+    rows = [(peer, *(str(ratio(measured, OURS, peer, name, speed) or "") for name in names)) for peer in peers]
+    return record.table(("ours / peer", *names), rows)
+
+
+def _panels(measured: Measured, clients: list[int]) -> list[dict[str, Any]]:
+    def points(server: str, path: tuple[str, ...]) -> list[list[float]]:
+        drawn = []
+        for c in clients:
+            known = [value for value in over_rounds(measured, server, f"c={c}", path) if value is not None]
+            if (own := spread(known)) is not None:
+                drawn.append([c, own.median, own.lowest, own.highest])
+        return drawn
+
+    wanted = (("Throughput", "tokens/s", ("tokens_per_second",)), ("First text, p50", "ms", FIRST_TEXT))
+    return [
+        {"title": title, "x": "clients", "y": unit, "series": {server: points(server, path) for server in measured}}
+        for title, unit, path in wanted
+    ]
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="the benchmark's text model (benchmarks.make_model)")
+    parser.add_argument("--vision", type=Path, help="its vision model; without it no pictures are measured")
+    parser.add_argument("--vllm", type=Path, help="the program `vllm` of a CPU build")
+    parser.add_argument("--transformers", type=Path, help="the program `transformers` with its serving extra")
+    parser.add_argument("--no-lock", action="store_true", help="leave `generate` under a lock out")
+    parser.add_argument("--own-api", action="store_true", help="ask ours under /api/v1, which does not stream")
+    parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16, 32, 64], help="clients")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--n", type=int, default=3, help="requests of each client (at least 8 in all)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="after which no request is made any more")
+    parser.add_argument("--server-core", type=int, default=0)
+    parser.add_argument("--client-core", type=int, default=1)
+    parser.add_argument("--no-pin", dest="pin", action="store_false", help="leave all cores to everybody")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="peers", help="name of the results files")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for what the servers print")
+    return parser.parse_args()
+
+
+def chosen(asked: argparse.Namespace) -> list[Server]:
+    """Return the servers to compare, ours first."""
+    chat = not asked.own_api
+    compared = [servers.ours(OURS, "continuous", asked.text, asked.vision, MODEL_LENGTH, chat)]
+    if not asked.no_lock:
+        compared.append(servers.ours(LOCK, "reference", asked.text, asked.vision, MODEL_LENGTH, chat))
+    if asked.vllm:
+        compared.append(servers.vllm(asked.vllm, asked.text, asked.server_core or 0, MODEL_LENGTH))
+    if asked.transformers:
+        compared.append(servers.transformers_serve(asked.transformers, asked.text))
+    return compared
+
+
+def main() -> int:
+    """Measure, print and write the results; return the exit status."""
+    asked = arguments()
+    if asked.pin:
+        keep_to_core(asked.client_core)
+    else:
+        asked.server_core = None
+    asked.logs.mkdir(parents=True, exist_ok=True)
+    found = record.facts(["torch", "transformers", "gunicorn", "flask"])
+    todo = tasks(asked.c, asked.vision is not None)
+    path = None
+    for measured in compare(chosen(asked), todo, asked):
+        path = report(found, measured, todo, asked)
+    if path is not None:
+        print(path.read_text(encoding="utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

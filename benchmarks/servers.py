@@ -1,0 +1,157 @@
+"""Starts the servers that are compared, waits until they can answer, and ends them. Linux (taskset) where pinned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.http_client import OWN_PICTURE, OWN_TEXT, Target
+
+OPENAI_PATH = "/v1/chat/completions"
+
+START_SECONDS = 600.0
+END_SECONDS = 30.0
+POLL_SECONDS = 0.2
+# Long enough for a queue of 64 behind a server that answers one by one.
+PATIENCE = "900"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to be measured. `{port}` in the command is replaced.
+
+    ready: the path that answers 200 when it can be asked; text, pictures: the route and the model's name in chat
+    requests, None for what it does not serve; env: on top of this process's own.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready: str
+    text: tuple[str, str] | None = None
+    pictures: tuple[str, str] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def target(self, address: str, pictures: bool) -> Target | None:
+        """Return where to ask for answers to text or to pictures, None where it does not give them."""
+        route = self.pictures if pictures else self.text
+        return Target(address + route[0], route[1]) if route else None
+
+
+def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
+    """Return our service on Gunicorn, as it is deployed, without rate limits and with patient queues.
+
+    vision: a demo model stands in for it where there is none; length: MAX_MODEL_LEN; chat: ask under /v1, which
+    streams, and not under /api/v1.
+    """
+    env = {
+        "ENVIRONMENT": "development",
+        "ENV_FILE": os.devnull,
+        "HOST": "127.0.0.1",
+        "DEVICE": "cpu",
+        "ENGINE": engine,
+        "VIBE_MODEL_DIR": str(text.resolve()),
+        "VIBE_TOKENIZER_DIR": str(text.resolve()),
+        "VISION_MODEL_DIR": str(vision.resolve()) if vision else "demo",
+        "MAX_MODEL_LEN": str(length),
+        "MAX_TOKENS_LIMIT": str(length // 2),
+        "RATE_LIMIT_PER_MINUTE": "0",
+        "RATE_LIMIT_PER_HOUR": "0",
+        "QUEUE_TIMEOUT": PATIENCE,
+        "REQUEST_TIMEOUT": PATIENCE,
+    }
+    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
+    text_route = (OPENAI_PATH if chat else OWN_TEXT, "avibe")
+    picture_route = (OPENAI_PATH if chat else OWN_PICTURE, "avision") if vision else None
+    return Server(name, (*command, "app_production:app"), "/api/health/ready", text_route, picture_route, env)
+
+
+def vllm(program: Path, folder: Path, core: int, length: int) -> Server:
+    """Return vLLM's CPU build. program: its `vllm`; core: the one its arithmetic is bound to."""
+    env = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": str(core),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_TARGET_DEVICE": "cpu",
+        "HF_HUB_OFFLINE": "1",
+    }
+    limits = ("--dtype", "float32", "--max-model-len", str(length), "--max-num-seqs", "64")
+    command = (str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", *limits)
+    return Server("vLLM", (*command, "--served-model-name", "m"), "/health", (OPENAI_PATH, "m"), env=env)
+
+
+def transformers_serve(program: Path, folder: Path) -> Server:
+    """Return `transformers serve` with its continuous batching. program: its `transformers`."""
+    options = ("--dtype", "float32", "--device", "cpu", "--continuous-batching")
+    command = (str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", *options)
+    route = (OPENAI_PATH, str(folder))
+    return Server("transformers serve", command, "/health", route, env={"HF_HUB_OFFLINE": "1"})
+
+
+@contextmanager
+def running(server: Server, log: Path, core: int | None = None) -> Iterator[str]:
+    """Run a server until the block ends; yield its address (http://host:port). log: takes what it prints.
+
+    core: the only one that it and all its children may use. Raises RuntimeError where it does not become ready.
+    """
+    port = free_port()
+    pinned = ("taskset", "-c", str(core)) if core is not None else ()
+    command = [*pinned, *(part.format(port=port) for part in server.command)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=record.ROOT,
+            env={**os.environ, **server.env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_until_ready(process, f"http://127.0.0.1:{port}{server.ready}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end(process)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody holds now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float = START_SECONDS) -> None:
+    """Poll until the URL answers 200. Raises RuntimeError if the server ends or takes too long."""
+    end_of_patience = time.monotonic() + seconds
+    while time.monotonic() < end_of_patience and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(POLL_SECONDS)
+    raise RuntimeError(f"The server did not become ready at {url}; what it printed says why.")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to stop, and after a while end whatever is left of its session, children included."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

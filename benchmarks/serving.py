@@ -1,0 +1,165 @@
+"""Measure a running server over HTTP: closed loop (clients that wait) and open loop (arrivals that do not).
+
+    python -m benchmarks.serving URL --model NAME [--c 1,4,16,32,64] [--rate 2,4,8] ...
+
+URL is any OpenAI-style streaming route (http://127.0.0.1:8085/v1/chat/completions) or one of our own JSON routes
+(.../api/v1/text/generate, .../api/v1/image/analyze), which answer in one piece: there the first text and the gaps are
+not known. The service's rate limits must be off for this (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import record
+from benchmarks.figures import HEADER, Objective, Outcome, row, summary
+from benchmarks.http_client import Target, ask
+from benchmarks.load import Tick, closed_loop, open_loop
+from benchmarks.workload import Job, Workload, arrivals
+
+FEWEST_REQUESTS = 8  # in a closed loop of few clients
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load: `clients` that wait for each answer, or else `rate` requests a second on average."""
+
+    clients: int = 0
+    rate: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """How tables call it."""
+        return f"c={self.clients}" if self.clients else f"{self.rate:g}/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long each load is measured. each: requests a client makes at most; seconds: after which none is made."""
+
+    workload: Workload = Workload()
+    each: int = 3
+    seconds: float = 30.0
+    objective: Objective = Objective()
+    seed: int = 0
+
+    def jobs(self, load: Load) -> list[Job]:
+        """Return the requests of a closed loop."""
+        return self.workload.jobs(max(FEWEST_REQUESTS, self.each * load.clients), self.seed, load.name)
+
+
+async def measure(target: Target, load: Load, plan: Plan, tick: Tick = lambda: None) -> dict[str, Any]:
+    """Put one load on the server; return its figures."""
+
+    async def asking(job: Job, due: float) -> Outcome:
+        return await ask(target, job, due)
+
+    if load.clients:
+        done, seconds = await closed_loop(asking, plan.jobs(load), load.clients, plan.seconds, tick)
+    else:
+        moments = list(arrivals(load.rate, plan.seconds, plan.seed, load.name))
+        jobs = plan.workload.jobs(len(moments), plan.seed, load.name)
+        done, seconds = await open_loop(asking, jobs, moments, tick)
+    return summary(done, max(seconds, 1e-9), plan.objective)
+
+
+async def warm_up(target: Target, workload: Workload, clients: int, seed: object) -> None:
+    """Send one short request for each client, so that what a server does only once is not measured."""
+    short = Workload(tokens=8, temperature=workload.temperature, pictures=workload.pictures)
+    await asyncio.gather(*(ask(target, job, 0.0) for job in short.jobs(clients, seed, "warm-up")))
+
+
+def keep_to_core(core: int | None) -> None:
+    """Keep this process, the client, to one core."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def panels(results: dict[str, dict[str, Any]], loads: list[Load]) -> list[dict[str, Any]]:
+    """Return what to draw: throughput and the wait for the first text, for each kind of loop that was run."""
+    drawn = []
+    for closed, axis in ((True, "clients"), (False, "requests a second")):
+        ours = [(load.clients or load.rate, results[load.name]) for load in loads if bool(load.clients) is closed]
+        if ours:
+            speed = {"tokens/s": [[x, figures["tokens_per_second"]] for x, figures in ours]}
+            wait = {p: [[x, figures["first_text_ms"][p]] for x, figures in ours] for p in ("p50", "p95", "p99")}
+            drawn.append({"title": "Throughput", "x": axis, "y": "tokens/s", "series": speed})
+            drawn.append({"title": "Wait for the first text", "x": axis, "y": "ms", "series": wait})
+    return drawn
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("--model", default="", help="the model's name in chat requests")
+    parser.add_argument("--key-file", type=Path, help="a file with the key for the Authorization header")
+    parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16, 32, 64], help="clients of the closed loops")
+    parser.add_argument("--rate", type=numbers, default=[], help="requests a second of the open loops")
+    parser.add_argument("--n", type=int, default=3, help="requests of each client (at least 8 in all)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="after which no request is made any more")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--mixed", action="store_true", help="answers of 8 to 256 tokens instead")
+    parser.add_argument("--pictures", action="store_true", help="a picture with each request")
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--objective", type=numbers, default=[1000.0, 100.0], help="ms to the first text, ms per token")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--core", type=int, help="keep this client to a core (Linux)")
+    parser.add_argument("--name", default="serving", help="name of the results files")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
+    return parser.parse_args()
+
+
+def numbers(text: str) -> list[float]:
+    """Read a list with commas."""
+    return [float(part) for part in text.split(",") if part]
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Read a list with commas."""
+    return [int(part) for part in text.split(",") if part]
+
+
+async def run(target: Target, loads: list[Load], plan: Plan) -> dict[str, dict[str, Any]]:
+    """Measure every load in turn, with a bar of progress where somebody watches."""
+    await warm_up(target, plan.workload, max((load.clients for load in loads), default=1) or 1, plan.seed)
+    results = {}
+    for load in loads:
+        expected = len(plan.jobs(load)) if load.clients else round(load.rate * plan.seconds)
+        with tqdm(total=expected, desc=load.name, unit="request", disable=None) as bar:
+            results[load.name] = await measure(target, load, plan, bar.update)
+    return results
+
+
+def main() -> int:
+    """Measure, print and write the results; return the exit status, 1 where every request of a load failed."""
+    asked = arguments()
+    keep_to_core(asked.core)
+    first, per_token = (milliseconds / 1e3 for milliseconds in asked.objective)
+    workload = Workload(asked.tokens, asked.temperature, asked.mixed, asked.pictures)
+    plan = Plan(workload, asked.n, asked.seconds, Objective(first, per_token), asked.seed)
+    key = asked.key_file.read_text(encoding="utf-8").strip() if asked.key_file else None
+    target = Target(asked.url, asked.model, key)
+    loads = [*(Load(clients=c) for c in asked.c), *(Load(rate=rate) for rate in asked.rate)]
+    found = record.facts(["tqdm", "numpy"])
+    results = asyncio.run(run(target, loads, plan))
+    objective = (
+        f"Goodput: first text within {first:g} s and at most {per_token:g} s for each token after it, on average."
+    )
+    tables = [record.table(HEADER, [row(name, figures) for name, figures in results.items()]), objective]
+    written = {"facts": found, "url": asked.url, "figures": results, "plot": panels(results, loads)}
+    path = record.write(asked.name, written, f"Serving, measured at {target.path}", tables, asked.results)
+    print(path.read_text(encoding="utf-8"))
+    return int(any(figures["failures"] == figures["requests"] for figures in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
