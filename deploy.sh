@@ -52,6 +52,8 @@ run_tests() {
         assume_yes=yes
         shift
     fi
+    # Two processes test side by side; with as many threads as cores in each, torch's would only wait for one another.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     find_python
     install_system_packages "$assume_yes"
     make_venv
