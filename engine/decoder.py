@@ -56,9 +56,9 @@ class Decoder:
         self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
         self.num_layers: int = config.num_hidden_layers
         self._eps: float = config.rms_norm_eps
-        self._embed: nn.Embedding = text.embed_tokens
-        self.dtype: torch.dtype = self._embed.weight.dtype
-        self.device: torch.device = self._embed.weight.device
+        self._embedding: Tensor = text.embed_tokens.weight.detach()
+        self.dtype: torch.dtype = self._embedding.dtype
+        self.device: torch.device = self._embedding.device
         self.vocab_size: int = model.lm_head.weight.shape[0]
         self._norm: Tensor = text.norm.weight.detach()
         self._rotary = _Rotary(text.rotary_emb, self.device)
@@ -69,7 +69,7 @@ class Decoder:
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the embeddings [T, hidden] of token ids [T]."""
-        return self._embed(token_ids)
+        return F.embedding(token_ids, self._embedding)
 
     def rotary(self, positions: Tensor) -> Tensor:
         """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] for pictures."""

@@ -48,24 +48,25 @@ class ModelRunner:
         self._kept = KVCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._buckets = DecodeBuckets(d, self._cache, report) if buckets else None
         self._held: dict[int, Sequence] = {}
-        self._image_token_id: int | None = getattr(model.config, "image_token_id", None)
+        self._image_token_id = int(getattr(model.config, "image_token_id", -1))  # -1: no token
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
         """Make a sequence with a slot ready: its positions, and what is known of its beginning."""
-        self._held[sequence.slot] = sequence
+        if self._buckets is not None:
+            self._held[sequence.slot] = sequence
         if sequence.images is not None and sequence.positions is None:
             self._locate_images(sequence)
         blocks = self._prefix.match(sequence.keys())
         if blocks:
             self._copy_in(sequence.slot, blocks)
-            sequence.num_computed = sequence.cached_tokens = len(blocks) * BLOCK
+            sequence.num_computed = len(blocks) * BLOCK
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row that has read all its tokens. Appends nothing itself."""
         done, logits = self._forward(plan)
-        return list(zip(done, sample(logits, done), strict=True)) if done else []
+        return list(zip(done, sample(logits, done).collect(), strict=True)) if done else []
 
     @torch.inference_mode()
     def logits(self, sequence: Sequence) -> Tensor:
@@ -139,14 +140,13 @@ class ModelRunner:
     def _locate_images(self, sequence: Sequence) -> None:
         """Set the three-axis positions of a prompt with pictures, and the offset of everything after it."""
         ids = torch.tensor([sequence.token_ids[: sequence.num_prompt]])
-        kinds = (ids == self._image_token_id).int()
+        kinds = ids.eq(self._image_token_id).int()
         positions, delta = self._model.model.get_rope_index(ids, kinds, sequence.images.grid_thw)
         sequence.positions, sequence.rope_delta = positions[:, 0], int(delta)
 
     def _place_images(self, rows: list[tuple[Sequence, Span]], hidden: Tensor) -> None:
         """Put the embeddings of pictures where a chunk reads their tokens; look at new pictures all at once."""
-        reading = [(s, span) for s, span in rows if s.images is not None and span.start < s.num_prompt]
-        fresh = [s for s, _ in reading if s.image_embeds is None]
+        fresh = [s for s, span in rows if s.image_embeds is None and self._reads_pictures(s, span)]
         if fresh:
             self._embed_images(fresh)
         row = 0
@@ -154,6 +154,12 @@ class ModelRunner:
             if sequence.image_embeds is not None and span.start < sequence.num_prompt:
                 self._place(sequence, span, hidden[row : row + span.count])
             row += span.count
+
+    def _reads_pictures(self, sequence: Sequence, span: Span) -> bool:
+        """Return whether a picture's tokens are still to be read; a known beginning may hold them all."""
+        return (
+            sequence.images is not None and self._image_token_id in sequence.token_ids[span.start : sequence.num_prompt]
+        )
 
     def _place(self, sequence: Sequence, span: Span, hidden: Tensor) -> None:
         ids = sequence.token_ids

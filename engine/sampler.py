@@ -33,44 +33,81 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits: Tensor, sequences: Rows[Sequence]) -> list[Choice]:
+@dataclass(frozen=True, slots=True)
+class _Logprobs:
+    """Log probabilities of the rows that asked: the chosen token's [m], and the best [m, k], of which each row wants
+    `counts`.
+    """
+
+    rows: list[int]
+    counts: list[int]
+    chosen: Tensor
+    best: Tensor
+    best_tokens: Tensor
+
+    def collect(self) -> list[tuple[int, float, tuple[tuple[int, float], ...]]]:
+        """Return (row, log probability of the chosen token, likeliest tokens) of each."""
+        wanted = zip(self.rows, self.counts, self.chosen.tolist(), strict=True)
+        best = zip(self.best_tokens.tolist(), self.best.tolist(), strict=True)
+        return [
+            (row, chosen, tuple(zip(tokens[:count], values[:count], strict=True)))
+            for (row, count, chosen), (tokens, values) in zip(wanted, best, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The outcome of a step on the device; `collect` waits for it. tokens, finite: [n]."""
+
+    tokens: Tensor
+    finite: Tensor
+    logprobs: _Logprobs | None
+
+    def collect(self) -> list[Choice]:
+        """Return one choice a row."""
+        tokens, finite = torch.stack((self.tokens, self.finite.long())).tolist()
+        choices = [Choice(token, bool(ok)) for token, ok in zip(tokens, finite, strict=True)]
+        if self.logprobs is not None:
+            for row, logprob, top in self.logprobs.collect():
+                choices[row] = Choice(tokens[row], bool(finite[row]), logprob, top)
+        return choices
+
+
+def sample(logits: Tensor, sequences: Rows[Sequence]) -> Sampled:
     """Choose one token a row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order."""
-    finite = logits.sum(dim=-1).isfinite().tolist()
-    logprobs = _wanted_logprobs(logits, sequences)
+    finite = logits.sum(dim=-1).isfinite()
+    asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
+    own = torch.log_softmax(logits[_index(asking, logits)], dim=-1) if asking else None
     for row, sequence in enumerate(sequences):
-        if finite[row]:
-            _adjust(logits[row], sequence)
+        _adjust(logits[row], sequence)
     tokens = _choose(logits, sequences)
-    return [_outcome(row, tokens[row], finite[row], logprobs) for row in range(len(sequences))]
+    counts = [sequences[row].sampling.logprobs or 0 for row in asking]
+    return Sampled(tokens, finite, None if own is None else _pick_logprobs(own, tokens, asking, counts))
 
 
-def _choose(logits: Tensor, sequences: Rows[Sequence]) -> list[int]:
-    tokens: list[int] = logits.argmax(dim=-1).tolist()
+def _choose(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
+    """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
+    tokens = logits.argmax(dim=-1)
     plain, ranked = list[int](), list[int]()
     for row, sequence in enumerate(sequences):
         params = sequence.sampling
         if params.temperature > 0:
             (ranked if params.top_k or params.top_p < 1 or params.min_p else plain).append(row)
-    for rows, draw in ((plain, _draw_plain), (ranked, _draw_ranked)):
+    for rows, draw in ((plain, _invert), (ranked, _draw_ranked)):
         if rows:
-            chosen = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows])
-            for row, token in zip(rows, chosen, strict=True):
-                tokens[row] = token
+            drawn = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows])
+            tokens = drawn if len(rows) == len(sequences) else tokens.index_copy(0, _index(rows, tokens), drawn)
     return tokens
 
 
 def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -> Tensor:
     if len(rows) < len(sequences):
-        logits = logits[torch.tensor(rows, device=logits.device)]
+        logits = logits[_index(rows, logits)]
     temperatures = [sequences[row].sampling.temperature for row in rows]
     return torch.softmax(logits / _column(temperatures, logits), dim=-1)
 
 
-def _draw_plain(probabilities: Tensor, sequences: list[Sequence]) -> list[int]:
-    return _invert(probabilities, sequences).tolist()
-
-
-def _draw_ranked(probabilities: Tensor, sequences: list[Sequence]) -> list[int]:
+def _draw_ranked(probabilities: Tensor, sequences: list[Sequence]) -> Tensor:
     """Draw among the likeliest tokens alone; no row needs more of them than its `top_k`, where all have one."""
     vocabulary = probabilities.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
@@ -83,7 +120,7 @@ def _draw_ranked(probabilities: Tensor, sequences: list[Sequence]) -> list[int]:
     weak = values < values[:, :1] * _column([s.sampling.min_p for s in sequences], values)
     values = values.masked_fill(outside | weak, 0.0)
     places = _invert(values, sequences)
-    return tokens.gather(1, places[:, None])[:, 0].tolist()
+    return tokens.gather(1, places[:, None])[:, 0]
 
 
 def _invert(weights: Tensor, sequences: list[Sequence]) -> Tensor:
@@ -121,26 +158,15 @@ def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
     return torch.from_numpy(allowed).to(logits.device)
 
 
-@dataclass(frozen=True, slots=True)
-class _Logprobs:
-    """Log probabilities of the rows that asked: by row, the values [vocabulary] and how many alternatives."""
-
-    values: dict[int, Tensor]
-    counts: dict[int, int]
-
-
-def _wanted_logprobs(logits: Tensor, sequences: Rows[Sequence]) -> _Logprobs:
-    counts = {row: s.sampling.logprobs for row, s in enumerate(sequences) if s.sampling.logprobs is not None}
-    return _Logprobs({row: torch.log_softmax(logits[row], dim=-1) for row in counts}, counts)
+def _pick_logprobs(own: Tensor, tokens: Tensor, rows: list[int], counts: list[int]) -> _Logprobs:
+    """Return what the asking rows want. own: [m, vocabulary] log probabilities; tokens: [n] of the whole step."""
+    best = own.topk(min(max(counts), own.shape[-1]), dim=-1)
+    chosen = own.gather(1, tokens[_index(rows, tokens)][:, None])[:, 0]
+    return _Logprobs(rows, counts, chosen, best.values, best.indices)
 
 
-def _outcome(row: int, token_id: int, finite: bool, logprobs: _Logprobs) -> Choice:
-    if row not in logprobs.values:
-        return Choice(token_id, finite)
-    values = logprobs.values[row]
-    best = values.topk(min(logprobs.counts[row], values.shape[0])) if logprobs.counts[row] else None
-    top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return Choice(token_id, finite, float(values[token_id]), top)
+def _index(rows: list[int], like: Tensor) -> Tensor:
+    return torch.tensor(rows, dtype=torch.long, device=like.device)
 
 
 def _column(values: Rows[float], like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class SlotDecode:
         return self._logits  # pragma: no cover - CUDA
 
     @torch.inference_mode()
-    def capture(self, pool: object) -> None:  # pragma: no cover - CUDA
+    def capture(self, pool: Any) -> None:  # pragma: no cover - CUDA
         """Record the step as a CUDA graph whose memory comes from `pool`."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
