@@ -36,11 +36,13 @@ class TokenTable:
     cleans: whether SentencePiece's markers (`<0x0A>`, `▁`) stand for the characters they spell. By default they do
     where the vocabulary shows that it was converted from SentencePiece: it has a token spelled exactly `<0xNN>`, or
     one that begins with `▁` and a letter. A plain Qwen vocabulary has neither, and there the text `<0x0A>` is text.
+    strips: whether a space mark at the very start is dropped, as decoders of SentencePiece vocabularies do.
     """
 
-    def __init__(self, pieces: Iterable[bytes], cleans: bool) -> None:
+    def __init__(self, pieces: Iterable[bytes], cleans: bool, strips: bool = False) -> None:
         self.pieces = list(pieces)
         self.cleans = cleans
+        self.strips = cleans and strips
         self.texts = [self._whole_text(piece) for piece in self.pieces]
 
     @classmethod
@@ -54,12 +56,14 @@ class TokenTable:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
         invisible = {index for index, token in added.items() if token.special} | set(hidden)
-        by_bytes = _decodes_bytes(tokenizer)
+        decoder = json.dumps(json.loads(tokenizer.to_str())["decoder"])
+        by_bytes = '"ByteLevel"' in decoder
+        strips = '"Strip"' in decoder or '"Metaspace"' in decoder
         pieces = [b""] * max(vocab_size, max(vocabulary.values()) + 1)
         for token, index in vocabulary.items():
             if index not in invisible:
                 pieces[index] = _bytes_of(token, by_bytes)
-        return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans)
+        return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans, strips)
 
     def text(self, token_id: int) -> str:
         """Return one token's text by itself, as log probabilities show it; broken characters become U+FFFD."""
@@ -84,7 +88,18 @@ class Detokenizer:
     The common token (whole characters, nothing held back, no stop strings) costs one list access.
     """
 
-    __slots__ = ("_bytes", "_decoder", "_held", "_pending", "_prefixes", "_stops", "_table", "_texts", "stopped")
+    __slots__ = (
+        "_at_start",
+        "_bytes",
+        "_decoder",
+        "_held",
+        "_pending",
+        "_prefixes",
+        "_stops",
+        "_table",
+        "_texts",
+        "stopped",
+    )
 
     def __init__(self, table: TokenTable, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
@@ -93,7 +108,8 @@ class Detokenizer:
         self._stops = stop
         self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
         self._decoder: codecs.IncrementalDecoder | None = None
-        self._pending = False  # bytes wait in the decoder or in `_bytes`
+        self._at_start = table.strips  # no text yet, so a space mark would be dropped
+        self._pending = self._at_start  # the next token needs a closer look: bytes wait, or it is the first
         self._bytes = b""  # the possible start of a marker
         self._held = ""  # the possible start of a stop string
 
@@ -123,12 +139,14 @@ class Detokenizer:
         if self._table.cleans:
             piece = self._clean(piece, final)
         text = self._decoder.decode(piece, final)
-        self._pending = bool(self._bytes) or bool(self._decoder.getstate()[0])
+        self._pending = bool(self._bytes) or bool(self._decoder.getstate()[0]) or self._at_start
         return text
 
     def _clean(self, piece: bytes, final: bool) -> bytes:
         """Return the bytes so far with markers replaced, less a tail that may be the start of another marker."""
         data, self._bytes = self._bytes + piece, b""
+        if self._at_start and not (_SPACE.startswith(data) and data != _SPACE):
+            data, self._at_start = data.removeprefix(_SPACE), False
         start = None if final else _MARKER_START.search(data)
         if start is not None:
             data, self._bytes = data[: start.start()], data[start.start() :]
@@ -147,11 +165,6 @@ class Detokenizer:
             length = max(len(prefix) for prefix in self._prefixes if text.endswith(prefix))
             text, self._held = text[:-length], text[-length:]
         return text
-
-
-def _decodes_bytes(tokenizer: Tokenizer) -> bool:
-    """Return whether the tokenizer writes bytes as characters (byte-level BPE), by its own decoder."""
-    return '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str())["decoder"])
 
 
 def _bytes_of(token: str, by_bytes: bool) -> bytes:

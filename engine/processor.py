@@ -8,12 +8,20 @@ pixels do not depend on what happens to be installed.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
@@ -21,6 +29,8 @@ from transformers.utils.import_utils import is_torchvision_available
 from engine.errors import ValidationError
 from engine.images import decode
 from engine.types import EncodedImage
+
+log = logging.getLogger(__name__)
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -89,11 +99,27 @@ class _PicturesOnly(Qwen2_5_VLProcessor):
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from local files. Raises OSError or ValueError where they are missing or broken."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    """Load a tokenizer from local files. Raises OSError or ValueError where they are missing or broken.
+
+    The library's Qwen class builds its own pre-tokenizer and decoder whatever `tokenizer.json` says. For a retrained
+    tokenizer that is wrong both ways: prompts are cut differently than in training, and SentencePiece markers stay in
+    decoded text. So where the two differ, the file is taken as it stands.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer has no tokenizer.json")
+    file = folder / "tokenizer.json"
+    if file.exists() and _pipeline(file.read_text("utf-8")) != _pipeline(tokenizer.backend_tokenizer.to_str()):
+        log.info("the tokenizer in %s has a pipeline of its own", folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)
     return tokenizer
+
+
+def _pipeline(state: str) -> dict[str, Any]:
+    """Return all that decides how a tokenizer cuts and joins text, except its vocabulary."""
+    content = json.loads(state)
+    model = {key: value or None for key, value in content["model"].items() if key not in ("vocab", "merges")}
+    return {"model": model} | {part: content[part] for part in ("normalizer", "pre_tokenizer", "decoder")}
 
 
 def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMixin:

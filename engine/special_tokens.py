@@ -1,9 +1,9 @@
 """Special tokens typed by a user stay text: the guard around what a chat template is given, and the encoder after it.
 
 `guard` breaks every control token inside the user's strings with a secret mark, and the ends of strings that a template
-could join into one. In the rendered text an unbroken control token is therefore the template's own. `encode` turns
-those into their ids and everything between them into plain text, in which a private tokenizer that does not know any
-control token finds none.
+could join into one. In the rendered text an unbroken control token is therefore the template's own. `encode` replaces
+those by secret names and has the whole text tokenized by a private copy of the tokenizer that knows its control tokens
+by these names only: everything else is the tokenizer's own work, and what a user typed is text to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 _BRACKETED = re.compile(r"<[^<>\s]+>")
 
@@ -32,10 +32,11 @@ class SpecialTokens:
             for index, token in tokenizer.get_added_tokens_decoder().items()
             if token.special or _BRACKETED.fullmatch(token.content) or token.content in template
         }
-        self._mark = _secret_mark()
+        self._mark = _secret()
         self._ids = {token.content: index for index, token in control.items()}
-        self._splitter = re.compile("|".join(map(_spelling, _longest_first(control.values()))) or "(?!)")
-        self._plain = _without(tokenizer, self._ids, self._mark)
+        self._names = {content: f"{_secret()}{index}" for content, index in self._ids.items()}
+        self._finder = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)")
+        self._private = _renamed(tokenizer, self._names)
         self._strict = _Guard(self._ids, self._mark)
         self._lenient = _Guard([token.content for token in control.values() if token.special], self._mark)
 
@@ -61,25 +62,12 @@ class SpecialTokens:
 
     def encode(self, rendered: str) -> list[int]:
         """Return the ids of a rendered conversation whose inputs went through `guard`."""
-        ids: list[int] = []
-        end = 0
-        for match in self._splitter.finditer(rendered):
-            ids += self._encode_text(rendered[end : match.start()])
-            ids.append(self._id_of(match[0]))
-            end = match.end()
-        return ids + self._encode_text(rendered[end:])
+        named = self._finder.sub(lambda match: self._names[match[0]], rendered)
+        return list(self._private.encode(named.replace(self._mark, ""), add_special_tokens=False).ids)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of plain text as the tokenizer begins any text, with no control token found in it."""
-        return list(self._plain.encode(text, add_special_tokens=True).ids)
-
-    def _encode_text(self, text: str) -> list[int]:
-        text = text.replace(self._mark, "")
-        return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []
-
-    def _id_of(self, spelling: str) -> int:
-        found = self._ids.get(spelling)
-        return self._ids[spelling.strip()] if found is None else found
+        return list(self._private.encode(text, add_special_tokens=True).ids)
 
 
 class _Guard:
@@ -99,34 +87,20 @@ class _Guard:
         return before + text + after
 
 
-def _secret_mark() -> str:
+def _secret() -> str:
     """Return four random private-use characters: nobody can type what nobody knows, so no text has to be refused."""
     return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(4))
 
 
-def _longest_first(tokens: Iterable[AddedToken]) -> list[AddedToken]:
-    return sorted(tokens, key=lambda token: -len(token.content))
-
-
-def _spelling(token: AddedToken) -> str:
-    """Return the pattern of one token, with the white space that its flags make it swallow."""
-    return (r"\s*" if token.lstrip else "") + re.escape(token.content) + (r"\s*" if token.rstrip else "")
-
-
-def _without(tokenizer: Tokenizer, control: Mapping[str, int], mark: str) -> Tokenizer:
-    """Return a copy of the tokenizer that does not know the control tokens; every other id stays what it was.
-
-    Ids of added tokens are given out in order, so a control token is renamed to something nobody can type, not taken
-    out; one that the model's own vocabulary holds too is taken out, because its name already has its id.
-    """
+def _renamed(tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
+    """Return a copy of the tokenizer that knows each control token by its secret name only; every id stays."""
     state = json.loads(tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
     words = state["model"]["vocab"]
-    state["added_tokens"] = [
-        token | {"content": f"{mark}{token['id']}{mark}"} if token["content"] in control else token
-        for token in state["added_tokens"]
-        if not (token["content"] in control and token["content"] in words)
-    ]
-    plain = Tokenizer.from_str(json.dumps(state))
-    plain.no_truncation()
-    plain.no_padding()
-    return plain
+    if isinstance(words, dict):  # a trained tokenizer holds its special tokens in the vocabulary as well
+        state["model"]["vocab"] = {names.get(word, word): index for word, index in words.items()}
+    private = Tokenizer.from_str(json.dumps(state))
+    private.no_truncation()
+    private.no_padding()
+    return private

@@ -112,6 +112,20 @@ def trained_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Tokenizer:
     return _with_added_tokens(tokenizer, extra_tokens)
 
 
+@lru_cache
+def sentencepiece_tokenizer() -> Tokenizer:
+    """Train a tokenizer of SentencePiece's kind (`▁` for a space, `<0x0A>` for a byte) with Qwen's added tokens."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    first = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=first, show_progress=False)
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    return _with_added_tokens(tokenizer, ())
+
+
 def _with_added_tokens(tokenizer: Tokenizer, extra_tokens: tuple[str, ...]) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     vocabulary = state["model"]["vocab"]
@@ -125,10 +139,15 @@ def _with_added_tokens(tokenizer: Tokenizer, extra_tokens: tuple[str, ...]) -> T
     return Tokenizer.from_str(json.dumps(state))
 
 
-def write_tokenizer(folder: Path, extra_tokens: tuple[str, ...] = (), processor_class: str | None = None) -> Tokenizer:
-    """Write the tokenizer's files as a Qwen checkpoint has them."""
+def write_tokenizer(
+    folder: Path,
+    extra_tokens: tuple[str, ...] = (),
+    processor_class: str | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Tokenizer:
+    """Write the files of a tokenizer, by default a byte-level one, as a Qwen checkpoint has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = trained_tokenizer(extra_tokens)
+    tokenizer = tokenizer or trained_tokenizer(extra_tokens)
     tokenizer.save(str(folder / "tokenizer.json"))
     state = json.loads(tokenizer.to_str())
     _write_json(folder / "vocab.json", state["model"]["vocab"])

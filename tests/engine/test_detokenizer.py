@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.detokenizer import Detokenizer, TokenTable
-from tests.checkpoints import SPECIAL_TOKENS, trained_tokenizer
+from tests.checkpoints import SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
 PLAIN = trained_tokenizer()
 # What a vocabulary converted from SentencePiece carries: byte tokens, and the space mark before a word.
@@ -184,6 +184,19 @@ def test_a_vocabulary_without_bytes_is_text():
     """A tokenizer whose decoder is not byte-level has its tokens taken as they are spelled."""
     tokenizer = Tokenizer(models.WordLevel({"é": 0, "ab": 1}, unk_token="é"))
     assert "".join(run(TokenTable.of(tokenizer), [0, 1])[0]) == "éab"
+
+
+@given(st.lists(any_text, max_size=3), st.booleans())
+@example(["I", " a"], False)
+@example(["", " "], False)
+def test_a_sentencepiece_vocabulary_gives_its_own_decoders_text(parts, special):
+    """Space marks and bytes become what the tokenizer's decoder makes of them, the dropped first space included."""
+    tokenizer = sentencepiece_tokenizer()
+    ids = [token_id for part in parts for token_id in tokenizer.encode(part).ids]
+    if special:
+        ids.insert(0, tokenizer.token_to_id("<|im_end|>"))
+    pieces, _ = run(TokenTable.of(tokenizer), ids)
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @settings(max_examples=30)

@@ -8,7 +8,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from engine.errors import ValidationError
 from engine.images import decode
 from engine.processor import PictureProcessor, load_processor, load_tokenizer
-from tests.checkpoints import write_vision_checkpoint
+from tests.checkpoints import sentencepiece_tokenizer, write_tokenizer, write_vision_checkpoint
 
 
 def test_pixels_are_those_of_the_pillow_implementation(vision_folder, picture):
@@ -72,3 +72,22 @@ def test_a_tokenizer_of_python_alone_is_refused(text_copy):
     (text_copy / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         load_tokenizer(text_copy)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast"])
+def test_a_retrained_tokenizer_is_taken_as_its_file_says(text_copy, name):
+    """Whatever class the checkpoint names, text is cut and joined as `tokenizer.json` says, template included."""
+    own = write_tokenizer(text_copy, tokenizer=sentencepiece_tokenizer())
+    settings = json.loads((text_copy / "tokenizer_config.json").read_text())
+    (text_copy / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": name}))
+    tokenizer = load_tokenizer(text_copy)
+    ids = own.encode("Красный диван\n€").ids
+    assert tokenizer("Красный диван\n€")["input_ids"] == ids
+    assert tokenizer.decode(ids) == "Красный диван\n€"
+    assert tokenizer.chat_template
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_an_ordinary_tokenizer_stays_the_librarys_own(text_folder):
+    """Where file and class agree, there is nothing to correct."""
+    assert type(load_tokenizer(text_folder)).__name__ == "Qwen2Tokenizer"

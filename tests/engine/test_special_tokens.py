@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from engine.special_tokens import SpecialTokens
-from tests.checkpoints import CHAT_TEMPLATE, MARKER_TOKENS, SPECIAL_TOKENS, trained_tokenizer
+from tests.checkpoints import CHAT_TEMPLATE, MARKER_TOKENS, SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
 TOKENIZER = trained_tokenizer()
 LIBRARY = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(TOKENIZER.to_str()), chat_template=CHAT_TEMPLATE)
@@ -147,6 +147,14 @@ def test_a_token_swallows_the_space_its_flags_say(text):
     tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
     tokenizer.add_special_tokens([AddedToken("<mark>", special=True, normalized=False, lstrip=True, rstrip=True)])
     assert SpecialTokens(tokenizer).encode(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+@given(ordinary)
+def test_a_sentencepiece_tokenizer_cuts_as_ever(text):
+    """Also one whose pre-tokenizer treats the beginning of a text differently."""
+    tokenizer = sentencepiece_tokenizer()
+    rendered = f"<|im_start|>user\n{text}<|im_end|>\n"
+    assert SpecialTokens(tokenizer).encode(rendered) == tokenizer.encode(rendered, add_special_tokens=False).ids
 
 
 def test_saved_truncation_does_not_cut_prompts():
