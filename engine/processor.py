@@ -111,7 +111,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     file = folder / "tokenizer.json"
     if file.exists() and _pipeline(file.read_text("utf-8")) != _pipeline(tokenizer.backend_tokenizer.to_str()):
         log.info("the tokenizer in %s has a pipeline of its own", folder)
-        return PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)
     return tokenizer
 
 
