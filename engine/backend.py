@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
-from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece
+from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece, Vocabulary
 
 # How long after its deadline a consumer still waits for the engine to say so itself, in seconds.
 DEADLINE_GRACE = 1.0
@@ -28,6 +28,9 @@ class Backend(Protocol):
     @property
     def info(self) -> ModelInfo:
         """Return what may be known of the model; lengths and defaults are final once `start` has returned."""
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return the model's tokens once it is loaded; None before, and where no grammar can be followed."""
 
     def start(self) -> None:
         """Load and warm the model, blocking; `state().progress` moves meanwhile. Raises StartError."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.backend import Backend, Generation
 from engine.errors import NotReady
-from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status
+from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
 
 # What a client is told to wait before it asks a loading model again, in seconds.
 RETRY_AFTER = 5
@@ -29,6 +29,9 @@ class DeferredBackend:
     @property
     def info(self) -> ModelInfo:
         return self._info if self._backend is None else self._backend.info
+
+    def vocabulary(self) -> Vocabulary | None:
+        return None if self._backend is None else self._backend.vocabulary()
 
     def start(self) -> None:
         """Build the backend and start it. Raises StartError."""

@@ -37,7 +37,9 @@ from engine.types import (
     SamplingParams,
     Status,
     TokensPrompt,
+    Vocabulary,
 )
+from engine.vocabulary import vocabulary_of
 from engine.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,9 @@ class LLMEngine:
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    def vocabulary(self) -> Vocabulary | None:
+        return None if self._loaded is None else vocabulary_of(self._loaded)
 
     def start(self) -> None:
         ready, failure = threading.Event(), list[BaseException]()

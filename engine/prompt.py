@@ -56,6 +56,10 @@ class PromptPreparer:
             return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text)))
         return PreparedPrompt(self._checked(prompt))
 
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text that the model itself might write, control tokens included."""
+        return self._special.encode(text)
+
     def _prepare_chat(self, prompt: ChatPrompt) -> PreparedPrompt:
         if prompt.images and self._pictures is None:
             raise Unsupported("This model does not read images.", "image")

@@ -33,6 +33,7 @@ from engine.types import (
     SamplingParams,
     Status,
     Timings,
+    Vocabulary,
 )
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ class ReferenceBackend:
         if loaded is None:
             return info
         return replace(info, max_model_len=loaded.max_model_len, generation_defaults=loaded.generation_defaults)
+
+    def vocabulary(self) -> Vocabulary | None:
+        return None
 
     def start(self) -> None:
         """Load and check the model, then start the worker. Raises StartError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from pathlib import Path
@@ -150,6 +150,18 @@ class Completion:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """The tokens of a model, for grammars.
+
+    tokens: the bytes that each token shows, by its id, b"" for one without a text; encode: plain text to ids.
+    """
+
+    tokens: tuple[bytes, ...]
+    eos_token_ids: frozenset[int]
+    encode: Callable[[str], list[int]]
 
 
 class Status(Enum):

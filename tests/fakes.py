@@ -27,6 +27,7 @@ from engine.types import (
     Piece,
     Status,
     Timings,
+    Vocabulary,
 )
 from metrics.machine import GpuFigures, SystemFigures
 from models import ModelSet
@@ -65,6 +66,7 @@ class ScriptedBackend:
         self.failure: ServiceError | None = None
         self.refusal: Exception | None = None
         self.capacity = 1000
+        self.tokens: Vocabulary | None = None
         self.submitted: list[GenerationRequest] = []
         self.decoded: list[tuple[int, int]] = []
         self.aborted: list[str] = []
@@ -80,6 +82,9 @@ class ScriptedBackend:
         return self._info
 
     # --- what the Backend protocol asks ---
+
+    def vocabulary(self) -> Vocabulary | None:
+        return self.tokens
 
     def start(self) -> None:
         self.become(Status.READY)
