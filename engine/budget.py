@@ -83,7 +83,7 @@ def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> Budget:
 def check_budget(
     spec: ModelSpec, config: EngineConfig, budget: Budget, available: Callable[[str], int] = available_bytes
 ) -> None:
-    """Log the budget's table. Raises StartError with the arithmetic and the settings to change where it does not fit."""
+    """Log the budget's table. Raises StartError with the arithmetic and the settings where it does not fit."""
     free = available(spec.device)
     log.info("%s: memory on %s\n%s", spec.name, spec.device, budget.table(free))
     reserve = budget.total if config.reload_reserve else 0

@@ -1,8 +1,8 @@
 """The heart of the engine: schedule, run, postprocess. It lives on the engine's thread alone.
 
 A sequence that fails, fails alone: a step that raises is run again in halves until the one to blame is found, which is
-also how a step that does not fit into memory shrinks. What cannot be blamed on a sequence leaves this file as an
-exception and ends the thread; `llm_engine` answers that.
+also how a step that does not fit into memory shrinks, down to a part of one prompt. What cannot be blamed on a sequence
+leaves this file as an exception and ends the loop; `engine_loop` answers that.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from engine.errors import ModelError, RequestAborted, ServiceError
+from engine.errors import ModelError, ServiceError
+from engine.faults import Inconsistent, is_memory, raise_if_poisoned
 from engine.sampler import Choice
 from engine.scheduler import Plan, Scheduler
-from engine.sequence import Sequence
-from engine.types import Completion, EngineConfig, FinishReason, Piece, Timings, TokenLogprob
+from engine.sequence import Phase, Sequence
+from engine.types import EngineConfig, FinishReason, TokenLogprob
 from engine.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
-
-class Poisoned(Exception):
-    """The device can no longer be used by this process; only a new process can help."""
-
-
-class Inconsistent(Exception):
-    """The engine's books are wrong: somebody holds what nobody uses."""
+OUT_OF_MEMORY = "The model ran out of memory for this request."
+MODEL_FAILED = "The model failed on this request."
+NOT_FINITE = "The model's numbers went wrong on this request."
 
 
 class Runner(Protocol):
@@ -40,6 +35,7 @@ class Runner(Protocol):
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]: ...
     def keep_beginning(self, sequence: Sequence) -> None: ...
     def scrub(self, slot: int) -> None: ...
+    def clear(self) -> None: ...
 
 
 @dataclass
@@ -82,34 +78,41 @@ class EngineCore:
         plan = self._schedule()
         if not plan:
             return False
-        self._postprocess(plan, self._run(plan))
+        self._postprocess(self._run(plan))
         return True
 
     def check_idle(self) -> None:
-        """Raise Inconsistent if a slot is held while nobody runs or waits."""
-        if not self.scheduler.running and (wrong := self.scheduler.check()) is not None:
+        """Raise Inconsistent if, with nothing to do, a slot or a place is held by nobody."""
+        wrong = self.scheduler.check() or self._room.check(self.scheduler.running)
+        if wrong is not None:
             raise Inconsistent(wrong)
 
-    def fail_all(self, error: ServiceError) -> None:
-        """End every sequence, running and waiting, with `error`; the books are of no use afterwards."""
+    def fail_all(self, kind: type[ServiceError], message: str) -> None:
+        """End every sequence, running and waiting, with an error of its own each; no step may follow."""
         for sequence in [*self.scheduler.running, *self._room.clear()]:
-            self._room.release(sequence.request.client)
-            sequence.generation.fail(error)
+            sequence.generation.fail(kind(message))
+
+    def clean(self) -> None:
+        """Leave a cache without a trace of those who run; this core is at its end."""
+        for sequence in self.scheduler.running:
+            self._runner.scrub(sequence.slot)
+        self._runner.clear()
 
     # --- schedule ---
 
     def _end_overdue(self) -> None:
         now = self._clock()
         for sequence, error in self.scheduler.ended(now):
+            self._scrub_unproven(sequence)
             self._fail(sequence, error)
         for sequence, error in self._room.sweep(now):
-            self._room.release(sequence.request.client)
             sequence.generation.fail(error)
 
     def _schedule(self) -> Plan:
         victim = self.scheduler.sequence_to_preempt()
         if victim is not None:
             self._runner.keep_beginning(victim)
+            self._scrub_unproven(victim)
             self.scheduler.preempt(victim)
             self._counters.preemptions += 1
         return self.scheduler.schedule()
@@ -124,56 +127,71 @@ class EngineCore:
             self._blame(sequence, error)
             return False
         if first:
+            sequence.cached_tokens = sequence.num_computed
             self._counters.prompt_tokens += sequence.num_prompt
             self._counters.cached_tokens += sequence.cached_tokens
         return True
+
+    def _scrub_unproven(self, sequence: Sequence) -> None:
+        """Clean a slot that is left before any logits have shown that what lies there is finite."""
+        if sequence.num_computed and not sequence.num_output:
+            self._runner.scrub(sequence.slot)
 
     # --- run ---
 
     def _run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         try:
-            return self._runner.run(plan)
+            choices = self._runner.run(plan)
         except Exception as error:
-            _raise_if_poisoned(error)
-            rows = plan.rows
-            if len(rows) == 1:
-                self._blame(rows[0][0], error)
-                return []
-            log.warning("A step of %d sequences failed (%s); trying it in halves.", len(rows), type(error).__name__)
-        return [row for half in plan.halves() for row in self._run(half)]
+            parts = self._smaller(plan, error)
+        else:
+            for sequence, count in plan.rows:
+                sequence.num_computed += count
+            return choices
+        # Out of the handler, so that what the failed step held in memory is free again.
+        return [row for part in parts if part.rows[0][0].phase is Phase.RUNNING for row in self._run(part)]
+
+    def _smaller(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
+        """Return what to run in place of a step that failed; nothing, where one sequence is to blame."""
+        raise_if_poisoned(error)
+        rows = plan.rows
+        if len(rows) == 1 and (rows[0][1] == 1 or not is_memory(error)):
+            self._blame(rows[0][0], error)
+            return ()
+        log.warning("A step of %d sequences failed (%s); trying it in halves.", len(rows), type(error).__name__)
+        return plan.halves()
 
     def _blame(self, sequence: Sequence, error: Exception) -> None:
-        _raise_if_poisoned(error)
-        log.error("A sequence failed in the model.", exc_info=error)
+        raise_if_poisoned(error)
+        log.error("[%s] A sequence failed in the model.", sequence.request.request_id, exc_info=error)
         slot = sequence.slot
-        memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        self._fail(sequence, ModelError(OUT_OF_MEMORY if memory else MODEL_FAILED))
+        self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
         self._runner.scrub(slot)
 
     # --- postprocess ---
 
-    def _postprocess(self, plan: Plan, choices: list[tuple[Sequence, Choice]]) -> None:
+    def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> None:
         self._counters.steps += 1
-        for sequence, count in plan.rows:
-            sequence.num_computed += count
         now = self._clock()
         for sequence, choice in choices:
-            if choice.finite:
-                self._accept(sequence, choice, now)
-            else:
+            if not choice.finite:
                 self._reject(sequence)
+                continue
+            try:
+                self._accept(sequence, choice, now)
+            except Exception as error:
+                self._blame(sequence, error)
 
     def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
         token_id = choice.token_id
+        if sequence.sampling.token_mask is not None:
+            sequence.sampling.token_mask.accept(token_id)
         sequence.append(token_id)
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:
             sequence.first_token_at = now
             self._runner.keep_beginning(sequence)
-        if sequence.image_embeds is not None:
-            sequence.image_embeds = None
-        if sequence.sampling.token_mask is not None and not self._follow_grammar(sequence, token_id):
-            return
+        sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
         if choice.logprob is not None:
@@ -183,72 +201,36 @@ class EngineCore:
             self._finish(sequence, reason, now)
         elif sequence.unsent_text and sequence.generation.streaming:
             if now - sequence.last_push >= self._stream_interval:
-                self._push(sequence, now)
+                sequence.generation.push(sequence.take_piece(now))
 
     def _reject(self, sequence: Sequence) -> None:
+        """Fail a sequence whose logits are not finite, and forget every kept beginning: one may be the cause."""
         self._counters.nan_logits += 1
         log.error("[%s] The model gave logits that are not finite.", sequence.request.request_id)
         slot = sequence.slot
         self._fail(sequence, ModelError(NOT_FINITE))
         self._runner.scrub(slot)
-
-    def _follow_grammar(self, sequence: Sequence, token_id: int) -> bool:
-        assert sequence.sampling.token_mask is not None
-        try:
-            sequence.sampling.token_mask.accept(token_id)
-        except Exception as error:
-            self._blame(sequence, error)
-            return False
-        return True
+        self._runner.clear()
 
     def _logprob(self, choice: Choice) -> TokenLogprob:
         assert choice.logprob is not None
         top = tuple((token, self._token_text(token), value) for token, value in choice.top)
         return TokenLogprob(choice.token_id, self._token_text(choice.token_id), choice.logprob, top)
 
-    def _push(self, sequence: Sequence, now: float) -> None:
-        piece = Piece(sequence.unsent_text, tuple(sequence.unsent_tokens), tuple(sequence.unsent_logprobs))
-        sequence.text.append(sequence.unsent_text)
-        sequence.logprobs += sequence.unsent_logprobs
-        sequence.unsent_text, sequence.unsent_tokens, sequence.unsent_logprobs = "", [], []
-        sequence.last_push = now
-        sequence.generation.push(piece)
-
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.unsent_text += sequence.detokenizer.flush()
-        self._push(sequence, now)
+        sequence.generation.push(sequence.take_piece(now))
+        completion = sequence.completion(reason, now)
         self._runner.keep_beginning(sequence)
-        self.scheduler.finish(sequence)
-        self._room.release(sequence.request.client)
-        sequence.generation.finish(_completion(sequence, reason, now))
+        self._leave(sequence)
+        sequence.generation.finish(completion)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
-        self.scheduler.finish(sequence)
-        self._room.release(sequence.request.client)
+        self._leave(sequence)
         sequence.generation.fail(error)
 
-
-OUT_OF_MEMORY = "The model ran out of memory for this request."
-MODEL_FAILED = "The model failed on this request."
-NOT_FINITE = "The model's numbers went wrong on this request."
-STOPPED = RequestAborted("The service stopped before the request finished.")
-
-
-def _completion(sequence: Sequence, reason: FinishReason, now: float) -> Completion:
-    started = sequence.started_at if sequence.started_at is not None else now
-    first = None if sequence.first_token_at is None else sequence.first_token_at - sequence.arrival
-    return Completion(
-        text="".join(sequence.text),
-        finish_reason=reason,
-        prompt_tokens=sequence.num_prompt,
-        output_tokens=sequence.num_output,
-        timings=Timings(started - sequence.arrival, first, now - sequence.arrival),
-        logprobs=tuple(sequence.logprobs),
-        cached_tokens=sequence.cached_tokens,
-    )
-
-
-def _raise_if_poisoned(error: Exception) -> None:
-    """Raise Poisoned for an error after which the device answers nothing any more (a CUDA error is sticky)."""
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
-        raise Poisoned(str(error)) from error
+    def _leave(self, sequence: Sequence) -> None:
+        """Free slot and place before the client hears of the end, so that its next request finds them."""
+        self.scheduler.finish(sequence)
+        self._room.release(sequence.request.client)
+        sequence.let_go()

@@ -1,13 +1,10 @@
-"""The engine: one model behind the `Backend` seam, batched continuously on one thread that it watches over.
+"""The engine: one model behind the `Backend` seam, batched continuously on one thread.
 
-A request is admitted, tokenized and queued by the thread that brings it; from then on the engine's thread owns it. If
-that thread dies, everybody it held gets a typed error at once and it starts again with clean books; after
-`max_restarts` deaths within `DEATHS_WINDOW`, or an error that poisons the device, only a new process can help.
+A request is admitted, tokenized and queued by the thread that brings it; from then on the engine's thread owns it.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +17,9 @@ from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.budget import check_budget, plan_budget
 from engine.cpu import usable_cores
-from engine.engine_core import STOPPED, Counters, EngineCore, Poisoned
-from engine.errors import EngineDead, NotReady
+from engine.engine_core import Counters, EngineCore
+from engine.engine_loop import EngineLoop
+from engine.errors import NotReady
 from engine.loader import LoadedModel, load_model
 from engine.model_runner import ModelRunner
 from engine.prompt import PreparedPrompt
@@ -42,10 +40,6 @@ from engine.types import (
 from engine.vocabulary import vocabulary_of
 from engine.waiting_room import WaitingRoom
 
-log = logging.getLogger(__name__)
-
-DEATHS_WINDOW = 600.0  # seconds
-IDLE_BEAT = 1.0  # seconds between two signs of life of an idle engine
 RETRY_AFTER = 5  # seconds, told to a client while the model is not ready
 HOPELESS_STALL = 3  # stall times after which a step will not come back
 END_GRACE = 5.0  # seconds for the thread to end after it was told to
@@ -54,7 +48,10 @@ Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
 
 
 class LLMEngine:
-    """Backend over continuous batching. See `Backend` for the contract of each method."""
+    """Backend over continuous batching. See `Backend` for the contract of each method.
+
+    load: how the model is loaded; clock: seconds, monotonic.
+    """
 
     def __init__(
         self,
@@ -66,17 +63,11 @@ class LLMEngine:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
         waiting_tokens = config.max_waiting_tokens or config.max_waiting * config.max_model_len // 4
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, waiting_tokens, clock)
+        self._loop = EngineLoop(spec.name, self._room, self._new_core, config.max_restarts, clock)
         self._counters = Counters()
         self._info = ModelInfo(spec.name, spec.served_id, spec.vision, spec.demo, config.max_model_len)
         self._loaded: LoadedModel | None = None
         self._runner: Any = None
-        self._core: EngineCore | None = None
-        self._thread: threading.Thread | None = None
-        self._wake = threading.Event()
-        self._stopping = False
-        self._beat = clock()
-        self._deaths: list[float] = []
-        self._num_deaths = 0
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
         self._reason = "the model is loading"
@@ -90,15 +81,12 @@ class LLMEngine:
         return None if self._loaded is None else vocabulary_of(self._loaded)
 
     def start(self) -> None:
-        ready, failure = threading.Event(), list[BaseException]()
-        self._thread = threading.Thread(
-            target=self._live, args=(ready, failure), name=f"engine-{self._spec.name}", daemon=True
-        )
-        self._thread.start()
-        ready.wait()
-        if failure:
+        try:
+            self._loop.start(self._load_and_warm)
+        except BaseException:
             self._move(Status.DEAD, "the model could not be loaded")
-            raise failure[0]
+            raise
+        self._move(Status.READY, "", only_from=Status.LOADING)
 
     def submit(self, request: GenerationRequest) -> Generation:
         arrival = self._clock()
@@ -106,14 +94,12 @@ class LLMEngine:
         self._room.admit(request.client)
         try:
             assert self._loaded is not None
-            sequence = make_sequence(self._loaded, request, arrival, self._wake.set, self._clock)
+            sequence = make_sequence(self._loaded, request, arrival, self._disturb, self._clock)
             self._room.put(sequence)
         except BaseException:
-            self._room.release(request.client)
+            self._room.give_up(request.client)
             raise
-        self._wake.set()
-        if self._status is Status.DEAD:
-            self._fail_waiting()
+        self._loop.wake()
         return sequence.generation
 
     def state(self) -> BackendState:
@@ -123,15 +109,17 @@ class LLMEngine:
             return BackendState(status, reason, progress)
         if status is Status.DEAD:
             return BackendState(status, reason, restart_needed=True)
-        stalled = self._clock() - self._beat if self._pending() else 0.0
+        if self._loop.lost:
+            return BackendState(Status.DEAD, "the engine died and cannot be restarted here", restart_needed=True)
+        stalled = self._clock() - self._loop.beat if self._pending() else 0.0
         if stalled > self._config.stall_seconds:
             hopeless = stalled > HOPELESS_STALL * self._config.stall_seconds
             return BackendState(Status.STALLED, "the model does not move", restart_needed=hopeless)
         return BackendState(status, reason)
 
     def stats(self) -> BackendStats:
-        running = list(self._core.scheduler.running) if self._core is not None else []
-        counters = self._counters
+        core, counters = self._loop.core, self._counters
+        running = [] if core is None else list(core.scheduler.running)
         return BackendStats(
             num_requests_running=len(running),
             num_requests_waiting=max(0, self._room.num_places() - len(running)),
@@ -143,9 +131,10 @@ class LLMEngine:
             cached_tokens_total=counters.cached_tokens,
             generation_tokens_total=counters.generation_tokens,
             nan_logits_total=counters.nan_logits,
-            engine_restarts_total=self._num_deaths,
+            preemptions_total=counters.preemptions,
+            engine_restarts_total=self._loop.deaths,
             steps_total=counters.steps,
-            seconds_since_step=self._clock() - self._beat,
+            seconds_since_step=self._clock() - self._loop.beat,
             estimated_wait_seconds=self._room.estimated_wait(),
         )
 
@@ -154,13 +143,8 @@ class LLMEngine:
 
     def stop(self, timeout: float) -> None:
         self.drain()
-        deadline = self._clock() + timeout
-        while self._room.num_places() and self._clock() < deadline and self._alive():
-            threading.Event().wait(0.02)
-        self._stopping = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(END_GRACE)
+        self._room.wait_until_empty(timeout)
+        self._loop.end(END_GRACE)
 
     # --- the caller's thread ---
 
@@ -170,51 +154,15 @@ class LLMEngine:
             raise NotReady(f"The model is not ready: {state.reason}.", RETRY_AFTER)
 
     def _pending(self) -> bool:
-        return len(self._room) > 0 or (self._core is not None and bool(self._core.scheduler.running))
+        core = self._loop.core
+        return len(self._room) > 0 or (core is not None and bool(core.scheduler.running))
+
+    def _disturb(self) -> None:
+        """Leave word of an abort; the caller may hold the generation's lock, so none is taken here."""
+        self._room.disturb()
+        self._loop.wake()
 
     # --- the engine's thread ---
-
-    def _live(self, ready: threading.Event, failure: list[BaseException]) -> None:
-        try:
-            self._load_and_warm()
-        except BaseException as error:
-            failure.append(error)
-            return
-        finally:
-            ready.set()
-        while not self._stopping and self._status is not Status.DEAD:
-            try:
-                self._work()
-            except BaseException as error:
-                self._bury(error)
-        if self._core is not None:
-            self._core.fail_all(STOPPED)
-
-    def _work(self) -> None:
-        self._core = core = self._new_core()
-        while not self._stopping:
-            self._wake.clear()
-            self._beat = self._clock()
-            if not core.step():
-                core.check_idle()
-                self._wake.wait(IDLE_BEAT)
-
-    def _bury(self, error: BaseException) -> None:
-        """Fail everybody the dead loop held, and decide whether there is a next life."""
-        log.critical("%s: the engine's loop died.", self._spec.name, exc_info=error)
-        now = self._clock()
-        self._num_deaths += 1
-        self._deaths = [*(death for death in self._deaths if now - death < DEATHS_WINDOW), now]
-        if isinstance(error, Poisoned) or len(self._deaths) > self._config.max_restarts:
-            self._move(Status.DEAD, "the engine died and cannot be restarted in this process")
-        if self._core is not None:
-            self._core.fail_all(EngineDead("The model's engine stopped under this request; it can be sent again."))
-        self._runner.clear()
-
-    def _fail_waiting(self) -> None:
-        for sequence in self._room.clear():
-            self._room.release(sequence.request.client)
-            sequence.generation.fail(EngineDead("The model's engine has stopped."))
 
     def _new_core(self) -> EngineCore:
         loaded = self._loaded
@@ -228,8 +176,6 @@ class LLMEngine:
             self._counters,
             self._clock,
         )
-
-    # --- start ---
 
     def _load_and_warm(self) -> None:
         config = self._config
@@ -258,13 +204,11 @@ class LLMEngine:
             loaded.max_model_len,
             loaded.generation_defaults,
         )
-        self._beat = self._clock()
-        self._move(Status.READY, "", only_from=Status.LOADING)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
         """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""
         request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
-        sequence = sequence_of(loaded, request, prompt, 0.0, self._wake.set, self._clock)
+        sequence = sequence_of(loaded, request, prompt, 0.0, self._disturb, self._clock)
         sequence.slot = 0
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)
@@ -278,6 +222,3 @@ class LLMEngine:
         with self._lock:
             if (only_from is None or self._status is only_from) and self._status is not unless:
                 self._status, self._reason = status, reason
-
-    def _alive(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
 from engine.sequence import Phase, Sequence
 from engine.types import Priority
-from engine.waiting_room import WaitingRoom
+from engine.waiting_room import BATCH_EVERY, WaitingRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,11 @@ class Plan:
         return [*((sequence, 1) for sequence in self.decode), *self.prefill]
 
     def halves(self) -> tuple[Plan, Plan]:
-        """Return two plans that together are this one, of at least two sequences."""
+        """Return two plans that in turn do what this one does; at least two sequences, or a chunk to be cut in two."""
         rows, chunks = len(self.decode), len(self.prefill)
+        if rows + chunks == 1:
+            sequence, count = self.prefill[0]
+            return Plan(prefill=[(sequence, count // 2)]), Plan(prefill=[(sequence, count - count // 2)])
         middle = (rows + chunks) // 2
         first = Plan(self.decode[:middle], self.prefill[: max(0, middle - rows)])
         return first, Plan(self.decode[middle:], self.prefill[max(0, middle - rows) :])
@@ -53,6 +56,7 @@ class Scheduler:
     ) -> None:
         self._room, self._on_start = room, on_start
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
+        self._batch_share = max(1, max_num_seqs // BATCH_EVERY)  # slots that people do not take from batches
         self._free_slots = list(range(max_num_seqs))  # a heap: low slots first keeps decode rows neighbours
         self._started = 0
         self.running: list[Sequence] = []
@@ -88,24 +92,23 @@ class Scheduler:
         return over
 
     def sequence_to_preempt(self) -> Sequence | None:
-        """Return who has to wait again so that the next in line can run: the youngest of a client that has too much.
+        """Return who has to wait again so that the next in line can run: the youngest of those who have too much.
 
-        Only when no slot is free, and only if the clients are closer to equal afterwards; people go before batches.
+        Only when no slot is free. People go before batches, which keep their share of the slots all the same; among
+        equals, only if the clients are closer to equal afterwards.
         """
         waiting = None if self._free_slots else self._room.peek()
         if waiting is None:
             return None
-        if waiting.request.priority is Priority.INTERACTIVE:
-            batch = [s for s in self.running if s.request.priority is Priority.BATCH]
-            if batch:
-                return max(batch, key=lambda s: s.order)
-        held = Counter(s.request.client for s in self.running if s.request.priority == waiting.request.priority)
-        if not held:
-            return None
-        greedy, slots = held.most_common(1)[0]
+        batch = [s for s in self.running if s.request.priority is Priority.BATCH]
+        if waiting.request.priority is Priority.INTERACTIVE and len(batch) > self._batch_share:
+            return max(batch, key=lambda s: s.order)
+        equals = [s for s in self.running if s.request.priority is waiting.request.priority]
+        held = Counter(s.request.client for s in equals)
+        greedy, slots = max(held.items(), key=lambda item: item[1], default=("", 0))
         if slots < held[waiting.request.client] + 2:
             return None
-        return max((s for s in self.running if s.request.client == greedy), key=lambda s: s.order)
+        return max((s for s in equals if s.request.client == greedy), key=lambda s: s.order)
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the waiting room; all its tokens will be computed again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Hashable
@@ -10,7 +11,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.detokenizer import Detokenizer
-from engine.types import FinishReason, GenerationRequest, TokenLogprob
+from engine.types import Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
 
 
 class Phase(Enum):
@@ -64,7 +65,7 @@ class Sequence:
         self.deadline = arrival + request.timeout
         self.started_at: float | None = None
         self.first_token_at: float | None = None
-        self.last_push = 0.0
+        self.last_push = -math.inf
         self.text: list[str] = []
         self.logprobs: list[TokenLogprob] = []
         self.unsent_text = ""
@@ -91,6 +92,11 @@ class Sequence:
         """What the sequence may take in all, in tokens: the measure of fairness."""
         return self.num_prompt + self.sampling.max_tokens
 
+    @property
+    def waits_until(self) -> float:
+        """Until when it may be without a slot, on the engine's clock: a preempted one has had its turn."""
+        return self.queue_deadline if self.started_at is None else self.deadline
+
     def keys(self) -> list[Hashable]:
         """Return one key for each token so far, equal where the model computes the same."""
         return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
@@ -115,3 +121,30 @@ class Sequence:
         if self.detokenizer.stopped or (token_id in eos_token_ids and not self.sampling.ignore_eos):
             return "stop"
         return "length" if self.num_output >= self.sampling.max_tokens else None
+
+    def take_piece(self, now: float) -> Piece:
+        """Return what has not been shown yet; it counts as shown from now on."""
+        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), tuple(self.unsent_logprobs))
+        self.text.append(self.unsent_text)
+        self.logprobs += self.unsent_logprobs
+        self.unsent_text, self.unsent_tokens, self.unsent_logprobs = "", [], []
+        self.last_push = now
+        return piece
+
+    def completion(self, reason: FinishReason, now: float) -> Completion:
+        """Return the whole answer with its figures, once everything has been shown."""
+        started = now if self.started_at is None else self.started_at
+        first = None if self.first_token_at is None else self.first_token_at - self.arrival
+        return Completion(
+            text="".join(self.text),
+            finish_reason=reason,
+            prompt_tokens=self.num_prompt,
+            output_tokens=self.num_output,
+            timings=Timings(started - self.arrival, first, now - self.arrival),
+            logprobs=tuple(self.logprobs),
+            cached_tokens=self.cached_tokens,
+        )
+
+    def let_go(self) -> None:
+        """Drop what only the model needed; a finished sequence may be remembered a little longer than it matters."""
+        self.images = self.positions = self.image_embeds = None

@@ -208,6 +208,7 @@ class BackendStats:
     cached_tokens_total: int = 0
     generation_tokens_total: int = 0
     nan_logits_total: int = 0
+    preemptions_total: int = 0
     engine_restarts_total: int = 0
     steps_total: int = 0
     seconds_since_step: float = 0.0

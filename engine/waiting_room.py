@@ -1,9 +1,8 @@
 """Who may come in, and who is next: bounded, and fair between clients. The one place that HTTP threads share with the
 engine's thread; no torch here.
 
-A place is taken by `admit`, before any work for the request, and given back by `release`, when it has ended; running
-and waiting requests both hold one. The order is deficit round robin over clients (Shreedhar and Varghese, SIGCOMM
-1995) counted in tokens, in two priorities; every eighth start belongs to the lower one if it waits.
+A place is taken by `admit`, before any work for the request, and given back when it has ended: preparing, waiting and
+running requests all hold one. Of two priorities the lower one gets every eighth start while it waits.
 """
 
 from __future__ import annotations
@@ -11,63 +10,18 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError
+from engine.fair_queue import FairQueue
 from engine.sequence import Sequence
 from engine.types import Priority
 
-QUANTUM = 256  # tokens a client may start in each round
 BATCH_EVERY = 8  # starts, of which one is left to the lower priority
 LONGEST_RETRY_AFTER = 60  # seconds
+RETRY_WHEN_CLOSED = 5  # seconds
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
-
-
-class _Queue:
-    """Deficit round robin over the clients of one priority."""
-
-    def __init__(self) -> None:
-        self._clients: OrderedDict[str, deque[Sequence]] = OrderedDict()
-        self._deficit: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return sum(len(line) for line in self._clients.values())
-
-    def put(self, sequence: Sequence, front: bool = False) -> None:
-        line = self._clients.setdefault(sequence.request.client, deque())
-        self._deficit.setdefault(sequence.request.client, 0)
-        (line.appendleft if front else line.append)(sequence)
-
-    def peek(self) -> Sequence | None:
-        """Return the next to start; turns the round until one client can pay for its first."""
-        while self._clients:
-            client, line = next(iter(self._clients.items()))
-            if self._deficit[client] >= line[0].cost:
-                return line[0]
-            self._deficit[client] += QUANTUM
-            self._clients.move_to_end(client)
-        return None
-
-    def take(self) -> Sequence:
-        sequence = self.peek()
-        assert sequence is not None
-        self._deficit[sequence.request.client] -= sequence.cost
-        self.remove(sequence)
-        return sequence
-
-    def remove(self, sequence: Sequence) -> None:
-        client = sequence.request.client
-        self._clients[client].remove(sequence)
-        if not self._clients[client]:
-            del self._clients[client], self._deficit[client]
-
-    def newest(self, client: str) -> Sequence | None:
-        line = self._clients.get(client)
-        return line[-1] if line else None
-
-    def all(self) -> list[Sequence]:
-        return [sequence for line in self._clients.values() for sequence in line]
 
 
 class WaitingRoom:
@@ -75,65 +29,93 @@ class WaitingRoom:
 
     def __init__(self, capacity: int, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._capacity, self._max_tokens, self._clock = capacity, max_tokens, clock
-        self._lock = threading.Lock()  # guards everything below
-        self._queues = {priority: _Queue() for priority in Priority}
+        self._changed = threading.Condition()  # guards everything below but the mark of `disturb`
+        self._queues = {priority: FairQueue() for priority in Priority}
         self._places: Counter[str] = Counter()
+        self._preparing: Counter[str] = Counter()  # of these places, those whose request is not queued yet
         self._waiting_tokens = 0
         self._starts = 0
-        self._last_end: float | None = None
+        self._closed = False
+        self._next_deadline = math.inf
+        self._last_end = 0.0
         self._between_ends: float | None = None
+        self._disturbed = False
 
     # --- any thread ---
 
     def admit(self, client: str) -> None:
-        """Take a place. Raises Overloaded at once where there is none.
+        """Take a place. Raises Overloaded at once where there is none, NotReady where the room is closed.
 
         When every place is taken, a client that holds fewer than the greediest gets that one's newest waiting place.
         """
-        with self._lock:
-            if self._places.total() >= self._capacity and not self._make_room(client):
-                raise Overloaded("The service is busy; try again later.", self._retry_after())
+        with self._changed:
+            self._check_open()
+            if self._places.total() >= self._capacity:
+                victim = self._victim(self._places, self._places[client] + 1)
+                if victim is None:
+                    raise Overloaded("The service is busy; try again later.", self._retry_after())
+                self._evict(victim)
+            if not self._places:
+                self._last_end = self._clock()  # idle time says nothing about the rate
             self._places[client] += 1
+            self._preparing[client] += 1
+
+    def give_up(self, client: str) -> None:
+        """Give back the place of a request that was refused while it was prepared."""
+        with self._changed:
+            _take_one(self._preparing, client)
+            self._free(client)
 
     def put(self, sequence: Sequence) -> None:
-        """Queue an admitted sequence. Raises Overloaded where the waiting prompts would hold too many tokens."""
-        with self._lock:
-            waiting = self._waiting_tokens + sequence.num_prompt
-            if self._waiting_tokens and waiting > self._max_tokens:
-                raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
-            self._waiting_tokens = waiting
-            self._queues[sequence.request.priority].put(sequence)
+        """Queue an admitted sequence. Raises Overloaded where the waiting prompts would hold too many tokens.
 
-    def release(self, client: str) -> None:
-        """Give a place back."""
-        with self._lock:
-            self._release(client)
+        Then, too, a client that holds more tokens gives way. NotReady: the room was closed meanwhile.
+        """
+        with self._changed:
+            self._check_open()
+            if not self._make_token_room(sequence):
+                raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
+            _take_one(self._preparing, sequence.request.client)
+            self._insert(sequence)
+
+    def disturb(self) -> None:
+        """Leave word that a sequence may have been aborted; takes no lock, so it may be called with any held."""
+        self._disturbed = True
 
     def num_places(self) -> int:
         """Return how many requests are in: preparing, waiting and running."""
-        with self._lock:
+        with self._changed:
             return self._places.total()
 
     def estimated_wait(self) -> float:
-        """Return about how many seconds pass until a place is free, from the measured rate."""
-        with self._lock:
-            return self._between_ends or 0.0
+        """Return about how many seconds those who wait now will take to start, from the measured rate of ends."""
+        with self._changed:
+            return self._wait()
+
+    def wait_until_empty(self, timeout: float) -> None:
+        """Wait until nobody holds a place, at most `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._places, timeout)
+
+    def close(self) -> None:
+        """Let nobody in any more, not even those who are being prepared."""
+        with self._changed:
+            self._closed = True
 
     # --- the engine's thread ---
 
     def __len__(self) -> int:
-        with self._lock:
-            return sum(len(queue) for queue in self._queues.values())
+        return sum(map(len, self._queues.values()))
 
     def peek(self) -> Sequence | None:
         """Return the sequence that `take` would give."""
-        with self._lock:
+        with self._changed:
             queue = self._next_queue()
             return None if queue is None else queue.peek()
 
     def take(self) -> Sequence | None:
         """Take the next sequence out of the queue, None where nobody waits; it keeps its place."""
-        with self._lock:
+        with self._changed:
             if (queue := self._next_queue()) is None:
                 return None
             self._starts += 1
@@ -143,75 +125,124 @@ class WaitingRoom:
 
     def put_back(self, sequence: Sequence) -> None:
         """Queue a preempted sequence again, first of its client's."""
-        with self._lock:
-            self._waiting_tokens += sequence.num_prompt
-            self._queues[sequence.request.priority].put(sequence, front=True)
+        with self._changed:
+            self._insert(sequence, front=True)
+
+    def release(self, client: str) -> None:
+        """Give back the place of a sequence that ran; the time between two such ends is the measured rate."""
+        with self._changed:
+            now = self._clock()
+            gap, past = now - self._last_end, self._between_ends
+            self._between_ends = gap if past is None else RATE_MEMORY * past + (1 - RATE_MEMORY) * gap
+            self._last_end = now
+            self._free(client)
 
     def sweep(self, now: float) -> list[tuple[Sequence, ServiceError]]:
-        """Remove the waiting sequences that were aborted or have waited too long, each with its error."""
-        with self._lock:
-            ended = []
-            for queue in self._queues.values():
-                for sequence in queue.all():
-                    if (error := _reason_to_end(sequence, now)) is not None:
-                        self._remove(queue, sequence)
-                        ended.append((sequence, error))
+        """Remove the waiting sequences that were aborted or have waited too long, with their places and errors."""
+        if not self._disturbed and now < self._next_deadline:
+            return []
+        with self._changed:
+            self._disturbed = False
+            reasons = [(sequence, _reason_to_end(sequence, now)) for sequence in self._waiting()]
+            ended = [(sequence, error) for sequence, error in reasons if error is not None]
+            for sequence, _ in ended:
+                self._remove(sequence)
+                self._free(sequence.request.client)
+            self._next_deadline = min((sequence.waits_until for sequence in self._waiting()), default=math.inf)
             return ended
 
     def clear(self) -> list[Sequence]:
-        """Remove and return every waiting sequence."""
-        with self._lock:
-            everybody = []
-            for queue in self._queues.values():
-                for sequence in queue.all():
-                    self._remove(queue, sequence)
-                    everybody.append(sequence)
-            return everybody
+        """Remove and return every waiting sequence; only the places of those being prepared stay taken."""
+        with self._changed:
+            waiting = self._waiting()
+            self._queues = {priority: FairQueue() for priority in Priority}
+            self._places, self._waiting_tokens = Counter(self._preparing), 0
+            self._changed.notify_all()
+            return waiting
+
+    def check(self, running: Iterable[Sequence]) -> str | None:
+        """Return what is wrong with the books, None if each place is held by one request, given those that run."""
+        with self._changed:
+            holders = self._preparing + Counter(s.request.client for s in (*self._waiting(), *running))
+            if holders != self._places:
+                return f"{self._places.total()} places are held by {holders.total()} requests"
+            tokens = sum(sequence.num_prompt for sequence in self._waiting())
+            return None if tokens == self._waiting_tokens else f"{self._waiting_tokens} tokens wait, in truth {tokens}"
 
     # --- with the lock held ---
 
-    def _next_queue(self) -> _Queue | None:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotReady("The model has stopped; try again later.", RETRY_WHEN_CLOSED)
+
+    def _next_queue(self) -> FairQueue | None:
         people, batch = self._queues[Priority.INTERACTIVE], self._queues[Priority.BATCH]
         if len(batch) and (not len(people) or self._starts % BATCH_EVERY == BATCH_EVERY - 1):
             return batch
         return people if len(people) else None
 
-    def _make_room(self, client: str) -> bool:
-        for greedy, places in self._places.most_common():
-            if places <= self._places[client] + 1:
-                return False
-            for priority in reversed(Priority):
-                victim = self._queues[priority].newest(greedy)
-                if victim is not None and victim.started_at is None:
-                    self._remove(self._queues[priority], victim)
-                    self._release(greedy)
-                    victim.generation.fail(Overloaded("Other clients came first; try again.", self._retry_after()))
-                    return True
-        return False
+    def _waiting(self) -> list[Sequence]:
+        return [sequence for queue in self._queues.values() for sequence in queue]
 
-    def _remove(self, queue: _Queue, sequence: Sequence) -> None:
-        queue.remove(sequence)
+    def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
+        """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
+        for greedy, amount in held.most_common():
+            if amount <= bound:
+                return None
+            for priority in reversed(Priority):
+                newest = self._queues[priority].newest(greedy)
+                if newest is not None and newest.started_at is None:
+                    return newest
+        return None
+
+    def _make_token_room(self, sequence: Sequence) -> bool:
+        while self._waiting_tokens and self._waiting_tokens + sequence.num_prompt > self._max_tokens:
+            held: Counter[str] = Counter()
+            for waiting in self._waiting():
+                held[waiting.request.client] += waiting.num_prompt
+            victim = self._victim(held, held[sequence.request.client] + sequence.num_prompt)
+            if victim is None:
+                return False
+            self._evict(victim)
+        return True
+
+    def _evict(self, victim: Sequence) -> None:
+        self._remove(victim)
+        self._free(victim.request.client)
+        victim.generation.fail(Overloaded("Other clients came first; try again later.", self._retry_after()))
+
+    def _insert(self, sequence: Sequence, front: bool = False) -> None:
+        self._queues[sequence.request.priority].put(sequence, front)
+        self._waiting_tokens += sequence.num_prompt
+        self._next_deadline = min(self._next_deadline, sequence.waits_until)
+
+    def _remove(self, sequence: Sequence) -> None:
+        self._queues[sequence.request.priority].remove(sequence)
         self._waiting_tokens -= sequence.num_prompt
 
-    def _release(self, client: str) -> None:
-        self._places[client] -= 1
-        if self._places[client] <= 0:
-            del self._places[client]
-        now = self._clock()
-        if self._last_end is not None:
-            gap = now - self._last_end
-            past = gap if self._between_ends is None else self._between_ends
-            self._between_ends = RATE_MEMORY * past + (1 - RATE_MEMORY) * gap
-        self._last_end = now
+    def _free(self, client: str) -> None:
+        _take_one(self._places, client)
+        if not self._places:
+            self._changed.notify_all()
+
+    def _wait(self) -> float:
+        return (self._between_ends or 0.0) * len(self)
 
     def _retry_after(self) -> int:
-        return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._between_ends or 1.0)))
+        return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._wait())))
+
+
+def _take_one(counts: Counter[str], client: str) -> None:
+    counts[client] -= 1
+    if counts[client] <= 0:
+        del counts[client]
 
 
 def _reason_to_end(sequence: Sequence, now: float) -> ServiceError | None:
     if sequence.generation.aborted:
         return RequestAborted("The request was stopped before it finished.")
-    limit = sequence.queue_deadline if sequence.started_at is None else sequence.deadline
-    if now >= limit:
+    if now < sequence.waits_until:
+        return None
+    if sequence.started_at is None:
         return DeadlineExceeded("The request waited too long for its turn.")
-    return None
+    return DeadlineExceeded("The request did not finish in time.")

@@ -42,6 +42,7 @@ COUNTS = {
     "cached_tokens": "Tokens of prompts that were found in the cache.",
     "generation_tokens": "Tokens made.",
     "nan_logits": "Rows of logits that were not numbers.",
+    "preemptions": "Times a running request was sent back to wait, so that another could run.",
     "engine_restarts": "Times the engine's thread was started again.",
     "steps": "Steps of the engine.",
 }

@@ -43,7 +43,7 @@ class Driver:
         sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | params))
         request = GenerationRequest(request_id, prompt, sampling, client, priority, wait, timeout)
         self.room.admit(client)
-        sequence = make_sequence(self.loaded, request, self.now, lambda: None, self.clock)
+        sequence = make_sequence(self.loaded, request, self.now, self.room.disturb, self.clock)
         self.room.put(sequence)
         return sequence
 

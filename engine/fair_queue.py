@@ -1,0 +1,65 @@
+"""Waiting sequences in a fair order between clients: deficit round robin, counted in tokens (Shreedhar and Varghese,
+SIGCOMM 1995). No lock here: the waiting room holds its own around every call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from engine.sequence import Sequence
+
+QUANTUM = 256  # tokens a client may start in each round
+
+
+class FairQueue:
+    """The clients' lines of one priority. Each round a client may start what it has saved up for; its line is FIFO."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()  # the client whose turn it is comes first
+        self._deficit: dict[str, int] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (sequence for line in self._lines.values() for sequence in line)
+
+    def put(self, sequence: Sequence, front: bool = False) -> None:
+        """Add a sequence at the end, or the front, of its client's line."""
+        line = self._lines.setdefault(sequence.request.client, deque())
+        self._deficit.setdefault(sequence.request.client, 0)
+        (line.appendleft if front else line.append)(sequence)
+        self._length += 1
+
+    def peek(self) -> Sequence | None:
+        """Return the next to start; turns the round until one client can pay for its first."""
+        while self._lines:
+            client, line = next(iter(self._lines.items()))
+            if self._deficit[client] >= line[0].cost:
+                return line[0]
+            self._deficit[client] += QUANTUM
+            self._lines.move_to_end(client)
+        return None
+
+    def take(self) -> Sequence:
+        """Remove and return what `peek` shows; the queue must not be empty."""
+        sequence = self.peek()
+        assert sequence is not None
+        self._deficit[sequence.request.client] -= sequence.cost
+        self.remove(sequence)
+        return sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Remove a sequence from wherever it stands."""
+        client = sequence.request.client
+        self._lines[client].remove(sequence)
+        if not self._lines[client]:
+            del self._lines[client], self._deficit[client]
+        self._length -= 1
+
+    def newest(self, client: str) -> Sequence | None:
+        """Return the last in a client's line."""
+        line = self._lines.get(client)
+        return line[-1] if line else None
