@@ -16,7 +16,7 @@ import torch
 
 from engine.admission import check_lengths
 from engine.backend import Generation
-from engine.errors import EngineDead, ModelError, NotReady, ServiceError, StartError, Unsupported
+from engine.errors import EngineDead, ModelError, NotReady, ServiceError, Unsupported
 from engine.loader import LoadedModel, load_model
 from engine.reference_queue import RETRY_WHEN_NOT_READY, Job, ReferenceQueue
 from engine.reference_run import Answer, NotFinite, first_logits, generate
@@ -94,7 +94,7 @@ class ReferenceBackend:
             loaded = self._load(self._spec, self._report, self._config.max_model_len)
             self._report(Progress("checking the model"))
             check_logits(self._spec, loaded.preparer, lambda prompt: first_logits(loaded, prompt))
-        except StartError:
+        except BaseException:
             self._move(Status.DEAD)
             raise
         self._loaded = loaded

@@ -198,6 +198,15 @@ def test_progress_counts_the_bytes_as_they_arrive(text_folder, vision_folder, vi
     assert len(set(loaded)) > 10
 
 
+def test_other_bars_of_the_library_are_its_own(text_folder):
+    """Only the loading of weights is taken over; what else counts meanwhile goes on counting."""
+    counted = []
+    load_model(
+        text_spec(text_folder), lambda progress: counted.append(list(library_logging.tqdm([1, 2], disable=True)))
+    )
+    assert counted[-1] == [1, 2]
+
+
 def test_the_library_is_left_as_it_was(text_folder, text_copy):
     """Neither the progress hook nor the quiet log outlives a load, failed ones included."""
     level = library_logging.get_verbosity()

@@ -88,6 +88,14 @@ def test_a_retrained_tokenizer_is_taken_as_its_file_says(text_copy, name):
     assert tokenizer.eos_token == "<|im_end|>"
 
 
+def test_a_tokenizer_of_two_files_cuts_the_same(text_folder, text_copy):
+    """Vocabulary and merges, as older checkpoints have them, give the same ids."""
+    (text_copy / "tokenizer.json").unlink()
+    old, new = load_tokenizer(text_copy), load_tokenizer(text_folder)
+    for text in ("Красный диван, 4500", "<|im_end|>", "<think>"):
+        assert old(text)["input_ids"] == new(text)["input_ids"]
+
+
 def test_an_ordinary_tokenizer_stays_the_librarys_own(text_folder):
     """Where file and class agree, there is nothing to correct."""
     assert type(load_tokenizer(text_folder)).__name__ == "Qwen2Tokenizer"
