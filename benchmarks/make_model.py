@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -105,6 +108,11 @@ def make_vision_model(folder: Path) -> None:
     ids |= {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
     config = Qwen2_5_VLConfig(text_config=language, vision_config=vision, tie_word_embeddings=True, **ids)
     _save(Qwen2_5_VLForConditionalGeneration(config), tokenizer, folder)
+    write_processor(folder, longest_side=224)
+
+
+def write_processor(folder: Path, longest_side: int) -> None:
+    """Write the picture processor's file. longest_side: of a square picture that is not scaled down, in pixels."""
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
@@ -112,11 +120,22 @@ def make_vision_model(folder: Path) -> None:
         "merge_size": 2,
         "temporal_patch_size": 2,
         "min_pixels": 56 * 56,
-        "max_pixels": 224 * 224,
+        "max_pixels": longest_side * longest_side,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
+
+
+@contextmanager
+def checkpoint(kind: str, given: Path | None) -> Iterator[Path]:
+    """Yield the given folder, or a new one with the `text` or `vision` model, as long as the block lasts."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        MAKERS[kind](Path(folder))
+        yield Path(folder)
 
 
 def _language(vocabulary: int, layers: int) -> dict[str, object]:
@@ -141,13 +160,16 @@ def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
+MAKERS = {"text": make_text_model, "vision": make_vision_model}
+
+
 def main() -> None:
     """Make one checkpoint, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--kind", choices=("text", "vision"), default="text")
+    parser.add_argument("--kind", choices=MAKERS, default="text")
     arguments = parser.parse_args()
-    {"text": make_text_model, "vision": make_vision_model}[arguments.kind](arguments.folder)
+    MAKERS[arguments.kind](arguments.folder)
     print(f"{arguments.kind} checkpoint in {arguments.folder}")
 
 

@@ -1,0 +1,90 @@
+"""Clients of a backend in this process: threads that ask, wait for the whole answer and ask again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks.figures import Outcome
+from benchmarks.workload import Job
+from engine.backend import Backend
+from engine.errors import ServiceError
+from engine.types import ChatPrompt, EncodedImage, GenerationRequest, Prompt, SamplingParams
+
+TIMEOUT = 600.0
+
+
+def request_of(job: Job, number: int, picture: EncodedImage | None = None) -> GenerationRequest:
+    """Return a chat request whose answer runs to its whole length."""
+    content: object = job.prompt
+    if picture is not None:
+        content = [{"type": "image"}, {"type": "text", "text": job.prompt}]
+    prompt = ChatPrompt(({"role": "user", "content": content},), (picture,) if picture else ())
+    return generation(prompt, job, number)
+
+
+def generation(prompt: Prompt, job: Job, number: int) -> GenerationRequest:
+    """Return a request for `job.max_tokens` tokens after a prompt."""
+    sampling = SamplingParams(job.max_tokens, job.temperature, ignore_eos=True)
+    return GenerationRequest(f"benchmark-{number}", prompt, sampling, queue_timeout=TIMEOUT, timeout=TIMEOUT)
+
+
+def ask(backend: Backend, request: GenerationRequest) -> Outcome:
+    """Ask once; the first token counts from `submit`, as the backend tells it."""
+    began = time.perf_counter()
+    try:
+        completion = backend.submit(request).result()
+    except ServiceError as error:
+        return Outcome(time.perf_counter() - began, error=type(error).__name__)
+    seconds = time.perf_counter() - began
+    return Outcome(seconds, completion.output_tokens, completion.timings.first_token)
+
+
+class Clients:
+    """`count` clients over one stream of requests, from `start` until the requests run out or `stop`."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        requests: Iterator[GenerationRequest],
+        count: int,
+        tick: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._backend, self._requests, self._tick = backend, requests, tick
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # guards the requests and the outcomes
+        self._outcomes: list[Outcome] = []
+        self._threads = [threading.Thread(target=self._live, daemon=True) for _ in range(count)]
+
+    def start(self) -> None:
+        """Begin to ask."""
+        for thread in self._threads:
+            thread.start()
+
+    def take_outcomes(self) -> list[Outcome]:
+        """Return the outcomes since the last call."""
+        with self._lock:
+            taken, self._outcomes = self._outcomes, []
+        return taken
+
+    def stop(self) -> None:
+        """Ask nothing new, and wait for what was asked."""
+        self._stopping.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until every client is done."""
+        for thread in self._threads:
+            thread.join()
+
+    def _live(self) -> None:
+        while not self._stopping.is_set() and (request := self._next()) is not None:
+            outcome = ask(self._backend, request)
+            with self._lock:
+                self._outcomes.append(outcome)
+                self._tick()
+
+    def _next(self) -> GenerationRequest | None:
+        with self._lock:
+            return next(self._requests, None)

@@ -1,0 +1,163 @@
+"""Models of given shapes with random weights, made on the device itself: no files, no download.
+
+The weights are small enough for every logit to stay finite in float16; speed does not depend on their values. The
+tokenizer is the benchmark's small one, so most of the large vocabulary has no text, which costs the same.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen3Config,
+)
+
+from benchmarks.make_model import TEMPLATE, make_tokenizer, write_processor
+from engine.detokenizer import TokenTable
+from engine.loader import LoadedModel
+from engine.processor import PictureProcessor, load_processor
+from engine.prompt import PromptPreparer
+from engine.types import ModelSpec, Progress
+
+SEED = 0
+SMALL_WEIGHTS = 0.01  # standard deviation
+LONGEST_SIDE = 448  # pixels of a picture that is not scaled down
+
+QWEN3_8B = {
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
+QWEN25_VL_7B = {
+    "vocab_size": 152_064,
+    "hidden_size": 3584,
+    "intermediate_size": 18_944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
+VISION_TOWER = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "num_heads": 16,
+    "intermediate_size": 3420,
+    "out_hidden_size": 3584,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+# Shapes for trying the program itself, not for measuring.
+TINY = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+TINY_ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+TINY_TOWER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model's shape. tower: of the vision tower, None for a model that reads no pictures."""
+
+    name: str
+    language: dict[str, Any]
+    tower: dict[str, Any] | None = None
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in float16."""
+        heads, hidden = self.language["num_key_value_heads"], self.language["hidden_size"]
+        head_dim = self.language.get("head_dim") or hidden // self.language["num_attention_heads"]
+        return 2 * self.language["num_hidden_layers"] * heads * head_dim * 2
+
+
+def shapes(tiny: bool) -> tuple[Shape, Shape]:
+    """Return the text model's shape and the vision model's."""
+    if tiny:
+        vision = {name: value for name, value in TINY.items() if name != "head_dim"} | {"rope_parameters": TINY_ROPE}
+        return Shape("tiny text", TINY), Shape("tiny vision", vision, {**VISION_TOWER, **TINY_TOWER})
+    return Shape("Qwen3-8B", QWEN3_8B), Shape("Qwen2.5-VL-7B", QWEN25_VL_7B, VISION_TOWER)
+
+
+def loader_of(shape: Shape) -> Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]:
+    """Return what an engine takes instead of `load_model`: it makes the model on the device of its spec."""
+
+    def load(spec: ModelSpec, report: Callable[[Progress], None], max_model_len: int) -> LoadedModel:
+        tokenizer = make_tokenizer()
+        model = random_model(shape, tokenizer, spec)
+        vocabulary = shape.language["vocab_size"]
+        pictures = _pictures(tokenizer, max_model_len) if shape.tower else None
+        return LoadedModel(
+            model,
+            PromptPreparer(tokenizer, vocabulary, TEMPLATE, pictures),
+            TokenTable.of(tokenizer.backend_tokenizer, vocabulary),
+            frozenset(),
+            max_model_len,
+            vocabulary,
+        )
+
+    return load
+
+
+def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> Any:
+    """Return a seeded model in evaluation mode on the spec's device in its number format."""
+    auto: Any = AutoModelForImageTextToText if shape.tower else AutoModelForCausalLM
+    torch.manual_seed(SEED)
+    with torch.device(spec.device):
+        model = auto.from_config(
+            _config(shape, tokenizer), dtype=getattr(torch, spec.dtype), attn_implementation="sdpa"
+        )
+    return model.requires_grad_(False).eval()
+
+
+def read_bytes(model: Any) -> int:
+    """Return the bytes of weights that one decode step reads: all but the embedding table and the vision tower."""
+    text = getattr(model.model, "language_model", model.model)
+    read = [model.lm_head.weight, *(p for name, p in text.named_parameters() if name != "embed_tokens.weight")]
+    return sum(weight.numel() * weight.element_size() for weight in read)
+
+
+def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    language = {
+        **shape.language,
+        "max_position_embeddings": 4096,
+        "initializer_range": SMALL_WEIGHTS,
+        "eos_token_id": None,
+        "bos_token_id": None,
+        "pad_token_id": 0,
+    }
+    if shape.tower is None:
+        return Qwen3Config(**language, tie_word_embeddings=False)
+    names = {"vision_start": "vision_start", "vision_end": "vision_end", "image": "image_pad", "video": "video_pad"}
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+    tower = {**shape.tower, "initializer_range": SMALL_WEIGHTS}
+    return Qwen2_5_VLConfig(text_config=language, vision_config=tower, tie_word_embeddings=False, **ids)
+
+
+def _pictures(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> PictureProcessor:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        write_processor(Path(folder), LONGEST_SIDE)
+        return PictureProcessor(load_processor(Path(folder), torchvision=False), max_tokens=max_model_len // 2)

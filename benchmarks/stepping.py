@@ -1,0 +1,177 @@
+"""The engine's heart driven step by step in this thread, each step taken apart: what is the model's, what is ours.
+
+The engine itself is untouched: its runner and its decoder are watched from outside, through objects that stand in for
+them and note when a call began and ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.admission import make_sequence
+from engine.backend import Generation
+from engine.engine_core import Counters, EngineCore
+from engine.loader import LoadedModel
+from engine.model_runner import ModelRunner
+from engine.scheduler import Plan
+from engine.sequence import Sequence
+from engine.types import EngineConfig, GenerationRequest, Piece
+from engine.waiting_room import WaitingRoom
+
+MODEL_CALLS = frozenset({"embed", "rotary", "forward", "logits"})
+PREFIX_TOKENS = 4096
+PARTS = ("schedule", "prepare", "model", "sample", "postprocess", "keep")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Seconds of one step by part, with its shape: decoding rows, and tokens of prompts.
+
+    schedule: who takes part, and what is known of new prompts; prepare: ids, positions and masks; model: embedding,
+    layers and head; sample: one token a row; postprocess: text, ends, answers handed over; keep: copies of what is
+    computed, for prompts that begin the same.
+    """
+
+    rows: int
+    prompt_tokens: int
+    schedule: float
+    prepare: float
+    model: float
+    sample: float
+    postprocess: float
+    keep: float
+
+    @property
+    def total(self) -> float:
+        """The whole step."""
+        return self.host + self.model
+
+    @property
+    def host(self) -> float:
+        """Everything that is not the model's."""
+        return self.schedule + self.prepare + self.sample + self.postprocess + self.keep
+
+
+@dataclass
+class _Ledger:
+    """The calls of one step, each as (began, ended)."""
+
+    runs: list[tuple[float, float]] = field(default_factory=list)
+    model: list[tuple[float, float]] = field(default_factory=list)
+    keep: list[tuple[float, float]] = field(default_factory=list)
+    plan: Plan = field(default_factory=Plan)
+
+    def step(self, began: float, ended: float) -> Step:
+        model, keep = _seconds(self.model), _seconds(self.keep)
+        first, last = self.runs[0][0], self.runs[-1][1]
+        sample = last - self.model[-1][1]
+        return Step(
+            rows=len(self.plan.decode),
+            prompt_tokens=sum(count for _, count in self.plan.prefill),
+            schedule=first - began,
+            prepare=last - first - model - sample,
+            model=model,
+            sample=sample,
+            postprocess=ended - last - keep,
+            keep=keep,
+        )
+
+
+def _seconds(calls: list[tuple[float, float]]) -> float:
+    return sum(ended - began for began, ended in calls)
+
+
+class _WatchedDecoder:
+    def __init__(self, decoder: Any, engine: SteppedEngine) -> None:
+        self._decoder, self._engine = decoder, engine
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._decoder, name)
+        if name not in MODEL_CALLS:
+            return value
+
+        def timed(*args: Any) -> Any:
+            began = time.perf_counter()
+            result = value(*args)
+            self._engine.ledger.model.append((began, time.perf_counter()))
+            return result
+
+        return timed
+
+
+class _WatchedRunner:
+    def __init__(self, runner: ModelRunner, engine: SteppedEngine) -> None:
+        self._runner, self._engine = runner, engine
+        runner.decoder = _WatchedDecoder(runner.decoder, engine)  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def run(self, plan: Plan) -> Any:
+        self._engine.ledger.plan = plan
+        began = time.perf_counter()
+        result = self._runner.run(plan)
+        self._engine.ledger.runs.append((began, time.perf_counter()))
+        return result
+
+    def keep_beginning(self, sequence: Sequence) -> None:
+        began = time.perf_counter()
+        self._runner.keep_beginning(sequence)
+        self._engine.ledger.keep.append((began, time.perf_counter()))
+
+
+class SteppedEngine:
+    """The engine's core over a loaded model on the CPU, without its thread; answers are read as streams."""
+
+    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
+        self.ledger = _Ledger()
+        self._loaded = loaded
+        self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
+        runner = ModelRunner(loaded.model, config.max_num_seqs, loaded.max_model_len, PREFIX_TOKENS)
+        self._core = EngineCore(
+            self._room,
+            _WatchedRunner(runner, self),
+            config,
+            loaded.eos_token_ids,
+            loaded.token_table.text,
+            Counters(),
+        )
+
+    def closed_loop(self, requests: Iterable[GenerationRequest], clients: int) -> Iterator[Step]:
+        """Keep `clients` requests in the engine until there are no more; yield every step."""
+        pending = iter(requests)
+        streams: list[tuple[Generation, Iterator[Piece]]] = []
+        while True:
+            streams = [stream for stream in streams if not self._ended(stream)]
+            while len(streams) < clients and (request := next(pending, None)) is not None:
+                streams.append(self._submit(request))
+            if (step := self._step()) is None:
+                return
+            yield step
+
+    def _submit(self, request: GenerationRequest) -> tuple[Generation, Iterator[Piece]]:
+        self._room.admit(request.client)
+        sequence = make_sequence(self._loaded, request, time.monotonic(), lambda: None, time.monotonic)
+        self._room.put(sequence)
+        pieces = sequence.generation.pieces(idle=0.0)
+        next(pieces)  # an empty one; from here on the engine takes the answer for a stream
+        return sequence.generation, pieces
+
+    @staticmethod
+    def _ended(stream: tuple[Generation, Iterator[Piece]]) -> bool:
+        """Return whether an answer is over; then read it to its end, which raises what it failed with."""
+        generation, pieces = stream
+        if generation.done:
+            for _ in pieces:
+                pass
+        return generation.done
+
+    def _step(self) -> Step | None:
+        self.ledger = _Ledger()
+        began = time.perf_counter()
+        if not self._core.step():
+            return None
+        return self.ledger.step(began, time.perf_counter())
