@@ -101,14 +101,23 @@ def shapes(tiny: bool) -> tuple[Shape, Shape]:
     return Shape("Qwen3-8B", QWEN3_8B), Shape("Qwen2.5-VL-7B", QWEN25_VL_7B, VISION_TOWER)
 
 
-def loader_of(shape: Shape) -> Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]:
-    """Return what an engine takes instead of `load_model`: it makes the model on the device of its spec."""
+class RandomLoad:
+    """What an engine takes instead of `load_model`: makes the model of a shape on the device of its spec.
 
-    def load(spec: ModelSpec, report: Callable[[Progress], None], max_model_len: int) -> LoadedModel:
+    read_bytes: of weights that one decode step reads, known once the model is made.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.read_bytes = 0
+
+    def __call__(self, spec: ModelSpec, report: Callable[[Progress], None], max_model_len: int) -> LoadedModel:
+        report(Progress("making random weights"))
         tokenizer = make_tokenizer()
-        model = random_model(shape, tokenizer, spec)
-        vocabulary = shape.language["vocab_size"]
-        pictures = _pictures(tokenizer, max_model_len) if shape.tower else None
+        model = random_model(self.shape, tokenizer, spec)
+        self.read_bytes = read_bytes(model)
+        vocabulary = self.shape.language["vocab_size"]
+        pictures = _pictures(tokenizer, max_model_len) if self.shape.tower else None
         return LoadedModel(
             model,
             PromptPreparer(tokenizer, vocabulary, TEMPLATE, pictures),
@@ -117,8 +126,6 @@ def loader_of(shape: Shape) -> Callable[[ModelSpec, Callable[[Progress], None], 
             max_model_len,
             vocabulary,
         )
-
-    return load
 
 
 def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> Any:
