@@ -277,6 +277,7 @@ def test_the_settings_file_leaves_out_a_gpu_that_is_not_there(ready_box: Sandbox
     done = develop(ready_box)
     assert (ready_box.root / ".env").read_text() == "PORT=8085\nLOG_LEVEL=INFO\n"
     assert "without CUDA_VISIBLE_DEVICES=1" in done.stdout
+    assert (ready_box.root / ".env").stat().st_mode & 0o077 == 0
 
 
 def test_a_gpu_may_be_named_by_its_uuid(ready_box: Sandbox) -> None:

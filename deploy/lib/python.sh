@@ -11,7 +11,7 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then
         supported_python "$PYTHON" || die "PYTHON=$PYTHON is not a working Python 3.11, 3.12 or 3.13."
     else
-        for candidate in python3.13 python3.12 python3.11 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[123]*/bin/python; do
+        for candidate in python3.13 python3.12 python3.11 python3 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[123]*/bin/python; do
             supported_python "$candidate" || continue
             [ -n "$first" ] || first="$candidate"
             if makes_venvs "$candidate"; then

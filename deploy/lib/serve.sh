@@ -18,15 +18,16 @@ check_port() {
     esac
 }
 
+# The file is where secrets go, so it is made for its owner's eyes alone.
 write_env_file() {
     if [ -n "${ENV_FILE:-}" ] || [ -e .env ]; then return; fi
     local wanted
     wanted="$(sed -n 's/^CUDA_VISIBLE_DEVICES=//p' .env.example)"
     if [ -z "$wanted" ] || gpu_exists "$wanted"; then
-        cp .env.example .env
+        (umask 077 && cp .env.example .env)
         say "Wrote .env from .env.example; the settings can be changed there."
     else
-        grep -v '^CUDA_VISIBLE_DEVICES=' .env.example >.env
+        (umask 077 && grep -v '^CUDA_VISIBLE_DEVICES=' .env.example >.env)
         say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: that GPU is not here."
     fi
 }
