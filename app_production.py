@@ -29,6 +29,7 @@ from metrics import Metrics
 from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
 from routes import api, pages
+from routes.openai.form import GrammarShelf
 from routes.openai.limited import openai_models
 from routes.openai.views import openai
 from routes.schemas import request_models
@@ -56,6 +57,7 @@ def create_app(settings: Settings, models: ModelSet | None = None, machine: Mach
     app.extensions["client_watch"] = ClientWatch()
     app.extensions["request_models"] = request_models(settings)
     app.extensions["openai_models"] = openai_models(settings)
+    app.extensions["grammars"] = GrammarShelf()
     middleware.install(app, settings, pages.failure_page)
     for blueprint in (health.health, health.metrics, api.api, openai, pages.pages):
         app.register_blueprint(blueprint)

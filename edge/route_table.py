@@ -66,6 +66,7 @@ ROUTES: Mapping[str, Row] = {
     "GET /v1/models": Row(),
     "GET /v1/models/<path:model_id>": Row(),
     "POST /v1/chat/completions": OPENAI,
+    "POST /v1/completions": OPENAI,
     "GET /api/health": Row(budget=Budget.HEALTH),
     "GET /api/health/ready": Row(need=Need.PROBE),
     "GET /api/health/live": Row(need=Need.PROBE),

@@ -43,7 +43,10 @@ GOOD = {
 }
 
 
-OPENAI = {"/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]}}
+OPENAI = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/completions": {"prompt": "Hello"},
+}
 
 
 def address(name):

@@ -1,4 +1,4 @@
-"""How a request body of /v1 is read: strict models in which null counts as absent, and one sentence for each mistake."""
+"""How a body of /v1 is read: strict models in which null counts as absent, and one sentence for each mistake."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SHOULD_BE = {
     "model_type": "an object",
     "model_attributes_type": "an object",
     "literal_error": "{expected}",
-    "union_tag_invalid": "an object whose {discriminator} is one of {expected_tags}",
-    "union_tag_not_found": "an object with a {discriminator}",
+    "union_tag_invalid": "an object whose {discriminator} is one of: {expected_tags}",
+    "union_tag_not_found": "an object with the field {discriminator}",
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
@@ -37,9 +37,14 @@ SHOULD_BE = {
     "string_too_short": "a text of at least {min_length} characters",
     "string_too_long": "a text of at most {max_length} characters",
     "string_unicode": "a text of valid characters",
+    "string_pattern_mismatch": "a text of the form {pattern}",
 }
-# Names that unions give to their branches; they stand in pydantic's paths and in no request.
+# Names of the branches of unions; they stand in pydantic's paths and in no request.
 BRANCH = "branch:"
+# The same, where it is a field of the value that tells the branches apart.
+TAGS = frozenset(
+    ("system", "developer", "user", "assistant", "tool", "text", "image_url", "refusal", "json_object", "json_schema")
+)
 
 
 class Body(BaseModel):
@@ -60,31 +65,45 @@ def validated(model: type[Asked], values: Mapping[str, Any]) -> Asked:
     try:
         return model.model_validate(values)
     except PydanticError as error:
-        raise _refusal(model, error.errors(include_url=False, include_input=False)[0]) from None
+        raise _refusal(model, values, error.errors(include_url=False, include_input=False)[0]) from None
 
 
-def _refusal(model: type[BaseModel], mistake: ErrorDetails) -> ValidationError:
-    path = path_of(mistake["loc"], model)
+def _refusal(model: type[BaseModel], values: Any, mistake: ErrorDetails) -> ValidationError:
+    path = path_of(mistake["loc"], values)
     kind, context = mistake["type"], mistake.get("ctx", {})
     if kind == "extra_forbidden":
         return ValidationError(f"Unknown field: {path}.", path)
     if kind == "missing":
         return ValidationError(f"{path} is required.", path)
     field = model.model_fields.get(path)
-    if kind == "refused":
-        return ValidationError(f"{path} {mistake['msg']}.", path)
     if field is not None and field.description:
         return ValidationError(f"{path} must be {field.description}.", path)
     should_be = SHOULD_BE.get(kind, "a value that is allowed here").format(**context)
-    return ValidationError(f"{path} must be {should_be}.", path)
+    return ValidationError(f"{path} must be {should_be.replace(chr(39), '')}.", path)
 
 
-def path_of(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """Return where a mistake is, as a client would write it: `messages[2].content`."""
-    path = ""
+def path_of(location: tuple[int | str, ...], values: Any) -> str:
+    """Return where a mistake is, as a client would write it: `messages[2].content`. values: the request."""
+    path, tagged = "", False
     for step in location:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif not step.startswith(BRANCH):
+        elif step.startswith((BRANCH, "[key]")) or (not tagged and _is_tag(step, values)):
+            tagged = True
+            continue
+        else:
             path += f".{shown_name(step)}" if path else shown_name(step)
+        values, tagged = _inside(values, step), False
     return path or "body"
+
+
+def _is_tag(step: str, value: Any) -> bool:
+    """True if the step is the name of a union's branch, which is what the value itself says that it is."""
+    return step in TAGS and isinstance(value, dict) and step in (value.get("role"), value.get("type"))
+
+
+def _inside(value: Any, step: int | str) -> Any:
+    try:
+        return value[step]
+    except (LookupError, TypeError):
+        return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 
 from config import Settings
-from routes.openai.requests import ChatRequest
+from routes.openai.requests import ChatRequest, CompletionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class OpenaiModels:
     """The models that validate requests."""
 
     chat: type[ChatRequest]
+    completion: type[CompletionRequest]
 
 
 def openai_models(settings: Settings) -> OpenaiModels:
@@ -29,4 +30,5 @@ def openai_models(settings: Settings) -> OpenaiModels:
         chat=create_model(
             "ChatCompletionRequest", __base__=ChatRequest, max_tokens=length, max_completion_tokens=length
         ),
+        completion=create_model("CompletionRequest", __base__=CompletionRequest, max_tokens=length),
     )

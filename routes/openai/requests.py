@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from routes.openai.body import BRANCH, Body
+from routes.openai.form import ResponseFormat
 from routes.openai.messages import MAX_MESSAGES, Message
+from routes.openai.tools import MAX_TOOLS, Tool, ToolChoice
 
 MAX_CHOICES = 8
+MAX_PROMPTS = 16
 MAX_STOPS = 4
 MAX_BIASES = 1024
 IGNORED = (
@@ -102,6 +105,9 @@ class ChatRequest(SamplingRequest):
     max_completion_tokens: int | None = None
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
@@ -109,3 +115,40 @@ class ChatRequest(SamplingRequest):
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = Field(None, description='["text"]; this service writes text alone')
     verbosity: Literal["medium"] | None = Field(None, description='"medium"; the length is not steered')
+
+
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[Number], Field(min_length=1)]
+
+
+def _kind_of_prompt(value: Any) -> str:
+    """Tell a text, a list of texts, the tokens of one prompt, and those of several apart by their beginning."""
+    if not isinstance(value, list):
+        return f"{BRANCH}text"
+    first = value[0] if value else ""
+    if isinstance(first, list):
+        return f"{BRANCH}many"
+    return f"{BRANCH}texts" if isinstance(first, str) else f"{BRANCH}tokens"
+
+
+Prompts = Annotated[
+    Annotated[str, Field(min_length=1), Tag(f"{BRANCH}text")]
+    | Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(min_length=1, max_length=MAX_PROMPTS),
+        Tag(f"{BRANCH}texts"),
+    ]
+    | Annotated[Tokens, Tag(f"{BRANCH}tokens")]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS), Tag(f"{BRANCH}many")],
+    Discriminator(_kind_of_prompt),
+]
+
+
+class CompletionRequest(SamplingRequest):
+    """Texts to be continued, without a chat template."""
+
+    prompt: Prompts
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
+    best_of: Literal[1] | None = Field(None, description="1; the best of several is not chosen here")
+    echo: Literal[False] | None = Field(None, description="false; the prompt is not repeated")
+    suffix: Literal[""] | None = Field(None, description="an empty text; nothing is inserted before it")

@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from flask import g, request
 
@@ -107,12 +106,10 @@ class Run:
 
 def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
     limits = parts.settings().engine
-    # Answers to one prompt with one seed would all be the same.
-    seed = None if sampling.seed is None else sampling.seed + number
     return GenerationRequest(
         request_id=g.request_id if number == 0 else f"{g.request_id}-{number}",
         prompt=prompt,
-        sampling=sampling if number == 0 else replace(sampling, seed=seed),
+        sampling=sampling,
         client=g.client,
         priority=Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,

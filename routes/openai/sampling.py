@@ -1,11 +1,14 @@
-"""From a request's sampling fields to the engine's: the caller's word first, then the checkpoint's own, then neutral."""
+"""From a request's sampling fields to the engine's: the caller's word, else the checkpoint's own, else neutral."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from edge import parts
 from engine.backend import Backend
 from engine.errors import ValidationError
-from engine.types import SamplingParams, TokenMask
+from engine.types import SamplingParams
+from routes.openai.form import NewMask
 from routes.openai.requests import ChatRequest, SamplingRequest
 
 
@@ -28,10 +31,19 @@ def check_stream_options(asked: SamplingRequest) -> None:
         raise ValidationError("stream_options needs stream to be true.", "stream_options")
 
 
-def sampling(
-    backend: Backend, asked: SamplingRequest, logprobs: int | None, mask: TokenMask | None = None
-) -> SamplingParams:
-    """Return how one answer is chosen. logprobs: alternatives beside each token, None for no log probabilities."""
+def choices(
+    backend: Backend, asked: SamplingRequest, logprobs: int | None, new_mask: NewMask = lambda: None
+) -> list[SamplingParams]:
+    """Return how each answer to one prompt is chosen; with one seed for all of them they would all be the same.
+
+    logprobs: alternatives beside each token, None for no log probabilities.
+    """
+    first = _sampling(backend, asked, logprobs)
+    seeds = [None if first.seed is None else first.seed + number for number in range(asked.n or 1)]
+    return [replace(first, seed=seed, token_mask=new_mask()) for seed in seeds]
+
+
+def _sampling(backend: Backend, asked: SamplingRequest, logprobs: int | None) -> SamplingParams:
     own = backend.info.generation_defaults
     default = parts.settings().generation.temperature
     return SamplingParams(
@@ -51,7 +63,6 @@ def sampling(
         seed=asked.seed,
         stop=_stops(asked),
         logprobs=logprobs,
-        token_mask=mask,
         ignore_eos=bool(asked.ignore_eos),
     )
 

@@ -81,4 +81,4 @@ class EventStream:
 
     def response(self, content_type: str = "text/event-stream; charset=utf-8") -> Response:
         """Return the response whose body this is."""
-        return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)  # type: ignore[arg-type]
+        return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from edge.charging import charge
 from engine.errors import ServiceError
 from routes import parsing
-from routes.openai import catalogue, chat
+from routes.openai import catalogue, chat, completions
 from routes.openai.body import validated
 from routes.openai.limited import OpenaiModels
 
@@ -37,6 +37,14 @@ def chat_completions() -> Response:
     asked = _read(_models().chat)
     charge(asked.n or 1)
     return chat.answer(asked)
+
+
+@openai.post("/completions")
+def text_completions() -> Response:
+    """Continue texts."""
+    asked = _read(_models().completion)
+    charge(completions.cost(asked))
+    return completions.answer(asked)
 
 
 def _read(model: type[Asked]) -> Asked:

@@ -1,0 +1,119 @@
+"""POST /v1/completions: texts to be continued, without a chat template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from flask import Response, g, jsonify
+
+from engine.backend import Backend
+from engine.errors import ContextTooLong
+from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
+from routes.openai import answers, catalogue, streaming
+from routes.openai.messages import LONGEST_TOKEN
+from routes.openai.requests import CompletionRequest
+from routes.openai.run import Run
+from routes.openai.sampling import check_stream_options, choices
+
+
+def cost(asked: CompletionRequest) -> int:
+    """Return how many answers are asked for."""
+    return len(_prompts(asked)) * (asked.n or 1)
+
+
+def answer(asked: CompletionRequest) -> Response:
+    """Continue texts. Raises the typed error that the request is refused with or ends with."""
+    name, backend = catalogue.find(asked.model)
+    check_stream_options(asked)
+    prompts = _prompts(asked)
+    _check_lengths(prompts, backend)
+    wanted = [(prompt, params) for prompt in prompts for params in choices(backend, asked, asked.logprobs)]
+    run = Run(name, backend, wanted)
+    shape = _Shape(run, asked, len(prompts))
+    if asked.stream:
+        return streaming.EventStream(shape.events(), run.close).response()
+    return jsonify(shape.body(run.results()))
+
+
+def _prompts(asked: CompletionRequest) -> list[Prompt]:
+    prompt = asked.prompt
+    if isinstance(prompt, str):
+        return [TextPrompt(prompt)]
+    if isinstance(prompt[0], int):
+        return [TokensPrompt(tuple(prompt))]
+    return [TextPrompt(one) if isinstance(one, str) else TokensPrompt(tuple(one)) for one in prompt]
+
+
+def _check_lengths(prompts: Sequence[Prompt], backend: Backend) -> None:
+    """Raise ContextTooLong for a text that no context could hold, before it is tokenized."""
+    most = backend.info.max_model_len
+    if any(isinstance(prompt, TextPrompt) and len(prompt.text) > LONGEST_TOKEN * most for prompt in prompts):
+        raise ContextTooLong(f"The prompt is too long for this model's context of {most} tokens.", "prompt")
+
+
+class _Shape:
+    """The answers of one run in the shapes of plain completions."""
+
+    def __init__(self, run: Run, asked: CompletionRequest, prompts: int) -> None:
+        self._run, self._prompts = run, prompts
+        self._logprobs = asked.logprobs is not None
+        self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+        self._head = {
+            "id": f"cmpl-{g.request_id}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": run.served_id,
+        }
+
+    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """Return the whole answer."""
+        shown = [
+            _choice(
+                number, one.text, answers.text_logprobs(one.logprobs, 0) if self._logprobs else None, one.finish_reason
+            )
+            for number, one in enumerate(completions)
+        ]
+        return self._head | {"choices": shown, "usage": answers.usage(completions, self._prompts)}
+
+    def events(self) -> Iterator[bytes]:
+        """Yield the answer's events; after an error none follows, not even [DONE]."""
+        try:
+            yield from self._events()
+        except Exception as error:
+            yield streaming.error_event(self._run.failed(error))
+
+    def _events(self) -> Iterator[bytes]:
+        completions: dict[int, Completion] = {}
+        plain = [self._text_events(number) for number in range(len(self._run))]
+        offsets = [0] * len(self._run)
+        for number, piece in self._run.pieces(streaming.KEEP_ALIVE_SECONDS):
+            if piece is None:
+                completion = completions[number] = self._run.completion(number)
+                yield streaming.event(self._chunk(_choice(number, "", None, completion.finish_reason)))
+            elif self._logprobs and piece.logprobs:
+                yield self._with_logprobs(number, piece, offsets)
+            elif piece.text:
+                yield plain[number](piece.text)
+            elif not piece.token_ids:
+                yield streaming.KEEP_ALIVE
+        if self._counts:
+            ordered = [completions[number] for number in range(len(self._run))]
+            yield streaming.event(self._head | {"choices": [], "usage": answers.usage(ordered, self._prompts)})
+        yield streaming.DONE
+
+    def _with_logprobs(self, number: int, piece: Piece, offsets: list[int]) -> bytes:
+        told = answers.text_logprobs(piece.logprobs, offsets[number])
+        offsets[number] += len(piece.text)
+        return streaming.event(self._chunk(_choice(number, piece.text, told, None)))
+
+    def _text_events(self, number: int) -> streaming.TextEvents:
+        return streaming.TextEvents(self._chunk(_choice(number, streaming.TextEvents.HOLE, None, None)))
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._head | {"choices": [choice]} | ({"usage": None} if self._counts else {})
+
+
+def _choice(number: int, text: str, logprobs: Any, reason: str | None) -> dict[str, Any]:
+    return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
