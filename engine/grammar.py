@@ -18,6 +18,7 @@ import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -178,13 +179,14 @@ def lark_grammar(lark: str) -> str:
 
 
 # As JSON is mostly written. With blanks left open, a model can go on making blanks for ever.
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TOO_COMPLEX = "is too complex"
 
 
 def _tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
+    tokens: Any = _Tokens(vocabulary)
     return LLTokenizer(
-        _Tokens(vocabulary),
+        tokens,
         n_vocab=len(vocabulary.tokens),
         eos_token=sorted(vocabulary.eos_token_ids),
         slices=LLTokenizer.json_slices(),
