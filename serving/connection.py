@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -62,8 +63,15 @@ class ClientSocket(socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        with self._giving_up():
-            super().sendall(data, flags)
+        # A socket with a limit never blocks underneath, so this is the whole write of an event of a stream, in one
+        # system call; socket.sendall would ask before each write whether there is room.
+        try:
+            sent = os.write(self.fileno(), data) if not flags else 0
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            with self._giving_up():
+                super().sendall(memoryview(data)[sent:], flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         with self._giving_up():

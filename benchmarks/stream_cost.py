@@ -1,0 +1,171 @@
+"""Measure what one event of a stream costs on the server, in microseconds of one core.
+
+    python -m benchmarks.stream_cost [--events N] [--rounds N] [--results FOLDER]
+
+An answer of N pieces is handed to POST /v1/chat/completions through a scripted backend and written as Gunicorn writes
+it, to a socket that another process empties. `building` is the events alone; `writing` the same bytes through
+Gunicorn's chunked writing alone; `both` is all of it. `waking` has a second thread that makes one piece at a time and
+waits until its event is written, so it adds two changes of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gunicorn.util import write_chunk
+
+from app_production import create_app
+from benchmarks import record
+from config import load_settings
+from models import ModelSet
+from routes.openai import chat
+from routes.openai.requests import ChatRequest
+from serving.connection import ClientSocket
+from tests.fakes import FakeMachine, ScriptedBackend
+
+TEXT = " объявление"
+TARGET_US = 60.0
+PACKAGES = ("flask", "gunicorn")
+
+
+def main() -> int:
+    """Measure, write the results and return 1 where an event costs more than it may."""
+    options = _options()
+    costs: dict[str, list[float]] = {name: [] for name in MEASURES}
+    for _ in range(options.rounds):
+        for name, measure in MEASURES.items():
+            costs[name].append(measure(options.events) / options.events * 1e6)
+    medians = {name: statistics.median(values) for name, values in costs.items()}
+    rows = [[name, f"{medians[name]:.1f}", f"{min(costs[name]):.1f}"] for name in MEASURES]
+    table = record.table(["microseconds an event", "median of rounds", "best round"], rows)
+    print(table)
+    if options.results:
+        facts = record.facts(PACKAGES)
+        record.write(
+            "stream_cost",
+            {"facts": facts, "costs_us": costs},
+            "What an event of a stream costs",
+            [table],
+            options.results,
+        )
+    return int(medians["building"] > TARGET_US)
+
+
+def _building(events: int) -> float:
+    with _stream(events) as stream:
+        return _timed(lambda: [None for _ in stream])
+
+
+def _writing(events: int) -> float:
+    with _stream(events) as stream, _client() as sock:
+        data = list(stream)
+        return _timed(lambda: _write(sock, data))
+
+
+def _both(events: int) -> float:
+    with _stream(events) as stream, _client() as sock:
+        return _timed(lambda: _write(sock, stream))
+
+
+def _waking(events: int) -> float:
+    backend = ScriptedBackend("avibe")
+    backend.hold = True
+    written = threading.Semaphore(0)
+
+    def produce() -> None:
+        backend.wait_for(lambda one: one.submitted)
+        for _ in range(events):
+            backend.push("event", TEXT)
+            written.acquire()
+        backend.finish("event")
+
+    with _stream(0, backend) as stream, _client() as sock:
+        threading.Thread(target=produce).start()
+        return _timed(lambda: _write(sock, stream, written.release))
+
+
+MEASURES: dict[str, Callable[[int], float]] = {
+    "building": _building,
+    "writing": _writing,
+    "both": _both,
+    "waking": _waking,
+}
+
+
+@contextmanager
+def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Iterable[bytes]]:
+    """Yield the events of one answer; without a backend all its pieces are there already."""
+    ready = backend is None
+    backend = backend or ScriptedBackend("avibe")
+    backend.hold = True
+    off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "WARNING"}
+    app = create_app(load_settings(off, None), ModelSet({"avibe": backend}), FakeMachine())
+    asked = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
+        app.preprocess_request()
+        response = chat.answer(ChatRequest.model_validate(asked))
+    if ready:
+        for _ in range(events):
+            backend.push("event", TEXT)
+        backend.finish("event")
+    stream = response.response
+    yield stream  # type: ignore[misc]
+    stream.close()  # type: ignore[union-attr]
+
+
+@contextmanager
+def _client() -> Iterator[ClientSocket]:
+    """Yield a socket of ours to a client in another process."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        reader = subprocess.Popen([sys.executable, "-c", READER, str(port)])
+        accepted, _ = server.accept()
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = ClientSocket(accepted, 30.0)
+        client.setblocking(True)
+        yield client
+        client.close()
+        reader.wait()
+
+
+READER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
+    while sock.recv(1 << 20): pass
+"""
+
+
+def _write(sock: ClientSocket, events: Iterable[bytes], after: Callable[[], object] = lambda: None) -> None:
+    for event in events:
+        write_chunk(sock, event)
+        after()
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Return the processor's seconds that the work took in this process, all threads together."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--events", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, help="folder for stream_cost.json and stream_cost.md")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("ENV_FILE", os.devnull)
+    sys.exit(main())
