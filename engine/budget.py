@@ -92,7 +92,7 @@ def check_budget(
     kept = f" and {reserve / 1e9:.2f} GB that RELOAD_RESERVE keeps for a second copy" if reserve else ""
     raise StartError(
         f"{spec.name} does not fit on {spec.device}: beside its weights it needs {budget.cache / 1e9:.2f} GB for "
-        f"{budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), {budget.beginnings / 1e9:.2f} GB for kept "
-        f"beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are free: "
+        f"{budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), {budget.beginnings / 1e9:.2f} GB for "
+        f"kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are free: "
         f"lower MAX_NUM_SEQS or MAX_MODEL_LEN."
     )

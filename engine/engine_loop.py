@@ -1,8 +1,8 @@
 """The engine's thread: it loads, then steps until it is told to end.
 
-If the loop dies, everybody it held gets a typed error at once, and it begins again with clean books; after
-`max_restarts` deaths within `DEATHS_WINDOW`, or an error that poisons the device, it is lost, and only a new process can
-help.
+If the loop dies, everybody it held gets a typed error at once, and it begins again with clean books. After more than
+`max_restarts` deaths within `DEATHS_WINDOW`, or an error that poisons the device, it is lost, and only a new process
+can help.
 """
 
 from __future__ import annotations

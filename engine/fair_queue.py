@@ -1,11 +1,13 @@
-"""Waiting sequences in a fair order between clients: deficit round robin, counted in tokens (Shreedhar and Varghese,
-SIGCOMM 1995). No lock here: the waiting room holds its own around every call.
+"""Waiting sequences in a fair order between clients: who holds fewest slots comes first, and among equals it is deficit
+round robin, counted in tokens (Shreedhar and Varghese, SIGCOMM 1995).
+
+No lock here: the waiting room holds its own around every call.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from engine.sequence import Sequence
 
@@ -33,20 +35,23 @@ class FairQueue:
         (line.appendleft if front else line.append)(sequence)
         self._length += 1
 
-    def peek(self) -> Sequence | None:
-        """Return the next to start; turns the round until one client can pay for its first."""
-        while self._lines:
-            client, line = next(iter(self._lines.items()))
-            if self._deficit[client] >= line[0].cost:
-                return line[0]
+    def peek(self, held: Mapping[str, int]) -> Sequence:
+        """Return the next to start; turns the round until one client can pay for its first. Must not be empty.
+
+        held: how many slots each client has; only those who have fewest take part in the round.
+        """
+        fewest = min(held.get(client, 0) for client in self._lines)
+        while True:
+            client = next(client for client in self._lines if held.get(client, 0) == fewest)
+            first = self._lines[client][0]
+            if self._deficit[client] >= first.cost:
+                return first
             self._deficit[client] += QUANTUM
             self._lines.move_to_end(client)
-        return None
 
-    def take(self) -> Sequence:
-        """Remove and return what `peek` shows; the queue must not be empty."""
-        sequence = self.peek()
-        assert sequence is not None
+    def take(self, held: Mapping[str, int]) -> Sequence:
+        """Remove and return what `peek` shows."""
+        sequence = self.peek(held)
         self._deficit[sequence.request.client] -= sequence.cost
         self.remove(sequence)
         return sequence

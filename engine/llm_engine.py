@@ -50,7 +50,7 @@ Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
 class LLMEngine:
     """Backend over continuous batching. See `Backend` for the contract of each method.
 
-    load: how the model is loaded; clock: seconds, monotonic.
+    load: how the model is loaded; make_runner: what computes its steps; clock: seconds, monotonic.
     """
 
     def __init__(
@@ -58,9 +58,11 @@ class LLMEngine:
         spec: ModelSpec,
         config: EngineConfig,
         load: Load = load_model,
+        make_runner: Callable[..., Any] = ModelRunner,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
+        self._make_runner = make_runner
         waiting_tokens = config.max_waiting_tokens or config.max_waiting * config.max_model_len // 4
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, waiting_tokens, clock)
         self._loop = EngineLoop(spec.name, self._room, self._new_core, config.max_restarts, clock)
@@ -185,7 +187,7 @@ class LLMEngine:
         self._report(Progress("making the cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
         check_budget(self._spec, config, budget)
-        self._runner = ModelRunner(
+        self._runner = self._make_runner(
             loaded.model,
             config.max_num_seqs,
             loaded.max_model_len,

@@ -59,14 +59,15 @@ class Scheduler:
         self._batch_share = max(1, max_num_seqs // BATCH_EVERY)  # slots that people do not take from batches
         self._free_slots = list(range(max_num_seqs))  # a heap: low slots first keeps decode rows neighbours
         self._started = 0
+        self._held: dict[Priority, Counter[str]] = {priority: Counter() for priority in Priority}  # slots of clients
         self.running: list[Sequence] = []
 
     def schedule(self) -> Plan:
         """Return the next step; sequences that start in it have their slots."""
         decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
         budget = max(1, self._max_tokens - len(decode))
-        crowded = len(self._room) > 0 or sum(s.remaining > 1 for s in self.running) > 1
-        cap = max(1, budget // 2) if crowded else budget
+        readers = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
+        cap = max(1, budget // 2) if readers > 1 else budget
         prefill: list[tuple[Sequence, int]] = []
         for sequence in self.running:
             if budget and sequence.remaining > 1:
@@ -97,18 +98,14 @@ class Scheduler:
         Only when no slot is free. People go before batches, which keep their share of the slots all the same; among
         equals, only if the clients are closer to equal afterwards.
         """
-        waiting = None if self._free_slots else self._room.peek()
+        waiting = None if self._free_slots else self._room.peek(self._held)
         if waiting is None:
             return None
-        batch = [s for s in self.running if s.request.priority is Priority.BATCH]
-        if waiting.request.priority is Priority.INTERACTIVE and len(batch) > self._batch_share:
-            return max(batch, key=lambda s: s.order)
-        equals = [s for s in self.running if s.request.priority is waiting.request.priority]
-        held = Counter(s.request.client for s in equals)
-        greedy, slots = max(held.items(), key=lambda item: item[1], default=("", 0))
-        if slots < held[waiting.request.client] + 2:
-            return None
-        return max((s for s in equals if s.request.client == greedy), key=lambda s: s.order)
+        priority, client = waiting.request.priority, waiting.request.client
+        if priority is Priority.INTERACTIVE and self._held[Priority.BATCH].total() > self._batch_share:
+            return self._youngest(Priority.BATCH)
+        greedy, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
+        return self._youngest(priority, greedy) if slots >= self._held[priority][client] + 2 else None
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the waiting room; all its tokens will be computed again."""
@@ -127,7 +124,7 @@ class Scheduler:
         return None
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
-        while budget and self._free_slots and (sequence := self._room.take()) is not None:
+        while budget and self._free_slots and (sequence := self._room.take(self._held)) is not None:
             self._enter(sequence)
             if not self._on_start(sequence):
                 continue
@@ -141,8 +138,18 @@ class Scheduler:
         self._started += 1
         sequence.order = self._started
         self.running.append(sequence)
+        self._held[sequence.request.priority][sequence.request.client] += 1
 
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
+        held, client = self._held[sequence.request.priority], sequence.request.client
+        held[client] -= 1
+        if not held[client]:
+            del held[client]
+
+    def _youngest(self, priority: Priority, client: str | None = None) -> Sequence:
+        """Return the running sequence of a priority, and of a client if named, that has had its slot shortest."""
+        rows = (s for s in self.running if s.request.priority is priority)
+        return max((s for s in rows if client in (None, s.request.client)), key=lambda s: s.order)

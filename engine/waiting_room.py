@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError
 from engine.fair_queue import FairQueue
@@ -22,6 +22,8 @@ BATCH_EVERY = 8  # starts, of which one is left to the lower priority
 LONGEST_RETRY_AFTER = 60  # seconds
 RETRY_WHEN_CLOSED = 5  # seconds
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
+
+Held = Mapping[Priority, Mapping[str, int]]
 
 
 class WaitingRoom:
@@ -107,19 +109,22 @@ class WaitingRoom:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def peek(self) -> Sequence | None:
+    def peek(self, held: Held) -> Sequence | None:
         """Return the sequence that `take` would give."""
         with self._changed:
-            queue = self._next_queue()
-            return None if queue is None else queue.peek()
+            priority = self._next_priority()
+            return None if priority is None else self._queues[priority].peek(held[priority])
 
-    def take(self) -> Sequence | None:
-        """Take the next sequence out of the queue, None where nobody waits; it keeps its place."""
+    def take(self, held: Held) -> Sequence | None:
+        """Take the next sequence out of the queue, None where nobody waits; it keeps its place.
+
+        held: how many slots each client has, by priority.
+        """
         with self._changed:
-            if (queue := self._next_queue()) is None:
+            if (priority := self._next_priority()) is None:
                 return None
             self._starts += 1
-            sequence = queue.take()
+            sequence = self._queues[priority].take(held[priority])
             self._waiting_tokens -= sequence.num_prompt
             return sequence
 
@@ -175,11 +180,11 @@ class WaitingRoom:
         if self._closed:
             raise NotReady("The model has stopped; try again later.", RETRY_WHEN_CLOSED)
 
-    def _next_queue(self) -> FairQueue | None:
-        people, batch = self._queues[Priority.INTERACTIVE], self._queues[Priority.BATCH]
-        if len(batch) and (not len(people) or self._starts % BATCH_EVERY == BATCH_EVERY - 1):
-            return batch
-        return people if len(people) else None
+    def _next_priority(self) -> Priority | None:
+        people, batch = len(self._queues[Priority.INTERACTIVE]), len(self._queues[Priority.BATCH])
+        if batch and (not people or self._starts % BATCH_EVERY == BATCH_EVERY - 1):
+            return Priority.BATCH
+        return Priority.INTERACTIVE if people else None
 
     def _waiting(self) -> list[Sequence]:
         return [sequence for queue in self._queues.values() for sequence in queue]

@@ -15,7 +15,7 @@ def chat(text, *images):
 
 
 class Driver:
-    """An engine core over any runner, without its thread. `now` is its clock, in seconds."""
+    """An engine core over any runner, without its thread. `now` is its clock, in seconds; loaded may be None."""
 
     def __init__(self, loaded, runner, **limits):
         self.now = 0.0
@@ -27,8 +27,8 @@ class Driver:
             self.room,
             runner,
             self.config,
-            loaded.eos_token_ids,
-            loaded.token_table.text,
+            loaded.eos_token_ids if loaded else frozenset(),
+            loaded.token_table.text if loaded else str,
             self.counters,
             self.clock,
         )

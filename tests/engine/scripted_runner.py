@@ -1,0 +1,49 @@
+"""A runner that computes nothing: every row gets the token the script says, and every failure can be injected."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.sampler import Choice
+
+
+class ScriptedRunner:
+    """Stands in for ModelRunner. Arguments of its constructor are taken and forgotten.
+
+    on_run: called before each step with its plan; it may raise, block or turn a clock. choose: from a sequence to its
+    Choice, `token` without end by default. known: how many tokens of each prompt count as computed already.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.on_run = lambda plan: None
+        self.on_begin = lambda sequence: None
+        self.choose = lambda sequence: Choice(self.token, True)
+        self.first_logits = torch.zeros(1, 8)
+        self.known = 0
+        self.token = 0
+        self.steps = []
+        self.kept = []
+        self.scrubbed = []
+        self.cleared = 0
+
+    def begin(self, sequence):
+        self.on_begin(sequence)
+        sequence.num_computed = min(self.known, sequence.num_prompt - 1)
+
+    def run(self, plan):
+        self.on_run(plan)
+        self.steps.append([(sequence.request.request_id, count) for sequence, count in plan.rows])
+        done = [s for s, count in plan.rows if s.num_computed + count == len(s.token_ids)]
+        return [(sequence, self.choose(sequence)) for sequence in done]
+
+    def logits(self, sequence):
+        return self.first_logits
+
+    def keep_beginning(self, sequence):
+        self.kept.append((sequence.request.request_id, sequence.num_computed))
+
+    def scrub(self, slot):
+        self.scrubbed.append(slot)
+
+    def clear(self):
+        self.cleared += 1

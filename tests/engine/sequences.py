@@ -1,0 +1,45 @@
+"""Sequences without a tokenizer or a model: token n of their vocabulary is the n-th small letter."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from engine.backend import Generation
+from engine.detokenizer import Detokenizer, TokenTable
+from engine.sequence import Sequence
+from engine.types import GenerationRequest, Priority, SamplingParams, TokensPrompt
+
+LETTERS = TokenTable([bytes([letter]) for letter in range(ord("a"), ord("z") + 1)], cleans=False)
+_numbers = count()
+
+
+def sequence(
+    client="",
+    tokens=4,
+    max_tokens=8,
+    *,
+    batch=False,
+    arrival=0.0,
+    wait=30.0,
+    timeout=300.0,
+    on_abort=lambda: None,
+    **params,
+):
+    """Return a sequence that waits, its prompt `tokens` letters long."""
+    prompt = [number % 26 for number in range(tokens)]
+    sampling = SamplingParams(max_tokens, **params)
+    priority = Priority.BATCH if batch else Priority.INTERACTIVE
+    name = f"{client}-{next(_numbers)}"
+    request = GenerationRequest(name, TokensPrompt(tuple(prompt)), sampling, client, priority, wait, timeout)
+    generation = Generation(name, tokens, arrival + timeout, on_abort)
+    return Sequence(request, prompt, generation, Detokenizer(LETTERS, sampling.stop), arrival, list(prompt))
+
+
+def outcome(made):
+    """Return the error that a sequence ended with, its completion, or None while it goes on."""
+    if not made.generation.done:
+        return None
+    try:
+        return made.generation.result()
+    except Exception as error:
+        return error

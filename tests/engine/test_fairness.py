@@ -1,0 +1,86 @@
+"""One greedy client does not slow the others: simulated step by step, so that the figures are exact."""
+
+import math
+import random
+
+import pytest
+
+from engine.errors import Overloaded
+from tests.engine.driver import Driver
+from tests.engine.scripted_runner import ScriptedRunner
+from tests.engine.sequences import sequence
+
+STEP = 0.01  # seconds, by the driver's clock
+SLOTS = 8
+OTHERS = "bcdefgh"
+
+
+class Simulation:
+    """Clients who ask, wait for their answer, pause and ask again; one of them keeps `open_by_greedy` requests open."""
+
+    def __init__(self, open_by_greedy, seed):
+        self.driver = Driver(None, ScriptedRunner(), max_num_seqs=SLOTS, max_waiting=24, max_num_batched_tokens=64)
+        self.rng = random.Random(seed)
+        self.quota = dict.fromkeys(OTHERS, 1) | {"greedy": open_by_greedy}
+        self.open = {client: [] for client in self.quota}
+        self.pause_until = dict.fromkeys(self.quota, 0)
+        self.seconds = []
+
+    def run(self, steps):
+        for number in range(steps):
+            for client in self.quota:
+                self.collect(client, number)
+                self.ask(client, number)
+            self.driver.core.step()
+            self.driver.now += STEP
+        return self
+
+    def collect(self, client, number):
+        for made in [made for made in self.open[client] if made.generation.done]:
+            self.open[client].remove(made)
+            self.pause_until[client] = number + self.rng.randrange(10)
+            if client != "greedy":
+                self.seconds.append(made.generation.result().timings.total)
+
+    def ask(self, client, number):
+        while len(self.open[client]) < self.quota[client] and number >= self.pause_until[client]:
+            try:
+                self.driver.room.admit(client)
+            except Overloaded:
+                assert client == "greedy"
+                return
+            made = sequence(client, self.rng.randint(4, 40), self.rng.randint(10, 40), arrival=self.driver.now)
+            self.driver.room.put(made)
+            self.open[client].append(made)
+
+    def p95(self):
+        return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_greedy_client_does_not_slow_the_others(seed):
+    """Others' p95 with a client that keeps 40 requests open is within 1.25 of its share of one; none is refused."""
+    modest = Simulation(1, seed).run(3000)
+    greedy = Simulation(40, seed).run(3000)
+    assert len(greedy.seconds) > 300
+    assert greedy.p95() <= 1.25 * modest.p95()
+
+
+def test_batches_move_while_people_keep_every_slot_wanted():
+    """Under a load of people that never ends, batch requests finish at their turn's pace."""
+    driver = Driver(None, ScriptedRunner(), max_num_seqs=4, max_waiting=40, max_num_batched_tokens=64)
+    batch = []
+    people = []
+    for step in range(600):
+        people = [made for made in people if not made.generation.done]
+        while len(people) < 12:
+            driver.room.admit(f"person-{len(people)}")
+            people.append(sequence(f"person-{len(people)}", 8, 10, arrival=driver.now))
+            driver.room.put(people[-1])
+        if step < 8:
+            driver.room.admit("job")
+            batch.append(sequence("job", 8, 10, batch=True, arrival=driver.now))
+            driver.room.put(batch[-1])
+        driver.core.step()
+        driver.now += STEP
+    assert all(made.generation.done and made.generation.result().finish_reason == "length" for made in batch)
