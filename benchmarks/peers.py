@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def _panels(measured: Measured, clients: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="the benchmark's text model (benchmarks.make_model)")
@@ -164,7 +164,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="peers", help="name of the results files")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     parser.add_argument("--logs", type=Path, required=True, help="folder for what the servers print")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def chosen(asked: argparse.Namespace) -> list[Server]:
@@ -180,9 +180,9 @@ def chosen(asked: argparse.Namespace) -> list[Server]:
     return compared
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit status."""
-    asked = arguments()
+    asked = arguments(argv)
     if asked.pin:
         keep_to_core(asked.client_core)
     else:

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def panels(results: dict[str, dict[str, Any]], loads: list[Load]) -> list[dict[s
     return drawn
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
@@ -115,7 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--core", type=int, help="keep this client to a core (Linux)")
     parser.add_argument("--name", default="serving", help="name of the results files")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def numbers(text: str) -> list[float]:
@@ -139,9 +140,9 @@ async def run(target: Target, loads: list[Load], plan: Plan) -> dict[str, dict[s
     return results
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit status, 1 where every request of a load failed."""
-    asked = arguments()
+    asked = arguments(argv)
     keep_to_core(asked.core)
     first, per_token = (milliseconds / 1e3 for milliseconds in asked.objective)
     workload = Workload(asked.tokens, asked.temperature, asked.mixed, asked.pictures)

@@ -1,0 +1,45 @@
+"""Servers are started, awaited and ended with everything they started."""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from benchmarks.servers import Server, ours, running, transformers_serve, vllm
+
+FILES = Server("files", (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"), "/")
+BROKEN = Server("broken", (sys.executable, "-c", "raise SystemExit('no model here')"), "/")
+
+
+def test_a_server_runs_as_long_as_the_block(tmp_path: Path) -> None:
+    """It answers inside, and its port is free afterwards."""
+    with running(FILES, tmp_path / "log") as address, urllib.request.urlopen(f"{address}/README.md") as answer:
+        assert answer.status == 200
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address)
+
+
+def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
+    """What it printed is kept."""
+    with pytest.raises(RuntimeError, match="did not become ready"), running(BROKEN, tmp_path / "log"):
+        pass
+    assert "no model here" in (tmp_path / "log").read_text()
+
+
+def test_each_server_is_asked_where_it_answers() -> None:
+    """Text and pictures have their routes; who serves no pictures says so."""
+    text, vision = Path("t"), Path("v")
+    own, chat = ours("ours", "continuous", text, vision, 1024, chat=False), ours("ours", "reference", text, None, 1024)
+    peers = [vllm(Path("vllm"), text, 0, 1024), transformers_serve(Path("transformers"), text)]
+    at = "http://127.0.0.1:1"
+    assert [own.target(at, pictures).path for pictures in (False, True)] == [
+        "/api/v1/text/generate",
+        "/api/v1/image/analyze",
+    ]
+    assert chat.target(at, pictures=False).path == "/v1/chat/completions"
+    assert [server.target(at, pictures=True) for server in (chat, *peers)] == [None, None, None]
+    assert [server.target(at, pictures=False).model for server in peers] == ["m", "t"]
+    assert chat.env["ENGINE"] == "reference"
