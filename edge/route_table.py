@@ -60,6 +60,7 @@ ROUTES: Mapping[str, Row] = {
     "GET /avision": Row(),
     "POST /avision": Row(budget=Budget.GENERATION, bodies=FORM_WITH_PICTURE, model="avision"),
     "POST /api/v1/text/generate": Row(budget=Budget.GENERATION, bodies={JSON: MIB}, model="avibe"),
+    "POST /api/v1/text/batch": Row(budget=Budget.GENERATION, bodies={JSON: 4 * MIB}, cost_in_body=True),
     "POST /api/v1/image/analyze": Row(
         budget=Budget.GENERATION, bodies={**FORM_WITH_PICTURE, JSON: 24 * MIB}, model="avision"
     ),

@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, g, jsonify, request
 
+from edge.charging import charge
 from edge.route_table import JSON
-from routes import asking
-from routes.generation import Answer, answer
+from engine.errors import ServiceError
+from engine.types import EncodedImage
+from routes import asking, generation
+from routes.batch import Batch
+from routes.generation import Answer
+from routes.schemas import StreamedImageRequest, StreamedTextRequest
+from routes.sse import EventStream
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
+
+JSON_LINES = "application/x-ndjson"
 
 
 @api.post("/text/generate")
 def text_generate() -> Response:
     """Write a text."""
-    return _shown(answer("avibe", asking.text_in_json()))
+    return _answered("avibe", asking.text_in_json())
+
+
+@api.post("/text/batch")
+def text_batch() -> Response:
+    """Write many texts, and give each as soon as it is done."""
+    try:
+        asked = asking.texts_in_json()
+    except ServiceError:
+        charge()
+        raise
+    charge(len(asked))
+    batch = Batch(asked, _body)
+    return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 
 
 @api.post("/image/analyze")
 def image_analyze() -> Response:
     """Answer a question about a picture."""
-    asked, image = asking.picture_in_json() if request.mimetype == JSON else asking.picture_in_form()
-    return _shown(answer("avision", asked, image))
+    if request.mimetype == JSON:
+        return _answered("avision", *asking.picture_in_json())
+    return _answered("avision", *asking.picture_in_upload())
 
 
-def _shown(made: Answer) -> Response:
-    return jsonify(
-        success=True,
-        data={"text": made.text, "generated_tokens": made.generated_tokens, "input_tokens": made.input_tokens},
-        metrics={
+def _answered(
+    model: str, asked: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
+) -> Response:
+    if not asked.stream:
+        return jsonify(_body(generation.answer(model, asked, image)) | {"request_id": g.request_id})
+    run, request_id = generation.begin(model, asked, image), g.request_id
+    events = generation.events(run, lambda made: _body(made) | {"request_id": request_id})
+    return EventStream(events, run.close).response()
+
+
+def _body(made: Answer) -> dict[str, Any]:
+    return {
+        "success": True,
+        "data": {"text": made.text, "generated_tokens": made.generated_tokens, "input_tokens": made.input_tokens},
+        "metrics": {
             "generation_time": round(made.generation_time, 3),
             "total_time": round(made.total_time, 3),
             "tokens_per_second": round(made.tokens_per_second, 2),
         },
-        request_id=g.request_id,
-    )
+    }

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import current_app, g
 
 from engine.errors import ValidationError
 from engine.images import check_header
 from engine.types import EncodedImage
 from routes import parsing
-from routes.schemas import ImageRequest, RequestModels, TextRequest, numbers_in, validated
+from routes.schemas import (
+    Asked,
+    ImageJsonRequest,
+    ImageRequest,
+    RequestModels,
+    StreamedImageRequest,
+    StreamedTextRequest,
+    TextRequest,
+    numbers_in,
+    validated,
+)
 
 
-def text_in_json() -> TextRequest:
+def text_in_json() -> StreamedTextRequest:
     """Return the text that is asked for in a JSON body."""
-    return validated(_models().text, parsing.json_object())
+    return validated(_models().text_json, parsing.json_object())
+
+
+def texts_in_json() -> list[TextRequest | ValidationError]:
+    """Return the texts of a batch, each as it would be asked for alone; a bad one is its own mistake, not the batch's.
+
+    Raises ValidationError for a batch that is none.
+    """
+    asked = validated(_models().batch, parsing.json_object())
+    return [_one_text(item) for item in asked.prompts]
+
+
+def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
+    try:
+        return validated(_models().text, {"prompt": item} if isinstance(item, str) else item)
+    except ValidationError as error:
+        return error
 
 
 def text_in_form() -> TextRequest:
@@ -24,20 +52,29 @@ def text_in_form() -> TextRequest:
     return validated(_models().text, numbers_in(form.fields))
 
 
-def picture_in_json() -> tuple[ImageRequest, EncodedImage]:
+def picture_in_json() -> tuple[ImageJsonRequest, EncodedImage]:
     """Return the question and the picture of a JSON body."""
     asked = validated(_models().image_json, parsing.json_object())
     return asked, check_header(parsing.picture_in_data_url(asked.image))
 
 
+def picture_in_upload() -> tuple[StreamedImageRequest, EncodedImage]:
+    """Return the question and the picture of a form that a program sends."""
+    return _picture_in_form(_models().image_form)
+
+
 def picture_in_form() -> tuple[ImageRequest, EncodedImage]:
     """Return the question and the picture of a form; what was typed stays in `g.typed`, to be shown again."""
+    return _picture_in_form(_models().image)
+
+
+def _picture_in_form(model: type[Asked]) -> tuple[Asked, EncodedImage]:
     form = parsing.form()
     g.typed = form.fields
     _refuse_files(form, ("image",))
     if "image" in form.fields:
         raise ValidationError("image must be a file.", "image")
-    asked = validated(_models().image, numbers_in(form.fields))
+    asked = validated(model, numbers_in(form.fields))
     if "image" not in form.files:
         raise ValidationError("image is required.", "image")
     return asked, check_header(form.files["image"])

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from flask import g, request
+from flask import g
 
 from edge import parts
+from edge.failures import api_body
 from engine.backend import Backend
-from engine.types import ChatPrompt, Completion, EncodedImage, GenerationRequest, SamplingParams
+from engine.types import ChatPrompt, Completion, EncodedImage, SamplingParams
+from routes import sse
+from routes.run import Run
 from routes.schemas import TextRequest
-
-log = logging.getLogger("avito_ai.generation")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished answer with its figures. Times are in seconds; total_time begins with the request's arrival."""
+    """A finished answer with its figures. Times are in seconds; total_time begins with the request's arrival.
+
+    first_token: until the first one was made, None where there was none; cut: the answer reached its greatest length.
+    """
 
     text: str
     generated_tokens: int
     input_tokens: int
     generation_time: float
     total_time: float
+    first_token: float | None = None
+    cut: bool = False
 
     @property
     def tokens_per_second(self) -> float:
@@ -34,49 +41,58 @@ class Answer:
 
 def answer(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Answer:
     """Generate and wait. Raises the typed error that the request ends with; a client that leaves aborts it."""
+    return finished(begin(model, asked, image).results()[0], g.began)
+
+
+def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Run:
+    """Begin to generate one answer. Raises the typed error that it is refused with."""
     backend = parts.models().get(model)
-    g.served_id = backend.info.served_id
-    log.info("validated: %s", model)
-    generation = backend.submit(_wanted(backend, asked, image))
-    log.info("tokenized: %d prompt tokens", generation.prompt_tokens)
-    with parts.client_watch().watching(request.environ, generation.abort):
-        completion = generation.result()
-    return _finished(model, completion)
+    return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
-def _finished(model: str, completion: Completion) -> Answer:
-    total_time = time.monotonic() - g.began
-    parts.metrics().generation_succeeded(model, completion, total_time)
-    log.info("generated: %d tokens in %.3fs (%s)", completion.output_tokens, total_time, completion.finish_reason)
+def events(run: Run, show: Callable[[Answer], dict[str, Any]]) -> Iterator[bytes]:
+    """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error."""
+    text = sse.TextEvents({"text": sse.TextEvents.HOLE})
+    began, request_id = g.began, g.request_id
+
+    def made() -> Iterator[bytes]:
+        try:
+            for _, piece in run.pieces(sse.KEEP_ALIVE_SECONDS):
+                if piece is None:
+                    yield sse.event(show(finished(run.completion(0), began)))
+                elif piece.text:
+                    yield text(piece.text)
+                elif not piece.token_ids:
+                    yield sse.KEEP_ALIVE
+        except Exception as error:
+            yield sse.event(api_body(run.failed(error), request_id))
+
+    return made()
+
+
+def finished(completion: Completion, began: float) -> Answer:
+    """Return an answer that has ended with its figures. began: of the request, on the monotonic clock."""
     return Answer(
         text=completion.text,
         generated_tokens=completion.output_tokens,
         input_tokens=completion.prompt_tokens,
         generation_time=completion.timings.total - completion.timings.queued,
-        total_time=total_time,
+        total_time=time.monotonic() - began,
+        first_token=completion.timings.first_token,
+        cut=completion.finish_reason == "length",
     )
 
 
-def _wanted(backend: Backend, asked: TextRequest, image: EncodedImage | None) -> GenerationRequest:
-    limits = parts.settings().engine
-    return GenerationRequest(
-        request_id=g.request_id,
-        prompt=_conversation(asked.prompt, image),
-        sampling=_sampling(backend, asked),
-        client=g.client,
-        queue_timeout=limits.queue_timeout,
-        timeout=limits.request_timeout,
-    )
-
-
-def _conversation(prompt: str, image: EncodedImage | None) -> ChatPrompt:
+def conversation(prompt: str, image: EncodedImage | None = None) -> ChatPrompt:
+    """Return a single question, about a picture if there is one."""
     if image is None:
         return ChatPrompt(({"role": "user", "content": prompt},))
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     return ChatPrompt(({"role": "user", "content": content},), images=(image,))
 
 
-def _sampling(backend: Backend, asked: TextRequest) -> SamplingParams:
+def sampling(backend: Backend, asked: TextRequest) -> SamplingParams:
+    """Return how the answer is chosen: as asked, else by the settings and the checkpoint."""
     settings = parts.settings().generation
     default_length = settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe
     of_checkpoint = backend.info.generation_defaults

@@ -15,7 +15,9 @@ from config import Settings
 from engine.errors import ValidationError
 from routes.parsing import shown_name
 
+MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
+SWITCH = {"": None, "true": True, "false": False}
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
@@ -41,11 +43,34 @@ class TextRequest(BaseModel):
     temperature: float | None = None
 
 
+class StreamedTextRequest(TextRequest):
+    """The same over the API, where the answer may be streamed as it comes."""
+
+    stream: bool | None = None
+
+
+class BatchRequest(BaseModel):
+    """Texts to be written; each is a prompt, or an object as one text is asked for, and fails or succeeds alone."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prompts: Annotated[
+        list[str | dict[str, Any]],
+        Field(min_length=1, max_length=MAX_BATCH, description=f"a list of 1 to {MAX_BATCH} prompts, texts or objects"),
+    ]
+
+
 class ImageRequest(TextRequest):
     """A question about a picture, which travels beside it in a form."""
 
 
-class ImageJsonRequest(ImageRequest):
+class StreamedImageRequest(ImageRequest):
+    """The same over the API."""
+
+    stream: bool | None = None
+
+
+class ImageJsonRequest(StreamedImageRequest):
     """The same in JSON; `image` is a base64 data URL."""
 
     image: str
@@ -53,10 +78,13 @@ class ImageJsonRequest(ImageRequest):
 
 @dataclass(frozen=True, slots=True)
 class RequestModels:
-    """The models with the limits of this service in them."""
+    """The models with the limits of this service in them: of the pages' forms (text, image), and of the API."""
 
     text: type[TextRequest]
+    text_json: type[StreamedTextRequest]
+    batch: type[BatchRequest]
     image: type[ImageRequest]
+    image_form: type[StreamedImageRequest]
     image_json: type[ImageJsonRequest]
 
 
@@ -78,11 +106,15 @@ def request_models(settings: Settings) -> RequestModels:
             Field(None, description=f"a number from 0 to {MAX_TEMPERATURE:g}"),
         ),
     }
+    stream: Any = (bool | None, Field(None, description="true or false"))
     image = Annotated[str, Field(description="a base64 data URL")]
     return RequestModels(
-        text=create_model("TextGenerateRequest", __base__=TextRequest, **fields),
-        image=create_model("ImageAnalyzeRequest", __base__=ImageRequest, **fields),
-        image_json=create_model("ImageAnalyzeJsonRequest", __base__=ImageJsonRequest, **fields, image=image),
+        text=create_model("TextForm", __base__=TextRequest, **fields),
+        text_json=create_model("TextGenerateRequest", __base__=StreamedTextRequest, **fields, stream=stream),
+        batch=BatchRequest,
+        image=create_model("ImageForm", __base__=ImageRequest, **fields),
+        image_form=create_model("ImageAnalyzeForm", __base__=StreamedImageRequest, **fields, stream=stream),
+        image_json=create_model("ImageAnalyzeRequest", __base__=ImageJsonRequest, **fields, stream=stream, image=image),
     )
 
 
@@ -95,7 +127,7 @@ def validated(model: type[Asked], values: Mapping[str, Any]) -> Asked:
 
 
 def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return a form's fields with numbers for the fields that are numbers; blank ones count as absent."""
+    """Return a form's fields with numbers and switches for those that are; blank ones count as absent."""
     values: dict[str, Any] = dict(fields)
     for name, pattern, number in (("max_tokens", WHOLE_NUMBER, int), ("temperature", DECIMAL_NUMBER, float)):
         text = fields.get(name, "").strip()
@@ -103,6 +135,8 @@ def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
             values.pop(name, None)
         elif pattern.fullmatch(text):
             values[name] = number(text)
+    if "stream" in values:
+        values["stream"] = SWITCH.get(values["stream"].strip(), values["stream"])
     return values
 
 

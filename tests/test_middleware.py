@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from tests.fakes import multipart, picture
 
-TEXT = "/api/v1/text/generate"
+TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
 KEY = "a-key-of-an-operator"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
@@ -40,19 +40,9 @@ GOOD = {
     TEXT: {"json": {"prompt": "Hello"}},
     "/api/v1/image/analyze": UPLOAD,
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
+    "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
+    BATCH: {"json": {"prompts": ["Hello"]}},
 }
-
-
-OPENAI = {
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
-    "/v1/completions": {"prompt": "Hello"},
-}
-
-
-def address(name):
-    """Return an address that a route of the table answers at."""
-    path = name.split()[1]
-    return path.replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
 
 
 def good_request(path):

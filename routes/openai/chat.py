@@ -11,10 +11,10 @@ from routes.openai import catalogue, form
 from routes.openai.chat_shape import ChatShape
 from routes.openai.messages import Conversation
 from routes.openai.requests import ChatRequest
-from routes.openai.run import Run
 from routes.openai.sampling import check_stream_options, choices
-from routes.openai.streaming import EventStream
 from routes.openai.tools import Toolbox
+from routes.run import Run
+from routes.sse import EventStream
 
 # Efforts at which the model may reason before it answers.
 REASONING = ("low", "medium", "high", "xhigh")

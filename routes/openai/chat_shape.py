@@ -9,10 +9,11 @@ from typing import Any
 from flask import g
 
 from engine.types import Completion, Piece, TokenLogprob
-from routes.openai import answers, streaming
+from routes import sse
+from routes.openai import answers
 from routes.openai.output import Call, Content, OutputParser, Part, Reasoning
 from routes.openai.requests import ChatRequest
-from routes.openai.run import Run
+from routes.run import Run
 
 
 class ChatShape:
@@ -39,7 +40,7 @@ class ChatShape:
         try:
             yield from self._events()
         except Exception as error:
-            yield streaming.error_event(self._run.failed(error))
+            yield answers.error_event(self._run.failed(error))
 
     def chunk(self, choices: list[Any]) -> dict[str, Any]:
         """Return the object of one event."""
@@ -74,7 +75,7 @@ class ChatShape:
         choices = [self._choice_events(number) for number in range(len(self._run))]
         for choice in choices:
             yield choice.begin()
-        for number, piece in self._run.pieces(streaming.KEEP_ALIVE_SECONDS):
+        for number, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
             if piece is None:
                 completions[number] = self._run.completion(number)
                 yield choices[number].end(completions[number])
@@ -82,11 +83,11 @@ class ChatShape:
                 if shown := choices[number].show(piece):
                     yield shown
             else:
-                yield streaming.KEEP_ALIVE
+                yield sse.KEEP_ALIVE
         if self._counts:
             ordered = [completions[number] for number in range(len(self._run))]
-            yield streaming.event(self.chunk([]) | {"usage": answers.usage(ordered)})
-        yield streaming.DONE
+            yield sse.event(self.chunk([]) | {"usage": answers.usage(ordered)})
+        yield answers.DONE
 
     def _choice_events(self, number: int) -> _ChoiceEvents:
         parser = self._parser()
@@ -100,11 +101,11 @@ class _ChoiceEvents:
 
     def __init__(self, shape: ChatShape, number: int) -> None:
         self._shape, self._number = shape, number
-        self._text = streaming.TextEvents(self._change({"content": streaming.TextEvents.HOLE}))
+        self._text = sse.TextEvents(self._change({"content": sse.TextEvents.HOLE}))
 
     def begin(self) -> bytes:
         """Return the first event."""
-        return streaming.event(self._change({"role": "assistant", "content": ""}))
+        return sse.event(self._change({"role": "assistant", "content": ""}))
 
     def show(self, piece: Piece) -> bytes:
         """Return the events of a piece, b"" for none."""
@@ -112,7 +113,7 @@ class _ChoiceEvents:
 
     def end(self, completion: Completion) -> bytes:
         """Return the last event."""
-        return streaming.event(self._change({}, completion.finish_reason))
+        return sse.event(self._change({}, completion.finish_reason))
 
     def _change(self, delta: dict[str, Any], end: str | None = None, logprobs: Any = None) -> dict[str, Any]:
         choice = {"index": self._number, "delta": delta, "logprobs": logprobs, "finish_reason": end}
@@ -136,10 +137,10 @@ class _RichEvents(_ChoiceEvents):
         rest = self._shown(self._parser.finish())
         called = self._calls and completion.finish_reason == "stop"
         reason = "tool_calls" if called else completion.finish_reason
-        return rest + streaming.event(self._change({}, reason, self._logprobs()))
+        return rest + sse.event(self._change({}, reason, self._logprobs()))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
-        return b"".join(streaming.event(self._change(self._delta(part), logprobs=self._logprobs())) for part in parts)
+        return b"".join(sse.event(self._change(self._delta(part), logprobs=self._logprobs())) for part in parts)
 
     def _delta(self, part: Part) -> dict[str, Any]:
         if isinstance(part, Call):

@@ -11,11 +11,12 @@ from flask import Response, g, jsonify
 from engine.backend import Backend
 from engine.errors import ContextTooLong
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
-from routes.openai import answers, catalogue, streaming
+from routes import sse
+from routes.openai import answers, catalogue
 from routes.openai.messages import LONGEST_TOKEN
 from routes.openai.requests import CompletionRequest
-from routes.openai.run import Run
 from routes.openai.sampling import check_stream_options, choices
+from routes.run import Run
 
 
 def cost(asked: CompletionRequest) -> int:
@@ -33,7 +34,7 @@ def answer(asked: CompletionRequest) -> Response:
     run = Run(name, backend, wanted)
     shape = _Shape(run, asked, len(prompts))
     if asked.stream:
-        return streaming.EventStream(shape.events(), run.close).response()
+        return sse.EventStream(shape.events(), run.close).response()
     return jsonify(shape.body(run.results()))
 
 
@@ -82,34 +83,34 @@ class _Shape:
         try:
             yield from self._events()
         except Exception as error:
-            yield streaming.error_event(self._run.failed(error))
+            yield answers.error_event(self._run.failed(error))
 
     def _events(self) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         plain = [self._text_events(number) for number in range(len(self._run))]
         offsets = [0] * len(self._run)
-        for number, piece in self._run.pieces(streaming.KEEP_ALIVE_SECONDS):
+        for number, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
             if piece is None:
                 completion = completions[number] = self._run.completion(number)
-                yield streaming.event(self._chunk(_choice(number, "", None, completion.finish_reason)))
+                yield sse.event(self._chunk(_choice(number, "", None, completion.finish_reason)))
             elif self._logprobs and piece.logprobs:
                 yield self._with_logprobs(number, piece, offsets)
             elif piece.text:
                 yield plain[number](piece.text)
             elif not piece.token_ids:
-                yield streaming.KEEP_ALIVE
+                yield sse.KEEP_ALIVE
         if self._counts:
             ordered = [completions[number] for number in range(len(self._run))]
-            yield streaming.event(self._head | {"choices": [], "usage": answers.usage(ordered, self._prompts)})
-        yield streaming.DONE
+            yield sse.event(self._head | {"choices": [], "usage": answers.usage(ordered, self._prompts)})
+        yield answers.DONE
 
     def _with_logprobs(self, number: int, piece: Piece, offsets: list[int]) -> bytes:
         told = answers.text_logprobs(piece.logprobs, offsets[number])
         offsets[number] += len(piece.text)
-        return streaming.event(self._chunk(_choice(number, piece.text, told, None)))
+        return sse.event(self._chunk(_choice(number, piece.text, told, None)))
 
-    def _text_events(self, number: int) -> streaming.TextEvents:
-        return streaming.TextEvents(self._chunk(_choice(number, streaming.TextEvents.HOLE, None, None)))
+    def _text_events(self, number: int) -> sse.TextEvents:
+        return sse.TextEvents(self._chunk(_choice(number, sse.TextEvents.HOLE, None, None)))
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         return self._head | {"choices": [choice]} | ({"usage": None} if self._counts else {})

@@ -13,8 +13,8 @@ from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
 from engine.grammar import Grammars, json_grammar, lark_grammar
 from engine.types import Status, TokenMask
 from routes.openai.body import Body
-from routes.openai.streaming import compact
 from routes.openai.tools import Toolbox
+from routes.sse import compact
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32

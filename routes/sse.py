@@ -13,13 +13,10 @@ from typing import Any
 
 from flask import Response
 
-from edge import failures
-from engine.errors import ServiceError
 from logs import request_id_var
 
 KEEP_ALIVE_SECONDS = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"
-DONE = b"data: [DONE]\n\n"
 HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
@@ -31,11 +28,6 @@ def compact(value: Any) -> str:
 def event(value: Any) -> bytes:
     """Return one event."""
     return f"data: {compact(value)}\n\n".encode()
-
-
-def error_event(error: ServiceError) -> bytes:
-    """Return the event that ends a stream which has begun and failed; no [DONE] follows it."""
-    return event(failures.openai_body(error))
 
 
 class TextEvents:

@@ -1,0 +1,181 @@
+"""Many texts in one request, written while nobody else needs the places: one line of JSON a text, as each is done.
+
+A batch takes the places to run that are free and at least one, so it never fills the waiting room; its texts have the
+lower priority, and the engine sends them back to wait when people come. What the engine refuses for lack of places is
+tried again.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from flask import g, request
+
+from edge import parts
+from edge.failures import api_body, as_service_error, meaning_of
+from engine.backend import Backend, Generation
+from engine.errors import Overloaded, RequestAborted, ValidationError
+from engine.types import Completion, GenerationRequest, Priority
+from metrics import Metrics
+from routes import sse
+from routes.generation import Answer, conversation, finished, sampling
+from routes.schemas import TextRequest
+
+MODEL = "avibe"
+LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
+NOTHING_YET = b"\n"  # a blank line, so that no proxy thinks that the batch is dead
+
+Show = Callable[[Answer], dict[str, Any]]
+
+
+class Batch:
+    """The texts of one batch. Made in the request's context; `close` ends it, finished or not.
+
+    show: makes the body of an answer, as the route for one text gives it.
+    """
+
+    def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
+        backend = parts.models().get(MODEL)
+        g.served_id, g.model = backend.info.served_id, MODEL
+        self._show, self._request_id, self._began = show, g.request_id, g.began
+        self._metrics: Metrics = parts.metrics()
+        self._places = _Places(backend)
+        self._size = len(asked)
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._todo: deque[tuple[int, GenerationRequest]] = deque()
+        for index, one in enumerate(asked):
+            if isinstance(one, ValidationError):
+                self._failed(index, one)
+            else:
+                self._todo.append((index, self._wanted(backend, index, one)))
+        self._release = parts.client_watch().watch(request.environ, self.close)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield one line a text, in the order in which they end."""
+        for _ in range(min(len(self._todo), self._places.most)):
+            threading.Thread(target=self._work, name="batch", daemon=True).start()
+        told = 0
+        while told < self._size:
+            try:
+                yield self._lines.get(timeout=sse.KEEP_ALIVE_SECONDS)
+                told += 1
+            except queue.Empty:
+                yield NOTHING_YET
+
+    def close(self) -> None:
+        """Make no more tokens for any text, and begin none; harmless when all are done."""
+        self._places.close()
+        self._todo.clear()
+
+    def end(self) -> None:
+        """Close, and stop watching the client."""
+        self._release()
+        self.close()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                index, wanted = self._todo.popleft()
+            except IndexError:
+                return
+            try:
+                self._done(index, self._places.run(wanted))
+            except Exception as error:
+                self._failed(index, error)
+
+    def _done(self, index: int, completion: Completion) -> None:
+        answer = finished(completion, self._began)
+        self._metrics.generation_succeeded(MODEL, completion, answer.total_time)
+        self._tell(index, self._show(answer))
+
+    def _failed(self, index: int, error: Exception) -> None:
+        ours = as_service_error(error)
+        self._metrics.generation_failed(MODEL, meaning_of(ours).code)
+        self._tell(index, {**api_body(ours, "")})
+
+    def _tell(self, index: int, body: dict[str, Any]) -> None:
+        line = {"index": index} | body | {"request_id": f"{self._request_id}-{index}"}
+        self._lines.put(f"{sse.compact(line)}\n".encode())
+
+    def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:
+        timeout = parts.settings().engine.request_timeout
+        return GenerationRequest(
+            request_id=f"{g.request_id}-{index}",
+            prompt=conversation(asked.prompt),
+            sampling=sampling(backend, asked),
+            client=g.client,
+            priority=Priority.BATCH,
+            queue_timeout=timeout,
+            timeout=timeout,
+        )
+
+
+class _Places:
+    """The places that one batch takes: those that are free, and always one. Used by all threads of the batch."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._changed = threading.Condition()  # guards the two fields below
+        self._running: set[Generation] = set()
+        self._closed = False
+
+    @property
+    def most(self) -> int:
+        """How many texts can ever run at once."""
+        return max(1, self._backend.stats().max_num_seqs)
+
+    def run(self, wanted: GenerationRequest) -> Completion:
+        """Wait for a place, generate and return the answer. Raises the typed error that it ends with.
+
+        A refusal for lack of places is no error until it has lasted for the request's whole time.
+        """
+        give_up = time.monotonic() + wanted.timeout
+        while True:
+            try:
+                return self._run(wanted, give_up)
+            except Overloaded:
+                if time.monotonic() >= give_up:
+                    raise
+                self._pause()
+
+    def close(self) -> None:
+        """Abort what runs; let nothing begin."""
+        with self._changed:
+            self._closed = True
+            running = list(self._running)
+            self._changed.notify_all()
+        for generation in running:
+            generation.abort()
+
+    def _run(self, wanted: GenerationRequest, give_up: float) -> Completion:
+        generation = self._begin(wanted, give_up)
+        try:
+            return generation.result()
+        finally:
+            with self._changed:
+                self._running.discard(generation)
+                self._changed.notify()
+
+    def _begin(self, wanted: GenerationRequest, give_up: float) -> Generation:
+        with self._changed:
+            while not self._closed and self._running and self._full() and time.monotonic() < give_up:
+                self._changed.wait(LOOK_AGAIN)
+            if self._closed:
+                raise RequestAborted("The batch was stopped.")
+            generation = self._backend.submit(wanted)
+            self._running.add(generation)
+            return generation
+
+    def _full(self) -> bool:
+        stats = self._backend.stats()
+        return stats.num_requests_running + stats.num_requests_waiting >= stats.max_num_seqs
+
+    def _pause(self) -> None:
+        with self._changed:
+            if not self._closed:
+                self._changed.wait(LOOK_AGAIN)
