@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 
 from engine.backend import Generation
 from engine.detokenizer import Detokenizer, TokenTable
 from engine.sequence import Sequence
 from engine.types import GenerationRequest, Priority, SamplingParams, TokensPrompt
+from tests.fakes import PATIENCE
 
 LETTERS = TokenTable([bytes([letter]) for letter in range(ord("a"), ord("z") + 1)], cleans=False)
 _numbers = count()
@@ -31,7 +33,7 @@ def sequence(
     priority = Priority.BATCH if batch else Priority.INTERACTIVE
     name = f"{client}-{next(_numbers)}"
     request = GenerationRequest(name, TokensPrompt(tuple(prompt)), sampling, client, priority, wait, timeout)
-    generation = Generation(name, tokens, arrival + timeout, on_abort)
+    generation = Generation(name, tokens, time.monotonic() + PATIENCE, on_abort)
     return Sequence(request, prompt, generation, Detokenizer(LETTERS, sampling.stop), arrival, list(prompt))
 
 

@@ -1,0 +1,433 @@
+"""The heart of the engine over a scripted runner: who fails fails alone, and everybody's books are right afterwards."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from engine.errors import DeadlineExceeded, ModelError, RequestAborted
+from engine.faults import Inconsistent, Poisoned, is_memory, is_poison
+from engine.sampler import Choice
+from engine.sequence import Phase
+from tests.engine.driver import Driver
+from tests.engine.scripted_runner import ScriptedRunner
+from tests.engine.sequences import outcome, sequence
+
+
+class Core(Driver):
+    """A driver whose prompts need no tokenizer."""
+
+    def __init__(self, **limits):
+        super().__init__(None, ScriptedRunner(), **limits)
+
+    def come(self, client="", **details):
+        self.room.admit(client)
+        made = sequence(client, arrival=self.now, on_abort=self.room.disturb, **details)
+        self.room.put(made)
+        return made
+
+    def assert_clean(self):
+        """Nothing is held by anybody."""
+        assert not self.core.step()
+        self.core.check_idle()
+        assert self.room.num_places() == 0
+        assert self.core.scheduler.running == []
+
+
+def raise_for(blamed, error, times=10**9):
+    """Return a hook that raises `error` in each step in which `blamed` takes part, so many times."""
+    left = [times]
+
+    def on_run(plan):
+        if left[0] and blamed in [made for made, _ in plan.rows]:
+            left[0] -= 1
+            raise error
+
+    return on_run
+
+
+def lengths(rows):
+    """Return the number of tokens of each answer."""
+    return [outcome(made).output_tokens for made in rows]
+
+
+def test_every_answer_gets_its_length():
+    """Requests of different lengths finish in one batch, and the counters know all of them."""
+    core = Core()
+    made = [core.come(tokens=3, max_tokens=length) for length in (1, 5, 9, 2, 7)]
+    core.run()
+    assert lengths(made) == [1, 5, 9, 2, 7]
+    assert {outcome(row).finish_reason for row in made} == {"length"}
+    assert outcome(made[0]).text == "a"
+    assert (core.counters.prompt_tokens, core.counters.generation_tokens) == (15, 24)
+    assert core.counters.steps == len(core.runner.steps)
+    core.assert_clean()
+
+
+def test_times_are_those_of_the_engines_clock():
+    """Waiting, the first token and the end, in seconds from arrival."""
+    core = Core(max_num_seqs=1)
+    core.come(max_tokens=10)
+    made = core.come(max_tokens=3)
+    core.run()
+    timings = outcome(made).timings
+    assert (round(timings.queued, 3), round(timings.first_token, 3), round(timings.total, 3)) == (0.1, 0.1, 0.12)
+
+
+def test_a_known_beginning_is_not_read_again_and_is_counted():
+    """Cached tokens are the prompt's alone, also where a preempted answer finds its own beginning."""
+    core = Core(max_num_seqs=1)
+    core.runner.known = 100
+    made = core.come(tokens=8, max_tokens=10)
+    core.run(4)
+    core.core.scheduler.preempt(made)
+    core.run()
+    assert outcome(made).cached_tokens == core.counters.cached_tokens == 7
+    assert core.counters.prompt_tokens == 8
+
+
+def test_one_bad_sequence_fails_alone():
+    """A step that raises for one of many is tried in halves until that one is found; the others get their answers."""
+    core = Core(max_num_seqs=8)
+    made = [core.come() for _ in range(8)]
+    core.runner.on_run = raise_for(made[5], ValueError("a library's text"))
+    core.run()
+    failed = outcome(made[5])
+    assert type(failed) is ModelError
+    assert failed.message == "The model failed on this request."
+    assert lengths([*made[:5], *made[6:]]) == [8] * 7
+    core.assert_clean()
+
+
+def test_a_sequence_that_fails_while_decoding_fails_alone():
+    """The others lose no token and get none twice."""
+    core = Core(max_num_seqs=4)
+    made = [core.come(max_tokens=9) for _ in range(4)]
+    core.run(4)
+    slot = made[2].slot
+    core.runner.on_run = raise_for(made[2], RuntimeError("boom"))
+    core.run()
+    assert type(outcome(made[2])) is ModelError
+    assert lengths([made[0], made[1], made[3]]) == [9] * 3
+    assert core.runner.scrubbed == [slot]
+    core.assert_clean()
+
+
+def test_bad_input_found_at_the_start_fails_alone():
+    """What cannot begin leaves at once; the next takes its slot in the same step."""
+    core = Core(max_num_seqs=1)
+    bad, good = core.come(), core.come()
+
+    def on_begin(made):
+        if made is bad:
+            raise IndexError("bad")
+
+    core.runner.on_begin = on_begin
+    core.run()
+    assert type(outcome(bad)) is ModelError
+    assert lengths([good]) == [8]
+    core.assert_clean()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_out_of_memory_shrinks_the_step_before_anybody_fails(error):
+    """A step of eight that fits in halves costs nobody anything."""
+    core = Core(max_num_seqs=8)
+    made = [core.come(tokens=4) for _ in range(8)]
+
+    def on_run(plan):
+        if sum(count for _, count in plan.rows) > 8:
+            raise error
+
+    core.runner.on_run = on_run
+    core.run()
+    assert lengths(made) == [8] * 8
+    core.assert_clean()
+
+
+def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
+    """A chunk of one sequence is cut before the sequence fails, and no token is read twice."""
+    core = Core()
+    made = core.come(tokens=50, max_tokens=2)
+
+    def on_run(plan):
+        if max(count for _, count in plan.rows) > 13:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    core.runner.on_run = on_run
+    core.run()
+    assert lengths([made]) == [2]
+    assert sum(count for step in core.runner.steps[:-1] for _, count in step) == 50
+    core.assert_clean()
+
+
+def test_out_of_memory_for_good_fails_only_the_one_to_blame():
+    """It says so, its slot is free and clean, and its neighbours go on."""
+    core = Core()
+    made = [core.come(tokens=20) for _ in range(3)]
+    core.runner.on_run = raise_for(made[1], torch.OutOfMemoryError("CUDA out of memory."))
+    core.run()
+    assert outcome(made[1]).message == "The model ran out of memory for this request."
+    assert lengths([made[0], made[2]]) == [8, 8]
+    assert core.runner.scrubbed
+    core.assert_clean()
+
+
+def test_out_of_memory_once_costs_nothing():
+    """The same step in halves succeeds."""
+    core = Core()
+    made = [core.come() for _ in range(4)]
+    core.runner.on_run = raise_for(made[0], torch.OutOfMemoryError("CUDA out of memory."), times=1)
+    core.run()
+    assert lengths(made) == [8] * 4
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_logits_that_are_not_finite_fail_only_their_row(at):
+    """At the first token or later: that request ends typed, is counted, its slot scrubbed, what was kept forgotten."""
+    core = Core()
+    made = [core.come() for _ in range(3)]
+    core.runner.choose = lambda row: Choice(0, row is not made[1] or row.num_output < at)
+    core.run(1)
+    slot = 1
+    core.run()
+    failed = outcome(made[1])
+    assert type(failed) is ModelError
+    assert "went wrong" in failed.message
+    assert lengths([made[0], made[2]]) == [8, 8]
+    assert core.runner.scrubbed == [slot]
+    assert core.runner.cleared == 1
+    assert core.counters.nan_logits == 1
+    core.assert_clean()
+
+
+class Grammar:
+    """Follows a script of allowed tokens, and raises beyond it."""
+
+    def __init__(self, *tokens):
+        self.left, self.taken = list(tokens), []
+
+    def bitmask(self):
+        raise AssertionError("the scripted runner asks for no mask")
+
+    def accept(self, token_id):
+        if token_id != self.left.pop(0):
+            raise ValueError("the grammar does not go on like this")
+        self.taken.append(token_id)
+
+
+def test_a_grammar_follows_each_token_and_its_failure_is_its_own():
+    """A mask that does not accept a token ends its request alone; the token is not shown."""
+    core = Core()
+    good, bad, other = Grammar(0, 0, 0), Grammar(0, 9), None
+    made = [core.come(max_tokens=3, token_mask=mask) for mask in (good, bad, other)]
+    core.run()
+    assert lengths([made[0], made[2]]) == [3, 3]
+    assert good.taken == [0, 0, 0]
+    assert type(outcome(made[1])) is ModelError
+    core.assert_clean()
+
+
+def test_stop_strings_end_an_answer_and_are_not_shown():
+    """Across token borders; the answer ends as `stop`."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(row.num_output, True)
+    made = core.come(max_tokens=20, stop=("ef", "de"))
+    core.run()
+    assert (outcome(made).text, outcome(made).finish_reason, outcome(made).output_tokens) == ("abc", "stop", 5)
+
+
+def test_an_unfinished_stop_string_is_shown_at_the_end():
+    """What was held back because it could have been one belongs to the answer."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(row.num_output, True)
+    made = core.come(max_tokens=4, stop=("dx",))
+    core.run()
+    assert (outcome(made).text, outcome(made).finish_reason) == ("abcd", "length")
+
+
+def test_streamed_pieces_joined_are_the_whole_answer():
+    """Pieces come at most every interval, the first at once; each carries its tokens and log probabilities."""
+    core = Core(stream_interval=0.025)
+    core.runner.choose = lambda row: Choice(row.num_output, True, -0.5, ((1, -0.1), (2, -0.2)))
+    made = core.come(max_tokens=9, logprobs=2)
+    stream = made.generation.pieces(idle=0.0)
+    assert next(stream).text == ""
+    core.run()
+    pieces = list(stream)
+    completion = outcome(made)
+    assert [piece.text for piece in pieces] == ["a", "bcd", "efg", "hi"]
+    assert sum((piece.token_ids for piece in pieces), ()) == tuple(range(9))
+    assert sum((piece.logprobs for piece in pieces), ()) == completion.logprobs
+    first = completion.logprobs[0]
+    assert (first.token_id, first.logprob, [value for _, _, value in first.top]) == (0, -0.5, [-0.1, -0.2])
+    assert completion.text == "abcdefghi"
+
+
+def test_a_request_that_does_not_stream_is_handed_over_once():
+    """Nobody is woken for parts that nobody reads."""
+    core = Core()
+    made = core.come(max_tokens=9)
+    core.run()
+    assert [len(piece.token_ids) for piece in made.generation.pieces()] == [9]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 6])
+def test_an_abort_is_effective_within_two_steps(steps):
+    """Waiting, while the prompt is read, while decoding: no more tokens, slot and place are free, others go on."""
+    core = Core(max_num_seqs=2, max_num_batched_tokens=8)
+    other, made = core.come(tokens=2, max_tokens=40), core.come(tokens=20, max_tokens=40)
+    core.run(steps)
+    made.generation.abort()
+    output = made.num_output
+    core.run(2)
+    assert isinstance(outcome(made), RequestAborted)
+    assert made.num_output <= output + 1
+    assert made.phase is (Phase.WAITING if steps == 0 else Phase.FINISHED)
+    core.run()
+    assert lengths([other]) == [40]
+    core.assert_clean()
+
+
+def test_an_abort_after_the_end_changes_nothing():
+    """The answer stays."""
+    core = Core()
+    made = core.come()
+    core.run()
+    made.generation.abort()
+    core.assert_clean()
+    assert lengths([made]) == [8]
+
+
+def test_a_slot_left_while_its_prompt_is_read_is_scrubbed():
+    """No logits have shown yet that what lies there is finite, and the next one's padding will touch it."""
+    core = Core(max_num_batched_tokens=8)
+    made = core.come(tokens=20)
+    core.run(1)
+    made.generation.abort()
+    core.run()
+    assert core.runner.scrubbed == [0]
+
+
+def test_deadlines_hold_for_waiting_and_for_the_whole_request():
+    """Each ends typed, at its moment and not before."""
+    core = Core(max_num_seqs=1)
+    running = core.come(max_tokens=10_000, timeout=2.0)
+    waiting = core.come(wait=1.0)
+    core.run(99)
+    assert outcome(waiting) is None
+    core.run(3)
+    assert "turn" in outcome(waiting).message
+    core.run(90)
+    assert outcome(running) is None
+    core.run(20)
+    assert isinstance(outcome(running), DeadlineExceeded)
+    core.assert_clean()
+
+
+def test_a_preempted_answer_goes_on_where_it_was():
+    """What was computed is kept for it; every answer has all its tokens once."""
+    core = Core(max_num_seqs=2)
+    core.runner.choose = lambda row: Choice(row.num_output % 26, True)
+    greedy = [core.come("greedy", max_tokens=12) for _ in range(2)]
+    core.run(3)
+    core.come("other", max_tokens=6)
+    core.run()
+    assert core.counters.preemptions == 1
+    assert {outcome(made).text for made in greedy} == {"abcdefghijkl"}
+    core.assert_clean()
+
+
+def test_a_finished_beginning_is_kept_for_others():
+    """After the prompt, and again with the answer, less its last token."""
+    core = Core()
+    made = core.come(tokens=4, max_tokens=3)
+    core.run()
+    name = made.request.request_id
+    assert core.runner.kept == [(name, 4), (name, 6)]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: an illegal memory access was encountered"), torch.AcceleratorError("lost")]
+)
+@pytest.mark.parametrize("where", ["on_run", "on_begin"])
+def test_a_lost_device_is_nobodys_fault(error, where):
+    """An error that poisons the process is not tried again and leaves the core as such."""
+    core = Core()
+    made = [core.come() for _ in range(4)]
+    calls = []
+
+    def fail(_):
+        calls.append(1)
+        raise error
+
+    setattr(core.runner, where, fail)
+    with pytest.raises(Poisoned):
+        core.core.step()
+    assert len(calls) == 1
+    assert all(outcome(row) is None for row in made)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "poison"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True, False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (torch.AcceleratorError("an illegal memory access"), False, True),
+        (Poisoned("so it is"), False, True),
+        (ValueError("shapes do not match"), False, False),
+    ],
+)
+def test_faults_are_told_apart(error, memory, poison):
+    """Too little memory passes, a lost device does not, and the rest is the request's own."""
+    assert (is_memory(error), is_poison(error)) == (memory, poison)
+
+
+@pytest.mark.parametrize("fault", ["slot", "place"])
+def test_an_idle_engine_finds_what_nobody_holds(fault):
+    """A slot or a place that is lost is found when there is nothing to do."""
+    core = Core()
+    core.come()
+    core.run()
+    core.core.check_idle()
+    if fault == "slot":
+        core.core.scheduler._free_slots.pop()
+    else:
+        core.room._places["ghost"] += 1
+    with pytest.raises(Inconsistent):
+        core.core.check_idle()
+
+
+def test_a_core_at_its_end_fails_everybody_and_cleans_their_slots():
+    """Running and waiting requests each get an error of their own; only the slots in use need cleaning."""
+    core = Core(max_num_seqs=2)
+    made = [core.come() for _ in range(4)]
+    core.run(2)
+    core.core.fail_all(ModelError, "over")
+    core.core.clean()
+    errors = [outcome(row) for row in made]
+    assert {type(error) for error in errors} == {ModelError}
+    assert len({id(error) for error in errors}) == 4
+    assert core.runner.scrubbed == [0, 1]
+    assert core.runner.cleared == 1
+    assert core.room.num_places() == 0
+
+
+def test_nothing_of_a_finished_request_is_kept():
+    """After many requests of every end, no sequence and no generation is held by the engine."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(0, row.num_prompt != 7)
+    made = [core.come(client, tokens=tokens) for client in "abc" for tokens in (4, 7, 9) for _ in range(10)]
+    for row in made[::4]:
+        row.generation.abort()
+    core.run()
+    core.assert_clean()
+    held = [weakref.ref(row.generation) for row in made]
+    del made, row
+    gc.collect()
+    assert [ref for ref in held if ref() is not None] == []

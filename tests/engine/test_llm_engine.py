@@ -1,0 +1,624 @@
+"""The engine on its real thread, every fault injected there: nobody hangs, states are true, the next request is served.
+
+The runner is scripted where a fault is wanted, and the real one over a tiny checkpoint where answers count.
+"""
+
+import gc
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from engine.admission import prefix_keys
+from engine.engine_loop import DEATHS_WINDOW
+from engine.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineDead,
+    ModelError,
+    NotReady,
+    Overloaded,
+    RequestAborted,
+    StartError,
+    ValidationError,
+)
+from engine.llm_engine import HOPELESS_STALL, LLMEngine
+from engine.loader import load_model
+from engine.prompt import PreparedPrompt
+from engine.sampler import Choice
+from engine.types import ChatPrompt, EngineConfig, GenerationRequest, Progress, SamplingParams, Status, TextPrompt
+from tests.checkpoints import text_spec, vision_spec
+from tests.engine.driver import chat
+from tests.engine.scripted_runner import ScriptedRunner
+from tests.fakes import PATIENCE, Clock
+
+TOKEN = 200  # a token with a text in the tiny checkpoints
+
+
+class Death(BaseException):
+    """What no step is expected to raise."""
+
+
+class Gate:
+    """Holds the engine's thread in a step: `wait_until_held`, then `open` for good."""
+
+    def __init__(self):
+        self._held, self._opened = threading.Event(), threading.Event()
+
+    def __call__(self, plan):
+        self._held.set()
+        assert self._opened.wait(PATIENCE)
+
+    def wait_until_held(self):
+        assert self._held.wait(PATIENCE)
+
+    def open(self):
+        self._opened.set()
+
+
+def ask(text="Привет", max_tokens=8, client="", request_id="r", timeout=PATIENCE, wait=PATIENCE, **sampling):
+    """Return a greedy request."""
+    params = SamplingParams(max_tokens, **({"temperature": 0.0} | sampling))
+    return GenerationRequest(request_id, chat(text), params, client, queue_timeout=wait, timeout=timeout)
+
+
+def wait_until(condition):
+    """Wait until it holds; fail the test if it does not in time."""
+    pause, until = threading.Event(), time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it never came to that"
+        pause.wait(0.002)
+
+
+@pytest.fixture
+def runner():
+    """The scripted runner of this test's engine."""
+    runner = ScriptedRunner()
+    runner.token = TOKEN
+    return runner
+
+
+@pytest.fixture
+def start(text_model, text_folder, runner):
+    """Start an engine over the scripted runner; it is stopped in the end."""
+    started = []
+
+    def make(clock=time.monotonic, load=None, **limits):
+        config = EngineConfig(**({"max_num_seqs": 4, "max_waiting": 4, "cpu_threads": 1} | limits))
+        load = load or (lambda spec, report, limit: text_model)
+        engine = LLMEngine(text_spec(text_folder), config, load, lambda *args, **kwargs: runner, clock)
+        started.append(engine)
+        engine.start()
+        return engine
+
+    yield make
+    for engine in started:
+        engine.stop(0.0)
+
+
+@contextmanager
+def held(runner):
+    """Hold the engine's thread at its next step, and let it go in the end."""
+    gate = Gate()
+    runner.on_run = gate
+    try:
+        yield gate
+    finally:
+        runner.on_run = lambda plan: None
+        gate.open()
+
+
+def dying(error, times=1):
+    """Return a hook that raises in a step so many times."""
+    left = [times]
+
+    def on_run(plan):
+        if left[0]:
+            left[0] -= 1
+            raise error
+
+    return on_run
+
+
+# --- answers ---
+
+
+def test_an_engine_answers_and_says_what_it_is(start):
+    """READY after start; an answer with its figures; counters that grew by it."""
+    engine = start()
+    assert engine.state().status is Status.READY
+    completion = engine.submit(ask(max_tokens=5)).result()
+    assert (completion.output_tokens, completion.finish_reason) == (5, "length")
+    assert completion.text
+    wait_until(lambda: engine.stats().num_requests_running == 0)
+    stats = engine.stats()
+    assert (stats.generation_tokens_total, stats.prompt_tokens_total) == (5, completion.prompt_tokens)
+    assert (stats.max_num_seqs, stats.max_waiting, stats.steps_total) == (4, 4, 5)
+    assert stats.kv_cache_tokens_total == 4 * engine.info.max_model_len
+    assert engine.info.generation_defaults["top_k"] == 20
+
+
+def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder):
+    """Through the real runner, many at once, half of them streamed."""
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=8, stream_interval=0.0, cpu_threads=1))
+    engine.start()
+    generations = [engine.submit(ask(f"Диван {number % 3}", 12)) for number in range(6)]
+    texts = []
+    for number, generation in enumerate(generations):
+        if number < 3:
+            texts.append("".join(piece.text for piece in generation.pieces()))
+        else:
+            texts.append(generation.result().text)
+    engine.stop(PATIENCE)
+    assert texts[:3] == texts[3:]
+    assert all(texts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sampling", "error", "field"),
+    [
+        (chat("Hello " * 2000), {}, ContextTooLong, "prompt"),
+        (chat("Hello"), {"max_tokens": 1020}, ContextTooLong, "max_tokens"),
+        (chat("Hello"), {"logit_bias": {10**6: 1.0}}, ValidationError, "logit_bias"),
+        (TextPrompt(""), {}, ValidationError, "prompt"),
+        (ChatPrompt(({"role": "nobody", "content": "x"},)), {}, ValidationError, "messages"),
+    ],
+)
+def test_bad_input_is_refused_at_once_and_gives_its_place_back(start, prompt, sampling, error, field):
+    """The field to blame is named; after many of them every place is free."""
+    engine = start(max_num_seqs=1, max_waiting=0)
+    for _ in range(3):
+        with pytest.raises(error) as refused:
+            engine.submit(GenerationRequest("r", prompt, SamplingParams(**({"max_tokens": 8} | sampling))))
+        assert refused.value.param == field
+    assert engine.submit(ask()).result().output_tokens == 8
+
+
+def test_overload_is_told_before_anything_is_prepared(start, runner):
+    """Every place taken by a stalled answer: refused with Retry-After, without a look at the prompt."""
+    engine = start(max_num_seqs=1, max_waiting=1)
+    with held(runner) as gate:
+        generations = [engine.submit(ask(client="a")) for _ in range(2)]
+        gate.wait_until_held()
+        with pytest.raises(Overloaded) as refused:
+            engine.submit(GenerationRequest("r", None, SamplingParams(1), "a"))
+        assert refused.value.retry_after >= 1
+    assert [generation.result().output_tokens for generation in generations] == [8, 8]
+
+
+def test_an_evicted_request_hears_that_it_was_overload(start, runner):
+    """A greedy client's newest waiting request ends as Overloaded when another client needs the place."""
+    engine = start(max_num_seqs=1, max_waiting=2)
+    with held(runner) as gate:
+        engine.submit(ask(client="greedy"))
+        gate.wait_until_held()
+        newest = [engine.submit(ask(client="greedy")) for _ in range(2)][-1]
+        other = engine.submit(ask(client="other"))
+        with pytest.raises(Overloaded):
+            newest.result()
+    assert other.result().output_tokens == 8
+
+
+# --- ends ---
+
+
+@pytest.mark.parametrize("stage", ["waiting", "running"])
+def test_an_abort_ends_a_request_wherever_it_is(start, runner, stage):
+    """From any thread; its place is free afterwards and the other goes on."""
+    engine = start(max_num_seqs=1)
+    with held(runner) as gate:
+        first = engine.submit(ask(max_tokens=50))
+        gate.wait_until_held()
+        second = engine.submit(ask(max_tokens=50))
+        (second if stage == "waiting" else first).abort()
+    with pytest.raises(RequestAborted):
+        (second if stage == "waiting" else first).result()
+    assert (first if stage == "waiting" else second).result().output_tokens == 50
+    wait_until(lambda: engine._room.num_places() == 0)
+
+
+def test_an_abort_wakes_an_idle_engine():
+    """Leaving word takes no lock, so that it may be left with the generation's own held."""
+    engine = LLMEngine(text_spec("nowhere"), EngineConfig())
+    with engine._room._changed:
+        engine._disturb()
+    assert engine._room._disturbed
+
+
+def test_a_request_meets_its_deadlines(start, runner):
+    """Waiting too long, and taking too long in all, end typed while the engine goes on."""
+    engine = start(max_num_seqs=1)
+    runner.on_run = lambda plan: threading.Event().wait(0.001)
+    long = engine.submit(ask(max_tokens=900, timeout=0.3))
+    waiting = engine.submit(ask(wait=0.05))
+    with pytest.raises(DeadlineExceeded, match="turn"):
+        waiting.result()
+    with pytest.raises(DeadlineExceeded, match="finish"):
+        long.result()
+    assert engine.submit(ask()).result().output_tokens == 8
+
+
+def test_drain_finishes_the_admitted_and_refuses_the_new(start, runner):
+    """Running and waiting requests get their answers."""
+    engine = start(max_num_seqs=1)
+    with held(runner) as gate:
+        generations = [engine.submit(ask()) for _ in range(3)]
+        gate.wait_until_held()
+        engine.drain()
+        assert engine.state().status is Status.DRAINING
+        with pytest.raises(NotReady):
+            engine.submit(ask())
+    assert [generation.result().output_tokens for generation in generations] == [8] * 3
+
+
+def test_stop_waits_for_the_admitted(start):
+    """Within its time everybody finishes, and the thread ends."""
+    engine = start(max_num_seqs=2)
+    generations = [engine.submit(ask(max_tokens=100)) for _ in range(5)]
+    engine.stop(PATIENCE)
+    assert [generation.result().output_tokens for generation in generations] == [100] * 5
+    assert not engine._loop._thread.is_alive()
+
+
+def test_stop_aborts_what_is_left_after_its_time(start, runner):
+    """Running and waiting requests hear that the service stopped."""
+    engine = start(max_num_seqs=1)
+    runner.on_run = lambda plan: threading.Event().wait(0.01)
+    generations = [engine.submit(ask(max_tokens=900)) for _ in range(3)]
+    engine.stop(0.05)
+    for generation in generations:
+        with pytest.raises(RequestAborted):
+            generation.result()
+    with pytest.raises(NotReady):
+        engine.submit(ask())
+
+
+def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, monkeypatch):
+    """Its requests are failed by who stops; the thread is left alone."""
+    monkeypatch.setattr("engine.llm_engine.END_GRACE", 0.05)
+    engine = start(max_num_seqs=1)
+    with held(runner) as gate:
+        generations = [engine.submit(ask()) for _ in range(2)]
+        gate.wait_until_held()
+        engine.stop(0.0)
+        for generation in generations:
+            with pytest.raises(RequestAborted):
+                generation.result()
+    engine._loop._thread.join(PATIENCE)
+    assert not engine._loop._thread.is_alive()
+
+
+def test_stop_before_and_after_a_start_is_harmless(text_folder, start):
+    """Nothing was begun, or everything has ended: nothing to wait for."""
+    LLMEngine(text_spec(text_folder), EngineConfig()).stop(1.0)
+    engine = start()
+    engine.stop(1.0)
+    engine.stop(1.0)
+    assert engine.state().status is Status.DRAINING
+
+
+@pytest.mark.parametrize("end", ["stop", "death"])
+def test_a_request_that_races_with_the_end_never_hangs(start, runner, end):
+    """Many threads submit while the engine stops or is lost: each gets an answer or a typed refusal, none waits."""
+    engine = start(max_num_seqs=2, max_waiting=30, max_restarts=0)
+    outcomes, go = [], threading.Barrier(9)
+
+    def client(name):
+        go.wait(PATIENCE)
+        for _ in range(20):
+            try:
+                outcomes.append(type(engine.submit(ask(client=name, max_tokens=2)).result()))
+            except (NotReady, RequestAborted, EngineDead, Overloaded) as error:
+                outcomes.append(type(error))
+
+    threads = [threading.Thread(target=client, args=(str(number),)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    go.wait(PATIENCE)
+    if end == "stop":
+        engine.stop(0.0)
+    else:
+        runner.on_run = dying(Death())
+    for thread in threads:
+        thread.join(PATIENCE / 2)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(outcomes) == 160
+    assert DeadlineExceeded not in outcomes
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("a library's text"), "failed on this request"), (torch.OutOfMemoryError("CUDA"), "out of memory")],
+)
+def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, error, words):
+    """Among many; typed, without the library's text, and the engine did not die of it."""
+    engine = start()
+
+    def on_run(plan):
+        if any(made.request.request_id == "bad" for made, _ in plan.rows):
+            raise error
+
+    runner.on_run = on_run
+    generations = [engine.submit(ask(request_id=name)) for name in ("a", "bad", "b", "c")]
+    with pytest.raises(ModelError, match=words):
+        generations[1].result()
+    assert [generations[i].result().output_tokens for i in (0, 2, 3)] == [8] * 3
+    assert engine.stats().engine_restarts_total == 0
+
+
+def test_logits_that_are_not_finite_fail_one_request_and_are_counted(start, runner):
+    """The neighbours' answers are whole."""
+    engine = start()
+    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    generations = [engine.submit(ask(request_id=name)) for name in ("a", "bad", "b")]
+    with pytest.raises(ModelError, match="numbers went wrong"):
+        generations[1].result()
+    assert [generations[i].result().output_tokens for i in (0, 2)] == [8] * 2
+    assert engine.stats().nan_logits_total == 1
+
+
+def test_a_dead_loop_fails_everybody_at_once_and_serves_again(start, runner):
+    """Running and waiting requests end as EngineDead; the next one is answered, from a clean cache."""
+    engine = start(max_num_seqs=1)
+    gate, die = Gate(), dying(Death())
+
+    def on_run(plan):
+        gate(plan)
+        die(plan)
+
+    runner.on_run = on_run
+    generations = [engine.submit(ask()) for _ in range(3)]
+    gate.wait_until_held()
+    gate.open()
+    for generation in generations:
+        with pytest.raises(EngineDead):
+            generation.result()
+    assert engine.submit(ask()).result().output_tokens == 8
+    assert engine.state().status is Status.READY
+    assert engine.stats().engine_restarts_total == 1
+    assert runner.scrubbed == [0]
+    assert runner.cleared == 1
+    assert engine._room.num_places() == 0
+
+
+def test_repeated_deaths_are_final(start, runner):
+    """After more than `max_restarts` deaths only a new process can help, and everybody hears so at once."""
+    engine = start(max_restarts=2)
+    runner.on_run = dying(Death(), times=3)
+    for _ in range(2):
+        with pytest.raises(EngineDead):
+            engine.submit(ask()).result()
+        assert not engine.state().restart_needed
+    with pytest.raises(EngineDead):
+        engine.submit(ask()).result()
+    state = engine.state()
+    assert (state.status, state.restart_needed) == (Status.DEAD, True)
+    with pytest.raises(NotReady):
+        engine.submit(ask())
+    engine._loop._thread.join(PATIENCE)
+    assert not engine._loop._thread.is_alive()
+
+
+def test_deaths_far_apart_are_not_final(start, runner):
+    """Only those within a window count."""
+    clock = Clock()
+    engine = start(clock, max_restarts=1)
+    for _ in range(4):
+        runner.on_run = dying(Death())
+        with pytest.raises(EngineDead):
+            engine.submit(ask(timeout=1e9, wait=1e9)).result()
+        clock.advance(DEATHS_WINDOW + 1)
+    wait_until(lambda: engine.stats().engine_restarts_total == 4)
+    assert not engine.state().restart_needed
+
+
+@pytest.mark.parametrize("where", ["run", "keep_beginning", "scrub"])
+def test_a_poisoned_device_is_final_at_once(start, runner, where):
+    """Wherever a CUDA error shows: everybody is failed, and only a new process can help."""
+    engine = start()
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fail(*_):
+        raise error
+
+    if where == "run":
+        runner.on_run = fail
+    elif where == "keep_beginning":
+        runner.keep_beginning = fail
+    else:
+        runner.choose = lambda made: Choice(TOKEN, False)
+        runner.scrub = fail
+    generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
+    for generation in generations:
+        with pytest.raises(ModelError):
+            generation.result()
+    wait_until(lambda: engine.state().status is Status.DEAD)
+    assert engine.state().restart_needed
+    with pytest.raises(NotReady):
+        engine.submit(ask())
+
+
+def test_a_cache_that_cannot_be_cleaned_is_final(start, runner):
+    """There is no next life on a cache that nobody can trust."""
+    engine = start()
+    runner.on_run = dying(Death())
+
+    def fail():
+        raise RuntimeError("no")
+
+    runner.clear = fail
+    with pytest.raises(EngineDead):
+        engine.submit(ask()).result()
+    wait_until(lambda: engine.state().status is Status.DEAD)
+
+
+def test_a_stall_is_told_and_forgotten(start, runner):
+    """A step that does not return while work is pending is STALLED, later hopeless; afterwards READY again."""
+    clock = Clock()
+    engine = start(clock, stall_seconds=20.0)
+    with held(runner) as gate:
+        generation = engine.submit(ask(timeout=1e9, wait=1e9))
+        gate.wait_until_held()
+        clock.advance(19)
+        assert engine.state().status is Status.READY
+        clock.advance(2)
+        state = engine.state()
+        assert (state.status, state.restart_needed) == (Status.STALLED, False)
+        with pytest.raises(NotReady):
+            engine.submit(ask())
+        clock.advance(20.0 * HOPELESS_STALL)
+        assert engine.state().restart_needed
+    assert generation.result().output_tokens == 8
+    assert engine.state().status is Status.READY
+
+
+def test_an_idle_engine_is_never_stalled(start):
+    """Without work there is nothing to be late with."""
+    clock = Clock()
+    engine = start(clock)
+    engine.submit(ask(timeout=1e9, wait=1e9)).result()
+    wait_until(lambda: engine.stats().num_requests_running == 0)
+    clock.advance(1e6)
+    assert engine.state().status is Status.READY
+
+
+def test_broken_books_restart_an_idle_engine(start):
+    """What nobody holds is found when there is nothing to do, and the next life has clean books."""
+    engine = start()
+    engine.submit(ask()).result()
+    with engine._room._changed:
+        engine._room._places["ghost"] += 1
+    wait_until(lambda: engine.stats().engine_restarts_total == 1)
+    assert engine.submit(ask()).result().output_tokens == 8
+    assert engine._room.num_places() == 0
+
+
+# --- start ---
+
+
+def test_a_load_that_fails_is_raised_where_it_was_asked_for(start):
+    """The state says so, with the sentence for the operator left to the caller."""
+
+    def load(spec, report, limit):
+        report(Progress("half", 1, 2))
+        raise StartError("VIBE_MODEL_DIR: no")
+
+    with pytest.raises(StartError, match="VIBE_MODEL_DIR"):
+        start(load=load)
+
+
+def test_progress_is_shown_while_loading(start, text_model, text_folder, runner):
+    """LOADING with the loader's own report; no request is taken; a failed start is DEAD."""
+    gate, seen = Gate(), []
+
+    def load(spec, report, limit):
+        report(Progress("reading", 1, 2))
+        gate(None)
+        raise StartError("no")
+
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(), load, lambda *args, **kwargs: runner)
+    starter = threading.Thread(target=lambda: seen.append(pytest.raises(StartError, engine.start)))
+    starter.start()
+    gate.wait_until_held()
+    assert engine.state().progress == Progress("reading", 1, 2)
+    with pytest.raises(NotReady):
+        engine.submit(ask())
+    gate.open()
+    starter.join(PATIENCE)
+    assert engine.state().restart_needed
+    engine.drain()
+    assert engine.state().status is Status.DEAD
+
+
+def test_logits_that_are_not_finite_stop_the_start(start, runner, text_model, text_folder):
+    """Before anybody is served; the setting that mends half precision is named."""
+    runner.first_logits = torch.tensor([[float("nan")]])
+    spec = vision_spec(text_folder, vision=False, dtype="float16", dtype_setting="VISION_DTYPE")
+    engine = LLMEngine(spec, EngineConfig(), lambda *args: text_model, lambda *args, **kwargs: runner)
+    with pytest.raises(StartError, match="VISION_DTYPE=bfloat16"):
+        engine.start()
+    assert engine.state().status is Status.DEAD
+
+
+def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text_folder, runner):
+    """The end was asked for before the start was done."""
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(), lambda *args: text_model, lambda *args, **kw: runner)
+    engine.drain()
+    engine.start()
+    assert engine.state().status is Status.DRAINING
+    engine.stop(0.0)
+
+
+# --- flat ---
+
+
+def test_nothing_grows_over_many_requests(start, runner):
+    """Threads, places, slots and references are the same after hundreds of requests of every end."""
+    engine = start(max_num_seqs=4, max_waiting=60)
+    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    engine.submit(ask()).result()
+    threads, held_ones = threading.active_count(), []
+    for number in range(40):
+        generations = [engine.submit(ask(request_id=name, max_tokens=3)) for name in ("a", "bad", "left", "b")]
+        if number % 2:
+            generations[2].abort()
+        for generation in generations:
+            held_ones.append(weakref.ref(generation))
+            try:
+                generation.result()
+            except (ModelError, RequestAborted):
+                continue
+    del generation, generations
+    wait_until(lambda: engine.stats().num_requests_running == 0 and engine._room.num_places() == 0)
+    gc.collect()
+    assert threading.active_count() == threads
+    assert [ref for ref in held_ones if ref() is not None] == []
+    assert engine._loop.core.scheduler.check() is None
+
+
+def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
+    """With the real runner: not-a-number in one slot's cache ends that request; others answer as they do alone."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=4, cpu_threads=1), lambda *args: loaded)
+    engine.start()
+    alone = engine.submit(ask("Синий диван", 40)).result().text
+    runner, run = engine._runner, engine._runner.run
+
+    def poison(plan):
+        for made, _ in plan.rows:
+            if made.request.request_id == "bad" and made.num_output == 3:
+                runner._cache.values[0][made.slot].fill_(float("nan"))
+        return run(plan)
+
+    runner.run = poison
+    for _ in range(3):
+        generations = [engine.submit(ask("Синий диван", 40, request_id=name)) for name in ("a", "bad", "b")]
+        with pytest.raises(ModelError):
+            generations[1].result()
+        assert [generations[i].result().text for i in (0, 2)] == [alone, alone]
+    assert engine.stats().nan_logits_total == 3
+    assert torch.isfinite(runner._cache.values[0]).all()
+    engine.stop(PATIENCE)
+
+
+# --- pictures' keys ---
+
+
+class Pictures:
+    """Two prepared pictures, known by their hashes."""
+
+    hashes = ("first", "second")
+
+
+def test_a_pictures_tokens_are_keyed_by_what_it_shows():
+    """Equal keys mean an equal picture at an equal place; text is keyed by its ids."""
+    ids = [1, 9, 9, 2, 9, 3]
+    keys = prefix_keys(PreparedPrompt(ids, Pictures()), 9)
+    assert keys == [1, ("first", 0), ("first", 1), 2, ("second", 0), 3]
+    assert prefix_keys(PreparedPrompt(ids), None) == ids
