@@ -14,25 +14,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, jsonify
+from tqdm import tqdm
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from benchmarks import record
+from benchmarks.servers import Server, running
 
-START_SECONDS = 120.0
 PACED_RATE = 200.0  # requests a second over all connections
 TARGET_MS = 1.0
 BAD_BODY = b'{"prompt": ""}'
@@ -96,34 +92,12 @@ def build_app() -> Flask:
     return app
 
 
-@contextmanager
-def gunicorn() -> Iterator[int]:
-    """Run the server until the block ends; yield its port once the models are ready."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    settings = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
-    settings |= {"HOST": "127.0.0.1", "PORT": str(port), "ENV_FILE": os.devnull}
-    settings |= {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "benchmarks.hooks_cost:build_app()"]
-    server = subprocess.Popen(command, cwd=record.ROOT, env=settings, stdout=subprocess.DEVNULL)
-    try:
-        wait_until_ready(server, port)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    """Poll readiness; raise RuntimeError if the server ends or takes too long."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health/ready", timeout=5):
-                return
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    raise RuntimeError("The server did not become ready; run it by hand to see why.")
+def server() -> Server:
+    """Return the service on Gunicorn with the bare application beside it; the environment may name other models."""
+    models = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
+    settings = {"HOST": "127.0.0.1", "ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
+    return Server("hooks", (*command, "benchmarks.hooks_cost:build_app()"), "/api/health/ready", env=models | settings)
 
 
 class KeptAlive(asyncio.Protocol):
@@ -196,7 +170,7 @@ async def one_round(connections: list[KeptAlive], load: Load, route: str, reques
     return [latency for batch in batches for latency in batch], time.perf_counter() - began
 
 
-async def measure(port: int, load: Load, rounds: int, requests: int) -> dict[str, Samples]:
+async def measure(port: int, load: Load, rounds: int, requests: int, tick: Callable[[], object]) -> dict[str, Samples]:
     """Ask all routes in turn, each round in another order; the first round warms up and is not counted."""
     loop = asyncio.get_running_loop()
     opened = [await loop.create_connection(KeptAlive, "127.0.0.1", port) for _ in range(load.connections)]
@@ -208,17 +182,10 @@ async def measure(port: int, load: Load, rounds: int, requests: int) -> dict[str
             latencies, seconds = await one_round(connections, load, name, requests)
             if number:
                 samples[name].add(latencies, seconds)
-        show_progress(load, number, rounds)
+        tick()
     for connection in connections:
         connection.close()
     return samples
-
-
-def show_progress(load: Load, done: int, rounds: int) -> None:
-    """Draw one line of progress where somebody watches."""
-    if sys.stderr.isatty():
-        end = "\n" if done == rounds else ""
-        print(f"\r{load.name}: [{'#' * done}{'.' * (rounds - done)}]", end=end, file=sys.stderr, flush=True)
 
 
 def summary(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
@@ -262,6 +229,19 @@ def verdict(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     )
 
 
+def panels(figures: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
+    """Return what to draw: what each route adds under each load below saturation, with the spread over the rounds."""
+    spread = ("added_median_ms", "added_median_lowest_round_ms", "added_median_highest_round_ms")
+    held = [figures[load.name] for load in LOADS if load.connections == 1 or load.rate]
+    series = {
+        name: [[at, *(routes[name][part] for part in spread)] for at, routes in enumerate(held, 1)]
+        for name in ROUTES
+        if name != BARE
+    }
+    axis = "1: one connection, 2: 32 at a fixed rate"
+    return [{"title": "Added at the median", "x": axis, "y": "ms", "series": series, "target": TARGET_MS}]
+
+
 def main() -> int:
     """Measure, print and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description="Measure what the service's hooks cost.")
@@ -270,12 +250,16 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     arguments = parser.parse_args()
     found = record.facts(PACKAGES)
-    with gunicorn() as port:
-        figures = {
-            load.name: summary(asyncio.run(measure(port, load, arguments.rounds, arguments.requests))) for load in LOADS
-        }
+    figures = {}
+    with running(server(), Path(os.devnull)) as address:
+        port = int(address.rpartition(":")[2])
+        for load in LOADS:
+            with tqdm(total=arguments.rounds + 1, desc=load.name, unit="round", disable=None) as bar:
+                samples = asyncio.run(measure(port, load, arguments.rounds, arguments.requests, bar.update))
+            figures[load.name] = summary(samples)
     tables = [part for name, routes in figures.items() for part in (f"## {name}", as_table(routes))]
     written = {"facts": found, "rounds": arguments.rounds, "requests": arguments.requests, "figures": figures}
+    written["plot"] = panels(figures)
     path = record.write("hooks_cost", written, "What the hooks cost", [*tables, verdict(figures)], arguments.results)
     print(path.read_text(encoding="utf-8"))
     return 0
