@@ -23,4 +23,5 @@ format:
 	$(PYTHON) -m ruff format .
 
 bench:
+	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
