@@ -18,6 +18,8 @@ from engine.sequence import Sequence
 
 # The largest float32 step below one: a uniform number must not round up to it.
 BELOW_ONE = 1.0 - 2.0**-23
+# A lower temperature is this one: it is greedy in effect, and logits divided by it are still finite.
+LOWEST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def _choose(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
 def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -> Tensor:
     if len(rows) < len(sequences):
         logits = logits[_index(rows, logits)]
-    temperatures = [sequences[row].sampling.temperature for row in rows]
+    temperatures = [max(LOWEST_TEMPERATURE, sequences[row].sampling.temperature) for row in rows]
     return torch.softmax(logits / _column(temperatures, logits), dim=-1)
 
 
@@ -155,6 +157,8 @@ def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
     allowed = np.zeros(logits.shape[0], dtype=bool)
     size = min(len(bits), len(allowed))
     allowed[:size] = bits[:size]
+    if not allowed.any():
+        raise ValueError("the grammar allows no token")
     return torch.from_numpy(allowed).to(logits.device)
 
 
