@@ -35,11 +35,19 @@ ENGINES = {
 
 
 class ModelSet:
-    """The models by name, loaded one after another. Safe to use from any thread."""
+    """The models by name, loaded one after another. Safe to use from any thread.
 
-    def __init__(self, backends: Mapping[str, Backend], clock: Callable[[], float] = time.monotonic) -> None:
+    check: called before the first is loaded; it raises StartError where that is foreseen to fail.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._backends = dict(backends)
-        self._clock = clock
+        self._clock, self._check = clock, check
         self._stopping = threading.Event()
         self._loader: threading.Thread | None = None
 
@@ -77,6 +85,7 @@ class ModelSet:
 
     def start(self) -> None:
         """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError."""
+        self._check()
         for name, backend in self:
             if not self._stopping.is_set():
                 self._start_one(name, backend)
@@ -139,7 +148,8 @@ def build_models(settings: Settings) -> ModelSet:
     wish = Wish(settings.model.device, visible, settings.production)
     device = functools.cache(lambda: choose_device(wish, survey_machine, ask_torch))
     checkpoints = choose_checkpoints(settings)
-    return ModelSet({name: _deferred(name, chosen, settings, device) for name, chosen in checkpoints.items()})
+    backends = {name: _deferred(name, chosen, settings, device) for name, chosen in checkpoints.items()}
+    return ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, device))
 
 
 def choose_checkpoints(settings: Settings) -> dict[str, Checkpoint]:
@@ -222,6 +232,16 @@ def _deferred(name: str, chosen: Checkpoint, settings: Settings, device: Callabl
 
     info = ModelInfo(name, _served_id(name, chosen), name == "avision", chosen.demo, settings.generation.max_model_len)
     return DeferredBackend(info, build)
+
+
+def _check_memory(checkpoints: Mapping[str, Checkpoint], settings: Settings, device: Callable[[], str]) -> None:
+    """Raise StartError where both models together would not fit; the plain path has no cache of a stated size."""
+    if settings.engine.engine != "continuous":
+        return
+    where = device()
+    limits = engine_config(settings, where)
+    specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
+    import_module("engine.budget").check_together([(spec, limits) for spec in specs])
 
 
 def _served_id(name: str, chosen: Checkpoint) -> str:

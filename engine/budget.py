@@ -7,14 +7,17 @@ twice and an operator can read from the table whether a second copy fits beside 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
+from engine.checkpoint import find_checkpoint
 from engine.errors import StartError
 from engine.kv_cache import KVCache
+from engine.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE
 from engine.memory import available_bytes
 from engine.types import EngineConfig, ModelSpec
 
@@ -24,6 +27,7 @@ PREFIX_SHARE = 4  # contexts' worth of kept beginnings
 LOGITS_COPIES = 4  # float32 copies of a step's logits alive at once while sampling
 HIDDEN_COPIES = 6  # copies of a step's hidden states alive at once
 FFN_COPIES = 3
+SETTINGS_TO_LOWER = "lower MAX_NUM_SEQS or MAX_MODEL_LEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +66,39 @@ class Budget:
 
 def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> Budget:
     """Return what `model` (loaded) needs with these limits. max_model_len: tokens a slot."""
-    text = model.config.get_text_config()
-    dtype: torch.dtype = model.dtype
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype)
-    cache_tokens = config.max_num_seqs * max_model_len
-    prefix_tokens = PREFIX_SHARE * max_model_len if config.prefix_cache else 0
-    row = (HIDDEN_COPIES * text.hidden_size + FFN_COPIES * text.intermediate_size) * dtype.itemsize
-    logits = LOGITS_COPIES * config.max_num_seqs * text.vocab_size * 4
-    return Budget(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
-        cache=cache_tokens * per_token,
-        beginnings=prefix_tokens * per_token,
-        work=config.max_num_batched_tokens * row + logits,
-        cache_tokens=cache_tokens,
-        prefix_tokens=prefix_tokens,
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return _budget(model.config.get_text_config(), model.dtype, weights, config, max_model_len)
+
+
+def foresee_budget(spec: ModelSpec, config: EngineConfig) -> Budget:
+    """Return the same from the checkpoint's files alone. Raises StartError where they are not in order."""
+    architecture = VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
+    checkpoint = find_checkpoint(spec.model_dir, spec.dir_setting, architecture)
+    text = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True).get_text_config()
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    length = min(config.max_model_len, text.max_position_embeddings)
+    return _budget(text, dtype, checkpoint.loaded_bytes(dtype.itemsize), config, length)
+
+
+def check_together(
+    models: Iterable[tuple[ModelSpec, EngineConfig]], available: Callable[[str], int] = available_bytes
+) -> None:
+    """Check, before anything is loaded, that all models fit on their device together. Raises StartError if not."""
+    plans = [(spec, config, foresee_budget(spec, config)) for spec, config in models]
+    spec, config, _ = plans[0]
+    free, needed = available(spec.device), sum(budget.total for _, _, budget in plans)
+    reserve = needed if config.reload_reserve else 0
+    if needed + reserve <= free:
+        return
+    sums = "; ".join(
+        f"{spec.name} {budget.total / 1e9:.2f} GB ({budget.weights / 1e9:.2f} weights in {spec.dtype}, "
+        f"{budget.cache / 1e9:.2f} cache, {budget.beginnings / 1e9:.2f} kept beginnings, {budget.work / 1e9:.2f} work)"
+        for spec, _, budget in plans
+    )
+    twice = f", and RELOAD_RESERVE keeps as much for a second copy: {2 * needed / 1e9:.2f} GB" if reserve else ""
+    raise StartError(
+        f"The models do not fit on {spec.device} together: {sums}; that is {needed / 1e9:.2f} GB{twice}, and "
+        f"{free / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
     )
 
 
@@ -93,6 +115,24 @@ def check_budget(
     raise StartError(
         f"{spec.name} does not fit on {spec.device}: beside its weights it needs {budget.cache / 1e9:.2f} GB for "
         f"{budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), {budget.beginnings / 1e9:.2f} GB for "
-        f"kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are free: "
-        f"lower MAX_NUM_SEQS or MAX_MODEL_LEN."
+        f"kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are "
+        f"free: {SETTINGS_TO_LOWER}."
+    )
+
+
+def _budget(text: Any, dtype: torch.dtype, weights: int, config: EngineConfig, length: int) -> Budget:
+    """Return the budget of a model with this text configuration. length: tokens a slot."""
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    per_token = KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype)
+    cache_tokens = config.max_num_seqs * length
+    prefix_tokens = PREFIX_SHARE * length if config.prefix_cache else 0
+    row = (HIDDEN_COPIES * text.hidden_size + FFN_COPIES * text.intermediate_size) * dtype.itemsize
+    logits = LOGITS_COPIES * config.max_num_seqs * text.vocab_size * 4
+    return Budget(
+        weights=weights,
+        cache=cache_tokens * per_token,
+        beginnings=prefix_tokens * per_token,
+        work=config.max_num_batched_tokens * row + logits,
+        cache_tokens=cache_tokens,
+        prefix_tokens=prefix_tokens,
     )
