@@ -109,10 +109,10 @@ class Heard:
     complete: bool = False
 
 
-class ChatStream:
-    """An OpenAI chat completion as a stream of events."""
+class _Stream:
+    """An answer as a stream of events; what each of them says is the dialect's."""
 
-    streams = True
+    unfinished = "the stream ended early"
 
     def __init__(self) -> None:
         self.heard = Heard()
@@ -121,29 +121,53 @@ class ChatStream:
     def feed(self, body: bytes, now: float) -> None:
         """Take in a part of the body. Raises BadAnswer on an error event."""
         for event in self._events.feed(body):
-            if event == b"[DONE]":
-                self.heard.complete = True
-            else:
-                self._hear(json.loads(event), now)
+            self._hear(event, now)
 
     def end(self) -> None:
         """Check that the stream said that it was over. Raises BadAnswer."""
         if not self.heard.complete:
-            raise BadAnswer("the stream ended without [DONE]")
+            raise BadAnswer(self.unfinished)
 
-    def _hear(self, event: dict, now: float) -> None:
-        if event.get("error"):
+    def _hear(self, event: bytes, now: float) -> None:
+        raise NotImplementedError
+
+
+class ChatStream(_Stream):
+    """An OpenAI chat completion."""
+
+    unfinished = "the stream ended without [DONE]"
+
+    def _hear(self, event: bytes, now: float) -> None:
+        if event == b"[DONE]":
+            self.heard.complete = True
+            return
+        said = json.loads(event)
+        if said.get("error"):
             raise BadAnswer("the stream carried an error")
-        if event.get("usage"):
-            self.heard.tokens = event["usage"]["completion_tokens"]
-        if any((choice.get("delta") or {}).get("content") for choice in event.get("choices") or ()):
+        if said.get("usage"):
+            self.heard.tokens = said["usage"]["completion_tokens"]
+        if any((choice.get("delta") or {}).get("content") for choice in said.get("choices") or ()):
+            self.heard.arrivals.append(now)
+
+
+class OwnStream(_Stream):
+    """An answer of /api/v1: texts, then the whole with its figures."""
+
+    unfinished = "the stream ended without its figures"
+
+    def _hear(self, event: bytes, now: float) -> None:
+        said = json.loads(event)
+        if said.get("error"):
+            raise BadAnswer("the stream carried an error")
+        if said.get("success"):
+            self.heard.tokens = said["data"]["generated_tokens"]
+            self.heard.complete = True
+        elif said.get("text"):
             self.heard.arrivals.append(now)
 
 
 class WholeJson:
     """An answer of /api/v1 in one piece: when its first token was made is not known."""
-
-    streams = False
 
     def __init__(self) -> None:
         self.heard = Heard()
@@ -160,3 +184,6 @@ class WholeJson:
             raise BadAnswer("the answer is not a success")
         self.heard.tokens = answer["data"]["generated_tokens"]
         self.heard.complete = True
+
+
+Answer = ChatStream | OwnStream | WholeJson

@@ -15,26 +15,27 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.figures import Outcome
-from benchmarks.http_answer import BadAnswer, ChatStream, HttpParser, WholeJson
+from benchmarks.http_answer import Answer, BadAnswer, ChatStream, HttpParser, OwnStream, WholeJson
 from benchmarks.workload import Job
 
 CHAT = "/chat/completions"
 OWN_TEXT = "/api/v1/text/generate"
 OWN_PICTURE = "/api/v1/image/analyze"
-READ_LIMIT = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask. url: an OpenAI-style `.../chat/completions`, or one of our own JSON routes, which do not stream.
+    """Where to ask. url: an OpenAI-style `.../chat/completions`, or one of our own JSON routes.
 
-    model: the name a chat request carries; key: for the Authorization header; timeout: seconds for one request.
+    model: the name a chat request carries; key: for the Authorization header; timeout: seconds for one request;
+    whole: ask a JSON route for its answer in one piece, whose first text is not known then.
     """
 
     url: str
     model: str = ""
     key: str | None = None
     timeout: float = 900.0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.url.startswith("http://") or not self.path.endswith((CHAT, OWN_TEXT, OWN_PICTURE)):
@@ -53,13 +54,16 @@ class Target:
         parts = urlsplit(self.url)
         return parts.hostname or "127.0.0.1", parts.port or 80
 
-    def answer(self) -> ChatStream | WholeJson:
+    def answer(self) -> Answer:
         """Return a reader for one answer."""
-        return ChatStream() if self.path.endswith(CHAT) else WholeJson()
+        if self.path.endswith(CHAT):
+            return ChatStream()
+        return WholeJson() if self.whole else OwnStream()
 
     def request(self, job: Job) -> bytes:
         """Return the bytes of one request."""
-        body = json.dumps(_chat(job, self.model) if self.path.endswith(CHAT) else _own(job)).encode()
+        asked = _chat(job, self.model) if self.path.endswith(CHAT) else _own(job, self.whole)
+        body = json.dumps(asked).encode()
         host, port = self.address
         head = [
             f"POST {self.path} HTTP/1.1",
@@ -75,7 +79,7 @@ class Target:
 class _Exchange(asyncio.Protocol):
     """One request and its answer; `over` ends with None or with what went wrong."""
 
-    def __init__(self, request: bytes, answer: ChatStream | WholeJson) -> None:
+    def __init__(self, request: bytes, answer: Answer) -> None:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._request, self._answer = request, answer
         self._parser = HttpParser()
@@ -131,7 +135,7 @@ async def ask(target: Target, job: Job, due: float) -> Outcome:
     return _outcome(answer, due, time.perf_counter(), error)
 
 
-async def _exchange(target: Target, job: Job, answer: ChatStream | WholeJson) -> None:
+async def _exchange(target: Target, job: Job, answer: Answer) -> None:
     host, port = target.address
     request = target.request(job)
     transport, protocol = await asyncio.get_running_loop().create_connection(
@@ -143,7 +147,7 @@ async def _exchange(target: Target, job: Job, answer: ChatStream | WholeJson) ->
         transport.close()
 
 
-def _outcome(answer: ChatStream | WholeJson, due: float, ended: float, error: str | None) -> Outcome:
+def _outcome(answer: Answer, due: float, ended: float, error: str | None) -> Outcome:
     heard = answer.heard
     arrivals = heard.arrivals
     if error is None and heard.tokens is None:
@@ -174,8 +178,9 @@ def _chat(job: Job, model: str) -> dict[str, Any]:
     }
 
 
-def _own(job: Job) -> dict[str, Any]:
+def _own(job: Job, whole: bool) -> dict[str, Any]:
     body: dict[str, Any] = {"prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": job.temperature}
+    body |= {} if whole else {"stream": True}
     return body if job.picture is None else body | {"image": _data_url(job.picture)}
 
 

@@ -152,7 +152,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vllm", type=Path, help="the program `vllm` of a CPU build")
     parser.add_argument("--transformers", type=Path, help="the program `transformers` with its serving extra")
     parser.add_argument("--no-lock", action="store_true", help="leave `generate` under a lock out")
-    parser.add_argument("--own-api", action="store_true", help="ask ours under /api/v1, which does not stream")
+    parser.add_argument("--own-api", action="store_true", help="ask ours under /api/v1 instead of /v1")
     parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16, 32, 64], help="clients")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--n", type=int, default=3, help="requests of each client (at least 8 in all)")

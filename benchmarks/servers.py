@@ -51,8 +51,8 @@ class Server:
 def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
     """Return our service on Gunicorn, as it is deployed, without rate limits and with patient queues.
 
-    vision: a demo model stands in for it where there is none; length: MAX_MODEL_LEN; chat: ask under /v1, which
-    streams, and not under /api/v1.
+    vision: a demo model stands in for it where there is none; length: MAX_MODEL_LEN; chat: ask under /v1, and
+    not under /api/v1.
     """
     env = {
         "ENVIRONMENT": "development",

@@ -3,8 +3,8 @@
     python -m benchmarks.serving URL --model NAME [--c 1,4,16,32,64] [--rate 2,4,8] ...
 
 URL is any OpenAI-style streaming route (http://127.0.0.1:8085/v1/chat/completions) or one of our own JSON routes
-(.../api/v1/text/generate, .../api/v1/image/analyze), which answer in one piece: there the first text and the gaps are
-not known. The service's rate limits must be off for this (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0).
+(.../api/v1/text/generate, .../api/v1/image/analyze). With --whole those answer in one piece: then the first text and
+the gaps are not known. The service's rate limits must be off for this (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0).
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--mixed", action="store_true", help="answers of 8 to 256 tokens instead")
     parser.add_argument("--pictures", action="store_true", help="a picture with each request")
+    parser.add_argument("--whole", action="store_true", help="ask our own routes for answers in one piece")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--objective", type=numbers, default=[1000.0, 100.0], help="ms to the first text, ms per token")
     parser.add_argument("--seed", type=int, default=0)
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     workload = Workload(asked.tokens, asked.temperature, asked.mixed, asked.pictures)
     plan = Plan(workload, asked.n, asked.seconds, Objective(first, per_token), asked.seed)
     key = asked.key_file.read_text(encoding="utf-8").strip() if asked.key_file else None
-    target = Target(asked.url, asked.model, key)
+    target = Target(asked.url, asked.model, key, whole=asked.whole)
     loads = [*(Load(clients=c) for c in asked.c), *(Load(rate=rate) for rate in asked.rate)]
     found = record.facts(["tqdm", "numpy"])
     results = asyncio.run(run(target, loads, plan))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.http_answer import BadAnswer, ChatStream, EventParser, HttpParser, WholeJson
+from benchmarks.http_answer import BadAnswer, ChatStream, EventParser, HttpParser, OwnStream, WholeJson
 
 BODY = b'data: {"a": 1}\n\n: comment\n\ndata: [DONE]\n\n'
 CHUNKED = (
@@ -89,17 +89,29 @@ def test_only_text_counts_as_an_arrival() -> None:
     assert (answer.heard.arrivals, answer.heard.tokens) == ([2.0, 2.0], 5)
 
 
-def test_an_error_in_the_stream_is_a_failure() -> None:
+def test_our_own_stream_ends_with_its_figures() -> None:
+    """Texts are arrivals; the whole answer at the end is none."""
+    answer = OwnStream()
+    answer.feed(event(text="a") + b": keep-alive\n\n", 1.0)
+    answer.feed(event(text="b"), 2.0)
+    answer.feed(event(success=True, data={"text": "ab", "generated_tokens": 2}), 3.0)
+    answer.end()
+    assert (answer.heard.arrivals, answer.heard.tokens) == ([1.0, 2.0], 2)
+
+
+@pytest.mark.parametrize("kind", [ChatStream, OwnStream])
+def test_an_error_in_the_stream_is_a_failure(kind: type[ChatStream | OwnStream]) -> None:
     """Status 200 was sent long before."""
     with pytest.raises(BadAnswer, match="error"):
-        ChatStream().feed(event(error={"message": "x"}), 1.0)
+        kind().feed(event(error="x", message="y"), 1.0)
 
 
-def test_a_stream_without_its_end_is_a_failure() -> None:
+@pytest.mark.parametrize(("kind", "part"), [(ChatStream, delta("a")), (OwnStream, event(text="a"))])
+def test_a_stream_without_its_end_is_a_failure(kind: type[ChatStream | OwnStream], part: bytes) -> None:
     """A truncated answer must not count its tokens."""
-    answer = ChatStream()
-    answer.feed(delta("a"), 1.0)
-    with pytest.raises(BadAnswer, match="DONE"):
+    answer = kind()
+    answer.feed(part, 1.0)
+    with pytest.raises(BadAnswer, match="ended without"):
         answer.end()
 
 

@@ -37,10 +37,19 @@ def test_a_stream_is_timed_at_its_pieces() -> None:
     assert (body["model"], body["max_tokens"], body["stream"]) == ("avibe", 3, True)
 
 
-def test_our_own_route_answers_in_one_piece() -> None:
+def test_our_own_route_streams_too() -> None:
+    """Its events have shapes of their own."""
+    events = b'data: {"text": "a"}\n\ndata: {"text": "b"}\n\ndata: ' + WHOLE + b"\n\n"
+    with scripted(200, events) as server:
+        outcome = asked_once(Target(server.address + OWN_TEXT))
+    assert (outcome.tokens, len(outcome.gaps), outcome.error) == (3, 1, None)
+    assert server.asked[0][2] == {"prompt": JOB.prompt, "max_tokens": 3, "temperature": 0.7, "stream": True}
+
+
+def test_an_answer_in_one_piece_has_no_first_text() -> None:
     """The tokens are known, the first text is not."""
     with scripted(200, WHOLE) as server:
-        outcome = asked_once(Target(server.address + OWN_TEXT))
+        outcome = asked_once(Target(server.address + OWN_TEXT, whole=True))
     assert (outcome.tokens, outcome.first, outcome.error) == (3, None, None)
     assert server.asked[0][2] == {"prompt": JOB.prompt, "max_tokens": 3, "temperature": 0.7}
 
@@ -54,7 +63,7 @@ def test_a_picture_travels_as_a_data_url() -> None:
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
     assert text == {"type": "text", "text": job.prompt}
     with scripted(200, WHOLE) as server:
-        asked_once(Target(server.address + OWN_PICTURE), job)
+        asked_once(Target(server.address + OWN_PICTURE, whole=True), job)
     assert server.asked[0][2]["image"].startswith("data:image/png;base64,")
 
 
