@@ -21,6 +21,7 @@ import health
 import middleware
 from config import Settings, settings_or_exit
 from edge.client_watch import ClientWatch
+from edge.operator_session import sign_in_tries
 from edge.rate_limit import RateLimiter, redis_windows
 from edge.route_table import check_routes
 from engine.errors import StartError
@@ -28,7 +29,7 @@ from logs import set_up_logging
 from metrics import Metrics
 from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
-from routes import api, pages
+from routes import api, assets, pages, status
 from routes.openai.form import GrammarShelf
 from routes.openai.limited import openai_models
 from routes.openai.views import openai
@@ -46,7 +47,7 @@ class PlainJson(DefaultJSONProvider):
 
 def create_app(settings: Settings, models: ModelSet | None = None, machine: Machine | None = None) -> Flask:
     """Return the application over these models, not yet loaded. Raises StartError and RouteTableError."""
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
@@ -55,11 +56,12 @@ def create_app(settings: Settings, models: ModelSet | None = None, machine: Mach
     app.extensions["rate_limiter"] = limiter
     app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
     app.extensions["client_watch"] = ClientWatch()
+    app.extensions["sign_in_tries"] = sign_in_tries()
     app.extensions["request_models"] = request_models(settings)
     app.extensions["openai_models"] = openai_models(settings)
     app.extensions["grammars"] = GrammarShelf()
     middleware.install(app, settings, pages.failure_page)
-    for blueprint in (health.health, health.metrics, api.api, openai, pages.pages):
+    for blueprint in (health.health, health.metrics, api.api, openai, pages.pages, status.status, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

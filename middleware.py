@@ -19,7 +19,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, failures, parts
+from edge import caller, failures, operator_session, parts
 from edge.charging import charge
 from edge.route_table import MIB, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
@@ -104,10 +104,12 @@ def _warn_of_ignored_proxy() -> None:
 
 
 def _check_access(row: Row) -> None:
-    if row.need is not Need.LOCAL_OR_ADMIN or caller.is_local(request):
+    if row.need not in (Need.LOCAL_OR_ADMIN, Need.OPERATOR) or caller.is_local(request):
         return
     admin_key = parts.settings().security.admin_key
     if caller.is_admin(request, admin_key):
+        return
+    if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
         return
     if admin_key is None:
         raise Forbidden("This address answers only programs on the same machine.")
@@ -163,7 +165,7 @@ def _finish(response: Response) -> Response:
         headers["Cache-Control"] = "no-store"
     response.headers.extend(headers)
     if response.mimetype == "text/html":
-        response.vary.add("Accept-Language")
+        response.vary.update(("Accept-Language", "Cookie"))
     _count(response.status_code, seconds)
     _log_access(response.status_code, seconds)
     return response

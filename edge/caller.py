@@ -51,6 +51,12 @@ def is_local(request: Request) -> bool:
     )
 
 
+def came_over_https(request: Request, trusted_proxies: int) -> bool:
+    """True if the browser spoke HTTPS: to us, or to the nearest proxy where we trust one."""
+    nearest = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip()
+    return request.is_secure or (trusted_proxies > 0 and nearest.lower() == "https")
+
+
 def is_admin(request: Request, admin_key: str | None) -> bool:
     """True if the request carries `Authorization: Bearer <ADMIN_KEY>`; compared in constant time."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

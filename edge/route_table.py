@@ -24,6 +24,7 @@ class Need(Enum):
     OPEN = "open"
     PROBE = "probe"
     LOCAL_OR_ADMIN = "local or admin"
+    OPERATOR = "local, admin or signed in"
 
 
 class Budget(Enum):
@@ -54,7 +55,14 @@ OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=Tru
 
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
+    "GET /state": Row(),
+    "POST /language": Row(bodies=FORM_OF_TEXT),
     "GET /static/<path:filename>": Row(),
+    "GET /status": Row(need=Need.OPERATOR),
+    "GET /status/figures": Row(need=Need.OPERATOR),
+    "GET /status/samples": Row(need=Need.OPERATOR),
+    "POST /status/sign-in": Row(bodies=FORM_OF_TEXT),
+    "POST /status/sign-out": Row(),
     "GET /avibe": Row(),
     "POST /avibe": Row(budget=Budget.GENERATION, bodies=FORM_OF_TEXT, model="avibe"),
     "GET /avision": Row(),

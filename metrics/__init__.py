@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.types import Completion
 from metrics.application import ApplicationFigures
+from metrics.history import History
 from metrics.machine import Machine
 from metrics.prometheus import PrometheusMetrics
 
@@ -30,6 +31,7 @@ class Metrics:
     ) -> None:
         self.application = ApplicationFigures()
         self.prometheus = PrometheusMetrics(models, machine, shared_limit_failures)
+        self.history = History(models, machine)
         self.machine = machine
         self._clock = clock
         self._began = clock()
@@ -44,9 +46,11 @@ class Metrics:
         self.application.succeeded(model, seconds, completion.output_tokens)
         self.prometheus.ended(model, SUCCESS)
         self.prometheus.completed(model, completion)
+        self.history.answered(completion.timings.first_token)
 
     def generation_failed(self, model: str, code: str) -> None:
         """Count a generation request that ended with this error; a spent budget is no failure of the service."""
         self.prometheus.ended(model, code)
+        self.history.failed(code)
         if code != RATE_LIMITED:
             self.application.failed()

@@ -12,6 +12,7 @@ from flask import request
 
 FOLDER = Path(__file__).parent.parent / "locales"
 DEFAULT = "en"
+COOKIE = "avito_ai_language"
 HOLE = re.compile(r"\\\{(\w+)\\\}")
 
 
@@ -33,6 +34,11 @@ class Locale:
         general: str = self.texts["codes"][error_code]
         return general
 
+    def for_scripts(self) -> dict[str, Any]:
+        """Return what a script needs to tell a visitor what happens: it has no text of its own."""
+        messages = [(pattern.pattern.replace("?P<", "?<"), text) for pattern, text in self.messages]
+        return {name: self.texts[name] for name in ("live", "codes", "next")} | {"messages": messages}
+
 
 def _load(path: Path) -> Locale:
     texts = json.loads(path.read_text(encoding="utf-8"))
@@ -49,5 +55,8 @@ LOCALES = {locale.code: locale for locale in map(_load, sorted(FOLDER.glob("*.js
 
 
 def visitors_locale() -> Locale:
-    """Return the language that the visitor's browser likes best among ours."""
+    """Return the language that the visitor has chosen, else the one that the browser likes best among ours."""
+    chosen = request.cookies.get(COOKIE)
+    if chosen in LOCALES:
+        return LOCALES[chosen]
     return LOCALES[request.accept_languages.best_match(sorted(LOCALES), DEFAULT) or DEFAULT]

@@ -9,25 +9,49 @@ from werkzeug.wrappers import Response
 
 from edge import parts
 from edge.failures import meaning_of
-from edge.readiness import overall
-from engine.errors import RetryLater, ServiceError
-from engine.images import MAX_IMAGE_BYTES
-from engine.types import Status
+from engine import images
+from engine.errors import RetryLater, ServiceError, Unauthorized
 from routes import asking
 from routes.generation import Answer, answer
-from routes.locale import visitors_locale
+from routes.locale import COOKIE, LOCALES, visitors_locale
+from routes.markdown import rendered
+from routes.parsing import form
+from routes.schemas import MAX_TEMPERATURE
+from routes.state import state_of_service
+from routes.status import sign_in_page
 from routes.thumbnail import thumbnail_url
 
 pages = Blueprint("pages", __name__)
 
-MEGABYTE = 1_000_000
+MIB = 1024 * 1024
+A_YEAR = 365 * 24 * 3600  # seconds
 FORMS = {"/avibe": "text", "/avision": "picture"}
+SWITCHABLE = {"/", "/status"}
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
 
 @pages.get("/")
 def index() -> str:
-    """Show both forms."""
-    return _render()
+    """Show both forms; `?text=1` and `?picture=1` begin with an example."""
+    typed = {kind: _example(kind) for kind in FORMS.values()}
+    return _render(typed={kind: {"prompt": text} for kind, text in typed.items() if text})
+
+
+@pages.get("/state")
+def state() -> str:
+    """Show the state alone, for a page that is open."""
+    locale = visitors_locale()
+    return render_template("_state.html", t=locale.texts, **state_of_service())
+
+
+@pages.post("/language")
+def language() -> Response:
+    """Remember the language that a visitor has chosen, and lead back."""
+    chosen = form().fields
+    response = redirect(chosen["page"] if chosen.get("page") in SWITCHABLE else url_for("pages.index"), 303)
+    if chosen.get("language") in LOCALES:
+        response.set_cookie(COOKIE, chosen["language"], max_age=A_YEAR, httponly=True, samesite="Lax")
+    return response
 
 
 @pages.get("/avibe", endpoint="avibe_again")
@@ -54,42 +78,72 @@ def avision() -> str:
 def failure_page(error: ServiceError, status: int) -> str:
     """Return the page that tells a visitor what went wrong: in the form that was sent, or alone."""
     locale = visitors_locale()
+    code = meaning_of(error).code
     failure = {
-        "message": locale.sentence(error.message, meaning_of(error).code),
+        "message": locale.sentence(error.message, code),
+        "next": locale.texts["next"][code],
         "retry_after": error.retry_after if isinstance(error, RetryLater) else None,
-        "status": status,
     }
     if request.path in FORMS:
         return _render(failure=failure)
-    return render_template("failure.html", t=locale.texts, lang=locale.code, failure=failure, request_id=g.request_id)
+    if isinstance(error, Unauthorized):
+        return sign_in_page()
+    return render_template(
+        "failure.html",
+        t=locale.texts,
+        lang=locale.code,
+        languages=LOCALES,
+        failure=failure,
+        request_id=g.request_id,
+    )
 
 
-def _render(answer: Answer | None = None, thumbnail: str | None = None, failure: dict[str, Any] | None = None) -> str:
+def _render(
+    answer: Answer | None = None,
+    thumbnail: str | None = None,
+    failure: dict[str, Any] | None = None,
+    typed: dict[str, dict[str, str]] | None = None,
+) -> str:
     locale = visitors_locale()
+    form = FORMS.get(request.path)
     return render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
-        form=FORMS.get(request.path),
-        typed=g.get("typed", {}),
+        languages=LOCALES,
+        form=form,
+        typed=typed or {form: g.get("typed", {})},
         answer=answer,
+        markdown=rendered(answer.text) if answer else "",
         thumbnail=thumbnail,
         failure=failure,
         request_id=g.request_id,
-        max_prompt_length=parts.settings().generation.max_prompt_length,
-        max_image_megabytes=MAX_IMAGE_BYTES // MEGABYTE,
-        **_state(),
+        limits=_limits(),
+        client_texts=locale.for_scripts(),
+        **state_of_service(),
     )
 
 
-def _state() -> dict[str, Any]:
-    """Return what the page says of the models: the state of all, those that are loading, and the demos."""
-    states = parts.models().states()
-    status = overall(states)
-    infos = [backend.info for _, backend in parts.models()]
+def _limits() -> dict[str, Any]:
+    """Return every limit that the page names or checks, from where the service itself has it."""
+    settings = parts.settings().generation
     return {
-        "status": status.value,
-        "loading": states if status is Status.LOADING else {},
-        "demos": [info.served_id for info in infos if info.demo],
-        "megabyte": MEGABYTE,
+        "prompt": settings.max_prompt_length,
+        "max_tokens": settings.max_tokens_limit,
+        "default_tokens": {"text": settings.max_tokens_avibe, "picture": settings.max_tokens_avision},
+        "temperature": MAX_TEMPERATURE,
+        "default_temperature": settings.temperature,
+        "image_types": IMAGE_TYPES,
+        "image_bytes": images.MAX_IMAGE_BYTES,
+        "image_pixels": images.MAX_IMAGE_PIXELS,
+        "image_side": images.MAX_IMAGE_SIDE,
+        "image_aspect": images.MAX_IMAGE_ASPECT,
+        "image_mib": images.MAX_IMAGE_BYTES // MIB,
     }
+
+
+def _example(kind: str) -> str:
+    """Return the example that the address names; a visitor without JavaScript chooses one by a link."""
+    texts: list[str] = visitors_locale().texts[kind]["examples"]
+    number = request.args.get(kind, 0, type=int)
+    return texts[number - 1] if 0 < number <= len(texts) else ""

@@ -1,33 +1,233 @@
-// Adds to a page that works without it: follows the state of the models, and keeps a form from being sent twice.
-"use strict";
+// Adds to a page that works without it: answers that stream in, a stop that stops the model, and patience.
+import { ask } from "./ask.js";
+import { Exchange, say } from "./exchange.js";
+import { Picture } from "./picture.js";
+import { current, look, ready } from "./state.js";
+import { extra, figure, fill, texts, timeOfDay } from "./texts.js";
 
-const LOOK_EVERY = 3000; // milliseconds
+const QUEUE_LOOK = 1000; // milliseconds
+const BETWEEN_TRIES = 1000;
+const COPIED = 1500;
 
-// The server renders the notice in the visitor's language, so a fresh copy of the page has the new one; taking only
-// the notice from it leaves alone what somebody is typing.
-async function followState() {
-  const shown = document.querySelector("[data-status]");
-  if (!shown) return;
-  const page = await fetch("/", { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
-  if (page !== null) {
-    const fresh = new DOMParser().parseFromString(page, "text/html").querySelector("[data-status]");
-    if (fresh) shown.replaceWith(document.adoptNode(fresh));
-    else shown.remove();
+class Conversation {
+  constructor(form) {
+    this.form = form;
+    this.model = form.dataset.model;
+    this.prompt = form.elements.prompt;
+    this.list = document.querySelector(`[data-exchanges=${form.dataset.kind}]`);
+    this.picture = form.querySelector("[data-drop]") && new Picture(form);
+    this.send = form.querySelector("[data-do=send]");
+    this.stop = form.querySelector("[data-do=stop]");
+    this.draft = `draft-${form.dataset.kind}`;
+    form.querySelector(".keys").hidden = false;
+    this.prompt.value ||= sessionStorage.getItem(this.draft) ?? "";
+    this.count();
+    this.listen();
   }
-  setTimeout(followState, LOOK_EVERY);
-}
-setTimeout(followState, LOOK_EVERY);
 
-for (const form of document.forms) {
-  form.addEventListener("submit", () => {
-    form.setAttribute("aria-busy", "true");
-    form.querySelector("button").disabled = true;
+  listen() {
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!this.running && (!this.picture || this.picture.file)) this.begin(this.question());
+      else if (!this.running) this.picture.input.focus();
+    });
+    this.form.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit(this.send);
+    });
+    this.prompt.addEventListener("input", () => this.count());
+    this.stop.addEventListener("click", () => this.halt());
+    for (const example of this.form.querySelectorAll("[data-example]")) {
+      example.addEventListener("click", (event) => {
+        event.preventDefault();
+        this.prompt.value = example.textContent;
+        this.count();
+        this.prompt.focus();
+      });
+    }
+  }
+
+  count() {
+    const count = this.prompt.value.length;
+    sessionStorage.setItem(this.draft, this.prompt.value);
+    this.form.querySelector("[data-count]").textContent = fill(texts.count, { count: figure(count), limit: figure(this.prompt.maxLength) });
+  }
+
+  question() {
+    const { file, url } = this.picture ?? {};
+    return {
+      url: this.form.dataset.ask,
+      prompt: this.prompt.value,
+      maxTokens: this.form.elements.max_tokens.value,
+      temperature: this.form.elements.temperature.value,
+      defaultTokens: Number(this.form.dataset.tokens),
+      file,
+      preview: url,
+      name: file?.name ?? "",
+    };
+  }
+
+  begin(question) {
+    const exchange = new Exchange(question);
+    this.list.prepend(exchange.element);
+    exchange.element.addEventListener("click", (event) => this.press(event, exchange, question));
+    this.attempt(question, exchange);
+  }
+
+  attempt(question, exchange) {
+    const leaving = new AbortController();
+    let first = null;
+    let sent = performance.now();
+    exchange.restart();
+    exchange.wait(texts.thinking);
+    this.busy(leaving, exchange);
+    this.followQueue(leaving.signal, exchange);
+    const stop = ask(question, {
+      uploading: (percent) => first === null && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
+      sent: () => {
+        sent = performance.now();
+        if (first === null) exchange.wait(texts.thinking);
+      },
+      text: (part) => {
+        if (first === null) {
+          first = (performance.now() - sent) / 1000;
+          exchange.wait("");
+          say(texts.writing);
+        }
+        exchange.write(part);
+      },
+      done: (answer) => {
+        this.idle(leaving);
+        exchange.done(answer, first, answer.data.generated_tokens >= (Number(question.maxTokens) || question.defaultTokens));
+        this.form.dispatchEvent(new CustomEvent("answered", { bubbles: true }));
+      },
+      failed: (error) => this.failed(error, question, exchange, leaving),
+      lost: () => this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving),
+    });
+    leaving.signal.addEventListener("abort", stop);
+  }
+
+  failed(error, question, exchange, leaving) {
+    if (error.code === "not_ready") {
+      this.later(texts.waiting_ready, ready(leaving.signal), question, exchange, leaving);
+    } else if (error.code === "overloaded") {
+      const told = (seconds) => exchange.wait(fill(texts.again_in, { seconds }));
+      this.later("", countdown(error.retryAfter ?? 3, told, leaving.signal), question, exchange, leaving);
+    } else {
+      this.idle(leaving);
+      exchange.failed(error);
+      if (error.code === "rate_limit_exceeded" && error.retryAfter) this.tellWhenFree(error.retryAfter, exchange);
+    }
+  }
+
+  // Keeps the question, and sends it again once `cured` has come to pass; the stop button ends that, too.
+  async later(remark, cured, question, exchange, leaving) {
+    if (leaving.signal.aborted) return;
+    exchange.restart();
+    if (remark) {
+      exchange.wait(remark);
+      say(remark);
+    }
+    await pause(BETWEEN_TRIES, leaving.signal);
+    await cured;
+    if (leaving.signal.aborted) return;
+    this.idle(leaving);
+    this.attempt(question, exchange);
+  }
+
+  async tellWhenFree(seconds, exchange) {
+    const time = timeOfDay(new Date(Date.now() + 1000 * seconds));
+    const gone = new AbortController();
+    exchange.part("[data-do=again]").addEventListener("click", () => gone.abort(), { once: true });
+    await countdown(seconds, (left) => exchange.when(fill(texts.frees_in, { time, seconds: left })), gone.signal);
+    if (gone.signal.aborted) return;
+    exchange.when(texts.freed);
+    say(texts.freed);
+  }
+
+  // Tells the place in the queue for as long as there is no first word. Places are taken in turn, so one's own only falls.
+  async followQueue(signal, exchange) {
+    let place = Infinity;
+    for (;;) {
+      await pause(QUEUE_LOOK, signal);
+      if (signal.aborted || exchange.raw || !exchange.part("progress").hidden) return;
+      if (!(await look()) || signal.aborted || exchange.raw) continue;
+      const own = current().places.find((one) => one.model === this.model);
+      place = Math.min(place, own.waiting);
+      if (!place) exchange.wait(texts.thinking);
+      else exchange.wait(fill(own.seconds ? texts.queued_seconds : texts.queued, { place, seconds: own.seconds }));
+    }
+  }
+
+  halt() {
+    const { leaving, exchange } = this.running;
+    this.idle(leaving);
+    exchange.stopped();
+  }
+
+  busy(leaving, exchange) {
+    this.running = { leaving, exchange };
+    const focused = document.activeElement === this.send;
+    this.send.hidden = true;
+    this.stop.hidden = false;
+    if (focused) this.stop.focus();
+  }
+
+  idle(leaving) {
+    leaving.abort();
+    this.running = null;
+    const focused = document.activeElement === this.stop;
+    this.send.hidden = false;
+    this.stop.hidden = true;
+    if (focused) this.send.focus();
+  }
+
+  press(event, exchange, question) {
+    const button = event.target.closest("[data-do]");
+    if (button?.dataset.do === "again" && !this.running) this.attempt(question, exchange);
+    else if (button?.dataset.do === "copy") copy(exchange.raw, button);
+    else if (button?.dataset.do === "copy-id") copy(exchange.part("[data-figure=request_id]").textContent, button);
+  }
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => resolve(clearTimeout(timer)));
   });
 }
-// The back button shows the page as it was left; its forms must be usable again.
-addEventListener("pageshow", () => {
-  for (const form of document.forms) {
-    form.removeAttribute("aria-busy");
-    form.querySelector("button").disabled = false;
+
+async function countdown(seconds, told, signal) {
+  const end = Date.now() + 1000 * seconds;
+  for (let left = seconds; left > 0 && !signal.aborted; left = Math.ceil((end - Date.now()) / 1000)) {
+    told(left);
+    await pause(Math.min(1000, end - Date.now()), signal);
   }
-});
+}
+
+// Without HTTPS a browser keeps the clipboard from pages, but not from a selection.
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = Object.assign(document.createElement("textarea"), { value: text, className: "unseen" });
+    button.after(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+    button.focus();
+  }
+  const label = button.textContent;
+  button.textContent = button.dataset.do === "copy" ? texts.copied : "✓";
+  button.disabled = true;
+  say(texts.copied);
+  setTimeout(() => Object.assign(button, { textContent: label, disabled: false }), COPIED);
+}
+
+for (const form of document.querySelectorAll("form[data-kind]")) new Conversation(form);
+for (const outcome of document.querySelectorAll(".exchanges #outcome")) {
+  // Rendered by the server, so its text is the only thing there is to copy.
+  const id = outcome.querySelector("[data-do=copy-id]");
+  id.hidden = false;
+  id.addEventListener("click", () => copy(outcome.querySelector("[data-figure=request_id]").textContent, id));
+}

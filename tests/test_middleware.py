@@ -37,6 +37,8 @@ UPLOAD = multipart([("prompt", "Hello"), ("image", (picture(), "a.png"))])
 GOOD = {
     "/avibe": {"data": {"prompt": "Hello"}},
     "/avision": UPLOAD,
+    "/language": {"data": {"language": "ru", "page": "/"}},
+    "/status/sign-in": {"data": {"key": "a-key-of-an-operator"}},
     TEXT: {"json": {"prompt": "Hello"}},
     "/api/v1/image/analyze": UPLOAD,
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
@@ -226,7 +228,7 @@ def with_key(environ, models, machine):
     return create_app(load_settings({**environ, "ADMIN_KEY": KEY}, None), models, machine).test_client()
 
 
-GUARDED = sorted(name for name, row in ROUTES.items() if row.need is Need.LOCAL_OR_ADMIN)
+GUARDED = sorted(name for name, row in ROUTES.items() if row.need in (Need.LOCAL_OR_ADMIN, Need.OPERATOR))
 FOREIGN = {"REMOTE_ADDR": "10.1.2.3"}
 
 

@@ -20,8 +20,8 @@ def upload(data=None, **fields):
 def test_the_page_has_both_forms(client):
     """They post to the addresses that people and programs know, and no script stands in the page."""
     page = client.get("/").text
-    assert re.search(r'<form action="/avibe#outcome" method="post">', page)
-    assert re.search(r'<form action="/avision#outcome" method="post" enctype="multipart/form-data">', page)
+    assert re.search(r'<form action="/avibe#outcome" method="post"', page)
+    assert re.search(r'<form action="/avision#outcome" method="post" enctype="multipart/form-data"', page)
     assert 'maxlength="2000"' in page
     assert not re.search(r"<script(?![^>]*src=)", page)
     assert not re.search(r"\son\w+=|style=", page)
@@ -43,9 +43,15 @@ def test_a_text_form_is_answered_with_its_figures(client, avibe):
     assert page.status_code == 200
     assert "An answer." in page.text
     assert "Hello &amp; &lt;b&gt;</textarea>" in page.text
-    assert "<code>id-7</code>" in page.text
-    assert "<dd>7</dd>" in page.text
-    assert "<dd>5.0</dd>" in page.text
+    shown = dict(re.findall(r'data-figure="(\w+)">([^<]*)<', page.text.partition("<template")[0]))
+    assert shown.pop("seconds")
+    assert shown == {
+        "input_tokens": "7",
+        "generated_tokens": "5",
+        "first_token": "0.50",
+        "tokens_per_second": "5.0",
+        "request_id": "id-7",
+    }
     assert page.headers["X-Model"] == "avibe"
     assert avibe.only.prompt.messages[0]["content"] == "Hello & <b>"
 
@@ -199,6 +205,8 @@ def shape(texts):
     """Return the keys of a locale, the holes of its texts beside them."""
     if isinstance(texts, str):
         return sorted(re.findall(r"\{\w+\}", texts))
+    if isinstance(texts, list):
+        return [shape(text) for text in texts]
     return {key: shape(value) for key, value in texts.items() if key != "messages"}
 
 
@@ -211,8 +219,11 @@ def test_the_languages_say_the_same_things():
 
 
 def test_static_files_are_served(client):
-    """The page's own style, script and icon."""
-    for name in ("style.css", "app.js", "icon.svg"):
-        response = client.get(f"/static/{name}", buffered=True)
-        assert response.status_code == 200
-        assert f"/static/{name}" in client.get("/").text
+    """The page's own style, script and icon: for good under their fingerprint, asked for again without it."""
+    for name in ("style.css", "app.js", "icon.svg", "vendor/streaming-markdown.js"):
+        (address,) = set(re.findall(rf"/static/\w+/{name}", client.get("/").text))
+        kept = client.get(address, buffered=True)
+        assert (kept.status_code, kept.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
+        plain = client.get(f"/static/{name}", buffered=True)
+        assert (plain.data, plain.headers["Cache-Control"]) == (kept.data, "no-cache")
+        assert client.get(f"/static/0123456789ab/{name}").status_code == 404

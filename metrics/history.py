@@ -1,0 +1,144 @@
+"""The last hour of the service's own figures, one sample every few seconds, for the operator's page.
+
+A ring of SAMPLES samples, each of a bounded size: memory does not grow with time or load. The times to a first token of
+one interval are kept until it ends, at most FIRST_TOKENS of them. The thread begins with the first real connection
+and ends when its history is gone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.types import BackendStats
+from metrics.machine import Machine
+
+if TYPE_CHECKING:
+    from models import ModelSet
+
+INTERVAL = 5.0  # seconds
+SAMPLES = 720  # an hour of them
+FIRST_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One interval. Rates are a second; times in seconds, None where nothing was measured; shares are 0 to 1.
+
+    at: seconds since the epoch; tokens, running, waiting, cache: by model; errors: ends of this interval by code.
+    """
+
+    at: float
+    tokens: dict[str, float]
+    running: dict[str, int]
+    waiting: dict[str, int]
+    cache: dict[str, float]
+    gpu_memory: float | None
+    gpu_busy: float | None
+    first_token_p50: float | None
+    first_token_p95: float | None
+    answers: int
+    errors: dict[str, int]
+
+
+class History:
+    """Takes the samples. `answered` and `failed` are told by whoever serves; safe to use from any thread."""
+
+    def __init__(
+        self,
+        models: ModelSet,
+        machine: Machine,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._models, self._machine = models, machine
+        self._clock, self._wall_clock = clock, wall_clock
+        self._lock = threading.Lock()  # guards the fields below
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._first_tokens: deque[float] = deque(maxlen=FIRST_TOKENS)
+        self._answers = 0
+        self._errors: Counter[str] = Counter()
+        self._taken_at = clock()
+        self._made = self._tokens_made(self._stats())
+        self._recorder: threading.Thread | None = None
+
+    def answered(self, first_token: float | None) -> None:
+        """Count an answer and how long its first token took, in seconds."""
+        with self._lock:
+            self._answers += 1
+            if first_token is not None:
+                self._first_tokens.append(first_token)
+
+    def failed(self, code: str) -> None:
+        """Count a generation request that ended with this error."""
+        with self._lock:
+            self._errors[code] += 1
+
+    def samples(self, after: float = -math.inf) -> list[Sample]:
+        """Return the samples that were taken after this moment, oldest first."""
+        with self._lock:
+            return [sample for sample in self._samples if sample.at > after]
+
+    def take(self) -> None:
+        """Take one sample of the time since the last one."""
+        stats, gpu = self._stats(), self._machine.gpu()
+        made = self._tokens_made(stats)
+        with self._lock:
+            now = self._clock()
+            seconds = max(now - self._taken_at, 1e-9)
+            first = sorted(self._first_tokens)
+            self._samples.append(
+                Sample(
+                    at=self._wall_clock(),
+                    # An engine that starts again counts from zero.
+                    tokens={name: max(0, count - self._made.get(name, 0)) / seconds for name, count in made.items()},
+                    running={name: figures.num_requests_running for name, figures in stats.items()},
+                    waiting={name: figures.num_requests_waiting for name, figures in stats.items()},
+                    cache={name: _share(f.kv_cache_tokens_used, f.kv_cache_tokens_total) for name, f in stats.items()},
+                    gpu_memory=None if gpu is None else _share(gpu.allocated, gpu.total),
+                    gpu_busy=None if gpu is None else gpu.busy,
+                    first_token_p50=_quantile(first, 0.5),
+                    first_token_p95=_quantile(first, 0.95),
+                    answers=self._answers,
+                    errors=dict(self._errors),
+                )
+            )
+            self._taken_at, self._made, self._answers = now, made, 0
+            self._first_tokens.clear()
+            self._errors.clear()
+
+    def record(self) -> None:
+        """Begin to take samples, unless that has begun."""
+        with self._lock:
+            if self._recorder is None:
+                arguments = (weakref.ref(self), threading.Event())
+                self._recorder = threading.Thread(target=_record, args=arguments, name="history", daemon=True)
+                self._recorder.start()
+
+    def _stats(self) -> dict[str, BackendStats]:
+        return {name: backend.stats() for name, backend in self._models}
+
+    def _tokens_made(self, stats: dict[str, BackendStats]) -> dict[str, int]:
+        return {name: figures.generation_tokens_total for name, figures in stats.items()}
+
+
+def _record(reference: weakref.ref[History], pause: threading.Event, interval: float = INTERVAL) -> None:
+    while (history := reference()) is not None:
+        history.take()
+        del history
+        pause.wait(interval)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    """Return the smallest value that at least this share of the values do not exceed (nearest rank)."""
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else None

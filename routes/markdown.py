@@ -1,0 +1,59 @@
+"""Markdown in an answer, as markup that only we write: what a model says is text inside it.
+
+CommonMark with tables and strikethrough (markdown-it-py). HTML stays text, pictures become their descriptions, links
+lead to web and mail addresses alone, and every heading is of the level below the page's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+
+HEADING = "h4"
+SCHEMES = ("http://", "https://", "mailto:")
+
+
+def rendered(text: str) -> Markup:
+    """Return the answer as markup."""
+    return Markup(_MARKDOWN.render(text))
+
+
+class _Renderer(RendererHTML):
+    """Writes no style, no picture and no address of another scheme."""
+
+    def image(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return Markup.escape(tokens[idx].content)
+
+    def heading_open(self, *_: Any) -> str:
+        return f"<{HEADING}>"
+
+    def heading_close(self, *_: Any) -> str:
+        return f"</{HEADING}>\n"
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return (
+            f'<a href="{Markup.escape(tokens[idx].attrGet("href") or "")}" target="_blank" rel="noopener noreferrer">'
+        )
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return f'<pre tabindex="0"><code>{Markup.escape(tokens[idx].content)}</code></pre>\n'
+
+    code_block = fence
+
+    @staticmethod
+    def renderAttrs(token: Token) -> str:
+        """Keep what numbers a list; alignment of cells would be an inline style."""
+        return f' start="{token.attrs["start"]}"' if "start" in token.attrs else ""
+
+
+def _may_lead_there(url: str) -> bool:
+    return url.lower().startswith(SCHEMES)
+
+
+_MARKDOWN = MarkdownIt("js-default", {"html": False, "breaks": True}, renderer_cls=_Renderer)
+_MARKDOWN.validateLink = _may_lead_there  # type: ignore[method-assign]

@@ -1,0 +1,185 @@
+"""The operator's page: the last hour at a glance, for this machine itself and for whoever signs in with ADMIN_KEY."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from flask import Blueprint, current_app, jsonify, redirect, render_template, request, url_for
+from flask import Response as FlaskResponse
+from werkzeug.wrappers import Response
+
+from edge import caller, operator_session, parts
+from edge.rate_limit import OverBudget, RateLimiter
+from edge.readiness import overall
+from metrics.history import INTERVAL, SAMPLES, Sample
+from routes.locale import LOCALES, visitors_locale
+from routes.parsing import form
+
+status = Blueprint("status", __name__)
+
+DIGITS = 4
+Values = list[float | None]
+
+
+@status.before_app_request
+def record() -> None:
+    """Begin to take samples with the first request that comes over a socket."""
+    if "gunicorn.socket" in request.environ or "werkzeug.socket" in request.environ:
+        parts.metrics().history.record()
+
+
+@status.get("/status")
+def show() -> str:
+    """Show the page."""
+    locale = visitors_locale()
+    return render_template(
+        "status.html",
+        t=locale.texts,
+        lang=locale.code,
+        languages=LOCALES,
+        interval=round(INTERVAL),
+        span=round(INTERVAL * SAMPLES),
+        signed_in=operator_session.is_signed_in(request, parts.settings().security.admin_key),
+        **_figures(),
+    )
+
+
+@status.get("/status/figures")
+def figures() -> str:
+    """Show the present figures alone, for a page that is open."""
+    return render_template("_status_figures.html", t=visitors_locale().texts, **_figures())
+
+
+@status.get("/status/samples")
+def samples() -> FlaskResponse:
+    """Return the samples after `after` (seconds since the epoch), one list of values for each line of a plot."""
+    taken = parts.metrics().history.samples(request.args.get("after", -1.0, type=float))
+    lines = [
+        {"plot": plot, "key": key, "model": model, "values": [_rounded(value) for value in values]}
+        for plot, key, model, values in _lines(taken)
+    ]
+    return jsonify(at=[round(sample.at, 1) for sample in taken], lines=lines)
+
+
+@status.post("/status/sign-in")
+def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
+    """Take the key once and give a cookie for it."""
+    offered = form().fields.get("key", "")
+    admin_key = parts.settings().security.admin_key
+    if admin_key is None or caller.is_local(request):
+        return redirect(url_for("status.show"), 303)  # which asks for no key, or says that there is none
+    try:
+        _tries().spend("sign-in", caller.budget_key(_client()))
+    except OverBudget as refusal:
+        headers = {"Retry-After": str(refusal.retry_after)}
+        message = visitors_locale().sentence(refusal.message, "rate_limit_exceeded")
+        return sign_in_page(message, refusal.retry_after), 429, headers
+    if not operator_session.key_fits(offered, admin_key):
+        return sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
+    response = redirect(url_for("status.show"), 303)
+    secure = caller.came_over_https(request, parts.settings().server.trusted_proxies)
+    operator_session.sign_in(cast(FlaskResponse, response), admin_key, secure=secure)
+    return response
+
+
+@status.post("/status/sign-out")
+def sign_out() -> Response:
+    """Take the cookie away."""
+    response = redirect(url_for("status.show"), 303)
+    operator_session.sign_out(cast(FlaskResponse, response))
+    return response
+
+
+def sign_in_page(problem: str = "", retry_after: int | None = None) -> str:
+    """Return the form that asks for the key."""
+    locale = visitors_locale()
+    return render_template(
+        "sign_in.html", t=locale.texts, lang=locale.code, languages=LOCALES, problem=problem, retry_after=retry_after
+    )
+
+
+def _tries() -> RateLimiter:
+    return cast(RateLimiter, current_app.extensions["sign_in_tries"])
+
+
+def _client() -> str:
+    return caller.client_address(request, parts.settings().server.trusted_proxies)
+
+
+def _figures() -> dict[str, Any]:
+    """Return the tiles and the table: of each line its last value, its mean and its greatest of the hour."""
+    texts = visitors_locale().texts["status"]
+    taken = parts.metrics().history.samples()
+    lines = list(_lines(taken))
+    return {
+        "status": overall(parts.models().states()).value,
+        "tiles": _tiles(taken, texts),
+        "rows": [_row(_label(plot, key, model, texts), values) for plot, key, model, values in lines],
+    }
+
+
+def _tiles(taken: Sequence[Sample], texts: dict[str, Any]) -> dict[str, str]:
+    last = taken[-1] if taken else None
+    measured = [sample.first_token_p50 for sample in taken if sample.first_token_p50 is not None]
+    return {
+        "state": texts["states"][overall(parts.models().states()).value],
+        "uptime": _duration(parts.metrics().uptime),
+        "tokens": _shown(sum(last.tokens.values()) if last else 0),
+        "running": _shown(sum(backend.stats().num_requests_running for _, backend in parts.models())),
+        "waiting": _shown(sum(backend.stats().num_requests_waiting for _, backend in parts.models())),
+        "first_token": _shown(measured[-1] if measured else None),
+        "answers": _shown(sum(sample.answers for sample in taken)),
+        "errors": _shown(sum(sum(sample.errors.values()) for sample in taken)),
+    }
+
+
+def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
+    """Yield every line of every plot: plot, key, model ("" for all), values."""
+    models = [name for name, _ in parts.models()]
+    for name in models:
+        yield "tokens", "tokens", name, [sample.tokens[name] for sample in taken]
+    for name in models:
+        yield "requests", "running", name, [sample.running[name] for sample in taken]
+        yield "requests", "waiting", name, [sample.waiting[name] for sample in taken]
+    yield "first_token", "p50", "", [sample.first_token_p50 for sample in taken]
+    yield "first_token", "p95", "", [sample.first_token_p95 for sample in taken]
+    if any(sample.gpu_memory is not None for sample in taken):
+        yield "memory", "gpu_memory", "", [_percent(sample.gpu_memory) for sample in taken]
+        yield "memory", "gpu_busy", "", [_percent(sample.gpu_busy) for sample in taken]
+    for name in models:
+        yield "memory", "cache", name, [_percent(sample.cache[name]) for sample in taken]
+    for code in sorted({code for sample in taken for code in sample.errors}):
+        yield "errors", code, "", [sample.errors.get(code, 0) for sample in taken]
+
+
+def _label(plot: str, key: str, model: str, texts: dict[str, Any]) -> str:
+    """Return `<plot>: <line>`; an error is called by its code, a model by its name."""
+    line = texts["series"].get(key, model or key).format(model=model)
+    return f"{texts['plots'][plot]}: {line}"
+
+
+def _row(label: str, values: Values) -> tuple[str, str, str, str]:
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else None
+    return label, _shown(known[-1] if known else None), _shown(mean), _shown(max(known, default=None))
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if 0 < abs(value) < 10 and value != int(value) else f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

@@ -1,0 +1,61 @@
+// Markdown as it comes in, as elements that only we make: what a model says is text inside them.
+import * as smd from "./vendor/streaming-markdown.js";
+
+const TAGS = new Map([
+  [smd.PARAGRAPH, "p"], [smd.BLOCKQUOTE, "blockquote"], [smd.LINE_BREAK, "br"], [smd.RULE, "hr"],
+  [smd.ITALIC_AST, "em"], [smd.ITALIC_UND, "em"], [smd.STRONG_AST, "strong"], [smd.STRONG_UND, "strong"], [smd.STRIKE, "s"],
+  [smd.CODE_INLINE, "code"], [smd.LINK, "a"], [smd.RAW_URL, "a"], [smd.LIST_UNORDERED, "ul"], [smd.LIST_ORDERED, "ol"],
+  [smd.LIST_ITEM, "li"], [smd.TABLE, "table"], [smd.EQUATION_BLOCK, "code"], [smd.EQUATION_INLINE, "code"],
+  ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h4"]),
+]);
+
+// Returns { write, end }; `said` hears the plain text, without any of the marks.
+export function writer(root, said) {
+  let node = root;
+  const parser = smd.parser({
+    data: null,
+    add_token(_, type) {
+      node = open(node, type);
+    },
+    end_token() {
+      if (node === root) return;
+      if (/^(P|H4|LI|TD|TH|TR|PRE|BLOCKQUOTE|BR)$/.test(node.tagName)) said("\n");
+      node = node.parentNode.tagName === "PRE" ? node.parentNode.parentNode : node.parentNode;
+      if (/^T(HEAD|BODY)$/.test(node.tagName)) node = node.parentNode;
+    },
+    add_text(_, text) {
+      node.append(text);
+      said(text);
+    },
+    set_attr(_, type, value) {
+      if (type === smd.HREF) follow(node, value);
+      else if (type === smd.START && /^\d{1,9}$/.test(value)) node.setAttribute("start", value);
+      else if (type === smd.CHECKED) node.textContent = "☑ ";
+    },
+  });
+  return { write: (text) => smd.parser_write(parser, text), end: () => smd.parser_end(parser) };
+}
+
+function open(parent, type) {
+  if (type === smd.CODE_BLOCK || type === smd.CODE_FENCE) {
+    parent = parent.appendChild(document.createElement("pre"));
+    parent.tabIndex = 0;
+    return parent.appendChild(document.createElement("code"));
+  }
+  if (type === smd.TABLE_ROW) {
+    const part = parent.tHead ? parent.tBodies[0] ?? parent.createTBody() : parent.createTHead();
+    return part.appendChild(document.createElement("tr"));
+  }
+  if (type === smd.TABLE_CELL) return parent.appendChild(document.createElement(parent.parentNode.tagName === "THEAD" ? "th" : "td"));
+  const element = parent.appendChild(document.createElement(TAGS.get(type) ?? "span"));
+  if (type === smd.CHECKBOX) element.textContent = "☐ ";
+  return element;
+}
+
+// Leads to web and mail addresses alone; anything else stays a text.
+function follow(link, address) {
+  if (link.tagName !== "A" || !/^(https?:\/\/|mailto:)/i.test(address)) return;
+  link.href = address;
+  link.target = "_blank";
+  link.rel = "noopener noreferrer";
+}

@@ -1,0 +1,109 @@
+// The picture to ask about: dropped, pasted, chosen or photographed, and checked here with the server's own limits.
+import { extra, fill, figure, sentence, size } from "./texts.js";
+
+export class Picture {
+  constructor(form) {
+    this.zone = form.querySelector("[data-drop]");
+    this.input = form.querySelector("input[type=file]");
+    this.preview = this.zone.querySelector(".preview");
+    this.problem = this.zone.querySelector(".problem");
+    this.limits = Object.fromEntries(["bytes", "pixels", "side", "aspect"].map((name) => [name, Number(this.zone.dataset[name])]));
+    this.types = this.zone.dataset.types.split(" ");
+    this.checked = null;
+    this.listen();
+  }
+
+  get file() {
+    return this.checked;
+  }
+
+  // Takes a file or refuses it with the server's own sentence; returns whether it was taken.
+  async take(file) {
+    const mistake = await this.mistakeOf(file);
+    this.problem.textContent = mistake;
+    this.problem.hidden = !mistake;
+    if (mistake) this.remove();
+    else this.show(file);
+    return !mistake;
+  }
+
+  remove() {
+    this.checked = null;
+    this.input.value = "";
+    this.preview.hidden = true;
+  }
+
+  show(file) {
+    this.checked = file;
+    this.url = URL.createObjectURL(file);
+    this.preview.querySelector("img").src = this.url;
+    const { width, height } = this.measured;
+    const name = file.name || "image";
+    this.preview.querySelector("[data-details]").textContent = fill(extra.details, { name, size: size(file.size), width: figure(width), height: figure(height) });
+    this.preview.hidden = false;
+    if (this.input.files[0] !== file) {
+      const carrier = new DataTransfer();
+      carrier.items.add(file);
+      this.input.files = carrier.files;
+    }
+  }
+
+  async mistakeOf(file) {
+    const { bytes, pixels, side, aspect } = this.limits;
+    if (!file.size) return told("The image is empty.");
+    if (file.size > bytes) return told(`The image is too large. Maximum size: ${bytes / 1048576} MiB`);
+    if (file.type && !this.types.includes(file.type)) return told("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.");
+    const bitmap = await createImageBitmap(file).catch(() => null);
+    if (!bitmap) return told("The image is damaged or incomplete.");
+    const { width, height } = (this.measured = { width: bitmap.width, height: bitmap.height });
+    bitmap.close();
+    if (Math.max(width, height) > side) return told(`The image is too wide or too high. Maximum side: ${side} pixels`);
+    if (width * height > pixels) return told(`The image has too many pixels. Maximum: ${pixels / 1e6} megapixels`);
+    if (Math.max(width, height) > aspect * Math.min(width, height)) return told(`The image is too narrow. Maximum aspect ratio: ${aspect}`);
+    return "";
+  }
+
+  listen() {
+    this.zone.querySelector("[data-drop-hint]").hidden = false;
+    this.zone.querySelector("[data-do=remove]").addEventListener("click", () => {
+      this.remove();
+      this.input.focus();
+    });
+    this.input.addEventListener("change", () => (this.input.files[0] ? this.take(this.input.files[0]) : this.remove()));
+    document.addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
+    // Anywhere on the page: a picture that misses the field must not make the browser leave.
+    document.addEventListener("dragover", (event) => {
+      if (!event.dataTransfer.types.includes("Files")) return;
+      event.preventDefault();
+      this.zone.classList.add("over");
+    });
+    document.addEventListener("dragleave", (event) => event.relatedTarget || this.zone.classList.remove("over"));
+    document.addEventListener("drop", (event) => {
+      this.zone.classList.remove("over");
+      this.takeFrom(event, event.dataTransfer);
+    });
+    this.photographs();
+  }
+
+  takeFrom(event, data) {
+    const file = data && [...data.files][0];
+    if (!file) return;
+    event.preventDefault();
+    this.take(file);
+  }
+
+  // Where there is a finger there is mostly a camera, too.
+  photographs() {
+    if (!matchMedia("(any-pointer: coarse)").matches) return;
+    const camera = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
+    camera.setAttribute("capture", "environment");
+    camera.addEventListener("change", () => camera.files[0] && this.take(camera.files[0]));
+    const button = this.zone.querySelector("[data-do=photograph]");
+    button.hidden = false;
+    button.addEventListener("click", () => camera.click());
+  }
+}
+
+function told(message) {
+  return sentence({ code: "validation_error", message });
+}

@@ -1,0 +1,85 @@
+// A small line plot of the last stretch of time, drawn as SVG; colours and strokes are the style sheet's.
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 480;
+const HEIGHT = 170;
+const LEFT = 40;
+const BOTTOM = 22;
+const TOP = 8;
+const GAP = 3; // intervals without a sample that break a line
+
+// lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
+export function draw(figure, { at, lines, now, span, interval, words }) {
+  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${figure.querySelector("figcaption").textContent}. ${summary(lines)}` });
+  const top = nice(Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
+  const x = (moment) => LEFT + ((WIDTH - LEFT) * (moment - now + span)) / span;
+  const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
+  for (const value of [0, top / 2, top]) {
+    svg.append(make("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+    svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+  }
+  for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
+    const minutes = Math.round((span * (1 - share)) / 60);
+    const text = minutes ? words.hour_ago.replace("{minutes}", minutes) : words.now;
+    svg.append(make("text", { x: LEFT + (WIDTH - LEFT) * share, y: HEIGHT - 5, "text-anchor": anchor }, text));
+  }
+  lines.forEach(({ values }, number) => {
+    svg.append(make("path", { class: `line line-${number % 6}`, d: path(at, values, x, y, GAP * interval) }));
+  });
+  const old = figure.querySelector("svg");
+  if (old) old.replaceWith(svg);
+  else figure.append(svg);
+  legend(figure, lines);
+}
+
+function legend(figure, lines) {
+  const list = document.createElement("ul");
+  list.className = "legend";
+  lines.forEach(({ label, values }, number) => {
+    const item = list.appendChild(document.createElement("li"));
+    const mark = make("svg", { class: "mark", viewBox: "0 0 20 8", "aria-hidden": "true" });
+    mark.append(make("path", { class: `line line-${number % 6}`, d: "M0 4H20" }));
+    item.append(mark, ` ${label}`);
+    const last = values.findLast((value) => value !== null);
+    if (last !== undefined) item.appendChild(document.createElement("b")).textContent = ` ${short(last)}`;
+  });
+  const old = figure.querySelector(".legend");
+  if (old) old.replaceWith(list);
+  else figure.append(list);
+}
+
+// A measured value with none beside it becomes a dot: a stroke of no length with round ends.
+function path(at, values, x, y, gap) {
+  let d = "";
+  let before = -Infinity;
+  values.forEach((value, index) => {
+    if (value === null) return;
+    const joined = at[index] - before <= gap;
+    d += `${joined ? "L" : "M"}${x(at[index]).toFixed(1)} ${y(value).toFixed(1)}${joined ? "" : "h0"}`;
+    before = at[index];
+  });
+  return d;
+}
+
+function summary(lines) {
+  return lines.map(({ label, values }) => `${label}: ${short(values.findLast((value) => value !== null) ?? null)}`).join("; ");
+}
+
+// The next of 1, 2, 5 times a power of ten that is not below the value.
+function nice(value) {
+  if (value <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
+}
+
+function short(value) {
+  if (value === null) return "–";
+  if (value >= 1000) return `${Number((value / 1000).toPrecision(2))}k`;
+  return String(Number(value.toPrecision(3)));
+}
+
+function make(name, attributes, text) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}

@@ -1,0 +1,49 @@
+// Follows the state of the service. Its words are rendered by the server; here they only take each other's place.
+import { extra } from "./texts.js";
+
+const SOON = 2000; // milliseconds
+const CALM = 15000;
+
+const away = document.getElementById("away");
+const waiting = new Set();
+let timer;
+
+export function current() {
+  const shown = document.getElementById("state");
+  return { status: shown.dataset.status, places: JSON.parse(shown.dataset.places) };
+}
+
+// Asks now and returns whether the server answered; asks again by itself, soon where something is expected to change.
+export async function look() {
+  clearTimeout(timer);
+  const markup = await fetch(extra.state, { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
+  away.hidden = markup !== null;
+  if (markup !== null) show(markup);
+  for (const wake of [...waiting]) wake(markup !== null);
+  clearTimeout(timer);
+  timer = setTimeout(look, markup === null || current().status !== "ready" || waiting.size ? SOON : CALM);
+  return markup !== null;
+}
+
+// Resolves once the models take questions again.
+export function ready(signal) {
+  return new Promise((resolve) => {
+    const wake = (answered) => {
+      if (!signal.aborted && !(answered && current().status === "ready")) return;
+      waiting.delete(wake);
+      if (!signal.aborted) resolve();
+    };
+    waiting.add(wake);
+    look();
+  });
+}
+
+function show(markup) {
+  const shown = document.getElementById("state");
+  const fresh = new DOMParser().parseFromString(markup, "text/html").getElementById("state");
+  // An equal notice stays as it is, so that nobody hears it twice.
+  if (fresh && fresh.outerHTML !== shown.outerHTML) shown.replaceWith(document.adoptNode(fresh));
+}
+
+document.addEventListener("visibilitychange", () => document.hidden || look());
+timer = setTimeout(look, current().status === "ready" ? CALM : SOON);

@@ -1,0 +1,78 @@
+// Keeps the operator's page alive: asks for what is new, draws it, and says so when the server is away.
+import { draw } from "./plot.js";
+
+const plots = document.querySelector(".plots");
+const away = document.getElementById("away");
+const words = JSON.parse(plots.dataset.texts);
+const span = Number(plots.dataset.span);
+const interval = Number(plots.dataset.interval);
+
+let at = [];
+const lines = new Map(); // "plot key model" to { plot, label, values }
+
+async function follow() {
+  try {
+    const [samples, figures] = await Promise.all([get(`${plots.dataset.samples}?after=${at.at(-1) ?? -1}`), get(plots.dataset.figures)]);
+    take(await samples.json());
+    show(await figures.text());
+    drawAll();
+    away.hidden = true;
+  } catch (error) {
+    // The key's twelve hours are over: the server has the form for it.
+    if (error.status === 401 || error.status === 403) return location.reload();
+    away.hidden = false;
+  }
+  setTimeout(follow, 1000 * interval);
+}
+
+async function get(address) {
+  const response = await fetch(address, { cache: "no-store" });
+  if (!response.ok) throw Object.assign(new Error(), { status: response.status });
+  return response;
+}
+
+// Appends new values to each line; a line that was not there before, or is not now, has none for that time.
+function take(fresh) {
+  for (const { plot, key, model } of fresh.lines) {
+    const name = `${plot} ${key} ${model}`;
+    const label = (words.series[key] ?? (model || key)).replace("{model}", model);
+    if (!lines.has(name)) lines.set(name, { plot, label, values: at.map(() => (plot === "errors" ? 0 : null)) });
+  }
+  const come = new Map(fresh.lines.map(({ plot, key, model, values }) => [`${plot} ${key} ${model}`, values]));
+  const oldest = (fresh.at.at(-1) ?? at.at(-1) ?? 0) - span;
+  const joined = [...at, ...fresh.at];
+  const kept = joined.findIndex((moment) => moment > oldest);
+  at = kept < 0 ? joined : joined.slice(kept);
+  for (const [name, line] of lines) {
+    const values = come.get(name) ?? fresh.at.map(() => (line.plot === "errors" ? 0 : null));
+    line.values = [...line.values, ...values].slice(-at.length || Infinity);
+  }
+}
+
+function drawAll() {
+  const now = Math.max(Date.now() / 1000, at.at(-1) ?? 0);
+  for (const figure of plots.querySelectorAll("[data-plot]")) {
+    const own = [...lines.values()].filter(({ plot, values }) => plot === figure.dataset.plot && (plot !== "errors" || values.some(Boolean)));
+    figure.hidden = false;
+    remark(figure, own.length ? "" : figure.dataset.plot === "errors" ? words.no_errors : words.empty);
+    if (own.length) draw(figure, { at, lines: own, now, span, interval, words });
+  }
+}
+
+function remark(figure, text) {
+  const line = figure.querySelector("p") ?? figure.appendChild(document.createElement("p"));
+  line.className = "quiet";
+  line.textContent = text;
+  line.hidden = !text;
+}
+
+// The server's own markup; only what has changed is touched, so an open table stays open.
+function show(markup) {
+  const fresh = new DOMParser().parseFromString(markup, "text/html");
+  for (const part of [".tiles", "#table tbody"]) {
+    const shown = document.querySelector(`#live ${part}`);
+    shown.replaceWith(document.adoptNode(fresh.querySelector(part)));
+  }
+}
+
+follow();
