@@ -23,6 +23,9 @@ KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 IDLE_CONNECTIONS = 1024
 DESCRIPTORS = 65_536
 SPARE_DESCRIPTORS = 256
+# The status of a service that only a new process can cure: of those at which Gunicorn's master ends too, the one that
+# no failed load has, so that a supervisor can tell them apart.
+LOST = Arbiter.APP_LOAD_ERROR
 
 
 def _keep_from_gunicorn(name: str, kept: str) -> str | None:
@@ -114,10 +117,13 @@ def worker_int(worker):
 
 
 def worker_exit(server, worker):
-    """End the engine; a load that is under way cannot be interrupted, so the process leaves without it."""
+    """End the engine; a load that is under way cannot be interrupted, so the process leaves without it.
+
+    A worker that is lost takes its master along: its status is what tells the supervisor to start the service again.
+    """
     if worker.pid != os.getpid():
         return
     worker.models.stop(timeout=0.0)
-    if worker.models.loading:
+    if worker.models.loading or worker.lost:
         logging.shutdown()
-        os._exit(0)
+        os._exit(LOST if worker.lost else 0)

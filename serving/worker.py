@@ -38,7 +38,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
     predecessors: the workers of this master that were alive at the fork; beat: called about once a second;
-    send_timeout, drain_seconds: the settings.
+    send_timeout, drain_seconds: the settings. lost: whether it ends because only a new process can help.
     """
 
     wsgi: Any = None
@@ -51,6 +51,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args)
         self._drain_until: float | None = None
         self._aborted = False
+        self.lost = False
 
     @property
     def models(self) -> ModelSet:
@@ -99,6 +100,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         super().wait_for_and_dispatch_events(timeout if self._drain_until is None else min(timeout, DRAIN_TICK))
         self.beat()
+        if not self.lost and not self.models.loading and self.models.restart_needed:
+            self._give_up()
         if self._drain_until is not None:
             self._drain(self._drain_until)
 
@@ -117,6 +120,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self.log.info("Finishing the admitted requests; new ones are refused.")
             self.models.drain()
+
+    def _give_up(self) -> None:
+        """A model can only be cured by a new process: answer what is still open, and end for the supervisor."""
+        self.log.critical("A model needs a new process: ending the service, for its supervisor to start it again.")
+        self.lost = True
+        self._drain_until = time.monotonic()
 
     def _drain(self, until: float) -> None:
         """End when nothing is left to do; what has not finished in time is aborted and hears so."""

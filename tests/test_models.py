@@ -13,6 +13,7 @@ from engine.deferred import DeferredBackend
 from engine.errors import StartError
 from engine.types import BackendState, Status
 from models import DEMO_FOLDER, ModelSet, build_models, choose_checkpoints, engine_config, model_spec
+from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.fakes import PATIENCE, Clock, ScriptedBackend
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,33 @@ def test_first_failure_ends_the_load():
     with pytest.raises(StartError, match="VIBE_MODEL_DIR=/x: broken"):
         models.start()
     assert models.get("avision").state().status is Status.LOADING
+
+
+def test_what_is_foreseen_to_fail_stops_before_anything_is_loaded():
+    """The check of both models together comes first."""
+
+    def check():
+        raise StartError("too little memory.")
+
+    backends = {"avibe": LoadingBackend("avibe")}
+    models = ModelSet(backends, check=check)
+    with pytest.raises(StartError, match="too little memory"):
+        models.start()
+    assert backends["avibe"].state().status is Status.LOADING
+
+
+def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
+    """Limits that no machine can hold stop the start of the engine; the plain path keeps no such cache."""
+    text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
+    vision = write_vision_checkpoint(tmp_path / "vision", max_position_embeddings=1_000_000)
+    huge = {
+        "DEVICE": "cpu", "VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text),
+        "VISION_MODEL_DIR": str(vision), "MAX_NUM_SEQS": "4096", "MAX_MODEL_LEN": "1000000",
+    }  # fmt: skip
+    with pytest.raises(StartError, match="avibe .* avision .* lower MAX_NUM_SEQS or MAX_MODEL_LEN"):
+        build_models(settings(**huge)).start()
+    plain = build_models(settings(**huge, ENGINE="reference"))
+    assert plain._check() is None
 
 
 def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog):

@@ -76,3 +76,18 @@ def test_second_stop_changes_nothing(gunicorn):
         assert admitted.result()[1]["answer"] == "done"
     assert server.ended() == 0
     assert server.log().count("new ones are refused") == 1
+
+
+def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
+    """What is open is aborted and answered; the status tells the supervisor to start it again; the log says why."""
+    server = gunicorn(DRAIN_SECONDS="60")
+    server.say("load")
+    server.ready()
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.say("dead")
+        assert admitted.result()[1]["answer"] == "aborted"
+    assert server.ended() == 4
+    assert "A model needs a new process" in server.log()
+    assert server.log().count("Booting worker") == 1
