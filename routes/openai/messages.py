@@ -64,7 +64,7 @@ class ToolCall(Body):
     """A call that the assistant made in an earlier turn."""
 
     id: str
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: CalledFunction
 
 
@@ -122,6 +122,10 @@ class ToolMessage(Body):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
 
 
+def _called(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": call.function.model_dump()}
+
+
 class Conversation:
     """The messages as a template takes them, and the pictures in their order.
 
@@ -154,7 +158,7 @@ class Conversation:
         said = message.content if message.content is not None else message.refusal or ""
         turn: dict[str, Any] = {"role": "assistant", "content": self._content(said, f"{where}.content")}
         if message.tool_calls:
-            turn["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+            turn["tool_calls"] = [_called(call) for call in message.tool_calls]
             self._characters += sum(len(call.function.arguments) for call in message.tool_calls)
         return turn
 

@@ -68,7 +68,7 @@ class SamplingRequest(Body):
     )
     logit_bias: (
         Annotated[
-            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
             Field(max_length=MAX_BIASES),
         ]
         | None
@@ -113,6 +113,11 @@ class ChatRequest(SamplingRequest):
         None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
     )
     parallel_tool_calls: bool | None = None
+    audio: None = Field(None, description="absent; this service writes text alone")
+    prediction: None = Field(None, description="absent; predictions are not used")
+    web_search_options: None = Field(None, description="absent; nothing is searched")
+    functions: None = Field(None, description="absent; use tools")
+    function_call: Literal["none"] | None = Field(None, description='"none"; use tool_choice')
     modalities: list[Literal["text"]] | None = Field(None, description='["text"]; this service writes text alone')
     verbosity: Literal["medium"] | None = Field(None, description='"medium"; the length is not steered')
 
