@@ -29,7 +29,7 @@ from logs import set_up_logging
 from metrics import Metrics
 from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
-from routes import api, assets, pages, status
+from routes import api, assets, docs, pages, status
 from routes.openai.form import GrammarShelf
 from routes.openai.limited import openai_models
 from routes.openai.views import openai
@@ -61,7 +61,8 @@ def create_app(settings: Settings, models: ModelSet | None = None, machine: Mach
     app.extensions["openai_models"] = openai_models(settings)
     app.extensions["grammars"] = GrammarShelf()
     middleware.install(app, settings, pages.failure_page)
-    for blueprint in (health.health, health.metrics, api.api, openai, pages.pages, status.status, assets.assets):
+    served = (health.health, health.metrics, api.api, openai, docs.docs, pages.pages, status.status, assets.assets)
+    for blueprint in served:
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

@@ -76,6 +76,8 @@ ROUTES: Mapping[str, Row] = {
     "GET /v1/models/<path:model_id>": Row(),
     "POST /v1/chat/completions": OPENAI,
     "POST /v1/completions": OPENAI,
+    "GET /api/docs": Row(),
+    "GET /api/openapi.json": Row(),
     "GET /api/health": Row(budget=Budget.HEALTH),
     "GET /api/health/ready": Row(need=Need.PROBE),
     "GET /api/health/live": Row(need=Need.PROBE),

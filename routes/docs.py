@@ -1,0 +1,67 @@
+"""The description of the API: for programs at /api/openapi.json, for people at /api/docs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, render_template
+
+from routes.description import describe
+
+docs = Blueprint("docs", __name__)
+
+
+@docs.get("/api/openapi.json")
+def openapi() -> Response:
+    """Describe every address, in OpenAPI 3.1."""
+    return jsonify(_description())
+
+
+@docs.get("/api/docs")
+def page() -> str:
+    """Show the same description to people."""
+    return render_template("docs.html", api=_description(), body_fields=_fields, type_of=type_of)
+
+
+def _description() -> dict[str, Any]:
+    """Return the description; it is put together for the first who asks."""
+    if "description" not in current_app.extensions:
+        current_app.extensions["description"] = describe(current_app)
+    found: dict[str, Any] = current_app.extensions["description"]
+    return found
+
+
+def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of a body or an answer: name, type, whether they are required, and what is said of them."""
+    schema = _resolved(content.get("schema", {}))
+    required = schema.get("required", [])
+    return [
+        {
+            "name": name,
+            "type": type_of(inner),
+            "required": name in required,
+            "about": inner.get("description") or _resolved(inner).get("description", ""),
+        }
+        for name, inner in schema.get("properties", {}).items()
+    ]
+
+
+def type_of(schema: dict[str, Any]) -> str:
+    """Return a schema in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    options = schema.get("anyOf") or schema.get("oneOf")
+    if options:
+        return " or ".join(dict.fromkeys(type_of(option) for option in options if option.get("type") != "null"))
+    if "const" in schema or "enum" in schema:
+        return " | ".join(str(value) for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {type_of(schema.get('items', {}))}"
+    return str(schema.get("type", "anything"))
+
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    found: dict[str, Any] = _description()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return found
