@@ -133,9 +133,9 @@ class _Stream:
 
 
 class ChatStream(_Stream):
-    """An OpenAI chat completion."""
+    """An OpenAI chat completion. Not every server says [DONE]; a finish reason ends an answer as well."""
 
-    unfinished = "the stream ended without [DONE]"
+    unfinished = "the stream ended without a finish"
 
     def _hear(self, event: bytes, now: float) -> None:
         if event == b"[DONE]":
@@ -146,7 +146,9 @@ class ChatStream(_Stream):
             raise BadAnswer("the stream carried an error")
         if said.get("usage"):
             self.heard.tokens = said["usage"]["completion_tokens"]
-        if any((choice.get("delta") or {}).get("content") for choice in said.get("choices") or ()):
+        choices = said.get("choices") or ()
+        self.heard.complete |= any(choice.get("finish_reason") for choice in choices)
+        if any((choice.get("delta") or {}).get("content") for choice in choices):
             self.heard.arrivals.append(now)
 
 

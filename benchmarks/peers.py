@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,8 +108,7 @@ def report(found: dict[str, Any], measured: Measured, todo: list[Task], asked: a
     tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
     rows = verdicts(measured, OURS, aims(asked.c))
     tables += ["## What is aimed at", record.table(("aim", "load", "ratio", "verdict"), rows)]
-    failed = sum(f["failures"] for loads in measured.values() for rounds in loads.values() for f in rounds)
-    tables.append(f"Failed requests: {failed}. Each load: {asked.n} requests a client, none after {asked.seconds:g} s.")
+    tables += [_failures(measured), f"Each load: {asked.n} requests a client, none after {asked.seconds:g} s."]
     written = {"facts": found, "figures": measured, "plot": _panels(measured, asked.c)}
     return record.write(asked.name, written, "The same model behind four servers", tables, asked.results)
 
@@ -126,6 +126,16 @@ def _ratios(measured: Measured, names: list[str]) -> str:
     speed = ("tokens_per_second",)
     rows = [(peer, *(str(ratio(measured, OURS, peer, name, speed) or "") for name in names)) for peer in peers]
     return record.table(("ours / peer", *names), rows)
+
+
+def _failures(measured: Measured) -> str:
+    """Return the sentence about requests that failed, by server and reason."""
+    errors: Counter[str] = Counter()
+    for server, loads in measured.items():
+        for figures in (own for rounds in loads.values() for own in rounds):
+            errors.update({f"{server}: {error}": count for error, count in figures["errors"].items()})
+    reasons = "; ".join(f"{reason} ({count})" for reason, count in errors.items())
+    return f"Failed requests: {errors.total()}. {reasons}".rstrip()
 
 
 def _panels(measured: Measured, clients: list[int]) -> list[dict[str, Any]]:
@@ -181,7 +191,7 @@ def chosen(asked: argparse.Namespace) -> list[Server]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write the results; return the exit status."""
+    """Measure, print and write the results; return the exit status, 1 where a server did not start."""
     asked = arguments(argv)
     if asked.pin:
         keep_to_core(asked.client_core)
@@ -190,12 +200,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.logs.mkdir(parents=True, exist_ok=True)
     found = record.facts(["torch", "transformers", "gunicorn", "flask"])
     todo = tasks(asked.c, asked.vision is not None)
-    path = None
-    for measured in compare(chosen(asked), todo, asked):
-        path = report(found, measured, todo, asked)
+    path, status = None, 0
+    try:
+        for measured in compare(chosen(asked), todo, asked):
+            path = report(found, measured, todo, asked)
+    except RuntimeError as error:
+        print(f"{error} See {asked.logs}.", file=sys.stderr)
+        status = 1
     if path is not None:
         print(path.read_text(encoding="utf-8"))
-    return 0
+    return status
 
 
 if __name__ == "__main__":

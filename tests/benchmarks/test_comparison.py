@@ -74,8 +74,17 @@ def test_the_report_has_every_load_and_every_aim(tmp_path, capsys) -> None:
     command = ["--text", "t", "--c", "1,32", "--results", str(tmp_path), "--logs", str(tmp_path)]
     asked = peers.arguments(command)
     todo = peers.tasks(asked.c, pictures=True)
-    measured = {"ours": {"c=1": rounds(120)}, "vLLM": {"c=1": rounds(100)}, "transformers serve": {}}
+    broken = [summary([Outcome(0.1, error="status 503")], 1.0, Objective())]
+    measured = {"ours": {"c=1": rounds(120)}, "vLLM": {"c=1": rounds(100)}, "transformers serve": {"c=32": broken}}
     text = peers.report(peers.record.facts(["torch"]), measured, todo, asked).read_text()
     assert "1.20 (1.20 to 1.20)" in text
     assert text.count("not measured") == len(peers.verdicts(measured, "ours", peers.aims(asked.c))) - 1
-    assert "Failed requests: 0." in text
+    assert "Failed requests: 1. transformers serve: status 503 (1)" in text
+
+
+def test_a_server_that_does_not_start_ends_the_run(tmp_path, capsys) -> None:
+    """One sentence that says where to look, and a status; what was measured before it is kept."""
+    command = ["--text", str(tmp_path / "nothing"), "--no-lock", "--no-pin", "--c", "1", "--rounds", "1"]
+    assert peers.main([*command, "--results", str(tmp_path), "--logs", str(tmp_path / "logs")]) == 1
+    assert str(tmp_path / "logs") in capsys.readouterr().err
+    assert "VIBE_MODEL_DIR" in (tmp_path / "logs" / "ours.log").read_text()

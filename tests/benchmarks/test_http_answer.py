@@ -99,6 +99,14 @@ def test_our_own_stream_ends_with_its_figures() -> None:
     assert (answer.heard.arrivals, answer.heard.tokens) == ([1.0, 2.0], 2)
 
 
+def test_a_finish_reason_ends_an_answer_too() -> None:
+    """`transformers serve` never says [DONE]."""
+    answer = ChatStream()
+    answer.feed(event(choices=[{"delta": {}, "finish_reason": "length"}], usage={"completion_tokens": 5}), 1.0)
+    answer.end()
+    assert answer.heard.tokens == 5
+
+
 @pytest.mark.parametrize("kind", [ChatStream, OwnStream])
 def test_an_error_in_the_stream_is_a_failure(kind: type[ChatStream | OwnStream]) -> None:
     """Status 200 was sent long before."""

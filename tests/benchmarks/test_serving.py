@@ -71,7 +71,7 @@ def test_a_picture_travels_as_a_data_url() -> None:
     ("status", "body", "error"),
     [
         (503, b'{"error": "overloaded"}', "status 503"),
-        (200, stream(complete=False), "the stream ended without [DONE]"),
+        (200, stream(complete=False), "the stream ended without a finish"),
         (200, b"data: {broken\n\n", "an answer that cannot be read (JSONDecodeError)"),
         (200, b"data: [DONE]\n\n", "the answer did not say how many tokens it has"),
     ],
