@@ -17,7 +17,6 @@ from torch import Tensor
 
 from engine.kv_cache import KVCache
 
-
 # What a processor reads of keys and values in the time that one more call takes, in bytes (measured: 15 us, 11 GB/s).
 CALL_BYTES = 160 * 1024
 

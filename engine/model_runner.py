@@ -15,6 +15,7 @@ from engine.attention import SlotAttention, Span
 from engine.decoder import Decoder
 from engine.kv_cache import KVCache
 from engine.prefix_cache import BLOCK, PrefixCache
+from engine.run_ahead import RunAhead
 from engine.sampler import Choice, sample
 from engine.scheduler import Plan
 from engine.sequence import Sequence
@@ -46,15 +47,14 @@ class ModelRunner:
         self._prefix = PrefixCache(prefix_tokens // BLOCK)
         blocks = max(1, prefix_tokens // BLOCK)
         self._kept = KVCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
-        self._buckets = DecodeBuckets(d, self._cache, report) if buckets else None
-        self._held: dict[int, Sequence] = {}
+        self._ahead = RunAhead(DecodeBuckets(d, self._cache, report)) if buckets else None
         self._image_token_id = int(getattr(model.config, "image_token_id", -1))  # -1: no token
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
         """Make a sequence with a slot ready: its positions, and what is known of its beginning."""
-        if self._buckets is not None:
-            self._held[sequence.slot] = sequence
+        if self._ahead is not None:
+            self._ahead.hold(sequence)
         if sequence.images is not None and sequence.positions is None:
             self._locate_images(sequence)
         blocks = self._prefix.match(sequence.keys())
@@ -65,6 +65,19 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row that has read all its tokens. Appends nothing itself."""
+        if self._ahead is None or not plan.decode or any(s.num_computed < s.num_prompt for s in plan.decode):
+            return self._run_flat(plan)
+        launched = self._ahead.launch(plan.decode)
+        if not plan.prefill:
+            self._ahead.go_on(launched, plan.decode)
+        prefilled = self._run_flat(Plan(prefill=plan.prefill))
+        decoded = zip(plan.decode, self._ahead.collect(launched, plan.decode), strict=True)
+        return [*decoded, *prefilled]
+
+    def _run_flat(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
+        """Compute a plan as one flat list of tokens."""
+        if not plan:
+            return []
         done, logits = self._forward(plan)
         return list(zip(done, sample(logits, done).collect(), strict=True)) if done else []
 
@@ -87,13 +100,13 @@ class ModelRunner:
         self._cache.scrub(slot)
 
     def clear(self) -> None:
-        """Forget every kept beginning."""
+        """Forget every kept beginning, and a step in flight."""
         self._prefix.clear()
+        if self._ahead is not None:
+            self._ahead.forget()
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Return the sequences whose last token is in the plan, and their logits [n, vocabulary]."""
-        if self._buckets is not None and not plan.prefill and all(s.num_computed >= s.num_prompt for s in plan.decode):
-            return plan.decode, self._decode_in_bucket(self._buckets, plan.decode)
         rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
         spans = [span for _, span in rows]
         hidden = self.decoder.embed(self._token_ids(rows))
@@ -104,16 +117,6 @@ class ModelRunner:
         index = None if len(keep) == hidden.shape[0] else self._index(keep)
         final = self.decoder.forward(hidden, self.decoder.rotary(self._positions(rows)), attend, index)
         return done, self.decoder.logits(final)
-
-    def _decode_in_bucket(self, buckets: DecodeBuckets, decode: list[Sequence]) -> Tensor:
-        here = {sequence.slot for sequence in decode}
-        self._held = {slot: sequence for slot, sequence in self._held.items() if sequence.slot == slot}
-        others = [(slot, sequence.num_computed) for slot, sequence in self._held.items() if slot not in here]
-        tokens = []
-        for sequence in decode:
-            position = sequence.num_computed
-            tokens.append((sequence.slot, sequence.token_ids[position], position, position + sequence.rope_delta))
-        return buckets.run(tokens, others)
 
     def _token_ids(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
         ids: list[int] = []

@@ -35,10 +35,43 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Sampled:
+    """The outcome of a step, on its way to the host; `collect` waits for it, and for nothing launched later.
+
+    tokens: [n], on the device, where a next step may read them already.
+    """
+
+    def __init__(self, tokens: Tensor, finite: Tensor, logprobs: _Logprobs | None) -> None:
+        self.tokens = tokens
+        self._logprobs = logprobs
+        parts = [torch.stack((tokens, finite.long()))]
+        if logprobs is not None:
+            parts += [logprobs.chosen, logprobs.best, logprobs.best_tokens]
+        self._parts = [part.to("cpu", non_blocking=True) for part in parts]
+        self._arrived: torch.cuda.Event | None = None
+        if tokens.is_cuda:  # pragma: no cover - CUDA
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def collect(self) -> list[Choice]:
+        """Return one choice a row."""
+        if self._arrived is not None:  # pragma: no cover - CUDA
+            self._arrived.synchronize()
+        tokens, finite = self._parts[0].tolist()
+        choices = [Choice(token, bool(ok)) for token, ok in zip(tokens, finite, strict=True)]
+        if self._logprobs is not None:
+            asked = zip(self._logprobs.rows, self._logprobs.counts, strict=True)
+            values = zip(*(part.tolist() for part in self._parts[1:]), strict=True)
+            for (row, count), (chosen, best, best_tokens) in zip(asked, values, strict=True):
+                top = tuple(zip(best_tokens[:count], best[:count], strict=True))
+                choices[row] = Choice(tokens[row], bool(finite[row]), chosen, top)
+        return choices
+
+
 @dataclass(frozen=True, slots=True)
 class _Logprobs:
-    """Log probabilities of the rows that asked: the chosen token's [m], and the best [m, k], of which each row wants
-    `counts`.
+    """Log probabilities of the m rows that asked: the chosen token's [m], and the best [m, k] with their tokens, of
+    which each row wants `counts`.
     """
 
     rows: list[int]
@@ -47,47 +80,23 @@ class _Logprobs:
     best: Tensor
     best_tokens: Tensor
 
-    def collect(self) -> list[tuple[int, float, tuple[tuple[int, float], ...]]]:
-        """Return (row, log probability of the chosen token, likeliest tokens) of each."""
-        wanted = zip(self.rows, self.counts, self.chosen.tolist(), strict=True)
-        best = zip(self.best_tokens.tolist(), self.best.tolist(), strict=True)
-        return [
-            (row, chosen, tuple(zip(tokens[:count], values[:count], strict=True)))
-            for (row, count, chosen), (tokens, values) in zip(wanted, best, strict=True)
-        ]
 
+def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled:
+    """Choose one token a row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """The outcome of a step on the device; `collect` waits for it. tokens, finite: [n]."""
-
-    tokens: Tensor
-    finite: Tensor
-    logprobs: _Logprobs | None
-
-    def collect(self) -> list[Choice]:
-        """Return one choice a row."""
-        tokens, finite = torch.stack((self.tokens, self.finite.long())).tolist()
-        choices = [Choice(token, bool(ok)) for token, ok in zip(tokens, finite, strict=True)]
-        if self.logprobs is not None:
-            for row, logprob, top in self.logprobs.collect():
-                choices[row] = Choice(tokens[row], bool(finite[row]), logprob, top)
-        return choices
-
-
-def sample(logits: Tensor, sequences: Rows[Sequence]) -> Sampled:
-    """Choose one token a row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order."""
+    ahead: how many tokens behind its next one each row is; only rows without `needs_its_tokens` may be any.
+    """
     finite = logits.sum(dim=-1).isfinite()
     asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     own = torch.log_softmax(logits[_index(asking, logits)], dim=-1) if asking else None
     for row, sequence in enumerate(sequences):
         _adjust(logits[row], sequence)
-    tokens = _choose(logits, sequences)
+    tokens = _choose(logits, sequences, ahead)
     counts = [sequences[row].sampling.logprobs or 0 for row in asking]
     return Sampled(tokens, finite, None if own is None else _pick_logprobs(own, tokens, asking, counts))
 
 
-def _choose(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
+def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
     tokens = logits.argmax(dim=-1)
     plain, ranked = list[int](), list[int]()
@@ -97,7 +106,7 @@ def _choose(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
             (ranked if params.top_k or params.top_p < 1 or params.min_p else plain).append(row)
     for rows, draw in ((plain, _invert), (ranked, _draw_ranked)):
         if rows:
-            drawn = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows])
+            drawn = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows], ahead)
             tokens = drawn if len(rows) == len(sequences) else tokens.index_copy(0, _index(rows, tokens), drawn)
     return tokens
 
@@ -109,7 +118,7 @@ def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -
     return torch.softmax(logits / _column(temperatures, logits), dim=-1)
 
 
-def _draw_ranked(probabilities: Tensor, sequences: list[Sequence]) -> Tensor:
+def _draw_ranked(probabilities: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
     """Draw among the likeliest tokens alone; no row needs more of them than its `top_k`, where all have one."""
     vocabulary = probabilities.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
@@ -121,14 +130,14 @@ def _draw_ranked(probabilities: Tensor, sequences: list[Sequence]) -> Tensor:
     outside = (before >= _column([s.sampling.top_p for s in sequences], values)) & (ranks > 0)
     weak = values < values[:, :1] * _column([s.sampling.min_p for s in sequences], values)
     values = values.masked_fill(outside | weak, 0.0)
-    places = _invert(values, sequences)
+    places = _invert(values, sequences, ahead)
     return tokens.gather(1, places[:, None])[:, 0]
 
 
-def _invert(weights: Tensor, sequences: list[Sequence]) -> Tensor:
+def _invert(weights: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
     """Return [n], in each row the first index at which the running sum of weights passes the row's number."""
     sums = weights.cumsum(dim=-1)
-    numbers = _column([min(sequence.uniform(), BELOW_ONE) for sequence in sequences], sums)
+    numbers = _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], sums)
     places = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)[:, 0]
     return places.clamp_(max=weights.shape[-1] - 1)
 
@@ -137,16 +146,15 @@ def _adjust(logits: Tensor, sequence: Sequence) -> None:
     """Apply a row's bias, penalties and grammar to its logits [vocabulary], in place."""
     params = sequence.sampling
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=logits.device)
-        logits[ids] += torch.tensor(list(params.logit_bias.values()), device=logits.device)
+        logits[_index(list(params.logit_bias), logits)] += _column(list(params.logit_bias.values()), logits)[:, 0]
     if params.repetition_penalty != 1.0:
-        ids = torch.tensor(sorted(set(sequence.token_ids)), device=logits.device)
+        ids = _index(sorted(set(sequence.token_ids)), logits)
         seen = logits[ids]
         logits[ids] = torch.where(seen < 0, seen * params.repetition_penalty, seen / params.repetition_penalty)
     if sequence.output_counts:
-        ids = torch.tensor(list(sequence.output_counts), device=logits.device)
-        counts = torch.tensor(list(sequence.output_counts.values()), dtype=logits.dtype, device=logits.device)
-        logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+        counts = _column(list(sequence.output_counts.values()), logits)[:, 0]
+        penalties = params.frequency_penalty * counts + params.presence_penalty
+        logits[_index(list(sequence.output_counts), logits)] -= penalties
     if params.token_mask is not None:
         logits.masked_fill_(~_allowed(params.token_mask.bitmask(), logits), -torch.inf)
 
@@ -170,8 +178,15 @@ def _pick_logprobs(own: Tensor, tokens: Tensor, rows: list[int], counts: list[in
 
 
 def _index(rows: list[int], like: Tensor) -> Tensor:
-    return torch.tensor(rows, dtype=torch.long, device=like.device)
+    return to_device(torch.tensor(rows, dtype=torch.long), like.device)
 
 
 def _column(values: Rows[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)[:, None]
+    return to_device(torch.tensor(values), like.device)[:, None]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a small host tensor on the device, without waiting for what the device is doing."""
+    if device.type == "cuda":  # pragma: no cover - CUDA
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable
 from enum import Enum
 from typing import Any
@@ -34,7 +34,7 @@ class Sequence:
         "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation", "image_embeds", "images",
         "last_push", "logprobs", "num_computed", "num_prompt", "order", "output_counts", "phase", "positions",
         "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling", "slot", "started_at", "text", "token_ids",
-        "unsent_logprobs", "unsent_text", "unsent_tokens", "_random", "_uniform",
+        "unsent_logprobs", "unsent_text", "unsent_tokens", "_random", "_uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -75,7 +75,7 @@ class Sequence:
         if self.sampling.presence_penalty or self.sampling.frequency_penalty:
             self.output_counts = Counter()
         self._random: random.Random | None = None
-        self._uniform: float | None = None
+        self._uniforms: deque[float] = deque()  # drawn, for the next tokens
 
     @property
     def remaining(self) -> int:
@@ -101,18 +101,25 @@ class Sequence:
         """Return one key for each token so far, equal where the model computes the same."""
         return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
 
-    def uniform(self) -> float:
-        """Return the number in [0, 1) that chooses the next token: the same until a token is appended."""
-        if self._uniform is None:
-            if self._random is None:
-                self._random = random.Random(self.sampling.seed)
-            self._uniform = self._random.random()
-        return self._uniform
+    @property
+    def needs_its_tokens(self) -> bool:
+        """Whether the choice of a token depends on which came before it, other than through the model."""
+        params = self.sampling
+        return params.token_mask is not None or self.output_counts is not None or params.repetition_penalty != 1.0
+
+    def uniform(self, ahead: int = 0) -> float:
+        """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""
+        if self._random is None:
+            self._random = random.Random(self.sampling.seed)
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        return self._uniforms[ahead]
 
     def append(self, token_id: int) -> None:
         """Add a token of the answer."""
         self.token_ids.append(token_id)
-        self._uniform = None
+        if self._uniforms:
+            self._uniforms.popleft()
         if self.output_counts is not None:
             self.output_counts[token_id] += 1
 

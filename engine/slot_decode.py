@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from engine.decoder import Decoder
 from engine.kv_cache import KVCache
+from engine.sampler import to_device
 from engine.types import Progress
 
 FEWEST_ROWS = (1, 2, 4, 8, 16)
@@ -42,9 +44,16 @@ class SlotDecode:
         self._logits: Tensor | None = None
 
     @torch.inference_mode()
-    def run(self, inputs: Tensor) -> Tensor:
-        """Return the logits [rows, vocabulary] of inputs [3, rows] on the host: ids, positions, rope positions."""
+    def run(self, inputs: Tensor, token_ids: Tensor | None, index: Tensor | None) -> Tensor:
+        """Return the logits [rows, vocabulary] of inputs [3, rows] on the host: ids, positions, rope positions.
+
+        token_ids: [n] on the device, taken in place of the ids of the rows `index` (None: the first n).
+        """
         self._inputs.copy_(inputs, non_blocking=True)
+        if token_ids is not None and index is None:
+            self._inputs[0, : len(token_ids)] = token_ids
+        elif token_ids is not None and index is not None:
+            self._inputs[0].index_copy_(0, index, token_ids)
         if self._graph is None:
             return self._compute()
         self._graph.replay()  # pragma: no cover - CUDA
@@ -81,10 +90,22 @@ class SlotDecode:
         return self._decoder.logits(self._decoder.forward(hidden, self._decoder.rotary(rope_positions), attend))
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token to decode: where it lies in its slot, and what rotary embedding sees."""
+
+    slot: int
+    token_id: int
+    position: int
+    rope_position: int
+
+
 class DecodeBuckets:
     """Every bucket of `SlotDecode` up to the cache's size; on CUDA each is captured, with progress told."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, report: Callable[[Progress], None]) -> None:
+        self._device = decoder.device
+        self.longest = cache.length
         self._rows = row_buckets(cache.slots)
         self._lengths = length_buckets(cache.length)
         self._steps: dict[tuple[int, int], SlotDecode] = {}
@@ -100,25 +121,26 @@ class DecodeBuckets:
                 report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
                 step.capture(pool)
 
-    def run(self, tokens: Sequence[tuple[int, int, int, int]], others: Sequence[tuple[int, int]]) -> Tensor:
-        """Return logits [len(tokens), vocabulary], one row for each token in order.
+    def run(self, rows: Sequence[Row], others: Sequence[tuple[int, int]], token_ids: Tensor | None = None) -> Tensor:
+        """Return logits [len(rows), vocabulary], one row for each of `rows`, which are sorted by slot.
 
-        tokens: (slot, token id, position, rope position) of each row that decodes, by slot; others: (slot, next
-        position) of every other slot that is held.
+        others: (slot, next position) of every other slot that is held; token_ids: [len(rows)] on the device, in place
+        of the rows' own.
         """
-        slots = [slot for slot, *_ in tokens]
-        rows = self._rows[bisect.bisect_left(self._rows, slots[-1] + 1)]
-        beside = [(slot, position) for slot, position in others if slot < rows]
-        longest = max([position for _, _, position, _ in tokens] + [position for _, position in beside]) + 1
+        slots = [row.slot for row in rows]
+        count = self._rows[bisect.bisect_left(self._rows, slots[-1] + 1)]
+        beside = [(slot, position) for slot, position in others if slot < count]
+        longest = max([row.position for row in rows] + [position for _, position in beside]) + 1
         length = self._lengths[bisect.bisect_left(self._lengths, longest)]
         self._staging.reverse()
-        inputs = self._staging[0][:, :rows].zero_()
+        inputs = self._staging[0][:, :count].zero_()
         for slot, position in beside:
             inputs[1:, slot] = position
-        index = torch.tensor(slots)
-        inputs[:, index] = torch.tensor([token[1:] for token in tokens]).T
-        logits = self._steps[rows, length].run(inputs)
-        return logits[: len(slots)] if slots[-1] + 1 == len(slots) else logits[index.to(logits.device)]
+        places = torch.tensor(slots)
+        inputs[:, places] = torch.tensor([(row.token_id, row.position, row.rope_position) for row in rows]).T
+        index = None if slots[-1] + 1 == len(slots) else to_device(places, self._device)
+        logits = self._steps[count, length].run(inputs, token_ids, index)
+        return logits[: len(slots)] if index is None else logits[index]
 
 
 def row_buckets(slots: int) -> list[int]:
