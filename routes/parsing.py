@@ -48,7 +48,7 @@ def json_object() -> dict[str, Any]:
     """Return the request's JSON object. Raises ValidationError for anything else (RFC 8259, I-JSON for names)."""
     try:
         text = body().decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_number)
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_number, parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise ValidationError("The request body is not valid UTF-8.") from error
     except ValueError as error:
@@ -147,6 +147,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _is_text(name: str) -> bool:
     """False for half a character, which JSON can write and UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _number(text: str) -> float | int:
+    """Return a number; 5.0 is the integer 5, in JSON's terms and in those of its schemas."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _no_number(_: str) -> NoReturn:

@@ -94,7 +94,7 @@ def test_null_counts_as_absent(client, avibe):
         ({"prompt": "x", "max_tokens": 0}, "max_tokens must be an integer from 1 to 2048."),
         ({"prompt": "x", "max_tokens": 2049}, "max_tokens must be an integer from 1 to 2048."),
         ({"prompt": "x", "max_tokens": 10**30}, "max_tokens must be an integer from 1 to 2048."),
-        ({"prompt": "x", "max_tokens": 5.0}, "max_tokens must be an integer from 1 to 2048."),
+        ({"prompt": "x", "max_tokens": 5.5}, "max_tokens must be an integer from 1 to 2048."),
         ({"prompt": "x", "max_tokens": "5"}, "max_tokens must be an integer from 1 to 2048."),
         ({"prompt": "x", "max_tokens": True}, "max_tokens must be an integer from 1 to 2048."),
         ({"prompt": "x", "temperature": -0.1}, "temperature must be a number from 0 to 2."),
