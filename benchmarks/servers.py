@@ -55,7 +55,7 @@ def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, c
     not under /api/v1.
     """
     env = {
-        "ENVIRONMENT": "development",
+        "ENVIRONMENT": "production",  # where a folder that is missing is an error, and no demo stands in
         "ENV_FILE": os.devnull,
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
