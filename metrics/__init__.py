@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUCCESS = "success"
 RATE_LIMITED = "rate_limit_exceeded"
+ABORTED = "request_aborted"  # by whoever asked, which is no error to the operator
 
 
 class Metrics:
@@ -51,6 +52,7 @@ class Metrics:
     def generation_failed(self, model: str, code: str) -> None:
         """Count a generation request that ended with this error; a spent budget is no failure of the service."""
         self.prometheus.ended(model, code)
-        self.history.failed(code)
+        if code != ABORTED:
+            self.history.failed(code)
         if code != RATE_LIMITED:
             self.application.failed()

@@ -14,7 +14,7 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
-HEADING = "h4"
+HEADING = "h3"
 SCHEMES = ("http://", "https://", "mailto:")
 
 

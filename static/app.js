@@ -218,7 +218,7 @@ async function copy(text, button) {
     button.focus();
   }
   const label = button.textContent;
-  button.textContent = button.dataset.do === "copy" ? texts.copied : "✓";
+  button.textContent = texts.copied;
   button.disabled = true;
   say(texts.copied);
   setTimeout(() => Object.assign(button, { textContent: label, disabled: false }), COPIED);

@@ -6,7 +6,7 @@ const TAGS = new Map([
   [smd.ITALIC_AST, "em"], [smd.ITALIC_UND, "em"], [smd.STRONG_AST, "strong"], [smd.STRONG_UND, "strong"], [smd.STRIKE, "s"],
   [smd.CODE_INLINE, "code"], [smd.LINK, "a"], [smd.RAW_URL, "a"], [smd.LIST_UNORDERED, "ul"], [smd.LIST_ORDERED, "ol"],
   [smd.LIST_ITEM, "li"], [smd.TABLE, "table"], [smd.EQUATION_BLOCK, "code"], [smd.EQUATION_INLINE, "code"],
-  ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h4"]),
+  ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h3"]),
 ]);
 
 // Returns { write, end }; `said` hears the plain text, without any of the marks.
@@ -19,7 +19,7 @@ export function writer(root, said) {
     },
     end_token() {
       if (node === root) return;
-      if (/^(P|H4|LI|TD|TH|TR|PRE|BLOCKQUOTE|BR)$/.test(node.tagName)) said("\n");
+      if (/^(P|H3|LI|TD|TH|TR|PRE|BLOCKQUOTE|BR)$/.test(node.tagName)) said("\n");
       node = node.parentNode.tagName === "PRE" ? node.parentNode.parentNode : node.parentNode;
       if (/^T(HEAD|BODY)$/.test(node.tagName)) node = node.parentNode;
     },
@@ -33,7 +33,20 @@ export function writer(root, said) {
       else if (type === smd.CHECKED) node.textContent = "☑ ";
     },
   });
-  return { write: (text) => smd.parser_write(parser, text), end: () => smd.parser_end(parser) };
+  // The parser keeps back its last character, which may begin a mark. A letter is none, so it need not wait.
+  const tail = document.createTextNode("");
+  return {
+    write(text) {
+      tail.remove();
+      smd.parser_write(parser, text);
+      tail.data = /^[\p{L}\p{N}]+$/u.test(parser.pending) ? parser.pending : "";
+      node.append(tail);
+    },
+    end() {
+      tail.remove();
+      smd.parser_end(parser);
+    },
+  };
 }
 
 function open(parent, type) {

@@ -41,7 +41,7 @@ class GunicornProcess:
 
     def __init__(self, folder, app="tests.e2e.tiny_app:app", **settings):
         self.folder = folder
-        self.port = free_port()
+        self.port = int(settings.get("PORT") or free_port())
         self.output = folder / "output"
         environ = {name: value for name, value in os.environ.items() if name not in OURS}
         environ |= {"TINY_FOLDER": str(folder), "PORT": str(self.port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "10"}

@@ -1,0 +1,120 @@
+"""One Chromium and one scripted service for all tests of this folder; a page of its own for each test.
+
+The page fails its test where the browser reports an error of a script or a breach of the Content-Security-Policy.
+"""
+
+import json
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.e2e.gunicorn_process import GunicornProcess, until
+
+CHROMIUM = "/usr/bin/chromium"
+# Nothing but the page itself shall use the network.
+FLAGS = (
+    "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+APP = "tests.e2e.page_app:app"
+KEY = "a-key-of-an-operator"
+UNLIMITED = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+
+
+class Service:
+    """A Gunicorn with the scripted application."""
+
+    def __init__(self, process):
+        self.process = process
+        self.url = f"http://127.0.0.1:{process.port}"
+
+    def script(self, **told):
+        """Say how the models answer from now on; nothing: at once and well."""
+        draft = self.process.folder / "script.draft"
+        draft.write_text(json.dumps(told))
+        draft.replace(self.process.folder / "script.json")
+
+    def aborted(self):
+        """Return the ids of the answers that were stopped."""
+        diary = self.process.folder / "aborted"
+        return [line.split()[0] for line in diary.read_text().splitlines()] if diary.exists() else []
+
+
+def answering(process):
+    """Return once the process answers."""
+
+    def alive():
+        try:
+            return process.get("/api/health/live", timeout=2)[0] == 200
+        except OSError:
+            return False
+
+    until(alive)
+    return process
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def scripted(tmp_path_factory):
+    """The service that most tests share, without limits and with a key."""
+    folder = tmp_path_factory.mktemp("scripted")
+    with GunicornProcess(folder, app=APP, ADMIN_KEY=KEY, **UNLIMITED) as process:
+        yield Service(answering(process))
+
+
+@pytest.fixture
+def service(scripted):
+    """The shared service, following no script."""
+    scripted.script()
+    yield scripted
+    scripted.script()
+
+
+@pytest.fixture
+def own_service(tmp_path):
+    """Start a service for one test alone, with settings of its own."""
+    running = []
+
+    def start(**settings):
+        folder = tmp_path / f"own-{len(running)}"
+        folder.mkdir()
+        process = GunicornProcess(folder, app=APP, **settings)
+        running.append(process)
+        return Service(answering(process))
+
+    yield start
+    for process in running:
+        process.__exit__()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open an address in a new window; options are those of the window (locale, color_scheme, viewport ...)."""
+    contexts, troubles = [], []
+
+    def opened(url, **options):
+        context = chromium.new_context(**{"locale": "en-US", **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text) if breach(message) else None)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def breach(message):
+    """True for what only a mistake of ours makes a browser say; that a request was refused is no such thing."""
+    return message.type in ("error", "warning") and "Failed to load resource" not in message.text

@@ -1,0 +1,47 @@
+"""What a visitor does on the page, and where the answers to it stand."""
+
+from playwright.sync_api import expect
+
+from tests.fakes import picture
+
+TEXT, PICTURE = "[data-exchanges=text] .exchange", "[data-exchanges=picture] .exchange"
+RED = {"name": "red.png", "mimeType": "image/png", "buffer": picture()}
+
+# Hands a file to the page the way a browser does when somebody drops or pastes it. The file comes as base64.
+HAND_OVER = """([kind, data, name, type]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const carrier = new DataTransfer();
+  carrier.items.add(new File([bytes], name, { type }));
+  const options = { bubbles: true, cancelable: true };
+  const event = kind === "paste"
+    ? new ClipboardEvent("paste", { ...options, clipboardData: carrier })
+    : new DragEvent(kind, { ...options, dataTransfer: carrier });
+  document.querySelector("[data-drop]").dispatchEvent(event);
+}"""
+
+
+def ask_text(page, prompt="Hello"):
+    """Write a prompt and send it with the keyboard; return the newest exchange."""
+    page.fill("#text-prompt", prompt)
+    page.press("#text-prompt", "Control+Enter")
+    return page.locator(TEXT).first
+
+
+def ask_picture(page, prompt="What is in the picture?"):
+    """Write a question and send it with the button; return the newest exchange."""
+    page.fill("#picture-prompt", prompt)
+    page.click("form[data-kind=picture] [data-do=send]")
+    return page.locator(PICTURE).first
+
+
+def choose(page, file=RED):
+    """Choose a picture and wait for its preview."""
+    page.set_input_files("#picture-file", file)
+    expect(page.locator(".preview")).to_be_visible()
+
+
+def finished(exchange):
+    """Wait until an exchange has its figures; return them."""
+    expect(exchange.locator(".figures")).to_be_visible()
+    cells = exchange.locator("[data-figure]")
+    return {cell.get_attribute("data-figure"): cell.inner_text() for cell in cells.all()}

@@ -1,0 +1,56 @@
+"""The page at every size, on paper, and over the wire."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.steps import TEXT, ask_picture, ask_text, choose, finished
+
+WIDTHS = (320, 768, 1440, 3840)
+LONG = "a" * 300 + "\n\n```\n" + "b" * 300 + "\n```\n\n| a | b |\n|---|---|\n| " + "c" * 200 + " | d |\n"
+KILOBYTES = 100
+
+
+def overflow(page):
+    """Return by how many pixels the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def test_nothing_is_wider_than_the_window(service, open_page):
+    """From a small phone to a large screen, with an answer that has no blanks and with the operator's plots."""
+    service.script(pieces=[LONG])
+    page = open_page(service.url, locale="ru-RU")
+    choose(page)
+    finished(ask_text(page, "x" * 500))
+    finished(ask_picture(page))
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) <= 0, width
+    page.goto(f"{service.url}/status")
+    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible(timeout=15_000)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) <= 0, width
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+def test_the_page_is_light_and_keeps_its_files(service, open_page, path):
+    """Under 100 KB with everything; what has a fingerprint is not fetched again."""
+    page = open_page("about:blank")
+    sizes, addresses = [], []
+    page.on("response", lambda response: addresses.append(response.url) or sizes.append(response))
+    page.goto(service.url + path, wait_until="networkidle")
+    assert sum(len(response.body()) for response in sizes) < KILOBYTES * 1000
+    assert all(url.startswith(service.url) for url in addresses)
+    kept = [one for one in sizes if "immutable" in one.headers.get("cache-control", "")]
+    assert len(kept) >= 4
+
+
+def test_paper_has_the_answer_and_no_forms(service, open_page):
+    """What somebody prints is what was asked and answered."""
+    page = open_page(service.url)
+    finished(ask_text(page, "A question"))
+    page.emulate_media(media="print")
+    for shown in (f"{TEXT} .question", f"{TEXT} .answer", f"{TEXT} .figures"):
+        expect(page.locator(shown)).to_be_visible()
+    for hidden in ("form[data-kind=text]", "form[data-kind=picture]", ".languages", f"{TEXT} .actions", "footer"):
+        expect(page.locator(hidden)).to_be_hidden()

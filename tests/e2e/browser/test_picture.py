@@ -1,0 +1,99 @@
+"""The picture form in a real browser: every way a picture comes in, and what is refused before it is sent."""
+
+import base64
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.steps import HAND_OVER, PICTURE, RED, ask_picture, choose, finished
+from tests.fakes import picture
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(service, open_page, kind):
+    """It is shown with its name, size and pixels, and is what the question is about."""
+    page = open_page(service.url)
+    page.evaluate(HAND_OVER, [kind, base64.b64encode(picture()).decode(), "bike.png", "image/png"])
+    expect(page.locator(".preview p")).to_have_text("bike.png: 1 KB, 64 × 48 pixels")
+    service.script(pieces=["A red picture."])
+    finished(ask_picture(page))
+    expect(page.locator(f"{PICTURE} .answer")).to_have_text("A red picture.")
+    expect(page.locator(f"{PICTURE} .thumbnail")).to_be_visible()
+
+
+def test_several_questions_about_the_same_picture(service, open_page):
+    """The picture stays until it is removed; the newest answer stands first, the earlier ones stay."""
+    page = open_page(service.url)
+    choose(page)
+    for number in (1, 2, 3):
+        service.script(pieces=[f"Answer {number}"])
+        finished(ask_picture(page, f"Question {number}"))
+    expect(page.locator(f"{PICTURE} .answer")).to_have_text(["Answer 3", "Answer 2", "Answer 1"])
+    page.click("[data-do=remove]")
+    expect(page.locator(".preview")).to_be_hidden()
+    page.fill("#picture-prompt", "Question 4")
+    page.press("#picture-prompt", "Control+Enter")
+    expect(page.locator(PICTURE)).to_have_count(3)
+
+
+@pytest.mark.parametrize(
+    ("locale", "number"),
+    [("en-US", 0), ("ru-RU", 1)],
+)
+def test_a_picture_over_a_limit_is_refused_before_it_is_sent(service, open_page, locale, number):
+    """With the server's limits and the server's sentences, in the reader's language; nothing is uploaded."""
+    page = open_page(service.url, locale=locale)
+    for data, padding, kind, *sentences in REFUSED:
+        page.evaluate(CHOOSE, [base64.b64encode(data).decode(), padding, kind])
+        expect(page.locator("#picture-problem")).to_contain_text(sentences[number])
+        expect(page.locator(".preview")).to_be_hidden()
+        page.fill("#picture-prompt", "x")
+        page.press("#picture-prompt", "Control+Enter")
+        expect(page.locator(PICTURE)).to_have_count(0)
+
+
+# The beginning of each file, how many bytes follow it, its type, and what is said of it.
+REFUSED = [
+    (b"", 0, "image/png", "The image is empty.", "Файл с картинкой пуст."),
+    (picture(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),
+    (b"hello", 0, "text/plain", "The file is not a picture that can be read", "не похож на картинку"),
+    (picture()[:60], 0, "image/png", "The image is damaged", "Картинка повреждена"),
+    (picture(size=(3000, 2)), 0, "image/png", "The image is too narrow", "слишком узкая"),
+    (picture(size=(16385, 100)), 0, "image/png", "Maximum side: 16384 pixels", "Сторона не больше 16384"),
+    (picture(size=(6400, 6300)), 0, "image/png", "Maximum: 40 megapixels", "Не больше 40 мегапикселей"),
+]
+CHOOSE = """([data, padding, type]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const carrier = new DataTransfer();
+  carrier.items.add(new File([bytes, new Uint8Array(padding)], "a", { type }));
+  const input = document.getElementById("picture-file");
+  input.files = carrier.files;
+  input.dispatchEvent(new Event("change"));
+}"""
+
+
+def test_an_upload_shows_how_far_it_is(service, open_page):
+    """A slow line shows its percent, and the answer comes after it."""
+    page = open_page(service.url)
+    noisy = {**RED, "buffer": picture(size=(1200, 1200), kind="BMP")}
+    choose(page, noisy)
+    line = page.context.new_cdp_session(page)
+    line.send("Network.enable")
+    speed = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2_000_000}
+    line.send("Network.emulateNetworkConditions", speed)
+    exchange = ask_picture(page)
+    expect(exchange.locator(".wait")).to_contain_text("Sending the picture")
+    expect(exchange.locator("progress")).to_be_visible()
+    finished(exchange)
+    expect(exchange.locator("progress")).to_be_hidden()
+
+
+def test_a_phone_offers_its_camera(service, open_page):
+    """Only where there is a finger; what it takes is checked like any other picture."""
+    assert open_page(service.url).locator("[data-do=photograph]").is_hidden()
+    phone = open_page(service.url, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 740})
+    with phone.expect_file_chooser() as chooser:
+        phone.click("[data-do=photograph]")
+    assert chooser.value.element.get_attribute("capture") == "environment"
+    chooser.value.set_files(RED)
+    expect(phone.locator(".preview p")).to_contain_text("64 × 48 pixels")

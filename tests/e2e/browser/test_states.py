@@ -1,0 +1,116 @@
+"""Every state the service can be in, as a visitor meets it: what is said, what is kept, and what happens by itself."""
+
+import os
+import signal
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.conftest import UNLIMITED
+from tests.e2e.browser.steps import TEXT, ask_text, finished
+
+
+def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open_page):
+    """A question asked too early waits on the page, and the state changes under it without a reload."""
+    service.script(status="loading", progress=[4_000_000_000, 16_000_000_000])
+    page = open_page(service.url)
+    expect(page.locator("#state progress").first).to_have_attribute("value", "4000000000")
+    exchange = ask_text(page, "Early")
+    expect(exchange.locator(".wait")).to_contain_text("not ready yet")
+    service.script(pieces=["Now."])
+    finished(exchange)
+    expect(exchange.locator(".answer")).to_have_text("Now.")
+    expect(page.locator("#state")).to_have_attribute("data-status", "ready")
+    expect(page.locator("#text-prompt")).to_have_value("Early")
+
+
+def test_a_queue_tells_the_place(service, open_page):
+    """Who waits for a place sees how many stand before, and may leave."""
+    service.script(waiting=3)
+    page = open_page(service.url)
+    exchange = ask_text(page)
+    expect(exchange.locator(".wait")).to_contain_text("In front of you: 3; about 4 s.")
+    expect(page.locator("#state .busy").first).to_contain_text("Avibe is busy: 3 waiting")
+    page.click("form[data-kind=text] [data-do=stop]")
+    expect(exchange.locator(".note")).to_contain_text("Stopped")
+
+
+def test_a_full_service_is_asked_again_by_itself(service, open_page):
+    """All places taken: the page counts down and comes back; nobody types anything twice."""
+    service.script(refuse=True)
+    page = open_page(service.url)
+    exchange = ask_text(page)
+    expect(exchange.locator(".wait")).to_contain_text("sent again by itself in")
+    service.script(pieces=["At last."])
+    finished(exchange)
+    expect(exchange.locator(".answer")).to_have_text("At last.")
+
+
+@pytest.mark.parametrize(
+    ("locale", "said", "next_step"),
+    [
+        ("en-US", "The model failed on this request.", "put it in other words"),
+        ("ru-RU", "Модель не справилась с этим запросом.", "скажите другими словами"),
+    ],
+)
+def test_a_failure_says_what_to_do_next(service, open_page, locale, said, next_step):
+    """In the reader's language, with the request id, with and without JavaScript."""
+    service.script(fail=True)
+    for scripts in (True, False):
+        page = open_page(service.url, locale=locale, java_script_enabled=scripts)
+        page.fill("#text-prompt", "x")
+        page.click("form[data-kind=text] [data-do=send]")
+        failure = page.locator(f"{TEXT} .failure").first
+        expect(failure).to_contain_text(said)
+        expect(failure).to_contain_text(next_step)
+        assert len(failure.locator("[data-failure=id]").inner_text().split(": ")[1]) == 36
+        expect(page.locator("#text-prompt")).to_have_value("x")
+
+
+def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
+    """A countdown to the second; the same sentence without JavaScript."""
+    service = own_service(RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="0")
+    page = open_page(service.url)
+    finished(ask_text(page))
+    exchange = ask_text(page, "Again")
+    expect(exchange.locator(".failure")).to_contain_text("Rate limit exceeded: 1 requests per minute")
+    expect(exchange.locator("[data-failure=when]")).to_contain_text("The limit frees at")
+    expect(page.locator("#text-prompt")).to_have_value("Again")
+    plain = open_page(service.url, java_script_enabled=False, locale="ru-RU")
+    plain.fill("#text-prompt", "x")
+    plain.click("form[data-kind=text] [data-do=send]")
+    expect(plain.locator(f"{TEXT} .failure")).to_contain_text("Превышен лимит: 1 запросов в минуту")
+    expect(plain.locator("[data-failure=when]").first).to_contain_text("Попробуйте ещё раз через")
+
+
+def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_service, open_page):
+    """In the middle of an answer: the page says so, keeps the question, and asks it again when it can."""
+    service = own_service(**UNLIMITED)
+    service.script(pieces=["Half"], hold=True)
+    page = open_page(service.url)
+    exchange = ask_text(page, "Keep this")
+    expect(exchange.locator(".answer")).to_have_text("Half")
+    port, master = service.process.port, service.process
+    for pid in [*workers(master.process.pid), master.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    expect(exchange.locator(".wait")).to_contain_text("The connection is lost")
+    expect(page.locator("#away")).to_be_visible()
+    own_service(PORT=str(port), **UNLIMITED).script(pieces=["Whole."])
+    finished(exchange)
+    expect(exchange.locator(".answer")).not_to_contain_text("Half")
+    expect(page.locator("#away")).to_be_hidden()
+    expect(page.locator("#text-prompt")).to_have_value("Keep this")
+
+
+def workers(master):
+    """Return the processes that a master has started."""
+    with open(f"/proc/{master}/task/{master}/children") as children:
+        return [int(pid) for pid in children.read().split()]
+
+
+def test_a_demo_and_a_missing_gpu_are_told(own_service, open_page):
+    """Nobody takes a demonstration for the real thing, or wonders why it is slow."""
+    service = own_service(PAGE_DEMO="1", **UNLIMITED)
+    page = open_page(service.url, locale="ru-RU")
+    expect(page.locator("#state .demo")).to_contain_text("avibe-demo, avision-demo")
+    expect(page.locator("#state .quietly")).to_contain_text("нет видеокарты")

@@ -1,0 +1,150 @@
+"""The text form in a real browser, over a real Gunicorn: streaming, stopping, and whatever a model says."""
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.steps import PICTURE, RED, TEXT, ask_text, choose, finished
+from tests.e2e.gunicorn_process import until
+
+HOSTILE = (
+    "# Title <script>window.taken = 1</script>\n\n<img src=x onerror='window.taken = 2'>\n\n"
+    "[click](javascript:window.taken=3) [data](data:text/html,<script>) ![pic](http://127.0.0.1:1/x.png)\n\n"
+    '```html" onmouseover="window.taken = 4\n<iframe srcdoc="<script>window.taken = 5</script>"></iframe>\n```\n\n'
+    "</div></template><style>body { display: none }</style><form action=//evil><button>**bold** <svg onload=alert(6)>\n"
+)
+NEVER = ".answer :is(script, img, iframe, style, form, button, svg, object, template, input)"
+
+
+@pytest.mark.parametrize(("locale", "figure"), [("en-US", "Tokens out"), ("ru-RU", "Токенов в ответе")])
+def test_an_answer_streams_in_and_ends_with_its_figures(service, open_page, locale, figure):
+    """Markdown becomes elements while it comes; the figures are the server's, in the reader's language."""
+    service.script(pieces=["A **red** ", "bicycle.\n\n", "- one\n", "- two"], hold=True)
+    page = open_page(service.url, locale=locale)
+    exchange = ask_text(page)
+    expect(exchange.locator(".answer strong")).to_have_text("red")
+    expect(exchange.locator(".answer li")).to_have_count(2)
+    expect(exchange).to_have_attribute("aria-busy", "true")
+    page.click("form[data-kind=text] [data-do=stop]")
+    service.script(pieces=["A **red** ", "bicycle."])
+    figures = finished(ask_text(page))
+    assert (figures["input_tokens"], figures["generated_tokens"]) == ("7", "2")
+    assert len(figures["request_id"]) == 36
+    assert float(figures["seconds"].replace(",", ".")) < 10
+    assert figures["first_token"]
+    expect(page.locator(TEXT).first.locator(".figures dt").nth(1)).to_have_text(figure)
+
+
+def test_a_page_without_scripts_answers_too(service, open_page):
+    """Both forms, Markdown and all figures, with JavaScript off."""
+    service.script(pieces=["A **red** square."])
+    page = open_page(service.url, java_script_enabled=False, locale="ru-RU")
+    page.fill("#text-prompt", "Привет")
+    page.click("form[data-kind=text] [data-do=send]")
+    assert finished(page.locator(TEXT))["generated_tokens"] == "1"
+    expect(page.locator(f"{TEXT} .answer strong")).to_have_text("red")
+    expect(page.locator("#text-prompt")).to_have_value("Привет")
+    page.set_input_files("#picture-file", RED)
+    page.fill("#picture-prompt", "Что это?")
+    page.click("form[data-kind=picture] [data-do=send]")
+    assert finished(page.locator(PICTURE))["input_tokens"] == "7"
+    expect(page.locator(f"{PICTURE} .thumbnail")).to_be_visible()
+    page.goto(service.url)
+    page.click("form[data-kind=text] [data-example] >> nth=1")
+    expect(page.locator("#text-prompt")).not_to_be_empty()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_a_model_says_stays_text(service, open_page, scripts):
+    """Markup, script and foreign addresses in an answer are read, never run or fetched."""
+    service.script(pieces=[HOSTILE[at : at + 5] for at in range(0, len(HOSTILE), 5)])
+    page = open_page(service.url, java_script_enabled=scripts)
+    elsewhere = []
+    page.on("request", lambda request: request.url.startswith(service.url) or elsewhere.append(request.url))
+    page.fill("#text-prompt", "x")
+    page.click("form[data-kind=text] [data-do=send]")
+    answer = page.locator(f"{TEXT} .answer").first
+    finished(page.locator(TEXT).first)
+    for text in ("<script>window.taken = 1</script>", "<img src=x", "<iframe srcdoc=", "<svg onload=alert(6)>"):
+        expect(answer).to_contain_text(text)
+    expect(page.locator(NEVER)).to_have_count(0)
+    expect(answer.locator("a[href^=javascript], a[href^=data]")).to_have_count(0)
+    expect(answer.locator("strong")).to_have_text("bold")
+    assert [url for url in elsewhere if not url.startswith(("blob:", "data:"))] == []
+    if scripts:
+        assert page.evaluate("window.taken") is None
+
+
+def test_stop_stops_the_model_and_keeps_what_was_said(service, open_page):
+    """The engine hears of it; what has come stays, and the question can be asked again."""
+    service.script(pieces=["Half of it"], hold=True)
+    page = open_page(service.url)
+    before = len(service.aborted())
+    exchange = ask_text(page)
+    expect(exchange.locator(".answer")).to_have_text("Half of it")
+    page.press("[data-kind=text] [data-do=stop]", "Enter")
+    until(lambda: len(service.aborted()) == before + 1)
+    expect(exchange.locator(".note")).to_contain_text("Stopped")
+    expect(exchange.locator(".answer")).to_have_text("Half of it")
+    service.script(pieces=["All of it"])
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".answer")).to_have_text("All of it")
+    finished(exchange)
+
+
+def test_an_answer_and_its_id_can_be_copied(service, open_page):
+    """The Markdown as the model wrote it, and the request id alone; also where a browser has no clipboard for pages."""
+    service.script(pieces=["A **red** bicycle"])
+    page = open_page(service.url)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    figures = finished(ask_text(page))
+    page.locator(TEXT).locator("[data-do=copy]").click()
+    expect(page.locator(TEXT).locator("[data-do=copy]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "A **red** bicycle"
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.locator(TEXT).locator("[data-do=copy-id]").click()
+    expect(page.locator(TEXT).locator("[data-do=copy-id]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == figures["request_id"]
+
+
+def test_what_is_typed_is_counted_and_kept(service, open_page):
+    """Against the server's own limit; examples fill the field; a reload and a switch of language lose nothing."""
+    page = open_page(service.url)
+    page.fill("#text-prompt", "Hello")
+    expect(page.locator("form[data-kind=text] [data-count]")).to_have_text("5 of 2,000")
+    page.click("form[data-kind=picture] [data-example] >> nth=0")
+    expect(page.locator("#picture-prompt")).to_have_value("What is in the picture?")
+    page.click("button[lang=ru]")
+    expect(page.locator("h2").first).to_contain_text("Написать текст")
+    expect(page.locator("#text-prompt")).to_have_value("Hello")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("lang", "ru")
+    expect(page.locator("form[data-kind=text] [data-count]")).to_contain_text("5 из")
+
+
+def test_length_and_temperature_reach_the_model(service, open_page):
+    """Behind "more"; an answer that reached its length says so."""
+    service.script(pieces=["One", " two"])
+    page = open_page(service.url)
+    page.click("form[data-kind=text] summary")
+    page.fill("#text-length", "2")
+    page.fill("#text-temperature", "0.5")
+    with page.expect_request("**/api/v1/text/generate") as sent:
+        exchange = ask_text(page)
+    assert sent.value.post_data_json == {"prompt": "Hello", "stream": True, "max_tokens": 2, "temperature": 0.5}
+    finished(exchange)
+    expect(exchange.locator(".note")).to_contain_text("reached its length")
+
+
+def test_both_forms_answer_at_the_same_time(service, open_page):
+    """One model does not wait for the other's answer."""
+    service.script(pieces=["Open"], hold=True)
+    page = open_page(service.url)
+    text = ask_text(page)
+    expect(text.locator(".answer")).to_have_text("Open")
+    service.script(pieces=["Red"])
+    choose(page)
+    page.fill("#picture-prompt", "x")
+    page.press("#picture-prompt", "Control+Enter")
+    finished(page.locator(PICTURE).first)
+    expect(text).to_have_attribute("aria-busy", "true")
+    page.click("form[data-kind=text] [data-do=stop]")

@@ -1,0 +1,76 @@
+"""The whole application for a real Gunicorn and a real browser, over models that follow a script.
+
+TINY_FOLDER is the remote control. `script.json` there is read anew for every question and every look at the state:
+pieces: the parts of the answer; hold: after them the answer stays open; refuse: `overloaded`; status, progress: of the
+models; waiting: how many wait for a place; fail: the model fails. `aborted` collects the ids of answers that were
+stopped. With PAGE_DEMO set the models are demos.
+"""
+
+import json
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from app_production import create_app
+from config import settings_or_exit
+from engine.errors import ModelError, Overloaded
+from engine.types import Completion, Piece, Progress, Status, Timings
+from models import ModelSet
+from tests.fakes import FakeMachine, ScriptedBackend
+
+FOLDER = Path(os.environ["TINY_FOLDER"])
+
+
+def script():
+    """Return what the test has asked for last."""
+    try:
+        return json.loads((FOLDER / "script.json").read_text())
+    except FileNotFoundError:
+        return {}
+
+
+class PageBackend(ScriptedBackend):
+    """Answers with the pieces of the script, each its own event."""
+
+    def submit(self, request):
+        told = script()
+        self.hold = True
+        self.refusal = Overloaded("All places are taken. Please try again later.", 2) if told.get("refuse") else None
+        self.become(Status(told.get("status", "ready")))
+        generation = super().submit(request)
+        if told.get("fail"):
+            self.fail(request.request_id, ModelError("The model failed on this request."))
+        elif not told.get("waiting"):
+            threading.Thread(target=self._answer, args=(request.request_id, generation, told), daemon=True).start()
+        return generation
+
+    def state(self):
+        told = script()
+        progress = Progress("weights", *told["progress"], 3.0) if "progress" in told else None
+        return replace(super().state(), status=Status(told.get("status", "ready")), progress=progress)
+
+    def stats(self):
+        waiting = script().get("waiting", 0)
+        return replace(super().stats(), num_requests_waiting=waiting, estimated_wait_seconds=4.0 if waiting else 0.0)
+
+    def _answer(self, request_id, generation, told):
+        pieces = told.get("pieces", ["An answer."])
+        for text in pieces:
+            generation.push(Piece(text, (1,)))
+        if not told.get("hold"):
+            text = "".join(pieces)
+            timings = Timings(queued=0.0, first_token=0.05, total=0.5)
+            generation.finish(Completion(text, told.get("end", "stop"), 7, len(pieces), timings))
+            self._open.pop(request_id, None)
+
+    def _aborted(self, request_id):
+        with (FOLDER / "aborted").open("a") as diary:
+            diary.write(f"{request_id} {time.monotonic()}\n")
+        super()._aborted(request_id)
+
+
+demo = "PAGE_DEMO" in os.environ
+models = ModelSet({name: PageBackend(name, demo=demo) for name in ("avibe", "avision")})
+app = create_app(settings_or_exit(), models, FakeMachine())
