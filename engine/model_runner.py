@@ -89,10 +89,14 @@ class ModelRunner:
     @torch.inference_mode()
     def keep_beginning(self, sequence: Sequence) -> None:
         """Keep what is computed of a sequence for others that begin the same."""
-        for index, block in self._prefix.insert(sequence.keys()[: sequence.num_computed]):
-            here = slice(index * BLOCK, (index + 1) * BLOCK)
-            for cached, kept in self._pairs():
-                kept[block].copy_(cached[sequence.slot, :, here])
+        new = self._prefix.insert(sequence.keys()[: sequence.num_computed])
+        if not new:
+            return
+        # The known blocks are the first ones, so the new ones follow each other.
+        here = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
+        blocks = self._index([block for _, block in new])
+        for cached, kept in self._pairs():
+            kept.index_copy_(0, blocks, cached[sequence.slot, :, here].unflatten(1, (-1, BLOCK)).transpose(0, 1))
 
     @torch.inference_mode()
     def scrub(self, slot: int) -> None:
