@@ -80,7 +80,9 @@ class RunAhead:
     def _start(self, decode: list[Sequence], tokens: Tensor | None = None, ahead: int = 0) -> Launched:
         here = {sequence.slot for sequence in decode}
         self._held = {slot: sequence for slot, sequence in self._held.items() if sequence.slot == slot}
-        others = [(slot, sequence.num_computed) for slot, sequence in self._held.items() if slot not in here]
+        # The next place of all others: one further where the step before, which is not in the books yet, writes one.
+        last = self._buckets.longest - 1
+        others = [(slot, min(s.num_computed + ahead, last)) for slot, s in self._held.items() if slot not in here]
         rows = [_row(sequence, ahead) for sequence in decode]
         logits = self._buckets.run(rows, others, tokens)
         lengths = [len(sequence.token_ids) + ahead for sequence in decode]

@@ -1,10 +1,13 @@
 """Steps launched before their tokens are known: fewer waits, the same answers."""
 
 import pytest
+import torch
 
 from engine.loader import load_model
 from engine.model_runner import ModelRunner
+from engine.prefix_cache import BLOCK
 from engine.slot_decode import SlotDecode, length_buckets, row_buckets
+from engine.types import TokensPrompt
 from tests.checkpoints import text_spec
 from tests.engine.driver import Driver, chat
 
@@ -94,6 +97,22 @@ def test_seeded_answers_are_the_same_with_and_without_guessing(loaded, runner, t
     for seed in range(5):
         params = {"temperature": 0.9, "seed": seed, "logprobs": 2}
         assert alone(loaded, runner, chat(TEXTS[1]), **params) == alone(plain_loaded, plain, chat(TEXTS[1]), **params)
+
+
+def test_a_row_that_ends_keeps_what_was_computed_for_it(text_folder):
+    """A step launched ahead for its neighbours does not write over the last token of a row that reached its length."""
+    kept = []
+    for buckets in (False, True):
+        loaded = load_model(text_spec(text_folder), lambda progress: None)
+        runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=1024, buckets=buckets)
+        driver = Driver(loaded, runner)
+        short = driver.submit(TokensPrompt(tuple(range(200, 210))), 2 * BLOCK - 10 + 1, ignore_eos=True)
+        driver.submit(TokensPrompt(tuple(range(100, 120))), 60, ignore_eos=True)
+        driver.run()
+        blocks = runner._prefix.match([*short.keys()[: 2 * BLOCK], "next"])
+        assert len(blocks) == 2
+        kept.append(torch.stack([tensor[blocks] for tensor in (*runner._kept.keys, *runner._kept.values)]))
+    torch.testing.assert_close(*kept, rtol=1e-3, atol=1e-3)
 
 
 def test_buckets_end_with_the_size_of_the_cache():
