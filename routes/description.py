@@ -87,11 +87,11 @@ def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
         "GET /status": Spoken(page),
         "GET /status/figures": Spoken(page),
         "GET /status/samples": Spoken({JSON: None}),
-        "POST /language": Spoken(page, status=303),
-        "POST /status/sign-in": Spoken(page, status=303, more={401: None, 429: None}),
+        "POST /language": Spoken(page, _form(shapes.LanguageForm), status=303),
+        "POST /status/sign-in": Spoken(page, _form(shapes.SignInForm), status=303, more={401: None, 429: None}),
         "POST /status/sign-out": Spoken(page, status=303),
         "GET /api/docs": Spoken(page),
-        "POST /avibe": Spoken(page, {FORM: own.text, MULTIPART: own.text}),
+        "POST /avibe": Spoken(page, _form(own.text)),
         "POST /avision": Spoken(page, {MULTIPART: own.image}),
         "GET /avibe": Spoken(page, status=303),
         "GET /avision": Spoken(page, status=303),
@@ -112,6 +112,10 @@ def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
         "GET /metrics": Spoken({TEXT: None}),
         "GET /api/openapi.json": Spoken({JSON: None}),
     }
+
+
+def _form(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    return {FORM: model, MULTIPART: model}
 
 
 def _operation(app: Flask, name: str, rule: Rule, spoken: Spoken | None) -> dict[str, Any]:
@@ -170,7 +174,8 @@ def _failure(path: str, status: int) -> dict[str, Any]:
 def _content(model: type[BaseModel] | None, kind: str) -> dict[str, Any]:
     if model is not None:
         return {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}
-    return {} if kind == ANY else {"schema": {"type": "object" if kind == JSON else "string"}}
+    # An event or a line is one object after another, which no schema of a whole body can tell.
+    return {} if kind in (ANY, EVENTS, LINES) else {"schema": {"type": "object" if kind == JSON else "string"}}
 
 
 def _bodies(row: Row, said: Spoken) -> dict[str, Any]:
@@ -185,12 +190,22 @@ def _schemas(spoken: Mapping[str, Spoken]) -> dict[str, Any]:
     models.sort(key=lambda pair: pair[0].__name__)
     _, made = models_json_schema(models, ref_template=SCHEMAS)
     schemas: dict[str, Any] = made["$defs"]
+    for name in ("TextForm", "ImageForm", "ImageAnalyzeForm"):
+        _without_null(schemas[name])
     for name in ("ImageForm", "ImageAnalyzeForm"):
         schemas[name]["properties"]["image"] = FILE
         schemas[name]["required"].append("image")
     schemas["ImageAnalyzeRequest"]["properties"]["image"] = DATA_URL
     schemas["ImageUrl"]["properties"]["url"] = DATA_URL
     return schemas
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """Leave out what a form cannot say: an absent field is not sent."""
+    for name, described in schema["properties"].items():
+        if "anyOf" in described:
+            (value,) = [option for option in described["anyOf"] if option != {"type": "null"}]
+            schema["properties"][name] = value | {"description": described["description"]}
 
 
 def _shapes_of(said: Spoken) -> list[type[BaseModel]]:

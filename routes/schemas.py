@@ -19,6 +19,9 @@ MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
 SWITCH = {"": None, "true": True, "false": False}
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
+# What `_readable` takes, for the description of the API: any text with a character that is not white space.
+SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -94,7 +97,11 @@ def request_models(settings: Settings) -> RequestModels:
     fields: dict[str, Any] = {
         "prompt": Annotated[
             str,
-            Field(max_length=limits.max_prompt_length, description="a text that is not blank"),
+            Field(
+                max_length=limits.max_prompt_length,
+                description="a text that is not blank",
+                json_schema_extra={"pattern": READABLE},
+            ),
             AfterValidator(_readable),
         ],
         "max_tokens": (

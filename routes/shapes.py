@@ -13,6 +13,19 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class LanguageForm(Shape):
+    """The language a visitor has chosen, and the page to lead back to."""
+
+    page: str
+    language: str
+
+
+class SignInForm(Shape):
+    """The operator's key."""
+
+    key: str
+
+
 class ApiFailure(Shape):
     """Any failure under /api."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.openai.body import BRANCH, Body
 from routes.openai.form import ResponseFormat
@@ -149,11 +149,24 @@ Prompts = Annotated[
 ]
 
 
+def _no_switch(value: Any) -> Any:
+    """Tell true from 1, which Python takes for equal."""
+    return str(value) if isinstance(value, bool) else value
+
+
+def _no_number(value: Any) -> Any:
+    return value if isinstance(value, bool) else str(value)
+
+
 class CompletionRequest(SamplingRequest):
     """Texts to be continued, without a chat template."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
-    best_of: Literal[1] | None = Field(None, description="1; the best of several is not chosen here")
-    echo: Literal[False] | None = Field(None, description="false; the prompt is not repeated")
+    best_of: Annotated[Literal[1], BeforeValidator(_no_switch)] | None = Field(
+        None, description="1; the best of several is not chosen here"
+    )
+    echo: Annotated[Literal[False], BeforeValidator(_no_number)] | None = Field(
+        None, description="false; the prompt is not repeated"
+    )
     suffix: Literal[""] | None = Field(None, description="an empty text; nothing is inserted before it")

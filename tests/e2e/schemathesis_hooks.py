@@ -1,0 +1,14 @@
+"""Pictures for schemathesis, which can make texts of a schema but nothing that a decoder reads."""
+
+import base64
+
+import schemathesis
+from hypothesis import strategies
+
+from tests.fakes import picture
+
+PICTURES = [picture(colour, (8, 8)) for colour in ("red", "blue")]
+DATA_URLS = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in PICTURES]
+
+schemathesis.openapi.format("image-data-url", strategies.sampled_from(DATA_URLS))
+schemathesis.openapi.format("binary", strategies.sampled_from(PICTURES))

@@ -1,0 +1,47 @@
+"""The description of the API, held against a real server, every route of it.
+
+The long form, against a service of your own with its limits off (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0):
+
+    SCHEMATHESIS_HOOKS=tests.e2e.schemathesis_hooks schemathesis --config-file schemathesis.toml \\
+        run http://127.0.0.1:8085/api/openapi.json --max-examples 500
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.gunicorn_process import ROOT, GunicornProcess, until
+
+SEED, EXAMPLES = "1", "10"
+
+
+def answers(process):
+    """Return whether the server answers yet."""
+    try:
+        return process.get("/api/health/ready", timeout=2)[0] == 200
+    except OSError:
+        return False
+
+
+def test_every_route_is_what_the_description_says(tmp_path):
+    """Valid requests are answered in the described shapes, invalid ones refused, other methods too; nothing breaks."""
+    off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    with GunicornProcess(tmp_path, app="tests.e2e.answering_app:app", **off) as server:
+        until(lambda: answers(server))
+        done = subprocess.run(
+            [
+                Path(sys.executable).parent / "schemathesis",
+                *("--config-file", ROOT / "schemathesis.toml", "run"),
+                f"http://127.0.0.1:{server.port}/api/openapi.json",
+                *("--max-examples", EXAMPLES, "--seed", SEED, "--phases", "coverage,fuzzing", "--no-color"),
+            ],
+            cwd=tmp_path,
+            env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.e2e.schemathesis_hooks", "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr
+    assert " passed" in done.stdout

@@ -1,0 +1,54 @@
+"""The description of the API: complete, of the models that validate, and readable without any script."""
+
+import re
+
+from edge.route_table import ROUTES
+
+
+def test_every_route_is_described(client):
+    """Nobody can add a route and leave it out."""
+    paths = client.get("/api/openapi.json").json["paths"]
+    described = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
+    assert described == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", name) for name in ROUTES}
+    assert all(operation["summary"] for operations in paths.values() for operation in operations.values())
+
+
+def test_the_limits_of_this_service_are_in_it(app, client):
+    """Bodies are described by the very models that validate them, with the settings' figures."""
+    schemas = client.get("/api/openapi.json").json["components"]["schemas"]
+    asked = schemas["TextGenerateRequest"]
+    limits = app.extensions["settings"].generation
+    assert asked["properties"]["prompt"]["maxLength"] == limits.max_prompt_length
+    assert asked["properties"]["max_tokens"]["anyOf"][0]["maximum"] == limits.max_tokens_limit
+    assert asked["additionalProperties"] is False
+    assert schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] == ["avibe", "avision"]
+    assert schemas["ImageAnalyzeForm"]["properties"]["image"]["format"] == "binary"
+    assert schemas["ImageAnalyzeForm"]["properties"]["max_tokens"]["type"] == "integer"
+
+
+def test_it_is_openapi_3_1_and_made_once(client):
+    """Programs get the same document each time."""
+    first, second = client.get("/api/openapi.json"), client.get("/api/openapi.json")
+    assert first.json["openapi"] == "3.1.0"
+    assert first.data == second.data
+
+
+def test_every_reference_leads_somewhere(client):
+    """No schema names another that is not there."""
+    text = client.get("/api/openapi.json").text
+    schemas = client.get("/api/openapi.json").json["components"]["schemas"]
+    assert set(re.findall(r"#/components/schemas/([^\"]+)", text)) <= set(schemas)
+
+
+def test_people_read_it_without_a_script(client):
+    """Every address, field and shape stands in the page; nothing is loaded from elsewhere."""
+    page = client.get("/api/docs")
+    description = client.get("/api/openapi.json").json
+    assert page.mimetype == "text/html"
+    assert "<script" not in page.text
+    assert "//" not in "".join(re.findall(r"(?:src|href)=\"([^\"]*)\"", page.text))
+    for path in description["paths"]:
+        assert path in page.text
+    for name in description["components"]["schemas"]:
+        assert f"<code>{name}</code>" in page.text
+    assert "an integer from 1 to 2048" in page.text
