@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.errors import ServiceError
 from engine.sequence import Phase, Sequence
 from engine.types import Priority
 from engine.waiting_room import BATCH_EVERY, WaitingRoom
@@ -84,13 +84,8 @@ class Scheduler:
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
         """Return the running sequences that were aborted or are out of time, each with its error."""
-        over: list[tuple[Sequence, ServiceError]] = []
-        for sequence in self.running:
-            if sequence.generation.aborted:
-                over.append((sequence, RequestAborted("The request was stopped before it finished.")))
-            elif now >= sequence.deadline:
-                over.append((sequence, DeadlineExceeded("The request did not finish in time.")))
-        return over
+        reasons = ((sequence, sequence.reason_to_end(now)) for sequence in self.running)
+        return [(sequence, error) for sequence, error in reasons if error is not None]
 
     def sequence_to_preempt(self) -> Sequence | None:
         """Return who has to wait again so that the next in line can run: the youngest of those who have too much.

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.detokenizer import Detokenizer
+from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
 from engine.types import Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
 
 
@@ -96,6 +97,16 @@ class Sequence:
     def waits_until(self) -> float:
         """Until when it may be without a slot, on the engine's clock: a preempted one has had its turn."""
         return self.queue_deadline if self.started_at is None else self.deadline
+
+    def reason_to_end(self, now: float) -> ServiceError | None:
+        """Return the error to end with where it was aborted or its time is up, None where it may go on."""
+        if self.generation.aborted:
+            return RequestAborted("The request was stopped before it finished.")
+        if now < self.waits_until:
+            return None
+        if self.started_at is None:
+            return DeadlineExceeded("The request waited too long for its turn.")
+        return DeadlineExceeded("The request did not finish in time.")
 
     def keys(self) -> list[Hashable]:
         """Return one key for each token so far, equal where the model computes the same."""

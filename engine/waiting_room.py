@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError
+from engine.errors import NotReady, Overloaded, ServiceError
 from engine.fair_queue import FairQueue
 from engine.sequence import Sequence
 from engine.types import Priority
@@ -148,7 +148,7 @@ class WaitingRoom:
             return []
         with self._changed:
             self._disturbed = False
-            reasons = [(sequence, _reason_to_end(sequence, now)) for sequence in self._waiting()]
+            reasons = [(sequence, sequence.reason_to_end(now)) for sequence in self._waiting()]
             ended = [(sequence, error) for sequence, error in reasons if error is not None]
             for sequence, _ in ended:
                 self._remove(sequence)
@@ -241,13 +241,3 @@ def _take_one(counts: Counter[str], client: str) -> None:
     counts[client] -= 1
     if counts[client] <= 0:
         del counts[client]
-
-
-def _reason_to_end(sequence: Sequence, now: float) -> ServiceError | None:
-    if sequence.generation.aborted:
-        return RequestAborted("The request was stopped before it finished.")
-    if now < sequence.waits_until:
-        return None
-    if sequence.started_at is None:
-        return DeadlineExceeded("The request waited too long for its turn.")
-    return DeadlineExceeded("The request did not finish in time.")
