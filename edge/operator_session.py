@@ -10,7 +10,7 @@ import hashlib
 import hmac
 
 from flask import Request, Response
-from itsdangerous import BadSignature, URLSafeTimedSerializer
+from itsdangerous import BadSignature, TimestampSigner, URLSafeTimedSerializer
 
 from edge.rate_limit import RateLimiter
 
@@ -37,7 +37,7 @@ def is_signed_in(request: Request, admin_key: str | None) -> bool:
     if not cookie or admin_key is None:
         return False
     try:
-        return bool(_signer(admin_key).loads(cookie, max_age=SECONDS) == OPERATOR)
+        return bool(cookie_serializer(admin_key).loads(cookie, max_age=SECONDS) == OPERATOR)
     except BadSignature:
         return False
 
@@ -46,7 +46,7 @@ def sign_in(response: Response, admin_key: str, *, secure: bool) -> None:
     """Give the browser its cookie. secure: the operator came over HTTPS."""
     response.set_cookie(
         COOKIE,
-        _signer(admin_key).dumps(OPERATOR),
+        cookie_serializer(admin_key).dumps(OPERATOR),
         max_age=SECONDS,
         path=PATH,
         secure=secure,
@@ -60,7 +60,11 @@ def sign_out(response: Response) -> None:
     response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
 
 
-def _signer(admin_key: str) -> URLSafeTimedSerializer:
+def cookie_serializer(admin_key: str, signer: type[TimestampSigner] = TimestampSigner) -> URLSafeTimedSerializer:
+    """Return what writes and reads the cookie. signer: stamps the time."""
     return URLSafeTimedSerializer(
-        admin_key, salt="operator's page", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        admin_key,
+        salt="operator's page",
+        signer=signer,
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

@@ -1,6 +1,5 @@
 // A small line plot of the last stretch of time, drawn as SVG; colours and strokes are the style sheet's.
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 480;
 const HEIGHT = 170;
 const LEFT = 40;
 const BOTTOM = 22;
@@ -9,18 +8,20 @@ const GAP = 3; // intervals without a sample that break a line
 
 // lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
 export function draw(figure, { at, lines, now, span, interval, words }) {
-  const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${figure.querySelector("figcaption").textContent}. ${summary(lines)}` });
+  const caption = figure.querySelector("figcaption");
+  const width = Math.max(200, caption.clientWidth);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${caption.textContent}. ${summary(lines)}` });
   const top = nice(Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
-  const x = (moment) => LEFT + ((WIDTH - LEFT) * (moment - now + span)) / span;
+  const x = (moment) => LEFT + ((width - LEFT) * (moment - now + span)) / span;
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   for (const value of [0, top / 2, top]) {
-    svg.append(make("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
+    svg.append(make("line", { class: "grid", x1: LEFT, x2: width, y1: y(value), y2: y(value) }));
     svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
   for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
     const minutes = Math.round((span * (1 - share)) / 60);
     const text = minutes ? words.hour_ago.replace("{minutes}", minutes) : words.now;
-    svg.append(make("text", { x: LEFT + (WIDTH - LEFT) * share, y: HEIGHT - 5, "text-anchor": anchor }, text));
+    svg.append(make("text", { x: LEFT + (width - LEFT) * share, y: HEIGHT - 5, "text-anchor": anchor }, text));
   }
   lines.forEach(({ values }, number) => {
     svg.append(make("path", { class: `line line-${number % 6}`, d: path(at, values, x, y, GAP * interval) }));

@@ -55,7 +55,8 @@ function drawAll() {
     const own = [...lines.values()].filter(({ plot, values }) => plot === figure.dataset.plot && (plot !== "errors" || values.some(Boolean)));
     figure.hidden = false;
     remark(figure, own.length ? "" : figure.dataset.plot === "errors" ? words.no_errors : words.empty);
-    if (own.length) draw(figure, { at, lines: own, now, span, interval, words });
+    if (!own.length) for (const old of figure.querySelectorAll("svg, .legend")) old.remove();
+    else draw(figure, { at, lines: own, now, span, interval, words });
   }
 }
 
@@ -75,4 +76,5 @@ function show(markup) {
   }
 }
 
+addEventListener("resize", drawAll);
 follow();

@@ -1,0 +1,83 @@
+"""Markdown in answers: what becomes markup, and that nothing a model says can become markup of its own."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routes.markdown import rendered
+
+OURS = set("p br h3 ul ol li strong em s code pre a blockquote hr table thead tbody tr th td".split())
+ATTRIBUTES = {"a": {"href", "target", "rel"}, "pre": {"tabindex"}, "ol": {"start"}}
+
+
+@pytest.mark.parametrize(
+    ("markdown", "html"),
+    [
+        ("**a** *b* ~~c~~ `<d>`", "<p><strong>a</strong> <em>b</em> <s>c</s> <code>&lt;d&gt;</code></p>"),
+        ("# One\n##### Five", "<h3>One</h3>\n<h3>Five</h3>"),
+        ("a\nb", "<p>a<br>\nb</p>"),
+        ("3. x", '<ol start="3">\n<li>x</li>\n</ol>'),
+        ("```py\nx < 1\n```", '<pre tabindex="0"><code>x &lt; 1\n</code></pre>'),
+        ("![a *cat*](http://example.com/x.png)", "<p>a *cat*</p>"),
+        ("[a](https://example.com/?x=1&y)", 'href="https://example.com/?x=1&amp;y"'),
+        ("<https://example.com>", 'href="https://example.com"'),
+        ("[a](mailto:a@b.c)", 'href="mailto:a@b.c"'),
+        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>"),
+        ("[a](data:text/html,x)", "<p>[a](data:text/html,x)</p>"),
+        ("[a](//example.com)", "<p>[a](//example.com)</p>"),
+        ("<script>alert(1)</script>", "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"),
+        ("&lt;b&gt;", "<p>&lt;b&gt;</p>"),
+    ],
+)
+def test_markdown_becomes_markup_of_ours(markdown, html):
+    """CommonMark, tables and strikethrough; links to web and mail alone; HTML and pictures as text."""
+    assert html in rendered(markdown)
+
+
+def test_a_table_has_no_inline_style():
+    """The page's policy would refuse it."""
+    html = rendered("| a | b |\n|:-:|--:|\n| 1 | 2 |")
+    assert re.findall("<t[hd](?: [^>]*)?>", html) == ["<th>", "<th>", "<td>", "<td>"]
+
+
+class Elements(HTMLParser):
+    """Collects the elements of a page, as a browser would find them."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+MARKS = st.lists(
+    st.sampled_from(
+        [
+            *"<>&\"'`*_~#|-[]()!\n :/",
+            "script",
+            "javascript:",
+            "http://x",
+            "<img src=x onerror=y>",
+            "data:",
+            "a",
+            "```",
+            "</p>",
+        ]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@given(MARKS)
+def test_no_text_makes_an_element_that_is_not_ours(text):
+    """Whatever is said, only our elements come out, with our attributes and harmless addresses."""
+    elements = Elements()
+    elements.feed(rendered(text))
+    for tag, attributes in elements.found:
+        assert tag in OURS
+        assert set(attributes) <= ATTRIBUTES.get(tag, set())
+        assert attributes.get("href", "http://").lower().startswith(("http://", "https://", "mailto:"))

@@ -1,0 +1,92 @@
+"""The operator's page: tiles, table and samples, from the service's own figures."""
+
+import pytest
+
+from engine.errors import ModelError
+from engine.types import Status
+from metrics.machine import GpuFigures
+from tests.e2e.gunicorn_process import until
+from tests.fakes import FakeMachine
+
+
+@pytest.fixture
+def machine():
+    return FakeMachine(GpuFigures("GPU", allocated=25, reserved=30, total=100, busy=None))
+
+
+@pytest.fixture
+def history(app):
+    return app.extensions["metrics"].history
+
+
+def lines(client, after=-1):
+    """Return the lines of the samples: (plot, key, model) to values."""
+    body = client.get(f"/status/samples?after={after}").json
+    return {(line["plot"], line["key"], line["model"]): line["values"] for line in body["lines"]}
+
+
+def test_every_plot_has_its_lines(client, history, avibe):
+    """An answer and a failure of each kind are in the sample that follows them."""
+    client.post("/avibe", data={"prompt": "x"})
+    avibe.failure = ModelError("The model failed on this request.")
+    client.post("/avibe", data={"prompt": "x"})
+    avibe.report(num_requests_waiting=2)
+    history.take()
+    found = lines(client)
+    assert found["first_token", "p50", ""] == found["first_token", "p95", ""] == [0.5]
+    assert found["requests", "waiting", "avibe"] == [2]
+    assert found["memory", "gpu_memory", ""] == [25.0]
+    assert found["memory", "gpu_busy", ""] == [None]
+    assert found["errors", "model_error", ""] == [1]
+    assert {plot for plot, _, _ in found} == {"tokens", "requests", "first_token", "memory", "errors"}
+
+
+def test_only_new_samples_are_sent(client, history):
+    """A page that is open asks for what came after what it has."""
+    history.take()
+    history.take()
+    times = client.get("/status/samples").json["at"]
+    assert len(times) == 2
+    assert client.get(f"/status/samples?after={times[-1] + 1}").json["at"] == []
+    assert len(client.get("/status/samples?after=nonsense").json["at"]) == 2
+
+
+def test_what_was_stopped_by_its_client_is_no_error(client, history, app):
+    """The operator is shown what went wrong, and leaving is nobody's fault."""
+    app.extensions["metrics"].generation_failed("avibe", "request_aborted")
+    history.take()
+    assert not any(plot == "errors" for plot, _, _ in lines(client))
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("en", ("First token p50", "Time to first token, seconds: p95")),
+        ("ru", ("Первый токен", "Запросы: выполняются")),
+    ],
+)
+def test_the_figures_can_be_read_as_text(client, history, language, expected):
+    """Tiles and a table with now, mean and most, in both languages, before and after the first sample."""
+    headers = {"Accept-Language": language}
+    assert "–" in client.get("/status", headers=headers).text
+    client.post("/avibe", data={"prompt": "x"})
+    history.take()
+    for path in ("/status", "/status/figures"):
+        page = client.get(path, headers=headers).text
+        assert all(text in page for text in expected)
+        assert "<td>0.5</td>" in page
+
+
+def test_the_state_has_its_colour(client, avibe):
+    """A failed model is seen at a glance."""
+    avibe.become(Status.DEAD)
+    assert 'data-status="dead"><dt>State</dt><dd>failed</dd>' in client.get("/status").text
+
+
+def test_samples_are_taken_once_somebody_connects(app, history):
+    """A test client has no socket; a request over one begins the recording."""
+    client = app.test_client()
+    client.get("/")
+    assert history.samples() == []
+    client.get("/", environ_overrides={"werkzeug.socket": object()})
+    until(history.samples)
