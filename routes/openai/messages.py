@@ -108,6 +108,8 @@ class AssistantMessage(Body):
     tool_calls: list[ToolCall] | None = None
     annotations: list[Any] | None = None
     name: str | None = None
+    audio: None = None
+    function_call: None = None
 
 
 class ToolMessage(Body):

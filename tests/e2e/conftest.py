@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.e2e.demo_service import start
 from tests.e2e.gunicorn_process import GunicornProcess
 
 
@@ -18,3 +19,10 @@ def gunicorn(tmp_path):
             return servers.enter_context(GunicornProcess(folder, **settings))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def demo_server(tmp_path_factory):
+    """The real service with both demo models, ready; one for all tests that change nothing about it."""
+    with start(tmp_path_factory.mktemp("demo")) as process:
+        yield process

@@ -1,0 +1,344 @@
+"""OpenAI's own client, and LangChain's, against a real Gunicorn with the demo models: they work and change nothing."""
+
+import base64
+import json
+
+import jsonschema
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+from tokenizers import Tokenizer
+
+from tests.e2e.gunicorn_process import ROOT
+from tests.fakes import picture
+
+HELLO = [{"role": "user", "content": "Привет! Напиши объявление о продаже велосипеда."}]
+TOKENIZER = str(ROOT / "demo/avibe/tokenizer.json")
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "title": {"type": "string", "maxLength": 20},
+        "price": {"type": "integer", "minimum": 1, "maximum": 99999},
+        "tags": {"type": "array", "items": {"enum": ["new", "used"]}, "maxItems": 2},
+    },
+    "required": ["title", "price", "tags"],
+    "additionalProperties": False,
+}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def form(schema):
+    """Return a response_format of a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def with_picture(question, *colours):
+    """Return a message with pictures."""
+    urls = [f"data:image/png;base64,{base64.b64encode(picture(colour)).decode()}" for colour in colours]
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+@pytest.fixture(scope="module")
+def client(demo_server):
+    """The client as a user makes it, with retries off so that every failure is seen."""
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{demo_server.port}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def chat(client, **asked):
+    """Ask Avibe for a short answer."""
+    return client.chat.completions.create(**({"model": "avibe", "messages": HELLO, "max_tokens": 24} | asked))
+
+
+def test_the_models_are_listed_by_both_their_names(client):
+    """The fixed names, and what is really loaded."""
+    assert [model.id for model in client.models.list()] == ["avibe", "avibe-demo", "avision", "avision-demo"]
+    assert client.models.retrieve("avibe-demo").owned_by == "avito-ai"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-4o")
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_chat_is_answered(client):
+    """Text, reason, tokens counted, and the id that the response's headers carry."""
+    raw = client.chat.completions.with_raw_response.create(model="avibe-demo", messages=HELLO, max_completion_tokens=8)
+    answer = raw.parse()
+    assert answer.id == f"chatcmpl-{raw.headers['x-request-id']}"
+    assert (answer.model, raw.headers["x-model"]) == ("avibe-demo", "avibe-demo")
+    (choice,) = answer.choices
+    assert choice.message.content
+    assert choice.finish_reason in ("stop", "length")
+    assert 0 < answer.usage.completion_tokens <= 8
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_several_turns_of_every_role_are_read(client):
+    """System and developer, text parts, an earlier answer given back as it came."""
+    first = chat(client).choices[0].message
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": [{"type": "text", "text": "Answer in Russian."}]},
+        *HELLO,
+        first.model_dump(),
+        {"role": "user", "content": [{"type": "text", "text": "Короче!"}]},
+    ]
+    assert chat(client, messages=turns).choices[0].message.content
+
+
+def test_a_stream_says_the_same_as_the_whole_answer(client):
+    """Greedy: the parts joined are the answer; the last events carry the reason and the tokens counted."""
+    whole = chat(client, temperature=0)
+    events = list(chat(client, temperature=0, stream=True, stream_options={"include_usage": True}))
+    assert events[0].choices[0].delta.role == "assistant"
+    parts = [event.choices[0].delta.content or "" for event in events if event.choices]
+    assert "".join(parts) == whole.choices[0].message.content
+    assert len([part for part in parts if part]) > 1
+    assert [event.choices[0].finish_reason for event in events[-2:-1]] == [whole.choices[0].finish_reason]
+    assert events[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert all(event.usage is None for event in events[:-1])
+
+
+def test_a_stream_passes_proxies_unbuffered(client):
+    """Server-sent events, not to be kept back or stored, ended by [DONE]."""
+    with client.chat.completions.with_streaming_response.create(
+        model="avibe", messages=HELLO, max_tokens=2, stream=True
+    ) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["x-accel-buffering"] == "no"
+        lines = list(response.iter_lines())
+    assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_one_seed_gives_one_answer_and_n_gives_several(client):
+    """The same alone or in company; the choices of one request differ from each other."""
+    asked = {"temperature": 1.5, "seed": 7, "top_p": 1.0, "extra_body": {"top_k": 0, "min_p": 0.0}}
+    once, again = (chat(client, **asked).choices[0].message.content for _ in range(2))
+    three = chat(client, **asked, n=3)
+    assert once == again == three.choices[0].message.content
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in three.choices}) > 1
+    streamed = {0: "", 1: ""}
+    for event in chat(client, **asked, n=2, stream=True):
+        for choice in event.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert [streamed[0], streamed[1]] == [choice.message.content for choice in three.choices[:2]]
+
+
+def test_a_stop_string_ends_the_answer_and_is_not_shown(client):
+    """As a text or in a list; the reason is `stop`."""
+    whole = chat(client, temperature=0).choices[0].message.content
+    end = whole[len(whole) // 2]
+    for stop in (end, ["never written", end]):
+        (choice,) = chat(client, temperature=0, stop=stop).choices
+        assert choice.message.content == whole.partition(end)[0]
+        assert choice.finish_reason == "stop"
+    streamed = chat(client, temperature=0, stop=end, stream=True)
+    assert "".join(event.choices[0].delta.content or "" for event in streamed) == whole.partition(end)[0]
+
+
+def test_a_cut_answer_says_length(client):
+    """finish_reason is the truth."""
+    answer = chat(client, max_tokens=1)
+    assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 1)
+
+
+def test_log_probabilities_come_with_every_token(client):
+    """In whole answers and in streams; the alternatives are ordered and hold the greedy choice."""
+    answer = chat(client, temperature=0, logprobs=True, top_logprobs=3)
+    tokens = answer.choices[0].logprobs.content
+    assert "".join(token.token for token in tokens) == answer.choices[0].message.content
+    for token in tokens:
+        assert token.logprob <= 0
+        assert token.top_logprobs[0].token == token.token
+        assert len(token.top_logprobs) == 3
+    events = chat(client, temperature=0, logprobs=True, stream=True)
+    streamed = [token for event in events if event.choices[0].logprobs for token in event.choices[0].logprobs.content]
+    assert [token.token for token in streamed] == [token.token for token in tokens]
+
+
+def test_biases_change_the_answer(client):
+    """A token with -100 is not said, one with 100 alone."""
+    plain = chat(client, temperature=0, max_tokens=4).choices[0].message.content
+    token = Tokenizer.from_file(TOKENIZER).encode(plain, add_special_tokens=False).ids[0]
+    without = chat(client, temperature=0, max_tokens=4, logprobs=True, logit_bias={str(token): -100}).choices[0]
+    only = chat(client, temperature=0, max_tokens=4, logprobs=True, logit_bias={str(token): 100}).choices[0]
+    said = {token.token for token in only.logprobs.content}
+    assert len(said) == 1
+    assert plain.startswith(*said)
+    assert not said & {token.token for token in without.logprobs.content}
+
+
+def test_pictures_are_seen(client):
+    """One picture and several; the same question about another picture is another prompt."""
+    one = client.chat.completions.create(
+        model="avision", messages=with_picture("What colour is it?", "red"), max_tokens=12, temperature=0
+    )
+    two = client.chat.completions.create(
+        model="avision", messages=with_picture("What colours are they?", "red", "blue"), max_tokens=12, temperature=0
+    )
+    assert one.choices[0].message.content
+    assert two.choices[0].message.content
+    assert two.usage.prompt_tokens > one.usage.prompt_tokens
+    streamed = client.chat.completions.create(
+        model="avision",
+        messages=with_picture("What colour is it?", "red"),
+        max_tokens=12,
+        temperature=0,
+        stream=True,
+    )
+    assert "".join(event.choices[0].delta.content or "" for event in streamed) == one.choices[0].message.content
+
+
+def test_an_answer_of_a_schema_is_of_that_schema(client):
+    """Whole and streamed; and any JSON object where only that is asked for."""
+    whole = chat(client, response_format=form(SCHEMA), max_tokens=200)
+    assert whole.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(whole.choices[0].message.content), SCHEMA)
+    streamed = chat(client, response_format=form(SCHEMA), max_tokens=200, stream=True)
+    jsonschema.validate(json.loads("".join(event.choices[0].delta.content or "" for event in streamed)), SCHEMA)
+    cut = chat(client, response_format={"type": "json_object"}, max_tokens=5)
+    assert cut.choices[0].message.content.startswith("{")
+    if cut.choices[0].finish_reason == "length":
+        with pytest.raises(ValueError, match="."):
+            json.loads(cut.choices[0].message.content)
+
+
+def test_tools_are_called_when_they_must_be(client):
+    """Required or by name, whole or streamed: a call with arguments of its schema, and the result is read."""
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        answer = chat(client, tools=[WEATHER], tool_choice=choice, max_tokens=200, seed=1, parallel_tool_calls=False)
+        call = answer.choices[0].message.tool_calls[0]
+        assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", None)
+        assert call.function.name == "get_weather"
+        jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
+    events = list(chat(client, tools=[WEATHER], tool_choice="required", max_tokens=400, stream=True, seed=1))
+    calls = [call for event in events for call in event.choices[0].delta.tool_calls or []]
+    assert calls[0].function.name == "get_weather"
+    assert json.loads(calls[0].function.arguments)["city"] is not None
+    result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 20}'}
+    turns = [*HELLO, answer.choices[0].message.model_dump(exclude_none=True), result]
+    assert chat(client, messages=turns, tools=[WEATHER]).choices[0].message.content is not None
+
+
+def test_tools_need_not_be_called(client):
+    """`auto` leaves the choice to the model, `none` hides the tools from it."""
+    plain = chat(client, temperature=0)
+    hidden = chat(client, temperature=0, tools=[WEATHER], tool_choice="none")
+    shown = chat(client, temperature=0, tools=[WEATHER])
+    assert hidden.usage.prompt_tokens == plain.usage.prompt_tokens < shown.usage.prompt_tokens
+    assert hidden.choices[0].message.tool_calls is None
+
+
+def test_plain_texts_are_continued(client):
+    """One text, several, tokens, with log probabilities, streamed."""
+    ids = client.completions.create(model="avibe", prompt=[[1, 2, 3]], max_tokens=1)
+    assert ids.usage.prompt_tokens == 3
+    one = client.completions.create(model="avibe", prompt="Продаётся", max_tokens=6, temperature=0, logprobs=2)
+    (choice,) = one.choices
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert choice.logprobs.text_offset[0] == 0
+    assert all(len(top) <= 2 for top in choice.logprobs.top_logprobs)
+    two = client.completions.create(model="avibe", prompt=["Продаётся", "Sale:"], max_tokens=6, temperature=0, n=2)
+    assert [choice.index for choice in two.choices] == [0, 1, 2, 3]
+    assert two.choices[0].text == two.choices[1].text == choice.text
+    events = client.completions.create(model="avibe", prompt="Продаётся", max_tokens=6, temperature=0, stream=True)
+    assert "".join(event.choices[0].text for event in events) == choice.text
+
+
+MISTAKES = [
+    ({"temperature": 3}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
+    ({"max_tokens": 2048}, "max_tokens"),
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "video", "url": ""}]}]}, "messages[0].content[0]"),
+    ({"messages": with_picture("What?", "red")}, "messages[0].content[0].image_url.url"),
+    ({"n": 9}, "n"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"top_logprobs": 2}, "top_logprobs"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"logit_bias": {"999999": 1}}, "logit_bias"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+    ({"response_format": form({"type": "array", "uniqueItems": True})}, "response_format.json_schema.schema"),
+    ({"verbosity": "high"}, "verbosity"),
+    ({"extra_body": {"best_of": 2}}, "best_of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"), MISTAKES, ids=[f"{param}-{number}" for number, (_, param) in enumerate(MISTAKES)]
+)
+def test_each_mistake_is_a_bad_request_that_names_its_field(client, asked, param):
+    """The client raises its own class, with the field in `param` and in the sentence."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, **asked)
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_other_failures_have_the_clients_own_classes(client):
+    """Unknown model, a picture from elsewhere, a conversation over the context."""
+    with pytest.raises(openai.NotFoundError):
+        chat(client, model="gpt-4o")
+    far = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]
+    with pytest.raises(openai.BadRequestError, match="not fetched"):
+        chat(client, model="avision", messages=far)
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, messages=[{"role": "user", "content": "слово " * 4000}])
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_what_cannot_change_an_answer_is_accepted(client):
+    """Programs that set it need not be changed."""
+    asked = {
+        "user": "somebody",
+        "metadata": {"a": "b"},
+        "store": False,
+        "service_tier": "auto",
+        "safety_identifier": "x",
+        "prompt_cache_key": "y",
+        "parallel_tool_calls": True,
+        "modalities": ["text"],
+        "reasoning_effort": "none",
+        "seed": None,
+        "stop": None,
+    }
+    assert (
+        chat(client, temperature=0, **asked).choices[0].message.content
+        == chat(client, temperature=0).choices[0].message.content
+    )
+
+
+def test_langchain_asks_streams_and_calls(demo_server):
+    """ChatOpenAI with nothing but a base URL: invoke, stream, structured output and tools."""
+    model = ChatOpenAI(
+        base_url=f"http://127.0.0.1:{demo_server.port}/v1",
+        api_key="none",
+        model="avibe",
+        max_retries=0,
+        max_tokens=200,
+        seed=1,
+    )
+    assert model.invoke("Привет!").content
+    assert "".join(chunk.content for chunk in model.stream("Привет!"))
+    shaped = model.with_structured_output(SCHEMA | {"title": "advert"}, method="json_schema").invoke(
+        "Продай велосипед."
+    )
+    jsonschema.validate(shaped, SCHEMA)
+    called = model.bind_tools([WEATHER], tool_choice="required").invoke("Погода?")
+    assert called.tool_calls[0]["name"] == "get_weather"
