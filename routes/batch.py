@@ -55,14 +55,14 @@ class Batch:
                 self._todo.append((index, self._wanted(backend, index, one)))
         self._release = parts.client_watch().watch(request.environ, self.close)
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield one line a text, in the order in which they end."""
+    def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+        """Yield one line a text, in the order in which they end. idle: seconds without one to a sign of life."""
         for _ in range(min(len(self._todo), self._places.most)):
             threading.Thread(target=self._work, name="batch", daemon=True).start()
         told = 0
         while told < self._size:
             try:
-                yield self._lines.get(timeout=sse.KEEP_ALIVE_SECONDS)
+                yield self._lines.get(timeout=idle)
                 told += 1
             except queue.Empty:
                 yield NOTHING_YET

@@ -50,14 +50,17 @@ def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> 
     return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
-def events(run: Run, show: Callable[[Answer], dict[str, Any]]) -> Iterator[bytes]:
-    """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error."""
+def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+    """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error.
+
+    idle: seconds without a text to a sign of life.
+    """
     text = sse.TextEvents({"text": sse.TextEvents.HOLE})
     began, request_id = g.began, g.request_id
 
     def made() -> Iterator[bytes]:
         try:
-            for _, piece in run.pieces(sse.KEEP_ALIVE_SECONDS):
+            for _, piece in run.pieces(idle):
                 if piece is None:
                     yield sse.event(show(finished(run.completion(0), began)))
                 elif piece.text:

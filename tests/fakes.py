@@ -27,6 +27,7 @@ from engine.types import (
     Piece,
     Status,
     Timings,
+    TokenLogprob,
     Vocabulary,
 )
 from metrics.machine import GpuFigures, SystemFigures
@@ -67,6 +68,7 @@ class ScriptedBackend:
         self.refusal: Exception | None = None
         self.capacity = 1000
         self.tokens: Vocabulary | None = None
+        self.logprobs: list[TokenLogprob] = []
         self.submitted: list[GenerationRequest] = []
         self.decoded: list[tuple[int, int]] = []
         self.aborted: list[str] = []
@@ -133,13 +135,15 @@ class ScriptedBackend:
         """Change the figures."""
         self._stats = replace(self._stats, **figures)
 
-    def push(self, request_id: str, text: str) -> None:
-        """Hand over a part of an open answer."""
-        self._open[request_id].push(Piece(text))
+    def push(self, request_id: str, text: str, **details: object) -> None:
+        """Hand over a part of an open answer; details: what else a `Piece` may hold."""
+        self._open[request_id].push(Piece(text, **details))
 
     def finish(self, request_id: str) -> None:
         """End an open answer well."""
-        completion = Completion(self.text, self.finish_reason, 7, self.output_tokens, self.timings)
+        completion = Completion(
+            self.text, self.finish_reason, 7, self.output_tokens, self.timings, tuple(self.logprobs)
+        )
         generation = self._closed(request_id)
         generation.push(Piece(self.text))
         generation.finish(completion)

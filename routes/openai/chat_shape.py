@@ -35,10 +35,10 @@ class ChatShape:
         head = {"id": self._id, "object": "chat.completion"} | self._about
         return head | {"choices": choices, "usage": answers.usage(completions)}
 
-    def events(self) -> Iterator[bytes]:
-        """Yield the answer's events; after an error none follows, not even [DONE]."""
+    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+        """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
         try:
-            yield from self._events()
+            yield from self._events(idle)
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
@@ -70,12 +70,12 @@ class ChatShape:
         """Return what takes an answer apart, None where there can be nothing in it but the answer."""
         return OutputParser(self._tools, self._thinks) if self._tools or self._thinks else None
 
-    def _events(self) -> Iterator[bytes]:
+    def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         choices = [self._choice_events(number) for number in range(len(self._run))]
         for choice in choices:
             yield choice.begin()
-        for number, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
+        for number, piece in self._run.pieces(idle):
             if piece is None:
                 completions[number] = self._run.completion(number)
                 yield choices[number].end(completions[number])

@@ -32,7 +32,7 @@ def answer(asked: CompletionRequest) -> Response:
     _check_lengths(prompts, backend)
     wanted = [(prompt, params) for prompt in prompts for params in choices(backend, asked, asked.logprobs)]
     run = Run(name, backend, wanted)
-    shape = _Shape(run, asked, len(prompts))
+    shape = CompletionShape(run, asked, len(prompts))
     if asked.stream:
         return sse.EventStream(shape.events(), run.close).response()
     return jsonify(shape.body(run.results()))
@@ -54,7 +54,7 @@ def _check_lengths(prompts: Sequence[Prompt], backend: Backend) -> None:
         raise ContextTooLong(f"The prompt is too long for this model's context of {most} tokens.", "prompt")
 
 
-class _Shape:
+class CompletionShape:
     """The answers of one run in the shapes of plain completions."""
 
     def __init__(self, run: Run, asked: CompletionRequest, prompts: int) -> None:
@@ -78,18 +78,18 @@ class _Shape:
         ]
         return self._head | {"choices": shown, "usage": answers.usage(completions, self._prompts)}
 
-    def events(self) -> Iterator[bytes]:
-        """Yield the answer's events; after an error none follows, not even [DONE]."""
+    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+        """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
         try:
-            yield from self._events()
+            yield from self._events(idle)
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
-    def _events(self) -> Iterator[bytes]:
+    def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         plain = [self._text_events(number) for number in range(len(self._run))]
         offsets = [0] * len(self._run)
-        for number, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
+        for number, piece in self._run.pieces(idle):
             if piece is None:
                 completion = completions[number] = self._run.completion(number)
                 yield sse.event(self._chunk(_choice(number, "", None, completion.finish_reason)))
