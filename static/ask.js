@@ -1,41 +1,56 @@
 // One question to the server: an upload that shows its progress, then an answer that comes in parts.
 
 const LOADING = 3;
-const DONE = 4;
 
 // question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), text(part), done(answer),
 // failed({ code, message, requestId, retryAfter }), lost(). Returns what stops the question, and the model with it.
 export function ask(question, hears) {
+  const fields = { prompt: question.prompt, stream: true };
+  if (question.maxTokens) fields.max_tokens = Number(question.maxTokens);
+  if (question.temperature) fields.temperature = Number(question.temperature);
+  return question.file ? upload(question, fields, hears) : send(question, fields, hears);
+}
+
+// Shows every part of an answer as soon as it is there.
+function send({ url }, fields, hears) {
+  const leaving = new AbortController();
+  const events = reader(hears);
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(fields), signal: leaving.signal };
+  const follow = async () => {
+    const response = await fetch(url, options);
+    if (!response.ok) return hears.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
+    const parts = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await parts.read(); !part.done; part = await parts.read()) events.take(part.value);
+    if (!events.ended) hears.lost();
+  };
+  follow().catch(() => leaving.signal.aborted || events.ended || hears.lost());
+  return () => leaving.abort();
+}
+
+// Tells how far the upload is, which `fetch` cannot; in return parts that come within 50 ms arrive together.
+function upload({ url, file }, fields, hears) {
   const call = new XMLHttpRequest();
   const events = reader(hears);
   let read = 0;
-  call.open("POST", question.url);
+  call.open("POST", url);
   call.upload.onprogress = (event) => event.lengthComputable && hears.uploading(Math.floor((100 * event.loaded) / event.total));
   call.upload.onload = () => hears.sent();
-  // Unlike "progress", which browsers hold back, this comes with every part of the answer.
   call.onreadystatechange = () => {
     if (call.readyState < LOADING || call.status !== 200) return;
-    events.take(call.responseText.slice(read));
-    read = call.responseText.length;
+    const text = call.responseText;
+    events.take(text.slice(read));
+    read = text.length;
   };
-  call.onload = () => (call.status === 200 ? events.ended || hears.lost() : hears.failed(refusal(call)));
+  call.onload = () => {
+    if (call.status !== 200) hears.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
+    else if (!events.ended) hears.lost();
+  };
   call.onerror = () => events.ended || hears.lost();
-  call.send(...body(call, question));
-  return () => call.readyState < DONE && call.abort();
-}
-
-function body(call, { prompt, maxTokens, temperature, file }) {
-  const fields = { prompt, stream: true };
-  if (maxTokens) fields.max_tokens = Number(maxTokens);
-  if (temperature) fields.temperature = Number(temperature);
-  if (!file) {
-    call.setRequestHeader("Content-Type", "application/json");
-    return [JSON.stringify(fields)];
-  }
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
   form.append("image", file, file.name || "image");
-  return [form];
+  call.send(form);
+  return () => call.abort();
 }
 
 // Reads server-sent events: one JSON object each, comments aside.
@@ -57,17 +72,17 @@ function reader(hears) {
   };
 }
 
-function refusal(call) {
+function refusal(status, header, body) {
   let told = {};
   try {
-    told = JSON.parse(call.responseText);
+    told = JSON.parse(body);
   } catch {
     // Something in front of the server answered in its place; the status is all there is.
   }
   return {
-    code: told.error ?? (call.status === 413 ? "payload_too_large" : call.status >= 502 ? "not_ready" : "internal_error"),
+    code: told.error ?? (status === 413 ? "payload_too_large" : status >= 502 ? "not_ready" : "internal_error"),
     message: told.message ?? "",
-    requestId: told.request_id ?? call.getResponseHeader("X-Request-ID") ?? "",
-    retryAfter: Number(call.getResponseHeader("Retry-After")) || null,
+    requestId: told.request_id ?? header("X-Request-ID") ?? "",
+    retryAfter: Number(header("Retry-After")) || null,
   };
 }

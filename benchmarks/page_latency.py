@@ -1,0 +1,118 @@
+"""Measure how long a token takes from its arrival at the server to the screen, on a real Gunicorn and Chromium.
+
+    python -m benchmarks.page_latency [--tokens N] [--chromium PATH] [--results FOLDER]
+
+The models of `benchmarks.page_app` hand over time stamps as the engine hands over tokens, one every 40 ms. The page is
+the service's own: it streams them, renders their Markdown and shows them. Beside it a script waits for each change of
+the answer, then for the frame that paints it, and looks at the clock again. Server and browser share one machine and
+so one clock. The engine may join tokens that come within its stream interval (20 ms by default), which is not in here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from benchmarks import record
+from benchmarks.servers import Server, running
+
+TARGET_MS = 50.0
+PACKAGES = ("flask", "gunicorn", "playwright")
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
+# A frame runs its callbacks first and paints then; what is posted from a callback runs after the paint.
+WATCH = """() => {
+  window.seen = [];
+  const { port1, port2 } = new MessageChannel();
+  let shown = 0;
+  port1.onmessage = ({ data }) => {
+    const now = performance.timeOrigin + performance.now();
+    for (const stamp of data) window.seen.push([Number(stamp), now]);
+  };
+  new MutationObserver(() => requestAnimationFrame(() => {
+    const words = document.querySelector("[data-exchanges=text] .answer")?.textContent.match(/\\d+\\.\\d\\d/g) ?? [];
+    port2.postMessage(words.slice(shown));
+    shown = words.length;
+  })).observe(document.querySelector("[data-exchanges=text]"), { subtree: true, childList: true, characterData: true });
+}"""
+
+LAST_FRAME = "() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 100)))"
+
+
+def main() -> None:
+    """Measure, print and write down."""
+    options = _options()
+    facts = record.facts(PACKAGES)
+    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
+    env = {"ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    server = Server("page", (*command, "benchmarks.page_app:app"), "/api/health/ready", env=env)
+    with tempfile.TemporaryDirectory() as folder, running(server, Path(folder) / "log") as address:
+        seen = _watched(address, options.tokens, options.chromium)
+    figures = summary([shown - arrived for arrived, shown in seen])
+    table = record.table(("milliseconds from arrival to paint", "value"), [(k, f"{v:.1f}") for k, v in figures.items()])
+    print(f"{table}\n\n{verdict(figures)}")
+    written = {"facts": facts, "figures": figures, "milliseconds": [round(b - a, 2) for a, b in seen]}
+    print(
+        record.write(
+            "page_latency", written, "From a token's arrival to the screen", [table, verdict(figures)], options.results
+        )
+    )
+
+
+def summary(milliseconds: Sequence[float]) -> dict[str, float]:
+    """Return the count, the median, the 95th percentile and the greatest."""
+    ordered = sorted(milliseconds)
+    return {
+        "tokens": float(len(ordered)),
+        "median": statistics.median(ordered),
+        "p95": ordered[round(0.95 * (len(ordered) - 1))],
+        "most": ordered[-1],
+    }
+
+
+def verdict(figures: dict[str, float]) -> str:
+    """Say whether the target is met."""
+    word = "met" if figures["median"] < TARGET_MS else "missed"
+    return f"Target, a median under {TARGET_MS:.0f} ms: {word} ({figures['median']:.1f} ms)."
+
+
+def _watched(address: str, tokens: int, chromium: str) -> list[tuple[float, float]]:
+    """Return for each token when it arrived and when it was painted, in milliseconds since the epoch."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page()
+        page.goto(address)
+        _ask(page, tokens)
+        seen: list[Any] = page.evaluate("window.seen")
+        browser.close()
+    assert len(seen) == tokens, f"{len(seen)} of {tokens} tokens were seen"
+    return [(arrived, shown) for arrived, shown in seen]
+
+
+def _ask(page: Page, tokens: int) -> None:
+    page.evaluate(WATCH)
+    page.click("form[data-kind=text] summary")
+    page.fill("#text-length", str(tokens))
+    page.fill("#text-prompt", "Hello")
+    page.press("#text-prompt", "Control+Enter")
+    page.locator("[data-exchanges=text] .figures").wait_for(timeout=1000 * (10 + tokens))
+    page.evaluate(LAST_FRAME)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--tokens", type=int, default=500, help="how many are measured (default: 500)")
+    parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
