@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
@@ -48,6 +48,7 @@ class OutputParser:
         self._tools = tools
         self._held = ""
         self._read = self._begin if thinks else self._content
+        self._fresh = False  # after a mark, whose line ends mean nothing
         self.calls = 0
 
     def feed(self, text: str) -> list[Part]:
@@ -68,13 +69,18 @@ class OutputParser:
         reader = None
         while reader != self._read:
             reader = self._read
+            if self._fresh:
+                self._held = self._held.lstrip("\n")
+                self._fresh = not self._held
             yield from reader()
+
+    def _enter(self, reader: Callable[[], Iterator[Part]], rest: str) -> None:
+        self._read, self._held, self._fresh = reader, rest, True
 
     def _begin(self) -> Iterator[Part]:
         start = self._held.lstrip()
         if start.startswith(THINK):
-            self._held = start[len(THINK) :].lstrip("\n")
-            self._read = self._reasoning
+            self._enter(self._reasoning, start[len(THINK) :])
         elif not THINK.startswith(start):
             self._read = self._content
         yield from ()
@@ -82,8 +88,8 @@ class OutputParser:
     def _reasoning(self) -> Iterator[Part]:
         thought, ended, rest = self._held.partition(THINK_END)
         if ended:
-            self._held, self._read = rest.lstrip("\n"), self._content
-            yield Reasoning(thought.rstrip("\n"))
+            self._enter(self._content, rest)
+            yield Reasoning(thought.rstrip())
             return
         shown = _certain(self._held, THINK_END)
         self._held = self._held[len(shown) :]

@@ -1,0 +1,267 @@
+"""Streams of /v1 and /api/v1: their events one by one, their ends, and what a client that leaves costs."""
+
+import json
+
+import pytest
+from flask import g
+
+from engine.errors import ModelError
+from engine.types import ChatPrompt, SamplingParams, TokenLogprob
+from routes import generation
+from routes.openai.chat_shape import ChatShape
+from routes.openai.completions import CompletionShape
+from routes.openai.requests import ChatRequest, CompletionRequest
+from routes.run import Run
+from routes.sse import KEEP_ALIVE, EventStream
+from tests.fakes import multipart, picture
+
+CHAT, TEXT, OWN = "/v1/chat/completions", "/v1/completions", "/api/v1/text/generate"
+HELLO = [{"role": "user", "content": "Hello"}]
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def stream(client, path=CHAT, **asked):
+    """Return the response of a stream and the objects of its events; [DONE] stays a text."""
+    body = {"stream": True}
+    if path.startswith("/v1"):
+        body |= {"model": "avibe"}
+    if path == CHAT:
+        body |= {"messages": HELLO}
+    response = client.post(path, json=body | asked, headers={"X-Request-ID": "mine"})
+    assert response.status_code == 200
+    assert response.mimetype == "text/event-stream"
+    assert response.headers["X-Accel-Buffering"] == "no"
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    return response, [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+def deltas(events):
+    """Return what the events of a chat add."""
+    return [event["choices"][0]["delta"] for event in events if event != "[DONE]" and event["choices"]]
+
+
+def begun(app, avibe, **asked):
+    """Return a chat in the middle of its stream; `avibe` still holds the answer."""
+    avibe.hold = True
+    body = {"model": "avibe", "messages": HELLO, "stream": True} | asked
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
+        return run, ChatShape(run, ChatRequest.model_validate(body), frozenset(), False)
+
+
+def test_a_chat_comes_in_events(client):
+    """Role, text, reason, [DONE]; every event has the same head."""
+    _, events = stream(client)
+    assert events.pop() == "[DONE]"
+    assert {event["id"] for event in events} == {"chatcmpl-mine"}
+    assert {event["object"] for event in events} == {"chat.completion.chunk"}
+    assert deltas(events) == [{"role": "assistant", "content": ""}, {"content": "An answer."}, {}]
+    assert [event["choices"][0]["finish_reason"] for event in events] == [None, None, "stop"]
+    assert all("usage" not in event for event in events)
+
+
+def test_tokens_are_counted_in_an_event_of_their_own(client):
+    """Only where they are asked for; the others say null then."""
+    for path, asked in ((CHAT, {}), (TEXT, {"prompt": "x"})):
+        _, events = stream(client, path, stream_options={"include_usage": True}, **asked)
+        assert events[-1] == "[DONE]"
+        assert events[-2]["choices"] == []
+        assert events[-2]["usage"]["total_tokens"] == 12
+        assert all(event["usage"] is None for event in events[:-2])
+
+
+def test_every_letter_is_sent_as_it_is(client, avibe):
+    """Quotes, controls and emoji survive; nothing can break out of an event."""
+    avibe.text = 'data: [DONE]\n\n"Ё" \\u0041 \u2028 🙂\x00'
+    response, events = stream(client)
+    assert deltas(events)[1] == {"content": avibe.text}
+    assert "Ё" in response.text
+
+
+def test_a_plain_text_comes_in_events(client):
+    """The text, then the reason."""
+    _, events = stream(client, TEXT, prompt="x")
+    assert [event["choices"][0]["text"] for event in events[:-1]] == ["An answer.", ""]
+    assert events[-2]["choices"][0]["finish_reason"] == "stop"
+    assert {event["object"] for event in events[:-1]} == {"text_completion"}
+
+
+def test_our_own_route_streams_texts_and_then_the_whole(client):
+    """The last event is what the route answers without a stream."""
+    response, events = stream(client, OWN, prompt="x")
+    whole = client.post(OWN, json={"prompt": "x"}, headers={"X-Request-ID": "mine"}).json
+    assert events[0] == {"text": "An answer."}
+    assert set(events[1]) == set(whole)
+    assert events[1]["data"] == whole["data"]
+    assert (events[1]["request_id"], response.headers["X-Model"]) == ("mine", "avibe")
+
+
+def test_our_own_route_streams_about_pictures_too(client):
+    """From a form, where the switch is a text, and from JSON."""
+    form = multipart([("prompt", "?"), ("stream", "true"), ("image", (picture(), "a.png"))])
+    response = client.post("/api/v1/image/analyze", **form)
+    assert response.text.startswith('data: {"text":"An answer."}\n\n')
+    bad = multipart([("prompt", "?"), ("stream", "1"), ("image", (picture(), "a.png"))])
+    assert client.post("/api/v1/image/analyze", **bad).json["message"] == "stream must be true or false."
+    off = multipart([("prompt", "?"), ("stream", "false"), ("image", (picture(), "a.png"))])
+    assert client.post("/api/v1/image/analyze", **off).json["success"] is True
+
+
+def test_log_probabilities_travel_with_their_text(app, avibe):
+    """Also those of tokens whose text is held back: they come with the next event."""
+    run, shape = begun(app, avibe, logprobs=True)
+    one, two = TokenLogprob(1, "a", -0.5), TokenLogprob(2, "b", -0.25)
+    avibe.push("mine", "", token_ids=(1,), logprobs=(one,))
+    avibe.push("mine", "ab", token_ids=(2,), logprobs=(two,))
+    avibe.text = ""
+    avibe.finish("mine")
+    made = [event for event in shape.events() if event.startswith(b"data: {")]
+    events = [json.loads(event.removeprefix(b"data: ")) for event in made]
+    run.close()
+    (told,) = [event["choices"][0]["logprobs"] for event in events if event["choices"][0]["logprobs"]]
+    assert [token["token"] for token in told["content"]] == ["a", "b"]
+
+
+def test_plain_texts_tell_where_each_token_begins(app, avibe):
+    """Offsets go on from piece to piece."""
+    avibe.hold = True
+    asked = CompletionRequest.model_validate({"model": "avibe", "prompt": "x", "logprobs": 1})
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
+        shape = CompletionShape(run, asked, 1)
+    for text in ("ab", "c"):
+        avibe.push("mine", text, token_ids=(1,), logprobs=(TokenLogprob(1, text, -1.0),))
+    avibe.text = ""
+    avibe.finish("mine")
+    events = [json.loads(event.removeprefix(b"data: ")) for event in shape.events() if b"text_offset" in event]
+    run.close()
+    assert [event["choices"][0]["logprobs"]["text_offset"] for event in events] == [[0], [2]]
+
+
+def test_calls_and_thoughts_come_in_events_of_their_own(client, avibe):
+    """A call as a whole, numbered; the reason is `tool_calls`."""
+    avibe.text = '<think>Hm.</think>So.\n<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    _, events = stream(client, tools=[TOOL], reasoning_effort="high")
+    added = deltas(events)
+    assert added[1:3] == [{"reasoning_content": "Hm."}, {"content": "So."}]
+    (call,) = added[3]["tool_calls"]
+    assert (call["index"], call["function"]) == (0, {"name": "look", "arguments": "{}"})
+    assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_several_choices_share_a_stream(client):
+    """Each event says whose it is; every choice ends."""
+    for path, asked in ((CHAT, {}), (TEXT, {"prompt": "x"})):
+        _, events = stream(client, path, n=2, **asked)
+        ends = [event["choices"][0] for event in events[:-1] if event["choices"][0]["finish_reason"]]
+        assert sorted(choice["index"] for choice in ends) == [0, 1]
+
+
+@pytest.mark.parametrize(("path", "asked"), [(CHAT, {}), (TEXT, {"prompt": "x"})])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_failure_after_the_first_byte_is_one_event_and_no_done(client, avibe, path, asked, n):
+    """OpenAI's shape; the failure is counted."""
+    avibe.failure = ModelError("It failed.")
+    _, events = stream(client, path, n=n, **asked)
+    assert events[-1]["error"] == {
+        "message": "It failed.",
+        "type": "server_error",
+        "param": None,
+        "code": "model_error",
+    }
+    assert len([event for event in events if "error" in event]) == 1
+    assert client.get("/api/metrics").json["application"]["failed_requests"] == 1
+
+
+def test_a_failure_of_our_own_stream_has_our_own_shape(client, avibe):
+    """The same body as without a stream, as the last event."""
+    avibe.failure = ModelError("It failed.")
+    _, events = stream(client, OWN, prompt="x")
+    assert events == [{"error": "model_error", "message": "It failed.", "request_id": "mine"}]
+
+
+def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
+    """A full house is 503, not a stream that breaks."""
+    avibe.capacity = 0
+    response = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "stream": True})
+    assert (response.status_code, response.mimetype) == (503, "application/json")
+
+
+def test_silence_is_filled_with_comments(app, avibe):
+    """So that no proxy takes a waiting stream for a dead one."""
+    run, shape = begun(app, avibe)
+    events = shape.events(idle=0.01)
+    next(events)
+    assert [next(events), next(events)] == [KEEP_ALIVE, KEEP_ALIVE]
+    avibe.push("mine", "")
+    avibe.push("mine", "", token_ids=(1,))
+    avibe.push("mine", "a", token_ids=(2,))
+    avibe.finish("mine")
+    rest = list(events)
+    assert b'"content":"a"' in b"".join(rest)
+    run.close()
+
+
+def test_our_own_stream_is_kept_alive_too(app, avibe):
+    """The same comment."""
+    avibe.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
+        events = generation.events(run, lambda made: {"text": made.text}, idle=0.01)
+    assert next(events) == KEEP_ALIVE
+    avibe.finish("mine")
+    assert list(events)[-1] == b'data: {"text":"An answer."}\n\n'
+    run.close()
+
+
+def test_a_plain_text_is_kept_alive_too(app, avibe):
+    """The same comment."""
+    avibe.hold = True
+    asked = CompletionRequest.model_validate({"model": "avibe", "prompt": "x"})
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
+        events = CompletionShape(run, asked, 1).events(idle=0.01)
+    assert next(events) == KEEP_ALIVE
+    avibe.finish("mine")
+    assert list(events)[-1] == b"data: [DONE]\n\n"
+    run.close()
+
+
+def test_a_stream_that_is_closed_aborts_its_answer(client, avibe):
+    """Whether its first event was sent or not."""
+    avibe.hold = True
+    for number, read in enumerate((0, 1)):
+        response = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "stream": True})
+        body = iter(response.iter_encoded())
+        for _ in range(read):
+            next(body)
+        response.close()
+        avibe.wait_for(lambda one, wanted=number + 1: len(one.aborted) == wanted)
+
+
+def test_what_a_stream_logs_carries_its_id(client, caplog):
+    """The request's context has ended by then; the line at the end is still about it."""
+    caplog.set_level("INFO")
+    stream(client)
+    (line,) = [record for record in caplog.records if record.getMessage().startswith("generated:")]
+    assert "5 tokens" in line.getMessage()
+
+
+def test_an_iterable_without_close_is_closed_all_the_same():
+    """What the stream was made for ends with it."""
+    closed = []
+    EventStream(iter([b"x"]), lambda: closed.append(True)).close()
+    assert closed == [True]
+
+
+def test_the_request_is_over_while_its_stream_goes_on(app, avibe):
+    """Nothing of the stream needs the request's context."""
+    run, shape = begun(app, avibe)
+    avibe.finish("mine")
+    assert not g
+    assert list(shape.events())[-1] == b"data: [DONE]\n\n"
+    run.close()
