@@ -1,5 +1,5 @@
 # What a developer types most; each line is one command that works by itself too.
-.PHONY: install run test lint format bench
+.PHONY: install run test lint format bench lighthouse
 
 PYTHON = .venv/bin/python
 
@@ -25,3 +25,11 @@ format:
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
+
+# Scores of the page of a server that runs on PORT. Needs npm and Chromium; both pages shall have 98 and more.
+lighthouse:
+	for page in / /status; do CHROME_PATH=$${CHROME_PATH:-/usr/bin/chromium} npx --yes lighthouse@12.8.2 \
+	  "http://localhost:$${PORT:-8085}$$page" --quiet --output=json --output-path=stdout \
+	  --only-categories=performance,accessibility,best-practices \
+	  --chrome-flags="--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-background-networking" \
+	  | $(PYTHON) -c 'import json, sys; [print(name, round(100 * kind["score"])) for name, kind in json.load(sys.stdin)["categories"].items()]'; done
