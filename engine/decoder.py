@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.errors import StartError
-from engine.linear import Linear, PackedLinear, PlainLinear, packing_pays
+from engine.linear import Linear, choose_layout
 
 # attend(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads * D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -62,10 +62,10 @@ class Decoder:
         self.vocab_size: int = model.lm_head.weight.shape[0]
         self._norm: Tensor = text.norm.weight.detach()
         self._rotary = _Rotary(text.rotary_emb, self.device)
-        self.packed = packing_pays(text.layers[0].mlp.down_proj.weight.detach())
-        make = PackedLinear if self.packed else PlainLinear
-        self._layers = [self._take_layer(layer, make) for layer in text.layers]
-        self._head: Linear = make(model.lm_head.weight.detach())
+        weights = [layer.mlp.down_proj.weight.detach() for layer in text.layers]
+        self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()))
+        self._layers = [self._take_layer(layer) for layer in text.layers]
+        self._head = Linear(model.lm_head.weight.detach(), None, self.layout)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the embeddings [T, hidden] of token ids [T]."""
@@ -87,7 +87,8 @@ class Decoder:
                 hidden, mixed = hidden[keep], mixed[keep]
             hidden = layer.out(mixed).add_(hidden)
             normed = self._rms(hidden, layer.post_norm)
-            hidden = layer.down(layer.up(normed).mul_(layer.gate(normed))).add_(hidden)
+            gate = F.silu(layer.gate(normed), inplace=True)
+            hidden = layer.down(layer.up(normed).mul_(gate)).add_(hidden)
         return self._rms(hidden, self._norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class Decoder:
     def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, self._eps)
 
-    def _take_layer(self, layer: Any, make: type[PackedLinear] | type[PlainLinear]) -> _Layer:
+    def _take_layer(self, layer: Any) -> _Layer:
         """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -114,16 +115,16 @@ class Decoder:
             weight, bias = parts[position]
             parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
         biases = [bias for _, bias in parts if bias is not None]
-        qkv = make(torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None)
+        qkv = torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
         return _Layer(
             input_norm=layer.input_layernorm.weight.detach(),
-            qkv=qkv,
+            qkv=Linear(*qkv, self.layout),
             qk_norm=self._qk_norm(attention),
-            out=make(*_release(attention.o_proj)),
+            out=Linear(*_release(attention.o_proj), self.layout),
             post_norm=layer.post_attention_layernorm.weight.detach(),
-            gate=make(*_release(mlp.gate_proj), silu=True),
-            up=make(*_release(mlp.up_proj)),
-            down=make(*_release(mlp.down_proj)),
+            gate=Linear(*_release(mlp.gate_proj), self.layout),
+            up=Linear(*_release(mlp.up_proj), self.layout),
+            down=Linear(*_release(mlp.down_proj), self.layout),
         )
 
     def _qk_norm(self, attention: Any) -> Tensor | None:

@@ -1,66 +1,105 @@
-"""Linear layers for the decoder: plain, or packed for oneDNN where a measurement on this machine says that it pays.
+"""Linear layers for the decoder: plain, packed for oneDNN, or both, by what a measurement on this machine says.
 
 A packed layer keeps its weight in the blocked layout that oneDNN's matrix product reads, so that no call reorders it
-again; stock `F.linear` on the CPU goes through MKL, which reads the plain layout each time.
+again; stock `F.linear` on the CPU goes through MKL, which reads the plain layout. Which one is faster depends on the
+processor and on the number of rows: one row is a matrix-vector product, which MKL may stream faster, while many rows
+are up to twice as fast packed. Both are kept where each wins somewhere and the weights are small.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The row count at which packing is judged: a typical decode step.
-PROBE_ROWS = 32
-PROBE_RUNS = 7
+MANY_ROWS = 32  # where packing is judged: a typical decode step
+FEW_ROWS = (1, 2, 4)  # where the plain layout may win back
+CLEARLY = 0.9  # of the packed time, or less: worth a second copy
+PROBE_RUNS = 5
+PROBE_WEIGHTS = 8  # layers' weights in turn, so that they come from memory as in a step
+KEEP_BOTH_BYTES = 2 << 30  # of all linear weights; above it one layout has to do
 
 
-class PlainLinear:
-    """y = x W^T + b over `F.linear`. weight: [out, in]; x: [rows, in]."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Up to `plain_rows` rows go through the plain weight, more through the packed one; None: always plain."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, silu: bool = False) -> None:
-        self._weight, self._bias, self._silu = weight, bias, silu
+    plain_rows: int | None
+
+    @property
+    def packs(self) -> bool:
+        """Whether there is a packed weight."""
+        return self.plain_rows is not None
+
+
+class Linear:
+    """y = x W^T + b. weight: [out, in]; x: [rows, in]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, layout: Layout) -> None:
+        self._bias = bias
+        self._plain_rows = layout.plain_rows
+        self._packed = _pack(weight) if layout.packs else weight
+        self._plain = weight if self._plain_rows != 0 else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = F.linear(x, self._weight, self._bias)
-        return F.silu(y, inplace=True) if self._silu else y
+        if self._plain is not None and (self._plain_rows is None or x.shape[0] <= self._plain_rows):
+            return F.linear(x, self._plain, self._bias)
+        return _packed_product(x, self._packed, self._bias)
 
 
-class PackedLinear:
-    """The same over a weight packed for oneDNN, with SiLU fused into the product where asked for."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, silu: bool = False) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
-        self._bias, self._post_op = bias, "swish" if silu else "none"
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._post_op, [], "")
-        return y
-
-
-Linear = PlainLinear | PackedLinear
-
-
-def packing_pays(weight: Tensor) -> bool:
-    """Return whether the packed product beats the plain one on this machine. weight: [out, in], one of the model's."""
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
-        return False
+def choose_layout(weights: Sequence[Tensor], total_bytes: int) -> Layout:
+    """Return the fastest layout on this machine. weights: some of the model's, [out, in]; total_bytes: of all."""
+    first = weights[0]
+    if first.device.type != "cpu" or first.dtype not in (torch.float32, torch.bfloat16):
+        return Layout(None)
     if not torch.backends.mkldnn.is_available():
-        return False
-    x = torch.ones(PROBE_ROWS, weight.shape[1], dtype=weight.dtype)
-    plain, packed = PlainLinear(weight), PackedLinear(weight)
-    return _median_seconds(packed, x) < _median_seconds(plain, x)
+        return Layout(None)
+    plain = [weight.contiguous() for weight in weights[:PROBE_WEIGHTS]]
+    return judge(_seconds(_plain_product, plain), _seconds(_packed_product, [_pack(w) for w in plain]), total_bytes)
 
 
-def _median_seconds(linear: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    linear(x)
-    seconds = []
-    for _ in range(PROBE_RUNS):
-        start = time.perf_counter()
-        linear(x)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def judge(plain: dict[int, float], packed: dict[int, float], total_bytes: int) -> Layout:
+    """Return the layout that seconds by number of rows speak for."""
+    if plain[MANY_ROWS] <= packed[MANY_ROWS]:
+        return Layout(None)
+    rows = 0
+    for few in FEW_ROWS:
+        if total_bytes > KEEP_BOTH_BYTES or plain[few] > CLEARLY * packed[few]:
+            break
+        rows = few
+    return Layout(rows)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
+def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+def _plain_product(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+def _seconds(product: Callable[[Tensor, Tensor], Tensor], weights: list[Tensor]) -> dict[int, float]:
+    """Return the median time of `product` with all weights in turn, by number of rows."""
+    width = weights[0].shape[1]
+    seconds = {}
+    for rows in (*FEW_ROWS, MANY_ROWS):
+        x = torch.ones(rows, width, dtype=weights[0].dtype)
+        runs = []
+        for _ in range(PROBE_RUNS):
+            start = time.perf_counter()
+            for weight in weights:
+                product(x, weight)
+            runs.append(time.perf_counter() - start)
+        seconds[rows] = statistics.median(runs)
+    return seconds
