@@ -77,10 +77,15 @@ class GrammarMask:
 
 
 class Grammars:
-    """The grammars of one model. Safe to use from any thread but the engine's, which must not wait for a compile."""
+    """The grammars of one model. Safe to use from any thread but the engine's, which must not wait for a compile.
 
-    def __init__(self, vocabulary: Vocabulary, seconds: float = COMPILE_SECONDS) -> None:
-        self._vocabulary, self._seconds = vocabulary, seconds
+    seconds: how long a request waits for a new grammar; most_waiting: how many may be in the making at once.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, seconds: float = COMPILE_SECONDS, most_waiting: int = WAITING_COMPILES
+    ) -> None:
+        self._vocabulary, self._seconds, self._most_waiting = vocabulary, seconds, most_waiting
         self._words = (len(vocabulary.tokens) + 31) // 32
         self._compilers = ThreadPoolExecutor(COMPILE_THREADS, "grammar", initializer=_stand_back)
         self._maskers = ThreadPoolExecutor(MASK_THREADS, "grammar-mask")
@@ -104,6 +109,12 @@ class Grammars:
             matcher = self._compiled(grammar)
         return GrammarMask(matcher.deep_copy(), self._words, self._maskers)
 
+    @property
+    def cached(self) -> int:
+        """How many grammars are kept ready."""
+        with self._lock:
+            return len(self._ready)
+
     def close(self) -> None:
         """End the threads."""
         for pool in (self._compilers, self._maskers):
@@ -111,7 +122,7 @@ class Grammars:
 
     def _compiled(self, grammar: str) -> LLMatcher:
         with self._lock:
-            if self._compiling >= WAITING_COMPILES:
+            if self._compiling >= self._most_waiting:
                 raise Overloaded("Too many new schemas at once; try again later.", 1)
             self._compiling += 1
         future = self._compilers.submit(self._compile, grammar)

@@ -62,15 +62,20 @@ class Batch:
         told = 0
         while told < self._size:
             try:
-                yield self._lines.get(timeout=idle)
-                told += 1
+                line = self._lines.get(timeout=idle)
             except queue.Empty:
                 yield NOTHING_YET
+                continue
+            if not line:
+                return
+            yield line
+            told += 1
 
     def close(self) -> None:
         """Make no more tokens for any text, and begin none; harmless when all are done."""
-        self._places.close()
         self._todo.clear()
+        self._places.close()
+        self._lines.put(b"")  # which ends the lines
 
     def end(self) -> None:
         """Close, and stop watching the client."""

@@ -1,0 +1,221 @@
+"""Batches: one line a text as each is done, in the places that people leave free."""
+
+import json
+import threading
+
+import pytest
+
+from app_production import create_app
+from config import load_settings
+from engine.errors import ModelError, Overloaded
+from engine.types import Priority, Status
+from routes.batch import Batch
+from tests.fakes import PATIENCE
+
+BATCH = "/api/v1/text/batch"
+
+
+def lines(response):
+    """Return the objects of a finished batch by their index."""
+    assert response.status_code == 200
+    assert response.mimetype == "application/x-ndjson"
+    found = [json.loads(line) for line in response.text.splitlines() if line]
+    assert len({line["index"] for line in found}) == len(found)
+    return {line["index"]: line for line in found}
+
+
+def send(client, *prompts):
+    return client.post(BATCH, json={"prompts": list(prompts)}, headers={"X-Request-ID": "mine"})
+
+
+@pytest.fixture
+def few(avibe):
+    """A text model with three places to run."""
+    avibe.report(max_num_seqs=3)
+    return avibe
+
+
+class Reader:
+    """Reads a batch in a thread, as a client does while the model still holds the answers."""
+
+    def __init__(self, app, prompts):
+        with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+            app.preprocess_request()
+            asked = [app.extensions["request_models"].text(prompt=prompt) for prompt in prompts]
+            self.batch = Batch(asked, lambda made: {"text": made.text})
+        self.lines = []
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self):
+        self.lines += [json.loads(line) for line in self.batch.lines() if line.strip()]
+
+    def finished(self):
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+        self.batch.end()
+        return {line["index"]: line for line in self.lines}
+
+
+def test_every_text_gets_a_line_of_its_own(client, few):
+    """The line is what the route for one text answers, with the text's number and an id of its own."""
+    found = lines(send(client, "a", {"prompt": "b", "max_tokens": 3, "temperature": 0}, "c", "d", "e"))
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    line = found[1]
+    assert line["success"] is True
+    assert line["data"] == {"text": "An answer.", "generated_tokens": 5, "input_tokens": 7}
+    assert set(line["metrics"]) == {"generation_time", "total_time", "tokens_per_second"}
+    assert line["request_id"] == "mine-1"
+    assert {request.priority for request in few.submitted} == {Priority.BATCH}
+    sampling = next(request.sampling for request in few.submitted if request.request_id == "mine-1")
+    assert (sampling.max_tokens, sampling.temperature) == (3, 0.0)
+
+
+def test_one_bad_text_fails_alone(client, few):
+    """Whatever is wrong with it; the others are answered."""
+    found = lines(
+        send(client, "a", "", {"prompt": "x", "max_tokens": 0}, {"text": "x"}, {"prompt": "b", "stream": True}, "c")
+    )
+    assert [index for index, line in sorted(found.items()) if line.get("success")] == [0, 5]
+    assert found[1] == {
+        "index": 1,
+        "error": "validation_error",
+        "message": "prompt must not be empty.",
+        "request_id": "mine-1",
+    }
+    assert found[2]["message"] == "max_tokens must be an integer from 1 to 2048."
+    assert found[3]["error"] == found[4]["error"] == "validation_error"
+
+
+def test_a_text_that_the_model_fails_on_fails_alone(app, few):
+    """Its line has the error that it would have had alone."""
+    few.hold = True
+    reader = Reader(app, ["a", "b"])
+    few.wait_for(lambda one: len(one.submitted) == 2)
+    few.fail("mine-0", ModelError("It failed."))
+    few.finish("mine-1")
+    found = reader.finished()
+    assert found[0]["error"] == "model_error"
+    assert found[1]["text"] == "An answer."
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "prompts is required."),
+        ({"prompts": []}, "prompts must be a list of 1 to 256 prompts, texts or objects."),
+        ({"prompts": ["x"] * 257}, "prompts must be a list of 1 to 256 prompts, texts or objects."),
+        ({"prompts": "x"}, "prompts must be a list of 1 to 256 prompts, texts or objects."),
+        ({"prompts": ["x"], "stream": True}, "Unknown field: stream."),
+    ],
+)
+def test_what_is_no_batch_is_refused_whole(client, avibe, body, sentence):
+    """400, and nothing is generated."""
+    response = client.post(BATCH, json=body)
+    assert (response.status_code, response.json["message"]) == (400, sentence)
+    assert avibe.submitted == []
+
+
+def test_a_batch_takes_no_more_places_than_there_are_to_run(app, few):
+    """So it never fills the waiting room; each end lets the next one in."""
+    few.hold = True
+    reader = Reader(app, [f"text {number}" for number in range(8)])
+    few.wait_for(lambda one: len(one.submitted) == 3)
+    for number in range(8):
+        few.wait_for(lambda one, wanted=number: len(one.submitted) > wanted)
+        assert few.stats().num_requests_running <= 3
+        few.finish(few.submitted[number].request_id)
+    assert len(reader.finished()) == 8
+
+
+def test_people_are_not_crowded_out(app, few):
+    """While others fill the places, a batch holds one."""
+    few.hold = True
+    few.report(num_requests_waiting=3)
+    reader = Reader(app, ["a", "b", "c"])
+    for number in range(3):
+        few.wait_for(lambda one, wanted=number: len(one.submitted) > wanted)
+        assert few.stats().num_requests_running == 1
+        few.finish(few.submitted[number].request_id)
+    assert len(reader.finished()) == 3
+
+
+def test_a_text_that_finds_no_place_is_tried_again(app, few):
+    """Neither a refusal nor being sent away for others is an error of a batch."""
+    few.hold, few.refusal = True, Overloaded("All places are taken.", 1)
+    reader = Reader(app, ["a"])
+    few.refusal = None
+    few.wait_for(lambda one: len(one.submitted) == 1)
+    few.fail("mine-0", Overloaded("Other clients came first; try again.", 1))
+    few.wait_for(lambda one: len(one.submitted) == 2)
+    few.finish("mine-0")
+    assert reader.finished()[0]["text"] == "An answer."
+
+
+def test_a_text_that_never_finds_a_place_says_so(models, machine, few):
+    """Its time is bounded like that of any other request."""
+    settings = load_settings({"REQUEST_TIMEOUT": "1", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}, None)
+    few.refusal = Overloaded("All places are taken.", 1)
+    client = create_app(settings, models, machine).test_client()
+    assert lines(send(client, "a"))[0]["error"] == "overloaded"
+
+
+def test_a_service_that_stops_says_so_in_every_line(client, few):
+    """Nothing hangs, nothing is lost silently."""
+    few.become(Status.DRAINING)
+    found = lines(send(client, "a", "b"))
+    assert {line["error"] for line in found.values()} == {"not_ready"}
+
+
+def test_a_client_that_leaves_takes_its_batch_along(app, few):
+    """What runs is aborted, what waits never begins, and the reader is let go."""
+    few.hold = True
+    reader = Reader(app, ["x"] * 10)
+    few.wait_for(lambda one: len(one.submitted) == 3)
+    reader.batch.close()
+    few.wait_for(lambda one: len(one.aborted) == 3)
+    reader.finished()
+    assert len(few.submitted) == 3
+
+
+def test_a_batch_that_was_stopped_begins_nothing(app, few):
+    """Also where it is stopped before the first text."""
+    with app.test_request_context(method="POST"):
+        app.preprocess_request()
+        batch = Batch([app.extensions["request_models"].text(prompt="x")], lambda made: {"text": made.text})
+    batch.end()
+    assert list(batch.lines()) == []
+    assert few.submitted == []
+
+
+def test_silence_is_filled_with_blank_lines(app, few):
+    """No proxy takes a working batch for a dead one."""
+    few.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        batch = Batch([app.extensions["request_models"].text(prompt="x")], lambda made: {"text": made.text})
+    made = batch.lines(idle=0.01)
+    assert next(made) == b"\n"
+    few.wait_for(lambda one: one.submitted)
+    few.finish("mine-0")
+    assert [json.loads(line) for line in made if line.strip()][0]["index"] == 0
+    batch.end()
+
+
+def test_a_batch_costs_one_a_prompt(models, machine):
+    """Bad ones too; one that no budget could ever hold is told so."""
+    settings = load_settings({"RATE_LIMIT_PER_MINUTE": "10", "RATE_LIMIT_PER_HOUR": "0"}, None)
+    client = create_app(settings, models, machine).test_client()
+    response = send(client, "a", "", "c")
+    assert response.headers["RateLimit-Remaining"] == "7"
+    lines(response)
+    assert client.post(BATCH, json={}).headers["RateLimit-Remaining"] == "6"
+    assert send(client, *["x"] * 7).status_code == 429
+    assert "counts as 11 requests" in send(client, *["x"] * 11).json["message"]
+
+
+def test_a_batch_is_counted_text_by_text(client, few):
+    """In the application's figures, the bad ones as failures."""
+    lines(send(client, "a", "", "c"))
+    figures = client.get("/api/metrics").json["application"]
+    assert (figures["avibe_requests"], figures["failed_requests"]) == (2, 1)
