@@ -1,12 +1,18 @@
 """The page with both forms, as somebody without JavaScript meets it."""
 
+import hashlib
 import re
 
 import pytest
 
+from config import load_settings
+from edge.failures import ERRORS
+from engine import images
 from engine.errors import Overloaded
 from engine.types import Progress, Status
+from metrics.machine import GpuFigures
 from models import ModelSet
+from routes import assets
 from routes.locale import FOLDER, LOCALES
 from tests.fakes import ScriptedBackend, multipart, picture
 
@@ -227,3 +233,107 @@ def test_static_files_are_served(client):
         plain = client.get(f"/static/{name}", buffered=True)
         assert (plain.data, plain.headers["Cache-Control"]) == (kept.data, "no-cache")
         assert client.get(f"/static/0123456789ab/{name}").status_code == 404
+
+
+def test_a_chosen_language_is_remembered(client):
+    """Whatever the browser says; the switch leads back to where it stands, and nowhere else."""
+    for page, back in (("/", "/"), ("/status", "/status"), ("//elsewhere", "/")):
+        answer = client.post("/language", data={"language": "en", "page": page}, headers=RU)
+        assert (answer.status_code, answer.headers["Location"]) == (303, back)
+    assert "SameSite=Lax" in answer.headers["Set-Cookie"]
+    assert '<html lang="en">' in client.get("/", headers=RU).text
+    assert "Cookie" in client.get("/").headers["Vary"]
+
+
+@pytest.mark.parametrize("data", [{}, {"language": "xx", "page": "/"}])
+def test_a_language_that_is_none_of_ours_changes_nothing(client, data):
+    """No cookie is given for it, and a strange cookie is not believed."""
+    assert "Set-Cookie" not in client.post("/language", data=data).headers
+    client.set_cookie("avito_ai_language", "../../etc")
+    assert '<html lang="ru">' in client.get("/", headers=RU).text
+
+
+@pytest.mark.parametrize(("query", "form", "number"), [("text=2", "text", 1), ("picture=1", "picture", 0)])
+def test_an_example_can_be_begun_with_by_a_link(client, query, form, number):
+    """For those whose browser runs no script."""
+    page = client.get(f"/?{query}", headers=RU).text
+    assert f"{LOCALES['ru'].texts[form]['examples'][number]}</textarea>" in page
+
+
+@pytest.mark.parametrize("query", ["text=0", "text=99", "text=-1", "text=x", "picture=", "other=1"])
+def test_an_example_that_is_none_leaves_the_form_empty(client, query):
+    """An address can put nothing else into the form."""
+    assert client.get(f"/?{query}").text.count("></textarea>") == 2
+
+
+def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
+    """Who is busy and for how long, and what the models run on."""
+    avibe.report(num_requests_waiting=3, estimated_wait_seconds=1.2)
+    state = client.get("/state").text
+    assert state.startswith('<div id="state" data-status="ready"')
+    assert "Avibe is busy: 3 waiting. A new question waits about 2 s." in state
+    assert "There is no GPU here" in state
+    machine.gpu_figures = GpuFigures("GPU", 1, 1, 2)
+    assert "no GPU" not in client.get("/state").text
+
+
+def test_every_limit_on_the_page_is_the_services_own(models, machine):
+    """The script checks with what the server checks with."""
+    from app_production import create_app
+
+    environ = {"MAX_PROMPT_LENGTH": "77", "MAX_TOKENS_LIMIT": "99", "MAX_TOKENS_AVIBE": "55", "MAX_TOKENS_AVISION": "44"}
+    settings = load_settings(environ, None)
+    page = create_app(settings, models, machine).test_client().get("/").text
+    assert page.count('maxlength="77"') == 2
+    assert page.count('max="99"') == 2
+    assert 'data-tokens="55"' in page
+    for name, limit in (
+        ("bytes", images.MAX_IMAGE_BYTES),
+        ("pixels", images.MAX_IMAGE_PIXELS),
+        ("side", images.MAX_IMAGE_SIDE),
+        ("aspect", images.MAX_IMAGE_ASPECT),
+    ):
+        assert f'data-{name}="{limit}"' in page
+
+
+def test_an_answer_that_was_cut_says_so(client, avibe):
+    """And how to get a longer one."""
+    assert "reached its length" not in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
+    avibe.finish_reason = "length"
+    assert "reached its length" in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
+
+
+def test_every_failure_says_what_to_do_next():
+    """In each language, one step for each code."""
+    codes = {meaning.code for meaning in ERRORS.values()}
+    for locale in LOCALES.values():
+        assert set(locale.texts["next"]) == set(locale.texts["codes"]) == codes
+
+
+def test_the_vendored_script_is_the_pinned_one():
+    """Byte for byte what the package holds, below one line that names it; its licence lies beside it."""
+    folder = assets.FOLDER / "vendor"
+    first, _, rest = (folder / "streaming-markdown.js").read_bytes().partition(b"\n")
+    assert b"streaming-markdown 0.2.15" in first
+    assert hashlib.sha256(rest).hexdigest() == "20c0a39e6ec48b99e2f505f8488d2342fb3000d03523a7ced6cd94c14b15e8c5"
+    assert "MIT License" in (folder / "streaming-markdown.LICENSE").read_text()
+
+
+def test_no_script_has_a_text_of_a_visitor():
+    """What is read comes from the locale files with the page."""
+    for script in assets.FOLDER.glob("*.js"):
+        assert not re.search("[а-яё]", script.read_text(), re.IGNORECASE)
+    for name in ("live", "codes", "next"):
+        assert set(LOCALES["en"].for_scripts()[name]) == set(LOCALES["ru"].texts[name])
+
+
+def test_a_fingerprint_changes_with_any_file(tmp_path):
+    """With its text, its name and its place."""
+    (tmp_path / "a.js").write_text("1")
+    prints = [assets.fingerprint(tmp_path)]
+    (tmp_path / "a.js").write_text("2")
+    prints.append(assets.fingerprint(tmp_path))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.js").rename(tmp_path / "b" / "a.js")
+    prints.append(assets.fingerprint(tmp_path))
+    assert len(set(prints)) == 3
