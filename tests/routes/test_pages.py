@@ -281,8 +281,8 @@ def test_every_limit_on_the_page_is_the_services_own(models, machine):
     """The script checks with what the server checks with."""
     from app_production import create_app
 
-    environ = {"MAX_PROMPT_LENGTH": "77", "MAX_TOKENS_LIMIT": "99", "MAX_TOKENS_AVIBE": "55", "MAX_TOKENS_AVISION": "44"}
-    settings = load_settings(environ, None)
+    lengths = {"MAX_TOKENS_LIMIT": "99", "MAX_TOKENS_AVIBE": "55", "MAX_TOKENS_AVISION": "44"}
+    settings = load_settings({"MAX_PROMPT_LENGTH": "77", **lengths}, None)
     page = create_app(settings, models, machine).test_client().get("/").text
     assert page.count('maxlength="77"') == 2
     assert page.count('max="99"') == 2
