@@ -4,6 +4,7 @@ const HEIGHT = 170;
 const LEFT = 40;
 const BOTTOM = 22;
 const TOP = 8;
+const NARROW = 320; // pixels, too few for three times of day
 const GAP = 3; // intervals without a sample that break a line
 
 // lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
@@ -19,6 +20,7 @@ export function draw(figure, { at, lines, now, span, interval, words }) {
     svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
   }
   for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
+    if (anchor === "middle" && width < NARROW) continue;
     const minutes = Math.round((span * (1 - share)) / 60);
     const text = minutes ? words.hour_ago.replace("{minutes}", minutes) : words.now;
     svg.append(make("text", { x: LEFT + (width - LEFT) * share, y: HEIGHT - 5, "text-anchor": anchor }, text));
