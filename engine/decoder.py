@@ -4,7 +4,8 @@ All tokens of a step, of however many sequences, lie in one [T, hidden] tensor, 
 product; only attention looks at sequences, through the `attend` callable that the caller brings. The weights are taken
 over from the transformers model that was loaded (which afterwards only embeds, and looks at pictures): the query, key
 and value projections become one, and so that rotary embedding is one complex product, the two halves of each rotary
-pair are laid side by side (a permutation of the head dimension that dot products do not notice).
+pair are laid side by side (a permutation of the head dimension that dot products do not notice). On the CPU in float32
+the weights of the norms are multiplied into the projections that follow them, which leaves one pass less over each row.
 
 Sources: Qwen3 and Qwen2.5-VL as in transformers; RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864;
 multimodal rotary sections, arXiv:2409.12191.
@@ -29,11 +30,11 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    input_norm: Tensor
+    input_norm: Tensor | None
     qkv: Linear
     qk_norm: Tensor | None
     out: Linear
-    post_norm: Tensor
+    post_norm: Tensor | None
     gate: Linear
     up: Linear
     down: Linear
@@ -59,6 +60,8 @@ class Decoder:
         self._embedding: Tensor = text.embed_tokens.weight.detach()
         self.dtype: torch.dtype = self._embedding.dtype
         self.device: torch.device = self._embedding.device
+        # In half precision the product of two weights would be rounded once more.
+        self._folds = self.device.type == "cpu" and self.dtype == torch.float32
         self.vocab_size: int = model.lm_head.weight.shape[0]
         self._norm: Tensor = text.norm.weight.detach()
         self._rotary = _Rotary(text.rotary_emb, self.device)
@@ -99,16 +102,25 @@ class Decoder:
         qkv = layer.qkv(self._rms(hidden, layer.input_norm)).view(hidden.shape[0], -1, self.head_dim)
         qk, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
         if layer.qk_norm is not None:
-            qk = F.rms_norm(qk, (self.head_dim,), None, self._eps).mul_(layer.qk_norm)
+            qk = self._rms(qk, None).mul_(layer.qk_norm)
         q, k = _rotate(qk, rotary).split((self.num_heads, self.num_kv_heads), dim=1)
         return attend(index, q, k, v)
 
-    def _rms(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self._eps)
+    def _rms(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """Return x [..., n] by its root mean square over n, times `weight` [n] if there is one."""
+        if weight is not None or not self._folds:
+            return F.rms_norm(x, x.shape[-1:], weight, self._eps)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        normed: Tensor = x * squares.mul_(1 / x.shape[-1]).add_(self._eps).rsqrt_()
+        return normed
 
     def _take_layer(self, layer: Any) -> _Layer:
         """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
+        input_norm, post_norm = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
+        if self._folds:
+            _fold(input_norm, attention.q_proj, attention.k_proj, attention.v_proj)
+            _fold(post_norm, mlp.gate_proj, mlp.up_proj)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         parts = [_release(projection) for projection in projections]
         for position in (0, 1):
@@ -117,11 +129,11 @@ class Decoder:
         biases = [bias for _, bias in parts if bias is not None]
         qkv = torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
         return _Layer(
-            input_norm=layer.input_layernorm.weight.detach(),
+            input_norm=None if self._folds else input_norm,
             qkv=Linear(*qkv, self.layout),
             qk_norm=self._qk_norm(attention),
             out=Linear(*_release(attention.o_proj), self.layout),
-            post_norm=layer.post_attention_layernorm.weight.detach(),
+            post_norm=None if self._folds else post_norm,
             gate=Linear(*_release(mlp.gate_proj), self.layout),
             up=Linear(*_release(mlp.up_proj), self.layout),
             down=Linear(*_release(mlp.down_proj), self.layout),
@@ -164,6 +176,12 @@ def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate the interleaved pairs of x [T, heads, D], in float32, by rotary [T, 1, D/2]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
+
+
+def _fold(norm: Tensor, *projections: nn.Linear) -> None:
+    """Multiply the weight of a norm [in] into the projections [out, in] that read what it norms."""
+    for projection in projections:
+        projection.weight = nn.Parameter(projection.weight.detach() * norm, requires_grad=False)
 
 
 def _release(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:

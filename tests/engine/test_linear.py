@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from engine.linear import KEEP_BOTH_BYTES, Layout, Linear, choose_layout, judge
 
-EVEN = {1: 1.0, 2: 1.0, 4: 1.0, 32: 1.0}
-SLOWER = {1: 2.0, 2: 2.0, 4: 2.0, 32: 2.0}
+EVEN = dict.fromkeys((1, 2, 4, 8, 32), 1.0)
+SLOWER = dict.fromkeys(EVEN, 2.0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 64])
@@ -41,6 +41,7 @@ def test_other_formats_and_devices_stay_plain():
         (EVEN, SLOWER, 1, None),
         (EVEN, EVEN, 1, None),
         (SLOWER, EVEN, 1, 0),
+        (SLOWER | {32: 0.9}, EVEN, 1, 0),
         (SLOWER | {1: 0.5}, EVEN, 1, 1),
         (SLOWER | {1: 0.5, 2: 0.8}, EVEN, 1, 2),
         (SLOWER | {2: 0.5}, EVEN, 1, 0),
