@@ -64,6 +64,8 @@ class GrammarMask:
 
     def accept(self, token_id: int) -> None:
         """Advance by one token. Raises GrammarFailed."""
+        if self._next is not None:
+            self._next.result()  # a matcher does one thing at a time
         if not self._matcher.consume_token(token_id):
             raise GrammarFailed
         self._next = None if self._matcher.is_stopped() else self._pool.submit(self._compute)
