@@ -1,0 +1,67 @@
+"""The examples of the operator's document, run as they stand there, against the real service."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.gunicorn_process import ROOT
+
+ADDRESS = "127.0.0.1:8085"
+
+
+def examples(heading):
+    """Return the code blocks under a heading: language and text."""
+    document = (ROOT / "README_PRODUCTION.md").read_text(encoding="utf-8")
+    section = document.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```(bash|python)\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+def run(server, language, text):
+    """Run one example against this server; return what it printed."""
+    program = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}[language]
+    done = subprocess.run(
+        [*program, text.replace(ADDRESS, f"127.0.0.1:{server.port}")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+SHOWN = examples("OpenAI's clients")
+
+
+def test_the_examples_are_found():
+    """A renamed heading would leave nothing to try."""
+    assert [language for language, _ in SHOWN] == ["bash"] * 4 + ["python", "bash"]
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)))
+def test_an_example_works_as_written(demo_server, number):
+    """With curl and with the client, as a reader pastes it."""
+    language, text = SHOWN[number]
+    printed = run(demo_server, language, text)
+    assert printed.strip()
+    if '"stream": true' in text and language == "bash":
+        assert printed.startswith("data: {")
+    elif "json_schema" in text and language == "bash":
+        answer = json.loads(printed)["choices"][0]
+        assert answer["finish_reason"] == "length" or set(json.loads(answer["message"]["content"])) == {
+            "title",
+            "price",
+        }
+
+
+def test_the_batch_of_the_example_has_a_line_for_each_text(demo_server):
+    """The bad one too."""
+    _, text = SHOWN[-1]
+    printed = run(demo_server, "bash", text)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"index"')]
+    assert sorted((line["index"], line.get("success", False)) for line in lines) == [(0, True), (1, True), (2, False)]
