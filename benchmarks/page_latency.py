@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from benchmarks import record
 from benchmarks.servers import Server, running
 
 TARGET_MS = 50.0
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 PACKAGES = ("flask", "gunicorn", "playwright")
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
 # A frame runs its callbacks first and paints then; what is posted from a callback runs after the paint.
@@ -109,7 +111,7 @@ def _ask(page: Page, tokens: int) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, default=500, help="how many are measured (default: 500)")
-    parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
+    parser.add_argument("--chromium", default=CHROMIUM, help="the browser's program")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the results")
     return parser.parse_args()
 

@@ -1,16 +1,18 @@
-"""One Chromium and one scripted service for all tests of this folder; a page of its own for each test.
+"""A Chromium for each module, one scripted service for all of them, and a page of its own for each test.
 
 The page fails its test where the browser reports an error of a script or a breach of the Content-Security-Policy.
 """
 
 import json
+import shutil
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.e2e.gunicorn_process import GunicornProcess, until
 
-CHROMIUM = "/usr/bin/chromium"
+# By the names that systems give it.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 # Nothing but the page itself shall use the network.
 FLAGS = (
     "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -53,8 +55,9 @@ def answering(process):
     return process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    """A browser, for one module: Playwright's event loop lives in this thread, and other tests have their own loops."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
