@@ -65,9 +65,7 @@ def form() -> Form:
     try:
         if request.mimetype == MULTIPART:
             return _multipart()
-        pairs = parse_qsl(
-            body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS
-        )
+        pairs = parse_qsl(body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
         raise ValidationError("The request body is not valid UTF-8.") from error

@@ -248,6 +248,16 @@ def test_calls_are_shown_as_calls(client, avibe):
 
 # --- refusals ---
 
+
+def form(schema):
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
+def nested(levels):
+    return {"items": nested(levels - 1)} if levels else {}
+
+
+BOUNDS = "response_format.json_schema.schema"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 MISTAKES = [
     ({"messages": "hi"}, "messages"),
@@ -309,6 +319,9 @@ MISTAKES = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}, "response_format.json_schema.name"),
     ({"response_format": SCHEMA}, "response_format"),
+    ({"response_format": form({"title": "x" * 65536})}, BOUNDS),
+    ({"response_format": form(nested(32))}, BOUNDS),
+    ({"response_format": form({"enum": list(range(2000))})}, BOUNDS),
     ({"response_format": SCHEMA, "reasoning_effort": "high"}, "reasoning_effort"),
     ({"response_format": SCHEMA, "ignore_eos": True}, "ignore_eos"),
     ({"response_format": SCHEMA, "tools": [TOOL]}, "response_format"),
@@ -318,6 +331,13 @@ MISTAKES = [
     ({"tools": [TOOL, TOOL]}, "tools"),
     ({"tools": [TOOL] * 65}, "tools"),
     ({"tool_choice": "auto"}, "tool_choice"),
+    (
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": nested(40)}}],
+            "tool_choice": "required",
+        },
+        "tools",
+    ),
     ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
 ]
