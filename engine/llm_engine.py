@@ -69,6 +69,7 @@ class LLMEngine:
         self._counters = Counters()
         self._info = ModelInfo(spec.name, spec.served_id, spec.vision, spec.demo, config.max_model_len)
         self._loaded: LoadedModel | None = None
+        self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
@@ -80,7 +81,7 @@ class LLMEngine:
         return self._info
 
     def vocabulary(self) -> Vocabulary | None:
-        return None if self._loaded is None else vocabulary_of(self._loaded)
+        return self._vocabulary
 
     def start(self) -> None:
         try:
@@ -197,6 +198,7 @@ class LLMEngine:
         )
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded))
+        self._vocabulary = vocabulary_of(loaded)
         self._loaded = loaded
         self._info = ModelInfo(
             self._spec.name,

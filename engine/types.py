@@ -156,12 +156,14 @@ class Completion:
 class Vocabulary:
     """The tokens of a model, for grammars.
 
-    tokens: the bytes that each token shows, by its id, b"" for one without a text; encode: plain text to ids.
+    tokens: the bytes that each token shows, by its id, b"" for one without a text; encode: plain text to ids; index:
+    what the grammars' library makes of both.
     """
 
     tokens: tuple[bytes, ...]
     eos_token_ids: frozenset[int]
     encode: Callable[[str], list[int]]
+    index: Any = None
 
 
 class Status(Enum):

@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -193,6 +194,22 @@ def test_a_models_tokens_are_known_as_they_are_shown(text_folder):
     assert all(vocabulary.tokens[token] == b"" for token in vocabulary.eos_token_ids)
     ids = vocabulary.encode("hello")
     assert b"".join(vocabulary.tokens[token] for token in ids) == b"hello"
+
+
+def test_a_vocabulary_that_cannot_be_indexed_costs_only_the_grammars(text_folder, caplog):
+    """The model serves; what needs a grammar is refused."""
+    loaded = load_model(text_spec(text_folder), ignore)
+    assert vocabulary_of(replace(loaded, eos_token_ids=frozenset({10**9}))) is None
+    assert "cannot be indexed" in caplog.text
+
+
+def test_the_index_is_made_before_the_model_is_ready(text_folder):
+    """No request, and no stream beside it, pays for it."""
+    vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
+    assert vocabulary.index is not None
+    grammars = Grammars(vocabulary)
+    assert grammars.mask(json_grammar('{"const": 1}')).bitmask().any()
+    grammars.close()
 
 
 def test_marks_of_sentencepiece_are_known_by_what_they_show(vision_model):
