@@ -17,6 +17,7 @@ import torch
 from demo import evaluate_pictures as pictures
 from demo import evaluate_text as texts
 from demo.picture_data import TRAINING_SEEDS
+from demo.train_avibe import WEIGHTS
 
 SEED = 1
 SAMPLING_SEEDS = range(5)
@@ -92,10 +93,11 @@ def picture_items(share: float) -> list[pictures.PictureItem]:
     return items + pictures.two_picture_items(round(120 * share), SEED)
 
 
-def trained_dialogues(folder: Path = texts.FOLDER) -> tuple[int, int]:
-    """Return (number of training dialogues, their seed) as the training recorded them."""
+def training_keys(folder: Path = texts.FOLDER) -> set[str]:
+    """Return every key that the recorded training stages taught, by replaying their streams."""
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    return record["dialogues"], record["seed"]
+    stages = ((run["dialogues"], run["seed"], WEIGHTS[run["stage"]]) for run in record)
+    return set().union(*(texts.training_keys(*stage) for stage in stages))
 
 
 def check_split(items: Iterable[texts.TextItem], shown: Iterable[pictures.PictureItem], taught: set[str]) -> None:
@@ -127,7 +129,7 @@ def sampled_row(model: texts.TextModel | pictures.PictureModel, items: Sequence,
 def evaluate(share: float = 1.0) -> list[Row]:
     """Check the split, ask everything and return the rows."""
     asked, shown = text_items(share), picture_items(share)
-    check_split(asked, shown, texts.training_keys(*trained_dialogues()))
+    check_split(asked, shown, training_keys())
     text_model, picture_model = texts.TextModel(), pictures.PictureModel()
     rows = rows_by_group(asked, text_model.judge(asked), TEXT_TARGETS, "text")
     rows.insert(1, sampled_row(text_model, [item for item in asked if item.group == "listing"], rows[0]))

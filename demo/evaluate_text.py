@@ -126,9 +126,9 @@ def long_items(count: int, seed: int) -> list[TextItem]:
     return items
 
 
-def training_keys(dialogues: int, seed: int) -> set[str]:
+def training_keys(dialogues: int, seed: int, weights: tuple[float, ...]) -> set[str]:
     """Return every key that the first `dialogues` training dialogues taught."""
-    return {key for dialogue in islice(training_stream(seed), dialogues) for key in dialogue.keys}
+    return {key for dialogue in islice(training_stream(seed, weights), dialogues) for key in dialogue.keys}
 
 
 class TextModel:

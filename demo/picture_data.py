@@ -16,12 +16,15 @@ from PIL import Image, ImageDraw, ImageFilter
 from demo.picture_questions import COLOURS, SHAPES
 
 TRAINING_SEEDS = 10**9
-TRAINED_SIZES = (0.20, 0.80)
-OUTSIDE_SIZES = ((0.155, 0.20), (0.80, 0.92))
+TRAINED_SIZES = (0.25, 0.80)
+OUTSIDE_SIZES = ((0.20, 0.25), (0.80, 0.92))
+SMALL_SIZES = (0.25, 0.40)
+LARGE_SIZES = (0.60, 0.80)
+LARGEST = 0.95
 CLEAN_SIZES = (0.45, 0.75)
 EASY_SIZES = (0.40, 0.80)
 MIN_CONTRAST = 95.0
-RECTANGLE_RATIO = (1.75, 2.7)
+RECTANGLE_RATIO = (2.0, 3.0)
 NOISE_BANK, NOISE_SIDE = 6, 640
 HSV_RANGES = {
     "red": ((-12, 8), (0.75, 1), (0.65, 1)), "orange": ((24, 40), (0.85, 1), (0.9, 1)),
@@ -83,7 +86,7 @@ def draw_turn(rng: random.Random, shape: str) -> float:
         return tilt + rng.choice((1, 2, 3)) * math.pi / 2
     if shape == "rectangle" and rng.random() < 0.5:
         return tilt + math.pi / 2
-    if shape == "cross" and rng.random() < 0.3:
+    if shape == "cross" and rng.random() < 0.2:
         return tilt + math.pi / 4
     return tilt
 
@@ -130,7 +133,7 @@ def draw_dimensions(rng: random.Random) -> tuple[int, int]:
     """Return (width, height) in pixels; most are squarish, some up to two to one either way."""
     side = rng.choice((rng.randint(64, 160), rng.randint(112, 224), rng.randint(140, 300)))
     roll = rng.random()
-    ratio = 1.0 if roll < 0.35 else (rng.choice((4 / 3, 3 / 2, 16 / 9)) if roll < 0.65 else rng.uniform(1, 2))
+    ratio = 1.0 if roll < 0.4 else (rng.choice((4 / 3, 3 / 2, 16 / 9)) if roll < 0.75 else rng.uniform(1, 2))
     width, height = (side, round(side / ratio))
     return (width, height) if rng.random() < 0.5 else (height, width)
 
@@ -171,7 +174,7 @@ def near(rng: random.Random, colour: Rgb, reach: int) -> Rgb:
 
 
 def shape_picture(rng: random.Random, sizes: tuple[float, float], clean: bool) -> Picture:
-    """Draw one shape; `sizes` is its larger side over the picture's shorter side."""
+    """Draw one shape; `sizes` is its larger side over the root of the picture's area."""
     shape = rng.choice(list(SHAPES))
     grey = not clean and rng.random() < 0.1
     colour = rng.choice(list(GREY_LEVELS)) if grey else rng.choice(list(COLOURS))
@@ -187,7 +190,9 @@ def shape_picture(rng: random.Random, sizes: tuple[float, float], clean: bool) -
         image = gradient(ground, near(rng, ground, 18), canvas, rng)
     else:
         image = Image.new("RGB", canvas, ground)
-    paint_shape(image, rng, shape, fill, rng.uniform(*sizes) * min(canvas))
+    paint_shape(
+        image, rng, shape, fill, min(rng.uniform(*sizes) * math.sqrt(canvas[0] * canvas[1]), LARGEST * min(canvas))
+    )
     if scale > 1:
         image = image.resize((width, height), Image.Resampling.BOX)
     return Picture(image if clean else spoil(image, rng), "shape", shape, colour)
@@ -195,8 +200,8 @@ def shape_picture(rng: random.Random, sizes: tuple[float, float], clean: bool) -
 
 def spoil(image: Image.Image, rng: random.Random) -> Image.Image:
     """Add what cameras and sites add: grain, JPEG, a slight blur."""
-    if rng.random() < 0.35:
-        image = add_noise(image, rng, rng.randint(3, 16))
+    if rng.random() < 0.3:
+        image = add_noise(image, rng, rng.randint(3, 12))
     if rng.random() < 0.05:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0)))
     if rng.random() < 0.3:
@@ -284,7 +289,7 @@ def unclear_picture(rng: random.Random) -> Picture:
 def draw_picture(seed: int, regime: str = "trained") -> Picture:
     """Draw the picture of a seed.
 
-    Regimes: "trained" and "easy" (sizes inside the trained range), "outside" (outside it), "clean" (large, no grain)
+    Regimes: "trained", "easy", "small", "large" (inside the trained range), "outside" (outside it), "clean" (large, no grain)
     draw a shape; "plain", "unclear" and "grey" (a shape in a one-channel picture) draw what they say.
     """
     rng = random.Random(f"{regime}:{seed}")
@@ -294,9 +299,13 @@ def draw_picture(seed: int, regime: str = "trained") -> Picture:
         return unclear_picture(rng)
     if regime == "grey":
         return grey_picture(rng)
-    sizes = {"trained": TRAINED_SIZES, "easy": EASY_SIZES, "clean": CLEAN_SIZES}.get(regime) or rng.choice(
-        OUTSIDE_SIZES
-    )
+    sizes = {
+        "trained": TRAINED_SIZES,
+        "easy": EASY_SIZES,
+        "small": SMALL_SIZES,
+        "large": LARGE_SIZES,
+        "clean": CLEAN_SIZES,
+    }.get(regime) or rng.choice(OUTSIDE_SIZES)
     return shape_picture(rng, sizes, regime == "clean")
 
 

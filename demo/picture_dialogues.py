@@ -11,7 +11,6 @@ from demo.off_topic import QUESTIONS, fill
 from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
 
 KINDS = ("one", "two", "none")
-KIND_WEIGHTS = (0.86, 0.07, 0.07)
 REGIMES = ("shape", "plain", "unclear", "grey")
 REGIME_WEIGHTS = (0.74, 0.06, 0.15, 0.05)
 ASKS = ("describe", "colour", "shape", "refuse")
@@ -26,6 +25,30 @@ UNUSABLE = (
     "picture", "colour", "image", "What", "Why?", "How?", "Tell me more", "Continue", "картин", "фото", "цвет",
     "Что", "Продолжай", "Расскажи ещё", "Как?", "Почему?", "Can you see", "Name a", "Guess", "Really", "Правда",
 )  # fmt: skip
+
+
+ABOUT_ASKS = 2
+YES_NO = {
+    "en": (
+        "Is it a circle",
+        "Is it a square",
+        "Is this a triangle",
+        "Is it red",
+        "Is this blue",
+        "Is it a star",
+        "Is it a cat",
+    ),
+    "ru": ("Это круг", "Это квадрат", "Это треугольник", "Он красный", "Это синий цвет", "Это звезда", "Это кот"),
+}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is drawn: a share `easy` of the shapes are large, the others of one of `rest`; `kinds` weighs KINDS."""
+
+    easy: float = 0.0
+    rest: tuple[str, ...] = ("small", "trained")
+    kinds: tuple[float, float, float] = (0.86, 0.07, 0.07)
 
 
 @dataclass
@@ -65,6 +88,12 @@ def decline_question(rng: random.Random, lang: str) -> str:
             return text
 
 
+def talk_question(rng: random.Random, lang: str, number: int) -> str:
+    """Return a greeting or a question about the demo, from the given row of the small talk."""
+    text = rng.choice(small_talk.SMALL_TALK[lang][number][1].split("|")) + rng.choice(("", "?", "!", "."))
+    return text.lower() if rng.random() < 0.3 else text
+
+
 def reply_about(picture: Picture, kind: str, lang: str) -> str:
     """Return the true answer about one picture."""
     if picture.kind == "unclear":
@@ -74,11 +103,11 @@ def reply_about(picture: Picture, kind: str, lang: str) -> str:
     return questions.answer(picture.shape, picture.colour, kind, lang)
 
 
-def draw_training_picture(rng: random.Random, easy: float, dialogue: PictureDialogue, regime: str = "") -> Picture:
-    """Draw a picture of a training seed; a share `easy` of the shapes are large."""
+def draw_training_picture(rng: random.Random, mixture: Mixture, dialogue: PictureDialogue, regime: str = "") -> Picture:
+    """Draw a picture of a training seed."""
     regime = regime or rng.choices(REGIMES, weights=REGIME_WEIGHTS)[0]
     if regime == "shape":
-        regime = "easy" if rng.random() < easy else "trained"
+        regime = rng.choice(mixture.rest) if rng.random() >= mixture.easy else "easy"
     seed = rng.randrange(TRAINING_SEEDS)
     dialogue.seeds.append(f"{regime}:{seed}")
     picture = draw_picture(seed, regime)
@@ -86,13 +115,17 @@ def draw_training_picture(rng: random.Random, easy: float, dialogue: PictureDial
     return picture
 
 
-def add_one(rng: random.Random, dialogue: PictureDialogue, lang: str, easy: float) -> None:
+def add_one(rng: random.Random, dialogue: PictureDialogue, lang: str, mixture: Mixture) -> None:
     """Add one picture with one to three questions about it; an empty question is answered in English."""
-    picture = draw_training_picture(rng, easy, dialogue)
+    picture = draw_training_picture(rng, mixture, dialogue)
     for turn in range(rng.choices((1, 2, 3), weights=(0.72, 0.18, 0.10))[0]):
         kind = rng.choices(ASKS, weights=ASK_WEIGHTS)[0]
-        if kind == "refuse":
+        if kind == "refuse" and rng.random() < 0.25:
+            text, reply = talk_question(rng, lang, ABOUT_ASKS), questions.PICTURE_TALK[lang]["about"]
+        elif kind == "refuse":
             text, reply = decline_question(rng, lang), questions.PICTURE_TALK[lang]["refusal"]
+        elif kind == "describe" and rng.random() < 0.08:
+            text, reply = rng.choice(YES_NO[lang]) + "?", reply_about(picture, kind, lang)
         else:
             text, reply = questions.ask(rng, kind, lang), reply_about(picture, kind, lang)
         parts = [text_part(text)]
@@ -107,9 +140,9 @@ def add_one(rng: random.Random, dialogue: PictureDialogue, lang: str, easy: floa
             lang = "ru" if lang == "en" else "en"
 
 
-def add_two(rng: random.Random, dialogue: PictureDialogue, lang: str, easy: float) -> None:
+def add_two(rng: random.Random, dialogue: PictureDialogue, lang: str, mixture: Mixture) -> None:
     """Add two pictures, either in one message or in two turns."""
-    first, second = (draw_training_picture(rng, easy, dialogue, "shape") for _ in range(2))
+    first, second = (draw_training_picture(rng, mixture, dialogue, "shape") for _ in range(2))
     image = {"type": "image"}
     if rng.random() < 0.3:
         for picture in (first, second):
@@ -144,32 +177,31 @@ def add_none(rng: random.Random, dialogue: PictureDialogue, lang: str) -> None:
     if roll < 0.4:
         text, reply = questions.ask(rng, rng.choice(("describe", "colour", "shape")), lang), talk["attach"]
     elif roll < 0.7:
-        name, number = rng.choice((("hello", 0), ("hello", 1), ("about", 2)))
-        text = rng.choice(small_talk.SMALL_TALK[lang][number][1].split("|")) + rng.choice(("", "?", "!", "."))
-        text, reply = (text.lower() if rng.random() < 0.3 else text), talk[name]
+        name, number = rng.choice((("hello", 0), ("hello", 1), ("about", ABOUT_ASKS)))
+        text, reply = talk_question(rng, lang, number), talk[name]
     else:
         text, reply = decline_question(rng, lang), talk["refusal"]
     dialogue.add([text_part(text)], reply)
 
 
-def make_dialogue(rng: random.Random, easy: float) -> PictureDialogue:
-    """Make one dialogue; `easy` is the share of large shapes."""
+def make_dialogue(rng: random.Random, mixture: Mixture) -> PictureDialogue:
+    """Make one dialogue."""
     dialogue = PictureDialogue()
     if rng.random() < 0.2:
         dialogue.messages.append({"role": "system", "content": rng.choice(SYSTEM_PROMPTS)})
     lang = rng.choice(("en", "ru"))
-    kind = rng.choices(KINDS, weights=KIND_WEIGHTS)[0]
+    kind = rng.choices(KINDS, weights=mixture.kinds)[0]
     if kind == "one":
-        add_one(rng, dialogue, lang, easy)
+        add_one(rng, dialogue, lang, mixture)
     elif kind == "two":
-        add_two(rng, dialogue, lang, easy)
+        add_two(rng, dialogue, lang, mixture)
     else:
         add_none(rng, dialogue, lang)
     return dialogue
 
 
-def dialogue_stream(seed: int, easy: float) -> Iterator[PictureDialogue]:
-    """Yield dialogues without end; the same seed and share yield the same ones."""
+def dialogue_stream(seed: int, mixture: Mixture) -> Iterator[PictureDialogue]:
+    """Yield dialogues without end; the same seed and mixture yield the same ones."""
     rng = random.Random(seed)
     while True:
-        yield make_dialogue(rng, easy)
+        yield make_dialogue(rng, mixture)

@@ -18,7 +18,8 @@ from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word, split_
 Message = dict[str, str]
 LONG_SHARE, SYSTEM_SHARE, TOOLS_SHARE = 0.012, 0.2, 0.02
 TASKS = ("listing", "title", "category", "price", "off_topic", "small_talk")
-TASK_WEIGHTS = (0.41, 0.12, 0.13, 0.04, 0.19, 0.11)
+TASK_WEIGHTS = (0.38, 0.12, 0.20, 0.04, 0.17, 0.09)
+LATE_WEIGHTS = (0.36, 0.09, 0.30, 0.02, 0.16, 0.07)
 FOLLOW_UP_SHARE = 0.35
 UNSEEN_WORDS = frozenset(word for words in UNSEEN_ITEMS.values() for phrase in words for word in phrase.split())
 CATEGORY = {lang: category_of(lang) for lang in ("en", "ru")}
@@ -172,7 +173,7 @@ ADD = {"listing": add_listing, "title": add_title, "category": add_category, "pr
        "off_topic": add_off_topic, "small_talk": add_small_talk}  # fmt: skip
 
 
-def make_dialogue(rng: random.Random) -> Dialogue:
+def make_dialogue(rng: random.Random, weights: tuple[float, ...] = TASK_WEIGHTS) -> Dialogue:
     """Make one dialogue of one to three tasks, mostly in one language."""
     dialogue = Dialogue()
     if rng.random() < SYSTEM_SHARE:
@@ -184,14 +185,14 @@ def make_dialogue(rng: random.Random) -> Dialogue:
         text = story(rng, lang, rng.randint(5, 16))
         dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{normalised(text)}")
     for _ in range(rng.choices((1, 2, 3), weights=(0.66, 0.22, 0.12))[0]):
-        ADD[rng.choices(TASKS, weights=TASK_WEIGHTS)[0]](rng, dialogue, lang)
+        ADD[rng.choices(TASKS, weights=weights)[0]](rng, dialogue, lang)
         if rng.random() < 0.1:
             lang = "ru" if lang == "en" else "en"
     return dialogue
 
 
-def training_stream(seed: int) -> Iterator[Dialogue]:
-    """Yield training dialogues without end; the same seed yields the same ones."""
+def training_stream(seed: int, weights: tuple[float, ...] = TASK_WEIGHTS) -> Iterator[Dialogue]:
+    """Yield training dialogues without end; the same seed and task weights yield the same ones."""
     rng = random.Random(seed)
     while True:
-        yield make_dialogue(rng)
+        yield make_dialogue(rng, weights)

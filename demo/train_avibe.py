@@ -1,4 +1,4 @@
-"""Train the text demo (Qwen3ForCausalLM) from scratch: `python -m demo.train_avibe [FOLDER] [--steps N]`.
+"""Train the text demo (Qwen3ForCausalLM) from scratch: `python -m demo.train_avibe [FOLDER] [--stage N]`.
 
 One thread, fp32, AdamW, cosine, loss on the assistant's tokens only; saved as fp16 safetensors.
 """
@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -19,16 +19,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qw
 from demo.checkpoint import save_model
 from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
-from demo.text_data import Dialogue, training_stream
+from demo.text_data import LATE_WEIGHTS, TASK_WEIGHTS, Dialogue, training_stream
 
-SEED = 7
-STEPS = 1300
+SEEDS, STEPS, PEAKS, WEIGHTS = (7, 8, 9), (2000, 1600, 900), (1.0, 0.5, 0.3), (TASK_WEIGHTS, LATE_WEIGHTS, TASK_WEIGHTS)
 BATCH_TOKENS = 3072
 POOL = 400
 MAX_LENGTH = 800
 PEAK_LR, FINAL_LR_SHARE, WARMUP = 2.5e-3, 0.02, 100
 IGNORED = -100
-SAVE_EVERY = 400
+SAVE_EVERY = 500
 FOLDER = Path(__file__).with_name("avibe")
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -101,18 +100,33 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def loss_on_answers(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy over answer tokens; logits are computed for those alone."""
+    """Return the weighted cross-entropy over answer tokens; logits are computed for those alone."""
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     wanted = targets != IGNORED
-    return functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted])
+    losses = functional.cross_entropy(model.lm_head(hidden[wanted]), targets[wanted], reduction="none")
+    weights = answer_weights(targets)[wanted]
+    return (losses * weights).sum() / weights.sum()
+
+
+def answer_weights(targets: torch.Tensor) -> torch.Tensor:
+    """Return [B, T] weights, one over the root of the answer's length: a category counts beside a refusal."""
+    weights = torch.zeros(targets.shape)
+    for row, marks in enumerate((targets != IGNORED).tolist()):
+        place = 0
+        for answered, run in groupby(marks):
+            length = len(list(run))
+            if answered:
+                weights[row, place : place + length] = length**-0.5
+            place += length
+    return weights
 
 
 class CountedStream:
-    """The training stream with a count of the dialogues drawn from it."""
+    """A training stream with a count of the dialogues drawn from it."""
 
-    def __init__(self, seed: int) -> None:
-        self.count, self.stream = 0, training_stream(seed)
+    def __init__(self, seed: int, weights: tuple[float, ...]) -> None:
+        self.seed, self.count, self.stream = seed, 0, training_stream(seed, weights)
 
     def __iter__(self) -> Iterator[Dialogue]:
         return self
@@ -122,34 +136,57 @@ class CountedStream:
         return next(self.stream)
 
 
-def train(folder: Path, steps: int) -> None:
-    """Train for `steps` steps and save into `folder`, also every SAVE_EVERY steps."""
-    torch.manual_seed(SEED)
+class Stage:
+    """One run of the cosine over one stream, from a given model; it saves as it goes, with a record of what it saw."""
+
+    def __init__(self, folder: Path, model: Qwen3ForCausalLM, number: int) -> None:
+        self.folder, self.model, self.number = folder, model, number
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.stream = CountedStream(SEEDS[number], WEIGHTS[number])
+        self.started, self.tokens = time.monotonic(), 0
+
+    def run(self) -> None:
+        """Train for the stage's number of steps."""
+        steps, mean = STEPS[self.number], 0.0
+        optimiser = Optimiser([self.model], PEAK_LR)
+        stream = batches(self.tokenizer, self.stream, self.stream.seed)
+        for step, (ids, labels) in zip(range(steps), stream, strict=False):
+            loss = loss_on_answers(self.model, ids, labels)
+            optimiser.step(loss, PEAKS[self.number] * learning_rate(step, steps))
+            self.tokens += ids.numel()
+            mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
+            if (step + 1) % 50 == 0:
+                seconds = time.monotonic() - self.started
+                print(f"stage {self.number} step {step + 1} loss {mean:.4f} seconds {seconds:.0f}", flush=True)
+            if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+                self.save(step + 1)
+
+    def save(self, steps: int) -> None:
+        """Save the model and add this stage to the folder's record."""
+        save_model(self.model, self.tokenizer, self.folder)
+        path = self.folder / "training.json"
+        record = json.loads(path.read_text(encoding="utf-8"))[: self.number] if self.number else []
+        seconds = round(time.monotonic() - self.started)
+        seen = {"stage": self.number, "seed": self.stream.seed, "dialogues": self.stream.count}
+        record.append(seen | {"steps": steps, "tokens": self.tokens, "seconds": seconds})
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def train(folder: Path, first: int) -> None:
+    """Run the stages from number `first` on, each from what the one before saved."""
     torch.set_num_threads(1)
-    build(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Qwen3ForCausalLM(model_config(tokenizer))
-    optimiser = Optimiser([model], PEAK_LR)
-    started, tokens, mean, stream = time.monotonic(), 0, 0.0, CountedStream(SEED)
-    for step, (ids, labels) in zip(range(steps), batches(tokenizer, stream, SEED), strict=False):
-        loss = loss_on_answers(model, ids, labels)
-        optimiser.step(loss, learning_rate(step, steps))
-        tokens += ids.numel()
-        mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
-        if (step + 1) % 50 == 0:
-            print(
-                f"step {step + 1} loss {mean:.4f} tokens {tokens} seconds {time.monotonic() - started:.0f}", flush=True
-            )
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            seconds = round(time.monotonic() - started)
-            record = {"seed": SEED, "steps": step + 1, "tokens": tokens, "dialogues": stream.count, "seconds": seconds}
-            (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            save_model(model, tokenizer, folder)
+    for number in range(first, len(STEPS)):
+        torch.manual_seed(SEEDS[number])
+        if number == 0:
+            model = Qwen3ForCausalLM(model_config(build(folder)))
+        else:
+            model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        Stage(folder, model.train(), number).run()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--stage", type=int, default=0, help="first stage to run, over what the folder holds")
     arguments = parser.parse_args()
-    train(arguments.folder, arguments.steps)
+    train(arguments.folder, arguments.stage)

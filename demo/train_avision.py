@@ -1,4 +1,4 @@
-"""Train the picture demo (Qwen2.5-VL) from scratch: `python -m demo.train_avision [FOLDER] [--tower N] [--steps N]`.
+"""Train the picture demo (Qwen2.5-VL) from scratch: `python -m demo.train_avision [FOLDER] [--stage N]`.
 
 First the vision tower alone learns shape and colour through a head that is thrown away; then the whole model learns to
 answer, easy pictures first. One thread, fp32, AdamW, cosine; saved as fp16 safetensors.
@@ -9,6 +9,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -23,16 +24,14 @@ from demo.checkpoint import save_model
 from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
 from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
-from demo.picture_dialogues import REGIME_WEIGHTS, REGIMES, PictureDialogue, dialogue_stream
+from demo.picture_dialogues import REGIME_WEIGHTS, REGIMES, Mixture, PictureDialogue, dialogue_stream
 from demo.picture_questions import COLOURS, SHAPES
 from demo.processor import load_processor
 from demo.train_avibe import IGNORED, learning_rate, mask_labels
 
-SEED = 11
-TOWER_STEPS, TOWER_BATCH, TOWER_LR = 1000, 64, 2e-3
-STEPS, BATCH, PEAK_LR = 900, 48, 2e-3
+TOWER_BATCH, TOWER_LR = 64, 2e-3
+BATCH, PEAK_LR = 48, 2e-3
 TOWER_WIDTH = 64
-CLEAN_UNTIL, EASY_UNTIL = 0.3, 0.6
 HEAD_WEIGHT, HEAD_UNTIL, HEAD_QUERIES = 0.3, 0.5, 4
 POOL, SAMPLES = 8, 300
 SAVE_EVERY = 300
@@ -71,6 +70,26 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Stage:
+    """The plan of one stage: the tower alone, then the answers; shares are of a peak rate or of the shapes drawn."""
+
+    seed: int
+    tower_steps: int
+    steps: int
+    peak: float
+    clean_until: float
+    easy_until: float
+    mixture: Mixture
+
+
+STAGES = (
+    Stage(11, 1700, 900, 1.0, 0.2, 0.5, Mixture()),
+    Stage(21, 1000, 1000, 0.6, 0.1, 0.1, Mixture(0.4, kinds=(0.77, 0.17, 0.06))),
+    Stage(31, 1600, 1000, 0.6, 0.05, 0.05, Mixture(0.2, ("large", "large", "small", "trained"), (0.73, 0.21, 0.06))),
+)
+
+
 class Head(nn.Module):
     """The throw-away head: features, weighted by learned attention, to shape and colour logits."""
 
@@ -100,35 +119,33 @@ def sample_patches() -> np.ndarray:
     return np.concatenate([vision_batch.patches(draw_picture(seed).image)[0] for seed in range(SAMPLES)])
 
 
-def tower_batches(steps: int) -> Iterator[list[Picture]]:
-    """Yield batches of training pictures, large shapes first."""
-    rng = random.Random(SEED)
-    for step in range(steps):
+def tower_batches(stage: Stage) -> Iterator[list[Picture]]:
+    """Yield batches of training pictures, clean and large shapes first."""
+    rng = random.Random(stage.seed)
+    for step in range(stage.tower_steps):
         batch = []
         for _ in range(TOWER_BATCH):
             regime = rng.choices(REGIMES, weights=REGIME_WEIGHTS)[0]
             if regime == "shape":
-                regime = stage_regime(rng, step / steps)
+                regime = shape_regime(rng, stage, step / stage.tower_steps)
             batch.append(draw_picture(rng.randrange(TRAINING_SEEDS), regime))
         yield batch
 
 
-def stage_regime(rng: random.Random, done: float) -> str:
-    """Return the regime of a shape when `done` of the stage is over: clean ones, then large ones, then all."""
-    if rng.random() < 1 - done / CLEAN_UNTIL:
+def shape_regime(rng: random.Random, stage: Stage, done: float) -> str:
+    """Return the regime of a shape when `done` of the steps are over: clean ones, then large ones, then all."""
+    if rng.random() < 1 - done / stage.clean_until:
         return "clean"
-    return "easy" if rng.random() < 1 - done / EASY_UNTIL else "trained"
+    easy = rng.random() < max(stage.mixture.easy, 1 - done / stage.easy_until)
+    return "easy" if easy else rng.choice(stage.mixture.rest)
 
 
 class Trainer:
-    """The model, its head and its optimiser; one object for both stages."""
+    """The model, its head and its optimiser; one object for a stage."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.processor = folder, load_processor(folder)
-        self.tokenizer = self.processor.tokenizer
-        self.model = Qwen2_5_VLForConditionalGeneration(model_config(self.tokenizer))
-        self.tower = self.model.model.visual
-        vision_batch.start_from_cosines(self.tower, sample_patches())
+    def __init__(self, folder: Path, stage: Stage, model: Qwen2_5_VLForConditionalGeneration) -> None:
+        self.folder, self.stage, self.model = folder, stage, model
+        self.tokenizer, self.tower = load_processor(folder).tokenizer, model.model.visual
         self.head = Head(self.model.config.text_config.hidden_size)
         self.started = time.monotonic()
 
@@ -136,13 +153,13 @@ class Trainer:
         """Print where the training stands."""
         print(f"{stage} step {step} loss {mean:.4f} seconds {time.monotonic() - self.started:.0f}", flush=True)
 
-    def train_tower(self, steps: int) -> None:
+    def train_tower(self) -> None:
         """Teach the tower shape and colour."""
         optimiser, mean = Optimiser([self.tower, self.head], TOWER_LR), 0.0
-        for step, pictures in enumerate(tower_batches(steps)):
+        for step, pictures in enumerate(tower_batches(self.stage)):
             features = vision_batch.features(self.tower, [vision_batch.patches(p.image) for p in pictures])
             loss = self.head.loss(features, pictures)
-            optimiser.step(loss, max(0.15, learning_rate(step, steps)))
+            optimiser.step(loss, self.stage.peak * max(0.15, learning_rate(step, self.stage.tower_steps)))
             mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
                 self.report("tower", step + 1, mean)
@@ -181,7 +198,8 @@ class Trainer:
 
     def dialogue_batches(self) -> Iterator[list[PictureDialogue]]:
         """Yield batches of dialogues of similar length, so that little is padded."""
-        stream, rng = dialogue_stream(SEED + 1, easy=0.0), random.Random(SEED)
+        stage = self.stage
+        stream, rng = dialogue_stream(stage.seed + 1, stage.mixture), random.Random(stage.seed)
         while True:
             pool = sorted(
                 islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.pictures)
@@ -190,12 +208,12 @@ class Trainer:
             rng.shuffle(ready)
             yield from ready
 
-    def train_answers(self, steps: int) -> None:
+    def train_answers(self) -> None:
         """Teach the whole model to answer, and save every SAVE_EVERY steps."""
-        optimiser, mean = Optimiser([self.model, self.head], PEAK_LR), 0.0
+        optimiser, mean, steps = Optimiser([self.model, self.head], PEAK_LR), 0.0, self.stage.steps
         for step, dialogues in zip(range(steps), self.dialogue_batches(), strict=False):
             loss, answers = self.dialogue_loss(dialogues, HEAD_WEIGHT if step < HEAD_UNTIL * steps else 0.0)
-            optimiser.step(loss, learning_rate(step, steps))
+            optimiser.step(loss, self.stage.peak * learning_rate(step, steps))
             mean += (answers - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
                 self.report("answers", step + 1, mean)
@@ -209,20 +227,30 @@ def prepare(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
 
 
-def train(folder: Path, tower_steps: int, steps: int) -> None:
-    """Train both stages and save into `folder`."""
-    torch.manual_seed(SEED)
+def first_model(folder: Path) -> Qwen2_5_VLForConditionalGeneration:
+    """Return an untrained model whose patch embedding starts from cosines."""
+    model = Qwen2_5_VLForConditionalGeneration(model_config(load_processor(folder).tokenizer))
+    vision_batch.start_from_cosines(model.model.visual, sample_patches())
+    return model
+
+
+def train(folder: Path, first: int) -> None:
+    """Run the stages from number `first` on, each from what the one before saved."""
     torch.set_num_threads(1)
-    prepare(folder)
-    trainer = Trainer(folder)
-    trainer.train_tower(tower_steps)
-    trainer.train_answers(steps)
+    if first == 0:
+        prepare(folder)
+    for number, stage in enumerate(STAGES[first:], first):
+        torch.manual_seed(stage.seed)
+        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained
+        model = saved(folder, dtype=torch.float32).train() if number else first_model(folder)
+        trainer = Trainer(folder, stage, model)
+        trainer.train_tower()
+        trainer.train_answers()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    parser.add_argument("--tower", type=int, default=TOWER_STEPS)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--stage", type=int, default=0, help="first stage to run, over what the folder holds")
     arguments = parser.parse_args()
-    train(arguments.folder, arguments.tower, arguments.steps)
+    train(arguments.folder, arguments.stage)
