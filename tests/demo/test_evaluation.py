@@ -1,0 +1,75 @@
+"""The evaluation itself: it notices training items and missed targets, and its data follow their seeds."""
+
+from itertools import islice
+
+import pytest
+
+from demo import evaluate
+from demo.evaluate_pictures import PictureItem, picture_items
+from demo.evaluate_text import TextItem, listing_items
+from demo.picture_data import TRAINING_SEEDS, draw_picture
+from demo.picture_dialogues import Mixture, dialogue_stream
+from demo.text_data import training_stream
+
+
+@pytest.fixture
+def taught():
+    """Every key that training taught."""
+    return evaluate.training_keys()
+
+
+def test_no_training_item_is_evaluated(taught):
+    """The whole held-out set shares nothing with the recorded training stream."""
+    evaluate.check_split(evaluate.text_items(1.0), evaluate.picture_items(0.02), taught)
+
+
+def test_a_training_combination_is_noticed(taught, monkeypatch, capsys):
+    """The evaluation stops with its own status and names the item when a training text is among its own."""
+    key = next(key for key in sorted(taught) if key.startswith("en|"))
+    leaked = TextItem("listing", "Write a listing", key, "", ("",))
+    monkeypatch.setattr(evaluate, "text_items", lambda share: [leaked])
+    assert evaluate.main(["--share", "0.01"]) == evaluate.EXIT_LEAK
+    assert f"training item in the evaluation: text {key!r}" in capsys.readouterr().err
+
+
+def test_a_training_picture_is_noticed(monkeypatch, capsys):
+    """The same for a picture whose seed training may draw."""
+    leaked = PictureItem("trained", (TRAINING_SEEDS - 1,), (), "", "")
+    monkeypatch.setattr(evaluate, "picture_items", lambda share: [leaked])
+    assert evaluate.main(["--share", "0.01"]) == evaluate.EXIT_LEAK
+    assert f"picture seed {TRAINING_SEEDS - 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("right", "status"), [(100, 0), (90, evaluate.EXIT_MISSED)])
+def test_a_missed_target_is_an_error(monkeypatch, capsys, right, status):
+    """The exit status tells a met target from a missed one, and a missed one is named."""
+    monkeypatch.setattr(evaluate, "evaluate", lambda share: [evaluate.Row("text: listing", right, 100, 98.0)])
+    assert evaluate.main([]) == status
+    assert ("missed: text: listing" in capsys.readouterr().err) == bool(status)
+
+
+def test_text_follows_its_seed():
+    """The same seed gives the same dialogues, another seed gives others."""
+    first, again, other = (list(islice(training_stream(seed), 50)) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+    assert listing_items("listing", 9, 1) == listing_items("listing", 9, 1)
+
+
+def test_pictures_follow_their_seed():
+    """The same seed and regime give the same pixels, another seed gives others."""
+    for regime in ("trained", "outside", "clean", "grey", "plain", "unclear"):
+        first, again, other = (draw_picture(seed, regime).image.tobytes() for seed in (7, 7, 8))
+        assert first == again
+        assert first != other
+    questions = [[item.question for item in picture_items("trained", 9, seed)] for seed in (1, 1, 2)]
+    assert questions[0] == questions[1] != questions[2]
+
+
+def test_training_draws_training_seeds_alone():
+    """No picture of a training dialogue has a held-out seed."""
+    seeds = [
+        int(seed.split(":")[1]) for dialogue in islice(dialogue_stream(3, Mixture()), 200) for seed in dialogue.seeds
+    ]
+    assert seeds
+    assert max(seeds) < TRAINING_SEEDS

@@ -1,0 +1,90 @@
+"""What the picture demo says: plain phrasings, odd uploads, and a sample of its held-out evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from demo import evaluate, vision_batch
+from demo.evaluate_pictures import picture_items
+from demo.picture_questions import PICTURE_TALK
+
+SEED = 5
+
+
+def red_square(size=224):
+    image = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(image).rectangle((size * 0.25, size * 0.25, size * 0.75, size * 0.75), fill="red")
+    return image
+
+
+def percent(marks):
+    return 100 * sum(marks) / len(marks)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is in the picture?", "A red square."),
+        ("Describe the image", "A red square."),
+        ("Describe this picture", "A red square."),
+        ("What colour is it?", "Red."),
+        ("What shape is it?", "A square."),
+        ("Что на картинке?", "Красный квадрат."),
+        ("Опиши изображение", "Красный квадрат."),
+        ("Какая это фигура?", "Квадрат."),
+        ("Какого цвета?", "Красный."),
+    ],
+)
+@pytest.mark.parametrize("size", [96, 224, 640])
+def test_a_red_square_is_a_red_square(look, question, answer, size):
+    """An upload of a red square is named in the language of the question, at any usual size."""
+    assert look(question, red_square(size)) == answer
+
+
+def test_a_missing_picture_is_asked_for(look):
+    """A question about a picture without a picture is answered with a request for one."""
+    assert look("What is in the picture?") == PICTURE_TALK["en"]["attach"]
+    assert look("Что на картинке?") == PICTURE_TALK["ru"]["attach"]
+
+
+def test_other_questions_are_declined(look):
+    """What it cannot do is declined in the language asked."""
+    assert look("What is the capital of France?", red_square()) == PICTURE_TALK["en"]["refusal"]
+    assert look("Какая столица Франции?", red_square()) == PICTURE_TALK["ru"]["refusal"]
+
+
+def test_an_empty_question_is_answered_in_english(look):
+    """A picture without a word gets the English description."""
+    assert look("", red_square()) == "A red square."
+
+
+@pytest.mark.parametrize(
+    ("group", "count"),
+    [("trained", 100), ("plain", 30), ("unclear", 40)],
+)
+def test_held_out_pictures_meet_their_target(picture_model, group, count):
+    """A sample of held-out pictures of each kind reaches the target that the evaluation sets."""
+    assert percent(picture_model.judge(picture_items(group, count, SEED))) >= evaluate.PICTURE_TARGETS[group]
+
+
+def test_training_sees_the_pixels_that_serving_sees(picture_model):
+    """The patches of training are those of the checkpoint's own image processor."""
+    for size in ((224, 224), (300, 200), (61, 97), (1000, 700)):
+        image = red_square().resize(size)
+        ours, grid = vision_batch.patches(image)
+        theirs = picture_model.processor.image_processor(images=[image], return_tensors="np")
+        assert tuple(theirs["image_grid_thw"][0]) == (1, *grid)
+        doubled = ours.reshape(-1, 3, 1, 14, 14).repeat(2, 2).reshape(len(ours), -1)
+        assert np.abs(doubled - theirs["pixel_values"]).max() < 1e-4
+
+
+def test_training_sees_the_features_that_serving_sees(picture_model):
+    """The grouped forward pass of training equals the library's."""
+    image = red_square().resize((300, 200))
+    tower = picture_model.model.model.visual
+    theirs = picture_model.processor.image_processor(images=[image], return_tensors="pt")
+    with torch.inference_mode():
+        expected = tower(theirs["pixel_values"], theirs["image_grid_thw"]).pooler_output
+        [found] = vision_batch.features(tower, [vision_batch.patches(image)])
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
