@@ -19,7 +19,6 @@ TRAINING_SEEDS = 10**9
 TRAINED_SIZES = (0.25, 0.80)
 OUTSIDE_SIZES = ((0.20, 0.25), (0.80, 0.92))
 SMALL_SIZES = (0.25, 0.40)
-LARGE_SIZES = (0.60, 0.80)
 LARGEST = 0.95
 CLEAN_SIZES = (0.45, 0.75)
 EASY_SIZES = (0.40, 0.80)
@@ -289,7 +288,7 @@ def unclear_picture(rng: random.Random) -> Picture:
 def draw_picture(seed: int, regime: str = "trained") -> Picture:
     """Draw the picture of a seed.
 
-    Regimes: "trained", "easy", "small", "large" (inside the trained range), "outside" (outside it), "clean" (large, no grain)
+    Regimes: "trained", "easy", "small" (inside the trained range), "outside" (outside it), "clean" (no grain)
     draw a shape; "plain", "unclear" and "grey" (a shape in a one-channel picture) draw what they say.
     """
     rng = random.Random(f"{regime}:{seed}")
@@ -303,7 +302,6 @@ def draw_picture(seed: int, regime: str = "trained") -> Picture:
         "trained": TRAINED_SIZES,
         "easy": EASY_SIZES,
         "small": SMALL_SIZES,
-        "large": LARGE_SIZES,
         "clean": CLEAN_SIZES,
     }.get(regime) or rng.choice(OUTSIDE_SIZES)
     return shape_picture(rng, sizes, regime == "clean")
