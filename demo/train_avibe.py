@@ -21,7 +21,7 @@ from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
 from demo.text_data import LATE_WEIGHTS, TASK_WEIGHTS, Dialogue, training_stream
 
-SEEDS, STEPS, PEAKS, WEIGHTS = (7, 8, 9), (2000, 1600, 900), (1.0, 0.5, 0.3), (TASK_WEIGHTS, LATE_WEIGHTS, TASK_WEIGHTS)
+SEEDS, STEPS, PEAKS, WEIGHTS = (7, 8), (2000, 1600), (1.0, 0.5), (TASK_WEIGHTS, LATE_WEIGHTS)
 BATCH_TOKENS = 3072
 POOL = 400
 MAX_LENGTH = 800

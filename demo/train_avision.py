@@ -86,7 +86,6 @@ class Stage:
 STAGES = (
     Stage(11, 1700, 900, 1.0, 0.2, 0.5, Mixture()),
     Stage(21, 1000, 1000, 0.6, 0.1, 0.1, Mixture(0.4, kinds=(0.77, 0.17, 0.06))),
-    Stage(31, 1600, 1000, 0.6, 0.05, 0.05, Mixture(0.2, ("large", "large", "small", "trained"), (0.73, 0.21, 0.06))),
 )
 
 
