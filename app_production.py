@@ -34,6 +34,7 @@ from routes.openai.form import GrammarShelf
 from routes.openai.limited import openai_models
 from routes.openai.views import openai
 from routes.schemas import request_models
+from tracing import Tracing, tracing_for
 
 log = logging.getLogger("avito_ai")
 
@@ -45,7 +46,12 @@ class PlainJson(DefaultJSONProvider):
     ensure_ascii = False
 
 
-def create_app(settings: Settings, models: ModelSet | None = None, machine: Machine | None = None) -> Flask:
+def create_app(
+    settings: Settings,
+    models: ModelSet | None = None,
+    machine: Machine | None = None,
+    tracing: Tracing | None = None,
+) -> Flask:
     """Return the application over these models, not yet loaded. Raises StartError and RouteTableError."""
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
@@ -55,6 +61,7 @@ def create_app(settings: Settings, models: ModelSet | None = None, machine: Mach
     app.extensions["models"] = models
     app.extensions["rate_limiter"] = limiter
     app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
+    app.extensions["tracing"] = tracing or tracing_for(settings)
     app.extensions["client_watch"] = ClientWatch()
     app.extensions["sign_in_tries"] = sign_in_tries()
     app.extensions["request_models"] = request_models(settings)

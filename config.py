@@ -55,6 +55,9 @@ class ServerSettings(Group):
     send_timeout: float = setting(
         30.0, number(1, SECONDS_A_DAY), "seconds that a client may leave an answer unread, or a request unfinished"
     )
+    drain_delay: float = setting(
+        0.0, number(0, 3600), "seconds that a stop takes requests for after readiness says no, for balancers that ask it"
+    )
     drain_seconds: float = setting(60.0, number(0, SECONDS_A_DAY), "seconds that a stop leaves to admitted requests")
 
 
@@ -143,6 +146,20 @@ class LoggingSettings(Group):
     log_format: str = setting("text", kinds.choice("text", "json"), "lines of text, or one JSON object a line")
 
 
+@dataclass(frozen=True, repr=False)
+class TracingSettings(Group):
+    otel_exporter_otlp_endpoint: str | None = setting(
+        None, kinds.web_address(), "the collector that traces go to, over OTLP/HTTP; without one there are no traces"
+    )
+    otel_exporter_otlp_headers: tuple[tuple[str, str], ...] | None = setting(
+        None, kinds.header_list(), "headers for that collector, as name=value,name=value", secret=True
+    )
+    otel_service_name: str = setting("avito-ai", kinds.word(), "the name of this service in traces")
+    otel_traces_sampler_arg: float = setting(
+        1.0, number(0, 1), "share of requests that are traced, of those whose client has not decided it"
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings, checked. warnings: what the operator should know; sources: where each value stood that was set."""
@@ -159,6 +176,7 @@ class Settings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 

@@ -19,11 +19,12 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, failures, operator_session, parts
+from edge import another_copy, caller, failures, operator_session, parts
 from edge.charging import charge
-from edge.route_table import MIB, Need, Row, row_of
+from edge.route_table import MIB, Budget, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from logs import request_id_var
+from tracing import Trace
 
 log = logging.getLogger("avito_ai.access")
 
@@ -79,6 +80,7 @@ def _before() -> None:
     row: Row | None = g.row
     if row is not None:
         _check_access(row)
+        another_copy.hand_over_early(request, parts.settings(), parts.models(), row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
 
@@ -89,8 +91,16 @@ def _begin() -> None:
     claimed = request.headers.get("X-Request-ID", "")
     g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
     request_id_var.set(g.request_id)
+    g.trace = _trace(g.row)
     g.client = caller.client_address(request, parts.settings().server.trusted_proxies)
     _warn_of_ignored_proxy()
+
+
+def _trace(row: Row | None) -> Trace:
+    """Return the trace of a generation request; of any other, one that does nothing."""
+    if row is None or row.budget is not Budget.GENERATION or request.url_rule is None:
+        return Trace()
+    return parts.tracing().begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
 
 
 def _warn_of_ignored_proxy() -> None:
@@ -139,6 +149,7 @@ def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseR
         error = PayloadTooLarge(g.get("too_large", error.message))
     meaning = failures.meaning_of(error)
     g.error_code = meaning.code
+    g.trace.failed(meaning.code, meaning.status, error.message)
     if _under("/api"):
         body = jsonify(failures.api_body(error, g.request_id))
     elif _under("/v1"):
@@ -147,6 +158,7 @@ def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseR
         body = make_response(failure_page(error, meaning.status))
     body.status_code = meaning.status
     body.headers.update(failures.headers_of(error, original))
+    body.headers.update(another_copy.headers_of(error, request, parts.settings()))
     return body
 
 
@@ -168,6 +180,7 @@ def _finish(response: Response) -> Response:
         response.vary.update(("Accept-Language", "Cookie"))
     _count(response.status_code, seconds)
     _log_access(response.status_code, seconds)
+    g.trace.responded(response.status_code, response.is_streamed)
     return response
 
 

@@ -11,6 +11,7 @@ from edge.client_watch import ClientWatch
 from edge.rate_limit import RateLimiter
 from metrics import Metrics
 from models import ModelSet
+from tracing import Tracing
 
 
 def settings(app: Flask | None = None) -> Settings:
@@ -31,6 +32,11 @@ def metrics() -> Metrics:
 def rate_limiter() -> RateLimiter:
     """Return the budgets."""
     return cast(RateLimiter, current_app.extensions["rate_limiter"])
+
+
+def tracing() -> Tracing:
+    """Return what makes the traces of requests."""
+    return cast(Tracing, current_app.extensions["tracing"])
 
 
 def client_watch() -> ClientWatch:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from flask import g, request
@@ -25,6 +26,7 @@ from metrics import Metrics
 from routes import sse
 from routes.generation import Answer, conversation, finished, sampling
 from routes.schemas import TextRequest
+from tracing import Trace
 
 MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
@@ -44,6 +46,8 @@ class Batch:
         g.served_id, g.model = backend.info.served_id, MODEL
         self._show, self._request_id, self._began = show, g.request_id, g.began
         self._metrics: Metrics = parts.metrics()
+        self._trace: Trace = g.trace
+        self._trace.asked(MODEL, backend.info.served_id, len(asked), len(asked))
         self._places = _Places(backend)
         self._size = len(asked)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -54,6 +58,7 @@ class Batch:
             else:
                 self._todo.append((index, self._wanted(backend, index, one)))
         self._release = parts.client_watch().watch(request.environ, self.close)
+        self._end_trace = self._trace.hold()
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield one line a text, in the order in which they end. idle: seconds without one to a sign of life."""
@@ -81,6 +86,7 @@ class Batch:
         """Close, and stop watching the client."""
         self._release()
         self.close()
+        self._end_trace()
 
     def _work(self) -> None:
         while True:
@@ -89,18 +95,21 @@ class Batch:
             except IndexError:
                 return
             try:
-                self._done(index, self._places.run(wanted))
+                self._done(index, self._places.run(wanted, partial(self._trace.submits, index, wanted)))
             except Exception as error:
                 self._failed(index, error)
 
     def _done(self, index: int, completion: Completion) -> None:
         answer = finished(completion, self._began)
         self._metrics.generation_succeeded(MODEL, completion, answer.total_time)
+        self._trace.answered(index, completion)
         self._tell(index, self._show(answer))
 
     def _failed(self, index: int, error: Exception) -> None:
         ours = as_service_error(error)
-        self._metrics.generation_failed(MODEL, meaning_of(ours).code)
+        meaning = meaning_of(ours)
+        self._metrics.generation_failed(MODEL, meaning.code)
+        self._trace.failed(meaning.code, meaning.status, ours.message)
         self._tell(index, {**api_body(ours, "")})
 
     def _tell(self, index: int, body: dict[str, Any]) -> None:
@@ -134,15 +143,16 @@ class _Places:
         """How many texts can ever run at once."""
         return max(1, self._backend.stats().max_num_seqs)
 
-    def run(self, wanted: GenerationRequest) -> Completion:
+    def run(self, wanted: GenerationRequest, before: Callable[[], None]) -> Completion:
         """Wait for a place, generate and return the answer. Raises the typed error that it ends with.
 
-        A refusal for lack of places is no error until it has lasted for the request's whole time.
+        before: called right before each try to submit it. A refusal for lack of places is no error until it has lasted
+        for the request's whole time.
         """
         give_up = time.monotonic() + wanted.timeout
         while True:
             try:
-                return self._run(wanted, give_up)
+                return self._run(wanted, give_up, before)
             except Overloaded:
                 if time.monotonic() >= give_up:
                     raise
@@ -157,8 +167,8 @@ class _Places:
         for generation in running:
             generation.abort()
 
-    def _run(self, wanted: GenerationRequest, give_up: float) -> Completion:
-        generation = self._begin(wanted, give_up)
+    def _run(self, wanted: GenerationRequest, give_up: float, before: Callable[[], None]) -> Completion:
+        generation = self._begin(wanted, give_up, before)
         try:
             return generation.result()
         finally:
@@ -166,12 +176,13 @@ class _Places:
                 self._running.discard(generation)
                 self._changed.notify()
 
-    def _begin(self, wanted: GenerationRequest, give_up: float) -> Generation:
+    def _begin(self, wanted: GenerationRequest, give_up: float, before: Callable[[], None]) -> Generation:
         with self._changed:
             while not self._closed and self._running and self._full() and time.monotonic() < give_up:
                 self._changed.wait(LOOK_AGAIN)
             if self._closed:
                 raise RequestAborted("The batch was stopped.")
+            before()
             generation = self._backend.submit(wanted)
             self._running.add(generation)
             return generation

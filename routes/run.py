@@ -15,6 +15,7 @@ from edge.failures import as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, SamplingParams
+from tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
 
@@ -32,15 +33,20 @@ class Run:
         self.served_id = backend.info.served_id
         self._model, self._metrics, self._began = model, parts.metrics(), g.began
         self._generations: list[Generation] = []
+        self._trace: Trace = g.trace
+        self._trace.asked(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
         log.info("validated: %s", model)
         try:
             for number, (prompt, sampling) in enumerate(wanted):
-                self._generations.append(backend.submit(_wanted(number, prompt, sampling)))
+                asked = _wanted(number, prompt, sampling)
+                self._trace.submits(number, asked)
+                self._generations.append(backend.submit(asked))
         except BaseException:
             self.abort()
             raise
         log.info("tokenized: %d prompt tokens", sum(one.prompt_tokens for one in self._generations))
         self._release = parts.client_watch().watch(request.environ, self.abort)
+        self._end_trace = self._trace.hold()
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -54,17 +60,23 @@ class Run:
         """End the watch, and whatever is still in the making."""
         self._release()
         self.abort()
+        self._end_trace()
 
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the first error that one of them ended with."""
         try:
-            return [self._counted(generation.result()) for generation in self._generations]
+            return [self.completion(number) for number in range(len(self))]
         finally:
             self.close()
 
     def completion(self, number: int) -> Completion:
         """Return an answer that has ended, and count it. Raises the error it ended with."""
-        return self._counted(self._generations[number].result())
+        completion = self._generations[number].result()
+        seconds = time.monotonic() - self._began
+        self._metrics.generation_succeeded(self._model, completion, seconds)
+        self._trace.answered(number, completion)
+        log.info("generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, completion.finish_reason)
+        return completion
 
     def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
         """Yield the parts of all answers as they come, each with its answer's number, and None at an answer's end.
@@ -81,7 +93,9 @@ class Run:
     def failed(self, error: Exception) -> ServiceError:
         """Count a failure that came after the answer had begun; return it as one of ours."""
         ours = as_service_error(error)
-        self._metrics.generation_failed(self._model, meaning_of(ours).code)
+        meaning = meaning_of(ours)
+        self._metrics.generation_failed(self._model, meaning.code)
+        self._trace.failed(meaning.code, meaning.status, ours.message)
         return ours
 
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
@@ -96,12 +110,6 @@ class Run:
                 raise event
             going -= event is None
             yield number, event
-
-    def _counted(self, completion: Completion) -> Completion:
-        seconds = time.monotonic() - self._began
-        self._metrics.generation_succeeded(self._model, completion, seconds)
-        log.info("generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, completion.finish_reason)
-        return completion
 
 
 def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:

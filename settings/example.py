@@ -13,7 +13,8 @@ from settings.table import Setting
 TITLE = """\
 # The settings of Avito AI API. Copy this file to .env and take the # from what you change; a line shows the default.
 # A variable of the environment wins over this file; ENV_FILE in the environment names another file than .env.
-# ADMIN_KEY and RATE_LIMIT_STORAGE can stand in files, which ADMIN_KEY_FILE and RATE_LIMIT_STORAGE_FILE name."""
+# ADMIN_KEY, RATE_LIMIT_STORAGE and OTEL_EXPORTER_OTLP_HEADERS can stand in files of their own, which ADMIN_KEY_FILE,
+# RATE_LIMIT_STORAGE_FILE and OTEL_EXPORTER_OTLP_HEADERS_FILE name."""
 
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "a laptop without a GPU: models whose folders are missing are replaced by the demos": {

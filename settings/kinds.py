@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 MASK = "********"
 ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
@@ -17,6 +17,10 @@ HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){HOST_LABEL}(\.{HOST_LABEL})*")
 GPU_NAME = re.compile(r"\d{1,3}|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
 KEY = re.compile(r"[!-~]{16,256}")
+WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
+WHITE = re.compile(r"\s")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[ -~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,42 @@ def storage() -> Kind:
         return text
 
     return Kind(parse, "memory or a URL such as redis://host:6379/0", without_credentials)
+
+
+def web_address() -> Kind:
+    """The address of a web server, shown without its credentials."""
+
+    def parse(text: str) -> str:
+        address = urlsplit(text)
+        if address.scheme not in ("http", "https") or not address.hostname or address.port == 0 or WHITE.search(text):
+            raise ValueError
+        return text
+
+    return Kind(parse, "a URL such as http://127.0.0.1:4318", without_credentials)
+
+
+def header_list() -> Kind:
+    """Headers as OpenTelemetry writes them, values percent-encoded where they must be; never shown."""
+
+    def parse(text: str) -> tuple[tuple[str, str], ...]:
+        pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+        headers = tuple((name.strip(), unquote(value.strip())) for name, _, value in pairs)
+        if not headers or not all(HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(v) for name, v in headers):
+            raise ValueError
+        return headers
+
+    return Kind(parse, "headers such as authorization=Bearer%20abc,x-tenant=1", lambda _: MASK)
+
+
+def word() -> Kind:
+    """A short name."""
+
+    def parse(text: str) -> str:
+        if not WORD.fullmatch(text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "1 to 63 letters, digits, dots, hyphens or underscores")
 
 
 def without_credentials(url: str) -> str:

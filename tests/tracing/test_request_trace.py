@@ -1,0 +1,250 @@
+"""A request as spans: what they are named, what they say, when they begin and end, and what is never in them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.attributes import error_attributes, http_attributes, url_attributes
+from opentelemetry.trace import SpanKind, StatusCode
+
+from app_production import create_app
+from engine.errors import ModelError, Overloaded
+from engine.types import Timings
+from tests.fakes import multipart, picture
+from tests.tracing.conftest import Traced
+from tracing import NoTracing, tracing_for
+
+SECRET = "a prompt that nobody else may read"
+GENERATE = "/api/v1/text/generate"
+CHAT = "/v1/chat/completions"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+ASKED = {"prompt": SECRET, "max_tokens": 5, "temperature": 0.25}
+MESSAGES = [{"role": "user", "content": SECRET}]
+
+
+def seconds(span):
+    return (span.end_time - span.start_time) / 1e9
+
+
+def test_a_request_is_a_server_span_with_the_conventions_names(client, traced):
+    """The request's span says what was asked and what came of it."""
+    response = client.post(GENERATE, json=ASKED)
+    span = traced.only("chat avibe")
+    assert span.kind is SpanKind.SERVER
+    assert span.status.status_code is StatusCode.UNSET
+    assert dict(span.attributes) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "avito_ai",
+        "gen_ai.request.model": "avibe",
+        "gen_ai.response.model": "avibe",
+        "gen_ai.request.max_tokens": 5,
+        "gen_ai.request.temperature": 0.25,
+        "gen_ai.request.top_p": 1.0,
+        "gen_ai.request.stream": False,
+        "gen_ai.output.type": "text",
+        "gen_ai.response.id": response.json["request_id"],
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+        "http.request.method": "POST",
+        "http.route": GENERATE,
+        "http.response.status_code": 200,
+        "url.path": GENERATE,
+        "avito_ai.request_id": response.json["request_id"],
+    }
+
+
+def test_the_names_are_those_of_the_published_conventions(client, traced, avibe):
+    """Every attribute is one that OpenTelemetry's own package knows, or is marked as ours."""
+    avibe.failure = ModelError("The model failed.")
+    client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "seed": 3, "top_k": 4, "presence_penalty": 0.5})
+    avibe.failure = None
+    asked = {"model": "avibe", "messages": MESSAGES, "n": 2, "stream": True, "frequency_penalty": 0.5}
+    with client.post(CHAT, json=asked) as response:
+        assert b"[DONE]" in response.data
+    known = {
+        value
+        for module in (gen_ai_attributes, http_attributes, url_attributes, error_attributes)
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str)
+    }
+    used = {name for span in traced.spans() for name in span.attributes}
+    assert {name for name in used - known if not name.startswith("avito_ai.")} == set()
+    assert {"gen_ai.request.seed", "gen_ai.request.top_k", "gen_ai.request.presence_penalty"} <= used
+    assert {"gen_ai.request.frequency_penalty", "gen_ai.response.time_to_first_chunk", "error.type"} <= used
+
+
+def test_queue_prefill_and_decode_have_the_engines_own_times(client, traced, avibe):
+    """One span each below the request's, end to end, as long as the engine says, beginning when it was asked."""
+    avibe.timings = Timings(queued=0.25, first_token=0.75, total=2.75)
+    before = time.time_ns()
+    client.post(GENERATE, json=ASKED)
+    after = time.time_ns()
+    request = traced.only("chat avibe")
+    queue, prefill, decode = (traced.only(name) for name in ("queue", "prefill", "decode"))
+    assert [round(seconds(span), 6) for span in (queue, prefill, decode)] == [0.25, 0.5, 2.0]
+    assert (queue.end_time, prefill.end_time) == (prefill.start_time, decode.start_time)
+    assert before - 1e6 <= request.start_time <= queue.start_time <= after + 1e6
+    for span in (queue, prefill, decode):
+        assert span.parent.span_id == request.context.span_id
+        assert span.context.trace_id == request.context.trace_id
+    assert dict(queue.attributes) == {}
+    assert prefill.attributes["gen_ai.usage.input_tokens"] == 7
+    assert decode.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+def test_the_clients_trace_goes_on(client, traced):
+    """A `traceparent` of the client makes the request a part of its trace; one that is none changes nothing."""
+    client.post(GENERATE, json=ASKED, headers={"traceparent": PARENT, "tracestate": "vendor=1"})
+    span = traced.only("chat avibe")
+    assert f"{span.context.trace_id:032x}" == PARENT.split("-")[1]
+    assert f"{span.parent.span_id:016x}" == PARENT.split("-")[2]
+    assert span.context.trace_state.get("vendor") == "1"
+    assert client.post(GENERATE, json=ASKED, headers={"traceparent": "nonsense"}).status_code == 200
+    assert traced.named("chat avibe")[1].parent is None
+
+
+@pytest.mark.parametrize(("share", "flag", "spans"), [(0.0, "01", 4), (0.0, None, 0), (1.0, "00", 0), (1.0, None, 4)])
+def test_the_client_decides_first_and_then_the_share(settings, models, machine, share, flag, spans):
+    """What a client samples or does not is so here too; the share is for those who do not say."""
+    traced = Traced(share)
+    headers = {} if flag is None else {"traceparent": PARENT[:-2] + flag}
+    client = create_app(settings, models, machine, traced.tracing).test_client()
+    assert client.post(GENERATE, json=ASKED, headers=headers).status_code == 200
+    assert len(traced.spans()) == spans
+    traced.tracing.stop()
+
+
+def test_a_stream_is_traced_to_its_end(client, traced, avibe):
+    """The span of a stream ends with the stream, not with its headers, and knows the first chunk's time."""
+    avibe.hold = True
+    response = client.post(GENERATE, json=ASKED | {"stream": True}, buffered=False)
+    assert traced.spans() == []
+    avibe.finish(avibe.only.request_id)
+    assert b"An answer." in response.data
+    response.close()
+    span = traced.only("chat avibe")
+    assert span.attributes["gen_ai.request.stream"] is True
+    assert span.attributes["gen_ai.response.time_to_first_chunk"] == pytest.approx(0.5, abs=0.5)
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+    assert len(traced.spans()) == 4
+
+
+def test_a_stream_that_fails_says_so_in_its_span(client, traced, avibe):
+    """An error after the headers is in the span, though the status of the response was 200."""
+    avibe.hold = True
+    response = client.post(GENERATE, json=ASKED | {"stream": True}, buffered=False)
+    avibe.fail(avibe.only.request_id, ModelError("The model failed."))
+    assert b"model_error" in response.data
+    response.close()
+    span = traced.only("chat avibe")
+    assert (span.attributes["error.type"], span.attributes["http.response.status_code"]) == ("model_error", 200)
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "The model failed.")
+    assert len(traced.spans()) == 1
+
+
+def test_a_client_that_leaves_a_stream_is_an_abort(client, traced, avibe):
+    """A stream that nobody reads to its end is marked as aborted, and is no error of the service."""
+    avibe.hold = True
+    response = client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "stream": True}, buffered=False)
+    next(iter(response.response))
+    response.close()
+    span = traced.only("chat avibe")
+    assert span.attributes["error.type"] == "request_aborted"
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_several_answers_share_one_request(client, traced):
+    """With n=3 the prompt is counted once, the answers each, and every part says whose it is."""
+    response = client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "n": 3})
+    span = traced.only("chat avibe")
+    assert span.attributes["gen_ai.response.id"] == response.json["id"]
+    assert span.attributes["gen_ai.request.choice.count"] == 3
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("stop",) * 3
+    assert span.attributes["gen_ai.usage.input_tokens"] == response.json["usage"]["prompt_tokens"] == 7
+    assert span.attributes["gen_ai.usage.output_tokens"] == 15
+    assert sorted(part.attributes["avito_ai.answer"] for part in traced.named("decode")) == [0, 1, 2]
+
+
+def test_texts_to_be_continued_are_text_completions(client, traced):
+    """Plain completions carry the conventions' other operation, and prompts of their own are counted each."""
+    response = client.post("/v1/completions", json={"model": "avibe", "prompt": [SECRET, "another"]})
+    span = traced.only("text_completion avibe")
+    assert span.attributes["gen_ai.operation.name"] == "text_completion"
+    assert span.attributes["gen_ai.response.id"] == response.json["id"]
+    assert span.attributes["gen_ai.usage.input_tokens"] == 14
+    assert "gen_ai.request.choice.count" not in span.attributes
+    assert span.attributes["avito_ai.answers"] == 2
+
+
+def test_a_batch_is_one_trace(client, traced):
+    """Each text of a batch has its three parts below the one request; a bad text is its error."""
+    response = client.post("/api/v1/text/batch", json={"prompts": [SECRET, "", "another"]})
+    assert len([json.loads(line) for line in response.data.splitlines() if line]) == 3
+    response.close()
+    span = traced.only("chat avibe")
+    assert span.attributes["avito_ai.answers"] == 3
+    assert span.attributes["error.type"] == "validation_error"
+    assert span.attributes["gen_ai.usage.output_tokens"] == 10
+    assert sorted(part.attributes["avito_ai.answer"] for part in traced.named("queue")) == [0, 2]
+
+
+def test_refusals_are_traced_without_a_model_s_parts(client, traced, avibe):
+    """A refused request is one span: with the error's code, and an error's status only where the service is to blame."""
+    client.post(GENERATE, json={"prompt": ""})
+    assert traced.only("chat").attributes["error.type"] == "validation_error"
+    assert traced.only("chat").status.status_code is StatusCode.UNSET
+    avibe.refusal = Overloaded("All places are taken.", 3)
+    client.post(GENERATE, json=ASKED)
+    span = traced.only("chat avibe")
+    assert (span.attributes["error.type"], span.attributes["http.response.status_code"]) == ("overloaded", 503)
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "All places are taken.")
+    assert len(traced.spans()) == 2
+
+
+def test_only_generation_is_traced(client, traced):
+    """Probes, pages, metrics and unknown addresses leave no spans."""
+    for path in ("/", "/api/health", "/api/health/ready", "/metrics", "/v1/models", "/nowhere"):
+        client.get(path)
+    assert traced.spans() == []
+
+
+def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
+    """Not the prompt, the picture, the answer, a stop string, a system prompt or a name of an unknown field."""
+    words = {"prompt": SECRET, "answer": "the answer's own words", "stop": "a stop string", "field": "a_field_of_mine"}
+    avibe.text = words["answer"]
+    system = [{"role": "system", "content": words["prompt"]}, *MESSAGES]
+    client.post(CHAT, json={"model": "avibe", "messages": system, "stop": [words["stop"]], "user": words["prompt"]})
+    client.post(GENERATE, json={"prompt": words["prompt"], words["field"]: 1})
+    form = multipart([("prompt", words["prompt"]), ("image", (picture(), words["field"]))])
+    assert client.post("/api/v1/image/analyze", **form).status_code == 200
+    assert {span.name for span in traced.spans()} >= {"chat avibe", "chat avision", "chat"}
+    shown = "".join(span.to_json() for span in traced.spans())
+    assert [word for word in words.values() if word in shown] == []
+
+
+def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
+    """Letting go twice, from two threads, ends a request's span once."""
+    trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
+    let_go = trace.hold()
+    trace.responded(200, True)
+    assert traced.spans() == []
+    for thread in [threading.Thread(target=let_go) for _ in range(2)]:
+        thread.start()
+        thread.join()
+    assert len(traced.spans()) == 1
+
+
+def test_without_a_collector_nothing_is_traced(settings):
+    """Off is the default, and what does nothing has nothing to stop."""
+    tracing = tracing_for(settings)
+    assert isinstance(tracing, NoTracing)
+    trace = tracing.begin("POST", GENERATE, {"traceparent": PARENT}, "id", 0.0)
+    assert trace is tracing.begin("POST", CHAT, {}, "id", 0.0)
+    trace.hold()()
+    tracing.stop()

@@ -1,0 +1,100 @@
+"""Sends spans to a collector over OTLP/HTTP, from a thread of its own, in batches, never at a request's cost.
+
+A request only puts its spans in a queue of bounded length. A collector that is away or slow costs spans and one log
+line; what the libraries would say about each try is not logged.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from config import Settings
+from tracing.request_trace import begun
+from tracing.trace import Trace
+
+log = logging.getLogger("avito_ai.tracing")
+
+PATH = "/v1/traces"
+QUEUE, BATCH = 4096, 512  # spans
+DELAY = 2.0  # seconds between two batches
+SEND_TIMEOUT = 5.0  # seconds for one batch, all tries together
+STOP_TIMEOUT = 3.0  # seconds that a stop waits for the last batch
+
+
+class Reporter(SpanExporter):
+    """Passes batches on, and logs one line when that begins to fail and one when it works again."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            result = self._exporter.export(spans)
+        except Exception:  # whatever a library does here, no thread of ours ends for it
+            result = SpanExportResult.FAILURE
+        failed = result is not SpanExportResult.SUCCESS
+        if failed and not self._failing:
+            log.warning("The collector of traces does not take them: traces are lost until it does.")
+        if self._failing and not failed:
+            log.info("The collector takes traces again.")
+        self._failing = failed
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+class CollectorTracing:
+    """Traces that go to an exporter. share: of the requests whose client has not decided whether to trace, 0 to 1."""
+
+    def __init__(self, exporter: SpanExporter, service: str, share: float) -> None:
+        provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(share)),
+            resource=Resource.create({"service.name": service}),
+            shutdown_on_exit=False,  # it would wait half a minute for a collector that hangs
+        )
+        provider.add_span_processor(
+            BatchSpanProcessor(Reporter(exporter), QUEUE, DELAY * 1000, BATCH, SEND_TIMEOUT * 1000)
+        )
+        self._provider = provider
+        self._tracer = provider.get_tracer("avito_ai")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, method: str, route: str, headers: Mapping[str, str], request_id: str, began: float) -> Trace:
+        carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        context = self._propagator.extract(carrier)
+        return begun(self._tracer, context, method, route, request_id, began)
+
+    def flush(self) -> None:
+        """Send what is here now, and wait for it."""
+        self._provider.force_flush()
+
+    def stop(self) -> None:
+        stopping = threading.Thread(target=self._provider.shutdown, name="tracing-stop", daemon=True)
+        stopping.start()
+        stopping.join(STOP_TIMEOUT)
+
+
+def collector_tracing(settings: Settings) -> CollectorTracing:
+    """Return tracing to the collector that the settings name; it sends its last spans as the process ends."""
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    wanted = settings.tracing
+    exporter = OTLPSpanExporter(
+        endpoint=f"{str(wanted.otel_exporter_otlp_endpoint).rstrip('/')}{PATH}",
+        headers=dict(wanted.otel_exporter_otlp_headers or ()),
+        timeout=SEND_TIMEOUT,
+    )
+    tracing = CollectorTracing(exporter, wanted.otel_service_name, wanted.otel_traces_sampler_arg)
+    atexit.register(tracing.stop)
+    return tracing
