@@ -71,7 +71,7 @@ keepalive = 75
 # Bounds only how long the worker's main thread may be stuck: it shows signs of life also while models load.
 timeout = 300
 # The drain itself ends what is left after DRAIN_SECONDS; then the answers to that still have to leave.
-graceful_timeout = math.ceil(settings.server.drain_seconds) + 5
+graceful_timeout = math.ceil(settings.server.drain_delay + settings.server.drain_seconds) + 5
 control_socket_disable = True
 logger_class = GunicornLogger
 loglevel = settings.logging.log_level.lower()
@@ -99,6 +99,7 @@ def post_fork(server, worker):
     """Tell the worker what it cannot find out by itself: here the master's memory is still at hand."""
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
+    worker.drain_delay = settings.server.drain_delay
     worker.drain_seconds = settings.server.drain_seconds
 
 

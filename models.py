@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class ModelSet:
         self._backends = dict(backends)
         self._clock, self._check = clock, check
         self._stopping = threading.Event()
+        self._stop_announced = False
         self._loader: threading.Thread | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Backend]]:
@@ -60,7 +61,7 @@ class ModelSet:
 
     def states(self) -> dict[str, BackendState]:
         """Return the state of each model; never blocks."""
-        return {name: backend.state() for name, backend in self}
+        return {name: self._shown(backend.state()) for name, backend in self}
 
     @property
     def ready(self) -> bool:
@@ -97,6 +98,10 @@ class ModelSet:
         self._loader = threading.Thread(target=self._load, args=(on_failure, on_ready), name="load-models", daemon=True)
         self._loader.start()
 
+    def announce_stop(self) -> None:
+        """Call ready models draining from now on, although they still take requests: a balancer shall look elsewhere."""
+        self._stop_announced = True
+
     def drain(self) -> None:
         """Refuse new requests from now on and let the admitted ones finish; returns at once."""
         for _, backend in self:
@@ -109,6 +114,10 @@ class ModelSet:
         deadline = self._clock() + timeout
         for _, backend in self:
             backend.stop(max(0.0, deadline - self._clock()))
+
+    def _shown(self, state: BackendState) -> BackendState:
+        announced = self._stop_announced and state.status is Status.READY
+        return replace(state, status=Status.DRAINING) if announced else state
 
     def _load(self, on_failure: Callable[[StartError], None], on_ready: Callable[[], None]) -> None:
         try:

@@ -5,8 +5,9 @@ What differs from gthread, and why:
 - a connection is closed in the thread that served it: gthread lingers up to 2 s for the client's own close in the
   one thread that accepts, so a single lazy client would delay every other;
 - at SIGTERM the listening socket stays open while admitted requests finish, and newcomers hear a typed 503 instead of
-  hanging in the backlog; with a successor on the same socket it is left to that one at once. Without one, a
-  connection that comes in the last moment, between the end of the drain and the end of the process, is still reset.
+  hanging in the backlog; with a successor on the same socket it is left to that one at once. Without one, whoever has
+  connected by the end of the drain is answered, and whoever comes later is refused by the kernel, so that a proxy
+  knows that nothing was begun. Before all that, readiness can say no for a while in which requests are still taken.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -38,18 +40,21 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
     predecessors: the workers of this master that were alive at the fork; beat: called about once a second;
-    send_timeout, drain_seconds: the settings. lost: whether it ends because only a new process can help.
+    send_timeout, drain_delay, drain_seconds: the settings. lost: whether it ends because only a new process can help.
     """
 
     wsgi: Any = None
     predecessors: tuple[int, ...] = ()
     send_timeout = 30.0
+    drain_delay = 0.0
     drain_seconds = 60.0
     beat: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._drain_until: float | None = None
+        self._refuse_at = 0.0
+        self._refusing = False
         self._aborted = False
         self.lost = False
 
@@ -70,6 +75,13 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         except StartError as error:
             self.log.critical("The service cannot start: %s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def run(self) -> None:
+        """Serve; listens anew where a worker before this one has ended that."""
+        for listener in self.sockets:
+            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                listener.listen(self.cfg.backlog)
+        super().run()
 
     def accept(self, listener: Any) -> None:
         try:
@@ -113,13 +125,21 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def _begin_drain(self) -> None:
         if self._drain_until is not None:
             return
-        self._drain_until = time.monotonic() + self.drain_seconds
+        self._refuse_at = time.monotonic() + self.drain_delay
+        self._drain_until = self._refuse_at + self.drain_seconds
         if has_sibling(self.ppid):
             self.log.info("Leaving new connections to the next worker and finishing the admitted requests.")
             self.alive = False
+        elif self.drain_delay:
+            self.log.info("Readiness says that this service stops; requests are taken for %g s more.", self.drain_delay)
+            self.models.announce_stop()
         else:
-            self.log.info("Finishing the admitted requests; new ones are refused.")
-            self.models.drain()
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self.log.info("Finishing the admitted requests; new ones are refused.")
+        self.models.drain()
 
     def _give_up(self) -> None:
         """A model can only be cured by a new process: answer what is still open, and end for the supervisor."""
@@ -129,11 +149,28 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
 
     def _drain(self, until: float) -> None:
         """End when nothing is left to do; what has not finished in time is aborted and hears so."""
-        if time.monotonic() >= until and not self._aborted:
+        if not self.alive:
+            return
+        now = time.monotonic()
+        if now >= self._refuse_at and not self._refusing:
+            self._refuse()
+        if now >= until and not self._aborted:
             self._aborted = True
             self.models.stop(timeout=0.0)
-        if self._aborted or self.models.idle:
+        if self._aborted or (self._refusing and self.models.idle):
+            self._stop_listening()
             self.alive = False
+
+    def _stop_listening(self) -> None:
+        """Accept who has connected, to be answered, and have the kernel refuse who comes later."""
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            accepted = -1
+            while accepted != self.nr_conns:
+                accepted = self.nr_conns
+                self.accept(listener)
+            if not has_sibling(self.ppid):
+                listener.shutdown(socket.SHUT_RDWR)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Wait for a silent connection no longer than for a kept-alive one, once the worker stops."""

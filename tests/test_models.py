@@ -331,3 +331,12 @@ def test_deferred_backend_hands_requests_on():
     built.refusal = StartError("reached")
     with pytest.raises(StartError, match="reached"):
         backend.submit(None)
+
+
+def test_announced_stop_shows_in_the_state_while_requests_are_taken():
+    """A balancer that asks for readiness looks elsewhere; who is not ready for another reason still says that one."""
+    models = ModelSet({"avibe": ScriptedBackend("avibe"), "avision": LoadingBackend("avision")})
+    models.announce_stop()
+    assert [state.status for state in models.states().values()] == [Status.DRAINING, Status.LOADING]
+    assert not models.ready
+    assert models.get("avibe").state().status is Status.READY

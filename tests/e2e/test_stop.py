@@ -91,3 +91,59 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
     assert server.ended() == 4
     assert "A model needs a new process" in server.log()
     assert server.log().count("Booting worker") == 1
+
+
+def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
+    """DRAIN_DELAY: readiness says no at once, what comes is still answered, and only then refused."""
+    server = gunicorn(DRAIN_DELAY="2")
+    server.say("load")
+    server.say("answer")
+    server.ready()
+    server.signal(signal.SIGTERM)
+    until(lambda: not server.state()["ready"])
+    assert server.get("/work", "POST")[1]["answer"] == "done"
+    assert server.ended() == 0
+    told, refused = (server.log().index(line) for line in ("requests are taken for 2 s more", "new ones are refused"))
+    assert told < refused
+
+
+def test_nobody_who_connects_to_a_stopping_service_is_left_hanging(gunicorn):
+    """Up to its last moment a connection is answered or refused by the kernel, never accepted and reset."""
+    server = gunicorn()
+    server.say("load")
+    server.ready()
+    outcomes = []
+
+    def knock():
+        while outcomes.count(ConnectionRefusedError) < 100:
+            try:
+                outcomes.append(server.get("/work", "POST")[0])
+            except ConnectionRefusedError as error:
+                outcomes.append(type(error))
+
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGTERM)
+        until(lambda: not server.state()["ready"])
+        knockers = [pool.submit(knock) for _ in range(3)]
+        until(lambda: outcomes.count(503) > 50)
+        server.say("answer")
+        assert [knocker.result() for knocker in knockers] == [None] * 3
+        assert admitted.result()[1]["answer"] == "done"
+    assert set(outcomes) == {503, ConnectionRefusedError}
+    assert server.ended() == 0
+
+
+def test_worker_that_was_stopped_alone_is_replaced_and_serves(gunicorn):
+    """SIGTERM to the worker: its master starts another, which listens on the same address."""
+    server = gunicorn()
+    server.say("load")
+    first = server.ready()["pid"]
+    server.send(first, signal.SIGTERM)
+
+    def successor():
+        state = server.state()
+        return state and state["pid"] != first and state["ready"]
+
+    until(successor)
