@@ -1,0 +1,57 @@
+# The service as an image: `docker build -t avito-ai:cpu .`, or `--build-arg VARIANT=cuda -t avito-ai:cuda` for a GPU.
+# No weights are in it but the two small demo models; the real ones are mounted at /mnt/data/avito.
+
+# Any image that brings Python 3.11 to 3.13 with its venv module.
+ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
+ARG VARIANT=cpu
+
+FROM ${BASE} AS packages
+ARG VARIANT
+# Where torch comes from; empty: PyTorch's own index for the CPU, pip's configuration for CUDA.
+ARG TORCH_INDEX_URL=""
+WORKDIR /build
+# pip stays behind in a virtual environment of its own.
+RUN python3 -m venv /installer && python3 -m venv --without-pip /venv
+COPY requirements.txt constraints-cuda.txt ./
+RUN case "$VARIANT" in \
+        cpu) index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}" ;; \
+        cuda) index="$TORCH_INDEX_URL" ;; \
+        *) echo "VARIANT=$VARIANT: expected cpu or cuda" >&2; exit 1 ;; \
+    esac \
+    && /installer/bin/pip --python /venv/bin/python install --no-cache-dir --no-deps \
+        ${index:+--index-url "$index"} "$(grep '^torch==' requirements.txt)"
+RUN /installer/bin/pip --python /venv/bin/python install --no-cache-dir --requirement requirements.txt \
+    && /installer/bin/pip --python /venv/bin/python check \
+    && /venv/bin/python -c "import sys, torch; sys.exit(f'torch {torch.__version__} is not the build for $VARIANT' if (torch.version.cuda is None) != ('$VARIANT' == 'cpu') else 0)"
+
+FROM packages AS code
+WORKDIR /app
+COPY . .
+# The root file system is read-only at run time, so what Python would cache beside the code is made here.
+RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
+
+FROM ${BASE}
+ARG VARIANT
+ARG VERSION=unreleased
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Avito AI API" \
+    org.opencontainers.image.description="Avibe (text) and Avision (pictures) behind a web page, a JSON API and OpenAI's protocol" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avito-ai
+COPY --from=packages /venv /venv
+COPY --from=code /app /app
+WORKDIR /app
+# /tmp is the one folder that is written: a tmpfs where the root file system is read-only. The variants are named as
+# DEVICE names them: choosing the one without CUDA is asking for the CPU.
+ENV PATH=/venv/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ENVIRONMENT=production \
+    DEVICE=${VARIANT}
+USER 10001:10001
+EXPOSE 8085
+STOPSIGNAL SIGTERM
+# Healthy means that both models answer. The start period is what the real ones may take to load.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 CMD ["python", "-m", "deploy.health_check"]
+CMD ["python", "-m", "gunicorn", "-c", "gunicorn_config.py", "app_production:app"]
