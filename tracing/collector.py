@@ -27,8 +27,8 @@ log = logging.getLogger("avito_ai.tracing")
 PATH = "/v1/traces"
 QUEUE, BATCH = 4096, 512  # spans
 DELAY = 2.0  # seconds between two batches
-SEND_TIMEOUT = 5.0  # seconds for one batch, all tries together
-STOP_TIMEOUT = 3.0  # seconds that a stop waits for the last batch
+SEND_TIMEOUT = 5.0  # seconds
+STOP_PATIENCE = 3.0  # seconds
 
 
 class Reporter(SpanExporter):
@@ -56,18 +56,19 @@ class Reporter(SpanExporter):
 
 
 class CollectorTracing:
-    """Traces that go to an exporter. share: of the requests whose client has not decided whether to trace, 0 to 1."""
+    """Traces that go to an exporter. share: of the requests whose client has not decided whether to trace, 0 to 1.
 
-    def __init__(self, exporter: SpanExporter, service: str, share: float) -> None:
+    patience: seconds that a stop waits for the last batch.
+    """
+
+    def __init__(self, exporter: SpanExporter, service: str, share: float, patience: float = STOP_PATIENCE) -> None:
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
             resource=Resource.create({"service.name": service}),
             shutdown_on_exit=False,  # it would wait half a minute for a collector that hangs
         )
-        provider.add_span_processor(
-            BatchSpanProcessor(Reporter(exporter), QUEUE, DELAY * 1000, BATCH, SEND_TIMEOUT * 1000)
-        )
-        self._provider = provider
+        provider.add_span_processor(BatchSpanProcessor(Reporter(exporter), QUEUE, DELAY * 1000, BATCH))
+        self._provider, self._patience = provider, patience
         self._tracer = provider.get_tracer("avito_ai")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -83,17 +84,20 @@ class CollectorTracing:
     def stop(self) -> None:
         stopping = threading.Thread(target=self._provider.shutdown, name="tracing-stop", daemon=True)
         stopping.start()
-        stopping.join(STOP_TIMEOUT)
+        stopping.join(self._patience)
 
 
-def collector_tracing(settings: Settings) -> CollectorTracing:
-    """Return tracing to the collector that the settings name; it sends its last spans as the process ends."""
+def collector_tracing(settings: Settings, send_timeout: float = SEND_TIMEOUT) -> CollectorTracing:
+    """Return tracing to the collector that the settings name; it sends its last spans as the process ends.
+
+    send_timeout: seconds for one batch, all tries together.
+    """
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     wanted = settings.tracing
     exporter = OTLPSpanExporter(
         endpoint=f"{str(wanted.otel_exporter_otlp_endpoint).rstrip('/')}{PATH}",
         headers=dict(wanted.otel_exporter_otlp_headers or ()),
-        timeout=SEND_TIMEOUT,
+        timeout=send_timeout,
     )
     tracing = CollectorTracing(exporter, wanted.otel_service_name, wanted.otel_traces_sampler_arg)
     atexit.register(tracing.stop)

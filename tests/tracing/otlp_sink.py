@@ -21,7 +21,7 @@ class OtlpSink:
         self.address = ""
 
     def spans(self, amount):
-        """Wait for so many spans; return them by name, each a list of (resource attributes, span)."""
+        """Wait for so many spans; return them by name, each a list of (resource, span)."""
         until(lambda: len(self._all()) >= amount)
         found = {}
         for resource, span in self._all():
@@ -30,7 +30,7 @@ class OtlpSink:
 
     def _all(self):
         return [
-            (attributes(resource.resource), span)
+            (resource.resource, span)
             for request in list(self.requests)
             for resource in request.resource_spans
             for scope in resource.scope_spans

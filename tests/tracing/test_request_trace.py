@@ -24,6 +24,7 @@ CHAT = "/v1/chat/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ASKED = {"prompt": SECRET, "max_tokens": 5, "temperature": 0.25}
 MESSAGES = [{"role": "user", "content": SECRET}]
+STREAMED = {"model": "avibe", "messages": MESSAGES, "stream": True}
 
 
 def seconds(span):
@@ -123,7 +124,7 @@ def test_the_client_decides_first_and_then_the_share(settings, models, machine, 
 def test_a_stream_is_traced_to_its_end(client, traced, avibe):
     """The span of a stream ends with the stream, not with its headers, and knows the first chunk's time."""
     avibe.hold = True
-    response = client.post(GENERATE, json=ASKED | {"stream": True}, buffered=False)
+    response = client.post(CHAT, json=STREAMED, buffered=False)
     assert traced.spans() == []
     avibe.finish(avibe.only.request_id)
     assert b"An answer." in response.data
@@ -138,7 +139,7 @@ def test_a_stream_is_traced_to_its_end(client, traced, avibe):
 def test_a_stream_that_fails_says_so_in_its_span(client, traced, avibe):
     """An error after the headers is in the span, though the status of the response was 200."""
     avibe.hold = True
-    response = client.post(GENERATE, json=ASKED | {"stream": True}, buffered=False)
+    response = client.post(CHAT, json=STREAMED, buffered=False)
     avibe.fail(avibe.only.request_id, ModelError("The model failed."))
     assert b"model_error" in response.data
     response.close()
@@ -151,7 +152,7 @@ def test_a_stream_that_fails_says_so_in_its_span(client, traced, avibe):
 def test_a_client_that_leaves_a_stream_is_an_abort(client, traced, avibe):
     """A stream that nobody reads to its end is marked as aborted, and is no error of the service."""
     avibe.hold = True
-    response = client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "stream": True}, buffered=False)
+    response = client.post(CHAT, json=STREAMED, buffered=False)
     next(iter(response.response))
     response.close()
     span = traced.only("chat avibe")
@@ -195,7 +196,7 @@ def test_a_batch_is_one_trace(client, traced):
 
 
 def test_refusals_are_traced_without_a_model_s_parts(client, traced, avibe):
-    """A refused request is one span: with the error's code, and an error's status only where the service is to blame."""
+    """A refused request is one span: with the error's code, and its status only where the service is to blame."""
     client.post(GENERATE, json={"prompt": ""})
     assert traced.only("chat").attributes["error.type"] == "validation_error"
     assert traced.only("chat").status.status_code is StatusCode.UNSET

@@ -1,0 +1,201 @@
+"""Sending to a collector: a real one over HTTP, one that is away, one that hangs; and the settings that name it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from app_production import create_app
+from config import SettingsError, TracingSettings, load_settings
+from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
+from tests.tracing.otlp_sink import attributes, otlp_sink
+from tracing import collector
+
+ROOT = Path(__file__).parents[2]
+GENERATE = "/api/v1/text/generate"
+NO_LIMITS = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+
+
+class Unreliable(SpanExporter):
+    """Fails while it is told to, by its result or by raising."""
+
+    def __init__(self):
+        self.results = []
+
+    def export(self, spans):
+        result = self.results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def shutdown(self):
+        pass
+
+
+@pytest.fixture
+def sink():
+    with otlp_sink() as sink:
+        yield sink
+
+
+def application(models, machine, **tracing):
+    settings = load_settings(NO_LIMITS | tracing, None)
+    app = create_app(settings, models, machine)
+    return app.test_client(), app.extensions["tracing"]
+
+
+def ask(client):
+    return client.post(GENERATE, json={"prompt": "Hello", "max_tokens": 3}).status_code
+
+
+def test_spans_reach_a_collector_over_http(models, machine, sink):
+    """A collector at the endpoint gets the spans as protobuf, with the service's name and the headers that it wants."""
+    client, tracing = application(
+        models,
+        machine,
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"{sink.address}/",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20word,x-tenant=7",
+        OTEL_SERVICE_NAME="ours",
+    )
+    assert ask(client) == 200
+    tracing.stop()
+    spans = sink.spans(4)
+    assert set(spans) == {"chat avibe", "queue", "prefill", "decode"}
+    ((resource, span),) = spans["chat avibe"]
+    assert attributes(resource)["service.name"] == "ours"
+    assert attributes(span)["gen_ai.usage.output_tokens"] == 5
+    assert sink.paths == ["/v1/traces"]
+    assert (sink.headers[0]["authorization"], sink.headers[0]["x-tenant"]) == ("Bearer word", "7")
+
+
+def test_a_collector_that_is_away_costs_one_log_line(settings, models, machine, caplog):
+    """Requests are answered as ever, the traces are lost, and one line says so, whatever the library has to say."""
+    settings = replace(settings, tracing=TracingSettings(f"http://127.0.0.1:{free_port()}"))
+    tracing = collector.collector_tracing(settings, send_timeout=0.2)
+    client = create_app(settings, models, machine, tracing).test_client()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert ask(client) == 200
+            tracing.flush()
+    tracing.stop()
+    foreign = [record for record in caplog.records if not record.name.startswith("avito_ai.")]
+    lines = [record.message for record in caplog.records if record.name == "avito_ai.tracing"]
+    assert lines == ["The collector of traces does not take them: traces are lost until it does."]
+    assert foreign == []
+
+
+def test_a_collector_that_refuses_costs_one_log_line_and_its_return_another(caplog):
+    """However it fails and however often; whatever the library raises ends no thread."""
+    unreliable = Unreliable()
+    reporter = collector.Reporter(unreliable)
+    good, bad = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
+    unreliable.results = [good, bad, ValueError("of a library"), bad, good, good]
+    with caplog.at_level(logging.INFO):
+        results = [reporter.export([]) for _ in range(6)]
+    assert results == [good, bad, bad, bad, good, good]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, models, machine, sink):
+    """While the sender waits for an answer, requests are as fast as ever; a stop waits no longer than it says."""
+    sink.hold = threading.Event()
+    exporter = OTLPSpanExporter(endpoint=sink.address, timeout=collector.SEND_TIMEOUT)
+    tracing = collector.CollectorTracing(exporter, "avito-ai", 1.0, patience=0.2)
+    client = create_app(settings, models, machine, tracing).test_client()
+    assert ask(client) == 200
+    sender = threading.Thread(target=tracing.flush, daemon=True)
+    sender.start()
+    began = time.monotonic()
+    assert [ask(client) for _ in range(20)] == [200] * 20
+    tracing.stop()
+    assert time.monotonic() - began < collector.SEND_TIMEOUT / 2
+    sink.hold.set()
+    sender.join(20)
+    assert not sender.is_alive()
+
+
+def test_more_spans_than_the_queue_holds_are_dropped(models, machine, sink):
+    """The queue is bounded: what does not fit is lost, and no request waits or fails for it."""
+    sink.hold = threading.Event()
+    client, tracing = application(models, machine, OTEL_EXPORTER_OTLP_ENDPOINT=sink.address)
+    for number in range(collector.QUEUE + 2 * collector.BATCH):
+        trace = tracing.begin("POST", GENERATE, {}, str(number), time.monotonic())
+        trace.responded(200, False)
+    assert ask(client) == 200
+    sink.hold.set()
+    tracing.stop()
+    sent = {attributes(span)["avito_ai.request_id"] for _, span in sink.spans(1)["chat"]}
+    assert 0 < len(sent) < collector.QUEUE + 2 * collector.BATCH
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "ftp://collector", "http://", "http://a b", "http://c:99999"])
+def test_an_endpoint_that_is_none_stops_the_start(endpoint):
+    """A mistake in the address is told at start, not lost in a log."""
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_ENDPOINT="):
+        load_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, None)
+
+
+@pytest.mark.parametrize("headers", ["authorization", "a b=c", "=c", "a=%0A", ","])
+def test_headers_that_are_none_stop_the_start_and_are_not_shown(headers):
+    """What was written may be a secret, also where it is wrong."""
+    with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_HEADERS=") as raised:
+        load_settings({"OTEL_EXPORTER_OTLP_HEADERS": headers}, None)
+    assert f"'{headers}'" not in str(raised.value)
+    shown = repr(load_settings({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20word"}, None).tracing)
+    assert "word" not in shown
+
+
+def test_a_service_name_is_a_word():
+    """Names with blanks would be split by whoever reads them."""
+    with pytest.raises(SettingsError, match="OTEL_SERVICE_NAME="):
+        load_settings({"OTEL_SERVICE_NAME": "our service"}, None)
+
+
+def test_off_imports_nothing():
+    """A service without a collector does not even load OpenTelemetry."""
+    script = (
+        "import sys\n"
+        "from app_production import create_app\n"
+        "from config import load_settings\n"
+        "from tests.fakes import scripted_models\n"
+        "app = create_app(load_settings({}, None), scripted_models())\n"
+        f"assert app.test_client().post({GENERATE!r}, json={{'prompt': 'x'}}).status_code == 200\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'opentelemetry', 'requests', 'google'}))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip().splitlines()[-1] == "[]"
+
+
+def test_a_worker_of_gunicorn_sends_its_spans_and_the_last_ones_as_it_ends(tmp_path, sink):
+    """The sender lives in the worker, after the fork; SIGTERM sends what had not been sent."""
+    settings = NO_LIMITS | {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.address}
+    with GunicornProcess(tmp_path, app="tests.e2e.answering_app:app", **settings) as service:
+        body = b'{"prompt": "Hello"}'
+        request = (
+            f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        until(lambda: answers(service))
+        with service.connect(request + body) as connection:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+        service.signal(signal.SIGTERM)
+        assert service.ended() == 0
+    assert len(sink.spans(4)["chat avibe"]) == 1
+
+
+def answers(service):
+    """Return whether it answers."""
+    try:
+        return service.get("/api/health/live", timeout=2)[0] == 200
+    except OSError:
+        return False
