@@ -16,6 +16,30 @@ cd "$ROOT"
 . deploy/lib/system_packages.sh
 # shellcheck source=deploy/lib/serve.sh
 . deploy/lib/serve.sh
+# shellcheck source=deploy/lib/places.sh
+. deploy/lib/places.sh
+# shellcheck source=deploy/lib/account.sh
+. deploy/lib/account.sh
+# shellcheck source=deploy/lib/machine.sh
+. deploy/lib/machine.sh
+# shellcheck source=deploy/lib/release.sh
+. deploy/lib/release.sh
+# shellcheck source=deploy/lib/unit.sh
+. deploy/lib/unit.sh
+# shellcheck source=deploy/lib/switch.sh
+. deploy/lib/switch.sh
+# shellcheck source=deploy/lib/proxy.sh
+. deploy/lib/proxy.sh
+# shellcheck source=deploy/lib/firewall.sh
+. deploy/lib/firewall.sh
+# shellcheck source=deploy/lib/plan.sh
+. deploy/lib/plan.sh
+# shellcheck source=deploy/lib/production.sh
+. deploy/lib/production.sh
+# shellcheck source=deploy/lib/status.sh
+. deploy/lib/status.sh
+# shellcheck source=deploy/lib/update.sh
+. deploy/lib/update.sh
 
 usage() {
     cat <<'TEXT'
@@ -24,13 +48,27 @@ Usage: ./deploy.sh COMMAND
   development        set up what is missing and serve at http://127.0.0.1:8085 until Ctrl+C
   test [--yes] [...] the same set-up, then all tests; --yes installs missing system packages without asking,
                      anything else is given to pytest (and then coverage is not measured)
+  production [options] [NAME=VALUE ...]
+                     install this tree as the next release of the systemd service, and go back to the one before
+                     where it does not serve; NAME=VALUE writes a setting into /etc/avito-ai/.env
+      --dry-run                  say what would be done, and change nothing
+      --domain NAME              put nginx with TLS in front, by Let's Encrypt (--email ADDRESS is told of trouble)
+      --certificate FILE --certificate-key FILE
+                                 with --domain: a certificate of your own
+      --firewall                 apply the firewall rules that are otherwise only shown
+  status             what runs, and whether it is ready
+  rollback [RELEASE] back to the release before, or to the one that is named
+  update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its address) and install it;
+                     --sha256 SUM holds a tarball to its sum
+  uninstall [--purge] [--yes]
+                     remove the service; --purge takes settings, state and logs too
   help               this text
 
 Environment:
   PYTHON             the Python to use, 3.11 to 3.13 (default: the newest of these that works)
   TORCH_INDEX_URL    the package index that torch comes from (default without an NVIDIA GPU on Linux:
                      https://download.pytorch.org/whl/cpu; otherwise pip's own configuration)
-  HOST, PORT         where to serve; every setting of the service may be given like this (see .env.example)
+  HOST, PORT         where development serves; it takes every setting of the service like this (see .env.example)
 TEXT
 }
 
@@ -68,7 +106,11 @@ run_tests() {
 case "${1:-help}" in
     development) shift && development "$@" ;;
     test) shift && run_tests "$@" ;;
-    production) die "'./deploy.sh production' is not available yet." ;;
+    production) shift && production "$@" ;;
+    status) shift && status "$@" ;;
+    rollback) shift && rollback "$@" ;;
+    update) shift && update "$@" ;;
+    uninstall) shift && uninstall "$@" ;;
     help | -h | --help) usage ;;
     *)
         usage >&2

@@ -1,6 +1,7 @@
 """Answers deploy.sh's questions about addresses, with the standard library alone: it runs before anything is installed.
 
-probe.py port HOST PORT ROOT       who has the port: one line, `free`, `ours URL` or `taken SENTENCE`
+probe.py port HOST PORT ROOT [COMMAND]  who has the port: one line, `free`, `ours URL` or `taken SENTENCE`;
+                                   COMMAND: what the sentence says to run with another port
 probe.py reachable URL             exit status 0 if the URL answers within a few seconds
 probe.py announce PID HOST PORT    while process PID lives: print the load's progress, then the address
 """
@@ -27,6 +28,7 @@ POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
 GIB = 1024**3
 OUR_NAME = "Avito AI API"
+DEVELOPMENT = "./deploy.sh development"
 
 
 class Holder(NamedTuple):
@@ -37,21 +39,21 @@ class Holder(NamedTuple):
     folder: str
 
 
-def describe_port(host: str, port: str, root: str) -> str:
+def describe_port(host: str, port: str, root: str, command: str = DEVELOPMENT) -> str:
     """Return `free`, `ours URL` or `taken SENTENCE`; a port that is no number is left to the settings to refuse."""
     if not port.isdigit() or int(port) > 65535:
         return "free"
     reason = bind_error(host, int(port))
-    return "free" if reason is None else describe_refusal(reason, host, port, root)
+    return "free" if reason is None else describe_refusal(reason, host, port, root, command)
 
 
-def describe_refusal(reason: int, host: str, port: str, root: str) -> str:
+def describe_refusal(reason: int, host: str, port: str, root: str, command: str = DEVELOPMENT) -> str:
     """Return `ours URL` or `taken SENTENCE` for an address that could not be bound; reason: an errno."""
     if reason == errno.EACCES:
-        return f"taken Port {port} needs root. Choose another: PORT=8085 ./deploy.sh development"
+        return f"taken Port {port} needs root. Choose another: {with_port(command, 8085)}"
     if reason != errno.EADDRINUSE:
         return f"taken HOST={host} is no address of this machine: {os.strerror(reason)}."
-    return describe_taken(address(host, port), port, find_holder(int(port)), root)
+    return describe_taken(address(host, port), port, find_holder(int(port)), root, command)
 
 
 def bind_error(host: str, port: int) -> int | None:
@@ -69,7 +71,7 @@ def bind_error(host: str, port: int) -> int | None:
     return None
 
 
-def describe_taken(url: str, port: str, holder: Holder | None, root: str) -> str:
+def describe_taken(url: str, port: str, holder: Holder | None, root: str, command: str = DEVELOPMENT) -> str:
     """Return `ours URL` where the service of `root` answers there, else `taken` with who has the port."""
     answers = fetch_json(f"{url}/api/health/live")[1].get("status") == "alive"
     if answers and holder and os.path.realpath(holder.folder) == os.path.realpath(root):
@@ -77,7 +79,12 @@ def describe_taken(url: str, port: str, holder: Holder | None, root: str) -> str
     who = f"{holder.name} (process {holder.pid})" if holder else "a process of another user"
     if answers:
         who = f"another copy of {OUR_NAME}, {who}" + (f" in {holder.folder}" if holder and holder.folder else "")
-    return f"taken Port {port} is held by {who}. Choose another: PORT={free_port(int(port))} ./deploy.sh development"
+    return f"taken Port {port} is held by {who}. Choose another: {with_port(command, free_port(int(port)))}"
+
+
+def with_port(command: str, port: int) -> str:
+    """Return the command with another port: in production a word of its own, which goes into the settings file."""
+    return f"PORT={port} {command}" if command == DEVELOPMENT else f"{command} PORT={port}"
 
 
 def free_port(taken: int) -> int:
@@ -205,8 +212,8 @@ def alive(pid: int) -> bool:
 def main(arguments: list[str]) -> int:
     """Answer one question; the exit status is 0 unless the answer is no."""
     match arguments:
-        case ["port", host, port, root]:
-            print(describe_port(host, port, root))
+        case ["port", host, port, root, *command] if len(command) <= 1:
+            print(describe_port(host, port, root, *command))
         case ["reachable", url]:
             return 0 if reachable(url) else 1
         case ["announce", pid, host, port]:

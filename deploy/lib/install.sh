@@ -27,7 +27,7 @@ install_packages() {
     if [ "$file" != requirements.txt ]; then fingerprint "$file" >".venv/$file.installed"; fi
 }
 
-pip_install() { "$VENV_PYTHON" -m pip install --disable-pip-version-check "$@"; }
+pip_install() { recorded "$VENV_PYTHON" -m pip install --disable-pip-version-check "$@"; }
 
 # True where the last install of this very file came to its end and the packages are still there.
 packages_current() {
@@ -38,8 +38,9 @@ from importlib.util import find_spec
 sys.exit(not all(map(find_spec, sys.argv[1:])))' torch transformers flask gunicorn dotenv
 }
 
+# $1: the file of packages; $2: a Python to compute with.
 fingerprint() {
-    "$VENV_PYTHON" -c 'import hashlib, sys
+    "${2:-$VENV_PYTHON}" -c 'import hashlib, sys
 print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())' \
         "$1" requirements.txt constraints-cuda.txt
 }

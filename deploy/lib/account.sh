@@ -1,0 +1,119 @@
+# shellcheck shell=bash
+# The service's user and folders, and its settings file /etc/avito-ai/.env, which every release sees as its own.
+
+# The settings as they were before this run changed them; empty: it did not.
+SETTINGS_BEFORE=""
+
+ensure_account() {
+    if id -u "$SERVICE_USER" >/dev/null 2>&1; then return; fi
+    useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER" ||
+        die "The user $SERVICE_USER could not be made; the reason stands above."
+    say "Made the system user $SERVICE_USER, which nobody can log in as."
+}
+
+ensure_folders() {
+    mkdir -p "$RELEASES" "$MEMORY" "$UNIT_DIR"
+    chmod 755 "$PREFIX" "$RELEASES"
+    owned_folder 750 "root:$SERVICE_USER" "$CONFIG_DIR"
+    owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"
+    owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$LOG_DIR"
+}
+
+owned_folder() {
+    mkdir -p "$3"
+    chmod "$1" "$3"
+    chown "$2" "$3"
+}
+
+# Makes the settings file where there is none, and takes the NAME=VALUE words of the command line into it.
+ensure_settings() {
+    if [ ! -e "$SETTINGS_FILE" ]; then
+        first_settings | write_settings
+    fi
+    SETTINGS_BEFORE="$MEMORY/settings-before"
+    (umask 077 && cp "$SETTINGS_FILE" "$SETTINGS_BEFORE")
+    refuse_other_environment
+    put_setting ENVIRONMENT=production
+    local word
+    for word in "$@"; do put_setting "$word"; done
+    chmod 640 "$SETTINGS_FILE"
+    chown "root:$SERVICE_USER" "$SETTINGS_FILE"
+}
+
+# Prints the first settings: those of the checkout, else the example. News goes to stderr.
+first_settings() {
+    local wanted
+    if [ -f "$ROOT/.env" ]; then
+        say "Taking the settings of $ROOT/.env to $SETTINGS_FILE." >&2
+        cat "$ROOT/.env"
+        return
+    fi
+    say "Writing $SETTINGS_FILE from .env.example; the settings can be changed there." >&2
+    wanted="$(sed -n 's/^CUDA_VISIBLE_DEVICES=//p' "$ROOT/.env.example")"
+    if [ -z "$wanted" ] || gpu_exists "$wanted"; then
+        cat "$ROOT/.env.example"
+    else
+        grep -v '^CUDA_VISIBLE_DEVICES=' "$ROOT/.env.example"
+    fi
+}
+
+# Replaces the settings file by what comes in, in one step.
+write_settings() {
+    (umask 027 && cat >"$SETTINGS_FILE.new")
+    chown "root:$SERVICE_USER" "$SETTINGS_FILE.new"
+    chmod 640 "$SETTINGS_FILE.new"
+    mv "$SETTINGS_FILE.new" "$SETTINGS_FILE"
+}
+
+refuse_other_environment() {
+    local said
+    said="$(file_setting ENVIRONMENT production | tr '[:upper:]' '[:lower:]')"
+    [ "$said" = production ] ||
+        die "$SETTINGS_FILE says ENVIRONMENT=$said, and this is production: take that line out, or set ENVIRONMENT=production."
+}
+
+# $1: NAME=VALUE. The line takes the place of an earlier one, else of the commented one, else it is added.
+put_setting() {
+    local name="${1%%=*}"
+    [ "$(file_setting "$name" "")" != "${1#*=}" ] || return 0
+    LINE="$1" awk -v name="$name" '
+        { lines[NR] = $0 }
+        index($0, name "=") == 1 { at = NR; set = 1 }
+        !set && index($0, "#" name "=") == 1 { at = NR }
+        END {
+            for (i = 1; i <= NR; i++) if (i == at) print ENVIRON["LINE"]; else if (index(lines[i], name "=") != 1) print lines[i]
+            if (!at) print ENVIRON["LINE"]
+        }' "$SETTINGS_FILE" | write_settings
+    note "$name is set in $SETTINGS_FILE."
+}
+
+# Prints what the settings file says, whatever the environment of this run has: $1 the name, $2 the default.
+file_setting() {
+    local value=""
+    if [ -f "$SETTINGS_FILE" ]; then
+        value="$(sed -n "s/^$1=//p" "$SETTINGS_FILE" | tail -n 1 | sed -e 's/[[:space:]]*$//' -e "s/^[\"']\(.*\)[\"']\$/\1/")"
+    fi
+    echo "${value:-$2}"
+}
+
+# The words of the command line that are settings have names that the service knows.
+check_setting_word() {
+    grep -Eq "^#?${1%%=*}=" "$ROOT/.env.example" || die "'${1%%=*}' is no setting of the service; .env.example has them all."
+}
+
+# A setting in this run's environment counts for ./deploy.sh development alone; saying nothing would be a trap.
+warn_of_environment() {
+    local name
+    while IFS= read -r name; do
+        [ -z "${!name:-}" ] || [ "${!name}" = "$(file_setting "$name" "")" ] ||
+            warn "$name is set in the environment and has no effect here; ./deploy.sh production $name=... writes it into $SETTINGS_FILE."
+    done < <(sed -n 's/^#\{0,1\}\([A-Z][A-Z_]*\)=.*/\1/p' "$ROOT/.env.example")
+}
+
+restore_settings() {
+    [ -n "$SETTINGS_BEFORE" ] && [ -f "$SETTINGS_BEFORE" ] || return 0
+    cmp -s "$SETTINGS_BEFORE" "$SETTINGS_FILE" || {
+        write_settings <"$SETTINGS_BEFORE"
+        say "The settings are again as they were before."
+    }
+}

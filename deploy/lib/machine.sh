@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# What a production run asks of the machine before it downloads or changes anything.
+
+# What the service needs of Debian and Ubuntu, beside what each of them has. Prints the packages that are missing.
+missing_system_packages() {
+    local python
+    python="$(production_python)"
+    if [ -z "$python" ] || ! makes_venvs "$python"; then printf '%s\n' python3 python3-venv; fi
+    has curl || echo curl
+    if [ -n "$DOMAIN" ]; then
+        has nginx || [ -x /usr/sbin/nginx ] || echo nginx
+        has openssl || echo openssl
+        [ -n "$CERTIFICATE" ] || has certbot || echo certbot
+    fi
+    if [ "$FIREWALL" = yes ]; then has ufw || [ -x /usr/sbin/ufw ] || echo ufw; fi
+}
+
+# Prints a Python that the service's user can run as well; one in a home folder is not.
+production_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+        if supported_python "$candidate" && ! in_a_home "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+in_a_home() {
+    case "$("$1" -c 'import os, sys; print(os.path.realpath(sys.executable))')" in
+        /home/* | /root/*) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+install_missing_packages() {
+    local missing
+    missing="$(missing_system_packages | tr '\n' ' ')"
+    [ -n "$missing" ] || return 0
+    say "Installing the system packages: $missing"
+    # shellcheck disable=SC2086  # one word for each package
+    apt_get install --yes --no-install-recommends $missing ||
+        { apt_get update --quiet && apt_get install --yes --no-install-recommends $missing; } ||
+        die "apt could not install $missing; its reason stands above."
+}
+
+apt_get() { recorded env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C apt-get -o DPkg::Lock::Timeout=120 "$@"; }
+
+find_production_python() {
+    local found
+    found="$(production_python)"
+    if [ -n "$found" ]; then
+        PYTHON="$found"
+        return
+    fi
+    [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.13, or lies in a home folder, where the service may not look."
+    die "Python 3.11, 3.12 or 3.13 is needed outside of home folders, and none was found. $(python_remedy)"
+}
+
+# A look before gigabytes are downloaded; the release's own check in the unit's sandbox goes deeper.
+check_gpu() {
+    local wanted
+    wanted="$(wanted_setting DEVICE auto)"
+    if [ "$wanted" = cpu ]; then
+        say "DEVICE=cpu: the models run on the processor."
+    elif [ "$(gpu_count)" -gt 0 ]; then
+        say "GPU: $(nvidia-smi -L | head -n 1 | cut -d '(' -f 1)with driver $(driver_version), $(gpu_count) in all."
+        check_gpu_choice
+    elif has nvidia-smi; then
+        die "nvidia-smi lists no GPU: $(nvidia-smi 2>&1 | head -n 1). Mend the driver (often a reboot after its update), or set DEVICE=cpu."
+    elif nvidia_card_present; then
+        die "There is an NVIDIA card and no driver. Install one (on Ubuntu: ubuntu-drivers install; on Debian: nvidia-driver from non-free), or set DEVICE=cpu."
+    else
+        die "This machine has no NVIDIA GPU. To run on the processor say so: ./deploy.sh production DEVICE=cpu"
+    fi
+}
+
+driver_version() { nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1; }
+
+nvidia_card_present() { grep -qsi '^0x10de' "$SYSTEM_ROOT"/sys/bus/pci/devices/*/vendor; }
+
+check_gpu_choice() {
+    local wanted
+    wanted="$(wanted_setting CUDA_VISIBLE_DEVICES "")"
+    if [ -n "$wanted" ] && ! gpu_exists "$wanted"; then
+        die "CUDA_VISIBLE_DEVICES=$wanted names a GPU that is not here; nvidia-smi -L lists those that are."
+    fi
+}
+
+check_model_folders() {
+    local name folder
+    for name in VIBE_MODEL_DIR VIBE_TOKENIZER_DIR VISION_MODEL_DIR; do
+        folder="$(wanted_setting "$name" "$(default_of "$name")")"
+        case "$name:$(wanted_setting VIBE_MODEL_DIR "")" in VIBE_TOKENIZER_DIR:demo) continue ;; esac
+        [ "$folder" = demo ] || [ -d "$folder" ] ||
+            die "$name=$folder: there is no such folder. Name the right one (./deploy.sh production $name=/folder), or ask for the demo: $name=demo"
+    done
+}
+
+# The setting as it will be: from the command line, else from the file, else from what the file will be made of.
+wanted_setting() {
+    local word value=""
+    for word in ${GIVEN[@]+"${GIVEN[@]}"}; do
+        if [ "${word%%=*}" = "$1" ]; then value="${word#*=}"; fi
+    done
+    if [ -z "$value" ] && [ ! -e "$SETTINGS_FILE" ] && [ -f "$ROOT/.env" ]; then
+        value="$(SETTINGS_FILE="$ROOT/.env" && file_setting "$1" "")"
+    fi
+    if [ -z "$value" ]; then value="$(file_setting "$1" "$2")"; fi
+    echo "$value"
+}
+
+default_of() { sed -n "s/^#\{0,1\}$1=//p" "$ROOT/.env.example" | head -n 1; }
+
+# The port is ours where the running service listens there; otherwise nobody may.
+check_production_port() {
+    local host port pid answer
+    host="$(wanted_setting HOST 0.0.0.0)" port="$(wanted_setting PORT 8085)"
+    pid="$(main_pid)"
+    if [ "$pid" -gt 0 ] && "$PYTHON" -m deploy.service listens "$pid" 2>/dev/null | grep -q " $port\$"; then return; fi
+    answer="$("$PYTHON" "$ROOT/deploy/probe.py" port "$host" "$port" "$PREFIX" "./deploy.sh production")" ||
+        die "The port could not be checked."
+    case "$answer" in
+        free*) ;;
+        ours*) die "Port $port is held by another copy of the service at ${answer#ours }." ;;
+        *) die "${answer#* }" ;;
+    esac
+}

@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# `deploy.sh production --dry-run`: the same checks, and what would be done, with nothing changed.
+
+print_plan() {
+    local missing
+    say "Nothing is changed; this is what ./deploy.sh production would do."
+    warn_of_environment
+    missing="$(missing_system_packages | tr '\n' ' ')"
+    plan_line "$missing" "install the system packages: $missing" "have all system packages"
+    PYTHON="$(production_python)"
+    check_gpu
+    check_model_folders
+    [ -z "$PYTHON" ] || check_production_port
+    refuse_other_environment
+    plan_account
+    plan_release
+    plan_switch
+    plan_proxy
+    show_firewall
+}
+
+# $1: empty where nothing is to be done, then $3 is said, else $2.
+plan_line() {
+    if [ -n "$1" ]; then say "would $2"; else say "would $3: nothing to do"; fi
+}
+
+plan_account() {
+    if id -u "$SERVICE_USER" >/dev/null 2>&1; then
+        say "would keep the user $SERVICE_USER"
+    else
+        say "would make the system user $SERVICE_USER"
+    fi
+    if [ -e "$SETTINGS_FILE" ]; then
+        say "would keep the settings in $SETTINGS_FILE${GIVEN[*]+, and set: $(said_options "${GIVEN[@]}")}"
+    else
+        say "would write $SETTINGS_FILE from $([ -f "$ROOT/.env" ] && echo "$ROOT/.env" || echo .env.example)${GIVEN[*]+, and set: $(said_options "${GIVEN[@]}")}"
+    fi
+}
+
+plan_release() {
+    choose_release
+    if release_complete; then
+        say "would use the release ${RELEASE##*/}, which is of this very tree"
+    else
+        say "would copy $ROOT to $RELEASES/(date)-${RELEASE##*-}, install its packages and run its smoke tests"
+    fi
+    say "would check settings, model folders and GPU as $SERVICE_USER in the sandbox of $UNIT"
+}
+
+plan_switch() {
+    if release_complete && already_serves "$RELEASE" && [ ${#GIVEN[@]} -eq 0 ]; then
+        say "would leave the service alone: it serves this release with these settings"
+    elif [ "$(service_state)" = active ]; then
+        say "would hand over from $(current_release | sed 's#.*/##') without a pause, or go back to it"
+    else
+        say "would install and start $UNIT and $HEALTH_TIMER, and enable them at boot"
+    fi
+    say "would ask for readiness and one answer of each model"
+}
+
+plan_proxy() {
+    if [ -z "$DOMAIN" ]; then
+        say "would touch no proxy (--domain NAME sets up nginx)"
+        return
+    fi
+    say "would set HOST=127.0.0.1 and TRUSTED_PROXIES=1, and put nginx in front at https://$DOMAIN"
+    if [ -n "$CERTIFICATE" ]; then
+        say "would use the certificate $CERTIFICATE"
+    else
+        say "would ask Let's Encrypt for a certificate with certbot"
+    fi
+}

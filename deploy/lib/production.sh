@@ -1,0 +1,125 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034,SC2153  # options and places are shared with the other parts
+# `deploy.sh production`: from a bare server to a running service, and from one release to the next.
+
+DRY_RUN=no
+DOMAIN="" CERTIFICATE="" CERTIFICATE_KEY="" EMAIL="" FIREWALL=no
+GIVEN=()
+
+production() {
+    local began
+    began="$(date +%s)"
+    read_production_options "$@"
+    check_system
+    if [ "$DRY_RUN" = yes ]; then
+        print_plan
+        return
+    fi
+    need_root production
+    umask 022
+    ENV_FILE_PATH="$SETTINGS_FILE"
+    open_log production "$(said_options "$@")"
+    take_lock
+    guard_run
+    prepare
+    install_release
+    switch_to "$RELEASE"
+    finish
+    say "Ready after $(($(date +%s) - began)) s: $(service_address). The log of this run is $DEPLOY_LOG."
+}
+
+read_production_options() {
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --dry-run) DRY_RUN=yes ;;
+            --firewall) FIREWALL=yes ;;
+            --domain | --certificate | --certificate-key | --email) read_option "$@" && shift ;;
+            [A-Z]*=*) check_setting_word "$1" && GIVEN+=("$1") ;;
+            *) die "'production' does not know '$1'; ./deploy.sh help lists what it does." ;;
+        esac
+        shift
+    done
+    check_proxy_options
+}
+
+read_option() {
+    [ -n "${2:-}" ] || die "$1 needs a value."
+    case "$1" in
+        --domain) DOMAIN="$2" ;;
+        --certificate) CERTIFICATE="$2" ;;
+        --certificate-key) CERTIFICATE_KEY="$2" ;;
+        --email) EMAIL="$2" ;;
+    esac
+}
+
+# The command line as the log keeps it: a value may be a secret.
+said_options() {
+    local word
+    for word in "$@"; do
+        case "$word" in
+            [A-Z]*=*) printf '%s=... ' "${word%%=*}" ;;
+            *) printf '%s ' "$word" ;;
+        esac
+    done
+}
+
+# Everything that is cheap to know is checked before anything is downloaded.
+prepare() {
+    warn_of_environment
+    install_missing_packages
+    find_production_python
+    check_gpu
+    check_model_folders
+    if [ -n "$DOMAIN" ]; then GIVEN+=(HOST=127.0.0.1 TRUSTED_PROXIES=1); fi
+    check_production_port
+    ensure_account
+    ensure_folders
+    ensure_settings ${GIVEN[@]+"${GIVEN[@]}"}
+}
+
+install_release() {
+    choose_release
+    if release_complete; then
+        say "The release ${RELEASE##*/} of this very tree is there and has passed its smoke tests."
+    else
+        make_release
+    fi
+    cd "$ROOT" || exit
+    check_release_settings
+    if ! already_serves "$RELEASE"; then check_in_sandbox; fi
+    if [ -n "$DOMAIN" ]; then prepare_proxy; fi
+}
+
+# The settings as the release's own code reads them, with nothing of this run's environment.
+check_release_settings() {
+    local report
+    report="$(cd "$RELEASE" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$SETTINGS_FILE" .venv/bin/python config.py 2>&1 >/dev/null)" || {
+        printf '%s\n' "$report" >&2
+        note "$report"
+        die "The settings above must be mended first, in $SETTINGS_FILE."
+    }
+    [ -z "$report" ] || warn "$report"
+}
+
+finish() {
+    install_logrotate "$RELEASE"
+    systemctl enable --quiet "$UNIT"
+    if [ -f "$UNIT_DIR/$HEALTH_TIMER" ]; then systemctl enable --quiet --now "$HEALTH_TIMER"; fi
+    if [ -n "$DOMAIN" ]; then finish_proxy; fi
+    show_firewall
+    prune_releases
+}
+
+install_logrotate() {
+    [ -f "$1/deploy/logrotate/avito-ai" ] || return 0
+    mkdir -p "$LOGROTATE_DIR"
+    cmp -s "$1/deploy/logrotate/avito-ai" "$LOGROTATE_DIR/avito-ai" || cp "$1/deploy/logrotate/avito-ai" "$LOGROTATE_DIR/avito-ai"
+}
+
+service_address() {
+    if [ -n "$DOMAIN" ]; then
+        echo "https://$DOMAIN"
+    else
+        "$PYTHON" -m deploy.service url "$(main_pid)"
+    fi
+}

@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2153,SC2034  # RELEASES and UNIT are places; RELEASE is read by the other parts
+# `deploy.sh status`, `rollback` and `uninstall`: what runs, back to what ran, and away with it.
+
+# Exit status 0 while the service is ready, 3 while it is not (as systemctl has it), 4 where it is not installed.
+status() {
+    [ $# -eq 0 ] || die "'status' takes no arguments, and '$1' was given."
+    if [ ! -L "$CURRENT" ]; then
+        say "Avito AI API is not installed here; ./deploy.sh production installs it."
+        exit 4
+    fi
+    find_production_python
+    say "service    $(service_state), since $(systemctl show --property ActiveEnterTimestamp --value "$UNIT")"
+    say "release    $(current_release | sed 's#.*/##')$(serves_another)"
+    say "before it  $(previous_release | sed 's#.*/##')"
+    say "settings   $SETTINGS_FILE$(settings_pending)"
+    say "health     $(systemctl is-active "$HEALTH_TIMER" 2>/dev/null || true) ($HEALTH_TIMER)"
+    list_releases
+    "$PYTHON" -m deploy.service state "$(main_pid)" || exit 3
+}
+
+serves_another() {
+    local serving
+    serving="$(serving_release)"
+    if [ -n "$serving" ] && [ "$serving" != "$(current_release)" ]; then echo " (but ${serving##*/} serves until the next reload)"; fi
+}
+
+settings_pending() {
+    if [ "$(applied_mark)" != "$(cat "$MEMORY/applied" 2>/dev/null)" ]; then
+        echo " (changed since the last start by deploy.sh; ./deploy.sh production applies them)"
+    fi
+}
+
+list_releases() {
+    local folder mark
+    for folder in $(releases_newest_first); do
+        mark="ready"
+        [ -e "$folder/.release/complete" ] || mark="incomplete"
+        [ ! -e "$folder/.release/failed" ] || mark="failed at $(cat "$folder/.release/failed")"
+        say "    ${folder##*/}  $mark"
+    done
+}
+
+# Back to the release before, or to the one that is named. Its packages and code are those that it was proven with.
+rollback() {
+    local target
+    need_root rollback
+    [ $# -le 1 ] || die "'rollback' takes at most the name of one release."
+    umask 022
+    open_log rollback "$@"
+    take_lock
+    target="$(rollback_target "${1:-}")"
+    [ -n "$target" ] || die "There is no release to go back to${1:+ named $1}; ./deploy.sh status lists them."
+    find_production_python
+    guard_run
+    RELEASE="$target"
+    check_release_settings
+    switch_to "$target"
+    say "${target##*/} serves."
+}
+
+rollback_target() {
+    local wanted="$RELEASES/$1"
+    if [ -z "$1" ]; then
+        previous_release
+    elif [ -e "$wanted/.release/complete" ]; then
+        echo "$wanted"
+    fi
+}
+
+uninstall() {
+    local purge=no sure=no
+    need_root uninstall
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --purge) purge=yes ;;
+            --yes) sure=yes ;;
+            *) die "'uninstall' does not know '$1'; it takes --purge and --yes." ;;
+        esac
+        shift
+    done
+    if [ "$sure" = no ] && at_terminal; then ask_to_uninstall "$purge"; fi
+    open_log uninstall
+    take_lock
+    cd /
+    stop_for_good
+    remove_site
+    rm -rf "$PREFIX"
+    rm -f "$LOGROTATE_DIR/avito-ai"
+    if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge takes them too)."; fi
+    say "Avito AI API is removed. What apt installed for it (python3-venv, nginx, certbot) stays."
+}
+
+ask_to_uninstall() {
+    local answer extra=""
+    if [ "$1" = yes ]; then extra=" with its settings, keys, state and logs"; fi
+    read -r -p "Remove the service and all its releases$extra? [y/N] " answer
+    case "$answer" in
+        [Yy]*) ;;
+        *) die "Nothing was removed." ;;
+    esac
+}
+
+stop_for_good() {
+    local unit
+    for unit in "$HEALTH_TIMER" "$HEALTH_UNIT" "$UNIT"; do
+        systemctl disable --quiet "$unit" >/dev/null 2>&1 || true
+        systemctl stop "$unit" 2>/dev/null || true
+        rm -rf "${UNIT_DIR:?}/$unit" "${UNIT_DIR:?}/$unit.d"
+    done
+    systemctl daemon-reload
+    systemctl reset-failed "$UNIT" "$HEALTH_UNIT" 2>/dev/null || true
+}
+
+purge_rest() {
+    rm -rf "$CONFIG_DIR" "$STATE_DIR" "$LOG_DIR"
+    if id -u "$SERVICE_USER" >/dev/null 2>&1; then userdel "$SERVICE_USER" || warn "The user $SERVICE_USER could not be removed."; fi
+}

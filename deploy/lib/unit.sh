@@ -1,0 +1,76 @@
+# shellcheck shell=bash
+# The systemd units of the service, and the checks that run in the sandbox that the main one describes.
+
+CHECK_UNIT=avito-ai-check.service
+HEALTH_TIMER=avito-ai-health.timer
+HEALTH_UNIT=avito-ai-health.service
+
+main_pid() {
+    local pid
+    pid="$(systemctl show --property MainPID --value "$UNIT" 2>/dev/null)" || true
+    echo "${pid:-0}"
+}
+
+service_state() { systemctl show --property ActiveState --value "$UNIT" 2>/dev/null || true; }
+
+# The folder that the running service's master works in: which release answers, whatever `current` says.
+serving_release() { readlink "$PROC/$(main_pid)/cwd" 2>/dev/null || true; }
+
+# Installs the units of the release in $1.
+install_units() {
+    local file changed=no
+    for file in "$1/$UNIT" "$1/deploy/systemd/$HEALTH_UNIT" "$1/deploy/systemd/$HEALTH_TIMER"; do
+        [ -f "$file" ] || continue
+        if cmp -s "$file" "$UNIT_DIR/${file##*/}"; then continue; fi
+        cp "$file" "$UNIT_DIR/${file##*/}.new"
+        chmod 644 "$UNIT_DIR/${file##*/}.new"
+        mv "$UNIT_DIR/${file##*/}.new" "$UNIT_DIR/${file##*/}"
+        changed=yes
+    done
+    if [ "$changed" = yes ]; then systemctl daemon-reload; fi
+}
+
+# Runs the checks of RELEASE as the service's user with every limit of its unit, drop-ins of the operator included.
+check_in_sandbox() {
+    local report="$MEMORY/sandbox-check" status=0
+    say "Checking settings, model folders and GPU as the user $SERVICE_USER, inside the sandbox of the unit."
+    mkdir -p "$RUN_UNIT_DIR"
+    check_unit "$report" >"$RUN_UNIT_DIR/$CHECK_UNIT"
+    if [ -d "$UNIT_DIR/$UNIT.d" ]; then ln -sfn "$UNIT_DIR/$UNIT.d" "$RUN_UNIT_DIR/$CHECK_UNIT.d"; fi
+    : >"$report"
+    systemctl daemon-reload
+    recorded systemctl start "$CHECK_UNIT" >/dev/null 2>&1 || status=$?
+    remove_check_unit
+    while IFS= read -r line; do say "$line"; done < <(grep -v '^Error: ' "$report")
+    if [ "$status" -ne 0 ]; then
+        sed -n 's/^Error: /Error: /p' "$report" >&2
+        [ -s "$report" ] || journalctl -u "$CHECK_UNIT" -n 10 -o cat --no-pager >&2 || true
+        die "This release cannot start with these settings on this machine; the old one is untouched."
+    fi
+}
+
+# Prints the unit of RELEASE turned into one that runs its checks once and ends. The folders that systemd would remove
+# with it are the running service's, so they are left out.
+check_unit() {
+    unit_lines | sed -e '/^\[Install\]/,$d' \
+        -e '/^\(Type\|NotifyAccess\|Exec[A-Za-z]*\|Restart[A-Za-z]*\|Watchdog[A-Za-z]*\|RuntimeDirectory[A-Za-z]*\|PIDFile\|Success[A-Za-z]*\|Standard[A-Za-z]*\|Timeout[A-Za-z]*\|StartLimit[A-Za-z]*\|OnFailure\)=/d' \
+        -e "s#/opt/avito-ai/current#$RELEASE#g"
+    printf '%s\n' "[Service]" "Type=oneshot" "TimeoutStartSec=180" "Restart=no" "StandardOutput=truncate:$1" "StandardError=inherit" \
+        "ExecStart=$RELEASE/.venv/bin/python -m deploy.sandbox_check"
+    unit_lines | sed -n '/^ExecStartPre=/p' | sed "s#/opt/avito-ai/current#$RELEASE#g"
+}
+
+# Prints the unit of RELEASE with its continued lines joined.
+unit_lines() { sed -e ':a' -e '/\\$/{N;s/\\\n//;ba' -e '}' "$RELEASE/$UNIT"; }
+
+remove_check_unit() {
+    rm -f "$RUN_UNIT_DIR/$CHECK_UNIT" "$RUN_UNIT_DIR/$CHECK_UNIT.d"
+    systemctl reset-failed "$CHECK_UNIT" >/dev/null 2>&1 || true
+}
+
+# Prints why the service did not do what it was asked since second $1 (of the epoch).
+failure_reason() {
+    local lines
+    lines="$(journalctl -u "$UNIT" --since "@$1" -o cat --no-pager 2>/dev/null)" || true
+    grep -E 'cannot start|CRITICAL|ERROR' <<<"$lines" | tail -n 5 || tail -n 10 <<<"$lines"
+}

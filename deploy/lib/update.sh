@@ -1,0 +1,81 @@
+# shellcheck shell=bash
+# `deploy.sh update`: fetches another tree and installs it with that tree's own `deploy.sh production`, which goes back
+# by itself where it does not serve. The tree this script lies in stays as it is.
+
+# $1: a folder, a tarball, its https address, or a tag or branch of this checkout; nothing: what this branch follows.
+update() {
+    local source="" sum="" target
+    need_root update
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --sha256) [ -n "${2:-}" ] || die "--sha256 needs a value." && sum="$2" && shift ;;
+            -*) die "'update' does not know '$1'; it takes --sha256 and a source." ;;
+            *) [ -z "$source" ] || die "'update' takes one source." && source="$1" ;;
+        esac
+        shift
+    done
+    umask 022
+    mkdir -p "$PREFIX"
+    target="$(mktemp -d "$PREFIX/update.XXXXXX")"
+    # shellcheck disable=SC2064  # the folder of this very run
+    trap "rm -rf '$target'" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    fetch_tree "$source" "$sum" "$target"
+    "$target/tree/deploy.sh" production
+}
+
+# Puts the tree of source $1 at $3/tree. $2: the sha256 that a tarball must have, if given.
+fetch_tree() {
+    local source="$1" tarball="$3/tree.tar.gz" part
+    mkdir "$3/tree"
+    case "$source" in
+        https://* | http://*)
+            say "Fetching $source."
+            curl --fail --silent --show-error --location --output "$tarball" "$source" || die "$source could not be fetched."
+            unpack "$tarball" "$2" "$3/tree"
+            ;;
+        *)
+            if [ -d "$source" ]; then
+                tree_files "$source" | tar -C "$source" --null --files-from=- -cf - | tar -C "$3/tree" --no-same-owner -xf -
+            elif [ -f "$source" ]; then
+                unpack "$source" "$2" "$3/tree"
+            else
+                fetch_revision "$source" "$3/tree"
+            fi
+            ;;
+    esac
+    for part in deploy.sh "$UNIT" config.py; do
+        [ -f "$3/tree/$part" ] || die "${source:-what was fetched} is no tree of Avito AI API: it has no $part."
+    done
+}
+
+# Unpacks a tarball, without its one outer folder where it has one.
+unpack() {
+    local outer
+    if [ -n "$2" ]; then
+        printf '%s  %s\n' "$2" "$1" | sha256sum --check --quiet - >/dev/null 2>&1 || die "$1 does not have the sha256 $2; nothing of it was used."
+    fi
+    tar -C "$3" --no-same-owner -xf "$1" || die "$1 could not be unpacked."
+    if [ ! -f "$3/deploy.sh" ]; then
+        outer="$(find "$3" -mindepth 2 -maxdepth 2 -name deploy.sh)"
+        if [ -n "$outer" ]; then
+            outer="${outer%/deploy.sh}"
+            mv "$outer" "$3.inner" && rmdir "$3" && mv "$3.inner" "$3"
+        fi
+    fi
+}
+
+# $1: a tag or branch, or nothing for the branch that this checkout follows.
+fetch_revision() {
+    local revision="${1:-@{upstream\}}"
+    [ -e "$ROOT/.git" ] || die "$ROOT is no git checkout; name a folder, a tarball or its address: ./deploy.sh update SOURCE"
+    git_here fetch --quiet --tags || die "git could not fetch; its reason stands above."
+    if [ -n "$1" ] && git_here rev-parse --quiet --verify "origin/$1^{commit}" >/dev/null; then revision="origin/$1"; fi
+    git_here rev-parse --quiet --verify "$revision^{commit}" >/dev/null || die "There is no tag or branch '${1:-(upstream of this branch)}' in $ROOT."
+    say "Taking $(git_here describe --always --tags "$revision") of $ROOT."
+    git_here archive "$revision" | tar -C "$2" -xf - || die "git could not give the tree of $revision."
+}
+
+# The checkout may be another user's, which git would refuse to root.
+git_here() { git -c safe.directory="$ROOT" -C "$ROOT" "$@"; }
