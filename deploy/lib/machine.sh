@@ -9,7 +9,6 @@ missing_system_packages() {
     has curl || echo curl
     if [ -n "$DOMAIN" ]; then
         has nginx || [ -x /usr/sbin/nginx ] || echo nginx
-        has openssl || echo openssl
         [ -n "$CERTIFICATE" ] || has certbot || echo certbot
     fi
     if [ "$FIREWALL" = yes ]; then has ufw || [ -x /usr/sbin/ufw ] || echo ufw; fi
