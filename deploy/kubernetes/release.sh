@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Puts an image into a cluster: release.sh OVERLAY IMAGE [URL]
+#
+#   OVERLAY  cpu-demo or gpu
+#   IMAGE    name:tag or name@sha256:..., as the cluster pulls it
+#   URL      where the service then answers; one text is generated there
+#
+# A release that does not become ready is taken back, and the exit status is 1. KUBECONFIG_TEXT in the environment may
+# hold a whole kubeconfig file, as pipelines keep it; ROLLOUT_TIMEOUT (30m) is how long the rollout may take.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
+
+die() {
+    printf 'Error: %s\n' "$*" >&2
+    exit 1
+}
+
+[ $# -ge 2 ] && [ $# -le 3 ] || die "usage: release.sh OVERLAY IMAGE [URL]"
+OVERLAY="$1" IMAGE="$2" URL="${3:-}"
+[ -f "$OVERLAY/kustomization.yaml" ] || die "there is no overlay '$OVERLAY'."
+[[ "$IMAGE" =~ ^[a-z0-9._/:-]+(@sha256:[0-9a-f]{64}|:[A-Za-z0-9._-]+)$ ]] || die "'$IMAGE' is neither name:tag nor name@sha256:..."
+
+release="$(mktemp -d ./.release.XXXXXX)"
+trap 'rm -rf "$release"' EXIT
+if [ -n "${KUBECONFIG_TEXT:-}" ]; then
+    (umask 077 && printf '%s\n' "$KUBECONFIG_TEXT" >"$release/kubeconfig")
+    export KUBECONFIG="$PWD/$release/kubeconfig"
+fi
+
+# The overlay with this image.
+case "$IMAGE" in
+    *@*) version="digest: ${IMAGE#*@}" name="${IMAGE%@*}" ;;
+    *) version="newTag: \"${IMAGE##*:}\"" name="${IMAGE%:*}" ;;
+esac
+cat >"$release/kustomization.yaml" <<YAML
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../$OVERLAY]
+images:
+  - name: avito-ai
+    newName: $name
+    $version
+YAML
+
+in_namespace() { kubectl --namespace avito-ai "$@"; }
+
+take_back() {
+    in_namespace get pods --selector app.kubernetes.io/name=avito-ai >&2 || true
+    in_namespace logs --selector app.kubernetes.io/name=avito-ai --tail 20 >&2 || true
+    in_namespace rollout undo deployment/avito-ai >&2 || true
+    die "$1; the release before it was put back."
+}
+
+kubectl apply --kustomize "$release"
+in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-30m}" ||
+    take_back "$IMAGE did not become ready"
+if [ -n "$URL" ]; then
+    curl --fail --silent --show-error --retry 3 --retry-all-errors --max-time 60 "$URL/api/v1/text/generate" \
+        --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
+        take_back "$URL did not generate a text"
+fi
+printf '%s serves.\n' "$IMAGE"
