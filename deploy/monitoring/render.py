@@ -1,0 +1,190 @@
+"""Writes the configuration of Prometheus, Alertmanager, the blackbox exporter and Grafana from one file of settings.
+
+    python3 deploy/monitoring/render.py --settings monitoring.env --output /etc/avito-ai/monitoring
+
+It needs Python's own library alone and may be run again at any time. The settings are those of
+`monitoring.env.example`; every mistake is told, and then nothing is written. Secrets are never read here: what is
+written names the files they are in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from string import Template
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).resolve().parent
+RUNBOOK = "README_PRODUCTION.md"
+DEFAULTS = {
+    "SERVICE_TARGETS": "127.0.0.1:8085",
+    "SITE_URL": "",
+    "BLACKBOX_TARGET": "127.0.0.1:9115",
+    "ALERTMANAGER_TARGET": "127.0.0.1:9093",
+    "PROMETHEUS_URL": "http://127.0.0.1:9090",
+    "DASHBOARDS": "",
+    "RUNBOOK": RUNBOOK,
+    "EMAIL_TO": "",
+    "EMAIL_FROM": "",
+    "SMTP_SERVER": "127.0.0.1:25",
+    "SMTP_TLS": "true",
+    "SMTP_USER": "",
+    "SMTP_PASSWORD_FILE": "",
+    "SLACK_WEBHOOK_FILE": "",
+    "SLACK_CHANNEL": "",
+    "WEBHOOK_URL": "",
+}
+TARGET = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
+ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
+LINE = re.compile(r"([A-Z_]+)=(.*)")
+
+# What a message says, in Alertmanager's own templates: each alert with what it means and what to do.
+TITLE = "{{ .Status | toUpper }}: {{ .CommonLabels.alertname }} ({{ .CommonLabels.severity }})"
+TEXT = (
+    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
+    "What to do: {{ .Annotations.runbook_url }}\n"
+    'Since {{ .StartsAt.UTC.Format "2006-01-02 15:04:05" }} UTC\n\n{{ end }}'
+)
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used, one sentence each."""
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """Return every setting, defaults included. Raises SettingsError with all mistakes."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    pairs = [LINE.fullmatch(line) for line in lines]
+    mistakes = [f"{line!r}: expected NAME=value" for line, pair in zip(lines, pairs, strict=True) if pair is None]
+    given = {pair[1]: pair[2].strip() for pair in pairs if pair is not None}
+    mistakes += [f"{name}: there is no such setting" for name in sorted(given.keys() - DEFAULTS.keys())]
+    settings = DEFAULTS | {name: value for name, value in given.items() if value}
+    mistakes += _mistakes(settings)
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return settings
+
+
+def render(settings: Mapping[str, str], output: Path) -> None:
+    """Write everything below `output`, which is made if it does not exist."""
+    dashboards = settings["DASHBOARDS"] or str((output / "grafana/dashboards").resolve())
+    words = {
+        "email_from": json.dumps(settings["EMAIL_FROM"]),
+        "smtp_server": json.dumps(settings["SMTP_SERVER"]),
+        "smtp_tls": settings["SMTP_TLS"],
+        "email_configs": _shown(_email(settings)),
+        "slack_configs": _shown(_slack(settings)),
+        "webhook_configs": _shown(_webhook(settings)),
+        "prometheus_url": json.dumps(settings["PROMETHEUS_URL"]),
+        "dashboards": json.dumps(dashboards),
+    }
+    for source in sorted(HERE.rglob("*.yml")):
+        _write(source, output, lambda text: Template(text).safe_substitute(words), settings["RUNBOOK"])
+    for source in sorted(HERE.rglob("grafana/dashboards/*.json")):
+        _write(source, output, lambda text: text, RUNBOOK)
+    targets = output / "prometheus/targets"
+    targets.mkdir(parents=True, exist_ok=True)
+    for name, content in _targets(settings).items():
+        (targets / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write(source: Path, output: Path, fill: Callable[[str], str], runbook: str) -> None:
+    goal = output / str(source.relative_to(HERE)).replace(".template", "")
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    text = fill(source.read_text(encoding="utf-8"))
+    goal.write_text(text.replace(f"{RUNBOOK}#", f"{runbook}#"), encoding="utf-8")
+    shutil.copymode(source, goal)
+
+
+def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
+    """Return the files of targets as Prometheus reads them, by name."""
+    services = [target.strip() for target in settings["SERVICE_TARGETS"].split(",")]
+    site = {"targets": [settings["SITE_URL"]], "labels": {"__meta_exporter": settings["BLACKBOX_TARGET"]}}
+    return {
+        "service": [{"targets": services}],
+        "alertmanager": [{"targets": [settings["ALERTMANAGER_TARGET"]]}],
+        "site": [site] if settings["SITE_URL"] else [],
+    }
+
+
+def _email(settings: Mapping[str, str]) -> list[dict[str, object]]:
+    if not settings["EMAIL_TO"]:
+        return []
+    mail: dict[str, object] = {
+        "to": settings["EMAIL_TO"],
+        "send_resolved": True,
+        "headers": {"Subject": TITLE},
+        "html": "",
+        "text": TEXT,
+    }
+    if settings["SMTP_USER"]:
+        mail |= {"auth_username": settings["SMTP_USER"], "auth_password_file": settings["SMTP_PASSWORD_FILE"]}
+    return [mail]
+
+
+def _slack(settings: Mapping[str, str]) -> list[dict[str, object]]:
+    if not settings["SLACK_WEBHOOK_FILE"]:
+        return []
+    message = {"api_url_file": settings["SLACK_WEBHOOK_FILE"], "send_resolved": True, "title": TITLE, "text": TEXT}
+    return [message | ({"channel": settings["SLACK_CHANNEL"]} if settings["SLACK_CHANNEL"] else {})]
+
+
+def _webhook(settings: Mapping[str, str]) -> list[dict[str, object]]:
+    return [{"url": settings["WEBHOOK_URL"], "send_resolved": True}] if settings["WEBHOOK_URL"] else []
+
+
+def _shown(value: object) -> str:
+    """Return a value as JSON, which YAML reads too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _mistakes(settings: Mapping[str, str]) -> Iterator[str]:
+    for name in ("SERVICE_TARGETS", "BLACKBOX_TARGET", "ALERTMANAGER_TARGET", "SMTP_SERVER"):
+        targets = settings[name].split(",") if name == "SERVICE_TARGETS" else [settings[name]]
+        if not all(TARGET.fullmatch(target.strip()) for target in targets):
+            yield f"{name}={settings[name]!r}: expected host:port" + (", with commas between" * (len(targets) > 1))
+    for name, schemes in (
+        ("SITE_URL", {"https"}),
+        ("PROMETHEUS_URL", {"http", "https"}),
+        ("WEBHOOK_URL", {"http", "https"}),
+    ):
+        address = urlsplit(settings[name])
+        if settings[name] and (address.scheme not in schemes or not address.hostname):
+            yield f"{name}={settings[name]!r}: expected an address that begins with {' or '.join(sorted(schemes))}://"
+    for name in ("EMAIL_TO", "EMAIL_FROM"):
+        if settings[name] and not all(ADDRESS.fullmatch(one.strip()) for one in settings[name].split(",")):
+            yield f"{name}={settings[name]!r}: expected e-mail addresses"
+    if bool(settings["EMAIL_TO"]) != bool(settings["EMAIL_FROM"]):
+        yield "EMAIL_TO and EMAIL_FROM: expected both or neither"
+    if bool(settings["SMTP_USER"]) != bool(settings["SMTP_PASSWORD_FILE"]):
+        yield "SMTP_USER and SMTP_PASSWORD_FILE: expected both or neither"
+    if settings["SMTP_TLS"] not in ("true", "false"):
+        yield f"SMTP_TLS={settings['SMTP_TLS']!r}: expected true or false"
+
+
+def main(arguments: list[str]) -> int:
+    """Render what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="render.py", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--settings", type=Path, required=True, help="a file as monitoring.env.example is one")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write into")
+    chosen = parser.parse_args(arguments)
+    try:
+        settings = read_settings(chosen.settings.read_text(encoding="utf-8"))
+        render(settings, chosen.output)
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not any(settings[name] for name in ("EMAIL_TO", "SLACK_WEBHOOK_FILE", "WEBHOOK_URL")):
+        print("warning: no receiver is set, so alerts are shown and sent to nobody", file=sys.stderr)
+    if not settings["SITE_URL"]:
+        print("warning: SITE_URL is not set, so neither the site nor its certificate is watched", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
