@@ -16,12 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn
 
 log = logging.getLogger(__name__)
 
 # A slow mobile uplink manages this; a picture of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
+# What may still arrive of a request that was answered early, of any size that a route reads: were it left unread, the
+# kernel would reset the connection, and a proxy in the midst of sending would lose the answer and report a failure.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 64 * 1024 * 1024
 
 
 class ClientSocket(socket.socket):
@@ -99,4 +104,7 @@ class Connection(TConn):  # type: ignore[misc]
         if not self._closed:
             self._closed = True
             self.sock.begin_request()
-            super().close(graceful)
+            if graceful:
+                close_graceful(self.sock, LINGER_SECONDS, LINGER_BYTES)
+            else:
+                super().close()

@@ -118,3 +118,12 @@ def test_an_aborted_answer_is_logged_as_what_it_was(service):
     ask(service, "logged").close()
     until(lambda: f"[logged] POST {TEXT} 499" in service.log())
     assert "Traceback" not in service.log()
+
+
+def test_early_refusal_reaches_a_client_that_still_sends(service):
+    """What is refused from its head alone is read to its end all the same, so that no reset overtakes the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    connection.request("POST", TEXT, b"x" * (20 * 2**20), {"Content-Type": "text/plain"})
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())["error"]) == (415, "unsupported_media_type")
+    connection.close()

@@ -1,0 +1,347 @@
+"""nginx and HAProxy in front of three copies of the service: no failed request, streams at once, limits by client."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.deploy.copies import CHAT, LIMIT, TEXT, VISION, Copies, Traffic, is_ready
+from tests.deploy.proxies import HAProxy, Nginx
+from tests.e2e.gunicorn_process import PATIENCE, free_port, until
+
+KINDS = [Nginx, HAProxy]
+CHAT_STREAM = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Three copies, ready, with their limits in one Redis."""
+    with Copies(tmp_path_factory.mktemp("copies")) as copies:
+        yield copies
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=[kind.name for kind in KINDS])
+def proxy(request, copies, tmp_path_factory):
+    """One of the two in front of all copies."""
+    with request.param(tmp_path_factory.mktemp(request.param.name), copies.ports) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=KINDS, ids=[kind.name for kind in KINDS])
+def new_proxy(request, tmp_path):
+    """Start one of the two in front of other ports, with edits by its name."""
+    started = []
+
+    def start(ports, **edits):
+        started.append(request.param(tmp_path / f"proxy-{len(started)}", ports, edits.get(request.param.name)))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.__exit__()
+
+
+class SilentService:
+    """A service that takes requests and answers none: it keeps them, or closes once it has read one whole."""
+
+    def __init__(self, close):
+        self.requests = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append(self.path)
+                if not close:
+                    outer.release.wait(PATIENCE)
+                self.close_connection = True
+
+            def log_message(self, *_):
+                """Say nothing."""
+
+        self.release = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.release.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def failure_of_api(response, body):
+    """Return the code of a failure under /api; its shape must be whole."""
+    assert response.headers["Content-Type"] == "application/json"
+    said = json.loads(body)
+    assert set(said) == {"error", "message", "request_id"}
+    assert said["message"]
+    assert said["request_id"] == response.headers["X-Request-ID"]
+    return said["error"]
+
+
+def failure_of_openai(response, body):
+    """Return the code of a failure under /v1; its shape must be whole."""
+    assert response.headers["Content-Type"] == "application/json"
+    said = json.loads(body)["error"]
+    assert set(said) == {"message", "type", "param", "code"}
+    return said["code"]
+
+
+# --- copies ---
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, tmp_path):
+    """SIGTERM to one of three, then the same copy again, loading for a while: every answer is whole."""
+    with Copies(tmp_path / "copies") as copies, kind(tmp_path / "proxy", copies.ports) as proxy:
+        with Traffic(proxy) as traffic:
+            traffic.goes_on(20)
+            first = copies.running[0]
+            first.signal(signal.SIGTERM)
+            assert first.ended() == 0
+            traffic.goes_on(30)
+            again = copies.start(loaded=False, PORT=str(first.port))
+            until(lambda: alive(again))
+            traffic.goes_on(30)
+            again.say("load")
+            until(lambda: is_ready(again))
+            traffic.goes_on(40)
+            until(lambda: "POST" in again.log() and " 200 " in again.log())
+        assert traffic.failed == []
+        assert {name for name, *_ in traffic.done} == {"_text", "_stream", "_upload"}
+
+
+def alive(copy):
+    try:
+        return copy.get("/api/health/live", timeout=2)[0] == 200
+    except OSError:
+        return False
+
+
+def test_limits_are_one_over_all_copies_and_by_the_clients_own_address(proxy, copies):
+    """Twenty a minute for one address, whichever copies it meets and whatever it claims to be; others are untouched."""
+    mine = "127.9.0.1" if proxy.name == "nginx" else "127.9.0.2"
+    answers = []
+    for number in range(LIMIT + 5):
+        claim = {"X-Forwarded-For": f"8.8.8.{number}", "Forwarded": "for=9.9.9.9", "X-Real-IP": "7.7.7.7"}
+        answers.append(proxy.ask(TEXT, {"prompt": "Hello"}, mine, headers=claim))
+    assert [response.status for response, _ in answers] == [200] * LIMIT + [429] * 5
+    assert failure_of_api(*answers[-1]) == "rate_limit_exceeded"
+    assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.9.9.9")[0].status == 200
+    served = [copy for copy in copies.running if f" {mine}\n" in copy.log()]
+    assert len(served) == 3, "the requests went to one copy alone"
+
+
+def test_request_id_is_carried_through_to_the_copy_and_back(proxy, copies):
+    """A client's own id where it is well formed, else one of the proxy's; the copy logs the same."""
+    kept, _ = proxy.ask("/api/health", headers={"X-Request-ID": f"mine-{proxy.name}"})
+    made, _ = proxy.ask("/api/health", headers={"X-Request-ID": "not well formed!"})
+    assert kept.headers["X-Request-ID"] == f"mine-{proxy.name}"
+    logs = "".join(copy.log() for copy in copies.running)
+    assert f"[mine-{proxy.name}]" in logs
+    assert f"[{made.headers['X-Request-ID']}]" in logs
+    assert made.headers.get_all("X-Request-ID") == [made.headers["X-Request-ID"]]
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, CHAT_STREAM), (TEXT, {"prompt": "Hello", "stream": True})])
+def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
+    """While the model is held after its first piece, that piece is already with the client."""
+    for copy in copies.running:
+        copy.say("hold")
+    connection = proxy.connect("127.8.0.1" if path == CHAT else "127.8.0.2")
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    received = b""
+    while b"one " not in received:
+        received += response.read1()
+    assert b"three" not in received
+    for copy in copies.running:
+        (copy.folder / "hold").unlink()
+    received += response.read()
+    assert b"two " in received
+    assert b"three" in received
+    connection.close()
+
+
+# --- failures of the proxy's own ---
+
+
+def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_proxy):
+    """Nobody listens: an error of 5xx with Retry-After, as JSON where JSON is spoken, with the request's id."""
+    proxy = new_proxy([free_port()] * 3)
+    if proxy.name == "haproxy":
+        until(lambda: "has no server available" in proxy.log())
+    api, body = proxy.ask(TEXT, {"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
+    assert (api.status, failure_of_api(api, body)) in [(502, "not_ready"), (503, "not_ready")]
+    assert api.headers["X-Request-ID"] == "mine"
+    assert api.headers["Retry-After"] == "5"
+    openai, body = proxy.ask(CHAT, CHAT_STREAM)
+    assert failure_of_openai(openai, body) == "not_ready"
+    page, body = proxy.ask("/")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert page.status == api.status
+
+
+def test_generation_that_began_is_never_repeated(new_proxy):
+    """A copy that dies over a request fails that one request; no other copy gets it as well."""
+    with SilentService(close=True) as first, SilentService(close=True) as second:
+        proxy = new_proxy([first.port, second.port, second.port])
+        if proxy.name == "haproxy":
+            until(lambda: proxy.ask("/")[0].status == 200)
+        for path, body, failure in ((TEXT, {"prompt": "x"}, failure_of_api), (CHAT, CHAT_STREAM, failure_of_openai)):
+            first.requests.clear()
+            second.requests.clear()
+            response, answer = proxy.ask(path, body)
+            assert (response.status, failure(response, answer)) == (502, "not_ready")
+            assert len(first.requests + second.requests) == 1
+
+
+def test_copy_that_does_not_answer_in_time_is_told(new_proxy):
+    """504 in the shape of each API, and the request is not repeated."""
+    edits = {
+        "nginx": {"proxy_read_timeout 310s": "proxy_read_timeout 1s"},
+        "haproxy": {"timeout server 310s": "timeout server 1s"},
+    }
+    with SilentService(close=False) as silent:
+        proxy = new_proxy([silent.port] * 3, **edits)
+        response, body = proxy.ask(TEXT, {"prompt": "x"})
+        assert (response.status, failure_of_api(response, body)) == (504, "deadline_exceeded")
+        response, body = proxy.ask("/v1/completions", {"model": "avibe", "prompt": "x"})
+        assert (response.status, failure_of_openai(response, body)) == (504, "deadline_exceeded")
+        assert len(silent.requests) == 2
+
+
+def test_body_over_the_largest_limit_is_refused_before_it_is_sent(proxy):
+    """413 in the shape of each API, from the announced length alone."""
+    announced = {"Content-Type": "application/json", "Content-Length": str(65 * 2**20)}
+    for path, failure in ((TEXT, failure_of_api), (CHAT, failure_of_openai)):
+        connection = proxy.connect()
+        connection.putrequest("POST", path)
+        for name, value in announced.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        response = connection.getresponse()
+        assert (response.status, failure(response, response.read())) == (413, "payload_too_large")
+        connection.close()
+
+
+def test_body_over_a_routes_own_limit_is_refused_in_the_services_words(proxy):
+    """Between the route's limit and the proxy's it is the service that says how much is taken."""
+    response, body = proxy.ask(TEXT, b'{"prompt": "' + b"x" * (2 * 2**20) + b'"}', method="POST")
+    assert (response.status, failure_of_api(response, body)) == (415, "unsupported_media_type")
+    headers = {"Content-Type": "application/json"}
+    response, body = proxy.ask(TEXT, b'{"prompt": "' + b"x" * (2 * 2**20) + b'"}', headers=headers)
+    assert (response.status, failure_of_api(response, body)) == (413, "payload_too_large")
+    assert "Maximum size: 1 MiB" in json.loads(body)["message"]
+
+
+def test_largest_picture_passes(proxy):
+    """A body of 23 MiB reaches the route that takes 24."""
+    body = json.dumps({"prompt": "What?", "image": "x" * (23 * 2**20)}).encode()
+    response, answer = proxy.ask(VISION, body, "127.7.0.1", headers={"Content-Type": "application/json"})
+    assert (response.status, failure_of_api(response, answer)) == (400, "validation_error")
+
+
+# --- what is private, and who is slow ---
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/status", "/status/figures", "/%6detrics", "//metrics", "/x/../metrics"])
+def test_figures_and_the_operators_page_are_refused_from_outside(proxy, path):
+    """However the address is written, nobody outside sees them."""
+    response, body = proxy.ask(path, source="127.6.0.1")
+    assert response.status in (403, 404)
+    assert b"avito_ai_" not in body
+
+
+def test_admin_routes_are_refused_from_outside_as_json(proxy):
+    """The reset of the figures is for this machine; the refusal keeps the API's shape."""
+    response, body = proxy.ask("/api/metrics/reset", {}, source="127.6.0.1")
+    assert (response.status, failure_of_api(response, body)) == (403, "forbidden")
+
+
+def test_this_machine_may_read_the_metrics(proxy):
+    """From loopback itself /metrics answers through the proxy; a reset asks for the key all the same."""
+    response, body = proxy.ask("/metrics")
+    assert response.status == 200
+    assert b"avito_ai_model_status" in body
+    assert proxy.ask("/api/metrics/reset", {})[0].status == 403
+
+
+def test_plain_http_leads_to_https(proxy):
+    """308 keeps method and body."""
+    with socket.create_connection(("127.0.0.1", proxy.http_port), timeout=PATIENCE) as plain:
+        plain.sendall(b"POST /api/v1/text/generate HTTP/1.1\r\nHost: ai.example\r\nContent-Length: 0\r\n\r\n")
+        answer = plain.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 308 ")
+    assert b"https://ai.example/api/v1/text/generate" in answer
+
+
+SHORT = {
+    "nginx": {"client_header_timeout 10s": "client_header_timeout 1s", "client_body_timeout 15s": "client_body_timeout 1s"},
+    "haproxy": {"timeout http-request 10s": "timeout http-request 1s", "wait-for-body time 10s": "wait-for-body time 1s"},
+}
+
+
+def test_slow_clients_reach_no_copy_and_are_let_go(new_proxy, copies):
+    """A hundred half requests: others are answered at once, no copy sees one, and in its time each is closed."""
+    proxy = new_proxy(copies.ports, **SHORT)
+    until(lambda: proxy.ask("/api/health/ready")[0].status == 200)
+    head = b"POST /api/v1/text/generate HTTP/1.1\r\nHost: ai.example\r\nX-Request-ID: slow\r\n"
+    bodies = head + b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    slow = [proxy.raw(head if number % 2 else bodies) for number in range(100)]
+    began = time.monotonic()
+    assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.5.0.1")[0].status == 200
+    assert time.monotonic() - began < 3
+    for connection in slow:
+        assert ended(connection)
+    assert not any("[slow]" in copy.log() for copy in copies.running)
+
+
+def ended(connection):
+    """Read until the other side ends it; True unless it never does."""
+    try:
+        while connection.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass  # a reset ends it as well
+    connection.close()
+    return True
+
+
+def test_one_address_cannot_hold_all_connections(new_proxy, copies):
+    """Beyond its connections an address hears 429; another one is served."""
+    few = {"nginx": {"limit_conn avito_ai_clients 100": "limit_conn avito_ai_clients 3"}, "haproxy": {"gt 100": "gt 3"}}
+    proxy = new_proxy(copies.ports, **few)
+    until(lambda: proxy.ask("/api/health/ready", source="127.4.0.3")[0].status == 200)
+    for copy in copies.running:
+        copy.say("hold")
+    held = [proxy.connect("127.4.0.1") for _ in range(3)]
+    for connection in held:
+        connection.request("POST", CHAT, json.dumps(CHAT_STREAM), {"Content-Type": "application/json"})
+        assert connection.getresponse().status == 200
+    response, body = proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.1")
+    assert (response.status, failure_of_api(response, body)) == (429, "rate_limit_exceeded")
+    for copy in copies.running:
+        (copy.folder / "hold").unlink()
+    assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.2")[0].status == 200
+    for connection in held:
+        connection.close()
