@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 UNMATCHED = "unmatched"
+# Ends that are there from the start, at zero: Prometheus sees no increase in a series that begins with its first event.
+WATCHED_ENDS = ("success", "overloaded", "not_ready", "deadline_exceeded", "model_error", "internal_error")
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
@@ -65,6 +67,11 @@ class PrometheusMetrics:
         self._queued = self._histogram("request_queue_time_seconds", "Waiting for a place.", SECONDS, "model")
         self._prompt = self._histogram("request_prompt_tokens", "Tokens of a prompt.", TOKENS, "model")
         self._output = self._histogram("request_generation_tokens", "Tokens of an answer.", TOKENS, "model")
+        for name, _ in models:
+            for status in WATCHED_ENDS:
+                self._requests.labels(name, status)
+        for window in ("minute", "hour"):
+            self._refusals.labels("generation", window)
         self.registry.register(_Backends(models))
         self.registry.register(_Machine(machine))
         self.registry.register(_SharedLimits(shared_limit_failures))

@@ -203,6 +203,13 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 most=1, warn=0.8, limit=0.95,
             ),
             Panel(
+                "Tokens in the cache", "Of the requests that run, and how many fit.", "short",
+                [
+                    (f"avito_ai_kv_cache_tokens_used{{{SELECT}}}", "{{instance}} {{model}}"),
+                    (f"avito_ai_kv_cache_tokens_total{{{SELECT}}}", "{{instance}} {{model}} fit"),
+                ],
+            ),
+            Panel(
                 "Prefix-cache hits", "Share of the prompts' tokens that had been computed before.", "percentunit",
                 [(
                     rate("avito_ai_cached_tokens_total", "model")

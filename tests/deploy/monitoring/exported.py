@@ -1,0 +1,73 @@
+"""What the service exports, asked of itself: every sample's name with the labels it carries."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app_production import create_app
+from config import load_settings
+from metrics.machine import GpuFigures
+from tests.fakes import FakeMachine, scripted_models
+
+ROOT = Path(__file__).parents[3]
+MONITORING = ROOT / "deploy/monitoring"
+# What Prometheus adds to every series, and what the exporters beside the service are asked for.
+ADDED = {"job", "instance"}
+OTHERS = {
+    "up": set(),
+    "ALERTS": {"alertname", "alertstate", "severity"},
+    "probe_success": set(),
+    "probe_ssl_earliest_cert_expiry": set(),
+}
+SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{([^}]*)\}")
+MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
+NAME = re.compile(r"\b((?:avito_ai|process|probe)_[a-z0-9_]+|up|ALERTS)\b")
+
+
+def exported():
+    """Return the labels of each sample of a service that has answered, failed and refused, with a GPU."""
+    settings = load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None)
+    client = create_app(settings, scripted_models(), FakeMachine(GpuFigures("GPU", 1, 2, 3, 0.5))).test_client()
+    for _ in range(2):
+        client.post("/api/v1/text/generate", json={"prompt": "x"})
+    samples = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            samples.setdefault(sample.name, set()).update(sample.labels)
+    return {name: labels for name, labels in samples.items() if not name.endswith("_created")}
+
+
+def names_in(expression):
+    """Return the names of the metrics in an expression."""
+    return set(NAME.findall(re.sub(r'"[^"]*"', '""', expression)))
+
+
+def matchers_in(expression):
+    """Return (metric, label, operator, value) for every matcher of an expression."""
+    found = []
+    for metric, matchers in SELECTOR.findall(expression):
+        found += [(metric, label, operator, value) for label, operator, value in MATCHER.findall(matchers)]
+    return found
+
+
+def grouped_in(expression):
+    """Return the labels that an expression groups or joins by."""
+    return {
+        label.strip()
+        for labels in re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", expression)
+        for label in labels.split(",")
+    }
+
+
+def expressions():
+    """Return every expression of the rules and of the dashboard."""
+    import yaml
+
+    from deploy.monitoring.grafana.panels import ROWS
+
+    rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
+    panels = [query for _, row in ROWS for panel in row for query, _ in panel.queries]
+    return [rule["expr"] for group in rules["groups"] for rule in group["rules"]], panels

@@ -1,0 +1,86 @@
+"""Metrics and labels that rules, dashboard and deployment files name, held to what the service really exports."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from edge.failures import ERRORS
+from engine.types import Status
+from metrics import SUCCESS
+from tests.deploy.monitoring.exported import (
+    ADDED,
+    MONITORING,
+    OTHERS,
+    ROOT,
+    exported,
+    expressions,
+    grouped_in,
+    matchers_in,
+    names_in,
+)
+
+RULES, PANELS = expressions()
+TEXT_FILES = {".yml", ".yaml", ".json", ".sh", ".py"}
+
+
+@pytest.fixture(scope="module")
+def known():
+    return exported() | OTHERS
+
+
+@pytest.mark.parametrize("expression", [*RULES, *PANELS])
+def test_what_an_expression_names_exists(expression, known):
+    """Its metrics are exported, with the labels that it matches and groups by."""
+    names = names_in(expression)
+    assert names
+    assert names <= known.keys()
+    for metric, label, _, _ in matchers_in(expression):
+        assert label in known[metric] | ADDED, (metric, label)
+    assert grouped_in(expression) <= set().union(ADDED, *(known[name] for name in names))
+
+
+@pytest.mark.parametrize("expression", [*RULES, *PANELS])
+def test_the_ends_and_states_that_an_expression_looks_for_exist(expression):
+    """A status that no request and no model can have would never be counted."""
+    ends = {SUCCESS} | {meaning.code for meaning in ERRORS.values()}
+    values = {"avito_ai_requests_total": ends, "avito_ai_model_status": {status.value for status in Status}}
+    for metric, label, _, value in matchers_in(expression):
+        if label == "status" and metric in values:
+            assert set(value.split("|")) <= values[metric]
+
+
+def test_every_name_in_a_deployment_file_exists(known):
+    """Autoscalers, monitors and scripts ask for no metric that there is none of."""
+    named = {
+        (name, path.name)
+        for path in ROOT.joinpath("deploy").rglob("*")
+        if path.suffix in TEXT_FILES and path.is_file()
+        for name in re.findall(r"\bavito_ai_[a-z0-9_]+\b", path.read_text(encoding="utf-8"))
+    }
+    families = known.keys() | {re.sub(r"_(bucket|total|count|sum)$", "", name) for name in known}
+    assert {(name, file) for name, file in named if name not in families} == set()
+
+
+def test_every_metric_has_a_reader(known):
+    """What the service exports stands in the dashboard or in a rule, or nobody needs it."""
+    read = set().union(*(names_in(expression) for expression in [*RULES, *PANELS]))
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in known}
+    unread = {name for name in families - read if not any(f"{name}{end}" in read for end in ("_bucket", "_count"))}
+    assert {name for name in unread if name.startswith("avito_ai_")} == set()
+
+
+def test_every_alert_leads_to_its_entry_in_the_runbook():
+    """The line of an alert names a heading of the operator's document, and each has summary and description."""
+    rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
+    document = (ROOT / "README_PRODUCTION.md").read_text(encoding="utf-8")
+    anchors = {heading.lower() for heading in re.findall(r"^#+ (Avito\w+)$", document, re.MULTILINE)}
+    named = set()
+    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert set(rule["labels"]) == {"severity"}
+        assert rule["annotations"]["runbook_url"] == f"README_PRODUCTION.md#{rule['alert'].lower()}"
+        named.add(rule["alert"].lower())
+    assert named == anchors

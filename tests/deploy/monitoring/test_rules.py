@@ -1,0 +1,300 @@
+"""Every alert against figures that make it fire and figures just short of that, with Prometheus' own promtool."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from tests.deploy.monitoring.exported import MONITORING
+
+RULES = MONITORING / "prometheus/rules/avito-ai.yml"
+READY = 'avito_ai_model_status{job="avito-ai",instance="a",model="%s",status="ready"}'
+REQUESTS = 'avito_ai_requests_total{job="avito-ai",instance="a",model="avibe",status="%s"}'
+HISTOGRAM = 'avito_ai_%s_seconds_bucket{job="avito-ai",instance="a",model="avibe",le="%s"}'
+LONG = "x120"  # steps of 15 s: half an hour
+
+
+def ours(metric, labels=""):
+    return f'{metric}{{job="avito-ai",instance="a"{labels}}}'
+
+
+def of_model(metric):
+    return ours(f"avito_ai_{metric}", ',model="avibe"')
+
+
+def site(metric):
+    return f'{metric}{{job="avito-ai-site",instance="https://site/"}}'
+
+
+def steady(value):
+    """A gauge that stays."""
+    return f"{value}+0{LONG}"
+
+
+def growing(a_step):
+    """A counter that grows by so much every 15 s."""
+    return f"0+{a_step}{LONG}"
+
+
+def histogram(metric, **shares):
+    """Buckets, by their bounds, of a histogram that grows."""
+    return {
+        HISTOGRAM % (metric, bound.replace("le_", "").replace("inf", "+Inf")): growing(n) for bound, n in shares.items()
+    }
+
+
+def models(avibe, avision, instance="a"):
+    """The readiness of both models of one copy."""
+    names = (("avibe", avibe), ("avision", avision))
+    return {(READY % name).replace('"a"', f'"{instance}"'): steady(value) for name, value in names}
+
+
+@dataclass
+class Case:
+    """fires: series under which the alert fires at `at`; not_yet: when it must not yet; quiet: series that leave it."""
+
+    alert: str
+    severity: str
+    fires: dict[str, str]
+    quiet: dict[str, str]
+    at: str = "29m"
+    not_yet: str = "0m"
+    amount: int = 1
+    also_quiet: list[dict[str, str]] = field(default_factory=list)
+
+
+CASES = [
+    Case(
+        "AvitoNoReadyCopy", "critical", models(1, 0) | models(0, 1, "b"), models(1, 0) | models(1, 1, "b"), "3m", "1m"
+    ),
+    Case("AvitoNoReadyCopy", "critical", {"something_else": steady(1)}, models(1, 1), "3m", "1m"),
+    Case("AvitoCopyDown", "warning", {ours("up"): steady(0)} | models(1, 1, "b"), {ours("up"): steady(1)}, "12m", "9m"),
+    Case("AvitoCopyDown", "warning", {ours("up"): steady(1)} | models(1, 0), models(1, 1), "12m", "9m"),
+    Case(
+        "AvitoErrorRate",
+        "critical",
+        {REQUESTS % "success": growing(90), REQUESTS % "model_error": growing(10)},
+        {REQUESTS % "success": growing(96), REQUESTS % "deadline_exceeded": growing(4)},
+        "10m",
+        "2m",
+        also_quiet=[
+            # Four failures in a quiet night are no alarm; what clients do wrong is none either.
+            {REQUESTS % "success": steady(0), REQUESTS % "model_error": "0+0x20 4+0x100"},
+            {REQUESTS % "success": growing(90), REQUESTS % "validation_error": growing(50)},
+            {REQUESTS % "success": growing(90), REQUESTS % "overloaded": growing(50)},
+        ],
+    ),
+    Case(
+        "AvitoSlowAnswers",
+        "warning",
+        histogram("e2e_request_latency", le_60=90, le_120=100, le_inf=100),
+        histogram("e2e_request_latency", le_60=96, le_120=100, le_inf=100),
+        "15m",
+        "9m",
+    ),
+    Case(
+        "AvitoSlowFirstToken",
+        "warning",
+        histogram("time_to_first_token", le_5=90, le_10=100, le_inf=100),
+        histogram("time_to_first_token", le_5=96, le_10=100, le_inf=100),
+        "15m",
+        "9m",
+    ),
+    Case(
+        "AvitoQueueFull", "critical", {REQUESTS % "overloaded": growing(1)}, {REQUESTS % "overloaded": "0+0x50 5+0x70"}
+    ),
+    Case(
+        "AvitoQueueFilling",
+        "warning",
+        {of_model("num_requests_waiting"): steady(110), of_model("max_waiting"): steady(128)},
+        {of_model("num_requests_waiting"): steady(100), of_model("max_waiting"): steady(128)},
+        "6m",
+        "4m",
+        also_quiet=[{of_model("num_requests_waiting"): steady(0), of_model("max_waiting"): steady(0)}],
+    ),
+    Case(
+        "AvitoManyOverLimit",
+        "warning",
+        {
+            ours("avito_ai_rate_limit_refusals_total", ',budget="generation",window="minute"'): growing(6),
+            REQUESTS % "success": growing(4),
+            REQUESTS % "rate_limit_exceeded": growing(6),
+        },
+        {
+            ours("avito_ai_rate_limit_refusals_total", ',budget="generation",window="minute"'): growing(4),
+            REQUESTS % "success": growing(6),
+            REQUESTS % "rate_limit_exceeded": growing(4),
+        },
+        "25m",
+        "10m",
+        also_quiet=[
+            {
+                ours("avito_ai_rate_limit_refusals_total", ',budget="health",window="minute"'): growing(60),
+                REQUESTS % "success": growing(4),
+            }
+        ],
+    ),
+    Case(
+        "AvitoLimitsLocal",
+        "warning",
+        {ours("avito_ai_rate_limit_storage_failures_total"): growing(1)},
+        {ours("avito_ai_rate_limit_storage_failures_total"): steady(40)},
+    ),
+    Case(
+        "AvitoEngineStalled",
+        "critical",
+        {ours("avito_ai_model_status", ',model="avibe",status="stalled"'): steady(1)},
+        {ours("avito_ai_model_status", ',model="avibe",status="stalled"'): steady(0)},
+        "1m",
+    ),
+    Case(
+        "AvitoEngineDead",
+        "critical",
+        {ours("avito_ai_model_status", ',model="avibe",status="dead"'): "0+0x4 1+0x20"},
+        {ours("avito_ai_model_status", ',model="avibe",status="dead"'): steady(0)},
+        "2m",
+    ),
+    Case(
+        "AvitoEngineRestarts",
+        "warning",
+        {of_model("engine_restarts_total"): "0+0x100 1+0x20"},
+        {of_model("engine_restarts_total"): steady(3)},
+    ),
+    Case(
+        "AvitoNotFinite",
+        "warning",
+        {of_model("nan_logits_total"): "0+0x100 1+0x20"},
+        {of_model("nan_logits_total"): steady(3)},
+    ),
+    Case(
+        "AvitoRestartLoop",
+        "critical",
+        {ours("process_start_time_seconds"): "0+0x20 1+0x20 2+0x20 3+0x60"},
+        {ours("process_start_time_seconds"): "0+0x20 1+0x20 2+0x80"},
+    ),
+    Case(
+        "AvitoGpuMemory",
+        "warning",
+        {ours("avito_ai_gpu_memory_reserved_bytes"): steady(96), ours("avito_ai_gpu_memory_total_bytes"): steady(100)},
+        {ours("avito_ai_gpu_memory_reserved_bytes"): steady(94), ours("avito_ai_gpu_memory_total_bytes"): steady(100)},
+        "11m",
+        "9m",
+    ),
+    Case(
+        "AvitoHostMemory",
+        "warning",
+        {ours("avito_ai_system_memory_ratio"): steady(0.93)},
+        {ours("avito_ai_system_memory_ratio"): steady(0.91)},
+        "11m",
+        "9m",
+    ),
+    Case(
+        "AvitoDisk",
+        "warning",
+        {ours("avito_ai_system_disk_ratio"): steady(0.86)},
+        {ours("avito_ai_system_disk_ratio"): steady(0.84)},
+        "16m",
+        "14m",
+    ),
+    Case(
+        "AvitoDisk",
+        "critical",
+        {ours("avito_ai_system_disk_ratio"): steady(0.96)},
+        {ours("avito_ai_system_disk_ratio"): steady(0.94)},
+        "6m",
+        "4m",
+    ),
+    Case(
+        "AvitoDescriptors",
+        "warning",
+        {ours("process_open_fds"): steady(81), ours("process_max_fds"): steady(100)},
+        {ours("process_open_fds"): steady(79), ours("process_max_fds"): steady(100)},
+        "6m",
+        "4m",
+    ),
+    Case(
+        "AvitoSiteDown", "critical", {site("probe_success"): steady(0)}, {site("probe_success"): steady(1)}, "3m", "1m"
+    ),
+    # promtool's clock begins at 1970-01-01, so an expiry is a number of seconds.
+    Case(
+        "AvitoCertificate",
+        "warning",
+        {site("probe_ssl_earliest_cert_expiry"): "1209500+0x140"},
+        {site("probe_ssl_earliest_cert_expiry"): "1215000+0x140"},
+        "31m",
+        "29m",
+    ),
+    Case(
+        "AvitoCertificate",
+        "critical",
+        {site("probe_ssl_earliest_cert_expiry"): "259100+0x140"},
+        {site("probe_ssl_earliest_cert_expiry"): "265000+0x140"},
+        "6m",
+        "4m",
+    ),
+    Case("AvitoSiteUnwatched", "warning", {site("up"): steady(0)}, {site("up"): steady(1)}, "16m", "14m"),
+]
+
+
+def as_test(case, series, moments):
+    """Return promtool's test: how many of the alert fire at each of the moments."""
+    query = f'count(ALERTS{{alertname="{case.alert}",severity="{case.severity}",alertstate="firing"}})'
+    return {
+        "name": f"{case.alert} {case.severity}",
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": amount}] if amount else []}
+            for at, amount in moments
+        ],
+    }
+
+
+def rules():
+    """Return the real rules."""
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def promtool_test(case, tests, folder):
+    """Return promtool's verdict on these tests of the one rule; the others would only take time."""
+    (rule,) = [one for one in rules() if (one["alert"], one["labels"]["severity"]) == (case.alert, case.severity)]
+    (folder / "rule.yml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
+    file = folder / "rule.test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": ["rule.yml"], "evaluation_interval": "15s", "tests": tests}))
+    return subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.severity}")
+def test_an_alert_fires_when_it_should_and_not_before(case, tmp_path):
+    """Under the figures that it is for, after its time; never under those just short of them."""
+    tests = [as_test(case, case.fires, [(case.not_yet, 0), (case.at, case.amount)])]
+    tests += [
+        as_test(case, quiet, [(at, 0) for at in ("5m", case.at, "29m")]) for quiet in (case.quiet, *case.also_quiet)
+    ]
+    done = promtool_test(case, tests, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_notices_an_alert_that_does_not_fire(tmp_path):
+    """The tests above can fail."""
+    case = CASES[0]
+    done = promtool_test(case, [as_test(case, case.quiet, [(case.at, 1)])], tmp_path)
+    assert done.returncode != 0
+
+
+def test_every_alert_is_tested():
+    """Each rule, in each of its severities, has a case of its own."""
+    named = [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
+    assert set(named) == {(case.alert, case.severity) for case in CASES}
+    assert len(set(named)) == len(named)
+
+
+def test_promtool_finds_nothing_wrong():
+    """Rules and configuration are valid as they stand."""
+    for what, file in (("rules", RULES), ("config", MONITORING / "prometheus/prometheus.yml")):
+        done = subprocess.run(["promtool", "check", what, str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
