@@ -5,10 +5,16 @@ reload that loses none; SIGHUP reloads in place, with requests waiting meanwhile
 knows is taken as a setting of its own, so `config` must never be imported as a name.
 """
 
+import faulthandler
 import logging
 import math
 import os
 import resource
+import signal
+import sys
+
+# What this process imports later still has to come from its own release, whichever one `current` names by then.
+sys.path[:] = map(os.path.realpath, sys.path)
 
 from gunicorn.arbiter import Arbiter
 
@@ -23,6 +29,8 @@ KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 IDLE_CONNECTIONS = 1024
 DESCRIPTORS = 65_536
 SPARE_DESCRIPTORS = 256
+# How much longer than the worker's drain the end of the whole service may take, in seconds.
+STOP_MARGIN = 15
 # The status of a service that only a new process can cure: of those at which Gunicorn's master ends too, the one that
 # no failed load has, so that a supervisor can tell them apart.
 LOST = Arbiter.APP_LOAD_ERROR
@@ -51,11 +59,23 @@ def _start_logging() -> None:
         raise SystemExit(f"The service cannot start: {error}") from None
 
 
+def _tell_where_it_hangs() -> None:
+    """At SIGABRT, which the watchdog sends to what has hung, write where each thread is, and end."""
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    faulthandler.enable()
+
+
+def _ask_for_time() -> None:
+    """Have systemd wait for a drain of any length, whatever the unit's TimeoutStopSec."""
+    notify(f"EXTEND_TIMEOUT_USEC={(graceful_timeout + STOP_MARGIN) * 1_000_000}")
+
+
 settings = settings_or_exit(fresh=True)
-notify = notifier(_keep_from_gunicorn("NOTIFY_SOCKET", KEPT_NOTIFY_SOCKET))
+notify = notifier(_keep_from_gunicorn("NOTIFY_SOCKET", KEPT_NOTIFY_SOCKET), os.environ.get("RUNTIME_DIRECTORY"))
 _start_logging()
 
 wsgi_app = "app_production:app"
+chdir = os.getcwd()
 proc_name = "avito-ai"
 bind = (
     f"[{settings.server.host}]:{settings.server.port}"
@@ -86,10 +106,13 @@ def nworkers_changed(server, new_value, old_value):
 
 
 def pre_exec(server):
-    """Make a new master of `python -m gunicorn` start the same way.
+    """Make a new master start as this one was started, in the release that is the current one now.
 
-    As a script, `gunicorn/__main__.py` would put its own folder first in the path, where `http` is not Python's.
+    As a script, `gunicorn/__main__.py` would put its own folder first in the path, where `http` is not Python's. Where
+    PWD names a link, that link is where the service was told to run, and not the folder it named then.
     """
+    if os.path.islink(os.environ.get("PWD", "")):
+        server.START_CTX["cwd"] = os.environ["PWD"]
     arguments = server.START_CTX["args"]
     if os.path.basename(arguments[1]) == "__main__.py":
         arguments[1:2] = ["-m", "gunicorn"]
@@ -105,9 +128,11 @@ def post_fork(server, worker):
 
 def post_worker_init(worker):
     """Load the models, before or while serving; see `serving.startup`."""
+    _tell_where_it_hangs()
     if "WATCHDOG_USEC" in os.environ:
         interval = int(os.environ["WATCHDOG_USEC"]) / 2e6
         worker.beat = Watchdog(notify, interval, lambda: worker.models.restart_needed).beat
+    worker.on_drain = _ask_for_time
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
 

@@ -33,11 +33,15 @@ ENGINES = {
     "reference": ("engine.reference", "ReferenceBackend"),
 }
 
+# Returns the device, and the engine's limits on it; called by the thread that loads.
+Place = Callable[[], tuple[str, EngineConfig]]
+
 
 class ModelSet:
     """The models by name, loaded one after another. Safe to use from any thread.
 
-    check: called before the first is loaded; it raises StartError where that is foreseen to fail.
+    check: called before the first is loaded; it raises StartError where that is foreseen to fail. overlapping: set
+    before the start where another copy is still in memory, so that the room kept for one counts as used.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class ModelSet:
         self._clock, self._check = clock, check
         self._stopping = threading.Event()
         self._stop_announced = False
+        self.overlapping = False
         self._loader: threading.Thread | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Backend]]:
@@ -157,8 +162,15 @@ def build_models(settings: Settings) -> ModelSet:
     wish = Wish(settings.model.device, visible, settings.production)
     device = functools.cache(lambda: choose_device(wish, survey_machine, ask_torch))
     checkpoints = choose_checkpoints(settings)
-    backends = {name: _deferred(name, chosen, settings, device) for name, chosen in checkpoints.items()}
-    return ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, device))
+
+    def place() -> tuple[str, EngineConfig]:
+        where = device()
+        limits = engine_config(settings, where)
+        return where, replace(limits, reload_reserve=limits.reload_reserve and not models.overlapping)
+
+    backends = {name: _deferred(name, chosen, settings, place) for name, chosen in checkpoints.items()}
+    models = ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, place))
+    return models
 
 
 def choose_checkpoints(settings: Settings) -> dict[str, Checkpoint]:
@@ -229,13 +241,11 @@ def _choose(name: str, setting: str, wanted: Checkpoint, production: bool, wrong
     return wanted
 
 
-def _deferred(name: str, chosen: Checkpoint, settings: Settings, device: Callable[[], str]) -> DeferredBackend:
+def _deferred(name: str, chosen: Checkpoint, settings: Settings, place: Place) -> DeferredBackend:
     def build() -> Backend:
         module, class_name = ENGINES[settings.engine.engine]
-        where = device()
-        backend: Backend = getattr(import_module(module), class_name)(
-            model_spec(name, chosen, settings, where), engine_config(settings, where)
-        )
+        where, limits = place()
+        backend: Backend = getattr(import_module(module), class_name)(model_spec(name, chosen, settings, where), limits)
         fold_in_libraries()
         return backend
 
@@ -243,12 +253,11 @@ def _deferred(name: str, chosen: Checkpoint, settings: Settings, device: Callabl
     return DeferredBackend(info, build)
 
 
-def _check_memory(checkpoints: Mapping[str, Checkpoint], settings: Settings, device: Callable[[], str]) -> None:
+def _check_memory(checkpoints: Mapping[str, Checkpoint], settings: Settings, place: Place) -> None:
     """Raise StartError where both models together would not fit; the plain path has no cache of a stated size."""
     if settings.engine.engine != "continuous":
         return
-    where = device()
-    limits = engine_config(settings, where)
+    where, limits = place()
     specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
     import_module("engine.budget").check_together([(spec, limits) for spec in specs])
 

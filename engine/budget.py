@@ -15,10 +15,10 @@ import torch
 from transformers import AutoConfig
 
 from engine.checkpoint import find_checkpoint
-from engine.errors import StartError
+from engine.errors import NoRoom, StartError
 from engine.kv_cache import KVCache
 from engine.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE
-from engine.memory import available_bytes
+from engine.memory import available_bytes, total_bytes
 from engine.types import EngineConfig, ModelSpec
 
 log = logging.getLogger(__name__)
@@ -81,9 +81,14 @@ def foresee_budget(spec: ModelSpec, config: EngineConfig) -> Budget:
 
 
 def check_together(
-    models: Iterable[tuple[ModelSpec, EngineConfig]], available: Callable[[str], int] = available_bytes
+    models: Iterable[tuple[ModelSpec, EngineConfig]],
+    available: Callable[[str], int] = available_bytes,
+    total: Callable[[str], int] = total_bytes,
 ) -> None:
-    """Check, before anything is loaded, that all models fit on their device together. Raises StartError if not."""
+    """Check, before anything is loaded, that all models fit on their device together.
+
+    Raises NoRoom where they would if others left it, StartError where they never could.
+    """
     plans = [(spec, config, foresee_budget(spec, config)) for spec, config in models]
     spec, config, _ = plans[0]
     free, needed = available(spec.device), sum(budget.total for _, _, budget in plans)
@@ -96,7 +101,8 @@ def check_together(
         for spec, _, budget in plans
     )
     twice = f", and RELOAD_RESERVE keeps as much for a second copy: {2 * needed / 1e9:.2f} GB" if reserve else ""
-    raise StartError(
+    kind = NoRoom if needed + reserve <= total(spec.device) else StartError
+    raise kind(
         f"The models do not fit on {spec.device} together: {sums}; that is {needed / 1e9:.2f} GB{twice}, and "
         f"{free / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
     )

@@ -16,6 +16,7 @@
     └── ModelError               the model failed on this request
         └── EngineDead           the engine's thread died under this request
     StartError                   the service cannot start; not a request's error
+    └── NoRoom                   the models do not fit beside what is in memory now
 
 Every message is one plain sentence that may be shown to a client: no path, stack, prompt or library text in it.
 `StartError` alone goes to the operator and may name settings and folders.
@@ -102,3 +103,7 @@ class EngineDead(ModelError):
 
 class StartError(Exception):
     """The service cannot start: one sentence that names the setting and the folder."""
+
+
+class NoRoom(StartError):
+    """The memory that is free now is too small, and nothing has been loaded yet."""

@@ -20,6 +20,13 @@ def available_bytes(device: str) -> int:
     return min(limit for limit in limits if limit is not None)
 
 
+def total_bytes(device: str) -> int:
+    """Return how many bytes `cpu` or `cuda` has in all, whoever uses them."""
+    if device == "cuda":  # pragma: no cover - CUDA
+        return int(torch.cuda.mem_get_info()[1])
+    return int(psutil.virtual_memory().total)
+
+
 def cgroup_bytes(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int | None:
     """Return what the control groups (version 2) of this process leave free, None where they set no limit.
 

@@ -2,8 +2,9 @@
 
 Who takes over: a worker of a new master that SIGUSR2 made (Gunicorn leaves the old master's number in GUNICORN_PID),
 and a worker that SIGHUP put beside an older one of the same master. The first tells systemd who the master is now and
-stops the old one once the models are ready, so both serve the same socket for a moment and no request is lost. The
-second waits for the older one to end before it loads: SIGHUP is the reload for a card with no room for two copies.
+stops the old one once the models are ready, so both serve the same socket for a moment and no request is lost. Where
+there is no room for two copies of the models it stops the old one first, and requests wait in the socket meanwhile.
+The second waits for the older one to end before it loads.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 import psutil
 
-from engine.errors import StartError
+from engine.errors import NoRoom, StartError
 from serving.systemd import Notify
 from serving.worker import ServiceWorker
 
@@ -44,9 +45,14 @@ def start_models(
         worker.models.start_in_background(leave, lambda: notify("READY=1\nSTATUS=Serving"))
         return
     _wait_for_predecessors(worker)
-    ready = threading.Event()
-    worker.models.start_in_background(leave, ready.set)
-    _live_until(worker, ready.is_set)
+    worker.models.overlapping = old_master is not None
+    crowded = _load(worker, leave, gives_way=old_master is not None)
+    if crowded is not None and old_master is not None:
+        log.warning("%s So the old master ends first, and requests wait until the new one is ready.", crowded)
+        notify(f"MAINPID={worker.ppid}\nSTATUS=Loading the models; requests wait meanwhile")
+        _make_room(worker, old_master)
+        worker.models.overlapping = False
+        _load(worker, leave, gives_way=False)
     if worker.alive and not worker.orphaned:
         _take_over(worker, old_master, notify)
 
@@ -68,6 +74,29 @@ def leave_process(status: int) -> Callable[[StartError], None]:
         os._exit(status)
 
     return leave
+
+
+def _load(worker: ServiceWorker, leave: Callable[[StartError], None], gives_way: bool) -> NoRoom | None:
+    """Load until all models are ready, or the worker is to end. Returns why there is no room, where it gives way."""
+    settled, crowded = threading.Event(), list[NoRoom]()
+
+    def fail(error: StartError) -> None:
+        if not (gives_way and isinstance(error, NoRoom)):
+            leave(error)
+        else:
+            crowded.append(error)
+            settled.set()
+
+    worker.models.start_in_background(fail, settled.set)
+    _live_until(worker, settled.is_set)
+    return crowded[0] if crowded else None
+
+
+def _make_room(worker: ServiceWorker, old_master: int) -> None:
+    """Stop the old master and wait for its end: its worker finishes what it has admitted."""
+    if is_parent(old_master, worker.ppid):
+        os.kill(old_master, signal.SIGTERM)
+    _live_until(worker, lambda: not is_parent(old_master, worker.ppid))
 
 
 def _take_over(worker: ServiceWorker, old_master: int | None, notify: Notify) -> None:

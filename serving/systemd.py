@@ -7,21 +7,31 @@ away from it and these messages come from the worker that has loaded. The unit n
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 Notify = Callable[[str], None]
 
+SERVING = "serving"
 
-def notifier(address: str | None) -> Notify:
-    """Return a function that sends a message to systemd's socket; without an address it does nothing."""
+
+def notifier(address: str | None, folder: str | None = None) -> Notify:
+    """Return a function that sends a message to systemd's socket; without an address it does nothing.
+
+    folder: the unit's own under /run, where the file `serving` names the master whose models are ready, for
+    `deploy.reload`: systemd shows nobody but root what it was told.
+    """
 
     def notify(message: str) -> None:
         if not address:
             return
+        if folder and "READY=1" in message.splitlines():
+            Path(folder, SERVING).write_text(f"{os.getppid()}\n", encoding="ascii")
         path = f"\0{address[1:]}" if address.startswith("@") else address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:

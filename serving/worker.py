@@ -39,8 +39,9 @@ NOT_A_CLIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
-    predecessors: the workers of this master that were alive at the fork; beat: called about once a second;
-    send_timeout, drain_delay, drain_seconds: the settings. lost: whether it ends because only a new process can help.
+    predecessors: the workers of this master that were alive at the fork; beat: called about once a second; on_drain:
+    called when a drain begins that no successor shortens; send_timeout, drain_delay, drain_seconds: the settings.
+    lost: whether it ends because only a new process can help.
     """
 
     wsgi: Any = None
@@ -49,6 +50,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     drain_delay = 0.0
     drain_seconds = 60.0
     beat: Callable[[], None] = staticmethod(lambda: None)
+    on_drain: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -130,7 +132,9 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if has_sibling(self.ppid):
             self.log.info("Leaving new connections to the next worker and finishing the admitted requests.")
             self.alive = False
-        elif self.drain_delay:
+            return
+        self.on_drain()
+        if self.drain_delay:
             self.log.info("Readiness says that this service stops; requests are taken for %g s more.", self.drain_delay)
             self.models.announce_stop()
         else:

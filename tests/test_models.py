@@ -340,3 +340,16 @@ def test_announced_stop_shows_in_the_state_while_requests_are_taken():
     assert [state.status for state in models.states().values()] == [Status.DRAINING, Status.LOADING]
     assert not models.ready
     assert models.get("avibe").state().status is Status.READY
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_room_kept_for_a_second_copy_is_what_that_copy_uses(tmp_path, overlapping):
+    """While the old copy is still in memory, RELOAD_RESERVE does not ask for room for a third."""
+    text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
+    huge = {"VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text), "MAX_NUM_SEQS": "4096"}
+    huge |= {"DEVICE": "cpu", "VISION_MODEL_DIR": "demo", "MAX_MODEL_LEN": "1000000", "RELOAD_RESERVE": "on"}
+    models = build_models(settings(**huge))
+    models.overlapping = overlapping
+    with pytest.raises(StartError) as stopped:
+        models.start()
+    assert ("RELOAD_RESERVE" in str(stopped.value)) is not overlapping

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.budget import check_budget, check_together, foresee_budget, plan_budget
-from engine.errors import StartError
+from engine.errors import NoRoom, StartError
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, vision_spec
 
@@ -96,3 +96,14 @@ def test_both_models_must_fit_together_before_either_is_loaded(text_folder, visi
     for part in ("avibe", "avision", "weights in float32", "cache", "together", "MAX_NUM_SEQS", "GB are free"):
         assert part in message
     assert ("RELOAD_RESERVE" in message) is reserve
+
+
+def test_models_that_would_fit_if_others_left_are_told_apart(text_folder):
+    """NoRoom says that the end of another process would help, which is not so for models larger than the device."""
+    models = [(text_spec(text_folder), CONFIG)]
+    needed = foresee_budget(*models[0]).total
+    with pytest.raises(NoRoom):
+        check_together(models, lambda device: needed - 1, lambda device: needed)
+    with pytest.raises(StartError) as hopeless:
+        check_together(models, lambda device: needed - 1, lambda device: needed - 1)
+    assert not isinstance(hopeless.value, NoRoom)

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from engine.memory import available_bytes, cgroup_bytes
+from engine.memory import available_bytes, cgroup_bytes, total_bytes
 
 
 @pytest.fixture
@@ -46,3 +46,8 @@ def test_no_limit_is_no_limit(groups):
 def test_the_host_has_some_memory():
     """On the CPU it is what the host and the groups leave."""
     assert 0 < available_bytes("cpu") <= psutil.virtual_memory().total
+
+
+def test_total_is_what_the_machine_has():
+    """Whoever uses it."""
+    assert total_bytes("cpu") == psutil.virtual_memory().total >= available_bytes("cpu")

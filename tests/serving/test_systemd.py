@@ -1,11 +1,12 @@
 """The words for systemd, without a Gunicorn."""
 
 import logging
+import os
 import socket
 
 import pytest
 
-from serving.systemd import Watchdog, notifier
+from serving.systemd import SERVING, Watchdog, notifier
 from tests.fakes import Clock
 
 
@@ -31,6 +32,18 @@ def test_socket_that_is_gone_is_a_warning(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     notifier(str(tmp_path / "gone"))("READY=1")
     assert "systemd was not told 'READY=1': No such file or directory." in caplog.text
+
+
+def test_readiness_is_left_in_the_units_folder(tmp_path):
+    """Who reloads the service reads there which master's models are ready; other messages change nothing."""
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        notify = notifier(str(tmp_path / "notify"), str(tmp_path / "run"))
+        notify("STATUS=NOT READY=1")
+        assert not (tmp_path / "run" / SERVING).exists()
+        notify("MAINPID=1\nREADY=1")
+    assert (tmp_path / "run" / SERVING).read_text() == f"{os.getppid()}\n"
 
 
 def test_watchdog_beats_once_an_interval_until_a_restart_is_needed(caplog):
