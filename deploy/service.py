@@ -71,8 +71,7 @@ def watch(unit: str, command: list[str], every: float = EVERY) -> int:
 def progress(unit: str) -> str:
     """Return how far the unit's service is with loading, in one line; empty where nothing is said of it."""
     url = url_of(main_pid(unit))
-    line = describe_progress(fetch_json(f"{url}/api/health/ready")[1]) if url else ""
-    return line or unit_property(unit, "StatusText")
+    return describe_progress(fetch_json(f"{url}/api/health/ready")[1]) if url else ""
 
 
 def state(pid: int) -> tuple[bool, list[str]]:

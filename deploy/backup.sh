@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Backs up what only this machine knows of the service, and brings it back. What can be made again is not in it: the
+# releases (./deploy.sh production), the models, the certificates of certbot, and the request limits in Redis.
+#
+#   deploy/backup.sh create [FILE]   settings, keys, drop-ins of the unit and nginx's site into FILE (.tar.gz, for root
+#                                    alone), then `check`; default: /var/backups/avito-ai/DATE.tar.gz
+#   deploy/backup.sh check FILE      unpack it aside: every sum must be right, and the settings must be usable
+#   deploy/backup.sh restore FILE    check it, then put everything back; what it replaces is backed up first
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+# shellcheck source=deploy/lib/say.sh
+. "$ROOT/deploy/lib/say.sh"
+# shellcheck source=deploy/lib/places.sh
+. "$ROOT/deploy/lib/places.sh"
+
+BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
+SUMS=avito-ai-backup.sha256
+# Paths below SYSTEM_ROOT; what is not there is left out.
+PARTS=(etc/avito-ai "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
+ASIDE=""
+
+create() {
+    local file="${1:-$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz}"
+    gather >"$ASIDE/parts"
+    [ -s "$ASIDE/parts" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
+    mkdir -p "$ASIDE/copy" "$(dirname "$file")"
+    tar -C "${SYSTEM_ROOT:-/}" --files-from="$ASIDE/parts" -cf - | tar -C "$ASIDE/copy" -xpf -
+    (cd "$ASIDE/copy" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$ASIDE/sums"
+    mv "$ASIDE/sums" "$ASIDE/copy/$SUMS"
+    files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$file.new"
+    chmod 600 "$file.new"
+    mv "$file.new" "$file"
+    check "$file"
+    say "The backup is $file. It holds keys: keep a copy elsewhere, where only you read it."
+}
+
+# Prints the files of a folder, each ended by a zero byte. Folders are not kept: a restore must not touch those of /etc.
+files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | LC_ALL=C sort -z); }
+
+# Prints what there is to keep, secrets that the settings name elsewhere included.
+gather() {
+    local part
+    for part in "${PARTS[@]}" $(secret_files); do
+        if [ -e "${SYSTEM_ROOT:-}/$part" ]; then echo "$part"; fi
+    done
+}
+
+secret_files() {
+    [ -f "$SETTINGS_FILE" ] || return 0
+    sed -n 's/^[A-Z_]*_FILE=//p' "$SETTINGS_FILE" | grep '^/' | grep -v -e "^/etc/avito-ai/" -e '\.log$' | sed 's#^/##' || true
+}
+
+check() {
+    [ -f "$1" ] || die "There is no file $1."
+    rm -rf "$ASIDE/check"
+    mkdir "$ASIDE/check"
+    tar -C "$ASIDE/check" -xzpf "$1" || die "$1 cannot be unpacked."
+    [ -f "$ASIDE/check/$SUMS" ] || die "$1 is no backup of this service."
+    (cd "$ASIDE/check" && sha256sum --check --quiet "$SUMS") >&2 || die "$1 is damaged: the files above do not have their sums."
+    check_settings_of "$ASIDE/check/etc/avito-ai/.env"
+    say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, all sums right, settings usable."
+}
+
+# Reads the settings of the copy as the service would; secrets that stand in files are looked for where they would be.
+check_settings_of() {
+    local python="$CURRENT/.venv/bin/python" report
+    [ -f "$1" ] || die "The backup has no settings file."
+    if [ ! -x "$python" ]; then
+        warn "No release is installed here, so the settings of the backup are not tried."
+        return
+    fi
+    report="$(cd "$CURRENT" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$1" "$python" config.py 2>&1 >/dev/null)" || {
+        printf '%s\n' "$report" >&2
+        die "The settings of the backup cannot be used; their mistakes stand above."
+    }
+}
+
+restore() {
+    check "$1"
+    if [ -d "$CONFIG_DIR" ]; then
+        local before
+        before="$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz"
+        (create "$before") || die "What is here now could not be backed up; nothing was restored."
+        rm -rf "$ASIDE/copy" "$ASIDE/check"
+        check "$1"
+    fi
+    rm "$ASIDE/check/$SUMS"
+    id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home \
+        --shell /usr/sbin/nologin "$SERVICE_USER"
+    (umask 022 && files_of "$ASIDE/check" | tar -C "$ASIDE/check" --null --files-from=- -cf - | tar -C "${SYSTEM_ROOT:-/}" -xpf -)
+    chown -R "root:$SERVICE_USER" "$CONFIG_DIR"
+    chmod 750 "$CONFIG_DIR"
+    chmod 640 "$SETTINGS_FILE"
+    if has systemctl; then systemctl daemon-reload; fi
+    say "Restored. ./deploy.sh production installs the service where it is not, or lets it take the settings up."
+}
+
+[ "$(id -u)" -eq 0 ] || die "Settings and keys are root's to read: sudo deploy/backup.sh $*"
+umask 077
+ASIDE="$(mktemp -d)"
+trap 'rm -rf "$ASIDE"' EXIT
+trap 'exit 143' INT TERM HUP
+case "${1:-help}:$#" in
+    create:1 | create:2) create "${2:-}" ;;
+    check:2) check "$2" ;;
+    restore:2) restore "$2" ;;
+    *)
+        sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2
+        exit 2
+        ;;
+esac
