@@ -15,7 +15,9 @@ from dotenv.parser import Binding, parse_stream
 from settings.table import Setting
 
 # Read by other programs from the same file, so no mistake there.
-FOREIGN = frozenset({"ENV_FILE", "TORCH_INDEX_URL", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"})
+FOREIGN = frozenset(
+    "ENV_FILE TORCH_INDEX_URL COMPOSE_PROJECT_NAME COMPOSE_PROFILES COMPOSE_FILE DOMAIN TLS_DIR MODELS_DIR".split()
+)
 
 
 @dataclass(slots=True)
