@@ -1,0 +1,33 @@
+"""The whole application for a real Gunicorn, over models that answer at once and stand still while a file says so.
+
+`stalled` in TINY_FOLDER stalls Avibe. The machine is a pretended one with a GPU, so that every figure is there.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from app_production import create_app
+from config import settings_or_exit
+from engine.types import BackendState, Status
+from metrics.machine import GpuFigures
+from models import ModelSet
+from tests.fakes import FakeMachine, ScriptedBackend
+
+STALLED = Path(os.environ["TINY_FOLDER"]) / "stalled"
+
+
+class StallingBackend(ScriptedBackend):
+    """Stalled while the file is there."""
+
+    def state(self):
+        return BackendState(Status.STALLED, "the model does not move") if STALLED.exists() else super().state()
+
+    def stats(self):
+        return replace(super().stats(), kv_cache_tokens_used=10, kv_cache_tokens_total=100)
+
+
+machine = FakeMachine(GpuFigures("A GPU", 40 * 1024**3, 50 * 1024**3, 80 * 1024**3, 0.7))
+app = create_app(
+    settings_or_exit(), ModelSet({"avibe": StallingBackend("avibe"), "avision": ScriptedBackend("avision")}), machine
+)

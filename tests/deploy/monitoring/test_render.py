@@ -1,0 +1,159 @@
+"""One file of settings becomes the configuration of four programs, and their own checks find it valid."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from deploy.monitoring.render import DEFAULTS, SettingsError, main, read_settings, render
+from tests.deploy.monitoring.exported import MONITORING
+
+EXAMPLE = (MONITORING / "monitoring.env.example").read_text(encoding="utf-8")
+FULL = """
+SERVICE_TARGETS=10.0.0.1:8085, 10.0.0.2:8085
+SITE_URL=https://ai.example.com/api/health/ready
+EMAIL_TO=one@example.com, two@example.com
+EMAIL_FROM=avito-ai@example.com
+SMTP_SERVER=mail.example.com:587
+SMTP_USER=avito-ai
+SMTP_PASSWORD_FILE=/etc/secrets/smtp
+SLACK_WEBHOOK_FILE=/etc/secrets/slack
+SLACK_CHANNEL=#alerts
+WEBHOOK_URL=http://127.0.0.1:9/hook
+RUNBOOK=https://git.example.com/avito/README_PRODUCTION.md
+"""
+MINIMAL = "EMAIL_TO=one@example.com\nEMAIL_FROM=two@example.com\n"
+
+
+def loaded(folder, name):
+    return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text", ["", MINIMAL, FULL, "SLACK_WEBHOOK_FILE=/x\n", "WEBHOOK_URL=https://a.example/\n"])
+def test_what_is_rendered_is_valid(text, tmp_path):
+    """Alertmanager, Prometheus and the blackbox exporter take what comes of any choice of receivers."""
+    render(read_settings(text), tmp_path)
+    for command in (
+        ["amtool", "check-config", "alertmanager/alertmanager.yml"],
+        ["promtool", "check", "config", "prometheus/prometheus.yml"],
+        ["prometheus-blackbox-exporter", "--config.check", "--config.file=blackbox/blackbox.yml"],
+    ):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "WARNING" not in done.stdout + done.stderr
+    left = [file for file in tmp_path.rglob("*.yml") if re.search(r"\$\{(?!datasource)\w+\}", file.read_text())]
+    assert left == []
+
+
+def test_every_setting_arrives(tmp_path):
+    """Targets, receivers, secrets by the names of their files, and the runbook's address stand where they are read."""
+    render(read_settings(FULL), tmp_path)
+    (receiver,) = loaded(tmp_path, "alertmanager/alertmanager.yml")["receivers"]
+    (mail,), (slack,), (hook,) = receiver["email_configs"], receiver["slack_configs"], receiver["webhook_configs"]
+    assert mail["to"] == "one@example.com, two@example.com"
+    assert (mail["auth_username"], mail["auth_password_file"]) == ("avito-ai", "/etc/secrets/smtp")
+    assert (slack["api_url_file"], slack["channel"]) == ("/etc/secrets/slack", "#alerts")
+    assert hook["url"] == "http://127.0.0.1:9/hook"
+    assert all(one["send_resolved"] for one in (mail, slack, hook))
+    assert loaded(tmp_path, "prometheus/targets/service.json") == [{"targets": ["10.0.0.1:8085", "10.0.0.2:8085"]}]
+    assert loaded(tmp_path, "prometheus/targets/site.json") == [
+        {"targets": ["https://ai.example.com/api/health/ready"], "labels": {"__meta_exporter": "127.0.0.1:9115"}}
+    ]
+    rules = (tmp_path / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
+    assert "runbook_url: https://git.example.com/avito/README_PRODUCTION.md#avitodisk" in rules
+
+
+def test_grafana_finds_source_and_dashboard(tmp_path):
+    """The source is the Prometheus of the settings; the dashboards' folder is the one that was written."""
+    render(read_settings("PROMETHEUS_URL=http://prometheus:9090\n"), tmp_path)
+    (source,) = loaded(tmp_path, "grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    (provider,) = loaded(tmp_path, "grafana/provisioning/dashboards/avito-ai.yml")["providers"]
+    assert source["url"] == "http://prometheus:9090"
+    assert provider["options"]["path"] == str(tmp_path / "grafana/dashboards")
+    assert json.loads((tmp_path / "grafana/dashboards/avito-ai.json").read_text())["uid"] == source["uid"][:8]
+
+
+def test_without_a_site_none_is_probed(tmp_path):
+    """No alert about a certificate comes from an address that nobody set."""
+    render(read_settings(MINIMAL), tmp_path)
+    assert loaded(tmp_path, "prometheus/targets/site.json") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("SERVICE_TARGETS=http://a:1", "SERVICE_TARGETS='http://a:1'"),
+        ("SMTP_SERVER=mail", "SMTP_SERVER='mail'"),
+        ("SITE_URL=http://ai.example.com", "https://"),
+        ("WEBHOOK_URL=hook", "WEBHOOK_URL='hook'"),
+        ("EMAIL_TO=somebody", "EMAIL_TO='somebody'"),
+        ("EMAIL_TO=a@b", "expected both or neither"),
+        ("SMTP_USER=me", "SMTP_USER and SMTP_PASSWORD_FILE"),
+        ("SMTP_TLS=yes", "SMTP_TLS='yes'"),
+        ("EMAIL=a@b", "EMAIL: there is no such setting"),
+        ("export A=1", "expected NAME=value"),
+    ],
+)
+def test_a_mistake_is_told_by_its_name(line, said):
+    """What is wrong is said at once, before anything is written."""
+    with pytest.raises(SettingsError) as raised:
+        read_settings(line)
+    assert said in str(raised.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    """One run is enough to find them all."""
+    with pytest.raises(SettingsError) as raised:
+        read_settings("SMTP_TLS=yes\nSMTP_SERVER=mail\nNOTHING=1\n")
+    assert len(str(raised.value).splitlines()) == 3
+
+
+def test_the_command_writes_or_says_why_not(tmp_path, capsys):
+    """Status 0 and files, or status 2, the reason, and no file."""
+    settings, output = tmp_path / "monitoring.env", tmp_path / "output"
+    assert main(["--settings", str(settings), "--output", str(output)]) == 2
+    settings.write_text("SMTP_TLS=yes\n")
+    assert main(["--settings", str(settings), "--output", str(output)]) == 2
+    assert "SMTP_TLS='yes'" in capsys.readouterr().err
+    assert not output.exists()
+    settings.write_text("")
+    assert main(["--settings", str(settings), "--output", str(output)]) == 0
+    warnings = capsys.readouterr().err
+    assert "no receiver is set" in warnings
+    assert "SITE_URL is not set" in warnings
+    settings.write_text(FULL)
+    assert main(["--settings", str(settings), "--output", str(output)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_script_needs_nothing_but_python(tmp_path):
+    """It runs without any package, for a machine that has only the monitoring."""
+    (tmp_path / "monitoring.env").write_text(MINIMAL)
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(MONITORING / "render.py"),
+        "--settings",
+        "monitoring.env",
+        "--output",
+        "o",
+    ]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "o/alertmanager/alertmanager.yml").exists()
+
+
+def test_the_example_has_every_setting_and_its_default():
+    """As it stands the example changes nothing, and with every line taken in it is still valid."""
+    assert read_settings(EXAMPLE) == DEFAULTS
+    lines = dict(re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    assert lines.keys() == DEFAULTS.keys()
+    assert {name: value for name, value in lines.items() if name != "SITE_URL"} == {
+        name: value for name, value in DEFAULTS.items() if name != "SITE_URL"
+    }
+    read_settings(re.sub(r"(?m)^#(?=[A-Z_]+=)", "", EXAMPLE))
