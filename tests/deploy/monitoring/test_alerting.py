@@ -1,0 +1,92 @@
+"""From a figure of a real service to an operator's mailbox: a real Prometheus and a real Alertmanager between them."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from deploy.monitoring.grafana.dashboard import FILE
+from tests.deploy.monitoring.dash_lint import queries
+from tests.deploy.monitoring.watched import PATIENCE, watched
+from tests.e2e.gunicorn_process import until
+
+STALLED, CERTIFICATE = "AvitoEngineStalled", "AvitoCertificate"
+ASK = {"prompt": "Hello"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """Everything up, and the service asked for answers, one of them over its limit."""
+    with watched(tmp_path_factory.mktemp("watched")) as running:
+        until(lambda: answered(running), PATIENCE)
+        until(lambda: scraped(running), PATIENCE)
+        statuses = [running.post("/api/v1/text/generate", ASK) for _ in range(3)]
+        assert statuses[-1] == 429
+        running.post("/api/v1/nothing", ASK)
+        yield running
+
+
+def answered(running):
+    try:
+        return running.post("/api/v1/text/generate", ASK) == 200
+    except OSError:
+        return False
+
+
+def scraped(running):
+    try:
+        return len(running.query("up == 1")) == 2
+    except OSError:
+        return False
+
+
+def test_an_alert_fires_is_delivered_and_clears(running):
+    """A model stands still: mail, Slack and webhook hear of it, once it moves again they hear that too."""
+    running.service.say("stalled")
+    alert = running.told(STALLED, "firing")
+    assert alert["labels"]["model"] == "avibe"
+    assert alert["labels"]["severity"] == "critical"
+    assert alert["annotations"]["runbook_url"] == "README_PRODUCTION.md#avitoenginestalled"
+    (running.service.folder / "stalled").unlink()
+    running.told(STALLED, "resolved")
+    firing, resolved = f"FIRING: {STALLED} (critical)", f"RESOLVED: {STALLED} (critical)"
+    until(lambda: {firing, resolved} <= set(running.mailbox.subjects()), PATIENCE)
+    text = running.mailbox.text(firing)
+    assert f"avibe on 127.0.0.1:{running.service.port} has work and does not move." in text
+    assert "What to do: README_PRODUCTION.md#avitoenginestalled" in text
+    titles = [one["title"] for message in running.hooks["/slack"] for one in message["attachments"]]
+    assert {firing, resolved} <= set(titles)
+    assert base64.b64decode(running.mailbox.logins[0]) == b"\0avito-ai\0a password"
+
+
+def test_a_certificate_that_ends_soon_is_told_once(running):
+    """The probe reads a real certificate, both rules fire, and the warning is kept back by the worse one."""
+    alert = running.told(CERTIFICATE, "firing")
+    assert alert["labels"]["severity"] == "critical"
+    assert alert["annotations"]["summary"].startswith("The certificate of https://127.0.0.1")
+    severities = 'count by (severity) (ALERTS{alertname="AvitoCertificate",alertstate="firing"})'
+    until(lambda: len(running.query(severities)) == 2, PATIENCE)
+    told = [one for message in running.hooks["/hook"] for one in message["alerts"]]
+    assert {one["labels"]["severity"] for one in told if one["labels"]["alertname"] == CERTIFICATE} == {"critical"}
+
+
+def test_every_panel_of_the_dashboard_has_data(running):
+    """Each expression, asked of the Prometheus that scrapes the service, gives at least one series."""
+    dashboard = json.loads(FILE.read_text(encoding="utf-8"))
+    expressions = set(queries(dashboard, window="30s"))
+
+    def empty():
+        return [(title, expression) for title, expression in expressions if not running.query(expression)]
+
+    until(lambda: not empty(), PATIENCE, every=0.5)
+
+
+def test_nothing_fires_that_has_no_cause(running):
+    """In all of this, no other rule found anything to say, and every rule could be evaluated."""
+    known = {STALLED, CERTIFICATE, "AvitoNoReadyCopy", "AvitoCopyDown"}  # one model stalled is a copy that is not ready
+    fired = {series["metric"]["alertname"] for series in running.query("count by (alertname) (ALERTS)")}
+    assert fired <= known
+    groups = running.ask("rules")["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
