@@ -7,6 +7,11 @@ SYSTEM_TOOLS=(
     "chromium|chromium-browser|google-chrome chromium -"
     "redis-server redis-server redis-server"
     "nginx nginx nginx"
+    "prometheus prometheus prometheus"
+    "prometheus-alertmanager prometheus-alertmanager prometheus-alertmanager"
+    "prometheus-blackbox-exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"
+    "openssl openssl -"
+    "kustomize|kubectl|npx npm -"
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core -"
 )
 POLICY_RC_D="${POLICY_RC_D:-/usr/sbin/policy-rc.d}"
