@@ -1,4 +1,4 @@
-"""Watches the service from outside, run by avito-ai-health.timer: tells when it cannot be used, and restarts what hangs.
+"""Watches the service from outside, run by avito-ai-health.timer: tells when it cannot be used, restarts what hangs.
 
 What others do is left to them. A stalled or dead engine, and a worker whose main loop hangs, are ended by systemd's
 watchdog; a process that died is started again by `Restart=`. Neither sees a process that beats and still answers
@@ -50,7 +50,7 @@ class Look:
 
 @dataclass(slots=True)
 class Memory:
-    """What is kept between looks. told: whether the trouble of now was told; restarts: when, in seconds of the epoch."""
+    """What is kept between looks. told: whether the trouble of now was told; restarts: when, in epoch seconds."""
 
     silent: int = 0
     unwell: int = 0

@@ -1,0 +1,455 @@
+"""`deploy.sh production`: a bare machine to a service, one release to the next, the old one left alone by failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.production_box import ProductionBox
+from tests.e2e.gunicorn_process import until
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> ProductionBox:
+    return ProductionBox(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed_once(tmp_path_factory: pytest.TempPathFactory) -> ProductionBox:
+    box = ProductionBox(tmp_path_factory.mktemp("production"))
+    done = box.production()
+    assert done.returncode == 0, done.stdout + done.stderr
+    box.snapshot()
+    return box
+
+
+@pytest.fixture
+def box(installed_once: ProductionBox) -> ProductionBox:
+    """A machine where one release serves."""
+    installed_once.reset()
+    return installed_once
+
+
+def tree(folder: Path) -> list[str]:
+    """Return every path below a folder with what it holds."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else ""
+        found.append(f"{path} {held!r}")
+    return found
+
+
+# --- the machine ---
+
+
+@pytest.mark.parametrize("system", [("debian", "11"), ("ubuntu", "22.04"), ("fedora", "41")])
+def test_another_system_is_refused_with_a_clear_word(bare: ProductionBox, system: tuple[str, str]) -> None:
+    """Only Debian 12 and Ubuntu 24.04, or newer, are set up; nothing is made elsewhere."""
+    bare.os_release(*system)
+    done = bare.production()
+    assert done.returncode == 1
+    assert "Debian 12 or newer and Ubuntu 24.04 or newer" in done.stderr
+    assert not bare.prefix.exists()
+
+
+@pytest.mark.parametrize("system", [("debian", "13"), ("ubuntu", "24.04"), ("ubuntu", "26.04")])
+def test_newer_systems_are_taken(bare: ProductionBox, system: tuple[str, str]) -> None:
+    """Versions are compared as numbers, not as text."""
+    bare.os_release(*system)
+    assert (
+        bare.run("production", "--dry-run", "DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo").returncode
+        == 0
+    )
+
+
+def test_a_system_without_systemd_is_refused(bare: ProductionBox) -> None:
+    """In a container there is nobody to run a unit."""
+    (bare.system / "run/systemd/system").rmdir()
+    assert "systemd does not run this system" in bare.production().stderr
+
+
+def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
+    """Nothing is tried that would fail half-way."""
+    bare.tool("id", "echo 1000")
+    done = bare.production()
+    assert done.returncode == 1
+    assert "sudo ./deploy.sh production" in done.stderr
+
+
+def test_no_gpu_must_be_said(bare: ProductionBox) -> None:
+    """The processor is asked for by name, and the command for that is given before anything is downloaded."""
+    done = bare.run("production", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
+    assert done.returncode == 1
+    assert "no NVIDIA GPU" in done.stderr
+    assert "./deploy.sh production DEVICE=cpu" in done.stderr
+    assert not bare.prefix.exists()
+
+
+def test_a_card_without_its_driver_is_told_apart(bare: ProductionBox) -> None:
+    """A missing driver has another remedy than a missing card."""
+    device = bare.system / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x10de\n")
+    assert "NVIDIA card and no driver" in bare.run("production").stderr
+
+
+def test_a_driver_that_shows_no_gpu_is_named(bare: ProductionBox) -> None:
+    """What nvidia-smi itself says stands in the sentence."""
+    bare.tool("nvidia-smi", 'echo "Driver/library version mismatch"; exit 9')
+    assert "Driver/library version mismatch" in bare.run("production").stderr
+
+
+def test_a_gpu_that_is_not_there_is_refused(bare: ProductionBox) -> None:
+    """CUDA_VISIBLE_DEVICES must name one of those that nvidia-smi lists."""
+    bare.tool("nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'")
+    done = bare.run("production", "CUDA_VISIBLE_DEVICES=3", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
+    assert "CUDA_VISIBLE_DEVICES=3 names a GPU that is not here" in done.stderr
+
+
+def test_a_missing_model_folder_stops_early(bare: ProductionBox) -> None:
+    """The setting, the folder and the demo's word are named before anything is downloaded."""
+    done = bare.run("production", "DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=/no/such/folder")
+    assert "VISION_MODEL_DIR=/no/such/folder: there is no such folder" in done.stderr
+    assert not bare.prefix.exists()
+
+
+def test_a_port_of_another_program_is_named(bare: ProductionBox) -> None:
+    """The way out is a word of this very command."""
+    port = '*"probe.py port"*) echo "taken Port 8085 is held by nginx (process 7)."; exit ;;'
+    bare.python(cases=port + '*"realpath(sys.executable)"*) echo /usr/bin/python3; exit ;;')
+    assert "held by nginx (process 7)" in bare.production().stderr
+
+
+def test_a_python_in_a_home_folder_is_not_used(bare: ProductionBox) -> None:
+    """The service's user could not run it."""
+    bare.say("python-lies-at", "/root/.pyenv/versions/3.11.7/bin/python3")
+    done = bare.production()
+    assert done.returncode == 1
+    assert bare.asked("apt-get") > 0
+    assert "outside of home folders" in done.stderr
+
+
+# --- the command line ---
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--what"], "does not know '--what'"),
+        (["NOTHING=1"], "'NOTHING' is no setting"),
+        (["--domain"], "--domain needs a value"),
+        (["--domain", "nowhere"], "is no host name"),
+        (["--domain", "a..b"], "is no host name"),
+        (["--email", "a@b.example"], "go with --domain"),
+        (["--domain", "a.example", "--certificate", "/c"], "needs --certificate-key"),
+        (["--domain", "a.example", "--certificate", "/no/c", "--certificate-key", "/no/k"], "/no/c cannot be read"),
+    ],
+)
+def test_a_wrong_word_is_refused(bare: ProductionBox, words: list[str], sentence: str) -> None:
+    """Nothing that was typed is ignored in silence."""
+    done = bare.run("production", *words)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+
+
+def test_a_dry_run_changes_nothing(bare: ProductionBox) -> None:
+    """The plan names the user, the settings, the release, the checks and the unit; no file is made, nobody is asked."""
+    before = tree(bare.system)
+    done = bare.production("--dry-run", "--domain", "ai.example", "--firewall")
+    assert done.returncode == 0
+    for words in ("system user avito-ai", "/etc/avito-ai/.env", "smoke tests", "sandbox", "avito-ai.service", "nginx"):
+        assert words in done.stdout
+    assert tree(bare.system) == before
+    assert [call for call in bare.calls() if "show" not in call] == []
+
+
+def test_a_dry_run_sees_that_nothing_is_to_do(box: ProductionBox) -> None:
+    """Where the release serves already, the plan says so."""
+    before = tree(box.system)
+    done = box.run("production", "--dry-run")
+    assert "would leave the service alone" in done.stdout
+    assert tree(box.system) == before
+
+
+# --- the first release ---
+
+
+def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
+    """User, folders, settings, release, units: all is in place, and the release that serves is the one of this tree."""
+    (release,) = box.releases
+    assert box.current == box.serving == release
+    assert box.settings == ["ENVIRONMENT=production", "DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo"]
+    assert (box.system / "etc/avito-ai/.env").stat().st_mode & 0o777 == 0o640
+    link = box.prefix / "releases" / release / ".env"
+    assert link.readlink() == box.system / "etc/avito-ai/.env"
+    units = box.system / "etc/systemd/system"
+    assert {path.name for path in units.iterdir()} == {
+        "avito-ai.service",
+        "avito-ai-health.service",
+        "avito-ai-health.timer",
+    }
+    assert "Making the release" in (box.system / "var/log/avito-ai-deploy.log").read_text()
+
+
+def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
+    """A second run finds the release, the settings and the service as they must be."""
+    done = box.run("production")
+    assert done.returncode == 0
+    assert "nothing is restarted" in done.stdout
+    assert len(box.releases) == 1
+    assert not any(map(box.asked, ("systemctl reload", "systemctl restart", "pip install")))
+
+
+def test_the_release_is_tested_before_it_is_checked_and_served(bare: ProductionBox) -> None:
+    """Packages, smoke tests, the sandbox, the start, the answers: in this order."""
+    assert bare.production().returncode == 0
+    steps = ["pip install", "smoke of", "start avito-ai-check", "restart avito-ai.service", "asked for", "enable"]
+    calls = "\n".join(bare.calls())
+    assert [calls.index(step) for step in steps] == sorted(calls.index(step) for step in steps)
+
+
+def test_the_check_runs_in_the_sandbox_of_the_unit(box: ProductionBox) -> None:
+    """The unit that is checked with has the service's user and limits, and neither its start nor its run folder."""
+    box.change()
+    assert box.run("production").returncode == 0
+    unit = (box.control / "checked-unit").read_text()
+    for line in ("User=avito-ai", "NoNewPrivileges=yes", "ProtectSystem=strict", "DevicePolicy=closed", "Type=oneshot"):
+        assert line in unit.splitlines()
+    for word in ("gunicorn", "RuntimeDirectory", "WatchdogSec", "[Install]", "ExecReload", "/current"):
+        assert word not in unit
+    assert f"{box.current}/.venv/bin/python -m deploy.sandbox_check" in unit
+    assert not (box.system / "run/systemd/system/avito-ai-check.service").exists()
+
+
+def test_the_settings_of_the_checkout_are_taken_along(bare: ProductionBox) -> None:
+    """Whoever tried it with settings of their own does not write them twice."""
+    (bare.root / ".env").write_text(
+        "PORT=8085\nDEVICE=cpu\nVIBE_MODEL_DIR=demo\nVISION_MODEL_DIR=demo\nTEMPERATURE=0.5\n"
+    )
+    assert bare.run("production").returncode == 0
+    assert "TEMPERATURE=0.5" in bare.settings
+    assert "ENVIRONMENT=production" in bare.settings
+
+
+def test_settings_that_are_not_for_production_are_refused(bare: ProductionBox) -> None:
+    """A settings file that says otherwise is not overruled in silence."""
+    (bare.system / "etc/avito-ai").mkdir()
+    (bare.system / "etc/avito-ai/.env").write_text("ENVIRONMENT=development\n")
+    done = bare.production()
+    assert done.returncode == 1
+    assert "says ENVIRONMENT=development" in done.stderr
+    assert bare.settings == ["ENVIRONMENT=development"]
+
+
+def test_a_setting_in_the_environment_is_not_lost_in_silence(box: ProductionBox) -> None:
+    """It works for development; here the word that keeps it is named."""
+    done = box.run("production", MAX_WAITING="7")
+    assert "MAX_WAITING is set in the environment and has no effect here" in done.stderr
+    assert "MAX_WAITING=7" not in box.settings
+
+
+def test_a_first_release_that_does_not_start_leaves_nothing_running(bare: ProductionBox) -> None:
+    """Without an earlier release the service is stopped; the reason from the journal is shown."""
+    bare.say("restart-fails")
+    done = bare.production()
+    assert done.returncode == 1
+    assert "the weights are broken" in done.stderr
+    assert "no earlier release" in done.stdout
+    assert bare.serving is None
+    assert not (bare.prefix / "current").is_symlink()
+
+
+# --- the next release ---
+
+
+def test_a_changed_tree_takes_over_by_a_reload(box: ProductionBox) -> None:
+    """The next release shares the packages of the one before, and is handed the service."""
+    before = box.current
+    box.change()
+    done = box.run("production")
+    assert done.returncode == 0
+    assert box.current == box.serving != before
+    assert box.asked("systemctl reload avito-ai.service") == 1
+    assert not box.asked("pip install")
+    assert "taking its virtual environment" in done.stdout
+
+
+def test_changed_packages_are_installed_anew(box: ProductionBox) -> None:
+    """A virtual environment is shared only with a release of the same packages."""
+    with (box.root / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    assert box.run("production").returncode == 0
+    assert box.asked("pip install") == 1
+
+
+def test_a_changed_setting_is_taken_up_by_a_reload(box: ProductionBox) -> None:
+    """The same tree with other settings is handed over to itself."""
+    assert box.run("production", "MAX_WAITING=7").returncode == 0
+    assert "MAX_WAITING=7" in box.settings
+    assert box.asked("systemctl reload avito-ai.service") == 1
+
+
+def test_a_changed_port_needs_a_restart(box: ProductionBox) -> None:
+    """A reload keeps its socket, so the address would stay the old one."""
+    done = box.run("production", "PORT=9000")
+    assert done.returncode == 0
+    assert box.asked("systemctl restart avito-ai.service") == 1
+    assert "a reload cannot do" in done.stdout
+
+
+def test_old_releases_are_removed(box: ProductionBox) -> None:
+    """The one that serves, the one before and one more are kept."""
+    first = box.current
+    for number in range(3):
+        box.change(f"# {number}\n")
+        box.tool("date", f'case "$*" in *%Y%m%d*) echo 2099010{number}-000000 ;; *) exec /bin/date "$@" ;; esac')
+        assert box.run("production").returncode == 0
+    (box.bin / "date").unlink()
+    (box.bin / "date").symlink_to("/bin/date")
+    assert len(box.releases) == 3
+    assert first not in box.releases
+    assert box.current == box.releases[-1]
+
+
+# --- failures leave the old release serving ---
+
+
+def failed(box: ProductionBox, before: str, done: subprocess.CompletedProcess[str]) -> None:
+    """Hold a failed run to its promise."""
+    assert done.returncode == 1
+    assert "Error: " in done.stderr
+    assert box.current == box.serving == before
+
+
+def test_a_release_that_fails_its_smoke_tests_is_not_served(box: ProductionBox) -> None:
+    """The service is not even touched."""
+    before = box.current
+    box.change()
+    box.say("smoke-fails")
+    done = box.run("production")
+    failed(box, before, done)
+    assert "failed its smoke tests" in done.stderr
+    assert not box.asked("systemctl reload")
+
+
+def test_a_folder_that_cannot_be_read_is_named_before_the_switch(box: ProductionBox) -> None:
+    """What the check in the sandbox found stands on the screen, and the settings are as they were."""
+    before = box.current
+    box.say("check-fails")
+    box.say(
+        "check-report", "Error: VISION_MODEL_DIR=/srv/m: the user avito-ai cannot read /srv/m: Permission denied.\n"
+    )
+    done = box.run("production", "TEMPERATURE=0.1")
+    failed(box, before, done)
+    assert "VISION_MODEL_DIR=/srv/m: the user avito-ai cannot read" in done.stderr
+    assert "TEMPERATURE=0.1" not in box.settings
+
+
+def test_mistakes_in_the_settings_are_all_shown_and_taken_back(box: ProductionBox) -> None:
+    """The release's own code judges the settings."""
+    before = box.current
+    done = box.run("production", "TEMPERATURE=hot", "MAX_WAITING=many")
+    failed(box, before, done)
+    assert "TEMPERATURE=" in done.stderr
+    assert "MAX_WAITING=" in done.stderr
+    assert not any(line.startswith("TEMPERATURE") for line in box.settings)
+
+
+def test_packages_that_cannot_be_installed_stop_the_run(box: ProductionBox) -> None:
+    """A package index that is away takes nothing down, and the next run begins anew."""
+    before = box.current
+    with (box.root / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    venv_python = box.venv_python.read_text()
+    box.venv_python.write_text(venv_python.replace("; exit 0 ;;", "; exit 1 ;;"))
+    failed(box, before, box.run("production"))
+    box.venv_python.write_text(venv_python)
+    assert box.run("production").returncode == 0
+    assert len(box.releases) == 2
+
+
+def test_a_hand_over_that_fails_goes_back_by_itself(box: ProductionBox) -> None:
+    """The release before serves on without a pause, and the reason is shown."""
+    before = box.current
+    box.change()
+    box.say("reload-fails")
+    box.say("good", str(box.prefix / "releases" / before))
+    done = box.run("production")
+    failed(box, before, done)
+    assert "the weights are broken" in done.stderr
+    assert "it never stopped" in done.stdout
+
+
+def test_a_release_that_answers_wrongly_is_replaced_by_the_one_before(box: ProductionBox) -> None:
+    """Ready is not enough: each model is asked for an answer; without it the release before takes over again."""
+    before = box.current
+    box.change()
+    box.say("deaf")
+    done = box.run("production")
+    failed(box, before, done)
+    assert box.asked("systemctl reload avito-ai.service") == 2
+    assert f"{before} serves again" in done.stdout
+
+
+def test_a_release_that_failed_can_be_tried_again(box: ProductionBox) -> None:
+    """Once its reason is gone, the same tree is served without being made anew."""
+    box.change()
+    box.say("deaf")
+    box.run("production")
+    box.unsay("deaf")
+    assert box.run("production").returncode == 0
+    assert box.asked("smoke of") == 1
+    assert box.current == box.serving
+
+
+def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> None:
+    """Where the service had to stop for the new settings, it is started again with the old ones."""
+    before = box.current
+    box.change()
+    box.say("restart-fails")
+    box.say("good", str(box.prefix / "releases" / before))
+    failed(box, before, box.run("production", "PORT=9000"))
+    assert "PORT=9000" not in box.settings
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBox, number: int, status: int) -> None:
+    """Whoever ends the run during the hand-over gets back what was there before, at once."""
+    before = box.current
+    box.change()
+    box.say("reload-waits")
+    command = ["bash", str(box.root / "deploy.sh"), "production"]
+    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        until((box.control / "waiting").exists, 60)
+        os.kill(process.pid, number)
+        assert process.wait(30) == status
+    assert box.current == box.serving == before
+
+
+def test_only_one_run_at_a_time(box: ProductionBox) -> None:
+    """A second one ends at once and changes nothing."""
+    box.change()
+    box.say("reload-waits")
+    command = ["bash", str(box.root / "deploy.sh"), "production"]
+    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        until((box.control / "waiting").exists, 60)
+        second = box.run("production")
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(30)
+    assert second.returncode == 1
+    assert "Another deploy.sh is at work" in second.stderr
+
+
+def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
+    """Nothing is copied where it would not fit."""
+    before = box.current
+    box.change()
+    box.tool("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
+    failed(box, before, box.run("production"))
+    (box.bin / "df").unlink()
+    (box.bin / "df").symlink_to("/bin/df")
+    assert len(box.releases) == 1
