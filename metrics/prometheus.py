@@ -6,6 +6,7 @@ Counters of requests are kept here; everything the backends count themselves is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -74,6 +75,7 @@ class PrometheusMetrics:
             self._refusals.labels("generation", window)
         self.registry.register(_Backends(models))
         self.registry.register(_Machine(machine))
+        self.registry.register(_Build())
         self.registry.register(_SharedLimits(shared_limit_failures))
         ProcessCollector(registry=self.registry)
 
@@ -147,6 +149,15 @@ class _Machine(Collector):
         yield _plain("gpu_available", "1 if a GPU is in use.", float(gpu is not None))
         if gpu is not None:
             yield from _gpu(gpu)
+
+
+class _Build(Collector):
+    """What runs: deploy.sh production keeps each release in a folder of its name."""
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("avito_ai_build_info", "1, with the release that runs.", labels=["release"])
+        family.add_metric([Path(__file__).resolve().parents[1].name], 1.0)
+        yield family
 
 
 class _SharedLimits(Collector):

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -257,6 +258,12 @@ def test_prometheus_has_the_machine(client, on_gpu):
     assert with_gpu["avito_ai_gpu_busy_ratio",] == 0.37
     assert with_gpu["avito_ai_system_cpu_ratio",] == pytest.approx(0.152)
     assert with_gpu["avito_ai_rate_limit_storage_failures_total",] == 0
+
+
+def test_prometheus_has_the_release_that_runs(client):
+    """Its folder's name, so that a graph shows when one took over from another."""
+    release = Path(__file__).resolve().parents[1].name
+    assert scraped(client)["avito_ai_build_info", ("release", release)] == 1
 
 
 def test_two_applications_keep_their_figures_apart(settings, machine, models, client):

@@ -116,15 +116,23 @@ class SystemdBox:
 
     def run(self, line: str, check: bool = True, timeout: float = LINE_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run a line of bash as root in it; where it fails and should not, show what it said."""
+        options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": timeout}
+        done = subprocess.run(self._entering(line), check=False, **options)
+        said = f"{line}: {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        assert not check or done.returncode == 0, said
+        return done
+
+    def start(self, line: str) -> subprocess.Popen[str]:
+        """Start a line of bash in it and return at once; what it prints can be read from `stdout`."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(self._entering(line), **options)
+
+    def _entering(self, line: str) -> list[str]:
+        """Return the command that runs a line of bash in the box."""
         environ = {name: value for name, value in os.environ.items() if KEPT_VARIABLES.match(name)}
         environ |= {"PATH": PATH, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "TERM": "dumb"}
         command = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environ.items()), "bash", "-c", line]
-        enter = ["nsenter", "--target", str(self._leader()), "--all", "--", *command]
-        done = subprocess.run(enter, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
-        assert not check or done.returncode == 0, (
-            f"{line}: {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-        )
-        return done
+        return ["nsenter", "--target", str(self._leader()), "--all", "--", *command]
 
     def text(self, line: str) -> str:
         """Return what a line of bash prints."""

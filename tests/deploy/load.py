@@ -1,0 +1,129 @@
+"""Keeps a service under load and writes down what each client saw; with the standard library alone.
+
+`python3 load.py PORT FOLDER` sends RATE requests a second, whatever becomes of them: streams, answers of the API and
+forms of the page in turn, each on a connection of its own, and beside them asks every PROBE_SECONDS whether the
+service lives. It ends when the file `enough` stands in FOLDER and every request has ended, and leaves `seen.json`
+there: one object a request, times in seconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+RATE = 20.0
+PROBE_SECONDS = 0.1
+PATIENCE = 120.0
+SHORT, LONG = 8, 120  # tokens
+JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+ASK = "Write a listing for: used bicycle"
+
+
+def stream(tokens: int) -> tuple[str, str, dict[str, str], bytes]:
+    body = {"model": "avibe", "max_tokens": tokens, "stream": True, "messages": [{"role": "user", "content": ASK}]}
+    return "POST", "/v1/chat/completions", JSON, json.dumps(body | {"ignore_eos": True}).encode()
+
+
+REQUESTS = {
+    "stream": stream(SHORT),
+    "answer": ("POST", "/api/v1/text/generate", JSON, json.dumps({"prompt": ASK, "max_tokens": SHORT}).encode()),
+    "form": ("POST", "/avibe", FORM, urlencode({"prompt": ASK}).encode()),
+    "long stream": stream(LONG),
+    "probe": ("GET", "/api/health/live", {}, b""),
+}
+MIX = ("stream", "answer", "form", "answer", "stream", "answer", "form", "answer", "stream", "long stream")
+
+
+class Client:
+    """Sends one request of a kind and keeps what it saw of it in `seen`."""
+
+    def __init__(self, port: int, kind: str) -> None:
+        self._port, self._kind = port, kind
+        self.seen: dict[str, Any] = {"kind": kind, "status": 0, "trouble": "", "began": time.monotonic()}
+
+    def run(self) -> None:
+        """Send it and read the answer to its end; `longest_wait` is the longest silence in between."""
+        self._last, self._longest = self.seen["began"], 0.0
+        try:
+            self._ask()
+        except (OSError, http.client.HTTPException) as error:
+            self.seen["trouble"] = repr(error)
+        self.seen |= {"ended": time.monotonic(), "longest_wait": self._longest}
+
+    def _ask(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        try:
+            connection.request(*_arguments(REQUESTS[self._kind]))
+            response = connection.getresponse()
+            self._heard()
+            body = b""
+            while part := response.read1(65536):
+                self._heard()
+                body += part
+        finally:
+            connection.close()
+        self.seen["status"] = response.status
+        self.seen["trouble"] = self._trouble(response.status, body)
+
+    def _heard(self) -> None:
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+
+    def _trouble(self, status: int, body: bytes) -> str:
+        """Return what is wrong with the answer, "" where nothing is."""
+        if status != 200:
+            return f"{status}: {body[:200]!r}"
+        if "stream" in self._kind and not (body.endswith(b"data: [DONE]\n\n") and b'"error"' not in body):
+            return f"the stream was cut: {body[-200:]!r}"
+        return ""
+
+
+def _arguments(request: tuple[str, str, dict[str, str], bytes]) -> tuple[str, str, bytes, dict[str, str]]:
+    method, path, headers, body = request
+    return method, path, body, headers
+
+
+class Load:
+    """Starts a client a beat until there is enough, and waits for all of them."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self._port, self._enough = port, folder / "enough"
+        self._clients: list[Client] = []
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> list[dict[str, Any]]:
+        """Return what all clients saw."""
+        beats = [(1 / RATE, MIX), (PROBE_SECONDS, ("probe",))]
+        drums = [threading.Thread(target=self._beat, args=beat) for beat in beats]
+        for drum in drums:
+            drum.start()
+        for threads in (drums, self._threads):
+            for thread in threads:
+                thread.join()
+        return [client.seen for client in self._clients]
+
+    def _beat(self, every: float, kinds: tuple[str, ...]) -> None:
+        pause, due, number = threading.Event(), time.monotonic(), 0
+        while not self._enough.exists():
+            client = Client(self._port, kinds[number % len(kinds)])
+            thread = threading.Thread(target=client.run)
+            self._clients.append(client)
+            self._threads.append(thread)
+            thread.start()
+            number += 1
+            due += every
+            pause.wait(max(0.0, due - time.monotonic()))
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    seen = Load(int(sys.argv[1]), place).run()
+    (place / "seen.new").write_text(json.dumps(seen))
+    (place / "seen.new").rename(place / "seen.json")
