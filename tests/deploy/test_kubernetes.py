@@ -1,0 +1,211 @@
+"""The Kubernetes manifests pass their tools, and are held to the code: routes, port, settings, metrics, time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+
+import kubernetes_validate
+import pytest
+
+from config import SETTINGS, load_settings
+from edge.route_table import ROUTES, Need
+from tests.deploy import manifests as cluster
+from tests.deploy.monitoring.exported import exported
+
+KUBERNETES = "1.37"
+SETTING = {setting.name: setting for setting in SETTINGS}
+# What only the people who run the service may see, and what only the cluster asks.
+PRIVATE = {"/metrics", "/api/metrics", "/api/metrics/reset", "/api/health/ready", "/api/health/live"}
+FIELDS_OF_A_SERVICE_MONITOR = {"port", "path", "interval", "scrapeTimeout"}
+SPARE_SECONDS = 10
+
+overlays = pytest.mark.parametrize("overlay", cluster.NAMES)
+
+
+def test_both_overlays_are_there() -> None:
+    """One for the demo on the processor, one for a GPU."""
+    assert cluster.NAMES == ["cpu-demo", "gpu"]
+
+
+@overlays
+def test_every_object_is_of_its_schema(overlay: str) -> None:
+    """The API server would take each of them, no field mistyped; its own kinds are all but the ServiceMonitor."""
+    logging.getLogger("kubernetes_validate").setLevel(logging.ERROR)
+    for manifest in cluster.manifests(overlay):
+        if manifest["kind"] != "ServiceMonitor":
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+@overlays
+def test_all_lies_in_one_namespace_that_refuses_privileged_pods(overlay: str) -> None:
+    """Whatever else runs in the cluster is not touched."""
+    (namespace,) = cluster.of_kind(overlay, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    others = [manifest for manifest in cluster.manifests(overlay) if manifest["kind"] != "Namespace"]
+    assert {manifest["metadata"]["namespace"] for manifest in others} == {namespace["metadata"]["name"]}
+
+
+@overlays
+def test_the_probes_ask_routes_that_are_made_for_it(overlay: str) -> None:
+    """Each probe has a path of the table that costs nothing; liveness asks what only a restart can cure."""
+    probes = {kind: cluster.container(overlay)[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
+    paths = {kind: probe["httpGet"]["path"] for kind, probe in probes.items()}
+    assert {ROUTES[f"GET {path}"].need for path in paths.values()} == {Need.PROBE}
+    assert paths == {
+        "startup": "/api/health/ready",
+        "readiness": "/api/health/ready",
+        "liveness": "/api/health/live",
+    }
+
+
+@overlays
+def test_start_up_is_given_its_time_and_a_rollout_more(overlay: str) -> None:
+    """The demo loads in seconds; 31 GB of weights at 30 MB a second take 17 minutes. A rollout outlasts the probe."""
+    probe = cluster.container(overlay)["startupProbe"]
+    allowed = probe["periodSeconds"] * probe["failureThreshold"]
+    assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30}[overlay]
+    assert cluster.the(overlay, "Deployment")["spec"]["progressDeadlineSeconds"] > allowed
+
+
+@overlays
+def test_the_port_is_the_services_own(overlay: str) -> None:
+    """Container, Service and policy name the port that the settings have."""
+    (port,) = cluster.container(overlay)["ports"]
+    assert port == {"name": "http", "containerPort": SETTING["PORT"].default}
+    (offered,) = cluster.the(overlay, "Service")["spec"]["ports"]
+    assert offered["port"] == SETTING["PORT"].default
+    assert offered["targetPort"] == "http"
+    (rule,) = cluster.the(overlay, "NetworkPolicy")["spec"]["ingress"]
+    assert [allowed["port"] for allowed in rule["ports"]] == ["http"]
+
+
+@overlays
+def test_every_name_of_the_environment_is_a_setting(overlay: str) -> None:
+    """The ConfigMap and the secrets set what the service reads, to values that it takes."""
+    environ = cluster.settings_of(overlay)
+    names = {*environ, *(variable["name"] for variable in cluster.container(overlay)["env"])}
+    assert names <= set(SETTING)
+    load_settings({**environ, "ENVIRONMENT": "production", "ADMIN_KEY": "0123456789abcdef"}, None)
+
+
+@overlays
+def test_a_stop_is_given_the_time_of_the_drain(overlay: str) -> None:
+    """Readiness says no first, then admitted requests finish, then their answers leave; only then comes SIGKILL."""
+    server = load_settings(cluster.settings_of(overlay), None).server
+    needed = math.ceil(server.drain_delay + server.drain_seconds) + 5
+    assert server.drain_delay >= 2 * cluster.container(overlay)["readinessProbe"]["periodSeconds"]
+    grace = cluster.the(overlay, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= needed + SPARE_SECONDS
+
+
+@overlays
+def test_pods_have_no_rights(overlay: str) -> None:
+    """No root, no capability, nothing written outside /tmp, no token of the cluster, limits on what is used."""
+    for deployment in cluster.of_kind(overlay, "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for box in pod["containers"]:
+            assert box["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= set(box["resources"]["limits"])
+    assert {mount["mountPath"] for mount in cluster.container("cpu-demo")["volumeMounts"]} == {"/tmp"}
+
+
+@overlays
+def test_what_is_referred_to_exists(overlay: str) -> None:
+    """Settings, volumes, accounts and the counts' Redis are found under the names that the pods use."""
+    pod = cluster.the(overlay, "Deployment")["spec"]["template"]["spec"]
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
+    assert {claim["metadata"]["name"] for claim in cluster.of_kind(overlay, "PersistentVolumeClaim")} == set(claims)
+    (source,) = cluster.container(overlay)["envFrom"]
+    assert cluster.of_kind(overlay, "ConfigMap")[0]["metadata"]["name"] == source["configMapRef"]["name"]
+    assert cluster.the(overlay, "ServiceAccount", pod["serviceAccountName"])
+    redis = cluster.the(overlay, "Service", "avito-ai-redis")["spec"]["ports"][0]["port"]
+    assert cluster.settings_of(overlay)["RATE_LIMIT_STORAGE"] == f"redis://avito-ai-redis:{redis}/0"
+
+
+@overlays
+def test_selectors_select_the_pods(overlay: str) -> None:
+    """Service, budget, policy and monitor mean the pods, and the Service, that there are."""
+    labels = cluster.the(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
+    service = cluster.the(overlay, "Service")
+    assert service["spec"]["selector"].items() <= labels
+    for kind in ("PodDisruptionBudget", "ServiceMonitor"):
+        selected = cluster.the(overlay, kind)["spec"]["selector"]["matchLabels"].items()
+        assert selected <= (service["metadata"]["labels"].items() if kind == "ServiceMonitor" else labels)
+    assert cluster.the(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items() <= labels
+
+
+@overlays
+def test_prometheus_scrapes_the_route_of_the_figures(overlay: str) -> None:
+    """The ServiceMonitor, whose schema is not Kubernetes' own, has the operator's words and our route and port."""
+    monitor = cluster.the(overlay, "ServiceMonitor")
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert set(monitor["spec"]) == {"selector", "endpoints"}
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert set(endpoint) == FIELDS_OF_A_SERVICE_MONITOR
+    assert f"GET {endpoint['path']}" in ROUTES
+    assert endpoint["port"] == cluster.the(overlay, "Service")["spec"]["ports"][0]["name"]
+
+
+def test_the_autoscaler_follows_a_metric_that_exists() -> None:
+    """Beside the processor it watches requests that wait, which the service exports under this name."""
+    scaler = cluster.the("cpu-demo", "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == cluster.the("cpu-demo", "Deployment")["metadata"]["name"]
+    kinds = {metric["type"]: metric for metric in scaler["metrics"]}
+    assert set(kinds) == {"Resource", "Pods"}
+    assert kinds["Pods"]["pods"]["metric"]["name"] in exported()
+    assert "replicas" not in cluster.the("cpu-demo", "Deployment")["spec"]
+
+
+@overlays
+def test_the_ingress_opens_what_is_for_clients(overlay: str) -> None:
+    """Every route that is open to all has a path; figures, probes and the operator's page have none."""
+    paths = cluster.the(overlay, "Ingress")["spec"]["rules"][0]["http"]["paths"]
+    exact = {path["path"] for path in paths if path["pathType"] == "Exact"}
+    below = tuple(f"{path['path']}/" for path in paths if path["pathType"] == "Prefix")
+    for row in ROUTES:
+        path = re.sub(r"<.*", "x", row.split()[1])
+        hidden = path in PRIVATE or path.startswith("/status")
+        assert (path in exact or path.startswith(below)) is not hidden, row
+
+
+@overlays
+def test_the_ingress_lets_streams_and_pictures_through(overlay: str) -> None:
+    """Nothing is held back, the largest body fits, and the service's own deadline comes first; for both controllers."""
+    notes = cluster.the(overlay, "Ingress")["metadata"]["annotations"]
+    deadline = SETTING["REQUEST_TIMEOUT"].default
+    largest = max(limit for row in ROUTES.values() for limit in row.bodies.values())
+    for family, off in (("nginx.ingress.kubernetes.io", "off"), ("nginx.org", "False")):
+        own = {name.split("/")[1]: value for name, value in notes.items() if name.startswith(f"{family}/")}
+        size = own.get("proxy-body-size") or own["client-max-body-size"]
+        assert own["proxy-buffering"] == off
+        assert size == f"{largest // 2**20}m"
+        assert int(own["proxy-read-timeout"].removesuffix("s")) > deadline
+
+
+def test_the_gpu_overlay_mounts_the_models_where_the_settings_look() -> None:
+    """The volume holds all three folders, read-only; one GPU is asked for and the CUDA image runs."""
+    box = cluster.container("gpu")
+    mount = next(mount for mount in box["volumeMounts"] if mount["name"] == "models")
+    folders = [SETTING[name].default for name in ("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR")]
+    assert all(str(folder).startswith(f"{mount['mountPath']}/") for folder in folders)
+    assert mount["readOnly"] is True
+    assert box["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert box["image"] == "avito-ai:cuda"
+    assert cluster.of_kind("gpu", "HorizontalPodAutoscaler") == []
+
+
+def test_the_demo_overlay_needs_nothing_mounted() -> None:
+    """The demo models are in the image, asked for by name as production demands."""
+    assert cluster.container("cpu-demo")["image"] == "avito-ai:cpu"
+    environ = cluster.settings_of("cpu-demo")
+    assert {environ["VIBE_MODEL_DIR"], environ["VISION_MODEL_DIR"]} == {"demo"}
+    assert environ["CPU_THREADS"] == cluster.container("cpu-demo")["resources"]["limits"]["cpu"]

@@ -1,0 +1,117 @@
+"""deploy/kubernetes/release.sh puts an image into a cluster, and takes it back where it does not serve."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+IMAGE = f"registry.example.com/avito-ai@{DIGEST}"
+KUBECTL = """#!/bin/sh
+echo "kubectl $*" >>"{log}"
+case "$*" in
+"apply --kustomize "*) cp "$3/kustomization.yaml" "{folder}/applied"; [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
+*"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
+esac
+"""
+CURL = """#!/bin/sh
+echo "curl $*" >>"{log}"
+[ ! -e "{folder}/silent" ]
+"""
+
+
+class Cluster:
+    """A copy of the manifests, and a kubectl and a curl that note what they are asked, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.bin = folder, folder / "calls", folder / "bin"
+        shutil.copytree(ROOT / "deploy/kubernetes", folder / "kubernetes")
+        self.bin.mkdir()
+        for name, text in (("kubectl", KUBECTL), ("curl", CURL)):
+            (self.bin / name).write_text(text.format(log=self.log, folder=folder))
+            (self.bin / name).chmod(0o755)
+
+    def release(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self.bin}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", str(self.folder / "kubernetes/release.sh"), *arguments],
+            env={"PATH": path, **environ},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    def calls(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def leftovers(self) -> list[Path]:
+        return list((self.folder / "kubernetes/overlays").glob(".release.*"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "line"),
+    [(IMAGE, f"digest: {DIGEST}"), ("registry.example.com:5000/avito-ai:1.2", 'newTag: "1.2"')],
+    ids=["digest", "tag"],
+)
+def test_the_overlay_is_applied_with_the_image(cluster: Cluster, image: str, line: str) -> None:
+    """The very image that was asked for goes in, the rollout is waited for, and nothing is left behind."""
+    done = cluster.release("cpu-demo", image)
+    assert done.returncode == 0, done.stderr
+    applied = (cluster.folder / "applied").read_text()
+    assert "resources: [../cpu-demo]" in applied
+    assert line in applied
+    assert f"newName: {image.partition('@')[0].removesuffix(':1.2')}" in applied
+    assert "rollout status deployment/avito-ai" in cluster.calls()[1]
+    assert cluster.leftovers() == []
+
+
+def test_one_text_is_generated_where_the_service_answers(cluster: Cluster) -> None:
+    """With an address the release counts only once it has answered there."""
+    assert cluster.release("gpu", IMAGE, "https://ai.example.com").returncode == 0
+    assert "https://ai.example.com/api/v1/text/generate" in cluster.calls()[-1]
+
+
+@pytest.mark.parametrize("fault", ["not-ready", "silent"])
+def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: str) -> None:
+    """The release before it is put back, the exit status says so and so does the last line."""
+    (cluster.folder / fault).touch()
+    done = cluster.release("cpu-demo", IMAGE, "https://ai.example.com")
+    assert done.returncode == 1
+    assert "rollout undo deployment/avito-ai" in cluster.calls()[-1]
+    assert "the release before it was put back" in done.stderr
+    assert cluster.leftovers() == []
+
+
+def test_the_kubeconfig_of_a_pipeline_is_used_and_removed(cluster: Cluster) -> None:
+    """A secret that is a whole file reaches kubectl as one, and does not stay on the disk."""
+    assert cluster.release("cpu-demo", IMAGE, KUBECONFIG_TEXT="clusters: []").returncode == 0
+    assert (cluster.folder / "kubeconfig").read_text() == "clusters: []\n"
+    assert cluster.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "usage"),
+        (("nowhere", IMAGE), "nowhere"),
+        (("cpu-demo", "avito-ai"), "avito-ai"),
+        (("gpu", "a b:c"), "a b:c"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cluster: Cluster, arguments: tuple[str, ...], word: str) -> None:
+    """A wrong overlay or image is named before the cluster hears anything."""
+    done = cluster.release(*arguments)
+    assert done.returncode == 1
+    assert word in done.stderr
+    assert cluster.calls() == []
