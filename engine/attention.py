@@ -32,17 +32,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    rows: slice
-    slots: slice
-    length: int
+    keys: tuple[Tensor, ...]  # by layer, [rows, kv_heads, longest, D]
+    values: tuple[Tensor, ...]
     mask: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    rows: slice
-    slot: int
-    length: int
+    keys: tuple[Tensor, ...]  # by layer, [1, kv_heads, length, D]
+    values: tuple[Tensor, ...]
     mask: Tensor | None
 
 
@@ -50,40 +48,30 @@ class SlotAttention:
     """The `attend` of one step. decode: spans of one token each, sorted by slot; chunks: the longer spans."""
 
     def __init__(self, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span], dtype: torch.dtype) -> None:
-        self._cache, self._dtype = cache, dtype
-        self._device = cache.keys[0].device
-        token_bytes = 2 * cache.keys[0][0, :, 0].nbytes
+        self._cache, self._dtype, self._device = cache, dtype, cache.all.device
+        token_bytes = cache.all[0, 0, :, :, 0].nbytes
         spare = CALL_BYTES // token_bytes if self._device.type == "cpu" else sum(span.start for span in decode)
         mask = self._decode_mask([span.start + 1 for span in decode])
-        self._runs = [_run(decode, first, last, mask) for first, last in _runs(decode, spare)]
-        self._chunks: list[_Chunk] = []
-        row = len(decode)
-        for span in chunks:
-            self._chunks.append(self._chunk(span, row))
-            row += span.count
+        runs = _runs(decode, spare)
+        self._runs = [self._run(decode, first, last, mask) for first, last in runs]
+        self._chunks = [self._chunk(span) for span in chunks]
+        self._counts = [last - first for first, last in runs] + [span.count for span in chunks]
         spans = (*decode, *chunks)
         slots = torch.tensor([span.slot for span in spans for _ in range(span.count)], device=self._device)
         positions = torch.tensor([span.start + i for span in spans for i in range(span.count)], device=self._device)
         self._places = cache.places(slots, positions)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self._cache.write(layer, self._places, k, v)
-        keys, values = self._cache.keys[layer], self._cache.values[layer]
-        kv_heads = k.shape[1]
-        parts = []
-        for run in self._runs:
-            rows = q[run.rows].unflatten(1, (kv_heads, -1))
-            key, value = keys[run.slots, :, : run.length], values[run.slots, :, : run.length]
-            mixed = F.scaled_dot_product_attention(rows, key, value, attn_mask=run.mask)
-            parts.append(mixed.reshape(rows.shape[0], -1))
-        for chunk in self._chunks:
-            rows = q[chunk.rows].transpose(0, 1)[None]
-            key, value = keys[chunk.slot, None, :, : chunk.length], values[chunk.slot, None, :, : chunk.length]
-            mixed = F.scaled_dot_product_attention(
-                rows, key, value, attn_mask=chunk.mask, is_causal=chunk.mask is None, enable_gqa=True
-            )
-            parts.append(mixed[0].transpose(0, 1).reshape(rows.shape[2], -1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        self._cache.write(layer, self._places, kv)
+        parts = q.unflatten(1, (kv.shape[1] // 2, -1)).split(self._counts)
+        mixed = [
+            F.scaled_dot_product_attention(rows, run.keys[layer], run.values[layer], attn_mask=run.mask)
+            for rows, run in zip(parts, self._runs, strict=False)
+        ]
+        mixed += [
+            _mix_chunk(rows, chunk, layer) for rows, chunk in zip(parts[len(self._runs) :], self._chunks, strict=True)
+        ]
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).reshape(q.shape[0], -1)
 
     def _decode_mask(self, lengths: list[int]) -> Tensor | None:
         """Return [rows, 1, 1, longest] with -inf behind each row's end, None where all rows are equally long."""
@@ -93,20 +81,38 @@ class SlotAttention:
         mask = torch.zeros(behind.shape, dtype=self._dtype, device=self._device)
         return mask.masked_fill_(behind, float("-inf"))[:, None, None]
 
-    def _chunk(self, span: Span, row: int) -> _Chunk:
+    def _run(self, decode: Sequence[Span], first: int, last: int, mask: Tensor | None) -> _Run:
+        lengths = [span.start + 1 for span in decode[first:last]]
+        longest, slot = max(lengths), decode[first].slot
+        own = None if mask is None or min(lengths) == longest else mask[first:last, ..., :longest]
+        return _Run(*self._views(slice(slot, slot + last - first), longest), own)
+
+    def _chunk(self, span: Span) -> _Chunk:
         length = span.start + span.count
         mask = None
         if span.start:
             positions = torch.arange(span.start, length, device=self._device)[:, None]
             mask = torch.arange(length, device=self._device)[None] <= positions
-        return _Chunk(slice(row, row + span.count), span.slot, length, mask)
+        return _Chunk(*self._views(slice(span.slot, span.slot + 1), length), mask)
+
+    def _views(self, slots: slice, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the keys and the values of some slots, by layer; made once a step, since each costs the host time."""
+        kv = self._cache.all[:, slots, :, :, :length]
+        return kv[:, :, 0].unbind(0), kv[:, :, 1].unbind(0)
 
 
-def _run(decode: Sequence[Span], first: int, last: int, mask: Tensor | None) -> _Run:
-    lengths = [span.start + 1 for span in decode[first:last]]
-    longest, slot = max(lengths), decode[first].slot
-    own = None if mask is None or min(lengths) == longest else mask[first:last, ..., :longest]
-    return _Run(slice(first, last), slice(slot, slot + last - first), longest, own)
+def _mix_chunk(rows: Tensor, chunk: _Chunk, layer: int) -> Tensor:
+    """Return the attention [T, kv_heads, group, D] of one chunk, from its queries of the same shape."""
+    mixed = F.scaled_dot_product_attention(
+        rows.flatten(1, 2).transpose(0, 1)[None],
+        chunk.keys[layer],
+        chunk.values[layer],
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
+        enable_gqa=True,
+    )
+    grouped: Tensor = mixed[0].transpose(0, 1).unflatten(1, rows.shape[1:3])
+    return grouped
 
 
 def _runs(decode: Sequence[Span], spare: int) -> list[tuple[int, int]]:

@@ -2,13 +2,11 @@
 
 All tokens of a step, of however many sequences, lie in one [T, hidden] tensor, so that each linear layer is one matrix
 product; only attention looks at sequences, through the `attend` callable that the caller brings. The weights are taken
-over from the transformers model that was loaded (which afterwards only embeds, and looks at pictures): the query, key
-and value projections become one, and so that rotary embedding is one complex product, the two halves of each rotary
-pair are laid side by side (a permutation of the head dimension that dot products do not notice). On the CPU in float32
-the weights of the norms are multiplied into the projections that follow them, which leaves one pass less over each row.
+over from the transformers model that was loaded: the query, key and value projections become one, and so that rotary
+embedding is one complex product, the two halves of each rotary pair are laid side by side (a permutation of the head
+dimension that dot products do not notice).
 
-Sources: Qwen3 and Qwen2.5-VL as in transformers; RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864;
-multimodal rotary sections, arXiv:2409.12191.
+Sources: Qwen3 and Qwen2.5-VL as in transformers; multimodal rotary sections, arXiv:2409.12191.
 """
 
 from __future__ import annotations
@@ -19,22 +17,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import StartError
+from engine.layers import HeadNorm, RmsNorm, interleave, release, rotate
 from engine.linear import Linear, choose_layout
 
-# attend(layer, q [T, heads, D], k [T, kv_heads, D], v [T, kv_heads, D]) -> [T, heads * D]
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D], the keys' heads first) -> [T, heads * D]
+Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    input_norm: Tensor | None
+    input_norm: RmsNorm
     qkv: Linear
-    qk_norm: Tensor | None
+    qk_norm: HeadNorm | None
     out: Linear
-    post_norm: Tensor | None
+    post_norm: RmsNorm
     gate: Linear
     up: Linear
     down: Linear
@@ -60,10 +59,8 @@ class Decoder:
         self._embedding: Tensor = text.embed_tokens.weight.detach()
         self.dtype: torch.dtype = self._embedding.dtype
         self.device: torch.device = self._embedding.device
-        # In half precision the product of two weights would be rounded once more.
-        self._folds = self.device.type == "cpu" and self.dtype == torch.float32
         self.vocab_size: int = model.lm_head.weight.shape[0]
-        self._norm: Tensor = text.norm.weight.detach()
+        self._norm = RmsNorm(text.norm.weight, self._eps)
         self._rotary = _Rotary(text.rotary_emb, self.device)
         weights = [layer.mlp.down_proj.weight.detach() for layer in text.layers]
         self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()))
@@ -89,67 +86,56 @@ class Decoder:
             if keep is not None and index == self.num_layers - 1:
                 hidden, mixed = hidden[keep], mixed[keep]
             hidden = layer.out(mixed).add_(hidden)
-            normed = self._rms(hidden, layer.post_norm)
+            normed = layer.post_norm(hidden)
             gate = F.silu(layer.gate(normed), inplace=True)
             hidden = layer.down(layer.up(normed).mul_(gate)).add_(hidden)
-        return self._rms(hidden, self._norm)
+        return self._norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [n, vocab] of final hidden states [n, hidden]."""
         return self._head(hidden).float()
 
     def _attention(self, index: int, layer: _Layer, hidden: Tensor, rotary: Tensor, attend: Attend) -> Tensor:
-        qkv = layer.qkv(self._rms(hidden, layer.input_norm)).view(hidden.shape[0], -1, self.head_dim)
-        qk, v = qkv.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
+        qkv = layer.qkv(layer.input_norm(hidden)).view(hidden.shape[0], -1, self.head_dim)
+        qk = qkv[:, : self.num_heads + self.num_kv_heads]
         if layer.qk_norm is not None:
-            qk = self._rms(qk, None).mul_(layer.qk_norm)
-        q, k = _rotate(qk, rotary).split((self.num_heads, self.num_kv_heads), dim=1)
-        return attend(index, q, k, v)
-
-    def _rms(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        """Return x [..., n] by its root mean square over n, times `weight` [n] if there is one."""
-        if weight is not None or not self._folds:
-            return F.rms_norm(x, x.shape[-1:], weight, self._eps)
-        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        normed: Tensor = x * squares.mul_(1 / x.shape[-1]).add_(self._eps).rsqrt_()
-        return normed
+            layer.qk_norm(qk)
+        rotate(qk, rotary)
+        q, kv = qkv.split((self.num_heads, 2 * self.num_kv_heads), dim=1)
+        return attend(index, q, kv)
 
     def _take_layer(self, layer: Any) -> _Layer:
         """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
-        input_norm, post_norm = layer.input_layernorm.weight.detach(), layer.post_attention_layernorm.weight.detach()
-        if self._folds:
-            _fold(input_norm, attention.q_proj, attention.k_proj, attention.v_proj)
-            _fold(post_norm, mlp.gate_proj, mlp.up_proj)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        parts = [_release(projection) for projection in projections]
+        input_norm = RmsNorm(layer.input_layernorm.weight, self._eps, *projections)
+        post_norm = RmsNorm(layer.post_attention_layernorm.weight, self._eps, mlp.gate_proj, mlp.up_proj)
+        parts = [release(projection) for projection in projections]
         for position in (0, 1):
             weight, bias = parts[position]
             parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
         biases = [bias for _, bias in parts if bias is not None]
         qkv = torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
         return _Layer(
-            input_norm=None if self._folds else input_norm,
+            input_norm=input_norm,
             qkv=Linear(*qkv, self.layout),
             qk_norm=self._qk_norm(attention),
-            out=Linear(*_release(attention.o_proj), self.layout),
-            post_norm=None if self._folds else post_norm,
-            gate=Linear(*_release(mlp.gate_proj), self.layout),
-            up=Linear(*_release(mlp.up_proj), self.layout),
-            down=Linear(*_release(mlp.down_proj), self.layout),
+            out=Linear(*release(attention.o_proj), self.layout),
+            post_norm=post_norm,
+            gate=Linear(*release(mlp.gate_proj), self.layout),
+            up=Linear(*release(mlp.up_proj), self.layout),
+            down=Linear(*release(mlp.down_proj), self.layout),
         )
 
-    def _qk_norm(self, attention: Any) -> Tensor | None:
-        """Return the norm weights of all query and key heads, [heads + kv_heads, D], None where there are none."""
+    def _qk_norm(self, attention: Any) -> HeadNorm | None:
+        """Return the norm of all query and key heads, None where there is none."""
         if not hasattr(attention, "q_norm"):
             return None
         q, k = (self._interleave(norm.weight.detach()) for norm in (attention.q_norm, attention.k_norm))
-        return torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)])
+        return HeadNorm(torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)]), self._eps)
 
     def _interleave(self, rows: Tensor) -> Tensor:
-        """Lay rotary pairs (i, i + D/2) of every head side by side. rows: [heads * D, ...]."""
-        heads = rows.view(-1, 2, self.head_dim // 2, *rows.shape[1:])
-        return heads.transpose(1, 2).reshape(rows.shape)
+        return interleave(rows, self.head_dim)
 
 
 class _Rotary:
@@ -170,26 +156,6 @@ class _Rotary:
         else:
             angles = positions.float()[:, None] * self._frequencies
         return torch.polar(torch.full_like(angles, self._scale), angles)[:, None]
-
-
-def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate the interleaved pairs of x [T, heads, D], in float32, by rotary [T, 1, D/2]."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
-
-
-def _fold(norm: Tensor, *projections: nn.Linear) -> None:
-    """Multiply the weight of a norm [in] into the projections [out, in] that read what it norms."""
-    for projection in projections:
-        projection.weight = nn.Parameter(projection.weight.detach() * norm, requires_grad=False)
-
-
-def _release(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Take a layer's weight and bias away from its module."""
-    weight = linear.weight.detach()
-    bias = None if linear.bias is None else linear.bias.detach()
-    linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
-    return weight, bias
 
 
 def _text_model(model: Any) -> Any:

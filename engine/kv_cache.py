@@ -12,10 +12,10 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values.
 
-    Per layer two tensors [slots, kv_heads, length, head_dim]: one head's keys lie in a row, which is how attention
-    reads them. A slot belongs to one running sequence; position p of a sequence lies at [slot, :, p]. Everything is
-    zero at first, and a slot that held something not finite is scrubbed, because a masked place is still multiplied by
-    zero: what lies there must be finite.
+    One tensor `all` [layers, slots, 2, kv_heads, length, head_dim]: one head's keys lie in a row, which is how
+    attention reads them; `keys` and `values` are its halves by layer. A slot belongs to one running sequence; position
+    p of a sequence lies at [:, slot, :, :, p]. Everything is zero at first, and a slot that held something not finite
+    is scrubbed, because a masked place is still multiplied by zero: what lies there must be finite.
     """
 
     def __init__(
@@ -28,13 +28,11 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (slots, num_kv_heads, length, head_dim)
         self.slots, self.length, self.num_kv_heads = slots, length, num_kv_heads
-        self.keys = [_zeros(shape, dtype, device) for _ in range(num_layers)]
-        self.values = [_zeros(shape, dtype, device) for _ in range(num_layers)]
-        self._flat_keys = [layer.view(-1, head_dim) for layer in self.keys]
-        self._flat_values = [layer.view(-1, head_dim) for layer in self.values]
-        self._heads = torch.arange(num_kv_heads, device=device) * length
+        self.all = _zeros((num_layers, slots, 2, num_kv_heads, length, head_dim), dtype, device)
+        self.keys, self.values = (list(half.unbind(0)) for half in self.all.unbind(2))
+        self._flat = [layer.view(-1, head_dim) for layer in self.all]
+        self._heads = torch.arange(2 * num_kv_heads, device=device) * length
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -42,19 +40,17 @@ class KVCache:
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
     def places(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Return where `write` puts T tokens, [T * kv_heads], from their slots [T] and positions [T]."""
-        first = slots * (self.num_kv_heads * self.length) + positions
+        """Return where `write` puts T tokens, [T * 2 * kv_heads], from their slots [T] and positions [T]."""
+        first = slots * (len(self._heads) * self.length) + positions
         return (first[:, None] + self._heads).flatten()
 
-    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [T, kv_heads, D] at `places`."""
-        self._flat_keys[layer].index_copy_(0, places, keys.reshape(-1, keys.shape[-1]))
-        self._flat_values[layer].index_copy_(0, places, values.reshape(-1, values.shape[-1]))
+    def write(self, layer: int, places: Tensor, kv: Tensor) -> None:
+        """Store keys and values [T, 2 * kv_heads, D], the keys' heads first, at `places`."""
+        self._flat[layer].index_copy_(0, places, kv.reshape(-1, kv.shape[-1]))
 
     def scrub(self, slot: int) -> None:
         """Zero a slot that may hold values that are not finite."""
-        for tensor in (*self.keys, *self.values):
-            tensor[slot].zero_()
+        self.all[:, slot].zero_()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ from engine.scheduler import Plan
 from engine.sequence import Sequence
 from engine.slot_decode import DecodeBuckets
 from engine.types import Progress
+from engine.vision import VisionTower
 
 
 class ModelRunner:
@@ -42,6 +43,8 @@ class ModelRunner:
     ) -> None:
         self._model = model
         self.decoder = Decoder(model)
+        visual = getattr(model.model, "visual", None)
+        self._tower = None if visual is None else VisionTower(visual)
         d = self.decoder
         self._cache = KVCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._prefix = PrefixCache(prefix_tokens // BLOCK)
@@ -95,8 +98,8 @@ class ModelRunner:
         # The known blocks are the first ones, so the new ones follow each other.
         here = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
         blocks = self._index([block for _, block in new])
-        for cached, kept in self._pairs():
-            kept.index_copy_(0, blocks, cached[sequence.slot, :, here].unflatten(1, (-1, BLOCK)).transpose(0, 1))
+        for cached, kept in zip(self._cache.all, self._kept.all, strict=True):
+            kept.index_copy_(0, blocks, cached[sequence.slot, :, :, here].unflatten(2, (-1, BLOCK)).movedim(2, 0))
 
     @torch.inference_mode()
     def scrub(self, slot: int) -> None:
@@ -179,18 +182,15 @@ class ModelRunner:
         device = self.decoder.device
         pixels = torch.cat([s.images.pixel_values for s in sequences]).to(device)
         grids = torch.cat([s.images.grid_thw for s in sequences]).to(device)
-        embeds = iter(self._model.model.get_image_features(pixels, grids).pooler_output)
+        assert self._tower is not None  # a prompt with pictures has been refused by a model without one
+        embeds = iter(self._tower(pixels, grids))
         for sequence in sequences:
             sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
 
     def _copy_in(self, slot: int, blocks: list[int]) -> None:
         index = self._index(blocks)
-        for cached, kept in self._pairs():
-            cached[slot, :, : len(blocks) * BLOCK] = kept[index].transpose(0, 1).flatten(1, 2)
-
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        cached = [*self._cache.keys, *self._cache.values]
-        return list(zip(cached, [*self._kept.keys, *self._kept.values], strict=True))
+        for cached, kept in zip(self._cache.all, self._kept.all, strict=True):
+            cached[slot, :, :, : len(blocks) * BLOCK] = kept[index].movedim(0, 2).flatten(2, 3)
 
     def _index(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.decoder.device)

@@ -80,8 +80,8 @@ class SlotDecode:
         places = self._cache.places(self._slots, positions)
         mask = torch.where(self._ends <= positions[:, None], 0.0, float("-inf")).to(hidden.dtype)[:, None, None]
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._cache.write(layer, places, k, v)
+        def attend(layer: int, q: Tensor, kv: Tensor) -> Tensor:
+            self._cache.write(layer, places, kv)
             keys = self._cache.keys[layer][: self._rows, :, : self._length]
             values = self._cache.values[layer][: self._rows, :, : self._length]
             rows = q.unflatten(1, (keys.shape[1], -1))

@@ -55,7 +55,7 @@ def test_each_sequence_attends_to_itself_alone(seed):
         cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
     q = torch.randn(sum(span.count for span in spans), HEADS, SIZE)
     new = [torch.cat([past[s.slot][part][s.start : s.start + s.count] for s in spans]) for part in (0, 1)]
-    out = SlotAttention(cache, decode, chunks, torch.float32)(0, q, *new)
+    out = SlotAttention(cache, decode, chunks, torch.float32)(0, q, torch.cat(new, dim=1))
     row = 0
     for span in spans:
         keys, values = past[span.slot]

@@ -16,7 +16,7 @@ def test_a_token_lies_at_its_slot_and_position():
     kept = cache()
     slots, positions = torch.tensor([2, 0, 2]), torch.tensor([7, 3, 0])
     keys, values = torch.randn(3, HEADS, SIZE), torch.randn(3, HEADS, SIZE)
-    kept.write(1, kept.places(slots, positions), keys, values)
+    kept.write(1, kept.places(slots, positions), torch.cat([keys, values], dim=1))
     for row, (slot, position) in enumerate(zip(slots, positions, strict=True)):
         assert torch.equal(kept.keys[1][slot, :, position], keys[row])
         assert torch.equal(kept.values[1][slot, :, position], values[row])
@@ -27,16 +27,13 @@ def test_a_token_lies_at_its_slot_and_position():
 def test_a_scrubbed_slot_is_clean_and_its_neighbours_untouched():
     """What is not finite leaves no trace: a masked place is still multiplied by zero."""
     kept = cache()
-    for tensor in (*kept.keys, *kept.values):
-        tensor.fill_(1.0)[1] = float("nan")
+    kept.all.fill_(1.0)[:, 1] = float("nan")
     kept.scrub(1)
-    for tensor in (*kept.keys, *kept.values):
-        assert not tensor[1].any()
-        assert bool((tensor[[0, 2]] == 1.0).all())
+    assert not kept.all[:, 1].any()
+    assert bool((kept.all[:, [0, 2]] == 1.0).all())
 
 
 def test_a_token_takes_what_the_budget_says():
     """Bytes a token, times all places, is what is allocated."""
     kept = cache()
-    allocated = sum(tensor.nbytes for tensor in (*kept.keys, *kept.values))
-    assert allocated == SLOTS * LENGTH * KVCache.bytes_per_token(LAYERS, HEADS, SIZE, torch.float32)
+    assert kept.all.nbytes == SLOTS * LENGTH * KVCache.bytes_per_token(LAYERS, HEADS, SIZE, torch.float32)
