@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import selectors
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from engine.errors import StartError
 from models import ModelSet
 from serving.connection import ClientSocket, Connection
+from serving.listener import end_listening, listen_again
 
 # How often a stopping worker looks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
@@ -81,8 +81,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve; listens anew where a worker before this one has ended that."""
         for listener in self.sockets:
-            if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                listener.listen(self.cfg.backlog)
+            listen_again(listener, self.cfg.backlog)
         super().run()
 
     def accept(self, listener: Any) -> None:
@@ -168,13 +167,16 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def _stop_listening(self) -> None:
         """Accept who has connected, to be answered, and have the kernel refuse who comes later."""
         self.set_accept_enabled(False)
+        if has_sibling(self.ppid):
+            return
         for listener in self.sockets:
-            accepted = -1
-            while accepted != self.nr_conns:
-                accepted = self.nr_conns
-                self.accept(listener)
-            if not has_sibling(self.ppid):
-                listener.shutdown(socket.SHUT_RDWR)
+            end_listening(listener, partial(self._accept_all, listener))
+
+    def _accept_all(self, listener: Any) -> None:
+        accepted = -1
+        while accepted != self.nr_conns:
+            accepted = self.nr_conns
+            self.accept(listener)
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Wait for a silent connection no longer than for a kept-alive one, once the worker stops."""

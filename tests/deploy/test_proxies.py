@@ -46,9 +46,12 @@ def new_proxy(request, tmp_path):
 
 
 class SilentService:
-    """A service that takes requests and answers none: it keeps them, or closes once it has read one whole."""
+    """A service that takes requests and answers none: it keeps them, or closes once it has read one whole.
 
-    def __init__(self, close):
+    handing_over: it hands over first what it can. refusing: it refuses what it cannot hand over.
+    """
+
+    def __init__(self, close, handing_over=False, refusing=False):
         self.requests = []
         outer = self
 
@@ -60,7 +63,14 @@ class SilentService:
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append(self.path)
-                if not close:
+                if handing_over and self.headers.get("X-Another-Copy"):
+                    self.send_response(503)
+                    self.send_header("X-Accel-Redirect", "@another_copy")
+                    self.end_headers()
+                elif refusing:
+                    self.send_response(503)
+                    self.end_headers()
+                elif not close:
                     outer.release.wait(PATIENCE)
                 self.close_connection = True
 
@@ -109,17 +119,17 @@ def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind
     """SIGTERM to one of three, then the same copy again, loading for a while: every answer is whole."""
     with Copies(tmp_path / "copies") as copies, kind(tmp_path / "proxy", copies.ports) as proxy:
         with Traffic(proxy) as traffic:
-            traffic.goes_on(20)
+            traffic.goes_on(10)
             first = copies.running[0]
             first.signal(signal.SIGTERM)
             assert first.ended() == 0
-            traffic.goes_on(30)
+            traffic.goes_on(20)
             again = copies.start(loaded=False, PORT=str(first.port))
             until(lambda: alive(again))
-            traffic.goes_on(30)
+            traffic.goes_on(20)
             again.say("load")
             until(lambda: is_ready(again))
-            traffic.goes_on(40)
+            traffic.goes_on(20)
             until(lambda: "POST" in again.log() and " 200 " in again.log())
         assert traffic.failed == []
         assert {name for name, *_ in traffic.done} == {"_text", "_stream", "_upload"}
@@ -294,8 +304,14 @@ def test_plain_http_leads_to_https(proxy):
 
 
 SHORT = {
-    "nginx": {"client_header_timeout 10s": "client_header_timeout 1s", "client_body_timeout 15s": "client_body_timeout 1s"},
-    "haproxy": {"timeout http-request 10s": "timeout http-request 1s", "wait-for-body time 10s": "wait-for-body time 1s"},
+    "nginx": {
+        "client_header_timeout 10s": "client_header_timeout 1s",
+        "client_body_timeout 15s": "client_body_timeout 1s",
+    },
+    "haproxy": {
+        "timeout http-request 10s": "timeout http-request 1s",
+        "wait-for-body time 10s": "wait-for-body time 1s",
+    },
 }
 
 
@@ -345,3 +361,25 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
     assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.2")[0].status == 200
     for connection in held:
         connection.close()
+
+
+# --- nginx alone: requests that a copy hands over ---
+
+
+def test_handed_over_request_finds_the_one_copy_that_serves(copies, tmp_path):
+    """One copy hands over, one is gone: whatever the order, the third answers."""
+    with SilentService(close=True, handing_over=True, refusing=True) as leaving:
+        with Nginx(tmp_path / "nginx", [leaving.port, free_port(), copies.ports[0]]) as proxy:
+            answers = [proxy.ask(TEXT, {"prompt": "Hello"}, f"127.3.0.{number}") for number in range(1, 13)]
+        assert [response.status for response, _ in answers] == [200] * 12
+        assert {len(response.headers.get_all("Cache-Control")) for response, _ in answers} == {1}
+        assert leaving.requests, "no request met the copy that hands over"
+
+
+def test_handed_over_generation_that_began_elsewhere_is_not_repeated(tmp_path):
+    """The second copy dies over it: the client hears 502, and no third one is asked."""
+    with SilentService(close=True, handing_over=True) as first, SilentService(close=True, handing_over=True) as second:
+        with Nginx(tmp_path / "nginx", [first.port, second.port]) as proxy:
+            response, body = proxy.ask(TEXT, {"prompt": "x"})
+        assert (response.status, failure_of_api(response, body)) == (502, "not_ready")
+        assert len(first.requests + second.requests) == 2
