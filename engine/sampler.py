@@ -90,7 +90,8 @@ def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled
     asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     own = torch.log_softmax(logits[_index(asking, logits)], dim=-1) if asking else None
     for row, sequence in enumerate(sequences):
-        _adjust(logits[row], sequence)
+        if sequence.sampling.logit_bias or sequence.needs_its_tokens:
+            _adjust(logits[row], sequence)
     tokens = _choose(logits, sequences, ahead)
     counts = [sequences[row].sampling.logprobs or 0 for row in asking]
     return Sampled(tokens, finite, None if own is None else _pick_logprobs(own, tokens, asking, counts))
