@@ -97,7 +97,12 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 "State of the models", "The state of each model on each copy.", "short",
                 [(f"avito_ai_model_status{{{SELECT}}} == 1", "{{instance}} {{model}} {{status}}")],
-                STATES, 24, 6,
+                STATES, 18, 6,
+            ),
+            Panel(
+                "Release", "Which release each copy runs.", "short",
+                [(f"avito_ai_build_info{{{ONE}}}", "{{instance}} {{release}}")],
+                STATES, 6, 6,
             ),
         ),
     ),
