@@ -19,7 +19,7 @@ from deploy.monitoring.render import read_settings, render
 from tests.deploy.monitoring.sinks import mail_server, serving, web_hooks
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 CERTIFICATE_DAYS = 2
 APP = "tests.deploy.monitoring.stalling_app:app"
 
