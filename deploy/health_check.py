@@ -1,6 +1,7 @@
-"""Says whether the service of this machine, on the port of its settings, takes requests: `python -m deploy.health_check`.
+"""Says whether the service on this machine, at the port of its settings, takes requests.
 
-The health check of containers. One line tells why not; the exit status is 0 while both models are ready, else 1.
+`python -m deploy.health_check` is the health check of containers. One line tells why not; the exit status is 0 while
+both models are ready, else 1.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ["deploy.sh", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/lib/*.sh"))]
+SCRIPTS = ["deploy.sh", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/**/*.sh"))]
+YAML = [".github", ".yamllint.yaml", "compose.yaml", "compose.gpu.yaml", "deploy"]
 
 
 def tool(name: str) -> str:
@@ -29,8 +30,9 @@ def tool(name: str) -> str:
         ["ruff", "format", "--no-cache", "--check", "."],
         ["mypy"],
         ["shellcheck", "--external-sources", *SCRIPTS],
+        ["yamllint", "--strict", *YAML],
     ],
-    ids=["ruff-check", "ruff-format", "mypy", "shellcheck"],
+    ids=["ruff-check", "ruff-format", "mypy", "shellcheck", "yamllint"],
 )
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
     """What `make lint` runs passes."""

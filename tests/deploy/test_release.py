@@ -15,7 +15,9 @@ IMAGE = f"registry.example.com/avito-ai@{DIGEST}"
 KUBECTL = """#!/bin/sh
 echo "kubectl $*" >>"{log}"
 case "$*" in
-"apply --kustomize "*) cp "$3/kustomization.yaml" "{folder}/applied"; [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
+"apply --kustomize "*)
+    cp "$3/kustomization.yaml" "{folder}/applied"
+    [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
 *"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
 esac
 """

@@ -1,0 +1,262 @@
+"""The image's and Compose's files pass their tools, and are held to the code: what goes in, settings, ports, time."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import math
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from config import SETTINGS, load_settings
+from deploy.health_check import PATH
+from deploy.monitoring.render import read_settings
+from edge.route_table import ROUTES, Need
+from settings.sources import FOREIGN
+from tests.test_lint import tool
+
+ROOT = Path(__file__).parents[2]
+SETTING = {setting.name: setting for setting in SETTINGS}
+COMPOSE_FILES = ("compose.yaml", "compose.gpu.yaml")
+# Where the image's command and its health check begin.
+STARTS = ("gunicorn_config.py", "app_production.py", "deploy/health_check.py")
+PINNED = re.compile(r"docker\.io/[a-z/-]+:v?\d+\.\d+\.\d+\S*|avito-ai:(cpu|cuda)")
+SPARE_SECONDS = 10
+
+Service = dict[str, Any]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def compose(name: str = "compose.yaml") -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(text(name))
+    return found
+
+
+SERVICES: dict[str, Service] = compose()["services"]
+THE_SERVICE = SERVICES["avito-ai"]
+
+every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+
+
+def instructions(word: str) -> list[str]:
+    """Return what follows an instruction of the Dockerfile, continued lines joined."""
+    lines = text("Dockerfile").replace("\\\n", " ").splitlines()
+    return [line.partition(" ")[2].strip() for line in lines if line.startswith(f"{word} ")]
+
+
+def in_the_image(path: str) -> bool:
+    """Return whether .dockerignore lets a file into the image: the last line that fits it or a folder above decides."""
+    above = [path, *(str(folder) for folder in Path(path).parents)]
+    taken = True
+    for line in text(".dockerignore").splitlines():
+        pattern = line.removeprefix("!")
+        names = [name.rpartition("/")[2] for name in above] if pattern.startswith("**/") else above
+        if line and not line.startswith("#") and any(fits(name, pattern.removeprefix("**/")) for name in names):
+            taken = line.startswith("!")
+    return taken
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Match as Docker does: `*` stays within a folder's name."""
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)
+
+
+def imported_files(start: str, known: set[str]) -> None:
+    """Add a file of ours and all that it imports, directly or not, to `known`."""
+    if start in known:
+        return
+    known.add(start)
+    for node in ast.walk(ast.parse(text(start))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            for candidate in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"):
+                if (ROOT / candidate).is_file():
+                    imported_files(candidate, known)
+
+
+# --- the image ---
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    """The Dockerfile passes its linter."""
+    done = subprocess.run([tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_all_that_is_imported_goes_into_the_image() -> None:
+    """No module is forgotten in .dockerignore, whoever adds one; nor what the service reads at run time."""
+    needed: set[str] = set()
+    for start in STARTS:
+        imported_files(start, needed)
+    needed |= {str(path.relative_to(ROOT)) for name in ("engine", "tracing") for path in (ROOT / name).rglob("*.py")}
+    needed |= {"requirements.txt", "constraints-cuda.txt", "locales/ru.json", "static/app.js", "templates/base.html"}
+    needed |= {f"demo/{name}/model.safetensors" for name in ("avibe", "avision")}
+    assert sorted(path for path in needed if not in_the_image(path)) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".env",
+        ".env.production",
+        ".git/config",
+        "engine/.env",
+        "models/model.safetensors",
+        "deploy/compose/tls/privkey.pem",
+        "deploy/compose/secrets/slack_webhook",
+        "tests/conftest.py",
+        "benchmarks/load.py",
+        "demo/train_avibe.py",
+        "engine/__pycache__/types.pyc",
+        "service.log",
+    ],
+)
+def test_secrets_weights_and_tools_stay_out(path: str) -> None:
+    """No key, no real weight, nothing that only developers run."""
+    assert not in_the_image(path)
+
+
+def test_the_health_check_asks_readiness_without_a_shell() -> None:
+    """Its program is in the image, and asks a probe's route; a load may take a quarter of an hour."""
+    (line,) = instructions("HEALTHCHECK")
+    assert line.endswith('CMD ["python", "-m", "deploy.health_check"]')
+    assert "--start-period=15m" in line
+    assert ROUTES[f"GET {PATH}"].need is Need.PROBE
+
+
+def test_the_image_runs_gunicorn_itself_without_root() -> None:
+    """Signals reach Gunicorn, which is the first process; the user is a number, as Kubernetes wants to know it."""
+    assert instructions("CMD") == ['["python", "-m", "gunicorn", "-c", "gunicorn_config.py", "app_production:app"]']
+    assert instructions("USER") == ["10001:10001"]
+    assert instructions("STOPSIGNAL") == ["SIGTERM"]
+    assert instructions("EXPOSE") == [str(SETTING["PORT"].default)]
+
+
+def test_one_argument_chooses_the_variant() -> None:
+    """It becomes the service's DEVICE, whose words it takes, and the base is pinned."""
+    arguments = dict(line.split("=", 1) for line in instructions("ARG") if "=" in line)
+    assert arguments["VARIANT"] == "cpu"
+    assert PINNED.fullmatch(arguments["BASE"])
+    (environ,) = instructions("ENV")
+    assert "DEVICE=${VARIANT}" in environ
+    for variant in ("cpu", "cuda"):
+        assert load_settings({"ENVIRONMENT": "production", "DEVICE": variant}, None).model.device == variant
+
+
+# --- Compose ---
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_compose_files_are_of_their_schema(name: str) -> None:
+    """The Compose specification's own schema finds no mistake."""
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", name]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@every_service
+def test_every_container_is_held_in(name: str) -> None:
+    """Nothing is written to its root, no right is gained; memory, processes and logs are bounded."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
+    assert service["logging"]["options"]["max-size"]
+    assert service["restart"] == ("no" if name == "monitoring" else "unless-stopped")
+
+
+@every_service
+def test_every_image_is_pinned(name: str) -> None:
+    """A restart next year runs what ran today."""
+    assert PINNED.fullmatch(SERVICES[name]["image"])
+
+
+@every_service
+def test_every_dependency_and_file_exists(name: str) -> None:
+    """Services wait for services that there are, on networks and volumes that there are, with files of the tree."""
+    service, whole = SERVICES[name], compose()
+    assert set(service.get("depends_on", {})) <= set(SERVICES)
+    assert set(service.get("networks", [])) <= set(whole["networks"])
+    for mount in service.get("volumes", []):
+        source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")[0]
+        assert (ROOT / source).exists() if source.startswith("./") else source in whole["volumes"]
+
+
+def test_only_the_site_is_reached_from_outside() -> None:
+    """nginx has the ports of the web; figures and alerts answer this machine alone, the service and Redis nobody."""
+    ports = {name: service.get("ports", []) for name, service in SERVICES.items()}
+    assert ports.pop("nginx") == ["80:80", "443:443"]
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)
+    assert ports["avito-ai"] == ports["redis"] == []
+
+
+@pytest.mark.parametrize("name", COMPOSE_FILES)
+def test_every_name_of_the_environment_is_a_setting(name: str) -> None:
+    """Compose sets what the service reads, to values that it takes in production."""
+    environ = {key: str(value) for key, value in compose(name)["services"]["avito-ai"]["environment"].items()}
+    assert set(environ) <= set(SETTING)
+    assert load_settings({"ENVIRONMENT": "production", **environ}, None).production
+
+
+def test_what_compose_asks_of_the_env_file_is_no_mistake_there() -> None:
+    """The service and Compose read the same .env: neither complains of the other's lines."""
+    asked = {found for name in COMPOSE_FILES for found in re.findall(r"\$\{(\w+)", text(name))}
+    assert asked <= FOREIGN
+    assert asked == {"DOMAIN", "TLS_DIR", "MODELS_DIR"}
+
+
+def test_the_containers_find_each_other() -> None:
+    """The site, the counts and the scrape name the service's and Redis' own ports."""
+    port = THE_SERVICE["environment"]["PORT"]
+    assert port == SETTING["PORT"].default
+    assert f" avito-ai:{port} " in text("deploy/compose/nginx.sh")
+    assert THE_SERVICE["environment"]["RATE_LIMIT_STORAGE"] == "redis://redis:6379/0"
+    for one, other in (
+        ("nginx", "avito-ai"),
+        ("prometheus", "avito-ai"),
+        ("avito-ai", "redis"),
+        ("grafana", "prometheus"),
+    ):
+        assert set(SERVICES[one]["networks"]) & set(SERVICES[other]["networks"])
+
+
+def test_the_monitoring_is_configured_for_these_containers() -> None:
+    """Its settings are read by the program that renders them, and its targets are services of the file."""
+    settings = read_settings(text("deploy/compose/monitoring.env"))
+    for name in ("SERVICE_TARGETS", "ALERTMANAGER_TARGET", "BLACKBOX_TARGET"):
+        assert settings[name].partition(":")[0] in SERVICES
+    folder = "/etc/avito-ai"
+    assert settings["DASHBOARDS"] == f"{folder}/grafana/dashboards"
+    for name in ("prometheus", "alertmanager", "blackbox", "grafana"):
+        assert f"monitoring:{folder}:ro" in SERVICES[name]["volumes"]
+
+
+def test_a_stop_is_given_the_time_of_the_drain() -> None:
+    """Compose kills only after admitted requests had their time and their answers left."""
+    server = load_settings({}, None).server
+    grace = int(THE_SERVICE["stop_grace_period"].removesuffix("s"))
+    assert grace >= math.ceil(server.drain_delay + server.drain_seconds) + 5 + SPARE_SECONDS
+
+
+def test_the_gpu_file_mounts_the_models_where_the_settings_look() -> None:
+    """The real models are read-only at the settings' own folders, and one GPU is reserved."""
+    service = compose("compose.gpu.yaml")["services"]["avito-ai"]
+    (mount,) = service["volumes"]
+    folder = mount.split(":")[-2]
+    for name in ("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"):
+        assert service["environment"][name] == str(SETTING[name].default)
+        assert str(SETTING[name].default).startswith(f"{folder}/")
+    assert mount.endswith(":ro")
+    (gpu,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (gpu["driver"], len(gpu["device_ids"]), gpu["capabilities"]) == ("nvidia", 1, ["gpu"])

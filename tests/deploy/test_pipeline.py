@@ -1,0 +1,93 @@
+"""The pipeline passes its linters, runs only what is pinned, and reaches production by way of staging and a person."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import NAMES
+from tests.test_lint import tool
+
+ROOT = Path(__file__).parents[2]
+FILE = ".github/workflows/ci.yml"
+WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
+JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
+ORDER = {"image": ["test", "lint", "audit"], "staging": ["image"], "production": ["image", "staging"]}
+
+
+def steps(job: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = JOBS[job]["steps"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", FILE],
+        ["zizmor", "--offline", "--no-progress", FILE],
+    ],
+    ids=["schema", "zizmor"],
+)
+def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
+    """The file is of its schema, and nothing in it lets a stranger's pull request do harm."""
+    name, *arguments = command
+    done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_action_is_pinned_by_its_commit() -> None:
+    """A tag can be moved to other code, a commit cannot; the tag stands beside it to be read."""
+    used = re.findall(r"uses: (.*)", (ROOT / FILE).read_text(encoding="utf-8"))
+    assert used
+    assert [line for line in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_each_job_has_only_the_rights_it_needs() -> None:
+    """Nothing by default; to read the code everywhere, to write packages where images go."""
+    assert WORKFLOW["permissions"] == {}
+    rights = {name: job["permissions"] for name, job in JOBS.items()}
+    assert rights.pop("image") == {"contents": "read", "packages": "write"}
+    assert all(right == {"contents": "read"} for right in rights.values())
+
+
+def test_the_way_to_production() -> None:
+    """What failed is not built, what was not tried is not released, and the same image goes on."""
+    for job, needed in ORDER.items():
+        assert JOBS[job]["needs"] == needed
+    for job in ("staging", "production"):
+        assert JOBS[job]["environment"]["name"] == job
+    assert steps("staging")[-1] == steps("production")[-1]
+    assert WORKFLOW["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
+
+
+def test_what_the_jobs_run_is_in_the_tree() -> None:
+    """The tests' own command, the release of the cluster and both variants of the image."""
+    runs = {job: "\n".join(step.get("run", "") for step in steps(job)) for job in JOBS}
+    assert runs["test"].strip() == ".ci/run"
+    for words in ("./deploy.sh", "deploy/kubernetes/release.sh"):
+        assert (ROOT / words).is_file()
+        assert any(words in run for run in runs.values())
+    assert JOBS["image"]["strategy"]["matrix"]["variant"] == ["cpu", "cuda"]
+    assert set(JOBS["image"]["outputs"]) == {"cpu", "cuda"}
+    assert "vars.OVERLAY == 'gpu'" in steps("staging")[-1]["env"]["IMAGE"]
+    assert "gpu" in NAMES
+
+
+def test_every_supported_python_is_tested() -> None:
+    """The three that the packages are pinned for."""
+    assert JOBS["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_the_shell_of_the_jobs_is_sound() -> None:
+    """What stands in `run:` passes shellcheck as scripts of files do."""
+    scripts = [step["run"] for job in JOBS for step in steps(job) if "run" in step]
+    for script in scripts:
+        done = subprocess.run(
+            [tool("shellcheck"), "--shell=bash", "-"], input=script, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
