@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # What a production run asks of the machine before it downloads or changes anything.
 
+# What `production_python` has found; looked up again once packages are installed.
+FOUND_PYTHON=""
+
 # What the service needs of Debian and Ubuntu, beside what each of them has. Prints the packages that are missing.
 missing_system_packages() {
-    local python
-    python="$(production_python)"
-    if [ -z "$python" ] || ! makes_venvs "$python"; then printf '%s\n' python3 python3-venv; fi
+    if [ -z "$FOUND_PYTHON" ] || ! makes_venvs "$FOUND_PYTHON"; then printf '%s\n' python3 python3-venv; fi
     has curl || echo curl
     if [ -n "$DOMAIN" ]; then
         has nginx || [ -x /usr/sbin/nginx ] || echo nginx
@@ -34,6 +35,7 @@ in_a_home() {
 
 install_missing_packages() {
     local missing
+    FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     [ -n "$missing" ] || return 0
     say "Installing the system packages: $missing"
@@ -41,13 +43,14 @@ install_missing_packages() {
     apt_get install --yes --no-install-recommends $missing ||
         { apt_get update --quiet && apt_get install --yes --no-install-recommends $missing; } ||
         die "apt could not install $missing; its reason stands above."
+    FOUND_PYTHON=""
 }
 
 apt_get() { recorded env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C apt-get -o DPkg::Lock::Timeout=120 "$@"; }
 
 find_production_python() {
-    local found
-    found="$(production_python)"
+    local found="$FOUND_PYTHON"
+    [ -n "$found" ] || found="$(production_python)"
     if [ -n "$found" ]; then
         PYTHON="$found"
         return

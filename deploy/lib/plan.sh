@@ -5,9 +5,10 @@ print_plan() {
     local missing
     say "Nothing is changed; this is what ./deploy.sh production would do."
     warn_of_environment
+    FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     plan_line "$missing" "install the system packages: $missing" "have all system packages"
-    PYTHON="$(production_python)"
+    PYTHON="$FOUND_PYTHON"
     check_gpu
     check_model_folders
     [ -z "$PYTHON" ] || check_production_port

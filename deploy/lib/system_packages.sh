@@ -7,6 +7,8 @@ SYSTEM_TOOLS=(
     "chromium|chromium-browser|google-chrome chromium -"
     "redis-server redis-server redis-server"
     "nginx nginx nginx"
+    "haproxy haproxy haproxy"
+    "logrotate logrotate -"
     "prometheus prometheus prometheus"
     "prometheus-alertmanager prometheus-alertmanager prometheus-alertmanager"
     "prometheus-blackbox-exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"

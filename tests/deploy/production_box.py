@@ -60,6 +60,7 @@ class ProductionBox(Sandbox):
         super().__init__(folder)
         self.system, self.control = folder / "system", folder / "control"
         self.words = {"log": self.log, "control": self.control, "system": self.system}
+        self.lent: list[str] = []
         self.control.mkdir()
         for name in ("etc", "run/systemd/system", "proc", "sys"):
             (self.system / name).mkdir(parents=True)
@@ -124,6 +125,16 @@ class ProductionBox(Sandbox):
             shutil.rmtree(part)
             shutil.copytree(part.with_suffix(".kept"), part, symlinks=True)
         self.log.unlink(missing_ok=True)
+        for name in set(self.lent):
+            (self.bin / name).unlink()
+            if found := shutil.which(name):
+                (self.bin / name).symlink_to(found)
+        self.lent.clear()
+
+    def lend(self, name: str, script: str) -> None:
+        """Put another program on the PATH until the next `reset`."""
+        self.tool(name, script)
+        self.lent.append(name)
 
     def change(self, text: str = "# another release\n") -> None:
         """Make the checkout another release."""

@@ -13,27 +13,6 @@ from tests.deploy.production_box import ProductionBox
 from tests.e2e.gunicorn_process import until
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> ProductionBox:
-    return ProductionBox(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def installed_once(tmp_path_factory: pytest.TempPathFactory) -> ProductionBox:
-    box = ProductionBox(tmp_path_factory.mktemp("production"))
-    done = box.production()
-    assert done.returncode == 0, done.stdout + done.stderr
-    box.snapshot()
-    return box
-
-
-@pytest.fixture
-def box(installed_once: ProductionBox) -> ProductionBox:
-    """A machine where one release serves."""
-    installed_once.reset()
-    return installed_once
-
-
 def tree(folder: Path) -> list[str]:
     """Return every path below a folder with what it holds."""
     found = []
@@ -306,10 +285,8 @@ def test_old_releases_are_removed(box: ProductionBox) -> None:
     first = box.current
     for number in range(3):
         box.change(f"# {number}\n")
-        box.tool("date", f'case "$*" in *%Y%m%d*) echo 2099010{number}-000000 ;; *) exec /bin/date "$@" ;; esac')
+        box.lend("date", f'case "$*" in *%Y%m%d*) echo 2099010{number}-000000 ;; *) exec /bin/date "$@" ;; esac')
         assert box.run("production").returncode == 0
-    (box.bin / "date").unlink()
-    (box.bin / "date").symlink_to("/bin/date")
     assert len(box.releases) == 3
     assert first not in box.releases
     assert box.current == box.releases[-1]
@@ -448,8 +425,6 @@ def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
     """Nothing is copied where it would not fit."""
     before = box.current
     box.change()
-    box.tool("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
+    box.lend("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
     failed(box, before, box.run("production"))
-    (box.bin / "df").unlink()
-    (box.bin / "df").symlink_to("/bin/df")
     assert len(box.releases) == 1

@@ -1,0 +1,341 @@
+"""What else deploy.sh does for an operator: status, rollback, update, uninstall, the proxy and the firewall."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.production_box import ProductionBox
+
+TWO_WORDS = ("--certificate", "--certificate-key")
+
+
+@pytest.fixture
+def two(box: ProductionBox) -> ProductionBox:
+    """A machine where a second release has taken over."""
+    box.change()
+    assert box.run("production").returncode == 0
+    box.log.unlink()
+    return box
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for ai.example, and its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ai.example"]
+        + ["-addext", "subjectAltName=DNS:ai.example", "-out", files[0], "-keyout", files[1]],
+        check=True,
+        capture_output=True,
+    )
+    return files
+
+
+def with_nginx(box: ProductionBox) -> ProductionBox:
+    box.lend("nginx", f'case "$1" in -v) echo nginx/1.22.1 >&2 ;; *) [ ! -e "{box.control}/nginx-fails" ] ;; esac')
+    return box
+
+
+def site(box: ProductionBox) -> Path:
+    return box.system / "etc/nginx/sites-available/avito-ai.conf"
+
+
+# --- status ---
+
+
+def test_status_says_what_runs(two: ProductionBox) -> None:
+    """Service, release, the one before, settings and every release stand on the screen; ready is exit status 0."""
+    done = two.run("status")
+    assert done.returncode == 0
+    first, second = two.releases
+    assert f"release    {second}\n" in done.stdout
+    assert f"before it  {first}" in done.stdout
+    assert done.stdout.count("  ready") == 2
+
+
+def test_status_of_a_service_that_is_not_ready_is_three(box: ProductionBox) -> None:
+    """As systemctl has it."""
+    box.say("unready")
+    assert box.run("status").returncode == 3
+
+
+def test_status_where_nothing_is_installed_is_four(bare: ProductionBox) -> None:
+    """The command that installs it is named."""
+    done = bare.run("status")
+    assert (done.returncode, "./deploy.sh production" in done.stdout) == (4, True)
+
+
+def test_status_tells_of_settings_that_wait(box: ProductionBox) -> None:
+    """An edited settings file is not in force yet, and that is said."""
+    with (box.system / "etc/avito-ai/.env").open("a") as file:
+        file.write("MAX_WAITING=7\n")
+    assert "changed since the last start" in box.run("status").stdout
+
+
+# --- rollback ---
+
+
+def test_rollback_goes_to_the_release_before_and_again_back(two: ProductionBox) -> None:
+    """Without a pause, by the same hand-over; twice is where it began."""
+    first, second = two.releases
+    assert two.run("rollback").returncode == 0
+    assert two.current == two.serving == first
+    assert two.asked("systemctl reload avito-ai.service") == 1
+    assert two.run("rollback").returncode == 0
+    assert two.current == two.serving == second
+
+
+def test_rollback_to_a_release_by_name(two: ProductionBox) -> None:
+    """Any release that is there can be named."""
+    first, second = two.releases
+    assert two.run("rollback", first).returncode == 0
+    assert two.current == first
+    assert two.run("rollback", "no-such-release").returncode == 1
+
+
+def test_rollback_without_an_earlier_release_is_refused(box: ProductionBox) -> None:
+    """Nothing is touched."""
+    done = box.run("rollback")
+    assert done.returncode == 1
+    assert "no release to go back to" in done.stderr
+    assert box.serving == box.current
+
+
+def test_a_rollback_that_fails_keeps_what_serves(two: ProductionBox) -> None:
+    """An earlier release that does not start any more is not served."""
+    _, second = two.releases
+    two.say("reload-fails")
+    two.say("good", str(two.prefix / "releases" / second))
+    assert two.run("rollback").returncode == 1
+    assert two.current == two.serving == second
+
+
+# --- update ---
+
+
+def changed_copy(box: ProductionBox, folder: Path) -> Path:
+    """Return another tree: the checkout with a line more."""
+    shutil.copytree(box.root, folder, symlinks=True)
+    with (folder / "config.py").open("a") as file:
+        file.write("# from elsewhere\n")
+    return folder
+
+
+def test_update_takes_a_folder(box: ProductionBox, tmp_path: Path) -> None:
+    """Another tree is installed by its own deploy.sh; nothing of the fetch is left."""
+    before = box.current
+    assert box.run("update", str(changed_copy(box, tmp_path / "next"))).returncode == 0
+    assert box.current == box.serving != before
+    assert list(box.prefix.glob("update.*")) == []
+
+
+def test_update_takes_a_tarball_that_has_its_sum(box: ProductionBox, tmp_path: Path) -> None:
+    """A wrong sum is refused before anything of it is used; the right one is installed."""
+    before, tarball = box.current, tmp_path / "next.tar.gz"
+    with tarfile.open(tarball, "w:gz") as archive:
+        archive.add(changed_copy(box, tmp_path / "next"), arcname="avito-ai-2.0")
+    done = box.run("update", "--sha256", "0" * 64, str(tarball))
+    assert done.returncode == 1
+    assert "does not have the sha256" in done.stderr
+    assert box.current == before
+    box.lend("gzip", 'exec /bin/gzip "$@"')
+    assert box.run("update", "--sha256", hashlib.sha256(tarball.read_bytes()).hexdigest(), str(tarball)).returncode == 0
+    assert box.current == box.serving != before
+
+
+def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
+    """The tag is installed, and the checkout itself stays where it is."""
+
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main"]
+        subprocess.run(["git", *identity, *words], cwd=box.root, check=True, capture_output=True)
+
+    before, text = box.current, (box.root / "config.py").read_text()
+    box.change("# tagged\n")
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "tagged")
+    git("tag", "v9")
+    git("remote", "add", "origin", str(box.root))
+    (box.root / "config.py").write_text(text)
+    box.lend("git", f'exec {shutil.which("git")} "$@"')
+    assert box.run("update", "v8").returncode == 1
+    done = box.run("update", "v9")
+    assert done.returncode == 0, done.stderr
+    assert box.current == box.serving != before
+    assert (box.root / "config.py").read_text() == text
+
+
+@pytest.mark.parametrize(("source", "sentence"), [("nothing-here", "is no git checkout"), (".", "")])
+def test_update_refuses_what_it_cannot_fetch(box: ProductionBox, source: str, sentence: str) -> None:
+    """A source that is none of the four kinds is an error; the checkout's own folder is the same release."""
+    before = box.current
+    done = box.run("update", source)
+    assert sentence in done.stderr
+    assert (done.returncode == 0) is (source == ".")
+    assert box.current == before
+
+
+def test_update_refuses_a_tree_of_something_else(box: ProductionBox, tmp_path: Path) -> None:
+    """A folder without the service's files is not run as root."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/deploy.sh").write_text("touch /tmp/never\n")
+    done = box.run("update", str(tmp_path / "other"))
+    assert done.returncode == 1
+    assert "is no tree of Avito AI API" in done.stderr
+
+
+def test_an_update_that_does_not_serve_goes_back(box: ProductionBox, tmp_path: Path) -> None:
+    """The exit status is that of the production run."""
+    before = box.current
+    box.say("reload-fails")
+    box.say("good", str(box.prefix / "releases" / before))
+    assert box.run("update", str(changed_copy(box, tmp_path / "next"))).returncode == 1
+    assert box.current == box.serving == before
+
+
+# --- uninstall ---
+
+
+def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
+    """The service, its releases and its units go; settings and the user stay."""
+    done = box.run("uninstall")
+    assert done.returncode == 0
+    assert box.serving is None
+    assert not box.prefix.exists()
+    assert list((box.system / "etc/systemd/system").iterdir()) == []
+    assert "DEVICE=cpu" in box.settings
+    assert box.run("status").returncode == 4
+    assert box.production().returncode == 0
+
+
+def test_uninstall_purges_when_told_to(box: ProductionBox) -> None:
+    """Settings, state, logs and the user go too; a second time is no error."""
+    assert box.run("uninstall", "--purge", "--yes").returncode == 0
+    assert not (box.system / "etc/avito-ai").exists()
+    assert box.asked("userdel avito-ai") == 1
+    assert box.run("uninstall", "--purge").returncode == 0
+
+
+def test_uninstall_refuses_other_words(box: ProductionBox) -> None:
+    """A typing mistake removes nothing."""
+    assert box.run("uninstall", "--dry-run").returncode == 1
+    assert box.serving == box.current
+
+
+# --- the proxy ---
+
+
+def test_without_a_domain_no_proxy_is_touched(box: ProductionBox) -> None:
+    """An nginx that serves other things keeps its files."""
+    with_nginx(box).change()
+    assert box.run("production").returncode == 0
+    assert not (box.system / "etc/nginx").exists()
+    assert not box.asked("nginx")
+
+
+def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate: tuple[str, str]) -> None:
+    """nginx gets the site with that certificate, and the service listens for it alone."""
+    with_nginx(box)
+    words = [word for pair in zip(TWO_WORDS, certificate, strict=True) for word in pair]
+    done = box.run("production", "--domain", "ai.example", *words)
+    assert done.returncode == 0, done.stderr
+    assert {"HOST=127.0.0.1", "TRUSTED_PROXIES=1"} <= set(box.settings)
+    assert f"ssl_certificate {certificate[0]};" in site(box).read_text()
+    assert "server 127.0.0.1:8085" in site(box).read_text()
+    assert box.asked("systemctl reload-or-restart nginx") == 1
+    assert box.asked("--resolve ai.example:443:127.0.0.1") == 1
+    assert "ufw allow 443/tcp" in done.stdout
+    assert not box.asked("certbot")
+
+
+def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certificate: tuple[str, str]) -> None:
+    """Before anything else is done; so is a key that is not its own."""
+    bare.lend("openssl", f'exec {shutil.which("openssl")} "$@"')
+    cert, key = certificate
+    done = bare.run("production", "--domain", "b.example", "--certificate", cert, "--certificate-key", key)
+    assert "is not for b.example" in done.stderr
+    done = bare.run("production", "--domain", "ai.example", "--certificate", cert, "--certificate-key", cert)
+    assert "is not the key of" in done.stderr
+
+
+def test_a_domain_gets_its_certificate_from_certbot(box: ProductionBox) -> None:
+    """First the site of the challenge, then the certificate, then the site itself."""
+    live = box.system / "etc/letsencrypt/live/ai.example"
+    with_nginx(box).lend(
+        "certbot",
+        f'echo "certbot $* with $(grep -c ssl_certificate "{site(box)}")" >>"{box.log}"\n'
+        f'mkdir -p "{live}"; touch "{live}/fullchain.pem" "{live}/privkey.pem"',
+    )
+    done = box.run("production", "--domain", "ai.example", "--email", "me@ai.example")
+    assert done.returncode == 0, done.stderr
+    (call,) = [call for call in box.calls() if call.startswith("certbot")]
+    assert "--non-interactive --agree-tos" in call
+    assert "--email me@ai.example" in call
+    assert call.endswith("with 0")
+    assert f"ssl_certificate {live}/fullchain.pem;" in site(box).read_text()
+
+
+def test_without_a_certificate_the_service_serves_all_the_same(box: ProductionBox) -> None:
+    """certbot's failure is an error with its reason; the release that was installed stays."""
+    with_nginx(box).lend("certbot", "echo 'the name does not lead here'; exit 1")
+    box.change()
+    done = box.run("production", "--domain", "ai.example")
+    assert done.returncode == 1
+    assert "There is no certificate for ai.example yet" in done.stderr
+    assert "the name does not lead here" in done.stdout
+    assert box.current == box.serving == box.releases[-1]
+    assert "HOST=127.0.0.1" in box.settings
+
+
+def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
+    """The site before, the settings and the service stay."""
+    with_nginx(box).lend("certbot", "exit 0")
+    site(box).parent.mkdir(parents=True)
+    site(box).write_text("# the site before\n")
+    box.say("nginx-fails")
+    done = box.run("production", "--domain", "ai.example")
+    assert done.returncode == 1
+    assert "nginx does not take the site" in done.stderr
+    assert site(box).read_text() == "# the site before\n"
+    assert "HOST=127.0.0.1" not in box.settings
+    assert not box.asked("systemctl restart")
+
+
+def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionBox) -> None:
+    """The operator types one command."""
+    box.lend("apt-get", f'echo "apt-get $*" >>"{box.log}"; exit 1')
+    done = box.run("production", "--domain", "ai.example")
+    assert done.returncode == 1
+    assert "apt could not install" in done.stderr
+    assert any("install --yes --no-install-recommends" in call and "certbot" in call for call in box.calls())
+
+
+# --- the firewall ---
+
+
+def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
+    """Rules are shown always, applied with --firewall alone, and the way in for the operator is the first."""
+    box.lend("ufw", f'echo "ufw $*" >>"{box.log}"')
+    shown = box.run("production").stdout
+    assert "ufw allow 8085/tcp" in shown
+    assert not box.asked("ufw ")
+    assert box.run("production", "--firewall", SSH_CONNECTION="10.0.0.1 50000 10.0.0.2 2222").returncode == 0
+    rules = [call for call in box.calls() if call.startswith("ufw")]
+    assert rules == ["ufw allow 2222/tcp", "ufw allow 8085/tcp", "ufw default deny incoming", "ufw --force enable"]
+
+
+def test_a_firewall_that_refuses_is_an_error(box: ProductionBox) -> None:
+    """Nobody believes to be protected who is not."""
+    box.lend("ufw", '[ "$1" = allow ]')
+    done = box.run("production", "--firewall")
+    assert done.returncode == 1
+    assert "ufw could not be switched on" in done.stderr
+    assert box.serving == box.current
