@@ -20,10 +20,11 @@ from torch import Tensor
 MANY_ROWS = (8, 32)  # where packing is judged, together: decode steps
 FEW_ROWS = (1, 2, 4)  # where the plain layout may win back
 CLEARLY = 0.9  # of the packed time, or less: worth a second copy
-PROBE_RUNS = 5
+PROBE_RUNS = 7
 PROBE_WEIGHTS = 8  # layers' weights in turn, so that they come from memory as in a step
 KEEP_BOTH_BYTES = 2 << 30  # of all linear weights; above it one layout has to do
 MKL_ROWS = 256  # packed for a full step: measured, no other number of rows loses by it
+PLAIN = "plain"
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
 TOLERANCE = 1e-4  # of the product's norm
 
@@ -62,8 +63,8 @@ def choose_layout(weights: Sequence[Tensor], total_bytes: int) -> Layout:
     probed = [weight.contiguous() for weight in weights[:PROBE_WEIGHTS]]
     packed = {name: [PACKINGS[name](weight, None) for weight in probed] for name in packings}
     right = {name: products for name, products in packed.items() if agrees(products[0], probed[0])}
-    seconds = {name: _seconds(products, first) for name, products in right.items()}
-    return judge(_seconds([_plain(weight, None) for weight in probed], first), seconds, total_bytes)
+    seconds = measure({PLAIN: [_plain(weight, None) for weight in probed], **right}, first)
+    return judge(seconds.pop(PLAIN), seconds, total_bytes)
 
 
 def judge(plain: Seconds, packed: Mapping[str, Seconds], total_bytes: int) -> Layout:
@@ -124,16 +125,19 @@ def _mkl(weight: Tensor, bias: Tensor | None) -> Product:
 PACKINGS: dict[str, Pack] = {"onednn": _onednn, "mkl": _mkl}
 
 
-def _seconds(products: Sequence[Product], weight: Tensor) -> dict[int, float]:
-    """Return the best time of all products in turn, by number of rows: what else runs only adds."""
-    seconds = {}
+def measure(candidates: Mapping[str, Sequence[Product]], weight: Tensor) -> dict[str, dict[int, float]]:
+    """Return the best time of each candidate's products in turn, by number of rows: what else runs only adds.
+
+    The candidates take turns too, so that a busy moment of the machine falls on all of them.
+    """
+    seconds: dict[str, dict[int, float]] = {name: {} for name in candidates}
     for rows in (*FEW_ROWS, *MANY_ROWS):
         x = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-        runs = []
         for _ in range(PROBE_RUNS):
-            start = time.perf_counter()
-            for product in products:
-                product(x)
-            runs.append(time.perf_counter() - start)
-        seconds[rows] = min(runs)
+            for name, products in candidates.items():
+                start = time.perf_counter()
+                for product in products:
+                    product(x)
+                taken = time.perf_counter() - start
+                seconds[name][rows] = min(taken, seconds[name].get(rows, taken))
     return seconds
