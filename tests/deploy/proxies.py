@@ -99,8 +99,7 @@ class Nginx(Proxy):
         """Write what Debian's nginx.conf does around a site."""
         owner = "user root;\n" if os.getuid() == 0 else ""
         temporary = "\n".join(
-            f"  {kind}_temp_path {self.folder}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            f"  {kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         path = self.folder / "nginx.conf"
         path.write_text(

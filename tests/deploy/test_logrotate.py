@@ -1,0 +1,109 @@
+"""logrotate over the service's log: no line is lost, and nobody tells the service."""
+
+import getpass
+import grp
+import gzip
+import logging
+import os
+import subprocess
+import threading
+
+import pytest
+
+from logs import LogFile
+from tests.deploy.proxies import edited
+from tests.system_process import ROOT, program
+
+CONFIGURATION = ROOT / "deploy/logrotate/avito-ai"
+WRITERS, ROTATIONS = 4, 6
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A log folder as `LogsDirectory` makes it: for its owner alone."""
+    folder = tmp_path / "log"
+    folder.mkdir(mode=0o750)
+    return folder
+
+
+@pytest.fixture
+def logrotate(folder, tmp_path):
+    """Run logrotate over that folder with the file of this repository, as the user of this test."""
+    who = f"su {getpass.getuser()} {grp.getgrgid(os.getgid()).gr_name}"
+    text = edited(CONFIGURATION.read_text(), {"/var/log/avito-ai/*.log": f"{folder}/*.log", "su avito-ai avito-ai": who})
+    configuration = tmp_path / "avito-ai"
+    configuration.write_text(text)
+    configuration.chmod(0o644)
+
+    def run(*options):
+        command = [program("logrotate"), *options, "--state", str(tmp_path / "state"), str(configuration)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def all_lines(folder):
+    """Return every line of every file, compressed ones too."""
+    lines = []
+    for file in folder.iterdir():
+        opened = gzip.open(file, "rt") if file.suffix == ".gz" else file.open()
+        with opened as stream:
+            lines += stream.read().splitlines()
+    return lines
+
+
+def test_file_says_nothing_that_logrotate_objects_to(logrotate, folder):
+    """`logrotate -d` reads it without an error and would rotate what lies there."""
+    (folder / "service.log").write_text("line\n")
+    tried = logrotate("-d", "-f")
+    assert tried.returncode == 0
+    assert "error" not in tried.stderr.lower()
+    assert "renaming" in tried.stderr
+
+
+def test_file_moves_and_never_copies_or_signals():
+    """Not by truncating, and without a script that would reload the service."""
+    words = [line.split()[0] for line in CONFIGURATION.read_text().splitlines() if line.strip() and line[0] != "#"]
+    assert not {"copytruncate", "copy", "postrotate", "prerotate", "create", "sharedscripts"} & set(words)
+    assert {"su", "nocreate", "delaycompress"} <= set(words)
+
+
+def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, folder):
+    """Four threads write without a pause, two handlers as during a reload, through six rotations: each line is once there."""
+    handlers = [LogFile(str(folder / "service.log")) for _ in range(2)]
+    stop, counts = threading.Event(), [0] * WRITERS
+
+    def write(number):
+        while not stop.is_set():
+            message = f"{number}-{counts[number]}"
+            handlers[number % 2].handle(logging.LogRecord("x", logging.INFO, "x", 1, message, None, None))
+            counts[number] += 1
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for _ in range(ROTATIONS):
+        seen = sum(counts)
+        while sum(counts) < seen + 200:
+            stop.wait(0.005)
+        rotated = logrotate("-f")
+        assert rotated.returncode == 0, rotated.stderr
+    stop.set()
+    for writer in writers:
+        writer.join()
+    for handler in handlers:
+        handler.close()
+    expected = [f"{number}-{line}" for number in range(WRITERS) for line in range(counts[number])]
+    assert sorted(all_lines(folder)) == sorted(expected)
+    assert len(list(folder.glob("*.gz"))) == ROTATIONS - 1, "the newest one stays uncompressed"
+
+
+def test_rotation_keeps_two_weeks(logrotate, folder):
+    """The fifteenth rotation drops the oldest file; an empty log is not rotated."""
+    for number in range(17):
+        (folder / "service.log").write_text(f"day {number}\n")
+        assert logrotate("-f").returncode == 0
+    assert len(list(folder.iterdir())) == 14
+    (folder / "service.log").write_text("")
+    assert logrotate("-f").returncode == 0
+    assert (folder / "service.log").exists()
