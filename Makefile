@@ -16,7 +16,9 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m shellcheck -x deploy.sh deploy/lib/*.sh .ci/run
+	$(PYTHON) -m shellcheck -x deploy.sh .ci/run $$(find deploy -name '*.sh')
+	$(PYTHON) -m yamllint --strict .github compose.yaml compose.gpu.yaml deploy
+	.venv/bin/hadolint Dockerfile
 
 format:
 	$(PYTHON) -m ruff check --fix .
