@@ -39,7 +39,7 @@ def until(condition, patience=PATIENCE, every=0.02):
 class GunicornProcess:
     """The tiny application under Gunicorn. `folder` is its remote control and holds its output."""
 
-    def __init__(self, folder, app="tests.e2e.tiny_app:app", **settings):
+    def __init__(self, folder, app="tests.e2e.tiny_app:app", cwd=ROOT, **settings):
         self.folder = folder
         self.port = int(settings.get("PORT") or free_port())
         self.output = folder / "output"
@@ -48,7 +48,7 @@ class GunicornProcess:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", app],
-                cwd=ROOT,
+                cwd=cwd,
                 env=environ | settings,
                 stdout=output,
                 stderr=subprocess.STDOUT,

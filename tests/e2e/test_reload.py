@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.gunicorn_process import until
+from tests.e2e.gunicorn_process import ROOT, until
 
 
 @pytest.fixture
@@ -108,6 +108,43 @@ def test_take_over_of_a_master_that_died_meanwhile_serves_by_itself(server):
     server.send(old["pid"], signal.SIGKILL)
     server.say("load")
     assert until(lambda: (state := server.state()) and state["ready"] and state)["master"] != old["master"]
+
+
+def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
+    """Started in a folder that is a link, the service reloads into what that link leads to by then, and stays there."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        for item in ROOT.iterdir():
+            (tmp_path / name / item.name).symlink_to(item)
+    current = tmp_path / "current"
+    current.symlink_to("first")
+    server = gunicorn(cwd=current, PWD=str(current))
+    server.say("load")
+    assert server.ready()["folder"] == str(tmp_path / "first")
+    current.unlink()
+    current.symlink_to("second")
+    assert server.state()["lazily"] == str(tmp_path / "first")
+    server.signal(signal.SIGUSR2)
+    state = until(lambda: (state := server.state()) and state["folder"] != str(tmp_path / "first") and state)
+    assert (state["folder"], state["lazily"]) == (str(tmp_path / "second"), str(tmp_path / "second"))
+
+
+def test_without_room_for_two_copies_requests_wait(server):
+    """The old master ends before the new one loads; what it admitted is answered, and who comes meanwhile waits."""
+    old = server.state()
+    server.say("tight")
+    with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
+        admitted = pool.submit(server.get, "/work", "POST")
+        server.heard("working")
+        server.signal(signal.SIGUSR2)
+        until(lambda: "the old master ends first" in server.log())
+        (server.folder / "tight").unlink()
+        server.say("answer")
+        assert admitted.result()[1] == {"answer": "done", "pid": old["pid"]}
+        assert server.ended() == 0
+        until(lambda: (state := server.state()) and state["ready"] and state["master"] != old["master"])
+    assert visitor.failures == []
+    assert all(answer["ready"] for answer in visitor.answers)
 
 
 def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):

@@ -6,12 +6,13 @@ The folder in TINY_FOLDER is the remote control: a model loads when `load` appea
 
 import os
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 from flask import Flask, Response, request
 
 from config import settings_or_exit
-from engine.errors import NotReady, StartError
+from engine.errors import NoRoom, NotReady, StartError
 from engine.types import BackendState, BackendStats, Progress, Status
 from models import ModelSet
 
@@ -75,9 +76,14 @@ class FileBackend:
         (FOLDER / "stopped").touch()
 
 
+def check_room():
+    if (FOLDER / "tight").exists():
+        raise NoRoom("The models do not fit.")
+
+
 def create_app():
     app = Flask(__name__)
-    models = app.extensions["models"] = ModelSet({"avibe": FileBackend(), "avision": FileBackend()})
+    models = app.extensions["models"] = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
     app.extensions["settings"] = settings_or_exit()
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
@@ -89,6 +95,8 @@ def create_app():
             "master": os.getppid(),
             "ready": models.ready,
             "port": settings_or_exit().server.port,
+            "folder": os.getcwd(),
+            "lazily": str(Path(find_spec("app_production").origin).parent),
         }
 
     @app.post("/work")

@@ -1,0 +1,211 @@
+"""Production in a booted systemd: install, reload, stop, faults. Run it with `python -m pytest -m deploy tests/deploy`.
+
+One box serves all tests of this file, in their order; each leaves the service ready. It needs root, a quarter of an
+hour, 3 GB of disk and the programs that tests/deploy/systemd_box.py names.
+"""
+
+import re
+
+import pytest
+
+from tests.deploy.booted_service import CHECKOUT, SETTINGS, BootedService, BoxLoad, copy_tree, now
+from tests.deploy.systemd_box import SystemdBox
+
+pytestmark = pytest.mark.deploy
+
+LONGEST_STALL = 0.5  # seconds
+BREAKS_UNDER_SYSTEMD = """
+
+def _broken(self):
+    import os
+
+    if "AVITO_AI_NOTIFY_SOCKET" in os.environ:
+        raise StartError("The weights of this release are broken.")
+
+
+ModelSet._check_release, ModelSet.start = ModelSet.start, _broken
+"""
+FREEZES = """
+
+import ctypes, pathlib, threading
+_step = EngineCore.step
+
+
+def _freezing_step(self):
+    order = pathlib.Path("/var/lib/avito-ai/freeze")
+    if order.exists() and order.read_text() == "holding the interpreter":
+        ctypes.PyDLL(None).pause()
+    while order.exists():
+        threading.Event().wait(1)
+    return _step(self)
+
+
+EngineCore.step = _freezing_step
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A bare system on which `deploy.sh production` has run once: the service, and what that run said."""
+    tree = copy_tree(tmp_path_factory.mktemp("checkout"))
+    with SystemdBox("production", copies=[(tree, CHECKOUT)]) as box:
+        service = BootedService(box)
+        words = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
+        yield service, service.deploy(f"production {words}")
+
+
+@pytest.fixture
+def service(installed):
+    """The service, ready; systemd counts its starts anew."""
+    service = installed[0]
+    service.box.run("systemctl reset-failed avito-ai", check=False)
+    if service.show("ActiveState") != "active":
+        service.systemctl("start")
+    service.await_ready()
+    return service
+
+
+def test_one_command_leads_from_a_bare_system_to_a_ready_service(installed):
+    """It runs as a user of its own, starts at boot, and is ready when the command ends."""
+    service, first = installed
+    assert "Ready after" in first.stdout
+    assert service.ready
+    assert service.box.text("systemctl is-enabled avito-ai") == "enabled"
+    assert service.box.text(f"ps -o user= -p {service.worker}") == "avito-ai"
+    assert service.running()["limit"] == "1001"
+
+
+def test_the_same_command_again_changes_nothing(service):
+    """The same master serves on, and there is no second release."""
+    before = service.master, service.box.text("ls /opt/avito-ai/releases")
+    service.deploy()
+    assert (service.master, service.box.text("ls /opt/avito-ai/releases")) == before
+
+
+def test_a_release_that_cannot_start_leaves_the_old_one_serving(service):
+    """The command fails and says why; the master that served serves on, and nobody was refused meanwhile."""
+    before = service.running(), service.master
+    service.append(f"{CHECKOUT}/models.py", BREAKS_UNDER_SYSTEMD)
+    with BoxLoad(service) as load:
+        run = service.deploy(check=False)
+    service.box.run(f"cd {CHECKOUT} && sed -i '/^def _broken/,$d' models.py")
+    assert run.returncode != 0
+    assert "The weights of this release are broken." in run.stdout + run.stderr
+    assert load.failed == []
+    assert (service.running(), service.master) == before
+
+
+def test_reload_under_load_loses_nothing(service, record_property):
+    """Streams, answers and forms, twenty a second, over two reloads: none fails, none waits, streams finish."""
+    with BoxLoad(service) as load:
+        for _ in range(2):
+            old = service.master
+            service.systemctl("reload")
+            assert service.master != old
+            load.await_answers(60)
+    assert load.failed == []
+    taken_over = [int(line["__MONOTONIC_TIMESTAMP"]) / 1e6 for line in service.journal("stopping the old master")]
+    for moment in taken_over[-2:]:
+        assert any(request["kind"] == "long stream" for request in load.in_flight(moment))
+    figures = {
+        "requests": sum(request["kind"] != "probe" for request in load.seen),
+        "failed": len(load.failed),
+        "longest_wait_of_a_probe": round(load.longest_wait("probe"), 3),
+        "longest_silence_of_a_stream": round(load.longest_wait("stream", "long stream"), 3),
+        "longest_answer": round(load.longest_wait("answer", "form"), 3),
+    }
+    print(figures)
+    for name, figure in figures.items():
+        record_property(name, figure)
+    assert load.longest_wait("probe", "stream", "long stream", "answer", "form") <= LONGEST_STALL
+
+
+def test_reload_runs_the_release_that_current_names(service):
+    """Code, environment and settings are the new ones, also after two reloads, and the old ones after a rollback."""
+    first = service.running()
+    service.append(f"{CHECKOUT}/models.py", "# Another release.\n")
+    service.deploy("production MAX_PROMPT_LENGTH=1002")
+    second = service.running()
+    assert second["limit"] == "1002"
+    assert all(second[part] != first[part] for part in first)
+    assert second["folder"].endswith(second["release"])
+    assert second["environment"] == f"{second['folder']}/.venv"
+    for limit in ("1003", "1004"):
+        service.set("MAX_PROMPT_LENGTH", limit)
+        service.systemctl("reload")
+        assert service.running() == second | {"limit": limit}
+    service.deploy("rollback")
+    assert service.running() == first | {"limit": "1004"}
+
+
+def test_reload_into_nothing_fails_and_changes_nothing(service):
+    """A `current` without a Python is reported by systemctl; the old release serves on."""
+    before = service.running(), service.master
+    current = service.box.text("readlink /opt/avito-ai/current")
+    service.box.run(
+        "mkdir -p /opt/avito-ai/releases/empty && ln -sfn /opt/avito-ai/releases/empty /opt/avito-ai/current"
+    )
+    reload = service.systemctl("reload", check=False)
+    service.box.run(f"ln -sfn {current} /opt/avito-ai/current && rmdir /opt/avito-ai/releases/empty")
+    assert reload.returncode != 0
+    assert (service.running(), service.master) == before
+
+
+def test_stop_under_load_finishes_what_was_admitted(service):
+    """Whoever was let in gets the whole answer; who comes later hears 503 or finds nobody; the stop is a clean one."""
+    with BoxLoad(service) as load:
+        moment = now()
+        service.systemctl("stop")
+    assert service.show("Result") == "success"
+    under_way = load.in_flight(moment)
+    assert any(request["kind"] == "long stream" for request in under_way)
+    assert [request for request in load.seen if request["status"] == 200 and request["trouble"]] == []
+    late = [request for request in load.failed if request["began"] < moment]
+    assert [request for request in late if "not_ready" not in request["trouble"]] == []
+    refusals = {re.match(r"503|ConnectionRefusedError", request["trouble"]) is not None for request in load.failed}
+    assert refusals == {True}
+
+
+def test_killed_worker_is_replaced(service):
+    """The master makes another; systemd need not know."""
+    old, master, restarts = service.worker, service.master, service.restarts
+    service.box.run(f"kill -KILL {old}")
+    service.await_ready()
+    assert service.worker != old
+    assert (service.master, service.restarts) == (master, restarts)
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_killed_master_is_restarted(service, reloaded):
+    """Systemd starts the service anew, also where the master had come by a reload."""
+    if reloaded:
+        service.systemctl("reload")
+    old, restarts = service.master, service.restarts
+    service.box.run(f"kill -KILL {old}")
+    service.await_restart(restarts)
+    assert service.master != old
+
+
+def test_frozen_worker_is_restarted_by_the_watchdog(service):
+    """A process that does nothing any more does not beat either."""
+    restarts = service.restarts
+    service.box.run(f"kill -STOP {service.worker}")
+    service.await_restart(restarts)
+    assert service.journal("Watchdog timeout")
+
+
+@pytest.mark.parametrize("how", ["leaving the interpreter free", "holding the interpreter"])
+def test_frozen_engine_is_restarted(service, how):
+    """The service ends by itself where it still can, else by the watchdog, which then shows where each thread hung."""
+    code = f"{service.running()['folder']}/engine/engine_core.py"
+    service.append(code, FREEZES)
+    service.systemctl("restart")
+    service.await_ready()
+    restarts, dumps = service.restarts, len(service.journal("Fatal Python error: Aborted"))
+    service.box.run(f"printf '%s' '{how}' >/var/lib/avito-ai/freeze")
+    service.box.start("curl -s -m 60 http://127.0.0.1:8085/avibe -d prompt=x").wait(120)
+    service.box.run("rm /var/lib/avito-ai/freeze")
+    service.await_restart(restarts)
+    service.box.run(f"sed -i '/^import ctypes, pathlib/,$d' {code}")
+    if how == "holding the interpreter":
+        assert len(service.journal("Fatal Python error: Aborted")) == dumps + 1
