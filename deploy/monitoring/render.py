@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from string import Template
@@ -39,6 +40,15 @@ DEFAULTS = {
     "SLACK_CHANNEL": "",
     "WEBHOOK_URL": "",
 }
+PROMETHEUS_RULE = """\
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: avito-ai
+  labels:
+    app.kubernetes.io/name: avito-ai
+spec:
+"""
 TARGET = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 LINE = re.compile(r"([A-Z_]+)=(.*)")
@@ -82,11 +92,16 @@ def render(settings: Mapping[str, str], output: Path) -> None:
         "webhook_configs": _shown(_webhook(settings)),
         "prometheus_url": json.dumps(settings["PROMETHEUS_URL"]),
         "dashboards": json.dumps(dashboards),
+        "output": str(output.resolve()),
+        "prometheus_listen": urlsplit(settings["PROMETHEUS_URL"]).netloc,
+        "alertmanager_listen": settings["ALERTMANAGER_TARGET"],
+        "blackbox_listen": settings["BLACKBOX_TARGET"],
     }
-    for source in sorted(HERE.rglob("*.yml")):
+    for source in sorted([*HERE.rglob("*.yml"), *HERE.glob("systemd/*.conf")]):
         _write(source, output, lambda text: Template(text).safe_substitute(words), settings["RUNBOOK"])
     for source in sorted(HERE.rglob("grafana/dashboards/*.json")):
         _write(source, output, lambda text: text, RUNBOOK)
+    _write_for_kubernetes(output)
     targets = output / "prometheus/targets"
     targets.mkdir(parents=True, exist_ok=True)
     for name, content in _targets(settings).items():
@@ -99,6 +114,14 @@ def _write(source: Path, output: Path, fill: Callable[[str], str], runbook: str)
     text = fill(source.read_text(encoding="utf-8"))
     goal.write_text(text.replace(f"{RUNBOOK}#", f"{runbook}#"), encoding="utf-8")
     shutil.copymode(source, goal)
+
+
+def _write_for_kubernetes(output: Path) -> None:
+    """Write the rules once more, as the object that the Prometheus operator reads."""
+    rules = (output / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
+    goal = output / "kubernetes/avito-ai-rules.yml"
+    goal.parent.mkdir(exist_ok=True)
+    goal.write_text(PROMETHEUS_RULE + textwrap.indent(rules, "  "), encoding="utf-8")
 
 
 def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:

@@ -68,6 +68,26 @@ def test_every_setting_arrives(tmp_path):
     assert "runbook_url: https://git.example.com/avito/README_PRODUCTION.md#avitodisk" in rules
 
 
+def test_kubernetes_gets_the_same_alerts(tmp_path):
+    """The object for the Prometheus operator holds the groups that Prometheus reads from its file."""
+    render(read_settings(FULL), tmp_path)
+    rule = loaded(tmp_path, "kubernetes/avito-ai-rules.yml")
+    assert (rule["kind"], rule["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
+    assert rule["spec"] == loaded(tmp_path, "prometheus/rules/avito-ai.yml")
+
+
+def test_systemd_starts_what_was_written_where_the_settings_say(tmp_path):
+    """The drop-ins for Debian's units name the rendered files and the ports of the settings."""
+    render(read_settings("ALERTMANAGER_TARGET=127.0.0.1:19093\nPROMETHEUS_URL=http://127.0.0.1:19090\n"), tmp_path)
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in (tmp_path / "systemd").glob("*.conf")}
+    assert set(texts) == {"prometheus", "prometheus-alertmanager", "prometheus-blackbox-exporter"}
+    assert "--web.listen-address=127.0.0.1:19090" in texts["prometheus"]
+    assert "--web.listen-address=127.0.0.1:19093" in texts["prometheus-alertmanager"]
+    for text in texts.values():
+        (file,) = re.findall(r"--config\.file=(\S+)", text)
+        assert (tmp_path / file).exists()
+
+
 def test_grafana_finds_source_and_dashboard(tmp_path):
     """The source is the Prometheus of the settings; the dashboards' folder is the one that was written."""
     render(read_settings("PROMETHEUS_URL=http://prometheus:9090\n"), tmp_path)

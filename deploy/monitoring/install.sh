@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs Debian's or Ubuntu's Prometheus, Alertmanager and blackbox exporter on this machine and runs them with what
+# render.py makes of /etc/avito-monitoring.env. May be run again at any time; a configuration that one of the programs
+# does not take is put back to what it was.
+set -euo pipefail
+
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+SETTINGS=/etc/avito-monitoring.env
+CONFIGURED=/etc/avito-monitoring
+UNITS=(prometheus prometheus-alertmanager prometheus-blackbox-exporter)
+PATIENCE=60 # seconds until a program that was started has to answer
+
+say() { printf '==> %s\n' "$*"; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+main() {
+    [ "$(id -u)" -eq 0 ] || die "This installs packages and units: run it as root."
+    command -v apt-get >/dev/null || die "This is for Debian and Ubuntu; elsewhere install the three programs and give them what render.py writes."
+    first_settings
+    remember
+    python3 "$HERE/render.py" --settings "$SETTINGS" --output "$CONFIGURED" || give_up "The settings in $SETTINGS are wrong; nothing was changed."
+    install_units
+    install_packages
+    check_secrets
+    check_configuration
+    rm -rf "$CONFIGURED.before"
+    start
+    say "Running. Alerts and targets: $(setting PROMETHEUS_URL http://127.0.0.1:9090). After a change of $SETTINGS run this again."
+    say "Grafana, where there is one, takes $CONFIGURED/grafana/provisioning as its provisioning folder."
+}
+
+first_settings() {
+    [ ! -e "$SETTINGS" ] || return 0
+    install -m 640 "$HERE/monitoring.env.example" "$SETTINGS"
+    say "Wrote $SETTINGS: say there who is to be told of alerts, and run this again."
+}
+
+# $1: a setting; $2: its default.
+setting() {
+    local value
+    value="$(sed -n "s/^$1=//p" "$SETTINGS" | tail -n 1)"
+    printf '%s\n' "${value:-$2}"
+}
+
+remember() {
+    rm -rf "$CONFIGURED.before"
+    if [ -e "$CONFIGURED" ]; then cp -a "$CONFIGURED" "$CONFIGURED.before"; fi
+}
+
+give_up() {
+    rm -rf "$CONFIGURED"
+    if [ -e "$CONFIGURED.before" ]; then mv "$CONFIGURED.before" "$CONFIGURED"; fi
+    die "$*"
+}
+
+# Before the packages: they start their programs at once, which then already listen where they should.
+install_units() {
+    local unit folder
+    for unit in "${UNITS[@]}"; do
+        folder="/etc/systemd/system/$unit.service.d"
+        mkdir -p "$folder"
+        install -m 644 "$CONFIGURED/systemd/$unit.conf" "$folder/avito-ai.conf"
+    done
+    systemctl daemon-reload
+}
+
+install_packages() {
+    local unit missing=()
+    for unit in "${UNITS[@]}"; do
+        if ! dpkg-query --show --showformat='${Status}' "$unit" 2>/dev/null | grep -q ' installed$'; then missing+=("$unit"); fi
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "Installing ${missing[*]}"
+    apt_get install "${missing[@]}" || { apt-get update --quiet && apt_get install "${missing[@]}"; } ||
+        give_up "apt could not install them; its reason stands above."
+}
+
+apt_get() { DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends "$@"; }
+
+# Alertmanager reads them as its own user, and says nothing before the first message.
+check_secrets() {
+    local name file
+    for name in SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE; do
+        file="$(setting "$name" "")"
+        [ -n "$file" ] || continue
+        runuser -u prometheus -- test -r "$file" ||
+            give_up "$name: $file cannot be read by the user prometheus. Try: chown prometheus: $file && chmod 400 $file"
+    done
+}
+
+check_configuration() {
+    promtool check config "$CONFIGURED/prometheus/prometheus.yml" >/dev/null || give_up "Prometheus does not take its configuration."
+    amtool check-config "$CONFIGURED/alertmanager/alertmanager.yml" >/dev/null || give_up "Alertmanager does not take its configuration."
+    prometheus-blackbox-exporter --config.check --config.file="$CONFIGURED/blackbox/blackbox.yml" 2>/dev/null ||
+        give_up "The blackbox exporter does not take its configuration."
+}
+
+start() {
+    systemctl reset-failed "${UNITS[@]}" 2>/dev/null || true
+    systemctl enable --quiet "${UNITS[@]}"
+    systemctl restart "${UNITS[@]}"
+    answers "$(setting PROMETHEUS_URL http://127.0.0.1:9090)/-/ready" prometheus
+    answers "http://$(setting ALERTMANAGER_TARGET 127.0.0.1:9093)/-/ready" prometheus-alertmanager
+    answers "http://$(setting BLACKBOX_TARGET 127.0.0.1:9115)/-/healthy" prometheus-blackbox-exporter
+}
+
+# $1: an address; $2: the unit that should answer there.
+answers() {
+    local until=$((SECONDS + PATIENCE))
+    until python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$1" 2>/dev/null; do
+        [ "$SECONDS" -lt "$until" ] || die "$2 does not answer at $1. See: journalctl -u $2 -e"
+        sleep 1
+    done
+}
+
+main "$@"
