@@ -61,8 +61,8 @@ class SlotDecode:
         return self._logits  # pragma: no cover - CUDA
 
     @torch.inference_mode()
-    def capture(self, pool: Any) -> None:  # pragma: no cover - CUDA
-        """Record the step as a CUDA graph whose memory comes from `pool`."""
+    def capture(self, pool: Any, logits: Tensor) -> None:  # pragma: no cover - CUDA
+        """Record the step as a CUDA graph that writes `logits` [rows, vocabulary]; its memory comes from `pool`."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -71,8 +71,8 @@ class SlotDecode:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            self._logits = self._compute()
-        self._graph = graph
+            logits.copy_(self._compute())
+        self._graph, self._logits = graph, logits
 
     def _compute(self) -> Tensor:
         token_ids, positions, rope_positions = self._inputs
@@ -113,13 +113,15 @@ class DecodeBuckets:
         # Two, in turn: the copy to the device may still be reading the one of the step before.
         self._staging = [torch.zeros(3, cache.slots, dtype=torch.long, pin_memory=on_cuda) for _ in range(2)]
         pool = torch.cuda.graph_pool_handle() if on_cuda else None
+        # One for all: a step's logits are sampled, on the same stream, before the next step writes its own.
+        logits = torch.empty(cache.slots if on_cuda else 0, decoder.vocab_size, device=decoder.device)
         # The largest first: later captures then reuse its memory.
         buckets = [(rows, length) for rows in reversed(self._rows) for length in reversed(self._lengths)]
         for done, (rows, length) in enumerate(buckets):
             step = self._steps[rows, length] = SlotDecode(decoder, cache, rows, length)
             if on_cuda:  # pragma: no cover - CUDA
                 report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
-                step.capture(pool)
+                step.capture(pool, logits[:rows])
 
     def run(self, rows: Sequence[Row], others: Sequence[tuple[int, int]], token_ids: Tensor | None = None) -> Tensor:
         """Return logits [len(rows), vocabulary], one row for each of `rows`, which are sorted by slot.
