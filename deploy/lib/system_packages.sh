@@ -9,6 +9,7 @@ SYSTEM_TOOLS=(
     "nginx nginx nginx"
     "haproxy haproxy haproxy"
     "logrotate logrotate -"
+    "systemd-analyze systemd -"
     "prometheus prometheus prometheus"
     "prometheus-alertmanager prometheus-alertmanager prometheus-alertmanager"
     "prometheus-blackbox-exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"

@@ -57,3 +57,26 @@ def test_watchdog_hears_the_service_until_it_needs_a_restart(gunicorn, systemd, 
     assert systemd.recv(4096) == b"WATCHDOG=1"
     server.say("dead")
     assert server.ended() == 4
+
+
+def test_drain_asks_for_the_time_it_may_take(gunicorn, systemd, tmp_path):
+    """A stop of any DRAIN_SECONDS is waited for: the service says how long it may last, in microseconds."""
+    server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), DRAIN_SECONDS="300")
+    server.say("load")
+    next_ready(systemd)
+    server.signal(signal.SIGTERM)
+    name, _, microseconds = systemd.recv(4096).decode().partition("=")
+    assert name == "EXTEND_TIMEOUT_USEC"
+    assert 300e6 < int(microseconds) < 400e6
+    assert server.ended() == 0
+
+
+def test_abort_shows_where_each_thread_is(gunicorn):
+    """At SIGABRT, which the watchdog sends, the worker writes the stack of each thread and ends."""
+    server = gunicorn()
+    server.say("load")
+    worker = server.ready()["pid"]
+    server.send(worker, signal.SIGABRT)
+    until(lambda: "was sent SIGABRT" in server.log())
+    assert "Fatal Python error: Aborted" in server.log()
+    assert "wait_for_and_dispatch_events" in server.log()

@@ -1,0 +1,142 @@
+"""The systemd unit as systemd's own tools judge it, and as the rest of the tree needs it."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.reload import PATIENCE as RELOAD_SECONDS
+from tests.system_process import program
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = ROOT / "avito-ai.service"
+HIGHEST_EXPOSURE = 2.0
+PREFIX = "/opt/avito-ai"
+
+
+def lines():
+    """Return name and value of each line of the unit that sets something."""
+    text = UNIT.read_text()
+    return [tuple(line.split("=", 1)) for line in text.splitlines() if re.match(r"[A-Za-z]+=", line)]
+
+
+def value(name):
+    """Return the one value of a name."""
+    (found,) = [v for n, v in lines() if n == name]
+    return found
+
+
+def seconds(text):
+    """Return a span of time as systemd writes it."""
+    number, unit = re.fullmatch(r"(\d+)(min|h|)", text).groups()
+    return int(number) * {"": 1, "min": 60, "h": 3600}[unit]
+
+
+@pytest.mark.parametrize("unit", [UNIT, *sorted((ROOT / "deploy/systemd").glob("*.service"))], ids=lambda p: p.name)
+def test_systemd_has_nothing_to_say_about_it(unit, tmp_path):
+    """No unknown key, no wrong value; what it runs is put where it looks for it."""
+    installed = tmp_path / "current"
+    for file in ("deploy", ".venv/bin/python"):
+        (installed / file).parent.mkdir(parents=True, exist_ok=True)
+        (installed / file).symlink_to(ROOT / file if file == "deploy" else sys.executable)
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace(PREFIX, str(tmp_path)))
+    done = subprocess.run([program("systemd-analyze"), "verify", copy], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_exposure_is_low():
+    """What `systemd-analyze security` adds up is at most 2.0 of 10, and about what the operator's document says.
+
+    A newer systemd may weigh differently.
+    """
+    command = [program("systemd-analyze"), "security", "--offline=true", str(UNIT)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said).group(1))
+    documented = re.search(r"exposure of ([\d.]+) of 10", (ROOT / "README_PRODUCTION.md").read_text())
+    assert exposure <= HIGHEST_EXPOSURE
+    assert abs(exposure - float(documented.group(1))) <= 0.3
+
+
+def test_cuda_can_work_in_it():
+    """What keeps CUDA from its devices, from generated code or from /proc is not set."""
+    found = dict(lines())
+    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "PrivateUsers"} & set(found)
+    assert found["ProcSubset"] == "all"
+    assert found["DeviceAllow"] == "char-nvidia* rwm"
+
+
+def test_a_reload_finds_the_release_by_the_link():
+    """Interpreter, folder and PWD are named through `current`, and settings come from no EnvironmentFile."""
+    assert (
+        value("ExecStart") == f"{PREFIX}/current/.venv/bin/python -m gunicorn -c gunicorn_config.py app_production:app"
+    )
+    assert value("WorkingDirectory") == f"{PREFIX}/current"
+    assert f"PWD={PREFIX}/current" in value("Environment").split()
+    assert "EnvironmentFile" not in dict(lines())
+
+
+def test_times_fit_each_other():
+    """A reload gives up by itself before systemd does; a stop may last longer than the default drain."""
+    assert seconds(value("TimeoutStartSec")) > RELOAD_SECONDS
+    assert seconds(value("TimeoutStopSec")) > 60 + 5
+
+
+class Machine:
+    """A machine for gpu_nodes.sh: its /sys and /proc in a folder, and nvidia-modprobe as a program that takes notes."""
+
+    def __init__(self, folder):
+        self.folder, self.notes, self.bin = folder, folder / "notes", folder / "bin"
+        self.bin.mkdir()
+        for name in ("bash", "env", "grep"):
+            (self.bin / name).symlink_to(shutil.which(name))
+
+    def has_card(self, vendor, number=0):
+        device = self.folder / f"sys/bus/pci/devices/0000:0{number}:00.0"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text(f"{vendor}\n")
+
+    def has_driver(self, cards):
+        for number in range(cards):
+            (self.folder / f"proc/driver/nvidia/gpus/{number}").mkdir(parents=True)
+        modprobe = self.bin / "nvidia-modprobe"
+        modprobe.write_text(f'#!/bin/sh\necho "$*" >>"{self.notes}"\n')
+        modprobe.chmod(0o755)
+
+    def run(self):
+        environ = {"PATH": str(self.bin), "AVITO_AI_ROOT": str(self.folder)}
+        script = ROOT / "deploy/gpu_nodes.sh"
+        done = subprocess.run([script], env=environ, capture_output=True, text=True, check=True)
+        return done.stderr, self.notes.read_text().splitlines() if self.notes.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A machine without a card."""
+    return Machine(tmp_path)
+
+
+def test_nodes_are_made_for_each_card(machine):
+    """One node a card, and the ones that all share."""
+    for number in range(2):
+        machine.has_card("0x10de", number)
+    machine.has_driver(2)
+    assert machine.run() == ("", ["-c 0", "-c 0", "-c 1", "-u -c 0"])
+
+
+def test_machine_without_a_card_is_left_alone(machine):
+    """Another maker's card is none."""
+    machine.has_card("0x1af4")
+    machine.has_driver(0)
+    assert machine.run() == ("", [])
+
+
+def test_missing_tool_is_a_word_and_no_failure(machine):
+    """Where the driver came without nvidia-modprobe, something else may have made the nodes."""
+    machine.has_card("0x10de")
+    complaint, notes = machine.run()
+    assert "no nvidia-modprobe" in complaint
+    assert notes == []
