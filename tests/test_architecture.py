@@ -12,7 +12,16 @@ TOP = ("app_production", "config", "gunicorn_config", "health", "logs", "middlew
 # A part may import those that stand after it in its row, and the outside.
 MAY_IMPORT = {
     "app_production": {
-        "health", "middleware", "routes", "edge", "metrics", "models", "tracing", "engine", "config", "logs"
+        "health",
+        "middleware",
+        "routes",
+        "edge",
+        "metrics",
+        "models",
+        "tracing",
+        "engine",
+        "config",
+        "logs",
     },  # fmt: skip
     "routes": {"edge", "metrics", "tracing", "engine", "config", "logs", "models"},
     "health": {"edge", "metrics", "engine", "config", "models"},
