@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
-from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece, Vocabulary
+from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece, Place, Vocabulary
 
 # How long after its deadline a consumer still waits for the engine to say so itself, in seconds.
 DEADLINE_GRACE = 1.0
@@ -55,12 +55,18 @@ class Backend(Protocol):
         """Drain, wait up to `timeout` seconds for the admitted requests, abort what is left, and end the thread."""
 
 
+def nowhere() -> Place | None:
+    """Return None: this request waits nowhere, or nobody knows where."""
+    return None
+
+
 class Generation:
     """One answer in the making: a mailbox between the engine's thread and the thread that serves the client.
 
     deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that a request never
     hangs on an engine that no longer moves. on_abort: asks the engine to stop the sequence; it may be called with
-    this object's lock held, so it only leaves word and returns.
+    this object's lock held, so it only leaves word and returns. place: where the request stands in the queue, None once
+    it has started; a backend that knows puts its own function here before anybody else has this object.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Generation:
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
+        self.place: Callable[[], Place | None] = nowhere
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock

@@ -98,6 +98,7 @@ class LLMEngine:
         try:
             assert self._loaded is not None
             sequence = make_sequence(self._loaded, request, arrival, self._disturb, self._clock)
+            sequence.generation.place = partial(self._room.place, request)
             self._room.put(sequence)
         except BaseException:
             self._room.give_up(request.client)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -111,6 +112,7 @@ class ReferenceBackend:
         self._queue.admit()
         try:
             job = self._prepare(loaded, request, submitted)
+            job.generation.place = partial(self._queue.place, job)
             self._queue.put(job)
         except BaseException:
             self._queue.release()

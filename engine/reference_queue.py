@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError
 from engine.prompt import PreparedPrompt
-from engine.types import GenerationRequest
+from engine.types import GenerationRequest, Place
 
 RETRY_WHEN_NOT_READY = 5  # seconds
 _FIRST_GUESS = 1.0  # seconds a request takes, before one was measured
@@ -140,6 +140,14 @@ class ReferenceQueue:
         """Return how long a request that came now would wait, from the measured rate."""
         with self._changed:
             return self._wait()
+
+    def place(self, job: Job) -> Place | None:
+        """Return where a job stands, None if it does not wait."""
+        with self._changed:
+            if job not in self._waiting:
+                return None
+            before = sum(other.order < job.order for other in self._waiting)
+            return Place(before, (before + 1) * self._seconds_per_request)
 
     def since_step(self) -> float:
         """Return the seconds since the last token, or since the last request was taken."""

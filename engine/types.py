@@ -197,6 +197,18 @@ class BackendState:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands in the queue, by the order of this moment.
+
+    before: how many start before it if nobody else comes; seconds: about how long that takes at the measured rate, 0.0
+    where none was measured yet.
+    """
+
+    before: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class BackendStats:
     """Figures of one model. The counts never go back while the process lives."""
 

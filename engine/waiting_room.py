@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from engine.errors import NotReady, Overloaded, ServiceError
 from engine.fair_queue import FairQueue
 from engine.sequence import Sequence
-from engine.types import Priority
+from engine.types import GenerationRequest, Place, Priority
 
 BATCH_EVERY = 8  # starts, of which one is left to the lower priority
 LONGEST_RETRY_AFTER = 60  # seconds
 RETRY_WHEN_CLOSED = 5  # seconds
+ORDER_LASTS = 0.5  # seconds for which a computed order is told, so that many may ask for their places
 RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
 
 Held = Mapping[Priority, Mapping[str, int]]
@@ -42,6 +43,9 @@ class WaitingRoom:
         self._last_end = 0.0
         self._between_ends: float | None = None
         self._disturbed = False
+        self._held: Held = {}  # the engine's own counts, as last seen; only read here
+        self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
+        self._order_until = 0.0
 
     # --- any thread ---
 
@@ -94,6 +98,16 @@ class WaitingRoom:
         with self._changed:
             return self._wait()
 
+    def place(self, request: GenerationRequest) -> Place | None:
+        """Return where a request stands, None if it does not wait; true to the order of ORDER_LASTS seconds ago."""
+        with self._changed:
+            now = self._clock()
+            if now >= self._order_until:
+                self._before = {id(sequence.request): number for number, sequence in enumerate(self._order())}
+                self._order_until = now + ORDER_LASTS
+            before = self._before.get(id(request))
+            return None if before is None else Place(before, (before + 1) * (self._between_ends or 0.0))
+
     def wait_until_empty(self, timeout: float) -> None:
         """Wait until nobody holds a place, at most `timeout` seconds."""
         with self._changed:
@@ -112,6 +126,7 @@ class WaitingRoom:
     def peek(self, held: Held) -> Sequence | None:
         """Return the sequence that `take` would give."""
         with self._changed:
+            self._held = held
             priority = self._next_priority()
             return None if priority is None else self._queues[priority].peek(held[priority])
 
@@ -121,11 +136,12 @@ class WaitingRoom:
         held: how many slots each client has, by priority.
         """
         with self._changed:
+            self._held = held
             if (priority := self._next_priority()) is None:
                 return None
             self._starts += 1
             sequence = self._queues[priority].take(held[priority])
-            self._waiting_tokens -= sequence.num_prompt
+            self._forget(sequence)
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
@@ -162,6 +178,7 @@ class WaitingRoom:
             waiting = self._waiting()
             self._queues = {priority: FairQueue() for priority in Priority}
             self._places, self._waiting_tokens = Counter(self._preparing), 0
+            self._before.clear()
             self._changed.notify_all()
             return waiting
 
@@ -182,9 +199,17 @@ class WaitingRoom:
 
     def _next_priority(self) -> Priority | None:
         people, batch = len(self._queues[Priority.INTERACTIVE]), len(self._queues[Priority.BATCH])
-        if batch and (not people or self._starts % BATCH_EVERY == BATCH_EVERY - 1):
+        if _is_for_batch(self._starts, bool(people), bool(batch)):
             return Priority.BATCH
         return Priority.INTERACTIVE if people else None
+
+    def _order(self) -> Iterator[Sequence]:
+        """Yield everybody who waits in the order in which they start, by the slots that clients hold now."""
+        order = {priority: deque(queue.order(self._held.get(priority, {}))) for priority, queue in self._queues.items()}
+        people, batch, starts = order[Priority.INTERACTIVE], order[Priority.BATCH], self._starts
+        while people or batch:
+            yield (batch if _is_for_batch(starts, bool(people), bool(batch)) else people).popleft()
+            starts += 1
 
     def _waiting(self) -> list[Sequence]:
         return [sequence for queue in self._queues.values() for sequence in queue]
@@ -223,7 +248,12 @@ class WaitingRoom:
 
     def _remove(self, sequence: Sequence) -> None:
         self._queues[sequence.request.priority].remove(sequence)
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Let a sequence that left its queue count no more; its request's id() may soon be another's."""
         self._waiting_tokens -= sequence.num_prompt
+        self._before.pop(id(sequence.request), None)
 
     def _free(self, client: str) -> None:
         _take_one(self._places, client)
@@ -235,6 +265,11 @@ class WaitingRoom:
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._wait())))
+
+
+def _is_for_batch(starts: int, people: bool, batch: bool) -> bool:
+    """Return whether the start after so many others is one for the lower priority, given who waits."""
+    return batch and (not people or starts % BATCH_EVERY == BATCH_EVERY - 1)
 
 
 def _take_one(counts: Counter[str], client: str) -> None:

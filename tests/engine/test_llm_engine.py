@@ -202,6 +202,19 @@ def test_an_evicted_request_hears_that_it_was_overload(start, runner):
     assert other.result().output_tokens == 8
 
 
+def test_a_waiting_answer_knows_its_place_and_a_running_one_has_none(start, runner):
+    """By the order in which they start: a client's second request stands behind another client's first."""
+    engine = start(max_num_seqs=1, max_waiting=4)
+    with held(runner) as gate:
+        running = engine.submit(ask(client="a"))
+        gate.wait_until_held()
+        second, third, other = (engine.submit(ask(client=client)) for client in "aab")
+        places = [generation.place() for generation in (running, other, second, third)]
+        assert [place and place.before for place in places] == [None, 0, 1, 2]
+    assert third.result().output_tokens == 8
+    assert third.place() is None
+
+
 # --- ends ---
 
 

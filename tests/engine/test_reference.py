@@ -241,6 +241,20 @@ def test_a_full_house_refuses_at_once(start):
     assert backend.submit(ask()).result().output_tokens == 12
 
 
+def test_a_waiting_answer_knows_its_place(start):
+    """How many start before it, and about how long that takes; none while it runs."""
+    gate = Gate()
+    backend = start(on_token=gate)
+    running = backend.submit(ask())
+    gate.wait_until_reached()
+    first, second = backend.submit(ask()), backend.submit(ask())
+    assert running.place() is None
+    assert (first.place().before, second.place().before) == (0, 1)
+    assert 0 < first.place().seconds < second.place().seconds
+    gate.open()
+    assert second.result().output_tokens == 12
+
+
 def test_a_refused_prompt_frees_its_place(start):
     """Three bad prompts in a row do not fill the house."""
     backend = start()
