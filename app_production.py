@@ -22,8 +22,9 @@ import middleware
 from config import Settings, settings_or_exit
 from edge.client_watch import ClientWatch
 from edge.operator_session import sign_in_tries
-from edge.rate_limit import RateLimiter, redis_windows
+from edge.rate_limit import RateLimiter
 from edge.route_table import check_routes
+from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from logs import set_up_logging
 from metrics import Metrics
@@ -77,7 +78,8 @@ def create_app(
 
 def _rate_limiter(settings: Settings) -> RateLimiter:
     limits = settings.limits
-    shared = None if limits.rate_limit_storage == "memory" else redis_windows(limits.rate_limit_storage)
+    address = limits.rate_limit_storage
+    shared = None if address == "memory" else SharedWindows(redis_windows(address))
     return RateLimiter(limits.rate_limit_per_minute, limits.rate_limit_per_hour, shared)
 
 

@@ -55,7 +55,7 @@ def form():
 
 
 class Traffic:
-    """Clients of many addresses that ask for texts, pictures and streams until told to stop; `failed` is what went wrong."""
+    """Clients of many addresses that ask for texts, pictures and streams until told to stop."""
 
     def __init__(self, proxy, clients=6):
         self.proxy = proxy

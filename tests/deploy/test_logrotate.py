@@ -30,7 +30,8 @@ def folder(tmp_path):
 def logrotate(folder, tmp_path):
     """Run logrotate over that folder with the file of this repository, as the user of this test."""
     who = f"su {getpass.getuser()} {grp.getgrgid(os.getgid()).gr_name}"
-    text = edited(CONFIGURATION.read_text(), {"/var/log/avito-ai/*.log": f"{folder}/*.log", "su avito-ai avito-ai": who})
+    edits = {"/var/log/avito-ai/*.log": f"{folder}/*.log", "su avito-ai avito-ai": who}
+    text = edited(CONFIGURATION.read_text(), edits)
     configuration = tmp_path / "avito-ai"
     configuration.write_text(text)
     configuration.chmod(0o644)
@@ -69,7 +70,7 @@ def test_file_moves_and_never_copies_or_signals():
 
 
 def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, folder):
-    """Four threads write without a pause, two handlers as during a reload, through six rotations: each line is once there."""
+    """Four threads write without a pause, over two handlers as in a reload: after six rotations no line is missing."""
     handlers = [LogFile(str(folder / "service.log")) for _ in range(2)]
     stop, counts = threading.Event(), [0] * WRITERS
 

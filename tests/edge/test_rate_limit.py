@@ -1,13 +1,11 @@
-"""Budgets over moving windows: what is charged, what never is, and what happens while Redis is away."""
+"""Budgets over moving windows: what is charged, and what never is."""
 
-import socket
 import threading
 
 import pytest
-from limits.errors import StorageError
 
 from edge.local_windows import SWEEP_SECONDS, LocalWindows
-from edge.rate_limit import REDIS_PAUSE, OverBudget, RateLimiter, Windows, redis_windows
+from edge.rate_limit import OverBudget, RateLimiter
 from engine.errors import ValidationError
 from tests.fakes import Clock
 
@@ -165,88 +163,3 @@ def test_local_windows_are_a_whole_storage(clock):
     for fixed in (lambda: storage.incr("a", 1), lambda: storage.get("a"), lambda: storage.get_expiry("a")):
         with pytest.raises(NotImplementedError):
             fixed()
-
-
-class FlakyWindows(LocalWindows):
-    """A shared storage that can be away, or lose its last place to another copy of the service."""
-
-    away = False
-    lost_race = False
-    asked = 0
-
-    def get_moving_window(self, key, limit, expiry):
-        self.asked += 1
-        if self.away:
-            cause = ConnectionError("redis://user:password@host")
-            raise StorageError(cause) from cause
-        return super().get_moving_window(key, limit, expiry)
-
-    def acquire_entry(self, key, limit, expiry, amount=1):
-        return not self.lost_race and super().acquire_entry(key, limit, expiry, amount)
-
-
-@pytest.fixture
-def shared(clock):
-    return FlakyWindows(clock)
-
-
-def test_copies_share_their_limits(clock, shared):
-    """Two copies of the service over one storage keep one budget."""
-    copies = [RateLimiter(4, 0, Windows(shared, clock), clock) for _ in range(2)]
-    for copy in copies:
-        spend_all(copy, 2)
-    for copy in copies:
-        refusal(copy)
-
-
-def test_a_place_that_another_copy_takes_first_is_refused(clock, shared):
-    """Between the look and the charge another copy may be quicker."""
-    limiter = RateLimiter(4, 0, Windows(shared, clock), clock)
-    shared.lost_race = True
-    refusal(limiter)
-
-
-def test_limits_go_local_while_redis_is_away(clock, shared, caplog):
-    """No request fails; one line says so and one that it is over; every unanswered call is counted."""
-    caplog.set_level("INFO")
-    limiter = RateLimiter(3, 0, Windows(shared, clock), clock)
-    shared.away = True
-    assert spend_all(limiter, 3) == [2, 1, 0]
-    refusal(limiter)
-    assert shared.asked == 1, "only the first call waits for a storage that is away"
-    assert limiter.shared_is_away
-    clock.advance(REDIS_PAUSE)
-    refusal(limiter)
-    assert (shared.asked, limiter.shared_failures) == (2, 2)
-    shared.away = False
-    clock.advance(REDIS_PAUSE)
-    assert spend_all(limiter, 3) == [2, 1, 0]
-    assert not limiter.shared_is_away
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 2
-    assert "away (ConnectionError)" in lines[0]
-    assert "back" in lines[1]
-    assert "password" not in caplog.text
-
-
-def test_a_refusal_too_shows_that_redis_is_back(clock, shared):
-    """The first answer after an outage may be a refusal, and counts as an answer."""
-    limiter = RateLimiter(1, 0, Windows(shared, clock), clock)
-    spend_all(limiter, 1)
-    shared.away = True
-    spend_all(limiter, 1)
-    shared.away = False
-    clock.advance(REDIS_PAUSE)
-    refusal(limiter)
-    assert not limiter.shared_is_away
-
-
-def test_a_redis_that_nobody_runs_costs_no_request(clock):
-    """The real client against a port where nobody listens: the limits go on here, at once."""
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"
-        limiter = RateLimiter(2, 0, redis_windows(url), clock)
-        spend_all(limiter, 2)
-        refusal(limiter)
-    assert limiter.shared_failures == 1

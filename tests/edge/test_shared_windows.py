@@ -1,0 +1,262 @@
+"""Limits that copies share: one budget over all of them, and what happens while their storage is away."""
+
+import contextlib
+import queue
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from limits.errors import StorageError
+
+from edge.local_windows import LocalWindows
+from edge.rate_limit import OverBudget, RateLimiter
+from edge.shared_windows import REDIS_PAUSE, REDIS_TIMEOUT, SharedWindows, Windows, redis_windows
+from tests.e2e.gunicorn_process import until
+from tests.fakes import PATIENCE, Clock
+from tests.system_process import Redis
+
+# What a call may take that meets an outage: one time-out of the connection, and room for a busy machine.
+A_MOMENT = REDIS_TIMEOUT + 0.75
+
+
+class FlakyWindows(LocalWindows):
+    """A shared storage that can be away, or lose its last place to another copy of the service."""
+
+    away = False
+    lost_race = False
+    asked = 0
+
+    def get_moving_window(self, key, limit, expiry):
+        self._answer()
+        return super().get_moving_window(key, limit, expiry)
+
+    def acquire_entry(self, key, limit, expiry, amount=1):
+        self._answer()
+        return not self.lost_race and super().acquire_entry(key, limit, expiry, amount)
+
+    def _answer(self):
+        self.asked += 1
+        if self.away:
+            cause = ConnectionError("redis://user:password@host")
+            raise StorageError(cause) from cause
+
+
+class Pauses:
+    """The waits between two tries: each lasts until the test ends it, and the last until the test has ended."""
+
+    def __init__(self):
+        self.begun, self._ends = queue.Queue(), queue.Queue()
+
+    def __call__(self, seconds):
+        self.begun.put(seconds)
+        return self._ends.get() == "test"
+
+    def end(self):
+        """End the wait that has begun, or will."""
+        assert self.begun.get(timeout=PATIENCE) == REDIS_PAUSE
+        self._ends.put("wait")
+
+    def close(self):
+        """End the thread that waits, if one does."""
+        self._ends.put("test")
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def storage(clock):
+    return FlakyWindows(clock)
+
+
+@pytest.fixture
+def pauses():
+    with contextlib.closing(Pauses()) as pauses:
+        yield pauses
+
+
+@pytest.fixture
+def shared(storage, clock, pauses):
+    return SharedWindows(Windows(storage, clock), pauses)
+
+
+def spend_all(limiter, times, client="1.1.1.1"):
+    """Spend one after another; return what was left each time."""
+    return [limiter.spend("generation", client).remaining for _ in range(times)]
+
+
+def refused(limiter, client="1.1.1.1"):
+    """Return whether one more is over the budget."""
+    try:
+        limiter.spend("generation", client)
+    except OverBudget:
+        return True
+    return False
+
+
+def test_copies_share_their_limits(clock, storage):
+    """Two copies of the service over one storage keep one budget."""
+    copies = [RateLimiter(4, 0, SharedWindows(Windows(storage, clock)), clock) for _ in range(2)]
+    for copy in copies:
+        spend_all(copy, 2)
+    assert all(refused(copy) for copy in copies)
+
+
+def test_a_place_that_another_copy_takes_first_is_refused(clock, shared, storage):
+    """Between the look and the charge another copy may be quicker."""
+    limiter = RateLimiter(4, 0, shared, clock)
+    storage.lost_race = True
+    assert refused(limiter)
+    assert not shared.away
+
+
+def test_limits_go_local_while_redis_is_away(clock, shared, storage, pauses, caplog):
+    """No request fails or waits; one line says so and one that it is over; every try without an answer is counted."""
+    caplog.set_level("INFO")
+    limiter = RateLimiter(3, 0, shared, clock)
+    storage.away = True
+    assert spend_all(limiter, 3) == [2, 1, 0]
+    assert refused(limiter)
+    assert storage.asked == 1, "only the first call waits for a storage that is away"
+    pauses.end()
+    until(lambda: limiter.shared_failures == 2)
+    assert refused(limiter)
+    assert shared.away
+    storage.away = False
+    pauses.end()
+    until(lambda: not shared.away)
+    assert spend_all(limiter, 3) == [2, 1, 0]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "away (ConnectionError)" in lines[0]
+    assert "back" in lines[1]
+    assert "password" not in caplog.text
+
+
+def test_calls_that_meet_the_outage_together_start_one_thread_and_say_one_line(shared, caplog):
+    """Each is counted."""
+    threads = threading.active_count()
+    for _ in range(5):
+        shared.failed(OSError())
+    assert shared.failures == 5
+    assert threading.active_count() == threads + 1
+    assert len(caplog.records) == 1
+
+
+def test_a_redis_that_nobody_runs_costs_no_request(clock, pauses):
+    """The real client against a port where nobody listens: the limits go on here, at once."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        shared = SharedWindows(redis_windows(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"), pauses)
+        limiter = RateLimiter(2, 0, shared, clock)
+        spend_all(limiter, 2)
+        assert refused(limiter)
+    assert limiter.shared_failures == 1
+
+
+# --- a real Redis ---
+
+
+@pytest.fixture
+def redis(tmp_path):
+    with Redis(tmp_path / "redis") as redis:
+        yield redis
+
+
+class Copy:
+    """The limiter of one copy of the service, over this Redis."""
+
+    def __init__(self, redis, per_minute):
+        self.pauses = Pauses()
+        self.shared = SharedWindows(redis_windows(redis.url), self.pauses)
+        self.limiter = RateLimiter(per_minute, 0, self.shared)
+
+
+@pytest.fixture
+def new_copy(redis):
+    """Make a copy with so many requests a minute."""
+    with contextlib.ExitStack() as made:
+
+        def make(per_minute):
+            copy = Copy(redis, per_minute)
+            made.enter_context(contextlib.closing(copy.pauses))
+            made.callback(copy.shared.windows.storage.storage.close)
+            return copy
+
+        yield make
+
+
+def seconds(call):
+    """Return how long a call takes."""
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def test_copies_share_their_limits_in_redis(redis, new_copy):
+    """Three copies take turns; the budget is one, and exact, also when their threads race for it."""
+    copies, won = [new_copy(20) for _ in range(3)], []
+
+    def knock(copy):
+        for _ in range(10):
+            if not refused(copy.limiter):
+                won.append(copy)
+
+    threads = [threading.Thread(target=knock, args=(copy,)) for copy in copies for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 20
+    assert not any(copy.shared.away for copy in copies)
+
+
+def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog):
+    """Limits go on in each copy alone, then in Redis again, where the old counts have gone with it."""
+    caplog.set_level("INFO")
+    one, other = new_copy(3), new_copy(3)
+    assert spend_all(one.limiter, 2) == [2, 1]
+    redis.kill()
+    assert seconds(lambda: spend_all(one.limiter, 3)) < A_MOMENT
+    assert refused(one.limiter), "the budget of this copy alone is spent"
+    assert spend_all(other.limiter, 3) == [2, 1, 0], "the other copy has one of its own"
+    assert one.limiter.shared_failures == other.limiter.shared_failures == 1
+    redis.begin()
+    for copy in (one, other):
+        copy.pauses.end()
+    until(lambda: not (one.shared.away or other.shared.away))
+    assert spend_all(one.limiter, 2) == [2, 1]
+    assert spend_all(other.limiter, 1) == [0]
+    assert refused(one.limiter)
+    said = [record.getMessage() for record in caplog.records if "RATE_LIMIT_STORAGE" in record.getMessage()]
+    assert [("away" in line, "back" in line) for line in said] == [(True, False)] * 2 + [(False, True)] * 2
+
+
+def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
+    """A stopped Redis takes connections and answers none: the first call gives up soon, the next do not ask."""
+    copy = new_copy(100)
+    spend_all(copy.limiter, 1)
+    redis.send(signal.SIGSTOP)
+    assert REDIS_TIMEOUT / 2 < seconds(lambda: spend_all(copy.limiter, 1)) < A_MOMENT
+    assert seconds(lambda: spend_all(copy.limiter, 50)) < REDIS_TIMEOUT
+    redis.send(signal.SIGCONT)
+    copy.pauses.end()
+    until(lambda: not copy.shared.away)
+
+
+def test_redis_that_takes_no_writes_is_not_back(redis, new_copy):
+    """What is tried is what a request does: a Redis that only reads, as a replica does, counts as away."""
+    copy = new_copy(100)
+    copy.shared.windows.storage.storage.execute_command("REPLICAOF", "127.0.0.1", "1")
+    assert spend_all(copy.limiter, 1) == [99]
+    assert copy.shared.away
+    copy.pauses.end()
+    until(lambda: copy.limiter.shared_failures == 2)
+    assert copy.shared.away
+    copy.shared.windows.storage.storage.execute_command("REPLICAOF", "NO", "ONE")
+    copy.pauses.end()
+    until(lambda: not copy.shared.away)
