@@ -198,7 +198,7 @@ class LLMEngine:
             report=self._report,
         )
         self._report(Progress("checking the model"))
-        check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded))
+        check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._vocabulary = vocabulary_of(loaded)
         self._loaded = loaded
         self._info = ModelInfo(

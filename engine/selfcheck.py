@@ -21,22 +21,32 @@ _PICTURE_SIZES = ((64, 64), (448, 336), (300, 900))  # pixels: small, usual, tal
 
 
 def check_logits(
-    spec: ModelSpec, preparer: PromptPreparer, logits_of: Callable[[PreparedPrompt], torch.Tensor]
+    spec: ModelSpec, preparer: PromptPreparer, logits_of: Callable[[PreparedPrompt], torch.Tensor], longest: int
 ) -> None:
-    """Run every fixed prompt. Raises StartError where one fails or gives a logit that is not finite.
+    """Run every fixed prompt of at most `longest` tokens. Raises StartError where one fails, gives a logit that is not
+    finite, or where none is that short.
 
     logits_of: returns raw logits of one prompt [..., vocabulary], at any number of positions.
     """
-    for prompt in fixed_prompts(spec.vision):
-        try:
-            finite = bool(torch.isfinite(logits_of(preparer.prepare(prompt))).all())
-        except Exception as error:  # whatever a model does on its first prompt
-            raise StartError(
-                f"{spec.dir_setting}: {spec.name} from {spec.model_dir} failed on its first prompt "
-                f"({type(error).__name__})."
-            ) from error
-        if not finite:
-            raise StartError(_not_finite(spec))
+    finite = [
+        _is_finite(spec, logits_of, prepared)
+        for prepared in map(preparer.prepare, fixed_prompts(spec.vision))
+        if len(prepared.token_ids) <= longest
+    ]
+    if not finite:
+        raise StartError(f"MAX_MODEL_LEN: {longest} tokens are too few even for a greeting to {spec.name}.")
+    if not all(finite):
+        raise StartError(_not_finite(spec))
+
+
+def _is_finite(spec: ModelSpec, logits_of: Callable[[PreparedPrompt], torch.Tensor], prompt: PreparedPrompt) -> bool:
+    try:
+        return bool(torch.isfinite(logits_of(prompt)).all())
+    except Exception as error:  # whatever a model does on its first prompt
+        raise StartError(
+            f"{spec.dir_setting}: {spec.name} from {spec.model_dir} failed on its first prompt "
+            f"({type(error).__name__})."
+        ) from error
 
 
 def fixed_prompts(vision: bool) -> Iterator[Prompt]:
