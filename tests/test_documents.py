@@ -132,7 +132,7 @@ def test_settings_that_are_named_exist() -> None:
     """A name in capitals with an equals sign is a setting, or one of the few that only the scripts read."""
     known = {setting.name for setting in SETTINGS}
     known |= {f"{setting.name}_FILE" for setting in SETTINGS if setting.secret}
-    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR"}
+    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT"}
     pattern = re.compile(r"\b([A-Z][A-Z_]{2,})=")
     named = {found for name in DOCUMENTS for found in pattern.findall(text(name))}
     assert named - known == set()
