@@ -42,7 +42,7 @@ class Batch:
     """
 
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
-        backend = parts.models().get(MODEL)
+        self._backend = backend = parts.models().get(MODEL)
         g.served_id, g.model = backend.info.served_id, MODEL
         self._show, self._request_id, self._began = show, g.request_id, g.began
         self._metrics: Metrics = parts.metrics()
@@ -95,9 +95,15 @@ class Batch:
             except IndexError:
                 return
             try:
-                self._done(index, self._places.run(wanted, partial(self._trace.submits, index, wanted)))
+                self._done(index, self._places.run(partial(self._submit, index, wanted), wanted.timeout))
             except Exception as error:
                 self._failed(index, error)
+
+    def _submit(self, index: int, wanted: GenerationRequest) -> Generation:
+        self._trace.submits(index, wanted)
+        generation = self._backend.submit(wanted)
+        self._trace.submitted(index)
+        return generation
 
     def _done(self, index: int, completion: Completion) -> None:
         answer = finished(completion, self._began)
@@ -143,16 +149,15 @@ class _Places:
         """How many texts can ever run at once."""
         return max(1, self._backend.stats().max_num_seqs)
 
-    def run(self, wanted: GenerationRequest, before: Callable[[], None]) -> Completion:
+    def run(self, submit: Callable[[], Generation], timeout: float) -> Completion:
         """Wait for a place, generate and return the answer. Raises the typed error that it ends with.
 
-        before: called right before each try to submit it. A refusal for lack of places is no error until it has lasted
-        for the request's whole time.
+        submit: gives the request to the model; timeout: how long a refusal for lack of places is no error, in seconds.
         """
-        give_up = time.monotonic() + wanted.timeout
+        give_up = time.monotonic() + timeout
         while True:
             try:
-                return self._run(wanted, give_up, before)
+                return self._run(submit, give_up)
             except Overloaded:
                 if time.monotonic() >= give_up:
                     raise
@@ -167,8 +172,8 @@ class _Places:
         for generation in running:
             generation.abort()
 
-    def _run(self, wanted: GenerationRequest, give_up: float, before: Callable[[], None]) -> Completion:
-        generation = self._begin(wanted, give_up, before)
+    def _run(self, submit: Callable[[], Generation], give_up: float) -> Completion:
+        generation = self._begin(submit, give_up)
         try:
             return generation.result()
         finally:
@@ -176,14 +181,13 @@ class _Places:
                 self._running.discard(generation)
                 self._changed.notify()
 
-    def _begin(self, wanted: GenerationRequest, give_up: float, before: Callable[[], None]) -> Generation:
+    def _begin(self, submit: Callable[[], Generation], give_up: float) -> Generation:
         with self._changed:
             while not self._closed and self._running and self._full() and time.monotonic() < give_up:
                 self._changed.wait(LOOK_AGAIN)
             if self._closed:
                 raise RequestAborted("The batch was stopped.")
-            before()
-            generation = self._backend.submit(wanted)
+            generation = submit()
             self._running.add(generation)
             return generation
 

@@ -14,7 +14,7 @@ from edge import parts
 from edge.failures import as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import ServiceError
-from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, SamplingParams
+from engine.types import Completion, GenerationRequest, Piece, Place, Priority, Prompt, SamplingParams
 from tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
@@ -41,6 +41,7 @@ class Run:
                 asked = _wanted(number, prompt, sampling)
                 self._trace.submits(number, asked)
                 self._generations.append(backend.submit(asked))
+                self._trace.submitted(number)
         except BaseException:
             self.abort()
             raise
@@ -55,6 +56,10 @@ class Run:
         """Ask that no more tokens be made for any of the answers; from any thread."""
         for generation in self._generations:
             generation.abort()
+
+    def place(self) -> Place | None:
+        """Return where the first answer waits, None once it has started."""
+        return self._generations[0].place()
 
     def close(self) -> None:
         """End the watch, and whatever is still in the making."""

@@ -1,4 +1,4 @@
-"""One request as spans: the request itself, and for each answer its time in the queue, in prefill and in decode.
+"""One request as spans: the request itself, and for each answer preparation, queue, prefill and decode.
 
 The names are those of OpenTelemetry's semantic conventions for HTTP (1.4x, stable) and for generative AI (in
 development): https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. What has no name there is
@@ -21,6 +21,7 @@ PROVIDER = "avito_ai"
 CHAT, COMPLETION = "chat", "text_completion"
 OPERATIONS = {"/v1/completions": COMPLETION}  # all others are chats
 ID_PREFIXES = {"/v1/chat/completions": "chatcmpl-", "/v1/completions": "cmpl-"}
+PARTS = ("prepare", "queue", "prefill", "decode")
 ABORTED = "request_aborted"
 SERVER_ERROR = 500
 
@@ -46,7 +47,8 @@ class RequestTrace(Trace):
         self._lock = threading.Lock()  # guards the fields below
         self._holders = 1  # the response itself
         self._wanted, self._each = 0, 1  # answers: in all, and to each prompt
-        self._submitted: dict[int, float] = {}  # by the answer's number
+        self._submitted: dict[int, float] = {}  # by the answer's number, as the next two
+        self._prepared: dict[int, float] = {}
         self._answers: dict[int, Completion] = {}
         self._status, self._streamed, self._error = 0, False, ""
         span.set_attribute("gen_ai.response.id", ID_PREFIXES.get(route, "") + request_id)
@@ -74,15 +76,21 @@ class RequestTrace(Trace):
         if first:
             self._span.set_attributes(_sampling(request.sampling))
 
+    def submitted(self, number: int) -> None:
+        with self._lock:
+            self._prepared[number] = self._clock()
+
     def answered(self, number: int, completion: Completion) -> None:
         with self._lock:
             self._answers[number] = completion
-            submitted = self._submitted[number]
+            submitted, prepared = self._submitted[number], self._prepared[number]
         times = completion.timings
         first_token = times.total if times.first_token is None else times.first_token
-        moments = [submitted + seconds for seconds in (0.0, times.queued, first_token, times.total)]
+        started, first, ended = (submitted + seconds for seconds in (times.queued, first_token, times.total))
+        # The engine may have begun before the thread that brought the request knew that it was taken.
+        moments = (submitted, min(prepared, started), started, first, ended)
         context = set_span_in_context(self._span)
-        for name, begin, end in zip(("queue", "prefill", "decode"), moments, moments[1:], strict=False):
+        for name, begin, end in zip(PARTS, moments, moments[1:], strict=False):
             span = self._tracer.start_span(
                 name, context, start_time=self._time(begin), attributes=self._part(name, number, completion)
             )

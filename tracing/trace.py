@@ -23,6 +23,9 @@ class Trace:
     def submits(self, number: int, request: GenerationRequest) -> None:
         """Note that the model is about to be given this answer to make, now."""
 
+    def submitted(self, number: int) -> None:
+        """Note that the model has taken it: its prompt is in tokens, its pictures are decoded."""
+
     def answered(self, number: int, completion: Completion) -> None:
         """Note an answer, with the engine's own account of its time."""
 

@@ -69,8 +69,8 @@ def test_spans_reach_a_collector_over_http(models, machine, sink):
     )
     assert ask(client) == 200
     tracing.stop()
-    spans = sink.spans(4)
-    assert set(spans) == {"chat avibe", "queue", "prefill", "decode"}
+    spans = sink.spans(5)
+    assert set(spans) == {"chat avibe", "prepare", "queue", "prefill", "decode"}
     ((resource, span),) = spans["chat avibe"]
     assert attributes(resource)["service.name"] == "ours"
     assert attributes(span)["gen_ai.usage.output_tokens"] == 5
@@ -190,7 +190,7 @@ def test_a_worker_of_gunicorn_sends_its_spans_and_the_last_ones_as_it_ends(tmp_p
             assert connection.recv(12) == b"HTTP/1.1 200"
         service.signal(signal.SIGTERM)
         assert service.ended() == 0
-    assert len(sink.spans(4)["chat avibe"]) == 1
+    assert len(sink.spans(5)["chat avibe"]) == 1
 
 
 def answers(service):

@@ -12,6 +12,7 @@ from engine.types import EngineConfig
 from models import ModelSet
 from tests.checkpoints import text_spec, write_text_checkpoint
 from tests.fakes import ScriptedBackend
+from tracing.request_trace import PARTS
 
 ASKED = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "ignore_eos": True}
 
@@ -34,10 +35,11 @@ def test_the_spans_are_what_the_engine_did(client, traced, stream):
         assert b'"finish_reason":"length"' in response.data.replace(b": ", b":")
     after = time.time_ns()
     request = traced.only("chat avibe")
-    queue, prefill, decode = (traced.only(name) for name in ("queue", "prefill", "decode"))
-    moments = [before, request.start_time, queue.start_time, prefill.start_time, decode.start_time]
+    prepare, queue, prefill, decode = (traced.only(name) for name in PARTS)
+    moments = [before, request.start_time, prepare.start_time, queue.start_time, prefill.start_time, decode.start_time]
     moments += [decode.end_time, request.end_time, after]
     assert all(late - early > -1_000_000 for early, late in zip(moments, moments[1:], strict=False)), moments
+    assert prepare.end_time > prepare.start_time
     assert prefill.end_time > prefill.start_time
     assert decode.end_time > decode.start_time
     assert request.attributes["gen_ai.usage.output_tokens"] == decode.attributes["gen_ai.usage.output_tokens"] == 6

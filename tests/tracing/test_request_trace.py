@@ -13,10 +13,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from app_production import create_app
 from engine.errors import ModelError, Overloaded
-from engine.types import Timings
+from engine.types import Completion, GenerationRequest, SamplingParams, TextPrompt, Timings
 from tests.fakes import multipart, picture
 from tests.tracing.conftest import Traced
 from tracing import NoTracing, tracing_for
+from tracing.request_trace import PARTS
 
 SECRET = "a prompt that nobody else may read"
 GENERATE = "/api/v1/text/generate"
@@ -80,23 +81,40 @@ def test_the_names_are_those_of_the_published_conventions(client, traced, avibe)
     assert {"gen_ai.request.frequency_penalty", "gen_ai.response.time_to_first_chunk", "error.type"} <= used
 
 
-def test_queue_prefill_and_decode_have_the_engines_own_times(client, traced, avibe):
+def test_the_parts_of_an_answer_have_the_engines_own_times(client, traced, avibe):
     """One span each below the request's, end to end, as long as the engine says, beginning when it was asked."""
     avibe.timings = Timings(queued=0.25, first_token=0.75, total=2.75)
     before = time.time_ns()
     client.post(GENERATE, json=ASKED)
     after = time.time_ns()
     request = traced.only("chat avibe")
-    queue, prefill, decode = (traced.only(name) for name in ("queue", "prefill", "decode"))
-    assert [round(seconds(span), 6) for span in (queue, prefill, decode)] == [0.25, 0.5, 2.0]
-    assert (queue.end_time, prefill.end_time) == (prefill.start_time, decode.start_time)
-    assert before - 1e6 <= request.start_time <= queue.start_time <= after + 1e6
-    for span in (queue, prefill, decode):
+    prepare, queue, prefill, decode = parts = [traced.only(name) for name in PARTS]
+    assert [round(seconds(span), 6) for span in (prefill, decode)] == [0.5, 2.0]
+    assert seconds(prepare) + seconds(queue) == pytest.approx(0.25, abs=1e-6)
+    assert [span.end_time for span in parts[:-1]] == [span.start_time for span in parts[1:]]
+    assert before - 1e6 <= request.start_time <= prepare.start_time <= after + 1e6
+    for span in parts:
         assert span.parent.span_id == request.context.span_id
         assert span.context.trace_id == request.context.trace_id
     assert dict(queue.attributes) == {}
     assert prefill.attributes["gen_ai.usage.input_tokens"] == 7
     assert decode.attributes["gen_ai.usage.output_tokens"] == 5
+
+
+def test_preparing_is_no_waiting(traced):
+    """What passes until the model has taken a request is its preparation, and never longer than until it began."""
+    trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
+    trace.asked("avibe", "avibe", 1, 2)
+    request = GenerationRequest("id", TextPrompt("x"), SamplingParams(1))
+    for number, queued in enumerate((0.0, 100.0)):
+        trace.submits(number, request)
+        trace.submitted(number)
+        trace.answered(number, Completion("x", "stop", 1, 1, Timings(queued, 101.0, 102.0)))
+    begun_at_once, waited = traced.named("queue")
+    assert seconds(begun_at_once) == 0.0
+    assert seconds(waited) == pytest.approx(100.0, abs=1.0)
+    assert all(seconds(span) < 1.0 for span in traced.named("prepare"))
+    trace.responded(200, False)
 
 
 def test_the_clients_trace_goes_on(client, traced):
@@ -110,7 +128,7 @@ def test_the_clients_trace_goes_on(client, traced):
     assert traced.named("chat avibe")[1].parent is None
 
 
-@pytest.mark.parametrize(("share", "flag", "spans"), [(0.0, "01", 4), (0.0, None, 0), (1.0, "00", 0), (1.0, None, 4)])
+@pytest.mark.parametrize(("share", "flag", "spans"), [(0.0, "01", 5), (0.0, None, 0), (1.0, "00", 0), (1.0, None, 5)])
 def test_the_client_decides_first_and_then_the_share(settings, models, machine, share, flag, spans):
     """What a client samples or does not is so here too; the share is for those who do not say."""
     traced = Traced(share)
@@ -133,7 +151,7 @@ def test_a_stream_is_traced_to_its_end(client, traced, avibe):
     assert span.attributes["gen_ai.request.stream"] is True
     assert span.attributes["gen_ai.response.time_to_first_chunk"] == pytest.approx(0.5, abs=0.5)
     assert span.attributes["gen_ai.usage.output_tokens"] == 5
-    assert len(traced.spans()) == 4
+    assert len(traced.spans()) == 5
 
 
 def test_a_stream_that_fails_says_so_in_its_span(client, traced, avibe):
