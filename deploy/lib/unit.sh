@@ -20,14 +20,28 @@ serving_release() { readlink "$PROC/$(main_pid)/cwd" 2>/dev/null || true; }
 install_units() {
     local file changed=no
     for file in "$1/$UNIT" "$1/deploy/systemd/$HEALTH_UNIT" "$1/deploy/systemd/$HEALTH_TIMER"; do
-        [ -f "$file" ] || continue
-        if cmp -s "$file" "$UNIT_DIR/${file##*/}"; then continue; fi
-        cp "$file" "$UNIT_DIR/${file##*/}.new"
-        chmod 644 "$UNIT_DIR/${file##*/}.new"
-        mv "$UNIT_DIR/${file##*/}.new" "$UNIT_DIR/${file##*/}"
-        changed=yes
+        if install_unit_file "$file" "$UNIT_DIR"; then changed=yes; fi
     done
+    if [ "$(systemd_version)" -ge 254 ] && install_unit_file "$1/deploy/systemd/back-off.conf" "$UNIT_DIR/$UNIT.d"; then
+        changed=yes
+    fi
     if [ "$changed" = yes ]; then systemctl daemon-reload; fi
+}
+
+# True where the file $1 was not yet in the folder $2 as it is; it is now.
+install_unit_file() {
+    local name="${1##*/}"
+    if [ ! -f "$1" ] || cmp -s "$1" "$2/$name"; then return 1; fi
+    mkdir -p "$2"
+    cp "$1" "$2/$name.new"
+    chmod 644 "$2/$name.new"
+    mv "$2/$name.new" "$2/$name"
+}
+
+systemd_version() {
+    local version
+    version="$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" || true
+    echo "${version:-0}"
 }
 
 # Runs the checks of RELEASE as the service's user with every limit of its unit, drop-ins of the operator included.

@@ -25,6 +25,7 @@ run_service() {{
     ln -sfn "$(readlink "$current")" "{system}/proc/$number/cwd"; echo active >"$state"
 }}
 case "$*" in
+"--version") cat "{control}/systemd" 2>/dev/null || echo "systemd 252 (252.38-1)" ;;
 *"--property MainPID"*) cat "$pid" 2>/dev/null || echo 0 ;;
 *"--property ActiveState"*) cat "$state" 2>/dev/null || echo inactive ;;
 *"--property"*) echo "a moment" ;;

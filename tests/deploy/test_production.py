@@ -204,6 +204,15 @@ def test_the_check_runs_in_the_sandbox_of_the_unit(box: ProductionBox) -> None:
     assert not (box.system / "run/systemd/system/avito-ai-check.service").exists()
 
 
+@pytest.mark.parametrize(("version", "installed"), [("252 (252.38-1)", False), ("255 (255.4-1ubuntu8)", True)])
+def test_restarts_back_off_where_systemd_can(bare: ProductionBox, version: str, installed: bool) -> None:
+    """Keys that an older systemd would warn of come in a drop-in of their own, which that one does not get."""
+    bare.say("systemd", f"systemd {version}\n+PAM +AUDIT\n")
+    assert bare.production().returncode == 0
+    drop_in = bare.system / "etc/systemd/system/avito-ai.service.d/back-off.conf"
+    assert drop_in.exists() is installed
+
+
 def test_the_settings_of_the_checkout_are_taken_along(bare: ProductionBox) -> None:
     """Whoever tried it with settings of their own does not write them twice."""
     (bare.root / ".env").write_text(
