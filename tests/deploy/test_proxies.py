@@ -1,8 +1,10 @@
 """nginx and HAProxy in front of three copies of the service: no failed request, streams at once, limits by client."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -301,6 +303,24 @@ def test_plain_http_leads_to_https(proxy):
         answer = plain.recv(65536)
     assert answer.startswith(b"HTTP/1.1 308 ")
     assert b"https://ai.example/api/v1/text/generate" in answer
+
+
+def test_http2_is_spoken(proxy):
+    """Browsers and clients that can get it."""
+    url = f"https://127.0.0.1:{proxy.port}/api/health"
+    command = [
+        "curl",
+        "-sf",
+        "--http2",
+        "--cacert",
+        str(proxy.certificate),
+        "-w",
+        "%{http_version}",
+        "-o",
+        os.devnull,
+        url,
+    ]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2"
 
 
 SHORT = {
