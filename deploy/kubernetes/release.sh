@@ -47,7 +47,7 @@ in_namespace() { kubectl --namespace avito-ai "$@"; }
 take_back() {
     in_namespace get pods --selector app.kubernetes.io/name=avito-ai >&2 || true
     in_namespace logs --selector app.kubernetes.io/name=avito-ai --tail 20 >&2 || true
-    in_namespace rollout undo deployment/avito-ai >&2 || true
+    in_namespace rollout undo deployment/avito-ai >&2 || die "$1, and there is no release before it to put back."
     die "$1; the release before it was put back."
 }
 

@@ -19,6 +19,7 @@ case "$*" in
     cp "$3/kustomization.yaml" "{folder}/applied"
     [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
 *"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
+*"rollout undo"*) [ ! -e "{folder}/first" ] ;;
 esac
 """
 CURL = """#!/bin/sh
@@ -93,6 +94,16 @@ def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: st
     assert "rollout undo deployment/avito-ai" in cluster.calls()[-1]
     assert "the release before it was put back" in done.stderr
     assert cluster.leftovers() == []
+
+
+def test_a_first_release_that_does_not_serve_is_told_as_one(cluster: Cluster) -> None:
+    """Where nothing was before, nothing is said to have been put back."""
+    for fault in ("not-ready", "first"):
+        (cluster.folder / fault).touch()
+    done = cluster.release("cpu-demo", IMAGE)
+    assert done.returncode == 1
+    assert "there is no release before it" in done.stderr
+    assert "was put back" not in done.stderr
 
 
 def test_the_kubeconfig_of_a_pipeline_is_used_and_removed(cluster: Cluster) -> None:
