@@ -115,6 +115,9 @@ class Podman:
             name, _, value = line.partition("=")
             found[name.rpartition(".")[2]] = ast.literal_eval(value)
         conf = self.folder / "pip.conf"
+        found.setdefault("retries", "1")
         conf.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in found.items()))
         named = {Path(path) for value in found.values() for path in re.findall(r"(?:file://)?(/[^\s]+)", value)}
+        # The pages of an index of files lead to what lies beside it.
+        named = {path.parent if path.name == "simple" else path for path in named}
         return [f"{conf}:/etc/pip.conf:ro", *sorted(f"{path}:{path}:ro" for path in named if path.exists())]

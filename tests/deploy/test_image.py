@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.podman import BASE, HELD_IN, IMAGE, Podman
+from tests.deploy.podman import BASE, HELD_IN, Podman
 from tests.e2e.gunicorn_process import free_port, until
 
 pytestmark = pytest.mark.deploy
@@ -24,22 +24,6 @@ pytestmark = pytest.mark.deploy
 LOAD_SECONDS = 120.0
 STOP_SECONDS = "75"
 SCRIPT_OF_WEIGHTS = "find / -xdev ( -name *.safetensors -o -name *.env -o -name .env* ) -not -path /venv/*"
-
-
-@pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    engine = Podman(tmp_path_factory.mktemp("podman"))
-    engine.import_base()
-    yield engine
-    engine.reset()
-
-
-@pytest.fixture(scope="module")
-def image(podman: Podman) -> str:
-    """The CPU image, built from the tree."""
-    done = podman.build("cpu", IMAGE)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return IMAGE
 
 
 class Service:
