@@ -121,18 +121,18 @@ class BootedService:
 
 
 class BoxLoad:
-    """The load of `load.py` in a box, from the begin of its block until `end`; `seen` is what its clients saw."""
+    """The load of `load.py` in a box while its block lasts; `seen` is what its clients saw. rate: requests a second."""
 
-    def __init__(self, service: BootedService) -> None:
-        self._service = service
+    def __init__(self, service: BootedService, rate: float = 20.0) -> None:
+        self._service, self._rate = service, rate
         self.seen: list[dict[str, Any]] = []
 
     def __enter__(self) -> BoxLoad:
         box = self._service.box
         box.run("rm -rf /root/load && mkdir /root/load")
         shutil.copy2(Path(__file__).with_name("load.py"), box.root / "root/load/load.py")
-        self._process = box.start("exec python3 /root/load/load.py 8085 /root/load")
-        self.await_answers(60)
+        self._process = box.start(f"exec python3 /root/load/load.py 8085 /root/load {self._rate}")
+        self.await_answers(3 * self._rate)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -141,9 +141,10 @@ class BoxLoad:
         assert self._process.returncode == 0, said
         self.seen = json.loads((self._service.box.root / "root/load/seen.json").read_text())
 
-    def await_answers(self, number: int) -> None:
-        """Wait until the worker that serves now has answered so many."""
-        until(lambda: self._service.answers() >= number, READY_WITHIN, every=0.2)
+    def await_answers(self, number: float) -> None:
+        """Wait until the worker that serves now has answered so many more."""
+        enough = self._service.answers() + number
+        until(lambda: self._service.answers() >= enough, READY_WITHIN, every=0.2)
 
     @property
     def failed(self) -> list[dict[str, Any]]:

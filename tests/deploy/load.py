@@ -1,7 +1,7 @@
 """Keeps a service under load and writes down what each client saw; with the standard library alone.
 
-`python3 load.py PORT FOLDER` sends RATE requests a second, whatever becomes of them: streams, answers of the API and
-forms of the page in turn, each on a connection of its own, and beside them asks every PROBE_SECONDS whether the
+`python3 load.py PORT FOLDER RATE` sends RATE requests a second, whatever becomes of them: streams, answers of the API
+and forms of the page in turn, each on a connection of its own, and beside them asks every PROBE_SECONDS whether the
 service lives. It ends when the file `enough` stands in FOLDER and every request has ended, and leaves `seen.json`
 there: one object a request, times in seconds of the monotonic clock.
 """
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-RATE = 20.0
 PROBE_SECONDS = 0.1
 PATIENCE = 120.0
 SHORT, LONG = 8, 120  # tokens
@@ -93,14 +92,14 @@ def _arguments(request: tuple[str, str, dict[str, str], bytes]) -> tuple[str, st
 class Load:
     """Starts a client a beat until there is enough, and waits for all of them."""
 
-    def __init__(self, port: int, folder: Path) -> None:
-        self._port, self._enough = port, folder / "enough"
+    def __init__(self, port: int, folder: Path, rate: float) -> None:
+        self._port, self._enough, self._rate = port, folder / "enough", rate
         self._clients: list[Client] = []
         self._threads: list[threading.Thread] = []
 
     def run(self) -> list[dict[str, Any]]:
         """Return what all clients saw."""
-        beats = [(1 / RATE, MIX), (PROBE_SECONDS, ("probe",))]
+        beats = [(1 / self._rate, MIX), (PROBE_SECONDS, ("probe",))]
         drums = [threading.Thread(target=self._beat, args=beat) for beat in beats]
         for drum in drums:
             drum.start()
@@ -124,6 +123,6 @@ class Load:
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])
-    seen = Load(int(sys.argv[1]), place).run()
+    seen = Load(int(sys.argv[1]), place, float(sys.argv[3])).run()
     (place / "seen.new").write_text(json.dumps(seen))
     (place / "seen.new").rename(place / "seen.json")

@@ -86,7 +86,7 @@ def test_a_release_that_cannot_start_leaves_the_old_one_serving(service):
     """The command fails and says why; the master that served serves on, and nobody was refused meanwhile."""
     before = service.running(), service.master
     service.append(f"{CHECKOUT}/models.py", BREAKS_UNDER_SYSTEMD)
-    with BoxLoad(service) as load:
+    with BoxLoad(service, rate=2) as load:
         run = service.deploy(check=False)
     service.box.run(f"cd {CHECKOUT} && sed -i '/^def _broken/,$d' models.py")
     assert run.returncode != 0
