@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +15,9 @@ from tests.fakes import FakeMachine, scripted_models
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "deploy/monitoring"
+# As Debian calls them, and as everybody else does.
+ALERTMANAGER = next(filter(shutil.which, ("prometheus-alertmanager", "alertmanager")), "prometheus-alertmanager")
+BLACKBOX = next(filter(shutil.which, ("prometheus-blackbox-exporter", "blackbox_exporter")), "blackbox_exporter")
 # What Prometheus adds to every series, and what the exporters beside the service are asked for.
 ADDED = {"job", "instance"}
 OTHERS = {

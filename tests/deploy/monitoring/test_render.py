@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deploy.monitoring.render import DEFAULTS, SettingsError, main, read_settings, render
-from tests.deploy.monitoring.exported import MONITORING
+from tests.deploy.monitoring.exported import BLACKBOX, MONITORING
 
 EXAMPLE = (MONITORING / "monitoring.env.example").read_text(encoding="utf-8")
 FULL = """
@@ -41,7 +41,7 @@ def test_what_is_rendered_is_valid(text, tmp_path):
     for command in (
         ["amtool", "check-config", "alertmanager/alertmanager.yml"],
         ["promtool", "check", "config", "prometheus/prometheus.yml"],
-        ["prometheus-blackbox-exporter", "--config.check", "--config.file=blackbox/blackbox.yml"],
+        [BLACKBOX, "--config.check", "--config.file=blackbox/blackbox.yml"],
     ):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

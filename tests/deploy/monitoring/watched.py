@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from deploy.monitoring.render import read_settings, render
+from tests.deploy.monitoring.exported import ALERTMANAGER, BLACKBOX
 from tests.deploy.monitoring.sinks import mail_server, serving, web_hooks
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 
@@ -114,9 +115,9 @@ def _commands(configured, ports):
     at = {name: f"--web.listen-address=127.0.0.1:{port}" for name, port in ports.items()}
     data = configured.parent / "data"
     return [
-        ["prometheus-blackbox-exporter", f"--config.file={configured}/blackbox/blackbox.yml", at["blackbox"]],
+        [BLACKBOX, f"--config.file={configured}/blackbox/blackbox.yml", at["blackbox"]],
         [
-            "prometheus-alertmanager",
+            ALERTMANAGER,
             f"--config.file={configured}/alertmanager/alertmanager.yml",
             f"--storage.path={data}/alertmanager",
             "--cluster.listen-address=",
