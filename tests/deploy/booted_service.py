@@ -24,7 +24,7 @@ SETTINGS = {
     "RATE_LIMIT_PER_HOUR": "0",
     "MAX_TOKENS_AVIBE": "8",
     "MAX_PROMPT_LENGTH": "1001",
-    "STALL_SECONDS": "5",
+    "STALL_SECONDS": "10",
 }
 URL = "http://127.0.0.1:8085"
 
