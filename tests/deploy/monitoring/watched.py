@@ -20,7 +20,7 @@ from tests.deploy.monitoring.exported import ALERTMANAGER, BLACKBOX
 from tests.deploy.monitoring.sinks import mail_server, serving, web_hooks
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 CERTIFICATE_DAYS = 2
 APP = "tests.deploy.monitoring.stalling_app:app"
 
@@ -58,7 +58,7 @@ class Watched:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 return response.status
         except urllib.error.HTTPError as error:
             return error.code
