@@ -32,7 +32,11 @@ class SystemProcess:
         """Start it and wait until it takes connections."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(command, env=os.environ | environ, stdout=output, stderr=subprocess.STDOUT)
-        until(self.accepts)
+        try:
+            until(self.accepts, patience=2 * PATIENCE)
+        except AssertionError:
+            self.kill()
+            raise
 
     def accepts(self):
         """True once it takes connections; it must not have ended before."""
