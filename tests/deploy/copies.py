@@ -4,7 +4,7 @@ import json
 import threading
 from contextlib import ExitStack
 
-from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.fakes import multipart, picture
 from tests.system_process import Redis
 
@@ -19,10 +19,13 @@ class Copies(ExitStack):
     def __init__(self, folder, count=3):
         super().__init__()
         self.folder = folder
-        self.redis = self.enter_context(Redis(folder / "redis"))
-        self.running = [self.start() for _ in range(count)]
-        for copy in self.running:
-            until(lambda: is_ready(copy))  # noqa: B023 - called before the loop goes on
+        try:
+            self.redis = self.enter_context(Redis(folder / "redis"))
+            self.running = [self.start() for _ in range(count)]
+            until(lambda: all(is_ready(copy) for copy in self.running), patience=3 * PATIENCE)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def ports(self):
@@ -77,7 +80,7 @@ class Traffic:
     def goes_on(self, more):
         """Wait until so many more requests have been answered, or one has failed."""
         wanted = len(self.done) + more
-        until(lambda: len(self.done) >= wanted or self.failed)
+        until(lambda: len(self.done) >= wanted or self.failed, patience=3 * PATIENCE)
 
     def _run(self, client):
         asks = (self._text, self._stream, self._upload)
