@@ -9,7 +9,7 @@ from flask import current_app, g
 from engine.errors import ValidationError
 from engine.images import check_header
 from engine.types import EncodedImage
-from routes import parsing
+from routes import kept_picture, parsing
 from routes.schemas import (
     Asked,
     ImageJsonRequest,
@@ -46,8 +46,7 @@ def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
 
 def text_in_form() -> TextRequest:
     """Return the text that is asked for in a form; what was typed stays in `g.typed`, to be shown again."""
-    form = parsing.form()
-    g.typed = form.fields
+    form = _remembered(parsing.form())
     _refuse_files(form, ())
     return validated(_models().text, numbers_in(form.fields))
 
@@ -60,17 +59,26 @@ def picture_in_json() -> tuple[ImageJsonRequest, EncodedImage]:
 
 def picture_in_upload() -> tuple[StreamedImageRequest, EncodedImage]:
     """Return the question and the picture of a form that a program sends."""
-    return _picture_in_form(_models().image_form)
+    return _picture_in(parsing.form(), _models().image_form)
 
 
 def picture_in_form() -> tuple[ImageRequest, EncodedImage]:
-    """Return the question and the picture of a form; what was typed stays in `g.typed`, to be shown again."""
-    return _picture_in_form(_models().image)
+    """Return the question and the picture of a form; both stay in `g`, as with `remember`."""
+    return _picture_in(_remembered(kept_picture.form_with_picture()), _models().image)
 
 
-def _picture_in_form(model: type[Asked]) -> tuple[Asked, EncodedImage]:
-    form = parsing.form()
-    g.typed = form.fields
+def remember() -> None:
+    """Read a form of the page that was refused unread, so that nothing of it is lost. Raises ValidationError."""
+    _remembered(kept_picture.form_with_picture())
+
+
+def _remembered(form: parsing.Form) -> parsing.Form:
+    """Keep what was typed in `g.typed` and the picture in `g.picture`, to be shown again with whatever comes of it."""
+    g.typed, g.picture = form.fields, form.files.get("image")
+    return form
+
+
+def _picture_in(form: parsing.Form, model: type[Asked]) -> tuple[Asked, EncodedImage]:
     _refuse_files(form, ("image",))
     if "image" in form.fields:
         raise ValidationError("image must be a file.", "image")

@@ -12,10 +12,12 @@ from flask import g
 from edge import parts
 from edge.failures import api_body
 from engine.backend import Backend
-from engine.types import ChatPrompt, Completion, EncodedImage, SamplingParams
+from engine.types import ChatPrompt, Completion, EncodedImage, Place, SamplingParams
 from routes import sse
 from routes.run import Run
 from routes.schemas import TextRequest
+
+SIGN_OF_LIFE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,10 @@ def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> 
     return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
-def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = SIGN_OF_LIFE_SECONDS) -> Iterator[bytes]:
     """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error.
 
-    idle: seconds without a text to a sign of life.
+    idle: seconds without a text to a sign of life; while the request waits, that tells its place in the queue.
     """
     text = sse.TextEvents({"text": sse.TextEvents.HOLE})
     began, request_id = g.began, g.request_id
@@ -66,11 +68,18 @@ def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = sse
                 elif piece.text:
                     yield text(piece.text)
                 elif not piece.token_ids:
-                    yield sse.KEEP_ALIVE
+                    yield _sign_of_life(run.place())
         except Exception as error:
             yield sse.event(api_body(run.failed(error), request_id))
 
     return made()
+
+
+def _sign_of_life(place: Place | None) -> bytes:
+    """Return a comment, which every client of event streams passes over; the page reads the place in it."""
+    if place is None:
+        return sse.KEEP_ALIVE
+    return sse.comment(f"queue {sse.compact({'before': place.before, 'seconds': round(place.seconds, 1)})}")
 
 
 def finished(completion: Completion, began: float) -> Answer:

@@ -34,6 +34,11 @@ class Locale:
         general: str = self.texts["codes"][error_code]
         return general
 
+    def number(self, value: float, digits: int = 0) -> str:
+        """Return a number as it is written in this language."""
+        marks = {",": self.texts["marks"]["thousands"], ".": self.texts["marks"]["decimal"]}
+        return f"{value:,.{digits}f}".translate(str.maketrans(marks))
+
     def for_scripts(self) -> dict[str, Any]:
         """Return what a script needs to tell a visitor what happens: it has no text of its own."""
         messages = [(pattern.pattern.replace("?P<", "?<"), text) for pattern, text in self.messages]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, g, redirect, render_template, request, url_for
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from edge import parts
 from edge.failures import meaning_of
 from engine import images
-from engine.errors import RetryLater, ServiceError, Unauthorized
-from routes import asking
+from engine.errors import (
+    PayloadTooLarge,
+    RateLimitExceeded,
+    RetryLater,
+    ServiceError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from routes import asking, kept_picture
 from routes.generation import Answer, answer
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
@@ -85,6 +94,7 @@ def failure_page(error: ServiceError, status: int) -> str:
         "retry_after": error.retry_after if isinstance(error, RetryLater) else None,
     }
     if request.path in FORMS:
+        _forget_or_remember(error)
         return _render(failure=failure)
     if isinstance(error, Unauthorized):
         return sign_in_page()
@@ -98,6 +108,15 @@ def failure_page(error: ServiceError, status: int) -> str:
     )
 
 
+def _forget_or_remember(error: ServiceError) -> None:
+    """Keep all that was typed, also where it was refused unread, but no picture that can never be answered about."""
+    if isinstance(error, RateLimitExceeded):
+        with suppress(ServiceError, HTTPException):
+            asking.remember()
+    elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
+        g.picture = None
+
+
 def _render(
     answer: Answer | None = None,
     thumbnail: str | None = None,
@@ -106,6 +125,7 @@ def _render(
 ) -> str:
     locale = visitors_locale()
     form = FORMS.get(request.path)
+    picture: bytes | None = g.get("picture")
     return render_template(
         "index.html",
         t=locale.texts,
@@ -117,6 +137,10 @@ def _render(
         markdown=rendered(answer.text) if answer else "",
         thumbnail=thumbnail,
         failure=failure,
+        picture=picture is not None,
+        kept_field=kept_picture.FIELD,
+        kept=kept_picture.packed(picture) if picture else None,
+        number=locale.number,
         request_id=g.request_id,
         limits=_limits(),
         client_texts=locale.for_scripts(),

@@ -60,11 +60,14 @@ def json_object() -> dict[str, Any]:
     return value
 
 
-def form() -> Form:
-    """Return the request's form, of either content type. Raises ValidationError."""
+def form(field_bytes: int = MIB) -> Form:
+    """Return the request's form, of either content type. Raises ValidationError.
+
+    field_bytes: how long one field of a multipart form may be, files aside.
+    """
     try:
         if request.mimetype == MULTIPART:
-            return _multipart()
+            return _multipart(field_bytes)
         pairs = parse_qsl(body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
@@ -78,7 +81,11 @@ def picture_in_data_url(value: str) -> bytes:
     match = DATA_URL.match(value)
     if match is None:
         raise ValidationError("image must be a base64 data URL, such as data:image/png;base64,...", "image")
-    encoded = value[match.end() :]
+    return picture_in_base64(value[match.end() :])
+
+
+def picture_in_base64(encoded: str) -> bytes:
+    """Return the bytes of a picture in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
     if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
         raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // MIB} MiB")
     try:
@@ -108,11 +115,11 @@ def _in_memory(
     return BytesIO()
 
 
-def _multipart() -> Form:
+def _multipart(field_bytes: int) -> Form:
     boundary = request.mimetype_params.get("boundary", "").encode("latin-1")
     if not boundary:
         raise ValueError
-    parser = _StrictParts(stream_factory=_in_memory, max_form_memory_size=MIB, max_form_parts=MAX_PARTS)
+    parser = _StrictParts(stream_factory=_in_memory, max_form_memory_size=field_bytes, max_form_parts=MAX_PARTS)
     fields, files = parser.parse(request.stream, boundary, request.content_length)
     texts = ((name, value.encode("latin-1").decode()) for name, value in fields.items(multi=True))
     # A browser sends an empty part without a name where no file was chosen.

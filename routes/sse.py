@@ -30,6 +30,11 @@ def event(value: Any) -> bytes:
     return f"data: {compact(value)}\n\n".encode()
 
 
+def comment(text: str) -> bytes:
+    """Return what stands in a stream beside its events; the text is one line."""
+    return f": {text}\n\n".encode()
+
+
 class TextEvents:
     """Makes the events of one choice that differ in one text alone.
 

@@ -13,7 +13,7 @@ MEGABYTE = 1_000_000
 
 
 def state_of_service() -> dict[str, Any]:
-    """Return what `_state.html` shows: the worst state, loads with their progress, demos, places by model."""
+    """Return what `_state.html` shows: the worst state, loads with their progress, demos, and which models are busy."""
     models = parts.models()
     states = models.states()
     status = overall(states)
@@ -23,15 +23,17 @@ def state_of_service() -> dict[str, Any]:
         "loading": states if status is Status.LOADING else {},
         "demos": [backend.info.served_id for _, backend in models if backend.info.demo],
         "no_gpu": ready and parts.metrics().machine.gpu_memory() is None,
-        "places": [_places(name, backend.stats()) for name, backend in models],
+        "busy": [busy for name, backend in models if ready and (busy := _busy(name, backend.stats()))],
         "megabyte": MEGABYTE,
     }
 
 
-def _places(name: str, figures: BackendStats) -> dict[str, Any]:
+def _busy(name: str, figures: BackendStats) -> dict[str, Any] | None:
+    """Return what to say of a model whose places are all taken; those on their way to a free place wait for nobody."""
+    if not figures.num_requests_waiting or figures.num_requests_running < figures.max_num_seqs:
+        return None
     return {
-        "model": name,
-        "shown": name.capitalize(),
+        "name": name.capitalize(),
         "waiting": figures.num_requests_waiting,
         "seconds": math.ceil(figures.estimated_wait_seconds),
     }

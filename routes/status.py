@@ -176,7 +176,9 @@ def _rounded(value: float | None) -> float | None:
 def _shown(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3g}" if 0 < abs(value) < 10 and value != int(value) else f"{value:.0f}"
+    if 0 < abs(value) < 10 and value != int(value):
+        return f"{value:.3g}".replace(".", visitors_locale().texts["marks"]["decimal"])
+    return visitors_locale().number(value)
 
 
 def _duration(seconds: float) -> str:

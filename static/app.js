@@ -2,11 +2,10 @@
 import { ask } from "./ask.js";
 import { Exchange, say } from "./exchange.js";
 import { Picture } from "./picture.js";
-import { current, look, ready } from "./state.js";
+import { ready } from "./state.js";
 import { extra, figure, fill, texts, timeOfDay } from "./texts.js";
 
-const QUEUE_LOOK = 1000; // milliseconds
-const BETWEEN_TRIES = 1000;
+const BETWEEN_TRIES = 1000; // milliseconds
 const COPIED = 1500;
 
 class Conversation {
@@ -69,6 +68,7 @@ class Conversation {
   begin(question) {
     const exchange = new Exchange(question);
     this.list.prepend(exchange.element);
+    exchange.element.scrollIntoView({ block: "nearest" });
     exchange.element.addEventListener("click", (event) => this.press(event, exchange, question));
     this.attempt(question, exchange);
   }
@@ -80,13 +80,13 @@ class Conversation {
     exchange.restart();
     exchange.wait(texts.thinking);
     this.busy(leaving, exchange);
-    this.followQueue(leaving.signal, exchange);
     const stop = ask(question, {
       uploading: (percent) => first === null && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
       sent: () => {
         sent = performance.now();
         if (first === null) exchange.wait(texts.thinking);
       },
+      queued: (place) => first === null && exchange.queued(place),
       text: (part) => {
         if (first === null) {
           first = (performance.now() - sent) / 1000;
@@ -142,20 +142,6 @@ class Conversation {
     if (gone.signal.aborted) return;
     exchange.when(texts.freed);
     say(texts.freed);
-  }
-
-  // Tells the place in the queue for as long as there is no first word. Places are taken in turn, so one's own only falls.
-  async followQueue(signal, exchange) {
-    let place = Infinity;
-    for (;;) {
-      await pause(QUEUE_LOOK, signal);
-      if (signal.aborted || exchange.raw || !exchange.part("progress").hidden) return;
-      if (!(await look()) || signal.aborted || exchange.raw) continue;
-      const own = current().places.find((one) => one.model === this.model);
-      place = Math.min(place, own.waiting);
-      if (!place) exchange.wait(texts.thinking);
-      else exchange.wait(fill(own.seconds ? texts.queued_seconds : texts.queued, { place, seconds: own.seconds }));
-    }
   }
 
   halt() {

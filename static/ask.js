@@ -2,8 +2,8 @@
 
 const LOADING = 3;
 
-// question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), text(part), done(answer),
-// failed({ code, message, requestId, retryAfter }), lost(). Returns what stops the question, and the model with it.
+// question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), queued({ before, seconds }),
+// text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns what stops the question, and the model with it.
 export function ask(question, hears) {
   const fields = { prompt: question.prompt, stream: true };
   if (question.maxTokens) fields.max_tokens = Number(question.maxTokens);
@@ -53,7 +53,9 @@ function upload({ url, file }, fields, hears) {
   return () => call.abort();
 }
 
-// Reads server-sent events: one JSON object each, comments aside.
+const QUEUE = ": queue ";
+
+// Reads server-sent events: one JSON object each. A comment may tell the place in the queue.
 function reader(hears) {
   let rest = "";
   return {
@@ -61,7 +63,10 @@ function reader(hears) {
     take(text) {
       const blocks = (rest + text).split("\n\n");
       rest = blocks.pop();
-      for (const block of blocks) if (block.startsWith("data: ")) this.event(JSON.parse(block.slice(6)));
+      for (const block of blocks) {
+        if (block.startsWith("data: ")) this.event(JSON.parse(block.slice(6)));
+        else if (block.startsWith(QUEUE)) hears.queued(JSON.parse(block.slice(QUEUE.length)));
+      }
     },
     event(value) {
       if ("text" in value) return hears.text(value.text);

@@ -31,6 +31,7 @@ export class Exchange {
 
   restart() {
     this.raw = this.unsaid = "";
+    this.told = false;
     this.part(".answer").replaceChildren();
     this.markdown = writer(this.part(".answer"), (text) => this.hear(text));
     for (const hidden of [".failure", ".figures", ".actions", ".note"]) this.part(hidden).hidden = true;
@@ -45,6 +46,15 @@ export class Exchange {
     const bar = this.part("progress");
     bar.hidden = percent === null;
     bar.value = percent ?? 0;
+  }
+
+  // The order is fair between visitors, so somebody who comes later may still get in front.
+  queued({ before, seconds }) {
+    const place = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
+    const text = seconds ? `${place} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : place;
+    if (!this.told) say(text);
+    this.told = true;
+    this.wait(text);
   }
 
   write(text) {

@@ -11,6 +11,18 @@ export class Picture {
     this.types = this.zone.dataset.types.split(" ");
     this.checked = null;
     this.listen();
+    this.takeBack(form);
+  }
+
+  // A question that was sent before this script ran brings its picture back inside the page.
+  takeBack(form) {
+    const kept = form.elements.namedItem(this.zone.dataset.kept);
+    if (!kept) return;
+    const bytes = Uint8Array.from(atob(kept.value), (letter) => letter.charCodeAt(0));
+    this.zone.querySelector("[data-kept]").remove();
+    kept.remove();
+    this.input.required = true;
+    this.take(new File([bytes], ""));
   }
 
   get file() {

@@ -6,6 +6,7 @@ const BOTTOM = 22;
 const TOP = 8;
 const NARROW = 320; // pixels, too few for three times of day
 const GAP = 3; // intervals without a sample that break a line
+const amount = new Intl.NumberFormat(document.documentElement.lang, { notation: "compact", maximumSignificantDigits: 3 });
 
 // lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
 export function draw(figure, { at, lines, now, span, interval, words }) {
@@ -76,8 +77,7 @@ function nice(value) {
 
 function short(value) {
   if (value === null) return "–";
-  if (value >= 1000) return `${Number((value / 1000).toPrecision(2))}k`;
-  return String(Number(value.toPrecision(3)));
+  return amount.format(value);
 }
 
 function make(name, attributes, text) {

@@ -8,28 +8,30 @@ const away = document.getElementById("away");
 const waiting = new Set();
 let timer;
 
-export function current() {
-  const shown = document.getElementById("state");
-  return { status: shown.dataset.status, places: JSON.parse(shown.dataset.places) };
+function status() {
+  return document.getElementById("state").dataset.status;
 }
 
-// Asks now and returns whether the server answered; asks again by itself, soon where something is expected to change.
-export async function look() {
+function changing() {
+  return status() !== "ready" || document.querySelector("[data-told=busy]") !== null;
+}
+
+// Asks now, and again by itself: soon where something is expected to change.
+async function look() {
   clearTimeout(timer);
   const markup = await fetch(extra.state, { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
   away.hidden = markup !== null;
   if (markup !== null) show(markup);
   for (const wake of [...waiting]) wake(markup !== null);
   clearTimeout(timer);
-  timer = setTimeout(look, markup === null || current().status !== "ready" || waiting.size ? SOON : CALM);
-  return markup !== null;
+  timer = setTimeout(look, markup === null || waiting.size || changing() ? SOON : CALM);
 }
 
 // Resolves once the models take questions again.
 export function ready(signal) {
   return new Promise((resolve) => {
     const wake = (answered) => {
-      if (!signal.aborted && !(answered && current().status === "ready")) return;
+      if (!signal.aborted && !(answered && status() === "ready")) return;
       waiting.delete(wake);
       if (!signal.aborted) resolve();
     };
@@ -45,5 +47,6 @@ function show(markup) {
   if (fresh && fresh.outerHTML !== shown.outerHTML) shown.replaceWith(document.adoptNode(fresh));
 }
 
+for (const change of ["online", "offline"]) addEventListener(change, look);
 document.addEventListener("visibilitychange", () => document.hidden || look());
-timer = setTimeout(look, current().status === "ready" ? CALM : SOON);
+timer = setTimeout(look, changing() ? SOON : CALM);

@@ -25,6 +25,7 @@ from engine.types import (
     GenerationRequest,
     ModelInfo,
     Piece,
+    Place,
     Status,
     Timings,
     TokenLogprob,
@@ -53,7 +54,8 @@ class ScriptedBackend:
     """A `Backend` that does what the test says.
 
     text: what it answers; hold: keep every answer open until `finish` or `fail`; failure: what an admitted request
-    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded.
+    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded; place:
+    where every open answer waits.
     """
 
     def __init__(self, name: str = "avibe", text: str = "An answer.", demo: bool = False, **info: object) -> None:
@@ -67,6 +69,7 @@ class ScriptedBackend:
         self.failure: ServiceError | None = None
         self.refusal: Exception | None = None
         self.capacity = 1000
+        self.place: Place | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
         self.submitted: list[GenerationRequest] = []
@@ -102,6 +105,7 @@ class ScriptedBackend:
                 deadline=time.monotonic() + request.timeout,
                 on_abort=lambda: self._aborted(request.request_id),
             )
+            generation.place = lambda: self.place
             self.submitted.append(request)
             self._open[request.request_id] = generation
             self._changed.notify_all()

@@ -2,8 +2,8 @@
 
 TINY_FOLDER is the remote control. `script.json` there is read anew for every question and every look at the state:
 pieces: the parts of the answer; hold: after them the answer stays open; refuse: `overloaded`; status, progress: of the
-models; waiting: how many wait for a place; fail: the model fails. `aborted` collects the ids of answers that were
-stopped. With PAGE_DEMO set the models are demos.
+models; waiting: how many wait, all of them before the question; fail: the model fails. `aborted` collects the ids of
+answers that were stopped. With PAGE_DEMO set the models are demos.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from app_production import create_app
 from config import settings_or_exit
 from engine.errors import ModelError, Overloaded
-from engine.types import Completion, Piece, Progress, Status, Timings
+from engine.types import Completion, Piece, Place, Progress, Status, Timings
 from models import ModelSet
 from tests.fakes import FakeMachine, ScriptedBackend
 
@@ -31,6 +31,12 @@ def script():
         return {}
 
 
+def place():
+    """Return where the question stands, behind all who wait."""
+    waiting = script().get("waiting")
+    return None if waiting is None else Place(waiting, 1.3 * waiting)
+
+
 class PageBackend(ScriptedBackend):
     """Answers with the pieces of the script, each its own event."""
 
@@ -40,9 +46,10 @@ class PageBackend(ScriptedBackend):
         self.refusal = Overloaded("All places are taken. Please try again later.", 2) if told.get("refuse") else None
         self.become(Status(told.get("status", "ready")))
         generation = super().submit(request)
+        generation.place = place
         if told.get("fail"):
             self.fail(request.request_id, ModelError("The model failed on this request."))
-        elif not told.get("waiting"):
+        elif "waiting" not in told:
             threading.Thread(target=self._answer, args=(request.request_id, generation, told), daemon=True).start()
         return generation
 
@@ -53,7 +60,8 @@ class PageBackend(ScriptedBackend):
 
     def stats(self):
         waiting = script().get("waiting", 0)
-        return replace(super().stats(), num_requests_waiting=waiting, estimated_wait_seconds=4.0 if waiting else 0.0)
+        running = {"num_requests_running": 64} if waiting else {}
+        return replace(super().stats(), num_requests_waiting=waiting, estimated_wait_seconds=1.3 * waiting, **running)
 
     def _answer(self, request_id, generation, told):
         pieces = told.get("pieces", ["An answer."])

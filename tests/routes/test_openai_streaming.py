@@ -6,7 +6,7 @@ import pytest
 from flask import g
 
 from engine.errors import ModelError
-from engine.types import ChatPrompt, SamplingParams, TokenLogprob
+from engine.types import ChatPrompt, Place, SamplingParams, TokenLogprob
 from routes import generation
 from routes.openai.chat_shape import ChatShape
 from routes.openai.completions import CompletionShape
@@ -205,12 +205,14 @@ def test_silence_is_filled_with_comments(app, avibe):
 
 
 def test_our_own_stream_is_kept_alive_too(app, avibe):
-    """The same comment."""
-    avibe.hold = True
+    """The same comment; while the request waits, one with its place in the queue."""
+    avibe.hold, avibe.place = True, Place(2, 3.456)
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
         events = generation.events(run, lambda made: {"text": made.text}, idle=0.01)
+    assert next(events) == b': queue {"before":2,"seconds":3.5}\n\n'
+    avibe.place = None
     assert next(events) == KEEP_ALIVE
     avibe.finish("mine")
     assert list(events)[-1] == b'data: {"text":"An answer."}\n\n'

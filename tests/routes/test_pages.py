@@ -130,7 +130,7 @@ def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avi
     avision.capacity = 0
     page = client.post("/avision", **upload(), headers=RU)
     assert (page.status_code, page.headers["Retry-After"]) == (503, "3")
-    assert "Попробуйте ещё раз через 3 с." in page.text
+    assert "Попробуйте ещё раз через 3\N{NO-BREAK SPACE}с." in page.text
     assert avision.decoded == []
 
 
@@ -175,7 +175,7 @@ def test_loading_is_shown_with_its_progress(client, avibe, avision):
     avibe.become(Status.LOADING, progress=Progress("weights", 4_000_000_000, 16_000_000_000, 3))
     page = client.get("/").text
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
-    assert "4000 of 16000 MB" in page
+    assert "4000 of 16000\N{NO-BREAK SPACE}MB" in page
     assert 'data-status="loading"' in page
     avibe.become(Status.READY)
     avision.become(Status.LOADING)
@@ -268,13 +268,35 @@ def test_an_example_that_is_none_leaves_the_form_empty(client, query):
 
 def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
     """Who is busy and for how long, and what the models run on."""
-    avibe.report(num_requests_waiting=3, estimated_wait_seconds=1.2)
+    avibe.report(num_requests_waiting=3, max_num_seqs=0, estimated_wait_seconds=1.2)
     state = client.get("/state").text
     assert state.startswith('<div id="state" data-status="ready"')
-    assert "Avibe is busy: 3 waiting. A new question waits about 2 s." in state
+    assert "Avibe is busy: 3 waiting. A new question waits about 2\N{NO-BREAK SPACE}s." in state
     assert "There is no GPU here" in state
     machine.gpu_figures = GpuFigures("GPU", 1, 1, 2)
     assert "no GPU" not in client.get("/state").text
+
+
+def test_a_model_with_a_free_place_is_not_busy(client, avibe):
+    """Who is on the way to a place waits for nobody; and a wait that nobody has measured is not told."""
+    avibe.report(num_requests_waiting=1, max_num_seqs=1)
+    assert "is busy" not in client.get("/state").text
+    avibe.report(num_requests_waiting=1, max_num_seqs=0)
+    state = client.get("/state").text
+    assert "Avibe is busy: 1 waiting." in state
+    assert "waits about" not in state
+
+
+def test_figures_are_written_as_the_reader_writes_them(client, avibe):
+    """With the marks of the language, the same as the script writes."""
+    avibe.output_tokens = 12345
+    for headers, tokens, speed in (
+        ({}, "12,345", "12,345.0"),
+        (RU, "12\N{NO-BREAK SPACE}345", "12\N{NO-BREAK SPACE}345,0"),
+    ):
+        page = client.post("/avibe", data={"prompt": "x"}, headers=headers).text
+        shown = dict(re.findall(r'data-figure="(\w+)">([^<]*)<', page.partition("<template")[0]))
+        assert (shown["generated_tokens"], shown["tokens_per_second"]) == (tokens, speed)
 
 
 def test_every_limit_on_the_page_is_the_services_own(models, machine):

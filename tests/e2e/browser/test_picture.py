@@ -36,6 +36,34 @@ def test_several_questions_about_the_same_picture(service, open_page):
     expect(page.locator(PICTURE)).to_have_count(3)
 
 
+def test_without_scripts_the_picture_stays_for_more_questions(service, open_page):
+    """The page brings it back by itself, and says so."""
+    page = open_page(service.url, java_script_enabled=False)
+    page.set_input_files("#picture-file", RED)
+    for number in (1, 2, 3):
+        service.script(pieces=[f"Answer {number}"])
+        finished(ask_picture(page, f"Question {number}"))
+        expect(page.locator(f"{PICTURE} .answer")).to_have_text(f"Answer {number}")
+        expect(page.locator(f"{PICTURE} .thumbnail")).to_be_visible()
+        expect(page.locator("[data-kept]")).to_contain_text("the same picture")
+
+
+def test_a_script_that_comes_late_takes_the_picture_over(service, open_page):
+    """A question that was sent before it ran is answered by a page whose picture is chosen, as if it had been there."""
+    page = open_page(service.url)
+    choose(page)
+    page.fill("#picture-prompt", "First")
+    page.evaluate("document.querySelector('form[data-kind=picture]').submit()")  # past the script
+    expect(page.locator("#outcome .figures")).to_be_visible()
+    expect(page.locator(".preview p")).to_contain_text("64 × 48 pixels")
+    expect(page.locator("[data-kept]")).to_have_count(0)
+    with page.expect_request("**/api/v1/image/analyze"):
+        exchange = ask_picture(page, "Second")
+    finished(exchange)
+    page.click("[data-do=remove]")
+    assert page.evaluate("document.getElementById('picture-file').required")
+
+
 @pytest.mark.parametrize(
     ("locale", "number"),
     [("en-US", 0), ("ru-RU", 1)],

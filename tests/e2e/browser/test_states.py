@@ -25,12 +25,21 @@ def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open
 
 
 def test_a_queue_tells_the_place(service, open_page):
-    """Who waits for a place sees how many stand before, and may leave."""
+    """Who waits for a place sees how many stand before, hears it once, sees it fall, and may leave."""
     service.script(waiting=3)
     page = open_page(service.url)
+    expect(page.locator("[data-told=busy]").first).to_have_text(
+        "Avibe is busy: 3 waiting. A new question waits about 4 s."
+    )
     exchange = ask_text(page)
-    expect(exchange.locator(".wait")).to_contain_text("In front of you: 3; about 4 s.")
-    expect(page.locator("#state .busy").first).to_contain_text("Avibe is busy: 3 waiting")
+    wait = exchange.locator(".wait")
+    expect(wait).to_have_text("All places are taken. In front of you in the queue now: 3. It takes about 4 s.")
+    service.script(waiting=1)
+    expect(wait).to_have_text("All places are taken. In front of you in the queue now: 1. It takes about 2 s.")
+    service.script(waiting=0)
+    expect(wait).to_have_text("All places are taken. Your question is next.")
+    expect(page.locator("#spoken p")).to_have_count(1)
+    expect(page.locator("[data-told=busy]")).to_have_count(0)
     page.click("form[data-kind=text] [data-do=stop]")
     expect(exchange.locator(".note")).to_contain_text("Stopped")
 
@@ -79,8 +88,9 @@ def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
     plain = open_page(service.url, java_script_enabled=False, locale="ru-RU")
     plain.fill("#text-prompt", "x")
     plain.click("form[data-kind=text] [data-do=send]")
-    expect(plain.locator(f"{TEXT} .failure")).to_contain_text("Превышен лимит: 1 запросов в минуту")
+    expect(plain.locator(f"{TEXT} .failure")).to_contain_text("Превышен лимит запросов в минуту: 1")
     expect(plain.locator("[data-failure=when]").first).to_contain_text("Попробуйте ещё раз через")
+    expect(plain.locator("#text-prompt")).to_have_value("x")
 
 
 def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_service, open_page):
@@ -112,5 +122,5 @@ def test_a_demo_and_a_missing_gpu_are_told(own_service, open_page):
     """Nobody takes a demonstration for the real thing, or wonders why it is slow."""
     service = own_service(PAGE_DEMO="1", **UNLIMITED)
     page = open_page(service.url, locale="ru-RU")
-    expect(page.locator("#state .demo")).to_contain_text("avibe-demo, avision-demo")
-    expect(page.locator("#state .quietly")).to_contain_text("нет видеокарты")
+    expect(page.locator("[data-told=demo]")).to_contain_text("avibe-demo, avision-demo")
+    expect(page.locator("[data-told=no-gpu]")).to_contain_text("нет видеокарты")
