@@ -23,7 +23,7 @@ BASE, IMAGE = "localhost/debian-python:12", "localhost/avito-ai:cpu"
 MIRROR = "http://deb.debian.org/debian"
 # What a container of the image is run with, here and in the documents.
 HELD_IN = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-BUILD_SECONDS = 1500.0
+BUILD_SECONDS = 3600.0
 COMMAND_SECONDS = 120.0
 
 # Machines without systemd or with old control groups are as good as others for a trial.
@@ -103,7 +103,7 @@ class Podman:
     def reset(self) -> None:
         """End every container of this storage and remove all that is in it."""
         self.out("rm", "--all", "--force", "--time", "0")
-        self.out("system", "reset", "--force")
+        self.out("system", "reset", "--force", seconds=BUILD_SECONDS)
 
     def _pip_mounts(self) -> list[str]:
         """Return what pip in the build has to see of this machine: a configuration, and every path it names."""
