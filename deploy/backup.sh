@@ -20,6 +20,7 @@ SUMS=avito-ai-backup.sha256
 PARTS=(etc/avito-ai "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
 ASIDE=""
 
+# $1: the file; $2: anything, where what is here may be unusable and is kept all the same.
 create() {
     local file="${1:-$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz}"
     gather >"$ASIDE/parts"
@@ -31,7 +32,7 @@ create() {
     files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$file.new"
     chmod 600 "$file.new"
     mv "$file.new" "$file"
-    check "$file"
+    [ -n "${2:-}" ] || check "$file"
     say "The backup is $file. It holds keys: keep a copy elsewhere, where only you read it."
 }
 
@@ -48,7 +49,7 @@ gather() {
 
 secret_files() {
     [ -f "$SETTINGS_FILE" ] || return 0
-    sed -n 's/^[A-Z_]*_FILE=//p' "$SETTINGS_FILE" | grep '^/' | grep -v -e "^/etc/avito-ai/" -e '\.log$' | sed 's#^/##' || true
+    sed -n "/^LOG_FILE=/!s#^[A-Z_]*_FILE=$SYSTEM_ROOT/##p" "$SETTINGS_FILE" | grep -v '^etc/avito-ai/' || true
 }
 
 check() {
@@ -62,15 +63,16 @@ check() {
     say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, all sums right, settings usable."
 }
 
-# Reads the settings of the copy as the service would; secrets that stand in files are looked for where they would be.
+# Reads the settings of the copy as the service would, with the secrets of the copy.
 check_settings_of() {
     local python="$CURRENT/.venv/bin/python" report
     [ -f "$1" ] || die "The backup has no settings file."
+    sed "/^LOG_FILE=/!s#^\([A-Z_]*_FILE\)=$SYSTEM_ROOT\(/.*\)#\1=$ASIDE/check\2#" "$1" >"$ASIDE/settings"
     if [ ! -x "$python" ]; then
         warn "No release is installed here, so the settings of the backup are not tried."
         return
     fi
-    report="$(cd "$CURRENT" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$1" "$python" config.py 2>&1 >/dev/null)" || {
+    report="$(cd "$CURRENT" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$ASIDE/settings" "$python" config.py 2>&1 >/dev/null)" || {
         printf '%s\n' "$report" >&2
         die "The settings of the backup cannot be used; their mistakes stand above."
     }
@@ -81,9 +83,7 @@ restore() {
     if [ -d "$CONFIG_DIR" ]; then
         local before
         before="$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz"
-        (create "$before") || die "What is here now could not be backed up; nothing was restored."
-        rm -rf "$ASIDE/copy" "$ASIDE/check"
-        check "$1"
+        (create "$before" as-it-is) || die "What is here now could not be backed up; nothing was restored."
     fi
     rm "$ASIDE/check/$SUMS"
     id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home \

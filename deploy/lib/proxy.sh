@@ -75,7 +75,8 @@ finish_proxy() {
     systemctl enable --quiet nginx
     reload_nginx
     if [ -z "$CERTIFICATE" ]; then ask_certbot; fi
-    curl --silent --show-error --insecure --output /dev/null --fail --max-time 20 --noproxy '*' --resolve "$DOMAIN:443:127.0.0.1" \
+    # A reload of nginx is done a moment after it has returned.
+    curl --silent --show-error --insecure --output /dev/null --fail --max-time 20 --retry 10 --retry-delay 1 --retry-connrefused --noproxy '*' --resolve "$DOMAIN:443:127.0.0.1" \
         "https://$DOMAIN/api/health/live" || die "The service serves, but not through nginx at https://$DOMAIN; see: journalctl -u nginx -e"
     say "nginx answers for https://$DOMAIN."
 }

@@ -98,13 +98,13 @@ remove_incomplete_releases() {
     done
 }
 
-# Keeps the newest few, and always the one that runs and the one before it.
+# Keeps the newest few that served, and always the one that runs and the one before it.
 prune_releases() {
     local folder kept=0
     for folder in $(releases_newest_first); do
-        kept=$((kept + 1))
+        [ -e "$folder/.release/failed" ] || kept=$((kept + 1))
         case "$folder" in "$(current_release)" | "$(previous_release)") continue ;; esac
-        if [ "$kept" -gt "$KEEP_RELEASES" ]; then
+        if [ "$kept" -gt "$KEEP_RELEASES" ] || [ -e "$folder/.release/failed" ]; then
             rm -rf "$folder"
             note "Removed the old release ${folder##*/}."
         fi

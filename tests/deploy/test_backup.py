@@ -1,0 +1,141 @@
+"""deploy/backup.sh keeps what only the machine knows, proves that it comes back, and brings it back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.production_box import ProductionBox
+
+
+def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(box.root / "deploy/backup.sh"), *arguments],
+        env=box.environ(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def keys(box: ProductionBox) -> ProductionBox:
+    """A service with a key in a file, a drop-in of its unit, and a site of nginx."""
+    box.lend("gzip", 'exec /bin/gzip "$@"')
+    box.lend("rm", f'exec {(box.bin / "rm").resolve()} "$@"')
+    etc = box.system / "etc"
+    (etc / "avito-ai/admin-key").write_text("0123456789abcdef\n")
+    with (etc / "avito-ai/.env").open("a") as file:
+        file.write(f"ADMIN_KEY_FILE={etc}/avito-ai/admin-key\nLOG_FILE={box.system}/var/log/avito-ai/service.log\n")
+    (etc / "systemd/system/avito-ai.service.d").mkdir()
+    (etc / "systemd/system/avito-ai.service.d/own.conf").write_text("[Service]\nMemoryMax=100G\n")
+    (etc / "nginx/sites-available").mkdir(parents=True)
+    (etc / "nginx/sites-available/avito-ai.conf").write_text("# the site\n")
+    return box
+
+
+def lose(box: ProductionBox) -> None:
+    """Lose what the operator wrote."""
+    (box.system / "etc/avito-ai/admin-key").unlink()
+    (box.system / "etc/avito-ai/.env").write_text("TEMPERATURE=hot\n")
+    (box.system / "etc/systemd/system/avito-ai.service.d/own.conf").unlink()
+
+
+def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
+    """Settings, keys, drop-ins and the site are again as they were; what stood there instead is kept too."""
+    file = tmp_path / "copy.tar.gz"
+    before = keys.settings
+    done = backup(keys, "create", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "The backup can be restored: 4 files, all sums right, settings usable." in done.stdout
+    assert file.stat().st_mode & 0o777 == 0o600
+    lose(keys)
+    done = backup(keys, "restore", str(file))
+    assert done.returncode == 0, done.stderr
+    assert keys.settings == before
+    assert (keys.system / "etc/avito-ai/admin-key").read_text() == "0123456789abcdef\n"
+    assert (keys.system / "etc/avito-ai/.env").stat().st_mode & 0o777 == 0o640
+    assert (keys.system / "etc/systemd/system/avito-ai.service.d/own.conf").exists()
+    assert len(list((keys.system / "var/backups/avito-ai").glob("before-restore-*"))) == 1
+
+
+def test_a_backup_has_a_name_by_its_date(keys: ProductionBox) -> None:
+    """Without a name it lies with the others."""
+    assert backup(keys, "create").returncode == 0
+    assert len(list((keys.system / "var/backups/avito-ai").glob("2*.tar.gz"))) == 1
+
+
+def test_a_damaged_backup_is_not_restored(keys: ProductionBox, tmp_path: Path) -> None:
+    """A file that does not have its sum is named, and nothing is written."""
+    file, folder = tmp_path / "copy.tar.gz", tmp_path / "unpacked"
+    backup(keys, "create", str(file))
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="tar")
+    (folder / "etc/nginx/sites-available/avito-ai.conf").write_text("# another\n")
+    with tarfile.open(file, "w:gz") as archive:
+        archive.add(folder, arcname=".")
+    lose(keys)
+    done = backup(keys, "restore", str(file))
+    assert done.returncode == 1
+    assert "sites-available/avito-ai.conf" in done.stderr
+    assert "is damaged" in done.stderr
+    assert keys.settings == ["TEMPERATURE=hot"]
+
+
+def test_settings_that_cannot_be_used_are_noticed_while_there_is_time(keys: ProductionBox, tmp_path: Path) -> None:
+    """A backup is proven when it is made, with the same words as a start would have."""
+    with (keys.system / "etc/avito-ai/.env").open("a") as file:
+        file.write("TEMPERATURE=hot\n")
+    done = backup(keys, "create", str(tmp_path / "copy.tar.gz"))
+    assert done.returncode == 1
+    assert "TEMPERATURE='hot'" in done.stderr
+
+
+def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Path) -> None:
+    """The user is made, the settings lie where the next `deploy.sh production` finds them."""
+    file = tmp_path / "copy.tar.gz"
+    backup(keys, "create", str(file))
+    before = keys.settings
+    assert keys.run("uninstall", "--purge").returncode == 0
+    done = backup(keys, "restore", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "settings of the backup are not tried" in done.stderr
+    assert keys.settings == before
+    assert keys.asked("useradd") == 1
+    assert keys.run("production").returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("create", "a", "b"), ("restore",), ("what",)])
+def test_anything_else_gets_the_usage(keys: ProductionBox, arguments: tuple[str, ...]) -> None:
+    """The three commands, each with what it does."""
+    done = backup(keys, *arguments)
+    assert done.returncode == 2
+    assert "deploy/backup.sh restore FILE" in done.stderr
+
+
+def test_what_is_no_backup_is_refused(keys: ProductionBox, tmp_path: Path) -> None:
+    """A file that is missing, one that is no archive, and an archive of something else."""
+    (tmp_path / "text").write_text("no archive")
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "text", arcname="text")
+    for name, sentence in (("none", "no file"), ("text", "cannot be unpacked"), ("other.tar.gz", "is no backup")):
+        done = backup(keys, "check", str(tmp_path / name))
+        assert (done.returncode, sentence in done.stderr) == (1, True)
+
+
+def test_without_settings_there_is_nothing_to_keep(bare: ProductionBox) -> None:
+    """An empty backup would only look like one."""
+    assert "nothing to back up" in backup(bare, "create").stderr
+
+
+def test_only_root_reads_keys(keys: ProductionBox) -> None:
+    """The command is given."""
+    keys.lend("id", f"echo {os.getuid() + 1000}")
+    assert "sudo deploy/backup.sh create" in backup(keys, "create").stderr
+    keys.lent.remove("id")
+    keys._programs()

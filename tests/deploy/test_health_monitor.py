@@ -1,0 +1,211 @@
+"""The health monitor tells of trouble once, restarts only what hangs, and leaves the rest to systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy import health_monitor as monitor
+from deploy.health_monitor import HOUR, Look, Memory, Verdict
+
+WELL = Look("active", 200, "ready")
+SILENT = Look("active", reason="no answer")
+STALLED = Look("active", 503, "stalled", "A model does not move on.")
+LOADING = Look("active", 503, "loading")
+
+
+def verdicts(*looks: Look) -> list[Verdict]:
+    memory = Memory()
+    return [monitor.judge(seen, memory, 30.0 * number) for number, seen in enumerate(looks)]
+
+
+class Webhook(BaseHTTPRequestHandler):
+    heard: list[str] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b'{"status": "stalled", "reason": "A model does not move on."}')
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def webhook() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    Webhook.heard = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let systemd say this of the unit; the main process is the one of the tests."""
+
+    def install(state: str) -> None:
+        script = f'#!/bin/sh\ncase "$*" in *MainPID*) echo {os.getpid()} ;; *) echo {state} ;; esac\n'
+        (tmp_path / "systemctl").write_text(script)
+        (tmp_path / "systemctl").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return install
+
+
+# --- what follows from a look ---
+
+
+def test_a_service_that_is_well_is_left_alone() -> None:
+    """No word, no restart."""
+    assert verdicts(WELL, WELL) == [Verdict(), Verdict()]
+
+
+@pytest.mark.parametrize("state", ["activating", "reloading", "deactivating", "inactive", ""])
+def test_a_service_on_its_way_or_stopped_is_left_alone(state: str) -> None:
+    """systemd bounds a start, and who stopped it had a reason."""
+    assert verdicts(*[Look(state)] * 9) == [Verdict()] * 9
+
+
+def test_silence_is_told_at_the_second_and_restarted_at_the_third_look() -> None:
+    """One look may be bad luck."""
+    first, second, third = verdicts(SILENT, SILENT, SILENT)
+    assert first == Verdict()
+    assert second == Verdict("the service is not ready (silent): no answer")
+    assert third.restart
+
+
+def test_an_answer_in_between_begins_the_count_again() -> None:
+    """Only looks in a row count."""
+    assert not any(verdict.restart for verdict in verdicts(SILENT, SILENT, WELL, SILENT, SILENT))
+
+
+def test_a_stalled_engine_is_told_and_left_to_the_watchdog() -> None:
+    """Whoever answers is never restarted from here."""
+    found = verdicts(*[STALLED] * 9)
+    assert not any(verdict.restart for verdict in found)
+    assert found[1].trouble == "the service is not ready (stalled): A model does not move on."
+
+
+def test_loading_is_told_only_when_it_does_not_end() -> None:
+    """Twenty minutes are more than any load takes."""
+    found = verdicts(*[LOADING] * (monitor.PASSING_LOOKS + 1))
+    assert not any(verdict.trouble for verdict in found[:-1])
+    assert "loading" in found[-1].trouble
+
+
+def test_what_systemd_gave_up_is_told_and_not_started() -> None:
+    """Its reason would still be there."""
+    assert verdicts(Look("failed")) == [Verdict("systemd has given the service up; see: journalctl -u avito-ai -e")]
+
+
+def test_restarts_are_few() -> None:
+    """Three an hour, then it only tells; an hour later it tries again."""
+    memory = Memory(restarts=[0.0, 60.0, 120.0], silent=2, unwell=2)
+    assert not monitor.judge(SILENT, memory, 200.0).restart
+    assert monitor.judge(SILENT, memory, HOUR + 60.0).restart
+
+
+# --- what is done ---
+
+
+def test_trouble_is_told_once_and_its_end_too() -> None:
+    """Every look leaves its line in the journal; people hear of the beginning and of the end."""
+    memory, told, restarts = Memory(), list[str](), list[int]()
+    for verdict in (Verdict("trouble"), Verdict("trouble", restart=True), Verdict(), Verdict()):
+        lines = monitor.act(verdict, memory, 5.0, told.append, lambda: restarts.append(1))
+        assert all(line.startswith(("<3>", "<5>")) for line in lines)
+    assert told == ["Avito AI API: trouble", "Avito AI API is well again."]
+    assert restarts == [1]
+    assert memory.restarts == [5.0]
+
+
+def test_the_memory_lasts_between_looks(tmp_path: Path) -> None:
+    """A memory that is damaged or of another release counts as none."""
+    path = tmp_path / "state"
+    monitor.keep(Memory(silent=2, told=True, restarts=[1.0]), path)
+    assert monitor.recall(path) == Memory(silent=2, told=True, restarts=[1.0])
+    path.write_text('{"other": 1}')
+    assert monitor.recall(path) == monitor.recall(tmp_path / "none") == Memory()
+
+
+# --- the whole look ---
+
+
+def test_a_look_asks_where_the_service_listens(webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]) -> None:
+    """Not where the settings say: those may have been edited since."""
+    systemctl("active")
+    assert monitor.look() == STALLED
+
+
+def test_a_unit_that_is_not_active_is_not_asked(systemctl: Callable[[str], None]) -> None:
+    """There is nobody to answer."""
+    systemctl("failed")
+    assert monitor.look() == Look("failed")
+
+
+def test_a_process_without_a_port_is_silent(systemctl: Callable[[str], None]) -> None:
+    """Alive and of no use."""
+    systemctl("active")
+    seen = monitor.look()
+    assert (seen.answer, seen.reason) == (0, "its main process listens on no port")
+
+
+def test_trouble_reaches_the_webhook_and_the_exit_status(
+    webhook: ThreadingHTTPServer, systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit fails while there is trouble, so `systemctl --failed` shows it."""
+    systemctl("failed")
+    (tmp_path / "address").write_text(f"http://127.0.0.1:{webhook.server_port}/\n")
+    words = ["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]
+    assert monitor.main(words) == 1
+    assert monitor.main(words) == 1
+    assert len(Webhook.heard) == 1
+    systemctl("inactive")
+    assert monitor.main(words) == 0
+    assert Webhook.heard[1] == "Avito AI API is well again."
+    assert capsys.readouterr().out.count("<3>systemd has given the service up") == 2
+
+
+def test_a_webhook_that_is_away_stops_nothing(
+    systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That it was not reached is a line of its own; without a file nobody is asked."""
+    systemctl("failed")
+    (tmp_path / "address").write_text("http://127.0.0.1:9/\n")
+    assert monitor.main(["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]) == 1
+    assert "<3>the webhook was not reached" in capsys.readouterr().out
+    assert monitor.main(["--state", str(tmp_path / "other"), "--webhook", str(tmp_path / "none")]) == 1
+    assert "webhook" not in capsys.readouterr().out
+
+
+def test_what_hangs_is_restarted(systemctl: Callable[[str], None], tmp_path: Path) -> None:
+    """The third look without an answer asks systemd for it."""
+    systemctl("active")
+    restarts: list[int] = []
+    for _ in range(3):
+        monitor.main(["--state", str(tmp_path / "state")], restart=lambda: restarts.append(1))
+    assert restarts == [1]
+
+
+def test_the_restart_is_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for without waiting for the models."""
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$*" >"{tmp_path}/asked"\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monitor.restart_unit()
+    assert (tmp_path / "asked").read_text() == "restart --no-block avito-ai.service\n"

@@ -1,0 +1,131 @@
+"""The check in the unit's sandbox names the folder that cannot be read, the GPU that cannot be used, and the remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from config import Settings, load_settings
+from deploy import sandbox_check
+from engine.device import Survey, Torch
+
+ROOT = Path(__file__).parents[2]
+ONE_GPU = Survey(("0: NVIDIA H200",), "580.1")
+
+
+def settings(**values: str) -> Settings:
+    return load_settings({"ENVIRONMENT": "production", **values}, None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models/part").mkdir(parents=True)
+    (tmp_path / "models/config.json").write_text("{}")
+    (tmp_path / "models/part/weights").write_text("w")
+    return tmp_path / "models"
+
+
+def of_folder(folder: Path) -> Settings:
+    return settings(VIBE_MODEL_DIR="demo", VISION_MODEL_DIR=str(folder))
+
+
+def test_demos_are_not_looked_for() -> None:
+    """They come with the release."""
+    assert sandbox_check.model_folders(settings(VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo")) == {}
+
+
+def test_every_folder_that_is_set_is_read(folder: Path) -> None:
+    """Avibe's, its tokenizer's and Avision's."""
+    named = settings(VIBE_MODEL_DIR=str(folder), VIBE_TOKENIZER_DIR=str(folder), VISION_MODEL_DIR=str(folder))
+    lines = list(sandbox_check.check_folders(named, "avito-ai"))
+    assert [line.split("=")[0] for line in lines] == ["VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"]
+    assert all(line.endswith("can be read.") for line in lines)
+
+
+def test_a_folder_that_is_missing_is_named(folder: Path) -> None:
+    """With the word for the demo."""
+    (line,) = sandbox_check.check_folders(of_folder(folder / "gone"), "avito-ai")
+    assert line.startswith(f"Error: VISION_MODEL_DIR={folder}/gone: the user avito-ai cannot read")
+
+
+def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    """Hugging Face's caches are links; one whose file is gone is found before the switch."""
+    (folder / "part/model").symlink_to(folder / "blob")
+    found = sandbox_check.unreadable(folder)
+    assert found is not None
+    assert found[0] == folder / "part/model"
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("/srv/m/weights", "chmod -R a+rX /srv/m"),
+        ("/srv/m", "chmod -R a+rX /srv/m"),
+        ("/srv", "chmod a+x /srv"),
+    ],
+)
+def test_the_remedy_fits_what_is_closed(path: str, remedy: str) -> None:
+    """A file in the folder, the folder, or one above it, which is only to be passed."""
+    error = PermissionError(13, "Permission denied")
+    sentence = sandbox_check.describe_unreadable("VIBE_MODEL_DIR", Path("/srv/m"), Path(path), error, "avito-ai")
+    assert sentence.startswith(f"VIBE_MODEL_DIR=/srv/m: the user avito-ai cannot read {path}: Permission denied.")
+    assert sentence.endswith(remedy)
+
+
+def test_a_folder_that_the_sandbox_hides_must_move() -> None:
+    """No chmod helps against the unit's own limits."""
+    error = FileNotFoundError(2, "No such file or directory")
+    folder = Path("/tmp/models")
+    sentence = sandbox_check.describe_unreadable("VIBE_MODEL_DIR", folder, folder, error, "avito-ai")
+    assert "PrivateTmp hides /tmp" in sentence
+    assert "move the folder" in sentence
+
+
+def test_the_processor_is_no_trouble() -> None:
+    """Where it is asked for."""
+    assert "processor" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
+
+
+def gpu_line(survey: Survey, gpus: int, use: Callable[[], str]) -> str:
+    return sandbox_check.check_gpu(settings(), None, lambda: survey, lambda: Torch(gpus, "13.0"), use)
+
+
+def test_the_gpu_is_used_once() -> None:
+    """Seeing it is not enough."""
+    assert gpu_line(ONE_GPU, 1, lambda: "NVIDIA H200") == "CUDA computes on NVIDIA H200."
+
+
+def test_a_gpu_that_torch_cannot_see_is_an_error() -> None:
+    """With the engine's own sentence, and the sandbox's part in it."""
+    line = gpu_line(ONE_GPU, 0, lambda: "")
+    assert line.startswith("Error: torch can use no GPU")
+    assert "DeviceAllow" in line
+
+
+def test_a_gpu_that_cannot_compute_is_an_error() -> None:
+    """CUDA's first line says why."""
+
+    def fail() -> str:
+        raise RuntimeError("CUDA error: out of memory\nmore\nmore")
+
+    line = gpu_line(ONE_GPU, 1, fail)
+    assert line.startswith("Error: CUDA sees the GPU and cannot compute on it: CUDA error: out of memory.")
+
+
+def run(*, temperature: str) -> subprocess.CompletedProcess[str]:
+    environment = {"DEVICE": "cpu", "VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "TEMPERATURE": temperature}
+    command = [sys.executable, "-m", "deploy.sandbox_check"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_whole_check_as_the_unit_runs_it() -> None:
+    """Status 0 and its lines; with a wrong setting status 1 and the mistake."""
+    done = run(temperature="0.5")
+    assert (done.returncode, done.stdout) == (0, "The models run on the processor.\n")
+    done = run(temperature="hot")
+    assert done.returncode == 1
+    assert done.stdout.startswith("Error: TEMPERATURE=")

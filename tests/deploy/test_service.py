@@ -1,0 +1,283 @@
+"""Where a service listens, what it says while it loads, and what a client would get from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from app_production import create_app
+from config import load_settings
+from deploy import ask, service, smoke
+from deploy.ask import WrongAnswer
+from engine.types import Status
+from models import ModelSet
+from tests.fakes import scripted_models
+
+ROOT = Path(__file__).parents[2]
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+@pytest.fixture
+def models() -> ModelSet:
+    return scripted_models()
+
+
+@pytest.fixture
+def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
+    """The service over scripted models, on a free port."""
+    app = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "2"}, None), models)
+    serving = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = Thread(target=serving.serve_forever, args=(0.01,))
+    thread.start()
+    yield serving
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+
+
+@pytest.fixture
+def base(server: BaseWSGIServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    """A /proc where process 7 listens on 127.0.0.1:8085 and [::]:80, and another one on 9."""
+    (tmp_path / "7/fd").mkdir(parents=True)
+    for number, inode in ((3, 111), (4, 222), (5, 333)):
+        (tmp_path / f"7/fd/{number}").symlink_to(f"socket:[{inode}]")
+    loopback = socket.inet_aton("127.0.0.1")[::-1].hex() if sys.byteorder == "little" else "7f000001"
+    rows = [
+        f"   0: {loopback.upper()}:1F95 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 111 1\n",
+        "   1: 00000000:0009 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 999 1\n",
+        "   2: 00000000:0008 00000000:0000 01 00000000:00000000 00:00000000 00000000  0 0 333 1\n",
+    ]
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(HEAD + "".join(rows))
+    row = f"   0: {'0' * 32}:0050 {'0' * 32}:0000 0A 00000000:00000000 00:00000000 00000000  0 0 222 1\n"
+    (tmp_path / "net/tcp6").write_text(HEAD + row)
+    return tmp_path
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let a script stand for systemctl on the PATH."""
+
+    def install(script: str) -> None:
+        (tmp_path / "systemctl").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "systemctl").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return install
+
+
+# --- where it listens ---
+
+
+def test_a_process_listens_where_its_own_sockets_do(proc: Path) -> None:
+    """Only listening sockets, only its own, IPv4 and IPv6 as people write them."""
+    assert service.listeners(7, proc) == [("127.0.0.1", 8085), ("::", 80)]
+    assert service.url_of(7, proc) == "http://127.0.0.1:8085"
+
+
+def test_a_process_that_is_gone_listens_nowhere(proc: Path) -> None:
+    """No error, no address."""
+    assert service.listeners(8, proc) == []
+    assert service.url_of(8, proc) is None
+
+
+def test_the_kernels_own_tables_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A socket of this very process is found, and gone when it is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert service.main(["listens", str(os.getpid())]) == 0
+    assert f"127.0.0.1 {port}\n" in capsys.readouterr().out
+    assert service.main(["listens", "999999999"]) == 1
+
+
+# --- what systemd and the service say ---
+
+
+def test_the_units_properties_are_asked_of_systemd(systemctl: Callable[[str], None]) -> None:
+    """A unit without a main process, and a machine without systemd, have the process 0."""
+    systemctl('case "$*" in "show --property MainPID --value x") echo 71 ;; *) echo "[not set]" ;; esac')
+    assert service.main_pid("x") == 71
+    assert service.main_pid("y") == 0
+
+
+def test_without_systemd_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing systemctl is no error."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert service.unit_property("x", "MainPID") == ""
+
+
+def test_the_exit_status_of_what_is_watched_is_kept(systemctl: Callable[[str], None]) -> None:
+    """Whether it is quick or not."""
+    systemctl("echo 0")
+    assert service.main(["watch", "x", sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    slow = "import threading; threading.Event().wait(0.1); raise SystemExit(4)"
+    assert service.watch("x", [sys.executable, "-c", slow], every=0.01) == 4
+
+
+def test_a_service_that_is_ready_has_no_progress(base: str, systemctl: Callable[[str], None]) -> None:
+    """During a reload the process that systemd names is the old one, which is done with loading."""
+    systemctl(f"echo {os.getpid()}")
+    assert service.progress("x") == ""
+
+
+def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: ModelSet) -> None:
+    """Ready or not, with each model and the reason."""
+    ready, lines = service.state(os.getpid())
+    assert ready
+    assert "avibe ready, avision ready, on the processor" in lines[0]
+    models.get("avibe").become(Status.STALLED)
+    ready, lines = service.state(os.getpid())
+    assert not ready
+    assert "stalled" in lines[0]
+    assert len(lines) == 2
+    assert service.main(["state", str(os.getpid())]) == 1
+
+
+def test_nobody_who_listens_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    """That is said as well."""
+    assert service.main(["state", "999999999"]) == 1
+    assert service.main(["url", "999999999"]) == 0
+    assert capsys.readouterr().out == "==> readiness  nothing listens\nnowhere\n"
+
+
+def test_a_port_that_does_not_speak_http_is_no_answer() -> None:
+    """A socket that never answers is told with its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=lambda: listener.accept()[0].close()).start()
+        assert "no answer from" in service.state(os.getpid())[1][0]
+
+
+def test_an_unknown_question_gets_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake of the script does not pass as an answer."""
+    assert service.main(["watch", "x"]) == 2
+    assert ask.main(["x"]) == 2
+    assert "listens PID" in capsys.readouterr().err
+
+
+# --- what a client would ask ---
+
+
+def test_a_service_is_proven_by_an_answer_of_each_model(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Readiness, one text and one picture."""
+    assert ask.main([str(os.getpid())]) == 0
+    said = capsys.readouterr().out
+    assert "Avibe answered in" in said
+    assert "Avision answered in" in said
+
+
+def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever deploys often is not taken for a broken service."""
+    ask.prove(base)
+    ask.prove(base)
+    assert capsys.readouterr().out.count("was not asked") == 2
+
+
+def test_a_service_that_is_not_ready_is_not_proven(
+    base: str, models: ModelSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The address, the status and the answer are named."""
+    models.get("avibe").become(Status.STALLED)
+    assert ask.main([str(os.getpid())]) == 1
+    assert "/api/health/ready answered 503 instead of 200" in capsys.readouterr().out
+
+
+def test_a_service_that_listens_nowhere_is_not_proven() -> None:
+    """A process without a port serves nobody."""
+    assert ask.main(["999999999"]) == 1
+
+
+def test_no_answer_at_all_is_a_wrong_one() -> None:
+    """A closed port is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(WrongAnswer, match=f"127.0.0.1:{port}/x did not answer"):
+        ask.request(f"http://127.0.0.1:{port}/x")
+
+
+# --- the smoke tests ---
+
+
+def test_the_smoke_tests_pass_against_the_service(base: str) -> None:
+    """Each of them, but for the budget that this server has."""
+    for check in (smoke.check_page, smoke.check_text, smoke.check_picture, smoke.check_figures):
+        check(base)
+
+
+@pytest.mark.parametrize("check", smoke.CHECKS, ids=lambda check: check.__name__)
+def test_each_smoke_test_can_fail(check: Callable[[str], None]) -> None:
+    """A server that answers everything with an empty page passes none of them."""
+
+    def app(environ: object, start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b'{"application": {"successful_requests": 0}, "success": false}']
+
+    serving = make_server("127.0.0.1", 0, app)
+    thread = Thread(target=serving.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        with pytest.raises(WrongAnswer):
+            check(f"http://127.0.0.1:{serving.server_port}")
+    finally:
+        serving.shutdown()
+        thread.join()
+        serving.server_close()
+
+
+def test_the_smoke_tests_read_no_setting_of_the_operator(tmp_path: Path) -> None:
+    """The environment is theirs alone: an empty settings file, the demos, the processor, loopback."""
+    environment = smoke.environment(tmp_path, 18085)
+    assert Path(environment["ENV_FILE"]).read_text() == ""
+    asked = {"DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "HOST": "127.0.0.1", "VIBE_MODEL_DIR": "demo"}
+    assert asked.items() <= environment.items()
+    assert load_settings(environment, Path(environment["ENV_FILE"])).production
+
+
+@pytest.mark.parametrize(
+    ("program", "limit", "sentence"),
+    [
+        ("print('no GPU'); raise SystemExit(3)", 30.0, "ended with status 3 before it was ready.\nno GPU"),
+        ("import sys; print('begun', flush=True); sys.stdin.read()", 0.5, "was not ready in time"),
+    ],
+)
+def test_a_release_that_does_not_start_fails_its_smoke_tests(
+    tmp_path: Path, program: str, limit: float, sentence: str
+) -> None:
+    """With what it printed last; nothing of it is left running."""
+    command = [sys.executable, "-c", program.replace("sys.stdin.read()", "__import__('signal').pause()")]
+    with pytest.raises(WrongAnswer, match=sentence):
+        smoke.run(tmp_path, command, limit)
+
+
+FAKE = """
+import http.server, os, signal, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'{"status": "ready"}')
+    def log_message(self, *_): pass
+signal.signal(signal.SIGTERM, lambda *_: os._exit(%d))
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize(("status", "passes"), [(0, True), (5, False)])
+def test_the_stop_is_tested_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, passes: bool) -> None:
+    """A service that is asked to stop ends with status 0."""
+    monkeypatch.setattr(smoke, "CHECKS", ())
+    command = [sys.executable, "-c", FAKE % status]
+    if passes:
+        assert "smoke tests pass" in smoke.run(tmp_path, command)
+    else:
+        with pytest.raises(WrongAnswer, match="ended with status 5 when it was asked to stop"):
+            smoke.run(tmp_path, command)
