@@ -56,7 +56,9 @@ class ServerSettings(Group):
         30.0, number(1, SECONDS_A_DAY), "seconds that a client may leave an answer unread, or a request unfinished"
     )
     drain_delay: float = setting(
-        0.0, number(0, 3600), "seconds that a stop takes requests for after readiness says no, for balancers that ask it"
+        0.0,
+        number(0, 3600),
+        "seconds that a stop takes requests for after readiness says no, for balancers that ask it",
     )
     drain_seconds: float = setting(60.0, number(0, SECONDS_A_DAY), "seconds that a stop leaves to admitted requests")
 
