@@ -104,6 +104,8 @@ class Podman:
         """End every container of this storage and remove all that is in it."""
         self.out("rm", "--all", "--force", "--time", "0")
         self.out("system", "reset", "--force", seconds=BUILD_SECONDS)
+        # podman leaves its storage mounted onto itself.
+        subprocess.run(["umount", str(self.folder / "graph/overlay")], capture_output=True, check=False)
 
     def _pip_mounts(self) -> list[str]:
         """Return what pip in the build has to see of this machine: a configuration, and every path it names."""
