@@ -69,7 +69,7 @@ def service(podman: Podman, image: str) -> Iterator[Service]:
 
 def test_the_image_says_what_it_is(podman: Podman, image: str) -> None:
     """Labels, user, port, health check and signal are in it; its size is told."""
-    described = json.loads(podman.out("inspect", "--format", "{{json .}}", image))
+    (described,) = json.loads(podman.out("inspect", image))
     config = described["Config"]
     assert config["Labels"]["org.opencontainers.image.title"] == "Avito AI API"
     assert config["User"] == "10001:10001"
