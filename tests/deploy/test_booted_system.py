@@ -13,7 +13,7 @@ from tests.deploy.systemd_box import SystemdBox
 
 pytestmark = pytest.mark.deploy
 
-LONGEST_STALL = 0.5  # seconds
+LONGEST_STALL = 0.5  # seconds, where nothing else takes the processors
 BREAKS_UNDER_SYSTEMD = """
 
 _start = ModelSet.start
