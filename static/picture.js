@@ -16,7 +16,7 @@ export class Picture {
 
   // A question that was sent before this script ran brings its picture back inside the page.
   takeBack(form) {
-    const kept = form.elements.namedItem(this.zone.dataset.kept);
+    const kept = form.elements.namedItem(this.zone.dataset.keptField);
     if (!kept) return;
     const bytes = Uint8Array.from(atob(kept.value), (letter) => letter.charCodeAt(0));
     this.zone.querySelector("[data-kept]").remove();

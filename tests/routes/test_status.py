@@ -62,7 +62,7 @@ def test_what_was_stopped_by_its_client_is_no_error(client, history, app):
     ("language", "expected"),
     [
         ("en", ("First token p50", "Time to first token, seconds: p95", "<td>0.5</td>")),
-        ("ru", ("Первый токен", "Запросы: avibe: выполняются", "<td>0,5</td>")),
+        ("ru", ("Первый токен", "Запросы: avibe: в работе", "<td>0,5</td>")),
     ],
 )
 def test_the_figures_can_be_read_as_text(client, history, language, expected):

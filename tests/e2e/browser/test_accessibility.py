@@ -1,11 +1,15 @@
 """axe-core finds nothing, on any page, in any state, light and dark; and the keyboard alone is enough."""
 
+import re
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import TEXT, ask_picture, ask_text, choose, finished
+from tests.e2e.browser.conftest import KEY
+from tests.e2e.browser.steps import RED, TEXT, ask_picture, ask_text, choose, finished
 from tests.e2e.browser.test_status import ELSEWHERE
+from tests.fakes import picture
 
 PHONE, DESK = {"width": 320, "height": 700}, {"width": 1440, "height": 900}
 MARKDOWN = (
@@ -21,10 +25,28 @@ def violations(page):
     return [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found]
 
 
-@pytest.mark.parametrize(("scheme", "locale", "size"), [("light", "en-US", PHONE), ("dark", "ru-RU", DESK)])
-def test_no_violation_in_any_state_of_the_page(service, open_page, scheme, locale, size):
-    """From the first look to an answer, a failure, a queue, a load and a server that is away."""
-    page = open_page(service.url, color_scheme=scheme, locale=locale, viewport=size)
+LOADING = {"status": "loading", "progress": [4_000_000_000, 16_000_000_000]}
+# Each scheme with a language and a size of its own: colours do not depend on either.
+LOOKS = [
+    {"color_scheme": "light", "locale": "en-US", "viewport": PHONE},
+    {"color_scheme": "dark", "locale": "ru-RU", "viewport": DESK},
+]
+
+
+@pytest.fixture(params=LOOKS, ids=["light", "dark"])
+def look(request, open_page):
+    """Open an address in one of the looks."""
+    return lambda url, **options: open_page(url, **request.param, **options)
+
+
+def stop(page):
+    """End the text form's question."""
+    page.click("form[data-kind=text] [data-do=stop]")
+
+
+def test_no_violation_from_the_first_look_to_the_answers(service, look):
+    """The empty page, a chosen picture, an answer coming in, a stopped, a finished one, a bad picture, an upload."""
+    page = look(service.url)
     assert violations(page) == []
     page.click("form[data-kind=text] summary")
     choose(page)
@@ -32,43 +54,96 @@ def test_no_violation_in_any_state_of_the_page(service, open_page, scheme, local
     exchange = ask_text(page)
     expect(exchange.locator(".answer table")).to_be_visible()
     assert violations(page) == []
-    page.click("form[data-kind=text] [data-do=stop]")
+    stop(page)
     service.script(pieces=[MARKDOWN])
     finished(ask_picture(page))
+    page.set_input_files("#picture-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    expect(page.locator("#picture-problem")).to_be_visible()
+    assert violations(page) == []
+    choose(page, {**RED, "buffer": picture(size=(1200, 1200), kind="BMP")})
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 50_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    expect(ask_picture(page).locator("progress")).to_be_visible()
+    assert violations(page) == []
+
+
+def test_no_violation_while_something_is_in_the_way(service, look):
+    """A failure, a queue, a full service that is asked again, a server that is away."""
+    page = look(service.url)
     service.script(fail=True)
     expect(ask_text(page).locator(".failure")).to_be_visible()
-    assert violations(page) == []
     service.script(waiting=2)
     expect(ask_text(page).locator(".wait")).to_contain_text("2")
+    assert violations(page) == []
+    stop(page)
+    service.script(refuse=True)
+    expect(ask_text(page).locator(".wait")).to_contain_text(re.compile("again by itself|снова сам"))
+    assert violations(page) == []
     page.context.set_offline(True)
     expect(page.locator("#away")).to_be_visible()
     assert violations(page) == []
     page.context.set_offline(False)
-    page.click("form[data-kind=text] [data-do=stop]")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_violation_on_any_other_page(service, open_page, scheme):
-    """Loading and trouble, an answer without JavaScript, an unknown address, the key's form, the operator's plots."""
-    page = open_page(f"{service.url}/nothing", color_scheme=scheme)
+def test_no_violation_where_a_limit_is_spent(own_service, look):
+    """The countdown to the moment when it frees, and the same without JavaScript, with what was typed."""
+    service = own_service(RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="0", PAGE_DEMO="1")
+    page = look(service.url)
+    finished(ask_text(page))
+    expect(ask_text(page).locator("[data-failure=when]")).not_to_be_empty()
     assert violations(page) == []
-    for told in ({"status": "loading", "progress": [1, 2]}, {"status": "dead"}):
-        service.script(**told)
-        page.goto(service.url)
-        assert violations(page) == []
+    send_past_the_script(page, "text")
+    expect(page.locator("#outcome .failure")).to_be_visible()
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("told", [LOADING, *({"status": status} for status in ("draining", "stalled", "dead"))])
+def test_no_violation_in_any_state_of_the_models(service, look, told):
+    """Loading with its progress, stopping, stalled and failed: forms, a waiting question, the operator's page."""
+    service.script(**told)
+    page = look(service.url)
+    expect(page.locator("#state .notice").first).to_be_visible()
+    expect(ask_text(page).locator(".wait")).to_be_visible()
+    assert violations(page) == []
+    stop(page)
+    page.goto(f"{service.url}/status")
+    expect(page.locator("[data-plot=tokens]")).to_be_visible(timeout=15_000)
+    assert violations(page) == []
+
+
+def test_no_violation_on_any_other_page(service, look):
+    """An answer without JavaScript with its kept picture, an unknown address, the API's description."""
     service.script(pieces=[MARKDOWN])
-    page.goto(service.url)
-    page.fill("#text-prompt", "x")
-    page.evaluate("document.querySelector('form[data-kind=text]').submit()")  # past the script, as if there were none
+    page = look(service.url)
+    choose(page)
+    send_past_the_script(page, "picture")
     expect(page.locator("#outcome .figures")).to_be_visible()
     assert violations(page) == []
-    page.goto(f"{service.url}/status")
-    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible(timeout=15_000)
-    page.click("#table summary")
+    for path in ("/nothing", "/api/docs"):
+        page.goto(service.url + path)
+        assert violations(page) == []
+
+
+def test_no_violation_on_the_operators_page(service, look):
+    """The key's form, a wrong key, the plots of who is signed in, the table, a server that is away."""
+    page = look(f"{service.url}/status", extra_http_headers=ELSEWHERE)
     assert violations(page) == []
-    locked = open_page(f"{service.url}/status", color_scheme=scheme, extra_http_headers=ELSEWHERE)
-    locked.fill("#key", "wrong")
-    assert violations(locked) == []
+    for key, shown in (("wrong", ".problem"), (KEY, "[data-plot=tokens] svg")):
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        expect(page.locator(shown).first).to_be_visible(timeout=15_000)
+        assert violations(page) == []
+    page.click("#table summary")
+    page.context.set_offline(True)
+    expect(page.locator("#away")).to_be_visible(timeout=15_000)
+    assert violations(page) == []
+    page.context.set_offline(False)
+
+
+def send_past_the_script(page, form):
+    """Send a form as if no script ran; axe itself needs one."""
+    page.fill(f"#{form}-prompt", "x")
+    page.evaluate(f"document.querySelector('form[data-kind={form}]').submit()")
 
 
 def test_the_keyboard_is_enough(service, open_page):
