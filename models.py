@@ -104,7 +104,7 @@ class ModelSet:
         self._loader.start()
 
     def announce_stop(self) -> None:
-        """Call ready models draining from now on, although they still take requests: a balancer shall look elsewhere."""
+        """Call ready models draining from now on, though they still take requests: a balancer shall look elsewhere."""
         self._stop_announced = True
 
     def drain(self) -> None:

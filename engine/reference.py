@@ -94,9 +94,7 @@ class ReferenceBackend:
         try:
             loaded = self._load(self._spec, self._report, self._config.max_model_len)
             self._report(Progress("checking the model"))
-            check_logits(
-                self._spec, loaded.preparer, lambda prompt: first_logits(loaded, prompt), loaded.max_model_len
-            )
+            check_logits(self._spec, loaded.preparer, lambda prompt: first_logits(loaded, prompt), loaded.max_model_len)
         except BaseException:
             self._move(Status.DEAD)
             raise

@@ -32,7 +32,9 @@ def printed(tmp_path, prefix="", **environ):
 
 def test_settings_reach_gunicorn(tmp_path):
     """Address, threads and drain are the service's settings."""
-    found = printed(tmp_path, PORT="9000", HOST="127.0.0.1", DRAIN_SECONDS="7.5", DRAIN_DELAY="2.2", LOG_LEVEL="WARNING")
+    found = printed(
+        tmp_path, PORT="9000", HOST="127.0.0.1", DRAIN_SECONDS="7.5", DRAIN_DELAY="2.2", LOG_LEVEL="WARNING"
+    )
     assert found["bind"] == "['127.0.0.1:9000']"
     assert (found["workers"], found["threads"], found["worker_class"]) == ("1", "416", "serving.worker.ServiceWorker")
     assert found["graceful_timeout"] == "15"
