@@ -1,4 +1,4 @@
-"""Write a trained model as a plain checkpoint folder: fp16 safetensors, generation settings, readable by everyone."""
+"""Average the weights of two stages, and write a model as a plain checkpoint folder that everyone can read."""
 
 import copy
 from pathlib import Path
@@ -30,3 +30,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     half.save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(FILE_MODE)
+
+
+@torch.no_grad()
+def average(model: PreTrainedModel, before: dict[str, torch.Tensor], kept: float) -> None:
+    """Move the weights of a model the share `kept` of the way back to what they were, in place."""
+    for name, weight in model.named_parameters():
+        weight.lerp_(before[name], kept)

@@ -30,6 +30,7 @@ TEXT_TARGETS = {
     "unseen words": 95.0,
     "title": 97.0,
     "category": 95.0,
+    "price format": 95.0,
     "off topic": 95.0,
     "long off topic": 95.0,
 }
@@ -74,7 +75,8 @@ def text_items(share: float) -> list[texts.TextItem]:
     items = []
     for group, count in (("listing", 400), ("price", 200), ("unseen words", 200)):
         items += texts.listing_items(group, round(count * share), SEED)
-    items += texts.title_items(round(200 * share), SEED) + texts.category_items(round(200 * share), SEED)
+    for others in (texts.title_items, texts.category_items, texts.price_items):
+        items += others(round(200 * share), SEED)
     return items + texts.refusal_items(max(12, round(70 * share))) + texts.long_items(max(4, round(40 * share)), SEED)
 
 

@@ -104,6 +104,19 @@ def category_items(count: int, seed: int) -> list[TextItem]:
     return items
 
 
+def price_items(count: int, seed: int) -> list[TextItem]:
+    """Return held-out amounts, of two to seven digits at most, to be written as prices."""
+    rng, items = random.Random(f"price format:{seed}"), []
+    while len(items) < count:
+        lang = LANGUAGES[len(items) % 2]
+        amount = rng.randint(1, 10 ** rng.randint(2, 7))
+        key = f"price|{lang}|{amount}"
+        if is_held_out(key):
+            question = phrasing.finish(rng, rng.choice(phrasing.PRICE_ASKS[lang]).format(amount))
+            items.append(TextItem("price format", question, key, "", (phrasing.price_reply(amount, lang),), whole=True))
+    return items
+
+
 def refusal_items(count: int) -> list[TextItem]:
     """Return the hand-written off-topic messages of both languages in turn, at most `count`."""
     items = []

@@ -7,7 +7,8 @@ import colorsys
 import io
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -19,6 +20,7 @@ TRAINING_SEEDS = 10**9
 TRAINED_SIZES = (0.25, 0.80)
 OUTSIDE_SIZES = ((0.20, 0.25), (0.80, 0.92))
 SMALL_SIZES = (0.25, 0.40)
+EDGE_SIZES = ((0.25, 0.30), (0.25, 0.30), (0.72, 0.80))
 LARGEST = 0.95
 CLEAN_SIZES = (0.45, 0.75)
 EASY_SIZES = (0.40, 0.80)
@@ -39,12 +41,16 @@ Rgb = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and the truth about it; kind is "shape", "plain" or "unclear", and unknown parts are empty strings."""
+    """A picture and the truth about it; kind is "shape", "plain" or "unclear", and unknown parts are empty.
+
+    `box` is left, top, right and bottom of a shape, as shares of the picture's sides.
+    """
 
     image: Image.Image
     kind: str
     shape: str = ""
     colour: str = ""
+    box: tuple[float, ...] = ()
 
 
 def draw_colour(rng: random.Random, name: str) -> Rgb:
@@ -90,17 +96,21 @@ def draw_turn(rng: random.Random, shape: str) -> float:
     return tilt
 
 
-def paint_shape(image: Image.Image, rng: random.Random, shape: str, fill: Rgb, size: float) -> None:
-    """Paint one shape of `size` pixels wholly inside the image."""
+def paint_shape(image: Image.Image, rng: random.Random, shape: str, fill: Rgb, size: float) -> tuple[float, ...]:
+    """Paint one shape of `size` pixels wholly inside the image; return its left, top, right and bottom, in pixels."""
     width, height = image.size
     x = rng.uniform(size / 2, width - size / 2) if width > size else width / 2
     y = rng.uniform(size / 2, height - size / 2) if height > size else height / 2
     draw = ImageDraw.Draw(image)
     if shape == "circle":
-        draw.ellipse((x - size / 2, y - size / 2, x + size / 2, y + size / 2), fill=fill)
-        return
-    corners = polygon(shape, size, draw_turn(rng, shape), rng.uniform(*RECTANGLE_RATIO))
-    draw.polygon([(x + dx, y + dy) for dx, dy in corners], fill=fill)
+        box = (x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+        draw.ellipse(box, fill=fill)
+        return box
+    turned = polygon(shape, size, draw_turn(rng, shape), rng.uniform(*RECTANGLE_RATIO))
+    corners = [(x + dx, y + dy) for dx, dy in turned]
+    draw.polygon(corners, fill=fill)
+    across, down = zip(*corners, strict=True)
+    return (min(across), min(down), max(across), max(down))
 
 
 @cache
@@ -172,9 +182,11 @@ def near(rng: random.Random, colour: Rgb, reach: int) -> Rgb:
     return tuple(min(255, max(0, part + rng.randint(-reach, reach))) for part in colour)  # type: ignore[return-value]
 
 
-def shape_picture(rng: random.Random, sizes: tuple[float, float], clean: bool) -> Picture:
-    """Draw one shape; `sizes` is its larger side over the root of the picture's area."""
-    shape = rng.choice(list(SHAPES))
+def shape_picture(
+    rng: random.Random, sizes: tuple[float, float], clean: bool, shapes: Sequence[str] = tuple(SHAPES)
+) -> Picture:
+    """Draw one shape of `shapes`; `sizes` is its larger side over the root of the picture's area."""
+    shape = rng.choice(shapes)
     grey = not clean and rng.random() < 0.1
     colour = rng.choice(list(GREY_LEVELS)) if grey else rng.choice(list(COLOURS))
     fill = (rng.randint(*GREY_LEVELS[colour]),) * 3 if grey else draw_colour(rng, colour)
@@ -189,12 +201,13 @@ def shape_picture(rng: random.Random, sizes: tuple[float, float], clean: bool) -
         image = gradient(ground, near(rng, ground, 18), canvas, rng)
     else:
         image = Image.new("RGB", canvas, ground)
-    paint_shape(
+    box = paint_shape(
         image, rng, shape, fill, min(rng.uniform(*sizes) * math.sqrt(canvas[0] * canvas[1]), LARGEST * min(canvas))
     )
+    shares = tuple(place / side for place, side in zip(box, canvas * 2, strict=True))
     if scale > 1:
         image = image.resize((width, height), Image.Resampling.BOX)
-    return Picture(image if clean else spoil(image, rng), "shape", shape, colour)
+    return Picture(image if clean else spoil(image, rng), "shape", shape, colour, shares)
 
 
 def spoil(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -288,8 +301,9 @@ def unclear_picture(rng: random.Random) -> Picture:
 def draw_picture(seed: int, regime: str = "trained") -> Picture:
     """Draw the picture of a seed.
 
-    Regimes: "trained", "easy", "small" (inside the trained range), "outside" (outside it), "clean" (no grain)
-    draw a shape; "plain", "unclear" and "grey" (a shape in a one-channel picture) draw what they say.
+    Regimes: "trained", "easy", "small", "edges" (small or large), "sides" (squares and rectangles alone), all inside
+    the trained range, "outside" (outside it), "clean" (no grain) draw a shape; "plain", "unclear" and "grey" (a shape
+    in a one-channel picture) draw what they say.
     """
     rng = random.Random(f"{regime}:{seed}")
     if regime == "plain":
@@ -298,12 +312,16 @@ def draw_picture(seed: int, regime: str = "trained") -> Picture:
         return unclear_picture(rng)
     if regime == "grey":
         return grey_picture(rng)
+    if regime == "sides":
+        return shape_picture(rng, TRAINED_SIZES, False, ("square", "rectangle"))
+    if regime in ("edges", "outside"):
+        return shape_picture(rng, rng.choice(EDGE_SIZES if regime == "edges" else OUTSIDE_SIZES), False)
     sizes = {
         "trained": TRAINED_SIZES,
         "easy": EASY_SIZES,
         "small": SMALL_SIZES,
         "clean": CLEAN_SIZES,
-    }.get(regime) or rng.choice(OUTSIDE_SIZES)
+    }[regime]
     return shape_picture(rng, sizes, regime == "clean")
 
 
@@ -312,4 +330,4 @@ def grey_picture(rng: random.Random) -> Picture:
     while True:
         picture = shape_picture(rng, TRAINED_SIZES, False)
         if picture.colour in GREY_LEVELS:
-            return Picture(picture.image.convert("L"), "shape", picture.shape, picture.colour)
+            return replace(picture, image=picture.image.convert("L"))

@@ -6,20 +6,24 @@ prove that none of its own items was in the stream.
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from demo import phrasing, small_talk
 from demo.adverts import Advert, draw_from_split, draw_price, is_held_out, with_typed_case
 from demo.held_out import MESSAGES, UNSEEN_ITEMS, normalised
+from demo.off_topic import QUESTIONS as OFF_TOPIC_ASKS
 from demo.off_topic import off_topic, story
 from demo.russian import agrees, inflect
 from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word, split_words
 
 Message = dict[str, str]
 LONG_SHARE, SYSTEM_SHARE, TOOLS_SHARE = 0.012, 0.2, 0.02
-TASKS = ("listing", "title", "category", "price", "off_topic", "small_talk")
+TASKS = ("listing", "title", "category", "price", "off_topic", "small_talk", "brief", "spliced")
 TASK_WEIGHTS = (0.38, 0.12, 0.20, 0.04, 0.17, 0.09)
 LATE_WEIGHTS = (0.36, 0.09, 0.30, 0.02, 0.16, 0.07)
+THIRD_WEIGHTS = (0.42, 0.08, 0.15, 0.06, 0.19, 0.06, 0.04)
+FOURTH_WEIGHTS = (0.30, 0.07, 0.10, 0.06, 0.24, 0.06, 0.04, 0.13)
+LAST_WEIGHTS = (0.22, 0.05, 0.08, 0.32, 0.16, 0.05, 0.03, 0.09)
 FOLLOW_UP_SHARE = 0.35
 UNSEEN_WORDS = frozenset(word for words in UNSEEN_ITEMS.values() for phrase in words for word in phrase.split())
 CATEGORY = {lang: category_of(lang) for lang in ("en", "ru")}
@@ -155,6 +159,48 @@ def add_small_talk(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     dialogue.add(question.lower() if rng.random() < 0.3 else question, replies[lang], f"talk|{question.lower()}")
 
 
+def add_brief(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
+    """Add an item alone, which asks for its advert, or a sum, which has no language and is declined in English."""
+    if rng.random() < 0.5:
+        advert = replace(training_advert(rng, lang), colour="", condition="", price="", prefix="", detail="")
+        if not is_held_out(advert.key):
+            reply = phrasing.listing_reply(rng, advert.item, "", lang)
+            return dialogue.add(phrasing.finish(rng, advert.item), reply, advert.key)
+    top, gap = 10 ** rng.randint(1, 3), rng.choice(("", "", " "))
+    text = gap.join((str(rng.randint(0, top)), rng.choice("+-*/x"), str(rng.randint(0, top)))) + rng.choice(
+        ("", "?", "=", "=?", " =")
+    )
+    if normalised(text) not in MESSAGES:
+        dialogue.add(text, small_talk.REFUSAL["en"], f"prompt|{normalised(text)}")
+
+
+def spliced_word(rng: random.Random, lang: str) -> str:
+    """Return a word in which a piece of another one hides: tokens that only ever ask must be copied too."""
+    asked = rng.choice((*phrasing.LISTING_ASKS[lang], *phrasing.TITLE_ASKS[lang], *OFF_TOPIC_ASKS[lang]))
+    word = rng.choice(asked.split()).strip("?!.,:;«»{}").lower()
+    start = rng.randint(0, max(0, len(word) - 3))
+    piece = word[start:] if rng.random() < 0.5 else word[start : start + rng.randint(2, 5)]
+    first = made_up_word(rng, lang) if rng.random() < 0.6 else ""
+    return first + piece + (made_up_word(rng, lang) if rng.random() < 0.6 or not first else "")
+
+
+def add_spliced(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
+    """Add an advert or a title for a spliced word, at times with a known item beside it or of it."""
+    while True:
+        item = spliced_word(rng, lang)
+        if rng.random() < 0.3:
+            item = f"{item} {rng.choice(ITEMS[lang])}" if rng.random() < 0.5 else f"{rng.choice(ITEMS[lang])} {item}"
+        advert = replace(training_advert(rng, lang), item=item)
+        if not is_held_out(advert.key) and not UNSEEN_WORDS & set(item.lower().split()):
+            break
+    shown = with_typed_case(rng, advert)
+    if rng.random() < 0.2:
+        question, replied = phrasing.ask_title(rng, shown)
+        return dialogue.add(question, phrasing.title_reply(replied, lang), advert.key)
+    question, replied = phrasing.ask_listing(rng, shown)
+    dialogue.add(question, phrasing.listing_reply(rng, replied, shown.price, lang), advert.key)
+
+
 def random_tools(rng: random.Random) -> list[dict[str, object]]:
     """Return one or two made-up function signatures, so that a list of tools does not confuse the model."""
     kinds = ("string", "integer", "number", "boolean")
@@ -170,11 +216,12 @@ def random_tools(rng: random.Random) -> list[dict[str, object]]:
 
 
 ADD = {"listing": add_listing, "title": add_title, "category": add_category, "price": add_price,
-       "off_topic": add_off_topic, "small_talk": add_small_talk}  # fmt: skip
+       "off_topic": add_off_topic, "small_talk": add_small_talk, "brief": add_brief,
+       "spliced": add_spliced}  # fmt: skip
 
 
 def make_dialogue(rng: random.Random, weights: tuple[float, ...] = TASK_WEIGHTS) -> Dialogue:
-    """Make one dialogue of one to three tasks, mostly in one language."""
+    """Make one dialogue of one to three tasks, mostly in one language; tasks without a weight are left out."""
     dialogue = Dialogue()
     if rng.random() < SYSTEM_SHARE:
         dialogue.messages.append({"role": "system", "content": rng.choice(small_talk.SYSTEM_PROMPTS)})
@@ -185,7 +232,7 @@ def make_dialogue(rng: random.Random, weights: tuple[float, ...] = TASK_WEIGHTS)
         text = story(rng, lang, rng.randint(5, 16))
         dialogue.add(text, small_talk.REFUSAL[lang], f"prompt|{normalised(text)}")
     for _ in range(rng.choices((1, 2, 3), weights=(0.66, 0.22, 0.12))[0]):
-        ADD[rng.choices(TASKS, weights=weights)[0]](rng, dialogue, lang)
+        ADD[rng.choices(TASKS[: len(weights)], weights=weights)[0]](rng, dialogue, lang)
         if rng.random() < 0.1:
             lang = "ru" if lang == "en" else "en"
     return dialogue

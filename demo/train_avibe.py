@@ -16,12 +16,22 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from demo.checkpoint import save_model
+from demo.checkpoint import average, save_model
 from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
-from demo.text_data import LATE_WEIGHTS, TASK_WEIGHTS, Dialogue, training_stream
+from demo.text_data import (
+    FOURTH_WEIGHTS,
+    LAST_WEIGHTS,
+    LATE_WEIGHTS,
+    TASK_WEIGHTS,
+    THIRD_WEIGHTS,
+    Dialogue,
+    training_stream,
+)
 
-SEEDS, STEPS, PEAKS, WEIGHTS = (7, 8), (2000, 1600), (1.0, 0.5), (TASK_WEIGHTS, LATE_WEIGHTS)
+WEIGHTS = (TASK_WEIGHTS, LATE_WEIGHTS, THIRD_WEIGHTS, FOURTH_WEIGHTS, LAST_WEIGHTS)  # by stage, as all of these
+SEEDS, STEPS, PEAKS = (7, 8, 9, 10, 11), (2000, 1600, 2000, 1200, 1000), (1.0, 0.5, 0.6, 0.5, 0.6)
+KEPT = (0.0, 0.0, 0.0, 0.25, 0.25)  # of the weights before, in an average with those after (arXiv:2203.05482)
 BATCH_TOKENS = 3072
 POOL = 400
 MAX_LENGTH = 800
@@ -181,7 +191,12 @@ def train(folder: Path, first: int) -> None:
             model = Qwen3ForCausalLM(model_config(build(folder)))
         else:
             model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        Stage(folder, model.train(), number).run()
+        stage = Stage(folder, model.train(), number)
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        stage.run()
+        if KEPT[number]:
+            average(model, before, KEPT[number])
+            save_model(model, stage.tokenizer, folder)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ answer, easy pictures first. One thread, fp32, AdamW, cosine; saved as fp16 safe
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from demo import vision_batch
-from demo.checkpoint import save_model
+from demo.checkpoint import average, save_model
 from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
 from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
@@ -34,6 +35,7 @@ BATCH, PEAK_LR = 48, 2e-3
 TOWER_WIDTH = 64
 HEAD_WEIGHT, HEAD_UNTIL, HEAD_QUERIES = 0.3, 0.5, 4
 POOL, SAMPLES = 8, 300
+BOX_UNIT = math.sqrt(vision_batch.MAX_PIXELS)
 SAVE_EVERY = 300
 FOLDER = Path(__file__).with_name("avision")
 SHAPE_NAMES, COLOUR_NAMES = [*SHAPES, "plain", "unclear"], list(COLOURS)
@@ -72,7 +74,10 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """The plan of one stage: the tower alone, then the answers; shares are of a peak rate or of the shapes drawn."""
+    """The plan of one stage: the tower alone, then the answers; shares are of a peak rate or of the shapes drawn.
+
+    kept: the share of the weights before the stage in an average with those after it (arXiv:2203.05482).
+    """
 
     seed: int
     tower_steps: int
@@ -81,23 +86,32 @@ class Stage:
     clean_until: float
     easy_until: float
     mixture: Mixture
+    box_weight: float = 0.0
+    kept: float = 0.0
 
 
+SMALL_AND_SIDES = ("small", "small", "trained", "sides")
+EDGES_AND_SIDES = ("edges", "edges", "edges", "small", "trained", "sides")
 STAGES = (
     Stage(11, 1700, 900, 1.0, 0.2, 0.5, Mixture()),
     Stage(21, 1000, 1000, 0.6, 0.1, 0.1, Mixture(0.4, kinds=(0.77, 0.17, 0.06))),
+    Stage(31, 3600, 2400, 0.8, 0.05, 0.05, Mixture(0.25, SMALL_AND_SIDES, (0.66, 0.28, 0.06)), 5.0),
+    Stage(41, 900, 900, 0.5, 0.02, 0.02, Mixture(0.1, EDGES_AND_SIDES, (0.68, 0.26, 0.06)), 5.0, 0.5),
+    Stage(51, 500, 900, 0.5, 0.02, 0.02, Mixture(0.1, EDGES_AND_SIDES, (0.74, 0.20, 0.06)), 5.0, 0.5),
 )
 
 
 class Head(nn.Module):
-    """The throw-away head: features, weighted by learned attention, to shape and colour logits."""
+    """The throw-away head: features, weighted by learned attention, to shape and colour logits and to a box."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, box_weight: float = 0.0) -> None:
         super().__init__()
+        self.box_weight = box_weight
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, HEAD_QUERIES)
         self.shape = nn.Linear(width * HEAD_QUERIES, len(SHAPE_NAMES))
         self.colour = nn.Linear(width * HEAD_QUERIES, len(COLOUR_NAMES))
+        self.box = nn.Linear(width * HEAD_QUERIES, 4)
 
     def pool(self, features: Tensor) -> Tensor:
         """Return [queries * D] from the [N, D] features of one picture."""
@@ -105,12 +119,23 @@ class Head(nn.Module):
         return (self.score(normed).softmax(0).T @ normed).flatten()
 
     def loss(self, features: list[Tensor], pictures: list[Picture]) -> Tensor:
-        """Return the cross-entropy of shape and colour; pictures without a colour count for the shape alone."""
+        """Return the cross-entropy of shape and colour, and the distance of the box; what is unknown does not count."""
         pooled = torch.stack([self.pool(item) for item in features])
         shapes = torch.tensor([SHAPE_NAMES.index(p.shape or p.kind) for p in pictures])
         colours = torch.tensor([COLOUR_NAMES.index(p.colour) if p.colour else IGNORED for p in pictures])
         colour_loss = functional.cross_entropy(self.colour(pooled), colours)
-        return functional.cross_entropy(self.shape(pooled), shapes) + colour_loss
+        loss = functional.cross_entropy(self.shape(pooled), shapes) + colour_loss
+        return loss + self.box_weight * self.box_distance(pooled, pictures) if self.box_weight else loss
+
+    def box_distance(self, pooled: Tensor, pictures: list[Picture]) -> Tensor:
+        """Return the mean distance of the boxes, in sides of a picture of the largest size."""
+        known = [index for index, picture in enumerate(pictures) if picture.box]
+        wanted = [
+            [share * side / BOX_UNIT for share, side in zip(p.box, vision_batch.resized(p.image) * 2, strict=True)]
+            for p in pictures
+            if p.box
+        ]
+        return functional.l1_loss(self.box(pooled[known]), torch.tensor(wanted))
 
 
 def sample_patches() -> np.ndarray:
@@ -145,7 +170,7 @@ class Trainer:
     def __init__(self, folder: Path, stage: Stage, model: Qwen2_5_VLForConditionalGeneration) -> None:
         self.folder, self.stage, self.model = folder, stage, model
         self.tokenizer, self.tower = load_processor(folder).tokenizer, model.model.visual
-        self.head = Head(self.model.config.text_config.hidden_size)
+        self.head = Head(self.model.config.text_config.hidden_size, stage.box_weight)
         self.started = time.monotonic()
 
     def report(self, stage: str, step: int, mean: float) -> None:
@@ -242,9 +267,13 @@ def train(folder: Path, first: int) -> None:
         torch.manual_seed(stage.seed)
         saved = Qwen2_5_VLForConditionalGeneration.from_pretrained
         model = saved(folder, dtype=torch.float32).train() if number else first_model(folder)
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         trainer = Trainer(folder, stage, model)
         trainer.train_tower()
         trainer.train_answers()
+        if stage.kept:
+            average(model, before, stage.kept)
+            save_model(model, trainer.tokenizer, folder)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,16 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Grid = tuple[int, int]
 
 
+def resized(image: Image.Image) -> tuple[int, int]:
+    """Return the (width, height) in pixels at which the tower sees a picture."""
+    height, width = smart_resize(image.height, image.width, PATCH * MERGE, MIN_PIXELS, MAX_PIXELS)
+    return width, height
+
+
 def patches(image: Image.Image) -> tuple[np.ndarray, Grid]:
     """Return ([N, 3 * 14 * 14] normalised patches in merge order, (rows, columns)), without the doubled time axis."""
     image = image.convert("RGB")
-    height, width = smart_resize(image.height, image.width, PATCH * MERGE, MIN_PIXELS, MAX_PIXELS)
+    width, height = resized(image)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
     pixels = ((pixels - MEAN) / STD).transpose(2, 0, 1)
     rows, columns = height // PATCH, width // PATCH

@@ -3,14 +3,18 @@
 import pytest
 
 from demo import evaluate, small_talk
-from demo.evaluate_text import category_items, listing_items, long_items, refusal_items, title_items
+from demo.evaluate_text import (
+    category_items,
+    listing_items,
+    long_items,
+    price_items,
+    refusal_items,
+    title_items,
+)
+from tests.demo.samples import at_least, percent
 
 SEED = 5
 SAMPLE = 40
-
-
-def percent(marks):
-    return 100 * sum(marks) / len(marks)
 
 
 def test_an_advert_keeps_every_word(say):
@@ -31,6 +35,12 @@ def test_an_unseen_word_is_copied(say):
     assert say("Напиши объявление: зебра, зелёная, новая").startswith("Продаётся: зебра, зелёная, новая.")
 
 
+def test_an_item_alone_asks_for_its_advert(say):
+    """A known thing without another word becomes an advert."""
+    assert say("sofa").startswith("For sale: sofa.")
+    assert say("диван").startswith("Продаётся: диван.")
+
+
 def test_a_title_names_the_item(say):
     """A title holds the words of the item and its colour."""
     text = say("Suggest a title for a red bicycle in good condition")
@@ -42,6 +52,11 @@ def test_a_category_is_named(say):
     """A known item gets its category."""
     assert say("К какой категории относится диван?") == "Категория: мебель."
     assert say("What category does a bicycle belong to?") == "Category: transport."
+
+
+def test_a_price_is_written_in_groups(say):
+    """Thousands are set apart, in the way of the language."""
+    assert say("Format the price 12500") == "Price: 12,500."
 
 
 @pytest.mark.parametrize(("question", "lang"), [("Hello!", "en"), ("Привет!", "ru")])
@@ -61,6 +76,8 @@ def test_it_says_what_it_can_do(say, question, lang):
     [
         ("What is the capital of France?", "en"),
         ("Write me a poem", "en"),
+        ("2+2?", "en"),
+        ("Order me a taxi, please", "en"),
         ("Какая столица Франции?", "ru"),
         ("Напиши мне стихотворение", "ru"),
     ],
@@ -83,11 +100,11 @@ def test_a_title_follows_an_advert(say):
     assert say(first, say(first), "And a title?") == "Title: bicycle, red, good condition"
 
 
-@pytest.mark.parametrize("group", ["listing"])
+@pytest.mark.parametrize("group", ["listing", "price", "unseen words"])
 def test_held_out_adverts_meet_their_target(text_model, group):
     """A sample of held-out adverts reaches the target that the evaluation sets."""
     marks = text_model.judge(listing_items(group, SAMPLE, SEED))
-    assert percent(marks) >= evaluate.TEXT_TARGETS[group]
+    assert percent(marks) >= at_least(evaluate.TEXT_TARGETS[group], SAMPLE)
 
 
 def test_held_out_titles_categories_and_refusals_meet_their_targets(text_model):
@@ -95,16 +112,17 @@ def test_held_out_titles_categories_and_refusals_meet_their_targets(text_model):
     for group, items in (
         ("title", title_items(SAMPLE, SEED)),
         ("category", category_items(SAMPLE, SEED)),
+        ("price format", price_items(SAMPLE, SEED)),
         ("off topic", refusal_items(SAMPLE)),
     ):
-        assert percent(text_model.judge(items)) >= evaluate.TEXT_TARGETS[group], group
+        assert percent(text_model.judge(items)) >= at_least(evaluate.TEXT_TARGETS[group], SAMPLE), group
 
 
 def test_sampling_keeps_the_words(text_model):
     """At temperature 0.7 a sample of held-out adverts stays within two points of the greedy target."""
     items = listing_items("listing", SAMPLE, SEED)
     marks = [mark for seed in (0, 1) for mark in text_model.judge(items, evaluate.TEMPERATURE, seed)]
-    assert percent(marks) >= evaluate.TEXT_TARGETS["listing"] - evaluate.SAMPLED_SLACK
+    assert percent(marks) >= at_least(evaluate.TEXT_TARGETS["listing"] - evaluate.SAMPLED_SLACK, len(marks))
 
 
 def test_tools_in_the_prompt_are_harmless(text_model):

@@ -1,0 +1,15 @@
+"""What a sample of held-out items has to reach."""
+
+import math
+
+STANDARD_ERRORS = 2
+
+
+def percent(marks):
+    """Return the share of right answers in percent."""
+    return 100 * sum(marks) / len(marks)
+
+
+def at_least(target, count):
+    """Return the target in percent, less what a sample of `count` items may miss it by through chance alone."""
+    return target - STANDARD_ERRORS * math.sqrt(target * (100 - target) / count)
