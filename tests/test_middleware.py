@@ -278,7 +278,7 @@ def test_generation_routes_share_one_budget(limited):
     assert (response.headers["RateLimit-Limit"], response.headers["RateLimit-Remaining"]) == ("10", "0")
     page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
     assert page.status_code == 429
-    assert "Превышен лимит: 10 запросов в минуту" in page.text
+    assert "Превышен лимит запросов в минуту: 10" in page.text
 
 
 def test_health_has_a_budget_of_its_own(limited):

@@ -35,12 +35,6 @@ def test_an_unseen_word_is_copied(say):
     assert say("Напиши объявление: зебра, зелёная, новая").startswith("Продаётся: зебра, зелёная, новая.")
 
 
-def test_an_item_alone_asks_for_its_advert(say):
-    """A known thing without another word becomes an advert."""
-    assert say("sofa").startswith("For sale: sofa.")
-    assert say("диван").startswith("Продаётся: диван.")
-
-
 def test_a_title_names_the_item(say):
     """A title holds the words of the item and its colour."""
     text = say("Suggest a title for a red bicycle in good condition")
