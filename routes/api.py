@@ -54,7 +54,7 @@ def _answered(
     if not asked.stream:
         return jsonify(_body(generation.answer(model, asked, image)) | {"request_id": g.request_id})
     run, request_id = generation.begin(model, asked, image), g.request_id
-    events = generation.events(run, lambda made: _body(made) | {"request_id": request_id})
+    events = generation.events(run, lambda made: _last(made) | {"request_id": request_id})
     return EventStream(events, run.close).response()
 
 
@@ -68,3 +68,10 @@ def _body(made: Answer) -> dict[str, Any]:
             "tokens_per_second": round(made.tokens_per_second, 2),
         },
     }
+
+
+def _last(made: Answer) -> dict[str, Any]:
+    """Return the last event of a stream: who waited for the first token learns when it was made, by the same clock."""
+    body = _body(made)
+    body["metrics"]["time_to_first_token"] = None if made.first_token is None else round(made.first_token, 3)
+    return body

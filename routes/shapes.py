@@ -63,6 +63,7 @@ class Figures(Shape):
     generation_time: float
     total_time: float
     tokens_per_second: float
+    time_to_first_token: float | None = Field(default=None, description="In a stream; null where no token was made.")
 
 
 class GenerationAnswer(Shape):

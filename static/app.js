@@ -75,21 +75,17 @@ class Conversation {
 
   attempt(question, exchange) {
     const leaving = new AbortController();
-    let first = null;
-    let sent = performance.now();
+    let begun = false;
     exchange.restart();
     exchange.wait(texts.thinking);
     this.busy(leaving, exchange);
     const stop = ask(question, {
-      uploading: (percent) => first === null && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
-      sent: () => {
-        sent = performance.now();
-        if (first === null) exchange.wait(texts.thinking);
-      },
-      queued: (place) => first === null && exchange.queued(place),
+      uploading: (percent) => !begun && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
+      sent: () => begun || exchange.wait(texts.thinking),
+      queued: (place) => begun || exchange.queued(place),
       text: (part) => {
-        if (first === null) {
-          first = (performance.now() - sent) / 1000;
+        if (!begun) {
+          begun = true;
           exchange.wait("");
           say(texts.writing);
         }
@@ -97,7 +93,7 @@ class Conversation {
       },
       done: (answer) => {
         this.idle(leaving);
-        exchange.done(answer, first, answer.data.generated_tokens >= (Number(question.maxTokens) || question.defaultTokens));
+        exchange.done(answer, answer.data.generated_tokens >= (Number(question.maxTokens) || question.defaultTokens));
         this.form.dispatchEvent(new CustomEvent("answered", { bubbles: true }));
       },
       failed: (error) => this.failed(error, question, exchange, leaving),

@@ -62,8 +62,8 @@ export class Exchange {
     this.markdown.write(text);
   }
 
-  done({ data, metrics, request_id: requestId }, firstToken, cut) {
-    const values = { ...data, ...metrics, seconds: metrics.total_time, first_token: firstToken };
+  done({ data, metrics, request_id: requestId }, cut) {
+    const values = { ...data, ...metrics, seconds: metrics.total_time, first_token: metrics.time_to_first_token ?? null };
     for (const [name, digits] of Object.entries(DIGITS)) {
       const cell = this.part(`[data-figure=${name}]`);
       cell.parentElement.hidden = values[name] === null;

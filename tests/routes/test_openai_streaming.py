@@ -6,12 +6,13 @@ import pytest
 from flask import g
 
 from engine.errors import ModelError
-from engine.types import ChatPrompt, Place, SamplingParams, TokenLogprob
+from engine.types import ChatPrompt, Place, SamplingParams, Timings, TokenLogprob
 from routes import generation
 from routes.openai.chat_shape import ChatShape
 from routes.openai.completions import CompletionShape
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.run import Run
+from routes.shapes import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
 from tests.fakes import multipart, picture
 
@@ -94,7 +95,17 @@ def test_our_own_route_streams_texts_and_then_the_whole(client):
     assert events[0] == {"text": "An answer."}
     assert set(events[1]) == set(whole)
     assert events[1]["data"] == whole["data"]
+    assert set(events[1]["metrics"]) - set(whole["metrics"]) == {"time_to_first_token"}
     assert (events[1]["request_id"], response.headers["X-Model"]) == ("mine", "avibe")
+
+
+@pytest.mark.parametrize("made", [0.1234, None])
+def test_the_last_event_tells_when_the_first_token_was_made(client, avibe, made):
+    """By the engine's clock, as the other times; null where none was made."""
+    avibe.timings = Timings(queued=0.0, first_token=made, total=0.5)
+    _, events = stream(client, OWN, prompt="x")
+    assert events[-1]["metrics"]["time_to_first_token"] == (made and 0.123)
+    GenerationAnswer.model_validate(events[-1])
 
 
 def test_our_own_route_streams_about_pictures_too(client):

@@ -34,14 +34,16 @@ def figure(page, name):
 
 
 def test_both_models_stream_to_the_page(engine, open_page):
-    """Text and picture, loaded, tokenized, generated and shown."""
+    """Text and picture, loaded, tokenized, generated and shown; no token is there before the first one."""
     page = open_page(engine.url)
     for form in ("text", "picture"):
         page.click(f"form[data-kind={form}] summary")
         page.fill(f"#{form}-length", "12")
-    assert 1 <= int(finished(ask_text(page))["generated_tokens"]) <= 12
     choose(page)
-    assert 1 <= int(finished(ask_picture(page))["generated_tokens"]) <= 12
+    for ask in (ask_text, ask_picture):
+        figures = finished(ask(page))
+        assert 1 <= int(figures["generated_tokens"]) <= 12
+        assert 0 <= float(figures["first_token"]) <= float(figures["seconds"])
     expect(page.locator(f"{TEXT} .failure, {PICTURE} .failure").locator("visible=true")).to_have_count(0)
 
 
