@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, render_template
+from markupsafe import Markup, escape
 
 from routes.description import describe
 
 docs = Blueprint("docs", __name__)
+CODE = re.compile("`([^`]+)`")
 
 
 @docs.get("/api/openapi.json")
@@ -20,7 +23,7 @@ def openapi() -> Response:
 @docs.get("/api/docs")
 def page() -> str:
     """Show the same description to people."""
-    return render_template("docs.html", api=_description(), body_fields=_fields, type_of=type_of)
+    return render_template("docs.html", api=_description(), body_fields=_fields, type_of=type_of, prose=prose)
 
 
 def _description() -> dict[str, Any]:
@@ -44,6 +47,11 @@ def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for name, inner in schema.get("properties", {}).items()
     ]
+
+
+def prose(text: str) -> Markup:
+    """Return a text of the description, which is Markdown, for the page: what stands between backticks is code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def type_of(schema: dict[str, Any]) -> str:

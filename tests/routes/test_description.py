@@ -3,6 +3,7 @@
 import re
 
 from edge.route_table import ROUTES
+from routes.docs import prose
 
 
 def test_every_route_is_described(client):
@@ -52,3 +53,13 @@ def test_people_read_it_without_a_script(client):
     for name in description["components"]["schemas"]:
         assert f"<code>{name}</code>" in page.text
     assert "an integer from 1 to 2048" in page.text
+
+
+def test_code_in_the_description_is_code_on_the_page(client):
+    """Markdown's backticks are for programs that render it; markup in a text stays text."""
+    page = client.get("/api/docs").text
+    assert "`X-Request-ID`" in client.get("/api/openapi.json").json["info"]["description"]
+    assert "<code>X-Request-ID</code>" in page
+    assert "<code>{&#34;text&#34;: &#34;...&#34;}</code>" in page
+    assert "`" not in page
+    assert prose("a <b> `<i>` & `c`") == "a &lt;b&gt; <code>&lt;i&gt;</code> &amp; <code>c</code>"
