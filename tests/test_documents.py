@@ -181,7 +181,7 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_sizes_in_the_readme_are_those_of_the_script() -> None:
     """The download that is announced is the one that deploy.sh announces."""
     script = text("deploy/lib/install.sh")
-    sizes = [found[1] for found in re.finditer(r"(?:CPU|CUDA)_DOWNLOAD_MB=(\d+)", script)]
+    sizes = [found[1] for found in re.finditer(r"(?:CPU|CUDA|TEST)_DOWNLOAD_MB=(\d+)", script)]
     assert all(f"{size} MB" in text("README.md") for size in sizes)
 
 
