@@ -1,14 +1,45 @@
-"""The machines that `deploy.sh production` and its companions are tried on."""
+"""The machines that `deploy.sh production` and its companions are tried on, and what stands in for parts of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from werkzeug.serving import BaseWSGIServer, make_server
 
+from app_production import create_app
+from config import load_settings
+from models import ModelSet
 from tests.deploy.podman import IMAGE, Podman
 from tests.deploy.production_box import ProductionBox
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Let the body of a shell script stand in for a program on the PATH."""
+
+    def install(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return install
+
+
+@pytest.fixture
+def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
+    """The service over scripted models, on a free port; two generations a minute are within the budget."""
+    app = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "2"}, None), models)
+    serving = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = Thread(target=serving.serve_forever, args=(0.01,))
+    thread.start()
+    yield serving
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
 
 
 @pytest.fixture

@@ -5,38 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer
 
-from app_production import create_app
 from config import Settings, load_settings
 from deploy.health_check import check
 from engine.types import Status
 from models import ModelSet
-from tests.fakes import scripted_models
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def models() -> ModelSet:
-    return scripted_models()
-
-
-@pytest.fixture
-def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
-    """The service over scripted models, on a free port."""
-    serving = make_server("127.0.0.1", 0, create_app(load_settings({}, None), models), threaded=True)
-    thread = Thread(target=serving.serve_forever, args=(0.01,))
-    thread.start()
-    yield serving
-    serving.shutdown()
-    thread.join()
-    serving.server_close()
 
 
 def settings_with(port: int, host: str = "127.0.0.1") -> Settings:

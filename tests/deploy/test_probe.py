@@ -55,18 +55,6 @@ def body(**fields: object) -> bytes:
 ALIVE: Answers = {"/api/health/live": [(200, body(status="alive"))]}
 
 
-@pytest.fixture
-def lsof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let a script stand for lsof on the PATH."""
-
-    def install(script: str) -> None:
-        (tmp_path / "lsof").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "lsof").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    return install
-
-
 # --- the port ---
 
 
@@ -154,15 +142,16 @@ def test_a_holder_that_cannot_be_seen_is_another_user(tmp_path: Path) -> None:
     assert "a process of another user" in probe.describe_taken("http://127.0.0.1:9", "9", None, "/")
 
 
-def test_macos_is_asked_through_lsof(lsof: Callable[[str], None]) -> None:
+def test_macos_is_asked_through_lsof(stand_in: Callable[[str, str], None]) -> None:
     """Where there is no /proc, lsof names process, program and folder."""
-    lsof('case "$*" in *cwd*) printf "p71\\nfcwd\\nn/Users/me/app\\n" ;; *) printf "p71\\ncPython\\nf5\\n" ;; esac')
+    folder, program = "p71\\nfcwd\\nn/Users/me/app\\n", "p71\\ncPython\\nf5\\n"
+    stand_in("lsof", f'case "$*" in *cwd*) printf "{folder}" ;; *) printf "{program}" ;; esac')
     assert probe.find_holder(8085, proc=Path("/no/proc")) == probe.Holder(71, "Python", "/Users/me/app")
 
 
-def test_lsof_that_sees_nothing_names_nobody(lsof: Callable[[str], None]) -> None:
+def test_lsof_that_sees_nothing_names_nobody(stand_in: Callable[[str, str], None]) -> None:
     """Another user's process stays unseen."""
-    lsof("exit 1")
+    stand_in("lsof", "exit 1")
     assert probe.find_holder(8085, proc=Path("/no/proc")) is None
 
 

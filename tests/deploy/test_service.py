@@ -5,41 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from app_production import create_app
 from config import load_settings
 from deploy import ask, service, smoke
 from deploy.ask import WrongAnswer
 from engine.types import Status
 from models import ModelSet
-from tests.fakes import scripted_models
 
 ROOT = Path(__file__).parents[2]
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-
-
-@pytest.fixture
-def models() -> ModelSet:
-    return scripted_models()
-
-
-@pytest.fixture
-def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
-    """The service over scripted models, on a free port."""
-    app = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "2"}, None), models)
-    serving = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = Thread(target=serving.serve_forever, args=(0.01,))
-    thread.start()
-    yield serving
-    serving.shutdown()
-    thread.join()
-    serving.server_close()
 
 
 @pytest.fixture
@@ -64,18 +44,6 @@ def proc(tmp_path: Path) -> Path:
     row = f"   0: {'0' * 32}:0050 {'0' * 32}:0000 0A 00000000:00000000 00:00000000 00000000  0 0 222 1\n"
     (tmp_path / "net/tcp6").write_text(HEAD + row)
     return tmp_path
-
-
-@pytest.fixture
-def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let a script stand for systemctl on the PATH."""
-
-    def install(script: str) -> None:
-        (tmp_path / "systemctl").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "systemctl").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
-    return install
 
 
 # --- where it listens ---
@@ -105,9 +73,9 @@ def test_the_kernels_own_tables_are_read(capsys: pytest.CaptureFixture[str]) -> 
 # --- what systemd and the service say ---
 
 
-def test_the_units_properties_are_asked_of_systemd(systemctl: Callable[[str], None]) -> None:
+def test_the_units_properties_are_asked_of_systemd(stand_in: Callable[[str, str], None]) -> None:
     """A unit without a main process, and a machine without systemd, have the process 0."""
-    systemctl('case "$*" in "show --property MainPID --value x") echo 71 ;; *) echo "[not set]" ;; esac')
+    stand_in("systemctl", 'case "$*" in "show --property MainPID --value x") echo 71 ;; *) echo "[not set]" ;; esac')
     assert service.main_pid("x") == 71
     assert service.main_pid("y") == 0
 
@@ -118,17 +86,17 @@ def test_without_systemd_nothing_is_known(tmp_path: Path, monkeypatch: pytest.Mo
     assert service.unit_property("x", "MainPID") == ""
 
 
-def test_the_exit_status_of_what_is_watched_is_kept(systemctl: Callable[[str], None]) -> None:
+def test_the_exit_status_of_what_is_watched_is_kept(stand_in: Callable[[str, str], None]) -> None:
     """Whether it is quick or not."""
-    systemctl("echo 0")
+    stand_in("systemctl", "echo 0")
     assert service.main(["watch", "x", sys.executable, "-c", "raise SystemExit(3)"]) == 3
     slow = "import threading; threading.Event().wait(0.1); raise SystemExit(4)"
     assert service.watch("x", [sys.executable, "-c", slow], every=0.01) == 4
 
 
-def test_a_service_that_is_ready_has_no_progress(base: str, systemctl: Callable[[str], None]) -> None:
+def test_a_service_that_is_ready_has_no_progress(base: str, stand_in: Callable[[str, str], None]) -> None:
     """During a reload the process that systemd names is the old one, which is done with loading."""
-    systemctl(f"echo {os.getpid()}")
+    stand_in("systemctl", f"echo {os.getpid()}")
     assert service.progress("x") == ""
 
 

@@ -23,6 +23,19 @@ def serving(server):
         thread.join(5)
 
 
+class Answering(BaseHTTPRequestHandler):
+    """A handler that has one answer, and writes no log."""
+
+    def ok(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
 class _Mail(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
@@ -90,17 +103,11 @@ def web_hooks():
     """Run a web server that takes JSON; yield what came, by path, and its port."""
     came = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Answering):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             came.setdefault(self.path, []).append(body)
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *args):
-            pass
+            self.ok()
 
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
         yield came, port

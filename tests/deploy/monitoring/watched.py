@@ -13,11 +13,11 @@ import subprocess
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 from deploy.monitoring.render import read_settings, render
 from tests.deploy.monitoring.exported import ALERTMANAGER, BLACKBOX
-from tests.deploy.monitoring.sinks import mail_server, serving, web_hooks
+from tests.deploy.monitoring.sinks import Answering, mail_server, serving, web_hooks
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 
 PATIENCE = 120.0
@@ -159,15 +159,8 @@ def _site(folder):
         capture_output=True,
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, *args):
-            pass
+    class Handler(Answering):
+        do_GET = Answering.ok
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request, client_address):
