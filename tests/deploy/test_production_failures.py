@@ -1,0 +1,154 @@
+"""`deploy.sh production` that fails or is ended half-way: the old release goes on serving, and the reason is shown."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.deploy.production_box import ProductionBox
+from tests.e2e.gunicorn_process import until
+
+# A shell cannot trap what was ignored when it began, as SIGINT is in the background of a script and SIGHUP under nohup;
+# what holds here must not depend on how the tests themselves were started.
+DEPLOY = ["env", "--default-signal", "bash"]
+
+
+def fail(box: ProductionBox, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a production that must fail and leave the release before serving."""
+    before = box.current
+    done = box.run("production", *words)
+    assert done.returncode == 1
+    assert "Error: " in done.stderr
+    assert box.current == box.serving == before
+    return done
+
+
+def next_release(box: ProductionBox, instruction: str) -> str:
+    """Change the checkout and tell the machine how its release shall go; return the release that serves now."""
+    box.change()
+    box.say(instruction)
+    return box.current
+
+
+def test_a_release_that_fails_its_smoke_tests_is_not_served(box: ProductionBox) -> None:
+    """The service is not even touched."""
+    next_release(box, "smoke-fails")
+    assert "failed its smoke tests" in fail(box).stderr
+    assert not box.asked("systemctl reload")
+
+
+def test_a_folder_that_cannot_be_read_is_named_before_the_switch(box: ProductionBox) -> None:
+    """What the check in the sandbox found stands on the screen, and the settings are as they were."""
+    box.say("check-fails")
+    box.say(
+        "check-report", "Error: VISION_MODEL_DIR=/srv/m: the user avito-ai cannot read /srv/m: Permission denied.\n"
+    )
+    assert "VISION_MODEL_DIR=/srv/m: the user avito-ai cannot read" in fail(box, "TEMPERATURE=0.1").stderr
+    assert "TEMPERATURE=0.1" not in box.settings
+
+
+def test_mistakes_in_the_settings_are_all_shown_and_taken_back(box: ProductionBox) -> None:
+    """The release's own code judges the settings."""
+    said = fail(box, "TEMPERATURE=hot", "MAX_WAITING=many").stderr
+    assert "TEMPERATURE=" in said
+    assert "MAX_WAITING=" in said
+    assert not any(line.startswith("TEMPERATURE") for line in box.settings)
+
+
+def test_packages_that_cannot_be_installed_stop_the_run(box: ProductionBox) -> None:
+    """A package index that is away takes nothing down, and the next run begins anew."""
+    with (box.root / "requirements.txt").open("a") as file:
+        file.write("# changed\n")
+    venv_python = box.venv_python.read_text()
+    box.venv_python.write_text(venv_python.replace("; exit 0 ;;", "; exit 1 ;;"))
+    fail(box)
+    box.venv_python.write_text(venv_python)
+    assert box.run("production").returncode == 0
+    assert len(box.releases) == 2
+
+
+def test_a_hand_over_that_fails_goes_back_by_itself(box: ProductionBox) -> None:
+    """The release before serves on without a pause, and the reason is shown."""
+    before = next_release(box, "reload-fails")
+    box.say("good", str(box.prefix / "releases" / before))
+    done = fail(box)
+    assert "the weights are broken" in done.stderr
+    assert "it never stopped" in done.stdout
+
+
+def test_a_release_that_answers_wrongly_is_replaced_by_the_one_before(box: ProductionBox) -> None:
+    """Ready is not enough: each model is asked for an answer; without it the release before takes over again."""
+    before = next_release(box, "deaf")
+    assert f"{before} serves again" in fail(box).stdout
+    assert box.asked("systemctl reload avito-ai.service") == 2
+
+
+def test_a_release_that_failed_can_be_tried_again(box: ProductionBox) -> None:
+    """Once its reason is gone, the same tree is served without being made anew."""
+    next_release(box, "deaf")
+    fail(box)
+    box.unsay("deaf")
+    assert box.run("production").returncode == 0
+    assert box.asked("smoke of") == 1
+    assert box.current == box.serving
+
+
+def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> None:
+    """Where the service had to stop for the new settings, it is started again with the old ones."""
+    before = next_release(box, "restart-fails")
+    box.say("good", str(box.prefix / "releases" / before))
+    fail(box, "PORT=9000")
+    assert "PORT=9000" not in box.settings
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBox, number: int, status: int) -> None:
+    """Whoever ends the run during the hand-over gets back what was there before, at once."""
+    before = next_release(box, "reload-waits")
+    command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
+    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        until((box.control / "waiting").exists, 60)
+        os.kill(process.pid, number)
+        assert process.wait(30) == status
+    assert box.current == box.serving == before
+
+
+def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionBox) -> None:
+    """The key reaches all that runs in the foreground of the terminal, and the way back is not hurt by it."""
+    before = next_release(box, "reload-waits")
+    main, terminal = pty.openpty()
+    command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
+    own_terminal = [str(shutil.which("setsid")), "--ctty", *command]
+    with subprocess.Popen(own_terminal, env=box.environ(), stdin=terminal) as process:
+        os.close(terminal)
+        until((box.control / "waiting").exists, 60)
+        os.write(main, b"\x03")
+        assert process.wait(30) == 130
+    os.close(main)
+    assert box.current == box.serving == before
+
+
+def test_only_one_run_at_a_time(box: ProductionBox) -> None:
+    """A second one ends at once and changes nothing."""
+    next_release(box, "reload-waits")
+    command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
+    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        until((box.control / "waiting").exists, 60)
+        second = box.run("production")
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(30)
+    assert second.returncode == 1
+    assert "Another deploy.sh is at work" in second.stderr
+
+
+def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
+    """Nothing is copied where it would not fit."""
+    box.change()
+    box.lend("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
+    assert "too little room" in fail(box).stderr
+    assert len(box.releases) == 1
