@@ -1,0 +1,166 @@
+"""What `deploy.sh test` promises: the programs the tests drive, asked for and installed, then pytest."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.sandbox import Sandbox
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Sandbox:
+    """A machine where Python is there."""
+    made = Sandbox(tmp_path)
+    made.python()
+    return made
+
+
+@pytest.fixture
+def apt_box(box: Sandbox, tmp_path: Path) -> Sandbox:
+    """A Debian as root, where apt notes what it is asked and whether services may start meanwhile."""
+    box.tool("id", "echo 0")
+    box.tool(
+        "apt-get",
+        'case "$*" in *--assume-no*) echo "Need to get 105 MB of archives."; exit 1 ;; esac\n'
+        f'echo "apt-get $* policy=$(sh "{tmp_path}/policy-rc.d"; echo $?)" >>"{box.log}"',
+    )
+    return box
+
+
+def run_tests(box: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return box.run("test", *arguments, POLICY_RC_D=str(box.log.parent / "policy-rc.d"))
+
+
+def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
+    """Run `deploy.sh test` at a terminal and type the answer; return what the screen showed."""
+    main, terminal = pty.openpty()
+    environ = box.environ(POLICY_RC_D=str(box.log.parent / "policy-rc.d"))
+    command = ["bash", str(box.root / "deploy.sh"), "test", *arguments]
+    with subprocess.Popen(command, env=environ, stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        os.write(main, answer)
+        screen = b"".join(iter(lambda: read_terminal(main), b""))
+        process.wait(60)
+    os.close(main)
+    return screen.decode()
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Return what the terminal shows next; nothing once its other end is closed, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def test_other_systems_get_the_whole_list_and_nothing_runs(box: Sandbox) -> None:
+    """Without apt every missing program is named at once, before anything is made or run."""
+    done = run_tests(box)
+    assert done.returncode == 1
+    assert "curl chromium redis-server" in done.stderr
+    assert not (box.root / ".venv").exists()
+
+
+def test_missing_system_packages_are_listed_with_their_size_and_installed(apt_box: Sandbox) -> None:
+    """Only what is missing is installed, without recommendations, and no service of theirs may start."""
+    done = run_tests(apt_box, "--yes")
+    (install,) = [call for call in apt_box.calls() if call.startswith("apt-get")]
+    assert "Need to get 105 MB" in done.stdout
+    assert "install --yes --no-install-recommends curl chromium redis-server" in install
+    assert install.endswith("policy=101")
+
+
+def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -> None:
+    """What the system said about starting services before, it says again, whether apt worked or not."""
+    (tmp_path / "policy-rc.d").write_text("#!/bin/sh\nexit 42\n")
+    apt_box.tool("apt-get", 'case "$*" in *--assume-no*) echo "Need to get 1 MB"; exit 1 ;; *) exit 100 ;; esac')
+    done = run_tests(apt_box, "--yes")
+    assert done.returncode == 1
+    assert "apt could not install them" in done.stderr
+    assert (tmp_path / "policy-rc.d").read_text() == "#!/bin/sh\nexit 42\n"
+    assert sorted(path.name for path in tmp_path.glob("policy-rc.d*")) == ["policy-rc.d"]
+
+
+def test_services_are_not_left_for_the_next_boot(apt_box: Sandbox) -> None:
+    """With systemd, what was installed for tests is disabled too."""
+    apt_box.tool("systemctl", f'echo "systemctl $*" >>"{apt_box.log}"')
+    run_tests(apt_box, "--yes")
+    assert "systemctl disable redis-server" in apt_box.calls()
+
+
+def test_stale_package_lists_are_renewed(apt_box: Sandbox) -> None:
+    """A fresh image has no lists; they are fetched, then the sizes are asked again."""
+    apt_box.tool(
+        "apt-get",
+        f'case "$*" in update*) touch "{apt_box.root}/lists" ;;\n'
+        f'*--assume-no*) [ -e "{apt_box.root}/lists" ] && echo "Need to get 7 MB"; exit 1 ;; esac',
+    )
+    apt_box.tool("touch", ': >"$1"')
+    assert "Need to get 7 MB" in run_tests(apt_box, "--yes").stdout
+
+
+def test_without_a_terminal_there_is_no_question(apt_box: Sandbox) -> None:
+    """A script that asks for the tests gets them."""
+    assert run_tests(apt_box).returncode == 0
+    assert any(call.startswith("apt-get install") for call in apt_box.calls())
+
+
+def test_at_a_terminal_a_no_installs_nothing(apt_box: Sandbox) -> None:
+    """The person decides; a no ends the run and says what the tests lack."""
+    screen = at_terminal(apt_box, answer=b"n\n")
+    assert "Install them with apt?" in screen
+    assert "Nothing was installed" in screen
+    assert apt_box.calls() == []
+
+
+def test_at_a_terminal_a_yes_installs(apt_box: Sandbox) -> None:
+    """Enter is enough."""
+    assert "The tests run now" in at_terminal(apt_box, answer=b"\n")
+
+
+def test_yes_skips_the_question(apt_box: Sandbox) -> None:
+    """--yes answers beforehand."""
+    assert "Install them with apt?" not in at_terminal(apt_box, "--yes", answer=b"")
+
+
+def test_without_root_and_sudo_the_command_is_given(apt_box: Sandbox) -> None:
+    """Somebody who may not install is told what to have installed."""
+    apt_box.tool("id", "echo 1000")
+    done = run_tests(apt_box, "--yes")
+    assert done.returncode == 1
+    assert "Run as root: apt-get install --no-install-recommends curl chromium" in done.stderr
+
+
+def test_sudo_is_used_without_root(apt_box: Sandbox) -> None:
+    """Away from a terminal sudo is told not to ask for a password, so that the run never hangs."""
+    apt_box.tool("id", "echo 1000")
+    apt_box.tool("sudo", f'echo "sudo $*" >>"{apt_box.log}"; shift; exec "$@"')
+    assert run_tests(apt_box, "--yes").returncode == 0
+    assert any(call.startswith("sudo -n env") and " apt-get install " in call for call in apt_box.calls())
+
+
+# --- the tests themselves ---
+
+
+def test_the_tests_run_with_coverage(apt_box: Sandbox) -> None:
+    """The whole suite is measured."""
+    run_tests(apt_box)
+    assert "-m pytest" in apt_box.calls()[-1]
+    assert "--cov" in apt_box.calls()[-1]
+
+
+def test_arguments_go_to_pytest(apt_box: Sandbox) -> None:
+    """A part of the suite can be asked for, and its coverage says nothing."""
+    run_tests(apt_box, "--yes", "-k", "limits")
+    assert apt_box.calls()[-1] == "-m pytest -k limits"
+
+
+def test_the_exit_status_is_that_of_pytest(apt_box: Sandbox) -> None:
+    """Whoever runs the tests learns how they went."""
+    apt_box.pip_answers('case "$*" in *pytest*) exit 3 ;; *) exit 0 ;; esac')
+    assert run_tests(apt_box).returncode == 3
