@@ -1,8 +1,7 @@
-"""The hooks around every route: ids, access, budgets, CORS, headers, and one shape for every failure."""
+"""The hooks around every route: ids, access, CORS, headers, and one shape for every failure."""
 
 import re
 import uuid
-from io import BytesIO
 
 import pytest
 
@@ -25,42 +24,9 @@ from engine.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
-from tests.fakes import multipart, picture
+from tests.good_requests import GENERATIONS, TEXT, call, good_request, real_path
 
-TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
 KEY = "a-key-of-an-operator"
-GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
-
-
-# A request that each route answers well; a new route that reads a body needs one here.
-UPLOAD = multipart([("prompt", "Hello"), ("image", (picture(), "a.png"))])
-GOOD = {
-    "/avibe": {"data": {"prompt": "Hello"}},
-    "/avision": UPLOAD,
-    "/language": {"data": {"language": "ru", "page": "/"}},
-    "/status/sign-in": {"data": {"key": "a-key-of-an-operator"}},
-    TEXT: {"json": {"prompt": "Hello"}},
-    "/api/v1/image/analyze": UPLOAD,
-    "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
-    "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
-    BATCH: {"json": {"prompts": ["Hello"]}},
-}
-
-
-def good_request(path):
-    """Return a request that the route answers well."""
-    return GOOD[path]
-
-
-def real_path(name):
-    """Return an address that a route of the table answers."""
-    return name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
-
-
-def call(client, name, **extra):
-    """Make a good request to a route of the table."""
-    options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
-    return client.open(real_path(name), method=name.split()[0], buffered=True, **options, **extra)
 
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
@@ -254,103 +220,6 @@ def test_a_proxy_on_this_machine_is_not_this_machine(client, name, header):
 def test_open_routes_answer_everybody(client, name):
     """A foreign address without any key."""
     assert call(client, name, environ_base=FOREIGN).status_code in (200, 303)
-
-
-# --- budgets ---
-
-
-@pytest.fixture
-def limited(models, machine):
-    """A client of a service with the default limits."""
-    return create_app(load_settings({}, None), models, machine).test_client()
-
-
-def test_generation_routes_share_one_budget(limited):
-    """Ten in all, whichever form or API they come through; then 429 with all its headers."""
-    for number in range(10):
-        path = GENERATIONS[number % len(GENERATIONS)]
-        assert limited.post(path, **good_request(path)).status_code == 200
-    response = limited.post(TEXT, json={"prompt": "x"})
-    assert response.status_code == 429
-    assert response.json["error"] == "rate_limit_exceeded"
-    assert response.json["message"] == "Rate limit exceeded: 10 requests per minute"
-    assert 0 < int(response.headers["Retry-After"]) <= 60
-    assert (response.headers["RateLimit-Limit"], response.headers["RateLimit-Remaining"]) == ("10", "0")
-    page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
-    assert page.status_code == 429
-    assert "Превышен лимит запросов в минуту: 10" in page.text
-
-
-def test_health_has_a_budget_of_its_own(limited):
-    """Fifteen calls in a row end in 429, while everything else goes on."""
-    assert [limited.get("/api/health").status_code for _ in range(15)] == [200] * 10 + [429] * 5
-    assert limited.post(TEXT, json={"prompt": "x"}).status_code == 200
-
-
-def test_what_is_free_is_never_refused(limited):
-    """Probes, metrics, pages, static files and preflights cost nothing."""
-    free = sorted(name for name, row in ROUTES.items() if row.budget is None)
-    for _ in range(12):
-        assert all(call(limited, name).status_code in (200, 303) for name in free)
-        assert limited.options(TEXT).status_code == 200
-    assert limited.post(TEXT, json={"prompt": "x"}).headers["RateLimit-Remaining"] == "9"
-
-
-def test_cheap_refusals_come_before_the_budget(limited):
-    """A wrong address, method or content type, or a body too long, is not charged; a wrong field is."""
-    for _ in range(20):
-        assert limited.get("/api/v1/nothing").status_code == 404
-        assert limited.get(TEXT).status_code == 405
-        assert limited.post(TEXT, data="x", content_type="text/plain").status_code == 415
-    assert limited.post(TEXT, json={}).headers["RateLimit-Remaining"] == "9"
-
-
-def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
-    """What the rate limit refused is in neither count of the JSON figures; Prometheus has it."""
-    for _ in range(13):
-        limited.post(TEXT, json={"prompt": "x"})
-    figures = limited.get("/api/metrics").json["application"]
-    assert (figures["total_requests"], figures["successful_requests"], figures["failed_requests"]) == (10, 10, 0)
-    assert len(avibe.submitted) == 10
-    text = limited.get("/metrics").text
-    assert 'avito_ai_rate_limit_refusals_total{budget="generation",window="minute"} 3.0' in text
-    assert 'avito_ai_requests_total{model="avibe",status="rate_limit_exceeded"} 3.0' in text
-
-
-def test_a_spent_budget_is_told_before_the_body_is_read(limited):
-    """Where the body says what a call costs, a client with nothing left is refused without its 64 MiB being read."""
-    for _ in range(10):
-        limited.post(TEXT, json={"prompt": "x"})
-    unread = BytesIO(b"x" * 1000)
-    chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
-    path = next(name.split()[1] for name, row in sorted(ROUTES.items()) if row.cost_in_body)
-    kind = "application/json"
-    response = limited.post(path, input_stream=unread, content_type=kind, environ_overrides=chunked)
-    assert response.status_code == 429
-    assert unread.tell() == 0
-
-
-def test_a_client_cannot_choose_its_address(models, machine, caplog):
-    """Without trusted proxies a forwarded header changes nothing, and is told once, naming the setting."""
-    client = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None), models, machine).test_client()
-    statuses = [
-        client.get("/api/health", headers={"X-Forwarded-For": f"1.1.1.{number}"}).status_code for number in range(5)
-    ]
-    assert statuses == [200, 429, 429, 429, 429]
-    assert caplog.text.count("TRUSTED_PROXIES") == 1
-
-
-def test_behind_a_trusted_proxy_each_client_has_its_own_budget(models, machine, caplog):
-    """The proxy's own entry counts; what a client put in front of it does not."""
-    environ = {"RATE_LIMIT_PER_MINUTE": "1", "TRUSTED_PROXIES": "1"}
-    client = create_app(load_settings(environ, None), models, machine).test_client()
-
-    def status(forwarded):
-        return client.get("/api/health", headers={"X-Forwarded-For": forwarded}).status_code
-
-    assert [status("1.1.1.1"), status("2.2.2.2")] == [200, 200]
-    assert [status("9.9.9.9, 1.1.1.1"), status("8.8.8.8, 2.2.2.2")] == [429, 429]
-    assert "TRUSTED_PROXIES" not in caplog.text
 
 
 # --- CORS ---
