@@ -1,0 +1,121 @@
+"""Pictures at the JSON API: in a form and in JSON, what is refused and in which words."""
+
+import base64
+
+import pytest
+
+from tests.fakes import multipart, picture
+from tests.routes.test_api import IMAGE, refused, upload
+
+
+def data_url(data, kind="image/png"):
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def test_picture_in_a_form_and_in_json_is_the_same_request(client, avision):
+    """Both languages of the route give the model the same bytes, and the same answer comes back."""
+    data = picture()
+    in_form = client.post(IMAGE, **upload(data, max_tokens="9", temperature="0.5"))
+    asked = {"prompt": "What is it?", "image": data_url(data), "max_tokens": 9, "temperature": 0.5}
+    in_json = client.post(IMAGE, json=asked)
+    assert in_form.status_code == in_json.status_code == 200
+    assert in_form.json["data"] == in_json.json["data"]
+    first, second = avision.submitted
+    assert first.prompt == second.prompt
+    assert first.prompt.images[0].data == data
+    assert first.sampling == second.sampling
+    assert first.prompt.messages[0]["content"] == [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    assert in_form.headers["X-Model"] == "avision"
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"", 400, "validation_error"),
+        (b"just some text", 415, "unsupported_media_type"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type"),
+        (picture()[:60], 400, "validation_error"),
+        (picture(size=(201, 1)), 400, "validation_error"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(16 * 1024 * 1024), 413, "payload_too_large"),
+    ],
+    ids=["empty", "text", "svg", "truncated", "narrow", "large"],
+)
+@pytest.mark.parametrize("way", ["form", "json"])
+def test_bad_pictures_are_refused_either_way(client, avision, way, data, status, code):
+    """400, 413 or 415 with a plain sentence, before or in the decoding, and nothing is generated."""
+    if way == "form":
+        response = client.post(IMAGE, **upload(data))
+    else:
+        response = client.post(IMAGE, json={"prompt": "x", "image": data_url(data)})
+    refused(response, status, code)
+    assert avision.submitted == []
+
+
+PICTURE = ("image", (picture(), "a.png"))
+PROMPT = ("prompt", "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ([PROMPT], "image is required."),
+        ([PROMPT, ("image", "not a file")], "image must be a file."),
+        ([PROMPT, ("image", (b"", ""))], "image is required."),
+        ([PICTURE], "prompt is required."),
+        ([PROMPT, PICTURE, PICTURE], "image was sent more than once."),
+        ([PROMPT, PROMPT, PICTURE], "prompt was sent more than once."),
+        ([PROMPT, ("photo", (picture(), "a.png"))], "Unknown field: photo."),
+        ([PROMPT, PICTURE, ("top_k", "5")], "Unknown field: top_k."),
+        ([PROMPT, PICTURE, ("max_tokens", "five")], "max_tokens must be an integer from 1 to 2048."),
+        ([PROMPT, PICTURE, ("temperature", "nan")], "temperature must be a number from 0 to 2."),
+    ],
+)
+def test_each_mistake_in_a_form_is_named(client, fields, sentence):
+    """A form is held to the same rules as JSON."""
+    response = client.post(IMAGE, **multipart(fields))
+    assert refused(response, 400, "validation_error") == sentence
+
+
+def test_blank_numbers_of_a_form_count_as_absent(client, avision):
+    """A browser sends every field of a form, also those left empty."""
+    assert client.post(IMAGE, **upload(picture(), max_tokens="", temperature=" ")).status_code == 200
+    assert avision.only.sampling.max_tokens == 200
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["https://example.com/a.png", "data:image/png,abc", "iVBORw0KGgo=", "data:image/png;base64,!!!"],
+)
+def test_only_a_base64_data_url_is_a_picture_in_json(client, image):
+    """Nothing is fetched from elsewhere, and broken base64 is said to be broken."""
+    message = refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 400, "validation_error")
+    assert message.startswith("image")
+
+
+def test_a_data_url_over_the_limit_is_refused_before_it_is_unpacked(client):
+    """The length of the text tells the length of the picture."""
+    image = "data:image/png;base64," + "A" * (22_369_624 + 8)
+    refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\nContent-Disposition: form-data; name=prompt\r\n\r\n\xff\xfe\r\n--b--\r\n",
+        b"no boundary in here",
+        b"--b\r\nbroken",
+        b"",
+    ],
+)
+def test_a_broken_form_is_refused(client, body):
+    """Invalid UTF-8, a missing boundary and a form that breaks off are mistakes of the request."""
+    response = client.post(IMAGE, data=body, content_type="multipart/form-data; boundary=b")
+    refused(response, 400, "validation_error")
+    refused(client.post(IMAGE, data=body, content_type="multipart/form-data"), 400, "validation_error")
+
+
+def test_too_many_parts_are_refused(client):
+    """A form of a thousand fields is not parsed to its end."""
+    fields = [(f"field{number}", "x") for number in range(100)]
+    response = client.post(IMAGE, **multipart(fields))
+    refused(response, 413, "payload_too_large")

@@ -1,0 +1,47 @@
+"""Styles and scripts of the page: how they are kept, and what is vendored among them."""
+
+import hashlib
+import re
+
+from routes import assets
+from routes.locale import LOCALES
+
+
+def test_static_files_are_served(client):
+    """The page's own style, script and icon: for good under their fingerprint, asked for again without it."""
+    for name in ("style.css", "app.js", "icon.svg", "vendor/streaming-markdown.js"):
+        (address,) = set(re.findall(rf"/static/\w+/{name}", client.get("/").text))
+        kept = client.get(address, buffered=True)
+        assert (kept.status_code, kept.headers["Cache-Control"]) == (200, "public, max-age=31536000, immutable")
+        plain = client.get(f"/static/{name}", buffered=True)
+        assert (plain.data, plain.headers["Cache-Control"]) == (kept.data, "no-cache")
+        assert client.get(f"/static/0123456789ab/{name}").status_code == 404
+
+
+def test_the_vendored_script_is_the_pinned_one():
+    """Byte for byte what the package holds, below one line that names it; its licence lies beside it."""
+    folder = assets.FOLDER / "vendor"
+    first, _, rest = (folder / "streaming-markdown.js").read_bytes().partition(b"\n")
+    assert b"streaming-markdown 0.2.15" in first
+    assert hashlib.sha256(rest).hexdigest() == "20c0a39e6ec48b99e2f505f8488d2342fb3000d03523a7ced6cd94c14b15e8c5"
+    assert "MIT License" in (folder / "streaming-markdown.LICENSE").read_text()
+
+
+def test_no_script_has_a_text_of_a_visitor():
+    """What is read comes from the locale files with the page."""
+    for script in assets.FOLDER.glob("*.js"):
+        assert not re.search("[а-яё]", script.read_text(), re.IGNORECASE)
+    for name in ("live", "codes", "next"):
+        assert set(LOCALES["en"].for_scripts()[name]) == set(LOCALES["ru"].texts[name])
+
+
+def test_a_fingerprint_changes_with_any_file(tmp_path):
+    """With its text, its name and its place."""
+    (tmp_path / "a.js").write_text("1")
+    prints = [assets.fingerprint(tmp_path)]
+    (tmp_path / "a.js").write_text("2")
+    prints.append(assets.fingerprint(tmp_path))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.js").rename(tmp_path / "b" / "a.js")
+    prints.append(assets.fingerprint(tmp_path))
+    assert len(set(prints)) == 3

@@ -1,0 +1,233 @@
+"""/v1 over scripted models: what it refuses, in which words, and what a budget is charged."""
+
+import pytest
+
+from app_production import create_app
+from config import load_settings
+from engine.errors import DeadlineExceeded, EngineDead, ModelError
+from engine.types import Status
+from tests.routes.test_openai import CHAT, HELLO, TEXT, TOOL, URL, ask, image_part, refused, said
+
+
+def form(schema):
+    return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+
+
+def nested(levels):
+    return {"items": nested(levels - 1)} if levels else {}
+
+
+BOUNDS = "response_format.json_schema.schema"
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+MISTAKES = [
+    ({"messages": "hi"}, "messages"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0]"),
+    ({"messages": [{"content": "x"}]}, "messages[0]"),
+    ({"messages": ["x"]}, "messages[0]"),
+    ({"messages": [{"role": "user", "content": "x", "mood": "good"}]}, "messages[0].mood"),
+    ({"messages": [*HELLO, {"role": "assistant"}]}, "messages[1].content"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
+    ({"messages": said({"type": "text"})}, "messages[0].content[0].text"),
+    ({"messages": said({"type": "text", "text": 1})}, "messages[0].content[0].text"),
+    ({"messages": said({"type": "input_audio"})}, "messages[0].content[0]"),
+    ({"messages": said(image_part())}, "messages[0].content[0].image_url.url"),
+    ({"messages": said({"type": "image_url", "image_url": URL})}, "messages[0].content[0].image_url"),
+    ({"messages": HELLO * 1025}, "messages"),
+    ({"max_tokens": 2049}, "max_tokens"),
+    ({"max_tokens": True}, "max_tokens"),
+    ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": 1.1}, "min_p"),
+    ({"presence_penalty": 2.1}, "presence_penalty"),
+    ({"frequency_penalty": -3}, "frequency_penalty"),
+    ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"logit_bias": []}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+    ({"logit_bias": {"one": 1}}, "logit_bias.one"),
+    ({"seed": 2**63}, "seed"),
+    ({"seed": "1"}, "seed"),
+    ({"stop": ""}, "stop"),
+    ({"stop": ["a", 1]}, "stop[1]"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"n": 0}, "n"),
+    ({"n": 9}, "n"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"top_logprobs": 1}, "top_logprobs"),
+    ({"reasoning_effort": "huge"}, "reasoning_effort"),
+    ({"chat_template_kwargs": {"style": 1}}, "chat_template_kwargs.style"),
+    ({"modalities": ["text", "audio"]}, "modalities[1]"),
+    ({"verbosity": "low"}, "verbosity"),
+    ({"audio": {"voice": "x"}}, "audio"),
+    ({"prediction": {}}, "prediction"),
+    ({"functions": []}, "functions"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"unknown": None}, "unknown"),
+    ({"user": 5}, "user"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}, "response_format.json_schema.name"),
+    ({"response_format": SCHEMA}, "response_format"),
+    ({"response_format": form({"title": "x" * 65536})}, BOUNDS),
+    ({"response_format": form(nested(32))}, BOUNDS),
+    ({"response_format": form({"enum": list(range(2000))})}, BOUNDS),
+    ({"response_format": SCHEMA, "reasoning_effort": "high"}, "reasoning_effort"),
+    ({"response_format": SCHEMA, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": SCHEMA, "tools": [TOOL]}, "response_format"),
+    ({"response_format": SCHEMA, "tools": [TOOL], "tool_choice": "required"}, "response_format"),
+    ({"tools": [{"type": "web"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [TOOL, TOOL]}, "tools"),
+    ({"tools": [TOOL] * 65}, "tools"),
+    ({"tool_choice": "auto"}, "tool_choice"),
+    (
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": nested(40)}}],
+            "tool_choice": "required",
+        },
+        "tools",
+    ),
+    ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
+]
+
+
+@pytest.mark.parametrize(("asked", "param"), MISTAKES, ids=[f"{n}-{param}" for n, (_, param) in enumerate(MISTAKES)])
+def test_each_mistake_is_named(client, avibe, asked, param):
+    """400 with the field in `param` and in the sentence, and nothing is generated."""
+    message, blamed = refused(ask(client, **asked), 400, "validation_error")
+    assert blamed == param
+    assert param.split("[")[0].split(".")[0] in message or "images" in message or "form" in message
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 17}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt[1]"),
+        ({"prompt": [1, "a"]}, "prompt[1]"),
+        ({"prompt": [[1], []]}, "prompt[1]"),
+        ({"prompt": "x", "echo": True}, "echo"),
+        ({"prompt": "x", "echo": 0}, "echo"),
+        ({"prompt": "x", "best_of": True}, "best_of"),
+        ({"prompt": "x", "suffix": "y"}, "suffix"),
+        ({"prompt": "x", "logprobs": 6}, "logprobs"),
+        ({"prompt": "x", "messages": HELLO}, "messages"),
+        ({"prompt": "x", "stream_options": {}}, "stream_options"),
+    ],
+)
+def test_each_mistake_of_a_plain_completion_is_named(client, avibe, asked, param):
+    """What would change the answer and is not supported is refused by name."""
+    response = client.post(TEXT, json={"model": "avibe"} | asked)
+    assert refused(response, 400, "validation_error")[1] == param
+    assert avibe.submitted == []
+
+
+def test_neutral_values_of_what_is_not_supported_are_taken(client):
+    """Programs that spell the defaults out need not be changed."""
+    chat = {"modalities": ["text"], "verbosity": "medium", "function_call": "none", "audio": None, "functions": None}
+    assert ask(client, **chat, response_format={"type": "text"}, tool_choice="none").status_code == 200
+    text = {"model": "avibe", "prompt": "x", "best_of": 1, "echo": False, "suffix": ""}
+    assert client.post(TEXT, json=text).status_code == 200
+
+
+def test_texts_that_no_context_holds_are_refused_untokenized(client, avibe):
+    """The code tells a client to shorten the conversation."""
+    long = "x" * (128 * 4096 + 1)
+    assert refused(ask(client, messages=[{"role": "user", "content": long}]), 400, "context_length_exceeded")
+    response = client.post(TEXT, json={"model": "avibe", "prompt": ["a", long]})
+    assert refused(response, 400, "context_length_exceeded")[1] == "prompt"
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "code"),
+    [
+        ("https://example.com/a.png", 400, "validation_error"),
+        ("data:image/png;base64,!!!", 400, "validation_error"),
+        ("data:text/plain;base64,aGVsbG8=", 415, "unsupported_media_type"),
+    ],
+)
+def test_only_pictures_in_data_urls_are_read(client, url, status, code):
+    """Nothing is fetched from elsewhere; the part to blame is named where there is one."""
+    response = ask(client, model="avision", messages=said(image_part(url)))
+    message, param = refused(response, status, code)
+    assert param == ("messages[0].content[0].image_url.url" if status == 400 else None)
+
+
+def test_a_request_has_at_most_four_pictures(client, avision):
+    """The fifth is one too many, in whatever turn it stands."""
+    five = [*said(*[image_part()] * 3), *said(*[image_part()] * 2)]
+    assert refused(ask(client, model="avision", messages=five), 400, "validation_error")[1].startswith("messages[1]")
+    assert ask(client, model="avision", messages=said(*[image_part()] * 4)).status_code == 200
+
+
+def test_avision_uses_no_tools(client):
+    """Its checkpoint's template knows none."""
+    assert refused(ask(client, model="avision", tools=[TOOL]), 400, "validation_error")[1] == "tools"
+
+
+def test_every_failure_has_the_one_shape(client, avibe):
+    """404, 405, 413, 415, 500, 503 and 504, and a body that is no JSON."""
+    refused(client.get("/v1/nothing"), 404, "not_found")
+    refused(client.get(CHAT), 405, "method_not_allowed")
+    refused(client.post(CHAT, data=b"x" * (64 * 2**20 + 1), content_type="application/json"), 413, "payload_too_large")
+    refused(client.post(CHAT, data="hi", content_type="text/plain"), 415, "unsupported_media_type")
+    refused(client.post(CHAT, data="{", content_type="application/json"), 400, "validation_error")
+    for error, status, code in (
+        (ModelError("It failed."), 500, "model_error"),
+        (EngineDead("It died."), 500, "model_error"),
+        (DeadlineExceeded("Too late."), 504, "deadline_exceeded"),
+    ):
+        avibe.failure = error
+        assert refused(ask(client), status, code, "server_error")[0] == error.message
+    avibe.failure, avibe.capacity = None, 0
+    response = ask(client)
+    refused(response, 503, "overloaded", "server_error")
+    assert response.headers["Retry-After"] == "3"
+    avibe.become(Status.LOADING)
+    refused(ask(client), 503, "not_ready", "server_error")
+    refused(ask(client, response_format=SCHEMA), 503, "not_ready", "server_error")
+
+
+def test_choices_that_find_no_place_take_the_others_along(client, avibe):
+    """All or none: what was begun is aborted."""
+    avibe.hold, avibe.capacity = True, 2
+    refused(ask(client, n=3), 503, "overloaded", "server_error")
+    assert len(avibe.aborted) == 2
+
+
+@pytest.fixture
+def limited(models, machine):
+    """A client of a service with a budget of ten a minute."""
+    settings = load_settings({"RATE_LIMIT_PER_MINUTE": "10", "RATE_LIMIT_PER_HOUR": "0"}, None)
+    return create_app(settings, models, machine).test_client()
+
+
+def test_answers_are_charged_by_their_number(limited):
+    """n costs n, a list of prompts one each, a body that cannot be read one; a refusal nothing."""
+    assert ask(limited, n=3).headers["RateLimit-Remaining"] == "7"
+    assert ask(limited, temperature=9).headers["RateLimit-Remaining"] == "6"
+    text = {"model": "avibe", "prompt": ["a", "b"], "n": 2}
+    assert limited.post(TEXT, json=text).headers["RateLimit-Remaining"] == "2"
+    response = ask(limited, n=3)
+    refused(response, 429, "rate_limit_exceeded", "rate_limit_error")
+    assert int(response.headers["Retry-After"]) > 0
+    assert ask(limited, n=2).status_code == 200
+    refused(ask(limited), 429, "rate_limit_exceeded", "rate_limit_error")
+    assert limited.get("/v1/models").status_code == 200
