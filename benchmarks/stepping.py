@@ -14,6 +14,7 @@ from typing import Any
 from engine.admission import make_sequence
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
+from engine.kernels.library import load_kernels
 from engine.loader import LoadedModel
 from engine.model_runner import ModelRunner
 from engine.scheduler import Plan
@@ -130,7 +131,9 @@ class SteppedEngine:
         self.ledger = _Ledger()
         self._loaded = loaded
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
-        runner = ModelRunner(loaded.model, config.max_num_seqs, loaded.max_model_len, PREFIX_TOKENS)
+        runner = ModelRunner(
+            loaded.model, config.max_num_seqs, loaded.max_model_len, PREFIX_TOKENS, kernels=load_kernels()
+        )
         self._core = EngineCore(
             self._room,
             _WatchedRunner(runner, self),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.kernels.library import Kernels
 from engine.kv_cache import KVCache
 
 # What a processor reads of keys and values in the time that one more call takes, in bytes (measured: 15 us, 11 GB/s).
@@ -47,19 +48,16 @@ class _Chunk:
 class SlotAttention:
     """The `attend` of one step. decode: spans of one token each, sorted by slot; chunks: the longer spans."""
 
-    def __init__(self, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span], dtype: torch.dtype) -> None:
-        self._cache, self._dtype, self._device = cache, dtype, cache.all.device
+    def __init__(self, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> None:
+        self._cache, self._device = cache, cache.all.device
         token_bytes = cache.all[0, 0, :, :, 0].nbytes
         spare = CALL_BYTES // token_bytes if self._device.type == "cpu" else sum(span.start for span in decode)
         mask = self._decode_mask([span.start + 1 for span in decode])
         runs = _runs(decode, spare)
         self._runs = [self._run(decode, first, last, mask) for first, last in runs]
-        self._chunks = [self._chunk(span) for span in chunks]
+        self._chunks = [_chunk(cache, span) for span in chunks]
         self._counts = [last - first for first, last in runs] + [span.count for span in chunks]
-        spans = (*decode, *chunks)
-        slots = torch.tensor([span.slot for span in spans for _ in range(span.count)], device=self._device)
-        positions = torch.tensor([span.start + i for span in spans for i in range(span.count)], device=self._device)
-        self._places = cache.places(slots, positions)
+        self._places = cache.places(*_slots_and_positions(cache, decode, chunks))
 
     def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         self._cache.write(layer, self._places, kv)
@@ -78,27 +76,70 @@ class SlotAttention:
         if len(set(lengths)) < 2:
             return None
         behind = torch.arange(max(lengths), device=self._device) >= torch.tensor(lengths, device=self._device)[:, None]
-        mask = torch.zeros(behind.shape, dtype=self._dtype, device=self._device)
+        mask = torch.zeros(behind.shape, dtype=self._cache.all.dtype, device=self._device)
         return mask.masked_fill_(behind, float("-inf"))[:, None, None]
 
     def _run(self, decode: Sequence[Span], first: int, last: int, mask: Tensor | None) -> _Run:
         lengths = [span.start + 1 for span in decode[first:last]]
         longest, slot = max(lengths), decode[first].slot
         own = None if mask is None or min(lengths) == longest else mask[first:last, ..., :longest]
-        return _Run(*self._views(slice(slot, slot + last - first), longest), own)
+        return _Run(*_views(self._cache, slice(slot, slot + last - first), longest), own)
 
-    def _chunk(self, span: Span) -> _Chunk:
-        length = span.start + span.count
-        mask = None
-        if span.start:
-            positions = torch.arange(span.start, length, device=self._device)[:, None]
-            mask = torch.arange(length, device=self._device)[None] <= positions
-        return _Chunk(*self._views(slice(span.slot, span.slot + 1), length), mask)
 
-    def _views(self, slots: slice, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the keys and the values of some slots, by layer; made once a step, since each costs the host time."""
-        kv = self._cache.all[:, slots, :, :, :length]
-        return kv[:, :, 0].unbind(0), kv[:, :, 1].unbind(0)
+class KernelAttention:
+    """The same by the kernels, where the cache suits them: each decode row reads its own keys and values, no more."""
+
+    def __init__(self, kernels: Kernels, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> None:
+        self._kernels, self._cache = kernels, cache
+        self._slots, positions = _slots_and_positions(cache, decode, chunks)
+        self._places = cache.first_places(self._slots, positions)
+        self._lengths = positions[: len(decode)] + 1
+        self._longest = max((span.start + 1 for span in decode), default=0)
+        self._chunks = [_chunk(cache, span) for span in chunks]
+        self._counts = [span.count for span in chunks]
+
+    @staticmethod
+    def suits(cache: KVCache) -> bool:
+        """Return whether the kernels know heads of this size."""
+        return Kernels.attends(cache.all.shape[-1])
+
+    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        rows, decode = q.shape[0], len(self._lengths)
+        own = self._cache.layers[layer]
+        self._kernels.store(kv, own, self._places)
+        mixed = q.new_empty(rows, q.shape[1] * q.shape[2])
+        if decode:
+            self._kernels.attend(q[:decode], own, self._slots, self._lengths, self._longest, mixed[:decode])
+        parts = q[decode:].unflatten(1, (kv.shape[1] // 2, -1)).split(self._counts)
+        for part, chunk, out in zip(parts, self._chunks, mixed[decode:].split(self._counts), strict=True):
+            out.copy_(_mix_chunk(part, chunk, layer).flatten(1))
+        return mixed
+
+
+def _slots_and_positions(cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> tuple[Tensor, Tensor]:
+    """Return the slot and the position of each token of a step, [T] both."""
+    slots = [span.slot for span in decode]
+    positions = [span.start for span in decode]
+    for span in chunks:
+        slots += [span.slot] * span.count
+        positions += range(span.start, span.start + span.count)
+    both = torch.tensor((slots, positions), device=cache.all.device)
+    return both[0], both[1]
+
+
+def _chunk(cache: KVCache, span: Span) -> _Chunk:
+    length, device = span.start + span.count, cache.all.device
+    mask = None
+    if span.start:
+        positions = torch.arange(span.start, length, device=device)[:, None]
+        mask = torch.arange(length, device=device)[None] <= positions
+    return _Chunk(*_views(cache, slice(span.slot, span.slot + 1), length), mask)
+
+
+def _views(cache: KVCache, slots: slice, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the keys and the values of some slots, by layer; made once a step, since each costs the host time."""
+    kv = cache.all[:, slots, :, :, :length]
+    return kv[:, :, 0].unbind(0), kv[:, :, 1].unbind(0)
 
 
 def _mix_chunk(rows: Tensor, chunk: _Chunk, layer: int) -> Tensor:

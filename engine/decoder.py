@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import StartError
-from engine.layers import HeadNorm, RmsNorm, interleave, release, rotate
+from engine.kernels.library import Kernels
+from engine.layers import HeadTurn, RmsNorm, gated, interleave, join, release
 from engine.linear import Linear, choose_layout
 
 # attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D], the keys' heads first) -> [T, heads * D]
@@ -31,11 +32,10 @@ Attend = Callable[[int, Tensor, Tensor], Tensor]
 class _Layer:
     input_norm: RmsNorm
     qkv: Linear
-    qk_norm: HeadNorm | None
+    turn: HeadTurn
     out: Linear
     post_norm: RmsNorm
-    gate: Linear
-    up: Linear
+    gate_up: Linear
     down: Linear
 
 
@@ -43,10 +43,11 @@ class Decoder:
     """Hidden states in, hidden states out, for T tokens of any number of sequences.
 
     model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`, whose decoder weights are moved in here.
-    Raises StartError for a variant this stack does not compute (sliding windows, another activation, dynamic rope).
+    kernels: what computes on a processor in float32, None for torch alone. Raises StartError for a variant this stack
+    does not compute (sliding windows, another activation, dynamic rope).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, kernels: Kernels | None = None) -> None:
         text = _text_model(model)
         config = text.config
         _check_supported(config)
@@ -60,10 +61,11 @@ class Decoder:
         self.dtype: torch.dtype = self._embedding.dtype
         self.device: torch.device = self._embedding.device
         self.vocab_size: int = model.lm_head.weight.shape[0]
+        self.kernels = kernels if (self.device.type, self.dtype) == ("cpu", torch.float32) else None
         self._norm = RmsNorm(text.norm.weight, self._eps)
         self._rotary = _Rotary(text.rotary_emb, self.device)
-        weights = [layer.mlp.down_proj.weight.detach() for layer in text.layers]
-        self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()))
+        weights = [w.weight.detach() for layer in text.layers for w in (layer.mlp.down_proj, layer.mlp.gate_proj)]
+        self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()), self.kernels)
         self._layers = [self._take_layer(layer) for layer in text.layers]
         self._head = Linear(model.lm_head.weight.detach(), None, self.layout)
 
@@ -78,17 +80,15 @@ class Decoder:
     def forward(self, hidden: Tensor, rotary: Tensor, attend: Attend, keep: Tensor | None = None) -> Tensor:
         """Return the final hidden states, normed: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
 
-        hidden: embeddings [T, hidden]; rotary: from `rotary()`. Rows not kept still leave their keys and values, but
-        are not carried through the last layer's second half.
+        hidden: embeddings [T, hidden], overwritten; rotary: from `rotary()`. Rows not kept still leave their keys and
+        values, but are not carried through the last layer's second half.
         """
         for index, layer in enumerate(self._layers):
             mixed = self._attention(index, layer, hidden, rotary, attend)
             if keep is not None and index == self.num_layers - 1:
                 hidden, mixed = hidden[keep], mixed[keep]
-            hidden = layer.out(mixed).add_(hidden)
-            normed = layer.post_norm(hidden)
-            gate = F.silu(layer.gate(normed), inplace=True)
-            hidden = layer.down(layer.up(normed).mul_(gate)).add_(hidden)
+            hidden = layer.out(mixed, hidden)
+            hidden = layer.down(gated(layer.gate_up(layer.post_norm(hidden)), self.kernels), hidden)
         return self._norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -97,10 +97,7 @@ class Decoder:
 
     def _attention(self, index: int, layer: _Layer, hidden: Tensor, rotary: Tensor, attend: Attend) -> Tensor:
         qkv = layer.qkv(layer.input_norm(hidden)).view(hidden.shape[0], -1, self.head_dim)
-        qk = qkv[:, : self.num_heads + self.num_kv_heads]
-        if layer.qk_norm is not None:
-            layer.qk_norm(qk)
-        rotate(qk, rotary)
+        layer.turn(qkv[:, : self.num_heads + self.num_kv_heads], rotary)
         q, kv = qkv.split((self.num_heads, 2 * self.num_kv_heads), dim=1)
         return attend(index, q, kv)
 
@@ -108,31 +105,30 @@ class Decoder:
         """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        input_norm = RmsNorm(layer.input_layernorm.weight, self._eps, *projections)
-        post_norm = RmsNorm(layer.post_attention_layernorm.weight, self._eps, mlp.gate_proj, mlp.up_proj)
+        kernels = self.kernels
+        input_norm = RmsNorm(layer.input_layernorm.weight, self._eps, *projections, kernels=kernels)
+        halves = (mlp.gate_proj, mlp.up_proj)
+        post_norm = RmsNorm(layer.post_attention_layernorm.weight, self._eps, *halves, kernels=kernels)
         parts = [release(projection) for projection in projections]
         for position in (0, 1):
             weight, bias = parts[position]
             parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
-        biases = [bias for _, bias in parts if bias is not None]
-        qkv = torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
         return _Layer(
             input_norm=input_norm,
-            qkv=Linear(*qkv, self.layout),
-            qk_norm=self._qk_norm(attention),
+            qkv=Linear(*join(parts), self.layout),
+            turn=self._head_turn(attention),
             out=Linear(*release(attention.o_proj), self.layout),
             post_norm=post_norm,
-            gate=Linear(*release(mlp.gate_proj), self.layout),
-            up=Linear(*release(mlp.up_proj), self.layout),
+            gate_up=Linear(*join([release(half) for half in halves]), self.layout),
             down=Linear(*release(mlp.down_proj), self.layout),
         )
 
-    def _qk_norm(self, attention: Any) -> HeadNorm | None:
-        """Return the norm of all query and key heads, None where there is none."""
+    def _head_turn(self, attention: Any) -> HeadTurn:
         if not hasattr(attention, "q_norm"):
-            return None
+            return HeadTurn(kernels=self.kernels)
         q, k = (self._interleave(norm.weight.detach()) for norm in (attention.q_norm, attention.k_norm))
-        return HeadNorm(torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)]), self._eps)
+        weight = torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)])
+        return HeadTurn(weight, self._eps, self.kernels)
 
     def _interleave(self, rows: Tensor) -> Tensor:
         return interleave(rows, self.head_dim)

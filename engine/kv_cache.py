@@ -13,9 +13,10 @@ class KVCache:
     """Preallocated keys and values.
 
     One tensor `all` [layers, slots, 2, kv_heads, length, head_dim]: one head's keys lie in a row, which is how
-    attention reads them; `keys` and `values` are its halves by layer. A slot belongs to one running sequence; position
-    p of a sequence lies at [:, slot, :, :, p]. Everything is zero at first, and a slot that held something not finite
-    is scrubbed, because a masked place is still multiplied by zero: what lies there must be finite.
+    attention reads them; `layers` are its parts, `keys` and `values` the halves of each. A slot belongs to one running
+    sequence; position p of a sequence lies at [:, slot, :, :, p]. Everything is zero at first, and a slot that held
+    something not finite is scrubbed, because a masked place is still multiplied by zero: what lies there must be
+    finite.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class KVCache:
     ) -> None:
         self.slots, self.length, self.num_kv_heads = slots, length, num_kv_heads
         self.all = _zeros((num_layers, slots, 2, num_kv_heads, length, head_dim), dtype, device)
+        self.layers = list(self.all.unbind(0))
         self.keys, self.values = (list(half.unbind(0)) for half in self.all.unbind(2))
         self._flat = [layer.view(-1, head_dim) for layer in self.all]
         self._heads = torch.arange(2 * num_kv_heads, device=device) * length
@@ -44,6 +46,11 @@ class KVCache:
         first = slots * (len(self._heads) * self.length) + positions
         return (first[:, None] + self._heads).flatten()
 
+    def first_places(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Return where in a layer the first head of T tokens lies, [T], in elements."""
+        own = self.layers[0]
+        return slots * own.stride(0) + positions * own.stride(3)
+
     def write(self, layer: int, places: Tensor, kv: Tensor) -> None:
         """Store keys and values [T, 2 * kv_heads, D], the keys' heads first, at `places`."""
         self._flat[layer].index_copy_(0, places, kv.reshape(-1, kv.shape[-1]))
@@ -54,8 +61,8 @@ class KVCache:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros; on the CPU from NumPy, whose zeroed pages take no memory until they are written."""
+    """Return zeros whose memory is in place: pages that come at the first use would make the first steps slow."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    raw = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(raw).view(dtype).view(shape)
+    raw = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)  # NumPy asks for huge pages
+    return torch.from_numpy(raw).zero_().view(dtype).view(shape)

@@ -1,8 +1,10 @@
-"""What the text stack and the vision tower share: norms, rotary embedding, and taking weights over from a module.
+"""What the text stack and the vision tower share: norms, rotary embedding, the gated activation, and taking weights
+over from a module.
 
 On the CPU in float32, the weight of a norm and the root that makes it a root mean square are multiplied into what
 follows it, which leaves fewer passes over each row; in half precision a product of two weights would be rounded twice.
-Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864.
+There each part also has a kernel that goes over a row once (`kernels`); without, torch's operations do the same.
+Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; gated activation, arXiv:2002.05202.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.kernels.library import Kernels
+
 
 class RmsNorm:
     """RMSNorm of x [T, n] by `weight` [n], which is multiplied into `projections` (n in) where that costs nothing."""
 
-    def __init__(self, weight: Tensor, eps: float, *projections: nn.Linear) -> None:
-        self._weight, self._eps = weight.detach(), eps
+    def __init__(self, weight: Tensor, eps: float, *projections: nn.Linear, kernels: Kernels | None = None) -> None:
+        self._weight, self._eps, self._kernels = weight.detach(), eps, kernels
         self._folded = bool(projections) and _folds(weight)
         if self._folded:
             self._root, scale = _split(weight.detach(), eps)
@@ -27,24 +31,45 @@ class RmsNorm:
                 projection.weight = nn.Parameter(projection.weight.detach() * scale, requires_grad=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._folded:
-            return x * _inverse_norm(x, self._root)
-        return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
+        if not self._folded:
+            return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
+        if self._kernels is not None:
+            return self._kernels.norm(x, self._root)
+        return x * _inverse_norm(x, self._root)
 
 
-class HeadNorm:
-    """RMSNorm of each head of x [T, heads, D], in place, by `weight` [heads, D]."""
+class HeadTurn:
+    """What becomes of the heads x [T, heads, D] of queries and keys, in place: RMSNorm by `weight` [heads, D], where
+    there is one, then rotary embedding by complex rotary [T, 1, D/2].
+    """
 
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight, self._eps, self._folded = weight, eps, _folds(weight)
-        if self._folded:
+    def __init__(self, weight: Tensor | None = None, eps: float = 0.0, kernels: Kernels | None = None) -> None:
+        self._weight, self._eps, self._kernels, self._root = weight, eps, kernels, 0.0
+        self._folded = weight is not None and _folds(weight)
+        if weight is not None and self._folded:
             self._root, self._weight = _split(weight, eps)
 
-    def __call__(self, x: Tensor) -> None:
+    def __call__(self, x: Tensor, rotary: Tensor) -> None:
+        if self._kernels is not None:
+            self._kernels.turn(x, self._weight, rotary, self._root)
+            return
+        if self._weight is not None:
+            self._norm(x, self._weight)
+        rotate(x, rotary)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> None:
         if self._folded:
-            x.mul_(_inverse_norm(x, self._root)).mul_(self._weight)
+            x.mul_(_inverse_norm(x, self._root)).mul_(weight)
         else:
-            x.copy_(F.rms_norm(x, x.shape[-1:], None, self._eps).mul_(self._weight))
+            x.copy_(F.rms_norm(x, x.shape[-1:], None, self._eps).mul_(weight))
+
+
+def gated(x: Tensor, kernels: Kernels | None = None) -> Tensor:
+    """Return silu(x[:, :n]) * x[:, n:] [T, n] of x [T, 2 n], whose first half may be overwritten."""
+    if kernels is not None:
+        return kernels.gate(x)
+    left, right = x.chunk(2, dim=-1)
+    return F.silu(left, inplace=True) * right
 
 
 def interleave(rows: Tensor, head_dim: int) -> Tensor:
@@ -68,17 +93,23 @@ def release(linear: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
+def join(parts: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Return weights [out, in] and biases [out] as one of each; all parts have a bias, or none has."""
+    biases = [bias for _, bias in parts if bias is not None]
+    return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
+
+
 def _folds(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _split(weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _split(weight: Tensor, eps: float) -> tuple[float, Tensor]:
     """Return what `_inverse_norm` adds for `eps`, and the weight times the root it leaves out. weight: [..., n]."""
     n = weight.shape[-1]
-    return torch.tensor(math.sqrt(n * eps)), weight * math.sqrt(n)
+    return n * eps, (weight * math.sqrt(n)).contiguous()
 
 
-def _inverse_norm(x: Tensor, root: Tensor) -> Tensor:
-    """Return 1 / sqrt(|x|^2 + root^2) [..., 1] of x [..., n]."""
-    inverse: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(root).reciprocal_()
+def _inverse_norm(x: Tensor, eps: float) -> Tensor:
+    """Return 1 / sqrt(|x|^2 + eps) [..., 1] of x [..., n]."""
+    inverse: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(eps).rsqrt_()
     return inverse

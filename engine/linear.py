@@ -1,10 +1,10 @@
-"""Linear layers for the decoder: plain or packed, by what a measurement on this machine says.
+"""Linear layers on the CPU: plain or packed, by what a measurement on this machine says.
 
 A packed layer keeps its weight in the blocked layout that a matrix product reads, so that no call reorders it again.
-Two libraries pack: oneDNN, and MKL, whose layout is laid out for one number of rows but multiplies any (which is
-checked before it is taken). Which is fastest depends on the processor and on the number of rows: a single row is a
-matrix-vector product, which the plain layout may stream faster. Two copies are kept where each wins somewhere and the
-weights are small.
+There are three packings: the engine's own (`kernels`), oneDNN's, and MKL's, whose layout is laid out for one number of
+rows but multiplies any (which is checked before it is taken). Which is fastest depends on the processor and on the
+number of rows: a decode step is bound by what it reads of the weights, a prompt's by arithmetic. Where no layout is
+good at both, two copies are kept if the weights are small.
 """
 
 from __future__ import annotations
@@ -12,73 +12,92 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MANY_ROWS = (8, 32)  # where packing is judged, together: decode steps
-FEW_ROWS = (1, 2, 4)  # where the plain layout may win back
-CLEARLY = 0.9  # of the packed time, or less: worth a second copy
-PROBE_RUNS = 7
+from engine.kernels.library import Kernels
+
+PROBED_ROWS = (1, 4, 16, 64, 256)
+PROBE_RUNS = 5
 PROBE_WEIGHTS = 8  # layers' weights in turn, so that they come from memory as in a step
+PROBE_BYTES = 64 << 20  # of them together, but for the first
+CLEARLY = 1.05  # times the fastest, or more, for some number of rows: worth a second copy
 KEEP_BOTH_BYTES = 2 << 30  # of all linear weights; above it one layout has to do
 MKL_ROWS = 256  # packed for a full step: measured, no other number of rows loses by it
-PLAIN = "plain"
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
 TOLERANCE = 1e-4  # of the product's norm
 
-Product = Callable[[Tensor], Tensor]  # x [rows, in] -> x W^T + b [rows, out]
+
+class Product(Protocol):
+    """x W^T + b [rows, out] of x [rows, in]; with add_to [rows, out], added to it in place and returned."""
+
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor: ...
+
+
 Pack = Callable[[Tensor, Tensor | None], Product]
 Seconds = Mapping[int, float]  # of a product, by number of rows
 
 
+def plain(weight: Tensor, bias: Tensor | None) -> Product:
+    """Return the product with the weight [out, in] as it is."""
+    return _adding(lambda x: F.linear(x, weight, bias))
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`packing` names one of PACKINGS, None: always plain; up to `plain_rows` rows go through a plain copy."""
+    """How weights are laid out: one way, or two, of which `few` is for no more than `few_rows` rows."""
 
-    packing: str | None = None
-    plain_rows: int = 0
+    many: Pack = plain
+    few: Pack = plain
+    few_rows: int = 0
 
 
 class Linear:
-    """y = x W^T + b. weight: [out, in]; x: [rows, in]."""
+    """y = x W^T + b. weight: [out, in]; x: [rows, in]; with add_to [rows, out], y is added to it in place."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, layout: Layout) -> None:
-        self._plain_rows = layout.plain_rows
-        plain = _plain(weight, bias)
-        self._many = plain if layout.packing is None else PACKINGS[layout.packing](weight, bias)
-        self._few = plain if layout.plain_rows else self._many
+        self._few_rows = layout.few_rows
+        self._many = layout.many(weight, bias)
+        self._few = layout.few(weight, bias) if layout.few_rows else self._many
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._few(x) if x.shape[0] <= self._plain_rows else self._many(x)
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        return (self._few if x.shape[0] <= self._few_rows else self._many)(x, add_to)
 
 
-def choose_layout(weights: Sequence[Tensor], total_bytes: int) -> Layout:
+def choose_layout(weights: Sequence[Tensor], total_bytes: int, kernels: Kernels | None = None) -> Layout:
     """Return the fastest layout on this machine. weights: some of the model's, [out, in]; total_bytes: of all."""
-    first = weights[0]
-    packings = _packings(first)
-    if not packings:
+    probed = _some(weights)
+    candidates = packings(probed[0], kernels)
+    if not candidates:
         return Layout()
-    probed = [weight.contiguous() for weight in weights[:PROBE_WEIGHTS]]
-    packed = {name: [PACKINGS[name](weight, None) for weight in probed] for name in packings}
-    right = {name: products for name, products in packed.items() if agrees(products[0], probed[0])}
-    seconds = measure({PLAIN: [_plain(weight, None) for weight in probed], **right}, first)
-    return judge(seconds.pop(PLAIN), seconds, total_bytes)
+    candidates["plain"] = plain
+    products = {name: [pack(weight, None) for weight in probed] for name, pack in candidates.items()}
+    right = {name: made for name, made in products.items() if agrees(made[0], probed[0])}
+    many, few, few_rows = judge(measure(right, probed), total_bytes)
+    return Layout(candidates[many], candidates[few], few_rows)
 
 
-def judge(plain: Seconds, packed: Mapping[str, Seconds], total_bytes: int) -> Layout:
-    """Return the layout that the measured times of the plain product and of each packing speak for."""
-    many = {name: sum(seconds[rows] for rows in MANY_ROWS) for name, seconds in packed.items()}
-    best = min(many, key=many.__getitem__, default=None)
-    if best is None or sum(plain[rows] for rows in MANY_ROWS) <= many[best]:
-        return Layout()
-    rows = 0
-    for few in FEW_ROWS:
-        if total_bytes > KEEP_BOTH_BYTES or plain[few] > CLEARLY * packed[best][few]:
+def judge(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, int]:
+    """Return the names for many and for few rows, and how many are few, that the measured times speak for.
+
+    One layout is the one that loses least where it loses most; two, where that is clearly not the fastest somewhere.
+    """
+    best = {rows: min(times[rows] for times in seconds.values()) for rows in PROBED_ROWS}
+    losses = {name: max(times[rows] / best[rows] for rows in PROBED_ROWS) for name, times in seconds.items()}
+    single = min(losses, key=losses.__getitem__)
+    if losses[single] < CLEARLY or total_bytes > KEEP_BOTH_BYTES:
+        return single, single, 0
+    many = min(seconds, key=lambda name: seconds[name][PROBED_ROWS[-1]])
+    few = min(seconds, key=lambda name: sum(seconds[name][rows] / best[rows] for rows in PROBED_ROWS[:-1]))
+    few_rows = 0
+    for rows in PROBED_ROWS:
+        if seconds[few][rows] >= seconds[many][rows]:
             break
-        rows = few
-    return Layout(best, rows)
+        few_rows = rows
+    return (many, few, few_rows) if few_rows else (single, single, 0)
 
 
 def agrees(product: Product, weight: Tensor) -> bool:
@@ -93,51 +112,67 @@ def agrees(product: Product, weight: Tensor) -> bool:
     return True
 
 
-def _packings(weight: Tensor) -> list[str]:
+def packings(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
     """Return the packings that this build of torch and the format of the weights allow."""
     if weight.device.type != "cpu":
-        return []
-    names = []
+        return {}
+    allowed: dict[str, Pack] = {}
     if torch.backends.mkldnn.is_available() and weight.dtype in (torch.float32, torch.bfloat16):
-        names.append("onednn")
+        allowed["onednn"] = _onednn
     if torch.backends.mkl.is_available() and weight.dtype == torch.float32:
-        names.append("mkl")
-    return names
+        allowed["mkl"] = _mkl
+    if kernels is not None and weight.dtype == torch.float32:
+        allowed["kernels"] = _own(kernels)
+    return allowed
 
 
-def _plain(weight: Tensor, bias: Tensor | None) -> Product:
-    return lambda x: F.linear(x, weight, bias)
+def measure(candidates: Mapping[str, Sequence[Product]], weights: Sequence[Tensor]) -> dict[str, dict[int, float]]:
+    """Return the best time of each candidate's products in turn, by number of rows: what else runs only adds.
+
+    The candidates take turns too, so that a busy moment of the machine falls on all of them.
+    """
+    seconds: dict[str, dict[int, float]] = {name: {} for name in candidates}
+    for rows in PROBED_ROWS:
+        inputs = [torch.ones(rows, weight.shape[1], dtype=weight.dtype) for weight in weights]
+        for _ in range(PROBE_RUNS):
+            for name, products in candidates.items():
+                start = time.perf_counter()
+                for product, x in zip(products, inputs, strict=True):
+                    product(x)
+                taken = time.perf_counter() - start
+                seconds[name][rows] = min(taken, seconds[name].get(rows, taken))
+    return seconds
+
+
+def _some(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the first of `weights` that a probe can afford, at least one."""
+    count = max(1, min(PROBE_WEIGHTS, PROBE_BYTES // weights[0].nbytes if weights[0].nbytes else 1))
+    return [weight.contiguous() for weight in weights[:count]]
+
+
+def _adding(product: Callable[[Tensor], Tensor]) -> Product:
+    def call(x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        return product(x) if add_to is None else add_to.add_(product(x))
+
+    return call
 
 
 def _onednn(weight: Tensor, bias: Tensor | None) -> Product:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     product = torch.ops.mkldnn._linear_pointwise.default
-    return lambda x: product(x, packed, bias, "none", [], "")
+    return _adding(lambda x: product(x, packed, bias, "none", [], ""))
 
 
 def _mkl(weight: Tensor, bias: Tensor | None) -> Product:
     packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), MKL_ROWS)
     shape = weight.new_empty(1).expand(weight.shape)  # all that the operator asks of the plain weight
     product = torch.ops.mkl._mkl_linear.default
-    return lambda x: product(x, packed, shape, bias, x.shape[0])
+    return _adding(lambda x: product(x, packed, shape, bias, x.shape[0]))
 
 
-PACKINGS: dict[str, Pack] = {"onednn": _onednn, "mkl": _mkl}
+def _own(kernels: Kernels) -> Pack:
+    def pack(weight: Tensor, bias: Tensor | None) -> Product:
+        packed = kernels.pack(weight, bias)
+        return lambda x, add_to=None: kernels.product(x, packed, add_to)
 
-
-def measure(candidates: Mapping[str, Sequence[Product]], weight: Tensor) -> dict[str, dict[int, float]]:
-    """Return the best time of each candidate's products in turn, by number of rows: what else runs only adds.
-
-    The candidates take turns too, so that a busy moment of the machine falls on all of them.
-    """
-    seconds: dict[str, dict[int, float]] = {name: {} for name in candidates}
-    for rows in (*FEW_ROWS, *MANY_ROWS):
-        x = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-        for _ in range(PROBE_RUNS):
-            for name, products in candidates.items():
-                start = time.perf_counter()
-                for product in products:
-                    product(x)
-                taken = time.perf_counter() - start
-                seconds[name][rows] = min(taken, seconds[name].get(rows, taken))
-    return seconds
+    return pack

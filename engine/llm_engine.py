@@ -20,6 +20,7 @@ from engine.cpu import usable_cores
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady
+from engine.kernels.library import load_kernels
 from engine.loader import LoadedModel, load_model
 from engine.model_runner import ModelRunner
 from engine.prompt import PreparedPrompt
@@ -196,6 +197,7 @@ class LLMEngine:
             budget.prefix_tokens,
             buckets=config.cuda_graphs and self._spec.device == "cuda",
             report=self._report,
+            kernels=load_kernels() if self._spec.device == "cpu" else None,
         )
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.attention import SlotAttention, Span
-from engine.decoder import Decoder
+from engine.attention import KernelAttention, SlotAttention, Span
+from engine.decoder import Attend, Decoder
+from engine.kernels.library import Kernels
 from engine.kv_cache import KVCache
 from engine.prefix_cache import BLOCK, PrefixCache
 from engine.run_ahead import RunAhead
@@ -30,6 +31,7 @@ class ModelRunner:
     model: a loaded transformers model, whose decoder weights are taken over. slots, max_model_len: the size of the
     cache, in sequences and in tokens each. prefix_tokens: how many tokens of beginnings are kept, 0 for none.
     buckets: whether decode steps take the fixed shapes of `slot_decode`, which CUDA graphs need; report: told of them.
+    kernels: what computes on a processor in float32, None for torch alone.
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class ModelRunner:
         prefix_tokens: int,
         buckets: bool = False,
         report: Callable[[Progress], None] = lambda progress: None,
+        kernels: Kernels | None = None,
     ) -> None:
         self._model = model
-        self.decoder = Decoder(model)
+        self.decoder = Decoder(model, kernels)
         visual = getattr(model.model, "visual", None)
-        self._tower = None if visual is None else VisionTower(visual)
+        self._tower = None if visual is None else VisionTower(visual, kernels)
         d = self.decoder
         self._cache = KVCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._prefix = PrefixCache(prefix_tokens // BLOCK)
@@ -119,11 +122,17 @@ class ModelRunner:
         hidden = self.decoder.embed(self._token_ids(rows))
         self._place_images(rows, hidden)
         decode = len(plan.decode)
-        attend = SlotAttention(self._cache, spans[:decode], spans[decode:], self.decoder.dtype)
+        attend = self._attention(spans[:decode], spans[decode:])
         done, keep = _finished_rows(rows)
         index = None if len(keep) == hidden.shape[0] else self._index(keep)
         final = self.decoder.forward(hidden, self.decoder.rotary(self._positions(rows)), attend, index)
         return done, self.decoder.logits(final)
+
+    def _attention(self, decode: list[Span], chunks: list[Span]) -> Attend:
+        kernels = self.decoder.kernels
+        if kernels is not None and KernelAttention.suits(self._cache):
+            return KernelAttention(kernels, self._cache, decode, chunks)
+        return SlotAttention(self._cache, decode, chunks)
 
     def _token_ids(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
         ids: list[int] = []

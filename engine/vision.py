@@ -23,7 +23,8 @@ from transformers.vision_utils import (
 )
 
 from engine.errors import StartError
-from engine.layers import RmsNorm, interleave, release, rotate
+from engine.kernels.library import Kernels
+from engine.layers import HeadTurn, RmsNorm, gated, interleave, join, release
 from engine.linear import Layout, Linear, choose_layout
 
 Runs = list[tuple[int, int]]  # (how many sequences, tokens of each), in the order of the tokens
@@ -35,8 +36,7 @@ class _Block:
     qkv: Linear
     proj: Linear
     norm2: RmsNorm
-    gate: Linear
-    up: Linear
+    gate_up: Linear
     down: Linear
     full: bool
 
@@ -44,11 +44,11 @@ class _Block:
 class VisionTower:
     """Pictures to embeddings.
 
-    visual: the model's `Qwen2_5_VisionTransformerPretrainedModel`, whose weights move here. Raises StartError for an
-    activation this tower does not compute.
+    visual: the model's `Qwen2_5_VisionTransformerPretrainedModel`, whose weights move here; kernels: what computes on
+    a processor in float32, None for torch alone. Raises StartError for an activation this tower does not compute.
     """
 
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: Any, kernels: Kernels | None = None) -> None:
         config = self._config = visual.config
         if config.hidden_act != "silu":
             raise StartError(f"The vision tower's activation is {config.hidden_act!r}; the engine computes silu only.")
@@ -56,16 +56,18 @@ class VisionTower:
         self._head_dim: int = config.hidden_size // config.num_heads
         self._merge: int = config.spatial_merge_size**2
         self._rotary = visual.rotary_pos_emb
-        weights = [block.mlp.down_proj.weight.detach() for block in visual.blocks]
-        layout = choose_layout(weights, sum(p.nbytes for p in visual.parameters()))
+        embed, bias = release(visual.patch_embed.proj)
+        self.dtype: torch.dtype = embed.dtype
+        self._kernels = kernels if (embed.device.type, embed.dtype) == ("cpu", torch.float32) else None
+        self._turn = HeadTurn(kernels=self._kernels)
+        weights = [w.weight.detach() for block in visual.blocks for w in (block.mlp.down_proj, block.mlp.gate_proj)]
+        layout = choose_layout(weights, sum(p.nbytes for p in visual.parameters()), self._kernels)
         full = set(config.fullatt_block_indexes)
         self._blocks = [self._take_block(block, index in full, layout) for index, block in enumerate(visual.blocks)]
-        embed, bias = release(visual.patch_embed.proj)
         self._embed = Linear(embed.flatten(1), bias, layout)
         merger = visual.merger
         self._norm = RmsNorm(merger.ln_q.weight, merger.ln_q.variance_epsilon)
         self._merge_up, self._merge_down = (Linear(*release(merger.mlp[i]), layout) for i in (0, 2))
-        self.dtype: torch.dtype = embed.dtype
 
     def __call__(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
         """Return the embeddings [patches / merge^2, hidden] of each picture.
@@ -87,11 +89,9 @@ class VisionTower:
 
     def _forward(self, block: _Block, hidden: Tensor, rotary: Tensor, runs: Runs) -> Tensor:
         qkv = block.qkv(block.norm1(hidden)).view(hidden.shape[0], -1, self._head_dim)
-        rotate(qkv[:, : 2 * self._heads], rotary)
-        hidden = block.proj(_attend(qkv.unflatten(1, (3, self._heads)), runs)).add_(hidden)
-        normed = block.norm2(hidden)
-        gate = F.silu(block.gate(normed), inplace=True)
-        return block.down(block.up(normed).mul_(gate)).add_(hidden)
+        self._turn(qkv[:, : 2 * self._heads], rotary)
+        hidden = block.proj(_attend(qkv.unflatten(1, (3, self._heads)), runs), hidden)
+        return block.down(gated(block.gate_up(block.norm2(hidden)), self._kernels), hidden)
 
     def _in_windows(self, rows: Tensor, order: Tensor) -> Tensor:
         """Put rows [patches, ...] into the order of the windows, merged groups staying together."""
@@ -107,14 +107,14 @@ class VisionTower:
     def _take_block(self, block: Any, full: bool, layout: Layout) -> _Block:
         """Move one block's weights here; the module keeps empty ones."""
         attention, mlp = block.attn, block.mlp
-        norm1 = RmsNorm(block.norm1.weight, block.norm1.variance_epsilon, attention.qkv)
-        norm2 = RmsNorm(block.norm2.weight, block.norm2.variance_epsilon, mlp.gate_proj, mlp.up_proj)
+        halves, kernels = (mlp.gate_proj, mlp.up_proj), self._kernels
+        norm1 = RmsNorm(block.norm1.weight, block.norm1.variance_epsilon, attention.qkv, kernels=kernels)
+        norm2 = RmsNorm(block.norm2.weight, block.norm2.variance_epsilon, *halves, kernels=kernels)
         parts = [self._interleave_qk(part) for part in release(attention.qkv) if part is not None]
-        gate, up, down, proj = (
-            Linear(*release(linear), layout) for linear in (mlp.gate_proj, mlp.up_proj, mlp.down_proj, attention.proj)
-        )
+        gate_up = Linear(*join([release(half) for half in halves]), layout)
+        down, proj = (Linear(*release(linear), layout) for linear in (mlp.down_proj, attention.proj))
         qkv = Linear(parts[0], parts[1] if len(parts) > 1 else None, layout)
-        return _Block(norm1=norm1, qkv=qkv, proj=proj, norm2=norm2, gate=gate, up=up, down=down, full=full)
+        return _Block(norm1=norm1, qkv=qkv, proj=proj, norm2=norm2, gate_up=gate_up, down=down, full=full)
 
     def _interleave_qk(self, rows: Tensor) -> Tensor:
         """Interleave the rotary pairs of queries and keys; values stay. rows: [3 * heads * D, ...]."""

@@ -8,6 +8,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from engine.kernels.library import load_kernels
 from engine.loader import load_model
 from engine.types import EncodedImage
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint, write_vision_checkpoint
@@ -39,6 +40,20 @@ def text_model(text_folder):
 def vision_model(vision_folder):
     """The vision checkpoint, loaded. Not to be changed."""
     return load_model(vision_spec(vision_folder), ignore)
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    """The compiled kernels; a machine that tests has a compiler, and a processor they are for."""
+    loaded = load_kernels()
+    assert loaded is not None
+    return loaded
+
+
+@pytest.fixture(scope="session", params=["torch", "kernels"])
+def maybe_kernels(request):
+    """What the models compute with on the processor: torch alone, and the kernels."""
+    return request.getfixturevalue("kernels") if request.param == "kernels" else None
 
 
 @pytest.fixture

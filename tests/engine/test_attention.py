@@ -6,10 +6,10 @@ import random
 import pytest
 import torch
 
-from engine.attention import SlotAttention, Span
+from engine.attention import KernelAttention, SlotAttention, Span
 from engine.kv_cache import KVCache
 
-SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 4, 2, 8
+SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 6, 2, 16
 
 
 def alone(q, keys, values, start):
@@ -37,7 +37,7 @@ def random_spans(rng):
 
 @pytest.mark.parametrize("seed", range(40))
 @torch.inference_mode()
-def test_each_sequence_attends_to_itself_alone(seed):
+def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
     """Rows that decode at any lengths in any slots, with chunks of prompts beside them: as if each were alone.
 
     What an earlier sequence left further back in a slot is there, finite, and never seen.
@@ -55,7 +55,11 @@ def test_each_sequence_attends_to_itself_alone(seed):
         cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
     q = torch.randn(sum(span.count for span in spans), HEADS, SIZE)
     new = [torch.cat([past[s.slot][part][s.start : s.start + s.count] for s in spans]) for part in (0, 1)]
-    out = SlotAttention(cache, decode, chunks, torch.float32)(0, q, torch.cat(new, dim=1))
+    if maybe_kernels is None:
+        attend = SlotAttention(cache, decode, chunks)
+    else:
+        attend = KernelAttention(maybe_kernels, cache, decode, chunks)
+    out = attend(0, q, torch.cat(new, dim=1))
     row = 0
     for span in spans:
         keys, values = past[span.slot]

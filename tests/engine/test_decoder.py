@@ -17,19 +17,19 @@ def run(decoder, ids, keep=None):
     cache = KVCache(
         decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
     )
-    attend = SlotAttention(cache, [], [Span(1, 0, len(ids))], decoder.dtype)
+    attend = SlotAttention(cache, [], [Span(1, 0, len(ids))])
     hidden = decoder.embed(torch.tensor(ids))
     return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
 
 
 @pytest.mark.parametrize("architecture", ["text_model", "vision_model"])
 @torch.inference_mode()
-def test_logits_are_the_librarys(architecture, request):
+def test_logits_are_the_librarys(architecture, maybe_kernels, request):
     """Every position, and only some of them where only some are kept; for both architectures."""
     model = copy.deepcopy(request.getfixturevalue(architecture).model)
     ids = [5, 99, 300, 7, 7, 201, 42]
     expected = model(torch.tensor([ids])).logits[0]
-    decoder = Decoder(model)
+    decoder = Decoder(model, maybe_kernels)
     torch.testing.assert_close(run(decoder, ids), expected, rtol=1e-3, atol=1e-3)
     kept = run(decoder, ids, torch.tensor([2, 6]))
     torch.testing.assert_close(kept, expected[[2, 6]], rtol=1e-3, atol=1e-3)

@@ -52,17 +52,17 @@ def vision_cases(vision_model, picture):
 
 
 @pytest.fixture(scope="module")
-def text_runner(text_folder):
+def text_runner(text_folder, maybe_kernels):
     """A runner over its own copy of the text checkpoint: it takes the weights over."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512)
+    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module")
-def vision_runner(vision_folder):
+def vision_runner(vision_folder, maybe_kernels):
     """The same for the vision checkpoint."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512)
+    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module", params=["text", "vision"])

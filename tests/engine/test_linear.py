@@ -4,38 +4,58 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.linear import KEEP_BOTH_BYTES, MKL_ROWS, Layout, Linear, agrees, choose_layout, judge
+from engine.linear import (
+    KEEP_BOTH_BYTES,
+    MKL_ROWS,
+    PROBED_ROWS,
+    Layout,
+    Linear,
+    agrees,
+    choose_layout,
+    judge,
+    packings,
+    plain,
+)
 
-EVEN = dict.fromkeys((1, 2, 4, 8, 32), 1.0)
-SLOWER = dict.fromkeys(EVEN, 2.0)
-LAYOUTS = [Layout(), Layout("onednn"), Layout("onednn", 2), Layout("mkl"), Layout("mkl", 2)]
+EVEN = dict.fromkeys(PROBED_ROWS, 1.0)
+SLOWER = dict.fromkeys(PROBED_ROWS, 2.0)
 
 
+@pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("rows", [1, 2, 3, 64, MKL_ROWS, MKL_ROWS + 5])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("few_rows", [0, 2])
+@pytest.mark.parametrize("packing", ["plain", "onednn", "mkl", "kernels"])
 @torch.inference_mode()
-def test_every_layout_is_the_linear_layer(rows, bias, layout):
-    """Plain, packed and both, with and without bias, below and above the limits between them."""
+def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, kernels):
+    """One copy or two, with and without bias, below and above the limits, alone or added to what is there."""
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 48, generator=generator), torch.randn(32, 48, generator=generator)
     shift = torch.randn(32, generator=generator) if bias else None
-    y = Linear(weight, shift, layout)(x)
-    torch.testing.assert_close(y, F.linear(x, weight, shift), rtol=1e-4, atol=1e-4)
+    pack = plain if packing == "plain" else packings(weight, kernels)[packing]
+    before = torch.randn(rows, 32, generator=generator)
+    expected = F.linear(x, weight, shift) + before if add else F.linear(x, weight, shift)
+    y = Linear(weight, shift, Layout(pack, plain, few_rows))(x, before if add else None)
+    assert not add or y is before
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_layout_is_measured_for_what_packing_knows(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "names"), [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"})]
+)
+def test_a_layout_is_measured_for_what_packing_knows(dtype, names, kernels):
     """The choice on this machine is one of those there are, in both formats."""
-    layout = choose_layout([torch.ones(64, 48, dtype=dtype)], 1)
-    assert layout.plain_rows in (0, 1, 2, 4)
-    assert layout.packing in ((None, "onednn", "mkl") if dtype == torch.float32 else (None, "onednn"))
+    weight = torch.ones(64, 48, dtype=dtype)
+    assert set(packings(weight, kernels)) == names
+    layout = choose_layout([weight, weight], 1, kernels)
+    x = torch.randn(3, 48).to(dtype)
+    torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
 
 
-def test_other_formats_and_devices_stay_plain():
+def test_other_formats_and_devices_stay_plain(kernels):
     """What no library packs is not measured."""
-    assert choose_layout([torch.ones(64, 64, dtype=torch.float16)], 1) == Layout()
-    assert choose_layout([torch.ones(64, 64, device="meta")], 1) == Layout()
+    assert choose_layout([torch.ones(64, 64, dtype=torch.float16)], 1, kernels) == Layout()
+    assert choose_layout([torch.ones(64, 64, device="meta")], 1, kernels) == Layout()
 
 
 def test_a_product_that_is_wrong_for_some_number_of_rows_is_not_taken():
@@ -47,22 +67,23 @@ def test_a_product_that_is_wrong_for_some_number_of_rows_is_not_taken():
 
 
 @pytest.mark.parametrize(
-    ("plain", "packed", "size", "expected"),
+    ("seconds", "size", "expected"),
     [
-        (EVEN, {}, 1, Layout()),
-        (EVEN, {"onednn": SLOWER}, 1, Layout()),
-        (EVEN, {"onednn": EVEN}, 1, Layout()),
-        (SLOWER, {"onednn": EVEN}, 1, Layout("onednn")),
-        (SLOWER, {"onednn": SLOWER, "mkl": EVEN}, 1, Layout("mkl")),
-        (SLOWER, {"onednn": EVEN, "mkl": SLOWER}, 1, Layout("onednn")),
-        (SLOWER | {32: 0.9}, {"onednn": EVEN}, 1, Layout("onednn")),
-        (SLOWER | {1: 0.5}, {"mkl": EVEN}, 1, Layout("mkl", 1)),
-        (SLOWER | {1: 0.5, 2: 0.8}, {"onednn": EVEN}, 1, Layout("onednn", 2)),
-        (SLOWER | {2: 0.5}, {"onednn": EVEN}, 1, Layout("onednn")),
-        (SLOWER | {1: 0.95}, {"onednn": EVEN}, 1, Layout("onednn")),
-        (SLOWER | {1: 0.5}, {"onednn": EVEN}, KEEP_BOTH_BYTES + 1, Layout("onednn")),
+        ({"plain": EVEN}, 1, ("plain", "plain", 0)),
+        ({"plain": EVEN, "mkl": SLOWER}, 1, ("plain", "plain", 0)),
+        ({"plain": SLOWER, "mkl": EVEN}, 1, ("mkl", "mkl", 0)),
+        ({"plain": SLOWER, "mkl": EVEN | {1: 1.04}, "kernels": EVEN | {256: 1.03}}, 1, ("kernels", "kernels", 0)),
+        ({"plain": SLOWER, "mkl": EVEN | {1: 1.5}, "kernels": EVEN | {256: 1.1}}, 1, ("mkl", "kernels", 1)),
+        ({"plain": SLOWER, "mkl": SLOWER | {256: 0.9}, "kernels": EVEN}, 1, ("mkl", "kernels", 64)),
+        ({"plain": EVEN | {1: 0.5}, "mkl": EVEN | {16: 0.5, 256: 0.5}}, 1, ("mkl", "plain", 1)),
+        ({"plain": EVEN | {4: 0.5}, "mkl": EVEN | {1: 0.9, 256: 0.5}}, 1, ("plain", "plain", 0)),
+        (
+            {"plain": SLOWER, "mkl": SLOWER | {256: 0.9}, "kernels": EVEN},
+            KEEP_BOTH_BYTES + 1,
+            ("kernels", "kernels", 0),
+        ),
     ],
 )
-def test_the_fastest_layout_is_taken(plain, packed, size, expected):
-    """Packed only where it wins for many rows; plain beside it only for few rows, clearly, and in small models."""
-    assert judge(plain, packed, size) == expected
+def test_the_fastest_layout_is_taken(seconds, size, expected):
+    """One layout where it is nowhere clearly beaten; two only in small models, the other one from the first row on."""
+    assert judge(seconds, size) == expected

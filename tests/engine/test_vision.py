@@ -14,14 +14,14 @@ GRIDS = [[[1, 4, 4]], [[1, 8, 8], [1, 8, 8]], [[1, 6, 10], [1, 2, 14], [1, 16, 4
 
 @pytest.mark.parametrize("grids", GRIDS)
 @torch.inference_mode()
-def test_embeddings_are_the_librarys(grids, vision_model):
+def test_embeddings_are_the_librarys(grids, maybe_kernels, vision_model):
     """One picture, equal ones, and ones whose windows end at an edge: the same embeddings, picture by picture."""
     model = copy.deepcopy(vision_model.model)
     grid = torch.tensor(grids)
     channels = model.model.visual.patch_embed.proj.weight[0].numel()
     pixels = torch.randn(int(grid.prod(-1).sum()), channels, generator=torch.Generator().manual_seed(1))
     expected = model.model.get_image_features(pixels, grid).pooler_output
-    found = VisionTower(model.model.visual)(pixels, grid)
+    found = VisionTower(model.model.visual, maybe_kernels)(pixels, grid)
     assert len(found) == len(expected) == len(grids)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,74 @@
+"""Compiles the kernels for this processor with the machine's C compiler, once; `python -m engine.kernels.build` too.
+
+The library lies beside its source, or, where that folder is read-only, in a temporary one for as long as it is loaded.
+Its name says what it was made from, so that a changed source or another processor never meets an old library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCE = HERE / "kernels.c"
+COMPILERS = ("cc", "gcc", "clang")
+SECONDS = 120.0
+FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+# The levels of x86-64 that the source has tile sizes for, best first, with what the kernel says of such a processor.
+LEVELS = {
+    "x86-64-v4": ({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, ("-mprefer-vector-width=512",)),
+    "x86-64-v3": ({"avx2", "fma", "bmi2", "f16c", "movbe"}, ()),
+}
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def level_of(cpu_info: Path = _CPU_INFO) -> str | None:
+    """Return the level of this machine's processor, None where the kernels have none for it."""
+    if platform.machine() != "x86_64":
+        return None
+    try:
+        lines = cpu_info.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    flags = next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set[str]())
+    return next((level for level, (needed, _) in LEVELS.items() if needed <= flags), None)
+
+
+def library_name(level: str) -> str:
+    """Return the file name of the library for a level, which changes with the source."""
+    made_from = SOURCE.read_bytes() + repr((FLAGS, LEVELS[level][1])).encode()
+    return f"kernels-{level}-{hashlib.sha256(made_from).hexdigest()[:12]}.so"
+
+
+def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -> None:
+    """Compile the kernels for a level. Raises OSError where that fails; the target is whole or not there."""
+    compiler = next(filter(None, map(shutil.which, compilers)), None)
+    if compiler is None:
+        raise FileNotFoundError(f"no C compiler is installed ({', '.join(compilers)})")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / target.name
+        command = [compiler, *FLAGS, f"-march={level}", *LEVELS[level][1], str(SOURCE), "-o", str(made)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        except subprocess.SubprocessError as error:
+            said = getattr(error, "stderr", None) or str(error)
+            raise OSError(f"{compiler} failed: {said.strip()[-500:]}") from error
+        os.replace(made, target)
+
+
+if __name__ == "__main__":
+    wanted = level_of()
+    if wanted is None:
+        sys.exit("The kernels have no form for this processor; the models run on torch's own.")
+    try:
+        compile_to(HERE / library_name(wanted), wanted)
+    except OSError as reason:
+        sys.exit(f"The kernels cannot be built: {reason}")
+    print(HERE / library_name(wanted))

@@ -1,0 +1,178 @@
+"""The compiled kernels as calls on tensors: float32, on the processor, contiguous unless a stride is named.
+
+`load_kernels` gives None where they cannot be had, and says why once; everything that uses them has a way without.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.kernels.build import COMPILERS, HERE, compile_to, level_of, library_name
+
+log = logging.getLogger(__name__)
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest register
+_LANES = 16  # floats in the widest register
+_WIDEST_HEAD = 256
+_LOADING = threading.Lock()  # guards the first load: two models may ask at once
+
+
+class PackedWeight:
+    """A weight [out, in] and its bias in the layout that `Kernels.product` reads."""
+
+    def __init__(self, panels: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> None:
+        self.panels, self.bias = panels, bias
+        self.out, self.inner = shape
+
+
+class Kernels:
+    """The library's functions. Each uses as many threads as torch does at the time of the call."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.panel_columns.restype = ctypes.c_long
+        self._columns = int(library.panel_columns())
+        pointer, number = ctypes.c_void_p, ctypes.c_long
+        for function in (library.product, library.pack, library.norm, library.gate, library.turn):
+            function.restype = None
+        for function in (library.store, library.attend):
+            function.restype = None
+        library.pack.argtypes = [pointer] * 2 + [number] * 3
+        library.product.argtypes = [pointer] * 4 + [number] * 3 + [ctypes.c_int, number]
+        library.norm.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_float, number]
+        library.gate.argtypes = [pointer] * 2 + [number] * 3
+        library.turn.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_float, number]
+        library.store.argtypes = [pointer] * 3 + [number] * 5
+        library.attend.argtypes = [pointer] * 6 + [number] * 8
+
+    def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
+        """Return a weight [out, in] and a bias [out], laid out for `product`."""
+        out, inner = weight.shape
+        padded = -(-out // self._columns) * self._columns
+        panels = _aligned(padded * inner)
+        self._library.pack(weight.contiguous().data_ptr(), panels.data_ptr(), out, inner, torch.get_num_threads())
+        if bias is not None:
+            bias = torch.cat([bias, bias.new_zeros(padded - out)])
+        return PackedWeight(panels, bias, (out, inner))
+
+    def product(self, x: Tensor, weight: PackedWeight, add_to: Tensor | None = None) -> Tensor:
+        """Return x W^T + b [rows, out] of x [rows, in]; with add_to [rows, out], added to it in place."""
+        x = x.contiguous()
+        y = x.new_empty(x.shape[0], weight.out) if add_to is None else add_to
+        bias = None if weight.bias is None else weight.bias.data_ptr()
+        self._library.product(
+            x.data_ptr(), weight.panels.data_ptr(), bias, y.data_ptr(), x.shape[0], weight.out, weight.inner,
+            add_to is not None, torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+    def norm(self, x: Tensor, eps: float) -> Tensor:
+        """Return x / sqrt(|x|^2 + eps) [rows, n] of x [rows, n]."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        self._library.norm(x.data_ptr(), y.data_ptr(), x.shape[0], x.shape[1], eps, torch.get_num_threads())
+        return y
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return silu(x[:, :n]) * x[:, n:] [rows, n] of x [rows, 2 n]."""
+        x = x.contiguous()
+        rows, both = x.shape
+        y = x.new_empty(rows, both // 2)
+        self._library.gate(x.data_ptr(), y.data_ptr(), rows, both // 2, torch.get_num_threads())
+        return y
+
+    def turn(self, x: Tensor, weights: Tensor | None, rotary: Tensor, eps: float) -> None:
+        """Norm by `weights` [heads, D], where given, and rotate x [rows, heads, D] in place, which may be a view of
+        wider rows. rotary: complex [rows, 1, D / 2].
+        """
+        rotary = rotary.contiguous()
+        rows, heads, dim = x.shape
+        scales = None if weights is None else weights.data_ptr()
+        self._library.turn(
+            x.data_ptr(), scales, rotary.data_ptr(), rows, x.stride(0), heads, dim, eps, torch.get_num_threads()
+        )
+
+    def store(self, x: Tensor, layer: Tensor, places: Tensor) -> None:
+        """Copy keys and values x [rows, 2 * kv_heads, D] into one layer of the cache, [slots, 2, kv_heads, room, D].
+
+        places: [rows], where in the layer the first head of each row goes, in elements.
+        """
+        rows, heads, dim = x.shape
+        self._library.store(
+            x.data_ptr(), layer.data_ptr(), places.data_ptr(), rows, x.stride(0), heads, dim, layer.stride(2)
+        )
+
+    @staticmethod
+    def attends(head_dim: int) -> bool:
+        """Return whether `attend` knows heads of this size."""
+        return head_dim % _LANES == 0 and head_dim <= _WIDEST_HEAD
+
+    def attend(self, q: Tensor, layer: Tensor, slots: Tensor, lengths: Tensor, longest: int, out: Tensor) -> None:
+        """Write attention [rows, heads * D] of q [rows, heads, D] (rows may be wider) to `out`, each row over the
+        first `lengths` [rows] tokens of its slot in `slots` [rows]. layer: [slots, 2, kv_heads, room, D].
+        """
+        rows, heads, dim = q.shape
+        kv_heads, room = layer.shape[2], layer.shape[3]
+        threads, group = torch.get_num_threads(), heads // kv_heads
+        room_of_scores = -(-longest // _LANES) * _LANES
+        scores = q.new_empty(threads * group * room_of_scores)
+        self._library.attend(
+            q.data_ptr(), layer.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(), scores.data_ptr(),
+            rows, q.stride(0), kv_heads, group, dim, room, room_of_scores, threads,
+        )  # fmt: skip
+
+
+@functools.cache
+def _loaded() -> Kernels | None:
+    return load_from(HERE, level_of())
+
+
+def load_kernels() -> Kernels | None:
+    """Return the kernels, compiled if they are not yet; None, with a line in the log, where they cannot be had."""
+    with _LOADING:
+        return _loaded()
+
+
+def load_from(
+    folder: Path,
+    level: str | None,
+    compilers: Sequence[str] = COMPILERS,
+    writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK),
+) -> Kernels | None:
+    """Return the kernels for a level of processor from `folder`, compiled if they are not there yet."""
+    if level is None:
+        log.info("There are no kernels for this processor: the models run on torch's own operations.")
+        return None
+    try:
+        return Kernels(_open(folder / library_name(level), level, compilers, writable(folder)))
+    except OSError as error:
+        log.warning("The kernels cannot be built, so the models run slower on the processor: %s", error)
+        return None
+
+
+def _open(path: Path, level: str, compilers: Sequence[str], keep: bool) -> ctypes.CDLL:
+    if not path.exists() and keep:
+        compile_to(path, level, compilers)
+    if path.exists():
+        return ctypes.CDLL(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        compile_to(Path(folder) / path.name, level, compilers)
+        return ctypes.CDLL(str(Path(folder) / path.name))
+
+
+def _aligned(size: int) -> Tensor:
+    """Return room for `size` floats that begins with a cache line."""
+    room = torch.from_numpy(np.empty(size + _ALIGNMENT // 4, dtype=np.float32))  # NumPy asks for huge pages
+    first = -room.data_ptr() % _ALIGNMENT // 4
+    return room[first : first + size]
