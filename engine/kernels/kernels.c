@@ -118,6 +118,7 @@ static void panel_product(const float *x, const float *panel, const float *bias,
 /* y [rows, out] = x [rows, in] W^T, plus y where `add`, plus bias (padded to whole panels) where there is one. */
 void product(const float *x, const float *packed, const float *bias, float *y, long rows, long out, long in, int add,
              long threads) {
+    if (rows == 0) return;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += COLS) {
         const float *panel = packed + first * in, *own_bias = bias ? bias + first : NULL;

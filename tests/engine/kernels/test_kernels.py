@@ -135,3 +135,18 @@ def test_attention_shows_what_is_not_a_number(kernels):
 def test_only_heads_that_fill_the_registers_are_attended(kernels):
     """Other models go through torch's attention."""
     assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.attends(dim)] == [16, 64, 80, 128, 256]
+
+
+def test_a_step_without_rows_computes_nothing(threads, kernels):
+    """As after a part of a prompt, which gives no logits; what is added to stays as it is."""
+    none = torch.empty(0, 64)
+    packed = kernels.pack(torch.randn(32, 64), torch.randn(32))
+    assert kernels.product(none, packed).shape == (0, 32)
+    assert kernels.product(none, packed, torch.empty(0, 32)).shape == (0, 32)
+    assert kernels.norm(none, 1.0).shape == (0, 64)
+    assert kernels.gate(none).shape == (0, 32)
+    layer, index = torch.zeros(1, 2, 1, 4, 16), torch.empty(0, dtype=torch.long)
+    kernels.turn(torch.empty(0, 2, 16), None, torch.empty(0, 1, 8, dtype=torch.complex64), 0.0)
+    kernels.store(torch.empty(0, 2, 16), layer, index)
+    kernels.attend(torch.empty(0, 1, 16), layer, index, index, 1, torch.empty(0, 16))
+    assert not layer.any()
