@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,13 +24,12 @@ from engine.kv_cache import KVCache
 CALL_BYTES = 160 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """`count` tokens of one sequence, whose first lies at position `start` of `slot`."""
+class Span(NamedTuple):
+    """`size` tokens of one sequence, whose first lies at position `start` of `slot`."""
 
     slot: int
     start: int
-    count: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class SlotAttention:
         runs = _runs(decode, spare)
         self._runs = [self._run(decode, first, last, mask) for first, last in runs]
         self._chunks = [_chunk(cache, span) for span in chunks]
-        self._counts = [last - first for first, last in runs] + [span.count for span in chunks]
+        self._counts = [last - first for first, last in runs] + [span.size for span in chunks]
         self._places = cache.places(*_slots_and_positions(cache, decode, chunks))
 
     def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class KernelAttention:
         self._lengths = positions[: len(decode)] + 1
         self._longest = max((span.start + 1 for span in decode), default=0)
         self._chunks = [_chunk(cache, span) for span in chunks]
-        self._counts = [span.count for span in chunks]
+        self._counts = [span.size for span in chunks]
 
     @staticmethod
     def suits(cache: KVCache) -> bool:
@@ -121,14 +122,14 @@ def _slots_and_positions(cache: KVCache, decode: Sequence[Span], chunks: Sequenc
     slots = [span.slot for span in decode]
     positions = [span.start for span in decode]
     for span in chunks:
-        slots += [span.slot] * span.count
-        positions += range(span.start, span.start + span.count)
-    both = torch.tensor((slots, positions), device=cache.all.device)
+        slots += [span.slot] * span.size
+        positions += range(span.start, span.start + span.size)
+    both = torch.from_numpy(np.array((slots, positions))).to(cache.all.device)  # quicker than torch.tensor
     return both[0], both[1]
 
 
 def _chunk(cache: KVCache, span: Span) -> _Chunk:
-    length, device = span.start + span.count, cache.all.device
+    length, device = span.start + span.size, cache.all.device
     mask = None
     if span.start:
         positions = torch.arange(span.start, length, device=device)[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,7 @@ BELOW_ONE = 1.0 - 2.0**-23
 LOWEST_TEMPERATURE = 1e-4
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One row's outcome. finite: False where a logit was not a number or infinite; the token means nothing then.
 
     top: the likeliest tokens with their log probabilities, best first, for a request that asked for them.
@@ -58,7 +58,7 @@ class Sampled:
         if self._arrived is not None:  # pragma: no cover - CUDA
             self._arrived.synchronize()
         tokens, finite = self._parts[0].tolist()
-        choices = [Choice(token, bool(ok)) for token, ok in zip(tokens, finite, strict=True)]
+        choices = [Choice(token, ok == 1) for token, ok in zip(tokens, finite, strict=True)]
         if self._logprobs is not None:
             asked = zip(self._logprobs.rows, self._logprobs.counts, strict=True)
             values = zip(*(part.tolist() for part in self._parts[1:]), strict=True)
@@ -90,7 +90,7 @@ def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled
     asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     own = torch.log_softmax(logits[_index(asking, logits)], dim=-1) if asking else None
     for row, sequence in enumerate(sequences):
-        if sequence.sampling.logit_bias or sequence.needs_its_tokens:
+        if sequence.adjusts_logits:
             _adjust(logits[row], sequence)
     tokens = _choose(logits, sequences, ahead)
     counts = [sequences[row].sampling.logprobs or 0 for row in asking]
@@ -99,12 +99,18 @@ def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled
 
 def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
-    tokens = logits.argmax(dim=-1)
-    plain, ranked = list[int](), list[int]()
+    greedy, plain, ranked = list[int](), list[int](), list[int]()
     for row, sequence in enumerate(sequences):
         params = sequence.sampling
-        if params.temperature > 0:
-            (ranked if params.top_k or params.top_p < 1 or params.min_p else plain).append(row)
+        if params.temperature <= 0:
+            greedy.append(row)
+        elif params.top_k or params.top_p < 1 or params.min_p:
+            ranked.append(row)
+        else:
+            plain.append(row)
+    if len(plain) == len(sequences):
+        return _invert(_probabilities(logits, plain, sequences), sequences, ahead)
+    tokens = logits.argmax(dim=-1) if greedy else logits.new_zeros(len(sequences), dtype=torch.long)
     for rows, draw in ((plain, _invert), (ranked, _draw_ranked)):
         if rows:
             drawn = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows], ahead)
@@ -119,7 +125,7 @@ def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -
     return torch.softmax(logits / _column(temperatures, logits), dim=-1)
 
 
-def _draw_ranked(probabilities: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+def _draw_ranked(probabilities: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Draw among the likeliest tokens alone; no row needs more of them than its `top_k`, where all have one."""
     vocabulary = probabilities.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
@@ -135,7 +141,7 @@ def _draw_ranked(probabilities: Tensor, sequences: list[Sequence], ahead: int) -
     return tokens.gather(1, places[:, None])[:, 0]
 
 
-def _invert(weights: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+def _invert(weights: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Return [n], in each row the first index at which the running sum of weights passes the row's number."""
     sums = weights.cumsum(dim=-1)
     numbers = _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], sums)
@@ -179,11 +185,11 @@ def _pick_logprobs(own: Tensor, tokens: Tensor, rows: list[int], counts: list[in
 
 
 def _index(rows: list[int], like: Tensor) -> Tensor:
-    return to_device(torch.tensor(rows, dtype=torch.long), like.device)
+    return to_device(torch.from_numpy(np.array(rows, dtype=np.int64)), like.device)
 
 
 def _column(values: Rows[float], like: Tensor) -> Tensor:
-    return to_device(torch.tensor(values), like.device)[:, None]
+    return to_device(torch.from_numpy(np.array(values, dtype=np.float32)), like.device)[:, None]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

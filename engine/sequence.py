@@ -28,14 +28,17 @@ class Sequence:
 
     token_ids: prompt and answer. num_computed: how many of them have keys and values in the slot. prefix_keys: one key
     for each prompt token, equal where the model would compute the same (a picture's tokens carry the picture's hash).
-    images: the runner's business, as are positions and picture embeddings. Times are on the engine's clock, seconds.
+    needs_its_tokens: whether the choice of a token depends on which came before it, other than through the model;
+    adjusts_logits: whether its parameters change logits. images: the runner's business, as are positions and picture
+    embeddings. Times are on the engine's clock, seconds.
     """
 
     __slots__ = (
-        "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation", "image_embeds", "images",
-        "last_push", "logprobs", "num_computed", "num_prompt", "order", "output_counts", "phase", "positions",
-        "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling", "slot", "started_at", "text", "token_ids",
-        "unsent_logprobs", "unsent_text", "unsent_tokens", "_random", "_uniforms",
+        "adjusts_logits", "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation",
+        "image_embeds", "images", "last_push", "logprobs", "needs_its_tokens", "num_computed", "num_prompt", "order",
+        "output_counts", "phase", "positions", "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling",
+        "slot", "started_at", "text", "token_ids", "unsent_logprobs", "unsent_text", "unsent_tokens", "_random",
+        "_uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +78,9 @@ class Sequence:
         self.output_counts: Counter[int] | None = None
         if self.sampling.presence_penalty or self.sampling.frequency_penalty:
             self.output_counts = Counter()
+        penalized = self.output_counts is not None or self.sampling.repetition_penalty != 1.0
+        self.needs_its_tokens = penalized or self.sampling.token_mask is not None
+        self.adjusts_logits = self.needs_its_tokens or bool(self.sampling.logit_bias)
         self._random: random.Random | None = None
         self._uniforms: deque[float] = deque()  # drawn, for the next tokens
 
@@ -111,12 +117,6 @@ class Sequence:
     def keys(self) -> list[Hashable]:
         """Return one key for each token so far, equal where the model computes the same."""
         return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
-
-    @property
-    def needs_its_tokens(self) -> bool:
-        """Whether the choice of a token depends on which came before it, other than through the model."""
-        params = self.sampling
-        return params.token_mask is not None or self.output_counts is not None or params.repetition_penalty != 1.0
 
     def uniform(self, ahead: int = 0) -> float:
         """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""

@@ -53,8 +53,8 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
         start = next(span.start for span in spans if span.slot == slot)
         cache.keys[0][slot, :, :start] = keys[:start].transpose(0, 1)
         cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
-    q = torch.randn(sum(span.count for span in spans), HEADS, SIZE)
-    new = [torch.cat([past[s.slot][part][s.start : s.start + s.count] for s in spans]) for part in (0, 1)]
+    q = torch.randn(sum(span.size for span in spans), HEADS, SIZE)
+    new = [torch.cat([past[s.slot][part][s.start : s.start + s.size] for s in spans]) for part in (0, 1)]
     if maybe_kernels is None:
         attend = SlotAttention(cache, decode, chunks)
     else:
@@ -63,6 +63,6 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
     row = 0
     for span in spans:
         keys, values = past[span.slot]
-        expected = alone(q[row : row + span.count], keys, values, span.start)
-        torch.testing.assert_close(out[row : row + span.count].double(), expected, rtol=1e-4, atol=1e-4)
-        row += span.count
+        expected = alone(q[row : row + span.size], keys, values, span.start)
+        torch.testing.assert_close(out[row : row + span.size].double(), expected, rtol=1e-4, atol=1e-4)
+        row += span.size
