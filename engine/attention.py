@@ -46,10 +46,35 @@ class _Chunk:
     mask: Tensor | None
 
 
-class SlotAttention:
-    """The `attend` of one step. decode: spans of one token each, sorted by slot; chunks: the longer spans."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one step. decode: spans of one token each, sorted by slot; chunks: the longer spans, behind them.
 
-    def __init__(self, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> None:
+    slots, positions: [T], where each token lies.
+    """
+
+    decode: Sequence[Span]
+    chunks: Sequence[Span]
+    slots: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, decode: Sequence[Span], chunks: Sequence[Span], device: torch.device) -> Rows:
+        """Lay out the rows of these spans."""
+        slots = [span.slot for span in decode]
+        positions = [span.start for span in decode]
+        for span in chunks:
+            slots += [span.slot] * span.size
+            positions += range(span.start, span.start + span.size)
+        both = torch.from_numpy(np.array((slots, positions), dtype=np.int64)).to(device)  # quicker than torch.tensor
+        return cls(decode, chunks, both[0], both[1])
+
+
+class SlotAttention:
+    """The `attend` of one step by torch's operations."""
+
+    def __init__(self, cache: KVCache, rows: Rows) -> None:
+        decode, chunks = rows.decode, rows.chunks
         self._cache, self._device = cache, cache.all.device
         token_bytes = cache.all[0, 0, :, :, 0].nbytes
         spare = CALL_BYTES // token_bytes if self._device.type == "cpu" else sum(span.start for span in decode)
@@ -58,7 +83,7 @@ class SlotAttention:
         self._runs = [self._run(decode, first, last, mask) for first, last in runs]
         self._chunks = [_chunk(cache, span) for span in chunks]
         self._counts = [last - first for first, last in runs] + [span.size for span in chunks]
-        self._places = cache.places(*_slots_and_positions(cache, decode, chunks))
+        self._places = cache.places(rows.slots, rows.positions)
 
     def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
         self._cache.write(layer, self._places, kv)
@@ -90,14 +115,13 @@ class SlotAttention:
 class KernelAttention:
     """The same by the kernels, where the cache suits them: each decode row reads its own keys and values, no more."""
 
-    def __init__(self, kernels: Kernels, cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> None:
-        self._kernels, self._cache = kernels, cache
-        self._slots, positions = _slots_and_positions(cache, decode, chunks)
-        self._places = cache.first_places(self._slots, positions)
-        self._lengths = positions[: len(decode)] + 1
-        self._longest = max((span.start + 1 for span in decode), default=0)
-        self._chunks = [_chunk(cache, span) for span in chunks]
-        self._counts = [span.size for span in chunks]
+    def __init__(self, cache: KVCache, rows: Rows, kernels: Kernels) -> None:
+        self._kernels, self._cache, self._slots = kernels, cache, rows.slots
+        self._places = cache.first_places(rows.slots, rows.positions)
+        self._lengths = rows.positions[: len(rows.decode)] + 1
+        self._longest = max((span.start + 1 for span in rows.decode), default=0)
+        self._chunks = [_chunk(cache, span) for span in rows.chunks]
+        self._counts = [span.size for span in rows.chunks]
 
     @staticmethod
     def suits(cache: KVCache) -> bool:
@@ -115,17 +139,6 @@ class KernelAttention:
         for part, chunk, out in zip(parts, self._chunks, mixed[decode:].split(self._counts), strict=True):
             out.copy_(_mix_chunk(part, chunk, layer).flatten(1))
         return mixed
-
-
-def _slots_and_positions(cache: KVCache, decode: Sequence[Span], chunks: Sequence[Span]) -> tuple[Tensor, Tensor]:
-    """Return the slot and the position of each token of a step, [T] both."""
-    slots = [span.slot for span in decode]
-    positions = [span.start for span in decode]
-    for span in chunks:
-        slots += [span.slot] * span.size
-        positions += range(span.start, span.start + span.size)
-    both = torch.from_numpy(np.array((slots, positions))).to(cache.all.device)  # quicker than torch.tensor
-    return both[0], both[1]
 
 
 def _chunk(cache: KVCache, span: Span) -> _Chunk:

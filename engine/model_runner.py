@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.attention import KernelAttention, SlotAttention, Span
+from engine.attention import KernelAttention, Rows, SlotAttention, Span
 from engine.decoder import Attend, Decoder
 from engine.kernels.library import Kernels
 from engine.kv_cache import KVCache
@@ -120,31 +120,34 @@ class ModelRunner:
         """Return the sequences whose last token is in the plan, and their logits [n, vocabulary]."""
         rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
         spans = [span for _, span in rows]
-        hidden = self.decoder.embed(self._token_ids(rows))
-        self._place_images(rows, hidden)
         decode = len(plan.decode)
-        attend = self._attention(spans[:decode], spans[decode:])
+        layout = Rows.of(spans[:decode], spans[decode:], self.decoder.device)
+        hidden = self.decoder.embed(self._token_ids(plan))
+        self._place_images(rows, hidden)
+        attend = self._attention(layout)
         done, keep = _finished_rows(rows)
         index = None if len(keep) == hidden.shape[0] else self._index(keep)
-        final = self.decoder.forward(hidden, self.decoder.rotary(self._positions(rows)), attend, index)
+        final = self.decoder.forward(
+            hidden, self.decoder.rotary(self._rope_positions(rows, layout.positions)), attend, index
+        )
         return done, self.decoder.logits(final)
 
-    def _attention(self, decode: list[Span], chunks: list[Span]) -> Attend:
+    def _attention(self, rows: Rows) -> Attend:
         kernels = self.decoder.kernels
         if kernels is not None and KernelAttention.suits(self._cache):
-            return KernelAttention(kernels, self._cache, decode, chunks)
-        return SlotAttention(self._cache, decode, chunks)
+            return KernelAttention(self._cache, rows, kernels)
+        return SlotAttention(self._cache, rows)
 
-    def _token_ids(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
-        ids: list[int] = []
-        for sequence, span in rows:
-            ids += sequence.token_ids[span.start : span.start + span.size]
+    def _token_ids(self, plan: Plan) -> Tensor:
+        ids = [sequence.token_ids[-1] for sequence in plan.decode]
+        for sequence, count in plan.prefill:
+            ids += sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
         return self._index(ids)
 
-    def _positions(self, rows: list[tuple[Sequence, Span]]) -> Tensor:
-        """Return [T], or [3, T] where a sequence with pictures takes part."""
+    def _rope_positions(self, rows: list[tuple[Sequence, Span]], places: Tensor) -> Tensor:
+        """Return [T], the places [T] in the slots, or [3, T] where a sequence with pictures takes part."""
         if all(sequence.positions is None for sequence, _ in rows):
-            return self._index([span.start + i for _, span in rows for i in range(span.size)])
+            return places
         parts = []
         for sequence, span in rows:
             own = sequence.positions

@@ -99,17 +99,15 @@ def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled
 
 def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
-    greedy, plain, ranked = list[int](), list[int](), list[int]()
+    plain, ranked, greedy = list[int](), list[int](), False
     for row, sequence in enumerate(sequences):
         params = sequence.sampling
         if params.temperature <= 0:
-            greedy.append(row)
+            greedy = True
         elif params.top_k or params.top_p < 1 or params.min_p:
             ranked.append(row)
         else:
             plain.append(row)
-    if len(plain) == len(sequences):
-        return _invert(_probabilities(logits, plain, sequences), sequences, ahead)
     tokens = logits.argmax(dim=-1) if greedy else logits.new_zeros(len(sequences), dtype=torch.long)
     for rows, draw in ((plain, _invert), (ranked, _draw_ranked)):
         if rows:
@@ -122,7 +120,7 @@ def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -
     if len(rows) < len(sequences):
         logits = logits[_index(rows, logits)]
     temperatures = [max(LOWEST_TEMPERATURE, sequences[row].sampling.temperature) for row in rows]
-    return torch.softmax(logits / _column(temperatures, logits), dim=-1)
+    return torch.softmax(logits.div_(_column(temperatures, logits)), dim=-1)
 
 
 def _draw_ranked(probabilities: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:

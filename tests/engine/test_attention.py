@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from engine.attention import KernelAttention, SlotAttention, Span
+from engine.attention import KernelAttention, Rows, SlotAttention, Span
 from engine.kv_cache import KVCache
 
 SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 6, 2, 16
@@ -55,10 +55,8 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
         cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
     q = torch.randn(sum(span.size for span in spans), HEADS, SIZE)
     new = [torch.cat([past[s.slot][part][s.start : s.start + s.size] for s in spans]) for part in (0, 1)]
-    if maybe_kernels is None:
-        attend = SlotAttention(cache, decode, chunks)
-    else:
-        attend = KernelAttention(maybe_kernels, cache, decode, chunks)
+    rows = Rows.of(decode, chunks, cache.all.device)
+    attend = KernelAttention(cache, rows, maybe_kernels) if maybe_kernels else SlotAttention(cache, rows)
     out = attend(0, q, torch.cat(new, dim=1))
     row = 0
     for span in spans:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.attention import SlotAttention, Span
+from engine.attention import Rows, SlotAttention, Span
 from engine.decoder import Decoder
 from engine.errors import StartError
 from engine.kv_cache import KVCache
@@ -17,7 +17,7 @@ def run(decoder, ids, keep=None):
     cache = KVCache(
         decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
     )
-    attend = SlotAttention(cache, [], [Span(1, 0, len(ids))])
+    attend = SlotAttention(cache, Rows.of([], [Span(1, 0, len(ids))], cache.all.device))
     hidden = decoder.embed(torch.tensor(ids))
     return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
 
