@@ -86,7 +86,9 @@ class ModelRunner:
         if not plan:
             return []
         done, logits = self._forward(plan)
-        return list(zip(done, sample(logits, done).collect(), strict=True)) if done else []
+        return (
+            list(zip(done, sample(logits, done, kernels=self.decoder.kernels).collect(), strict=True)) if done else []
+        )
 
     @torch.inference_mode()
     def logits(self, sequence: Sequence) -> Tensor:

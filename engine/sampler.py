@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.kernels.library import Kernels
 from engine.sequence import Sequence
 
 # The largest float32 step below one: a uniform number must not round up to it.
@@ -81,10 +83,11 @@ class _Logprobs:
     best_tokens: Tensor
 
 
-def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled:
+def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0, kernels: Kernels | None = None) -> Sampled:
     """Choose one token a row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
 
-    ahead: how many tokens behind its next one each row is; only rows without `needs_its_tokens` may be any.
+    ahead: how many tokens behind its next one each row is; only rows without `needs_its_tokens` may be any. kernels:
+    what draws on the CPU, where the runner has them.
     """
     finite = logits.sum(dim=-1).isfinite()
     asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
@@ -92,12 +95,12 @@ def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0) -> Sampled
     for row, sequence in enumerate(sequences):
         if sequence.adjusts_logits:
             _adjust(logits[row], sequence)
-    tokens = _choose(logits, sequences, ahead)
+    tokens = _choose(logits, sequences, ahead, kernels)
     counts = [sequences[row].sampling.logprobs or 0 for row in asking]
     return Sampled(tokens, finite, None if own is None else _pick_logprobs(own, tokens, asking, counts))
 
 
-def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
+def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
     """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
     plain, ranked, greedy = list[int](), list[int](), False
     for row, sequence in enumerate(sequences):
@@ -109,23 +112,37 @@ def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
         else:
             plain.append(row)
     tokens = logits.argmax(dim=-1) if greedy else logits.new_zeros(len(sequences), dtype=torch.long)
-    for rows, draw in ((plain, _invert), (ranked, _draw_ranked)):
+    for rows, draw in ((plain, partial(_draw_plain, kernels=kernels)), (ranked, _draw_ranked)):
+        if rows and len(rows) == len(sequences):
+            return draw(logits, sequences, ahead)
         if rows:
-            drawn = draw(_probabilities(logits, rows, sequences), [sequences[row] for row in rows], ahead)
-            tokens = drawn if len(rows) == len(sequences) else tokens.index_copy(0, _index(rows, tokens), drawn)
+            index = _index(rows, tokens)
+            tokens.index_copy_(0, index, draw(logits[index], [sequences[row] for row in rows], ahead))
     return tokens
 
 
-def _probabilities(logits: Tensor, rows: list[int], sequences: Rows[Sequence]) -> Tensor:
-    if len(rows) < len(sequences):
-        logits = logits[_index(rows, logits)]
-    temperatures = [max(LOWEST_TEMPERATURE, sequences[row].sampling.temperature) for row in rows]
-    return torch.softmax(logits.div_(_column(temperatures, logits)), dim=-1)
+def _draw_plain(logits: Tensor, sequences: Rows[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
+    """Draw among all tokens."""
+    if kernels is None:
+        return _invert(_probabilities(logits, sequences), sequences, ahead)
+    return kernels.draw(logits, _temperatures(logits, sequences), _numbers(logits, sequences, ahead))
 
 
-def _draw_ranked(probabilities: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
+def _temperatures(like: Tensor, sequences: Rows[Sequence]) -> Tensor:
+    return _column([max(LOWEST_TEMPERATURE, sequence.sampling.temperature) for sequence in sequences], like)
+
+
+def _numbers(like: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
+    return _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], like)
+
+
+def _probabilities(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
+    return torch.softmax(logits.div_(_temperatures(logits, sequences)), dim=-1)
+
+
+def _draw_ranked(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Draw among the likeliest tokens alone; no row needs more of them than its `top_k`, where all have one."""
-    vocabulary = probabilities.shape[-1]
+    probabilities, vocabulary = _probabilities(logits, sequences), logits.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
     values, tokens = probabilities.topk(max(limits), dim=-1)
     ranks = torch.arange(values.shape[-1], device=values.device)
@@ -142,8 +159,7 @@ def _draw_ranked(probabilities: Tensor, sequences: Rows[Sequence], ahead: int) -
 def _invert(weights: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
     """Return [n], in each row the first index at which the running sum of weights passes the row's number."""
     sums = weights.cumsum(dim=-1)
-    numbers = _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], sums)
-    places = torch.searchsorted(sums, numbers * sums[:, -1:], right=True)[:, 0]
+    places = torch.searchsorted(sums, _numbers(sums, sequences, ahead) * sums[:, -1:], right=True)[:, 0]
     return places.clamp_(max=weights.shape[-1] - 1)
 
 

@@ -162,11 +162,11 @@ void norm(const float *x, float *y, long rows, long n, float eps, long threads) 
 /* Returns `yes` where the mask is set, else `no`. */
 INLINE vec choose(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) | ((mask)no & ~where)); }
 
-/* Returns e^x to about one unit in the last place: x is split into n ln 2 + r, |r| <= ln 2 / 2, and e^r is its Taylor
- * series. What is not a number stays so. */
+/* Returns e^x to about one unit in the last place, 0 below e^-87: x is split into n ln 2 + r, |r| <= ln 2 / 2, and e^r
+ * is its Taylor series. What is not a number stays so. */
 INLINE vec exponential(vec x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = choose(x < -87.0f, (vec){0} - 87.0f, x);
+    mask tiny = x < -87.0f;
     x = choose(x > 88.0f, (vec){0} + 88.0f, x);
     vec n = (x * 1.44269504f + magic) - magic;
     vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -177,7 +177,7 @@ INLINE vec exponential(vec x) {
     series = series * r + 0.5f;
     series = series * r + 1.0f;
     series = series * r + 1.0f;
-    return series * (vec)((__builtin_convertvector(n, mask) + 127) << 23);
+    return choose(tiny, (vec){0}, series * (vec)((__builtin_convertvector(n, mask) + 127) << 23));
 }
 
 /* y [rows, n] = silu(from[:, :n]) * from[:, n:] of from [rows, 2 n]. */
@@ -358,5 +358,41 @@ void attend(const float *q, const float *cache, const long *slots, const long *l
 #endif
         any_head(q + row * stride + head * width, keys, keys + half, after, out + i * width, own, group, lengths[row],
                  longest, dim);
+    }
+}
+
+/* Draws one of n tokens for each row of logits [rows, n], which become weights e^((logit - highest) / temperature):
+ * the first at which the running sum of weights passes the row's number in [0, 1) times their total. sums: room for
+ * [rows, n / DEPTH rounded up]. */
+void draw(float *logits, const float *temperatures, const float *numbers, long *tokens, float *sums, long rows, long n,
+          long threads) {
+    const long parts = (n + DEPTH - 1) / DEPTH;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
+    for (long row = 0; row < rows; row++) {
+        float *weights = logits + row * n, *own = sums + row * parts, highest = weights[0];
+        const float factor = 1.0f / temperatures[row];
+#pragma omp simd reduction(max : highest)
+        for (long i = 0; i < n; i++) highest = weights[i] > highest ? weights[i] : highest;
+        double total = 0.0, running = 0.0;
+        for (long part = 0; part < parts; part++) {
+            float *first = weights + part * DEPTH, sum = 0.0f;
+            long count = n - part * DEPTH < DEPTH ? n - part * DEPTH : DEPTH, i = 0;
+            for (; i + LANES <= count; i += LANES)
+                *(vec *)(first + i) = exponential((*(vec *)(first + i) - highest) * factor);
+            for (; i < count; i++) first[i] = expf((first[i] - highest) * factor);
+#pragma omp simd reduction(+ : sum)
+            for (long j = 0; j < count; j++) sum += first[j];
+            own[part] = sum;
+            total += sum;
+        }
+        const double target = numbers[row] * total;
+        long part = 0;
+        while (part < parts - 1 && running + own[part] <= target) running += own[part++];
+        long token = part * DEPTH, last = token + DEPTH < n ? token + DEPTH - 1 : n - 1;
+        tokens[row] = token;
+        for (; token <= last && running <= target; token++) { /* a sum may be rounded: never past the last weight */
+            running += weights[token];
+            if (weights[token] > 0.0f) tokens[row] = token;
+        }
     }
 }

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _ALIGNMENT = 64  # bytes: a cache line, and the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
+_PART = 128  # tokens whose weights are added up first
 _LOADING = threading.Lock()  # guards the first load: two models may ask at once
 
 
@@ -54,6 +55,8 @@ class Kernels:
         library.gate.argtypes = [pointer] * 2 + [number] * 3
         library.turn.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_float, number]
         library.store.argtypes = [pointer] * 3 + [number] * 5
+        library.draw.restype = None
+        library.draw.argtypes = [pointer] * 5 + [number] * 3
         library.attend.argtypes = [pointer] * 6 + [number] * 8
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
@@ -131,6 +134,19 @@ class Kernels:
             q.data_ptr(), layer.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(), scores.data_ptr(),
             rows, q.stride(0), kv_heads, group, dim, room, room_of_scores, threads,
         )  # fmt: skip
+
+    def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:
+        """Return one token a row [rows], drawn from logits [rows, vocabulary], which are overwritten, divided by
+        temperatures [rows]: where the running sum of weights passes the row's number in [0, 1) (numbers [rows]).
+        """
+        rows, vocabulary = logits.shape
+        tokens = torch.empty(rows, dtype=torch.long)
+        sums = logits.new_empty(rows * -(-vocabulary // _PART))
+        self._library.draw(
+            logits.data_ptr(), temperatures.data_ptr(), numbers.data_ptr(), tokens.data_ptr(), sums.data_ptr(), rows,
+            vocabulary, torch.get_num_threads(),
+        )  # fmt: skip
+        return tokens
 
 
 @functools.cache

@@ -29,9 +29,10 @@ def row(prompt=4, output=(), **params):
     return made
 
 
-def choose(logits, rows):
-    """Return the choices of one step."""
-    return sample(logits.clone(), rows).collect()
+@pytest.fixture
+def choose(maybe_kernels):
+    """Choose a token for each row, by torch alone and with the kernels."""
+    return lambda logits, rows: sample(logits.clone(), rows, kernels=maybe_kernels).collect()
 
 
 def random_logits(rows, seed):
@@ -91,7 +92,7 @@ def random_params(rng):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_every_parameter_does_what_the_library_does(seed):
+def test_every_parameter_does_what_the_library_does(seed, choose):
     """Batches of rows with parameters of their own: each gets the token of its own number and distribution."""
     rng = random.Random(seed)
     rows = [row(output=rng.choices(range(VOCABULARY), k=5), **random_params(rng)) for _ in range(12)]
@@ -107,7 +108,7 @@ def test_every_parameter_does_what_the_library_does(seed):
     assert checked >= 11
 
 
-def test_temperature_zero_takes_the_likeliest_after_penalties():
+def test_temperature_zero_takes_the_likeliest_after_penalties(choose):
     """Greedy rows follow bias and penalties too, in the company of rows that sample."""
     logits = random_logits(4, 1)
     rows = [
@@ -123,7 +124,7 @@ def test_temperature_zero_takes_the_likeliest_after_penalties():
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-300])
-def test_a_temperature_near_zero_is_greedy(temperature):
+def test_a_temperature_near_zero_is_greedy(temperature, choose):
     """Nothing overflows: the likeliest token is drawn."""
     logits = random_logits(3, 2)
     rows = [row(temperature=temperature, seed=1), row(temperature=temperature, top_p=0.9), row(temperature=temperature)]
@@ -133,7 +134,7 @@ def test_a_temperature_near_zero_is_greedy(temperature):
 @pytest.mark.parametrize(
     "params", [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 8, "top_p": 0.7}]
 )
-def test_answers_are_distributed_as_they_should_be(params):
+def test_answers_are_distributed_as_they_should_be(params, choose):
     """Over thousands of seeds each token comes as often as its probability says (chi-squared, p about 0.001)."""
     draws, logits = 4000, random_logits(1, 5)
     rows = [row(seed=seed, **params) for seed in range(draws)]
@@ -146,7 +147,7 @@ def test_answers_are_distributed_as_they_should_be(params):
     assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 4
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_a_row_does_not_depend_on_its_neighbours(choose):
     """Alone or among rows of every kind, the same seed gives the same token and the same log probabilities."""
     rng = random.Random(0)
     for case in range(100):
@@ -162,7 +163,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
         assert [token for token, _ in together.top] == [token for token, _ in alone.top]
 
 
-def test_log_probabilities_are_the_models_own():
+def test_log_probabilities_are_the_models_own(choose):
     """Before bias, penalties and temperature; as many alternatives as asked for, best first; none where none are."""
     logits = random_logits(4, 9)
     rows = [
@@ -184,7 +185,7 @@ def test_log_probabilities_are_the_models_own():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_row_that_is_not_finite_is_told_and_its_neighbours_are_drawn(value):
+def test_a_row_that_is_not_finite_is_told_and_its_neighbours_are_drawn(value, choose):
     """One bad logit spoils its row alone."""
     logits = random_logits(3, 4)
     rows = [row(seed=1), row(seed=2, top_p=0.5), row(temperature=0.0)]
@@ -208,7 +209,7 @@ class Allowing:
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 20, "logit_bias": {0: 90.0}}])
-def test_a_grammar_allows_only_its_tokens_and_binds_only_its_row(params):
+def test_a_grammar_allows_only_its_tokens_and_binds_only_its_row(params, choose):
     """Whatever else is asked for; a neighbour without one is free; words beyond the vocabulary are ignored."""
     logits = random_logits(2, 8)
     for seed in range(40):
@@ -219,7 +220,7 @@ def test_a_grammar_allows_only_its_tokens_and_binds_only_its_row(params):
         assert choices[1].token_id == 25
 
 
-def test_a_grammar_that_allows_nothing_is_an_error():
+def test_a_grammar_that_allows_nothing_is_an_error(choose):
     """It raises, for the engine to fail this sequence alone, instead of drawing from nothing."""
     with pytest.raises(ValueError, match="allows no token"):
         choose(random_logits(1, 0), [row(token_mask=Allowing())])

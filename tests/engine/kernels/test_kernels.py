@@ -132,6 +132,27 @@ def test_attention_shows_what_is_not_a_number(kernels):
     assert out[1].isnan().all()
 
 
+@pytest.mark.parametrize("vocabulary", [1, 5, 128, 200, 2048, 3001])
+def test_a_draw_inverts_the_distribution(vocabulary, threads, kernels):
+    """The first token at which the running sum of weights passes the number, for any temperature."""
+    logits = torch.randn(40, vocabulary) * 4
+    temperatures, numbers = torch.rand(40, 1) + 0.1, torch.rand(40, 1)
+    sums = torch.softmax(logits.double() / temperatures, dim=-1).cumsum(-1)
+    drawn = kernels.draw(logits.clone(), temperatures, numbers)
+    before = torch.where(drawn > 0, sums.gather(1, (drawn - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    assert (before <= numbers[:, 0] + 1e-5).all()
+    assert (sums.gather(1, drawn[:, None])[:, 0] >= numbers[:, 0] - 1e-5).all()
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 1.0 - 2.0**-23])
+def test_a_token_that_is_not_allowed_is_never_drawn(number, kernels):
+    """Whatever the number, at either end of the vocabulary; not even where a sum is rounded."""
+    logits = torch.full((1, 1000), -math.inf)
+    logits[0, 300:700] = torch.randn(400) * 3
+    token = int(kernels.draw(logits, torch.ones(1, 1), torch.full((1, 1), number)))
+    assert 300 <= token < 700
+
+
 def test_only_heads_that_fill_the_registers_are_attended(kernels):
     """Other models go through torch's attention."""
     assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.attends(dim)] == [16, 64, 80, 128, 256]
