@@ -116,12 +116,10 @@ class KernelAttention:
     """The same by the kernels, where the cache suits them: each decode row reads its own keys and values, no more."""
 
     def __init__(self, cache: KVCache, rows: Rows, kernels: Kernels) -> None:
-        self._kernels, self._cache, self._slots = kernels, cache, rows.slots
+        self._kernels, self._cache, self._slots, self._chunks = kernels, cache, rows.slots, rows.chunks
         self._places = cache.first_places(rows.slots, rows.positions)
         self._lengths = rows.positions[: len(rows.decode)] + 1
         self._longest = max((span.start + 1 for span in rows.decode), default=0)
-        self._chunks = [_chunk(cache, span) for span in rows.chunks]
-        self._counts = [span.size for span in rows.chunks]
 
     @staticmethod
     def suits(cache: KVCache) -> bool:
@@ -129,15 +127,15 @@ class KernelAttention:
         return Kernels.attends(cache.all.shape[-1])
 
     def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        rows, decode = q.shape[0], len(self._lengths)
-        own = self._cache.layers[layer]
+        own, row = self._cache.layers[layer], len(self._lengths)
         self._kernels.store(kv, own, self._places)
-        mixed = q.new_empty(rows, q.shape[1] * q.shape[2])
-        if decode:
-            self._kernels.attend(q[:decode], own, self._slots, self._lengths, self._longest, mixed[:decode])
-        parts = q[decode:].unflatten(1, (kv.shape[1] // 2, -1)).split(self._counts)
-        for part, chunk, out in zip(parts, self._chunks, mixed[decode:].split(self._counts), strict=True):
-            out.copy_(_mix_chunk(part, chunk, layer).flatten(1))
+        mixed = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+        if row:
+            self._kernels.attend(q[:row], own, self._slots, self._lengths, self._longest, mixed[:row])
+        for span in self._chunks:
+            end = row + span.size
+            self._kernels.attend_chunk(q[row:end], own[span.slot], span.start, mixed[row:end])
+            row = end
         return mixed
 
 

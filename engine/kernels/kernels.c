@@ -21,6 +21,7 @@ enum {
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
     AHEAD = 1024,               /* floats: how far attention fetches ahead */
     WIDEST = 256,               /* the largest head */
+    TOKENS = 48,                /* tokens of a chunk whose scores are in the cache together */
     MANY = 1 << 14              /* elements from which more than one thread pays */
 };
 #define INLINE static inline __attribute__((always_inline))
@@ -248,19 +249,25 @@ void store(const float *x, float *cache, const long *places, long rows, long str
         }
 }
 
-/* Turns scores [n] into weights that add up to one. */
-INLINE void softmax(float *scores, long n) {
-    float highest = scores[0], sum = 0.0f;
-#pragma omp simd reduction(max : highest)
-    for (long i = 0; i < n; i++) highest = scores[i] > highest ? scores[i] : highest;
-    long done = 0;
-    for (; done + LANES <= n; done += LANES) *(vec *)(scores + done) = exponential(*(vec *)(scores + done) - highest);
-    for (; done < n; done++) scores[done] = expf(scores[done] - highest);
-#pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < n; i++) sum += scores[i];
-    float factor = 1.0f / sum;
-#pragma omp simd
-    for (long i = 0; i < n; i++) scores[i] *= factor;
+/* Turns scores [n] into weights e^((score - highest) * scale), zeros up to the next multiple of LANES, and returns one
+ * over their sum. */
+INLINE float weigh(float *scores, long n, float scale) {
+    vec highest = {0}, total = {0};
+    highest += scores[0];
+    for (long i = n; i % LANES; i++) scores[i] = -INFINITY;
+    for (long i = 0; i < n; i += LANES) {
+        vec own = *(vec *)(scores + i);
+        highest = choose(own > highest, own, highest);
+    }
+    float most = highest[0], sum = 0.0f;
+    for (long l = 1; l < LANES; l++) most = highest[l] > most ? highest[l] : most;
+    for (long i = 0; i < n; i += LANES) {
+        vec own = exponential((*(vec *)(scores + i) - most) * scale);
+        *(vec *)(scores + i) = own;
+        total += own;
+    }
+    for (long l = 0; l < LANES; l++) sum += total[l];
+    return 1.0f / sum;
 }
 
 /* Returns the sums of neighbours: those of a in the first half, those of b in the second. */
@@ -275,8 +282,7 @@ INLINE vec fold(vec a, vec b) {
 
 /* scores [LANES] of a query [dim] with the keys of LANES positions from `first` on; beyond `last` it repeats that one.
  * dim is a constant where inlined. */
-INLINE void score(const float *query, const float *keys, float *scores, long first, long last, float scale,
-                  const long dim) {
+INLINE void score(const float *query, const float *keys, float *scores, long first, long last, const long dim) {
     vec sums[LANES];
 #pragma GCC unroll 16
     for (long l = 0; l < LANES; l++) {
@@ -289,7 +295,7 @@ INLINE void score(const float *query, const float *keys, float *scores, long fir
     for (long width = LANES; width > 1; width /= 2)
 #pragma GCC unroll 8
         for (long l = 0; l < width / 2; l++) sums[l] = fold(sums[2 * l], sums[2 * l + 1]);
-    *(vec *)scores = sums[0] * scale;
+    *(vec *)scores = sums[0];
 }
 
 /* Adds to out [together, dim] the values from `first` to `end`, each times its weight in weights [together, (room)].
@@ -320,9 +326,10 @@ INLINE void attend_head(const float *q, const float *keys, const float *values, 
         for (long p = first; p < first + LANES && p < length; p++)
             fetch(p + ahead < length ? keys + (p + ahead) * dim : values + (p + ahead - length) * dim, dim);
         for (long g = 0; g < group; g++)
-            score(q + g * dim, keys, scores + g * room + first, first, length - 1, scale, dim);
+            score(q + g * dim, keys, scores + g * room + first, first, length - 1, dim);
     }
-    for (long g = 0; g < group; g++) softmax(scores + g * room, length);
+    float factors[group];
+    for (long g = 0; g < group; g++) factors[g] = weigh(scores + g * room, length, scale);
     for (long i = 0; i < group * dim; i++) out[i] = 0.0f;
     for (long first = 0; first < length; first += LANES) {
         long end = first + LANES < length ? first + LANES : length, g = 0;
@@ -331,6 +338,8 @@ INLINE void attend_head(const float *q, const float *keys, const float *values, 
         for (; g + 2 <= group; g += 2) gather(scores + g * room, room, values, out + g * dim, first, end, 2, dim);
         if (g < group) gather(scores + g * room, room, values, out + g * dim, first, end, 1, dim);
     }
+    for (long g = 0; g < group; g++)
+        for (long i = 0; i < dim; i += LANES) *(vec *)(out + g * dim + i) *= factors[g];
 }
 
 static void any_head(const float *q, const float *keys, const float *values, const float *after, float *out,
@@ -358,6 +367,65 @@ void attend(const float *q, const float *cache, const long *slots, const long *l
 #endif
         any_head(q + row * stride + head * width, keys, keys + half, after, out + i * width, own, group, lengths[row],
                  longest, dim);
+    }
+}
+
+/* Returns how many floats of scratch memory `attend_chunk` needs for each thread. */
+long chunk_scratch(long length, long dim) {
+    long padded = (length + COLS - 1) / COLS * COLS, wide = (dim + COLS - 1) / COLS * COLS;
+    return padded * dim + length * wide + TOKENS * padded + TOKENS * COLS;
+}
+
+/* Lays x [rows, dim] out as panels [dim / COLS, rows, COLS], zeros behind the last column. */
+static void pack_columns(const float *x, float *panels, long rows, long dim) {
+    for (long first = 0; first < dim; first += COLS)
+        for (long row = 0; row < rows; row++)
+            for (long c = 0; c < COLS; c++)
+                *panels++ = first + c < dim ? x[row * dim + first + c] : 0.0f;
+}
+
+/* y [rows, COLS] (ldy) = x [rows, in] (ldx) panel [in, COLS], all in the first caches already. */
+static void small_product(const float *x, long ldx, const float *panel, float *y, long ldy, long rows, long in) {
+    for (long k = 0; k < in; k += DEPTH) {
+        long depth = in - k < DEPTH ? in - k : DEPTH;
+        for (long row = 0; row < rows; row += ROWS)
+            any_tile(rows - row < ROWS ? rows - row : ROWS, x + row * ldx + k, ldx, panel + k * COLS, depth,
+                     y + row * ldy, ldy, k > 0, NULL, NULL, 0);
+    }
+}
+
+/* Causal attention of `count` tokens that follow `start` earlier ones in their slot: out [count, (out_stride)] of
+ * q [count, (stride)]. cache: the slot in one layer, [2, kv_heads, room, dim]; scratch: [threads, chunk_scratch]. */
+void attend_chunk(const float *q, const float *cache, float *out, float *scratch, long start, long count, long stride,
+                  long out_stride, long kv_heads, long group, long dim, long room, long threads) {
+    const long length = start + count, padded = (length + COLS - 1) / COLS * COLS;
+    const long wide = (dim + COLS - 1) / COLS * COLS, size = chunk_scratch(length, dim);
+    const float scale = 1.0f / sqrtf((float)dim);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long head = 0; head < kv_heads; head++) {
+        float *keys = scratch + omp_get_thread_num() * size, *packed = keys + padded * dim;
+        float *scores = packed + length * wide, *part = scores + TOKENS * padded;
+        const float *values = cache + (kv_heads + head) * room * dim;
+        float factors[TOKENS];
+        pack(cache + head * room * dim, keys, length, dim, 1);
+        if (dim != COLS) pack_columns(values, packed, length, dim);
+        for (long i = 0; i < group * ((count + TOKENS - 1) / TOKENS); i++) {
+            long turn = head * group + i % group, first = i / group * TOKENS;
+            long tokens = count - first < TOKENS ? count - first : TOKENS, reach = start + first + tokens;
+            for (long c = 0; c < reach; c += COLS)
+                small_product(q + first * stride + turn * dim, stride, keys + c * dim, scores + c, padded, tokens, dim);
+            for (long t = 0; t < tokens; t++) {
+                long seen = start + first + t + 1;
+                factors[t] = weigh(scores + t * padded, seen, scale);
+                for (long p = seen; p < reach; p++) scores[t * padded + p] = 0.0f;
+            }
+            for (long c = 0; c < dim; c += COLS) {
+                small_product(scores, padded, dim == COLS ? values : packed + c * length, part, COLS, tokens, reach);
+                for (long t = 0; t < tokens; t++)
+                    for (long d = c; d < dim && d < c + COLS; d++)
+                        out[(first + t) * out_stride + turn * dim + d] = part[t * COLS + d - c] * factors[t];
+            }
+        }
     }
 }
 

@@ -55,6 +55,10 @@ class Kernels:
         library.gate.argtypes = [pointer] * 2 + [number] * 3
         library.turn.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_float, number]
         library.store.argtypes = [pointer] * 3 + [number] * 5
+        library.chunk_scratch.restype = number
+        library.chunk_scratch.argtypes = [number] * 2
+        library.attend_chunk.restype = None
+        library.attend_chunk.argtypes = [pointer] * 4 + [number] * 9
         library.draw.restype = None
         library.draw.argtypes = [pointer] * 5 + [number] * 3
         library.attend.argtypes = [pointer] * 6 + [number] * 8
@@ -133,6 +137,21 @@ class Kernels:
         self._library.attend(
             q.data_ptr(), layer.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(), scores.data_ptr(),
             rows, q.stride(0), kv_heads, group, dim, room, room_of_scores, threads,
+        )  # fmt: skip
+
+    def attend_chunk(self, q: Tensor, slot: Tensor, start: int, out: Tensor) -> None:
+        """Write causal attention [count, heads * D] of q [count, heads, D] (rows may be wider) to `out`.
+
+        slot: one layer of the sequence's slot, [2, kv_heads, room, D], where the chunk's own keys and values lie
+        already, from `start` on.
+        """
+        count, heads, dim = q.shape
+        kv_heads, room = slot.shape[1], slot.shape[2]
+        threads = torch.get_num_threads()
+        scratch = q.new_empty(threads * self._library.chunk_scratch(start + count, dim))
+        self._library.attend_chunk(
+            q.data_ptr(), slot.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count, q.stride(0),
+            out.stride(0), kv_heads, heads // kv_heads, dim, room, threads,
         )  # fmt: skip
 
     def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:

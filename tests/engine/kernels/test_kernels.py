@@ -122,6 +122,23 @@ def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kerne
         torch.testing.assert_close(out[row].double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 5), (0, 64), (1, 49), (70, 100), (130, 2)])
+def test_a_chunk_attends_to_what_is_before_each_token(start, count, dim, threads, kernels):
+    """With and without tokens before it, in one block and in several; what lies behind is not seen."""
+    kv_heads, group = 2, 3
+    slot = torch.randn(2, kv_heads, 200, dim)
+    wide = torch.randn(count, kv_heads * (group + 2), dim) * 3
+    q, out = wide[:, : kv_heads * group], torch.empty(count, kv_heads * group * dim + 5)
+    kernels.attend_chunk(q, slot, start, out[:, :-5])
+    keys, values = slot[:, :, : start + count].double().repeat_interleave(group, dim=1)
+    scores = torch.einsum("thd,hld->htl", q.double(), keys) / math.sqrt(dim)
+    later = torch.arange(start + count) > torch.arange(start, start + count)[:, None]
+    weights = torch.softmax(scores.masked_fill(later, -math.inf), dim=-1)
+    expected = torch.einsum("htl,hld->thd", weights, values).flatten(1)
+    torch.testing.assert_close(out[:, :-5].double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_attention_shows_what_is_not_a_number(kernels):
     """A key that went wrong makes the whole row wrong, where a check of the logits finds it."""
     layer = torch.randn(2, 2, 1, 40, 16)
