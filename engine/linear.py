@@ -24,7 +24,7 @@ PROBED_ROWS = (1, 4, 16, 64, 256)
 PROBE_RUNS = 5
 PROBE_WEIGHTS = 8  # layers' weights in turn, so that they come from memory as in a step
 PROBE_BYTES = 64 << 20  # of them together, but for the first
-CLEARLY = 1.05  # times the fastest, or more, for some number of rows: worth a second copy
+CLEARLY = 0.03  # of the time of one number of rows saved: worth a second copy
 KEEP_BOTH_BYTES = 2 << 30  # of all linear weights; above it one layout has to do
 MKL_ROWS = 256  # packed for a full step: measured, no other number of rows loses by it
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
@@ -83,21 +83,18 @@ def choose_layout(weights: Sequence[Tensor], total_bytes: int, kernels: Kernels 
 def judge(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, int]:
     """Return the names for many and for few rows, and how many are few, that the measured times speak for.
 
-    One layout is the one that loses least where it loses most; two, where that is clearly not the fastest somewhere.
+    Each probed number of rows counts the same: its time over the fastest. Two layouts are worth their memory where they
+    save clearly more than the best one alone.
     """
     best = {rows: min(times[rows] for times in seconds.values()) for rows in PROBED_ROWS}
-    losses = {name: max(times[rows] / best[rows] for rows in PROBED_ROWS) for name, times in seconds.items()}
-    single = min(losses, key=losses.__getitem__)
-    if losses[single] < CLEARLY or total_bytes > KEEP_BOTH_BYTES:
-        return single, single, 0
-    many = min(seconds, key=lambda name: seconds[name][PROBED_ROWS[-1]])
-    few = min(seconds, key=lambda name: sum(seconds[name][rows] / best[rows] for rows in PROBED_ROWS[:-1]))
-    few_rows = 0
-    for rows in PROBED_ROWS:
-        if seconds[few][rows] >= seconds[many][rows]:
-            break
-        few_rows = rows
-    return (many, few, few_rows) if few_rows else (single, single, 0)
+
+    def loss(choice: tuple[str, str, int]) -> float:
+        many, few, few_rows = choice
+        return sum(seconds[few if rows <= few_rows else many][rows] / best[rows] for rows in PROBED_ROWS)
+
+    single = min(((name, name, 0) for name in seconds), key=loss)
+    pair = min(((many, few, cut) for many in seconds for few in seconds for cut in PROBED_ROWS[:-1]), key=loss)
+    return pair if loss(single) - loss(pair) > CLEARLY and total_bytes <= KEEP_BOTH_BYTES else single
 
 
 def agrees(product: Product, weight: Tensor) -> bool:
