@@ -1,4 +1,4 @@
-"""Compiles the kernels for this processor with the machine's C compiler, once; `python -m engine.kernels.build` too.
+"""Compiles the kernels with the machine's C compiler, once; `python -m engine.kernels.build [LEVEL ...]` does it ahead.
 
 The library lies beside its source, or, where that folder is read-only, in a temporary one for as long as it is loaded.
 Its name says what it was made from, so that a changed source or another processor never meets an old library.
@@ -63,12 +63,21 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
         os.replace(made, target)
 
 
+def main(levels: Sequence[str]) -> str | None:
+    """Compile the kernels beside their source for these levels, none named: for this processor; return an error."""
+    own = level_of()
+    wanted = [*levels] or ([own] if own else [])
+    unknown = [level for level in wanted if level not in LEVELS]
+    if unknown or not wanted:
+        return f"There are kernels for {', '.join(LEVELS)}, and not for {unknown[0] if unknown else 'this processor'}."
+    for level in wanted:
+        try:
+            compile_to(HERE / library_name(level), level)
+        except OSError as error:
+            return f"The kernels cannot be built: {error}"
+        print(HERE / library_name(level))
+    return None
+
+
 if __name__ == "__main__":
-    wanted = level_of()
-    if wanted is None:
-        sys.exit("The kernels have no form for this processor; the models run on torch's own.")
-    try:
-        compile_to(HERE / library_name(wanted), wanted)
-    except OSError as reason:
-        sys.exit(f"The kernels cannot be built: {reason}")
-    print(HERE / library_name(wanted))
+    sys.exit(main(sys.argv[1:]))
