@@ -1,9 +1,10 @@
-"""Attention of one step over the slots: decode rows in runs of neighbouring slots, prompt chunks one by one.
+"""Attention of one step over the slots: decode rows, each over its own slot, and chunks of prompts.
 
-The flat rows of a step are the decode rows first, sorted by slot, then the chunks. Decode rows whose slots are
-neighbours are one call over a view of the cache, padded to the longest of them under a mask: no copy of keys or values.
-On the CPU, reading keys and values is what takes the time, so a run is cut where padding would read more than a call
-costs. Query heads that share a key head are laid along the query axis, so that grouped heads need no repeated keys.
+The flat rows of a step are the decode rows first, sorted by slot, then the chunks. With the kernels each row reads its
+own keys and values and nothing else. With torch alone, decode rows whose slots are neighbours are one call over a view
+of the cache, padded to the longest of them under a mask: no copy of keys or values. On the CPU, reading keys and values
+is what takes the time, so a run is cut where padding would read more than a call costs. Query heads that share a key
+head are laid along the query axis, so that grouped heads need no repeated keys.
 """
 
 from __future__ import annotations
