@@ -63,19 +63,20 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
         os.replace(made, target)
 
 
-def main(levels: Sequence[str]) -> str | None:
-    """Compile the kernels beside their source for these levels, none named: for this processor; return an error."""
+def main(levels: Sequence[str], folder: Path = HERE, compilers: Sequence[str] = COMPILERS) -> str | None:
+    """Compile what is not yet there for these levels, none named: for this processor; print it, or return an error."""
     own = level_of()
     wanted = [*levels] or ([own] if own else [])
     unknown = [level for level in wanted if level not in LEVELS]
     if unknown or not wanted:
         return f"There are kernels for {', '.join(LEVELS)}, and not for {unknown[0] if unknown else 'this processor'}."
-    for level in wanted:
+    for library, level in ((folder / library_name(level), level) for level in wanted):
         try:
-            compile_to(HERE / library_name(level), level)
+            if not library.exists():
+                compile_to(library, level, compilers)
         except OSError as error:
             return f"The kernels cannot be built: {error}"
-        print(HERE / library_name(level))
+        print(library)
     return None
 
 

@@ -16,7 +16,7 @@ enum {
     ROWS = 6,                   /* rows of a tile; ROWS x VECTORS accumulators and VECTORS weights fit the registers */
     COLS = LANES * VECTORS,     /* columns of a tile, and of a panel of packed weights */
     DEPTH = 128,                /* rows of a panel that stay in the first cache while all rows of x pass over them */
-    MANY_BLOCKS = 24,
+    MANY_BLOCKS = 24,           /* blocks of rows among which fetching is shared out */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
     AHEAD = 1024,               /* floats: how far attention fetches ahead */
@@ -429,12 +429,15 @@ void attend_chunk(const float *q, const float *cache, float *out, float *scratch
     }
 }
 
+/* Returns how many floats of scratch memory `draw` needs for each row. */
+long draw_scratch(long n) { return (n + DEPTH - 1) / DEPTH; }
+
 /* Draws one of n tokens for each row of logits [rows, n], which become weights e^((logit - highest) / temperature):
  * the first at which the running sum of weights passes the row's number in [0, 1) times their total. sums: room for
- * [rows, n / DEPTH rounded up]. */
+ * [rows, draw_scratch]. */
 void draw(float *logits, const float *temperatures, const float *numbers, long *tokens, float *sums, long rows, long n,
           long threads) {
-    const long parts = (n + DEPTH - 1) / DEPTH;
+    const long parts = draw_scratch(n);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
     for (long row = 0; row < rows; row++) {
         float *weights = logits + row * n, *own = sums + row * parts, highest = weights[0];

@@ -22,10 +22,25 @@ from engine.kernels.build import COMPILERS, HERE, compile_to, level_of, library_
 
 log = logging.getLogger(__name__)
 
+# Each function of kernels.c: its pointers, the kinds of the numbers behind them, and what it returns.
+_SIGNATURES = {
+    "panel_columns": (0, "", ctypes.c_long),
+    "chunk_scratch": (0, "ll", ctypes.c_long),
+    "draw_scratch": (0, "l", ctypes.c_long),
+    "pack": (2, "lll", None),
+    "product": (4, "lllil", None),
+    "norm": (2, "llfl", None),
+    "gate": (2, "lll", None),
+    "turn": (3, "llllfl", None),
+    "store": (3, "lllll", None),
+    "attend": (6, "llllllll", None),
+    "attend_chunk": (4, "lllllllll", None),
+    "draw": (5, "lll", None),
+}
+_KINDS = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
 _ALIGNMENT = 64  # bytes: a cache line, and the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
-_PART = 128  # tokens whose weights are added up first
 _LOADING = threading.Lock()  # guards the first load: two models may ask at once
 
 
@@ -42,26 +57,11 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        library.panel_columns.restype = ctypes.c_long
+        for name, (pointers, numbers, result) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes = [ctypes.c_void_p] * pointers + [_KINDS[kind] for kind in numbers]
+            function.restype = result
         self._columns = int(library.panel_columns())
-        pointer, number = ctypes.c_void_p, ctypes.c_long
-        for function in (library.product, library.pack, library.norm, library.gate, library.turn):
-            function.restype = None
-        for function in (library.store, library.attend):
-            function.restype = None
-        library.pack.argtypes = [pointer] * 2 + [number] * 3
-        library.product.argtypes = [pointer] * 4 + [number] * 3 + [ctypes.c_int, number]
-        library.norm.argtypes = [pointer] * 2 + [number] * 2 + [ctypes.c_float, number]
-        library.gate.argtypes = [pointer] * 2 + [number] * 3
-        library.turn.argtypes = [pointer] * 3 + [number] * 4 + [ctypes.c_float, number]
-        library.store.argtypes = [pointer] * 3 + [number] * 5
-        library.chunk_scratch.restype = number
-        library.chunk_scratch.argtypes = [number] * 2
-        library.attend_chunk.restype = None
-        library.attend_chunk.argtypes = [pointer] * 4 + [number] * 9
-        library.draw.restype = None
-        library.draw.argtypes = [pointer] * 5 + [number] * 3
-        library.attend.argtypes = [pointer] * 6 + [number] * 8
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
         """Return a weight [out, in] and a bias [out], laid out for `product`."""
@@ -160,7 +160,7 @@ class Kernels:
         """
         rows, vocabulary = logits.shape
         tokens = torch.empty(rows, dtype=torch.long)
-        sums = logits.new_empty(rows * -(-vocabulary // _PART))
+        sums = logits.new_empty(rows * self._library.draw_scratch(vocabulary))
         self._library.draw(
             logits.data_ptr(), temperatures.data_ptr(), numbers.data_ptr(), tokens.data_ptr(), sums.data_ptr(), rows,
             vocabulary, torch.get_num_threads(),

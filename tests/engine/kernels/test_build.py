@@ -7,7 +7,7 @@ import stat
 import pytest
 import torch
 
-from engine.kernels.build import FLAGS, HERE, LEVELS, SOURCE, compile_to, level_of, library_name
+from engine.kernels.build import FLAGS, HERE, LEVELS, SOURCE, compile_to, level_of, library_name, main
 from engine.kernels.library import load_from
 
 V3 = "flags\t\t: fpu avx2 fma bmi2 f16c movbe sse2\n"
@@ -113,3 +113,58 @@ def test_a_folder_that_cannot_be_written_is_left_alone(tmp_path, kernels):
     folder.chmod(0o755)
     assert loaded is not None
     assert not os.listdir(folder)
+
+
+# --- ahead: python -m engine.kernels.build ---
+
+
+def copying(tmp_path):
+    """A compiler that is quick: it writes down for which level it was asked and makes an empty library."""
+    return program(
+        tmp_path / "copying",
+        f'echo "$*" | grep -o "march=[^ ]*" >>"{tmp_path}/asked"; for last; do :; done; : >"$last"',
+    )
+
+
+def test_the_levels_that_are_named_are_built_ahead(tmp_path, capsys):
+    """For an image that runs elsewhere: each library is there, and its path is said."""
+    folder = tmp_path / "built"
+    folder.mkdir()
+    assert main([*LEVELS], folder, [copying(tmp_path)]) is None
+    libraries = [folder / library_name(level) for level in LEVELS]
+    assert sorted(folder.iterdir()) == sorted(libraries)
+    assert capsys.readouterr().out.splitlines() == [str(library) for library in libraries]
+    assert (tmp_path / "asked").read_text().split() == [f"march={level}" for level in LEVELS]
+
+
+def test_none_named_means_this_processor(tmp_path, kernels):
+    """What an installation on the machine itself asks for."""
+    folder = tmp_path / "built"
+    folder.mkdir()
+    assert main([], folder, [copying(tmp_path)]) is None
+    assert os.listdir(folder) == [library_name(level_of())]
+
+
+def test_what_is_there_is_not_built_again(tmp_path, capsys):
+    """A second run needs no compiler."""
+    there = tmp_path / library_name("x86-64-v3")
+    there.touch()
+    assert main(["x86-64-v3"], tmp_path, ["no-compiler-of-this-name"]) is None
+    assert capsys.readouterr().out.strip() == str(there)
+
+
+def test_an_unknown_level_is_refused_before_anything_is_built(tmp_path):
+    """With the levels that there are."""
+    said = main(["x86-64-v3", "x86-64-v9"], tmp_path)
+    assert said == "There are kernels for x86-64-v4, x86-64-v3, and not for x86-64-v9."
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_build_ahead_that_fails_says_why(tmp_path):
+    """Whoever installs reads what the compiler said; nothing half made stays."""
+    failing = program(tmp_path / "failing", "echo no room on the disk >&2; exit 1")
+    assert (
+        main(["x86-64-v3"], tmp_path, [failing])
+        == f"The kernels cannot be built: {failing} failed: no room on the disk"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["failing"]
