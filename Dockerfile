@@ -24,9 +24,24 @@ RUN /installer/bin/pip --python /venv/bin/python install --no-cache-dir --requir
     && /installer/bin/pip --python /venv/bin/python check \
     && /venv/bin/python -c "import sys, torch; sys.exit(f'torch {torch.__version__} is not the build for $VARIANT' if (torch.version.cuda is None) != ('$VARIANT' == 'cpu') else 0)"
 
+# What a processor computes with, made for both of its levels that there are kernels for: whoever runs the image has one
+# or the other, and the image has no compiler. A base that brings a C compiler needs no apt.
+FROM ${BASE} AS kernels
+ARG VARIANT
+# hadolint ignore=DL3008
+RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ] && ! command -v cc; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
+WORKDIR /kernels
+COPY engine/kernels ./
+RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ]; then python3 build.py x86-64-v3 x86-64-v4; fi
+
 FROM packages AS code
 WORKDIR /app
 COPY . .
+COPY --from=kernels /kernels engine/kernels
 # The root file system is read-only at run time, so what Python would cache beside the code is made here.
 RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 

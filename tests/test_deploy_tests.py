@@ -75,6 +75,11 @@ def test_missing_system_packages_are_listed_with_their_size_and_installed(apt_bo
     assert install.endswith("policy=101")
 
 
+def test_the_compiler_of_the_kernels_is_among_them(box: Sandbox) -> None:
+    """The tests hold the kernels to torch, so a machine that tests can compile them."""
+    assert "cc" in run_tests(box).stderr.split("missing here: ")[1].split(".")[0].split()
+
+
 def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -> None:
     """What the system said about starting services before, it says again, whether apt worked or not."""
     (tmp_path / "policy-rc.d").write_text("#!/bin/sh\nexit 42\n")

