@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCE = HERE / "kernels.c"
+SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c"))
+HEADER = HERE / "kernels.h"
 COMPILERS = ("cc", "gcc", "clang")
 SECONDS = 120.0
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -43,7 +44,7 @@ def level_of(cpu_info: Path = _CPU_INFO) -> str | None:
 
 def library_name(level: str) -> str:
     """Return the file name of the library for a level, which changes with the source."""
-    made_from = SOURCE.read_bytes() + repr((FLAGS, LEVELS[level][1])).encode()
+    made_from = b"".join(path.read_bytes() for path in (HEADER, *SOURCES)) + repr((FLAGS, LEVELS[level][1])).encode()
     return f"kernels-{level}-{hashlib.sha256(made_from).hexdigest()[:12]}.so"
 
 
@@ -54,13 +55,15 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
         raise FileNotFoundError(f"no C compiler is installed ({', '.join(compilers)})")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [compiler, *FLAGS, f"-march={level}", *LEVELS[level][1], str(SOURCE), "-o", str(made)]
+        command = [compiler, *FLAGS, f"-march={level}", *LEVELS[level][1], *map(str, SOURCES), "-o", str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         except subprocess.SubprocessError as error:
             said = getattr(error, "stderr", None) or str(error)
             raise OSError(f"{compiler} failed: {said.strip()[-500:]}") from error
         os.replace(made, target)
+    for old in set(target.parent.glob(f"kernels-{level}-*.so")) - {target}:
+        old.unlink(missing_ok=True)  # made from an earlier source
 
 
 def main(levels: Sequence[str], folder: Path = HERE, compilers: Sequence[str] = COMPILERS) -> str | None:

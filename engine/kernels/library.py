@@ -22,7 +22,7 @@ from engine.kernels.build import COMPILERS, HERE, compile_to, level_of, library_
 
 log = logging.getLogger(__name__)
 
-# Each function of kernels.c: its pointers, the kinds of the numbers behind them, and what it returns.
+# Each function of the library: its pointers, the kinds of the numbers behind them, and what it returns.
 _SIGNATURES = {
     "panel_columns": (0, "", ctypes.c_long),
     "chunk_scratch": (0, "ll", ctypes.c_long),

@@ -1,0 +1,68 @@
+/* What a step computes on a processor in float32, where torch leaves time: one core is bound by what it reads from
+ * memory (weights, keys, values), so each kernel fetches ahead what it will need while it computes, and goes over a
+ * row once. All tensors are contiguous float32 in row-major order unless a stride says otherwise; indices are counted
+ * in elements; `threads` is the number of OpenMP threads to use. Nothing is kept between calls.
+ */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, VECTORS = 4 };
+#else
+enum { LANES = 8, VECTORS = 2 };
+#endif
+enum {
+    ROWS = 6,                   /* rows of a tile; ROWS x VECTORS accumulators and VECTORS weights fit the registers */
+    COLS = LANES * VECTORS,     /* columns of a tile, and of a panel of packed weights */
+    DEPTH = 128,                /* rows of a panel that stay in the first cache while all rows of x pass over them */
+    MANY_BLOCKS = 24,           /* blocks of rows among which fetching is shared out */
+    LINE = 16,                  /* floats in a cache line */
+    LINES = COLS / LINE,        /* cache lines in a row of a panel */
+    AHEAD = 1024,               /* floats: how far attention fetches ahead */
+    WIDEST = 256,               /* the largest head */
+    TOKENS = 48,                /* tokens of a chunk whose scores are in the cache together */
+    MANY = 1 << 14              /* elements from which more than one thread pays */
+};
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef int mask __attribute__((vector_size(LANES * sizeof(int))));
+
+/* Fetches `count` floats from memory, for soon. */
+INLINE void fetch(const float *from, long count) {
+    for (long i = 0; i < count; i += LINE) __builtin_prefetch(from + i, 0, 2);
+}
+
+/* Returns `yes` where the mask is set, else `no`. */
+INLINE vec choose(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) | ((mask)no & ~where)); }
+
+/* Returns e^x to about one unit in the last place, 0 below e^-87: x is split into n ln 2 + r, |r| <= ln 2 / 2, and e^r
+ * is its Taylor series. What is not a number stays so. */
+INLINE vec exponential(vec x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    mask tiny = x < -87.0f;
+    x = choose(x > 88.0f, (vec){0} + 88.0f, x);
+    vec n = (x * 1.44269504f + magic) - magic;
+    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec series = r * (1.0f / 5040) + 1.0f / 720;
+    series = series * r + 1.0f / 120;
+    series = series * r + 1.0f / 24;
+    series = series * r + 1.0f / 6;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    return choose(tiny, (vec){0}, series * (vec)((__builtin_convertvector(n, mask) + 127) << 23));
+}
+
+void pack(const float *weight, float *packed, long out, long in, long threads);
+
+/* y [rows, COLS] (ldy) = x [rows, depth] (ldx) w [depth, COLS] for up to ROWS rows, plus y where `more`, plus bias
+ * [COLS] where there is one. Meanwhile fetches `lines` (0, 1, 2, 4) cache lines a row of w from `next` on. */
+void tile(long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy, int more,
+          const float *bias, const float *next, long lines);
+
+#endif
