@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from engine.checkpoint import find_checkpoint
 from engine.errors import NoRoom, StartError
 from engine.kv_cache import KVCache
+from engine.linear import KEEP_BOTH_BYTES
 from engine.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE
 from engine.memory import available_bytes, total_bytes
 from engine.types import EngineConfig, ModelSpec
@@ -32,9 +33,12 @@ SETTINGS_TO_LOWER = "lower MAX_NUM_SEQS or MAX_MODEL_LEN"
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Bytes by purpose, with the number of tokens the cache and the kept beginnings hold. `weights` are loaded."""
+    """Bytes by purpose, with the number of tokens the cache and the kept beginnings hold. `weights` are loaded; on a
+    processor small ones may be kept in a second layout too (`relaid`, at most).
+    """
 
     weights: int
+    relaid: int
     cache: int
     beginnings: int
     work: int
@@ -44,7 +48,7 @@ class Budget:
     @property
     def to_allocate(self) -> int:
         """What is still to be taken once the weights are in place."""
-        return self.cache + self.beginnings + self.work
+        return self.relaid + self.cache + self.beginnings + self.work
 
     @property
     def total(self) -> int:
@@ -56,6 +60,7 @@ class Budget:
         left = available - self.to_allocate
         rows = [
             ("weights (loaded)", self.weights, ""),
+            *([("second layout", self.relaid, "at most")] if self.relaid else []),
             ("cache", self.cache, f"{self.cache_tokens:,} tokens"),
             ("kept beginnings", self.beginnings, f"{self.prefix_tokens:,} tokens"),
             ("work", self.work, "estimated"),
@@ -67,7 +72,7 @@ class Budget:
 def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> Budget:
     """Return what `model` (loaded) needs with these limits. max_model_len: tokens a slot."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return _budget(model.config.get_text_config(), model.dtype, weights, config, max_model_len)
+    return _budget(model.config.get_text_config(), model.dtype, model.device.type, weights, config, max_model_len)
 
 
 def foresee_budget(spec: ModelSpec, config: EngineConfig) -> Budget:
@@ -77,7 +82,7 @@ def foresee_budget(spec: ModelSpec, config: EngineConfig) -> Budget:
     text = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True).get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)
     length = min(config.max_model_len, text.max_position_embeddings)
-    return _budget(text, dtype, checkpoint.loaded_bytes(dtype.itemsize), config, length)
+    return _budget(text, dtype, spec.device, checkpoint.loaded_bytes(dtype.itemsize), config, length)
 
 
 def check_together(
@@ -96,7 +101,8 @@ def check_together(
     if needed + reserve <= free:
         return
     sums = "; ".join(
-        f"{spec.name} {budget.total / 1e9:.2f} GB ({budget.weights / 1e9:.2f} weights in {spec.dtype}, "
+        f"{spec.name} {budget.total / 1e9:.2f} GB "
+        f"({(budget.weights + budget.relaid) / 1e9:.2f} weights in {spec.dtype}, "
         f"{budget.cache / 1e9:.2f} cache, {budget.beginnings / 1e9:.2f} kept beginnings, {budget.work / 1e9:.2f} work)"
         for spec, _, budget in plans
     )
@@ -117,16 +123,17 @@ def check_budget(
     reserve = budget.total if config.reload_reserve else 0
     if budget.to_allocate + reserve <= free:
         return
+    layout = f"{budget.relaid / 1e9:.2f} GB for a second layout of them, " if budget.relaid else ""
     kept = f" and {reserve / 1e9:.2f} GB that RELOAD_RESERVE keeps for a second copy" if reserve else ""
     raise StartError(
-        f"{spec.name} does not fit on {spec.device}: beside its weights it needs {budget.cache / 1e9:.2f} GB for "
+        f"{spec.name} does not fit on {spec.device}: beside its weights it needs {layout}{budget.cache / 1e9:.2f} GB for "
         f"{budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), {budget.beginnings / 1e9:.2f} GB for "
         f"kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are "
         f"free: {SETTINGS_TO_LOWER}."
     )
 
 
-def _budget(text: Any, dtype: torch.dtype, weights: int, config: EngineConfig, length: int) -> Budget:
+def _budget(text: Any, dtype: torch.dtype, device: str, weights: int, config: EngineConfig, length: int) -> Budget:
     """Return the budget of a model with this text configuration. length: tokens a slot."""
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     per_token = KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype)
@@ -136,6 +143,7 @@ def _budget(text: Any, dtype: torch.dtype, weights: int, config: EngineConfig, l
     logits = LOGITS_COPIES * config.max_num_seqs * text.vocab_size * 4
     return Budget(
         weights=weights,
+        relaid=weights if device == "cpu" and weights <= KEEP_BOTH_BYTES else 0,
         cache=cache_tokens * per_token,
         beginnings=prefix_tokens * per_token,
         work=config.max_num_batched_tokens * row + logits,

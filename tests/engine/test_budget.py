@@ -24,8 +24,17 @@ def test_the_cache_is_a_stated_number_of_tokens(text_model):
     assert (
         budget.total
         == budget.weights + budget.to_allocate
-        == budget.weights + sum((budget.cache, budget.beginnings, budget.work))
+        == budget.weights + sum((budget.relaid, budget.cache, budget.beginnings, budget.work))
     )
+
+
+def test_small_weights_may_take_a_second_layout_on_a_processor(text_model, text_folder):
+    """It is in the sum, at most as large as the weights; on a GPU, and above a limit, there is none."""
+    planned = plan_budget(text_model.model, CONFIG, 512)
+    assert planned.relaid == planned.weights
+    assert foresee_budget(replace(text_spec(text_folder), device="cuda"), CONFIG).relaid == 0
+    assert "second layout" in planned.table(0)
+    assert "second layout" not in replace(planned, relaid=0).table(0)
 
 
 def test_without_kept_beginnings_they_take_nothing(text_model):
@@ -38,7 +47,7 @@ def test_what_is_foreseen_is_what_is_planned(text_model, text_folder, vision_mod
     """From the files alone, for both architectures; half precision halves all but the logits."""
     for spec, loaded in ((text_spec(text_folder), text_model), (vision_spec(vision_folder), vision_model)):
         foreseen, planned = foresee_budget(spec, CONFIG), plan_budget(loaded.model, CONFIG, 512)
-        assert foreseen == replace(planned, weights=foreseen.weights)
+        assert foreseen == replace(planned, weights=foreseen.weights, relaid=foreseen.relaid)
         assert foreseen.weights == pytest.approx(planned.weights, rel=0.01)
         half = foresee_budget(replace(spec, dtype="float16"), CONFIG)
         assert half.weights == pytest.approx(foreseen.weights / 2)
