@@ -15,6 +15,15 @@ missing_system_packages() {
     if [ "$FIREWALL" = yes ]; then has ufw || [ -x /usr/sbin/ufw ] || echo ufw; fi
 }
 
+# What compiles the kernels of a service that runs on the processor. Prints the packages that are missing.
+missing_compiler_packages() {
+    if ! runs_on_processor || [ "$(uname -m)" != x86_64 ]; then return; fi
+    has cc || has gcc || has clang || echo gcc
+    [ -f "$SYSTEM_ROOT/usr/include/stdio.h" ] || echo libc6-dev
+}
+
+runs_on_processor() { [ "$(wanted_setting DEVICE auto)" = cpu ]; }
+
 # Prints a Python that the service's user can run as well; one in a home folder is not.
 production_python() {
     local candidate
@@ -40,10 +49,23 @@ install_missing_packages() {
     [ -n "$missing" ] || return 0
     say "Installing the system packages: $missing"
     # shellcheck disable=SC2086  # one word for each package
-    apt_get install --yes --no-install-recommends $missing ||
-        { apt_get update --quiet && apt_get install --yes --no-install-recommends $missing; } ||
-        die "apt could not install $missing; its reason stands above."
+    apt_install_packages $missing || die "apt could not install $missing; its reason stands above."
     FOUND_PYTHON=""
+}
+
+# The service runs without a compiler too, so none is no reason to stop.
+install_compiler() {
+    local missing
+    missing="$(missing_compiler_packages | tr '\n' ' ')"
+    [ -n "$missing" ] || return 0
+    say "Installing what compiles the kernels for the processor: $missing"
+    # shellcheck disable=SC2086  # one word for each package
+    apt_install_packages $missing || warn "apt could not install $missing; its reason stands above."
+}
+
+apt_install_packages() {
+    apt_get install --yes --no-install-recommends "$@" ||
+        { apt_get update --quiet && apt_get install --yes --no-install-recommends "$@"; }
 }
 
 apt_get() { recorded env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C apt-get -o DPkg::Lock::Timeout=120 "$@"; }
@@ -61,9 +83,7 @@ find_production_python() {
 
 # A look before gigabytes are downloaded; the release's own check in the unit's sandbox goes deeper.
 check_gpu() {
-    local wanted
-    wanted="$(wanted_setting DEVICE auto)"
-    if [ "$wanted" = cpu ]; then
+    if runs_on_processor; then
         say "DEVICE=cpu: the models run on the processor."
     elif [ "$(gpu_count)" -gt 0 ]; then
         say "GPU: $(nvidia-smi -L | head -n 1 | cut -d '(' -f 1)with driver $(driver_version), $(gpu_count) in all."

@@ -8,6 +8,8 @@ print_plan() {
     FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     plan_line "$missing" "install the system packages: $missing" "have all system packages"
+    missing="$(missing_compiler_packages | tr '\n' ' ')"
+    [ -z "$missing" ] || say "would install what compiles the kernels for the processor: $missing"
     PYTHON="$FOUND_PYTHON"
     check_gpu
     check_model_folders
@@ -43,10 +45,12 @@ plan_release() {
     if release_complete; then
         say "would use the release ${RELEASE##*/}, which is of this very tree"
     else
-        say "would copy $ROOT to $RELEASES/(date)-${RELEASE##*-}, install its packages and run its smoke tests"
+        say "would copy $ROOT to $RELEASES/(date)-${RELEASE##*-}, install its packages$(plan_kernels) and run its smoke tests"
     fi
     say "would check settings, model folders and GPU as $SERVICE_USER in the sandbox of $UNIT"
 }
+
+plan_kernels() { if runs_on_processor; then echo ", compile its kernels"; fi; }
 
 plan_switch() {
     if release_complete && already_serves "$RELEASE" && [ ${#GIVEN[@]} -eq 0 ]; then

@@ -70,6 +70,7 @@ prepare() {
     find_production_python
     check_gpu
     check_model_folders
+    install_compiler
     if [ -n "$DOMAIN" ]; then GIVEN+=(HOST=127.0.0.1 TRUSTED_PROXIES=1); fi
     check_production_port
     ensure_account
@@ -81,6 +82,7 @@ install_release() {
     choose_release
     if release_complete; then
         say "The release ${RELEASE##*/} of this very tree is there and has passed its smoke tests."
+        build_kernels
     else
         make_release
     fi

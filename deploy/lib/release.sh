@@ -11,7 +11,7 @@ RELEASE=""
 tree_files() {
     (cd "$1" && find . \( -name .git -o -name .venv -o -name .release -o -name __pycache__ -o -name '.*_cache' \
         -o -name htmlcov -o -name node_modules -o -path ./run \) -prune -o \( -type f -o -type l \) \
-        ! -name '*.pyc' ! -name .env ! -name '.coverage*' ! -name '*.log' -print0 | LC_ALL=C sort -z)
+        ! -name '*.pyc' ! -name '*.so' ! -name .env ! -name '.coverage*' ! -name '*.log' -print0 | LC_ALL=C sort -z)
 }
 
 tree_hash() {
@@ -45,6 +45,7 @@ make_release() {
     borrow_environment || make_venv
     install_packages requirements.txt
     "$VENV_PYTHON" -m compileall -q -x '/\.venv/' . >/dev/null || die "The code of this release is broken: $("$VENV_PYTHON" -m compileall -q -x '/\.venv/' . 2>&1 | head -n 5)"
+    build_kernels
     chmod -R go-w .
     smoke_test
     : >.release/complete
@@ -79,6 +80,15 @@ rename_environment() {
     { grep -rlI --fixed-strings "$1/.venv" .venv/bin .venv/pyvenv.cfg || true; } |
         while IFS= read -r file; do sed -i "s#$1/.venv#$RELEASE/.venv#g" "$file"; done
     venv_works
+}
+
+# The kernels of a release that runs on the processor, where they are not there yet. They are made here and now, since the
+# service may not write into the release and would compile them at every start.
+build_kernels() {
+    runs_on_processor || return 0
+    say "Compiling the kernels for this processor."
+    recorded env -C "$RELEASE" "$RELEASE/.venv/bin/python" -m engine.kernels.build ||
+        warn "The models run without the kernels, which is slower; the reason stands above."
 }
 
 smoke_test() {

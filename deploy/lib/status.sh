@@ -88,7 +88,7 @@ uninstall() {
     rm -rf "$PREFIX"
     rm -f "$LOGROTATE_DIR/avito-ai"
     if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge takes them too)."; fi
-    say "Avito AI API is removed. What apt installed for it (python3-venv, nginx, certbot) stays."
+    say "Avito AI API is removed. What apt installed for it (python3-venv, gcc, nginx, certbot) stays."
 }
 
 ask_to_uninstall() {

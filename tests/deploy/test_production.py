@@ -180,9 +180,9 @@ def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
 
 
 def test_the_release_is_tested_before_it_is_checked_and_served(bare: ProductionBox) -> None:
-    """Packages, smoke tests, the sandbox, the start, the answers: in this order."""
+    """Packages, kernels, smoke tests, the sandbox, the start, the answers: in this order."""
     assert bare.production().returncode == 0
-    steps = ["pip install", "smoke of", "start avito-ai-check", "restart avito-ai.service", "asked for", "enable"]
+    steps = ["pip install", "kernels in", "smoke of", "start avito-ai-check", "restart avito-ai", "asked for", "enable"]
     calls = "\n".join(bare.calls())
     assert [calls.index(step) for step in steps] == sorted(calls.index(step) for step in steps)
 

@@ -1,0 +1,97 @@
+"""`deploy.sh production` on the processor compiles the kernels into the release, and never fails for want of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.deploy.production_box import ProductionBox
+
+DEMO = ("VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
+GPU = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"
+FAILING_APT = 'case "$*" in *gcc*) echo "E: no such package"; exit 100 ;; esac'
+
+
+def give_compiler(box: ProductionBox) -> None:
+    """Let the machine have what Debian's gcc and libc6-dev bring."""
+    box.tool("gcc", "exit 0")
+    headers = box.system / "usr/include"
+    headers.mkdir(parents=True)
+    (headers / "stdio.h").touch()
+
+
+def test_a_compiler_is_installed_for_the_processor(bare: ProductionBox) -> None:
+    """The compiler and the headers, without what they recommend; the release is compiled in its own folder."""
+    done = bare.production()
+    assert done.returncode == 0, done.stderr
+    assert bare.asked("install --yes --no-install-recommends gcc libc6-dev") == 1
+    assert bare.asked(f"kernels in {bare.prefix}/releases/{bare.current}") == 1
+
+
+def test_a_compiler_that_is_there_is_taken(bare: ProductionBox) -> None:
+    """Nothing is installed beside it."""
+    give_compiler(bare)
+    assert bare.production().returncode == 0
+    assert bare.asked("gcc") == bare.asked("libc6-dev") == 0
+    assert bare.asked("kernels in") == 1
+
+
+def test_a_gpu_needs_neither_compiler_nor_kernels(bare: ProductionBox) -> None:
+    """There torch's own kernels do the work."""
+    bare.tool("nvidia-smi", GPU)
+    done = bare.run("production", *DEMO)
+    assert done.returncode == 0, done.stderr
+    assert bare.asked("gcc") == bare.asked("kernels in") == 0
+
+
+def test_another_kind_of_processor_gets_no_compiler(bare: ProductionBox) -> None:
+    """There are no kernels for it to compile."""
+    bare.tool("uname", 'case "$*" in -m) echo aarch64 ;; *) echo Linux ;; esac')
+    assert bare.production().returncode == 0
+    assert bare.asked("gcc") == 0
+
+
+def test_apt_without_a_compiler_does_not_stop_the_run(bare: ProductionBox) -> None:
+    """A mirror that lacks it is named, and the service comes up without."""
+    bare.tool("apt-get", FAILING_APT)
+    done = bare.production()
+    assert done.returncode == 0
+    assert "E: no such package" in done.stdout
+    assert "Warning: apt could not install gcc libc6-dev" in done.stderr
+    assert bare.serving == bare.current
+
+
+def test_kernels_that_cannot_be_built_do_not_stop_the_run(box: ProductionBox) -> None:
+    """One line says what that costs, and the release serves."""
+    box.change()
+    box.say("kernels-fail")
+    done = box.run("production")
+    assert done.returncode == 0
+    assert "Warning: The models run without the kernels, which is slower" in done.stderr
+    assert box.serving == box.current
+
+
+def test_a_release_that_lacks_its_kernels_gets_them_with_the_next_run(box: ProductionBox) -> None:
+    """As where the compiler came later, or the service moved from a GPU to the processor."""
+    assert box.run("production").returncode == 0
+    assert box.asked("kernels in") == 1
+    assert len(box.releases) == 1
+
+
+def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
+    """What a developer's compiler made is no part of a release, and makes no other one of it."""
+    folder = box.root / "engine/kernels"
+    folder.mkdir(parents=True)
+    (folder / "kernels-x86-64-v3-0123456789ab.so").touch()
+    assert "nothing is restarted" in box.run("production").stdout
+    box.change()
+    assert box.run("production").returncode == 0
+    assert not list((box.prefix / "releases" / box.current).rglob("*.so"))
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", True), ("auto", False)])
+def test_the_plan_says_what_is_compiled(bare: ProductionBox, device: str, said: bool) -> None:
+    """And what is installed for that, where the processor is asked for."""
+    bare.tool("nvidia-smi", GPU)
+    plan = bare.run("production", "--dry-run", f"DEVICE={device}", *DEMO).stdout
+    assert ("compile its kernels" in plan) is said
+    assert ("would install what compiles the kernels for the processor: gcc libc6-dev" in plan) is said
