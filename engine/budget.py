@@ -126,10 +126,10 @@ def check_budget(
     layout = f"{budget.relaid / 1e9:.2f} GB for a second layout of them, " if budget.relaid else ""
     kept = f" and {reserve / 1e9:.2f} GB that RELOAD_RESERVE keeps for a second copy" if reserve else ""
     raise StartError(
-        f"{spec.name} does not fit on {spec.device}: beside its weights it needs {layout}{budget.cache / 1e9:.2f} GB for "
-        f"{budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), {budget.beginnings / 1e9:.2f} GB for "
-        f"kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in{kept}, and {free / 1e9:.2f} GB are "
-        f"free: {SETTINGS_TO_LOWER}."
+        f"{spec.name} does not fit on {spec.device}: beside its weights it needs {layout}"
+        f"{budget.cache / 1e9:.2f} GB for {budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), "
+        f"{budget.beginnings / 1e9:.2f} GB for kept beginnings (PREFIX_CACHE), {budget.work / 1e9:.2f} GB to work in"
+        f"{kept}, and {free / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
     )
 
 
