@@ -9,7 +9,7 @@ from engine.loader import load_model
 from engine.model_runner import ModelRunner
 from engine.reference_run import Answer, generate
 from engine.types import SamplingParams
-from tests.checkpoints import text_spec, vision_spec
+from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
 from tests.engine.driver import Driver, chat
 
 SCHEDULES = 300  # each for text and for pictures
@@ -137,3 +137,15 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
     assert driver.counters.preemptions == 1
     for sequence, prompt in zip(greedy, prompts, strict=True):
         assert sequence.generation.result().text == oracle(text_model, prompt, 12)[0]
+
+
+def test_heads_that_the_kernels_do_not_know_go_through_torch(tmp_path, kernels):
+    """A model with other heads is served all the same, and as well."""
+    folder = write_text_checkpoint(tmp_path, head_dim=24)
+    cases = [(chat(text), 7) for text in texts(6)]
+    plain = load_model(text_spec(folder), lambda progress: None)
+    expected = [(prompt, tokens, oracle(plain, prompt, tokens)) for prompt, tokens in cases]
+    loaded = load_model(text_spec(folder), lambda progress: None)
+    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=kernels)
+    for seed in range(10):
+        assert_equal(run_schedule(seed, expected, loaded, runner))
