@@ -86,7 +86,7 @@ rename_environment() {
 # service may not write into the release and would compile them at every start.
 build_kernels() {
     runs_on_processor || return 0
-    say "Compiling the kernels for this processor."
+    say "The kernels for this processor:"
     recorded env -C "$RELEASE" "$RELEASE/.venv/bin/python" -m engine.kernels.build ||
         warn "The models run without the kernels, which is slower; the reason stands above."
 }
