@@ -197,18 +197,20 @@ def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
 
 def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_proxy):
     """Nobody listens: an error of 5xx with Retry-After, as JSON where JSON is spoken, with the request's id."""
-    proxy = new_proxy([free_port()] * 3)
-    if proxy.name == "haproxy":
-        until(lambda: "has no server available" in proxy.log())
-    api, body = proxy.ask(TEXT, {"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
-    assert (api.status, failure_of_api(api, body)) in [(502, "not_ready"), (503, "not_ready")]
-    assert api.headers["X-Request-ID"] == "mine"
-    assert api.headers["Retry-After"] == "5"
-    openai, body = proxy.ask(CHAT, CHAT_STREAM)
-    assert failure_of_openai(openai, body) == "not_ready"
-    page, body = proxy.ask("/")
-    assert page.headers["Content-Type"].startswith("text/html")
-    assert page.status == api.status
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays refused and nobody else's
+        proxy = new_proxy([nobody.getsockname()[1]] * 3)
+        if proxy.name == "haproxy":
+            until(lambda: "has no server available" in proxy.log())
+        api, body = proxy.ask(TEXT, {"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
+        assert (api.status, failure_of_api(api, body)) in [(502, "not_ready"), (503, "not_ready")]
+        assert api.headers["X-Request-ID"] == "mine"
+        assert api.headers["Retry-After"] == "5"
+        openai, body = proxy.ask(CHAT, CHAT_STREAM)
+        assert failure_of_openai(openai, body) == "not_ready"
+        page, body = proxy.ask("/")
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert page.status == api.status
 
 
 def test_generation_that_began_is_never_repeated(new_proxy):
