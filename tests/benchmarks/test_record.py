@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,3 +27,18 @@ def test_a_record_shows_its_plot(tmp_path: Path) -> None:
     page = record.write("some", {"facts": facts, "plot": [PANEL]}, "Some figures", [], tmp_path).read_text()
     assert ("![Some figures](some.png)" in page) == (tmp_path / "some.png").exists()
     assert f"{facts['memory_gb']} GB of memory" in page
+
+
+def test_the_state_of_a_working_tree_is_told(tmp_path: Path) -> None:
+    """A clean tree is clean, a changed file is a change, and a folder without a repository has no commit."""
+    assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}
+    tracked = tmp_path / "tracked"
+    tracked.write_text("one")
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["add", "tracked"], [*who, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "untracked").touch()
+    clean = record.state_of(tmp_path)
+    assert (len(clean["commit"]), clean["uncommitted_changes"]) == (40, False)
+    tracked.write_text("two")
+    assert record.state_of(tmp_path) == {**clean, "uncommitted_changes": True}
