@@ -65,10 +65,11 @@ class Kernels:
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
         """Return a weight [out, in] and a bias [out], laid out for `product`."""
+        weight = weight.contiguous()
         out, inner = weight.shape
         padded = -(-out // self._columns) * self._columns
         panels = _aligned(padded * inner)
-        self._library.pack(weight.contiguous().data_ptr(), panels.data_ptr(), out, inner, torch.get_num_threads())
+        self._library.pack(weight.data_ptr(), panels.data_ptr(), out, inner, torch.get_num_threads())
         if bias is not None:
             bias = torch.cat([bias, bias.new_zeros(padded - out)])
         return PackedWeight(panels, bias, (out, inner))

@@ -40,6 +40,12 @@ def test_a_product_is_the_linear_layer(rows, out, inner, bias, add, threads, ker
     torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_weight_that_is_a_view_is_packed_as_it_reads(kernels):
+    """A transposed weight is the transposed one."""
+    x, weight = torch.randn(3, 300), torch.randn(300, 200).T
+    torch.testing.assert_close(kernels.product(x, kernels.pack(weight, None)), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
 def test_a_row_of_a_product_does_not_depend_on_its_company(kernels):
     """The same sum in the same order, bit by bit, alone and in any batch."""
     x, packed = torch.randn(100, 300), kernels.pack(torch.randn(70, 300), None)
