@@ -51,6 +51,16 @@ class KVCache:
         own = self.layers[0]
         return slots * own.stride(0) + positions * own.stride(3)
 
+    def run_places(self, slots: list[int], positions: list[int]) -> Tensor:
+        """Return where runs of tokens that begin at these slots and positions [n] lie in `all`, in elements: one for
+        each layer and head of keys and values, [layers * 2 * kv_heads * n].
+        """
+        layers, _, _, heads, _, _ = self.all.shape
+        strides = self.all.stride()
+        starts = np.array(slots, dtype=np.int64) * strides[1] + np.array(positions, dtype=np.int64) * strides[4]
+        first = np.arange(layers)[:, None, None] * strides[0] + np.arange(2 * heads)[:, None] * strides[3]
+        return torch.from_numpy((first + starts).ravel())
+
     def write(self, layer: int, places: Tensor, kv: Tensor) -> None:
         """Store keys and values [T, 2 * kv_heads, D], the keys' heads first, at `places`."""
         self._flat[layer].index_copy_(0, places, kv.reshape(-1, kv.shape[-1]))

@@ -101,6 +101,11 @@ class ModelRunner:
         new = self._prefix.insert(sequence.keys()[: sequence.num_computed])
         if not new:
             return
+        kernels = self.decoder.kernels
+        if kernels is not None:
+            here, there = self._runs(sequence.slot, [index for index, _ in new], [block for _, block in new])
+            kernels.copy_runs(self._cache.all, self._kept.all, here, there, BLOCK * self.decoder.head_dim)
+            return
         # The known blocks are the first ones, so the new ones follow each other.
         here = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
         blocks = self._index([block for _, block in new])
@@ -203,9 +208,19 @@ class ModelRunner:
             sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
 
     def _copy_in(self, slot: int, blocks: list[int]) -> None:
+        kernels = self.decoder.kernels
+        if kernels is not None:
+            here, there = self._runs(slot, list(range(len(blocks))), blocks)
+            kernels.copy_runs(self._kept.all, self._cache.all, there, here, BLOCK * self.decoder.head_dim)
+            return
         index = self._index(blocks)
         for cached, kept in zip(self._cache.all, self._kept.all, strict=True):
             cached[slot, :, :, : len(blocks) * BLOCK] = kept[index].movedim(0, 2).flatten(2, 3)
+
+    def _runs(self, slot: int, indices: list[int], blocks: list[int]) -> tuple[Tensor, Tensor]:
+        """Return where these blocks of a slot lie in the cache, and where as kept blocks."""
+        here = self._cache.run_places([slot] * len(indices), [index * BLOCK for index in indices])
+        return here, self._kept.run_places(blocks, [0] * len(blocks))
 
     def _index(self, values: list[int]) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.decoder.device)  # quicker than torch.tensor

@@ -44,6 +44,22 @@ class Plan:
         return first, Plan(self.decode[middle:], self.prefill[max(0, middle - rows) :])
 
 
+class _Chunks:
+    """Shares a step's tokens out to prompts. One that fits into a step is read whole; a longer one takes no more than
+    `most` of it, so that those behind it are not held up.
+    """
+
+    def __init__(self, budget: int, most: int) -> None:
+        self._step, self._most, self.left = budget, most, budget
+
+    def take(self, sequence: Sequence) -> int:
+        """Return how many tokens of a prompt are read in this step."""
+        whole = sequence.remaining <= self._step
+        count = min(sequence.remaining, self.left, self._step if whole else self._most)
+        self.left -= count
+        return count
+
+
 class Scheduler:
     """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
 
@@ -67,14 +83,9 @@ class Scheduler:
         decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
         budget = max(1, self._max_tokens - len(decode))
         readers = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
-        cap = max(1, budget // 2) if readers > 1 else budget
-        prefill: list[tuple[Sequence, int]] = []
-        for sequence in self.running:
-            if budget and sequence.remaining > 1:
-                count = min(sequence.remaining, budget, cap)
-                prefill.append((sequence, count))
-                budget -= count
-        self._start_new(prefill, budget, cap)
+        chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
+        prefill = [(s, chunks.take(s)) for s in self.running if s.remaining > 1 and chunks.left]
+        self._start_new(prefill, chunks)
         return Plan(decode, prefill)
 
     def finish(self, sequence: Sequence) -> None:
@@ -118,14 +129,11 @@ class Scheduler:
             return "a sequence that does not run holds a slot"
         return None
 
-    def _start_new(self, prefill: list[tuple[Sequence, int]], budget: int, cap: int) -> None:
-        while budget and self._free_slots and (sequence := self._room.take(self._held)) is not None:
+    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks) -> None:
+        while chunks.left and self._free_slots and (sequence := self._room.take(self._held)) is not None:
             self._enter(sequence)
-            if not self._on_start(sequence):
-                continue
-            count = min(sequence.remaining, budget, cap)
-            prefill.append((sequence, count))
-            budget -= count
+            if self._on_start(sequence):
+                prefill.append((sequence, chunks.take(sequence)))
 
     def _enter(self, sequence: Sequence) -> None:
         sequence.slot = heapq.heappop(self._free_slots)

@@ -35,6 +35,7 @@ _SIGNATURES = {
     "store": (3, "lllll", None),
     "attend": (6, "llllllll", None),
     "attend_chunk": (4, "lllllllll", None),
+    "copy_runs": (4, "ll", None),
     "draw": (5, "lll", None),
 }
 _KINDS = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -119,6 +120,12 @@ class Kernels:
         rows, heads, dim = x.shape
         self._library.store(
             x.data_ptr(), layer.data_ptr(), places.data_ptr(), rows, x.stride(0), heads, dim, layer.stride(2)
+        )
+
+    def copy_runs(self, source: Tensor, target: Tensor, places: Tensor, new_places: Tensor, size: int) -> None:
+        """Copy runs of `size` floats from their places [n] in one tensor to new ones [n] in another, in elements."""
+        self._library.copy_runs(
+            source.data_ptr(), target.data_ptr(), places.data_ptr(), new_places.data_ptr(), len(places), size
         )
 
     @staticmethod

@@ -1,6 +1,8 @@
 /* What is done row by row: norms, the gate, rotary embedding, storing keys and values, drawing tokens. */
 #include "kernels.h"
 
+#include <string.h>
+
 /* Returns 1 / sqrt(|x|^2 + eps) of x [n]. */
 INLINE float inverse_norm(const float *x, long n, float eps) {
     float sum = 0.0f;
@@ -86,6 +88,14 @@ void store(const float *x, float *cache, const long *places, long rows, long str
 #pragma omp simd
             for (long i = 0; i < dim; i++) to[i] = from[i];
         }
+}
+
+/* Copies `count` runs of `size` floats: each from its place in `from` to its place in `to`. */
+void copy_runs(const float *from, float *to, const long *from_places, const long *to_places, long count, long size) {
+    for (long run = 0; run < count; run++) {
+        if (run + 1 < count) fetch(from + from_places[run + 1], size);
+        memcpy(to + to_places[run], from + from_places[run], size * sizeof(float));
+    }
 }
 
 /* Returns how many floats of scratch memory `draw` needs for each row. */

@@ -80,6 +80,14 @@ def test_a_long_prompt_shares_the_budget_with_one_that_waits():
     assert counts(floor.step()) == [8, 4]
 
 
+def test_a_prompt_that_fits_into_a_step_is_read_whole():
+    """Cut in two it would be read twice as slowly and nobody would be served sooner."""
+    floor = Floor(budget=16)
+    floor.come(tokens=12)
+    floor.come(tokens=100)
+    assert counts(floor.step()) == [12, 4]
+
+
 def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
     """At least one token of a prompt a step: nothing waits for ever."""
     floor = Floor(slots=5, budget=4)

@@ -110,6 +110,15 @@ def test_keys_and_values_go_to_their_places_alone(kernels):
     assert int((cache != 0).any(-1).sum()) == 12
 
 
+def test_runs_are_copied_from_place_to_place(kernels):
+    """Each run whole, in any order, and nothing beside it."""
+    source, target = torch.arange(100.0), torch.zeros(60)
+    kernels.copy_runs(source, target, torch.tensor([70, 5, 40]), torch.tensor([0, 50, 20]), 10)
+    expected = torch.zeros(60)
+    expected[:10], expected[50:], expected[20:30] = source[70:80], source[5:15], source[40:50]
+    assert torch.equal(target, expected)
+
+
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
 @pytest.mark.parametrize(("kv_heads", "group"), [(1, 1), (2, 3), (4, 2)])
 def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kernels):
