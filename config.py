@@ -118,7 +118,7 @@ class EngineSettings(Group):
     max_num_seqs: int = setting(64, whole(1, 4096), "requests that run at once, per model")
     max_waiting: int = setting(128, whole(0, 65_536), "requests that wait for a place, per model")
     max_num_batched_tokens: int = setting(
-        0, whole(0, ANY_COUNT), "most tokens in one step of a model; 0: 256 on the CPU, 2048 on CUDA"
+        0, whole(0, ANY_COUNT), "most tokens in one step of a model; 0: 320 on the CPU, 2048 on CUDA"
     )
     queue_timeout: float = setting(30.0, number(0.1, SECONDS_A_DAY), "seconds a request may wait for a place")
     request_timeout: float = setting(300.0, number(1, SECONDS_A_DAY), "seconds a request may take in all")

@@ -26,7 +26,7 @@ from logs import fold_in_libraries
 log = logging.getLogger(__name__)
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
-BATCHED_TOKENS = {"cpu": 256, "cuda": 2048}
+BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 of prompts beside 64 rows that decode
 DTYPES = {"cpu": "float32", "cuda": "float16"}
 ENGINES = {
     "continuous": ("engine.llm_engine", "LLMEngine"),

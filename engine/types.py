@@ -258,7 +258,7 @@ class EngineConfig:
     max_waiting: int = 128
     max_model_len: int = 4096
     max_waiting_tokens: int = 0
-    max_num_batched_tokens: int = 256
+    max_num_batched_tokens: int = 320
     stall_seconds: float = 20.0
     stream_interval: float = 0.02
     cpu_threads: int = 0

@@ -245,7 +245,7 @@ def test_spec_names_the_settings_of_each_model(tmp_path):
     assert vision.tokenizer_dir == tmp_path
 
 
-@pytest.mark.parametrize(("device", "dtype", "tokens"), [("cpu", "float32", 256), ("cuda", "float16", 2048)])
+@pytest.mark.parametrize(("device", "dtype", "tokens"), [("cpu", "float32", 320), ("cuda", "float16", 2048)])
 def test_automatic_values_follow_the_device(device, dtype, tokens):
     """Number format and tokens a step are chosen for the device, and a step has room for all that run."""
     found = settings()
