@@ -107,10 +107,10 @@ class ModelRunner:
             kernels.copy_runs(self._cache.all, self._kept.all, here, there, BLOCK * self.decoder.head_dim)
             return
         # The known blocks are the first ones, so the new ones follow each other.
-        here = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
+        tokens = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
         blocks = self._index([block for _, block in new])
         for cached, kept in zip(self._cache.all, self._kept.all, strict=True):
-            kept.index_copy_(0, blocks, cached[sequence.slot, :, :, here].unflatten(2, (-1, BLOCK)).movedim(2, 0))
+            kept.index_copy_(0, blocks, cached[sequence.slot, :, :, tokens].unflatten(2, (-1, BLOCK)).movedim(2, 0))
 
     @torch.inference_mode()
     def scrub(self, slot: int) -> None:
