@@ -18,7 +18,7 @@ missing_system_packages() {
 # What compiles the kernels of a service that runs on the processor. Prints the packages that are missing.
 missing_compiler_packages() {
     if ! runs_on_processor || [ "$(uname -m)" != x86_64 ]; then return; fi
-    has cc || has gcc || has clang || echo gcc
+    has gcc || echo gcc
     [ -f "$SYSTEM_ROOT/usr/include/stdio.h" ] || echo libc6-dev
 }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c"))
 HEADER = HERE / "kernels.h"
-COMPILERS = ("cc", "gcc", "clang")
+COMPILERS = ("gcc", "cc")
 SECONDS = 120.0
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 # The levels of x86-64 that the source has tile sizes for, best first, with what the kernel says of such a processor.
