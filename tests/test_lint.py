@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["deploy.sh", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/**/*.sh"))]
-YAML = [".github", ".yamllint.yaml", "compose.yaml", "compose.gpu.yaml", "deploy"]
+YAML = [".github", ".pre-commit-config.yaml", ".yamllint.yaml", "compose.yaml", "compose.gpu.yaml", "deploy"]
 
 
 def tool(name: str) -> str:
@@ -46,3 +47,15 @@ def test_the_shell_scripts_keep_to_old_bash() -> None:
     newer = ("declare -A", "mapfile", "readarray", "local -n", ",,}", "^^}", "&>>", "|&")
     texts = {script: (ROOT / script).read_text(encoding="utf-8") for script in SCRIPTS}
     assert [(script, word) for script, text in texts.items() for word in newer if word in text] == []
+
+
+def test_the_commit_hooks_run_the_same_linters() -> None:
+    """Each hook uses a tool that requirements-test.txt brings, so nothing is downloaded, and no linter is left out."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (repository,) = config["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"].removeprefix(".venv/bin/python -m ") for hook in repository["hooks"]]
+    names = {entry.split()[0].removeprefix(".venv/bin/") for entry in entries}
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+    assert names == {"git", "ruff", "mypy", "shellcheck", "yamllint", "hadolint"}
+    assert all(tool(name) for name in names)
