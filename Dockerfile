@@ -35,13 +35,13 @@ RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ] && ! command -v cc; then \
         && rm -rf /var/lib/apt/lists/*; \
     fi
 WORKDIR /kernels
-COPY engine/kernels ./
+COPY engine/model/kernels ./
 RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ]; then python3 build.py x86-64-v3 x86-64-v4; fi
 
 FROM packages AS code
 WORKDIR /app
 COPY . .
-COPY --from=kernels /kernels engine/kernels
+COPY --from=kernels /kernels engine/model/kernels
 # The root file system is read-only at run time, so what Python would cache beside the code is made here.
 RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 

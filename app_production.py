@@ -20,7 +20,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from config import Settings, settings_or_exit
-from edge.client_watch import ClientWatch
+from edge.disconnect import ClientWatch
 from edge.operator_session import sign_in_tries
 from edge.rate_limit import RateLimiter
 from edge.route_table import check_routes
@@ -31,10 +31,10 @@ from metrics import Metrics
 from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
-from routes.openai.form import GrammarShelf
 from routes.openai.limited import openai_models
+from routes.openai.structured_output import GrammarShelf
 from routes.openai.views import openai
-from routes.schemas import request_models
+from routes.request_models import request_models
 from tracing import Tracing, tracing_for
 
 log = logging.getLogger("avito_ai")
@@ -63,7 +63,7 @@ def create_app(
     app.extensions["rate_limiter"] = limiter
     app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
     app.extensions["tracing"] = tracing or tracing_for(settings)
-    app.extensions["client_watch"] = ClientWatch()
+    app.extensions["disconnect"] = ClientWatch()
     app.extensions["sign_in_tries"] = sign_in_tries()
     app.extensions["request_models"] = request_models(settings)
     app.extensions["openai_models"] = openai_models(settings)

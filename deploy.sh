@@ -16,8 +16,8 @@ cd "$ROOT"
 . deploy/lib/system_packages.sh
 # shellcheck source=deploy/lib/serve.sh
 . deploy/lib/serve.sh
-# shellcheck source=deploy/lib/places.sh
-. deploy/lib/places.sh
+# shellcheck source=deploy/lib/paths.sh
+. deploy/lib/paths.sh
 # shellcheck source=deploy/lib/account.sh
 . deploy/lib/account.sh
 # shellcheck source=deploy/lib/machine.sh

@@ -1,7 +1,7 @@
 """The hooks around every route, in their order: id, access, body, budget; then headers, figures and the access line.
 
 All checks here are cheap and read no body. Errors of every kind, the framework's own included, become answers in one
-place (`_answer_failure`), by the table in `edge.failures` and in the shape that the address calls for.
+place (`_answer_failure`), by the table in `edge.errors` and in the shape that the address calls for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import another_copy, caller, failures, operator_session, parts
+from edge import caller, errors, failover, operator_session, services
 from edge.charging import charge
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
@@ -80,7 +80,7 @@ def _before() -> None:
     row: Row | None = g.row
     if row is not None:
         _check_access(row)
-        another_copy.hand_over_early(request, parts.settings(), parts.models(), row)
+        failover.hand_over_early(request, services.settings(), services.models(), row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
 
@@ -92,7 +92,7 @@ def _begin() -> None:
     g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
     request_id_var.set(g.request_id)
     g.trace = _trace(g.row)
-    g.client = caller.client_address(request, parts.settings().server.trusted_proxies)
+    g.client = caller.client_address(request, services.settings().server.trusted_proxies)
     _warn_of_ignored_proxy()
 
 
@@ -100,7 +100,7 @@ def _trace(row: Row | None) -> Trace:
     """Return the trace of a generation request; of any other, one that does nothing."""
     if row is None or row.budget is not Budget.GENERATION or request.url_rule is None:
         return Trace()
-    return parts.tracing().begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
+    return services.tracing().begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
 
 
 def _warn_of_ignored_proxy() -> None:
@@ -116,7 +116,7 @@ def _warn_of_ignored_proxy() -> None:
 def _check_access(row: Row) -> None:
     if row.need not in (Need.LOCAL_OR_ADMIN, Need.OPERATOR) or caller.is_local(request):
         return
-    admin_key = parts.settings().security.admin_key
+    admin_key = services.settings().security.admin_key
     if caller.is_admin(request, admin_key):
         return
     if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
@@ -144,21 +144,21 @@ def _check_body(row: Row) -> None:
 def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseReturnValue:
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
         return original  # a redirection is no failure
-    error = failures.as_service_error(original)
+    error = errors.as_service_error(original)
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
         error = PayloadTooLarge(g.get("too_large", error.message))
-    meaning = failures.meaning_of(error)
+    meaning = errors.meaning_of(error)
     g.error_code = meaning.code
     g.trace.failed(meaning.code, meaning.status, error.message)
     if _under("/api"):
-        body = jsonify(failures.api_body(error, g.request_id))
+        body = jsonify(errors.api_body(error, g.request_id))
     elif _under("/v1"):
-        body = jsonify(failures.openai_body(error))
+        body = jsonify(errors.openai_body(error))
     else:
         body = make_response(failure_page(error, meaning.status))
     body.status_code = meaning.status
-    body.headers.update(failures.headers_of(error, original))
-    body.headers.update(another_copy.headers_of(error, request, parts.settings()))
+    body.headers.update(errors.headers_of(error, original))
+    body.headers.update(failover.headers_of(error, request, services.settings()))
     return body
 
 
@@ -191,10 +191,10 @@ def _forget(error: BaseException | None) -> None:
 
 def _count(status: int, seconds: float) -> None:
     row, rule = g.row, request.url_rule
-    parts.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
+    services.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
     model = g.get("model") or (row.model if row is not None else None)
     if model is not None and "error_code" in g:
-        parts.metrics().generation_failed(model, g.error_code)
+        services.metrics().generation_failed(model, g.error_code)
 
 
 def _log_access(status: int, seconds: float) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from config import DEMO, Settings, apply_gpu_choice
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
-from engine.device import Wish, ask_torch, choose_device, survey_machine
 from engine.errors import StartError
+from engine.loading.device import Wish, ask_torch, choose_device, survey_machine
 from engine.types import BackendState, EngineConfig, ModelInfo, ModelSpec, Status
 from logs import fold_in_libraries
 
@@ -34,7 +34,7 @@ ENGINES = {
 }
 
 # Returns the device, and the engine's limits on it; called by the thread that loads.
-Place = Callable[[], tuple[str, EngineConfig]]
+ResolveDevice = Callable[[], tuple[str, EngineConfig]]
 
 
 class ModelSet:
@@ -148,7 +148,7 @@ class ModelSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class ChosenCheckpoint:
     """The folders one model is loaded from."""
 
     model_dir: Path
@@ -163,21 +163,21 @@ def build_models(settings: Settings) -> ModelSet:
     device = functools.cache(lambda: choose_device(wish, survey_machine, ask_torch))
     checkpoints = choose_checkpoints(settings)
 
-    def place() -> tuple[str, EngineConfig]:
+    def resolve_device() -> tuple[str, EngineConfig]:
         where = device()
         limits = engine_config(settings, where)
         return where, replace(limits, reload_reserve=limits.reload_reserve and not models.overlapping)
 
-    backends = {name: _deferred(name, chosen, settings, place) for name, chosen in checkpoints.items()}
-    models = ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, place))
+    backends = {name: _deferred(name, chosen, settings, resolve_device) for name, chosen in checkpoints.items()}
+    models = ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, resolve_device))
     return models
 
 
-def choose_checkpoints(settings: Settings) -> dict[str, Checkpoint]:
+def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
     """Decide for each model between the operator's folders and the demo's. Raises StartError with all that is wrong."""
     model, wrong = settings.model, list[str]()
-    vibe = Checkpoint(model.vibe_model_dir, model.vibe_tokenizer_dir)
-    vision = Checkpoint(model.vision_model_dir, model.vision_model_dir)
+    vibe = ChosenCheckpoint(model.vibe_model_dir, model.vibe_tokenizer_dir)
+    vision = ChosenCheckpoint(model.vision_model_dir, model.vision_model_dir)
     chosen = {
         "avibe": _choose("avibe", "VIBE_MODEL_DIR", vibe, settings.production, wrong),
         "avision": _choose("avision", "VISION_MODEL_DIR", vision, settings.production, wrong),
@@ -203,7 +203,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
     )
 
 
-def model_spec(name: str, chosen: Checkpoint, settings: Settings, device: str) -> ModelSpec:
+def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> ModelSpec:
     """Return what to load as this model, and which settings an error about it shall name."""
     vision = name == "avision"
     prefix = "VISION" if vision else "VIBE"
@@ -223,9 +223,9 @@ def model_spec(name: str, chosen: Checkpoint, settings: Settings, device: str) -
     )
 
 
-def _choose(name: str, setting: str, wanted: Checkpoint, production: bool, wrong: list[str]) -> Checkpoint:
+def _choose(name: str, setting: str, wanted: ChosenCheckpoint, production: bool, wrong: list[str]) -> ChosenCheckpoint:
     """Return the checkpoint to load; where there can be none, a sentence goes to `wrong`."""
-    demo = Checkpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
+    demo = ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
     if wanted.model_dir == DEMO:
         return demo
     asked = f"{setting}={wanted.model_dir}"
@@ -241,10 +241,12 @@ def _choose(name: str, setting: str, wanted: Checkpoint, production: bool, wrong
     return wanted
 
 
-def _deferred(name: str, chosen: Checkpoint, settings: Settings, place: Place) -> DeferredBackend:
+def _deferred(
+    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice
+) -> DeferredBackend:
     def build() -> Backend:
         module, class_name = ENGINES[settings.engine.engine]
-        where, limits = place()
+        where, limits = resolve_device()
         backend: Backend = getattr(import_module(module), class_name)(model_spec(name, chosen, settings, where), limits)
         fold_in_libraries()
         return backend
@@ -253,14 +255,16 @@ def _deferred(name: str, chosen: Checkpoint, settings: Settings, place: Place) -
     return DeferredBackend(info, build)
 
 
-def _check_memory(checkpoints: Mapping[str, Checkpoint], settings: Settings, place: Place) -> None:
+def _check_memory(
+    checkpoints: Mapping[str, ChosenCheckpoint], settings: Settings, resolve_device: ResolveDevice
+) -> None:
     """Raise StartError where both models together would not fit; the plain path has no cache of a stated size."""
     if settings.engine.engine != "continuous":
         return
-    where, limits = place()
+    where, limits = resolve_device()
     specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
-    import_module("engine.budget").check_together([(spec, limits) for spec in specs])
+    import_module("engine.loading.memory_budget").check_together([(spec, limits) for spec in specs])
 
 
-def _served_id(name: str, chosen: Checkpoint) -> str:
+def _served_id(name: str, chosen: ChosenCheckpoint) -> str:
     return f"{name}-demo" if chosen.demo else name

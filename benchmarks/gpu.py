@@ -32,8 +32,8 @@ from benchmarks.serving import whole_numbers
 from benchmarks.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
 from benchmarks.workload import Job, picture, prompt
 from engine.errors import StartError
-from engine.images import check_header
 from engine.llm_engine import LLMEngine
+from engine.text.images import check_header
 from engine.types import ChatPrompt, EncodedImage, EngineConfig, GenerationRequest, ModelSpec, Prompt, TokensPrompt
 from models import BATCHED_TOKENS, DTYPES
 

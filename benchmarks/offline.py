@@ -29,10 +29,10 @@ from benchmarks.serving import keep_to_core, whole_numbers
 from benchmarks.stepping import PARTS, Step, SteppedEngine
 from benchmarks.workload import Workload
 from engine.backend import Backend
-from engine.images import check_header
 from engine.llm_engine import LLMEngine
-from engine.loader import load_model
+from engine.loading.loader import load_model
 from engine.reference import ReferenceBackend
+from engine.text.images import check_header
 from engine.types import EngineConfig, GenerationRequest, ModelSpec
 
 MODEL_LENGTH = 1024

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from benchmarks.make_model import TEMPLATE, make_tokenizer, write_processor
-from engine.detokenizer import TokenTable
-from engine.loader import LoadedModel
-from engine.processor import PictureProcessor, load_processor
-from engine.prompt import PromptPreparer
+from engine.loading.loader import LoadedModel
+from engine.text.detokenizer import TokenTable
+from engine.text.processor import PictureProcessor, load_processor
+from engine.text.prompt import PromptPreparer
 from engine.types import ModelSpec, Progress
 
 SEED = 0

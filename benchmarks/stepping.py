@@ -14,13 +14,13 @@ from typing import Any
 from engine.admission import make_sequence
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
-from engine.kernels.library import load_kernels
-from engine.loader import LoadedModel
-from engine.model_runner import ModelRunner
-from engine.scheduler import Plan
-from engine.sequence import Sequence
+from engine.loading.loader import LoadedModel
+from engine.model.kernels.library import load_kernels
+from engine.model.runner import ModelRunner
+from engine.schedule.scheduler import Plan
+from engine.schedule.sequence import Sequence
+from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, GenerationRequest, Piece
-from engine.waiting_room import WaitingRoom
 
 MODEL_CALLS = frozenset({"embed", "rotary", "forward", "logits"})
 PREFIX_TOKENS = 4096
@@ -118,9 +118,9 @@ class _WatchedRunner:
         self._engine.ledger.runs.append((began, time.perf_counter()))
         return result
 
-    def keep_beginning(self, sequence: Sequence) -> None:
+    def cache_prefix(self, sequence: Sequence) -> None:
         began = time.perf_counter()
-        self._runner.keep_beginning(sequence)
+        self._runner.cache_prefix(sequence)
         self._engine.ledger.keep.append((began, time.perf_counter()))
 
 

@@ -11,8 +11,8 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 # shellcheck source=deploy/lib/say.sh
 . "$ROOT/deploy/lib/say.sh"
-# shellcheck source=deploy/lib/places.sh
-. "$ROOT/deploy/lib/places.sh"
+# shellcheck source=deploy/lib/paths.sh
+. "$ROOT/deploy/lib/paths.sh"
 
 BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
 SUMS=avito-ai-backup.sha256

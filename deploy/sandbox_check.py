@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from config import DEMO, Settings, SettingsError, apply_gpu_choice, operator_settings
-from engine.device import Survey, Torch, Wish, ask_torch, choose_device, survey_machine
 from engine.errors import StartError
+from engine.loading.device import Survey, Torch, Wish, ask_torch, choose_device, survey_machine
 
 UNIT = "avito-ai"
 # What systemd may hide from a service, with the setting of the unit that does.

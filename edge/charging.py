@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import g
 
-from edge import caller, parts
+from edge import caller, services
 from edge.rate_limit import OverBudget
 from edge.route_table import Row
 
@@ -20,8 +20,8 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
         return
     try:
         client = caller.budget_key(g.client)
-        g.standing = parts.rate_limiter().spend(row.budget.value, client, cost, only_look=only_look)
+        g.standing = services.rate_limiter().spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
         g.standing = refusal.standing
-        parts.metrics().prometheus.refused(row.budget.value, refusal.window)
+        services.metrics().prometheus.refused(row.budget.value, refusal.window)
         raise

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 
 from engine.backend import Generation
-from engine.detokenizer import Detokenizer
 from engine.errors import ContextTooLong, ValidationError
-from engine.loader import LoadedModel
-from engine.prompt import PreparedPrompt
-from engine.sequence import Sequence
+from engine.loading.loader import LoadedModel
+from engine.schedule.sequence import Sequence
+from engine.text.detokenizer import Detokenizer
+from engine.text.prompt import PreparedPrompt
 from engine.types import GenerationRequest, SamplingParams
 
 

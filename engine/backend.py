@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
-from engine.types import BackendState, BackendStats, Completion, GenerationRequest, ModelInfo, Piece, Place, Vocabulary
+from engine.types import (
+    BackendState,
+    BackendStats,
+    Completion,
+    GenerationRequest,
+    ModelInfo,
+    Piece,
+    QueuePosition,
+    Vocabulary,
+)
 
 # How long after its deadline a consumer still waits for the engine to say so itself, in seconds.
 DEADLINE_GRACE = 1.0
@@ -55,7 +64,7 @@ class Backend(Protocol):
         """Drain, wait up to `timeout` seconds for the admitted requests, abort what is left, and end the thread."""
 
 
-def nowhere() -> Place | None:
+def no_queue_position() -> QueuePosition | None:
     """Return None: this request waits nowhere, or nobody knows where."""
     return None
 
@@ -79,7 +88,7 @@ class Generation:
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
-        self.place: Callable[[], Place | None] = nowhere
+        self.queue_position: Callable[[], QueuePosition | None] = no_queue_position
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock

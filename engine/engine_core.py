@@ -15,11 +15,11 @@ from typing import Protocol
 
 from engine.errors import ModelError, ServiceError
 from engine.faults import Inconsistent, is_memory, raise_if_poisoned
-from engine.sampler import Choice
-from engine.scheduler import Plan, Scheduler
-from engine.sequence import Phase, Sequence
+from engine.model.sampler import Choice
+from engine.schedule.scheduler import Plan, Scheduler
+from engine.schedule.sequence import Phase, Sequence
+from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, FinishReason, TokenLogprob
-from engine.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class Runner(Protocol):
 
     def begin(self, sequence: Sequence) -> None: ...
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]: ...
-    def keep_beginning(self, sequence: Sequence) -> None: ...
-    def scrub(self, slot: int) -> None: ...
+    def cache_prefix(self, sequence: Sequence) -> None: ...
+    def zero(self, slot: int) -> None: ...
     def clear(self) -> None: ...
 
 
@@ -95,7 +95,7 @@ class EngineCore:
     def clean(self) -> None:
         """Leave a cache without a trace of those who run; this core is at its end."""
         for sequence in self.scheduler.running:
-            self._runner.scrub(sequence.slot)
+            self._runner.zero(sequence.slot)
         self._runner.clear()
 
     # --- schedule ---
@@ -103,7 +103,7 @@ class EngineCore:
     def _end_overdue(self) -> None:
         now = self._clock()
         for sequence, error in self.scheduler.ended(now):
-            self._scrub_unproven(sequence)
+            self._zero_unproven(sequence)
             self._fail(sequence, error)
         for sequence, error in self._room.sweep(now):
             sequence.generation.fail(error)
@@ -111,8 +111,8 @@ class EngineCore:
     def _schedule(self) -> Plan:
         victim = self.scheduler.sequence_to_preempt()
         if victim is not None:
-            self._runner.keep_beginning(victim)
-            self._scrub_unproven(victim)
+            self._runner.cache_prefix(victim)
+            self._zero_unproven(victim)
             self.scheduler.preempt(victim)
             self._counters.preemptions += 1
         return self.scheduler.schedule()
@@ -124,7 +124,7 @@ class EngineCore:
         try:
             self._runner.begin(sequence)
         except Exception as error:
-            self._blame(sequence, error)
+            self._fail_sequence(sequence, error)
             return False
         if first:
             sequence.cached_tokens = sequence.num_computed
@@ -132,10 +132,10 @@ class EngineCore:
             self._counters.cached_tokens += sequence.cached_tokens
         return True
 
-    def _scrub_unproven(self, sequence: Sequence) -> None:
+    def _zero_unproven(self, sequence: Sequence) -> None:
         """Clean a slot that is left before any logits have shown that what lies there is finite."""
         if sequence.num_computed and not sequence.num_output:
-            self._runner.scrub(sequence.slot)
+            self._runner.zero(sequence.slot)
 
     # --- run ---
 
@@ -156,17 +156,17 @@ class EngineCore:
         raise_if_poisoned(error)
         rows = plan.rows
         if len(rows) == 1 and (rows[0][1] == 1 or not is_memory(error)):
-            self._blame(rows[0][0], error)
+            self._fail_sequence(rows[0][0], error)
             return ()
         log.warning("A step of %d sequences failed (%s); trying it in halves.", len(rows), type(error).__name__)
         return plan.halves()
 
-    def _blame(self, sequence: Sequence, error: Exception) -> None:
+    def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
         log.error("[%s] A sequence failed in the model.", sequence.request.request_id, exc_info=error)
         slot = sequence.slot
         self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
-        self._runner.scrub(slot)
+        self._runner.zero(slot)
 
     # --- postprocess ---
 
@@ -180,7 +180,7 @@ class EngineCore:
             try:
                 self._accept(sequence, choice, now)
             except Exception as error:
-                self._blame(sequence, error)
+                self._fail_sequence(sequence, error)
 
     def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
         token_id = choice.token_id
@@ -190,7 +190,7 @@ class EngineCore:
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:
             sequence.first_token_at = now
-            self._runner.keep_beginning(sequence)
+            self._runner.cache_prefix(sequence)
         sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
@@ -209,7 +209,7 @@ class EngineCore:
         log.error("[%s] The model gave logits that are not finite.", sequence.request.request_id)
         slot = sequence.slot
         self._fail(sequence, ModelError(NOT_FINITE))
-        self._runner.scrub(slot)
+        self._runner.zero(slot)
         self._runner.clear()
 
     def _logprob(self, choice: Choice) -> TokenLogprob:
@@ -221,7 +221,7 @@ class EngineCore:
         sequence.unsent_text += sequence.detokenizer.flush()
         sequence.generation.push(sequence.take_piece(now))
         completion = sequence.completion(reason, now)
-        self._runner.keep_beginning(sequence)
+        self._runner.cache_prefix(sequence)
         self._leave(sequence)
         sequence.generation.finish(completion)
 
@@ -233,4 +233,4 @@ class EngineCore:
         """Free slot and place before the client hears of the end, so that its next request finds them."""
         self.scheduler.finish(sequence)
         self._room.release(sequence.request.client)
-        sequence.let_go()
+        sequence.release()

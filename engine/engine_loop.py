@@ -14,7 +14,7 @@ from collections.abc import Callable
 from engine.engine_core import EngineCore
 from engine.errors import EngineDead, RequestAborted
 from engine.faults import is_poison
-from engine.waiting_room import WaitingRoom
+from engine.schedule.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class EngineLoop:
             try:
                 self._work(self.core)
             except BaseException as error:
-                self._bury(self.core, error)
+                self._on_loop_death(self.core, error)
                 self.core = self._make_core()
 
     def _work(self, core: EngineCore) -> None:
@@ -101,7 +101,7 @@ class EngineLoop:
                 core.check_idle()
                 self._wake.wait(IDLE_BEAT)
 
-    def _bury(self, core: EngineCore, error: BaseException) -> None:
+    def _on_loop_death(self, core: EngineCore, error: BaseException) -> None:
         """Fail everybody the dead loop held, and decide whether there is a next life."""
         log.critical("%s: the engine's loop died.", self._name, exc_info=error)
         now = self._clock()

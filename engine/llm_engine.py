@@ -15,16 +15,18 @@ import torch
 
 from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
-from engine.budget import check_budget, plan_budget
-from engine.cpu import usable_cores
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady
-from engine.kernels.library import load_kernels
-from engine.loader import LoadedModel, load_model
-from engine.model_runner import ModelRunner
-from engine.prompt import PreparedPrompt
-from engine.selfcheck import check_logits
+from engine.loading.host import usable_cores
+from engine.loading.loader import LoadedModel, load_model
+from engine.loading.memory_budget import check_budget, plan_budget
+from engine.loading.selfcheck import check_logits
+from engine.loading.vocabulary import vocabulary_of
+from engine.model.kernels.library import load_kernels
+from engine.model.runner import ModelRunner
+from engine.schedule.waiting_room import WaitingRoom
+from engine.text.prompt import PreparedPrompt
 from engine.types import (
     BackendState,
     BackendStats,
@@ -38,8 +40,6 @@ from engine.types import (
     TokensPrompt,
     Vocabulary,
 )
-from engine.vocabulary import vocabulary_of
-from engine.waiting_room import WaitingRoom
 
 RETRY_AFTER = 5  # seconds, told to a client while the model is not ready
 HOPELESS_STALL = 3  # stall times after which a step will not come back
@@ -98,8 +98,8 @@ class LLMEngine:
         self._room.admit(request.client)
         try:
             assert self._loaded is not None
-            sequence = make_sequence(self._loaded, request, arrival, self._disturb, self._clock)
-            sequence.generation.place = partial(self._room.place, request)
+            sequence = make_sequence(self._loaded, request, arrival, self._notify_abort, self._clock)
+            sequence.generation.queue_position = partial(self._room.queue_position, request)
             self._room.put(sequence)
         except BaseException:
             self._room.give_up(request.client)
@@ -127,7 +127,7 @@ class LLMEngine:
         running = [] if core is None else list(core.scheduler.running)
         return BackendStats(
             num_requests_running=len(running),
-            num_requests_waiting=max(0, self._room.num_places() - len(running)),
+            num_requests_waiting=max(0, self._room.num_in_flight() - len(running)),
             max_num_seqs=self._config.max_num_seqs,
             max_waiting=self._config.max_waiting,
             kv_cache_tokens_used=sum(sequence.num_computed for sequence in running),
@@ -162,9 +162,9 @@ class LLMEngine:
         core = self._loop.core
         return len(self._room) > 0 or (core is not None and bool(core.scheduler.running))
 
-    def _disturb(self) -> None:
+    def _notify_abort(self) -> None:
         """Leave word of an abort; the caller may hold the generation's lock, so none is taken here."""
-        self._room.disturb()
+        self._room.notify_abort()
         self._loop.wake()
 
     # --- the engine's thread ---
@@ -215,7 +215,7 @@ class LLMEngine:
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
         """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""
         request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
-        sequence = sequence_of(loaded, request, prompt, 0.0, self._disturb, self._clock)
+        sequence = sequence_of(loaded, request, prompt, 0.0, self._notify_abort, self._clock)
         sequence.slot = 0
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)

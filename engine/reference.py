@@ -18,10 +18,10 @@ import torch
 from engine.admission import check_lengths
 from engine.backend import Generation
 from engine.errors import EngineDead, ModelError, NotReady, ServiceError, Unsupported
-from engine.loader import LoadedModel, load_model
+from engine.loading.loader import LoadedModel, load_model
+from engine.loading.selfcheck import check_logits
 from engine.reference_queue import RETRY_WHEN_NOT_READY, Job, ReferenceQueue
 from engine.reference_run import Answer, NotFinite, first_logits, generate
-from engine.selfcheck import check_logits
 from engine.types import (
     BackendState,
     BackendStats,
@@ -112,7 +112,7 @@ class ReferenceBackend:
         self._queue.admit()
         try:
             job = self._prepare(loaded, request, submitted)
-            job.generation.place = partial(self._queue.place, job)
+            job.generation.queue_position = partial(self._queue.queue_position, job)
             self._queue.put(job)
         except BaseException:
             self._queue.release()

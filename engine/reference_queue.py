@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError
-from engine.prompt import PreparedPrompt
-from engine.types import GenerationRequest, Place
+from engine.text.prompt import PreparedPrompt
+from engine.types import GenerationRequest, QueuePosition
 
 RETRY_WHEN_NOT_READY = 5  # seconds
 _FIRST_GUESS = 1.0  # seconds a request takes, before one was measured
@@ -141,13 +141,13 @@ class ReferenceQueue:
         with self._changed:
             return self._wait()
 
-    def place(self, job: Job) -> Place | None:
+    def queue_position(self, job: Job) -> QueuePosition | None:
         """Return where a job stands, None if it does not wait."""
         with self._changed:
             if job not in self._waiting:
                 return None
             before = sum(other.order < job.order for other in self._waiting)
-            return Place(before, (before + 1) * self._seconds_per_request)
+            return QueuePosition(before, (before + 1) * self._seconds_per_request)
 
     def since_step(self) -> float:
         """Return the seconds since the last token, or since the last request was taken."""

@@ -22,9 +22,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from engine.detokenizer import Detokenizer
-from engine.loader import LoadedModel
-from engine.prompt import PreparedPrompt
+from engine.loading.loader import LoadedModel
+from engine.text.detokenizer import Detokenizer
+from engine.text.prompt import PreparedPrompt
 from engine.types import FinishReason, Piece, SamplingParams
 
 

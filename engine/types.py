@@ -197,15 +197,15 @@ class BackendState:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a request stands in the queue, by the order of this moment.
+class QueuePosition:
+    """Where a request stands in the queue at this moment.
 
-    before: how many start before it if nobody else comes; seconds: about how long that takes at the measured rate, 0.0
-    where none was measured yet.
+    ahead: how many requests start before it if no others arrive; eta_seconds: estimated time until it starts at the
+    measured rate, 0.0 before one has been measured.
     """
 
-    before: int
-    seconds: float
+    ahead: int
+    eta_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from edge.charging import charge
 from edge.route_table import JSON
 from engine.errors import ServiceError
 from engine.types import EncodedImage
-from routes import asking, generation
+from routes import generation, request_reading
 from routes.batch import Batch
 from routes.generation import Answer
-from routes.schemas import StreamedImageRequest, StreamedTextRequest
+from routes.request_models import StreamedImageRequest, StreamedTextRequest
 from routes.sse import EventStream
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -24,14 +24,14 @@ JSON_LINES = "application/x-ndjson"
 @api.post("/text/generate")
 def text_generate() -> Response:
     """Write a text."""
-    return _answered("avibe", asking.text_in_json())
+    return _answered("avibe", request_reading.text_in_json())
 
 
 @api.post("/text/batch")
 def text_batch() -> Response:
     """Write many texts, and give each as soon as it is done."""
     try:
-        asked = asking.texts_in_json()
+        asked = request_reading.texts_in_json()
     except ServiceError:
         charge()
         raise
@@ -44,8 +44,8 @@ def text_batch() -> Response:
 def image_analyze() -> Response:
     """Answer a question about a picture."""
     if request.mimetype == JSON:
-        return _answered("avision", *asking.picture_in_json())
-    return _answered("avision", *asking.picture_in_upload())
+        return _answered("avision", *request_reading.picture_in_json())
+    return _answered("avision", *request_reading.picture_in_upload())
 
 
 def _answered(

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from edge import parts
+from edge import services
 from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
-from routes import shapes
+from routes import response_models
 from routes.openai.limited import OpenaiModels
-from routes.schemas import RequestModels
+from routes.request_models import RequestModels
 
 ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
 SCHEMAS = "#/components/schemas/{model}"
@@ -80,15 +80,17 @@ def describe(app: Flask) -> dict[str, Any]:
 
 
 def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
-    page, answer = {HTML: None}, shapes.GenerationAnswer
+    page, answer = {HTML: None}, response_models.GenerationAnswer
     return {
         "GET /": Spoken(page),
         "GET /state": Spoken(page),
         "GET /status": Spoken(page),
         "GET /status/figures": Spoken(page),
         "GET /status/samples": Spoken({JSON: None}),
-        "POST /language": Spoken(page, _form(shapes.LanguageForm), status=303),
-        "POST /status/sign-in": Spoken(page, _form(shapes.SignInForm), status=303, more={401: None, 429: None}),
+        "POST /language": Spoken(page, _form(response_models.LanguageForm), status=303),
+        "POST /status/sign-in": Spoken(
+            page, _form(response_models.SignInForm), status=303, more={401: None, 429: None}
+        ),
         "POST /status/sign-out": Spoken(page, status=303),
         "GET /api/docs": Spoken(page),
         "POST /avibe": Spoken(page, _form(own.text)),
@@ -100,15 +102,15 @@ def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
         "POST /api/v1/image/analyze": Spoken(
             {JSON: answer, EVENTS: None}, {MULTIPART: own.image_form, JSON: own.image_json}
         ),
-        "GET /v1/models": Spoken({JSON: shapes.ModelList}),
-        "GET /v1/models/<path:model_id>": Spoken({JSON: shapes.ModelEntry}),
-        "POST /v1/chat/completions": Spoken({JSON: shapes.ChatCompletion, EVENTS: None}, {JSON: openai.chat}),
-        "POST /v1/completions": Spoken({JSON: shapes.TextCompletion, EVENTS: None}, {JSON: openai.completion}),
-        "GET /api/health": Spoken({JSON: shapes.Health}),
-        "GET /api/health/ready": Spoken({JSON: shapes.Readiness}, more={503: shapes.Readiness}),
-        "GET /api/health/live": Spoken({JSON: shapes.Liveness}, more={503: shapes.Liveness}),
-        "GET /api/metrics": Spoken({JSON: shapes.JsonFigures}),
-        "POST /api/metrics/reset": Spoken({JSON: shapes.ResetAnswer}),
+        "GET /v1/models": Spoken({JSON: response_models.ModelList}),
+        "GET /v1/models/<path:model_id>": Spoken({JSON: response_models.ModelEntry}),
+        "POST /v1/chat/completions": Spoken({JSON: response_models.ChatCompletion, EVENTS: None}, {JSON: openai.chat}),
+        "POST /v1/completions": Spoken({JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}),
+        "GET /api/health": Spoken({JSON: response_models.Health}),
+        "GET /api/health/ready": Spoken({JSON: response_models.Readiness}, more={503: response_models.Readiness}),
+        "GET /api/health/live": Spoken({JSON: response_models.Liveness}, more={503: response_models.Liveness}),
+        "GET /api/metrics": Spoken({JSON: response_models.JsonFigures}),
+        "POST /api/metrics/reset": Spoken({JSON: response_models.ResetAnswer}),
         "GET /metrics": Spoken({TEXT: None}),
         "GET /api/openapi.json": Spoken({JSON: None}),
     }
@@ -165,9 +167,9 @@ def _told(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
 def _failure(path: str, status: int) -> dict[str, Any]:
     shown: tuple[str, type[BaseModel] | None] = (HTML, None)
     if path.startswith("/api"):
-        shown = (JSON, shapes.ApiFailure)
+        shown = (JSON, response_models.ApiFailure)
     elif path.startswith("/v1"):
-        shown = (JSON, shapes.OpenaiFailure)
+        shown = (JSON, response_models.OpenaiFailure)
     return {"description": STATUSES[status], "content": {shown[0]: _content(shown[1], shown[0])}}
 
 
@@ -186,7 +188,9 @@ def _schemas(spoken: Mapping[str, Spoken]) -> dict[str, Any]:
     asked = {model for one in spoken.values() for model in one.bodies.values()}
     given = {model for one in spoken.values() for model in _shapes_of(one)}
     models: Any = [(model, "validation") for model in asked]
-    models += [(model, "serialization") for model in (*given, shapes.ApiFailure, shapes.OpenaiFailure)]
+    models += [
+        (model, "serialization") for model in (*given, response_models.ApiFailure, response_models.OpenaiFailure)
+    ]
     models.sort(key=lambda pair: pair[0].__name__)
     _, made = models_json_schema(models, ref_template=SCHEMAS)
     schemas: dict[str, Any] = made["$defs"]
@@ -214,7 +218,7 @@ def _shapes_of(said: Spoken) -> list[type[BaseModel]]:
 
 def _name_models(schemas: dict[str, Any], app: Flask) -> None:
     """Put the ids that can be asked for where a request names one."""
-    ids = list(dict.fromkeys(name for _, one in parts.models(app) for name in (one.info.name, one.info.served_id)))
+    ids = list(dict.fromkeys(name for _, one in services.models(app) for name in (one.info.name, one.info.served_id)))
     for name in ("ChatCompletionRequest", "CompletionRequest"):
         schemas[name]["properties"]["model"]["enum"] = ids
 
@@ -232,7 +236,7 @@ def _tag(path: str) -> str:
 
 
 def _note(row: Row) -> str:
-    """Return what a caller should know of the route before asking."""
+    """Return what a caller should know of the route before request_reading."""
     notes = []
     if row.need is Need.LOCAL_OR_ADMIN:
         notes.append("Answers programs on the same machine, and the administrator's key.")

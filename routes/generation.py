@@ -9,13 +9,13 @@ from typing import Any
 
 from flask import g
 
-from edge import parts
-from edge.failures import api_body
+from edge import services
+from edge.errors import api_body
 from engine.backend import Backend
-from engine.types import ChatPrompt, Completion, EncodedImage, Place, SamplingParams
+from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
-from routes.run import Run
-from routes.schemas import TextRequest
+from routes.generation_run import Run
+from routes.request_models import TextRequest
 
 SIGN_OF_LIFE_SECONDS = 1.0
 
@@ -48,7 +48,7 @@ def answer(model: str, asked: TextRequest, image: EncodedImage | None = None) ->
 
 def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Run:
     """Begin to generate one answer. Raises the typed error that it is refused with."""
-    backend = parts.models().get(model)
+    backend = services.models().get(model)
     return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
@@ -68,18 +68,19 @@ def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = SIG
                 elif piece.text:
                     yield text(piece.text)
                 elif not piece.token_ids:
-                    yield _sign_of_life(run.place())
+                    yield _sign_of_life(run.queue_position())
         except Exception as error:
             yield sse.event(api_body(run.failed(error), request_id))
 
     return made()
 
 
-def _sign_of_life(place: Place | None) -> bytes:
+def _sign_of_life(queue_position: QueuePosition | None) -> bytes:
     """Return a comment, which every client of event streams passes over; the page reads the place in it."""
-    if place is None:
+    if queue_position is None:
         return sse.KEEP_ALIVE
-    return sse.comment(f"queue {sse.compact({'before': place.before, 'seconds': round(place.seconds, 1)})}")
+    position = {"before": queue_position.ahead, "seconds": round(queue_position.eta_seconds, 1)}
+    return sse.comment(f"queue {sse.compact(position)}")
 
 
 def finished(completion: Completion, began: float) -> Answer:
@@ -105,7 +106,7 @@ def conversation(prompt: str, image: EncodedImage | None = None) -> ChatPrompt:
 
 def sampling(backend: Backend, asked: TextRequest) -> SamplingParams:
     """Return how the answer is chosen: as asked, else by the settings and the checkpoint."""
-    settings = parts.settings().generation
+    settings = services.settings().generation
     default_length = settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe
     of_checkpoint = backend.info.generation_defaults
     return SamplingParams(

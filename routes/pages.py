@@ -9,9 +9,8 @@ from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from edge import parts
-from edge.failures import meaning_of
-from engine import images
+from edge import services
+from edge.errors import meaning_of
 from engine.errors import (
     PayloadTooLarge,
     RateLimitExceeded,
@@ -20,12 +19,13 @@ from engine.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from routes import asking, kept_picture
+from engine.text import images
+from routes import kept_image, request_reading
 from routes.generation import Answer, answer
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
 from routes.parsing import form
-from routes.schemas import MAX_TEMPERATURE
+from routes.request_models import MAX_TEMPERATURE
 from routes.state import state_of_service
 from routes.status import sign_in_page
 from routes.thumbnail import thumbnail_url
@@ -73,13 +73,13 @@ def form_again() -> Response:
 @pages.post("/avibe")
 def avibe() -> str:
     """Write a text and show the page with it."""
-    return _render(answer=answer("avibe", asking.text_in_form()))
+    return _render(answer=answer("avibe", request_reading.text_in_form()))
 
 
 @pages.post("/avision")
 def avision() -> str:
     """Answer a question about a picture and show the page with both."""
-    asked, image = asking.picture_in_form()
+    asked, image = request_reading.picture_in_form()
     made = answer("avision", asked, image)
     return _render(answer=made, thumbnail=thumbnail_url(image))
 
@@ -112,7 +112,7 @@ def _forget_or_remember(error: ServiceError) -> None:
     """Keep all that was typed, also where it was refused unread, but no picture that can never be answered about."""
     if isinstance(error, RateLimitExceeded):
         with suppress(ServiceError, HTTPException):
-            asking.remember()
+            request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
         g.picture = None
 
@@ -138,8 +138,8 @@ def _render(
         thumbnail=thumbnail,
         failure=failure,
         picture=picture is not None,
-        kept_field=kept_picture.FIELD,
-        kept=kept_picture.packed(picture) if picture else None,
+        kept_field=kept_image.FIELD,
+        kept=kept_image.packed(picture) if picture else None,
         number=locale.number,
         request_id=g.request_id,
         limits=_limits(),
@@ -150,7 +150,7 @@ def _render(
 
 def _limits() -> dict[str, Any]:
     """Return every limit that the page names or checks, from where the service itself has it."""
-    settings = parts.settings().generation
+    settings = services.settings().generation
     return {
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,

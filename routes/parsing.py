@@ -19,7 +19,7 @@ from werkzeug.formparser import MultiPartParser
 
 from edge.route_table import MIB, MULTIPART
 from engine.errors import PayloadTooLarge, ValidationError
-from engine.images import MAX_IMAGE_BYTES
+from engine.text.images import MAX_IMAGE_BYTES
 
 MAX_PARTS = 32
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)

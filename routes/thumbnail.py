@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from io import BytesIO
 
-from engine.images import decode
+from engine.text.images import decode
 from engine.types import EncodedImage
 
 SIDE = 480  # pixels

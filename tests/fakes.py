@@ -16,7 +16,7 @@ from PIL import Image
 
 from engine.backend import Generation
 from engine.errors import NotReady, Overloaded, RequestAborted, ServiceError
-from engine.images import decode
+from engine.text.images import decode
 from engine.types import (
     BackendState,
     BackendStats,
@@ -25,7 +25,7 @@ from engine.types import (
     GenerationRequest,
     ModelInfo,
     Piece,
-    Place,
+    QueuePosition,
     Status,
     Timings,
     TokenLogprob,
@@ -69,7 +69,7 @@ class ScriptedBackend:
         self.failure: ServiceError | None = None
         self.refusal: Exception | None = None
         self.capacity = 1000
-        self.place: Place | None = None
+        self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
         self.submitted: list[GenerationRequest] = []
@@ -105,7 +105,7 @@ class ScriptedBackend:
                 deadline=time.monotonic() + request.timeout,
                 on_abort=lambda: self._aborted(request.request_id),
             )
-            generation.place = lambda: self.place
+            generation.queue_position = lambda: self.queue_position
             self.submitted.append(request)
             self._open[request.request_id] = generation
             self._changed.notify_all()

@@ -14,7 +14,7 @@ from werkzeug.routing import Map
 
 from app_production import create_app
 from config import SETTINGS, load_settings
-from edge.failures import ERRORS
+from edge.errors import ERRORS
 from edge.route_table import ROUTES
 from models import ModelSet
 from settings.table import markdown

@@ -8,7 +8,7 @@ import pytest
 import engine.errors
 from app_production import create_app
 from config import load_settings
-from edge import failures
+from edge import errors
 from edge.route_table import ROUTES, Need
 from engine.errors import (
     DeadlineExceeded,
@@ -142,7 +142,7 @@ def test_every_class_of_the_tree_has_a_meaning():
     """A new error class is a client's error or a server's on purpose, never by falling through."""
     own = {kind for kind in every_error() if kind.__module__ == engine.errors.__name__}
     vague = {ServiceError, RetryLater}
-    fallen = {kind for kind in own - vague if not issubclass(kind, tuple(set(failures.ERRORS) - {ServiceError}))}
+    fallen = {kind for kind in own - vague if not issubclass(kind, tuple(set(errors.ERRORS) - {ServiceError}))}
     assert not fallen
 
 

@@ -56,7 +56,7 @@ class RequestTrace(Trace):
     def hold(self) -> Callable[[], None]:
         with self._lock:
             self._holders += 1
-        held = [self._let_go]
+        held = [self._release]
         return lambda: held.pop()() if held else None
 
     def asked(self, model: str, served_id: str, prompts: int, wanted: int) -> None:
@@ -105,9 +105,9 @@ class RequestTrace(Trace):
     def responded(self, status: int, streamed: bool) -> None:
         with self._lock:
             self._status, self._streamed = status, streamed
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             self._holders -= 1
             if self._holders:

@@ -87,7 +87,7 @@ rename_environment() {
 build_kernels() {
     runs_on_processor || return 0
     say "The kernels for this processor:"
-    recorded env -C "$RELEASE" "$RELEASE/.venv/bin/python" -m engine.kernels.build ||
+    recorded env -C "$RELEASE" "$RELEASE/.venv/bin/python" -m engine.model.kernels.build ||
         warn "The models run without the kernels, which is slower; the reason stands above."
 }
 

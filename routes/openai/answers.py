@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge import failures
+from edge import errors
 from engine.errors import ServiceError
 from engine.types import Completion, TokenLogprob
 from routes import sse
@@ -15,7 +15,7 @@ DONE = b"data: [DONE]\n\n"
 
 def error_event(error: ServiceError) -> bytes:
     """Return the event that ends a stream which has begun and failed; no [DONE] follows it."""
-    return sse.event(failures.openai_body(error))
+    return sse.event(errors.openai_body(error))
 
 
 def usage(completions: Sequence[Completion], prompts: int = 1) -> dict[str, Any]:

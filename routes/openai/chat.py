@@ -7,13 +7,13 @@ from flask import Response, current_app, jsonify
 from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt
-from routes.openai import catalogue, form
+from routes.generation_run import Run
+from routes.openai import catalogue, structured_output
 from routes.openai.chat_shape import ChatShape
 from routes.openai.messages import Conversation
 from routes.openai.requests import ChatRequest
 from routes.openai.sampling import check_stream_options, choices
 from routes.openai.tools import Toolbox
-from routes.run import Run
 from routes.sse import EventStream
 
 # Efforts at which the model may reason before it answers.
@@ -55,11 +55,11 @@ def _logprobs(asked: ChatRequest) -> int | None:
     return (asked.top_logprobs or 0) if asked.logprobs else None
 
 
-def _masks(asked: ChatRequest, toolbox: Toolbox, backend: Backend) -> form.NewMask:
-    bound = toolbox.forced or not isinstance(asked.response_format, form.TextFormat | None)
+def _masks(asked: ChatRequest, toolbox: Toolbox, backend: Backend) -> structured_output.NewMask:
+    bound = toolbox.forced or not isinstance(asked.response_format, structured_output.TextFormat | None)
     if bound and thinks(asked):
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
     if bound and asked.ignore_eos:
         raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
-    shelf: form.GrammarShelf = current_app.extensions["grammars"]
-    return form.masks(asked.response_format, toolbox, backend, shelf)
+    shelf: structured_output.GrammarShelf = current_app.extensions["grammars"]
+    return structured_output.masks(asked.response_format, toolbox, backend, shelf)

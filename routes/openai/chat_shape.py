@@ -10,10 +10,10 @@ from flask import g
 
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
+from routes.generation_run import Run
 from routes.openai import answers
 from routes.openai.output import Call, Content, OutputParser, Part, Reasoning
 from routes.openai.requests import ChatRequest
-from routes.run import Run
 
 
 class ChatShape:

@@ -12,11 +12,11 @@ from engine.backend import Backend
 from engine.errors import ContextTooLong
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
 from routes import sse
+from routes.generation_run import Run
 from routes.openai import answers, catalogue
 from routes.openai.messages import LONGEST_TOKEN
 from routes.openai.requests import CompletionRequest
 from routes.openai.sampling import check_stream_options, choices
-from routes.run import Run
 
 
 def cost(asked: CompletionRequest) -> int:

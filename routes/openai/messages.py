@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from engine.errors import ContextTooLong, ServiceError, Unsupported, ValidationError
-from engine.images import check_header
+from engine.text.images import check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.openai.body import BRANCH, Body
 from routes.parsing import picture_in_data_url

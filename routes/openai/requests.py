@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.openai.body import BRANCH, Body
-from routes.openai.form import ResponseFormat
 from routes.openai.messages import MAX_MESSAGES, Message
+from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import MAX_TOOLS, Tool, ToolChoice
 
 MAX_CHOICES = 8

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from engine.errors import Unsupported, ValidationError
-from engine.grammar import JSON_STYLE
+from engine.text.grammar import JSON_STYLE
 from engine.types import ModelInfo
 from routes.openai.body import BRANCH, Body
 from routes.openai.output import CALL, CALL_END

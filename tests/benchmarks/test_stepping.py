@@ -9,7 +9,7 @@ import pytest
 from benchmarks.offline import requests
 from benchmarks.stepping import SteppedEngine
 from benchmarks.workload import Workload
-from engine.loader import load_model
+from engine.loading.loader import load_model
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, write_text_checkpoint
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from benchmarks.make_model import make_tokenizer
 from benchmarks.workload import Workload, arrivals
-from engine.images import check_header, decode
+from engine.text.images import check_header, decode
 
 
 def test_chat_prompts_have_the_lengths_that_are_promised() -> None:

@@ -45,7 +45,7 @@ esac
 """
 PYTHON_CASES = """
 *"-m deploy.smoke"*) echo "smoke of $(pwd)" >>"{log}"; [ ! -e "{control}/smoke-fails" ]; exit ;;
-*"-m engine.kernels.build"*) echo "kernels in $(pwd)" >>"{log}"; [ ! -e "{control}/kernels-fail" ]; exit ;;
+*"-m engine.model.kernels.build"*) echo "kernels in $(pwd)" >>"{log}"; [ ! -e "{control}/kernels-fail" ]; exit ;;
 *"-m deploy.ask"*) echo "asked for answers" >>"{log}"; [ ! -e "{control}/deaf" ]; exit ;;
 *"-m deploy.service listens"*) cat "{control}/listens"; exit ;;
 *"-m deploy.service url"*) echo http://127.0.0.1:8085; exit ;;

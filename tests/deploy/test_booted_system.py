@@ -82,7 +82,7 @@ def test_one_command_leads_from_a_bare_system_to_a_ready_service(installed):
 def test_the_processor_computes_with_the_kernels_of_the_release(service):
     """A bare system had no compiler; the service, which may not write there, has loaded what the command made."""
     maps = service.box.text(f"cat /proc/{service.worker}/maps")
-    assert f"{service.running()['folder']}/engine/kernels/kernels-" in maps
+    assert f"{service.running()['folder']}/engine/model/kernels/kernels-" in maps
 
 
 def test_the_same_command_again_changes_nothing(service):

@@ -17,7 +17,7 @@ from config import SETTINGS, load_settings
 from deploy.health_check import PATH
 from deploy.monitoring.render import read_settings
 from edge.route_table import ROUTES, Need
-from engine.kernels.build import LEVELS
+from engine.model.kernels.build import LEVELS
 from settings.sources import FOREIGN
 from tests.test_lint import tool
 
@@ -102,7 +102,7 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
     needed |= {str(path.relative_to(ROOT)) for name in ("engine", "tracing") for path in (ROOT / name).rglob("*.py")}
     needed |= {"requirements.txt", "constraints-cuda.txt", "locales/ru.json", "static/app.js", "templates/base.html"}
     needed |= {f"demo/{name}/model.safetensors" for name in ("avibe", "avision")}
-    needed |= {str(path.relative_to(ROOT)) for path in (ROOT / "engine/kernels").glob("*.[ch]")}
+    needed |= {str(path.relative_to(ROOT)) for path in (ROOT / "engine/model/kernels").glob("*.[ch]")}
     assert sorted(path for path in needed if not in_the_image(path)) == []
 
 
@@ -120,7 +120,7 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
         "benchmarks/load.py",
         "demo/train_avibe.py",
         "engine/__pycache__/types.pyc",
-        "engine/kernels/kernels-x86-64-v4-0123456789ab.so",
+        "engine/model/kernels/kernels-x86-64-v4-0123456789ab.so",
         "service.log",
     ],
 )
@@ -136,7 +136,7 @@ def test_the_kernels_are_built_for_every_processor_they_are_for() -> None:
     assert kernels.startswith("${BASE} AS kernels")
     (built,) = re.findall(r"python3 build\.py (.*?);", kernels)
     assert set(built.split()) == set(LEVELS)
-    assert "COPY --from=kernels /kernels engine/kernels" in text("Dockerfile")
+    assert "COPY --from=kernels /kernels engine/model/kernels" in text("Dockerfile")
 
 
 def test_the_health_check_asks_readiness_without_a_shell() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from engine.kernels.build import level_of, library_name
+from engine.model.kernels.build import level_of, library_name
 from tests.deploy.podman import BASE, HELD_IN, Podman
 from tests.e2e.gunicorn_process import free_port, until
 
@@ -108,7 +108,7 @@ def test_the_processor_computes_with_the_kernels(service: Service) -> None:
     level = level_of()
     assert level is not None
     maps = service.inside("cat /proc/[0-9]*/maps").stdout
-    assert f"/app/engine/kernels/{library_name(level)}" in maps
+    assert f"/app/engine/model/kernels/{library_name(level)}" in maps
     assert "kernels cannot be built" not in service.log()
 
 

@@ -79,7 +79,7 @@ def test_a_release_that_lacks_its_kernels_gets_them_with_the_next_run(box: Produ
 
 def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
     """What a developer's compiler made is no part of a release, and makes no other one of it."""
-    folder = box.root / "engine/kernels"
+    folder = box.root / "engine/model/kernels"
     folder.mkdir(parents=True)
     (folder / "kernels-x86-64-v3-0123456789ab.so").touch()
     assert "nothing is restarted" in box.run("production").stdout

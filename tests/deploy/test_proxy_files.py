@@ -59,8 +59,8 @@ def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
 def test_only_several_copies_are_told_of_each_other():
     """One copy alone answers 503 itself: handing over would only ask it again."""
     files = ("ai.example", "/c.pem", "/k.pem")
-    assert 'another_copy "";' in render("site", *files, "8085").stdout
-    assert 'another_copy "yes";' in render("site", *files, "8085", "8086").stdout
+    assert 'failover "";' in render("site", *files, "8085").stdout
+    assert 'failover "yes";' in render("site", *files, "8085", "8086").stdout
 
 
 @pytest.mark.parametrize(

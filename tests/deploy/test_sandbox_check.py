@@ -11,7 +11,7 @@ import pytest
 
 from config import Settings, load_settings
 from deploy import sandbox_check
-from engine.device import Survey, Torch
+from engine.loading.device import Survey, Torch
 
 ROOT = Path(__file__).parents[2]
 ONE_GPU = Survey(("0: NVIDIA H200",), "580.1")

@@ -16,7 +16,7 @@ from pathlib import Path
 from app_production import create_app
 from config import settings_or_exit
 from engine.errors import ModelError, Overloaded
-from engine.types import Completion, Piece, Place, Progress, Status, Timings
+from engine.types import Completion, Piece, Progress, QueuePosition, Status, Timings
 from models import ModelSet
 from tests.fakes import FakeMachine, ScriptedBackend
 
@@ -31,10 +31,10 @@ def script():
         return {}
 
 
-def place():
+def queue_position():
     """Return where the question stands, behind all who wait."""
     waiting = script().get("waiting")
-    return None if waiting is None else Place(waiting, 1.3 * waiting)
+    return None if waiting is None else QueuePosition(waiting, 1.3 * waiting)
 
 
 class PageBackend(ScriptedBackend):
@@ -46,7 +46,7 @@ class PageBackend(ScriptedBackend):
         self.refusal = Overloaded("All places are taken. Please try again later.", 2) if told.get("refuse") else None
         self.become(Status(told.get("status", "ready")))
         generation = super().submit(request)
-        generation.place = place
+        generation.queue_position = queue_position
         if told.get("fail"):
             self.fail(request.request_id, ModelError("The model failed on this request."))
         elif "waiting" not in told:

@@ -8,8 +8,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from engine.kernels.library import load_kernels
-from engine.loader import load_model
+from engine.loading.loader import load_model
+from engine.model.kernels.library import load_kernels
 from engine.types import EncodedImage
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint, write_vision_checkpoint
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engine.admission import make_sequence
 from engine.engine_core import Counters, EngineCore
+from engine.schedule.waiting_room import WaitingRoom
 from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingParams
-from engine.waiting_room import WaitingRoom
 
 
 def chat(text, *images):
@@ -43,7 +43,7 @@ class Driver:
         sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | params))
         request = GenerationRequest(request_id, prompt, sampling, client, priority, wait, timeout)
         self.room.admit(client)
-        sequence = make_sequence(self.loaded, request, self.now, self.room.disturb, self.clock)
+        sequence = make_sequence(self.loaded, request, self.now, self.room.notify_abort, self.clock)
         self.room.put(sequence)
         return sequence
 

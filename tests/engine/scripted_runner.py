@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.sampler import Choice
+from engine.model.sampler import Choice
 
 
 class ScriptedRunner:
@@ -39,10 +39,10 @@ class ScriptedRunner:
     def logits(self, sequence):
         return self.first_logits
 
-    def keep_beginning(self, sequence):
+    def cache_prefix(self, sequence):
         self.kept.append((sequence.request.request_id, sequence.num_computed))
 
-    def scrub(self, slot):
+    def zero(self, slot):
         self.scrubbed.append(slot)
 
     def clear(self):

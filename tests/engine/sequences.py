@@ -6,8 +6,8 @@ import time
 from itertools import count
 
 from engine.backend import Generation
-from engine.detokenizer import Detokenizer, TokenTable
-from engine.sequence import Sequence
+from engine.schedule.sequence import Sequence
+from engine.text.detokenizer import Detokenizer, TokenTable
 from engine.types import GenerationRequest, Priority, SamplingParams, TokensPrompt
 from tests.fakes import PATIENCE
 

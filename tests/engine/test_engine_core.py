@@ -10,8 +10,8 @@ import torch
 
 from engine.errors import DeadlineExceeded, ModelError, RequestAborted
 from engine.faults import Inconsistent, Poisoned, is_memory, is_poison
-from engine.sampler import Choice
-from engine.sequence import Phase
+from engine.model.sampler import Choice
+from engine.schedule.sequence import Phase
 from tests.engine.driver import Driver
 from tests.engine.scripted_runner import ScriptedRunner
 from tests.engine.sequences import outcome, sequence
@@ -25,7 +25,7 @@ class Core(Driver):
 
     def come(self, client="", **details):
         self.room.admit(client)
-        made = sequence(client, arrival=self.now, on_abort=self.room.disturb, **details)
+        made = sequence(client, arrival=self.now, on_abort=self.room.notify_abort, **details)
         self.room.put(made)
         return made
 
@@ -33,7 +33,7 @@ class Core(Driver):
         """Nothing is held by anybody."""
         assert not self.core.step()
         self.core.check_idle()
-        assert self.room.num_places() == 0
+        assert self.room.num_in_flight() == 0
         assert self.core.scheduler.running == []
 
 
@@ -417,7 +417,7 @@ def test_a_core_at_its_end_fails_everybody_and_cleans_their_slots():
     assert len({id(error) for error in errors}) == 4
     assert core.runner.scrubbed == [0, 1]
     assert core.runner.cleared == 1
-    assert core.room.num_places() == 0
+    assert core.room.num_in_flight() == 0
 
 
 def test_nothing_of_a_finished_request_is_kept():

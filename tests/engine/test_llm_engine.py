@@ -26,9 +26,9 @@ from engine.errors import (
     ValidationError,
 )
 from engine.llm_engine import HOPELESS_STALL, LLMEngine
-from engine.loader import load_model
-from engine.prompt import PreparedPrompt
-from engine.sampler import Choice
+from engine.loading.loader import load_model
+from engine.model.sampler import Choice
+from engine.text.prompt import PreparedPrompt
 from engine.types import ChatPrompt, EngineConfig, GenerationRequest, Progress, SamplingParams, Status, TextPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import chat
@@ -209,10 +209,10 @@ def test_a_waiting_answer_knows_its_place_and_a_running_one_has_none(start, runn
         running = engine.submit(ask(client="a"))
         gate.wait_until_held()
         second, third, other = (engine.submit(ask(client=client)) for client in "aab")
-        places = [generation.place() for generation in (running, other, second, third)]
-        assert [place and place.before for place in places] == [None, 0, 1, 2]
+        places = [generation.queue_position() for generation in (running, other, second, third)]
+        assert [queue_position and queue_position.ahead for queue_position in places] == [None, 0, 1, 2]
     assert third.result().output_tokens == 8
-    assert third.place() is None
+    assert third.queue_position() is None
 
 
 # --- ends ---
@@ -230,15 +230,15 @@ def test_an_abort_ends_a_request_wherever_it_is(start, runner, stage):
     with pytest.raises(RequestAborted):
         (second if stage == "waiting" else first).result()
     assert (first if stage == "waiting" else second).result().output_tokens == 50
-    wait_until(lambda: engine._room.num_places() == 0)
+    wait_until(lambda: engine._room.num_in_flight() == 0)
 
 
 def test_an_abort_wakes_an_idle_engine():
     """Leaving word takes no lock, so that it may be left with the generation's own held."""
     engine = LLMEngine(text_spec("nowhere"), EngineConfig())
     with engine._room._changed:
-        engine._disturb()
-    assert engine._room._disturbed
+        engine._notify_abort()
+    assert engine._room._abort_pending
 
 
 def test_a_request_meets_its_deadlines(start, runner):
@@ -397,7 +397,7 @@ def test_a_dead_loop_fails_everybody_at_once_and_serves_again(start, runner):
     assert engine.stats().engine_restarts_total == 1
     assert runner.scrubbed == [0]
     assert runner.cleared == 1
-    assert engine._room.num_places() == 0
+    assert engine._room.num_in_flight() == 0
 
 
 def test_repeated_deaths_are_final(start, runner):
@@ -431,7 +431,7 @@ def test_deaths_far_apart_are_not_final(start, runner):
     assert not engine.state().restart_needed
 
 
-@pytest.mark.parametrize("where", ["run", "keep_beginning", "scrub"])
+@pytest.mark.parametrize("where", ["run", "cache_prefix", "scrub"])
 def test_a_poisoned_device_is_final_at_once(start, runner, where):
     """Wherever a CUDA error shows: everybody is failed, and only a new process can help."""
     engine = start()
@@ -442,11 +442,11 @@ def test_a_poisoned_device_is_final_at_once(start, runner, where):
 
     if where == "run":
         runner.on_run = fail
-    elif where == "keep_beginning":
-        runner.keep_beginning = fail
+    elif where == "cache_prefix":
+        runner.cache_prefix = fail
     else:
         runner.choose = lambda made: Choice(TOKEN, False)
-        runner.scrub = fail
+        runner.zero = fail
     generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
     for generation in generations:
         with pytest.raises(ModelError):
@@ -509,7 +509,7 @@ def test_broken_books_restart_an_idle_engine(start):
         engine._room._places["ghost"] += 1
     wait_until(lambda: engine.stats().engine_restarts_total == 1)
     assert engine.submit(ask()).result().output_tokens == 8
-    assert engine._room.num_places() == 0
+    assert engine._room.num_in_flight() == 0
 
 
 # --- start ---
@@ -588,7 +588,7 @@ def test_nothing_grows_over_many_requests(start, runner):
             except (ModelError, RequestAborted):
                 continue
     del generation, generations
-    wait_until(lambda: engine.stats().num_requests_running == 0 and engine._room.num_places() == 0)
+    wait_until(lambda: engine.stats().num_requests_running == 0 and engine._room.num_in_flight() == 0)
     gc.collect()
     assert threading.active_count() == threads
     assert [ref for ref in held_ones if ref() is not None] == []

@@ -19,10 +19,10 @@ from engine.errors import (
     Unsupported,
     ValidationError,
 )
-from engine.images import decode
-from engine.loader import load_model
-from engine.processor import load_processor
+from engine.loading.loader import load_model
 from engine.reference import ReferenceBackend
+from engine.text.images import decode
+from engine.text.processor import load_processor
 from engine.types import (
     ChatPrompt,
     EngineConfig,
@@ -248,9 +248,9 @@ def test_a_waiting_answer_knows_its_place(start):
     running = backend.submit(ask())
     gate.wait_until_reached()
     first, second = backend.submit(ask()), backend.submit(ask())
-    assert running.place() is None
-    assert (first.place().before, second.place().before) == (0, 1)
-    assert 0 < first.place().seconds < second.place().seconds
+    assert running.queue_position() is None
+    assert (first.queue_position().ahead, second.queue_position().ahead) == (0, 1)
+    assert 0 < first.queue_position().eta_seconds < second.queue_position().eta_seconds
     gate.open()
     assert second.result().output_tokens == 12
 

@@ -6,8 +6,8 @@ Run with `./deploy.sh test -m gpu` on a machine with an NVIDIA GPU.
 import pytest
 import torch
 
-from engine.loader import load_model
-from engine.model_runner import ModelRunner
+from engine.loading.loader import load_model
+from engine.model.runner import ModelRunner
 from engine.reference_run import Answer, generate
 from engine.types import SamplingParams
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint, write_vision_checkpoint

@@ -6,13 +6,13 @@ import pytest
 from flask import g
 
 from engine.errors import ModelError
-from engine.types import ChatPrompt, Place, SamplingParams, Timings, TokenLogprob
+from engine.types import ChatPrompt, QueuePosition, SamplingParams, Timings, TokenLogprob
 from routes import generation
+from routes.generation_run import Run
 from routes.openai.chat_shape import ChatShape
 from routes.openai.completions import CompletionShape
 from routes.openai.requests import ChatRequest, CompletionRequest
-from routes.run import Run
-from routes.shapes import GenerationAnswer
+from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
 from tests.fakes import multipart, picture
 
@@ -217,13 +217,13 @@ def test_silence_is_filled_with_comments(app, avibe):
 
 def test_our_own_stream_is_kept_alive_too(app, avibe):
     """The same comment; while the request waits, one with its place in the queue."""
-    avibe.hold, avibe.place = True, Place(2, 3.456)
+    avibe.hold, avibe.queue_position = True, QueuePosition(2, 3.456)
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
         events = generation.events(run, lambda made: {"text": made.text}, idle=0.01)
     assert next(events) == b': queue {"before":2,"seconds":3.5}\n\n'
-    avibe.place = None
+    avibe.queue_position = None
     assert next(events) == KEEP_ALIVE
     avibe.finish("mine")
     assert list(events)[-1] == b'data: {"text":"An answer."}\n\n'

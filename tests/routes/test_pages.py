@@ -5,9 +5,9 @@ import re
 import pytest
 
 from config import load_settings
-from edge.failures import ERRORS
-from engine import images
+from edge.errors import ERRORS
 from engine.errors import Overloaded
+from engine.text import images
 from engine.types import Progress, Status
 from metrics.machine import GpuFigures
 from models import ModelSet

@@ -250,10 +250,10 @@ def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
 def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
     """Letting go twice, from two threads, ends a request's span once."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
-    let_go = trace.hold()
+    release = trace.hold()
     trace.responded(200, True)
     assert traced.spans() == []
-    for thread in [threading.Thread(target=let_go) for _ in range(2)]:
+    for thread in [threading.Thread(target=release) for _ in range(2)]:
         thread.start()
         thread.join()
     assert len(traced.spans()) == 1

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from edge.failures import ERRORS
+from edge.errors import ERRORS
 from engine.types import Status
 from metrics import SUCCESS
 from tests.deploy.monitoring.exported import (

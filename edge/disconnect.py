@@ -1,0 +1,177 @@
+"""Notices that a client has gone while its answer is in the making, and aborts the answer.
+
+WSGI does not tell a view that its client left, so one thread watches the sockets of all answers in flight. On Linux
+the kernel reports a peer that closed (EPOLLRDHUP, also when unread bytes lie before the end) or reset (EPOLLHUP);
+elsewhere the sockets are looked at every 50 ms, and only while there are any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+log = logging.getLogger("avito_ai.disconnect")
+
+LOOK_EVERY = 0.05  # seconds
+
+Call = Callable[[], None]
+
+
+class Watcher(Protocol):
+    """Tells when the peer of a socket has gone, from a thread of its own."""
+
+    def add(self, sock: socket.socket, gone: Call) -> Call:
+        """Call `gone` once, soon after the peer has gone; return what ends the watch, harmless at any time."""
+
+
+class ClientWatch:
+    """The clients of all answers in flight. The thread starts with the first one, after any fork."""
+
+    def __init__(self, new_watcher: Callable[[], Watcher] | None = None) -> None:
+        self._new_watcher = new_watcher or (EpollWatcher if hasattr(select, "EPOLLRDHUP") else PollingWatcher)
+        self._lock = threading.Lock()  # guards the field below
+        self._watcher: Watcher | None = None
+
+    @contextlib.contextmanager
+    def watching(self, environ: Mapping[str, Any], gone: Call) -> Iterator[None]:
+        """Call `gone` if the client of this request leaves before the block ends."""
+        release = self.watch(environ, gone)
+        try:
+            yield
+        finally:
+            release()
+
+    def watch(self, environ: Mapping[str, Any], gone: Call) -> Call:
+        """Call `gone` if the client leaves; return what ends the watch, to be called always. For streams."""
+        sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+        if sock is None or sock.fileno() < 0:
+            return lambda: None
+        return self._started().add(sock, gone)
+
+    def _started(self) -> Watcher:
+        with self._lock:
+            if self._watcher is None:
+                self._watcher = self._new_watcher()
+            return self._watcher
+
+
+@dataclass(eq=False, slots=True)
+class _Watch:
+    """One answer in flight; two are never equal, so that streams which share a socket stay apart."""
+
+    sock: socket.socket
+    gone: Call
+
+
+class EpollWatcher:
+    """Waits in the kernel; no time passes between the packet and the call."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._lock = threading.Lock()  # guards the field below, and the set in the kernel that follows it
+        self._watched: dict[int, list[_Watch]] = {}
+        threading.Thread(target=self._run, name="client-watch", daemon=True).start()
+
+    def add(self, sock: socket.socket, gone: Call) -> Call:
+        watch, descriptor = _Watch(sock, gone), sock.fileno()
+        with self._lock:
+            sharing = self._watched.setdefault(descriptor, [])
+            sharing.append(watch)
+            if len(sharing) == 1:
+                self._epoll.register(descriptor, select.EPOLLRDHUP)
+        return lambda: self._remove(descriptor, watch)
+
+    def _remove(self, descriptor: int, watch: _Watch) -> None:
+        with self._lock:
+            sharing = self._watched.get(descriptor, [])
+            if watch in sharing:
+                sharing.remove(watch)
+                if not sharing:
+                    self._forget(descriptor)
+
+    def _run(self) -> None:
+        while True:
+            for descriptor, _ in self._epoll.poll():
+                for watch in self._take(descriptor):
+                    _call(watch.gone)
+
+    def _take(self, descriptor: int) -> list[_Watch]:
+        """Return who waits for this descriptor, unless it has been reused since the kernel reported it."""
+        with self._lock:
+            if descriptor not in self._watched or not _has_gone(descriptor):
+                return []
+            watches = self._watched[descriptor]
+            self._forget(descriptor)
+            return watches
+
+    def _forget(self, descriptor: int) -> None:
+        del self._watched[descriptor]
+        with contextlib.suppress(OSError):  # a closed socket has left the kernel's set by itself
+            self._epoll.unregister(descriptor)
+
+
+class PollingWatcher:
+    """Looks at the sockets every `every` seconds while there are any; works on every system.
+
+    Bytes that the client sent ahead hide its leaving here: there is no portable way to look past them.
+    """
+
+    def __init__(self, every: float = LOOK_EVERY) -> None:
+        self._every = every
+        self._changed = threading.Condition()  # guards the field below
+        self._watched: list[_Watch] = []
+        threading.Thread(target=self._run, name="client-watch", daemon=True).start()
+
+    def add(self, sock: socket.socket, gone: Call) -> Call:
+        watch = _Watch(sock, gone)
+        with self._changed:
+            self._watched.append(watch)
+            self._changed.notify()
+        return lambda: self._remove(watch)
+
+    def _remove(self, watch: _Watch) -> None:
+        with self._changed, contextlib.suppress(ValueError):
+            self._watched.remove(watch)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._watched)
+                left = [watch for watch in self._watched if _peer_closed(watch.sock)]
+                self._watched = [watch for watch in self._watched if watch not in left]
+            for watch in left:
+                _call(watch.gone)
+            time.sleep(self._every)
+
+
+def _has_gone(descriptor: int) -> bool:
+    look = select.poll()
+    look.register(descriptor, select.POLLRDHUP)
+    return bool(look.poll(0))
+
+
+def _peer_closed(sock: socket.socket) -> bool:
+    try:
+        with selectors.DefaultSelector() as look:
+            look.register(sock, selectors.EVENT_READ)
+            return bool(look.select(0)) and sock.recv(1, socket.MSG_PEEK) == b""
+    except ValueError:  # closed on our side, or a TLS socket, which cannot be looked into
+        return sock.fileno() < 0
+    except OSError:  # reset
+        return True
+
+
+def _call(gone: Call) -> None:
+    """Call, and live on: a watcher that died would leave every later client unnoticed."""
+    try:
+        gone()
+    except Exception:
+        log.exception("A client left, and its answer could not be stopped.")

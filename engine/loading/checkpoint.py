@@ -1,0 +1,193 @@
+"""Checkpoint folders: finding the one meant by a setting, and checking it before anything is loaded.
+
+A setting may name a plain folder, a Hugging Face cache (`models--*/snapshots/*`), one `models--*` folder of it, or a
+cache's parent with a `hub` folder; of several snapshots the newest complete one is taken. Only local files and only
+safetensors are considered. Whatever is wrong becomes a StartError of one sentence with the setting and the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine.errors import StartError
+
+Found = TypeVar("Found")
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint. stored_bytes: of each tensor, by its name in the files.
+
+    floats: how many floating-point numbers it holds; other_bytes: the size of all that is not floating-point.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    stored_bytes: Mapping[str, int]
+    floats: int
+    other_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of all tensors as they are stored."""
+        return sum(self.stored_bytes.values())
+
+    def loaded_bytes(self, itemsize: int) -> int:
+        """Return the size of all tensors once loaded, floating-point numbers taking `itemsize` bytes each."""
+        return self.floats * itemsize + self.other_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A folder as the operator's setting led to it, for the sentences about it."""
+
+    setting: str
+    folder: Path
+
+    def error(self, problem: str) -> StartError:
+        return StartError(f"{self.setting}: the folder {self.folder} {problem}.")
+
+    def read_json(self, name: str) -> Any:
+        try:
+            return json.loads((self.folder / name).read_bytes())
+        except ValueError as error:
+            raise self.error(f"has a broken {name}") from error
+
+
+def find_checkpoint(folder: Path, setting: str, architecture: str) -> Checkpoint:
+    """Return the complete checkpoint of one architecture (`Qwen3ForCausalLM`, say). Raises StartError."""
+    return _first_good(folder, setting, "config.json", lambda candidate: _check_model(candidate, architecture))
+
+
+def find_tokenizer(folder: Path, setting: str) -> Path:
+    """Return the folder that holds a tokenizer's files. Raises StartError."""
+    return _first_good(folder, setting, "tokenizer_config.json", _check_tokenizer)
+
+
+def _first_good(folder: Path, setting: str, sign: str, check: Callable[[_Candidate], Found]) -> Found:
+    """Return what `check` makes of the first good folder among those meant; else raise what it says of the first."""
+    try:
+        candidates = [_Candidate(setting, candidate) for candidate in _folders(folder, sign)]
+        if not candidates:
+            raise _Candidate(setting, folder).error("does not exist" if not folder.exists() else "is not a folder")
+        first: StartError | None = None
+        for candidate in candidates:
+            try:
+                return check(candidate)
+            except StartError as error:
+                first = first or error
+        assert first is not None
+        raise first
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise _Candidate(setting, folder).error(f"cannot be read ({reason})") from error
+
+
+def _folders(folder: Path, sign: str) -> Iterator[Path]:
+    """Yield the folders that may be meant: the folder itself where it has the file `sign`, else a cache's snapshots."""
+    if not folder.is_dir():
+        return
+    next(folder.iterdir(), None)  # raises where the folder may not be listed; globbing would only find nothing
+    snapshots = [
+        snapshot
+        for pattern in ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
+        for snapshot in folder.glob(pattern)
+        if snapshot.is_dir()
+    ]
+    if (folder / sign).exists() or not snapshots:
+        yield folder
+        return
+    yield from sorted(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, reverse=True)
+
+
+def _check_tokenizer(candidate: _Candidate) -> Path:
+    """Accept a folder with a tokenizer in the library's format, old (vocabulary and merges) or new."""
+    folder = candidate.folder
+    whole = (folder / "tokenizer.json").exists()
+    if not whole and not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
+        raise candidate.error("holds no tokenizer (neither tokenizer.json nor vocab.json with merges.txt)")
+    for name in ("tokenizer.json" if whole else "vocab.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            candidate.read_json(name)
+    return folder
+
+
+def _check_model(candidate: _Candidate, architecture: str) -> Checkpoint:
+    if not (candidate.folder / "config.json").exists():
+        raise candidate.error("holds no model (config.json is missing)")
+    config = candidate.read_json("config.json")
+    _check_config(candidate, config, architecture)
+    tensors = _tensors(candidate)
+    sizes = {name: info["data_offsets"][1] - info["data_offsets"][0] for name, info in tensors.items()}
+    floats = sum(math.prod(info["shape"]) for info in tensors.values() if info["dtype"] in _FLOATS)
+    others = sum(sizes[name] for name, info in tensors.items() if info["dtype"] not in _FLOATS)
+    return Checkpoint(candidate.folder, config, sizes, floats, others)
+
+
+def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None:
+    if not isinstance(config, dict):
+        raise candidate.error("has a broken config.json")
+    found = config.get("architectures") or [str(config.get("model_type"))]
+    if architecture not in found:
+        raise candidate.error(f"holds a model of the architecture {found[0]}, but {architecture} is needed")
+    if config.get("quantization_config"):
+        raise candidate.error("holds quantized weights, which this service does not load")
+
+
+def _tensors(candidate: _Candidate) -> dict[str, Any]:
+    """Return the header entry of every tensor, after each shard was held to the index and to its own header."""
+    if (candidate.folder / _INDEX).exists():
+        return _indexed_tensors(candidate)
+    if (candidate.folder / _SINGLE).exists():
+        return _read_header(candidate, _SINGLE)
+    pickles = [path.name for pattern in _PICKLES for path in sorted(candidate.folder.glob(pattern))]
+    if pickles:
+        raise candidate.error(
+            f"holds its weights as {pickles[0]}, a pickle, which is never loaded: convert to safetensors"
+        )
+    raise candidate.error(f"holds no weights (neither {_SINGLE} nor {_INDEX})")
+
+
+def _indexed_tensors(candidate: _Candidate) -> dict[str, Any]:
+    index = candidate.read_json(_INDEX)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(Path(str(name)).name == name for name in shards.values()):
+        raise candidate.error(f"has a broken {_INDEX}")
+    headers = {name: _read_header(candidate, name) for name in sorted(set(shards.values()))}
+    for tensor, name in shards.items():
+        if tensor not in headers[name]:
+            raise candidate.error(f"lacks the tensor {tensor}, which its index places in {name}")
+    return {tensor: headers[name][tensor] for tensor, name in shards.items()}
+
+
+def _read_header(candidate: _Candidate, name: str) -> dict[str, Any]:
+    """Return a shard's tensors. Format: 8 bytes of header length, the header in JSON, the data, nothing after."""
+    path = candidate.folder / name
+    if not path.exists():
+        raise candidate.error(f"lacks the shard {name}")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise candidate.error(f"has a truncated or broken shard {name} ({size:,} bytes)")
+        header = file.read(length)
+    try:
+        tensors = {key: value for key, value in json.loads(header).items() if key != "__metadata__"}
+        expected = 8 + length + max((info["data_offsets"][1] for info in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise candidate.error(f"has a broken shard {name}") from error
+    if size != expected:
+        word = "truncated" if size < expected else "broken"
+        raise candidate.error(f"has a {word} shard {name}: {size:,} bytes where its header says {expected:,}")
+    return tensors

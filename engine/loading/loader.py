@@ -1,0 +1,154 @@
+"""From a ModelSpec to a model that can be run: check the folders, check the memory, then load. Nothing half-started.
+
+Context length, end tokens, template and sampling defaults come from the checkpoint's own files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from engine.errors import StartError
+from engine.loading.checkpoint import Checkpoint, find_checkpoint, find_tokenizer
+from engine.loading.host import available_bytes
+from engine.loading.weights import load_weights
+from engine.text.detokenizer import TokenTable
+from engine.text.processor import PictureProcessor, load_processor, load_tokenizer
+from engine.text.prompt import PromptPreparer
+from engine.types import ModelSpec, Progress
+
+log = logging.getLogger(__name__)
+
+TEXT_ARCHITECTURE = "Qwen3ForCausalLM"
+VISION_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model on its device with everything around it. max_model_len and vocab_size are in tokens.
+
+    generation_defaults: the checkpoint's own sampling parameters. The model's `generation_config` holds none of them
+    any more, only its end and pad tokens, so a plain `generate()` samples only what it is asked to.
+    """
+
+    model: PreTrainedModel
+    preparer: PromptPreparer
+    token_table: TokenTable
+    eos_token_ids: frozenset[int]
+    max_model_len: int
+    vocab_size: int
+    generation_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def image_token_id(self) -> int | None:
+        """The token that stands for a part of a picture, None for a model that reads none."""
+        token_id: int | None = getattr(self.model.config, "image_token_id", None)
+        return token_id
+
+
+def load_model(
+    spec: ModelSpec,
+    report: Callable[[Progress], None],
+    max_model_len: int | None = None,
+    available: Callable[[str], int] = available_bytes,
+) -> LoadedModel:
+    """Load the checkpoint that `spec` names. Raises StartError, and leaves nothing loaded then.
+
+    report: called from this thread as the load moves on. max_model_len: the operator's limit in tokens; never over the
+    checkpoint's own. available: how many bytes a device has free.
+    """
+    report(Progress("checking the files"))
+    checkpoint = find_checkpoint(
+        spec.model_dir, spec.dir_setting, VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
+    )
+    _check_memory(spec, checkpoint, available(spec.device))
+    tokenizer, processor = _load_tokenizer(spec, checkpoint)
+    log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.dtype)
+    model = load_weights(spec, checkpoint, report)
+    return _assemble(spec, model, tokenizer, processor, max_model_len)
+
+
+def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> None:
+    needed = checkpoint.loaded_bytes(getattr(torch, spec.dtype).itemsize)
+    if needed > available:
+        raise StartError(
+            f"{spec.dir_setting}: the model in {checkpoint.folder} does not fit: its weights take "
+            f"{needed / 1e9:.2f} GB in {spec.dtype} and {available / 1e9:.2f} GB of memory are free on {spec.device}."
+        )
+
+
+def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrainedTokenizerBase, Any]:
+    """Return the tokenizer and, for a vision model, its processor (else None)."""
+    folder = find_tokenizer(spec.tokenizer_dir, spec.tokenizer_setting)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # the library raises anything at all on a broken file
+        raise StartError(f"{spec.tokenizer_setting}: the tokenizer in {folder} cannot be loaded.") from error
+    if not spec.vision:
+        return tokenizer, None
+    try:
+        return tokenizer, load_processor(checkpoint.folder)
+    except Exception as error:
+        raise StartError(
+            f"{spec.dir_setting}: the picture processor in {checkpoint.folder} cannot be loaded."
+        ) from error
+
+
+def _assemble(
+    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, processor: Any, limit: int | None
+) -> LoadedModel:
+    text_config = model.config.get_text_config()
+    own_length = int(text_config.max_position_embeddings)
+    length = min(own_length, limit or own_length)
+    vocab_size = int(text_config.vocab_size)
+    eos = _end_tokens(spec, model, tokenizer)
+    if max(max(tokenizer.get_vocab().values()), *eos) >= vocab_size:
+        raise StartError(
+            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has tokens "
+            f"beyond the model's {vocab_size:,}."
+        )
+    pictures = PictureProcessor(processor, max_tokens=max(1, length // 2)) if processor is not None else None
+    preparer = PromptPreparer(tokenizer, vocab_size, _chat_template(spec, tokenizer, processor), pictures)
+    # The real Avision leaks SentencePiece markers whatever its vocabulary looks like, so its text is always cleaned.
+    table = TokenTable.of(tokenizer.backend_tokenizer, vocab_size, eos, cleans=True if spec.vision else None)
+    defaults = _take_defaults(model, tokenizer, eos)
+    return LoadedModel(model, preparer, table, eos, length, vocab_size, defaults)
+
+
+def _end_tokens(spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer: the generation config's (one or a list), else the config's, and the
+    tokenizer's own.
+    """
+    assert model.generation_config is not None
+    stated: Any = model.generation_config.eos_token_id
+    if stated is None:
+        stated = model.config.get_text_config().eos_token_id
+    ids = set(stated if isinstance(stated, list) else [stated]) | {tokenizer.eos_token_id}
+    ids.discard(None)
+    if not ids:
+        raise StartError(f"{spec.dir_setting}: the model in {spec.model_dir} names no end-of-sequence token.")
+    return frozenset(ids)
+
+
+def _chat_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, processor: Any) -> str:
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise StartError(f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} has no chat template.")
+    return str(template)
+
+
+def _take_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int]) -> dict[str, float]:
+    """Move the checkpoint's sampling parameters out of the model, where `generate()` would apply them unasked."""
+    stated = {name: getattr(model.generation_config, name, None) for name in _SAMPLING_DEFAULTS}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
+    config: Any = GenerationConfig
+    model.generation_config = config(eos_token_id=sorted(eos), pad_token_id=pad)
+    return {name: float(value) for name, value in stated.items() if value is not None}

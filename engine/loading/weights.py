@@ -1,0 +1,113 @@
+"""Loading a checkpoint's weights straight to the device, with progress in bytes as they arrive there.
+
+The library builds the module without memory (on the meta device), maps the shards and moves tensor by tensor: on the
+CPU in the stored type the weights are the mapped file itself, otherwise each tensor is converted by itself. There is
+never a second copy of the model in host memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import logging as library_logging
+
+from engine.errors import StartError
+from engine.loading.checkpoint import Checkpoint
+from engine.types import ModelSpec, Progress
+
+log = logging.getLogger(__name__)
+
+_LOG_EVERY = 5.0  # seconds
+_ONE_AT_A_TIME = threading.Lock()  # guards the library's one progress hook and its log level
+
+
+def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Progress], None]) -> PreTrainedModel:
+    """Return the model in evaluation mode on `spec.device` in `spec.dtype`. Raises StartError."""
+    auto: Any = AutoModelForImageTextToText if spec.vision else AutoModelForCausalLM
+    with _ONE_AT_A_TIME, _progress(_Counter(spec, checkpoint.stored_bytes, report)), _quiet():
+        try:
+            model, info = auto.from_pretrained(
+                checkpoint.folder,
+                dtype=getattr(torch, spec.dtype),
+                device_map={"": spec.device},
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except Exception as error:  # whatever the library makes of a folder that passed every check of ours
+            raise _failure(spec, checkpoint, f"cannot be loaded ({type(error).__name__})") from error
+    for kind, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
+        if keys:
+            raise _failure(spec, checkpoint, f"{kind} weights: {len(keys)}, among them {min(keys)}")
+    model.requires_grad_(False)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+class _Counter:
+    """Counts the bytes of weights in place, reports each change, and logs one line every few seconds."""
+
+    def __init__(self, spec: ModelSpec, sizes: Mapping[str, int], report: Callable[[Progress], None]) -> None:
+        self._name = spec.name
+        self._sizes = sizes
+        self._total = sum(sizes.values())
+        self._report = report
+        self._loaded = 0
+        self._started = self._logged = time.monotonic()
+
+    def watch(self, steps: Any) -> Iterator[Any]:
+        """Yield the library's loading steps, (name, conversion) pairs; a step is done when the next is asked for."""
+        self._tell()
+        for name, conversion in steps:
+            size = sum(self._sizes.get(source, 0) for source in conversion.collected_tensors)
+            yield name, conversion
+            self._loaded += size
+            self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        self._report(Progress("loading weights", self._loaded, self._total, now - self._started))
+        if now - self._logged >= _LOG_EVERY or self._loaded == self._total:
+            self._logged = now
+            done, total = self._loaded / 1e6, self._total / 1e6
+            log.info("%s: %.1f of %.1f MB of weights loaded, %.1f s", self._name, done, total, now - self._started)
+
+
+@contextmanager
+def _progress(counter: _Counter) -> Iterator[None]:
+    """Let the counter stand where the library would show its progress bar."""
+
+    def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("desc") != "Loading weights":
+            return factory(*args, **kwargs)
+        return counter.watch(args[0])
+
+    previous = library_logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        library_logging.set_tqdm_hook(previous)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's many-line load report out of the log: what it says becomes one sentence of ours."""
+    level = library_logging.get_verbosity()
+    library_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(level)
+
+
+def _failure(spec: ModelSpec, checkpoint: Checkpoint, problem: str) -> StartError:
+    return StartError(f"{spec.dir_setting}: the model in {checkpoint.folder} {problem}.")

@@ -1,0 +1,169 @@
+"""The text stack of Qwen3 and Qwen2.5-VL over a flat list of tokens: the forward pass that serves.
+
+All tokens of a step, of however many sequences, lie in one [T, hidden] tensor, so that each linear layer is one matrix
+product; only attention looks at sequences, through the `attend` callable that the caller brings. The weights are taken
+over from the transformers model that was loaded: the query, key and value projections become one, and so that rotary
+embedding is one complex product, the two halves of each rotary pair are laid side by side (a permutation of the head
+dimension that dot products do not notice).
+
+Sources: Qwen3 and Qwen2.5-VL as in transformers; multimodal rotary sections, arXiv:2409.12191.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.errors import StartError
+from engine.model.kernels.library import Kernels
+from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
+from engine.model.linear import Linear, choose_layout
+
+# attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D], the keys' heads first) -> [T, heads * D]
+Attend = Callable[[int, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    input_norm: RmsNorm
+    qkv: Linear
+    qk_norm_rope: QkNormRope
+    out: Linear
+    post_norm: RmsNorm
+    gate_up: Linear
+    down: Linear
+
+
+class Decoder:
+    """Hidden states in, hidden states out, for T tokens of any number of sequences.
+
+    model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`, whose decoder weights are moved in here.
+    kernels: what computes on a processor in float32, None for torch alone. Raises StartError for a variant this stack
+    does not compute (sliding windows, another activation, dynamic rope).
+    """
+
+    def __init__(self, model: Any, kernels: Kernels | None = None) -> None:
+        text = _text_model(model)
+        config = text.config
+        _check_supported(config)
+        self.hidden_size: int = config.hidden_size
+        self.num_heads: int = config.num_attention_heads
+        self.num_kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
+        self.num_layers: int = config.num_hidden_layers
+        self._eps: float = config.rms_norm_eps
+        self._embedding: Tensor = text.embed_tokens.weight.detach()
+        self.dtype: torch.dtype = self._embedding.dtype
+        self.device: torch.device = self._embedding.device
+        self.vocab_size: int = model.lm_head.weight.shape[0]
+        self.kernels = kernels if (self.device.type, self.dtype) == ("cpu", torch.float32) else None
+        self._norm = RmsNorm(text.norm.weight, self._eps)
+        self._rotary = _Rotary(text.rotary_emb, self.device)
+        weights = [w.weight.detach() for layer in text.layers for w in (layer.mlp.down_proj, layer.mlp.gate_proj)]
+        self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()), self.kernels)
+        self._layers = [self._take_layer(layer) for layer in text.layers]
+        self._head = Linear(model.lm_head.weight.detach(), None, self.layout)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the embeddings [T, hidden] of token ids [T]."""
+        return F.embedding(token_ids, self._embedding)
+
+    def rotary(self, positions: Tensor) -> Tensor:
+        """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] for pictures."""
+        return self._rotary(positions)
+
+    def forward(self, hidden: Tensor, rotary: Tensor, attend: Attend, keep: Tensor | None = None) -> Tensor:
+        """Return the final hidden states, normed: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
+
+        hidden: embeddings [T, hidden], overwritten; rotary: from `rotary()`. Rows not kept still leave their keys and
+        values, but are not carried through the last layer's second half.
+        """
+        for index, layer in enumerate(self._layers):
+            mixed = self._attention(index, layer, hidden, rotary, attend)
+            if keep is not None and index == self.num_layers - 1:
+                hidden, mixed = hidden[keep], mixed[keep]
+            hidden = layer.out(mixed, hidden)
+            hidden = layer.down(silu_and_mul(layer.gate_up(layer.post_norm(hidden)), self.kernels), hidden)
+        return self._norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [n, vocab] of final hidden states [n, hidden]."""
+        return self._head(hidden).float()
+
+    def _attention(self, index: int, layer: _Layer, hidden: Tensor, rotary: Tensor, attend: Attend) -> Tensor:
+        qkv = layer.qkv(layer.input_norm(hidden)).view(hidden.shape[0], -1, self.head_dim)
+        layer.qk_norm_rope(qkv[:, : self.num_heads + self.num_kv_heads], rotary)
+        q, kv = qkv.split((self.num_heads, 2 * self.num_kv_heads), dim=1)
+        return attend(index, q, kv)
+
+    def _take_layer(self, layer: Any) -> _Layer:
+        """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        kernels = self.kernels
+        input_norm = RmsNorm(layer.input_layernorm.weight, self._eps, *projections, kernels=kernels)
+        halves = (mlp.gate_proj, mlp.up_proj)
+        post_norm = RmsNorm(layer.post_attention_layernorm.weight, self._eps, *halves, kernels=kernels)
+        parts = [take_weights(projection) for projection in projections]
+        for position in (0, 1):
+            weight, bias = parts[position]
+            parts[position] = (self._interleave(weight), None if bias is None else self._interleave(bias))
+        return _Layer(
+            input_norm=input_norm,
+            qkv=Linear(*join(parts), self.layout),
+            qk_norm_rope=self._qk_norm_rope(attention),
+            out=Linear(*take_weights(attention.o_proj), self.layout),
+            post_norm=post_norm,
+            gate_up=Linear(*join([take_weights(half) for half in halves]), self.layout),
+            down=Linear(*take_weights(mlp.down_proj), self.layout),
+        )
+
+    def _qk_norm_rope(self, attention: Any) -> QkNormRope:
+        if not hasattr(attention, "q_norm"):
+            return QkNormRope(kernels=self.kernels)
+        q, k = (self._interleave(norm.weight.detach()) for norm in (attention.q_norm, attention.k_norm))
+        weight = torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)])
+        return QkNormRope(weight, self._eps, self.kernels)
+
+    def _interleave(self, rows: Tensor) -> Tensor:
+        return interleave(rows, self.head_dim)
+
+
+class _Rotary:
+    """Rotation factors from the model's own frequencies; for pictures, each frequency follows one of three axes."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        self._frequencies = module.inv_freq.detach().to(device, torch.float32)
+        self._scale = float(module.attention_scaling)
+        sections = getattr(module, "mrope_section", None)
+        self._axes = None
+        if sections is not None:
+            axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
+            self._axes = torch.tensor(axes, device=device)
+
+    def __call__(self, positions: Tensor) -> Tensor:
+        if positions.dim() == 2 and self._axes is not None:
+            angles = positions.float()[self._axes].T * self._frequencies
+        else:
+            angles = positions.float()[:, None] * self._frequencies
+        return torch.polar(torch.full_like(angles, self._scale), angles)[:, None]
+
+
+def _text_model(model: Any) -> Any:
+    inner = model.model
+    return getattr(inner, "language_model", inner)
+
+
+def _check_supported(config: Any) -> None:
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        raise StartError("The checkpoint uses sliding-window attention, which the engine does not compute.")
+    if config.hidden_act != "silu":
+        raise StartError(f"The checkpoint's activation is {config.hidden_act!r}; the engine computes silu only.")
+    rope_type = (config.rope_parameters or {}).get("rope_type", "default")
+    if rope_type in ("dynamic", "longrope"):
+        raise StartError(f"The checkpoint's rope type {rope_type!r} changes with length; the engine needs a fixed one.")

@@ -1,0 +1,107 @@
+/* Linear layers: weights packed into panels, and products that read each panel once. */
+#include "kernels.h"
+
+/* Returns the number of columns that a panel has: packed weights are padded to a multiple of it. */
+long panel_columns(void) { return COLS; }
+
+/* Packs weight [out, in] into panels [out / COLS, in, COLS]; columns beyond `out` are zero. */
+void pack(const float *weight, float *packed, long out, long in, long threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long panel = 0; panel < (out + COLS - 1) / COLS; panel++)
+        for (long i = 0; i < in; i++)
+            for (long c = 0; c < COLS; c++) {
+                long column = panel * COLS + c;
+                packed[(panel * in + i) * COLS + c] = column < out ? weight[column * in + i] : 0.0f;
+            }
+}
+
+/* `tile` where rows and lines are constants. */
+INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy,
+                    int more, const float *bias, const float *next, const long lines) {
+    vec sums[ROWS][VECTORS];
+#pragma GCC unroll 6
+    for (long r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) {
+            sums[r][v] = more ? *(const vec *)(y + r * ldy + v * LANES) : (vec){0};
+            if (bias) sums[r][v] += *(const vec *)(bias + v * LANES);
+        }
+    for (long k = 0; k < depth; k++) {
+        vec weights[VECTORS];
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) weights[v] = *(const vec *)(w + k * COLS + v * LANES);
+#pragma GCC unroll 4
+        for (long l = 0; l < lines; l++) __builtin_prefetch(next + (k * lines + l) * LINE, 0, 2);
+#pragma GCC unroll 6
+        for (long r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (long v = 0; v < VECTORS; v++) sums[r][v] += x[r * ldx + k] * weights[v];
+    }
+#pragma GCC unroll 6
+    for (long r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (long v = 0; v < VECTORS; v++) *(vec *)(y + r * ldy + v * LANES) = sums[r][v];
+}
+
+#define TILE(R, L) tile_of(R, x, ldx, w, depth, y, ldy, more, bias, next, L)
+#define TILES(R) \
+    case R: \
+        if (lines == 0) TILE(R, 0); \
+        else if (lines == 1) TILE(R, 1); \
+        else if (lines == 2) TILE(R, 2); \
+        else TILE(R, 4); \
+        break;
+
+void tile(long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy, int more,
+          const float *bias, const float *next, long lines) {
+    switch (rows) { TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) }
+}
+
+/* One panel of a product: y [rows, COLS] (ldy). While a part of the weights is in use, the next one is fetched: by a
+ * few blocks of rows as they go, or by many, before each, so that memory is never asked for much at once. */
+static void panel_gemm(const float *x, const float *panel, const float *bias, float *y, long ldy, long rows,
+                          long in, int add) {
+    long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
+    long fetching = blocks < LINES ? blocks : blocks < MANY_BLOCKS ? LINES : 0;
+    for (long k = 0; k < in; k += DEPTH) {
+        long depth = in - k < DEPTH ? in - k : DEPTH, row = 0;
+        const float *w = panel + k * COLS, *next = w + DEPTH * COLS;
+        for (long block = 0; block < blocks; block++) {
+            long count = each + (block < longer);
+            long lines = block < fetching ? LINES * (block + 1) / fetching - LINES * block / fetching : 0;
+            tile(count, x + row * in + k, in, w, depth, y + row * ldy, ldy, add || k > 0, k ? NULL : bias, next, lines);
+            next += lines * depth * LINE;
+            if (!fetching) {
+                long share = DEPTH * COLS / blocks;
+                fetch(next, share);
+                next += share;
+            }
+            row += count;
+        }
+    }
+}
+
+/* y [rows, out] = x [rows, in] W^T, plus y where `add`, plus bias (padded to whole panels) where there is one. */
+void gemm(const float *x, const float *packed, const float *bias, float *y, long rows, long out, long in, int add,
+             long threads) {
+    if (rows == 0) return;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long first = 0; first < out; first += COLS) {
+        const float *panel = packed + first * in, *own_bias = bias ? bias + first : NULL;
+        if (first + COLS <= out) {
+            panel_gemm(x, panel, own_bias, y + first, out, rows, in, add);
+            continue;
+        }
+        float part[ROWS * COLS]; /* the last panel sticks out of y */
+        for (long row = 0; row < rows; row += ROWS) {
+            long count = rows - row < ROWS ? rows - row : ROWS;
+            float *target = y + row * out + first;
+            if (add)
+                for (long r = 0; r < count; r++)
+                    for (long c = 0; first + c < out; c++) part[r * COLS + c] = target[r * out + c];
+            panel_gemm(x + row * in, panel, own_bias, part, COLS, count, in, add);
+            for (long r = 0; r < count; r++)
+                for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * COLS + c];
+        }
+    }
+}

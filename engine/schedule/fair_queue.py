@@ -1,0 +1,93 @@
+"""Waiting sequences in a fair order between clients: who holds fewest slots comes first, and among equals it is deficit
+round robin, counted in tokens (Shreedhar and Varghese, SIGCOMM 1995).
+
+No lock here: the waiting room holds its own around every call.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from itertools import count
+
+from engine.schedule.sequence import Sequence
+
+QUANTUM = 256  # tokens a client may start in each round
+
+
+class FairQueue:
+    """The clients' lines of one priority. Each round a client may start what it has saved up for; its line is FIFO."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()  # the client whose turn it is comes first
+        self._deficit: dict[str, int] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (sequence for line in self._lines.values() for sequence in line)
+
+    def put(self, sequence: Sequence, front: bool = False) -> None:
+        """Add a sequence at the end, or the front, of its client's line."""
+        line = self._lines.setdefault(sequence.request.client, deque())
+        self._deficit.setdefault(sequence.request.client, 0)
+        (line.appendleft if front else line.append)(sequence)
+        self._length += 1
+
+    def peek(self, held: Mapping[str, int]) -> Sequence:
+        """Return the next to start; turns the round until one client can pay for its first. Must not be empty.
+
+        held: how many slots each client has; only those who have fewest take part in the round.
+        """
+        fewest = min(held.get(client, 0) for client in self._lines)
+        while True:
+            client = next(client for client in self._lines if held.get(client, 0) == fewest)
+            first = self._lines[client][0]
+            if self._deficit[client] >= first.cost:
+                return first
+            self._deficit[client] += QUANTUM
+            self._lines.move_to_end(client)
+
+    def take(self, held: Mapping[str, int]) -> Sequence:
+        """Remove and return what `peek` shows."""
+        sequence = self.peek(held)
+        self._deficit[sequence.request.client] -= sequence.cost
+        self.remove(sequence)
+        return sequence
+
+    def order(self, held: Mapping[str, int]) -> Iterator[Sequence]:
+        """Yield the sequences in the order in which `take` would give them if each that starts kept its slot.
+
+        Changes nothing. A heap of (slots held, turn, client, position in its line) makes it n log n for n sequences.
+        """
+        lines = {client: list(line) for client, line in self._lines.items()}
+        deficit, turns = dict(self._deficit), count(len(lines))
+        heap = [(held.get(client, 0), turn, client, 0) for turn, client in enumerate(lines)]
+        heapq.heapify(heap)
+        while heap:
+            slots, turn, client, at = heapq.heappop(heap)
+            first = lines[client][at]
+            if deficit[client] < first.cost:
+                deficit[client] += QUANTUM
+                heapq.heappush(heap, (slots, next(turns), client, at))
+                continue
+            deficit[client] -= first.cost
+            yield first
+            if at + 1 < len(lines[client]):
+                heapq.heappush(heap, (slots + 1, turn, client, at + 1))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Remove a sequence from wherever it stands."""
+        client = sequence.request.client
+        self._lines[client].remove(sequence)
+        if not self._lines[client]:
+            del self._lines[client], self._deficit[client]
+        self._length -= 1
+
+    def newest(self, client: str) -> Sequence | None:
+        """Return the last in a client's line."""
+        line = self._lines.get(client)
+        return line[-1] if line else None

@@ -1,0 +1,168 @@
+"""One request as the engine sees it: its tokens, how far they are computed, and what has been shown. No torch here."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Hashable
+from enum import Enum
+from typing import Any
+
+from engine.backend import Generation
+from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.text.detokenizer import Detokenizer
+from engine.types import Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
+
+
+class Phase(Enum):
+    """Where a sequence is. A preempted sequence goes back to WAITING."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """State of one sequence; policy is the scheduler's. Belongs to the engine's thread once it is queued.
+
+    token_ids: prompt and answer. num_computed: how many of them have keys and values in the slot. prefix_keys: one key
+    for each prompt token, equal where the model would compute the same (a picture's tokens carry the picture's hash).
+    needs_its_tokens: whether the choice of a token depends on which came before it, other than through the model;
+    adjusts_logits: whether its parameters change logits. images: the runner's business, as are positions and picture
+    embeddings. Times are on the engine's clock, seconds.
+    """
+
+    __slots__ = (
+        "adjusts_logits", "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation",
+        "image_embeds", "images", "last_push", "logprobs", "needs_its_tokens", "num_computed", "num_prompt", "order",
+        "output_counts", "phase", "positions", "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling",
+        "slot", "started_at", "text", "token_ids", "unsent_logprobs", "unsent_text", "unsent_tokens", "_random",
+        "_uniforms",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        token_ids: list[int],
+        generation: Generation,
+        detokenizer: Detokenizer,
+        arrival: float,
+        prefix_keys: list[Hashable],
+        images: Any = None,
+    ) -> None:
+        self.request, self.sampling = request, request.sampling
+        self.generation, self.detokenizer = generation, detokenizer
+        self.token_ids, self.num_prompt = token_ids, len(token_ids)
+        self.prefix_keys = prefix_keys
+        self.images = images
+        self.positions: Any = None
+        self.image_embeds: Any = None
+        self.rope_delta = 0
+        self.phase = Phase.WAITING
+        self.slot = -1
+        self.order = 0
+        self.num_computed = 0
+        self.cached_tokens = 0
+        self.arrival = arrival
+        self.queue_deadline = arrival + min(request.queue_timeout, request.timeout)
+        self.deadline = arrival + request.timeout
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.last_push = -math.inf
+        self.text: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.unsent_text = ""
+        self.unsent_tokens: list[int] = []
+        self.unsent_logprobs: list[TokenLogprob] = []
+        self.output_counts: Counter[int] | None = None
+        if self.sampling.presence_penalty or self.sampling.frequency_penalty:
+            self.output_counts = Counter()
+        penalized = self.output_counts is not None or self.sampling.repetition_penalty != 1.0
+        self.needs_its_tokens = penalized or self.sampling.token_mask is not None
+        self.adjusts_logits = self.needs_its_tokens or bool(self.sampling.logit_bias)
+        self._random: random.Random | None = None
+        self._uniforms: deque[float] = deque()  # drawn, for the next tokens
+
+    @property
+    def remaining(self) -> int:
+        """Tokens not yet computed: one while decoding, more while the prompt is being read."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_output(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def cost(self) -> int:
+        """What the sequence may take in all, in tokens: the measure of fairness."""
+        return self.num_prompt + self.sampling.max_tokens
+
+    @property
+    def waits_until(self) -> float:
+        """Until when it may be without a slot, on the engine's clock: a preempted one has had its turn."""
+        return self.queue_deadline if self.started_at is None else self.deadline
+
+    def reason_to_end(self, now: float) -> ServiceError | None:
+        """Return the error to end with where it was aborted or its time is up, None where it may go on."""
+        if self.generation.aborted:
+            return RequestAborted("The request was stopped before it finished.")
+        if now < self.waits_until:
+            return None
+        if self.started_at is None:
+            return DeadlineExceeded("The request waited too long for its turn.")
+        return DeadlineExceeded("The request did not finish in time.")
+
+    def keys(self) -> list[Hashable]:
+        """Return one key for each token so far, equal where the model computes the same."""
+        return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
+
+    def uniform(self, ahead: int = 0) -> float:
+        """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""
+        if self._random is None:
+            self._random = random.Random(self.sampling.seed)
+        while len(self._uniforms) <= ahead:
+            self._uniforms.append(self._random.random())
+        return self._uniforms[ahead]
+
+    def append(self, token_id: int) -> None:
+        """Add a token of the answer."""
+        self.token_ids.append(token_id)
+        if self._uniforms:
+            self._uniforms.popleft()
+        if self.output_counts is not None:
+            self.output_counts[token_id] += 1
+
+    def finish_reason(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
+        """Return why the answer ends with its latest token, or None where it goes on."""
+        if self.detokenizer.stopped or (token_id in eos_token_ids and not self.sampling.ignore_eos):
+            return "stop"
+        return "length" if self.num_output >= self.sampling.max_tokens else None
+
+    def take_piece(self, now: float) -> Piece:
+        """Return what has not been shown yet; it counts as shown from now on."""
+        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), tuple(self.unsent_logprobs))
+        self.text.append(self.unsent_text)
+        self.logprobs += self.unsent_logprobs
+        self.unsent_text, self.unsent_tokens, self.unsent_logprobs = "", [], []
+        self.last_push = now
+        return piece
+
+    def completion(self, reason: FinishReason, now: float) -> Completion:
+        """Return the whole answer with its figures, once everything has been shown."""
+        started = now if self.started_at is None else self.started_at
+        first = None if self.first_token_at is None else self.first_token_at - self.arrival
+        return Completion(
+            text="".join(self.text),
+            finish_reason=reason,
+            prompt_tokens=self.num_prompt,
+            output_tokens=self.num_output,
+            timings=Timings(started - self.arrival, first, now - self.arrival),
+            logprobs=tuple(self.logprobs),
+            cached_tokens=self.cached_tokens,
+        )
+
+    def release(self) -> None:
+        """Drop what only the model needed; a finished sequence may be remembered a little longer than it matters."""
+        self.images = self.positions = self.image_embeds = None

@@ -1,0 +1,1 @@
+"""Between what clients send and tokens: prompts, images, special tokens, detokenizing and grammars."""

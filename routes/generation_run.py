@@ -1,0 +1,144 @@
+"""The answers of one request: begun together, watched together, counted one by one, ended together."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from flask import g, request
+
+from edge import services
+from edge.errors import as_service_error, meaning_of
+from engine.backend import Backend, Generation
+from engine.errors import ServiceError
+from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
+from tracing import Trace
+
+log = logging.getLogger("avito_ai.generation")
+
+Prompts = Sequence[tuple[Prompt, SamplingParams]]
+
+
+class Run:
+    """One or more answers of one model, to one client. `close` has to be called, whatever happens; it may be twice.
+
+    Made in the request's thread, inside its context; used by that thread alone afterwards.
+    """
+
+    def __init__(self, model: str, backend: Backend, wanted: Prompts) -> None:
+        g.served_id, g.model = backend.info.served_id, model
+        self.served_id = backend.info.served_id
+        self._model, self._metrics, self._began = model, services.metrics(), g.began
+        self._generations: list[Generation] = []
+        self._trace: Trace = g.trace
+        self._trace.asked(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
+        log.info("validated: %s", model)
+        try:
+            for number, (prompt, sampling) in enumerate(wanted):
+                asked = _wanted(number, prompt, sampling)
+                self._trace.submits(number, asked)
+                self._generations.append(backend.submit(asked))
+                self._trace.submitted(number)
+        except BaseException:
+            self.abort()
+            raise
+        log.info("tokenized: %d prompt tokens", sum(one.prompt_tokens for one in self._generations))
+        self._release = services.disconnect().watch(request.environ, self.abort)
+        self._end_trace = self._trace.hold()
+
+    def __len__(self) -> int:
+        return len(self._generations)
+
+    def abort(self) -> None:
+        """Ask that no more tokens be made for any of the answers; from any thread."""
+        for generation in self._generations:
+            generation.abort()
+
+    def queue_position(self) -> QueuePosition | None:
+        """Return where the first answer waits, None once it has started."""
+        return self._generations[0].queue_position()
+
+    def close(self) -> None:
+        """End the watch, and whatever is still in the making."""
+        self._release()
+        self.abort()
+        self._end_trace()
+
+    def results(self) -> list[Completion]:
+        """Wait for all answers and return them in order. Raises the first error that one of them ended with."""
+        try:
+            return [self.completion(number) for number in range(len(self))]
+        finally:
+            self.close()
+
+    def completion(self, number: int) -> Completion:
+        """Return an answer that has ended, and count it. Raises the error it ended with."""
+        completion = self._generations[number].result()
+        seconds = time.monotonic() - self._began
+        self._metrics.generation_succeeded(self._model, completion, seconds)
+        self._trace.answered(number, completion)
+        log.info("generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, completion.finish_reason)
+        return completion
+
+    def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
+        """Yield the parts of all answers as they come, each with its answer's number, and None at an answer's end.
+
+        After `idle` seconds without a part there is an empty one. Raises the first error that an answer ends with.
+        """
+        if len(self) > 1:
+            yield from self._merged(idle)
+            return
+        for piece in self._generations[0].pieces(idle):
+            yield 0, piece
+        yield 0, None
+
+    def failed(self, error: Exception) -> ServiceError:
+        """Count a failure that came after the answer had begun; return it as one of ours."""
+        ours = as_service_error(error)
+        meaning = meaning_of(ours)
+        self._metrics.generation_failed(self._model, meaning.code)
+        self._trace.failed(meaning.code, meaning.status, ours.message)
+        return ours
+
+    def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
+        """Read each answer in a thread of its own, since each has its own mailbox."""
+        events: queue.SimpleQueue[tuple[int, Piece | None | Exception]] = queue.SimpleQueue()
+        for number, generation in enumerate(self._generations):
+            threading.Thread(target=_forward, args=(number, generation, idle, events.put), daemon=True).start()
+        going = len(self)
+        while going:
+            number, event = events.get()
+            if isinstance(event, Exception):
+                raise event
+            going -= event is None
+            yield number, event
+
+
+def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
+    limits = services.settings().engine
+    return GenerationRequest(
+        request_id=g.request_id if number == 0 else f"{g.request_id}-{number}",
+        prompt=prompt,
+        sampling=sampling,
+        client=g.client,
+        priority=Priority.INTERACTIVE,
+        queue_timeout=limits.queue_timeout,
+        timeout=limits.request_timeout,
+    )
+
+
+def _forward(
+    number: int,
+    generation: Generation,
+    idle: float,
+    put: Callable[[tuple[int, Piece | None | Exception]], None],
+) -> None:
+    try:
+        for piece in generation.pieces(idle):
+            put((number, piece))
+        put((number, None))
+    except Exception as error:
+        put((number, error))

@@ -1,0 +1,187 @@
+"""Clients that leave are noticed on real sockets, however they leave, and only they."""
+
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from edge.disconnect import ClientWatch, EpollWatcher, PollingWatcher
+from tests.fakes import PATIENCE
+
+
+def connection():
+    """Return both ends of a real TCP connection: the client's and the server's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    return client, server
+
+
+@pytest.fixture
+def ends():
+    """Both ends, closed after the test."""
+    pair = connection()
+    yield pair
+    for end in pair:
+        end.close()
+
+
+@pytest.fixture(params=[EpollWatcher, PollingWatcher])
+def watch(request):
+    """A watch of either kind."""
+    return ClientWatch(request.param)
+
+
+@pytest.fixture
+def gone():
+    """An event that the watch sets."""
+    return threading.Event()
+
+
+def close(client):
+    client.close()
+
+
+def half_close(client):
+    client.shutdown(socket.SHUT_WR)
+
+
+def reset(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize("leave", [close, half_close, reset])
+@pytest.mark.parametrize("server_name", ["gunicorn.socket", "werkzeug.socket"])
+def test_a_client_that_leaves_is_noticed_within_100_ms(watch, leave, server_name):
+    """Closed, closed for writing or reset: the call comes within 100 ms of it."""
+    took = []
+    for _ in range(5):
+        (client, server), gone = connection(), threading.Event()
+        with watch.watching({server_name: server}, gone.set):
+            began = time.monotonic()
+            leave(client)
+            assert gone.wait(PATIENCE)
+            took.append(time.monotonic() - began)
+        client.close()
+        server.close()
+    assert sorted(took)[2] < 0.1
+
+
+def test_leaving_before_the_watch_began_is_noticed(watch, ends, gone):
+    """A client may go while its prompt is still being prepared."""
+    client, server = ends
+    client.close()
+    with watch.watching({"gunicorn.socket": server}, gone.set):
+        assert gone.wait(PATIENCE)
+
+
+def test_unread_bytes_do_not_hide_a_leaving_client(ends, gone):
+    """A client may have sent its next request ahead; the kernel tells the end all the same."""
+    client, server = ends
+    client.sendall(b"GET /next HTTP/1.1\r\n\r\n")
+    with ClientWatch(EpollWatcher).watching({"gunicorn.socket": server}, gone.set):
+        assert not gone.wait(0.1)
+        client.close()
+        assert gone.wait(PATIENCE)
+    assert server.recv(3) == b"GET", "watching must not eat what the client sent"
+
+
+def test_a_client_that_stays_is_left_alone(watch, ends, gone):
+    """Bytes sent ahead are not a farewell, and each call comes once."""
+    client, server = ends
+    other_client, other_server = connection()
+    other_gone = threading.Event()
+    with watch.watching({"gunicorn.socket": server}, gone.set):
+        client.sendall(b"more")
+        with watch.watching({"gunicorn.socket": other_server}, other_gone.set):
+            other_client.close()
+            assert other_gone.wait(PATIENCE)
+        assert not gone.is_set()
+    other_server.close()
+
+
+def test_after_the_watch_nobody_is_called(watch, ends, gone):
+    """A client that leaves after its answer aborts nothing, and ending a watch twice is harmless."""
+    client, server = ends
+    release = watch.watch({"gunicorn.socket": server}, gone.set)
+    release()
+    release()
+    client.close()
+    later_client, later_server = connection()
+    later_gone = threading.Event()
+    later_client.close()
+    with watch.watching({"gunicorn.socket": later_server}, later_gone.set):
+        assert later_gone.wait(PATIENCE), "by now the first one would have been called too"
+    assert not gone.is_set()
+    later_server.close()
+
+
+def test_a_reused_descriptor_is_another_client(watch, gone):
+    """The number of a closed socket is given to the next connection, which must not be taken for the one that left."""
+    for _ in range(50):
+        client, server = connection()
+        release = watch.watch({"gunicorn.socket": server}, threading.Event().set)
+        client.close()
+        release()
+        server.close()
+        next_client, next_server = connection()
+        with watch.watching({"gunicorn.socket": next_server}, gone.set):
+            next_client.sendall(b"still here")
+            assert next_server.recv(20) == b"still here"
+        next_client.close()
+        next_server.close()
+    assert not gone.is_set()
+
+
+def test_streams_that_share_a_socket_are_all_told(watch, ends):
+    """Several answers over one HTTP/2 connection end together; one that is done is not called."""
+    client, server = ends
+    calls = [threading.Event() for _ in range(3)]
+    releases = [watch.watch({"gunicorn.socket": server}, call.set) for call in calls]
+    releases[0]()
+    client.close()
+    assert all(call.wait(PATIENCE) for call in calls[1:])
+    assert not calls[0].is_set()
+
+
+def test_a_call_that_fails_does_not_end_the_watching(watch, ends, gone, caplog):
+    """One answer that cannot be aborted must not leave every later client unnoticed."""
+    client, server = ends
+    failed = threading.Event()
+
+    def fail():
+        failed.set()
+        raise RuntimeError
+
+    with watch.watching({"gunicorn.socket": server}, fail):
+        client.close()
+        assert failed.wait(PATIENCE)
+    next_client, next_server = connection()
+    with watch.watching({"gunicorn.socket": next_server}, gone.set):
+        next_client.close()
+        assert gone.wait(PATIENCE)
+    next_server.close()
+    assert "could not be stopped" in caplog.text
+
+
+def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
+    """A test client has no socket, and a closed one cannot be watched; no thread is started for them."""
+    _, server = ends
+    server.close()
+    threads = threading.active_count()
+    for environ in ({}, {"gunicorn.socket": server}):
+        with ClientWatch().watching(environ, gone.set):
+            pass
+    assert threading.active_count() == threads
+
+
+def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):
+    """A socket that we closed has no client any more."""
+    _, server = ends
+    watch = ClientWatch(PollingWatcher)
+    with watch.watching({"gunicorn.socket": server}, gone.set):
+        server.close()
+        assert gone.wait(PATIENCE)

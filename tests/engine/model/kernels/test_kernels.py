@@ -1,0 +1,205 @@
+"""Each kernel against torch in double precision, for shapes that fill its tiles and shapes that do not."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine.model.kernels.library import Kernels
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Each kernel runs on one thread and on two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def close(found, expected):
+    """Compare float32 with double precision."""
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("out", "inner"), [(64, 128), (192, 256), (50, 40), (1, 1), (130, 300)])
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 13, 18, 24, 25, 150, 193])
+def test_a_product_is_the_linear_layer(rows, out, inner, bias, add, threads, kernels):
+    """Any number of rows, whole panels and parts of one, more than one part of a panel, with bias, added or not."""
+    generator = torch.Generator().manual_seed(rows * out)
+    x, weight = torch.randn(rows, inner, generator=generator), torch.randn(out, inner, generator=generator)
+    shift = torch.randn(out, generator=generator) if bias else None
+    before = torch.randn(rows, out, generator=generator)
+    expected = F.linear(x.double(), weight.double(), None if shift is None else shift.double())
+    if add:
+        expected += before.double()
+    y = kernels.gemm(x, kernels.pack(weight, shift), before if add else None)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_that_is_a_view_is_packed_as_it_reads(kernels):
+    """A transposed weight is the transposed one."""
+    x, weight = torch.randn(3, 300), torch.randn(300, 200).T
+    torch.testing.assert_close(kernels.gemm(x, kernels.pack(weight, None)), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_of_a_product_does_not_depend_on_its_company(kernels):
+    """The same sum in the same order, bit by bit, alone and in any batch."""
+    x, packed = torch.randn(100, 300), kernels.pack(torch.randn(70, 300), None)
+    alone = torch.cat([kernels.gemm(row[None], packed) for row in x])
+    assert all(torch.equal(kernels.gemm(x[:rows], packed), alone[:rows]) for rows in (2, 7, 26, 100))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (40, 512)])
+def test_a_norm_divides_by_the_root_of_the_sum_of_squares(shape, threads, kernels):
+    """With what is added under the root; zeros stay zeros."""
+    x = torch.randn(shape)
+    close(kernels.norm(x, 0.5), x.double() / (x.double().square().sum(-1, keepdim=True) + 0.5).sqrt())
+    assert not kernels.norm(torch.zeros(shape), 1e-6).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 34), (40, 1024)])
+def test_a_gate_is_silu_of_the_first_half_times_the_second(shape, threads, kernels):
+    """Over the whole range of float32, where the exponential overflows too."""
+    x = torch.randn(shape) * 60
+    left, right = x.double().chunk(2, dim=-1)
+    torch.testing.assert_close(kernels.silu_and_mul(x).double(), F.silu(left) * right, rtol=1e-5, atol=1e-30)
+
+
+def test_a_gate_keeps_what_is_not_finite(kernels):
+    """Not a number stays so, infinity opens the gate, and minus infinity is no accident that goes unseen."""
+    x = torch.zeros(1, 64)
+    x[:, 32:] = 2.0
+    x[0, :3] = torch.tensor([math.nan, math.inf, 1000.0])
+    y = kernels.silu_and_mul(x)[0]
+    assert y[0].isnan()
+    assert y[1] == math.inf
+    assert y[2] == 2000.0
+    assert not y[3:].any()
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("dim", [2, 8, 16, 24, 64, 80, 128])
+@pytest.mark.parametrize("rows", [1, 5, 120])
+def test_heads_are_normed_and_rotated_in_place(rows, dim, normed, threads, kernels):
+    """Only the heads that are given, of rows that are wider; pairs lie side by side."""
+    wide = torch.randn(rows, 5, dim)
+    weights = torch.randn(3, dim) if normed else None
+    rotary = torch.polar(torch.ones(rows, 1, dim // 2), torch.randn(rows, 1, dim // 2))
+    x = wide[:, :3].double()
+    if weights is not None:
+        x = x / (x.square().sum(-1, keepdim=True) + 0.25).sqrt() * weights.double()
+    expected = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotary).flatten(-2)
+    rest = wide[:, 3:].clone()
+    kernels.qk_norm_rope(wide[:, :3], weights, rotary, 0.25)
+    close(wide[:, :3], expected)
+    assert torch.equal(wide[:, 3:], rest)
+
+
+def test_keys_and_values_go_to_their_places_alone(kernels):
+    """The keys' heads and the values' heads of each row, from wider rows."""
+    cache = torch.zeros(4, 2, 3, 9, 20)
+    x = torch.randn(2, 10, 20)
+    slots, positions = torch.tensor([3, 1]), torch.tensor([0, 8])
+    kernels.store(x[:, 4:], cache, slots * cache.stride(0) + positions * cache.stride(3))
+    for row in range(2):
+        assert torch.equal(cache[slots[row], :, :, positions[row]].flatten(0, 1), x[row, 4:])
+    assert int((cache != 0).any(-1).sum()) == 12
+
+
+def test_runs_are_copied_from_place_to_place(kernels):
+    """Each run whole, in any order, and nothing beside it."""
+    source, target = torch.arange(100.0), torch.zeros(60)
+    kernels.copy_runs(source, target, torch.tensor([70, 5, 40]), torch.tensor([0, 50, 20]), 10)
+    expected = torch.zeros(60)
+    expected[:10], expected[50:], expected[20:30] = source[70:80], source[5:15], source[40:50]
+    assert torch.equal(target, expected)
+
+
+@pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
+@pytest.mark.parametrize(("kv_heads", "group"), [(1, 1), (2, 3), (4, 2)])
+def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kernels):
+    """Lengths that fill the registers and lengths that do not, scores that are far apart, rows in any slot."""
+    lengths = torch.tensor([1, 15, 16, 17, 33, 40, 40])
+    rows, heads = len(lengths), kv_heads * group
+    layer = torch.randn(8, 2, kv_heads, 40, dim)
+    slots = torch.tensor([7, 0, 3, 1, 6, 2, 5])
+    wide = torch.randn(rows, heads + 2 * kv_heads, dim) * 5
+    q, out = wide[:, :heads], torch.empty(rows, heads * dim)
+    kernels.attend(q, layer, slots, lengths, int(lengths.max()), out)
+    for row in range(rows):
+        keys, values = layer[slots[row], :, :, : lengths[row]].double().repeat_interleave(group, dim=1)
+        weights = torch.softmax(torch.einsum("hd,hld->hl", q[row].double(), keys) / math.sqrt(dim), dim=-1)
+        expected = torch.einsum("hl,hld->hd", weights, values).flatten()
+        torch.testing.assert_close(out[row].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
+@pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 5), (0, 64), (1, 49), (70, 100), (130, 2)])
+def test_a_chunk_attends_to_what_is_before_each_token(start, count, dim, threads, kernels):
+    """With and without tokens before it, in one block and in several; what lies behind is not seen."""
+    kv_heads, group = 2, 3
+    slot = torch.randn(2, kv_heads, 200, dim)
+    wide = torch.randn(count, kv_heads * (group + 2), dim) * 3
+    q, out = wide[:, : kv_heads * group], torch.empty(count, kv_heads * group * dim + 5)
+    kernels.attend_chunk(q, slot, start, out[:, :-5])
+    keys, values = slot[:, :, : start + count].double().repeat_interleave(group, dim=1)
+    scores = torch.einsum("thd,hld->htl", q.double(), keys) / math.sqrt(dim)
+    later = torch.arange(start + count) > torch.arange(start, start + count)[:, None]
+    weights = torch.softmax(scores.masked_fill(later, -math.inf), dim=-1)
+    expected = torch.einsum("htl,hld->thd", weights, values).flatten(1)
+    torch.testing.assert_close(out[:, :-5].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_shows_what_is_not_a_number(kernels):
+    """A key that went wrong makes the whole row wrong, where a check of the logits finds it."""
+    layer = torch.randn(2, 2, 1, 40, 16)
+    layer[1, 0, 0, 20, 3] = math.nan
+    out = torch.empty(2, 16)
+    kernels.attend(torch.randn(2, 1, 16), layer, torch.tensor([0, 1]), torch.tensor([40, 40]), 40, out)
+    assert out[0].isfinite().all()
+    assert out[1].isnan().all()
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 128, 200, 2048, 3001])
+def test_a_draw_inverts_the_distribution(vocabulary, threads, kernels):
+    """The first token at which the running sum of weights passes the number, for any temperature."""
+    logits = torch.randn(40, vocabulary) * 4
+    temperatures, numbers = torch.rand(40, 1) + 0.1, torch.rand(40, 1)
+    sums = torch.softmax(logits.double() / temperatures, dim=-1).cumsum(-1)
+    drawn = kernels.draw(logits.clone(), temperatures, numbers)
+    before = torch.where(drawn > 0, sums.gather(1, (drawn - 1).clamp(min=0)[:, None])[:, 0], 0.0)
+    assert (before <= numbers[:, 0] + 1e-5).all()
+    assert (sums.gather(1, drawn[:, None])[:, 0] >= numbers[:, 0] - 1e-5).all()
+
+
+@pytest.mark.parametrize("number", [0.0, 0.5, 1.0 - 2.0**-23])
+def test_a_token_that_is_not_allowed_is_never_drawn(number, kernels):
+    """Whatever the number, at either end of the vocabulary; not even where a sum is rounded."""
+    logits = torch.full((1, 1000), -math.inf)
+    logits[0, 300:700] = torch.randn(400) * 3
+    token = int(kernels.draw(logits, torch.ones(1, 1), torch.full((1, 1), number)))
+    assert 300 <= token < 700
+
+
+def test_only_heads_that_fill_the_registers_are_attended(kernels):
+    """Other models go through torch's attention."""
+    assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.attends(dim)] == [16, 64, 80, 128, 256]
+
+
+def test_a_step_without_rows_computes_nothing(threads, kernels):
+    """As after a part of a prompt, which gives no logits; what is added to stays as it is."""
+    none = torch.empty(0, 64)
+    packed = kernels.pack(torch.randn(32, 64), torch.randn(32))
+    assert kernels.gemm(none, packed).shape == (0, 32)
+    assert kernels.gemm(none, packed, torch.empty(0, 32)).shape == (0, 32)
+    assert kernels.norm(none, 1.0).shape == (0, 64)
+    assert kernels.silu_and_mul(none).shape == (0, 32)
+    layer, index = torch.zeros(1, 2, 1, 4, 16), torch.empty(0, dtype=torch.long)
+    kernels.qk_norm_rope(torch.empty(0, 2, 16), None, torch.empty(0, 1, 8, dtype=torch.complex64), 0.0)
+    kernels.store(torch.empty(0, 2, 16), layer, index)
+    kernels.attend(torch.empty(0, 1, 16), layer, index, index, 1, torch.empty(0, 16))
+    assert not layer.any()

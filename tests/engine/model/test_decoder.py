@@ -1,0 +1,60 @@
+"""The flat forward pass against the library's own, and the variants it refuses by name."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.errors import StartError
+from engine.model.attention import Rows, SlotAttention, Span
+from engine.model.decoder import Decoder
+from engine.model.kv_cache import KVCache
+
+
+def run(decoder, ids, keep=None):
+    """Return the logits of one prompt, computed in slot 1 of a cache."""
+    cache = KVCache(
+        decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
+    )
+    attend = SlotAttention(cache, Rows.of([], [Span(1, 0, len(ids))], cache.all.device))
+    hidden = decoder.embed(torch.tensor(ids))
+    return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
+
+
+@pytest.mark.parametrize("architecture", ["text_model", "vision_model"])
+@torch.inference_mode()
+def test_logits_are_the_librarys(architecture, maybe_kernels, request):
+    """Every position, and only some of them where only some are kept; for both architectures."""
+    model = copy.deepcopy(request.getfixturevalue(architecture).model)
+    ids = [5, 99, 300, 7, 7, 201, 42]
+    expected = model(torch.tensor([ids])).logits[0]
+    decoder = Decoder(model, maybe_kernels)
+    torch.testing.assert_close(run(decoder, ids), expected, rtol=1e-3, atol=1e-3)
+    kept = run(decoder, ids, torch.tensor([2, 6]))
+    torch.testing.assert_close(kept, expected[[2, 6]], rtol=1e-3, atol=1e-3)
+
+
+def test_the_weights_are_moved_not_copied(text_model):
+    """What was taken over is not held twice."""
+    model = copy.deepcopy(text_model.model)
+    Decoder(model)
+    assert all(layer.self_attn.q_proj.weight.numel() == 0 for layer in model.model.layers)
+    assert all(layer.mlp.down_proj.weight.numel() == 0 for layer in model.model.layers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "dynamic"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
+    ],
+)
+def test_a_variant_that_is_not_computed_stops_the_start(changes, words):
+    """It would give wrong answers without a word."""
+    config = {"layer_types": ["full_attention"], "hidden_act": "silu", "rope_parameters": None} | changes
+    model = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**config)))
+    with pytest.raises(StartError, match=words):
+        Decoder(model)

@@ -1,0 +1,151 @@
+"""The engine's answers are those of one-by-one `generate()`, whoever shares the batch and whatever happens to them."""
+
+import random
+
+import pytest
+
+from engine.errors import RequestAborted
+from engine.loading.loader import load_model
+from engine.model.runner import ModelRunner
+from engine.reference_run import Answer, generate
+from engine.types import SamplingParams
+from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
+from tests.engine.driver import Driver, chat
+
+SCHEDULES = 300  # each for text and for pictures
+FIXED_SHAPE_SCHEDULES = 60
+LENGTHS = (1, 3, 7, 12)
+WORDS = "велосипед red диван good квадрат price picture 4500 объявление fox used синий what цена".split()
+
+
+def oracle(loaded, prompt, max_tokens):
+    """The answer of plain greedy `generate()`, one request alone."""
+    answer = Answer(loaded, SamplingParams(max_tokens, temperature=0.0), lambda piece: None, lambda: None)
+    generate(loaded, loaded.preparer.prepare(prompt), SamplingParams(max_tokens, temperature=0.0), answer)
+    return answer.text, answer.finish_reason, answer.output_tokens
+
+
+def texts(count):
+    """Prompts of 1 to 60 words, many of which begin alike."""
+    rng = random.Random(7)
+    shared = " ".join(rng.choices(WORDS, k=30))
+    bodies = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(count)]
+    return [f"{shared} {body}" if index % 3 == 0 else body for index, body in enumerate(bodies)]
+
+
+@pytest.fixture(scope="module")
+def text_cases(text_model):
+    """(prompt, tokens, expected outcome) of text requests."""
+    cases = [(chat(text), LENGTHS[index % 4]) for index, text in enumerate(texts(24))]
+    return [(prompt, tokens, oracle(text_model, prompt, tokens)) for prompt, tokens in cases]
+
+
+@pytest.fixture(scope="module")
+def vision_cases(vision_model, picture):
+    """The same with no picture, one, or two of different sizes."""
+    sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112)), ((140, 56),)]
+    cases = []
+    for index, text in enumerate(texts(20)):
+        images = [picture(width, height, seed=index % 7) for width, height in sizes[index % 5]]
+        cases.append((chat(text, *images), LENGTHS[index % 4]))
+    return [(prompt, tokens, oracle(vision_model, prompt, tokens)) for prompt, tokens in cases]
+
+
+@pytest.fixture(scope="module")
+def text_runner(text_folder, maybe_kernels):
+    """A runner over its own copy of the text checkpoint: it takes the weights over."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
+
+
+@pytest.fixture(scope="module")
+def vision_runner(vision_folder, maybe_kernels):
+    """The same for the vision checkpoint."""
+    loaded = load_model(vision_spec(vision_folder), lambda progress: None)
+    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
+
+
+@pytest.fixture(scope="module", params=["text", "vision"])
+def fixed_shapes(request):
+    """(cases, loaded, runner) of each model, with decode steps in the fixed shapes that CUDA graphs need."""
+    folder = request.getfixturevalue(f"{request.param}_folder")
+    spec = {"text": text_spec, "vision": vision_spec}[request.param](folder)
+    loaded = load_model(spec, lambda progress: None)
+    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, buckets=True)
+    return request.getfixturevalue(f"{request.param}_cases"), loaded, runner
+
+
+def run_schedule(seed, cases, loaded, runner):
+    """Let requests join and leave at random moments; return (case, sequence, left) of each."""
+    rng = random.Random(seed)
+    driver = Driver(loaded, runner, max_num_seqs=4, max_num_batched_tokens=rng.choice((5, 16, 64)))
+    if rng.random() < 0.2:
+        runner.clear()
+    taken = []
+    for _ in range(rng.randint(2, 8)):
+        case = rng.choice(cases)
+        sequence = driver.submit(case[0], case[1], client=rng.choice("abc"), priority=rng.choice((0, 0, 1)))
+        leaves = rng.random() < 0.15
+        taken.append((case, sequence, leaves))
+        driver.run(rng.choice((0, 0, 1, 2, 5)))
+        if leaves:
+            sequence.generation.abort()
+    driver.run()
+    driver.core.check_idle()
+    assert driver.room.num_in_flight() == 0
+    return taken
+
+
+def assert_equal(taken):
+    """Each answer that was let finish is the oracle's; an abandoned one ended as such or had finished before."""
+    for case, sequence, leaves in taken:
+        try:
+            completion = sequence.generation.result()
+        except RequestAborted:
+            assert leaves
+            continue
+        assert (completion.text, completion.finish_reason, completion.output_tokens) == case[2]
+
+
+def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
+    """Random joins, cancels, chunked prompts, reused beginnings: every answer is the one `generate()` gives alone."""
+    for seed in range(SCHEDULES):
+        assert_equal(run_schedule(seed, text_cases, *text_runner))
+
+
+def test_answers_about_pictures_equal_one_by_one_generate(vision_cases, vision_runner):
+    """The same where some requests of a batch have no picture, some one, some two of different sizes."""
+    for seed in range(SCHEDULES):
+        assert_equal(run_schedule(seed, vision_cases, *vision_runner))
+
+
+def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
+    """What a CUDA graph will hold computes the same as the flat step, slots that take no part unharmed."""
+    cases, loaded, runner = fixed_shapes
+    for seed in range(FIXED_SHAPE_SCHEDULES):
+        assert_equal(run_schedule(seed, cases, loaded, runner))
+
+
+def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runner):
+    """A sequence sent back to wait goes on where it was: the client sees the same text."""
+    driver = Driver(*text_runner, max_num_seqs=2)
+    prompts = [prompt for prompt, _, _ in text_cases[:2]]
+    greedy = [driver.submit(prompt, 12, client="greedy") for prompt in prompts]
+    driver.run(4)
+    driver.submit(text_cases[2][0], 12, client="other")
+    driver.run()
+    assert driver.counters.preemptions == 1
+    for sequence, prompt in zip(greedy, prompts, strict=True):
+        assert sequence.generation.result().text == oracle(text_model, prompt, 12)[0]
+
+
+def test_heads_that_the_kernels_do_not_know_go_through_torch(tmp_path, kernels):
+    """A model with other heads is served all the same, and as well."""
+    folder = write_text_checkpoint(tmp_path, head_dim=24)
+    cases = [(chat(text), 7) for text in texts(6)]
+    plain = load_model(text_spec(folder), lambda progress: None)
+    expected = [(prompt, tokens, oracle(plain, prompt, tokens)) for prompt, tokens in cases]
+    loaded = load_model(text_spec(folder), lambda progress: None)
+    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=kernels)
+    for seed in range(10):
+        assert_equal(run_schedule(seed, expected, loaded, runner))

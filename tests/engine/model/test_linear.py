@@ -1,0 +1,86 @@
+"""Every layout computes the same linear layer, and a measurement decides which one is taken."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine.model.linear import (
+    KEEP_BOTH_BYTES,
+    MKL_ROWS,
+    PROBED_ROWS,
+    Layout,
+    Linear,
+    agrees,
+    choose_layout,
+    judge,
+    packings,
+    plain,
+)
+
+EVEN = dict.fromkeys(PROBED_ROWS, 1.0)
+SLOWER = dict.fromkeys(PROBED_ROWS, 2.0)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 64, MKL_ROWS, MKL_ROWS + 5])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("few_rows", [0, 2])
+@pytest.mark.parametrize("packing", ["plain", "onednn", "mkl", "kernels"])
+@torch.inference_mode()
+def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, kernels):
+    """One copy or two, with and without bias, below and above the limits, alone or added to what is there."""
+    generator = torch.Generator().manual_seed(rows)
+    x, weight = torch.randn(rows, 48, generator=generator), torch.randn(32, 48, generator=generator)
+    shift = torch.randn(32, generator=generator) if bias else None
+    pack = plain if packing == "plain" else packings(weight, kernels)[packing]
+    before = torch.randn(rows, 32, generator=generator)
+    expected = F.linear(x, weight, shift) + before if add else F.linear(x, weight, shift)
+    y = Linear(weight, shift, Layout(pack, plain, few_rows))(x, before if add else None)
+    assert not add or y is before
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "names"), [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"})]
+)
+def test_a_layout_is_measured_for_what_packing_knows(dtype, names, kernels):
+    """The choice on this machine is one of those there are, in both formats."""
+    weight = torch.ones(64, 48, dtype=dtype)
+    assert set(packings(weight, kernels)) == names
+    layout = choose_layout([weight, weight], 1, kernels)
+    x = torch.randn(3, 48).to(dtype)
+    torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
+
+
+def test_other_formats_and_devices_stay_plain(kernels):
+    """What no library packs is not measured."""
+    assert choose_layout([torch.ones(64, 64, dtype=torch.float16)], 1, kernels) == Layout()
+    assert choose_layout([torch.ones(64, 64, device="meta")], 1, kernels) == Layout()
+
+
+def test_a_product_that_is_wrong_for_some_number_of_rows_is_not_taken():
+    """A packing is checked before it is measured, on either side of the rows it is laid out for; NaN is wrong too."""
+    weight = torch.randn(8, 16)
+    assert agrees(lambda x: F.linear(x, weight), weight)
+    assert not agrees(lambda x: F.linear(x, weight) * (1.0 if len(x) <= MKL_ROWS else 1.001), weight)
+    assert not agrees(lambda x: F.linear(x, weight) * float("nan"), weight)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size", "expected"),
+    [
+        ({"plain": EVEN}, 1, ("plain", "plain", 0)),
+        ({"plain": EVEN, "mkl": SLOWER}, 1, ("plain", "plain", 0)),
+        ({"plain": SLOWER, "mkl": EVEN}, 1, ("mkl", "mkl", 0)),
+        ({"mkl": EVEN | {1: 1.5}, "kernels": EVEN | {256: 1.02}}, 1, ("kernels", "kernels", 0)),
+        ({"mkl": EVEN | {1: 1.5}, "kernels": EVEN | {256: 1.1}}, 1, ("mkl", "kernels", 1)),
+        ({"plain": SLOWER, "mkl": SLOWER | {256: 0.9}, "kernels": EVEN}, 1, ("mkl", "kernels", 64)),
+        ({"mkl": SLOWER | {1: 0.99, 256: 0.9}, "kernels": EVEN}, 1, ("mkl", "kernels", 64)),
+        ({"plain": SLOWER | {1: 0.5}, "mkl": EVEN}, 1, ("mkl", "plain", 1)),
+        ({"plain": SLOWER | {4: 0.9}, "mkl": EVEN}, 1, ("mkl", "mkl", 0)),
+        ({"mkl": SLOWER | {256: 0.9}, "kernels": EVEN}, KEEP_BOTH_BYTES + 1, ("kernels", "kernels", 0)),
+    ],
+)
+def test_the_fastest_layout_is_taken(seconds, size, expected):
+    """One layout where it is nowhere clearly beaten; two only in small models, the other one from the first row on."""
+    assert judge(seconds, size) == expected

@@ -1,0 +1,181 @@
+"""The real runner over tiny checkpoints: seeds, kept beginnings, pictures, grammars, and a row that goes wrong."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import ModelError
+from engine.loading.loader import load_model
+from engine.model.prefix_cache import BLOCK
+from engine.model.runner import ModelRunner
+from tests.checkpoints import text_spec, vision_spec
+from tests.engine.driver import Driver, chat
+from tests.engine.sequences import outcome
+
+BATCHES = 120
+
+
+@pytest.fixture(scope="module")
+def text(text_folder, kernels):
+    """A loaded text model and its runner."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+
+
+@pytest.fixture(scope="module")
+def vision(vision_folder, kernels):
+    """The same for pictures."""
+    loaded = load_model(vision_spec(vision_folder), lambda progress: None)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+
+
+@pytest.fixture
+def driver(text):
+    """An engine core over the text model, nothing kept."""
+    text[1].clear()
+    return Driver(*text, max_num_seqs=6)
+
+
+def seeded(rng):
+    """Return sampling parameters with a seed."""
+    choices = {"top_p": 0.9, "top_k": 20, "min_p": 0.05, "repetition_penalty": 1.2, "presence_penalty": 0.5}
+    picked = rng.sample(sorted(choices), rng.randint(0, 3))
+    params = {name: choices[name] for name in picked}
+    return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
+
+
+def test_a_seeded_answer_is_the_same_alone_and_in_company(text):
+    """In random batches, joined at random moments, chunked and preempted: each seed gives its one answer."""
+    rng = random.Random(3)
+    cases = [(chat(f"Диван номер {number} price"), seeded(rng)) for number in range(10)]
+    alone = []
+    for prompt, params in cases:
+        driver = Driver(*text, max_num_seqs=6)
+        made = driver.submit(prompt, 10, **params)
+        driver.run()
+        alone.append(outcome(made).text)
+    assert len(set(alone)) == len(alone)
+    for _ in range(BATCHES):
+        driver = Driver(*text, max_num_seqs=rng.choice((2, 4, 6)), max_num_batched_tokens=rng.choice((8, 32, 64)))
+        batch = []
+        for number in rng.choices(range(10), k=rng.randint(2, 8)):
+            prompt, params = cases[number]
+            batch.append((number, driver.submit(prompt, 10, client=rng.choice("ab"), **params)))
+            driver.run(rng.randint(0, 3))
+        driver.run()
+        assert [outcome(made).text for _, made in batch] == [alone[number] for number, _ in batch]
+
+
+def test_a_known_beginning_is_not_computed_again(driver):
+    """The next turn of a conversation, and a shared beginning, are found in whole blocks, and the answers are equal."""
+    prompt = chat("Продам велосипед, красный, хорошее состояние, цена 4500 рублей. Hello, fox!")
+    first = driver.submit(prompt, 6)
+    driver.run()
+    second = driver.submit(prompt, 6)
+    driver.run()
+    assert outcome(first).cached_tokens == 0
+    assert outcome(second).cached_tokens == (outcome(first).prompt_tokens - 1) // BLOCK * BLOCK > 0
+    assert outcome(second).text == outcome(first).text
+    assert driver.counters.cached_tokens == outcome(second).cached_tokens
+
+
+def test_a_known_picture_is_not_looked_at_again(vision, picture):
+    """Its tokens come from the kept beginning, so the picture's tower has nothing to do; another picture is read."""
+    loaded, runner = vision
+    runner.clear()
+    looked, tower = [], runner._tower
+    runner._tower = lambda pixels, grids: looked.append(1) or tower(pixels, grids)
+    driver = Driver(loaded, runner, max_num_seqs=6)
+    question = "Что на картинке? Какого цвета квадрат на белом фоне?"
+    same = [driver.submit(chat(question, picture(84, 84)), 5)]
+    driver.run()
+    same.append(driver.submit(chat(question, picture(84, 84)), 5))
+    driver.run()
+    assert len(looked) == 1
+    other = driver.submit(chat(question, picture(84, 84, seed=3)), 5)
+    driver.run()
+    runner._tower = tower
+    assert len(looked) == 2
+    assert outcome(same[0]).text == outcome(same[1]).text
+    assert outcome(same[1]).cached_tokens > 0
+    assert outcome(other).cached_tokens < outcome(same[1]).cached_tokens
+
+
+def test_logits_that_are_not_finite_fail_their_row_and_leave_no_trace(driver):
+    """A poisoned slot fails its sequence alone; what it had kept is forgotten, and its slot serves others well."""
+    runner, prompt = driver.runner, chat("Синий диван, цена 100")
+    healthy = driver.submit(prompt, 12)
+    driver.run()
+    made = [driver.submit(prompt, 12, request_id=str(number)) for number in range(3)]
+    driver.run(4)
+    runner._cache.all[:, made[1].slot] = float("nan")
+    driver.run()
+    assert type(outcome(made[1])) is ModelError
+    assert {outcome(made[0]).text, outcome(made[2]).text} == {outcome(healthy).text}
+    assert bool(torch.isfinite(runner._cache.all).all())
+    assert len(runner._prefix) > 0  # the neighbours kept theirs after it was cleared
+    again = [driver.submit(prompt, 12) for _ in range(6)]
+    driver.run()
+    assert {outcome(row).text for row in again} == {outcome(healthy).text}
+
+
+class Digits:
+    """A grammar of a fixed answer: three tokens of a kind, then the end."""
+
+    def __init__(self, allowed, end, vocabulary):
+        self.allowed, self.end, self.vocabulary, self.taken = allowed, end, vocabulary, []
+
+    def bitmask(self):
+        words = np.zeros(-(-self.vocabulary // 32), dtype=np.uint32)
+        for token in self.allowed if len(self.taken) < 3 else [self.end]:
+            words[token // 32] |= np.uint32(1 << token % 32)
+        return words.view(np.int32)
+
+    def accept(self, token_id):
+        self.taken.append(token_id)
+
+
+def test_a_grammar_binds_its_own_row(driver):
+    """In one batch with free rows, greedy and sampled: only allowed tokens, and the end where it says so."""
+    loaded, allowed = driver.loaded, [201, 202, 203]
+    end = min(loaded.eos_token_ids)
+    free = driver.submit(chat("Диван"), 10)
+    driver.run()
+    grammars = [Digits(allowed, end, loaded.vocab_size) for _ in range(2)]
+    bound = [
+        driver.submit(chat("Диван"), 10, token_mask=grammar, temperature=temperature, seed=1)
+        for grammar, temperature in zip(grammars, (0.0, 1.0), strict=True)
+    ]
+    beside = driver.submit(chat("Диван"), 10)
+    driver.run()
+    for made, grammar in zip(bound, grammars, strict=True):
+        assert outcome(made).finish_reason == "stop"
+        assert outcome(made).output_tokens == 4
+        assert set(grammar.taken[:3]) <= set(allowed)
+    assert outcome(beside).text == outcome(free).text
+
+
+def test_the_end_token_ends_an_answer_unless_it_is_to_be_ignored(driver):
+    """It counts as a token and is never shown."""
+    end = min(driver.loaded.eos_token_ids)
+    ended = driver.submit(chat("Диван"), 5, logit_bias={end: 1000.0})
+    ignoring = driver.submit(chat("Диван"), 5, logit_bias={end: 1000.0}, ignore_eos=True)
+    driver.run()
+    assert (outcome(ended).text, outcome(ended).finish_reason, outcome(ended).output_tokens) == ("", "stop", 1)
+    assert (outcome(ignoring).text, outcome(ignoring).finish_reason) == ("", "length")
+    assert outcome(ignoring).output_tokens == 5
+
+
+def test_log_probabilities_have_a_row_for_each_token(driver):
+    """As many alternatives as were asked for, best first, the greedy token among them as its text."""
+    made = driver.submit(chat("Диван"), 6, logprobs=3)
+    driver.run()
+    completion = outcome(made)
+    assert len(completion.logprobs) == 6
+    for row in completion.logprobs:
+        assert [value for _, _, value in row.top] == sorted((value for _, _, value in row.top), reverse=True)
+        assert (row.token_id, row.token) == row.top[0][:2]
+        assert row.logprob == pytest.approx(row.top[0][2])
+        assert len(row.top) == 3

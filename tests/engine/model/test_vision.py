@@ -1,0 +1,47 @@
+"""The vision tower against the library's own forward pass."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.errors import StartError
+from engine.model.vision import VisionTower, runs_of
+
+GRIDS = [[[1, 4, 4]], [[1, 8, 8], [1, 8, 8]], [[1, 6, 10], [1, 2, 14], [1, 16, 4]]]
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+@torch.inference_mode()
+def test_embeddings_are_the_librarys(grids, maybe_kernels, vision_model):
+    """One picture, equal ones, and ones whose windows end at an edge: the same embeddings, picture by picture."""
+    model = copy.deepcopy(vision_model.model)
+    grid = torch.tensor(grids)
+    channels = model.model.visual.patch_embed.proj.weight[0].numel()
+    pixels = torch.randn(int(grid.prod(-1).sum()), channels, generator=torch.Generator().manual_seed(1))
+    expected = model.model.get_image_features(pixels, grid).pooler_output
+    found = VisionTower(model.model.visual, maybe_kernels)(pixels, grid)
+    assert len(found) == len(expected) == len(grids)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_weights_are_moved_not_copied(vision_model):
+    """What was taken over is not held twice."""
+    visual = copy.deepcopy(vision_model.model).model.visual
+    VisionTower(visual)
+    assert visual.patch_embed.proj.weight.numel() == 0
+    assert all(block.mlp.down_proj.weight.numel() == 0 for block in visual.blocks)
+    assert all(block.attn.qkv.weight.numel() == 0 for block in visual.blocks)
+
+
+def test_windows_of_one_length_are_one_run():
+    """Runs follow the order of the tokens; a picture that leaves an empty window leaves no run."""
+    assert runs_of(torch.tensor([0, 64, 128, 128, 144, 208])) == [(2, 64), (1, 16), (1, 64)]
+
+
+def test_another_activation_stops_the_start():
+    """It would give wrong embeddings without a word."""
+    with pytest.raises(StartError, match="gelu"):
+        VisionTower(SimpleNamespace(config=SimpleNamespace(hidden_act="gelu")))

@@ -1,0 +1,233 @@
+"""The scheduler: what each step computes, who gets a slot, who gives one back."""
+
+import pytest
+
+from engine.errors import DeadlineExceeded, RequestAborted
+from engine.schedule.scheduler import Plan, Scheduler
+from engine.schedule.sequence import Phase
+from engine.schedule.waiting_room import WaitingRoom
+from tests.engine.sequences import sequence
+
+
+class Floor:
+    """A scheduler with its room; `step` plans and computes at once."""
+
+    def __init__(self, slots=4, budget=16, can_start=lambda made: True):
+        self.room = WaitingRoom(100, 1_000_000)
+        self.scheduler = Scheduler(self.room, slots, budget, lambda made: self.begin(made, can_start))
+
+    def begin(self, made, can_start):
+        made.started_at = 0.0
+        if can_start(made):
+            return True
+        self.scheduler.finish(made)
+        return False
+
+    def come(self, client="", **details):
+        self.room.admit(client)
+        made = sequence(client, **details)
+        self.room.put(made)
+        return made
+
+    def step(self):
+        victim = self.scheduler.sequence_to_preempt()
+        if victim is not None:
+            self.scheduler.preempt(victim)
+        plan = self.scheduler.schedule()
+        for made, count in plan.rows:
+            made.num_computed += count
+            if made.remaining == 0:
+                made.append(0)
+        assert self.scheduler.check() is None
+        return plan
+
+
+def counts(plan):
+    """Return how many tokens each prompt of a plan reads."""
+    return [count for _, count in plan.prefill]
+
+
+def test_an_empty_engine_has_nothing_to_do():
+    """An empty plan is false."""
+    assert not Floor().step()
+
+
+def test_a_lone_prompt_takes_the_whole_budget():
+    """A long prompt is read in chunks of a step's budget, then decoded token by token."""
+    floor = Floor(budget=16)
+    made = floor.come(tokens=40)
+    assert [counts(floor.step()) for _ in range(3)] == [[16], [16], [8]]
+    assert floor.step().decode == [made]
+
+
+def test_decoding_goes_on_while_a_long_prompt_is_read():
+    """Every row that decodes gets its token in every step; the prompt gets what is left of the budget."""
+    floor = Floor(budget=16)
+    decoding = [floor.come(tokens=2) for _ in range(3)]
+    floor.step()
+    floor.come(tokens=100)
+    for _ in range(3):
+        plan = floor.step()
+        assert plan.decode == decoding
+        assert counts(plan) == [13]
+
+
+def test_a_long_prompt_shares_the_budget_with_one_that_waits():
+    """Half of it is left to others, so that a short prompt does not stand behind a long one."""
+    floor = Floor(budget=16)
+    floor.come(tokens=100)
+    floor.come(tokens=4)
+    assert counts(floor.step()) == [8, 4]
+
+
+def test_a_prompt_that_fits_into_a_step_is_read_whole():
+    """Cut in two it would be read twice as slowly and nobody would be served sooner."""
+    floor = Floor(budget=16)
+    floor.come(tokens=12)
+    floor.come(tokens=100)
+    assert counts(floor.step()) == [12, 4]
+
+
+def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
+    """At least one token of a prompt a step: nothing waits for ever."""
+    floor = Floor(slots=5, budget=4)
+    for _ in range(4):
+        floor.come(tokens=1)
+        floor.step()
+    floor.come(tokens=3)
+    assert counts(floor.step()) == [1]
+
+
+def test_decode_rows_stand_by_slot_and_low_slots_go_first():
+    """Neighbouring slots are neighbouring rows, which is what attention is fast at."""
+    floor = Floor()
+    made = [floor.come(tokens=1) for _ in range(4)]
+    floor.step()
+    floor.scheduler.finish(made[1])
+    late = floor.come(tokens=1)
+    floor.step()
+    assert [row.slot for row in floor.step().decode] == [0, 1, 2, 3]
+    assert late.slot == 1
+
+
+def test_a_sequence_that_cannot_begin_leaves_its_slot_to_the_next():
+    """One bad request costs nobody a step."""
+    floor = Floor(slots=1, can_start=lambda made: made.request.client != "bad")
+    bad, good = floor.come("bad"), floor.come("good")
+    assert [made for made, _ in floor.step().prefill] == [good]
+    assert (bad.phase, bad.slot, good.phase) == (Phase.FINISHED, -1, Phase.RUNNING)
+
+
+def test_who_was_aborted_or_is_out_of_time_is_named():
+    """With the error that its client is to hear."""
+    floor = Floor()
+    left, late, kept = floor.come(), floor.come(timeout=5.0), floor.come()
+    floor.step()
+    left.generation.abort()
+    ended = floor.scheduler.ended(5.0)
+    assert [(made, type(error)) for made, error in ended] == [(left, RequestAborted), (late, DeadlineExceeded)]
+    assert kept not in [made for made, _ in ended]
+
+
+def test_a_client_alone_keeps_all_slots_until_another_comes():
+    """Then it gives them back one by one until both are as equal as can be, its youngest first."""
+    floor = Floor(slots=4)
+    greedy = [floor.come("greedy") for _ in range(6)]
+    floor.step()
+    assert [made.slot >= 0 for made in greedy] == [True] * 4 + [False] * 2
+    for _ in range(4):
+        floor.come("modest")
+    for _ in range(6):
+        floor.step()
+    held = [made.request.client for made in floor.scheduler.running]
+    assert sorted(held) == ["greedy"] * 2 + ["modest"] * 2
+    assert all(made in floor.scheduler.running for made in greedy[:2])
+
+
+def test_equal_clients_do_not_preempt_each_other():
+    """Sending one back must bring them closer to equal, or it would go on for ever."""
+    floor = Floor(slots=2)
+    for client in "abc":
+        floor.come(client)
+    floor.step()
+    assert floor.scheduler.sequence_to_preempt() is None
+
+
+def test_people_take_slots_from_batches_but_for_their_share():
+    """The youngest batch gives way; the share (an eighth, at least one) runs to its end."""
+    floor = Floor(slots=4)
+    batch = [floor.come("job", batch=True) for _ in range(4)]
+    floor.step()
+    for client in "abcdef":
+        floor.come(client)
+    for _ in range(6):
+        floor.step()
+    assert [made in floor.scheduler.running for made in batch] == [True, False, False, False]
+    assert len(floor.scheduler.running) == 4
+
+
+def test_a_batch_in_the_only_slot_ends_in_spite_of_people():
+    """Its turn is one of eight; it is not sent back at once, or it would never finish."""
+    floor = Floor(slots=1)
+    made = floor.come("job", batch=True)
+    floor.step()
+    for _ in range(10):
+        floor.come("person")
+    for _ in range(5):
+        floor.step()
+    assert made in floor.scheduler.running
+    assert made.num_output >= 5
+
+
+def test_people_are_not_preempted_for_another_clients_batch():
+    """Only equals are made equal."""
+    floor = Floor(slots=2)
+    for _ in range(2):
+        floor.come("person")
+    floor.step()
+    floor.come("job", batch=True)
+    assert floor.scheduler.sequence_to_preempt() is None
+
+
+def test_a_preempted_sequence_computes_everything_again():
+    """Its slot is another's now; its tokens stay."""
+    floor = Floor(slots=1)
+    made = floor.come(tokens=3)
+    floor.step()
+    floor.step()
+    tokens = list(made.token_ids)
+    floor.scheduler.preempt(made)
+    assert (made.phase, made.slot, made.num_computed, made.token_ids) == (Phase.WAITING, -1, 0, tokens)
+    assert counts(floor.step()) == [len(tokens)]
+
+
+def test_two_halves_are_the_whole_plan():
+    """However many decode and read; one row alone is cut within its chunk."""
+    for decoding in range(4):
+        for reading in range(4):
+            whole = Plan([sequence() for _ in range(decoding)], [(sequence(), 3) for _ in range(reading)])
+            if len(whole.rows) < 2:
+                continue
+            first, second = whole.halves()
+            assert first.rows
+            assert second.rows
+            assert first.decode + second.decode == whole.decode
+            assert first.prefill + second.prefill == whole.prefill
+    made = sequence()
+    first, second = Plan(prefill=[(made, 5)]).halves()
+    assert first.prefill + second.prefill == [(made, 2), (made, 3)]
+
+
+@pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
+def test_check_finds_books_that_are_wrong(fault):
+    """A slot nobody can get, one that two hold, one held by a sequence that does not run."""
+    floor = Floor()
+    first, second = floor.come(), floor.come()
+    floor.step()
+    if fault == "lost slot":
+        floor.scheduler.running.remove(first)
+    elif fault == "shared slot":
+        first.slot = second.slot
+    else:
+        first.phase = Phase.WAITING
+    assert floor.scheduler.check()

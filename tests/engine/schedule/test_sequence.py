@@ -1,0 +1,104 @@
+"""One sequence: its counts, its own random numbers, its end, and the parts of its answer."""
+
+from engine.types import TokenLogprob
+from tests.engine.sequences import sequence
+
+EOS = frozenset({25})
+
+
+def test_a_sequence_counts_what_is_left_to_compute():
+    """Reading a prompt there is more than one token left, decoding exactly one."""
+    one = sequence(tokens=4, max_tokens=3)
+    assert (one.remaining, one.num_output, one.cost) == (4, 0, 7)
+    one.num_computed = 4
+    one.append(5)
+    assert (one.remaining, one.num_output) == (1, 1)
+    assert one.keys() == [0, 1, 2, 3, 5]
+
+
+def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
+    """Asking twice for a step gives the same number, so a step may be run again; the next token has another."""
+    numbers = []
+    for _ in range(2):
+        one = sequence(seed=7)
+        first = one.uniform()
+        assert one.uniform() == first
+        one.append(0)
+        numbers.append((first, one.uniform()))
+    assert numbers[0] == numbers[1]
+    assert numbers[0][0] != numbers[0][1]
+
+
+def test_without_a_seed_two_sequences_differ():
+    """Nobody's answer repeats another's by chance of construction."""
+    assert sequence().uniform() != sequence().uniform()
+
+
+def test_output_is_counted_only_where_a_penalty_asks_for_it():
+    """Presence and frequency count the answer's tokens, never the prompt's."""
+    plain, penalised = sequence(), sequence(presence_penalty=0.5)
+    for one in (plain, penalised):
+        one.append(3)
+        one.append(3)
+    assert plain.output_counts is None
+    assert penalised.output_counts == {3: 2}
+
+
+def test_an_answer_ends_at_a_stop_string_the_end_token_or_its_length():
+    """In this order; the end token is passed over where it is to be ignored."""
+    one = sequence(max_tokens=2)
+    one.append(1)
+    assert one.finish_reason(1, EOS) is None
+    assert one.finish_reason(25, EOS) == "stop"
+    one.append(1)
+    assert one.finish_reason(1, EOS) == "length"
+    ignoring = sequence(max_tokens=2, ignore_eos=True)
+    ignoring.append(25)
+    assert ignoring.finish_reason(25, EOS) is None
+    stopping = sequence(max_tokens=9, stop=("bc",))
+    for token in (1, 2):
+        stopping.append(token)
+        stopping.detokenizer.add(token)
+    assert stopping.finish_reason(2, EOS) == "stop"
+
+
+def test_a_preempted_sequence_waits_until_its_whole_deadline():
+    """The time-out for a turn is met once it had its turn."""
+    one = sequence(arrival=10.0, wait=5.0, timeout=60.0)
+    assert one.waits_until == 15.0
+    one.started_at = 12.0
+    assert one.waits_until == 70.0
+    assert sequence(wait=30.0, timeout=2.0).waits_until == 2.0
+
+
+def test_pieces_joined_are_the_completion():
+    """What was shown in parts is the answer, with its log probabilities and times."""
+    one = sequence(tokens=4, arrival=100.0)
+    one.started_at, one.first_token_at, one.cached_tokens = 101.0, 103.0, 2
+    pieces = []
+    for token, text in ((1, "b"), (2, "c")):
+        one.append(token)
+        one.unsent_text += text
+        one.unsent_tokens.append(token)
+        one.unsent_logprobs.append(TokenLogprob(token, text, -1.0))
+        pieces.append(one.take_piece(104.0))
+    completion = one.completion("length", 105.0)
+    assert "".join(piece.text for piece in pieces) == completion.text == "bc"
+    assert sum((piece.token_ids for piece in pieces), ()) == (1, 2)
+    assert sum((piece.logprobs for piece in pieces), ()) == completion.logprobs
+    assert (completion.prompt_tokens, completion.output_tokens, completion.cached_tokens) == (4, 2, 2)
+    assert (completion.timings.queued, completion.timings.first_token, completion.timings.total) == (1.0, 3.0, 5.0)
+
+
+def test_an_answer_without_a_token_has_no_time_of_a_first_one():
+    """Such figures are absent, not zero."""
+    timings = sequence(arrival=1.0).completion("abort", 3.0).timings
+    assert (timings.queued, timings.first_token, timings.total) == (2.0, None, 2.0)
+
+
+def test_a_finished_sequence_lets_go_of_its_pictures():
+    """Megabytes of pixels do not outlive the request in anybody's list."""
+    one = sequence()
+    one.images = one.positions = one.image_embeds = object()
+    one.release()
+    assert one.images is one.positions is one.image_embeds is None

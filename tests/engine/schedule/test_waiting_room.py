@@ -1,0 +1,400 @@
+"""The waiting room: places are conserved, clients are treated alike, refusals come at once, nobody is left behind."""
+
+import threading
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted
+from engine.schedule.waiting_room import BATCH_EVERY, LONGEST_RETRY_AFTER, WaitingRoom
+from engine.types import Priority
+from tests.engine.sequences import outcome, sequence
+from tests.fakes import PATIENCE, Clock
+
+
+def come(room, client="", **details):
+    """Let a request in and queue it; return its sequence."""
+    room.admit(client)
+    made = sequence(client, on_abort=room.notify_abort, **details)
+    room.put(made)
+    return made
+
+
+NOBODY = {priority: {} for priority in Priority}
+
+
+def start(room, held=NOBODY):
+    """Take the next as the engine does; held: the slots of clients."""
+    taken = room.take(held)
+    if taken is not None:
+        taken.started_at = 0.0
+    return taken
+
+
+class Books:
+    """A room with what should be in it, kept by hand."""
+
+    def __init__(self, capacity):
+        self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now), 0.0
+        self.preparing, self.waiting, self.running = [], [], []
+
+    def admit(self, client):
+        try:
+            self.room.admit(client)
+        except Overloaded:
+            assert self.total() >= self.room._capacity
+        else:
+            self.preparing.append(client)
+
+    def queue(self, batch):
+        if self.preparing:
+            client = self.preparing.pop()
+            made = sequence(client, batch=batch, arrival=self.now, wait=5.0, on_abort=self.room.notify_abort)
+            self.room.put(made)
+            self.waiting.append(made)
+
+    def give_up(self, _):
+        if self.preparing:
+            self.room.give_up(self.preparing.pop())
+
+    def start(self, _):
+        if (taken := start(self.room)) is not None:
+            self.running.append(taken)
+
+    def end(self, _):
+        if self.running:
+            self.room.release(self.running.pop().request.client)
+
+    def preempt(self, _):
+        if self.running:
+            made = self.running.pop()
+            self.room.put_back(made)
+            self.waiting.append(made)
+
+    def abort(self, _):
+        waiting = [made for made in self.waiting if outcome(made) is None]
+        if waiting:
+            waiting[-1].generation.abort()
+
+    def sweep(self, seconds):
+        self.now += seconds
+        for made, error in self.room.sweep(self.now):
+            made.generation.fail(error)
+
+    def total(self):
+        self.waiting = [made for made in self.waiting if outcome(made) is None and made not in self.running]
+        return len(self.preparing) + len(self.waiting) + len(self.running)
+
+
+actions = st.one_of(
+    st.tuples(st.just("admit"), st.sampled_from("abc")),
+    st.tuples(st.just("queue"), st.booleans()),
+    st.tuples(st.sampled_from(("give_up", "start", "end", "preempt", "abort")), st.none()),
+    st.tuples(st.just("sweep"), st.sampled_from((0.0, 1.0, 6.0))),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 6), st.lists(actions, max_size=60))
+def test_places_are_conserved(capacity, steps):
+    """Whatever happens, each place is held by one request that prepares, waits or runs, and by no other."""
+    books = Books(capacity)
+    for action, detail in steps:
+        getattr(books, action)(detail)
+        assert books.total() == books.room.num_in_flight() <= capacity
+        assert books.room.check(books.running) is None
+        assert len(books.room) == len(books.waiting)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 600)), max_size=40))
+def test_a_clients_requests_start_in_their_order(arrivals):
+    """Fairness is between clients; within one it is first come, first served."""
+    room = WaitingRoom(100, 1_000_000)
+    put, taken = defaultdict(list), defaultdict(list)
+    for client, tokens in arrivals:
+        put[client].append(come(room, client, tokens=tokens))
+    for _ in arrivals:
+        expected = room.peek(NOBODY)
+        made = start(room)
+        assert made is expected
+        taken[made.request.client].append(made)
+    assert taken == put
+    assert room.peek(NOBODY) is None
+    assert start(room) is None
+
+
+def test_clients_share_starts_by_tokens():
+    """Who asks for four times as much in each request starts a quarter as many meanwhile."""
+    room = WaitingRoom(1000, 1_000_000)
+    for _ in range(100):
+        come(room, "small", tokens=200, max_tokens=56)
+        come(room, "large", tokens=800, max_tokens=224)
+    started = Counter(start(room).request.client for _ in range(50))
+    assert started["small"] == pytest.approx(40, abs=4)
+
+
+def test_who_holds_fewest_slots_starts_first():
+    """A newcomer does not wait for a round that others with slots take part in."""
+    room = WaitingRoom(1000, 1_000_000)
+    for _ in range(3):
+        come(room, "greedy", tokens=1)
+    come(room, "late", tokens=2000)
+    held = NOBODY | {Priority.INTERACTIVE: {"greedy": 1}}
+    assert room.peek(held).request.client == "late"
+    assert start(room, held).request.client == "late"
+    assert start(room, held).request.client == "greedy"
+
+
+def test_a_greedy_client_cannot_keep_others_out():
+    """When all places are taken, one who holds less gets the newest waiting place of the one who holds most."""
+    room = WaitingRoom(8, 1_000_000)
+    greedy = [come(room, "greedy") for _ in range(8)]
+    start(room)
+    modest = [come(room, "modest") for _ in range(4)]
+    assert all(outcome(made) is None for made in modest)
+    evicted = [outcome(made) for made in greedy[4:]]
+    assert all(isinstance(error, Overloaded) for error in evicted)
+    with pytest.raises(Overloaded):
+        room.admit("modest")
+    with pytest.raises(Overloaded):
+        room.admit("greedy")
+    room.admit("third")
+
+
+def test_who_runs_is_never_put_out_for_a_newcomer():
+    """Only waiting requests that never ran give their place; a preempted one has begun to answer."""
+    room = WaitingRoom(2, 1_000_000)
+    come(room, "greedy")
+    come(room, "greedy")
+    running = start(room)
+    room.put_back(start(room))
+    with pytest.raises(Overloaded):
+        room.admit("other")
+    assert outcome(running) is None
+
+
+def test_waiting_prompts_are_bounded_in_tokens():
+    """A flood of long prompts is refused, one prompt of any length is not."""
+    room = WaitingRoom(10, 100)
+    come(room, "a", tokens=500)
+    room.admit("a")
+    with pytest.raises(Overloaded):
+        room.put(sequence("a", tokens=1))
+    room.give_up("a")
+    assert room.num_in_flight() == 1
+    assert room.check([]) is None
+
+
+def test_a_client_cannot_fill_the_bound_on_tokens_alone():
+    """One whose waiting prompts hold less gets room from the one whose prompts hold most."""
+    room = WaitingRoom(20, 100)
+    greedy = [come(room, "greedy", tokens=25) for _ in range(4)]
+    modest = come(room, "modest", tokens=20)
+    assert outcome(modest) is None
+    assert [isinstance(outcome(made), Overloaded) for made in greedy] == [False, False, False, True]
+    room.admit("modest")
+    with pytest.raises(Overloaded):
+        room.put(sequence("modest", tokens=90))
+
+
+def test_people_start_before_batches_which_are_not_starved():
+    """Every eighth start is a batch's while one waits."""
+    room = WaitingRoom(200, 1_000_000)
+    for _ in range(40):
+        come(room, "person")
+        come(room, "job", batch=True)
+    order = [start(room).request.client for _ in range(3 * BATCH_EVERY)]
+    assert order == (["person"] * (BATCH_EVERY - 1) + ["job"]) * 3
+
+
+def test_a_batch_alone_starts_at_once():
+    """There is no reason to wait for people who are not there."""
+    room = WaitingRoom(5, 1000)
+    made = come(room, "job", batch=True)
+    assert start(room) is made
+
+
+def test_a_preempted_sequence_is_first_of_its_client():
+    """It has waited before."""
+    room = WaitingRoom(5, 1000)
+    come(room, "a")
+    first = start(room)
+    come(room, "a")
+    room.put_back(first)
+    assert start(room) is first
+
+
+def test_an_abort_ends_a_waiting_request_at_the_next_sweep():
+    """It never starts, and its place is free."""
+    room = WaitingRoom(5, 1000)
+    kept, left = come(room, "a"), come(room, "a")
+    assert room.sweep(0.0) == []
+    left.generation.abort()
+    ((made, error),) = room.sweep(0.0)
+    assert made is left
+    assert isinstance(error, RequestAborted)
+    assert (start(room), start(room), room.num_in_flight()) == (kept, None, 1)
+
+
+def test_a_request_waits_no_longer_than_it_said():
+    """Each has its own time; the message tells waiting from running."""
+    room = WaitingRoom(5, 1000)
+    short, long = come(room, "a", wait=5.0), come(room, "a", wait=50.0, timeout=60.0)
+    assert room.sweep(4.9) == []
+    ((made, error),) = room.sweep(5.0)
+    assert made is short
+    assert isinstance(error, DeadlineExceeded)
+    assert "turn" in error.message
+    room.put_back(start(room))
+    assert room.sweep(50.0) == []
+    ((made, error),) = room.sweep(60.0)
+    assert made is long
+    assert "finish in time" in error.message
+
+
+def test_the_rate_is_that_of_a_busy_engine():
+    """An hour without requests does not make a client wait a minute."""
+    clock = Clock()
+    room = WaitingRoom(3, 1_000_000, clock)
+    for _ in range(5):
+        clock.advance(3600)
+        come(room, "a")
+        start(room)
+        clock.advance(2)
+        room.release("a")
+    for _ in range(3):
+        come(room, "a")
+    assert room.estimated_wait() == pytest.approx(6.0)
+    with pytest.raises(Overloaded) as refused:
+        room.admit("a")
+    assert refused.value.retry_after == 6
+
+
+def test_retry_after_counts_those_ahead_within_bounds():
+    """At least a second, at most a minute, in between the measured rate times the queue."""
+    clock = Clock()
+    room = WaitingRoom(30, 1_000_000, clock)
+    for _ in range(30):
+        come(room, "a")
+    with pytest.raises(Overloaded) as refused:
+        room.admit("a")
+    assert refused.value.retry_after == 1
+    for _ in range(2):
+        start(room)
+    clock.advance(10)
+    room.release("a")
+    room.admit("a")
+    with pytest.raises(Overloaded) as refused:
+        room.admit("a")
+    assert refused.value.retry_after == LONGEST_RETRY_AFTER
+
+
+def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
+    """Only a sequence that ran and ended says how fast places come free."""
+    clock = Clock()
+    room = WaitingRoom(4, 1_000_000, clock)
+    for _ in range(4):
+        come(room, "greedy")
+    start(room)
+    clock.advance(4)
+    room.release("greedy")
+    room.admit("bad")
+    room.give_up("bad")
+    come(room, "other")
+    come(room, "other")
+    assert room.estimated_wait() == pytest.approx(4.0 * 4)
+
+
+def test_a_closed_room_refuses_and_leaves_nobody_behind():
+    """Who was being prepared when it closed hears so, instead of waiting for ever."""
+    room = WaitingRoom(5, 1000)
+    waiting = come(room, "a")
+    room.admit("b")
+    room.close()
+    assert room.clear() == [waiting]
+    with pytest.raises(NotReady):
+        room.put(sequence("b"))
+    room.give_up("b")
+    with pytest.raises(NotReady):
+        room.admit("c")
+    assert room.num_in_flight() == 0
+
+
+def test_clear_keeps_the_places_of_those_who_prepare():
+    """They will be queued into the next life."""
+    room = WaitingRoom(5, 1000)
+    come(room, "a")
+    come(room, "a")
+    start(room)
+    room.admit("b")
+    room.clear()
+    assert room.num_in_flight() == 1
+    room.put(sequence("b"))
+    assert start(room).request.client == "b"
+
+
+def test_waiting_for_emptiness_ends_with_the_last_place():
+    """Nobody polls: the last release wakes who waits."""
+    room = WaitingRoom(5, 1000)
+    come(room, "a")
+    start(room)
+    room.wait_until_empty(0.0)
+    waiter = threading.Thread(target=room.wait_until_empty, args=(PATIENCE,))
+    waiter.start()
+    room.release("a")
+    waiter.join(PATIENCE / 2)
+    assert not waiter.is_alive()
+
+
+def test_check_names_a_place_that_nobody_holds():
+    """Lost places, and tokens that nobody waits with, are found."""
+    room = WaitingRoom(5, 1000)
+    come(room, "a")
+    lost = start(room)
+    assert room.check([lost]) is None
+    assert "1 places" in room.check([])
+    come(room, "a")
+    room._waiting_tokens += 1
+    assert "tokens" in room.check([lost])
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_many_threads_and_an_engine_conserve_places(round_):
+    """Admissions race with starts, ends, evictions and sweeps; in the end the room is empty."""
+    room = WaitingRoom(8, 10_000)
+    done = threading.Event()
+
+    def client(name):
+        for number in range(100):
+            try:
+                room.admit(name)
+            except Overloaded:
+                continue
+            if number % 5 == 0:
+                room.give_up(name)
+                continue
+            made = sequence(name, on_abort=room.notify_abort)
+            room.put(made)
+            if number % 7 == 0:
+                made.generation.abort()
+
+    def engine():
+        while not done.is_set() or len(room):
+            for made, error in room.sweep(0.0):
+                made.generation.fail(error)
+            if (made := start(room)) is not None:
+                room.release(made.request.client)
+
+    clients = [threading.Thread(target=client, args=(name,)) for name in "abcd"]
+    worker = threading.Thread(target=engine)
+    for thread in (*clients, worker):
+        thread.start()
+    for thread in clients:
+        thread.join(PATIENCE)
+    done.set()
+    worker.join(PATIENCE)
+    assert room.num_in_flight() == 0
+    assert room.check([]) is None

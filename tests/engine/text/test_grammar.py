@@ -1,0 +1,221 @@
+"""Grammars over a small vocabulary: what they allow, what they refuse, and what a hostile one may cost."""
+
+import json
+import random
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.errors import Overloaded, ValidationError
+from engine.loading.loader import load_model
+from engine.loading.vocabulary import vocabulary_of
+from engine.text.grammar import CACHED_GRAMMARS, GrammarFailed, Grammars, json_grammar, lark_grammar
+from engine.types import Vocabulary
+from tests.checkpoints import text_spec
+from tests.engine.conftest import ignore
+from tests.fakes import PATIENCE
+
+END = 0
+LETTERS = [bytes([code]) for code in range(1, 256)]
+WORDS = [b'{"', b'": ', b'", "', b"true", b"false", b"name", b'"}', "Да".encode(), b"<tool_call>"]
+TOKENS = (b"", *LETTERS, *WORDS, b"")
+
+
+def encode(text):
+    """Return the longest tokens first, as a plain tokenizer would."""
+    data, ids = text.encode(), []
+    while data:
+        best = max((token for token in TOKENS if token and data.startswith(token)), key=len)
+        ids.append(TOKENS.index(best))
+        data = data[len(best) :]
+    return ids
+
+
+@pytest.fixture
+def grammars():
+    """The grammars of the small vocabulary."""
+    made = Grammars(Vocabulary(TOKENS, frozenset({END}), encode))
+    yield made
+    made.close()
+
+
+def allowed(mask):
+    """Return the tokens that a mask allows next."""
+    bits = np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little")[: len(TOKENS)]
+    return [int(token) for token in np.flatnonzero(bits)]
+
+
+def written(mask, seed=0, most=400):
+    """Write an answer by chance within the mask, to its end; return its text."""
+    chance, text = random.Random(seed), b""
+    for _ in range(most):
+        token = chance.choice(allowed(mask))
+        mask.accept(token)
+        if token == END:
+            return text.decode()
+        text += TOKENS[token]
+    raise AssertionError("the answer did not end")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 4}, "yes": {"type": "boolean"}},
+    "required": ["name", "yes"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_chosen_within_the_mask_is_of_the_schema(grammars, seed):
+    """Random walks end, and end well."""
+    mask = grammars.mask(json_grammar(json.dumps(SCHEMA)))
+    value = json.loads(written(mask, seed))
+    assert set(value) == {"name", "yes"}
+    assert len(value["name"]) <= 4
+    assert isinstance(value["yes"], bool)
+
+
+def test_two_answers_of_one_grammar_go_their_own_ways(grammars):
+    """The compiled grammar is shared, its state is not."""
+    grammar = json_grammar('{"enum": ["ab", "cd"]}')
+    one, two = grammars.mask(grammar), grammars.mask(grammar)
+    for token in encode('"a'):
+        one.accept(token)
+    assert allowed(one) == encode("b")
+    assert allowed(two) != allowed(one)
+
+
+def test_only_the_end_may_follow_a_whole_answer(grammars):
+    """And it is accepted, as the engine does with every token it samples."""
+    mask = grammars.mask(json_grammar('{"const": true}'))
+    for token in encode("true"):
+        mask.accept(token)
+    assert allowed(mask) == [END]
+    mask.accept(END)
+
+
+def test_a_token_outside_the_mask_fails_the_answer(grammars):
+    """The engine blames the sequence; nobody goes on with a broken state."""
+    mask = grammars.mask(json_grammar('{"const": true}'))
+    with pytest.raises(GrammarFailed):
+        mask.accept(TOKENS.index(b"x"))
+    with pytest.raises(GrammarFailed):
+        mask.bitmask()
+
+
+def test_a_text_before_json_can_be_asked_for(grammars):
+    """As forced calls of tools are."""
+    lark = 'start: "<tool_call>" %json {"type": "boolean"} "!"'
+    assert written(grammars.mask(lark_grammar(lark))) in ("<tool_call>true!", "<tool_call>false!")
+
+
+@pytest.mark.parametrize(
+    ("schema", "sentence"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uses what cannot be enforced: uniqueItems"),
+        ({"not": {}}, "uses what cannot be enforced: not"),
+        ({"type": "string", "pattern": "("}, "cannot be enforced"),
+        ({"allOf": [{"type": "string", "pattern": f"^.*a.{{{n}}}$"} for n in range(15, 20)]}, "cannot be enforced"),
+        ({"type": "string", "pattern": "((a{0,99}b){0,99}c){0,99}"}, None),
+        (
+            {
+                "anyOf": [
+                    {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(j)}}
+                    for j in range(40)
+                ]
+            },
+            None,
+        ),
+        ({"enum": [f"v{number}" for number in range(1500)]}, None),
+    ],
+    ids=["unique", "not", "pattern", "all-of", "deep-pattern", "branches", "enum"],
+)
+def test_a_schema_is_enforced_or_refused_in_our_own_words(grammars, schema, sentence):
+    """In bounded time, with nothing of the library's text in the refusal."""
+    began, grammar = time.monotonic(), json_grammar(json.dumps(schema))
+    if sentence is None:
+        assert allowed(grammars.mask(grammar))
+    else:
+        with pytest.raises(ValidationError, match=f"^{sentence}$"):
+            grammars.mask(grammar)
+    assert time.monotonic() - began < PATIENCE
+
+
+def test_what_is_no_schema_is_refused():
+    """Before anything is compiled."""
+    with pytest.raises(ValidationError, match="cannot be read"):
+        json_grammar("[")
+
+
+def test_a_compile_that_takes_too_long_is_given_up(grammars):
+    """The request gets its answer in time; the thread ends by the grammar's own limits."""
+    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), encode), seconds=0.0)
+    with pytest.raises(ValidationError, match="is too complex"):
+        slow.mask(json_grammar(json.dumps({"enum": [f"v{number}" for number in range(2000)]})))
+    slow.close()
+
+
+def test_too_many_compiles_at_once_are_refused():
+    """The queue is bounded."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def held(text):
+        begun.set()
+        gate.wait(PATIENCE)
+        return encode(text)
+
+    blocked = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=PATIENCE, most_waiting=1)
+    first = threading.Thread(target=blocked.mask, args=(json_grammar('{"const": "first"}'),))
+    first.start()
+    assert begun.wait(PATIENCE)
+    with pytest.raises(Overloaded):
+        blocked.mask(json_grammar('{"const": "second"}'))
+    gate.set()
+    first.join(PATIENCE)
+    blocked.mask(json_grammar('{"const": "second"}'))
+    blocked.close()
+
+
+def test_the_least_used_grammar_is_forgotten_first(grammars):
+    """The memory that schemas may take is bounded."""
+    for number in range(CACHED_GRAMMARS + 3):
+        grammars.mask(json_grammar(json.dumps({"const": number})))
+    assert grammars.cached == CACHED_GRAMMARS
+
+
+def test_a_models_tokens_are_known_as_they_are_shown(text_folder):
+    """Special tokens have no text, and text becomes the model's own ids."""
+    loaded = load_model(text_spec(text_folder), ignore)
+    vocabulary = vocabulary_of(loaded)
+    assert len(vocabulary.tokens) == loaded.vocab_size
+    assert all(vocabulary.tokens[token] == b"" for token in vocabulary.eos_token_ids)
+    ids = vocabulary.encode("hello")
+    assert b"".join(vocabulary.tokens[token] for token in ids) == b"hello"
+
+
+def test_a_vocabulary_that_cannot_be_indexed_costs_only_the_grammars(text_folder, caplog):
+    """The model serves; what needs a grammar is refused."""
+    loaded = load_model(text_spec(text_folder), ignore)
+    assert vocabulary_of(replace(loaded, eos_token_ids=frozenset({10**9}))) is None
+    assert "cannot be indexed" in caplog.text
+
+
+def test_the_index_is_made_before_the_model_is_ready(text_folder):
+    """No request, and no stream beside it, pays for it."""
+    vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
+    assert vocabulary.index is not None
+    grammars = Grammars(vocabulary)
+    assert grammars.mask(json_grammar('{"const": 1}')).bitmask().any()
+    grammars.close()
+
+
+def test_marks_of_sentencepiece_are_known_by_what_they_show(vision_model):
+    """A space is a space in a grammar too."""
+    vocabulary = vocabulary_of(vision_model)
+    table = vision_model.token_table
+    marked = [number for number, piece in enumerate(table.pieces) if "\u2581".encode() in piece]
+    assert table.cleans
+    assert all(b"\xe2\x96\x81" not in vocabulary.tokens[number] for number in marked)

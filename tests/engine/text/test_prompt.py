@@ -1,0 +1,198 @@
+"""Prompts of every kind, prepared as the library itself would prepare them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from engine.errors import Unsupported, ValidationError
+from engine.text.images import decode
+from engine.text.processor import load_processor, load_tokenizer
+from engine.types import ChatPrompt, TextPrompt, TokensPrompt
+
+PICTURE_PART = {"type": "image"}
+
+
+def text_part(text):
+    """Return a text part of a message."""
+    return {"type": "text", "text": text}
+
+
+def chat(*contents, images=(), **more):
+    """Return a conversation whose turns alternate, beginning with the user."""
+    roles = ("user", "assistant")
+    messages = tuple({"role": roles[index % 2], "content": content} for index, content in enumerate(contents))
+    return ChatPrompt(messages, images, **more)
+
+
+@pytest.fixture(scope="module")
+def text(text_model):
+    """The preparer of the text model."""
+    return text_model.preparer
+
+
+@pytest.fixture(scope="module")
+def vision(vision_model):
+    """The preparer of the vision model."""
+    return vision_model.preparer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(text_folder):
+    """The library's tokenizer of the text model."""
+    return load_tokenizer(text_folder)
+
+
+@pytest.fixture(scope="module")
+def processor(vision_folder):
+    """The library's processor of the vision model."""
+    return load_processor(vision_folder)
+
+
+def test_a_conversation_goes_through_the_checkpoints_template(text, tokenizer):
+    """Turns, tools and the closed reasoning block come out as the library's own template call makes them."""
+    messages = [
+        {"role": "system", "content": "Будь краток."},
+        {"role": "user", "content": "Сколько стоит диван?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "price", "arguments": {"of": "d"}}}],
+        },
+        {"role": "tool", "content": "4500"},
+    ]
+    tools = [{"type": "function", "function": {"name": "price", "parameters": {"type": "object"}}}]
+    wanted = tokenizer.apply_chat_template(
+        [messages[0], messages[1], messages[2] | {"content": ""}, messages[3]],
+        tools=tools,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        return_dict=False,
+    )
+    assert text.prepare(ChatPrompt(tuple(messages), tools=tuple(tools))).token_ids == wanted
+
+
+def test_thinking_is_off_unless_asked_for(text):
+    """The template closes the reasoning block by default and leaves it to the model on request."""
+    closed, opened = text.prepare(chat("Привет")).token_ids, text.prepare(chat("Привет", thinking=True)).token_ids
+    assert closed[: len(opened)] == opened
+    assert len(closed) > len(opened)
+
+
+def test_text_parts_reach_a_text_model(text):
+    """Content in parts is joined for a template that only knows strings, and not dropped."""
+    parts = chat([text_part("раз"), text_part("два")])
+    assert text.prepare(parts).token_ids == text.prepare(chat("раз\nдва")).token_ids
+
+
+def test_plain_text_and_token_ids_are_continued(text, tokenizer):
+    """Without a template a prompt is its own text, or exactly the ids that were sent."""
+    assert text.prepare(TextPrompt("Красный диван")).token_ids == tokenizer("Красный диван")["input_ids"]
+    assert text.prepare(TokensPrompt((1, 2, 3))).token_ids == [1, 2, 3]
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt(""), TokensPrompt(())])
+def test_an_empty_prompt_is_refused(text, prompt):
+    """There is nothing to continue."""
+    with pytest.raises(ValidationError, match="empty"):
+        text.prepare(prompt)
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_token_ids_out_of_range_are_refused(text, token_id):
+    """An id that the model does not have names the range, and never reaches the model."""
+    with pytest.raises(ValidationError, match="from 0 to"):
+        text.prepare(TokensPrompt((1, token_id)))
+
+
+def test_image_tokens_as_ids_are_refused(vision, processor):
+    """A pad token without a picture behind it would fail inside the model."""
+    with pytest.raises(Unsupported):
+        vision.prepare(TokensPrompt((processor.image_token_id,)))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (),
+        ({"role": "user", "content": "a"}, {"role": "system", "content": "b"}),
+        ({"role": "user", "content": None},),
+        ({"role": "tool", "content": 3},),
+        ({"role": "user"},),
+        ({"role": "wizard", "content": "a"},),
+        ({"content": "a"},),
+        ({"role": "user", "content": [{"type": "video"}]},),
+        ({"role": "user", "content": ["a"]},),
+        ({"role": "user", "content": [{"type": "text", "text": 1}]},),
+    ],
+)
+def test_a_conversation_the_template_cannot_take_is_the_clients_mistake(text, messages):
+    """Whatever the template or its order rules refuse is a validation error that names the field, without details."""
+    with pytest.raises(ValidationError) as caught:
+        text.prepare(ChatPrompt(messages))
+    assert caught.value.param == "messages"
+    assert "Error" not in caught.value.message
+
+
+def test_a_text_model_refuses_pictures(text, picture):
+    """A picture for a model that reads none is refused by name, in the images and in the messages."""
+    with pytest.raises(Unsupported):
+        text.prepare(chat("Что тут?", images=(picture(64, 64),)))
+    with pytest.raises(Unsupported):
+        text.prepare(chat([PICTURE_PART, text_part("Что тут?")]))
+
+
+def test_pictures_become_what_the_librarys_processor_makes(vision, processor, picture):
+    """Two pictures of different sizes: ids with their pads, pixels and grids, all equal to the library's."""
+    images = (picture(60, 90), picture(200, 100, seed=1))
+    prompt = chat([PICTURE_PART, text_part("и"), PICTURE_PART, text_part("?")], images=images)
+    prepared = vision.prepare(prompt)
+    rendered = processor.tokenizer.apply_chat_template(
+        list(prompt.messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    wanted = processor(text=[rendered], images=[decode(image) for image in images], return_tensors="pt")
+    assert prepared.token_ids == wanted["input_ids"][0].tolist()
+    assert prepared.images.grid_thw.tolist() == wanted["image_grid_thw"].tolist()
+    assert prepared.images.pixel_values.equal(wanted["pixel_values"])
+
+
+def test_a_typed_pad_token_takes_no_picture(vision, picture):
+    """A user who types the pad token gets text, and the real picture keeps its place."""
+    typed = vision.prepare(chat([PICTURE_PART, text_part("<|image_pad|>")], images=(picture(60, 90),)))
+    plain = vision.prepare(chat([PICTURE_PART, text_part("x")], images=(picture(60, 90),)))
+    pads = [ids.count(504) for ids in (typed.token_ids, plain.token_ids)]
+    assert pads[0] == pads[1] > 0
+
+
+@pytest.mark.parametrize("parts", [[], [PICTURE_PART, PICTURE_PART]])
+def test_pictures_and_their_places_must_match(vision, picture, parts):
+    """One picture for no place, or for two, is refused."""
+    with pytest.raises(ValidationError, match="do not match"):
+        vision.prepare(chat([*parts, text_part("?")], images=(picture(64, 64),)))
+
+
+def test_equal_pictures_have_equal_hashes(vision, picture):
+    """The hash is of what the model sees, so that a prefix can be used again for the same picture only."""
+    first, again, other = (
+        vision.prepare(chat([PICTURE_PART], images=(image,))).images.hashes
+        for image in (picture(64, 64), picture(64, 64), picture(64, 64, seed=3))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_vision_model_takes_text_alone(vision):
+    """A conversation without pictures has none."""
+    assert vision.prepare(chat("Привет")).images is None
+
+
+def test_many_threads_prepare_at_once(vision, picture):
+    """Prompts prepared in eight threads at the same time equal those prepared one by one."""
+    prompts = [
+        chat([PICTURE_PART, text_part(f"Что <|im_end|> {n}?")], images=(picture(40 + n, 60),)) for n in range(16)
+    ]
+    alone = [vision.prepare(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(vision.prepare, prompts * 4))
+    for one, many in zip(alone * 4, together, strict=True):
+        assert one.token_ids == many.token_ids
+        assert one.images.hashes == many.images.hashes
