@@ -124,7 +124,18 @@ def exists(file: str) -> bool:
     """A path from the root, or the bare name of a file somewhere in the tree (as ARCHITECTURE.txt lists them)."""
     if (ROOT / file).exists():
         return True
-    folders = ("edge", "engine", "routes", "metrics", "serving", "settings", "deploy", "templates", "static")
+    folders = (
+        "edge",
+        "engine",
+        *(f"engine/{room}" for room in ("schedule", "model", "loading", "text")),
+        "routes",
+        "metrics",
+        "serving",
+        "settings",
+        "deploy",
+        "templates",
+        "static",
+    )
     return "/" not in file and any((ROOT / folder / file).exists() for folder in folders)
 
 
