@@ -506,7 +506,7 @@ def test_broken_books_restart_an_idle_engine(start):
     engine = start()
     engine.submit(ask()).result()
     with engine._room._changed:
-        engine._room._places["ghost"] += 1
+        engine._room._in_flight["ghost"] += 1
     wait_until(lambda: engine.stats().engine_restarts_total == 1)
     assert engine.submit(ask()).result().output_tokens == 8
     assert engine._room.num_in_flight() == 0

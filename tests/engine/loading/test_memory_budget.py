@@ -15,7 +15,7 @@ TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # keys and values, layers, kv heads, head size
 
 
 def test_the_cache_is_a_stated_number_of_tokens(text_model):
-    """Slots times length, and four contexts of kept beginnings; every byte follows from the settings."""
+    """Slots times length, and four contexts of prefix cache; every byte follows from the settings."""
     budget = plan_budget(text_model.model, CONFIG, 512)
     assert (budget.cache_tokens, budget.prefix_tokens) == (8 * 512, 4 * 512)
     assert budget.cache == 8 * 512 * TOKEN_BYTES
@@ -69,7 +69,7 @@ def test_the_table_says_whether_a_second_copy_fits(text_model, text_folder, capl
     first, second = (record.getMessage() for record in caplog.records)
     assert "does not fit" in first
     assert "reload fits" in second
-    for row in ("weights (loaded)", "cache", "4,096 tokens", "kept beginnings", "work", "left"):
+    for row in ("weights (loaded)", "cache", "4,096 tokens", "prefix cache", "work", "left"):
         assert row in first
 
 
