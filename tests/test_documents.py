@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,15 +30,27 @@ DOCUMENTS = (
     "SUMMARY.md",
     "ARCHITECTURE.txt",
     "CHANGELOG.md",
+    "SECURITY.md",
+    "benchmarks/README.md",
+    "demo/README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
 )
-NAMED_FILE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|sh|md|txt|toml|png|html|css|js|svg|example)\b")
-# Named without being in a checkout: what the old service was, and what the commands make.
-NOT_IN_THE_TREE = {"app.py"}
+ONE_SCREEN = 40  # lines
+NAMED_FILE = re.compile(r"(?<![\w./*-])[\w./-]+\.(?:py|c|sh|md|txt|toml|yml|yaml|png|html|css|js|jinja|svg|example)\b")
+LINK = re.compile(r"\]\((?!https?:)([^)]+)\)")
+# Named without being in a checkout: what the old service was, what is not to be made, and what the commands make.
+NOT_IN_THE_TREE = {"app.py", "utils.py", "helpers.py", "NAME.md", "NAME.png", "kubernetes/avito-ai-rules.yml"}
 ABOVE_THE_FOLD = 16  # lines
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def anchors(document: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text(document), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def table_rows(document: str, heading: str) -> list[list[str]]:
@@ -74,20 +88,33 @@ def test_the_first_screen_is_the_two_commands() -> None:
     assert "docs/page.png" in screen
 
 
+def test_the_operators_index_is_one_screen_and_leads_to_every_page() -> None:
+    """README_PRODUCTION.md holds no facts of its own, and no page of docs/ is left out."""
+    assert len(text("README_PRODUCTION.md").splitlines()) <= ONE_SCREEN
+    linked = set(LINK.findall(text("README_PRODUCTION.md")))
+    assert {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")} <= linked
+
+
+def test_the_decisions_are_all_listed() -> None:
+    """The index of the decisions leads to each of them."""
+    pages = {path.name for path in ROOT.glob("docs/decisions/*.md")} - {"README.md"}
+    assert set(LINK.findall(text("docs/decisions/README.md"))) >= pages
+
+
 def test_the_settings_table_is_the_codes_own() -> None:
-    """Every setting, its default and its meaning stand in the operator's document as they stand in the code."""
-    assert markdown(SETTINGS) in text("README_PRODUCTION.md")
+    """Every setting, its default and its meaning stand in the documents as they stand in the code."""
+    assert markdown(SETTINGS) in text("docs/settings.md")
 
 
 def test_the_routes_table_is_the_codes_own() -> None:
     """Every route with what it needs, none missing and none invented."""
-    documented = {route.strip("`"): need for route, _, need in table_rows("README_PRODUCTION.md", "Routes")}
+    documented = {route.strip("`"): need for route, _, need in table_rows("docs/api.md", "Routes")}
     assert documented == {route: row.need.value for route, row in ROUTES.items()}
 
 
 def test_the_errors_table_is_the_codes_own() -> None:
     """Every code with its status."""
-    documented = {(status, code.strip("`")) for status, code, _ in table_rows("README_PRODUCTION.md", "Errors")}
+    documented = {(status, code.strip("`")) for status, code, _ in table_rows("docs/api.md", "Errors")}
     assert documented == {(str(meaning.status), meaning.code) for meaning in ERRORS.values()}
 
 
@@ -109,34 +136,28 @@ def named_metrics() -> set[str]:
 # --- what is named exists ---
 
 
+@pytest.fixture(scope="module")
+def tree() -> frozenset[str]:
+    """The paths of all files, and every end of them: a file may be named from any folder above it."""
+    skipped = {".git", ".venv", "__pycache__"}
+    paths = (path.relative_to(ROOT).parts for path in walk(ROOT, skipped))
+    return frozenset("/".join(parts[start:]) for parts in paths for start in range(len(parts)))
+
+
+def walk(folder: Path, skipped: set[str]) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in skipped and not path.is_symlink():
+            yield from walk(path, skipped)
+        elif path.is_file():
+            yield path
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_files_that_are_named_exist(name: str) -> None:
+def test_files_that_are_named_exist(name: str, tree: frozenset[str]) -> None:
     """No document sends its reader to a file that is not there."""
-    named = {found.removeprefix("./") for found in NAMED_FILE.findall(without_addresses(text(name)))}
-    assert sorted(file for file in named - NOT_IN_THE_TREE if not exists(file)) == []
-
-
-def without_addresses(words: str) -> str:
-    return re.sub(r"https?://\S+", "", words)
-
-
-def exists(file: str) -> bool:
-    """A path from the root, or the bare name of a file somewhere in the tree (as ARCHITECTURE.txt lists them)."""
-    if (ROOT / file).exists():
-        return True
-    folders = (
-        "edge",
-        "engine",
-        *(f"engine/{room}" for room in ("schedule", "model", "loading", "text")),
-        "routes",
-        "metrics",
-        "serving",
-        "settings",
-        "deploy",
-        "templates",
-        "static",
-    )
-    return "/" not in file and any((ROOT / folder / file).exists() for folder in folders)
+    words = re.sub(r"https?://\S+", "", LINK.sub("", text(name)))
+    named = {found.removeprefix("./") for found in NAMED_FILE.findall(words)}
+    assert sorted(named - tree - NOT_IN_THE_TREE) == []
 
 
 def test_settings_that_are_named_exist() -> None:
@@ -184,9 +205,21 @@ def test_addresses_that_are_asked_exist(urls: Map) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_links_lead_somewhere(name: str) -> None:
-    """Each relative link has its target."""
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", text(name))
-    assert sorted(target for target in targets if not (ROOT / target).exists()) == []
+    """Each relative link has its target, and each fragment its heading."""
+    for target in LINK.findall(text(name)):
+        path, _, fragment = target.partition("#")
+        goal = (ROOT / name).parent / path if path else ROOT / name
+        assert goal.exists(), target
+        if fragment:
+            assert fragment in anchors(str(goal.resolve().relative_to(ROOT))), target
+
+
+def test_panels_that_the_runbook_names_exist() -> None:
+    """A title in quotes under "Alerts" is a panel of the dashboard."""
+    alerts = text("docs/runbook.md").partition("\n## Alerts\n")[2]
+    dashboard = json.loads(text("deploy/monitoring/grafana/dashboards/avito-ai.json"))
+    titles = {panel.get("title") for panel in dashboard["panels"]}
+    assert set(re.findall(r'"([A-Z][^"\n]+)"', alerts)) <= titles
 
 
 def test_the_sizes_in_the_readme_are_those_of_the_script() -> None:

@@ -53,13 +53,13 @@ check_system() {
         *) refuse_system ;;
     esac
     [ -d "$SYSTEM_ROOT/run/systemd/system" ] ||
-        die "systemd does not run this system (a container?). Production is a systemd service; README_PRODUCTION.md says how to run it in a container."
+        die "systemd does not run this system (a container?). Production is a systemd service; docs/containers.md says how to run it in a container."
 }
 
 refuse_system() {
     local name
     name="$(os_release PRETTY_NAME)"
-    die "Production is set up on Debian 12 or newer and Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of README_PRODUCTION.md run elsewhere."
+    die "Production is set up on Debian 12 or newer and Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of docs/containers.md run elsewhere."
 }
 
 # True where version $1 is $2 or newer.

@@ -21,7 +21,7 @@ from string import Template
 from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
-RUNBOOK = "README_PRODUCTION.md"
+RUNBOOK = "docs/runbook.md"
 DEFAULTS = {
     "SERVICE_TARGETS": "127.0.0.1:8085",
     "SITE_URL": "",

@@ -56,7 +56,7 @@ def test_exposure_is_low():
     command = [program("systemd-analyze"), "security", "--offline=true", str(UNIT)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said).group(1))
-    documented = re.search(r"exposure of ([\d.]+) of 10", (ROOT / "README_PRODUCTION.md").read_text())
+    documented = re.search(r"exposure of ([\d.]+) of 10", (ROOT / "docs/runbook.md").read_text())
     assert exposure <= HIGHEST_EXPOSURE
     assert abs(exposure - float(documented.group(1))) <= 0.3
 

@@ -1,4 +1,4 @@
-"""The commands that README.md and QUICKSTART.md show, run as they stand there against the real service."""
+"""The commands that README.md, QUICKSTART.md and docs/api.md show, run as they stand there against the real service."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_the_quick_start_answers(ask: Ask) -> None:
 
 def test_the_operators_example_answers_in_the_shape_that_is_shown(ask: Ask) -> None:
     """The answer has the fields of the JSON beside the command, and no others."""
-    text = curls("README_PRODUCTION.md", "/api/v1/text/generate")[0]  # a later one streams
-    document = (ROOT / "README_PRODUCTION.md").read_text(encoding="utf-8")
+    text = curls("docs/api.md", "/api/v1/text/generate")[0]  # a later one streams
+    document = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     shown = json.loads(re.findall(r"```json\n(.*?)```", document, re.DOTALL)[0])
     assert fields(ask(text)) == fields(shown)
 

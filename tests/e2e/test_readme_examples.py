@@ -1,4 +1,4 @@
-"""The examples of the operator's document, run as they stand there, against the real service."""
+"""The examples of docs/api.md, run as they stand there, against the real service."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ADDRESS = "127.0.0.1:8085"
 
 def examples(heading):
     """Return the code blocks under a heading: language and text."""
-    document = (ROOT / "README_PRODUCTION.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     section = document.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"^```(bash|python)\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
@@ -35,7 +35,7 @@ def run(server, language, text):
     return done.stdout.decode()
 
 
-SHOWN = examples("OpenAI's clients")
+SHOWN = [*examples("OpenAI's clients"), *examples("Streams and batches")]
 
 
 def test_the_examples_are_found():

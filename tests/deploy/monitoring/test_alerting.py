@@ -48,14 +48,14 @@ def test_an_alert_fires_is_delivered_and_clears(running):
     alert = running.told(STALLED, "firing")
     assert alert["labels"]["model"] == "avibe"
     assert alert["labels"]["severity"] == "critical"
-    assert alert["annotations"]["runbook_url"] == "README_PRODUCTION.md#avitoenginestalled"
+    assert alert["annotations"]["runbook_url"] == "docs/runbook.md#avitoenginestalled"
     (running.service.folder / "stalled").unlink()
     running.told(STALLED, "resolved")
     firing, resolved = f"FIRING: {STALLED} (critical)", f"RESOLVED: {STALLED} (critical)"
     until(lambda: {firing, resolved} <= set(running.mailbox.subjects()), PATIENCE)
     text = running.mailbox.text(firing)
     assert f"avibe on 127.0.0.1:{running.service.port} has work and does not move." in text
-    assert "What to do: README_PRODUCTION.md#avitoenginestalled" in text
+    assert "What to do: docs/runbook.md#avitoenginestalled" in text
     titles = [one["title"] for message in running.hooks["/slack"] for one in message["attachments"]]
     assert {firing, resolved} <= set(titles)
     assert base64.b64decode(running.mailbox.logins[0]) == b"\0avito-ai\0a password"

@@ -73,14 +73,14 @@ def test_every_metric_has_a_reader(known):
 
 
 def test_every_alert_leads_to_its_entry_in_the_runbook():
-    """The line of an alert names a heading of the operator's document, and each has summary and description."""
+    """The line of an alert names a heading of the runbook, and each has summary and description."""
     rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
-    document = (ROOT / "README_PRODUCTION.md").read_text(encoding="utf-8")
+    document = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     anchors = {heading.lower() for heading in re.findall(r"^#+ (Avito\w+)$", document, re.MULTILINE)}
     named = set()
     for rule in (rule for group in rules["groups"] for rule in group["rules"]):
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
         assert set(rule["labels"]) == {"severity"}
-        assert rule["annotations"]["runbook_url"] == f"README_PRODUCTION.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
         named.add(rule["alert"].lower())
     assert named == anchors

@@ -25,7 +25,7 @@ SMTP_PASSWORD_FILE=/etc/secrets/smtp
 SLACK_WEBHOOK_FILE=/etc/secrets/slack
 SLACK_CHANNEL=#alerts
 WEBHOOK_URL=http://127.0.0.1:9/hook
-RUNBOOK=https://git.example.com/avito/README_PRODUCTION.md
+RUNBOOK=https://git.example.com/avito/docs/runbook.md
 """
 MINIMAL = "EMAIL_TO=one@example.com\nEMAIL_FROM=two@example.com\n"
 
@@ -65,7 +65,7 @@ def test_every_setting_arrives(tmp_path):
         {"targets": ["https://ai.example.com/api/health/ready"], "labels": {"__meta_exporter": "127.0.0.1:9115"}}
     ]
     rules = (tmp_path / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
-    assert "runbook_url: https://git.example.com/avito/README_PRODUCTION.md#avitodisk" in rules
+    assert "runbook_url: https://git.example.com/avito/docs/runbook.md#avitodisk" in rules
 
 
 def test_kubernetes_gets_the_same_alerts(tmp_path):
