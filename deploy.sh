@@ -47,7 +47,8 @@ Usage: ./deploy.sh COMMAND
 
   development        set up what is missing and serve at http://127.0.0.1:8085 until Ctrl+C
   test [--yes] [...] the same set-up, then all tests; --yes installs missing system packages without asking,
-                     anything else is given to pytest (and then coverage is not measured)
+                     anything else is given to pytest (then only what the selected tests need is installed, and
+                     coverage is not measured); without apt or root, tests whose programs are missing are left out
   production [options] [NAME=VALUE ...]
                      install this tree as the next release of the systemd service, and go back to the one before
                      where it does not serve; NAME=VALUE writes a setting into /etc/avito-ai/.env
@@ -93,14 +94,43 @@ run_tests() {
     # Two processes test side by side; with as many threads as cores in each, torch's would only wait for one another.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     find_python
-    install_system_packages "$assume_yes"
+    if [ $# -gt 0 ]; then
+        run_some_tests "$assume_yes" "$@"
+    fi
+    # shellcheck disable=SC2046  # words
+    install_system_programs "$assume_yes" $(all_programs)
     make_venv
     install_packages requirements-test.txt
-    if [ $# -gt 0 ]; then
-        exec "$VENV_PYTHON" -m pytest "$@"
-    fi
     say "The tests run now; the last line says how they went."
-    exec "$VENV_PYTHON" -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+    # A part of the tests says nothing about coverage.
+    if [ -z "$LEFT_OUT" ]; then set -- -p pytest_cov --cov --cov-report=term:skip-covered; fi
+    run_pytest -p xdist -n 2 --dist worksteal "$@"
+}
+
+# $1: as for install_system_programs; the rest selects tests as pytest's arguments do. Only what these tests need is
+# installed, and they are not even listed where nothing is missing.
+run_some_tests() {
+    local assume_yes="$1"
+    shift
+    make_venv
+    install_packages requirements-test.txt
+    # shellcheck disable=SC2046  # words
+    find_missing_programs $(all_programs)
+    if [ ${#MISSING_PROGRAMS[@]} -gt 0 ]; then
+        # shellcheck disable=SC2046  # words
+        install_system_programs "$assume_yes" $(needed_programs "$@")
+    fi
+    run_pytest "$@"
+}
+
+# Prints the programs that the selected tests need, one a line. What is wrong with the selection, the run itself says.
+needed_programs() {
+    { "$VENV_PYTHON" -m pytest --collect-only --quiet --list-needs "$@" 2>/dev/null || true; } | sed -n 's/^needs //p'
+}
+
+run_pytest() {
+    if [ -n "$LEFT_OUT" ]; then set -- "$@" --leave-out "$LEFT_OUT"; fi
+    exec "$VENV_PYTHON" -m pytest "$@"
 }
 
 case "${1:-help}" in

@@ -3,15 +3,15 @@
 Fixtures: `app` and `client` over two scripted models (`avibe`, `avision`); `settings` may be replaced by a module.
 """
 
+from __future__ import annotations
+
 import os
 
 os.environ["ENV_FILE"] = os.devnull
 
 import pytest
 
-from app_production import create_app
-from config import load_settings
-from tests.fakes import FakeMachine, scripted_models
+pytest_plugins = ["tests.needs"]
 
 
 @pytest.fixture
@@ -20,15 +20,20 @@ def environ():
     return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
 
 
+# Tests that need no application do not pay for its imports.
 @pytest.fixture
 def settings(environ):
     """Settings of a development service, from `environ` alone."""
+    from config import load_settings
+
     return load_settings(environ, None)
 
 
 @pytest.fixture
 def models():
     """Both models, scripted and ready."""
+    from tests.fakes import scripted_models
+
     return scripted_models()
 
 
@@ -47,12 +52,16 @@ def avision(models):
 @pytest.fixture
 def machine():
     """A machine without a GPU."""
+    from tests.fakes import FakeMachine
+
     return FakeMachine()
 
 
 @pytest.fixture
 def app(settings, models, machine):
     """The application over the scripted models."""
+    from app_production import create_app
+
     return create_app(settings, models, machine)
 
 

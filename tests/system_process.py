@@ -1,22 +1,15 @@
 """Programs of the system as processes of a test, on loopback, with folders of their own: Redis, nginx, HAProxy."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 from pathlib import Path
 
 from tests.e2e.gunicorn_process import PATIENCE, free_port, until
+from tests.system_programs import program
 
 ROOT = Path(__file__).parents[1]
-
-
-def program(name):
-    """Return the path of a program, which may lie where only root's PATH leads."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin")
-    assert found, f"{name} is not installed; `./deploy.sh test` installs it"
-    return found
 
 
 class SystemProcess:

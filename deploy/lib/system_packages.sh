@@ -1,54 +1,67 @@
 # shellcheck shell=bash
-# What the tests need from the system, beside Python: programs that Debian and Ubuntu carry as packages.
+# The system programs that the tests drive; Debian and Ubuntu carry them as packages.
 
-# What shows that it is there (a command, several joined with |, or a file); its package; the service it brings, or -.
-SYSTEM_TOOLS=(
-    "curl curl -"
-    "chromium|chromium-browser|google-chrome chromium -"
-    "redis-server redis-server redis-server"
-    "nginx nginx nginx"
-    "haproxy haproxy haproxy"
-    "logrotate logrotate -"
-    "systemd-analyze systemd -"
-    "prometheus prometheus prometheus"
-    "prometheus-alertmanager|alertmanager prometheus-alertmanager prometheus-alertmanager"
-    "prometheus-blackbox-exporter|blackbox_exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"
-    "openssl openssl -"
-    "kustomize|kubectl|npx npm -"
-    "cc gcc -"
-    "/usr/include/stdio.h libc6-dev -"
-    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core -"
+# The program, as the tests' marker `needs` names it; what shows that it is there (a command, several joined with |, or a
+# file); its package; the service it brings, or -.
+SYSTEM_PROGRAMS=(
+    "curl curl curl -"
+    "chromium chromium|chromium-browser|google-chrome chromium -"
+    "redis-server redis-server redis-server redis-server"
+    "nginx nginx nginx nginx"
+    "haproxy haproxy haproxy haproxy"
+    "logrotate logrotate logrotate -"
+    "systemd-analyze systemd-analyze systemd -"
+    "prometheus prometheus prometheus prometheus"
+    "alertmanager prometheus-alertmanager|alertmanager prometheus-alertmanager prometheus-alertmanager"
+    "blackbox-exporter prometheus-blackbox-exporter|blackbox_exporter prometheus-blackbox-exporter prometheus-blackbox-exporter"
+    "openssl openssl openssl -"
+    "kustomize kustomize|kubectl|npx npm -"
+    "cc cc gcc -"
+    "cc /usr/include/stdio.h libc6-dev -"
+    "chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core -"
+    "git git git -"
 )
 POLICY_RC_D="${POLICY_RC_D:-/usr/sbin/policy-rc.d}"
 
+# Programs that are missing and cannot be installed here: the tests that need them are left out.
+LEFT_OUT=""
+
 # $1: yes skips the question. The question is asked at a terminal alone: a script that runs the tests wants them run.
-install_system_packages() {
-    find_missing_packages
+# The other arguments are the programs that are needed.
+install_system_programs() {
+    local assume_yes="$1"
+    shift
+    find_missing_programs "$@"
     [ ${#MISSING_PACKAGES[@]} -gt 0 ] || return 0
-    has apt-get || die "The tests need programs that are missing here: ${MISSING_TOOLS[*]}. Install them with your system's package manager, then run this again."
-    find_apt
+    can_install "$assume_yes" || return 0
     say "The tests need these system packages: ${MISSING_PACKAGES[*]}"
     package_sizes || { renew_package_lists && package_sizes; } || warn "apt cannot tell their size."
-    if [ "$1" = no ] && at_terminal; then ask_to_install; fi
+    if [ "$assume_yes" = no ] && at_terminal; then ask_to_install; fi
     apt_install
 }
 
-# Sets MISSING_PACKAGES, MISSING_TOOLS and MISSING_SERVICES.
-find_missing_packages() {
-    local row tool package service
-    MISSING_PACKAGES=() MISSING_TOOLS=() MISSING_SERVICES=()
-    for row in "${SYSTEM_TOOLS[@]}"; do
-        read -r tool package service <<<"$row"
-        if tool_is_here "$tool"; then continue; fi
+# Prints every program of the table, one a line, some more than once.
+all_programs() {
+    local row
+    for row in "${SYSTEM_PROGRAMS[@]}"; do echo "${row%% *}"; done
+}
+
+# Sets MISSING_PROGRAMS, MISSING_PACKAGES and MISSING_SERVICES; the arguments are the programs that are looked for.
+find_missing_programs() {
+    local row program shown_by package service wanted=" $* "
+    MISSING_PROGRAMS=() MISSING_PACKAGES=() MISSING_SERVICES=()
+    for row in "${SYSTEM_PROGRAMS[@]}"; do
+        read -r program shown_by package service <<<"$row"
+        if [ "${wanted/ $program /}" = "$wanted" ] || is_here "$shown_by"; then continue; fi
         # A Mac has fonts for Cyrillic and headers for C; what is looked for is where Linux keeps them.
-        if [ "${tool#/}" != "$tool" ] && [ "$(uname -s)" != Linux ]; then continue; fi
+        if [ "${shown_by#/}" != "$shown_by" ] && [ "$(uname -s)" != Linux ]; then continue; fi
+        case " ${MISSING_PROGRAMS[*]-} " in *" $program "*) ;; *) MISSING_PROGRAMS+=("$program") ;; esac
         MISSING_PACKAGES+=("$package")
-        MISSING_TOOLS+=("${tool%%|*}")
         if [ "$service" != - ]; then MISSING_SERVICES+=("$service"); fi
     done
 }
 
-tool_is_here() {
+is_here() {
     local name
     for name in ${1//|/ }; do
         if has "$name" || [ -f "$name" ] || [ -x "/usr/sbin/$name" ]; then return 0; fi
@@ -56,12 +69,25 @@ tool_is_here() {
     return 1
 }
 
-# Sets APT, the words before a command that needs root.
-find_apt() {
+# True where apt may install packages; APT is then the words before a command that needs root. Elsewhere LEFT_OUT is
+# set, unless $1 is yes and apt is here: whoever asks for an installation gets it or an error.
+can_install() {
     APT=(env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C)
-    if [ "$(id -u)" -eq 0 ]; then return; fi
-    has sudo || die "These system packages are missing: ${MISSING_PACKAGES[*]}. Run as root: apt-get install --no-install-recommends ${MISSING_PACKAGES[*]}"
-    if at_terminal; then APT=(sudo "${APT[@]}"); else APT=(sudo -n "${APT[@]}"); fi
+    if has apt-get; then
+        if [ "$(id -u)" -eq 0 ]; then return 0; fi
+        if has sudo; then
+            if at_terminal; then APT=(sudo "${APT[@]}"); else APT=(sudo -n "${APT[@]}"); fi
+            return 0
+        fi
+        local remedy="Run as root: apt-get install --no-install-recommends ${MISSING_PACKAGES[*]}"
+        if [ "$1" = yes ]; then die "These system packages are missing: ${MISSING_PACKAGES[*]}. $remedy"; fi
+        warn "These programs are missing, so the tests that need them are left out: ${MISSING_PROGRAMS[*]}. $remedy"
+    else
+        warn "These programs are missing, so the tests that need them are left out: ${MISSING_PROGRAMS[*]}. Install them with your system's package manager for all tests."
+    fi
+    # shellcheck disable=SC2034  # deploy.sh hands it to pytest
+    LEFT_OUT="${MISSING_PROGRAMS[*]}"
+    return 1
 }
 
 run_apt() { "${APT[@]}" apt-get "$@"; }
@@ -80,7 +106,7 @@ ask_to_install() {
     read -r -p "Install them with apt? [Y/n] " answer
     case "$answer" in
         "" | [Yy]*) ;;
-        *) die "Nothing was installed, and the tests cannot run without: ${MISSING_TOOLS[*]}" ;;
+        *) die "Nothing was installed, and the tests cannot run without: ${MISSING_PROGRAMS[*]}" ;;
     esac
 }
 

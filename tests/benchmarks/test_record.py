@@ -7,6 +7,8 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from benchmarks import plot, record
 
 PANEL = {"title": "t", "x": "clients", "y": "ms", "series": {"a": [[1, 2.0, 1.0, 3.0], [4, None, None, None]]}}
@@ -29,6 +31,7 @@ def test_a_record_shows_its_plot(tmp_path: Path) -> None:
     assert f"{facts['memory_gb']} GB of memory" in page
 
 
+@pytest.mark.needs("git")
 def test_the_state_of_a_working_tree_is_told(tmp_path: Path) -> None:
     """A clean tree is clean, a changed file is a change, and a folder without a repository has no commit."""
     assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}

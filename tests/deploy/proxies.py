@@ -12,7 +12,8 @@ import ssl
 import subprocess
 
 from tests.e2e.gunicorn_process import PATIENCE, free_port
-from tests.system_process import ROOT, SystemProcess, program
+from tests.system_process import ROOT, SystemProcess
+from tests.system_programs import program
 
 DOMAIN = "ai.example"
 

@@ -14,6 +14,8 @@ from edge.route_table import ROUTES, Need
 from tests.deploy import manifests as cluster
 from tests.deploy.monitoring.exported import exported
 
+pytestmark = pytest.mark.needs("kustomize")
+
 KUBERNETES = "1.37"
 SETTING = {setting.name: setting for setting in SETTINGS}
 # What only the people who run the service may see, and what only the cluster asks.

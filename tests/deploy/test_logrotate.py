@@ -12,7 +12,8 @@ import pytest
 
 from logs import LogFile
 from tests.deploy.proxies import edited
-from tests.system_process import ROOT, program
+from tests.system_process import ROOT
+from tests.system_programs import program
 
 CONFIGURATION = ROOT / "deploy/logrotate/avito-ai"
 WRITERS, ROTATIONS = 4, 6
@@ -53,6 +54,7 @@ def all_lines(folder):
     return lines
 
 
+@pytest.mark.needs("logrotate")
 def test_file_says_nothing_that_logrotate_objects_to(logrotate, folder):
     """`logrotate -d` reads it without an error and would rotate what lies there."""
     (folder / "service.log").write_text("line\n")
@@ -69,6 +71,7 @@ def test_file_moves_and_never_copies_or_signals():
     assert {"su", "nocreate", "delaycompress"} <= set(words)
 
 
+@pytest.mark.needs("logrotate")
 def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, folder):
     """Four threads write without a pause, over two handlers as in a reload: after six rotations no line is missing."""
     handlers = [LogFile(str(folder / "service.log")) for _ in range(2)]
@@ -99,6 +102,7 @@ def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, 
     assert len(list(folder.glob("*.gz"))) == ROTATIONS - 1, "the newest one stays uncompressed"
 
 
+@pytest.mark.needs("logrotate")
 def test_rotation_keeps_two_weeks(logrotate, folder):
     """The fifteenth rotation drops the oldest file; an empty log is not rotated."""
     for number in range(17):

@@ -150,6 +150,7 @@ def test_update_takes_a_tarball_that_has_its_sum(box: ProductionBox, tmp_path: P
     assert box.current == box.serving != before
 
 
+@pytest.mark.needs("git")
 def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
     """The tag is installed, and the checkout itself stays where it is."""
 
@@ -241,6 +242,7 @@ def test_without_a_domain_no_proxy_is_touched(box: ProductionBox) -> None:
     assert not box.asked("nginx")
 
 
+@pytest.mark.needs("openssl")
 def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate: tuple[str, str]) -> None:
     """nginx gets the site with that certificate, and the service listens for it alone."""
     with_nginx(box)
@@ -256,6 +258,7 @@ def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate
     assert not box.asked("certbot")
 
 
+@pytest.mark.needs("openssl")
 def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certificate: tuple[str, str]) -> None:
     """Before anything else is done; so is a key that is not its own."""
     bare.lend("openssl", f'exec {shutil.which("openssl")} "$@"')

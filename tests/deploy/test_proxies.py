@@ -15,7 +15,9 @@ from tests.deploy.copies import CHAT, LIMIT, TEXT, VISION, Copies, Traffic, is_r
 from tests.deploy.proxies import HAProxy, Nginx
 from tests.e2e.gunicorn_process import PATIENCE, free_port, until
 
-KINDS = [Nginx, HAProxy]
+pytestmark = pytest.mark.needs("openssl", "redis-server")
+
+KINDS = [pytest.param(kind, id=kind.name, marks=pytest.mark.needs(kind.name)) for kind in (Nginx, HAProxy)]
 CHAT_STREAM = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 
@@ -26,14 +28,14 @@ def copies(tmp_path_factory):
         yield copies
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=[kind.name for kind in KINDS])
+@pytest.fixture(scope="module", params=KINDS)
 def proxy(request, copies, tmp_path_factory):
     """One of the two in front of all copies."""
     with request.param(tmp_path_factory.mktemp(request.param.name), copies.ports) as proxy:
         yield proxy
 
 
-@pytest.fixture(params=KINDS, ids=[kind.name for kind in KINDS])
+@pytest.fixture(params=KINDS)
 def new_proxy(request, tmp_path):
     """Start one of the two in front of other ports, with edits by its name."""
     started = []
@@ -116,7 +118,7 @@ def failure_of_openai(response, body):
 # --- copies ---
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, tmp_path):
     """SIGTERM to one of three, then the same copy again, loading for a while: every answer is whole."""
     with Copies(tmp_path / "copies") as copies, kind(tmp_path / "proxy", copies.ports) as proxy:
@@ -307,6 +309,7 @@ def test_plain_http_leads_to_https(proxy):
     assert b"https://ai.example/api/v1/text/generate" in answer
 
 
+@pytest.mark.needs("curl")
 def test_http2_is_spoken(proxy):
     """Browsers and clients that can get it."""
     url = f"https://127.0.0.1:{proxy.port}/api/health"
@@ -388,6 +391,7 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
 # --- nginx alone: requests that a copy hands over ---
 
 
+@pytest.mark.needs("nginx")
 def test_handed_over_request_finds_the_one_copy_that_serves(copies, tmp_path):
     """One copy hands over, one is gone: whatever the order, the third answers."""
     with SilentService(close=True, handing_over=True, refusing=True) as leaving:
@@ -398,6 +402,7 @@ def test_handed_over_request_finds_the_one_copy_that_serves(copies, tmp_path):
         assert leaving.requests, "no request met the copy that hands over"
 
 
+@pytest.mark.needs("nginx")
 def test_handed_over_generation_that_began_elsewhere_is_not_repeated(tmp_path):
     """The second copy dies over it: the client hears 502, and no third one is asked."""
     with SilentService(close=True, handing_over=True) as first, SilentService(close=True, handing_over=True) as second:

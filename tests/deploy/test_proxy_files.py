@@ -11,7 +11,8 @@ import pytest
 from config import SETTINGS
 from edge.route_table import MIB, ROUTES, Budget, Need
 from tests.deploy.proxies import make_certificate, render
-from tests.system_process import ROOT, program
+from tests.system_process import ROOT
+from tests.system_programs import program
 
 SITE = (ROOT / "deploy/nginx/avito-ai.conf").read_text()
 HAPROXY = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
@@ -33,6 +34,7 @@ def nginx_takes(tmp_path):
 
 
 @pytest.mark.parametrize("copies", [["8085"], ["8085", "8086", "8087"], ["127.0.0.2:8085", "10.0.0.7:8085"]])
+@pytest.mark.needs("nginx", "openssl")
 def test_nginx_takes_the_site_without_a_warning(nginx_takes, tmp_path, copies):
     """With one copy and with several, here or on other machines; nothing is left to be put in."""
     rendered = render("site", "ai.example", *make_certificate(tmp_path), *copies, HTTP_PORT="18080", HTTPS_PORT="18443")
@@ -48,6 +50,7 @@ def warned_about_root(said):
     return next((line for line in said.splitlines() if '"user" directive makes sense only' in line), "")
 
 
+@pytest.mark.needs("nginx")
 def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
     """Before there is a certificate, only the challenge is answered."""
     rendered = render("challenge", "ai.example", HTTP_PORT="18080")
@@ -102,6 +105,7 @@ def test_shellcheck_has_nothing_to_say():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.needs("haproxy", "openssl")
 def test_haproxy_takes_its_configuration_without_a_warning(tmp_path):
     """`haproxy -c` is silent but for the verdict, once there is a certificate."""
     make_certificate(tmp_path)

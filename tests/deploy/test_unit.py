@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.reload import PATIENCE as RELOAD_SECONDS
-from tests.system_process import program
+from tests.system_programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "avito-ai.service"
@@ -36,6 +36,7 @@ def seconds(text):
 
 
 @pytest.mark.parametrize("unit", [UNIT, *sorted((ROOT / "deploy/systemd").glob("*.service"))], ids=lambda p: p.name)
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_has_nothing_to_say_about_it(unit, tmp_path):
     """No unknown key, no wrong value; what it runs is put where it looks for it."""
     installed = tmp_path / "current"
@@ -48,6 +49,7 @@ def test_systemd_has_nothing_to_say_about_it(unit, tmp_path):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_exposure_is_low():
     """What `systemd-analyze security` adds up is at most 2.0 of 10, and about what the operator's document says.
 

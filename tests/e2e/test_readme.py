@@ -13,6 +13,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT, GunicornProcess, until
 
+pytestmark = pytest.mark.needs("curl")
+
 Ask = Callable[[str], dict]
 
 LOAD_SECONDS = 120.0

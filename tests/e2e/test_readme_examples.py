@@ -44,6 +44,7 @@ def test_the_examples_are_found():
 
 
 @pytest.mark.parametrize("number", range(len(SHOWN)))
+@pytest.mark.needs("curl")
 def test_an_example_works_as_written(demo_server, number):
     """With curl and with the client, as a reader pastes it."""
     language, text = SHOWN[number]
@@ -59,6 +60,7 @@ def test_an_example_works_as_written(demo_server, number):
         }
 
 
+@pytest.mark.needs("curl")
 def test_the_batch_of_the_example_has_a_line_for_each_text(demo_server):
     """The bad one too."""
     _, text = SHOWN[-1]

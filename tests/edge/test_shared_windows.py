@@ -197,6 +197,7 @@ def seconds(call):
     return time.monotonic() - began
 
 
+@pytest.mark.needs("redis-server")
 def test_copies_share_their_limits_in_redis(redis, new_copy):
     """Three copies take turns; the budget is one, and exact, also when their threads race for it."""
     copies, won = [new_copy(20) for _ in range(3)], []
@@ -215,6 +216,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
     assert not any(copy.shared.away for copy in copies)
 
 
+@pytest.mark.needs("redis-server")
 def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog):
     """Limits go on in each copy alone, then in Redis again, where the old counts have gone with it."""
     caplog.set_level("INFO")
@@ -236,6 +238,7 @@ def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new
     assert [("away" in line, "back" in line) for line in said] == [(True, False)] * 2 + [(False, True)] * 2
 
 
+@pytest.mark.needs("redis-server")
 def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
     """A stopped Redis takes connections and answers none: the first call gives up soon, the next do not ask."""
     copy = new_copy(100)
@@ -248,6 +251,7 @@ def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
     until(lambda: not copy.shared.away)
 
 
+@pytest.mark.needs("redis-server")
 def test_redis_that_takes_no_writes_is_not_back(redis, new_copy):
     """What is tried is what a request does: a Redis that only reads, as a replica does, counts as away."""
     copy = new_copy(100)

@@ -12,6 +12,8 @@ from tests.deploy.monitoring.dash_lint import queries
 from tests.deploy.monitoring.watched import PATIENCE, watched
 from tests.e2e.gunicorn_process import until
 
+pytestmark = pytest.mark.needs("prometheus", "alertmanager", "blackbox-exporter", "openssl")
+
 STALLED, CERTIFICATE = "AvitoEngineStalled", "AvitoCertificate"
 ASK = {"prompt": "Hello"}
 

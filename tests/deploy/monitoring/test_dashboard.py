@@ -20,6 +20,7 @@ def test_the_dashboard_is_the_one_its_table_makes():
     assert FILE.read_text(encoding="utf-8") == text()
 
 
+@pytest.mark.needs("prometheus")
 def test_grafana_would_find_nothing_wrong(tmp_path):
     """Structure, variables, places and every expression are in order."""
     assert mistakes(DASHBOARD, tmp_path) == []
@@ -39,6 +40,7 @@ def test_grafana_would_find_nothing_wrong(tmp_path):
         lambda board: board["panels"][1].update(gridPos=board["panels"][2]["gridPos"]),
     ],
 )
+@pytest.mark.needs("prometheus")
 def test_a_mistake_in_a_dashboard_is_found(spoil, tmp_path):
     """The test above can fail, for each reason."""
     board = copy.deepcopy(DASHBOARD)

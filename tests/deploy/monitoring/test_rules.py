@@ -269,6 +269,7 @@ def promtool_test(case, tests, folder):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.severity}")
+@pytest.mark.needs("prometheus")
 def test_an_alert_fires_when_it_should_and_not_before(case, tmp_path):
     """Under the figures that it is for, after its time; never under those just short of them."""
     tests = [as_test(case, case.fires, [(case.not_yet, 0), (case.at, case.amount)])]
@@ -279,6 +280,7 @@ def test_an_alert_fires_when_it_should_and_not_before(case, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.needs("prometheus")
 def test_promtool_notices_an_alert_that_does_not_fire(tmp_path):
     """The tests above can fail."""
     case = CASES[0]
@@ -293,6 +295,7 @@ def test_every_alert_is_tested():
     assert len(set(named)) == len(named)
 
 
+@pytest.mark.needs("prometheus")
 def test_promtool_finds_nothing_wrong():
     """Rules and configuration are valid as they stand."""
     for what, file in (("rules", RULES), ("config", MONITORING / "prometheus/prometheus.yml")):

@@ -4,15 +4,12 @@ The page fails its test where the browser reports an error of a script or a brea
 """
 
 import json
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.system_programs import program
 
-# By the names that systems give it.
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 # Nothing but the page itself shall use the network.
 FLAGS = (
     "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -58,8 +55,10 @@ def answering(process):
 @pytest.fixture(scope="module")
 def chromium():
     """A browser, for one module: Playwright's event loop lives in this thread, and other tests have their own loops."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=program("chromium"), args=FLAGS)
         yield browser
         browser.close()
 

@@ -11,6 +11,8 @@ from tests.e2e.browser.steps import RED, TEXT, ask_picture, ask_text, choose, fi
 from tests.e2e.browser.test_status import ELSEWHERE
 from tests.fakes import picture
 
+pytestmark = pytest.mark.needs("chromium")
+
 PHONE, DESK = {"width": 320, "height": 700}, {"width": 1440, "height": 900}
 MARKDOWN = (
     "# Title\n\n### Far below\n\nA [link](https://example.com) and `code`.\n\n"

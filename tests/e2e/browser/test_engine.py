@@ -10,6 +10,8 @@ from tests.e2e.browser.conftest import UNLIMITED, Service, answering
 from tests.e2e.browser.steps import PICTURE, TEXT, ask_picture, ask_text, choose, finished
 from tests.e2e.gunicorn_process import GunicornProcess, until
 
+pytestmark = pytest.mark.needs("chromium")
+
 LENGTH = 900  # tokens, far more than come before the stop
 
 

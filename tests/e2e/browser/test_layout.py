@@ -5,6 +5,8 @@ from playwright.sync_api import expect
 
 from tests.e2e.browser.steps import TEXT, ask_picture, ask_text, choose, finished
 
+pytestmark = pytest.mark.needs("chromium")
+
 WIDTHS = (320, 768, 1440, 3840)
 LONG = "a" * 300 + "\n\n```\n" + "b" * 300 + "\n```\n\n| a | b |\n|---|---|\n| " + "c" * 200 + " | d |\n"
 KILOBYTES = 100

@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from tests.e2e.browser.steps import HAND_OVER, PICTURE, RED, ask_picture, choose, finished
 from tests.fakes import picture
 
+pytestmark = pytest.mark.needs("chromium")
+
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
 def test_a_picture_can_be_pasted_and_dropped(service, open_page, kind):

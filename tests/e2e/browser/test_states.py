@@ -9,6 +9,8 @@ from playwright.sync_api import expect
 from tests.e2e.browser.conftest import UNLIMITED
 from tests.e2e.browser.steps import TEXT, ask_text, finished
 
+pytestmark = pytest.mark.needs("chromium")
+
 
 def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open_page):
     """A question asked too early waits on the page, and the state changes under it without a reload."""

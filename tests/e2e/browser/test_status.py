@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from tests.e2e.browser.conftest import KEY
 from tests.e2e.browser.steps import ask_text, finished
 
+pytestmark = pytest.mark.needs("chromium")
+
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # what a proxy adds, so that nobody behind it counts as local
 
 

@@ -6,6 +6,8 @@ from playwright.sync_api import expect
 from tests.e2e.browser.steps import PICTURE, RED, TEXT, ask_text, choose, finished
 from tests.e2e.gunicorn_process import until
 
+pytestmark = pytest.mark.needs("chromium")
+
 HOSTILE = (
     "# Title <script>window.taken = 1</script>\n\n<img src=x onerror='window.taken = 2'>\n\n"
     "[click](javascript:window.taken=3) [data](data:text/html,<script>) ![pic](http://127.0.0.1:1/x.png)\n\n"

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from engine.model.kernels.library import Kernels
 
+pytestmark = pytest.mark.needs("cc")
+
 
 @pytest.fixture(params=[1, 2])
 def threads(request):

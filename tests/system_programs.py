@@ -1,0 +1,47 @@
+"""The system programs that tests drive, as the table in deploy/lib/system_packages.sh lists them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+TABLE = Path(__file__).parents[1] / "deploy/lib/system_packages.sh"
+ROW = re.compile(r'^ {4}"([^\s"]+) ([^\s"]+) ([^\s"]+) ([^\s"]+)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a program, what shows that it is there, the package and the service that come with it."""
+
+    program: str
+    shown_by: str
+    package: str
+    service: str
+
+    @property
+    def here(self) -> bool:
+        """True if one of the commands, or the file, is on this machine."""
+        return any(Path(name).is_file() or found(name) for name in self.shown_by.split("|"))
+
+
+def found(command: str) -> str | None:
+    """Return the path of a command, which may lie where only root's PATH leads."""
+    return shutil.which(command, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin")
+
+
+@cache
+def read_table() -> tuple[Row, ...]:
+    """Return the rows of the table."""
+    return tuple(Row(*row) for row in ROW.findall(TABLE.read_text(encoding="utf-8")))
+
+
+def program(name: str) -> str:
+    """Return the path of a program of the table."""
+    (row, *_) = (row for row in read_table() if row.program == name)
+    path = next(filter(None, map(found, row.shown_by.split("|"))), None)
+    assert path, f"{name} is not installed; `./deploy.sh test` installs it"
+    return path
