@@ -12,7 +12,8 @@ ARG TORCH_INDEX_URL=""
 WORKDIR /build
 # pip stays behind in a virtual environment of its own.
 RUN python3 -m venv /installer && python3 -m venv --without-pip /venv
-COPY requirements.txt constraints-cuda.txt ./
+COPY requirements.txt ./
+COPY deploy/constraints-cuda.txt deploy/
 RUN case "$VARIANT" in \
         cpu) index="${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}" ;; \
         cuda) index="$TORCH_INDEX_URL" ;; \

@@ -17,7 +17,7 @@ lint:
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m shellcheck -x deploy.sh .ci/run $$(find deploy -name '*.sh')
-	$(PYTHON) -m yamllint --strict .github compose.yaml compose.gpu.yaml deploy
+	$(PYTHON) -m yamllint --strict .github compose.yaml deploy/compose/gpu.yaml deploy
 	.venv/bin/hadolint Dockerfile
 
 format:

@@ -26,16 +26,16 @@ from edge.rate_limit import RateLimiter
 from edge.route_table import check_routes
 from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
-from logs import set_up_logging
-from metrics import Metrics
-from metrics.machine import Machine, ThisMachine
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.openai.limited import openai_models
 from routes.openai.structured_output import GrammarShelf
 from routes.openai.views import openai
 from routes.request_models import request_models
-from tracing import Tracing, tracing_for
+from telemetry.logs import set_up_logging
+from telemetry.metrics import Metrics
+from telemetry.metrics.machine import Machine, ThisMachine
+from telemetry.tracing import Tracing, tracing_for
 
 log = logging.getLogger("avito_ai")
 

@@ -20,10 +20,10 @@ from gunicorn.arbiter import Arbiter
 
 from config import settings_or_exit
 from engine.errors import StartError
-from logs import set_up_logging
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import leave_process, start_models
 from serving.systemd import Watchdog, notifier
+from telemetry.logs import set_up_logging
 
 KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 IDLE_CONNECTIONS = 1024

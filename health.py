@@ -14,8 +14,8 @@ from flask import Blueprint, Response, g, jsonify
 from edge import services
 from edge.readiness import overall
 from engine.types import BackendState, Status
-from metrics.machine import GIB, shown_gpu, shown_system
-from metrics.prometheus import CONTENT_TYPE
+from telemetry.metrics.machine import GIB, shown_gpu, shown_system
+from telemetry.metrics.prometheus import CONTENT_TYPE
 
 health = Blueprint("health", __name__)
 metrics = Blueprint("metrics", __name__)

@@ -23,8 +23,8 @@ from edge import caller, errors, failover, operator_session, services
 from edge.charging import charge
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
-from logs import request_id_var
-from tracing import Trace
+from telemetry.logs import request_id_var
+from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.access")
 

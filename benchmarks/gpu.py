@@ -35,7 +35,7 @@ from engine.errors import StartError
 from engine.llm_engine import LLMEngine
 from engine.text.images import check_header
 from engine.types import ChatPrompt, EncodedImage, EngineConfig, GenerationRequest, ModelSpec, Prompt, TokensPrompt
-from models import BATCHED_TOKENS, DTYPES
+from models.selection import BATCHED_TOKENS, DTYPES
 
 NO_DEVICE = 2
 OBJECTIVE = Objective(first=1.0, per_token=0.05)

@@ -9,9 +9,9 @@ from flask import Flask, current_app
 from config import Settings
 from edge.disconnect import ClientWatch
 from edge.rate_limit import RateLimiter
-from metrics import Metrics
 from models import ModelSet
-from tracing import Tracing
+from telemetry.metrics import Metrics
+from telemetry.tracing import Tracing
 
 
 def settings(app: Flask | None = None) -> Settings:

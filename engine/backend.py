@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
@@ -62,6 +62,10 @@ class Backend(Protocol):
 
     def stop(self, timeout: float) -> None:
         """Drain, wait up to `timeout` seconds for the admitted requests, abort what is left, and end the thread."""
+
+
+# Every model of the service with its name.
+Models = Iterable[tuple[str, Backend]]
 
 
 def no_queue_position() -> QueuePosition | None:

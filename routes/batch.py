@@ -22,11 +22,11 @@ from edge.errors import api_body, as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
-from metrics import Metrics
 from routes import sse
 from routes.generation import Answer, conversation, finished, sampling
 from routes.request_models import TextRequest
-from tracing import Trace
+from telemetry.metrics import Metrics
+from telemetry.tracing import Trace
 
 MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken

@@ -15,7 +15,7 @@ from edge.errors import as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
-from tracing import Trace
+from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Response
 
-from logs import request_id_var
+from telemetry.logs import request_id_var
 
 KEEP_ALIVE_SECONDS = 10.0
 KEEP_ALIVE = b": keep-alive\n\n"

@@ -12,9 +12,9 @@ from werkzeug.wrappers import Response
 from edge import caller, operator_session, services
 from edge.rate_limit import OverBudget, RateLimiter
 from edge.readiness import overall
-from metrics.history import INTERVAL, SAMPLES, Sample
 from routes.locale import LOCALES, visitors_locale
 from routes.parsing import form
+from telemetry.metrics.history import INTERVAL, SAMPLES, Sample
 
 status = Blueprint("status", __name__)
 

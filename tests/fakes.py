@@ -31,8 +31,8 @@ from engine.types import (
     TokenLogprob,
     Vocabulary,
 )
-from metrics.machine import GpuFigures, SystemFigures
 from models import ModelSet
+from telemetry.metrics.machine import GpuFigures, SystemFigures
 
 PATIENCE = 20.0  # seconds until a wait of a test counts as failed
 

@@ -6,33 +6,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("engine", "edge", "metrics", "routes", "serving", "settings", "tracing")
-TOP = ("app_production", "config", "gunicorn_config", "health", "logs", "middleware", "models")
+OURS = ("engine", "edge", "models", "routes", "serving", "settings", "telemetry")
+TOP = ("app_production", "config", "gunicorn_config", "health", "middleware")
 
 # A part may import those that stand after it in its row, and the outside.
 MAY_IMPORT = {
-    "app_production": {
-        "health",
-        "middleware",
-        "routes",
-        "edge",
-        "metrics",
-        "models",
-        "tracing",
-        "engine",
-        "config",
-        "logs",
-    },  # fmt: skip
-    "routes": {"edge", "metrics", "tracing", "engine", "config", "logs", "models"},
-    "health": {"edge", "metrics", "engine", "config", "models"},
-    "middleware": {"edge", "metrics", "tracing", "engine", "config", "logs"},
-    "edge": {"metrics", "models", "tracing", "engine", "config"},
-    "metrics": {"models", "engine"},
-    "tracing": {"engine", "config"},
-    "gunicorn_config": {"serving", "config", "engine", "logs"},
-    "serving": {"models", "engine", "config", "logs"},
-    "models": {"engine", "config", "logs"},
-    "logs": {"engine", "config"},
+    "app_production": {"health", "middleware", "routes", "edge", "telemetry", "models", "engine", "config"},
+    "routes": {"edge", "telemetry", "models", "engine", "config"},
+    "health": {"edge", "telemetry", "models", "engine", "config"},
+    "middleware": {"edge", "telemetry", "models", "engine", "config"},
+    "edge": {"telemetry", "models", "engine", "config"},
+    "gunicorn_config": {"serving", "telemetry", "models", "engine", "config"},
+    "serving": {"telemetry", "models", "engine", "config"},
+    "models": {"telemetry", "engine", "config"},
+    "telemetry": {"engine", "config"},
     "config": {"settings"},
     "settings": set(),
     "engine": set(),

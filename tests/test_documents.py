@@ -125,7 +125,7 @@ def test_the_metrics_that_are_named_exist() -> None:
     exposed = set(re.findall(r"^# TYPE (\w+)", app.test_client().get("/metrics").text, re.MULTILINE))
     only_with_a_gpu = {name for name in named_metrics() if name.startswith("avito_ai_gpu_")}
     assert named_metrics() - only_with_a_gpu <= exposed
-    source = text("metrics/prometheus.py")
+    source = text("telemetry/metrics/prometheus.py")
     assert all(name.removeprefix("avito_ai_") in source for name in only_with_a_gpu)
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app_production import create_app
 from engine.errors import Overloaded
 from engine.types import Progress, Status
-from metrics.machine import GIB, GpuFigures
+from telemetry.metrics.machine import GIB, GpuFigures
 from tests.fakes import FakeMachine
 
 READY, TEXT = "/api/health/ready", "/api/v1/text/generate"

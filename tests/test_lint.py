@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["deploy.sh", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/**/*.sh"))]
-YAML = [".github", ".pre-commit-config.yaml", ".yamllint.yaml", "compose.yaml", "compose.gpu.yaml", "deploy"]
+YAML = [".github", ".pre-commit-config.yaml", ".yamllint.yaml", "compose.yaml", "deploy/compose/gpu.yaml", "deploy"]
 
 
 def tool(name: str) -> str:

@@ -36,7 +36,7 @@ def pins(name: str) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in found}
 
 
-RUN, TEST, CUDA = pins("requirements.txt"), pins("requirements-test.txt"), pins("constraints-cuda.txt")
+RUN, TEST, CUDA = pins("requirements.txt"), pins("requirements-test.txt"), pins("deploy/constraints-cuda.txt")
 DRAW = pins("benchmarks/requirements.txt")
 
 
@@ -88,7 +88,7 @@ def foreign(paths: Iterator[Path]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-test.txt", "constraints-cuda.txt", "benchmarks/requirements.txt"]
+    "name", ["requirements.txt", "requirements-test.txt", "deploy/constraints-cuda.txt", "benchmarks/requirements.txt"]
 )
 def test_every_version_is_pinned_without_a_build(name: str) -> None:
     """One exact version a line; no local suffix such as +cpu, which would tie everybody to one build."""
@@ -111,7 +111,7 @@ def test_what_the_packages_need_is_pinned_too(python: str) -> None:
 def test_a_machine_without_a_gpu_gets_no_cuda_packages() -> None:
     """The gigabytes of CUDA are constraints alone: they pin what torch's CUDA build asks for and install nothing."""
     assert not [name for name in RUN if name.startswith(("nvidia-", "cuda-", "triton")) and name != "nvidia-ml-py"]
-    assert "--constraint constraints-cuda.txt" in lines("requirements.txt")
+    assert "--constraint deploy/constraints-cuda.txt" in lines("requirements.txt")
     assert not set(CUDA) & set(RUN)
 
 

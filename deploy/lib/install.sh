@@ -42,7 +42,7 @@ sys.exit(not all(map(find_spec, sys.argv[1:])))' torch transformers flask gunico
 fingerprint() {
     "${2:-$VENV_PYTHON}" -c 'import hashlib, sys
 print(hashlib.sha256(b"".join(open(name, "rb").read() for name in sys.argv[1:])).hexdigest())' \
-        "$1" requirements.txt constraints-cuda.txt
+        "$1" requirements.txt deploy/constraints-cuda.txt
 }
 
 torch_pin() { grep -E '^torch==' requirements.txt; }

@@ -67,7 +67,7 @@ class ProductionBox(Sandbox):
         for name in ("etc", "run/systemd/system", "proc", "sys"):
             (self.system / name).mkdir(parents=True)
         self.os_release("debian", "12")
-        for part in ("avito-ai.service", "logs.py"):
+        for part in ("avito-ai.service", "gunicorn_config.py"):
             self._copy(part)
         shutil.rmtree(self.root / "deploy/monitoring", ignore_errors=True)
         for name in TOOLS:

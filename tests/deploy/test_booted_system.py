@@ -95,10 +95,10 @@ def test_the_same_command_again_changes_nothing(service):
 def test_a_release_that_cannot_start_leaves_the_old_one_serving(service):
     """The command fails and says why; the master that served serves on, and nobody was refused meanwhile."""
     before = service.running(), service.master
-    service.append(f"{CHECKOUT}/models.py", BREAKS_UNDER_SYSTEMD)
+    service.append(f"{CHECKOUT}/models/model_set.py", BREAKS_UNDER_SYSTEMD)
     with BoxLoad(service, rate=2) as load:
         run = service.deploy(check=False)
-    service.box.run(f"cd {CHECKOUT} && sed -i '/^_start = /,$d' models.py")
+    service.box.run(f"cd {CHECKOUT} && sed -i '/^_start = /,$d' models/model_set.py")
     assert run.returncode != 0
     assert "The weights of this release are broken." in run.stdout + run.stderr
     assert load.failed == []
@@ -133,7 +133,7 @@ def test_reload_under_load_loses_nothing(service, record_property):
 def test_reload_runs_the_release_that_current_names(service):
     """Code, environment and settings are the new ones, also after two reloads, and the old ones after a rollback."""
     first = service.running()
-    service.append(f"{CHECKOUT}/models.py", "# Another release.\n")
+    service.append(f"{CHECKOUT}/models/model_set.py", "# Another release.\n")
     service.deploy("production MAX_PROMPT_LENGTH=1002")
     second = service.running()
     assert second["limit"] == "1002"

@@ -23,7 +23,7 @@ from tests.test_lint import tool
 
 ROOT = Path(__file__).parents[2]
 SETTING = {setting.name: setting for setting in SETTINGS}
-COMPOSE_FILES = ("compose.yaml", "compose.gpu.yaml")
+COMPOSE_FILES = ("compose.yaml", "deploy/compose/gpu.yaml")
 # Where the image's command and its health check begin.
 STARTS = ("gunicorn_config.py", "app_production.py", "deploy/health_check.py")
 PINNED = re.compile(r"docker\.io/[a-z/-]+:v?\d+\.\d+\.\d+\S*|avito-ai:(cpu|cuda)")
@@ -99,8 +99,16 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
     needed: set[str] = set()
     for start in STARTS:
         imported_files(start, needed)
-    needed |= {str(path.relative_to(ROOT)) for name in ("engine", "tracing") for path in (ROOT / name).rglob("*.py")}
-    needed |= {"requirements.txt", "constraints-cuda.txt", "locales/ru.json", "static/app.js", "templates/base.html"}
+    needed |= {
+        str(path.relative_to(ROOT)) for name in ("engine", "telemetry/tracing") for path in (ROOT / name).rglob("*.py")
+    }
+    needed |= {
+        "requirements.txt",
+        "deploy/constraints-cuda.txt",
+        "locales/ru.json",
+        "static/app.js",
+        "templates/base.html",
+    }
     needed |= {f"demo/{name}/model.safetensors" for name in ("avibe", "avision")}
     needed |= {str(path.relative_to(ROOT)) for path in (ROOT / "engine/model/kernels").glob("*.[ch]")}
     assert sorted(path for path in needed if not in_the_image(path)) == []
@@ -264,7 +272,7 @@ def test_a_stop_is_given_the_time_of_the_drain() -> None:
 
 def test_the_gpu_file_mounts_the_models_where_the_settings_look() -> None:
     """The real models are read-only at the settings' own folders, and one GPU is reserved."""
-    service = compose("compose.gpu.yaml")["services"]["avito-ai"]
+    service = compose("deploy/compose/gpu.yaml")["services"]["avito-ai"]
     (mount,) = service["volumes"]
     folder = mount.split(":")[-2]
     for name in ("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"):

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from logs import LogFile
+from telemetry.logs import LogFile
 from tests.deploy.proxies import edited
 from tests.system_process import ROOT
 from tests.system_programs import program

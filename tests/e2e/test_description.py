@@ -2,7 +2,7 @@
 
 The long form, against a service of your own with its limits off (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0):
 
-    SCHEMATHESIS_HOOKS=tests.e2e.schemathesis_hooks schemathesis --config-file schemathesis.toml \\
+    SCHEMATHESIS_HOOKS=tests.e2e.schemathesis_hooks schemathesis --config-file tests/e2e/schemathesis.toml \\
         run http://127.0.0.1:8085/api/openapi.json --max-examples 500
 """
 
@@ -32,7 +32,7 @@ def test_every_route_is_what_the_description_says(tmp_path):
         done = subprocess.run(
             [
                 Path(sys.executable).parent / "schemathesis",
-                *("--config-file", ROOT / "schemathesis.toml", "run"),
+                *("--config-file", ROOT / "tests/e2e/schemathesis.toml", "run"),
                 f"http://127.0.0.1:{server.port}/api/openapi.json",
                 *("--max-examples", EXAMPLES, "--seed", SEED, "--phases", "coverage,fuzzing", "--no-color"),
             ],

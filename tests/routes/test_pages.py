@@ -9,9 +9,9 @@ from edge.errors import ERRORS
 from engine.errors import Overloaded
 from engine.text import images
 from engine.types import Progress, Status
-from metrics.machine import GpuFigures
 from models import ModelSet
 from routes.locale import FOLDER, LOCALES
+from telemetry.metrics.machine import GpuFigures
 from tests.fakes import ScriptedBackend, multipart, picture
 
 RU = {"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}

@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import ModelError
 from engine.types import Status
-from metrics.machine import GpuFigures
+from telemetry.metrics.machine import GpuFigures
 from tests.e2e.gunicorn_process import until
 from tests.fakes import FakeMachine
 

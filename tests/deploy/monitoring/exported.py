@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app_production import create_app
 from config import load_settings
-from metrics.machine import GpuFigures
+from telemetry.metrics.machine import GpuFigures
 from tests.fakes import FakeMachine, scripted_models
 
 ROOT = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ from pathlib import Path
 from app_production import create_app
 from config import settings_or_exit
 from engine.types import BackendState, Status
-from metrics.machine import GpuFigures
 from models import ModelSet
+from telemetry.metrics.machine import GpuFigures
 from tests.fakes import FakeMachine, ScriptedBackend
 
 STALLED = Path(os.environ["TINY_FOLDER"]) / "stalled"

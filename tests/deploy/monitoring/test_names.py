@@ -9,7 +9,7 @@ import yaml
 
 from edge.errors import ERRORS
 from engine.types import Status
-from metrics import SUCCESS
+from telemetry.metrics import SUCCESS
 from tests.deploy.monitoring.exported import (
     ADDED,
     MONITORING,

@@ -15,7 +15,7 @@ from typing import Any
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from engine.types import Completion, GenerationRequest, SamplingParams
-from tracing.trace import Trace
+from telemetry.tracing.trace import Trace
 
 PROVIDER = "avito_ai"
 CHAT, COMPLETION = "chat", "text_completion"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from config import Settings
-from tracing.trace import Trace
+from telemetry.tracing.trace import Trace
 
 __all__ = ["NoTracing", "Trace", "Tracing", "tracing_for"]
 
@@ -41,6 +41,6 @@ def tracing_for(settings: Settings) -> Tracing:
     """Return the tracing that the settings ask for."""
     if settings.tracing.otel_exporter_otlp_endpoint is None:
         return NoTracing()
-    from tracing.collector import collector_tracing
+    from telemetry.tracing.collector import collector_tracing
 
     return collector_tracing(settings)

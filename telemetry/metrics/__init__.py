@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from engine.backend import Models
 from engine.types import Completion
-from metrics.application import ApplicationFigures
-from metrics.history import History
-from metrics.machine import Machine
-from metrics.prometheus import PrometheusMetrics
-
-if TYPE_CHECKING:
-    from models import ModelSet
+from telemetry.metrics.application import ApplicationFigures
+from telemetry.metrics.history import History
+from telemetry.metrics.machine import Machine
+from telemetry.metrics.prometheus import PrometheusMetrics
 
 SUCCESS = "success"
 RATE_LIMITED = "rate_limit_exceeded"
@@ -25,7 +22,7 @@ class Metrics:
 
     def __init__(
         self,
-        models: ModelSet,
+        models: Models,
         machine: Machine,
         shared_limit_failures: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,

@@ -19,8 +19,8 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from config import Settings
-from tracing.request_trace import begun
-from tracing.trace import Trace
+from telemetry.tracing.request_trace import begun
+from telemetry.tracing.trace import Trace
 
 log = logging.getLogger("avito_ai.tracing")
 

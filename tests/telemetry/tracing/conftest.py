@@ -4,7 +4,7 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from app_production import create_app
-from tracing.collector import CollectorTracing
+from telemetry.tracing.collector import CollectorTracing
 
 
 class Traced:

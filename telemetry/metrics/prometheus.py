@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from engine.backend import Models
 from engine.types import BackendState, BackendStats, Completion, Status
-from metrics.machine import GpuFigures, Machine, SystemFigures
-
-if TYPE_CHECKING:
-    from models import ModelSet
+from telemetry.metrics.machine import GpuFigures, Machine, SystemFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
@@ -54,7 +51,7 @@ COUNTS = {
 class PrometheusMetrics:
     """One registry of its own for each application; `shared_limit_failures` counts calls that Redis did not answer."""
 
-    def __init__(self, models: ModelSet, machine: Machine, shared_limit_failures: Callable[[], int]) -> None:
+    def __init__(self, models: Models, machine: Machine, shared_limit_failures: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._http_seconds = self._histogram("http_request_duration_seconds", "Until the headers.", SECONDS, "route")
@@ -120,7 +117,7 @@ class PrometheusMetrics:
 class _Backends(Collector):
     """Reads each backend's own figures at the moment of a scrape."""
 
-    def __init__(self, models: ModelSet) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
@@ -156,7 +153,7 @@ class _Build(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("avito_ai_build_info", "1, with the release that runs.", labels=["release"])
-        family.add_metric([Path(__file__).resolve().parents[1].name], 1.0)
+        family.add_metric([Path(__file__).resolve().parents[2].name], 1.0)
         yield family
 
 

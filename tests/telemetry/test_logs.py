@@ -12,9 +12,9 @@ import pytest
 
 from config import load_settings
 from engine.errors import StartError
-from logs import JsonFormatter, LogFile, fold_in_libraries, request_id_var, set_up_logging
+from telemetry.logs import JsonFormatter, LogFile, fold_in_libraries, request_id_var, set_up_logging
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 log = logging.getLogger("tests.logging")
 
 
@@ -175,7 +175,7 @@ def test_log_file_that_cannot_be_opened_stops_the_start(set_up, tmp_path):
 def test_full_disk_reaches_nobody_who_logs():
     """A full disk is told once on standard error; the lines go on to standard output, and the process ends well."""
     code = (
-        "import logging, config, logs\n"
+        "import logging, config, telemetry.logs as logs\n"
         "logs.set_up_logging(config.load_settings({'LOG_FILE': '/dev/full'}, None))\n"
         "for number in range(3): logging.info('line %d', number)\n"
     )

@@ -14,10 +14,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from app_production import create_app
 from engine.errors import ModelError, Overloaded
 from engine.types import Completion, GenerationRequest, SamplingParams, TextPrompt, Timings
+from telemetry.tracing import NoTracing, tracing_for
+from telemetry.tracing.request_trace import PARTS
 from tests.fakes import multipart, picture
-from tests.tracing.conftest import Traced
-from tracing import NoTracing, tracing_for
-from tracing.request_trace import PARTS
+from tests.telemetry.tracing.conftest import Traced
 
 SECRET = "a prompt that nobody else may read"
 GENERATE = "/api/v1/text/generate"

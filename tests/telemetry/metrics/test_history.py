@@ -4,8 +4,8 @@ import gc
 import sys
 import weakref
 
-from metrics.history import FIRST_TOKENS, SAMPLES, History
-from metrics.machine import GpuFigures
+from telemetry.metrics.history import FIRST_TOKENS, SAMPLES, History
+from telemetry.metrics.machine import GpuFigures
 from tests.e2e.gunicorn_process import until
 from tests.fakes import Clock, FakeMachine, scripted_models
 

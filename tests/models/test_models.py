@@ -12,11 +12,12 @@ from config import load_settings
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
 from engine.types import BackendState, Status
-from models import DEMO_FOLDER, ModelSet, build_models, choose_checkpoints, engine_config, model_spec
+from models import ModelSet, build_models
+from models.selection import DEMO_FOLDER, choose_checkpoints, engine_config, model_spec
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.fakes import PATIENCE, Clock, ScriptedBackend
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class LoadingBackend(ScriptedBackend):

@@ -10,9 +10,9 @@ from app_production import create_app
 from engine.llm_engine import LLMEngine
 from engine.types import EngineConfig
 from models import ModelSet
+from telemetry.tracing.request_trace import PARTS
 from tests.checkpoints import text_spec, write_text_checkpoint
 from tests.fakes import ScriptedBackend
-from tracing.request_trace import PARTS
 
 ASKED = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6, "ignore_eos": True}
 

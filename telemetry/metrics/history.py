@@ -14,13 +14,10 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from engine.backend import Models
 from engine.types import BackendStats
-from metrics.machine import Machine
-
-if TYPE_CHECKING:
-    from models import ModelSet
+from telemetry.metrics.machine import Machine
 
 INTERVAL = 5.0  # seconds
 SAMPLES = 720  # an hour of them
@@ -52,7 +49,7 @@ class History:
 
     def __init__(
         self,
-        models: ModelSet,
+        models: Models,
         machine: Machine,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,

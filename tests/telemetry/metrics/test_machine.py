@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from metrics.machine import GpuFigures, Processors, ThisMachine, shown_gpu
+from telemetry.metrics.machine import GpuFigures, Processors, ThisMachine, shown_gpu
 
 
 class Cuda:

@@ -17,11 +17,11 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from app_production import create_app
 from config import SettingsError, TracingSettings, load_settings
+from telemetry.tracing import collector
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
-from tests.tracing.otlp_sink import attributes, otlp_sink
-from tracing import collector
+from tests.telemetry.tracing.otlp_sink import attributes, otlp_sink
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GENERATE = "/api/v1/text/generate"
 NO_LIMITS = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
 

@@ -1,0 +1,126 @@
+"""The models of the service under their names: loaded, drained and stopped together."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from engine.backend import Backend
+from engine.errors import StartError
+from engine.types import BackendState, Status
+
+log = logging.getLogger(__name__)
+
+
+class ModelSet:
+    """The models by name, loaded one after another. Safe to use from any thread.
+
+    check: called before the first is loaded; it raises StartError where that is foreseen to fail. overlapping: set
+    before the start where another copy is still in memory, so that the room kept for one counts as used.
+    """
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        clock: Callable[[], float] = time.monotonic,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._backends = dict(backends)
+        self._clock, self._check = clock, check
+        self._stopping = threading.Event()
+        self._stop_announced = False
+        self.overlapping = False
+        self._loader: threading.Thread | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Backend]]:
+        return iter(self._backends.items())
+
+    def get(self, name: str) -> Backend:
+        """Return the model of this name. Raises KeyError."""
+        return self._backends[name]
+
+    def states(self) -> dict[str, BackendState]:
+        """Return the state of each model; never blocks."""
+        return {name: self._shown(backend.state()) for name, backend in self}
+
+    @property
+    def ready(self) -> bool:
+        """True while every model takes requests."""
+        return all(state.status is Status.READY for state in self.states().values())
+
+    @property
+    def idle(self) -> bool:
+        """True while no model has an admitted request."""
+        figures = [backend.stats() for _, backend in self]
+        return all(f.num_requests_running + f.num_requests_waiting == 0 for f in figures)
+
+    @property
+    def restart_needed(self) -> bool:
+        """True where only a new process can help."""
+        return any(state.restart_needed for state in self.states().values())
+
+    @property
+    def loading(self) -> bool:
+        """True while the thread of `start_in_background` is at work."""
+        return self._loader is not None and self._loader.is_alive()
+
+    def start(self) -> None:
+        """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError."""
+        self._check()
+        for name, backend in self:
+            if not self._stopping.is_set():
+                self._start_one(name, backend)
+
+    def start_in_background(
+        self, on_failure: Callable[[StartError], None], on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Load the models in a thread that then calls one of the two, neither if `stop` came first."""
+        self._loader = threading.Thread(target=self._load, args=(on_failure, on_ready), name="load-models", daemon=True)
+        self._loader.start()
+
+    def announce_stop(self) -> None:
+        """Call ready models draining from now on, though they still take requests: a balancer shall look elsewhere."""
+        self._stop_announced = True
+
+    def drain(self) -> None:
+        """Refuse new requests from now on and let the admitted ones finish; returns at once."""
+        for _, backend in self:
+            backend.drain()
+
+    def stop(self, timeout: float) -> None:
+        """Drain, leave `timeout` seconds in all to the admitted requests, abort what is left, end the threads."""
+        self._stopping.set()
+        self.drain()
+        deadline = self._clock() + timeout
+        for _, backend in self:
+            backend.stop(max(0.0, deadline - self._clock()))
+
+    def _shown(self, state: BackendState) -> BackendState:
+        announced = self._stop_announced and state.status is Status.READY
+        return replace(state, status=Status.DRAINING) if announced else state
+
+    def _load(self, on_failure: Callable[[StartError], None], on_ready: Callable[[], None]) -> None:
+        try:
+            self.start()
+        except StartError as error:
+            outcome: Callable[[], None] = functools.partial(on_failure, error)
+        else:
+            outcome = on_ready
+        if not self._stopping.is_set():
+            outcome()
+
+    def _start_one(self, name: str, backend: Backend) -> None:
+        began = self._clock()
+        log.info("Loading %s (%s).", name, backend.info.served_id)
+        try:
+            backend.start()
+        except StartError:
+            raise
+        except Exception as error:
+            log.exception("Loading %s failed in a way that nobody expected.", name)
+            raise StartError(f"{name} could not be loaded: {type(error).__name__}; the traceback is above.") from error
+        log.info("%s is ready after %.1f s.", name, self._clock() - began)
