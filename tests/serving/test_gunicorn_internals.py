@@ -1,0 +1,143 @@
+"""The parts of Gunicorn that serving/ and gunicorn_config.py build on and that Gunicorn does not document as stable.
+
+An upgrade that removes or changes one fails here, with its name. Why they are used is in
+docs/decisions/gunicorn-hand-over.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gunicorn
+import pytest
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.util import close_graceful
+from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
+
+from serving.worker import ServiceWorker
+
+# Called or overridden, with the parameters that are passed.
+CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
+    "ThreadWorker.accept": (ThreadWorker.accept, ["self", "listener"]),
+    "ThreadWorker.handle": (ThreadWorker.handle, ["self", "conn"]),
+    "ThreadWorker.handle_exit": (ThreadWorker.handle_exit, ["self", "sig", "frame"]),
+    "ThreadWorker.load_wsgi": (ThreadWorker.load_wsgi, ["self"]),
+    "ThreadWorker.notify": (ThreadWorker.notify, ["self"]),
+    "ThreadWorker.on_pending_socket_readable": (ThreadWorker.on_pending_socket_readable, ["self", "conn", "client"]),
+    "ThreadWorker.run": (ThreadWorker.run, ["self"]),
+    "ThreadWorker.set_accept_enabled": (ThreadWorker.set_accept_enabled, ["self", "enabled"]),
+    "ThreadWorker.wait_for_and_dispatch_events": (
+        ThreadWorker.wait_for_and_dispatch_events,
+        ["self", "timeout"],
+    ),
+    "ThreadWorker._cap_keepalive": (ThreadWorker._cap_keepalive, ["self", "deadline"]),
+    "PollableMethodQueue.defer": (PollableMethodQueue.defer, ["self", "callback", "args"]),
+    "TConn.__init__": (TConn.__init__, ["self", "cfg", "sock", "client", "server"]),
+    "TConn.close": (TConn.close, ["self", "graceful"]),
+    "util.close_graceful": (close_graceful, ["sock", "timeout", "max_drain"]),
+    "Logger.setup": (Logger.setup, ["self", "cfg"]),
+}
+# Read or written on a worker.
+WORKER_ATTRIBUTES = {
+    "alive",
+    "booted",
+    "cfg",
+    "log",
+    "method_queue",
+    "nr_conns",
+    "pending_conns",
+    "pid",
+    "poller",
+    "ppid",
+    "sockets",
+    "wsgi",
+}
+
+
+class Application:
+    """What a worker asks for its WSGI callable."""
+
+    def wsgi(self) -> str:
+        return "the application"
+
+
+@pytest.fixture
+def worker() -> Iterator[ThreadWorker]:
+    """A worker of Gunicorn's own class that has loaded its application and serves nothing."""
+    worker = ThreadWorker(1, os.getpid(), [], Application(), 30, Config(), logging.getLogger("gunicorn.error"))
+    worker.load_wsgi()
+    yield worker
+    worker.tmp.close()
+
+
+def lost(name: str) -> str:
+    return f"Gunicorn {gunicorn.__version__} has changed {name}, on which this service builds"
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_what_is_called_or_overridden_takes_what_it_took(name: str) -> None:
+    """A method that is renamed would no longer be overridden, without any error at run time."""
+    function, parameters = CALLABLES[name]
+    assert list(inspect.signature(function).parameters) == parameters, lost(name)
+
+
+@pytest.mark.parametrize("name", sorted(WORKER_ATTRIBUTES))
+def test_a_worker_has_what_is_read_of_it(worker: ThreadWorker, name: str) -> None:
+    """Its state, its queue of calls into the main loop, its connections that wait for a first byte."""
+    assert hasattr(worker, name), lost(f"ThreadWorker.{name}")
+
+
+def test_connections_that_wait_are_kept_in_a_sequence_that_grows(worker: ThreadWorker) -> None:
+    """A connection that was accepted is appended there, and found there once its first byte has come."""
+    assert hasattr(worker.pending_conns, "append"), lost("ThreadWorker.pending_conns")
+    source = inspect.getsource(ThreadWorker.on_pending_socket_readable)
+    for part in ("self.pending_conns.remove(conn)", "self.poller.unregister(client)", "conn.data_ready = True"):
+        assert part in source, lost(f"ThreadWorker.on_pending_socket_readable: {part}")
+
+
+def test_a_connection_says_until_when_it_may_be_silent() -> None:
+    """`timeout` is a moment of the monotonic clock; `sock` is the socket that was given."""
+    source = inspect.getsource(TConn)
+    assert "self.timeout = time.monotonic() +" in source, lost("TConn.timeout")
+    assert "self.sock = sock" in source, lost("TConn.sock")
+    assert "conn.timeout - now" in inspect.getsource(ThreadWorker.murder_pending), lost("ThreadWorker.murder_pending")
+
+
+def test_the_masters_marks_are_what_they_were() -> None:
+    """Statuses at which it gives up, its workers, and how SIGUSR2 makes a new master and leaves its own number."""
+    assert (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR) == (3, 4), lost("Arbiter.WORKER_BOOT_ERROR")
+    assert Arbiter.WORKERS == {}, lost("Arbiter.WORKERS")
+    assert isinstance(Arbiter.num_workers, property), lost("Arbiter.num_workers")
+    source = inspect.getsource(Arbiter.reexec)
+    for part in ("environ['GUNICORN_PID'] = str(master_pid)", "self.START_CTX['cwd']", "self.START_CTX['args']"):
+        assert part in source, lost(f"Arbiter.reexec: {part}")
+
+
+def test_the_access_log_can_be_switched_off_where_it_is_asked_for() -> None:
+    """Ours has the request's id; Gunicorn's would be a second one."""
+    assert "self._access_log_enabled" in inspect.getsource(Logger), lost("Logger._access_log_enabled")
+    assert "self.error_log" in inspect.getsource(Logger.__init__), lost("Logger.error_log")
+
+
+def test_no_other_part_of_the_worker_is_used() -> None:
+    """The lists above name everything that ServiceWorker takes from its base classes."""
+    listed = {name.partition(".")[2] for name in CALLABLES if name.startswith("ThreadWorker.")} | WORKER_ATTRIBUTES
+    assert taken() <= listed
+
+
+def taken() -> set[str]:
+    """Return what ServiceWorker overrides, and what it uses of itself without defining it."""
+    nodes = list(ast.walk(ast.parse(inspect.getsource(ServiceWorker))))
+    used = [
+        node for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("self", "super()")
+    ]
+    set_here = {node.attr for node in used if isinstance(node.ctx, ast.Store)} - WORKER_ATTRIBUTES
+    overridden = {name for name in vars(ServiceWorker) if name in dir(ThreadWorker) and not name.startswith("__")}
+    return ({node.attr for node in used} - set(vars(ServiceWorker)) - set_here - {"__init__"}) | overridden
