@@ -28,7 +28,7 @@ from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
-from routes.openai.limited import openai_models
+from routes.openai.requests import openai_models
 from routes.openai.structured_output import GrammarShelf
 from routes.openai.views import openai
 from routes.request_models import request_models

@@ -19,7 +19,7 @@ from werkzeug.routing import Rule
 from edge import services
 from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
 from routes import response_models
-from routes.openai.limited import OpenaiModels
+from routes.openai.requests import OpenaiModels
 from routes.request_models import RequestModels
 
 ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"

@@ -6,10 +6,12 @@ that value is its neutral one. IGNORED are accepted and change nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 
+from config import Settings
 from routes.openai.body import BRANCH, Body
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
@@ -170,3 +172,26 @@ class CompletionRequest(SamplingRequest):
         None, description="false; the prompt is not repeated"
     )
     suffix: Literal[""] | None = Field(None, description="an empty text; nothing is inserted before it")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenaiModels:
+    """The models that validate requests, with this service's limits in them."""
+
+    chat: type[ChatRequest]
+    completion: type[CompletionRequest]
+
+
+def openai_models(settings: Settings) -> OpenaiModels:
+    """Return the models that hold requests to the settings' limits."""
+    most = settings.generation.max_tokens_limit
+    length: Any = (
+        Annotated[int, Field(ge=1, le=most)] | None,
+        Field(None, description=f"an integer from 1 to {most}"),
+    )
+    return OpenaiModels(
+        chat=create_model(
+            "ChatCompletionRequest", __base__=ChatRequest, max_tokens=length, max_completion_tokens=length
+        ),
+        completion=create_model("CompletionRequest", __base__=CompletionRequest, max_tokens=length),
+    )

@@ -12,7 +12,7 @@ from engine.errors import ServiceError
 from routes import parsing
 from routes.openai import catalogue, chat, completions
 from routes.openai.body import validated
-from routes.openai.limited import OpenaiModels
+from routes.openai.requests import OpenaiModels
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
 
