@@ -48,7 +48,8 @@ RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM ${BASE}
 ARG VARIANT
-ARG VERSION=unreleased
+# The version of telemetry/version.py, which no instruction can read.
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Avito AI API" \
     org.opencontainers.image.description="Avibe (text) and Avision (pictures) behind a web page, a JSON API and OpenAI's protocol" \

@@ -36,6 +36,7 @@ from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import Machine, ThisMachine
 from telemetry.tracing import Tracing, tracing_for
+from telemetry.version import RELEASE, VERSION
 
 log = logging.getLogger("avito_ai")
 
@@ -96,6 +97,7 @@ def main() -> int:
     settings = settings_or_exit()
     try:
         set_up_logging(settings)
+        log.info("Avito AI API %s, release %s, is starting.", VERSION, RELEASE)
         for warning in settings.warnings:
             log.warning("%s", warning)
         app = create_app(settings)

@@ -24,6 +24,7 @@ from serving.gunicorn_log import GunicornLogger
 from serving.startup import leave_process, start_models
 from serving.systemd import Watchdog, notifier
 from telemetry.logs import set_up_logging
+from telemetry.version import RELEASE, VERSION
 
 KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 IDLE_CONNECTIONS = 1024
@@ -96,6 +97,11 @@ control_socket_disable = True
 logger_class = GunicornLogger
 loglevel = settings.logging.log_level.lower()
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def on_starting(server):
+    """Log what starts, before anything can go wrong."""
+    server.log.info("Avito AI API %s, release %s, is starting.", VERSION, RELEASE)
 
 
 def nworkers_changed(server, new_value, old_value):

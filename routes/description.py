@@ -21,6 +21,7 @@ from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
 from routes import response_models
 from routes.openai.requests import OpenaiModels
 from routes.request_models import RequestModels
+from telemetry.version import VERSION
 
 ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
 SCHEMAS = "#/components/schemas/{model}"
@@ -69,7 +70,7 @@ def describe(app: Flask) -> dict[str, Any]:
     _name_models(schemas, app)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Avito AI API", "version": "1", "description": ABOUT},
+        "info": {"title": "Avito AI API", "version": VERSION, "description": ABOUT},
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {

@@ -15,6 +15,7 @@ from edge.readiness import overall
 from routes.locale import LOCALES, visitors_locale
 from routes.parsing import form
 from telemetry.metrics.history import INTERVAL, SAMPLES, Sample
+from telemetry.version import VERSION
 
 status = Blueprint("status", __name__)
 
@@ -40,6 +41,7 @@ def show() -> str:
         languages=LOCALES,
         interval=round(INTERVAL),
         span=round(INTERVAL * SAMPLES),
+        version=VERSION,
         signed_in=operator_session.is_signed_in(request, services.settings().security.admin_key),
         **_figures(),
     )

@@ -11,6 +11,7 @@ from app_production import create_app
 from engine.errors import Overloaded
 from engine.types import Progress, Status
 from telemetry.metrics.machine import GIB, GpuFigures
+from telemetry.version import VERSION
 from tests.fakes import FakeMachine
 
 READY, TEXT = "/api/health/ready", "/api/v1/text/generate"
@@ -260,10 +261,10 @@ def test_prometheus_has_the_machine(client, on_gpu):
     assert with_gpu["avito_ai_rate_limit_storage_failures_total",] == 0
 
 
-def test_prometheus_has_the_release_that_runs(client):
-    """Its folder's name, so that a graph shows when one took over from another."""
+def test_prometheus_has_the_release_and_the_version_that_run(client):
+    """The release is its folder's name, so that a graph shows when one took over from another."""
     release = Path(__file__).resolve().parents[1].name
-    assert scraped(client)["avito_ai_build_info", ("release", release)] == 1
+    assert scraped(client)["avito_ai_build_info", ("release", release), ("version", VERSION)] == 1
 
 
 def test_two_applications_keep_their_figures_apart(settings, machine, models, client):

@@ -6,7 +6,6 @@ Counters of requests are kept here; everything the backends count themselves is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 from engine.backend import Models
 from engine.types import BackendState, BackendStats, Completion, Status
 from telemetry.metrics.machine import GpuFigures, Machine, SystemFigures
+from telemetry.version import RELEASE, VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
@@ -149,11 +149,12 @@ class _Machine(Collector):
 
 
 class _Build(Collector):
-    """What runs: deploy.sh production keeps each release in a folder of its name."""
+    """What runs: its version, and the folder that `deploy.sh production` keeps the release in."""
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily("avito_ai_build_info", "1, with the release that runs.", labels=["release"])
-        family.add_metric([Path(__file__).resolve().parents[2].name], 1.0)
+        labels = {"release": RELEASE, "version": VERSION}
+        family = GaugeMetricFamily("avito_ai_build_info", "1, with what runs as its labels.", labels=list(labels))
+        family.add_metric(list(labels.values()), 1.0)
         yield family
 
 

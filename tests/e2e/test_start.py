@@ -4,7 +4,16 @@ import os
 import signal
 import time
 
+from telemetry.version import RELEASE, VERSION
 from tests.e2e.gunicorn_process import until
+
+
+def test_the_log_says_what_starts(gunicorn):
+    """Version and release, before the worker boots, so that a log alone tells which one failed."""
+    server = gunicorn()
+    server.answering()
+    before, _, _ = server.log().partition("Booting worker")
+    assert before.count(f"Avito AI API {VERSION}, release {RELEASE}, is starting.") == 1
 
 
 def test_answers_while_the_models_load(gunicorn):

@@ -101,7 +101,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 "Release", "Which release each copy runs.", "short",
-                [(f"avito_ai_build_info{{{ONE}}}", "{{instance}} {{release}}")],
+                [(f"avito_ai_build_info{{{ONE}}}", "{{instance}} {{version}} {{release}}")],
                 STATES, 6, 6,
             ),
         ),
