@@ -23,6 +23,7 @@ from engine.errors import StartError
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import leave_process, start_models
 from serving.systemd import Watchdog, notifier
+from serving.worker import ServiceWorker
 from telemetry.logs import set_up_logging
 from telemetry.version import RELEASE, VERSION
 
@@ -99,19 +100,19 @@ loglevel = settings.logging.log_level.lower()
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def on_starting(server):
+def on_starting(server: Arbiter) -> None:
     """Log what starts, before anything can go wrong."""
     server.log.info("Avito AI API %s, release %s, is starting.", VERSION, RELEASE)
 
 
-def nworkers_changed(server, new_value, old_value):
+def nworkers_changed(server: Arbiter, new_value: int, old_value: int | None) -> None:
     """Stay with one worker, whatever a signal or the command line asks for: another would load the weights again."""
     if new_value > 1:
         server.log.warning("This service has one worker; %d are not started.", new_value)
         server.num_workers = 1
 
 
-def pre_exec(server):
+def pre_exec(server: Arbiter) -> None:
     """Make a new master start as this one was started, in the release that is the current one now.
 
     As a script, `gunicorn/__main__.py` would put its own folder first in the path, where `http` is not Python's. Where
@@ -124,7 +125,7 @@ def pre_exec(server):
         arguments[1:2] = ["-m", "gunicorn"]
 
 
-def post_fork(server, worker):
+def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
     """Tell the worker what it cannot find out by itself: here the master's memory is still at hand."""
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
@@ -132,7 +133,7 @@ def post_fork(server, worker):
     worker.drain_seconds = settings.server.drain_seconds
 
 
-def post_worker_init(worker):
+def post_worker_init(worker: ServiceWorker) -> None:
     """Load the models, before or while serving; see `serving.startup`."""
     _tell_where_it_hangs()
     if "WATCHDOG_USEC" in os.environ:
@@ -143,12 +144,12 @@ def post_worker_init(worker):
     start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
 
 
-def worker_int(worker):
+def worker_int(worker: ServiceWorker) -> None:
     """Ctrl+C: stop at once."""
     worker.models.stop(timeout=0.0)
 
 
-def worker_exit(server, worker):
+def worker_exit(server: Arbiter, worker: ServiceWorker) -> None:
     """End the engine; a load that is under way cannot be interrupted, so the process leaves without it.
 
     A worker that is lost takes its master along: its status is what tells the supervisor to start the service again.

@@ -127,7 +127,10 @@ def _write_for_kubernetes(output: Path) -> None:
 def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
     """Return the files of targets as Prometheus reads them, by name."""
     services = [target.strip() for target in settings["SERVICE_TARGETS"].split(",")]
-    site = {"targets": [settings["SITE_URL"]], "labels": {"__meta_exporter": settings["BLACKBOX_TARGET"]}}
+    site: dict[str, object] = {
+        "targets": [settings["SITE_URL"]],
+        "labels": {"__meta_exporter": settings["BLACKBOX_TARGET"]},
+    }
     return {
         "service": [{"targets": services}],
         "alertmanager": [{"targets": [settings["ALERTMANAGER_TARGET"]]}],

@@ -6,19 +6,18 @@ sampled, that trace is one that does nothing, and OpenTelemetry is never importe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from config import Settings
-from telemetry.tracing.trace import Trace
+from telemetry.tracing.trace import RequestHeaders, Trace
 
-__all__ = ["NoTracing", "Trace", "Tracing", "tracing_for"]
+__all__ = ["NoTracing", "RequestHeaders", "Trace", "Tracing", "tracing_for"]
 
 
 class Tracing(Protocol):
     """Makes the trace of each request, and sends what is done."""
 
-    def begin(self, method: str, route: str, headers: Mapping[str, str], request_id: str, began: float) -> Trace:
+    def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
         """Return the trace of a request that arrived at `began`, on the monotonic clock in seconds."""
 
     def stop(self) -> None:
@@ -30,7 +29,7 @@ class NoTracing:
 
     _nothing = Trace()
 
-    def begin(self, method: str, route: str, headers: Mapping[str, str], request_id: str, began: float) -> Trace:
+    def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
         return self._nothing
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -20,7 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from config import Settings
 from telemetry.tracing.request_trace import begun
-from telemetry.tracing.trace import Trace
+from telemetry.tracing.trace import RequestHeaders, Trace
 
 log = logging.getLogger("avito_ai.tracing")
 
@@ -72,8 +72,8 @@ class CollectorTracing:
         self._tracer = provider.get_tracer("avito_ai")
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, method: str, route: str, headers: Mapping[str, str], request_id: str, began: float) -> Trace:
-        carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+    def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
+        carrier = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name)) is not None}
         context = self._propagator.extract(carrier)
         return begun(self._tracer, context, method, route, request_id, began)
 

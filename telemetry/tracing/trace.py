@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from engine.types import Completion, GenerationRequest
+
+
+class RequestHeaders(Protocol):
+    """The headers of a request, looked up by name."""
+
+    def get(self, name: str, /) -> str | None:
+        """Return the header's value; None if the request has none."""
 
 
 class Trace:
