@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks.harness import record
 from tests.e2e.demo_service import start
 
 ROUNDS = 3

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import record
-from benchmarks.bandwidth import copy_bandwidth
-from benchmarks.figures import Objective, summary
-from benchmarks.gpu_report import BOTH, TEXT, VISION, Demand, floors, report
-from benchmarks.in_process import Clients, generation
-from benchmarks.serving import whole_numbers
-from benchmarks.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
-from benchmarks.workload import Job, picture, prompt
+from benchmarks.harness import record
+from benchmarks.harness.bandwidth import copy_bandwidth
+from benchmarks.harness.command_line import whole_numbers
+from benchmarks.harness.figures import Objective, summary
+from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, Demand, floors, report
+from benchmarks.harness.in_process import Clients, generation
+from benchmarks.harness.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
+from benchmarks.harness.workload import Job, picture, prompt
 from engine.errors import StartError
 from engine.llm_engine import LLMEngine
 from engine.text.images import check_header

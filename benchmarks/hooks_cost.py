@@ -26,8 +26,8 @@ from flask import Flask, Response, jsonify
 from tqdm import tqdm
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from benchmarks import record
-from benchmarks.servers import Server, running
+from benchmarks.harness import record
+from benchmarks.harness.servers import Server, running
 
 PACED_RATE = 200.0  # requests a second over all connections
 TARGET_MS = 1.0

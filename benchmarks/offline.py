@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks import record
-from benchmarks.comparison import Spread, spread
-from benchmarks.in_process import Clients, request_of
-from benchmarks.make_model import checkpoint
-from benchmarks.serving import keep_to_core, whole_numbers
-from benchmarks.stepping import PARTS, Step, SteppedEngine
-from benchmarks.workload import Workload
+from benchmarks.harness import record
+from benchmarks.harness.checkpoints import checkpoint
+from benchmarks.harness.command_line import keep_to_core, whole_numbers
+from benchmarks.harness.comparison import Spread, spread
+from benchmarks.harness.in_process import Clients, request_of
+from benchmarks.harness.stepping import PARTS, Step, SteppedEngine
+from benchmarks.harness.workload import Workload
 from engine.backend import Backend
 from engine.llm_engine import LLMEngine
 from engine.loading.loader import load_model

@@ -2,7 +2,7 @@
 
     python -m benchmarks.page_latency [--tokens N] [--chromium PATH] [--results FOLDER]
 
-The models of `benchmarks.page_app` hand over time stamps as the engine hands over tokens, one every 40 ms. The page is
+The models of `benchmarks.harness.page_app` emit time stamps as the engine emits tokens, one every 40 ms. The page is
 the service's own: it streams them, renders their Markdown and shows them. Beside it a script waits for each change of
 the answer, then for the frame that paints it, and looks at the clock again. Server and browser share one machine and
 so one clock. The engine may join tokens that come within its stream interval (20 ms by default), which is not in here.
@@ -22,8 +22,8 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks import record
-from benchmarks.servers import Server, running
+from benchmarks.harness import record
+from benchmarks.harness.servers import Server, running
 
 TARGET_MS = 50.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
@@ -54,7 +54,7 @@ def main() -> None:
     facts = record.facts(PACKAGES)
     command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
     env = {"ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
-    server = Server("page", (*command, "benchmarks.page_app:app"), "/api/health/ready", env=env)
+    server = Server("page", (*command, "benchmarks.harness.page_app:app"), "/api/health/ready", env=env)
     with tempfile.TemporaryDirectory() as folder, running(server, Path(folder) / "log") as address:
         seen = _watched(address, options.tokens, options.chromium)
     figures = summary([shown - arrived for arrived, shown in seen])

@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import record, servers
-from benchmarks.comparison import Aim, over_rounds, ratio, spread, verdicts
-from benchmarks.servers import Server
-from benchmarks.serving import Load, Plan, keep_to_core, measure, warm_up, whole_numbers
-from benchmarks.workload import Workload
+from benchmarks.harness import record, servers
+from benchmarks.harness.command_line import keep_to_core, whole_numbers
+from benchmarks.harness.comparison import Aim, over_rounds, ratio, spread, verdicts
+from benchmarks.harness.http_load import Load, Plan, measure, warm_up
+from benchmarks.harness.servers import Server
+from benchmarks.harness.workload import Workload
 
 OURS, LOCK, VLLM, TRANSFORMERS = "ours", "generate under a lock", "vLLM", "transformers serve"
 MIXED, PICTURES = "mixed lengths, c=16", "pictures, c=16"

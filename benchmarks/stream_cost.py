@@ -25,7 +25,7 @@ from pathlib import Path
 from gunicorn.util import write_chunk
 
 from app_production import create_app
-from benchmarks import record
+from benchmarks.harness import record
 from config import load_settings
 from models import ModelSet
 from routes.openai import chat

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_report import Demand, floors, together, verdicts
-from benchmarks.shapes import shapes
+from benchmarks.harness.gpu_report import Demand, floors, together, verdicts
+from benchmarks.harness.shapes import shapes
 
 
 def figures(text: float, vision: float, both: tuple[float, float], clients: int = 1) -> dict[str, Any]:

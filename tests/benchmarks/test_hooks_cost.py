@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import hooks_cost, record
+from benchmarks import hooks_cost
+from benchmarks.harness import record
 
 
 def samples(*latencies: float) -> hooks_cost.Samples:

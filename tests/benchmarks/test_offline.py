@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import offline
+from benchmarks.harness.stepping import PARTS, Step
 from benchmarks.offline import by_shape, host_verdict, panels, shape_of
-from benchmarks.stepping import PARTS, Step
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 
 

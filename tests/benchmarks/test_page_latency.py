@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page_latency, record
+from benchmarks import page_latency
+from benchmarks.harness import record
 
 
 def test_the_figures_are_those_of_the_samples() -> None:

@@ -125,7 +125,7 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
         "deploy/compose/tls/privkey.pem",
         "deploy/compose/secrets/slack_webhook",
         "tests/conftest.py",
-        "benchmarks/load.py",
+        "benchmarks/harness/load.py",
         "demo/train_avibe.py",
         "engine/__pycache__/types.pyc",
         "engine/model/kernels/kernels-x86-64-v4-0123456789ab.so",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.http_answer import BadAnswer, ChatStream, EventParser, HttpParser, OwnStream, WholeJson
+from benchmarks.harness.http_answer import BadAnswer, ChatStream, EventParser, HttpParser, OwnStream, WholeJson
 
 BODY = b'data: {"a": 1}\n\n: comment\n\ndata: [DONE]\n\n'
 CHUNKED = (

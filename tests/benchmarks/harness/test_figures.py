@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.figures import HEADER, Objective, Outcome, percentile, row, summary
+from benchmarks.harness.figures import HEADER, Objective, Outcome, percentile, row, summary
 
 OBJECTIVE = Objective(first=1.0, per_token=0.1)
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import record
-from benchmarks.http_client import OWN_PICTURE, OWN_TEXT, Target
+from benchmarks.harness import record
+from benchmarks.harness.http_client import OWN_PICTURE, OWN_TEXT, Target
 
 OPENAI_PATH = "/v1/chat/completions"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.servers import Server, ours, running, transformers_serve, vllm
+from benchmarks.harness.servers import Server, ours, running, transformers_serve, vllm
 
 FILES = Server("files", (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"), "/")
 BROKEN = Server("broken", (sys.executable, "-c", "raise SystemExit('no model here')"), "/")

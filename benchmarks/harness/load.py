@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-from benchmarks.figures import Outcome
-from benchmarks.workload import Job
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.workload import Job
 
 # Asks one request that was due at a moment of `time.perf_counter`.
 Ask = Callable[[Job, float], Awaitable[Outcome]]

@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pynvml
 
-from benchmarks import plot
+from benchmarks.harness import plot
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def facts(packages: Iterable[str]) -> dict[str, Any]:

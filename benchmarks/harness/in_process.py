@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks.figures import Outcome
-from benchmarks.workload import Job
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.workload import Job
 from engine.backend import Backend
 from engine.errors import ServiceError
 from engine.types import ChatPrompt, EncodedImage, GenerationRequest, Prompt, SamplingParams

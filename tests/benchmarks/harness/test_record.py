@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import plot, record
+from benchmarks.harness import plot, record
 
 PANEL = {"title": "t", "x": "clients", "y": "ms", "series": {"a": [[1, 2.0, 1.0, 3.0], [4, None, None, None]]}}
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
-from benchmarks.bandwidth import floor_seconds
-from benchmarks.figures import HEADER, row
+from benchmarks.harness import record
+from benchmarks.harness.bandwidth import floor_seconds
+from benchmarks.harness.figures import HEADER, row
 
 H100_TOKENS = 7000.0
 TEXT, VISION, BOTH = "text", "vision", "both"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.figures import Outcome
-from benchmarks.load import closed_loop, open_loop
-from benchmarks.workload import Job, Workload
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.load import closed_loop, open_loop
+from benchmarks.harness.workload import Job, Workload
 
 JOBS = Workload().jobs(10, "load")
 

@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from benchmarks.make_model import TEMPLATE, make_tokenizer, write_processor
+from benchmarks.harness.checkpoints import TEMPLATE, make_tokenizer, write_processor
 from engine.loading.loader import LoadedModel
 from engine.text.detokenizer import TokenTable
 from engine.text.processor import PictureProcessor, load_processor

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.figures import Outcome
-from benchmarks.http_answer import Answer, BadAnswer, ChatStream, HttpParser, OwnStream, WholeJson
-from benchmarks.workload import Job
+from benchmarks.harness.figures import Outcome
+from benchmarks.harness.http_answer import Answer, BadAnswer, ChatStream, HttpParser, OwnStream, WholeJson
+from benchmarks.harness.workload import Job
 
 CHAT = "/chat/completions"
 OWN_TEXT = "/api/v1/text/generate"

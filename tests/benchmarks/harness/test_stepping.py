@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.stepping import SteppedEngine
+from benchmarks.harness.workload import Workload
 from benchmarks.offline import requests
-from benchmarks.stepping import SteppedEngine
-from benchmarks.workload import Workload
 from engine.loading.loader import load_model
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, write_text_checkpoint

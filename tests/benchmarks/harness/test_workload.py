@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
-from benchmarks.make_model import make_tokenizer
-from benchmarks.workload import Workload, arrivals
+from benchmarks.harness.checkpoints import make_tokenizer
+from benchmarks.harness.workload import Workload, arrivals
 from engine.text.images import check_header, decode
 
 

@@ -1,0 +1,37 @@
+"""The order of the rounds, the report, and a server that does not start."""
+
+from __future__ import annotations
+
+from benchmarks import peers
+from benchmarks.harness.figures import Objective, Outcome, summary
+from tests.benchmarks.harness.figures_of_rounds import rounds
+
+
+def test_every_round_begins_with_another_server() -> None:
+    """Nobody always has the warm or the quiet machine."""
+    names = ["a", "b", "c"]
+    compared = [peers.Server(name, (), "/") for name in names]
+    order = [(number, server.name) for number, server in peers.in_turn(compared, 4)]
+    assert [name for _, name in order] == [*"abc", *"bca", *"cab", *"abc"]
+    assert [number for number, _ in order] == [number for number in range(4) for _ in names]
+
+
+def test_the_report_has_every_load_and_every_aim(tmp_path, capsys) -> None:
+    """What is known so far can be written after every server."""
+    command = ["--text", "t", "--c", "1,32", "--results", str(tmp_path), "--logs", str(tmp_path)]
+    asked = peers.arguments(command)
+    todo = peers.tasks(asked.c, pictures=True)
+    broken = [summary([Outcome(0.1, error="status 503")], 1.0, Objective())]
+    measured = {"ours": {"c=1": rounds(120)}, "vLLM": {"c=1": rounds(100)}, "transformers serve": {"c=32": broken}}
+    text = peers.report(peers.record.facts(["torch"]), measured, todo, asked).read_text()
+    assert "1.20 (1.20 to 1.20)" in text
+    assert text.count("not measured") == len(peers.verdicts(measured, "ours", peers.aims(asked.c))) - 1
+    assert "Failed requests: 1. transformers serve: status 503 (1)" in text
+
+
+def test_a_server_that_does_not_start_ends_the_run(tmp_path, capsys) -> None:
+    """One sentence that says where to look, and a status; what was measured before it is kept."""
+    command = ["--text", str(tmp_path / "nothing"), "--no-lock", "--no-pin", "--c", "1", "--rounds", "1"]
+    assert peers.main([*command, "--results", str(tmp_path), "--logs", str(tmp_path / "logs")]) == 1
+    assert str(tmp_path / "logs") in capsys.readouterr().err
+    assert "VIBE_MODEL_DIR" in (tmp_path / "logs" / "ours.log").read_text()
