@@ -10,6 +10,7 @@ import logging
 import signal
 import sys
 import threading
+from functools import cache, partial
 from types import FrameType
 from typing import Any
 
@@ -20,18 +21,22 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from config import Settings, settings_or_exit
+from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
 from edge.operator_session import sign_in_tries
 from edge.rate_limit import RateLimiter
 from edge.route_table import check_routes
+from edge.services import KEY, services
 from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
+from routes.description import describe
 from routes.openai.requests import openai_models
 from routes.openai.structured_output import GrammarShelf
 from routes.openai.views import openai
 from routes.request_models import request_models
+from routes.services import RouteServices
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import Machine, ThisMachine
@@ -59,16 +64,20 @@ def create_app(
     app.json = PlainJson(app)
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
-    app.extensions["settings"] = settings
-    app.extensions["models"] = models
-    app.extensions["rate_limiter"] = limiter
-    app.extensions["metrics"] = Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures)
-    app.extensions["tracing"] = tracing or tracing_for(settings)
-    app.extensions["disconnect"] = ClientWatch()
-    app.extensions["sign_in_tries"] = sign_in_tries()
-    app.extensions["request_models"] = request_models(settings)
-    app.extensions["openai_models"] = openai_models(settings)
-    app.extensions["grammars"] = GrammarShelf()
+    app.extensions[KEY] = RouteServices(
+        settings=settings,
+        models=models,
+        rate_limiter=limiter,
+        sign_in_tries=sign_in_tries(),
+        metrics=Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures),
+        tracing=tracing or tracing_for(settings),
+        client_watch=ClientWatch(),
+        forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
+        request_models=request_models(settings),
+        openai_models=openai_models(settings),
+        grammars=GrammarShelf(),
+        api_description=cache(partial(describe, app)),
+    )
     middleware.install(app, settings, pages.failure_page)
     served = (health.health, health.metrics, api.api, openai, docs.docs, pages.pages, status.status, assets.assets)
     for blueprint in served:
@@ -105,7 +114,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     server = make_server(settings.server.host, settings.server.port, app, threaded=True)
-    return serve(server, app.extensions["models"], settings.server.drain_seconds)
+    services(app).begin_serving()
+    return serve(server, services(app).models, settings.server.drain_seconds)
 
 
 def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int:

@@ -140,6 +140,7 @@ def post_worker_init(worker: ServiceWorker) -> None:
         interval = int(os.environ["WATCHDOG_USEC"]) / 2e6
         worker.beat = Watchdog(notify, interval, lambda: worker.models.restart_needed).beat
     worker.on_drain = _ask_for_time
+    worker.wsgi.extensions["services"].begin_serving()
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from flask import Blueprint, Response, g, jsonify
 
-from edge import services
 from edge.readiness import overall
+from edge.services import services
 from engine.types import BackendState, Status
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
@@ -32,14 +32,14 @@ REASONS = {
 @health.get("/api/health")
 def healthy() -> Response:
     """Say that the process answers."""
-    return jsonify(status="healthy", uptime_seconds=int(services.metrics().uptime))
+    return jsonify(status="healthy", uptime_seconds=int(services().metrics.uptime))
 
 
 @health.get("/api/health/ready")
 def ready() -> Response:
     """Say whether every model takes requests, and if not why."""
-    states = services.models().states()
-    status, gpu_memory = overall(states), services.metrics().machine.gpu_memory()
+    states = services().models.states()
+    status, gpu_memory = overall(states), services().metrics.machine.gpu_memory()
     body: dict[str, Any] = {
         "status": status.value,
         "cuda_available": gpu_memory is not None,
@@ -58,7 +58,7 @@ def ready() -> Response:
 @health.get("/api/health/live")
 def live() -> tuple[Response, int]:
     """Say whether the process can go on; 503 only where nothing but a restart helps."""
-    lost = next((state for state in services.models().states().values() if state.restart_needed), None)
+    lost = next((state for state in services().models.states().values() if state.restart_needed), None)
     if lost is None:
         return jsonify(status="alive"), 200
     return jsonify(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD]), 503
@@ -67,7 +67,7 @@ def live() -> tuple[Response, int]:
 @metrics.get("/api/metrics")
 def json_metrics() -> Response:
     """Return the figures as dashboards read them; times in UTC."""
-    figures = services.metrics()
+    figures = services().metrics
     return jsonify(
         timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
         uptime_seconds=int(figures.uptime),
@@ -80,18 +80,18 @@ def json_metrics() -> Response:
 @metrics.post("/api/metrics/reset")
 def reset() -> Response:
     """Begin the application's JSON figures again; Prometheus' counters never go back."""
-    services.metrics().application.reset()
+    services().metrics.application.reset()
     return jsonify(success=True, message="The application figures begin again from zero.", request_id=g.request_id)
 
 
 @metrics.get("/metrics")
 def prometheus() -> Response:
     """Return everything in Prometheus' text format."""
-    return Response(services.metrics().prometheus.text(), content_type=CONTENT_TYPE)
+    return Response(services().metrics.prometheus.text(), content_type=CONTENT_TYPE)
 
 
 def _described(name: str, state: BackendState) -> dict[str, Any]:
-    info = services.models().get(name).info
+    info = services().models.get(name).info
     described: dict[str, Any] = {"status": state.status.value, "model": info.served_id, "demo": info.demo}
     if state.reason:
         described["reason"] = state.reason

@@ -13,15 +13,16 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import quote
 
-from flask import Flask, Response, current_app, g, jsonify, make_response, request
+from flask import Flask, Response, g, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, errors, failover, operator_session, services
+from edge import caller, errors, failover, operator_session
 from edge.charging import charge
 from edge.route_table import MIB, Budget, Need, Row, row_of
+from edge.services import services
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from telemetry.logs import request_id_var
 from telemetry.tracing import Trace
@@ -62,7 +63,6 @@ def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
     app.register_error_handler(Exception, lambda error: _answer_failure(error, failure_page))
     app.after_request(_finish)
     app.teardown_request(_forget)
-    app.extensions["forwarded_warning_due"] = settings.server.trusted_proxies == 0
     CORS(
         app,
         origins=list(settings.security.allowed_origins),
@@ -80,7 +80,7 @@ def _before() -> None:
     row: Row | None = g.row
     if row is not None:
         _check_access(row)
-        failover.hand_over_early(request, services.settings(), services.models(), row)
+        failover.hand_over_early(request, services().settings, services().models, row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
 
@@ -92,31 +92,21 @@ def _begin() -> None:
     g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
     request_id_var.set(g.request_id)
     g.trace = _trace(g.row)
-    g.client = caller.client_address(request, services.settings().server.trusted_proxies)
-    _warn_of_ignored_proxy()
+    g.client = caller.client_address(request, services().settings.server.trusted_proxies)
+    services().forwarded_warning.check(request)
 
 
 def _trace(row: Row | None) -> Trace:
     """Return the trace of a generation request; of any other, one that does nothing."""
     if row is None or row.budget is not Budget.GENERATION or request.url_rule is None:
         return Trace()
-    return services.tracing().begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
-
-
-def _warn_of_ignored_proxy() -> None:
-    extensions = current_app.extensions
-    if extensions["forwarded_warning_due"] and caller.is_forwarded(request):
-        extensions["forwarded_warning_due"] = False
-        log.warning(
-            "A request carries a forwarded header, which is ignored: if a proxy stands in front, set TRUSTED_PROXIES, "
-            "or all its clients share one rate limit."
-        )
+    return services().tracing.begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
 
 
 def _check_access(row: Row) -> None:
     if row.need not in (Need.LOCAL_OR_ADMIN, Need.OPERATOR) or caller.is_local(request):
         return
-    admin_key = services.settings().security.admin_key
+    admin_key = services().settings.security.admin_key
     if caller.is_admin(request, admin_key):
         return
     if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
@@ -158,7 +148,7 @@ def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseR
         body = make_response(failure_page(error, meaning.status))
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
-    body.headers.update(failover.headers_of(error, request, services.settings()))
+    body.headers.update(failover.headers_of(error, request, services().settings))
     return body
 
 
@@ -191,10 +181,10 @@ def _forget(error: BaseException | None) -> None:
 
 def _count(status: int, seconds: float) -> None:
     row, rule = g.row, request.url_rule
-    services.metrics().prometheus.http(request.method, rule.rule if rule else None, status, seconds)
+    services().metrics.prometheus.http(request.method, rule.rule if rule else None, status, seconds)
     model = g.get("model") or (row.model if row is not None else None)
     if model is not None and "error_code" in g:
-        services.metrics().generation_failed(model, g.error_code)
+        services().metrics.generation_failed(model, g.error_code)
 
 
 def _log_access(status: int, seconds: float) -> None:

@@ -5,15 +5,34 @@ from __future__ import annotations
 import functools
 import hmac
 import ipaddress
+import logging
 import re
 from urllib.parse import urlsplit
 
 from flask import Request
 
+log = logging.getLogger("avito_ai.access")
+
 FORWARDED = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 # An address as proxies write it: bare, or with a port; IPv6 in brackets where a port follows.
 WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+")
+
+
+class ForwardedWarning:
+    """Warns once of forwarded headers where no proxy is trusted: they are ignored then."""
+
+    def __init__(self, trusted_proxies: int) -> None:
+        self._due = trusted_proxies == 0
+
+    def check(self, request: Request) -> None:
+        """Log the warning if this request is the first that carries such a header."""
+        if self._due and is_forwarded(request):
+            self._due = False
+            log.warning(
+                "A request carries a forwarded header, which is ignored: if a proxy stands in front, set "
+                "TRUSTED_PROXIES, or all its clients share one rate limit."
+            )
 
 
 def is_forwarded(request: Request) -> bool:

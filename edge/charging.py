@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import g
 
-from edge import caller, services
+from edge import caller
 from edge.rate_limit import OverBudget
 from edge.route_table import Row
+from edge.services import services
 
 
 def charge(cost: int = 1, *, only_look: bool = False) -> None:
@@ -20,8 +21,8 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
         return
     try:
         client = caller.budget_key(g.client)
-        g.standing = services.rate_limiter().spend(row.budget.value, client, cost, only_look=only_look)
+        g.standing = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
         g.standing = refusal.standing
-        services.metrics().prometheus.refused(row.budget.value, refusal.window)
+        services().metrics.prometheus.refused(row.budget.value, refusal.window)
         raise

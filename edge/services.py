@@ -1,44 +1,41 @@
-"""The parts of the running application, as views find them: everything hangs on `current_app.extensions`."""
+"""The parts of a running application. `create_app` puts one `Services` into `app.extensions`; `services()` finds it."""
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
 
 from flask import Flask, current_app
 
 from config import Settings
+from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
 from edge.rate_limit import RateLimiter
 from models import ModelSet
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
 
-
-def settings(app: Flask | None = None) -> Settings:
-    """Return the settings this application was made with."""
-    return cast(Settings, (app or current_app).extensions["settings"])
+KEY = "services"
 
 
-def models(app: Flask | None = None) -> ModelSet:
-    """Return the models."""
-    return cast(ModelSet, (app or current_app).extensions["models"])
+@dataclass(frozen=True)
+class Services:
+    """What the hooks around every route use. sign_in_tries: the budgets of tries to sign in to the operator's page."""
+
+    settings: Settings
+    models: ModelSet
+    rate_limiter: RateLimiter
+    sign_in_tries: RateLimiter
+    metrics: Metrics
+    tracing: Tracing
+    client_watch: ClientWatch
+    forwarded_warning: ForwardedWarning
+
+    def begin_serving(self) -> None:
+        """Start what runs beside the requests; once the process is forked and is about to accept connections."""
+        self.metrics.history.record()
 
 
-def metrics() -> Metrics:
-    """Return the figures."""
-    return cast(Metrics, current_app.extensions["metrics"])
-
-
-def rate_limiter() -> RateLimiter:
-    """Return the budgets."""
-    return cast(RateLimiter, current_app.extensions["rate_limiter"])
-
-
-def tracing() -> Tracing:
-    """Return what makes the traces of requests."""
-    return cast(Tracing, current_app.extensions["tracing"])
-
-
-def disconnect() -> ClientWatch:
-    """Return the watcher of clients."""
-    return cast(ClientWatch, current_app.extensions["disconnect"])
+def services(app: Flask | None = None) -> Services:
+    """Return the services of this application, inside a request those of the current one."""
+    found: Services = (app or current_app).extensions[KEY]
+    return found

@@ -17,7 +17,6 @@ from typing import Any
 
 from flask import g, request
 
-from edge import services
 from edge.errors import api_body, as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import Overloaded, RequestAborted, ValidationError
@@ -25,6 +24,7 @@ from engine.types import Completion, GenerationRequest, Priority
 from routes import sse
 from routes.generation import Answer, conversation, finished, sampling
 from routes.request_models import TextRequest
+from routes.services import services
 from telemetry.metrics import Metrics
 from telemetry.tracing import Trace
 
@@ -42,10 +42,10 @@ class Batch:
     """
 
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
-        self._backend = backend = services.models().get(MODEL)
+        self._backend = backend = services().models.get(MODEL)
         g.served_id, g.model = backend.info.served_id, MODEL
         self._show, self._request_id, self._began = show, g.request_id, g.began
-        self._metrics: Metrics = services.metrics()
+        self._metrics: Metrics = services().metrics
         self._trace: Trace = g.trace
         self._trace.asked(MODEL, backend.info.served_id, len(asked), len(asked))
         self._places = _Places(backend)
@@ -57,7 +57,7 @@ class Batch:
                 self._failed(index, one)
             else:
                 self._todo.append((index, self._wanted(backend, index, one)))
-        self._release = services.disconnect().watch(request.environ, self.close)
+        self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._trace.hold()
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
@@ -123,7 +123,7 @@ class Batch:
         self._lines.put(f"{sse.compact(line)}\n".encode())
 
     def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:
-        timeout = services.settings().engine.request_timeout
+        timeout = services().settings.engine.request_timeout
         return GenerationRequest(
             request_id=f"{g.request_id}-{index}",
             prompt=conversation(asked.prompt),

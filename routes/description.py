@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule
 
-from edge import services
 from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
 from routes import response_models
 from routes.openai.requests import OpenaiModels
 from routes.request_models import RequestModels
+from routes.services import services
 from telemetry.version import VERSION
 
 ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
@@ -59,7 +59,7 @@ class Spoken:
 
 def describe(app: Flask) -> dict[str, Any]:
     """Return the description of this application, as an OpenAPI 3.1 document."""
-    spoken = _spoken(app.extensions["request_models"], app.extensions["openai_models"])
+    spoken = _spoken(services(app).request_models, services(app).openai_models)
     rules = sorted(app.url_map.iter_rules(), key=lambda rule: list(ROUTES).index(_name(rule)[0]))
     paths: dict[str, Any] = {}
     for rule in rules:
@@ -219,7 +219,7 @@ def _shapes_of(said: Spoken) -> list[type[BaseModel]]:
 
 def _name_models(schemas: dict[str, Any], app: Flask) -> None:
     """Put the ids that can be asked for where a request names one."""
-    ids = list(dict.fromkeys(name for _, one in services.models(app) for name in (one.info.name, one.info.served_id)))
+    ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
     for name in ("ChatCompletionRequest", "CompletionRequest"):
         schemas[name]["properties"]["model"]["enum"] = ids
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from flask import Blueprint, Response, current_app, jsonify, render_template
+from flask import Blueprint, Response, jsonify, render_template
 from markupsafe import Markup, escape
 
-from routes.description import describe
+from routes.services import services
 
 docs = Blueprint("docs", __name__)
 CODE = re.compile("`([^`]+)`")
@@ -17,21 +17,15 @@ CODE = re.compile("`([^`]+)`")
 @docs.get("/api/openapi.json")
 def openapi() -> Response:
     """Describe every address, in OpenAPI 3.1."""
-    return jsonify(_description())
+    return jsonify(services().api_description())
 
 
 @docs.get("/api/docs")
 def page() -> str:
     """Show the same description to people."""
-    return render_template("docs.html", api=_description(), body_fields=_fields, type_of=type_of, prose=prose)
-
-
-def _description() -> dict[str, Any]:
-    """Return the description; it is put together for the first who asks."""
-    if "description" not in current_app.extensions:
-        current_app.extensions["description"] = describe(current_app)
-    found: dict[str, Any] = current_app.extensions["description"]
-    return found
+    return render_template(
+        "docs.html", api=services().api_description(), body_fields=_fields, type_of=type_of, prose=prose
+    )
 
 
 def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,5 +65,5 @@ def type_of(schema: dict[str, Any]) -> str:
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in schema:
         return schema
-    found: dict[str, Any] = _description()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    found: dict[str, Any] = services().api_description()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return found

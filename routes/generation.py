@@ -9,13 +9,13 @@ from typing import Any
 
 from flask import g
 
-from edge import services
 from edge.errors import api_body
 from engine.backend import Backend
 from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
 from routes.generation_run import Run
 from routes.request_models import TextRequest
+from routes.services import services
 
 SIGN_OF_LIFE_SECONDS = 1.0
 
@@ -48,7 +48,7 @@ def answer(model: str, asked: TextRequest, image: EncodedImage | None = None) ->
 
 def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Run:
     """Begin to generate one answer. Raises the typed error that it is refused with."""
-    backend = services.models().get(model)
+    backend = services().models.get(model)
     return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
@@ -106,7 +106,7 @@ def conversation(prompt: str, image: EncodedImage | None = None) -> ChatPrompt:
 
 def sampling(backend: Backend, asked: TextRequest) -> SamplingParams:
     """Return how the answer is chosen: as asked, else by the settings and the checkpoint."""
-    settings = services.settings().generation
+    settings = services().settings.generation
     default_length = settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe
     of_checkpoint = backend.info.generation_defaults
     return SamplingParams(

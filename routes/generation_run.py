@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from flask import g, request
 
-from edge import services
 from edge.errors import as_service_error, meaning_of
 from engine.backend import Backend, Generation
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
+from routes.services import services
 from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
@@ -31,7 +31,7 @@ class Run:
     def __init__(self, model: str, backend: Backend, wanted: Prompts) -> None:
         g.served_id, g.model = backend.info.served_id, model
         self.served_id = backend.info.served_id
-        self._model, self._metrics, self._began = model, services.metrics(), g.began
+        self._model, self._metrics, self._began = model, services().metrics, g.began
         self._generations: list[Generation] = []
         self._trace: Trace = g.trace
         self._trace.asked(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
@@ -46,7 +46,7 @@ class Run:
             self.abort()
             raise
         log.info("tokenized: %d prompt tokens", sum(one.prompt_tokens for one in self._generations))
-        self._release = services.disconnect().watch(request.environ, self.abort)
+        self._release = services().client_watch.watch(request.environ, self.abort)
         self._end_trace = self._trace.hold()
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class Run:
 
 
 def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
-    limits = services.settings().engine
+    limits = services().settings.engine
     return GenerationRequest(
         request_id=g.request_id if number == 0 else f"{g.request_id}-{number}",
         prompt=prompt,

@@ -9,7 +9,6 @@ from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from edge import services
 from edge.errors import meaning_of
 from engine.errors import (
     PayloadTooLarge,
@@ -26,6 +25,7 @@ from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
 from routes.parsing import form
 from routes.request_models import MAX_TEMPERATURE
+from routes.services import services
 from routes.state import state_of_service
 from routes.status import sign_in_page
 from routes.thumbnail import thumbnail_url
@@ -150,7 +150,7 @@ def _render(
 
 def _limits() -> dict[str, Any]:
     """Return every limit that the page names or checks, from where the service itself has it."""
-    settings = services.settings().generation
+    settings = services().settings.generation
     return {
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,

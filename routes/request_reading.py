@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import current_app, g
+from flask import g
 
 from engine.errors import ValidationError
 from engine.text.images import check_header
@@ -14,18 +14,18 @@ from routes.request_models import (
     Asked,
     ImageJsonRequest,
     ImageRequest,
-    RequestModels,
     StreamedImageRequest,
     StreamedTextRequest,
     TextRequest,
     numbers_in,
     validated,
 )
+from routes.services import services
 
 
 def text_in_json() -> StreamedTextRequest:
     """Return the text that is asked for in a JSON body."""
-    return validated(_models().text_json, parsing.json_object())
+    return validated(services().request_models.text_json, parsing.json_object())
 
 
 def texts_in_json() -> list[TextRequest | ValidationError]:
@@ -33,13 +33,13 @@ def texts_in_json() -> list[TextRequest | ValidationError]:
 
     Raises ValidationError for a batch that is none.
     """
-    asked = validated(_models().batch, parsing.json_object())
+    asked = validated(services().request_models.batch, parsing.json_object())
     return [_one_text(item) for item in asked.prompts]
 
 
 def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
     try:
-        return validated(_models().text, {"prompt": item} if isinstance(item, str) else item)
+        return validated(services().request_models.text, {"prompt": item} if isinstance(item, str) else item)
     except ValidationError as error:
         return error
 
@@ -48,23 +48,23 @@ def text_in_form() -> TextRequest:
     """Return the text that is asked for in a form; what was typed stays in `g.typed`, to be shown again."""
     form = _remembered(parsing.form())
     _refuse_files(form, ())
-    return validated(_models().text, numbers_in(form.fields))
+    return validated(services().request_models.text, numbers_in(form.fields))
 
 
 def picture_in_json() -> tuple[ImageJsonRequest, EncodedImage]:
     """Return the question and the picture of a JSON body."""
-    asked = validated(_models().image_json, parsing.json_object())
+    asked = validated(services().request_models.image_json, parsing.json_object())
     return asked, check_header(parsing.picture_in_data_url(asked.image))
 
 
 def picture_in_upload() -> tuple[StreamedImageRequest, EncodedImage]:
     """Return the question and the picture of a form that a program sends."""
-    return _picture_in(parsing.form(), _models().image_form)
+    return _picture_in(parsing.form(), services().request_models.image_form)
 
 
 def picture_in_form() -> tuple[ImageRequest, EncodedImage]:
     """Return the question and the picture of a form; both stay in `g`, as with `remember`."""
-    return _picture_in(_remembered(kept_image.form_with_picture()), _models().image)
+    return _picture_in(_remembered(kept_image.form_with_picture()), services().request_models.image)
 
 
 def remember() -> None:
@@ -93,8 +93,3 @@ def _refuse_files(form: parsing.Form, expected: tuple[str, ...]) -> None:
         if name not in expected:
             shown = parsing.shown_name(name)
             raise ValidationError(f"Unknown field: {shown}.", shown)
-
-
-def _models() -> RequestModels:
-    models: RequestModels = current_app.extensions["request_models"]
-    return models

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edge import services
 from edge.readiness import overall
 from engine.types import BackendStats, Status
+from routes.services import services
 
 MEGABYTE = 1_000_000
 
 
 def state_of_service() -> dict[str, Any]:
     """Return what `_state.html` shows: the worst state, loads with their progress, demos, and which models are busy."""
-    models = services.models()
+    models = services().models
     states = models.states()
     status = overall(states)
     ready = status is Status.READY
@@ -22,7 +22,7 @@ def state_of_service() -> dict[str, Any]:
         "status": status.value,
         "loading": states if status is Status.LOADING else {},
         "demos": [backend.info.served_id for _, backend in models if backend.info.demo],
-        "no_gpu": ready and services.metrics().machine.gpu_memory() is None,
+        "no_gpu": ready and services().metrics.machine.gpu_memory() is None,
         "busy": [busy for name, backend in models if ready and (busy := _busy(name, backend.stats()))],
         "megabyte": MEGABYTE,
     }

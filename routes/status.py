@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from flask import Blueprint, current_app, jsonify, redirect, render_template, request, url_for
+from flask import Blueprint, jsonify, redirect, render_template, request, url_for
 from flask import Response as FlaskResponse
 from werkzeug.wrappers import Response
 
-from edge import caller, operator_session, services
-from edge.rate_limit import OverBudget, RateLimiter
+from edge import caller, operator_session
+from edge.rate_limit import OverBudget
 from edge.readiness import overall
 from routes.locale import LOCALES, visitors_locale
 from routes.parsing import form
+from routes.services import services
 from telemetry.metrics.history import INTERVAL, SAMPLES, Sample
 from telemetry.version import VERSION
 
@@ -21,13 +22,6 @@ status = Blueprint("status", __name__)
 
 DIGITS = 4
 Values = list[float | None]
-
-
-@status.before_app_request
-def record() -> None:
-    """Begin to take samples with the first request that comes over a socket."""
-    if "gunicorn.socket" in request.environ or "werkzeug.socket" in request.environ:
-        services.metrics().history.record()
 
 
 @status.get("/status")
@@ -42,7 +36,7 @@ def show() -> str:
         interval=round(INTERVAL),
         span=round(INTERVAL * SAMPLES),
         version=VERSION,
-        signed_in=operator_session.is_signed_in(request, services.settings().security.admin_key),
+        signed_in=operator_session.is_signed_in(request, services().settings.security.admin_key),
         **_figures(),
     )
 
@@ -56,7 +50,7 @@ def figures() -> str:
 @status.get("/status/samples")
 def samples() -> FlaskResponse:
     """Return the samples after `after` (seconds since the epoch), one list of values for each line of a plot."""
-    taken = services.metrics().history.samples(request.args.get("after", -1.0, type=float))
+    taken = services().metrics.history.samples(request.args.get("after", -1.0, type=float))
     lines = [
         {"plot": plot, "key": key, "model": model, "values": [_rounded(value) for value in values]}
         for plot, key, model, values in _lines(taken)
@@ -68,11 +62,11 @@ def samples() -> FlaskResponse:
 def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
     """Take the key once and give a cookie for it."""
     offered = form().fields.get("key", "")
-    admin_key = services.settings().security.admin_key
+    admin_key = services().settings.security.admin_key
     if admin_key is None or caller.is_local(request):
         return redirect(url_for("status.show"), 303)  # which asks for no key, or says that there is none
     try:
-        _tries().spend("sign-in", caller.budget_key(_client()))
+        services().sign_in_tries.spend("sign-in", caller.budget_key(_client()))
     except OverBudget as refusal:
         headers = {"Retry-After": str(refusal.retry_after)}
         message = visitors_locale().sentence(refusal.message, "rate_limit_exceeded")
@@ -80,7 +74,7 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
     if not operator_session.key_fits(offered, admin_key):
         return sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
     response = redirect(url_for("status.show"), 303)
-    secure = caller.came_over_https(request, services.settings().server.trusted_proxies)
+    secure = caller.came_over_https(request, services().settings.server.trusted_proxies)
     operator_session.sign_in(cast(FlaskResponse, response), admin_key, secure=secure)
     return response
 
@@ -101,21 +95,17 @@ def sign_in_page(problem: str = "", retry_after: int | None = None) -> str:
     )
 
 
-def _tries() -> RateLimiter:
-    return cast(RateLimiter, current_app.extensions["sign_in_tries"])
-
-
 def _client() -> str:
-    return caller.client_address(request, services.settings().server.trusted_proxies)
+    return caller.client_address(request, services().settings.server.trusted_proxies)
 
 
 def _figures() -> dict[str, Any]:
     """Return the tiles and the table: of each line its last value, its mean and its greatest of the hour."""
     texts = visitors_locale().texts["status"]
-    taken = services.metrics().history.samples()
+    taken = services().metrics.history.samples()
     lines = list(_lines(taken))
     return {
-        "status": overall(services.models().states()).value,
+        "status": overall(services().models.states()).value,
         "tiles": _tiles(taken, texts),
         "rows": [_row(_label(plot, key, model, texts), values) for plot, key, model, values in lines],
     }
@@ -125,11 +115,11 @@ def _tiles(taken: Sequence[Sample], texts: dict[str, Any]) -> dict[str, str]:
     last = taken[-1] if taken else None
     measured = [sample.first_token_p50 for sample in taken if sample.first_token_p50 is not None]
     return {
-        "state": texts["states"][overall(services.models().states()).value],
-        "uptime": _duration(services.metrics().uptime),
+        "state": texts["states"][overall(services().models.states()).value],
+        "uptime": _duration(services().metrics.uptime),
         "tokens": _shown(sum(last.tokens.values()) if last else 0),
-        "running": _shown(sum(backend.stats().num_requests_running for _, backend in services.models())),
-        "waiting": _shown(sum(backend.stats().num_requests_waiting for _, backend in services.models())),
+        "running": _shown(sum(backend.stats().num_requests_running for _, backend in services().models)),
+        "waiting": _shown(sum(backend.stats().num_requests_waiting for _, backend in services().models)),
         "first_token": _shown(measured[-1] if measured else None),
         "answers": _shown(sum(sample.answers for sample in taken)),
         "errors": _shown(sum(sum(sample.errors.values()) for sample in taken)),
@@ -138,7 +128,7 @@ def _tiles(taken: Sequence[Sample], texts: dict[str, Any]) -> dict[str, str]:
 
 def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
     """Yield every line of every plot: plot, key, model ("" for all), values."""
-    models = [name for name, _ in services.models()]
+    models = [name for name, _ in services().models]
     for name in models:
         yield "tokens", "tokens", name, [sample.tokens[name] for sample in taken]
     for name in models:

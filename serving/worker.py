@@ -63,7 +63,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     @property
     def models(self) -> ModelSet:
         """The application's models; none before it is built."""
-        return self.wsgi.extensions["models"] if self.wsgi is not None else ModelSet({})
+        return self.wsgi.extensions["services"].models if self.wsgi is not None else ModelSet({})
 
     @property
     def orphaned(self) -> bool:

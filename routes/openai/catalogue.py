@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from edge import services
 from edge.errors import UnknownModel
 from engine.backend import Backend
+from routes.services import services
 
 CREATED = int(time.time())
 
 
 def find(model_id: str) -> tuple[str, Backend]:
     """Return the model's name and the model. Raises UnknownModel."""
-    for name, backend in services.models():
+    for name, backend in services().models:
         if model_id in (name, backend.info.served_id):
             return name, backend
     known = ", ".join(entry["id"] for entry in entries())
@@ -23,7 +23,7 @@ def find(model_id: str) -> tuple[str, Backend]:
 
 def entries() -> list[dict[str, Any]]:
     """Return every id that can be asked for, a model's own name before that of its stand-in."""
-    return [entry for _, backend in services.models() for entry in _entries_of(backend)]
+    return [entry for _, backend in services().models for entry in _entries_of(backend)]
 
 
 def entry(model_id: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Response, current_app, jsonify
+from flask import Response, jsonify
 
 from engine.backend import Backend
 from engine.errors import ValidationError
@@ -14,6 +14,7 @@ from routes.openai.messages import Conversation
 from routes.openai.requests import ChatRequest
 from routes.openai.sampling import check_stream_options, choices
 from routes.openai.tools import Toolbox
+from routes.services import services
 from routes.sse import EventStream
 
 # Efforts at which the model may reason before it answers.
@@ -61,5 +62,4 @@ def _masks(asked: ChatRequest, toolbox: Toolbox, backend: Backend) -> structured
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
     if bound and asked.ignore_eos:
         raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
-    shelf: structured_output.GrammarShelf = current_app.extensions["grammars"]
-    return structured_output.masks(asked.response_format, toolbox, backend, shelf)
+    return structured_output.masks(asked.response_format, toolbox, backend, services().grammars)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edge import services
 from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import SamplingParams
 from routes.openai.requests import ChatRequest, SamplingRequest
 from routes.openai.structured_output import NewMask
+from routes.services import services
 
 
 def length_of(backend: Backend, asked: SamplingRequest) -> int:
@@ -21,7 +21,7 @@ def length_of(backend: Backend, asked: SamplingRequest) -> int:
         wanted = asked.max_completion_tokens
     if wanted is not None:
         return wanted
-    defaults = services.settings().generation
+    defaults = services().settings.generation
     return defaults.max_tokens_avision if backend.info.vision else defaults.max_tokens_avibe
 
 
@@ -45,7 +45,7 @@ def choices(
 
 def _sampling(backend: Backend, asked: SamplingRequest, logprobs: int | None) -> SamplingParams:
     own = backend.info.generation_defaults
-    default = services.settings().generation.temperature
+    default = services().settings.generation.temperature
     return SamplingParams(
         max_tokens=length_of(backend, asked),
         temperature=default if asked.temperature is None else float(asked.temperature),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from flask import Blueprint, Response, current_app, jsonify
+from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 
 from edge.charging import charge
@@ -12,7 +12,7 @@ from engine.errors import ServiceError
 from routes import parsing
 from routes.openai import catalogue, chat, completions
 from routes.openai.body import validated
-from routes.openai.requests import OpenaiModels
+from routes.services import services
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
 
@@ -34,7 +34,7 @@ def model(model_id: str) -> Response:
 @openai.post("/chat/completions")
 def chat_completions() -> Response:
     """Answer a conversation."""
-    asked = _read(_models().chat)
+    asked = _read(services().openai_models.chat)
     charge(asked.n or 1)
     return chat.answer(asked)
 
@@ -42,7 +42,7 @@ def chat_completions() -> Response:
 @openai.post("/completions")
 def text_completions() -> Response:
     """Continue texts."""
-    asked = _read(_models().completion)
+    asked = _read(services().openai_models.completion)
     charge(completions.cost(asked))
     return completions.answer(asked)
 
@@ -54,9 +54,3 @@ def _read(model: type[Asked]) -> Asked:
     except ServiceError:
         charge()
         raise
-
-
-def _models() -> OpenaiModels:
-    found: Any = current_app.extensions["openai_models"]
-    assert isinstance(found, OpenaiModels)
-    return found

@@ -1,7 +1,7 @@
 """The last hour of the service's own figures, one sample every few seconds, for the operator's page.
 
 A ring of SAMPLES samples, each of a bounded size: memory does not grow with time or load. The times to a first token of
-one interval are kept until it ends, at most FIRST_TOKENS of them. The thread begins with the first real connection
+one interval are kept until it ends, at most FIRST_TOKENS of them. The thread begins when the service begins to serve
 and ends when its history is gone.
 """
 

@@ -8,6 +8,7 @@ import os
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 from flask import Flask, Response, request
 
@@ -83,8 +84,8 @@ def check_room():
 
 def create_app():
     app = Flask(__name__)
-    models = app.extensions["models"] = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
-    app.extensions["settings"] = settings_or_exit()
+    models = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
+    app.extensions["services"] = SimpleNamespace(models=models, begin_serving=lambda: None)
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
 

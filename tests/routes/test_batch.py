@@ -10,6 +10,7 @@ from config import load_settings
 from engine.errors import ModelError, Overloaded
 from engine.types import Priority, Status
 from routes.batch import Batch
+from routes.services import services
 from tests.fakes import PATIENCE
 
 BATCH = "/api/v1/text/batch"
@@ -41,7 +42,7 @@ class Reader:
     def __init__(self, app, prompts):
         with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
             app.preprocess_request()
-            asked = [app.extensions["request_models"].text(prompt=prompt) for prompt in prompts]
+            asked = [services(app).request_models.text(prompt=prompt) for prompt in prompts]
             self.batch = Batch(asked, lambda made: {"text": made.text})
         self.lines = []
         self.thread = threading.Thread(target=self._read)
@@ -182,7 +183,7 @@ def test_a_batch_that_was_stopped_begins_nothing(app, few):
     """Also where it is stopped before the first text."""
     with app.test_request_context(method="POST"):
         app.preprocess_request()
-        batch = Batch([app.extensions["request_models"].text(prompt="x")], lambda made: {"text": made.text})
+        batch = Batch([services(app).request_models.text(prompt="x")], lambda made: {"text": made.text})
     batch.end()
     assert list(batch.lines()) == []
     assert few.submitted == []
@@ -193,7 +194,7 @@ def test_silence_is_filled_with_blank_lines(app, few):
     few.hold = True
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
-        batch = Batch([app.extensions["request_models"].text(prompt="x")], lambda made: {"text": made.text})
+        batch = Batch([services(app).request_models.text(prompt="x")], lambda made: {"text": made.text})
     made = batch.lines(idle=0.01)
     assert next(made) == b"\n"
     few.wait_for(lambda one: one.submitted)

@@ -4,6 +4,7 @@ import re
 
 from edge.route_table import ROUTES
 from routes.docs import prose
+from routes.services import services
 
 
 def test_every_route_is_described(client):
@@ -18,7 +19,7 @@ def test_the_limits_of_this_service_are_in_it(app, client):
     """Bodies are described by the very models that validate them, with the settings' figures."""
     schemas = client.get("/api/openapi.json").json["components"]["schemas"]
     asked = schemas["TextGenerateRequest"]
-    limits = app.extensions["settings"].generation
+    limits = services(app).settings.generation
     assert asked["properties"]["prompt"]["maxLength"] == limits.max_prompt_length
     assert asked["properties"]["max_tokens"]["anyOf"][0]["maximum"] == limits.max_tokens_limit
     assert asked["additionalProperties"] is False

@@ -2,6 +2,7 @@
 
 import pytest
 
+from edge.services import services
 from engine.errors import ModelError
 from engine.types import Status
 from telemetry.metrics.machine import GpuFigures
@@ -16,7 +17,7 @@ def machine():
 
 @pytest.fixture
 def history(app):
-    return app.extensions["metrics"].history
+    return services(app).metrics.history
 
 
 def lines(client, after=-1):
@@ -53,7 +54,7 @@ def test_only_new_samples_are_sent(client, history):
 
 def test_what_was_stopped_by_its_client_is_no_error(client, history, app):
     """The operator is shown what went wrong, and leaving is nobody's fault."""
-    app.extensions["metrics"].generation_failed("avibe", "request_aborted")
+    services(app).metrics.generation_failed("avibe", "request_aborted")
     history.take()
     assert not any(plot == "errors" for plot, _, _ in lines(client))
 
@@ -82,10 +83,9 @@ def test_the_state_has_its_colour(client, avibe):
     assert 'data-status="dead"><dt>State</dt><dd>failed</dd>' in client.get("/status").text
 
 
-def test_samples_are_taken_once_somebody_connects(app, history):
-    """A test client has no socket; a request over one begins the recording."""
-    client = app.test_client()
-    client.get("/")
+def test_samples_are_taken_once_the_service_begins_to_serve(app, history):
+    """A request to an application that nothing serves starts no thread."""
+    app.test_client().get("/")
     assert history.samples() == []
-    client.get("/", environ_overrides={"werkzeug.socket": object()})
+    services(app).begin_serving()
     until(history.samples)

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from app_production import create_app
 from config import SettingsError, TracingSettings, load_settings
+from edge.services import services
 from telemetry.tracing import collector
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 from tests.telemetry.tracing.otlp_sink import attributes, otlp_sink
@@ -51,7 +52,7 @@ def sink():
 def application(models, machine, **tracing):
     settings = load_settings(NO_LIMITS | tracing, None)
     app = create_app(settings, models, machine)
-    return app.test_client(), app.extensions["tracing"]
+    return app.test_client(), services(app).tracing
 
 
 def ask(client):

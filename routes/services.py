@@ -1,0 +1,32 @@
+"""The parts of a running application as the routes see them: those of the edge, and what validates and describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask
+
+from edge import services as edge_services
+from edge.services import Services
+from routes.openai.requests import OpenaiModels
+from routes.openai.structured_output import GrammarShelf
+from routes.request_models import RequestModels
+
+
+@dataclass(frozen=True)
+class RouteServices(Services):
+    """The one `Services` of an application. api_description: the OpenAPI document, built by the first call."""
+
+    request_models: RequestModels
+    openai_models: OpenaiModels
+    grammars: GrammarShelf
+    api_description: Callable[[], dict[str, Any]]
+
+
+def services(app: Flask | None = None) -> RouteServices:
+    """Return the services of this application, inside a request those of the current one."""
+    found = edge_services.services(app)
+    assert isinstance(found, RouteServices)
+    return found
