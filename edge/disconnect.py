@@ -14,7 +14,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,17 +40,8 @@ class ClientWatch:
         self._lock = threading.Lock()  # guards the field below
         self._watcher: Watcher | None = None
 
-    @contextlib.contextmanager
-    def watching(self, environ: Mapping[str, Any], gone: Call) -> Iterator[None]:
-        """Call `gone` if the client of this request leaves before the block ends."""
-        release = self.watch(environ, gone)
-        try:
-            yield
-        finally:
-            release()
-
     def watch(self, environ: Mapping[str, Any], gone: Call) -> Call:
-        """Call `gone` if the client leaves; return what ends the watch, to be called always. For streams."""
+        """Call `gone` if the client leaves; return what ends the watch, to be called always."""
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         if sock is None or sock.fileno() < 0:
             return lambda: None

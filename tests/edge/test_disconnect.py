@@ -1,5 +1,6 @@
 """Clients that leave are noticed on real sockets, however they leave, and only they."""
 
+import contextlib
 import socket
 import struct
 import threading
@@ -40,6 +41,16 @@ def gone():
     return threading.Event()
 
 
+@contextlib.contextmanager
+def watched(watch, environ, gone):
+    """Watch the client of one request until the block ends."""
+    release = watch.watch(environ, gone)
+    try:
+        yield
+    finally:
+        release()
+
+
 def close(client):
     client.close()
 
@@ -60,7 +71,7 @@ def test_a_client_that_leaves_is_noticed_within_100_ms(watch, leave, server_name
     took = []
     for _ in range(5):
         (client, server), gone = connection(), threading.Event()
-        with watch.watching({server_name: server}, gone.set):
+        with watched(watch, {server_name: server}, gone.set):
             began = time.monotonic()
             leave(client)
             assert gone.wait(PATIENCE)
@@ -74,7 +85,7 @@ def test_leaving_before_the_watch_began_is_noticed(watch, ends, gone):
     """A client may go while its prompt is still being prepared."""
     client, server = ends
     client.close()
-    with watch.watching({"gunicorn.socket": server}, gone.set):
+    with watched(watch, {"gunicorn.socket": server}, gone.set):
         assert gone.wait(PATIENCE)
 
 
@@ -82,7 +93,7 @@ def test_unread_bytes_do_not_hide_a_leaving_client(ends, gone):
     """A client may have sent its next request ahead; the kernel tells the end all the same."""
     client, server = ends
     client.sendall(b"GET /next HTTP/1.1\r\n\r\n")
-    with ClientWatch(EpollWatcher).watching({"gunicorn.socket": server}, gone.set):
+    with watched(ClientWatch(EpollWatcher), {"gunicorn.socket": server}, gone.set):
         assert not gone.wait(0.1)
         client.close()
         assert gone.wait(PATIENCE)
@@ -94,9 +105,9 @@ def test_a_client_that_stays_is_left_alone(watch, ends, gone):
     client, server = ends
     other_client, other_server = connection()
     other_gone = threading.Event()
-    with watch.watching({"gunicorn.socket": server}, gone.set):
+    with watched(watch, {"gunicorn.socket": server}, gone.set):
         client.sendall(b"more")
-        with watch.watching({"gunicorn.socket": other_server}, other_gone.set):
+        with watched(watch, {"gunicorn.socket": other_server}, other_gone.set):
             other_client.close()
             assert other_gone.wait(PATIENCE)
         assert not gone.is_set()
@@ -113,7 +124,7 @@ def test_after_the_watch_nobody_is_called(watch, ends, gone):
     later_client, later_server = connection()
     later_gone = threading.Event()
     later_client.close()
-    with watch.watching({"gunicorn.socket": later_server}, later_gone.set):
+    with watched(watch, {"gunicorn.socket": later_server}, later_gone.set):
         assert later_gone.wait(PATIENCE), "by now the first one would have been called too"
     assert not gone.is_set()
     later_server.close()
@@ -128,7 +139,7 @@ def test_a_reused_descriptor_is_another_client(watch, gone):
         release()
         server.close()
         next_client, next_server = connection()
-        with watch.watching({"gunicorn.socket": next_server}, gone.set):
+        with watched(watch, {"gunicorn.socket": next_server}, gone.set):
             next_client.sendall(b"still here")
             assert next_server.recv(20) == b"still here"
         next_client.close()
@@ -156,11 +167,11 @@ def test_a_call_that_fails_does_not_end_the_watching(watch, ends, gone, caplog):
         failed.set()
         raise RuntimeError
 
-    with watch.watching({"gunicorn.socket": server}, fail):
+    with watched(watch, {"gunicorn.socket": server}, fail):
         client.close()
         assert failed.wait(PATIENCE)
     next_client, next_server = connection()
-    with watch.watching({"gunicorn.socket": next_server}, gone.set):
+    with watched(watch, {"gunicorn.socket": next_server}, gone.set):
         next_client.close()
         assert gone.wait(PATIENCE)
     next_server.close()
@@ -173,7 +184,7 @@ def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
     server.close()
     threads = threading.active_count()
     for environ in ({}, {"gunicorn.socket": server}):
-        with ClientWatch().watching(environ, gone.set):
+        with watched(ClientWatch(), environ, gone.set):
             pass
     assert threading.active_count() == threads
 
@@ -182,6 +193,6 @@ def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):
     """A socket that we closed has no client any more."""
     _, server = ends
     watch = ClientWatch(PollingWatcher)
-    with watch.watching({"gunicorn.socket": server}, gone.set):
+    with watched(watch, {"gunicorn.socket": server}, gone.set):
         server.close()
         assert gone.wait(PATIENCE)
