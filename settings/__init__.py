@@ -1,1 +1,1 @@
-"""What settings are made of: kinds of values, their declaration, where they are read, and the rules between them."""
+"""The settings: their declarations, kinds of values, sources, and the rules between them."""

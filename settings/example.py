@@ -1,6 +1,6 @@
-"""The text of `.env.example`, made from the table of settings: `python -m settings.example > .env.example`.
+"""The text of `.env.example`, generated from the settings: `python -m settings.example > .env.example`.
 
-Docker, Compose, systemd and python-dotenv read the file alike: no inline comments, quotes, `export` or interpolation.
+Docker, Compose, systemd and python-dotenv parse it alike: no inline comments, quotes, `export` or interpolation.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from itertools import groupby
 from settings.table import Setting
 
 TITLE = """\
-# The settings of Avito AI API. Copy this file to .env and take the # from what you change; a line shows the default.
-# A variable of the environment wins over this file; ENV_FILE in the environment names another file than .env.
-# ADMIN_KEY, RATE_LIMIT_STORAGE and OTEL_EXPORTER_OTLP_HEADERS can stand in files of their own, which ADMIN_KEY_FILE,
-# RATE_LIMIT_STORAGE_FILE and OTEL_EXPORTER_OTLP_HEADERS_FILE name."""
+# Settings of Avito AI API. Copy this file to .env and uncomment what you change; each line shows the default.
+# Environment variables take precedence over this file; ENV_FILE in the environment sets another path than .env.
+# ADMIN_KEY, RATE_LIMIT_STORAGE and OTEL_EXPORTER_OTLP_HEADERS can be read from files of their own: set ADMIN_KEY_FILE,
+# RATE_LIMIT_STORAGE_FILE and OTEL_EXPORTER_OTLP_HEADERS_FILE to their paths."""
 
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "a laptop without a GPU: models whose folders are missing are replaced by the demos": {
+    "a laptop without a GPU; demo models replace those whose folders are missing": {
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
     },
@@ -28,7 +28,7 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
         "TRUSTED_PROXIES": "1",
     },
 }
-# What the file sets and does not only show: the second GPU of the machine this service was made for.
+# The only line that is not commented out: production runs on the second GPU of its machine.
 ACTIVE = {"CUDA_VISIBLE_DEVICES": "1"}
 
 

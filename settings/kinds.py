@@ -1,15 +1,18 @@
-"""The kinds of values a setting can have: how each is read from text, what is expected of it, how it is shown."""
+"""The kinds of values a setting can have: how each is parsed, described in an error message and shown."""
 
 from __future__ import annotations
 
 import ipaddress
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 from urllib.parse import unquote, urlsplit
+
+T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 MASK = "********"
 ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
@@ -24,37 +27,40 @@ HEADER_VALUE = re.compile(r"[ -~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """parse: the value of a non-empty text, or ValueError; expected: the rest of "expected ..."; show: back to text."""
+class Kind(Generic[T]):
+    """A type of setting.
 
-    parse: Callable[[str], Any]
+    parse: text to value, raises ValueError; expected: the rest of "expected ..." in its message; show: value to text.
+    """
+
+    parse: Callable[[str], T]
     expected: str
-    show: Callable[[Any], str] = str
+    show: Callable[[T], str] = str
 
 
-def whole(low: int, high: int) -> Kind:
+def whole(low: int, high: int) -> Kind[int]:
     """A whole number from `low` to `high`."""
     return Kind(lambda text: _within(_whole(text), low, high), f"a whole number from {low} to {high}")
 
 
-def number(low: float, high: float) -> Kind:
+def number(low: float, high: float) -> Kind[float]:
     """A finite number from `low` to `high`."""
     return Kind(lambda text: _within(float(text), low, high), f"a number from {low:g} to {high:g}", lambda v: f"{v:g}")
 
 
-def choice(*names: str) -> Kind:
-    """One of a few names, in whatever case it is written."""
+def choice(*names: str) -> Kind[str]:
+    """One of a few names, case-insensitive."""
     by_folded = {name.casefold(): name for name in names}
     return Kind(lambda text: _pick(by_folded, text), " or ".join(names))
 
 
-def switch() -> Kind:
+def switch() -> Kind[bool]:
     """True or false."""
     words = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
     return Kind(lambda text: _pick(words, text), "true or false", lambda value: str(value).lower())
 
 
-def host() -> Kind:
+def host() -> Kind[str]:
     """An address or a host name to listen on."""
 
     def parse(text: str) -> str:
@@ -65,18 +71,18 @@ def host() -> Kind:
     return Kind(parse, "an IP address or a host name, without a port")
 
 
-def folder() -> Kind:
+def folder() -> Kind[Path]:
     """A folder, which need not exist."""
     return Kind(Path, "a folder")
 
 
-def file() -> Kind:
+def file() -> Kind[Path]:
     """A file, which need not exist."""
     return Kind(Path, "a file")
 
 
-def gpus() -> Kind:
-    """What CUDA_VISIBLE_DEVICES takes: indexes, UUIDs or MIG names, comma-separated."""
+def gpus() -> Kind[str]:
+    """A value of CUDA_VISIBLE_DEVICES: comma-separated indexes, UUIDs or MIG names."""
 
     def parse(text: str) -> str:
         names = [name.strip() for name in text.split(",")]
@@ -87,8 +93,8 @@ def gpus() -> Kind:
     return Kind(parse, "the number, UUID (GPU-...) or MIG name (MIG-...) of a GPU; to use none, set DEVICE=cpu")
 
 
-def origins() -> Kind:
-    """`*`, or origins as browsers send them."""
+def origins() -> Kind[tuple[str, ...]]:
+    """`*`, or a comma-separated list of web origins."""
 
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -99,8 +105,8 @@ def origins() -> Kind:
     return Kind(parse, "* or a comma-separated list such as https://example.com,http://localhost:3000", ",".join)
 
 
-def key() -> Kind:
-    """A secret word that a client sends in a header; it is never shown."""
+def key() -> Kind[str]:
+    """A secret that clients send in a header; never shown."""
 
     def parse(text: str) -> str:
         if not KEY.fullmatch(text):
@@ -110,7 +116,7 @@ def key() -> Kind:
     return Kind(parse, "16 to 256 printable ASCII characters without spaces", lambda _: MASK)
 
 
-def storage() -> Kind:
+def storage() -> Kind[str]:
     """`memory` or a Redis URL, shown without its credentials."""
 
     def parse(text: str) -> str:
@@ -122,7 +128,7 @@ def storage() -> Kind:
     return Kind(parse, "memory or a URL such as redis://host:6379/0", without_credentials)
 
 
-def web_address() -> Kind:
+def web_address() -> Kind[str]:
     """The address of a web server, shown without its credentials."""
 
     def parse(text: str) -> str:
@@ -134,8 +140,8 @@ def web_address() -> Kind:
     return Kind(parse, "a URL such as http://127.0.0.1:4318", without_credentials)
 
 
-def header_list() -> Kind:
-    """Headers as OpenTelemetry writes them, values percent-encoded where they must be; never shown."""
+def header_list() -> Kind[tuple[tuple[str, str], ...]]:
+    """Headers in the form of OTEL_EXPORTER_OTLP_HEADERS, values percent-encoded; never shown."""
 
     def parse(text: str) -> tuple[tuple[str, str], ...]:
         pairs = [part.partition("=") for part in text.split(",") if part.strip()]
@@ -147,7 +153,7 @@ def header_list() -> Kind:
     return Kind(parse, "headers such as authorization=Bearer%20abc,x-tenant=1", lambda _: MASK)
 
 
-def word() -> Kind:
+def word() -> Kind[str]:
     """A short name."""
 
     def parse(text: str) -> str:
@@ -159,7 +165,7 @@ def word() -> Kind:
 
 
 def without_credentials(url: str) -> str:
-    """Return the text with everything masked that may be a user, a password or a query."""
+    """Return the URL with user, password and query masked."""
     scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
     user, at, address = rest.rpartition("@")
     address = re.sub(r"\?.*", f"?{MASK}", address, flags=re.DOTALL)
@@ -172,13 +178,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _within(value: Any, low: float, high: float) -> Any:
+def _within(value: Number, low: float, high: float) -> Number:
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(value)
     return value
 
 
-def _pick(by_folded: dict[str, Any], text: str) -> Any:
+def _pick(by_folded: Mapping[str, T], text: str) -> T:
     folded = text.casefold()
     if folded not in by_folded:
         raise ValueError(text)

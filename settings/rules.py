@@ -1,73 +1,76 @@
-"""The rules between settings: what no single value shows, each broken one a sentence for the operator.
-
-The settings are taken as a plain mapping of names to values, so that one reader finds every rule here.
-"""
+"""The rules between settings: what no single value shows, each broken one a sentence for the operator."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from settings.groups import EngineSettings, GenerationSettings, ModelSettings, Settings
 
 DEMO = Path("demo")
 MODELS = 2
 SPARE_THREADS = 32
 
-Values = Mapping[str, Any]
 
-
-def threads_needed(values: Values) -> int:
+def threads_needed(engine: EngineSettings) -> int:
     """Return one thread for each request both models can hold, and some for probes, refusals and pages."""
-    return MODELS * (int(values["MAX_NUM_SEQS"]) + int(values["MAX_WAITING"])) + SPARE_THREADS
+    return MODELS * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
 
 
-def broken_rules(values: Values) -> Iterator[str]:
-    """Yield a sentence for each rule that the values break."""
-    yield from _process(values)
-    yield from _lengths(values)
-    yield from _models(values)
-    yield from _log_file(values["LOG_FILE"])
+def broken_rules(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each rule that the settings break."""
+    yield from _process(settings)
+    yield from _lengths(settings.generation)
+    yield from _batch(settings.engine)
+    yield from _models(settings.model)
+    yield from _log_file(settings.logging.log_file)
 
 
-def _process(values: Values) -> Iterator[str]:
-    if values["WORKERS"] > 1:
+def _process(settings: Settings) -> Iterator[str]:
+    server, engine = settings.server, settings.engine
+    if server.workers > 1:
         yield (
-            f"WORKERS={values['WORKERS']}: expected 1, because each worker would load the weights again; "
+            f"WORKERS={server.workers}: expected 1, because each worker would load the weights again; "
             "to serve more, raise MAX_NUM_SEQS or run more copies of the service"
         )
-    needed = threads_needed(values)
-    if values["THREADS"] is not None and values["THREADS"] < needed:
+    needed = threads_needed(engine)
+    if server.threads < needed:
         yield (
-            f"THREADS={values['THREADS']}: expected at least {needed} = {MODELS} models x (MAX_NUM_SEQS "
-            f"{values['MAX_NUM_SEQS']} + MAX_WAITING {values['MAX_WAITING']}) + {SPARE_THREADS} for probes, "
+            f"THREADS={server.threads}: expected at least {needed} = {MODELS} models x (MAX_NUM_SEQS "
+            f"{engine.max_num_seqs} + MAX_WAITING {engine.max_waiting}) + {SPARE_THREADS} for probes, "
             "refusals and pages; leave it out to have it computed"
         )
 
 
-def _lengths(values: Values) -> Iterator[str]:
-    for name in ("MAX_TOKENS_AVIBE", "MAX_TOKENS_AVISION"):
-        if values[name] > values["MAX_TOKENS_LIMIT"]:
-            yield f"{name}={values[name]}: expected at most MAX_TOKENS_LIMIT, which is {values['MAX_TOKENS_LIMIT']}"
-    if values["MAX_TOKENS_LIMIT"] >= values["MAX_MODEL_LEN"]:
+def _lengths(generation: GenerationSettings) -> Iterator[str]:
+    limit = generation.max_tokens_limit
+    defaults = {"MAX_TOKENS_AVIBE": generation.max_tokens_avibe, "MAX_TOKENS_AVISION": generation.max_tokens_avision}
+    for name, tokens in defaults.items():
+        if tokens > limit:
+            yield f"{name}={tokens}: expected at most MAX_TOKENS_LIMIT, which is {limit}"
+    if limit >= generation.max_model_len:
         yield (
-            f"MAX_TOKENS_LIMIT={values['MAX_TOKENS_LIMIT']}: expected less than MAX_MODEL_LEN, which is "
-            f"{values['MAX_MODEL_LEN']} and holds the prompt as well"
-        )
-    if 0 < values["MAX_NUM_BATCHED_TOKENS"] < values["MAX_NUM_SEQS"]:
-        yield (
-            f"MAX_NUM_BATCHED_TOKENS={values['MAX_NUM_BATCHED_TOKENS']}: expected 0 (automatic) or at least "
-            f"MAX_NUM_SEQS, which is {values['MAX_NUM_SEQS']}, because each running request makes a token a step"
+            f"MAX_TOKENS_LIMIT={limit}: expected less than MAX_MODEL_LEN, which is "
+            f"{generation.max_model_len} and holds the prompt as well"
         )
 
 
-def _models(values: Values) -> Iterator[str]:
-    if values["VIBE_TOKENIZER_DIR"] == DEMO != values["VIBE_MODEL_DIR"]:
+def _batch(engine: EngineSettings) -> Iterator[str]:
+    if 0 < engine.max_num_batched_tokens < engine.max_num_seqs:
+        yield (
+            f"MAX_NUM_BATCHED_TOKENS={engine.max_num_batched_tokens}: expected 0 (automatic) or at least "
+            f"MAX_NUM_SEQS, which is {engine.max_num_seqs}, because each running request generates one token per step"
+        )
+
+
+def _models(model: ModelSettings) -> Iterator[str]:
+    if model.vibe_tokenizer_dir == DEMO != model.vibe_model_dir:
         yield "VIBE_TOKENIZER_DIR='demo': expected VIBE_MODEL_DIR=demo beside it, because it fits that model alone"
 
 
 def _log_file(path: Path | None) -> Iterator[str]:
-    """Check without creating the file: it may be checked as root and written as somebody else."""
+    """Check without creating the file: the check may run as root, and the service as another user."""
     if path is None:
         return
     try:

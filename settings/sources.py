@@ -1,6 +1,6 @@
-"""Where the texts of settings come from: the environment, the files of secrets, and `.env`, in this order.
+"""The sources of settings, in order of precedence: the environment, files of secrets, and `.env`.
 
-A variable that is set to nothing counts as not set, since that is what `NAME=` in a Compose file means.
+An empty variable counts as unset, since that is what `NAME=` in a Compose file means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dotenv.parser import Binding, parse_stream
 
 from settings.table import Setting
 
-# Read by other programs from the same file, so no mistake there.
+# Read by other programs from the same file.
 FOREIGN = frozenset(
     "ENV_FILE TORCH_INDEX_URL COMPOSE_PROJECT_NAME COMPOSE_PROFILES COMPOSE_FILE DOMAIN TLS_DIR MODELS_DIR".split()
 )
@@ -22,7 +22,7 @@ FOREIGN = frozenset(
 
 @dataclass(slots=True)
 class Sources:
-    """The texts that were found, by setting, each with where it stood; and what was wrong on the way."""
+    """The text and the source of each setting that was found, and the mistakes and warnings met on the way."""
 
     texts: dict[str, tuple[str, str]] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def _read_secret(pointer: str, path: str, sources: Sources) -> str:
         sources.mistakes.append(f"{pointer}={path!r}: expected a text file that can be read ({_reason(error)})")
         return ""
     if not text:
-        sources.mistakes.append(f"{pointer}={path!r}: expected a file with the secret in it, and it is empty")
+        sources.mistakes.append(f"{pointer}={path!r}: expected a file that holds the secret, but it is empty")
     return text
 
 

@@ -1,7 +1,7 @@
-"""The declaration of settings: a field of a frozen dataclass is a setting, and the one table is read off those fields.
+"""The declaration of settings as fields of frozen dataclasses, and the table derived from those fields.
 
-The field `port` of a group is the setting `PORT`: its kind, its default and its line of help stand beside it, and
-reading, printing, `.env.example` and the README's table all come from there.
+The field `port` of a group is the setting `PORT`, declared with its kind, default and one line of help. Parsing,
+printing, `.env.example` and the table in docs/settings.md all derive from these declarations.
 """
 
 from __future__ import annotations
@@ -9,40 +9,49 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from settings.kinds import MASK, Kind
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One variable. group: the attribute of Settings that holds it ("" for its own); unset: how an unset one shows."""
+    """One environment variable.
+
+    group: the attribute of Settings that holds it, "" for Settings itself; unset: the documented default if unset.
+    """
 
     name: str
     group: str
-    kind: Kind
-    default: Any
+    kind: Kind[Any]  # of the setting's own type; the table holds all of them
+    default: object
     help: str
     secret: bool
     unset: str
 
-    def show(self, value: Any) -> str:
-        """Return the value as an operator would write it, secrets masked; "" where it is not set."""
+    def show(self, value: object) -> str:
+        """Return the value as an operator would write it, secrets masked; "" if it is unset."""
         return "" if value is None else self.kind.show(value)
 
     @property
     def documented_default(self) -> str:
-        """The default as the documents give it."""
+        """The default as the documentation gives it."""
         return self.unset if self.default is None else self.kind.show(self.default)
 
     def safe(self, text: str) -> str:
-        """Return what an operator wrote, fit for an error message."""
+        """Return an operator's text for an error message, secrets masked."""
         if not self.secret:
             return repr(text)
         shown = self.kind.show(text)
         return shown if shown == MASK else repr(shown)
 
 
+@dataclass(frozen=True, repr=False)
 class Group:
     """A group of settings whose repr shows no secret."""
 
@@ -51,13 +60,13 @@ class Group:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def setting(default: Any, kind: Kind, help: str, *, secret: bool = False, unset: str = "none") -> Any:
-    """Declare a setting. default None: it may stay unset, and `unset` says what that means."""
+def setting(default: T | None, kind: Kind[T], help: str, *, secret: bool = False, unset: str = "none") -> T:
+    """Declare a setting. default None: it may stay unset, which `unset` describes."""
     declared = {"kind": kind, "help": help, "secret": secret, "unset": unset}
-    return dataclasses.field(default=default, metadata=declared)
+    return dataclasses.field(default=cast(T, default), metadata=declared)
 
 
-def settings_in(cls: Any, group: str = "") -> Iterator[Setting]:
+def settings_in(cls: type[DataclassInstance], group: str = "") -> Iterator[Setting]:
     """Yield the settings of a dataclass and of its groups, in the order of their declaration."""
     types = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -68,6 +77,6 @@ def settings_in(cls: Any, group: str = "") -> Iterator[Setting]:
 
 
 def markdown(settings: tuple[Setting, ...]) -> str:
-    """Return the table of settings for a document."""
+    """Return the table of settings in Markdown."""
     rows = [f"| `{s.name}` | `{s.documented_default}` | {s.help} |" for s in settings]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows])

@@ -16,8 +16,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from app_production import create_app
-from config import SettingsError, TracingSettings, load_settings
+from config import SettingsError, load_settings
 from edge.services import services
+from settings.groups import TracingSettings
 from telemetry.tracing import collector
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
 from tests.telemetry.tracing.otlp_sink import attributes, otlp_sink

@@ -1,0 +1,191 @@
+"""The declarations of all settings, by group: type, default, accepted values and one line of help each.
+
+A field is a setting; its name in capitals is the environment variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from settings import kinds
+from settings.kinds import number, whole
+from settings.table import Group, Setting, setting
+
+DATA = Path("/mnt/data/avito")
+DTYPES = ("float16", "bfloat16", "float32")
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+ANY_COUNT = 1_000_000
+SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True, repr=False)
+class ServerSettings(Group):
+    host: str = setting("0.0.0.0", kinds.host(), "address to listen on; 127.0.0.1 behind a proxy on this machine")
+    port: int = setting(8085, whole(1, 65535), "port to listen on")
+    workers: int = setting(
+        1, whole(1, 64), "worker processes; only 1 is accepted, because each would load the weights again"
+    )
+    threads: int = setting(
+        None,
+        whole(1, 100_000),
+        "threads that serve requests; one for each request both models can hold, and 32 for probes, refusals and pages",
+        unset="2 x (MAX_NUM_SEQS + MAX_WAITING) + 32",
+    )
+    trusted_proxies: int = setting(
+        0, whole(0, 10), "number of trusted proxies in front of the service, for X-Forwarded-For and X-Forwarded-Proto"
+    )
+    send_timeout: float = setting(
+        30.0,
+        number(1, SECONDS_A_DAY),
+        "seconds after which a client that stops reading its response or sending its request is disconnected",
+    )
+    drain_delay: float = setting(
+        0.0,
+        number(0, 3600),
+        "seconds at a stop in which readiness is 503 and requests are still accepted, for load balancers that probe it",
+    )
+    drain_seconds: float = setting(60.0, number(0, SECONDS_A_DAY), "seconds that admitted requests have at a stop")
+
+
+@dataclass(frozen=True, repr=False)
+class ModelSettings(Group):
+    cuda_visible_devices: str | None = setting(
+        None, kinds.gpus(), "GPU to use: index in PCI order, UUID or MIG name", unset="all of them"
+    )
+    device: str = setting(
+        "auto",
+        kinds.choice("auto", "cuda", "cpu"),
+        "device of the models; in production the CPU must be set explicitly",
+    )
+    dtype: str | None = setting(
+        None, kinds.choice(*DTYPES), "dtype of both models", unset="float16 on CUDA, float32 on CPU"
+    )
+    vibe_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avibe", unset="DTYPE")
+    vision_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avision", unset="DTYPE")
+    vibe_model_dir: Path = setting(
+        DATA / "vibe/models",
+        kinds.folder(),
+        "Avibe's checkpoint or Hugging Face cache folder; `demo` for the demo model",
+    )
+    vibe_tokenizer_dir: Path = setting(
+        DATA / "vibe/tokenizers", kinds.folder(), "Avibe's tokenizer or Hugging Face cache folder"
+    )
+    vision_model_dir: Path = setting(
+        DATA / "vision/models",
+        kinds.folder(),
+        "Avision's checkpoint or Hugging Face cache folder; `demo` for the demo model",
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class GenerationSettings(Group):
+    max_tokens_avibe: int = setting(256, whole(1, ANY_COUNT), "default max_tokens of Avibe")
+    max_tokens_avision: int = setting(200, whole(1, ANY_COUNT), "default max_tokens of Avision")
+    max_tokens_limit: int = setting(2048, whole(1, ANY_COUNT), "largest max_tokens that a request may set")
+    max_model_len: int = setting(
+        4096,
+        whole(16, ANY_COUNT),
+        "context length in tokens, prompt and answer together; the checkpoint's own limit applies as well",
+    )
+    temperature: float = setting(0.7, number(0, 2), "default sampling temperature; 0 is greedy")
+    max_prompt_length: int = setting(2000, whole(1, ANY_COUNT), "maximum length of a prompt in characters")
+
+
+@dataclass(frozen=True, repr=False)
+class LimitSettings(Group):
+    rate_limit_per_minute: int = setting(10, whole(0, ANY_COUNT), "requests per client and minute; 0: unlimited")
+    rate_limit_per_hour: int = setting(100, whole(0, ANY_COUNT), "requests per client and hour; 0: unlimited")
+    rate_limit_storage: str = setting(
+        "memory",
+        kinds.storage(),
+        "storage of the rate limits' counters: memory, or a redis:// URL shared by several copies",
+        secret=True,
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class EngineSettings(Group):
+    engine: str = setting(
+        "continuous",
+        kinds.choice("continuous", "reference"),
+        "continuous batching, or plain generation one by one to compare with",
+    )
+    max_num_seqs: int = setting(64, whole(1, 4096), "maximum number of concurrent sequences per model")
+    max_waiting: int = setting(128, whole(0, 65_536), "maximum length of the waiting queue per model")
+    max_num_batched_tokens: int = setting(
+        0, whole(0, ANY_COUNT), "token budget of one step; 0: 320 on the CPU, 2048 on CUDA"
+    )
+    queue_timeout: float = setting(30.0, number(0.1, SECONDS_A_DAY), "seconds a request may wait in the queue")
+    request_timeout: float = setting(300.0, number(1, SECONDS_A_DAY), "seconds a request may take in total")
+    stall_seconds: float = setting(
+        20.0, number(1, SECONDS_A_DAY), "seconds without a step after which a busy model counts as stalled"
+    )
+    cpu_threads: int = setting(0, whole(0, 1024), "compute threads on the CPU; 0: one per core")
+    prefix_cache: bool = setting(True, kinds.switch(), "cache keys and values of shared prompt prefixes")
+    cuda_graphs: bool = setting(True, kinds.switch(), "replay decode steps as CUDA graphs")
+    reload_reserve: bool = setting(
+        False, kinds.switch(), "reserve GPU memory for a second copy of the weights during a reload"
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class SecuritySettings(Group):
+    allowed_origins: tuple[str, ...] = setting(
+        ("*",), kinds.origins(), "origins of web pages that may call the API (CORS); * for all"
+    )
+    admin_key: str | None = setting(
+        None, kinds.key(), "key for the administrative routes; without one they accept local requests only", secret=True
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class LoggingSettings(Group):
+    log_level: str = setting("INFO", kinds.choice(*LEVELS), "minimum level of logged lines")
+    log_file: Path | None = setting(None, kinds.file(), "log file, in addition to standard output")
+    log_format: str = setting("text", kinds.choice("text", "json"), "plain text, or one JSON object per line")
+
+
+@dataclass(frozen=True, repr=False)
+class TracingSettings(Group):
+    otel_exporter_otlp_endpoint: str | None = setting(
+        None, kinds.web_address(), "OTLP/HTTP collector of traces; without one there are no traces"
+    )
+    otel_exporter_otlp_headers: tuple[tuple[str, str], ...] | None = setting(
+        None, kinds.header_list(), "headers for the collector, as name=value,name=value", secret=True
+    )
+    otel_service_name: str = setting("avito-ai", kinds.word(), "service name in traces")
+    otel_traces_sampler_arg: float = setting(
+        1.0, number(0, 1), "share of requests to trace, 0 to 1, where the client has not decided"
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. warnings: sentences for the operator; sources: where each value that was set came from."""
+
+    environment: str = setting(
+        "development",
+        kinds.choice("development", "production"),
+        "production requires real models and a GPU unless the settings say otherwise",
+    )
+    server: ServerSettings = field(default_factory=ServerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    security: SecuritySettings = field(default_factory=SecuritySettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
+    warnings: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def production(self) -> bool:
+        return self.environment == "production"
+
+    def show(self, setting: Setting) -> str:
+        """Return the effective value of one setting as text, secrets masked."""
+        holder = getattr(self, setting.group) if setting.group else self
+        return setting.show(getattr(holder, setting.name.lower()))
