@@ -1,7 +1,6 @@
-"""Answers as they come off a socket: HTTP/1.1 framing, server-sent events, and what the two dialects say in them.
+"""Bodies of generation answers: server-sent events, and what the two dialects say in them.
 
-Parsers of a few lines, fed with whatever bytes arrived, so that the measuring client costs next to nothing and takes
-the time at the socket itself.
+Each reader is fed the bytes of the body as they arrive, together with their time of arrival.
 """
 
 from __future__ import annotations
@@ -11,83 +10,18 @@ from dataclasses import dataclass, field
 
 
 class BadAnswer(Exception):
-    """The server's answer is not what was asked for; the message says how."""
-
-
-class HttpParser:
-    """One HTTP/1.1 answer (RFC 9112). `feed` returns the body's bytes without their framing."""
-
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self.done = False
-        self._buffer = b""
-        self._chunked = False
-        self._left: int | None = None  # bytes left of the body, or of the chunk
-
-    def feed(self, data: bytes) -> bytes:
-        """Take in what arrived. Raises BadAnswer where it is no HTTP."""
-        self._buffer += data
-        if self.status is None and not self._read_head():
-            return b""
-        return self._read_chunks() if self._chunked else self._read_plain()
-
-    def end(self) -> None:
-        """Take in that the connection was closed. Raises BadAnswer where something is missing."""
-        self.done = self.done or (self.status is not None and not self._chunked and self._left is None)
-        if not self.done:
-            raise BadAnswer("the connection closed in the middle of the answer")
-
-    def _read_head(self) -> bool:
-        head, separator, rest = self._buffer.partition(b"\r\n\r\n")
-        if not separator:
-            return False
-        first, *lines = head.split(b"\r\n")
-        if not first.startswith(b"HTTP/1.") or not first[9:12].isdigit():
-            raise BadAnswer("the answer is not HTTP")
-        headers = {name.lower(): value.strip().lower() for name, _, value in (line.partition(b":") for line in lines)}
-        self.status, self._buffer = int(first[9:12]), rest
-        self._chunked = b"chunked" in headers.get(b"transfer-encoding", b"")
-        if b"content-length" in headers and not self._chunked:
-            self._left = int(headers[b"content-length"])
-        return True
-
-    def _read_plain(self) -> bytes:
-        body, self._buffer = self._buffer, b""
-        if self._left is not None:
-            self._left -= len(body)
-            self.done = self._left <= 0
-        return body
-
-    def _read_chunks(self) -> bytes:
-        body = b""
-        while not self.done and (part := self._next_chunk()) is not None:
-            body += part
-        return body
-
-    def _next_chunk(self) -> bytes | None:
-        """Return one whole chunk, None where more must arrive first."""
-        size, separator, rest = self._buffer.partition(b"\r\n")
-        if not separator:
-            return None
-        length = int(size.partition(b";")[0], 16)
-        if length == 0:
-            self.done = True
-            return b""
-        if len(rest) < length + 2:
-            return None
-        self._buffer = rest[length + 2 :]
-        return rest[:length]
+    """The server's answer is not a complete success; the message says why."""
 
 
 class EventParser:
-    """Server-sent events (the HTML standard, 9.2): `feed` returns the data of each event that is whole."""
+    """Server-sent events (HTML standard, 9.2): `feed` returns the data of each complete event."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._data: list[bytes] = []
 
     def feed(self, body: bytes) -> list[bytes]:
-        """Take in what arrived; comments and other fields are passed over."""
+        """Add received bytes; comments and other fields are skipped."""
         *lines, self._buffer = (self._buffer + body).split(b"\n")
         events = []
         for line in lines:
@@ -102,7 +36,7 @@ class EventParser:
 
 @dataclass
 class Heard:
-    """What a body has said so far. arrivals: the moments at which text came, on the caller's clock."""
+    """The content of a body so far. arrivals: when text arrived, on the caller's clock; tokens: of the whole answer."""
 
     arrivals: list[float] = field(default_factory=list)
     tokens: int | None = None
@@ -110,7 +44,7 @@ class Heard:
 
 
 class _Stream:
-    """An answer as a stream of events; what each of them says is the dialect's."""
+    """A streamed answer; subclasses read the events of their dialect."""
 
     unfinished = "the stream ended early"
 
@@ -119,12 +53,12 @@ class _Stream:
         self._events = EventParser()
 
     def feed(self, body: bytes, now: float) -> None:
-        """Take in a part of the body. Raises BadAnswer on an error event."""
+        """Add a part of the body. Raises BadAnswer on an error event."""
         for event in self._events.feed(body):
             self._hear(event, now)
 
     def end(self) -> None:
-        """Check that the stream said that it was over. Raises BadAnswer."""
+        """Check that the stream was complete. Raises BadAnswer."""
         if not self.heard.complete:
             raise BadAnswer(self.unfinished)
 
@@ -133,7 +67,7 @@ class _Stream:
 
 
 class ChatStream(_Stream):
-    """An OpenAI chat completion. Not every server says [DONE]; a finish reason ends an answer as well."""
+    """An OpenAI chat completion. Not every server sends [DONE]; a finish reason completes an answer as well."""
 
     unfinished = "the stream ended without a finish"
 
@@ -153,7 +87,7 @@ class ChatStream(_Stream):
 
 
 class OwnStream(_Stream):
-    """An answer of /api/v1: texts, then the whole with its figures."""
+    """A stream of /api/v1: pieces of text, then the whole answer with its token counts."""
 
     unfinished = "the stream ended without its figures"
 
@@ -169,18 +103,18 @@ class OwnStream(_Stream):
 
 
 class WholeJson:
-    """An answer of /api/v1 in one piece: when its first token was made is not known."""
+    """An answer of /api/v1 in one piece; the time of its first token is unknown."""
 
     def __init__(self) -> None:
         self.heard = Heard()
         self._body = b""
 
     def feed(self, body: bytes, now: float) -> None:
-        """Take in a part of the body."""
+        """Add a part of the body."""
         self._body += body
 
     def end(self) -> None:
-        """Read the whole. Raises BadAnswer where it is not a success."""
+        """Parse the whole body. Raises BadAnswer unless it is a success."""
         answer = json.loads(self._body)
         if not answer.get("success"):
             raise BadAnswer("the answer is not a success")

@@ -1,7 +1,7 @@
-"""Asks one generation request over HTTP and times its answer. One connection a request, all on one event loop.
+"""Sends one generation request over HTTP and times its answer: one connection per request, all on one event loop.
 
-A fresh connection each time leaves nothing of one request to the next, and its cost (well under a millisecond on one
-machine) is part of every figure, for every server alike.
+A fresh connection keeps requests independent of each other. Its cost (well under a millisecond on one machine) is part
+of every figure, for every server alike.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import base64
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
+import h11
+
 from benchmarks.harness.figures import Outcome
-from benchmarks.harness.http_answer import Answer, BadAnswer, ChatStream, HttpParser, OwnStream, WholeJson
+from benchmarks.harness.http_answer import Answer, BadAnswer, ChatStream, OwnStream, WholeJson
+from benchmarks.harness.http_exchange import UNREADABLE, Exchange
 from benchmarks.harness.workload import Job
 
 CHAT = "/chat/completions"
@@ -25,10 +27,10 @@ OWN_PICTURE = "/api/v1/image/analyze"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask. url: an OpenAI-style `.../chat/completions`, or one of our own JSON routes.
+    """Where requests go. url: an OpenAI-style `.../chat/completions`, or one of our own JSON routes.
 
-    model: the name a chat request carries; key: for the Authorization header; timeout: seconds for one request;
-    whole: ask a JSON route for its answer in one piece, whose first text is not known then.
+    model: the model's name in chat requests; key: for the Authorization header; timeout: seconds for one request;
+    whole: ask a JSON route for its answer in one piece, without the time of its first text.
     """
 
     url: str
@@ -45,7 +47,7 @@ class Target:
 
     @property
     def path(self) -> str:
-        """The path to ask."""
+        """The path of the URL."""
         return urlsplit(self.url).path
 
     @property
@@ -60,67 +62,23 @@ class Target:
             return ChatStream()
         return WholeJson() if self.whole else OwnStream()
 
-    def request(self, job: Job) -> bytes:
-        """Return the bytes of one request."""
+    def request(self, job: Job) -> tuple[h11.Request, bytes]:
+        """Return one request and its body."""
         asked = _chat(job, self.model) if self.path.endswith(CHAT) else _own(job, self.whole)
         body = json.dumps(asked).encode()
         host, port = self.address
-        head = [
-            f"POST {self.path} HTTP/1.1",
-            f"Host: {host}:{port}",
-            "Connection: close",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            *([f"Authorization: Bearer {self.key}"] if self.key else []),
+        headers = [
+            ("Host", f"{host}:{port}"),
+            ("Connection", "close"),
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            *([("Authorization", f"Bearer {self.key}")] if self.key else []),
         ]
-        return "\r\n".join([*head, "", ""]).encode() + body
-
-
-class _Exchange(asyncio.Protocol):
-    """One request and its answer; `over` ends with None or with what went wrong."""
-
-    def __init__(self, request: bytes, answer: Answer) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._request, self._answer = request, answer
-        self._parser = HttpParser()
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        transport.write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        now = time.perf_counter()
-        try:
-            body = self._parser.feed(data)
-            if self._parser.status not in (None, 200):
-                raise BadAnswer(f"status {self._parser.status}")
-            self._answer.feed(body, now)
-            if self._parser.done:
-                self._end()
-        except (BadAnswer, ValueError, KeyError, TypeError) as error:
-            self._settle(error)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.over.done():
-            return
-        try:
-            self._parser.end()
-            self._end()
-        except (BadAnswer, ValueError, KeyError, TypeError) as reason:
-            self._settle(error or reason)
-
-    def _end(self) -> None:
-        self._answer.end()
-        self._settle(None)
-
-    def _settle(self, error: Exception | None) -> None:
-        if not self.over.done():
-            self.over.set_result(None) if error is None else self.over.set_exception(error)
-        self._transport.close()
+        return h11.Request(method="POST", target=self.path, headers=headers), body
 
 
 async def ask(target: Target, job: Job, due: float) -> Outcome:
-    """Ask once and return how it went, counted from `due` on the clock of `time.perf_counter`. Raises nothing."""
+    """Send one request and return its outcome, timed from `due` on the clock of `time.perf_counter`. Never raises."""
     answer = target.answer()
     error = None
     try:
@@ -130,19 +88,19 @@ async def ask(target: Target, job: Job, due: float) -> Outcome:
         error = f"no end within {target.timeout:g} s"
     except (BadAnswer, OSError) as reason:
         error = str(reason) or type(reason).__name__
-    except (ValueError, KeyError, TypeError) as reason:
+    except UNREADABLE as reason:
         error = f"an answer that cannot be read ({type(reason).__name__})"
     return _outcome(answer, due, time.perf_counter(), error)
 
 
 async def _exchange(target: Target, job: Job, answer: Answer) -> None:
     host, port = target.address
-    request = target.request(job)
-    transport, protocol = await asyncio.get_running_loop().create_connection(
-        lambda: _Exchange(request, answer), host, port
+    request, body = target.request(job)
+    transport, exchange = await asyncio.get_running_loop().create_connection(
+        lambda: Exchange(request, body, answer), host, port
     )
     try:
-        await protocol.over
+        await exchange.over
     finally:
         transport.close()
 
@@ -161,8 +119,8 @@ def _outcome(answer: Answer, due: float, ended: float, error: str | None) -> Out
     )
 
 
-def _chat(job: Job, model: str) -> dict[str, Any]:
-    content: Any = job.prompt
+def _chat(job: Job, model: str) -> dict[str, object]:
+    content: object = job.prompt
     if job.picture is not None:
         content = [
             {"type": "image_url", "image_url": {"url": _data_url(job.picture)}},
@@ -178,8 +136,8 @@ def _chat(job: Job, model: str) -> dict[str, Any]:
     }
 
 
-def _own(job: Job, whole: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": job.temperature}
+def _own(job: Job, whole: bool) -> dict[str, object]:
+    body: dict[str, object] = {"prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": job.temperature}
     body |= {} if whole else {"stream": True}
     return body if job.picture is None else body | {"image": _data_url(job.picture)}
 
