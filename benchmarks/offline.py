@@ -25,13 +25,12 @@ from benchmarks.harness import record
 from benchmarks.harness.checkpoints import checkpoint
 from benchmarks.harness.command_line import keep_to_core, whole_numbers
 from benchmarks.harness.comparison import Spread, spread
-from benchmarks.harness.in_process import Clients, request_of
+from benchmarks.harness.in_process import Asked, Clients, request_of
+from benchmarks.harness.one_by_one import OneByOne
 from benchmarks.harness.stepping import PARTS, Step, SteppedEngine
 from benchmarks.harness.workload import Workload
-from engine.backend import Backend
 from engine.llm_engine import LLMEngine
 from engine.loading.loader import load_model
-from engine.reference import ReferenceBackend
 from engine.text.images import check_header
 from engine.types import EngineConfig, GenerationRequest, ModelSpec
 
@@ -122,31 +121,30 @@ def measure_pictures(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Answer picture requests through the engine and one by one, in alternating rounds; return tokens a second."""
     own = spec(folder, vision=True)
     config = EngineConfig(max_num_seqs=PICTURE_CLIENTS, max_model_len=MODEL_LENGTH)
-    backends: dict[str, tuple[Backend, int]] = {
-        "engine": (LLMEngine(own, config), PICTURE_CLIENTS),
-        "one by one": (ReferenceBackend(own, config), 1),
+    engine = LLMEngine(own, config)
+    asked_of: dict[str, tuple[Asked, int]] = {
+        "engine": (engine, PICTURE_CLIENTS),
+        "one by one": (OneByOne(own, MODEL_LENGTH), 1),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in backends}
-    for backend, _ in backends.values():
-        backend.start()
+    speeds: dict[str, list[float]] = {name: [] for name in asked_of}
+    engine.start()
     try:
         for number in range(asked.rounds + 1):  # the first warms up
-            for name, (backend, clients) in backends.items():
-                speed = picture_speed(backend, clients, name, asked, number)
+            for name, (model, clients) in asked_of.items():
+                speed = picture_speed(model, clients, name, asked, number)
                 speeds[name] += [speed] if number else []
     finally:
-        for backend, _ in backends.values():
-            backend.stop(0.0)
+        engine.stop(0.0)
     ratios = [fast / slow for fast, slow in zip(speeds["engine"], speeds["one by one"], strict=True)]
     return {"clients": PICTURE_CLIENTS, "tokens_per_second": speeds, "ratios": ratios}
 
 
-def picture_speed(backend: Backend, clients: int, name: str, asked: argparse.Namespace, number: int) -> float:
-    """Return the tokens a second of one round; the same pictures for every backend."""
+def picture_speed(model: Asked, clients: int, name: str, asked: argparse.Namespace, number: int) -> float:
+    """Return the tokens a second of one round; the same pictures for both."""
     count = asked.pictures if number else clients
     todo = requests(Workload(tokens=asked.tokens, pictures=True), count, asked.seed, "pictures", number)
     with tqdm(total=count, desc=f"pictures, {name}", unit="request", disable=None) as bar:
-        own = Clients(backend, todo, clients, bar.update)
+        own = Clients(model, todo, clients, bar.update)
         began = time.perf_counter()
         own.start()
         own.join()

@@ -181,9 +181,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def chosen(asked: argparse.Namespace) -> list[Server]:
     """Return the servers to compare, ours first."""
     chat = not asked.own_api
-    compared = [servers.ours(OURS, "continuous", asked.text, asked.vision, MODEL_LENGTH, chat)]
+    compared = [servers.ours(OURS, asked.text, asked.vision, MODEL_LENGTH, chat)]
     if not asked.no_lock:
-        compared.append(servers.ours(LOCK, "reference", asked.text, asked.vision, MODEL_LENGTH, chat))
+        compared.append(servers.under_a_lock(LOCK, asked.text, asked.vision, MODEL_LENGTH))
     if asked.vllm:
         compared.append(servers.vllm(asked.vllm, asked.text, asked.server_core or 0, MODEL_LENGTH))
     if asked.transformers:

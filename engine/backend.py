@@ -1,7 +1,6 @@
 """The one seam between the routes and whatever generates: the `Backend` protocol and the `Generation` it hands out.
 
-The engine, the reference backend, an upstream server and the fakes of the tests all stand behind `Backend`. Nothing
-above this file knows which one answers.
+The engine and the fakes of the tests stand behind `Backend`; nothing above this file knows which one answers.
 
 The life of a request here: `submit` (any thread) admits or refuses at once, then prepares the prompt in the caller's
 thread, queues it and returns a `Generation`. One producer thread calls `push`, `finish` or `fail` on it; one consumer

@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows
 DTYPES = {"cpu": "float32", "cuda": "float16"}
-ENGINES = {
-    "continuous": ("engine.llm_engine", "LLMEngine"),
-    "reference": ("engine.reference", "ReferenceBackend"),
-}
 
 # Returns the device, and the engine's limits on it; called by the thread that loads.
 ResolveDevice = Callable[[], tuple[str, EngineConfig]]
@@ -134,9 +130,10 @@ def _deferred(
     name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice
 ) -> DeferredBackend:
     def build() -> Backend:
-        module, class_name = ENGINES[settings.engine.engine]
         where, limits = resolve_device()
-        backend: Backend = getattr(import_module(module), class_name)(model_spec(name, chosen, settings, where), limits)
+        backend: Backend = import_module("engine.llm_engine").LLMEngine(
+            model_spec(name, chosen, settings, where), limits
+        )
         fold_in_libraries()
         return backend
 
@@ -147,9 +144,7 @@ def _deferred(
 def _check_memory(
     checkpoints: Mapping[str, ChosenCheckpoint], settings: Settings, resolve_device: ResolveDevice
 ) -> None:
-    """Raise StartError where both models together would not fit; the plain path has no cache of a stated size."""
-    if settings.engine.engine != "continuous":
-        return
+    """Raise StartError where both models together would not fit."""
     where, limits = resolve_device()
     specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
     import_module("engine.loading.memory_budget").check_together([(spec, limits) for spec in specs])

@@ -107,11 +107,6 @@ class LimitSettings(Group):
 
 @dataclass(frozen=True, repr=False)
 class EngineSettings(Group):
-    engine: str = setting(
-        "continuous",
-        kinds.choice("continuous", "reference"),
-        "continuous batching, or plain generation one by one to compare with",
-    )
     max_num_seqs: int = setting(64, whole(1, 4096), "maximum number of concurrent sequences per model")
     max_waiting: int = setting(128, whole(0, 65_536), "maximum length of the waiting queue per model")
     max_num_batched_tokens: int = setting(

@@ -5,14 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from benchmarks.harness.figures import Outcome
 from benchmarks.harness.workload import Job
-from engine.backend import Backend
+from engine.backend import Generation
 from engine.errors import ServiceError
 from engine.types import ChatPrompt, EncodedImage, GenerationRequest, Prompt, SamplingParams
 
 TIMEOUT = 600.0
+
+
+class Asked(Protocol):
+    """What takes requests in this process: a backend, or what it is compared with."""
+
+    def submit(self, request: GenerationRequest) -> Generation: ...
 
 
 def request_of(job: Job, number: int, picture: EncodedImage | None = None) -> GenerationRequest:
@@ -30,7 +37,7 @@ def generation(prompt: Prompt, job: Job, number: int) -> GenerationRequest:
     return GenerationRequest(f"benchmark-{number}", prompt, sampling, queue_timeout=TIMEOUT, timeout=TIMEOUT)
 
 
-def ask(backend: Backend, request: GenerationRequest) -> Outcome:
+def ask(backend: Asked, request: GenerationRequest) -> Outcome:
     """Ask once; the first token counts from `submit`, as the backend tells it."""
     began = time.perf_counter()
     try:
@@ -46,7 +53,7 @@ class Clients:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Asked,
         requests: Iterator[GenerationRequest],
         count: int,
         tick: Callable[[], object] = lambda: None,

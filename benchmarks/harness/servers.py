@@ -48,7 +48,7 @@ class Server:
         return Target(address + route[0], route[1]) if route else None
 
 
-def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
+def ours(name: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
     """Return our service on Gunicorn, as it is deployed, without rate limits and with patient queues.
 
     vision: a demo model stands in for it where there is none; length: MAX_MODEL_LEN; chat: ask under /v1, and
@@ -59,7 +59,6 @@ def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, c
         "ENV_FILE": os.devnull,
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
-        "ENGINE": engine,
         "VIBE_MODEL_DIR": str(text.resolve()),
         "VIBE_TOKENIZER_DIR": str(text.resolve()),
         "VISION_MODEL_DIR": str(vision.resolve()) if vision else "demo",
@@ -74,6 +73,15 @@ def ours(name: str, engine: str, text: Path, vision: Path | None, length: int, c
     text_route = (OPENAI_PATH if chat else OWN_TEXT, "avibe")
     picture_route = (OPENAI_PATH if chat else OWN_PICTURE, "avision") if vision else None
     return Server(name, (*command, "app_production:app"), "/api/health/ready", text_route, picture_route, env)
+
+
+def under_a_lock(name: str, text: Path, vision: Path | None, length: int) -> Server:
+    """Return the app that answers one request at a time. length: of its model's context."""
+    folders = [repr(str(folder.resolve())) if folder else "None" for folder in (text, vision)]
+    app = f"benchmarks.harness.lock_app:create_app({', '.join(folders)}, {length})"
+    command = (sys.executable, "-m", "gunicorn", "--threads", "128", "--timeout", "0", "-b", "127.0.0.1:{port}", app)
+    pictures = (OPENAI_PATH, "avision") if vision else None
+    return Server(name, command, "/ready", (OPENAI_PATH, "avibe"), pictures, {"HF_HUB_OFFLINE": "1"})
 
 
 def vllm(program: Path, folder: Path, core: int, length: int) -> Server:

@@ -29,7 +29,16 @@ from engine.llm_engine import HOPELESS_STALL, LLMEngine
 from engine.loading.loader import load_model
 from engine.model.sampler import Choice
 from engine.text.prompt import PreparedPrompt
-from engine.types import ChatPrompt, EngineConfig, GenerationRequest, Progress, SamplingParams, Status, TextPrompt
+from engine.types import (
+    ChatPrompt,
+    EngineConfig,
+    GenerationRequest,
+    Progress,
+    SamplingParams,
+    Status,
+    TextPrompt,
+    TokensPrompt,
+)
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import chat
 from tests.engine.scripted_runner import ScriptedRunner
@@ -175,6 +184,43 @@ def test_bad_input_is_refused_at_once_and_gives_its_place_back(start, prompt, sa
             engine.submit(GenerationRequest("r", prompt, SamplingParams(**({"max_tokens": 8} | sampling))))
         assert refused.value.param == field
     assert engine.submit(ask()).result().output_tokens == 8
+
+
+def test_prompt_and_answer_may_fill_the_context(start):
+    """Exactly fitting is taken, one token more is refused with the arithmetic."""
+    engine = start()
+
+    def fill(prompt_tokens, max_tokens):
+        prompt = TokensPrompt((5,) * prompt_tokens)
+        return engine.submit(GenerationRequest("r", prompt, SamplingParams(max_tokens), timeout=PATIENCE)).result()
+
+    assert fill(1000, 24).output_tokens == 24
+    with pytest.raises(ContextTooLong, match=r"1000 tokens.*25 tokens.*1024") as refused:
+        fill(1000, 25)
+    assert refused.value.param == "max_tokens"
+    with pytest.raises(ContextTooLong) as refused:
+        fill(1024, 1)
+    assert refused.value.param == "prompt"
+
+
+def test_the_operators_context_limit_holds(text_folder):
+    """MAX_MODEL_LEN under the checkpoint's own is the limit, and is shown before and after the load."""
+    engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=1, max_model_len=64, cpu_threads=1))
+    assert engine.info.max_model_len == 64
+    engine.start()
+    try:
+        assert engine.info.max_model_len == 64
+        with pytest.raises(ContextTooLong):
+            engine.submit(ask(max_tokens=60))
+    finally:
+        engine.stop(0.0)
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt("Красный диван"), TokensPrompt((5, 6, 7))])
+def test_plain_text_and_token_ids_are_continued(start, prompt):
+    """Prompts of every kind are answered."""
+    request = GenerationRequest("r", prompt, SamplingParams(8), timeout=PATIENCE)
+    assert start().submit(request).result().output_tokens == 8
 
 
 def test_overload_is_told_before_anything_is_prepared(start, runner):

@@ -8,10 +8,9 @@ import torch
 
 from engine.loading.loader import load_model
 from engine.model.runner import ModelRunner
-from engine.reference_run import Answer, generate
-from engine.types import SamplingParams
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint, write_vision_checkpoint
 from tests.engine.driver import Driver, chat
+from tests.engine.oracle import greedy
 
 pytestmark = pytest.mark.gpu
 
@@ -31,13 +30,6 @@ def on_cuda(kind, dtype):
     return load_model(spec(folder, device="cuda", dtype=dtype), lambda progress: None)
 
 
-def greedy(loaded, text, tokens):
-    params = SamplingParams(tokens, temperature=0.0)
-    answer = Answer(loaded, params, lambda piece: None, lambda: None)
-    generate(loaded, loaded.preparer.prepare(chat(text)), params, answer)
-    return answer.text
-
-
 @pytest.fixture
 def exact_products():
     """Products of float32 in float32: TF32 would round what is compared."""
@@ -51,7 +43,7 @@ def exact_products():
 def test_a_batch_on_the_gpu_equals_one_by_one_generate(kind, graphs, exact_products):
     """In float32 the batch gives what `generate()` gives alone, with CUDA graphs and without."""
     oracle = on_cuda(kind, "float32")
-    expected = [greedy(oracle, text, 12) for text in PROMPTS]
+    expected = [greedy(oracle, chat(text), 12)[0] for text in PROMPTS]
     loaded = on_cuda(kind, "float32")
     driver = Driver(loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=256, buckets=graphs))
     sequences = [driver.submit(chat(text), 12) for text in PROMPTS]

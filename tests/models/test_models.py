@@ -103,7 +103,7 @@ def test_what_is_foreseen_to_fail_stops_before_anything_is_loaded():
 
 
 def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
-    """Limits that no machine can hold stop the start of the engine; the plain path keeps no such cache."""
+    """Limits that no machine can hold stop the start of the engine."""
     text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
     vision = write_vision_checkpoint(tmp_path / "vision", max_position_embeddings=1_000_000)
     huge = {
@@ -112,8 +112,6 @@ def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
     }  # fmt: skip
     with pytest.raises(StartError, match="avibe .* avision .* lower MAX_NUM_SEQS or MAX_MODEL_LEN"):
         build_models(settings(**huge)).start()
-    plain = build_models(settings(**huge, ENGINE="reference"))
-    assert plain._check() is None
 
 
 def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog):
@@ -267,10 +265,9 @@ def test_models_are_known_before_they_are_loaded():
     assert run.stdout.splitlines()[-1] == "['avibe-demo', 'avision-demo'] False False"
 
 
-@pytest.mark.parametrize("engine", ["continuous", "reference"])
-def test_built_models_answer_on_the_cpu(engine):
-    """Each engine by its name loads the demo checkpoint it was built for."""
-    models = build_models(settings(DEVICE="cpu", ENGINE=engine, VIBE_MODEL_DIR="demo", CPU_THREADS="1"))
+def test_built_models_answer_on_the_cpu():
+    """The engine loads the demo checkpoint that it was built for."""
+    models = build_models(settings(DEVICE="cpu", VIBE_MODEL_DIR="demo", CPU_THREADS="1"))
     backend = models.get("avibe")
     try:
         backend.start()

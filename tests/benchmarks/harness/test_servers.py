@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.servers import Server, ours, running, transformers_serve, vllm
+from benchmarks.harness.servers import Server, ours, running, transformers_serve, under_a_lock, vllm
 
 FILES = Server("files", (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "{port}"), "/")
 BROKEN = Server("broken", (sys.executable, "-c", "raise SystemExit('no model here')"), "/")
@@ -32,7 +32,8 @@ def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
 def test_each_server_is_asked_where_it_answers() -> None:
     """Text and pictures have their routes; who serves no pictures says so."""
     text, vision = Path("t"), Path("v")
-    own, chat = ours("ours", "continuous", text, vision, 1024, chat=False), ours("ours", "reference", text, None, 1024)
+    own, chat = ours("ours", text, vision, 1024, chat=False), ours("ours", text, None, 1024)
+    lock, with_pictures = under_a_lock("lock", text, None, 1024), under_a_lock("lock", text, vision, 1024)
     peers = [vllm(Path("vllm"), text, 0, 1024), transformers_serve(Path("transformers"), text)]
     at = "http://127.0.0.1:1"
     assert [own.target(at, pictures).path for pictures in (False, True)] == [
@@ -40,6 +41,7 @@ def test_each_server_is_asked_where_it_answers() -> None:
         "/api/v1/image/analyze",
     ]
     assert chat.target(at, pictures=False).path == "/v1/chat/completions"
-    assert [server.target(at, pictures=True) for server in (chat, *peers)] == [None, None, None]
+    assert [server.target(at, pictures=True) for server in (chat, lock, *peers)] == [None] * 4
     assert [server.target(at, pictures=False).model for server in peers] == ["m", "t"]
-    assert chat.env["ENGINE"] == "reference"
+    assert with_pictures.target(at, pictures=True).model == "avision"
+    assert with_pictures.target(at, pictures=False).path == lock.target(at, pictures=False).path

@@ -3,26 +3,22 @@
 import random
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from engine.errors import RequestAborted
 from engine.loading.loader import load_model
 from engine.model.runner import ModelRunner
-from engine.reference_run import Answer, generate
-from engine.types import SamplingParams
+from engine.text.images import decode
+from engine.text.processor import load_processor
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
 from tests.engine.driver import Driver, chat
+from tests.engine.oracle import greedy
 
 SCHEDULES = 300  # each for text and for pictures
 FIXED_SHAPE_SCHEDULES = 60
 LENGTHS = (1, 3, 7, 12)
 WORDS = "велосипед red диван good квадрат price picture 4500 объявление fox used синий what цена".split()
-
-
-def oracle(loaded, prompt, max_tokens):
-    """The answer of plain greedy `generate()`, one request alone."""
-    answer = Answer(loaded, SamplingParams(max_tokens, temperature=0.0), lambda piece: None, lambda: None)
-    generate(loaded, loaded.preparer.prepare(prompt), SamplingParams(max_tokens, temperature=0.0), answer)
-    return answer.text, answer.finish_reason, answer.output_tokens
 
 
 def texts(count):
@@ -37,7 +33,7 @@ def texts(count):
 def text_cases(text_model):
     """(prompt, tokens, expected outcome) of text requests."""
     cases = [(chat(text), LENGTHS[index % 4]) for index, text in enumerate(texts(24))]
-    return [(prompt, tokens, oracle(text_model, prompt, tokens)) for prompt, tokens in cases]
+    return [(prompt, tokens, greedy(text_model, prompt, tokens)) for prompt, tokens in cases]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +44,7 @@ def vision_cases(vision_model, picture):
     for index, text in enumerate(texts(20)):
         images = [picture(width, height, seed=index % 7) for width, height in sizes[index % 5]]
         cases.append((chat(text, *images), LENGTHS[index % 4]))
-    return [(prompt, tokens, oracle(vision_model, prompt, tokens)) for prompt, tokens in cases]
+    return [(prompt, tokens, greedy(vision_model, prompt, tokens)) for prompt, tokens in cases]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +103,38 @@ def assert_equal(taken):
         assert (completion.text, completion.finish_reason, completion.output_tokens) == case[2]
 
 
+def test_text_answers_equal_the_librarys_own_call(text_folder, text_runner):
+    """Token for token what a model loaded by the library answers to the same ids."""
+    model = AutoModelForCausalLM.from_pretrained(text_folder, dtype=torch.float32)
+    loaded, runner = text_runner
+    for question in ("Привет", "Напиши объявление: диван", "Hello, <|im_end|> what?"):
+        ids = loaded.preparer.prepare(chat(question)).token_ids
+        wanted = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40, eos_token_id=[499, 501])
+        driver = Driver(loaded, runner)
+        sequence = driver.submit(chat(question), 40)
+        driver.run()
+        assert sequence.token_ids == wanted[0].tolist()
+
+
+def test_answers_about_pictures_equal_the_librarys_own_call(vision_folder, vision_runner, picture):
+    """A picture, a text and another picture, each prepared by the library's processor and answered by a fresh model."""
+    processor = load_processor(vision_folder)
+    loaded, runner = vision_runner
+    for image in (picture(60, 90), None, picture(120, 60, seed=2)):
+        prompt = chat("Что тут?", *([image] if image else []))
+        rendered = processor.tokenizer.apply_chat_template(
+            list(prompt.messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        pixels = {"images": [decode(image)]} if image else {}
+        inputs = processor(text=[rendered], return_tensors="pt", **pixels)
+        fresh = AutoModelForImageTextToText.from_pretrained(vision_folder, dtype=torch.float32)
+        wanted = fresh.generate(**inputs, do_sample=False, max_new_tokens=16, eos_token_id=[499, 501])
+        driver = Driver(loaded, runner)
+        sequence = driver.submit(prompt, 16)
+        driver.run()
+        assert sequence.token_ids == wanted[0].tolist()
+
+
 def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
     """Random joins, cancels, chunked prompts, reused beginnings: every answer is the one `generate()` gives alone."""
     for seed in range(SCHEDULES):
@@ -130,13 +158,13 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
     """A sequence sent back to wait goes on where it was: the client sees the same text."""
     driver = Driver(*text_runner, max_num_seqs=2)
     prompts = [prompt for prompt, _, _ in text_cases[:2]]
-    greedy = [driver.submit(prompt, 12, client="greedy") for prompt in prompts]
+    preempted = [driver.submit(prompt, 12, client="greedy") for prompt in prompts]
     driver.run(4)
     driver.submit(text_cases[2][0], 12, client="other")
     driver.run()
     assert driver.counters.preemptions == 1
-    for sequence, prompt in zip(greedy, prompts, strict=True):
-        assert sequence.generation.result().text == oracle(text_model, prompt, 12)[0]
+    for sequence, prompt in zip(preempted, prompts, strict=True):
+        assert sequence.generation.result().text == greedy(text_model, prompt, 12)[0]
 
 
 def test_heads_that_the_kernels_do_not_know_go_through_torch(tmp_path, kernels):
@@ -144,7 +172,7 @@ def test_heads_that_the_kernels_do_not_know_go_through_torch(tmp_path, kernels):
     folder = write_text_checkpoint(tmp_path, head_dim=24)
     cases = [(chat(text), 7) for text in texts(6)]
     plain = load_model(text_spec(folder), lambda progress: None)
-    expected = [(prompt, tokens, oracle(plain, prompt, tokens)) for prompt, tokens in cases]
+    expected = [(prompt, tokens, greedy(plain, prompt, tokens)) for prompt, tokens in cases]
     loaded = load_model(text_spec(folder), lambda progress: None)
     runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=kernels)
     for seed in range(10):
