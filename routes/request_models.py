@@ -1,19 +1,17 @@
-"""What generation requests may say: strict models made from the settings, and one plain sentence for each mistake."""
+"""The requests of the pages and of /api/v1, as models that hold them to the limits of this service."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
-from pydantic import ValidationError as PydanticError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, Field, create_model
+from pydantic_core import PydanticCustomError
 
 from config import Settings
-from engine.errors import ValidationError
-from routes.parsing import shown_name
+from routes.validation import RequestModel
 
 MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
@@ -23,8 +21,6 @@ WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
 SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
-
-Asked = TypeVar("Asked", bound=BaseModel)
 
 
 def _readable(text: str) -> str:
@@ -36,10 +32,20 @@ def _readable(text: str) -> str:
     return text
 
 
-class TextRequest(BaseModel):
-    """A text to be written."""
+class ApiRequest(RequestModel):
+    """A request of the pages or of /api/v1, where every sentence is about a whole field."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    sentences = {
+        **RequestModel.sentences,
+        "blank": "{path} must not be empty.",
+        "nul": "{path} has characters that are not allowed in a text.",
+        "string_unicode": "{path} has characters that are not allowed in a text.",
+        "string_too_long": "Prompt too long. Maximum length: {max_length} characters",
+    }
+
+
+class TextRequest(ApiRequest):
+    """A text to be written."""
 
     prompt: str
     max_tokens: int | None = None
@@ -52,10 +58,8 @@ class StreamedTextRequest(TextRequest):
     stream: bool | None = None
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(ApiRequest):
     """Texts to be written; each is a prompt, or an object as one text is asked for, and fails or succeeds alone."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompts: Annotated[
         list[str | dict[str, Any]],
@@ -125,14 +129,6 @@ def request_models(settings: Settings) -> RequestModels:
     )
 
 
-def validated(model: type[Asked], values: Mapping[str, Any]) -> Asked:
-    """Return the request that the values make. Raises ValidationError with a sentence for the first mistake."""
-    try:
-        return model.model_validate(values)
-    except PydanticError as error:
-        raise _refusal(model, error.errors(include_url=False, include_input=False)[0]) from None
-
-
 def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return a form's fields with numbers and switches for those that are; blank ones count as absent."""
     values: dict[str, Any] = dict(fields)
@@ -145,21 +141,3 @@ def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
     if "stream" in values:
         values["stream"] = SWITCH.get(values["stream"].strip(), values["stream"])
     return values
-
-
-def _refusal(model: type[BaseModel], mistake: ErrorDetails) -> ValidationError:
-    name = shown_name(str(mistake["loc"][0]))
-    match mistake["type"]:
-        case "extra_forbidden":
-            sentence = f"Unknown field: {name}."
-        case "missing":
-            sentence = f"{name} is required."
-        case "blank":
-            sentence = f"{name} must not be empty."
-        case "nul" | "string_unicode":
-            sentence = f"{name} has characters that are not allowed in a text."
-        case "string_too_long":
-            sentence = f"Prompt too long. Maximum length: {mistake['ctx']['max_length']} characters"
-        case _:
-            sentence = f"{name} must be {model.model_fields[name].description}."
-    return ValidationError(sentence, name)

@@ -11,16 +11,15 @@ from engine.text.images import check_header
 from engine.types import EncodedImage
 from routes import kept_image, parsing
 from routes.request_models import (
-    Asked,
     ImageJsonRequest,
     ImageRequest,
     StreamedImageRequest,
     StreamedTextRequest,
     TextRequest,
     numbers_in,
-    validated,
 )
 from routes.services import services
+from routes.validation import AnyRequest, validated
 
 
 def text_in_json() -> StreamedTextRequest:
@@ -78,7 +77,7 @@ def _remembered(form: parsing.Form) -> parsing.Form:
     return form
 
 
-def _picture_in(form: parsing.Form, model: type[Asked]) -> tuple[Asked, EncodedImage]:
+def _picture_in(form: parsing.Form, model: type[AnyRequest]) -> tuple[AnyRequest, EncodedImage]:
     _refuse_files(form, ("image",))
     if "image" in form.fields:
         raise ValidationError("image must be a file.", "image")

@@ -1,4 +1,4 @@
-"""The API that OpenAI's clients speak, under /v1. Validated here, answered through the `Backend` seam.
+"""The API of OpenAI's clients, under /v1.
 
-views -> chat, completions -> messages, sampling, run -> body; streaming writes events, answers writes whole bodies.
+views -> chat, completions -> messages, sampling, tools, structured_output; requests holds the models of the bodies.
 """

@@ -10,8 +10,9 @@ from pydantic import Discriminator, Field, Tag
 from engine.errors import ContextTooLong, ServiceError, Unsupported, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage, ModelInfo
-from routes.openai.body import BRANCH, Body
+from routes.openai.base import OpenaiRequest
 from routes.parsing import picture_in_data_url
+from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
 MAX_PICTURES = 4
@@ -25,42 +26,42 @@ def _text_or_parts(value: Any) -> str:
     return PARTS if isinstance(value, list) else TEXT
 
 
-class TextPart(Body):
+class TextPart(OpenaiRequest):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class ImageUrl(Body):
+class ImageUrl(OpenaiRequest):
     """A picture in a data URL; pictures are always read in full detail, and nothing is fetched from elsewhere."""
 
     url: Annotated[str, Field(description="A base64 data URL: data:image/png;base64,...")]
     detail: Literal["auto", "high"] | None = None
 
 
-class ImagePart(Body):
+class ImagePart(OpenaiRequest):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
-class RefusalPart(Body):
+class RefusalPart(OpenaiRequest):
     """What an assistant refused to say, as its own turn gave it."""
 
     type: Literal["refusal"]
     refusal: str
 
 
-class CalledFunction(Body):
+class CalledFunction(OpenaiRequest):
     """The function of a call, its arguments a JSON text."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Body):
+class ToolCall(OpenaiRequest):
     """A call that the assistant made in an earlier turn."""
 
     id: str
@@ -82,7 +83,7 @@ AssistantContent = Annotated[
 ]
 
 
-class SystemMessage(Body):
+class SystemMessage(OpenaiRequest):
     """Instructions; `name` is accepted and changes nothing, here and in the other roles."""
 
     role: Literal["system", "developer"]
@@ -90,7 +91,7 @@ class SystemMessage(Body):
     name: str | None = None
 
 
-class UserMessage(Body):
+class UserMessage(OpenaiRequest):
     """What the user says; pictures for a model that reads them."""
 
     role: Literal["user"]
@@ -98,7 +99,7 @@ class UserMessage(Body):
     name: str | None = None
 
 
-class AssistantMessage(Body):
+class AssistantMessage(OpenaiRequest):
     """An earlier answer, given back as it came."""
 
     role: Literal["assistant"]
@@ -112,7 +113,7 @@ class AssistantMessage(Body):
     function_call: None = None
 
 
-class ToolMessage(Body):
+class ToolMessage(OpenaiRequest):
     """The result of a call."""
 
     role: Literal["tool"]

@@ -1,7 +1,7 @@
 """What may be asked of /v1, as models that validate requests and describe them alike.
 
 A field's description completes "<field> must be ...". A field that allows a single value is one we do not support:
-that value is its neutral one. IGNORED are accepted and change nothing.
+that value is its neutral one.
 """
 
 from __future__ import annotations
@@ -12,25 +12,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 
 from config import Settings
-from routes.openai.body import BRANCH, Body
+from routes.openai.base import OpenaiRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import MAX_TOOLS, Tool, ToolChoice
+from routes.validation import BRANCH
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 16
 MAX_STOPS = 4
 MAX_BIASES = 1024
-IGNORED = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-)
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
@@ -45,14 +36,14 @@ OneOrMoreStops = Annotated[
 ]
 
 
-class StreamOptions(Body):
+class StreamOptions(OpenaiRequest):
     """include_usage: a last event with the tokens counted; obfuscation is never added."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class SamplingRequest(Body):
+class SamplingRequest(OpenaiRequest):
     """What chat and completions share. Absent sampling fields take the checkpoint's own values."""
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
@@ -85,6 +76,7 @@ class SamplingRequest(Body):
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = Field(None, description="true or false")
+    # Accepted, and without effect.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -94,7 +86,7 @@ class SamplingRequest(Body):
     prompt_cache_retention: str | None = None
 
 
-class ChatTemplateKwargs(Body):
+class ChatTemplateKwargs(OpenaiRequest):
     """enable_thinking: let the model reason before it answers; off unless asked for."""
 
     enable_thinking: bool | None = None
@@ -114,7 +106,7 @@ class ChatRequest(SamplingRequest):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
     )
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = None  # accepted, and without effect
     audio: None = Field(None, description="absent; this service writes text alone")
     prediction: None = Field(None, description="absent; predictions are not used")
     web_search_options: None = Field(None, description="absent; nothing is searched")

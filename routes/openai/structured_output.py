@@ -12,7 +12,7 @@ from engine.backend import Backend
 from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import Grammars, json_grammar, lark_grammar
 from engine.types import Status, TokenMask
-from routes.openai.body import Body
+from routes.openai.base import OpenaiRequest
 from routes.openai.tools import Toolbox
 from routes.sse import compact
 
@@ -22,19 +22,19 @@ MAX_SCHEMA_VALUES = 2000
 SCHEMA, TOOLS = "response_format.json_schema.schema", "tools"
 
 
-class TextFormat(Body):
+class TextFormat(OpenaiRequest):
     """Any text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(Body):
+class JsonObjectFormat(OpenaiRequest):
     """A JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchema(Body):
+class JsonSchema(OpenaiRequest):
     """A schema and its name; strict is accepted, the answer always keeps to the schema."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -45,7 +45,7 @@ class JsonSchema(Body):
     strict: bool | None = None
 
 
-class JsonSchemaFormat(Body):
+class JsonSchemaFormat(OpenaiRequest):
     """JSON of a schema."""
 
     type: Literal["json_schema"]

@@ -10,14 +10,15 @@ from pydantic import Discriminator, Field, Tag
 from engine.errors import Unsupported, ValidationError
 from engine.text.grammar import JSON_STYLE
 from engine.types import ModelInfo
-from routes.openai.body import BRANCH, Body
+from routes.openai.base import OpenaiRequest
 from routes.openai.output import CALL, CALL_END
+from routes.validation import BRANCH
 
 MAX_TOOLS = 64
 MOST_FORCED_CALLS = 8
 
 
-class Function(Body):
+class Function(OpenaiRequest):
     """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always keep to it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -26,20 +27,20 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class Tool(OpenaiRequest):
     """A tool; functions are the only kind."""
 
     type: Literal["function"]
     function: Function
 
 
-class FunctionName(Body):
+class FunctionName(OpenaiRequest):
     """The function to be called."""
 
     name: str
 
 
-class NamedTool(Body):
+class NamedTool(OpenaiRequest):
     """One tool that must be called."""
 
     type: Literal["function"]

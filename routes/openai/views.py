@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from flask import Blueprint, Response, jsonify
-from pydantic import BaseModel
 
 from edge.charging import charge
 from engine.errors import ServiceError
 from routes import parsing
 from routes.openai import catalogue, chat, completions
-from routes.openai.body import validated
 from routes.services import services
+from routes.validation import AnyRequest, validated
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
-
-Asked = TypeVar("Asked", bound=BaseModel)
 
 
 @openai.get("/models")
@@ -47,7 +42,7 @@ def text_completions() -> Response:
     return completions.answer(asked)
 
 
-def _read(model: type[Asked]) -> Asked:
+def _read(model: type[AnyRequest]) -> AnyRequest:
     """Return the request; one that cannot be read counts as one."""
     try:
         return validated(model, parsing.json_object())

@@ -74,6 +74,8 @@ MISTAKES = [
     ({"functions": []}, "functions"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"unknown": None}, "unknown"),
+    ({"text": 1, "type": "text"}, "text"),
+    ({"branch:text": 1}, "branch:text"),
     ({"user": 5}, "user"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),

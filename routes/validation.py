@@ -1,0 +1,112 @@
+"""From values to a request model: strict models, and one sentence for the first mistake in a request.
+
+Used for /api/v1, the forms of the pages, batches and /v1. What differs between them is data of their models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError as PydanticError
+from pydantic_core import ErrorDetails
+
+from engine.errors import ValidationError
+from routes.parsing import shown_name
+
+AnyRequest = TypeVar("AnyRequest", bound="RequestModel")
+
+# What completes "<field> must be ..." where the field's description does not; `{...}` are pydantic's own figures.
+SHOULD_BE = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "literal_error": "{expected}",
+    "union_tag_invalid": "an object whose {discriminator} is one of: {expected_tags}",
+    "union_tag_not_found": "an object with the field {discriminator}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
+    "string_unicode": "a text of valid characters",
+    "string_pattern_mismatch": "a text of the form {pattern}",
+}
+# Prefix of the tags of unions whose branches a request does not name; pydantic puts tags into its paths.
+BRANCH = "branch:"
+
+
+class RequestModel(BaseModel):
+    """A request or a part of one: unknown fields are refused, nothing is converted.
+
+    sentences: sentences for kinds of mistakes, used before any description; names_parts: a mistake inside a field is
+    named by its path (`messages[2].content`) and not by the field alone; union_tags: values of `role` and `type` that
+    tell the branches of unions apart.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    sentences: ClassVar[Mapping[str, str]] = {
+        "extra_forbidden": "Unknown field: {path}.",
+        "missing": "{path} is required.",
+    }
+    names_parts: ClassVar[bool] = False
+    union_tags: ClassVar[frozenset[str]] = frozenset()
+
+
+def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
+    """Return the request with these values. Raises ValidationError with a sentence on the first mistake."""
+    try:
+        return model.model_validate(values)
+    except PydanticError as error:
+        raise _refusal(model, values, error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: ErrorDetails) -> ValidationError:
+    kind, figures = mistake["type"], mistake.get("ctx", {})
+    path = _path(mistake["loc"], values, model.union_tags) if model.names_parts else shown_name(str(mistake["loc"][0]))
+    if kind in model.sentences:
+        return ValidationError(model.sentences[kind].format(path=path, **figures), path)
+    field = model.model_fields.get(path)
+    if field is not None and field.description:
+        return ValidationError(f"{path} must be {field.description}.", path)
+    should_be = SHOULD_BE.get(kind, "a value that is allowed here").format(**figures)
+    return ValidationError(f"{path} must be {should_be.replace(chr(39), '')}.", path)
+
+
+def _path(location: tuple[int | str, ...], values: Any, tags: frozenset[str]) -> str:
+    """Return where a mistake is, as a client would write it: `messages[2].content`. values: the request."""
+    path, tagged = "", False
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not path:
+            path = shown_name(step)
+        elif step.startswith((BRANCH, "[key]")) or (not tagged and step in tags and _names_its_branch(values, step)):
+            tagged = True
+            continue
+        else:
+            path += f".{shown_name(step)}"
+        values, tagged = _inside(values, step), False
+    return path
+
+
+def _names_its_branch(value: Any, tag: str) -> bool:
+    return isinstance(value, dict) and tag in (value.get("role"), value.get("type"))
+
+
+def _inside(value: Any, step: int | str) -> Any:
+    try:
+        return value[step]
+    except (LookupError, TypeError):
+        return None
