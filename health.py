@@ -9,9 +9,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, g, jsonify
+from flask import Blueprint, Response, jsonify
 
 from edge.readiness import overall
+from edge.request_state import request_state
 from edge.services import services
 from engine.types import BackendState, Status
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
@@ -81,7 +82,9 @@ def json_metrics() -> Response:
 def reset() -> Response:
     """Begin the application's JSON figures again; Prometheus' counters never go back."""
     services().metrics.application.reset()
-    return jsonify(success=True, message="The application figures begin again from zero.", request_id=g.request_id)
+    return jsonify(
+        success=True, message="The application figures begin again from zero.", request_id=request_state().request_id
+    )
 
 
 @metrics.get("/metrics")

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from urllib.parse import quote
 
-from flask import Flask, Response, g, jsonify, make_response, request
+from flask import Flask, Response, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, errors, failover, operator_session
 from edge.charging import charge
+from edge.request_state import RequestState, put, request_state
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
@@ -77,7 +78,7 @@ def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
 
 def _before() -> None:
     _begin()
-    row: Row | None = g.row
+    row = request_state().row
     if row is not None:
         _check_access(row)
         failover.hand_over_early(request, services().settings, services().models, row)
@@ -86,21 +87,21 @@ def _before() -> None:
 
 
 def _begin() -> None:
-    g.began = time.monotonic()
-    g.row = row_of(request)
+    began = time.monotonic()
+    row = row_of(request)
     claimed = request.headers.get("X-Request-ID", "")
-    g.request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
-    request_id_var.set(g.request_id)
-    g.trace = _trace(g.row)
-    g.client = caller.client_address(request, services().settings.server.trusted_proxies)
+    request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
+    request_id_var.set(request_id)
+    client = caller.client_address(request, services().settings.server.trusted_proxies)
+    put(RequestState(began, row, request_id, client, _trace(row, request_id, began)))
     services().forwarded_warning.check(request)
 
 
-def _trace(row: Row | None) -> Trace:
+def _trace(row: Row | None, request_id: str, began: float) -> Trace:
     """Return the trace of a generation request; of any other, one that does nothing."""
     if row is None or row.budget is not Budget.GENERATION or request.url_rule is None:
         return Trace()
-    return services().tracing.begin(request.method, request.url_rule.rule, request.headers, g.request_id, g.began)
+    return services().tracing.begin(request.method, request.url_rule.rule, request.headers, request_id, began)
 
 
 def _check_access(row: Row) -> None:
@@ -126,22 +127,22 @@ def _check_body(row: Row) -> None:
     limit = row.bodies[request.mimetype]
     # A body of unknown length meets its limit while it is read; one byte more shows that there is more.
     request.max_content_length = limit + 1
-    g.too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
+    message = request_state().too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
     if (request.content_length or 0) > limit:
-        raise PayloadTooLarge(g.too_large)
+        raise PayloadTooLarge(message)
 
 
 def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseReturnValue:
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
         return original  # a redirection is no failure
-    error = errors.as_service_error(original)
+    error, state = errors.as_service_error(original), request_state()
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
-        error = PayloadTooLarge(g.get("too_large", error.message))
+        error = PayloadTooLarge(state.too_large or error.message)
     meaning = errors.meaning_of(error)
-    g.error_code = meaning.code
-    g.trace.failed(meaning.code, meaning.status, error.message)
+    state.error_code = meaning.code
+    state.trace.failed(meaning.code, meaning.status, error.message)
     if _under("/api"):
-        body = jsonify(errors.api_body(error, g.request_id))
+        body = jsonify(errors.api_body(error, state.request_id))
     elif _under("/v1"):
         body = jsonify(errors.openai_body(error))
     else:
@@ -157,20 +158,21 @@ def _under(prefix: str) -> bool:
 
 
 def _finish(response: Response) -> Response:
-    seconds = time.monotonic() - g.began
-    headers = {"X-Request-ID": g.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
-    if "served_id" in g:
-        headers["X-Model"] = g.served_id
-    if g.get("standing") is not None:
-        headers |= g.standing.headers()
+    state = request_state()
+    seconds = time.monotonic() - state.began
+    headers = {"X-Request-ID": state.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
+    if state.served_id is not None:
+        headers["X-Model"] = state.served_id
+    if state.standing is not None:
+        headers |= state.standing.headers()
     if "Cache-Control" not in response.headers:
         headers["Cache-Control"] = "no-store"
     response.headers.extend(headers)
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
-    _count(response.status_code, seconds)
-    _log_access(response.status_code, seconds)
-    g.trace.responded(response.status_code, response.is_streamed)
+    _count(state, response.status_code, seconds)
+    _log_access(state, response.status_code, seconds)
+    state.trace.responded(response.status_code, response.is_streamed)
     return response
 
 
@@ -179,16 +181,16 @@ def _forget(error: BaseException | None) -> None:
     request_id_var.set("-")
 
 
-def _count(status: int, seconds: float) -> None:
-    row, rule = g.row, request.url_rule
+def _count(state: RequestState, status: int, seconds: float) -> None:
+    row, rule = state.row, request.url_rule
     services().metrics.prometheus.http(request.method, rule.rule if rule else None, status, seconds)
-    model = g.get("model") or (row.model if row is not None else None)
-    if model is not None and "error_code" in g:
-        services().metrics.generation_failed(model, g.error_code)
+    model = state.model or (row.model if row is not None else None)
+    if model is not None and state.error_code is not None:
+        services().metrics.generation_failed(model, state.error_code)
 
 
-def _log_access(status: int, seconds: float) -> None:
-    row, rule = g.row, request.url_rule
+def _log_access(state: RequestState, status: int, seconds: float) -> None:
+    row, rule = state.row, request.url_rule
     level = logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO
     route = rule.rule if rule else quote(request.path)[:LOGGED_PATH]
-    log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, g.client)
+    log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, state.client)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from flask import g
-
 from edge import caller
 from edge.rate_limit import OverBudget
-from edge.route_table import Row
+from edge.request_state import request_state
 from edge.services import services
 
 
@@ -16,13 +14,14 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
     A route whose row says `cost_in_body` calls this itself; before its body is read, `only_look` refuses those whose
     budget is spent, and charges nobody.
     """
-    row: Row | None = g.row
+    state = request_state()
+    row = state.row
     if row is None or row.budget is None:
         return
     try:
-        client = caller.budget_key(g.client)
-        g.standing = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
+        client = caller.budget_key(state.client)
+        state.standing = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
-        g.standing = refusal.standing
+        state.standing = refusal.standing
         services().metrics.prometheus.refused(row.budget.value, refusal.window)
         raise

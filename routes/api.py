@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge
+from edge.request_state import request_state
 from edge.route_table import JSON
 from engine.errors import ServiceError
 from engine.types import EncodedImage
@@ -52,8 +53,8 @@ def _answered(
     model: str, asked: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
 ) -> Response:
     if not asked.stream:
-        return jsonify(_body(generation.answer(model, asked, image)) | {"request_id": g.request_id})
-    run, request_id = generation.begin(model, asked, image), g.request_id
+        return jsonify(_body(generation.answer(model, asked, image)) | {"request_id": request_state().request_id})
+    run, request_id = generation.begin(model, asked, image), request_state().request_id
     events = generation.events(run, lambda made: _last(made) | {"request_id": request_id})
     return EventStream(events, run.close).response()
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from flask import g, request
+from flask import request
 
 from edge.errors import api_body, as_service_error, meaning_of
+from edge.request_state import request_state
 from engine.backend import Backend, Generation
 from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
@@ -26,7 +27,6 @@ from routes.generation import Answer, conversation, finished, sampling
 from routes.request_models import TextRequest
 from routes.services import services
 from telemetry.metrics import Metrics
-from telemetry.tracing import Trace
 
 MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
@@ -43,10 +43,11 @@ class Batch:
 
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
-        g.served_id, g.model = backend.info.served_id, MODEL
-        self._show, self._request_id, self._began = show, g.request_id, g.began
+        state = request_state()
+        state.served_id, state.model = backend.info.served_id, MODEL
+        self._show, self._request_id, self._began = show, state.request_id, state.began
         self._metrics: Metrics = services().metrics
-        self._trace: Trace = g.trace
+        self._trace = state.trace
         self._trace.asked(MODEL, backend.info.served_id, len(asked), len(asked))
         self._places = _Places(backend)
         self._size = len(asked)
@@ -125,10 +126,10 @@ class Batch:
     def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:
         timeout = services().settings.engine.request_timeout
         return GenerationRequest(
-            request_id=f"{g.request_id}-{index}",
+            request_id=f"{self._request_id}-{index}",
             prompt=conversation(asked.prompt),
             sampling=sampling(backend, asked),
-            client=g.client,
+            client=request_state().client,
             priority=Priority.BATCH,
             queue_timeout=timeout,
             timeout=timeout,

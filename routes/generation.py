@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flask import g
-
 from edge.errors import api_body
+from edge.request_state import request_state
 from engine.backend import Backend
 from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
@@ -43,7 +42,7 @@ class Answer:
 
 def answer(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Answer:
     """Generate and wait. Raises the typed error that the request ends with; a client that leaves aborts it."""
-    return finished(begin(model, asked, image).results()[0], g.began)
+    return finished(begin(model, asked, image).results()[0], request_state().began)
 
 
 def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Run:
@@ -58,19 +57,19 @@ def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = SIG
     idle: seconds without a text to a sign of life; while the request waits, that tells its place in the queue.
     """
     text = sse.TextEvents({"text": sse.TextEvents.HOLE})
-    began, request_id = g.began, g.request_id
+    state = request_state()
 
     def made() -> Iterator[bytes]:
         try:
             for _, piece in run.pieces(idle):
                 if piece is None:
-                    yield sse.event(show(finished(run.completion(0), began)))
+                    yield sse.event(show(finished(run.completion(0), state.began)))
                 elif piece.text:
                     yield text(piece.text)
                 elif not piece.token_ids:
                     yield _sign_of_life(run.queue_position())
         except Exception as error:
-            yield sse.event(api_body(run.failed(error), request_id))
+            yield sse.event(api_body(run.failed(error), state.request_id))
 
     return made()
 

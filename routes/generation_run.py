@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from flask import g, request
+from flask import request
 
 from edge.errors import as_service_error, meaning_of
+from edge.request_state import request_state
 from engine.backend import Backend, Generation
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
 from routes.services import services
-from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
 
@@ -29,11 +29,12 @@ class Run:
     """
 
     def __init__(self, model: str, backend: Backend, wanted: Prompts) -> None:
-        g.served_id, g.model = backend.info.served_id, model
+        state = request_state()
+        state.served_id, state.model = backend.info.served_id, model
         self.served_id = backend.info.served_id
-        self._model, self._metrics, self._began = model, services().metrics, g.began
+        self._model, self._metrics, self._began = model, services().metrics, state.began
         self._generations: list[Generation] = []
-        self._trace: Trace = g.trace
+        self._trace = state.trace
         self._trace.asked(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
         log.info("validated: %s", model)
         try:
@@ -118,12 +119,12 @@ class Run:
 
 
 def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
-    limits = services().settings.engine
+    state, limits = request_state(), services().settings.engine
     return GenerationRequest(
-        request_id=g.request_id if number == 0 else f"{g.request_id}-{number}",
+        request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",
         prompt=prompt,
         sampling=sampling,
-        client=g.client,
+        client=state.client,
         priority=Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,

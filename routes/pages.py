@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from edge.errors import meaning_of
+from edge.request_state import request_state
 from engine.errors import (
     PayloadTooLarge,
     RateLimitExceeded,
@@ -104,7 +105,7 @@ def failure_page(error: ServiceError, status: int) -> str:
         lang=locale.code,
         languages=LOCALES,
         failure=failure,
-        request_id=g.request_id,
+        request_id=request_state().request_id,
     )
 
 
@@ -114,7 +115,7 @@ def _forget_or_remember(error: ServiceError) -> None:
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
-        g.picture = None
+        request_state().image = None
 
 
 def _render(
@@ -125,14 +126,14 @@ def _render(
 ) -> str:
     locale = visitors_locale()
     form = FORMS.get(request.path)
-    picture: bytes | None = g.get("picture")
+    picture = request_state().image
     return render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
         form=form,
-        typed=typed or {form: g.get("typed", {})},
+        typed=typed or {form: request_state().typed},
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
         thumbnail=thumbnail,
@@ -141,7 +142,7 @@ def _render(
         kept_field=kept_image.FIELD,
         kept=kept_image.packed(picture) if picture else None,
         number=locale.number,
-        request_id=g.request_id,
+        request_id=request_state().request_id,
         limits=_limits(),
         client_texts=locale.for_scripts(),
         **state_of_service(),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import g
-
+from edge.request_state import request_state
 from engine.errors import ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage
@@ -44,7 +43,7 @@ def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
 
 
 def text_in_form() -> TextRequest:
-    """Return the text that is asked for in a form; what was typed stays in `g.typed`, to be shown again."""
+    """Return the text that is asked for in a form; what was typed stays in the request's state, to be shown again."""
     form = _remembered(parsing.form())
     _refuse_files(form, ())
     return validated(services().request_models.text, numbers_in(form.fields))
@@ -62,7 +61,7 @@ def picture_in_upload() -> tuple[StreamedImageRequest, EncodedImage]:
 
 
 def picture_in_form() -> tuple[ImageRequest, EncodedImage]:
-    """Return the question and the picture of a form; both stay in `g`, as with `remember`."""
+    """Return the question and the picture of a form; both stay in the request's state, as with `remember`."""
     return _picture_in(_remembered(kept_image.form_with_picture()), services().request_models.image)
 
 
@@ -72,8 +71,9 @@ def remember() -> None:
 
 
 def _remembered(form: parsing.Form) -> parsing.Form:
-    """Keep what was typed in `g.typed` and the picture in `g.picture`, to be shown again with whatever comes of it."""
-    g.typed, g.picture = form.fields, form.files.get("image")
+    """Keep what was typed and the image in the request's state, to be shown again with whatever comes of it."""
+    state = request_state()
+    state.typed, state.image = form.fields, form.files.get("image")
     return form
 
 

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
-from flask import g
-
+from edge.request_state import request_state
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
 from routes.generation_run import Run
@@ -26,7 +25,7 @@ class ChatShape:
         self._run, self._tools, self._thinks = run, tools, thinks
         self._logprobs = bool(asked.logprobs)
         self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        self._id = f"chatcmpl-{g.request_id}"
+        self._id = f"chatcmpl-{request_state().request_id}"
         self._about = {"created": int(time.time()), "model": run.served_id}
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:

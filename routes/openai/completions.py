@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flask import Response, g, jsonify
+from flask import Response, jsonify
 
+from edge.request_state import request_state
 from engine.backend import Backend
 from engine.errors import ContextTooLong
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
@@ -62,7 +63,7 @@ class CompletionShape:
         self._logprobs = asked.logprobs is not None
         self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         self._head = {
-            "id": f"cmpl-{g.request_id}",
+            "id": f"cmpl-{request_state().request_id}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": run.served_id,
