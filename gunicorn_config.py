@@ -1,8 +1,8 @@
-"""How Gunicorn runs the service: `gunicorn -c gunicorn_config.py`, everything from the settings.
+"""Gunicorn's configuration, derived from the settings: `gunicorn -c gunicorn_config.py`.
 
-One worker with threads, since the models are in its memory. SIGTERM finishes the admitted requests; SIGUSR2 is the
-reload that loses none; SIGHUP reloads in place, with requests waiting meanwhile. Every public name here that Gunicorn
-knows is taken as a setting of its own, so `config` must never be imported as a name.
+One worker with threads, since it holds the models in memory. SIGTERM drains; SIGUSR2 reloads without losing a request;
+SIGHUP reloads in place while requests wait. Gunicorn reads every module name that matches one of its settings, so
+`config` must never be imported as a name.
 """
 
 import faulthandler
@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 
-# What this process imports later still has to come from its own release, whichever one `current` names by then.
+# Resolve links, so that later imports come from this process's own release even after `current` has moved.
 sys.path[:] = map(os.path.realpath, sys.path)
 
 from gunicorn.arbiter import Arbiter
@@ -31,22 +31,22 @@ KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
 IDLE_CONNECTIONS = 1024
 DESCRIPTORS = 65_536
 SPARE_DESCRIPTORS = 256
-# How much longer than the worker's drain the end of the whole service may take, in seconds.
+# How long the service may take to stop beyond the worker's drain, in seconds.
 STOP_MARGIN = 15
-# The status of a service that only a new process can cure: of those at which Gunicorn's master ends too, the one that
-# no failed load has, so that a supervisor can tell them apart.
+# Exit status of a service that only a new process can recover. Gunicorn's master exits on it too; a failed load has
+# another status, so that a supervisor can tell them apart.
 LOST = Arbiter.APP_LOAD_ERROR
 
 
 def _keep_from_gunicorn(name: str, kept: str) -> str | None:
-    """Move a variable to a name of ours, under which a reload of this file finds it again."""
+    """Move a variable to a name of this service, where a reload of this file finds it again."""
     if name in os.environ:
         os.environ[kept] = os.environ.pop(name)
     return os.environ.get(kept)
 
 
 def _connections(wanted: int) -> int:
-    """Allow this process its descriptors and return how many connections they are good for."""
+    """Raise the limit of file descriptors and return the number of connections it allows, at most `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < allowed:
@@ -61,14 +61,14 @@ def _start_logging() -> None:
         raise SystemExit(f"The service cannot start: {error}") from None
 
 
-def _tell_where_it_hangs() -> None:
-    """At SIGABRT, which the watchdog sends to what has hung, write where each thread is, and end."""
+def _dump_stacks_on_abort() -> None:
+    """On SIGABRT, which systemd's watchdog sends, print the stack of every thread and exit."""
     signal.signal(signal.SIGABRT, signal.SIG_DFL)
     faulthandler.enable()
 
 
-def _ask_for_time() -> None:
-    """Have systemd wait for a drain of any length, whatever the unit's TimeoutStopSec."""
+def _extend_stop_timeout() -> None:
+    """Have systemd wait for the drain, whatever the unit's TimeoutStopSec."""
     notify(f"EXTEND_TIMEOUT_USEC={(graceful_timeout + STOP_MARGIN) * 1_000_000}")
 
 
@@ -88,11 +88,11 @@ workers = settings.server.workers
 worker_class = "serving.worker.ServiceWorker"
 threads = settings.server.threads
 worker_connections = _connections(threads + IDLE_CONNECTIONS)
-# Longer than nginx keeps an idle connection to us (60 s), so that it is never we who close one it is about to use.
+# Longer than nginx keeps an idle upstream connection (60 s), so that nginx always closes first.
 keepalive = 75
-# Bounds only how long the worker's main thread may be stuck: it shows signs of life also while models load.
+# Bounds how long the worker's main thread may hang; it sends heartbeats while models load as well.
 timeout = 300
-# The drain itself ends what is left after DRAIN_SECONDS; then the answers to that still have to leave.
+# The drain aborts what is left after DRAIN_SECONDS; those error responses still have to be sent.
 graceful_timeout = math.ceil(settings.server.drain_delay + settings.server.drain_seconds) + 5
 control_socket_disable = True
 logger_class = GunicornLogger
@@ -101,22 +101,22 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def on_starting(server: Arbiter) -> None:
-    """Log what starts, before anything can go wrong."""
+    """Log version and release before anything can fail."""
     server.log.info("Avito AI API %s, release %s, is starting.", VERSION, RELEASE)
 
 
 def nworkers_changed(server: Arbiter, new_value: int, old_value: int | None) -> None:
-    """Stay with one worker, whatever a signal or the command line asks for: another would load the weights again."""
+    """Keep one worker, whatever a signal or the command line sets: another would load the weights again."""
     if new_value > 1:
-        server.log.warning("This service has one worker; %d are not started.", new_value)
+        server.log.warning("This service runs one worker; the request for %d is ignored.", new_value)
         server.num_workers = 1
 
 
 def pre_exec(server: Arbiter) -> None:
-    """Make a new master start as this one was started, in the release that is the current one now.
+    """Make a new master start as this one was started, in the release that is current now.
 
-    As a script, `gunicorn/__main__.py` would put its own folder first in the path, where `http` is not Python's. Where
-    PWD names a link, that link is where the service was told to run, and not the folder it named then.
+    As a script, `gunicorn/__main__.py` would put its own folder first in sys.path, where `http` is not Python's. If PWD
+    is a link, the service was started in that link, not in the folder it pointed to then.
     """
     if os.path.islink(os.environ.get("PWD", "")):
         server.START_CTX["cwd"] = os.environ["PWD"]
@@ -126,7 +126,7 @@ def pre_exec(server: Arbiter) -> None:
 
 
 def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
-    """Tell the worker what it cannot find out by itself: here the master's memory is still at hand."""
+    """Give the worker its settings and the pids of older workers, which only the master knows."""
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
     worker.drain_delay = settings.server.drain_delay
@@ -134,13 +134,13 @@ def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
 
 
 def post_worker_init(worker: ServiceWorker) -> None:
-    """Load the models, before or while serving; see `serving.startup`."""
-    _tell_where_it_hangs()
+    """Load the models before or while serving, see `serving.startup`."""
+    _dump_stacks_on_abort()
     if "WATCHDOG_USEC" in os.environ:
         interval = int(os.environ["WATCHDOG_USEC"]) / 2e6
         worker.beat = Watchdog(notify, interval, lambda: worker.models.restart_needed).beat
-    worker.on_drain = _ask_for_time
-    worker.wsgi.extensions["services"].begin_serving()
+    worker.on_drain = _extend_stop_timeout
+    worker.begin_serving()
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
 
@@ -151,9 +151,9 @@ def worker_int(worker: ServiceWorker) -> None:
 
 
 def worker_exit(server: Arbiter, worker: ServiceWorker) -> None:
-    """End the engine; a load that is under way cannot be interrupted, so the process leaves without it.
+    """Stop the engine; a load in progress cannot be interrupted, so the process exits without waiting for it.
 
-    A worker that is lost takes its master along: its status is what tells the supervisor to start the service again.
+    The exit status of a lost worker ends its master too, so that the supervisor restarts the service.
     """
     if worker.pid != os.getpid():
         return

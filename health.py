@@ -1,13 +1,12 @@
-"""Health, readiness and metrics. Probes read flags and never wait: they answer at once whatever the load.
+"""Health, readiness and metrics. Probes read flags and never block, so they respond at once under any load.
 
-Readiness is the worst state of the models: dead, stalled, draining, loading, ready. A full queue is not unreadiness.
+Readiness is the worst state of the models: dead, stalled, draining, loading, ready. A full queue counts as ready.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
@@ -24,24 +23,24 @@ metrics = Blueprint("metrics", __name__)
 RETRY_AFTER = {Status.LOADING: 5, Status.DRAINING: 5, Status.STALLED: 10, Status.DEAD: 10}  # seconds
 REASONS = {
     Status.LOADING: "The models are loading.",
-    Status.DRAINING: "The service is stopping and finishes what it has begun.",
-    Status.STALLED: "A model does not move on.",
+    Status.DRAINING: "The service is stopping and finishes the admitted requests.",
+    Status.STALLED: "The model is stalled.",
     Status.DEAD: "A model has failed.",
 }
 
 
 @health.get("/api/health")
 def healthy() -> Response:
-    """Say that the process answers."""
+    """Report that the process responds."""
     return jsonify(status="healthy", uptime_seconds=int(services().metrics.uptime))
 
 
 @health.get("/api/health/ready")
 def ready() -> Response:
-    """Say whether every model takes requests, and if not why."""
+    """Report whether every model accepts requests, and if not, why."""
     states = services().models.states()
     status, gpu_memory = overall(states), services().metrics.machine.gpu_memory()
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "status": status.value,
         "cuda_available": gpu_memory is not None,
         "gpu_memory_gb": f"{(gpu_memory or 0) / GIB:.2f}",
@@ -58,7 +57,7 @@ def ready() -> Response:
 
 @health.get("/api/health/live")
 def live() -> tuple[Response, int]:
-    """Say whether the process can go on; 503 only where nothing but a restart helps."""
+    """Report whether the process can recover by itself; 503 if it needs a restart."""
     lost = next((state for state in services().models.states().values() if state.restart_needed), None)
     if lost is None:
         return jsonify(status="alive"), 200
@@ -67,7 +66,7 @@ def live() -> tuple[Response, int]:
 
 @metrics.get("/api/metrics")
 def json_metrics() -> Response:
-    """Return the figures as dashboards read them; times in UTC."""
+    """Return the figures in the form that dashboards read; times in UTC."""
     figures = services().metrics
     return jsonify(
         timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
@@ -80,7 +79,7 @@ def json_metrics() -> Response:
 
 @metrics.post("/api/metrics/reset")
 def reset() -> Response:
-    """Begin the application's JSON figures again; Prometheus' counters never go back."""
+    """Reset the application's JSON figures; Prometheus counters are never reset."""
     services().metrics.application.reset()
     return jsonify(
         success=True, message="The application figures begin again from zero.", request_id=request_state().request_id
@@ -89,17 +88,17 @@ def reset() -> Response:
 
 @metrics.get("/metrics")
 def prometheus() -> Response:
-    """Return everything in Prometheus' text format."""
+    """Return all metrics in the Prometheus text format."""
     return Response(services().metrics.prometheus.text(), content_type=CONTENT_TYPE)
 
 
-def _described(name: str, state: BackendState) -> dict[str, Any]:
+def _described(name: str, state: BackendState) -> dict[str, object]:
     info = services().models.get(name).info
-    described: dict[str, Any] = {"status": state.status.value, "model": info.served_id, "demo": info.demo}
+    described: dict[str, object] = {"status": state.status.value, "model": info.served_id, "demo": info.demo}
     if state.reason:
         described["reason"] = state.reason
     return described | _progress(state)
 
 
-def _progress(state: BackendState) -> dict[str, Any]:
+def _progress(state: BackendState) -> dict[str, object]:
     return {} if state.progress is None else {"progress": asdict(state.progress)}

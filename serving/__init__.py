@@ -1,1 +1,1 @@
-"""How the service lives under Gunicorn: connections, start, take-over, drain, and what systemd is told."""
+"""How Gunicorn serves the application: worker, connections, start, hand-over and systemd notifications."""

@@ -1,8 +1,8 @@
-"""A client's connection on which nothing waits for ever.
+"""A client connection on which every read and write is bounded in time.
 
-Gunicorn bounds neither the time a request takes to arrive nor the time its answer takes to leave, so a few slow or
-silent clients could hold every thread. Here a write that stays unread for `limit` seconds ends the connection, and a
-request may keep us waiting `limit` seconds plus the time its bytes need at MIN_BYTES_PER_SECOND.
+Gunicorn bounds neither receiving a request nor sending a response, so a few slow or silent clients could occupy every
+thread. Here a write that blocks for `limit` seconds ends the connection, and receiving a request may take `limit`
+seconds plus the time its bytes need at MIN_BYTES_PER_SECOND.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn
 
+if TYPE_CHECKING:
+    from socket import _SendableFile
+
+    from _typeshed import ReadableBuffer
+
 log = logging.getLogger(__name__)
 
-# A slow mobile uplink manages this; a picture of 16 MiB then takes at most 17 minutes.
+# The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
-# What may still arrive of a request that was answered early, of any size that a route reads: were it left unread, the
-# kernel would reset the connection, and a proxy in the midst of sending would lose the answer and report a failure.
+# How long and how much of a request that was answered early is still read before its connection is closed. With unread
+# data the kernel would reset the connection, and a proxy that is still sending would lose the response.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024
 
 
 class ClientSocket(socket.socket):
-    """An accepted socket that is never quite blocking: where it is asked to block, it waits `limit` seconds.
+    """An accepted socket whose blocking mode is a time-out of `limit` seconds.
 
-    A client that is too slow looks to Gunicorn like one that has gone away, which it knows how to handle.
+    A client that is too slow is reported as disconnected, by errors that Gunicorn handles.
     """
 
     def __init__(self, accepted: socket.socket, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +47,7 @@ class ClientSocket(socket.socket):
         self.begin_request()
 
     def begin_request(self) -> None:
-        """Start counting anew what the next request makes us wait."""
+        """Reset the time and bytes counted for a request."""
         self._waited = 0.0
         self._received = 0
 
@@ -50,7 +55,7 @@ class ClientSocket(socket.socket):
         self.settimeout(self._limit if flag else 0.0)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Return what has arrived. Raises ConnectionResetError once the request has made us wait too long."""
+        """Return received bytes. Raises ConnectionResetError once the request has exceeded its time."""
         patience = self.gettimeout()
         if flags or not patience:
             return super().recv(bufsize, flags)
@@ -67,36 +72,37 @@ class ClientSocket(socket.socket):
         self._received += len(data)
         return data
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        # A socket with a limit never blocks underneath, so this is the whole write of an event of a stream, in one
-        # system call; socket.sendall would ask before each write whether there is room.
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
+        # system call; socket.sendall would poll for room before each write.
         try:
             sent = os.write(self.fileno(), data) if not flags else 0
         except BlockingIOError:
             sent = 0
-        if sent < len(data):
-            with self._giving_up():
-                super().sendall(memoryview(data)[sent:], flags)
+        view = memoryview(data)
+        if sent < view.nbytes:
+            with self._timeout_as_disconnect():
+                super().sendall(view[sent:], flags)
 
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        with self._giving_up():
+    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
+        with self._timeout_as_disconnect():
             return super().sendfile(file, offset, count)
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _timeout_as_disconnect(self) -> Iterator[None]:
         try:
             yield
         except TimeoutError:
-            log.info("A client left its answer unread for %g s; its connection is closed.", self._limit)
-            raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from None
+            log.info("A client did not read its response for %g s; its connection is closed.", self._limit)
+            raise BrokenPipeError(errno.EPIPE, "the client does not read its response") from None
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """Gunicorn's state of one connection, over a ClientSocket; closing it again does nothing."""
+    """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent."""
 
     sock: ClientSocket
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self._closed = False
 

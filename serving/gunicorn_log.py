@@ -1,20 +1,20 @@
-"""Gunicorn's own lines, sent through our handlers."""
+"""Gunicorn's log, sent through the handlers of this service."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
+from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Leaves format and places to `logs`, without what Gunicorn says to debug itself.
+    """Leaves format and destinations to `telemetry.logs`, and omits Gunicorn's debug lines.
 
-    Its access log stays off, since ours has the request id.
+    Gunicorn's access log stays off: the one of this service has the request id.
     """
 
-    def setup(self, cfg: Any) -> None:
+    def setup(self, cfg: Config) -> None:
         self.cfg = cfg
         self._access_log_enabled = False
         self.error_log.setLevel(max(logging.INFO, logging.root.level))

@@ -1,9 +1,9 @@
-"""The end of a listening socket, at which nobody is accepted and then reset.
+"""Closing a listening socket without resetting connections that were already established.
 
-Closing a listening socket resets the connections that wait in it, and between the last accept and the close there is
-a moment. So on Linux the socket first drops what arrives, by a filter that lets no packet pass (socket(7),
-SO_ATTACH_FILTER); then whoever has connected is accepted, and the rest is refused. A caller whose first packet fell
-into that moment sends it again a second later and is refused too.
+Closing a listening socket resets the connections in its backlog, and one may arrive between the last accept and the
+close. On Linux the socket therefore first drops incoming packets with a filter (socket(7), SO_ATTACH_FILTER), then the
+backlog is accepted, then the socket is shut down. A client whose SYN was dropped retransmits it a second later and is
+refused.
 """
 
 from __future__ import annotations
@@ -14,27 +14,49 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
-# One instruction of the classic Berkeley packet filter: return 0 bytes of the packet.
+# One instruction of a classic Berkeley packet filter (BPF): keep 0 bytes of the packet.
 DROP = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
 PROGRAM = struct.pack("@HP", 1, ctypes.addressof(DROP))
 
 
-def end_listening(listener: Any, accept_all: Callable[[], None]) -> None:
-    """Let nobody connect any more, accept who has, and have the kernel refuse the rest."""
+class Listener(Protocol):
+    """What is used of Gunicorn's listening socket."""
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """As socket.accept."""
+
+    def getsockname(self) -> object:
+        """As socket.getsockname."""
+
+    def getsockopt(self, level: int, option: int, /) -> int:
+        """As socket.getsockopt."""
+
+    def setsockopt(self, level: int, option: int, value: int | bytes, /) -> None:
+        """As socket.setsockopt."""
+
+    def listen(self, backlog: int, /) -> None:
+        """As socket.listen."""
+
+    def shutdown(self, how: int, /) -> None:
+        """As socket.shutdown."""
+
+
+def end_listening(listener: Listener, accept_all: Callable[[], None]) -> None:
+    """Drop new connections, accept those in the backlog, then have the kernel refuse further ones."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a kernel that forbids it leaves the moment open
+        with contextlib.suppress(OSError):  # without the filter a connection may still be reset
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, PROGRAM)
     accept_all()
     listener.shutdown(socket.SHUT_RDWR)
 
 
-def listen_again(listener: Any, backlog: int) -> None:
-    """Take connections on a socket whose listening a process before this one has ended; otherwise do nothing."""
+def listen_again(listener: Listener, backlog: int) -> None:
+    """Listen again on a socket that an earlier process has shut down; do nothing if it is listening."""
     if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return
-    with contextlib.suppress(OSError):  # there need not be a filter
+    with contextlib.suppress(OSError):  # there may be no filter
         listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
     listener.listen(backlog)

@@ -1,10 +1,11 @@
-"""The start of a worker: a first one answers while it loads, one that takes over loads before it accepts.
+"""The start of a worker: a first one serves while it loads, a successor loads before it accepts connections.
 
-Who takes over: a worker of a new master that SIGUSR2 made (Gunicorn leaves the old master's number in GUNICORN_PID),
-and a worker that SIGHUP put beside an older one of the same master. The first tells systemd who the master is now and
-stops the old one once the models are ready, so both serve the same socket for a moment and no request is lost. Where
-there is no room for two copies of the models it stops the old one first, and requests wait in the socket meanwhile.
-The second waits for the older one to end before it loads.
+There are two kinds of successor:
+- SIGUSR2 forks a new master (Gunicorn leaves the old one's pid in GUNICORN_PID). Once the models are ready its worker
+  reports the new main pid to systemd and stops the old master, so both serve the same socket for a moment and no
+  request is lost. If two copies of the models do not fit in memory, it stops the old master first, and requests wait
+  in the backlog.
+- SIGHUP starts a worker beside the old one of the same master. It waits for the old worker to exit before it loads.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ from serving.worker import ServiceWorker
 
 log = logging.getLogger(__name__)
 
-# How often a worker that does not serve yet shows Gunicorn that it lives, in seconds.
+# Interval of a starting worker's heartbeats to Gunicorn, in seconds.
 HEARTBEAT = 0.2
-# How much longer than its drain an older worker is waited for, in seconds.
+# How long to wait for an old worker beyond its drain, in seconds.
 PREDECESSOR_GRACE = 10.0
 
 
 def start_models(
     worker: ServiceWorker, old_master: int | None, notify: Notify, leave: Callable[[StartError], None]
 ) -> None:
-    """Load the models the way this worker should. leave: ends the process with a status that Gunicorn understands.
+    """Load the models, as a first worker or as a successor.
 
-    old_master: the process in whose place this worker's master was made, None if there is none.
+    old_master: pid of the master that this worker's master replaces, or None; leave: ends the process with an exit
+    status that Gunicorn understands.
     """
     if old_master is not None and not is_parent(old_master, worker.ppid):
-        log.warning("The master that was to be replaced (%d) is already gone.", old_master)
+        log.warning("The master to replace (%d) has already exited.", old_master)
         old_master = None
     if old_master is None and not worker.predecessors:
         notify("STATUS=Loading the models")
@@ -48,7 +50,7 @@ def start_models(
     worker.models.overlapping = old_master is not None
     crowded = _load(worker, leave, gives_way=old_master is not None)
     if crowded is not None and old_master is not None:
-        log.warning("%s So the old master ends first, and requests wait until the new one is ready.", crowded)
+        log.warning("%s The old master is stopped first, and requests wait until the new one is ready.", crowded)
         notify(f"MAINPID={worker.ppid}\nSTATUS=Loading the models; requests wait meanwhile")
         _make_room(worker, old_master)
         worker.models.overlapping = False
@@ -58,7 +60,7 @@ def start_models(
 
 
 def is_parent(pid: int, child: int) -> bool:
-    """True if the process `pid` runs and is the parent of `child`."""
+    """True if the process `pid` is running and is the parent of `child`."""
     try:
         return bool(psutil.Process(child).ppid() == pid)
     except psutil.Error:
@@ -66,7 +68,7 @@ def is_parent(pid: int, child: int) -> bool:
 
 
 def leave_process(status: int) -> Callable[[StartError], None]:
-    """Return what ends this process at once, from any thread, with one sentence in the log and this exit status."""
+    """Return a function that logs the error and ends this process with `status` at once, from any thread."""
 
     def leave(error: StartError) -> None:
         log.critical("The service cannot start: %s", error)
@@ -77,7 +79,10 @@ def leave_process(status: int) -> Callable[[StartError], None]:
 
 
 def _load(worker: ServiceWorker, leave: Callable[[StartError], None], gives_way: bool) -> NoRoom | None:
-    """Load until all models are ready, or the worker is to end. Returns why there is no room, where it gives way."""
+    """Load until all models are ready or the worker has to end.
+
+    gives_way: lack of memory is returned instead of ending the process.
+    """
     settled, crowded = threading.Event(), list[NoRoom]()
 
     def fail(error: StartError) -> None:
@@ -93,7 +98,7 @@ def _load(worker: ServiceWorker, leave: Callable[[StartError], None], gives_way:
 
 
 def _make_room(worker: ServiceWorker, old_master: int) -> None:
-    """Stop the old master and wait for its end: its worker finishes what it has admitted."""
+    """Stop the old master and wait for it to exit; its worker finishes the admitted requests."""
     if is_parent(old_master, worker.ppid):
         os.kill(old_master, signal.SIGTERM)
     _live_until(worker, lambda: not is_parent(old_master, worker.ppid))
@@ -109,12 +114,12 @@ def _take_over(worker: ServiceWorker, old_master: int | None, notify: Notify) ->
 def _wait_for_predecessors(worker: ServiceWorker) -> None:
     until = time.monotonic() + worker.drain_seconds + PREDECESSOR_GRACE
     if worker.predecessors:
-        log.info("Waiting for the older worker to end before loading; new requests wait as well.")
+        log.info("Waiting for the old worker to exit before loading; new requests wait meanwhile.")
     _live_until(worker, lambda: time.monotonic() > until or not any(map(psutil.pid_exists, worker.predecessors)))
 
 
 def _live_until(worker: ServiceWorker, done: Callable[[], bool]) -> None:
-    """Show Gunicorn and systemd that this worker lives until it is done, told to stop, or left alone."""
+    """Send heartbeats to Gunicorn and systemd until `done`, a stop signal, or the loss of the master."""
     pause = threading.Event()
     while not done() and worker.alive and not worker.orphaned:
         worker.notify()

@@ -1,7 +1,7 @@
-"""What systemd is told, in its notification protocol (sd_notify(3)): ready, who is the master, and the watchdog's beat.
+"""Notifications to systemd (sd_notify(3)): readiness, the main pid and watchdog keep-alives.
 
-Gunicorn would say READY=1 before its worker has loaded anything and never names a new master, so the variable is taken
-away from it and these messages come from the worker that has loaded. The unit needs `NotifyAccess=all`.
+Gunicorn would send READY=1 before its worker has loaded anything, and never reports a new master. NOTIFY_SOCKET is
+therefore removed from its environment, and the worker sends these messages. The unit needs `NotifyAccess=all`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ SERVING = "serving"
 def notifier(address: str | None, folder: str | None = None) -> Notify:
     """Return a function that sends a message to systemd's socket; without an address it does nothing.
 
-    folder: the unit's own under /run, where the file `serving` names the master whose models are ready, for
-    `deploy.reload`: systemd shows nobody but root what it was told.
+    folder: the unit's directory under /run. Its file `serving` holds the pid of the master whose models are ready, for
+    `deploy.reload`, since systemd shows notifications to root only.
     """
 
     def notify(message: str) -> None:
@@ -38,13 +38,13 @@ def notifier(address: str | None, folder: str | None = None) -> Notify:
                 channel.connect(path)
                 channel.sendall(message.encode())
         except OSError as error:
-            log.warning("systemd was not told %r: %s.", message, error.strerror)
+            log.warning("systemd could not be sent %r: %s.", message, error.strerror)
 
     return notify
 
 
 class Watchdog:
-    """Beats for systemd's WatchdogSec while a restart would not help; silence is what asks for the restart.
+    """Sends keep-alives for systemd's WatchdogSec, until a restart is needed.
 
     interval: half of WATCHDOG_USEC, in seconds.
     """
@@ -64,7 +64,7 @@ class Watchdog:
         self._silent = False
 
     def beat(self) -> None:
-        """Say that the service lives, if it is time to and if it does."""
+        """Send a keep-alive if one is due and no restart is needed."""
         now = self._clock()
         if now - self._last < self._interval:
             return
@@ -73,4 +73,4 @@ class Watchdog:
             self._notify("WATCHDOG=1")
         elif not self._silent:
             self._silent = True
-            log.error("A model needs a restart: the watchdog hears no more of this worker.")
+            log.error("A model needs a restart: no further watchdog keep-alives are sent.")

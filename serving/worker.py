@@ -1,13 +1,13 @@
-"""The Gunicorn worker: gthread with bounded connections, a drain that goes on answering, and a watchdog's beat.
+"""The Gunicorn worker: gthread with bounded connections, a drain that keeps responding, and watchdog keep-alives.
 
-What differs from gthread, and why:
-- a new connection waits for its first byte in the poller, not in a thread, and all its waits are bounded;
-- a connection is closed in the thread that served it: gthread lingers up to 2 s for the client's own close in the
-  one thread that accepts, so a single lazy client would delay every other;
-- at SIGTERM the listening socket stays open while admitted requests finish, and newcomers hear a typed 503 instead of
-  hanging in the backlog; with a successor on the same socket it is left to that one at once. Without one, whoever has
-  connected by the end of the drain is answered, and whoever comes later is refused by the kernel, so that a proxy
-  knows that nothing was begun. Before all that, readiness can say no for a while in which requests are still taken.
+Differences from gthread:
+- A new connection waits for its first byte in the poller, not in a thread, and all its waits are bounded.
+- A connection is closed in the thread that served it. gthread lingers for up to 2 s in the thread that accepts, so one
+  slow client would delay all others.
+- At SIGTERM the listening socket stays open while admitted requests finish, and new requests get a typed 503 instead of
+  waiting in the backlog. With a successor on the same socket, that one accepts them at once. Without one, connections
+  established by the end of the drain are answered and later ones refused by the kernel, so that a proxy may retry them.
+- For DRAIN_DELAY seconds before that, readiness is 503 and requests are still accepted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from typing import Any
+from types import FrameType
 
 import psutil
+from flask import Flask
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from engine.errors import StartError
 from models import ModelSet
 from serving.connection import ClientSocket, Connection
-from serving.listener import end_listening, listen_again
+from serving.listener import Listener, end_listening, listen_again
 
-# How often a stopping worker looks whether its requests are done, in seconds.
+# Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
 NOT_A_CLIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 
@@ -39,12 +40,12 @@ NOT_A_CLIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
 class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
-    predecessors: the workers of this master that were alive at the fork; beat: called about once a second; on_drain:
-    called when a drain begins that no successor shortens; send_timeout, drain_delay, drain_seconds: the settings.
-    lost: whether it ends because only a new process can help.
+    predecessors: pids of this master's workers that were alive at the fork; beat: called about once a second; on_drain:
+    called when a drain without a successor begins; send_timeout, drain_delay, drain_seconds: the settings.
+    lost: True if the process ends because only a new one can recover.
     """
 
-    wsgi: Any = None
+    wsgi: Flask | None = None
     predecessors: tuple[int, ...] = ()
     send_timeout = 30.0
     drain_delay = 0.0
@@ -52,7 +53,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     beat: Callable[[], None] = staticmethod(lambda: None)
     on_drain: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self._drain_until: float | None = None
         self._refuse_at = 0.0
@@ -62,16 +63,21 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def models(self) -> ModelSet:
-        """The application's models; none before it is built."""
+        """The application's models; an empty set before it is built."""
         return self.wsgi.extensions["services"].models if self.wsgi is not None else ModelSet({})
+
+    def begin_serving(self) -> None:
+        """Start what the application's services run from the first connection on."""
+        if self.wsgi is not None:
+            self.wsgi.extensions["services"].begin_serving()
 
     @property
     def orphaned(self) -> bool:
-        """True once the master that made this worker is gone."""
+        """True once the master of this worker has exited."""
         return bool(self.ppid != os.getppid())
 
     def load_wsgi(self) -> None:
-        """Build the application; where it says why it cannot start, that sentence is all that is shown."""
+        """Build the application; a StartError is logged as one sentence, without a traceback."""
         try:
             super().load_wsgi()
         except StartError as error:
@@ -79,12 +85,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def run(self) -> None:
-        """Serve; listens anew where a worker before this one has ended that."""
+        """Serve; listen again if an earlier worker has shut the socket down."""
         for listener in self.sockets:
             listen_again(listener, self.cfg.backlog)
         super().run()
 
-    def accept(self, listener: Any) -> None:
+    def accept(self, listener: Listener) -> None:
         try:
             accepted, address = listener.accept()
         except OSError as error:
@@ -95,16 +101,16 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         client = ClientSocket(accepted, self.send_timeout)
         self._await_first_byte(Connection(self.cfg, client, address, listener.getsockname()))
 
-    def handle(self, conn: Connection) -> Any:
-        """Serve one request in a context of its own, so that no line of it carries an earlier request's id."""
+    def handle(self, conn: Connection) -> object:
+        """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
         conn.sock.begin_request()
         keep = Context().run(super().handle, conn)
         if keep is False:
             conn.close(graceful=True)
         return keep
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """At SIGTERM: begin the drain in the main loop; a worker that serves nobody yet just ends."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """At SIGTERM, begin the drain in the main loop; a worker that is not serving yet just ends."""
         if self.booted:
             self.method_queue.defer(self._begin_drain)
         else:
@@ -129,29 +135,29 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refuse_at = time.monotonic() + self.drain_delay
         self._drain_until = self._refuse_at + self.drain_seconds
         if has_sibling(self.ppid):
-            self.log.info("Leaving new connections to the next worker and finishing the admitted requests.")
+            self.log.info("New connections go to the successor; the admitted requests are finished.")
             self.alive = False
             return
         self.on_drain()
         if self.drain_delay:
-            self.log.info("Readiness says that this service stops; requests are taken for %g s more.", self.drain_delay)
+            self.log.info("Readiness is 503 now; requests are accepted for another %g s.", self.drain_delay)
             self.models.announce_stop()
         else:
             self._refuse()
 
     def _refuse(self) -> None:
         self._refusing = True
-        self.log.info("Finishing the admitted requests; new ones are refused.")
+        self.log.info("The admitted requests are finished; new ones are refused.")
         self.models.drain()
 
     def _give_up(self) -> None:
-        """A model can only be cured by a new process: answer what is still open, and end for the supervisor."""
-        self.log.critical("A model needs a new process: ending the service, for its supervisor to start it again.")
+        """End a process that cannot recover: answer open requests, then exit so that the supervisor restarts it."""
+        self.log.critical("A model needs a new process: the service ends, to be restarted by its supervisor.")
         self.lost = True
         self._drain_until = time.monotonic()
 
     def _drain(self, until: float) -> None:
-        """End when nothing is left to do; what has not finished in time is aborted and hears so."""
+        """End once all admitted requests are done; abort those that exceed the time, with an error response."""
         if not self.alive:
             return
         now = time.monotonic()
@@ -165,28 +171,28 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             self.alive = False
 
     def _stop_listening(self) -> None:
-        """Accept who has connected, to be answered, and have the kernel refuse who comes later."""
+        """Accept established connections, to answer them, and have the kernel refuse later ones."""
         self.set_accept_enabled(False)
         if has_sibling(self.ppid):
             return
         for listener in self.sockets:
             end_listening(listener, partial(self._accept_all, listener))
 
-    def _accept_all(self, listener: Any) -> None:
+    def _accept_all(self, listener: Listener) -> None:
         accepted = -1
         while accepted != self.nr_conns:
             accepted = self.nr_conns
             self.accept(listener)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Wait for a silent connection no longer than for a kept-alive one, once the worker stops."""
+        """Bound new silent connections of a stopping worker like kept-alive ones."""
         super()._cap_keepalive(deadline)
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
 
 def has_sibling(parent: int) -> bool:
-    """True if this process's parent has another child: a new worker, or the new master that SIGUSR2 made."""
+    """True if the parent process has another live child: a new worker, or the new master after SIGUSR2."""
     try:
         children = psutil.Process(parent).children()
         return any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE for child in children)

@@ -1,1 +1,1 @@
-"""What the service tells about itself: log lines, metrics and traces."""
+"""Telemetry of the service: logs, metrics and traces."""

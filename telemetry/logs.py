@@ -1,8 +1,8 @@
 """Logging: one format for every line of the process, on standard output and, if set, in a file.
 
-`2025-11-28 10:30:00 [INFO] [<request id>] <message>`, or the same facts as one JSON object a line. Whoever serves a
-request sets `request_id_var`; a thread that works for many passes `extra={"request_id": ...}` instead. What a client
-sent is never part of a message: no prompt, image, answer or key.
+`2025-11-28 10:30:00 [INFO] [<request id>] <message>`, or the same fields as one JSON object per line. A thread that
+serves one request sets `request_id_var`; one that works for many passes `extra={"request_id": ...}` instead. Data of
+clients is never part of a message: no prompt, image, answer or key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from contextvars import ContextVar
 from datetime import datetime
 from logging.handlers import WatchedFileHandler
-from typing import Any
 
 from config import Settings
 from engine.errors import StartError
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 
-# Libraries whose chatter below a warning tells an operator nothing; werkzeug's access line would double ours.
+# Libraries that are logged from WARNING up only; werkzeug's access line would duplicate this service's own.
 QUIET = (
     "transformers",
     "werkzeug",
@@ -40,9 +39,9 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send every line of this process to the places the settings name, first what was odd about the settings.
+    """Send all log lines of this process to the destinations in the settings, beginning with the settings' warnings.
 
-    Raises StartError if the file cannot be opened.
+    Raises StartError if the log file cannot be opened.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if settings.logging.log_file is not None:
@@ -61,7 +60,7 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def fold_in_libraries() -> None:
-    """Take the handlers of their own from all loggers, so that their lines come in our format; repeat after imports."""
+    """Remove the handlers of all other loggers, so that their lines get this format; repeat after imports."""
     for logger in list(logging.root.manager.loggerDict.values()):
         if isinstance(logger, logging.Logger) and logger.handlers:
             logger.handlers.clear()
@@ -69,14 +68,14 @@ def fold_in_libraries() -> None:
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """Put the id of the request that is being served on the record, unless whoever logged has put one there."""
+    """Add the current request's id to the record, unless it has one."""
     if not hasattr(record, "request_id"):
         record.request_id = request_id_var.get()
     return True
 
 
 class TextFormatter(logging.Formatter):
-    """One line a record, whatever is in the message; a traceback follows on lines of its own."""
+    """One line per record, control characters escaped; a traceback follows on lines of its own."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] [%(request_id)s] %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -86,10 +85,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: time (ISO 8601 with its offset), level, request_id, logger, message, exception."""
+    """One JSON object per record: time (ISO 8601 with offset), level, request_id, logger, message, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        line: dict[str, str] = {
             "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "request_id": getattr(record, "request_id", "-"),
@@ -102,10 +101,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogFile(WatchedFileHandler):
-    """A log file that is opened anew when logrotate has moved it, and whose trouble never reaches who logs.
+    """A log file that is reopened after logrotate has moved it, and whose errors never reach the caller.
 
-    When writing fails (a full disk, a folder gone) one line on standard error says so, and one when it works again;
-    the lines between are on standard output alone.
+    When writing begins to fail (disk full, directory removed) and when it works again, one line goes to standard error;
+    the lines in between are on standard output only.
     """
 
     def __init__(self, path: str) -> None:

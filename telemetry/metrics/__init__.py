@@ -1,4 +1,4 @@
-"""What the service tells about itself: the application's figures, the machine's, and Prometheus' view of both."""
+"""Metrics: the application's figures, the machine's, and their exposition for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from telemetry.metrics.prometheus import PrometheusMetrics
 
 SUCCESS = "success"
 RATE_LIMITED = "rate_limit_exceeded"
-ABORTED = "request_aborted"  # by whoever asked, which is no error to the operator
+ABORTED = "request_aborted"  # by the client, so not an error of the service
 
 
 class Metrics:
-    """All figures of one application. Times are in seconds; `uptime` counts from here on."""
+    """All metrics of one application. Times are in seconds; `uptime` counts from construction."""
 
     def __init__(
         self,
@@ -36,18 +36,18 @@ class Metrics:
 
     @property
     def uptime(self) -> float:
-        """Seconds since the application was made."""
+        """Seconds since the application was created."""
         return self._clock() - self._began
 
     def generation_succeeded(self, model: str, completion: Completion, seconds: float) -> None:
-        """Count an answer that took `seconds` from the request's arrival."""
+        """Count a completed answer; seconds: from the request's arrival."""
         self.application.succeeded(model, seconds, completion.output_tokens)
         self.prometheus.ended(model, SUCCESS)
         self.prometheus.completed(model, completion)
         self.history.answered(completion.timings.first_token)
 
     def generation_failed(self, model: str, code: str) -> None:
-        """Count a generation request that ended with this error; a spent budget is no failure of the service."""
+        """Count a generation request that ended with this error code; a rate limit is not a failure of the service."""
         self.prometheus.ended(model, code)
         if code != ABORTED:
             self.history.failed(code)

@@ -1,4 +1,4 @@
-"""The figures of generation requests since the last reset, as `GET /api/metrics` shows them."""
+"""The figures of generation requests since the last reset, shown by `GET /api/metrics`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 
 class ApplicationFigures:
-    """Counts of generation requests. What the rate limit refused is not counted here."""
+    """Counters of generation requests, without those refused by the rate limit."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the figures below, which change together
         self.reset()
 
     def reset(self) -> None:
-        """Begin again from nothing."""
+        """Set all counters to zero."""
         with self._lock:
             self._succeeded: Counter[str] = Counter()
             self._failed = 0
@@ -22,19 +22,19 @@ class ApplicationFigures:
             self._tokens = 0
 
     def succeeded(self, model: str, seconds: float, tokens: int) -> None:
-        """Count an answer of `model` that took `seconds` in all and has `tokens` new tokens."""
+        """Count an answer of `model`; seconds: total time, tokens: generated tokens."""
         with self._lock:
             self._succeeded[model] += 1
             self._seconds += seconds
             self._tokens += tokens
 
     def failed(self) -> None:
-        """Count a generation request that got no answer."""
+        """Count a failed generation request."""
         with self._lock:
             self._failed += 1
 
     def shown(self) -> dict[str, int | str]:
-        """Return the figures in the form that dashboards read; the average is over successful requests."""
+        """Return the figures in the form that dashboards read; averages are over successful requests."""
         with self._lock:
             successful = self._succeeded.total()
             total = successful + self._failed

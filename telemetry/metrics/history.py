@@ -1,8 +1,7 @@
-"""The last hour of the service's own figures, one sample every few seconds, for the operator's page.
+"""The last hour of metrics, one sample every INTERVAL seconds, for the operator's page.
 
-A ring of SAMPLES samples, each of a bounded size: memory does not grow with time or load. The times to a first token of
-one interval are kept until it ends, at most FIRST_TOKENS of them. The thread begins when the service begins to serve
-and ends when its history is gone.
+A ring of SAMPLES samples of bounded size, so memory does not grow with time or load. Within an interval, at most
+FIRST_TOKENS times to the first token are kept. The recorder thread ends when its history is garbage-collected.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from engine.types import BackendStats
 from telemetry.metrics.machine import Machine
 
 INTERVAL = 5.0  # seconds
-SAMPLES = 720  # an hour of them
+SAMPLES = 720  # one hour
 FIRST_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One interval. Rates are a second; times in seconds, None where nothing was measured; shares are 0 to 1.
+    """One interval. Rates are per second; times in seconds, None if nothing was measured; ratios 0 to 1.
 
-    at: seconds since the epoch; tokens, running, waiting, cache: by model; errors: ends of this interval by code.
+    at: seconds since the epoch; tokens, running, waiting, cache: by model; errors: failed requests by error code.
     """
 
     at: float
@@ -45,7 +44,7 @@ class Sample:
 
 
 class History:
-    """Takes the samples. `answered` and `failed` are told by whoever serves; safe to use from any thread."""
+    """Takes and holds the samples. Thread-safe."""
 
     def __init__(
         self,
@@ -62,30 +61,30 @@ class History:
         self._answers = 0
         self._errors: Counter[str] = Counter()
         self._taken_at = clock()
-        self._made = self._tokens_made(self._stats())
+        self._made = self._generated_tokens(self._stats())
         self._recorder: threading.Thread | None = None
 
     def answered(self, first_token: float | None) -> None:
-        """Count an answer and how long its first token took, in seconds."""
+        """Count an answer; first_token: its time to the first token in seconds."""
         with self._lock:
             self._answers += 1
             if first_token is not None:
                 self._first_tokens.append(first_token)
 
     def failed(self, code: str) -> None:
-        """Count a generation request that ended with this error."""
+        """Count a generation request that ended with this error code."""
         with self._lock:
             self._errors[code] += 1
 
     def samples(self, after: float = -math.inf) -> list[Sample]:
-        """Return the samples that were taken after this moment, oldest first."""
+        """Return the samples taken after `after`, in seconds since the epoch, oldest first."""
         with self._lock:
             return [sample for sample in self._samples if sample.at > after]
 
     def take(self) -> None:
-        """Take one sample of the time since the last one."""
+        """Take one sample of the time since the previous one."""
         stats, gpu = self._stats(), self._machine.gpu()
-        made = self._tokens_made(stats)
+        made = self._generated_tokens(stats)
         with self._lock:
             now = self._clock()
             seconds = max(now - self._taken_at, 1e-9)
@@ -93,7 +92,7 @@ class History:
             self._samples.append(
                 Sample(
                     at=self._wall_clock(),
-                    # An engine that starts again counts from zero.
+                    # A restarted engine counts from zero.
                     tokens={name: max(0, count - self._made.get(name, 0)) / seconds for name, count in made.items()},
                     running={name: figures.num_requests_running for name, figures in stats.items()},
                     waiting={name: figures.num_requests_waiting for name, figures in stats.items()},
@@ -111,7 +110,7 @@ class History:
             self._errors.clear()
 
     def record(self) -> None:
-        """Begin to take samples, unless that has begun."""
+        """Start the recorder thread, unless it is running."""
         with self._lock:
             if self._recorder is None:
                 arguments = (weakref.ref(self), threading.Event())
@@ -121,7 +120,7 @@ class History:
     def _stats(self) -> dict[str, BackendStats]:
         return {name: backend.stats() for name, backend in self._models}
 
-    def _tokens_made(self, stats: dict[str, BackendStats]) -> dict[str, int]:
+    def _generated_tokens(self, stats: dict[str, BackendStats]) -> dict[str, int]:
         return {name: figures.generation_tokens_total for name, figures in stats.items()}
 
 

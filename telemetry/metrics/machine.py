@@ -1,7 +1,7 @@
-"""What the machine does: processor, memory and disk from psutil, the GPU from torch and NVML.
+"""Figures of the machine: CPU, memory and disk from psutil, GPU from torch and NVML.
 
-Torch is never imported here: the import takes seconds and belongs to the thread that loads the models. Until that is
-done there is no GPU to speak of. A GPU or driver that cannot be asked is no error, only absent.
+Torch is never imported here: the import takes seconds and happens in the thread that loads the models. Until then the
+GPU counts as absent, as does one whose driver fails.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 import psutil
 
 GIB = 1024**3
-# Of all processors together, in seconds: less says little about their load.
+# Minimum interval between two measurements of the load, in CPU seconds over all cores.
 SHORTEST_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class GpuFigures:
-    """One GPU as this process sees it. Sizes in bytes; busy: the share of time it works, 0 to 1, None if unknown."""
+    """One GPU as this process sees it. Sizes in bytes; busy: utilization, 0 to 1, None if unknown."""
 
     name: str
     allocated: int
@@ -33,7 +34,7 @@ class GpuFigures:
 
 @dataclass(frozen=True, slots=True)
 class SystemFigures:
-    """The host. Shares are in percent, memory in bytes."""
+    """The host. Utilization in percent, memory in bytes."""
 
     cpu_percent: float
     memory_percent: float
@@ -45,30 +46,37 @@ class Machine(Protocol):
     """The seam to the hardware."""
 
     def system(self) -> SystemFigures:
-        """Return the host's figures of this moment."""
+        """Return the host's current figures."""
 
     def gpu(self) -> GpuFigures | None:
-        """Return the GPU's figures; None where there is none, or none yet."""
+        """Return the GPU's figures; None without a GPU in use."""
 
     def gpu_memory(self) -> int | None:
-        """Return the GPU's memory in bytes, at once, for probes; None likewise."""
+        """Return the GPU's total memory in bytes without querying the driver, for probes; None without a GPU in use."""
+
+
+class CpuTimes(Protocol):
+    """The seconds of `psutil.cpu_times`, by kind."""
+
+    def _asdict(self) -> dict[str, float]:
+        """Return them by name."""
 
 
 class Processors:
-    """The busy share of the processors since the last look, whichever thread looked.
+    """CPU utilization since the previous measurement by any thread.
 
-    psutil's own `cpu_percent` keeps the last look per thread, so a pool of threads would be told nonsense.
-    times: seconds spent by kind, as `psutil.cpu_times`.
+    psutil's `cpu_percent` keeps its state per thread, which gives wrong figures in a thread pool.
+    times: returns the seconds spent by kind, as `psutil.cpu_times`.
     """
 
-    def __init__(self, times: Callable[[], Any] = psutil.cpu_times) -> None:
+    def __init__(self, times: Callable[[], CpuTimes] = psutil.cpu_times) -> None:
         self._times = times
         self._lock = threading.Lock()  # guards the fields below
         self._idle, self._total = self._look()
         self._percent = 0.0
 
     def percent(self) -> float:
-        """Return it in percent; looks in quick succession are told the same."""
+        """Return the utilization in percent; measurements in quick succession return the same value."""
         with self._lock:
             idle, total = self._look()
             if total - self._total >= SHORTEST_INTERVAL:
@@ -78,15 +86,17 @@ class Processors:
 
     def _look(self) -> tuple[float, float]:
         times = self._times()._asdict()
-        # Linux counts the time of guests in the user's time as well.
+        # Linux includes guest time in user time.
         total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)
         return times["idle"] + times.get("iowait", 0.0), total
 
 
 class ThisMachine:
-    """The machine that the service runs on. imported_torch: torch once its import is complete, else None."""
+    """The machine that the service runs on. imported_torch: returns torch once its import is complete, else None."""
 
-    def __init__(self, imported_torch: Callable[[], Any] | None = None, nvml: Any = None) -> None:
+    def __init__(
+        self, imported_torch: Callable[[], ModuleType | None] | None = None, nvml: ModuleType | None = None
+    ) -> None:
         self._imported_torch = imported_torch or _imported_torch
         self._nvml = nvml
         self._processors = Processors()
@@ -98,7 +108,7 @@ class ThisMachine:
         )
 
     def gpu(self) -> GpuFigures | None:
-        with contextlib.suppress(Exception):  # a driver that fails must not take what asks with it
+        with contextlib.suppress(Exception):  # a failing driver must not fail the caller
             cuda = self._cuda_in_use()
             properties = cuda.get_device_properties(cuda.current_device())
             return GpuFigures(
@@ -116,16 +126,17 @@ class ThisMachine:
             return int(cuda.get_device_properties(cuda.current_device()).total_memory)
         return None
 
-    def _cuda_in_use(self) -> Any:
-        """Return torch.cuda. Raises LookupError while nothing in this process uses a GPU."""
+    def _cuda_in_use(self) -> ModuleType:
+        """Return torch.cuda. Raises LookupError while this process does not use a GPU."""
         torch = self._imported_torch()
         if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
             raise LookupError
-        return torch.cuda
+        cuda: ModuleType = torch.cuda
+        return cuda
 
     def _busy(self, uuid: object) -> float | None:
-        """Ask NVML by UUID, for its numbering knows nothing of CUDA_VISIBLE_DEVICES."""
-        with contextlib.suppress(Exception):  # no library, no driver, no right to ask: then it is unknown
+        """Return the utilization from NVML, by UUID, since NVML's indexes ignore CUDA_VISIBLE_DEVICES."""
+        with contextlib.suppress(Exception):  # no library, driver or permission: unknown
             if self._nvml is None:
                 import pynvml
 
@@ -147,7 +158,7 @@ def shown_system(figures: SystemFigures) -> dict[str, str]:
 
 
 def shown_gpu(figures: GpuFigures | None) -> dict[str, str | bool]:
-    """Return the GPU's figures likewise; `gpu_utilization` is memory allocated over total, as dashboards know it."""
+    """Return the GPU's figures in that form; `gpu_utilization` is allocated over total memory."""
     if figures is None:
         return {"available": False}
     shown: dict[str, str | bool] = {
@@ -162,6 +173,6 @@ def shown_gpu(figures: GpuFigures | None) -> dict[str, str | bool]:
     return shown
 
 
-def _imported_torch() -> Any:
+def _imported_torch() -> ModuleType | None:
     torch = sys.modules.get("torch")
     return None if torch is None or getattr(torch.__spec__, "_initializing", False) else torch

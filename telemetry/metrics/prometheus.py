@@ -1,6 +1,6 @@
-"""The service in Prometheus' words. Names follow vLLM's stems with the prefix `avito_ai_`; every label is bounded.
+"""Prometheus metrics. Names follow vLLM's with the prefix `avito_ai_`; the values of every label are bounded.
 
-Counters of requests are kept here; everything the backends count themselves is read from them at each scrape.
+Request counters are kept here; what the backends count themselves is read from them at each scrape.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from telemetry.version import RELEASE, VERSION
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 UNMATCHED = "unmatched"
-# Ends that are there from the start, at zero: Prometheus sees no increase in a series that begins with its first event.
+# Statuses exported as zero from the start: Prometheus sees no increase in a series that begins with its first event.
 WATCHED_ENDS = ("success", "overloaded", "not_ready", "deadline_exceeded", "model_error", "internal_error")
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -28,43 +28,46 @@ TOKEN_GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0
 TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 GAUGES = {
-    "num_requests_running": "Requests that make tokens now.",
-    "num_requests_waiting": "Requests that wait for a place.",
-    "max_num_seqs": "Places to run.",
-    "max_waiting": "Places to wait.",
-    "kv_cache_tokens_used": "Tokens in the cache.",
-    "kv_cache_tokens_total": "Tokens that the cache can hold.",
+    "num_requests_running": "Running sequences.",
+    "num_requests_waiting": "Waiting sequences.",
+    "max_num_seqs": "Maximum concurrent sequences.",
+    "max_waiting": "Maximum waiting sequences.",
+    "kv_cache_tokens_used": "Tokens in the KV cache.",
+    "kv_cache_tokens_total": "Capacity of the KV cache in tokens.",
     "seconds_since_step": "Seconds since the engine's last step.",
-    "estimated_wait_seconds": "How long a new request would wait, in seconds.",
+    "estimated_wait_seconds": "Estimated queueing time of a new request in seconds.",
 }
 COUNTS = {
-    "prompt_tokens": "Tokens of prompts.",
-    "cached_tokens": "Tokens of prompts that were found in the cache.",
-    "generation_tokens": "Tokens made.",
-    "nan_logits": "Rows of logits that were not numbers.",
-    "preemptions": "Times a running request was sent back to wait, so that another could run.",
-    "engine_restarts": "Times the engine's thread was started again.",
-    "steps": "Steps of the engine.",
+    "prompt_tokens": "Prompt tokens.",
+    "cached_tokens": "Prompt tokens found in the prefix cache.",
+    "generation_tokens": "Generated tokens.",
+    "nan_logits": "Rows of logits with NaN or infinite values.",
+    "preemptions": "Running sequences returned to the waiting queue so that others could run.",
+    "engine_restarts": "Restarts of the engine thread.",
+    "steps": "Engine steps.",
 }
 
 
 class PrometheusMetrics:
-    """One registry of its own for each application; `shared_limit_failures` counts calls that Redis did not answer."""
+    """The metrics of one application, in a registry of its own.
+
+    shared_limit_failures: returns the number of failed calls to the shared storage of rate limits.
+    """
 
     def __init__(self, models: Models, machine: Machine, shared_limit_failures: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
-        self._http_seconds = self._histogram("http_request_duration_seconds", "Until the headers.", SECONDS, "route")
-        self._refusals = self._counter("rate_limit_refusals", "Calls over a budget.", "budget", "window")
-        self._requests = self._counter("requests", "Generation requests by their end.", "model", "status")
-        self._first = self._histogram("time_to_first_token_seconds", "From arrival.", SECONDS, "model")
+        self._http_seconds = self._histogram("http_request_duration_seconds", "Time to the headers.", SECONDS, "route")
+        self._refusals = self._counter("rate_limit_refusals", "Requests refused by a rate limit.", "budget", "window")
+        self._requests = self._counter("requests", "Generation requests by final status.", "model", "status")
+        self._first = self._histogram("time_to_first_token_seconds", "Time to first token.", SECONDS, "model")
         self._gap = self._histogram(
-            "inter_token_latency_seconds", "Mean gap between an answer's tokens.", TOKEN_GAP_SECONDS, "model"
+            "inter_token_latency_seconds", "Mean time between the tokens of an answer.", TOKEN_GAP_SECONDS, "model"
         )
-        self._total = self._histogram("e2e_request_latency_seconds", "From arrival to the end.", SECONDS, "model")
-        self._queued = self._histogram("request_queue_time_seconds", "Waiting for a place.", SECONDS, "model")
-        self._prompt = self._histogram("request_prompt_tokens", "Tokens of a prompt.", TOKENS, "model")
-        self._output = self._histogram("request_generation_tokens", "Tokens of an answer.", TOKENS, "model")
+        self._total = self._histogram("e2e_request_latency_seconds", "From arrival to completion.", SECONDS, "model")
+        self._queued = self._histogram("request_queue_time_seconds", "Time in the waiting queue.", SECONDS, "model")
+        self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS, "model")
+        self._output = self._histogram("request_generation_tokens", "Generated tokens per request.", TOKENS, "model")
         for name, _ in models:
             for status in WATCHED_ENDS:
                 self._requests.labels(name, status)
@@ -77,21 +80,21 @@ class PrometheusMetrics:
         ProcessCollector(registry=self.registry)
 
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Count one response; `route` is the rule that matched, never the path."""
+        """Count one response; route: the URL rule that matched, never the path."""
         route = route or UNMATCHED
         self._http.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._http_seconds.labels(route).observe(seconds)
 
     def refused(self, budget: str, window: str) -> None:
-        """Count a call that was over a budget."""
+        """Count a request refused by a rate limit."""
         self._refusals.labels(budget, window).inc()
 
     def ended(self, model: str, status: str) -> None:
-        """Count the end of a generation request: `success`, or the code of its error."""
+        """Count a finished generation request; status: `success` or an error code."""
         self._requests.labels(model, status).inc()
 
     def completed(self, model: str, completion: Completion) -> None:
-        """Observe where the time of a finished answer went."""
+        """Observe times and lengths of a completed answer."""
         times = completion.timings
         self._total.labels(model).observe(times.total)
         self._queued.labels(model).observe(times.queued)
@@ -104,7 +107,7 @@ class PrometheusMetrics:
                 self._gap.labels(model).observe(gap)
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -115,7 +118,7 @@ class PrometheusMetrics:
 
 
 class _Backends(Collector):
-    """Reads each backend's own figures at the moment of a scrape."""
+    """Reads each backend's figures at scrape time."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -125,7 +128,7 @@ class _Backends(Collector):
         stats = [(name, figures) for name, figures, _ in rows]
         for field, text in GAUGES.items():
             yield _gauge(field, text, [(name, float(getattr(figures, field))) for name, figures in stats])
-        yield _gauge("kv_cache_usage_ratio", "Used share of the cache.", [(n, _cache_usage(s)) for n, s in stats])
+        yield _gauge("kv_cache_usage_ratio", "Used share of the KV cache.", [(n, _cache_usage(s)) for n, s in stats])
         for field, text in COUNTS.items():
             family = CounterMetricFamily(f"avito_ai_{field}", text, labels=["model"])
             for name, figures in stats:
@@ -163,27 +166,27 @@ class _SharedLimits(Collector):
         self._failures = failures
 
     def collect(self) -> Iterator[Metric]:
-        text = "Calls that the shared storage of rate limits did not answer."
+        text = "Failed calls to the shared storage of rate limits."
         yield CounterMetricFamily("avito_ai_rate_limit_storage_failures", text, value=self._failures())
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:
-    yield _plain("system_cpu_ratio", "Busy share of the processors.", host.cpu_percent / 100)
-    yield _plain("system_memory_ratio", "Used share of the memory.", host.memory_percent / 100)
-    yield _plain("system_memory_available_bytes", "Memory that is free to use.", host.memory_available)
+    yield _plain("system_cpu_ratio", "CPU utilization, 0 to 1.", host.cpu_percent / 100)
+    yield _plain("system_memory_ratio", "Used share of memory.", host.memory_percent / 100)
+    yield _plain("system_memory_available_bytes", "Available memory.", host.memory_available)
     yield _plain("system_disk_ratio", "Used share of the disk.", host.disk_percent / 100)
 
 
 def _gpu(gpu: GpuFigures) -> Iterator[Metric]:
-    yield _plain("gpu_memory_allocated_bytes", "GPU memory in use.", gpu.allocated)
-    yield _plain("gpu_memory_reserved_bytes", "GPU memory held by this process.", gpu.reserved)
-    yield _plain("gpu_memory_total_bytes", "GPU memory in all.", gpu.total)
+    yield _plain("gpu_memory_allocated_bytes", "Allocated GPU memory.", gpu.allocated)
+    yield _plain("gpu_memory_reserved_bytes", "GPU memory reserved by this process.", gpu.reserved)
+    yield _plain("gpu_memory_total_bytes", "Total GPU memory.", gpu.total)
     if gpu.busy is not None:
-        yield _plain("gpu_busy_ratio", "Share of time that the GPU works.", gpu.busy)
+        yield _plain("gpu_busy_ratio", "GPU utilization, 0 to 1.", gpu.busy)
 
 
 def _statuses(states: Iterable[tuple[str, BackendState]]) -> Metric:
-    family = GaugeMetricFamily("avito_ai_model_status", "1 for the state of a model.", labels=["model", "status"])
+    family = GaugeMetricFamily("avito_ai_model_status", "1 for a model's current state.", labels=["model", "status"])
     for name, state in states:
         for status in Status:
             family.add_metric([name, status.value], float(state.status is status))

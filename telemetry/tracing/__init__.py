@@ -1,7 +1,7 @@
 """Traces of generation requests for an OpenTelemetry collector; off unless the settings name one.
 
-`tracing_for` gives what the application asks for a `Trace` of each request. While tracing is off, or a request is not
-sampled, that trace is one that does nothing, and OpenTelemetry is never imported.
+`tracing_for` returns the factory of each request's `Trace`. Traces of requests that are not sampled do nothing. While
+tracing is off, all of them do nothing and OpenTelemetry is never imported.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ __all__ = ["NoTracing", "RequestHeaders", "Trace", "Tracing", "tracing_for"]
 
 
 class Tracing(Protocol):
-    """Makes the trace of each request, and sends what is done."""
+    """Creates the trace of each request and exports finished ones."""
 
     def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
-        """Return the trace of a request that arrived at `began`, on the monotonic clock in seconds."""
+        """Return the trace of a request that arrived at `began`, in seconds of the monotonic clock."""
 
     def stop(self) -> None:
-        """Send what is still here, for a moment; nothing is sent afterwards."""
+        """Export pending spans, within a bounded time; nothing is exported afterwards."""
 
 
 class NoTracing:
-    """Tracing that is switched off."""
+    """Disabled tracing."""
 
     _nothing = Trace()
 
@@ -33,11 +33,11 @@ class NoTracing:
         return self._nothing
 
     def stop(self) -> None:
-        """There is nothing to send."""
+        """Nothing to export."""
 
 
 def tracing_for(settings: Settings) -> Tracing:
-    """Return the tracing that the settings ask for."""
+    """Return the tracing configured by the settings."""
     if settings.tracing.otel_exporter_otlp_endpoint is None:
         return NoTracing()
     from telemetry.tracing.collector import collector_tracing

@@ -1,7 +1,7 @@
-"""Sends spans to a collector over OTLP/HTTP, from a thread of its own, in batches, never at a request's cost.
+"""Exports spans to a collector over OTLP/HTTP, in batches, from a thread of its own.
 
-A request only puts its spans in a queue of bounded length. A collector that is away or slow costs spans and one log
-line; what the libraries would say about each try is not logged.
+A request only appends its spans to a bounded queue. An unreachable or slow collector costs spans and one log line; the
+libraries' own lines about each attempt are not logged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP_PATIENCE = 3.0  # seconds
 
 
 class Reporter(SpanExporter):
-    """Passes batches on, and logs one line when that begins to fail and one when it works again."""
+    """Passes batches on; logs one line when exports begin to fail and one when they succeed again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -41,13 +41,13 @@ class Reporter(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             result = self._exporter.export(spans)
-        except Exception:  # whatever a library does here, no thread of ours ends for it
+        except Exception:  # an exception of the library must not end the exporting thread
             result = SpanExportResult.FAILURE
         failed = result is not SpanExportResult.SUCCESS
         if failed and not self._failing:
-            log.warning("The collector of traces does not take them: traces are lost until it does.")
+            log.warning("The trace collector does not accept spans; they are dropped until it does.")
         if self._failing and not failed:
-            log.info("The collector takes traces again.")
+            log.info("The trace collector accepts spans again.")
         self._failing = failed
         return result
 
@@ -56,16 +56,17 @@ class Reporter(SpanExporter):
 
 
 class CollectorTracing:
-    """Traces that go to an exporter. share: of the requests whose client has not decided whether to trace, 0 to 1.
+    """Tracing to an exporter.
 
-    patience: seconds that a stop waits for the last batch.
+    share: fraction of requests to trace where the client has not decided, 0 to 1; patience: seconds that a stop waits
+    for the last batch.
     """
 
     def __init__(self, exporter: SpanExporter, service: str, share: float, patience: float = STOP_PATIENCE) -> None:
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
             resource=Resource.create({"service.name": service}),
-            shutdown_on_exit=False,  # it would wait half a minute for a collector that hangs
+            shutdown_on_exit=False,  # it would wait 30 s for a collector that hangs
         )
         provider.add_span_processor(BatchSpanProcessor(Reporter(exporter), QUEUE, DELAY * 1000, BATCH))
         self._provider, self._patience = provider, patience
@@ -78,7 +79,7 @@ class CollectorTracing:
         return begun(self._tracer, context, method, route, request_id, began)
 
     def flush(self) -> None:
-        """Send what is here now, and wait for it."""
+        """Export pending spans and wait until that is done."""
         self._provider.force_flush()
 
     def stop(self) -> None:
@@ -88,9 +89,9 @@ class CollectorTracing:
 
 
 def collector_tracing(settings: Settings, send_timeout: float = SEND_TIMEOUT) -> CollectorTracing:
-    """Return tracing to the collector that the settings name; it sends its last spans as the process ends.
+    """Return tracing to the configured collector; the last spans are exported when the process exits.
 
-    send_timeout: seconds for one batch, all tries together.
+    send_timeout: seconds for one batch, retries included.
     """
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     wanted = settings.tracing

@@ -1,8 +1,8 @@
-"""One request as spans: the request itself, and for each answer preparation, queue, prefill and decode.
+"""One request as spans: the request itself, and for each answer prepare, queue, prefill and decode.
 
-The names are those of OpenTelemetry's semantic conventions for HTTP (1.4x, stable) and for generative AI (in
-development): https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. What has no name there is
-`avito_ai.*`. Nothing that a client wrote is ever in a span: no prompt, picture, answer, stop string or key.
+Attributes follow OpenTelemetry's semantic conventions for HTTP (1.4x, stable) and for generative AI (in development):
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. Those without a convention are `avito_ai.*`. Data of
+clients is never in a span: no prompt, image, answer, stop string or key.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.util.types import AttributeValue
 
 from engine.types import Completion, GenerationRequest, SamplingParams
 from telemetry.tracing.trace import Trace
@@ -27,9 +28,10 @@ SERVER_ERROR = 500
 
 
 class RequestTrace(Trace):
-    """The spans of one request. clock: seconds, monotonic, as the engine's; span: of the request, already begun.
+    """The spans of one request.
 
-    wall: what is to be added to the clock for the time of day in nanoseconds.
+    span: the request's own, already started; clock: monotonic seconds, the same as the engine's; wall: nanoseconds to
+    add to the clock for Unix time.
     """
 
     def __init__(
@@ -40,14 +42,14 @@ class RequestTrace(Trace):
         request_id: str,
         began: float,
         wall: int,
-        clock: Any = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tracer, self._span, self._began, self._wall, self._clock = tracer, span, began, wall, clock
         self._operation = OPERATIONS.get(route, CHAT)
         self._lock = threading.Lock()  # guards the fields below
         self._holders = 1  # the response itself
-        self._wanted, self._each = 0, 1  # answers: in all, and to each prompt
-        self._submitted: dict[int, float] = {}  # by the answer's number, as the next two
+        self._wanted, self._each = 0, 1  # number of answers: in total, and per prompt
+        self._submitted: dict[int, float] = {}  # by answer number, as the next two
         self._prepared: dict[int, float] = {}
         self._answers: dict[int, Completion] = {}
         self._status, self._streamed, self._error = 0, False, ""
@@ -87,7 +89,7 @@ class RequestTrace(Trace):
         times = completion.timings
         first_token = times.total if times.first_token is None else times.first_token
         started, first, ended = (submitted + seconds for seconds in (times.queued, first_token, times.total))
-        # The engine may have begun before the thread that brought the request knew that it was taken.
+        # The engine may have started before the submitting thread noted that the request was accepted.
         moments = (submitted, min(prepared, started), started, first, ended)
         context = set_span_in_context(self._span)
         for name, begin, end in zip(PARTS, moments, moments[1:], strict=False):
@@ -117,9 +119,9 @@ class RequestTrace(Trace):
         self._span.set_attributes(self._outcome())
         self._span.end(self._time(self._clock()))
 
-    def _outcome(self) -> dict[str, Any]:
+    def _outcome(self) -> dict[str, AttributeValue]:
         answers = [completion for _, completion in sorted(self._answers.items())]
-        outcome: dict[str, Any] = {
+        outcome: dict[str, AttributeValue] = {
             "http.response.status_code": self._status,
             "gen_ai.request.stream": self._streamed,
         }
@@ -141,8 +143,8 @@ class RequestTrace(Trace):
         ]
         return outcome | ({"gen_ai.response.time_to_first_chunk": min(firsts)} if self._streamed and firsts else {})
 
-    def _part(self, name: str, number: int, completion: Completion) -> dict[str, Any]:
-        tokens: dict[str, dict[str, Any]] = {
+    def _part(self, name: str, number: int, completion: Completion) -> dict[str, AttributeValue]:
+        tokens: dict[str, dict[str, AttributeValue]] = {
             "prefill": {
                 "gen_ai.usage.input_tokens": completion.prompt_tokens,
                 "gen_ai.usage.cache_read.input_tokens": completion.cached_tokens,
@@ -158,8 +160,8 @@ class RequestTrace(Trace):
         return int(moment * 1e9) + self._wall
 
 
-def first_attributes(method: str, route: str, request_id: str) -> dict[str, Any]:
-    """Return what is known of a request before anything of it has been read."""
+def first_attributes(method: str, route: str, request_id: str) -> dict[str, AttributeValue]:
+    """Return the attributes that are known before the body is read."""
     return {
         "gen_ai.operation.name": OPERATIONS.get(route, CHAT),
         "gen_ai.provider.name": PROVIDER,
@@ -170,8 +172,8 @@ def first_attributes(method: str, route: str, request_id: str) -> dict[str, Any]
     }
 
 
-def begun(tracer: Tracer, context: Any, method: str, route: str, request_id: str, began: float) -> Trace:
-    """Return the trace of a request; one that does nothing where it is not sampled."""
+def begun(tracer: Tracer, context: Context, method: str, route: str, request_id: str, began: float) -> Trace:
+    """Return the trace of a request; one that does nothing if it is not sampled."""
     wall = time.time_ns() - int(time.monotonic() * 1e9)
     span = tracer.start_span(
         OPERATIONS.get(route, CHAT),
@@ -183,9 +185,9 @@ def begun(tracer: Tracer, context: Any, method: str, route: str, request_id: str
     return RequestTrace(tracer, span, route, request_id, began, wall) if span.is_recording() else Trace()
 
 
-def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """Return how the answers are chosen, neutral values left out."""
-    told: dict[str, Any] = {
+def _sampling(params: SamplingParams) -> dict[str, AttributeValue]:
+    """Return the sampling parameters without neutral values."""
+    told: dict[str, AttributeValue] = {
         "gen_ai.request.max_tokens": params.max_tokens,
         "gen_ai.request.temperature": float(params.temperature),
         "gen_ai.request.top_p": float(params.top_p),

@@ -1,4 +1,4 @@
-"""What a request tells its trace. `Trace` itself hears and forgets: it is the trace of a request without one."""
+"""The interface of a request's trace. `Trace` itself does nothing: it serves requests that are not traced."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ class RequestHeaders(Protocol):
 
 
 class Trace:
-    """The trace of one request. Any thread may tell it something, in any order, also when it is over.
+    """The trace of one request. Thread-safe; calls after its end are allowed.
 
-    It ends when the response's status is known and everybody who holds it has let go: a stream goes on after that.
+    It ends when the response's status is known and every hold is released, since a stream outlasts its status.
     """
 
     def hold(self) -> Callable[[], None]:
-        """Keep the trace open; return what lets go of it, once, however often it is called."""
+        """Keep the trace open until the returned function is called; further calls of it do nothing."""
         return _nothing
 
     def asked(self, model: str, served_id: str, prompts: int, wanted: int) -> None:
-        """Note which model is asked for how many answers, to how many prompts."""
+        """Record the model and the number of answers (`wanted`) and prompts."""
 
     def submits(self, number: int, request: GenerationRequest) -> None:
-        """Note that the model is about to be given this answer to make, now."""
+        """Record that this answer is about to be submitted to the engine, now."""
 
     def submitted(self, number: int) -> None:
-        """Note that the model has taken it: its prompt is in tokens, its pictures are decoded."""
+        """Record that the engine has accepted it: prompt tokenized, images decoded."""
 
     def answered(self, number: int, completion: Completion) -> None:
-        """Note an answer, with the engine's own account of its time."""
+        """Record a completed answer with the engine's timings."""
 
     def failed(self, code: str, status: int, message: str) -> None:
-        """Note the error, in the words of its answer, that the request or one of its answers ended with."""
+        """Record the error of the request or of one of its answers, as the client is shown it."""
 
     def responded(self, status: int, streamed: bool) -> None:
-        """Note that the response begins, with this HTTP status."""
+        """Record that the response begins with this HTTP status."""
 
 
 def _nothing() -> None:

@@ -31,7 +31,7 @@ def test_a_ready_service_is_healthy(server: BaseWSGIServer, host: str) -> None:
 def test_a_stalled_model_is_unhealthy_with_its_reason(server: BaseWSGIServer, models: ModelSet) -> None:
     """An answer alone is no health: what readiness says counts, and the line repeats it."""
     models.get("avibe").become(Status.STALLED)
-    assert check(settings_with(server.server_port)) == (False, "stalled: A model does not move on.")
+    assert check(settings_with(server.server_port)) == (False, "stalled: The model is stalled.")
 
 
 def test_no_service_is_unhealthy(server: BaseWSGIServer) -> None:

@@ -16,7 +16,7 @@ from deploy.health_monitor import HOUR, Look, Memory, Verdict
 
 WELL = Look("active", 200, "ready")
 SILENT = Look("active", reason="no answer")
-STALLED = Look("active", 503, "stalled", "A model does not move on.")
+STALLED = Look("active", 503, "stalled", "The model is stalled.")
 LOADING = Look("active", 503, "loading")
 
 
@@ -36,7 +36,7 @@ class Webhook(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(503)
         self.end_headers()
-        self.wfile.write(b'{"status": "stalled", "reason": "A model does not move on."}')
+        self.wfile.write(b'{"status": "stalled", "reason": "The model is stalled."}')
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -98,7 +98,7 @@ def test_a_stalled_engine_is_told_and_left_to_the_watchdog() -> None:
     """Whoever answers is never restarted from here."""
     found = verdicts(*[STALLED] * 9)
     assert not any(verdict.restart for verdict in found)
-    assert found[1].trouble == "the service is not ready (stalled): A model does not move on."
+    assert found[1].trouble == "the service is not ready (stalled): The model is stalled."
 
 
 def test_loading_is_told_only_when_it_does_not_end() -> None:

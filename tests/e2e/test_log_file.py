@@ -35,6 +35,6 @@ def test_moved_log_file_is_begun_again_by_every_process(gunicorn, tmp_path):
     server.process.terminate()
     assert server.ended() == 0
     until(path.exists)
-    assert "Finishing the admitted requests" in path.read_text(), "the worker's line"
+    assert "The admitted requests are finished" in path.read_text(), "the worker's line"
     assert "Handling signal: term" in path.read_text(), "the master's line"
     assert "avision is ready" in (tmp_path / "service.log.1").read_text()

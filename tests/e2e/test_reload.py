@@ -137,7 +137,7 @@ def test_without_room_for_two_copies_requests_wait(server):
         admitted = pool.submit(server.get, "/work", "POST")
         server.heard("working")
         server.signal(signal.SIGUSR2)
-        until(lambda: "the old master ends first" in server.log())
+        until(lambda: "The old master is stopped first" in server.log())
         (server.folder / "tight").unlink()
         server.say("answer")
         assert admitted.result()[1] == {"answer": "done", "pid": old["pid"]}
@@ -152,7 +152,7 @@ def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):
     old = server.state()
     with Visitor(server) as visitor:
         server.signal(signal.SIGHUP)
-        until(lambda: "Waiting for the older worker" in server.log())
+        until(lambda: "Waiting for the old worker" in server.log())
         new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
     assert visitor.failures == []
     assert new["master"] == old["master"]

@@ -96,5 +96,5 @@ def test_one_worker_whatever_is_asked_for(gunicorn):
     server = gunicorn(GUNICORN_CMD_ARGS="--workers 2")
     server.answering()
     server.signal(signal.SIGTTIN)
-    until(lambda: server.log().count("This service has one worker; 2 are not started.") == 2)
+    until(lambda: server.log().count("This service runs one worker; the request for 2 is ignored.") == 2)
     assert server.log().count("Booting worker") == 1

@@ -1,4 +1,4 @@
-"""A client's socket on which nothing waits for ever, over a pair of real sockets."""
+"""The bounded socket of a client, over a pair of real sockets."""
 
 import socket
 
@@ -25,7 +25,7 @@ class PairedSockets:
 
 
 def test_what_arrives_is_received():
-    """A prompt client notices nothing."""
+    """Data from a fast client is returned as it was sent."""
     with PairedSockets(5.0) as pair:
         pair.client.sendall(b"hello")
         assert pair.server.recv(3) == b"hel"
@@ -35,14 +35,14 @@ def test_what_arrives_is_received():
         assert pair.server.recv(100) == b""
 
 
-def test_request_that_keeps_silent_is_reset():
-    """After `limit` seconds without a byte the connection looks reset."""
+def test_request_without_data_is_reset():
+    """After `limit` seconds without a byte the connection counts as reset."""
     with PairedSockets(0.05) as pair, pytest.raises(ConnectionResetError):
         pair.server.recv(100)
 
 
-def test_drip_of_bytes_is_reset_although_each_wait_is_short():
-    """The waits of one request are counted together: many short ones are one long one."""
+def test_slow_request_is_reset_although_each_wait_is_short():
+    """The waits of one request are added up."""
 
     class Dripping(Clock):
         def __call__(self):
@@ -57,8 +57,8 @@ def test_drip_of_bytes_is_reset_although_each_wait_is_short():
             [pair.server.recv(1, 0) for _ in range(7)]
 
 
-def test_bytes_earn_their_time():
-    """A large body may take as long as its bytes need at the least rate, and a new request counts anew."""
+def test_large_request_gets_time_for_its_bytes():
+    """A body may take as long as its bytes need at the minimum rate; each request is counted separately."""
     clock = Clock()
     with PairedSockets(1.0, clock) as pair:
         pair.client.sendall(b"x" * MIN_BYTES_PER_SECOND)
@@ -74,8 +74,8 @@ def test_bytes_earn_their_time():
         assert pair.server.recv(1) == b"z"
 
 
-def test_socket_that_does_not_block_stays_so():
-    """The poller's non-blocking mode is left alone."""
+def test_non_blocking_socket_stays_non_blocking():
+    """The non-blocking mode that the poller needs is kept."""
     with PairedSockets(5.0) as pair:
         pair.server.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -83,8 +83,8 @@ def test_socket_that_does_not_block_stays_so():
         assert pair.server.gettimeout() == 0.0
 
 
-def test_answer_that_is_not_read_is_a_broken_pipe(tmp_path):
-    """After `limit` seconds of a full buffer the client counts as gone, for bytes and for files."""
+def test_response_that_is_not_read_is_a_broken_pipe(tmp_path):
+    """After `limit` seconds of a full buffer the client counts as disconnected, for bytes and for files."""
     (tmp_path / "file").write_bytes(b"x" * 10_000_000)
     with PairedSockets(0.05) as pair, pytest.raises(BrokenPipeError):
         pair.server.sendall(b"x" * 10_000_000)

@@ -1,4 +1,4 @@
-"""The end of a listening socket, and its beginning again."""
+"""Closing a listening socket and listening on it again."""
 
 import errno
 import select
@@ -15,8 +15,8 @@ def listener():
         yield listener
 
 
-def test_who_has_connected_is_accepted_and_who_comes_later_refused(listener):
-    """A connection that waits is served; one that begins while the waiting ones are accepted is refused, not reset."""
+def test_established_connections_are_accepted_and_later_ones_refused(listener):
+    """A connection in the backlog is served; one begun while the backlog is accepted is refused, not reset."""
     address, served, late = listener.getsockname(), [], socket.socket()
     late.setblocking(False)
     waiting = socket.create_connection(address)
@@ -38,7 +38,7 @@ def test_who_has_connected_is_accepted_and_who_comes_later_refused(listener):
 
 
 def test_socket_listens_again_for_the_next_worker(listener):
-    """A worker that was replaced alone leaves a socket that the next one can use."""
+    """A socket that one worker has shut down can be used by the next."""
     end_listening(listener, lambda: None)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(listener.getsockname())
@@ -48,8 +48,8 @@ def test_socket_listens_again_for_the_next_worker(listener):
         assert accepted.fileno() > 0
 
 
-def test_system_that_takes_no_filter_ends_it_all_the_same():
-    """Where the kernel forbids the filter the socket is still emptied and ended."""
+def test_socket_is_closed_where_filters_are_forbidden():
+    """Without permission for the filter the backlog is still accepted and the socket shut down."""
 
     class Forbidding:
         ended = False

@@ -1,4 +1,4 @@
-"""How a worker decides between a first start and a take-over, without a Gunicorn."""
+"""How a worker decides between a first start and a hand-over, without Gunicorn."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ NO_PROCESS = 2**22 + 1
 
 
 class StandingWorker:
-    """What `start_models` asks of a worker."""
+    """The part of a worker that `start_models` uses."""
 
     def __init__(self, models):
         self.models = models
@@ -35,8 +35,8 @@ class StandingWorker:
         self.signs.append("beat")
 
 
-def test_take_over_from_a_master_that_is_gone_is_a_first_start(caplog):
-    """Where nobody serves any more, the worker does not keep its clients waiting until it has loaded."""
+def test_hand_over_from_a_master_that_has_exited_is_a_first_start(caplog):
+    """If the old master has exited, the worker serves while it loads."""
     said, ready = [], threading.Event()
 
     def notify(message):
@@ -49,11 +49,11 @@ def test_take_over_from_a_master_that_is_gone_is_a_first_start(caplog):
     assert ready.wait(PATIENCE)
     assert said[0] == "STATUS=Loading the models"
     assert not any("MAINPID" in message for message in said)
-    assert "is already gone" in caplog.text
+    assert "has already exited" in caplog.text
 
 
-def test_worker_that_takes_over_lives_on_while_it_loads():
-    """Until the models are ready the worker shows Gunicorn and the watchdog that it lives, and accepts nothing."""
+def test_successor_sends_heartbeats_while_it_loads():
+    """Until the models are ready the worker sends heartbeats to Gunicorn and systemd, and accepts nothing."""
     said, worker = [], StandingWorker(ModelSet({}))
 
     class SlowBackend(ScriptedBackend):
@@ -70,7 +70,7 @@ def test_worker_that_takes_over_lives_on_while_it_loads():
 
 
 class Crowded:
-    """A check that finds no room as often as it is told to."""
+    """A check that raises NoRoom the first `times` times."""
 
     def __init__(self, worker, times):
         self.worker, self.times = worker, times
@@ -83,7 +83,7 @@ class Crowded:
 
 
 def take_over_from_a_child(check_times, refused):
-    """Run a take-over from a process that stands for the old master; return what was said, and the check."""
+    """Run a hand-over from a process that plays the old master; return the notifications and the check."""
     with subprocess.Popen([sys.executable, "-c", OLD_MASTER], stdout=subprocess.PIPE, text=True) as old:
         child = int(old.stdout.readline())
         said, worker = [], StandingWorker(None)
@@ -101,7 +101,7 @@ def take_over_from_a_child(check_times, refused):
     return said, check
 
 
-# Stands for a master with the new master as its child: it says the child's number and ends at SIGTERM.
+# Plays a master with the new master as its child: prints the child's pid and exits at SIGTERM.
 OLD_MASTER = """
 import subprocess, sys
 with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
@@ -110,26 +110,26 @@ with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) 
 """
 
 
-def test_without_room_for_two_copies_the_old_master_ends_first(caplog):
-    """Systemd learns who the master is, the old one is stopped, and only then the models are loaded."""
+def test_without_memory_for_two_copies_the_old_master_is_stopped_first(caplog):
+    """The new main pid is reported, the old master stopped, and only then are the models loaded."""
     said, check = take_over_from_a_child(1, refused := [])
     assert refused == []
     assert check.overlapping == [True, False]
     assert [message.splitlines()[0].partition("=")[0] for message in said] == ["MAINPID", "MAINPID"]
     assert "READY=1" not in said[0]
     assert "READY=1" in said[1]
-    assert "the old master ends first" in caplog.text
+    assert "The old master is stopped first" in caplog.text
 
 
-def test_models_that_do_not_fit_alone_either_end_the_new_process():
-    """Once the old master is gone, no room is a failed start like any other."""
+def test_models_that_do_not_fit_alone_end_the_new_process():
+    """Once the old master has exited, NoRoom is a failed start like any other."""
     _, check = take_over_from_a_child(2, refused := [])
     assert [type(error) for error in refused] == [NoRoom]
     assert check.overlapping == [True, False]
 
 
 def test_other_failures_leave_the_old_master_alone():
-    """A broken checkpoint is no reason to stop who serves."""
+    """A broken checkpoint does not stop the master that serves."""
 
     def broken():
         raise StartError("The checkpoint is broken.")
@@ -146,15 +146,15 @@ def test_other_failures_leave_the_old_master_alone():
     assert said == []
 
 
-def test_only_the_living_parent_is_one():
-    """A process is looked up anew each time, so a number that was given away again is no parent."""
+def test_only_the_running_parent_counts():
+    """Parenthood is looked up each time, so a reused pid does not count as the parent."""
     assert is_parent(os.getppid(), os.getpid())
     assert not is_parent(os.getpid(), os.getpid())
     assert not is_parent(os.getpid(), NO_PROCESS)
 
 
-def test_failed_load_leaves_from_any_thread_with_its_status():
-    """The process ends at once with one sentence and the status that Gunicorn reads."""
+def test_failed_load_exits_from_any_thread_with_its_status():
+    """The process exits at once with one sentence and the status that Gunicorn reads."""
     code = (
         "import threading; from engine.errors import StartError; from serving.startup import leave_process\n"
         "threading.Thread(target=leave_process(3), args=(StartError('no model.'),)).start()\n"

@@ -1,4 +1,4 @@
-"""The words for systemd, without a Gunicorn."""
+"""Notifications to systemd, without Gunicorn."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from tests.fakes import Clock
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_message_reaches_the_socket(tmp_path, abstract):
-    """A message is one datagram, to a path or to an abstract name, which systemd writes with an @."""
+    """A message is one datagram, to a path or to an abstract name that systemd writes with an @."""
     name = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(f"\0{name}" if abstract else name)
@@ -21,21 +21,21 @@ def test_message_reaches_the_socket(tmp_path, abstract):
         assert channel.recv(100) == b"READY=1"
 
 
-def test_without_systemd_nothing_is_said(caplog):
-    """Outside a unit there is nobody to tell, and that is no trouble."""
+def test_without_systemd_nothing_is_sent(caplog):
+    """Outside a unit there is no socket, which is not an error."""
     notifier(None)("READY=1")
     assert caplog.text == ""
 
 
-def test_socket_that_is_gone_is_a_warning(tmp_path, caplog):
+def test_missing_socket_is_a_warning(tmp_path, caplog):
     """A message that cannot be sent never ends the service."""
     caplog.set_level(logging.WARNING)
     notifier(str(tmp_path / "gone"))("READY=1")
-    assert "systemd was not told 'READY=1': No such file or directory." in caplog.text
+    assert "systemd could not be sent 'READY=1': No such file or directory." in caplog.text
 
 
 def test_readiness_is_left_in_the_units_folder(tmp_path):
-    """Who reloads the service reads there which master's models are ready; other messages change nothing."""
+    """The pid of the master whose models are ready is written at READY=1 only, for the reload."""
     (tmp_path / "run").mkdir()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
@@ -46,8 +46,8 @@ def test_readiness_is_left_in_the_units_folder(tmp_path):
     assert (tmp_path / "run" / SERVING).read_text() == f"{os.getppid()}\n"
 
 
-def test_watchdog_beats_once_an_interval_until_a_restart_is_needed(caplog):
-    """It beats at most once an interval, falls silent when a restart is the cure, and says so once."""
+def test_watchdog_sends_keep_alives_until_a_restart_is_needed(caplog):
+    """Keep-alives are sent at most once an interval and stop, with one log line, when a restart is needed."""
     clock, said, dead = Clock(), [], []
     watchdog = Watchdog(said.append, 5.0, lambda: bool(dead), clock)
     watchdog.beat()
@@ -62,4 +62,4 @@ def test_watchdog_beats_once_an_interval_until_a_restart_is_needed(caplog):
         clock.advance(5)
         watchdog.beat()
     assert said == ["WATCHDOG=1"] * 2
-    assert caplog.text.count("hears no more") == 1
+    assert caplog.text.count("no further watchdog keep-alives are sent") == 1

@@ -1,4 +1,4 @@
-"""The parts of the worker that no client can provoke on a real Gunicorn."""
+"""Parts of the worker that no client can trigger on a real Gunicorn."""
 
 import errno
 import os
@@ -23,20 +23,20 @@ class FailingListener:
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ECONNABORTED])
-def test_client_that_left_before_it_was_accepted_is_no_trouble(number):
-    """Another worker was faster, or the client gave up: nothing happens."""
+def test_client_that_left_before_accept_is_ignored(number):
+    """If another worker was faster or the client disconnected, nothing happens."""
     worker = object.__new__(ServiceWorker)
     assert worker.accept(FailingListener(number)) is None
 
 
-def test_listening_socket_that_is_broken_is_raised():
-    """Any other failure of accept is not hidden."""
+def test_broken_listening_socket_raises():
+    """Any other error of accept is raised."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         object.__new__(ServiceWorker).accept(FailingListener(errno.EBADF))
 
 
 def test_sibling_is_another_living_child_of_the_parent():
-    """A process has a sibling while its parent has another child that lives."""
+    """A process has a sibling while its parent has another running child."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert has_sibling(os.getpid())
         child.stdin.close()

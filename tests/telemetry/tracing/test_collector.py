@@ -92,7 +92,7 @@ def test_a_collector_that_is_away_costs_one_log_line(settings, models, machine, 
     tracing.stop()
     foreign = [record for record in caplog.records if not record.name.startswith("avito_ai.")]
     lines = [record.message for record in caplog.records if record.name == "avito_ai.tracing"]
-    assert lines == ["The collector of traces does not take them: traces are lost until it does."]
+    assert lines == ["The trace collector does not accept spans; they are dropped until it does."]
     assert foreign == []
 
 
