@@ -11,7 +11,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from urllib.parse import quote
 
 from flask import Flask, Response, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
@@ -26,12 +25,10 @@ from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from telemetry.logs import request_id_var
+from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 
-log = logging.getLogger("avito_ai.access")
-
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-LOGGED_PATH = 120  # characters
 
 CORS_METHODS = ["GET", "POST", "OPTIONS"]
 CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
@@ -93,7 +90,9 @@ def _begin() -> None:
     request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
     request_id_var.set(request_id)
     client = caller.client_address(request, services().settings.server.trusted_proxies)
-    put(RequestState(began, row, request_id, client, _trace(row, request_id, began)))
+    trace, model = _trace(row, request_id, began), row.model if row is not None else None
+    observer = RequestObserver(services().metrics, trace, request_id, began, model)
+    put(RequestState(began, row, request_id, client, observer))
     services().forwarded_warning.check(request)
 
 
@@ -139,8 +138,7 @@ def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseR
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
         error = PayloadTooLarge(state.too_large or error.message)
     meaning = errors.meaning_of(error)
-    state.error_code = meaning.code
-    state.trace.failed(meaning.code, meaning.status, error.message)
+    state.observer.failed(meaning.code, meaning.status, error.message)
     if _under("/api"):
         body = jsonify(errors.api_body(error, state.request_id))
     elif _under("/v1"):
@@ -159,10 +157,10 @@ def _under(prefix: str) -> bool:
 
 def _finish(response: Response) -> Response:
     state = request_state()
-    seconds = time.monotonic() - state.began
+    seconds = _report(state, response)
     headers = {"X-Request-ID": state.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
-    if state.served_id is not None:
-        headers["X-Model"] = state.served_id
+    if state.observer.served_id is not None:
+        headers["X-Model"] = state.observer.served_id
     if state.standing is not None:
         headers |= state.standing.headers()
     if "Cache-Control" not in response.headers:
@@ -170,27 +168,23 @@ def _finish(response: Response) -> Response:
     response.headers.extend(headers)
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
-    _count(state, response.status_code, seconds)
-    _log_access(state, response.status_code, seconds)
-    state.trace.responded(response.status_code, response.is_streamed)
     return response
+
+
+def _report(state: RequestState, response: Response) -> float:
+    """Report the response; return how long it took, in seconds."""
+    row, rule = state.row, request.url_rule
+    return state.observer.responded(
+        request.method,
+        rule.rule if rule else None,
+        request.path,
+        state.client,
+        response.status_code,
+        streamed=response.is_streamed,
+        level=logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO,
+    )
 
 
 def _forget(error: BaseException | None) -> None:
     """Leave no id behind for what this thread logs next."""
     request_id_var.set("-")
-
-
-def _count(state: RequestState, status: int, seconds: float) -> None:
-    row, rule = state.row, request.url_rule
-    services().metrics.prometheus.http(request.method, rule.rule if rule else None, status, seconds)
-    model = state.model or (row.model if row is not None else None)
-    if model is not None and state.error_code is not None:
-        services().metrics.generation_failed(model, state.error_code)
-
-
-def _log_access(state: RequestState, status: int, seconds: float) -> None:
-    row, rule = state.row, request.url_rule
-    level = logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO
-    route = rule.rule if rule else quote(request.path)[:LOGGED_PATH]
-    log.log(level, "%s %s %d %.3fs %s", request.method, route, status, seconds, state.client)

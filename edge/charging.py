@@ -23,5 +23,5 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
         state.standing = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
         state.standing = refusal.standing
-        services().metrics.prometheus.refused(row.budget.value, refusal.window)
+        state.observer.over_budget(row.budget.value, refusal.window)
         raise

@@ -9,7 +9,7 @@ from flask import g
 
 from edge.rate_limit import Standing
 from edge.route_table import Row
-from telemetry.tracing import Trace
+from telemetry.observer import RequestObserver
 
 
 @dataclass(slots=True)
@@ -17,20 +17,16 @@ class RequestState:
     """The state of one request, used by the thread that serves it.
 
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
-    caller's address; standing: what is left of the caller's budget; model, served_id: whose answer is asked for, known
-    once the request is validated; error_code: of the error that it was answered with; too_large: the message for a
-    body over the route's limit; typed, image: what a form of the page held, to be shown again.
+    caller's address; standing: what is left of the caller's budget; too_large: the message for a body over the route's
+    limit; typed, image: what a form of the page held, to be shown again.
     """
 
     began: float
     row: Row | None
     request_id: str
     client: str
-    trace: Trace
+    observer: RequestObserver
     standing: Standing | None = None
-    model: str | None = None
-    served_id: str | None = None
-    error_code: str | None = None
     too_large: str | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None

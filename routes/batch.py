@@ -7,6 +7,7 @@ tried again.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -26,7 +27,6 @@ from routes import sse
 from routes.generation import Answer, conversation, finished, sampling
 from routes.request_models import TextRequest
 from routes.services import services
-from telemetry.metrics import Metrics
 
 MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
@@ -44,11 +44,9 @@ class Batch:
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
         state = request_state()
-        state.served_id, state.model = backend.info.served_id, MODEL
         self._show, self._request_id, self._began = show, state.request_id, state.began
-        self._metrics: Metrics = services().metrics
-        self._trace = state.trace
-        self._trace.asked(MODEL, backend.info.served_id, len(asked), len(asked))
+        self._observer = state.observer
+        self._observer.validated(MODEL, backend.info.served_id, len(asked), len(asked), level=logging.DEBUG)
         self._places = _Places(backend)
         self._size = len(asked)
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -59,7 +57,7 @@ class Batch:
             else:
                 self._todo.append((index, self._wanted(backend, index, one)))
         self._release = services().client_watch.watch(request.environ, self.close)
-        self._end_trace = self._trace.hold()
+        self._end_trace = self._observer.hold()
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield one line a text, in the order in which they end. idle: seconds without one to a sign of life."""
@@ -101,22 +99,19 @@ class Batch:
                 self._failed(index, error)
 
     def _submit(self, index: int, wanted: GenerationRequest) -> Generation:
-        self._trace.submits(index, wanted)
+        self._observer.submitting(index, wanted)
         generation = self._backend.submit(wanted)
-        self._trace.submitted(index)
+        self._observer.submitted(index)
         return generation
 
     def _done(self, index: int, completion: Completion) -> None:
-        answer = finished(completion, self._began)
-        self._metrics.generation_succeeded(MODEL, completion, answer.total_time)
-        self._trace.answered(index, completion)
-        self._tell(index, self._show(answer))
+        self._observer.answered(index, completion)
+        self._tell(index, self._show(finished(completion, self._began)))
 
     def _failed(self, index: int, error: Exception) -> None:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
-        self._metrics.generation_failed(MODEL, meaning.code)
-        self._trace.failed(meaning.code, meaning.status, ours.message)
+        self._observer.failed(meaning.code, meaning.status, ours.message)
         self._tell(index, {**api_body(ours, "")})
 
     def _tell(self, index: int, body: dict[str, Any]) -> None:

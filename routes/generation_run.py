@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 from flask import request
@@ -16,8 +14,6 @@ from engine.backend import Backend, Generation
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
 from routes.services import services
-
-log = logging.getLogger("avito_ai.generation")
 
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
 
@@ -30,25 +26,22 @@ class Run:
 
     def __init__(self, model: str, backend: Backend, wanted: Prompts) -> None:
         state = request_state()
-        state.served_id, state.model = backend.info.served_id, model
         self.served_id = backend.info.served_id
-        self._model, self._metrics, self._began = model, services().metrics, state.began
         self._generations: list[Generation] = []
-        self._trace = state.trace
-        self._trace.asked(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
-        log.info("validated: %s", model)
+        self._observer = state.observer
+        self._observer.validated(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
         try:
             for number, (prompt, sampling) in enumerate(wanted):
                 asked = _wanted(number, prompt, sampling)
-                self._trace.submits(number, asked)
+                self._observer.submitting(number, asked)
                 self._generations.append(backend.submit(asked))
-                self._trace.submitted(number)
+                self._observer.submitted(number)
         except BaseException:
             self.abort()
             raise
-        log.info("tokenized: %d prompt tokens", sum(one.prompt_tokens for one in self._generations))
+        self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
         self._release = services().client_watch.watch(request.environ, self.abort)
-        self._end_trace = self._trace.hold()
+        self._end_trace = self._observer.hold()
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -78,10 +71,7 @@ class Run:
     def completion(self, number: int) -> Completion:
         """Return an answer that has ended, and count it. Raises the error it ended with."""
         completion = self._generations[number].result()
-        seconds = time.monotonic() - self._began
-        self._metrics.generation_succeeded(self._model, completion, seconds)
-        self._trace.answered(number, completion)
-        log.info("generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, completion.finish_reason)
+        self._observer.answered(number, completion)
         return completion
 
     def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
@@ -100,8 +90,7 @@ class Run:
         """Count a failure that came after the answer had begun; return it as one of ours."""
         ours = as_service_error(error)
         meaning = meaning_of(ours)
-        self._metrics.generation_failed(self._model, meaning.code)
-        self._trace.failed(meaning.code, meaning.status, ours.message)
+        self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
 
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:

@@ -1,0 +1,102 @@
+"""The observer: each event of a request's life reaches metrics, trace and log together."""
+
+import logging
+
+import pytest
+
+from engine.types import Completion, Timings
+from telemetry.metrics import Metrics
+from telemetry.observer import RequestObserver
+from telemetry.tracing import Trace
+from tests.fakes import Clock, FakeMachine, scripted_models
+
+
+class RecordedTrace(Trace):
+    """A trace that remembers what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def asked(self, model, served_id, prompts, wanted):
+        self.events.append(("asked", model, served_id, prompts, wanted))
+
+    def answered(self, number, completion):
+        self.events.append(("answered", number))
+
+    def failed(self, code, status, message):
+        self.events.append(("failed", code, status))
+
+    def responded(self, status, streamed):
+        self.events.append(("responded", status, streamed))
+
+
+@pytest.fixture
+def metrics():
+    return Metrics(scripted_models(), FakeMachine(), lambda: 0)
+
+
+@pytest.fixture
+def trace():
+    return RecordedTrace()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def observer(metrics, trace, clock, model=None):
+    return RequestObserver(metrics, trace, "an-id", clock(), model, clock)
+
+
+COMPLETION = Completion("text", "stop", 7, 5, Timings(queued=0.25, first_token=0.5, total=1.25), ())
+
+
+def test_an_answer_is_counted_traced_and_logged(metrics, trace, clock, caplog):
+    """The seconds run from the request's arrival, and the lines carry the request's id whatever thread logs them."""
+    caplog.set_level("INFO")
+    seen = observer(metrics, trace, clock)
+    seen.validated("avibe", "avibe-demo", 1, 1)
+    seen.tokenized(7)
+    clock.advance(2)
+    seen.answered(0, COMPLETION)
+    assert metrics.application.shown()["avg_response_time"] == "2.000s"
+    assert metrics.application.shown()["avibe_requests"] == 1
+    assert trace.events == [("asked", "avibe", "avibe-demo", 1, 1), ("answered", 0)]
+    assert caplog.messages == [
+        "validated: avibe",
+        "tokenized: 7 prompt tokens",
+        "generated: 5 tokens in 2.000s (stop)",
+    ]
+    assert {record.request_id for record in caplog.records} == {"an-id"}
+    assert seen.served_id == "avibe-demo"
+
+
+def test_the_lines_of_a_batch_are_of_the_level_it_asks_for(metrics, trace, clock, caplog):
+    """Hundreds of texts in one request do not fill the log."""
+    caplog.set_level("INFO")
+    seen = observer(metrics, trace, clock)
+    seen.validated("avibe", "avibe", 2, 2, level=logging.DEBUG)
+    seen.answered(0, COMPLETION)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("model", "failures"), [("avibe", 1), (None, 0)])
+def test_a_failure_counts_where_the_model_is_known(metrics, trace, clock, model, failures):
+    """What is no request for a generation is no failed one."""
+    observer(metrics, trace, clock, model).failed("validation_error", 400, "A message.")
+    assert metrics.application.shown()["failed_requests"] == failures
+    assert (b'status="validation_error"} 1.0' in metrics.prometheus.text()) == bool(failures)
+    assert trace.events == [("failed", "validation_error", 400)]
+
+
+def test_a_response_is_counted_by_its_route_and_logged(metrics, trace, clock, caplog):
+    """A path that no route has shows its start, escaped, and no metric takes it as a label."""
+    caplog.set_level("INFO")
+    seen = observer(metrics, trace, clock)
+    clock.advance(1.5)
+    seconds = seen.responded("GET", None, "/a b" + "c" * 200, "::1", 404, streamed=False, level=logging.INFO)
+    assert seconds == 1.5
+    assert caplog.messages == [f"GET /a%20b{'c' * 114} 404 1.500s ::1"]
+    assert b"/a" not in metrics.prometheus.text()
+    assert trace.events == [("responded", 404, False)]
