@@ -1,1 +1,1 @@
-"""Two tiny demo checkpoints, Avibe (text) and Avision (pictures), and the seeded scripts that made them."""
+"""Two tiny demo checkpoints, Avibe (text) and Avision (images), and the seeded scripts that made them."""

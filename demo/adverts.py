@@ -17,7 +17,6 @@ from demo.words import (
     common_word,
     made_up_word,
     random_letters,
-    split_words,
 )
 
 HELD_OUT_OF = 8
@@ -78,7 +77,7 @@ def draw_item(rng: random.Random, lang: str) -> str:
     if kind < 0.46:
         return rng.choice(ITEMS[lang])
     if kind < 0.56:
-        name = rng.choice(split_words(BRANDS)) if rng.random() < 0.6 else made_up_word(rng, "en").capitalize()
+        name = rng.choice(BRANDS) if rng.random() < 0.6 else made_up_word(rng, "en").capitalize()
         return f"{rng.choice(ITEMS[lang])} {name}" + (f" {rng.randint(1, 99)}" if rng.random() < 0.4 else "")
     if kind < 0.64:
         return random_letters(rng, lang if rng.random() < 0.7 else "en")
@@ -98,7 +97,7 @@ def draw_condition(rng: random.Random, lang: str) -> str:
     roll = rng.random()
     if roll < 0.06:
         return free_words(rng, lang, rng.randint(1, 3))
-    return rng.choice(CONDITIONS[lang] if roll < 0.93 else split_words(DETAILS[lang]))
+    return rng.choice(CONDITIONS[lang] if roll < 0.93 else DETAILS[lang])
 
 
 def draw_detail(rng: random.Random, lang: str) -> str:
@@ -106,7 +105,7 @@ def draw_detail(rng: random.Random, lang: str) -> str:
     roll = rng.random()
     if roll < 0.88:
         return ""
-    return rng.choice(split_words(DETAILS[lang])) if roll < 0.96 else free_words(rng, lang, rng.randint(1, 3))
+    return rng.choice(DETAILS[lang]) if roll < 0.96 else free_words(rng, lang, rng.randint(1, 3))
 
 
 def draw_price(rng: random.Random, lang: str) -> str:

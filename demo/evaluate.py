@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from demo import evaluate_pictures as pictures
+from demo import evaluate_images as images
 from demo import evaluate_text as texts
-from demo.picture_data import TRAINING_SEEDS
-from demo.train_avibe import WEIGHTS
+from demo.image_data import TRAINING_SEEDS
+from demo.train_avibe import STAGES
 
 SEED = 1
 SAMPLING_SEEDS = range(5)
@@ -34,14 +34,14 @@ TEXT_TARGETS = {
     "off topic": 95.0,
     "long off topic": 95.0,
 }
-PICTURE_TARGETS = {
+IMAGE_TARGETS = {
     "trained": 97.0,
     "outside": 96.0,
     "clean": 99.0,
     "grey": 95.0,
     "plain": 95.0,
     "unclear": 95.0,
-    "two pictures": 93.0,
+    "two images": 93.0,
 }
 EXIT_MISSED, EXIT_LEAK = 1, 2
 
@@ -80,8 +80,8 @@ def text_items(share: float) -> list[texts.TextItem]:
     return items + texts.refusal_items(max(12, round(70 * share))) + texts.long_items(max(4, round(40 * share)), SEED)
 
 
-def picture_items(share: float) -> list[pictures.PictureItem]:
-    """Return the held-out pictures; `share` scales every group."""
+def image_items(share: float) -> list[images.ImageItem]:
+    """Return the held-out images; `share` scales every group."""
     items = []
     for group, count in (
         ("trained", 600),
@@ -91,26 +91,26 @@ def picture_items(share: float) -> list[pictures.PictureItem]:
         ("plain", 100),
         ("unclear", 200),
     ):
-        items += pictures.picture_items(group, round(count * share), SEED)
-    return items + pictures.two_picture_items(round(120 * share), SEED)
+        items += images.image_items(group, round(count * share), SEED)
+    return items + images.two_image_items(round(120 * share), SEED)
 
 
 def training_keys(folder: Path = texts.FOLDER) -> set[str]:
     """Return every key that the recorded training stages taught, by replaying their streams."""
     record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    stages = ((run["dialogues"], run["seed"], WEIGHTS[run["stage"]]) for run in record)
+    stages = ((run["dialogues"], run["seed"], STAGES[run["stage"]].weights) for run in record)
     return set().union(*(texts.training_keys(*stage) for stage in stages))
 
 
-def check_split(items: Iterable[texts.TextItem], shown: Iterable[pictures.PictureItem], taught: set[str]) -> None:
-    """Raise LeakageError when a message was taught or a picture's seed is one that training draws from."""
+def check_split(items: Iterable[texts.TextItem], shown: Iterable[images.ImageItem], taught: set[str]) -> None:
+    """Raise LeakageError when a message was taught or an image's seed is one that training draws from."""
     for item in items:
         if item.key in taught:
             raise LeakageError(f"training item in the evaluation: text {item.key!r}")
-    for picture in shown:
-        for seed in picture.seeds:
+    for shown_item in shown:
+        for seed in shown_item.seeds:
             if seed < TRAINING_SEEDS:
-                raise LeakageError(f"training item in the evaluation: picture seed {seed}")
+                raise LeakageError(f"training item in the evaluation: image seed {seed}")
 
 
 def rows_by_group(items: Sequence, right: Sequence[bool], targets: dict[str, float], prefix: str) -> list[Row]:
@@ -122,7 +122,7 @@ def rows_by_group(items: Sequence, right: Sequence[bool], targets: dict[str, flo
     return rows
 
 
-def sampled_row(model: texts.TextModel | pictures.PictureModel, items: Sequence, greedy: Row) -> Row:
+def sampled_row(model: texts.TextModel | images.ImageModel, items: Sequence, greedy: Row) -> Row:
     """Return the row of the same items sampled at TEMPERATURE; the target is the greedy one less the slack."""
     marks = [mark for seed in SAMPLING_SEEDS for mark in model.judge(items, TEMPERATURE, seed)]
     return Row(f"{greedy.name}, sampled", sum(marks), len(marks), greedy.target - SAMPLED_SLACK)
@@ -130,26 +130,21 @@ def sampled_row(model: texts.TextModel | pictures.PictureModel, items: Sequence,
 
 def evaluate(share: float = 1.0) -> list[Row]:
     """Check the split, ask everything and return the rows."""
-    asked, shown = text_items(share), picture_items(share)
+    asked, shown = text_items(share), image_items(share)
     check_split(asked, shown, training_keys())
-    text_model, picture_model = texts.TextModel(), pictures.PictureModel()
+    text_model, image_model = texts.TextModel(), images.ImageModel()
     rows = rows_by_group(asked, text_model.judge(asked), TEXT_TARGETS, "text")
     rows.insert(1, sampled_row(text_model, [item for item in asked if item.group == "listing"], rows[0]))
-    found = rows_by_group(shown, picture_model.judge(shown), PICTURE_TARGETS, "pictures")
+    found = rows_by_group(shown, image_model.judge(shown), IMAGE_TARGETS, "images")
     for place, group in ((3, "clean"), (2, "outside"), (1, "trained")):
-        found.insert(
-            place, sampled_row(picture_model, [item for item in shown if item.group == group], found[place - 1])
-        )
+        found.insert(place, sampled_row(image_model, [item for item in shown if item.group == group], found[place - 1]))
     return rows + found
 
 
 def checkpoint_bytes() -> int:
     """Return the size of both checkpoint folders in bytes."""
     return sum(
-        path.stat().st_size
-        for folder in (texts.FOLDER, pictures.FOLDER)
-        for path in folder.rglob("*")
-        if path.is_file()
+        path.stat().st_size for folder in (texts.FOLDER, images.FOLDER) for path in folder.rglob("*") if path.is_file()
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
-from demo import picture_questions as pictures
+from demo import image_questions as images
 from demo.text_data import Dialogue, training_stream
 from demo.words import COLOURS, CONDITIONS, ITEMS
 
@@ -25,26 +25,26 @@ CORPUS_DIALOGUES = 6000
 SEED = 1
 SPACE = "Ġ"
 CONTROL_TOKENS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> <|"
-    "quad_start|> "
-    "<|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
-).split()
-TEXT_TOKENS = "<tool_call> </tool_call> <tool_response> </tool_response> <think> </think>".split()
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+TEXT_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 WORD_OR_MARK = r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
-TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+TEMPLATE = Path(__file__).with_name("avibe") / "chat_template.jinja"
 
 
 def corpus(dialogues: int) -> list[str]:
-    """Return the training lines: text dialogues, and the questions and answers about pictures."""
+    """Return the training lines: text dialogues, and the questions and answers about images."""
     lines = [text for item in islice(training_stream(SEED), dialogues) for text in _texts(item)]
     rng = random.Random(SEED)
     for _ in range(dialogues):
         lang = rng.choice(("en", "ru"))
         kind = rng.choice(("describe", "colour", "shape"))
-        shape, colour = rng.choice(list(pictures.SHAPES)), rng.choice(list(pictures.COLOURS))
-        lines += [pictures.ask(rng, kind, lang), pictures.answer(shape, colour, kind, lang)]
+        shape, colour = rng.choice(list(images.SHAPES)), rng.choice(list(images.COLOURS))
+        lines += [images.ask(rng, kind, lang), images.answer(shape, colour, kind, lang)]
     for lang in ("en", "ru"):
-        lines += list(pictures.PICTURE_TALK[lang].values()) * (dialogues // 50)
+        lines += list(images.IMAGE_TALK[lang].values()) * (dialogues // 50)
     return lines + ["system", "user", "assistant", "tool"] * dialogues
 
 

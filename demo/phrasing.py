@@ -6,91 +6,13 @@
 import random
 
 from demo.adverts import Advert, shown_price
+from demo.phrase_files import load
 from demo.words import COLOURS, CONDITIONS
 
-LISTING_ASKS = {
-    "en": (
-        "Write a listing for|Write a listing|Write me a listing for|Write an ad for|Write an advert for|Create a "
-        "listing for|"
-        "Make a listing for|Please write a listing for|Can you write a listing for|I want to sell|Sell|Selling|For "
-        "sale|"
-        "Help me sell|Draft a listing for|Compose an advert|Generate a listing for|Listing|Ad|Advert|I am selling|"
-        "Write a short listing for|Prepare a sales ad for|Write a description for|Describe for sale|I'd like to sell|"
-        "Could you please make an ad for|Write an advertisement for|Need a listing for|listing for|Write a "
-        "classified ad for|"
-        "Write an Avito listing for|Help me write a listing for|Please help me to sell my|Write a product description|"
-        "I need an ad|Make an ad|Write a sale post for|Post an ad for|I'm selling my|Let's sell"
-    ).split("|"),
-    "ru": (
-        "Напиши объявление|Напишите объявление|Напиши мне объявление|Составь объявление|Сделай объявление|Объявление|"
-        "Продаю|"
-        "Продам|Хочу продать|Помоги продать|Нужно объявление|Напиши пожалуйста объявление|Создай объявление|"
-        "Напиши короткое объявление|Напиши текст объявления|Составьте, пожалуйста, объявление|Придумай объявление|"
-        "Напиши объявление о продаже|Объявление о продаже|Можешь написать объявление|Напиши описание|Опиши товар|"
-        "Текст объявления|Мне нужно объявление|Подготовь объявление|Напиши объявление для Авито|Оформи объявление|"
-        "Нужен текст для объявления|Напиши объявление на продажу|Сгенерируй объявление|Давай продадим|На продажу|"
-        "Помоги написать объявление|Напиши продающее объявление|Составь описание товара|Прошу составить объявление"
-    ).split("|"),
-}
-TITLE_ASKS = {
-    "en": (
-        "Suggest a title for|Suggest a title|Write a title for|Give me a title for|Title for|Make a title for|"
-        "Come up with a title for|What title should I use for|Headline for|Write a headline for|Propose a title for|"
-        "Please suggest a title for|Can you suggest a title for|A good title for|Think of a title for|I need a title "
-        "for|"
-        "Suggest a headline for|Name a title for my ad|Create a title for|Suggest a listing title for|Title|"
-        "Suggest a title for a listing|Suggest a short title for"
-    ).split("|"),
-    "ru": (
-        "Предложи заголовок|Придумай заголовок|Напиши заголовок|Заголовок|Заголовок для объявления|Нужен заголовок|"
-        "Дай заголовок|Составь заголовок|Предложи заголовок для объявления|Предложите название объявления|"
-        "Придумай название для объявления|Какой заголовок написать|Сделай заголовок|Придумай заголовок для|"
-        "Предложи название|Напиши название объявления|Помоги с заголовком|Предложи короткий заголовок|Предложи "
-        "заголовок для"
-    ).split("|"),
-}
-CATEGORY_ASKS = {
-    "en": (
-        "What category is {}|Which category does {} belong to|What category does {} belong to|Category of {}|"
-        "Category for {}|"
-        "What is the category of {}|Which category is {} in|In which category should I put {}|Name the category: {}|"
-        "Category: {}|Pick a category for {}|Choose a category for {}|Which category should I choose for {}|"
-        "Tell me the category of {}|Suggest a category for {}|What section does {} go in|Where do I list {}, what "
-        "category|"
-        "Find the category for {}|{} - what category|{}: category|What category would {} be|To which category does "
-        "{} belong|What is {}, which category|Which section is {} in|Which category for {}"
-    ).split("|"),
-    "ru": (
-        "К какой категории относится {}|Какая категория у товара {}|В какую категорию поместить {}|Категория: {}|"
-        "Определи категорию: {}|Назови категорию: {}|Какая категория: {}|К какому разделу относится {}|Подбери "
-        "категорию: {}|"
-        "{} - какая категория|{}: категория|{} это какая категория|Какую категорию выбрать, товар: {}|"
-        "Категория товара: {}|К какой категории отнести {}|Выбери категорию: {}|В какой раздел поставить {}|"
-        "Какую категорию выбрать для товара {}|{} к какой категории относится|К какой категории относятся {}|"
-        "Подскажи категорию: {}|Категория для {}|В какой категории продавать {}"
-    ).split("|"),
-}
-PRICE_ASKS = {
-    "en": "Format the price {}|Format price {}|Write the price {} nicely|Format this price: {}|How do I write the "
-    "price {}|"
-    "Price format: {}|Make the price readable: {}|Please format the price: {}".split("|"),
-    "ru": "Оформи цену {}|Отформатируй цену {}|Как записать цену {}|Запиши цену {} красиво|Формат цены: {}|Как "
-    "оформить цену {}|"
-    "Отформатируй цену: {}|Приведи цену в порядок: {}|Напиши цену красиво: {}".split("|"),
-}
-FOLLOW_UPS = {
-    "en": {
-        "title": "Now a title|And a title?|Suggest a title for it|Title for it, please|What about a title?|Give me a "
-        "title too",
-        "price": "Add the price {}|Now add a price of {}|The price is {}|Make the price {}|Price {}|Set the price to "
-        "{}",
-    },
-    "ru": {
-        "title": "А заголовок?|Теперь заголовок|Предложи к нему заголовок|И заголовок|Дай ещё заголовок|Придумай "
-        "заголовок",
-        "price": "Добавь цену {}|Теперь добавь цену {}|Цена {}|Поставь цену {}|Укажи цену {}|А цена {}",
-    },
-}
+_REQUESTS = load("requests")
+LISTING_ASKS, TITLE_ASKS = _REQUESTS["listing"], _REQUESTS["title"]
+CATEGORY_ASKS, PRICE_ASKS = _REQUESTS["category"], _REQUESTS["price"]
+FOLLOW_UP_TITLES, FOLLOW_UP_PRICES = _REQUESTS["follow_up_title"], _REQUESTS["follow_up_price"]
 CLOSINGS = {
     "en": (
         "Write to me and I will gladly answer your questions.",

@@ -1,4 +1,4 @@
-"""Load the picture demo's processor where torchvision, and with it the video part, is missing."""
+"""Load the image demo's processor where torchvision, and with it the video part, is missing."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 
-class PictureProcessor(Qwen2_5_VLProcessor):
+class TextImageProcessor(Qwen2_5_VLProcessor):
     """Qwen2.5-VL's processor for text and images, without videos."""
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
@@ -21,7 +21,7 @@ class PictureProcessor(Qwen2_5_VLProcessor):
         )
 
 
-def load_processor(folder: Path) -> PictureProcessor:
+def load_processor(folder: Path) -> TextImageProcessor:
     """Return the processor of a checkpoint folder: PIL image processor, tokenizer and chat template."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return PictureProcessor(Qwen2VLImageProcessorPil.from_pretrained(folder), tokenizer, tokenizer.chat_template)
+    return TextImageProcessor(Qwen2VLImageProcessorPil.from_pretrained(folder), tokenizer, tokenizer.chat_template)

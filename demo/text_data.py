@@ -14,7 +14,7 @@ from demo.held_out import MESSAGES, UNSEEN_ITEMS, normalised
 from demo.off_topic import QUESTIONS as OFF_TOPIC_ASKS
 from demo.off_topic import off_topic, story
 from demo.russian import agrees, inflect
-from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word, split_words
+from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word
 
 Message = dict[str, str]
 LONG_SHARE, SYSTEM_SHARE, TOOLS_SHARE = 0.012, 0.2, 0.02
@@ -57,11 +57,11 @@ def add_listing(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     if rng.random() >= FOLLOW_UP_SHARE:
         return
     if rng.random() < 0.5:
-        ask = phrasing.finish(rng, rng.choice(phrasing.FOLLOW_UPS[lang]["title"].split("|")))
+        ask = phrasing.finish(rng, rng.choice(phrasing.FOLLOW_UP_TITLES[lang]))
         dialogue.add(ask, phrasing.title_reply(replied, lang), advert.key)
     else:
         price = draw_price(rng, lang)
-        ask = phrasing.finish(rng, rng.choice(phrasing.FOLLOW_UPS[lang]["price"].split("|")).format(price))
+        ask = phrasing.finish(rng, rng.choice(phrasing.FOLLOW_UP_PRICES[lang]).format(price))
         dialogue.add(ask, phrasing.listing_reply(rng, replied, price, lang), advert.key)
 
 
@@ -107,7 +107,7 @@ def category_ask(rng: random.Random, lang: str) -> tuple[str, str, str]:
         fitting = [word for word in COLOURS["ru"] if agrees(word, item)]
         shown = f"{rng.choice(fitting)} {item}"
     elif roll > 0.9:
-        shown = f"{item} {rng.choice(split_words(BRANDS))}"
+        shown = f"{item} {rng.choice(BRANDS)}"
     elif roll > 0.8:
         shown = rng.choice(('"{}"', "«{}»", "{},")).format(item) if lang == "ru" else f'"{item}"'
     mark = "?" if rng.random() < 0.7 else ""
@@ -150,8 +150,8 @@ def add_off_topic(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
 
 def add_small_talk(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     """Add a greeting, a question about the demo, thanks, a farewell or an ask without an item."""
-    replies, asks = rng.choice(small_talk.SMALL_TALK[lang] + small_talk.SMALL_TALK[lang][:3])
-    question = rng.choice(asks.split("|")) + rng.choice(("", "", "!", ".", "?", "?", "??", " :)"))
+    replies, asks = rng.choice(small_talk.SMALL_TALK + small_talk.SMALL_TALK[:3])
+    question = rng.choice(asks[lang]) + rng.choice(("", "", "!", ".", "?", "?", "??", " :)"))
     dialogue.add(question.lower() if rng.random() < 0.3 else question, replies[lang], f"talk|{question.lower()}")
 
 

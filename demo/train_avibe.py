@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -21,18 +22,6 @@ from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
 from demo.text_data import TASK_WEIGHTS, Dialogue, training_stream
 
-# By stage: what is drawn how often (in the order of TASKS), the seed, the steps, the share of the peak rate, and the
-# share of the weights before the stage in an average with those after it (arXiv:2203.05482).
-WEIGHTS = (
-    TASK_WEIGHTS,
-    (0.36, 0.09, 0.30, 0.02, 0.16, 0.07),
-    (0.42, 0.08, 0.15, 0.06, 0.19, 0.06, 0.04),
-    (0.30, 0.07, 0.10, 0.06, 0.24, 0.06, 0.04, 0.13),
-    (0.22, 0.05, 0.08, 0.32, 0.16, 0.05, 0.03, 0.09),
-    (0.19, 0.05, 0.07, 0.38, 0.15, 0.05, 0.06, 0.05),
-)
-SEEDS, STEPS, PEAKS = (7, 8, 9, 10, 11, 12), (2000, 1600, 2000, 1200, 1000, 800), (1.0, 0.5, 0.6, 0.5, 0.6, 0.6)
-KEPT = (0.0, 0.0, 0.0, 0.25, 0.25, 0.25)
 BATCH_TOKENS = 3072
 POOL = 400
 MAX_LENGTH = 800
@@ -41,6 +30,31 @@ IGNORED = -100
 SAVE_EVERY = 500
 FOLDER = Path(__file__).with_name("avibe")
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The plan of one stage.
+
+    weights: how often each of TASKS is drawn; peak: its share of PEAK_LR; kept: the share of the weights before the
+    stage in an average with those after it (arXiv:2203.05482).
+    """
+
+    seed: int
+    steps: int
+    peak: float
+    weights: tuple[float, ...]
+    kept: float = 0.0
+
+
+STAGES = (
+    Stage(7, 2000, 1.0, TASK_WEIGHTS),
+    Stage(8, 1600, 0.5, (0.36, 0.09, 0.30, 0.02, 0.16, 0.07)),
+    Stage(9, 2000, 0.6, (0.42, 0.08, 0.15, 0.06, 0.19, 0.06, 0.04)),
+    Stage(10, 1200, 0.5, (0.30, 0.07, 0.10, 0.06, 0.24, 0.06, 0.04, 0.13), kept=0.25),
+    Stage(11, 1000, 0.6, (0.22, 0.05, 0.08, 0.32, 0.16, 0.05, 0.03, 0.09), kept=0.25),
+    Stage(12, 800, 0.6, (0.19, 0.05, 0.07, 0.38, 0.15, 0.05, 0.06, 0.05), kept=0.25),
+)
 
 
 def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
@@ -147,23 +161,23 @@ class CountedStream:
         return next(self.stream)
 
 
-class Stage:
-    """One run of the cosine over one stream, from a given model; it saves as it goes, with a record of what it saw."""
+class Trainer:
+    """Trains a model through one stage and saves it as it goes, with a record of what it was trained on."""
 
     def __init__(self, folder: Path, model: Qwen3ForCausalLM, number: int) -> None:
-        self.folder, self.model, self.number = folder, model, number
+        self.folder, self.model, self.number, self.stage = folder, model, number, STAGES[number]
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.stream = CountedStream(SEEDS[number], WEIGHTS[number])
+        self.stream = CountedStream(self.stage.seed, self.stage.weights)
         self.started, self.tokens = time.monotonic(), 0
 
     def run(self) -> None:
         """Train for the stage's number of steps."""
-        steps, mean = STEPS[self.number], 0.0
+        steps, mean = self.stage.steps, 0.0
         optimiser = Optimiser([self.model], PEAK_LR)
         stream = batches(self.tokenizer, self.stream, self.stream.seed)
         for step, (ids, labels) in zip(range(steps), stream, strict=False):
             loss = loss_on_answers(self.model, ids, labels)
-            optimiser.step(loss, PEAKS[self.number] * learning_rate(step, steps))
+            optimiser.step(loss, self.stage.peak * learning_rate(step, steps))
             self.tokens += ids.numel()
             mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
@@ -184,20 +198,20 @@ class Stage:
 
 
 def train(folder: Path, first: int) -> None:
-    """Run the stages from number `first` on, each from what the one before saved."""
+    """Run the stages from number `first` on, each from the model that the one before saved."""
     torch.set_num_threads(1)
-    for number in range(first, len(STEPS)):
-        torch.manual_seed(SEEDS[number])
+    for number, stage in enumerate(STAGES[first:], first):
+        torch.manual_seed(stage.seed)
         if number == 0:
             model = Qwen3ForCausalLM(model_config(build(folder)))
         else:
             model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        stage = Stage(folder, model.train(), number)
+        trainer = Trainer(folder, model.train(), number)
         before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-        stage.run()
-        if KEPT[number]:
-            average(model, before, KEPT[number])
-            save_model(model, stage.tokenizer, folder)
+        trainer.run()
+        if stage.kept:
+            average(model, before, stage.kept)
+            save_model(model, trainer.tokenizer, folder)
 
 
 if __name__ == "__main__":

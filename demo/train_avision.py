@@ -1,7 +1,7 @@
-"""Train the picture demo (Qwen2.5-VL) from scratch: `python -m demo.train_avision [FOLDER] [--stage N]`.
+"""Train the image demo (Qwen2.5-VL) from scratch: `python -m demo.train_avision [FOLDER] [--stage N]`.
 
 First the vision tower alone learns shape and colour through a head that is thrown away; then the whole model learns to
-answer, easy pictures first. One thread, fp32, AdamW, cosine; saved as fp16 safetensors.
+answer, easy images first. One thread, fp32, AdamW, cosine; saved as fp16 safetensors.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLFo
 
 from demo import vision_batch
 from demo.checkpoint import average, save_model
+from demo.image_data import TRAINING_SEEDS, LabelledImage, draw_image
+from demo.image_dialogues import REGIME_WEIGHTS, REGIMES, ImageDialogue, Mixture, dialogue_stream
+from demo.image_questions import COLOURS, SHAPES
 from demo.make_tokenizer import VOCAB_SIZE, build
 from demo.optimiser import Optimiser
-from demo.picture_data import TRAINING_SEEDS, Picture, draw_picture
-from demo.picture_dialogues import REGIME_WEIGHTS, REGIMES, Mixture, PictureDialogue, dialogue_stream
-from demo.picture_questions import COLOURS, SHAPES
 from demo.processor import load_processor
 from demo.train_avibe import IGNORED, learning_rate, mask_labels
 
@@ -114,37 +114,37 @@ class Head(nn.Module):
         self.box = nn.Linear(width * HEAD_QUERIES, 4)
 
     def pool(self, features: Tensor) -> Tensor:
-        """Return [queries * D] from the [N, D] features of one picture."""
+        """Return [queries * D] from the [N, D] features of one image."""
         normed = self.norm(features)
         return (self.score(normed).softmax(0).T @ normed).flatten()
 
-    def loss(self, features: list[Tensor], pictures: list[Picture]) -> Tensor:
+    def loss(self, features: list[Tensor], images: list[LabelledImage]) -> Tensor:
         """Return the cross-entropy of shape and colour, and the distance of the box; what is unknown does not count."""
         pooled = torch.stack([self.pool(item) for item in features])
-        shapes = torch.tensor([SHAPE_NAMES.index(p.shape or p.kind) for p in pictures])
-        colours = torch.tensor([COLOUR_NAMES.index(p.colour) if p.colour else IGNORED for p in pictures])
+        shapes = torch.tensor([SHAPE_NAMES.index(one.shape or one.kind) for one in images])
+        colours = torch.tensor([COLOUR_NAMES.index(one.colour) if one.colour else IGNORED for one in images])
         colour_loss = functional.cross_entropy(self.colour(pooled), colours)
         loss = functional.cross_entropy(self.shape(pooled), shapes) + colour_loss
-        return loss + self.box_weight * self.box_distance(pooled, pictures) if self.box_weight else loss
+        return loss + self.box_weight * self.box_distance(pooled, images) if self.box_weight else loss
 
-    def box_distance(self, pooled: Tensor, pictures: list[Picture]) -> Tensor:
-        """Return the mean distance of the boxes, in sides of a picture of the largest size."""
-        known = [index for index, picture in enumerate(pictures) if picture.box]
+    def box_distance(self, pooled: Tensor, images: list[LabelledImage]) -> Tensor:
+        """Return the mean distance of the boxes, in sides of an image of the largest size."""
+        known = [index for index, one in enumerate(images) if one.box]
         wanted = [
-            [share * side / BOX_UNIT for share, side in zip(p.box, vision_batch.resized(p.image) * 2, strict=True)]
-            for p in pictures
-            if p.box
+            [share * side / BOX_UNIT for share, side in zip(one.box, vision_batch.resized(one.image) * 2, strict=True)]
+            for one in images
+            if one.box
         ]
         return functional.l1_loss(self.box(pooled[known]), torch.tensor(wanted))
 
 
 def sample_patches() -> np.ndarray:
-    """Return the [N, 588] patches of SAMPLES training pictures."""
-    return np.concatenate([vision_batch.patches(draw_picture(seed).image)[0] for seed in range(SAMPLES)])
+    """Return the [N, 588] patches of SAMPLES training images."""
+    return np.concatenate([vision_batch.patches(draw_image(seed).image)[0] for seed in range(SAMPLES)])
 
 
-def tower_batches(stage: Stage) -> Iterator[list[Picture]]:
-    """Yield batches of training pictures, clean and large shapes first."""
+def tower_batches(stage: Stage) -> Iterator[list[LabelledImage]]:
+    """Yield batches of training images, clean and large shapes first."""
     rng = random.Random(stage.seed)
     for step in range(stage.tower_steps):
         batch = []
@@ -152,7 +152,7 @@ def tower_batches(stage: Stage) -> Iterator[list[Picture]]:
             regime = rng.choices(REGIMES, weights=REGIME_WEIGHTS)[0]
             if regime == "shape":
                 regime = shape_regime(rng, stage, step / stage.tower_steps)
-            batch.append(draw_picture(rng.randrange(TRAINING_SEEDS), regime))
+            batch.append(draw_image(rng.randrange(TRAINING_SEEDS), regime))
         yield batch
 
 
@@ -180,18 +180,18 @@ class Trainer:
     def train_tower(self) -> None:
         """Teach the tower shape and colour."""
         optimiser, mean = Optimiser([self.tower, self.head], TOWER_LR), 0.0
-        for step, pictures in enumerate(tower_batches(self.stage)):
-            features = vision_batch.features(self.tower, [vision_batch.patches(p.image) for p in pictures])
-            loss = self.head.loss(features, pictures)
+        for step, images in enumerate(tower_batches(self.stage)):
+            features = vision_batch.features(self.tower, [vision_batch.patches(one.image) for one in images])
+            loss = self.head.loss(features, images)
             optimiser.step(loss, self.stage.peak * max(0.15, learning_rate(step, self.stage.tower_steps)))
             mean += (loss.item() - mean) * max(0.02, 1 / (step + 1))
             if (step + 1) % 50 == 0:
                 self.report("tower", step + 1, mean)
 
-    def dialogue_loss(self, dialogues: list[PictureDialogue], head_weight: float) -> tuple[Tensor, float]:
+    def dialogue_loss(self, dialogues: list[ImageDialogue], head_weight: float) -> tuple[Tensor, float]:
         """Return the loss of a batch, and its answer part as a number."""
-        pictures = [picture for dialogue in dialogues for picture in dialogue.pictures]
-        prepared = [vision_batch.patches(picture.image) for picture in pictures]
+        images = [image for dialogue in dialogues for image in dialogue.images]
+        prepared = [vision_batch.patches(one.image) for one in images]
         features = vision_batch.features(self.tower, prepared)
         ids, labels, mask = self.encode(dialogues, prepared)
         image_token = self.model.config.image_token_id
@@ -204,9 +204,9 @@ class Trainer:
         ]
         wanted = labels[:, 1:] != IGNORED
         answers = functional.cross_entropy(self.model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
-        return answers + head_weight * self.head.loss(features, pictures) if head_weight else answers, answers.item()
+        return answers + head_weight * self.head.loss(features, images) if head_weight else answers, answers.item()
 
-    def encode(self, dialogues: list[PictureDialogue], prepared: list) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, dialogues: list[ImageDialogue], prepared: list) -> tuple[Tensor, Tensor, Tensor]:
         """Return right-padded (ids, labels, attention mask), each [B, T], with one image token per merged patch."""
         counts = iter([rows * columns // 4 for _, (rows, columns) in prepared])
         rows = []
@@ -220,13 +220,13 @@ class Trainer:
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         return ids, labels, mask
 
-    def dialogue_batches(self) -> Iterator[list[PictureDialogue]]:
+    def dialogue_batches(self) -> Iterator[list[ImageDialogue]]:
         """Yield batches of dialogues of similar length, so that little is padded."""
         stage = self.stage
         stream, rng = dialogue_stream(stage.seed + 1, stage.mixture), random.Random(stage.seed)
         while True:
             pool = sorted(
-                islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.pictures)
+                islice(stream, BATCH * POOL), key=lambda item: len(str(item.messages)) + 60 * len(item.images)
             )
             ready = [pool[start : start + BATCH] for start in range(0, len(pool), BATCH)]
             rng.shuffle(ready)

@@ -1,4 +1,4 @@
-"""Feed many small pictures through Qwen2.5-VL's tower at once, grouped by grid, as training needs it.
+"""Feed many small images through Qwen2.5-VL's tower at once, grouped by grid, as training needs it.
 
 Contract: the features equal those of the library's own forward pass when every block uses full attention
 (Qwen2.5-VL, arXiv:2502.13923, section 2.1); the tests compare the two.
@@ -23,7 +23,7 @@ Grid = tuple[int, int]
 
 
 def resized(image: Image.Image) -> tuple[int, int]:
-    """Return the (width, height) in pixels at which the tower sees a picture."""
+    """Return the (width, height) in pixels at which the tower sees an image."""
     height, width = smart_resize(image.height, image.width, PATCH * MERGE, MIN_PIXELS, MAX_PIXELS)
     return width, height
 
@@ -68,7 +68,7 @@ def start_from_cosines(tower: nn.Module, samples: np.ndarray) -> None:
 
 
 def attend(attention: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return full attention over each picture of a batch, [B, N, D] to [B, N, D]."""
+    """Return full attention over each image of a batch, [B, N, D] to [B, N, D]."""
     batch, length, _ = hidden.shape
     query, key, value = attention.qkv(hidden).view(batch, length, 3, attention.num_heads, -1).unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
@@ -77,7 +77,7 @@ def attend(attention: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> Te
 
 
 def same_grid_features(tower: nn.Module, pixels: Tensor, grid: Grid) -> Tensor:
-    """Return [B, N / 4, out] features of B pictures of one grid, from [B, N, 588] patches."""
+    """Return [B, N / 4, out] features of B images of one grid, from [B, N, 588] patches."""
     weight = tower.patch_embed.proj.weight.sum(2).flatten(1)
     hidden = functional.linear(pixels, weight)
     positions = get_vision_position_ids(torch.tensor([[1, *grid]]), MERGE)
@@ -89,13 +89,13 @@ def same_grid_features(tower: nn.Module, pixels: Tensor, grid: Grid) -> Tensor:
     return merged.view(len(pixels), -1, merged.shape[-1])
 
 
-def features(tower: nn.Module, pictures: list[tuple[np.ndarray, Grid]]) -> list[Tensor]:
-    """Return the [N / 4, out] features of each picture, in the order given."""
+def features(tower: nn.Module, images: list[tuple[np.ndarray, Grid]]) -> list[Tensor]:
+    """Return the [N / 4, out] features of each image, in the order given."""
     groups: dict[Grid, list[int]] = defaultdict(list)
-    for index, (_, grid) in enumerate(pictures):
+    for index, (_, grid) in enumerate(images):
         groups[grid].append(index)
     found: dict[int, Tensor] = {}
     for grid, indices in groups.items():
-        stacked = torch.from_numpy(np.stack([pictures[index][0] for index in indices]))
+        stacked = torch.from_numpy(np.stack([images[index][0] for index in indices]))
         found.update(zip(indices, same_grid_features(tower, stacked, grid), strict=True))
-    return [found[index] for index in range(len(pictures))]
+    return [found[index] for index in range(len(images))]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from demo.evaluate_pictures import PictureModel
+from demo.evaluate_images import ImageModel
 from demo.evaluate_text import TextModel
 
 
@@ -23,9 +23,9 @@ def text_model():
 
 
 @pytest.fixture(scope="session")
-def picture_model():
+def image_model():
     """The Avision demo."""
-    return PictureModel()
+    return ImageModel()
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def say(text_model):
 
 
 @pytest.fixture
-def look(picture_model):
-    """Answer one question about any number of pictures, greedily."""
+def look(image_model):
+    """Answer one question about any number of images, greedily."""
 
     def answer(question, *images):
-        [(text, ended)] = picture_model.reply([(images, question)])
+        [(text, ended)] = image_model.reply([(images, question)])
         assert ended
         return text
 

@@ -7,11 +7,11 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from demo import evaluate_pictures, evaluate_text
+from demo import evaluate_images, evaluate_text
 from demo.evaluate import MAX_BYTES, checkpoint_bytes
 from demo.make_tokenizer import CONTROL_TOKENS, build
 
-FOLDERS = {"qwen3": evaluate_text.FOLDER, "qwen2_5_vl": evaluate_pictures.FOLDER}
+FOLDERS = {"qwen3": evaluate_text.FOLDER, "qwen2_5_vl": evaluate_images.FOLDER}
 CLASSES = {"qwen3": "Qwen3ForCausalLM", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
 
 
@@ -68,14 +68,18 @@ def test_a_word_has_the_same_pieces_wherever_it_stands(text):
 
 
 def test_the_tokenizer_can_be_made_again(tmp_path):
-    """The script makes the committed tokenizer, byte for byte, and both checkpoints share it."""
+    """The script makes the committed tokenizer, byte for byte, and both checkpoints share it with its template."""
     build(tmp_path)
-    made = (tmp_path / "tokenizer.json").read_bytes()
-    assert all((folder / "tokenizer.json").read_bytes() == made for folder in FOLDERS.values())
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for folder in FOLDERS.values():
+        assert {name: (folder / name).read_bytes() for name in names} == {
+            name: (tmp_path / name).read_bytes() for name in names
+        }
 
 
 def test_the_image_settings_are_in_the_library_layout():
     """The processor's file names the classes that the library's automatic loading looks for."""
-    settings = json.loads((evaluate_pictures.FOLDER / "preprocessor_config.json").read_text(encoding="utf-8"))
+    settings = json.loads((evaluate_images.FOLDER / "preprocessor_config.json").read_text(encoding="utf-8"))
     assert settings["processor_class"] == "Qwen2_5_VLProcessor"
     assert settings["image_processor_type"] == "Qwen2VLImageProcessor"

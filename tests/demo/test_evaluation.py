@@ -5,10 +5,10 @@ from itertools import islice
 import pytest
 
 from demo import evaluate
-from demo.evaluate_pictures import PictureItem, picture_items
+from demo.evaluate_images import ImageItem, image_items
 from demo.evaluate_text import TextItem, listing_items
-from demo.picture_data import TRAINING_SEEDS, draw_picture
-from demo.picture_dialogues import Mixture, dialogue_stream
+from demo.image_data import TRAINING_SEEDS, draw_image
+from demo.image_dialogues import Mixture, dialogue_stream
 from demo.text_data import training_stream
 
 
@@ -20,7 +20,7 @@ def taught():
 
 def test_no_training_item_is_evaluated(taught):
     """The whole held-out set shares nothing with the recorded training stream."""
-    evaluate.check_split(evaluate.text_items(1.0), evaluate.picture_items(0.02), taught)
+    evaluate.check_split(evaluate.text_items(1.0), evaluate.image_items(0.02), taught)
 
 
 def test_a_training_combination_is_noticed(taught, monkeypatch, capsys):
@@ -32,12 +32,12 @@ def test_a_training_combination_is_noticed(taught, monkeypatch, capsys):
     assert f"training item in the evaluation: text {key!r}" in capsys.readouterr().err
 
 
-def test_a_training_picture_is_noticed(monkeypatch, capsys):
-    """The same for a picture whose seed training may draw."""
-    leaked = PictureItem("trained", (TRAINING_SEEDS - 1,), (), "", "")
-    monkeypatch.setattr(evaluate, "picture_items", lambda share: [leaked])
+def test_a_training_image_is_noticed(monkeypatch, capsys):
+    """The same for an image whose seed training may draw."""
+    leaked = ImageItem("trained", (TRAINING_SEEDS - 1,), (), "", "")
+    monkeypatch.setattr(evaluate, "image_items", lambda share: [leaked])
     assert evaluate.main(["--share", "0.01"]) == evaluate.EXIT_LEAK
-    assert f"picture seed {TRAINING_SEEDS - 1}" in capsys.readouterr().err
+    assert f"image seed {TRAINING_SEEDS - 1}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("right", "status"), [(100, 0), (90, evaluate.EXIT_MISSED)])
@@ -56,18 +56,18 @@ def test_text_follows_its_seed():
     assert listing_items("listing", 9, 1) == listing_items("listing", 9, 1)
 
 
-def test_pictures_follow_their_seed():
+def test_images_follow_their_seed():
     """The same seed and regime give the same pixels, another seed gives others."""
     for regime in ("trained", "outside", "clean", "grey", "plain", "unclear"):
-        first, again, other = (draw_picture(seed, regime).image.tobytes() for seed in (7, 7, 8))
+        first, again, other = (draw_image(seed, regime).image.tobytes() for seed in (7, 7, 8))
         assert first == again
         assert first != other
-    questions = [[item.question for item in picture_items("trained", 9, seed)] for seed in (1, 1, 2)]
+    questions = [[item.question for item in image_items("trained", 9, seed)] for seed in (1, 1, 2)]
     assert questions[0] == questions[1] != questions[2]
 
 
 def test_training_draws_training_seeds_alone():
-    """No picture of a training dialogue has a held-out seed."""
+    """No image of a training dialogue has a held-out seed."""
     seeds = [
         int(seed.split(":")[1]) for dialogue in islice(dialogue_stream(3, Mixture()), 200) for seed in dialogue.seeds
     ]

@@ -1,4 +1,4 @@
-"""Held-out evaluation of the picture demo: exact answers about pictures of seeds that training never drew."""
+"""Held-out evaluation of the image demo: exact answers about images of seeds that training never drew."""
 
 import random
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from demo import picture_questions as questions
-from demo.picture_data import TRAINING_SEEDS, draw_picture
-from demo.picture_dialogues import reply_about
+from demo import image_questions as questions
+from demo.image_data import TRAINING_SEEDS, draw_image
+from demo.image_dialogues import reply_about
 from demo.processor import load_processor
 
 FOLDER = Path(__file__).with_name("avision")
@@ -22,8 +22,8 @@ LANGUAGES = ("en", "ru")
 
 
 @dataclass(frozen=True)
-class PictureItem:
-    """One question about one or two held-out pictures, and the only right answer."""
+class ImageItem:
+    """One question about one or two held-out images, and the only right answer."""
 
     group: str
     seeds: tuple[int, ...]
@@ -32,38 +32,32 @@ class PictureItem:
     answer: str
 
 
-def picture_items(group: str, count: int, seed: int) -> list[PictureItem]:
-    """Return questions about pictures of one regime ("trained", "outside", "clean", "grey", "plain" or "unclear")."""
+def image_items(group: str, count: int, seed: int) -> list[ImageItem]:
+    """Return questions about images of one regime ("trained", "outside", "clean", "grey", "plain" or "unclear")."""
     rng, items = random.Random(f"{group}:{seed}"), []
     for index in range(count):
         lang, kind = LANGUAGES[index % 2], rng.choice(KINDS)
         number = TRAINING_SEEDS + seed * 10**6 + index
-        picture = draw_picture(number, group)
-        items.append(
-            PictureItem(
-                group, (number,), (picture.image,), questions.ask(rng, kind, lang), reply_about(picture, kind, lang)
-            )
-        )
+        labelled = draw_image(number, group)
+        question, answer = questions.ask(rng, kind, lang), reply_about(labelled, kind, lang)
+        items.append(ImageItem(group, (number,), (labelled.image,), question, answer))
     return items
 
 
-def two_picture_items(count: int, seed: int) -> list[PictureItem]:
-    """Return questions about two pictures at once."""
+def two_image_items(count: int, seed: int) -> list[ImageItem]:
+    """Return questions about two images at once."""
     rng, items = random.Random(f"two:{seed}"), []
     for index in range(count):
         lang = LANGUAGES[index % 2]
         numbers = tuple(TRAINING_SEEDS + seed * 10**6 + 500_000 + 2 * index + part for part in (0, 1))
-        first, second = (draw_picture(number) for number in numbers)
+        first, second = (draw_image(number) for number in numbers)
         answer = questions.two_answer((first.shape, first.colour), (second.shape, second.colour), lang)
-        items.append(
-            PictureItem(
-                "two pictures", numbers, (first.image, second.image), questions.ask(rng, "describe", lang), answer
-            )
-        )
+        question = questions.ask(rng, "describe", lang)
+        items.append(ImageItem("two images", numbers, (first.image, second.image), question, answer))
     return items
 
 
-class PictureModel:
+class ImageModel:
     """The checkpoint with its processor, asked many questions at a time."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -85,8 +79,8 @@ class PictureModel:
     def _reply_batch(
         self, asked: Sequence[tuple[Sequence[Image.Image], str]], temperature: float
     ) -> list[tuple[str, bool]]:
-        texts = [self._prompt(len(images), question) for images, question in asked]
-        images = [image.convert("RGB") for pictures, _ in asked for image in pictures]
+        texts = [self._prompt(len(given), question) for given, question in asked]
+        images = [image.convert("RGB") for given, _ in asked for image in given]
         inputs = self.processor(text=texts, images=images or None, return_tensors="pt", padding=True)
         sampling = (
             {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -100,12 +94,12 @@ class PictureModel:
         decode = self.processor.tokenizer.decode
         return [(decode(row, skip_special_tokens=True), bool(ends & set(row.tolist()))) for row in new]
 
-    def _prompt(self, pictures: int, question: str) -> str:
-        content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+    def _prompt(self, image_count: int, question: str) -> str:
+        content = [{"type": "image"}] * image_count + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
         return self.processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def judge(self, items: Sequence[PictureItem], temperature: float = 0.0, seed: int = 0) -> list[bool]:
+    def judge(self, items: Sequence[ImageItem], temperature: float = 0.0, seed: int = 0) -> list[bool]:
         """Return whether each item was answered exactly, with the end token."""
         replies = self.reply([(item.images, item.question) for item in items], temperature, seed)
         return [reply == (item.answer, True) for item, reply in zip(items, replies, strict=True)]
