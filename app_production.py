@@ -43,7 +43,7 @@ from telemetry.metrics.machine import Machine, ThisMachine
 from telemetry.tracing import Tracing, tracing_for
 from telemetry.version import RELEASE, VERSION
 
-log = logging.getLogger("avito_ai")
+log = logging.getLogger("avito_ai.serving")
 
 
 class PlainJson(DefaultJSONProvider):
@@ -107,8 +107,6 @@ def main() -> int:
     try:
         set_up_logging(settings)
         log.info("Avito AI API %s, release %s, is starting.", VERSION, RELEASE)
-        for warning in settings.warnings:
-            log.warning("%s", warning)
         app = create_app(settings)
     except StartError as error:
         print(error, file=sys.stderr)

@@ -21,7 +21,7 @@ from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, FinishReason, TokenLogprob
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.engine")
 
 OUT_OF_MEMORY = "The model ran out of memory for this request."
 MODEL_FAILED = "The model failed on this request."

@@ -16,7 +16,7 @@ from engine.errors import EngineDead, RequestAborted
 from engine.faults import is_poison
 from engine.schedule.waiting_room import WaitingRoom
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.engine")
 
 DEATHS_WINDOW = 600.0  # seconds
 IDLE_BEAT = 0.5  # seconds between two signs of life of an idle engine

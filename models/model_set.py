@@ -13,7 +13,7 @@ from engine.backend import Backend
 from engine.errors import StartError
 from engine.types import BackendState, Status
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 
 class ModelSet:

@@ -22,7 +22,7 @@ from engine.types import EngineConfig, ModelInfo, ModelSpec
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.serving")
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024

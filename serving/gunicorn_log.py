@@ -17,5 +17,5 @@ class GunicornLogger(Logger):  # type: ignore[misc]
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg
         self._access_log_enabled = False
+        self.error_log = logging.getLogger("avito_ai.gunicorn")
         self.error_log.setLevel(max(logging.INFO, logging.root.level))
-        self.error_log.propagate = True

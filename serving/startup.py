@@ -23,7 +23,7 @@ from engine.errors import NoRoom, StartError
 from serving.systemd import Notify
 from serving.worker import ServiceWorker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.serving")
 
 # Interval of a starting worker's heartbeats to Gunicorn, in seconds.
 HEARTBEAT = 0.2

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.serving")
 
 Notify = Callable[[str], None]
 

@@ -18,7 +18,7 @@ from logging.handlers import WatchedFileHandler
 from config import Settings
 from engine.errors import StartError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.settings")
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 

@@ -1,6 +1,7 @@
 """The direction of imports: down only, and each thing known to the few who must know it."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,23 @@ def test_the_environment_is_read_in_two_places():
     """A setting that is read elsewhere would be neither checked nor documented."""
     readers = {str(file.relative_to(ROOT)) for file in modules() if reads_environment(file)}
     assert readers <= {"config.py", "gunicorn_config.py"}
+
+
+def loggers(file):
+    """Return what the loggers of a module are named by."""
+    calls = [node.value for node in ast.parse(file.read_text()).body if isinstance(node, ast.Assign)]
+    return [
+        ast.unparse(call.args[0])
+        for call in calls
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "logging.getLogger"
+    ]
+
+
+def test_every_logger_is_a_topic_that_the_documents_name():
+    """An operator can tell lines apart by topic, wherever the code stands that logs them."""
+    named = set(re.findall(r"^\| `(avito_ai\.\w+)` \|", (ROOT / "docs" / "monitoring.md").read_text(), re.MULTILINE))
+    used = {name.strip("'") for file in modules() for name in loggers(file)}
+    assert used | {"avito_ai.gunicorn"} == named
 
 
 def test_no_text_of_a_visitor_stands_in_the_code():

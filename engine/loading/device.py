@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import StartError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from engine.text.processor import PictureProcessor, load_processor, load_tokeniz
 from engine.text.prompt import PromptPreparer
 from engine.types import ModelSpec, Progress
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 TEXT_ARCHITECTURE = "Qwen3ForCausalLM"
 VISION_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"

@@ -22,7 +22,7 @@ from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
 from engine.types import EngineConfig, ModelSpec
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 PREFIX_SHARE = 4  # contexts' worth of prefix cache
 LOGITS_COPIES = 4  # float32 copies of a step's logits alive at once while sampling

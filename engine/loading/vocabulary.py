@@ -9,7 +9,7 @@ from engine.loading.loader import LoadedModel
 from engine.text.grammar import index_of
 from engine.types import Vocabulary
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 # How SentencePiece spells a byte and a space.
 BYTE, SPACE = b"<0x", "\u2581".encode()

@@ -22,7 +22,7 @@ from engine.errors import StartError
 from engine.loading.checkpoint import Checkpoint
 from engine.types import ModelSpec, Progress
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 _LOG_EVERY = 5.0  # seconds
 _ONE_AT_A_TIME = threading.Lock()  # guards the library's one progress hook and its log level

@@ -30,7 +30,7 @@ from engine.errors import ValidationError
 from engine.text.images import decode
 from engine.types import EncodedImage
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.model.kernels.build import COMPILERS, HERE, compile_to, level_of, library_name
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("avito_ai.loading")
 
 # Each function of the library: its pointers, the kinds of the numbers behind them, and what it returns.
 _SIGNATURES = {
