@@ -5,15 +5,15 @@ Readiness is the worst state of the models: dead, stalled, draining, loading, re
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, jsonify
 
+from edge.bodies import Health, JsonFigures, Liveness, LoadProgress, ModelReadiness, Readiness, ResetAnswer
 from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
-from engine.types import BackendState, Status
+from engine.types import BackendState, Progress, Status
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
 
@@ -32,7 +32,7 @@ REASONS = {
 @health.get("/api/health")
 def healthy() -> Response:
     """Report that the process responds."""
-    return jsonify(status="healthy", uptime_seconds=int(services().metrics.uptime))
+    return jsonify(Health(status="healthy", uptime_seconds=int(services().metrics.uptime)))
 
 
 @health.get("/api/health/ready")
@@ -40,16 +40,19 @@ def ready() -> Response:
     """Report whether every model accepts requests, and if not, why."""
     states = services().models.states()
     status, gpu_memory = overall(states), services().metrics.machine.gpu_memory()
-    body: dict[str, object] = {
-        "status": status.value,
-        "cuda_available": gpu_memory is not None,
-        "gpu_memory_gb": f"{(gpu_memory or 0) / GIB:.2f}",
-        "models": {name: _described(name, state) for name, state in states.items()},
-    }
+    body = Readiness(
+        status=status.value,
+        cuda_available=gpu_memory is not None,
+        gpu_memory_gb=f"{(gpu_memory or 0) / GIB:.2f}",
+        models={name: _described(name, state) for name, state in states.items()},
+    )
     if status is Status.READY:
         return jsonify(body)
     blamed = next(state for state in states.values() if state.status is status)
-    response = jsonify(body | {"reason": blamed.reason or REASONS[status]} | _progress(blamed))
+    body["reason"] = blamed.reason or REASONS[status]
+    if blamed.progress is not None:
+        body["progress"] = _shown(blamed.progress)
+    response = jsonify(body)
     response.status_code = 503
     response.headers["Retry-After"] = str(RETRY_AFTER[status])
     return response
@@ -60,30 +63,30 @@ def live() -> tuple[Response, int]:
     """Report whether the process can recover by itself; 503 if it needs a restart."""
     lost = next((state for state in services().models.states().values() if state.restart_needed), None)
     if lost is None:
-        return jsonify(status="alive"), 200
-    return jsonify(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD]), 503
+        return jsonify(Liveness(status="alive")), 200
+    return jsonify(Liveness(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD])), 503
 
 
 @metrics.get("/api/metrics")
 def json_metrics() -> Response:
     """Return the figures in the form that dashboards read; times in UTC."""
     figures = services().metrics
-    return jsonify(
+    body = JsonFigures(
         timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
         uptime_seconds=int(figures.uptime),
         system=shown_system(figures.machine.system()),
         gpu=shown_gpu(figures.machine.gpu()),
         application=figures.application.shown(),
     )
+    return jsonify(body)
 
 
 @metrics.post("/api/metrics/reset")
 def reset() -> Response:
     """Reset the application's JSON figures; Prometheus counters are never reset."""
     services().metrics.application.reset()
-    return jsonify(
-        success=True, message="The application figures begin again from zero.", request_id=request_state().request_id
-    )
+    message = "The application figures begin again from zero."
+    return jsonify(ResetAnswer(success=True, message=message, request_id=request_state().request_id))
 
 
 @metrics.get("/metrics")
@@ -92,13 +95,20 @@ def prometheus() -> Response:
     return Response(services().metrics.prometheus.text(), content_type=CONTENT_TYPE)
 
 
-def _described(name: str, state: BackendState) -> dict[str, object]:
+def _described(name: str, state: BackendState) -> ModelReadiness:
     info = services().models.get(name).info
-    described: dict[str, object] = {"status": state.status.value, "model": info.served_id, "demo": info.demo}
+    described = ModelReadiness(status=state.status.value, model=info.served_id, demo=info.demo)
     if state.reason:
         described["reason"] = state.reason
-    return described | _progress(state)
+    if state.progress is not None:
+        described["progress"] = _shown(state.progress)
+    return described
 
 
-def _progress(state: BackendState) -> dict[str, object]:
-    return {} if state.progress is None else {"progress": asdict(state.progress)}
+def _shown(progress: Progress) -> LoadProgress:
+    return LoadProgress(
+        stage=progress.stage,
+        loaded_bytes=progress.loaded_bytes,
+        total_bytes=progress.total_bytes,
+        seconds=progress.seconds,
+    )

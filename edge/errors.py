@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from edge.bodies import ApiFailure, OpenaiFailure, OpenaiFailureDetails
 from engine.errors import (
     ContextTooLong,
     DeadlineExceeded,
@@ -117,13 +118,14 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
     return headers
 
 
-def api_body(error: ServiceError, request_id: str) -> dict[str, str]:
+def api_body(error: ServiceError, request_id: str) -> ApiFailure:
     """Return the body of a failure under /api."""
-    return {"error": meaning_of(error).code, "message": error.message, "request_id": request_id}
+    return ApiFailure(error=meaning_of(error).code, message=error.message, request_id=request_id)
 
 
-def openai_body(error: ServiceError) -> dict[str, dict[str, str | None]]:
+def openai_body(error: ServiceError) -> OpenaiFailure:
     """Return the body of a failure under /v1, in the shape that OpenAI's clients read."""
     meaning, param = meaning_of(error), getattr(error, "param", None)
     code = meaning.openai_code or meaning.code
-    return {"error": {"message": error.message, "type": meaning.kind, "param": param, "code": code}}
+    details = OpenaiFailureDetails(message=error.message, type=meaning.kind, param=param, code=code)
+    return OpenaiFailure(error=details)

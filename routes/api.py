@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -15,6 +15,7 @@ from routes import generation, request_reading
 from routes.batch import Batch
 from routes.generation import Answer
 from routes.request_models import StreamedImageRequest, StreamedTextRequest
+from routes.response_models import Figures, GeneratedText, GenerationAnswer
 from routes.sse import EventStream
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
@@ -37,7 +38,7 @@ def text_batch() -> Response:
         charge()
         raise
     charge(len(asked))
-    batch = Batch(asked, _body)
+    batch = Batch(asked, partial(_body, request_id=request_state().request_id))
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 
 
@@ -52,27 +53,28 @@ def image_analyze() -> Response:
 def _answered(
     model: str, asked: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
 ) -> Response:
+    request_id = request_state().request_id
     if not asked.stream:
-        return jsonify(_body(generation.answer(model, asked, image)) | {"request_id": request_state().request_id})
-    run, request_id = generation.begin(model, asked, image), request_state().request_id
-    events = generation.events(run, lambda made: _last(made) | {"request_id": request_id})
-    return EventStream(events, run.close).response()
+        return jsonify(_body(generation.answer(model, asked, image), request_id))
+    run = generation.begin(model, asked, image)
+    return EventStream(generation.events(run, partial(_last, request_id=request_id)), run.close).response()
 
 
-def _body(made: Answer) -> dict[str, Any]:
-    return {
-        "success": True,
-        "data": {"text": made.text, "generated_tokens": made.generated_tokens, "input_tokens": made.input_tokens},
-        "metrics": {
-            "generation_time": round(made.generation_time, 3),
-            "total_time": round(made.total_time, 3),
-            "tokens_per_second": round(made.tokens_per_second, 2),
-        },
-    }
+def _body(made: Answer, request_id: str) -> GenerationAnswer:
+    return GenerationAnswer(
+        success=True,
+        data=GeneratedText(text=made.text, generated_tokens=made.generated_tokens, input_tokens=made.input_tokens),
+        metrics=Figures(
+            generation_time=round(made.generation_time, 3),
+            total_time=round(made.total_time, 3),
+            tokens_per_second=round(made.tokens_per_second, 2),
+        ),
+        request_id=request_id,
+    )
 
 
-def _last(made: Answer) -> dict[str, Any]:
-    """Return the last event of a stream: who waited for the first token learns when it was made, by the same clock."""
-    body = _body(made)
+def _last(made: Answer, request_id: str) -> GenerationAnswer:
+    """Return the last event of a stream, which tells when the first token was generated."""
+    body = _body(made, request_id)
     body["metrics"]["time_to_first_token"] = None if made.first_token is None else round(made.first_token, 3)
     return body

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
 NOTHING_YET = b"\n"  # a blank line, so that no proxy thinks that the batch is dead
 
-Show = Callable[[Answer], dict[str, Any]]
+Show = Callable[[Answer], Mapping[str, Any]]
 
 
 class Batch:
@@ -112,10 +112,10 @@ class Batch:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
-        self._tell(index, {**api_body(ours, "")})
+        self._tell(index, api_body(ours, ""))
 
-    def _tell(self, index: int, body: dict[str, Any]) -> None:
-        line = {"index": index} | body | {"request_id": f"{self._request_id}-{index}"}
+    def _tell(self, index: int, body: Mapping[str, Any]) -> None:
+        line = {"index": index, **body, "request_id": f"{self._request_id}-{index}"}
         self._lines.put(f"{sse.compact(line)}\n".encode())
 
     def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:

@@ -1,7 +1,7 @@
 """The description of every route, in OpenAPI 3.1, made from what the service runs on.
 
 Paths, methods and what each route needs come from the routing table; bodies from the very models that validate them;
-summaries from the views' own docstrings. Only the shapes of answers are said here a second time, and tests compare.
+answers from the typed dictionaries that the views fill; summaries from the views' docstrings.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
 from werkzeug.routing import Rule
 
+from edge import bodies
 from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
 from routes import response_models
 from routes.openai.requests import OpenaiModels
-from routes.request_models import RequestModels
+from routes.request_models import LanguageForm, RequestModels, SignInForm
 from routes.services import services
 from telemetry.version import VERSION
+
+Model = type[BaseModel] | type[bodies.Body]
 
 ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
 SCHEMAS = "#/components/schemas/{model}"
@@ -51,10 +53,10 @@ STATUSES = {
 class Spoken:
     """What a route reads and answers, by content type (None: a text); more: answers of its own beside the usual."""
 
-    answers: Mapping[str, type[BaseModel] | None]
-    bodies: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    answers: Mapping[str, Model | None]
+    bodies: Mapping[str, Model] = field(default_factory=dict)
     status: int = 200
-    more: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
+    more: Mapping[int, Model | None] = field(default_factory=dict)
 
 
 def describe(app: Flask) -> dict[str, Any]:
@@ -88,10 +90,8 @@ def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
         "GET /status": Spoken(page),
         "GET /status/figures": Spoken(page),
         "GET /status/samples": Spoken({JSON: None}),
-        "POST /language": Spoken(page, _form(response_models.LanguageForm), status=303),
-        "POST /status/sign-in": Spoken(
-            page, _form(response_models.SignInForm), status=303, more={401: None, 429: None}
-        ),
+        "POST /language": Spoken(page, _form(LanguageForm), status=303),
+        "POST /status/sign-in": Spoken(page, _form(SignInForm), status=303, more={401: None, 429: None}),
         "POST /status/sign-out": Spoken(page, status=303),
         "GET /api/docs": Spoken(page),
         "POST /avibe": Spoken(page, _form(own.text)),
@@ -107,17 +107,17 @@ def _spoken(own: RequestModels, openai: OpenaiModels) -> dict[str, Spoken]:
         "GET /v1/models/<path:model_id>": Spoken({JSON: response_models.ModelEntry}),
         "POST /v1/chat/completions": Spoken({JSON: response_models.ChatCompletion, EVENTS: None}, {JSON: openai.chat}),
         "POST /v1/completions": Spoken({JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}),
-        "GET /api/health": Spoken({JSON: response_models.Health}),
-        "GET /api/health/ready": Spoken({JSON: response_models.Readiness}, more={503: response_models.Readiness}),
-        "GET /api/health/live": Spoken({JSON: response_models.Liveness}, more={503: response_models.Liveness}),
-        "GET /api/metrics": Spoken({JSON: response_models.JsonFigures}),
-        "POST /api/metrics/reset": Spoken({JSON: response_models.ResetAnswer}),
+        "GET /api/health": Spoken({JSON: bodies.Health}),
+        "GET /api/health/ready": Spoken({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
+        "GET /api/health/live": Spoken({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
+        "GET /api/metrics": Spoken({JSON: bodies.JsonFigures}),
+        "POST /api/metrics/reset": Spoken({JSON: bodies.ResetAnswer}),
         "GET /metrics": Spoken({TEXT: None}),
         "GET /api/openapi.json": Spoken({JSON: None}),
     }
 
 
-def _form(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+def _form(model: Model) -> dict[str, Model]:
     return {FORM: model, MULTIPART: model}
 
 
@@ -160,21 +160,21 @@ def _responses(rule: Rule, row: Row, said: Spoken) -> dict[str, Any]:
     return {str(status): response for status, response in ({said.status: good} | failures | told).items()}
 
 
-def _told(status: int, model: type[BaseModel] | None) -> dict[str, Any]:
+def _told(status: int, model: Model | None) -> dict[str, Any]:
     kind = HTML if model is None else JSON
     return {"description": STATUSES[status], "content": {kind: _content(model, kind)}}
 
 
 def _failure(path: str, status: int) -> dict[str, Any]:
-    shown: tuple[str, type[BaseModel] | None] = (HTML, None)
+    shown: tuple[str, Model | None] = (HTML, None)
     if path.startswith("/api"):
-        shown = (JSON, response_models.ApiFailure)
+        shown = (JSON, bodies.ApiFailure)
     elif path.startswith("/v1"):
-        shown = (JSON, response_models.OpenaiFailure)
+        shown = (JSON, bodies.OpenaiFailure)
     return {"description": STATUSES[status], "content": {shown[0]: _content(shown[1], shown[0])}}
 
 
-def _content(model: type[BaseModel] | None, kind: str) -> dict[str, Any]:
+def _content(model: Model | None, kind: str) -> dict[str, Any]:
     if model is not None:
         return {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}
     # An event or a line is one object after another, which no schema of a whole body can tell.
@@ -188,12 +188,13 @@ def _bodies(row: Row, said: Spoken) -> dict[str, Any]:
 def _schemas(spoken: Mapping[str, Spoken]) -> dict[str, Any]:
     asked = {model for one in spoken.values() for model in one.bodies.values()}
     given = {model for one in spoken.values() for model in _shapes_of(one)}
-    models: Any = [(model, "validation") for model in asked]
+    models: Any = [(model.__name__, "validation", TypeAdapter(model)) for model in asked]
     models += [
-        (model, "serialization") for model in (*given, response_models.ApiFailure, response_models.OpenaiFailure)
+        (model.__name__, "serialization", TypeAdapter(model))
+        for model in (*given, bodies.ApiFailure, bodies.OpenaiFailure)
     ]
-    models.sort(key=lambda pair: pair[0].__name__)
-    _, made = models_json_schema(models, ref_template=SCHEMAS)
+    models.sort(key=lambda model: model[0])
+    _, made = TypeAdapter.json_schemas(models, ref_template=SCHEMAS)
     schemas: dict[str, Any] = made["$defs"]
     for name in ("TextForm", "ImageForm", "ImageAnalyzeForm"):
         _without_null(schemas[name])
@@ -213,7 +214,7 @@ def _without_null(schema: dict[str, Any]) -> None:
             schema["properties"][name] = value | {"description": described["description"]}
 
 
-def _shapes_of(said: Spoken) -> list[type[BaseModel]]:
+def _shapes_of(said: Spoken) -> list[Model]:
     return [model for model in (*said.answers.values(), *said.more.values()) if model is not None]
 
 

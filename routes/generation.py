@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,9 @@ def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> 
     return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
 
 
-def events(run: Run, show: Callable[[Answer], dict[str, Any]], idle: float = SIGN_OF_LIFE_SECONDS) -> Iterator[bytes]:
+def events(
+    run: Run, show: Callable[[Answer], Mapping[str, Any]], idle: float = SIGN_OF_LIFE_SECONDS
+) -> Iterator[bytes]:
     """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error.
 
     idle: seconds without a text to a sign of life; while the request waits, that tells its place in the queue.

@@ -83,6 +83,19 @@ class ImageJsonRequest(StreamedImageRequest):
     image: str
 
 
+class LanguageForm(RequestModel):
+    """The language a visitor has chosen, and the page to lead back to."""
+
+    page: str
+    language: str
+
+
+class SignInForm(RequestModel):
+    """The operator's key."""
+
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class RequestModels:
     """The models with the limits of this service in them: of the pages' forms (text, image), and of the API."""

@@ -1,72 +1,37 @@
-"""The shapes of our answers, for the description of the API; tests hold the answers themselves to them."""
+"""The bodies of answers of /api/v1 and /v1, as typed dictionaries: what is sent is what OpenAPI describes."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from edge.bodies import Body
 
-class Shape(BaseModel):
-    """A part of an answer; all its fields are always there unless they may be absent."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class LanguageForm(Shape):
-    """The language a visitor has chosen, and the page to lead back to."""
-
-    page: str
-    language: str
+FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class SignInForm(Shape):
-    """The operator's key."""
-
-    key: str
-
-
-class ApiFailure(Shape):
-    """Any failure under /api."""
-
-    error: str = Field(description="A code for programs.")
-    message: str = Field(description="A plain sentence.")
-    request_id: str
-
-
-class OpenaiFailureDetails(Shape):
-    """What went wrong, in OpenAI's words."""
-
-    message: str
-    type: str
-    param: str | None = Field(description="The field to mend, where one is to blame.")
-    code: str | None
-
-
-class OpenaiFailure(Shape):
-    """Any failure under /v1."""
-
-    error: OpenaiFailureDetails
-
-
-class GeneratedText(Shape):
-    """A text and the tokens counted."""
+class GeneratedText(Body):
+    """A text and its tokens."""
 
     text: str
     generated_tokens: int
     input_tokens: int
 
 
-class Figures(Shape):
+class Figures(Body):
     """Times in seconds."""
 
     generation_time: float
     total_time: float
     tokens_per_second: float
-    time_to_first_token: float | None = Field(default=None, description="In a stream; null where no token was made.")
+    time_to_first_token: NotRequired[
+        Annotated[float | None, Field(description="In a stream; null if no token was generated.")]
+    ]
 
 
-class GenerationAnswer(Shape):
+class GenerationAnswer(Body):
     """One answer. Streamed, it is the last event, after events `{"text": "..."}` with the text as it comes."""
 
     success: Literal[True]
@@ -75,49 +40,8 @@ class GenerationAnswer(Shape):
     request_id: str
 
 
-class Health(Shape):
-    """The process answers."""
-
-    status: Literal["healthy"]
-    uptime_seconds: int
-
-
-class Readiness(BaseModel):
-    """Whether every model takes requests; with status 503 there is a `reason`, and `progress` while models load."""
-
-    status: str
-    cuda_available: bool
-    gpu_memory_gb: str
-    models: dict[str, Any]
-
-
-class Liveness(Shape):
-    """Whether the process can go on; `reason` says why not."""
-
-    status: Literal["alive", "restart_needed"]
-    reason: str | None = None
-
-
-class JsonFigures(BaseModel):
-    """The figures of the service, times in UTC."""
-
-    timestamp: str
-    uptime_seconds: int
-    system: dict[str, str]
-    gpu: dict[str, Any]
-    application: dict[str, int | str]
-
-
-class ResetAnswer(Shape):
-    """The figures begin again."""
-
-    success: Literal[True]
-    message: str
-    request_id: str
-
-
-class ModelEntry(Shape):
-    """A model that can be asked; root: what is really loaded."""
+class ModelEntry(Body):
+    """A model that requests can name; root: the checkpoint that is loaded."""
 
     id: str
     object: Literal["model"]
@@ -127,21 +51,21 @@ class ModelEntry(Shape):
     max_model_len: int
 
 
-class ModelList(Shape):
+class ModelList(Body):
     """All models."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
-class PromptTokensDetails(Shape):
-    """Tokens of the prompt that were computed before."""
+class PromptTokensDetails(Body):
+    """Tokens of the prompt whose keys and values came from the prefix cache."""
 
     cached_tokens: int
 
 
-class Usage(Shape):
-    """The tokens counted."""
+class Usage(Body):
+    """Counts of tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -149,14 +73,35 @@ class Usage(Shape):
     prompt_tokens_details: PromptTokensDetails
 
 
-class CalledFunction(Shape):
+class TokenLogprob(Body):
+    """A token and its log probability; bytes: null for a part of a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChosenTokenLogprob(TokenLogprob):
+    """A token of the answer, with the most likely ones in its position."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(Body):
+    """Log probabilities of the tokens of an answer."""
+
+    content: list[ChosenTokenLogprob]
+    refusal: None
+
+
+class CalledFunction(Body):
     """The function and its arguments, a JSON text."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Shape):
+class ToolCall(Body):
     """A call of a tool."""
 
     id: str
@@ -164,26 +109,26 @@ class ToolCall(Shape):
     function: CalledFunction
 
 
-class AnswerMessage(Shape):
-    """What the model says; reasoning_content only where reasoning was asked for, tool_calls only where it calls."""
+class AnswerMessage(Body):
+    """What the model says. reasoning_content: only with reasoning switched on; tool_calls: only if there are any."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
 
 
-class ChatChoice(Shape):
+class ChatChoice(Body):
     """One of the answers."""
 
     index: int
     message: AnswerMessage
-    logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    logprobs: ChatLogprobs | None
+    finish_reason: ChatFinishReason
 
 
-class ChatCompletion(Shape):
+class ChatCompletion(Body):
     """The answers to a conversation. Streamed: events of `chat.completion.chunk`, then `[DONE]`."""
 
     id: str
@@ -194,16 +139,25 @@ class ChatCompletion(Shape):
     usage: Usage
 
 
-class TextChoice(Shape):
+class TextLogprobs(Body):
+    """Log probabilities of the tokens of a continuation; text_offset: where each begins, in characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class TextChoice(Body):
     """One of the continuations."""
 
     index: int
     text: str
-    logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length"]
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
 
 
-class TextCompletion(Shape):
+class TextCompletion(Body):
     """The continuations. Streamed: events of the same object with a part of the text, then `[DONE]`."""
 
     id: str

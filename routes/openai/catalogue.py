@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from edge.errors import UnknownModel
 from engine.backend import Backend
+from routes.response_models import ModelEntry
 from routes.services import services
 
 CREATED = int(time.time())
@@ -21,29 +21,29 @@ def find(model_id: str) -> tuple[str, Backend]:
     raise UnknownModel(f"There is no model of this name here. The models are: {known}.")
 
 
-def entries() -> list[dict[str, Any]]:
+def entries() -> list[ModelEntry]:
     """Return every id that can be asked for, a model's own name before that of its stand-in."""
     return [entry for _, backend in services().models for entry in _entries_of(backend)]
 
 
-def entry(model_id: str) -> dict[str, Any]:
+def entry(model_id: str) -> ModelEntry:
     """Return one model's entry. Raises UnknownModel."""
     _, backend = find(model_id)
     return _entry(model_id, backend)
 
 
-def _entries_of(backend: Backend) -> list[dict[str, Any]]:
+def _entries_of(backend: Backend) -> list[ModelEntry]:
     ids = dict.fromkeys((backend.info.name, backend.info.served_id))
     return [_entry(model_id, backend) for model_id in ids]
 
 
-def _entry(model_id: str, backend: Backend) -> dict[str, Any]:
+def _entry(model_id: str, backend: Backend) -> ModelEntry:
     info = backend.info
-    return {
-        "id": model_id,
-        "object": "model",
-        "created": CREATED,
-        "owned_by": "avito-ai",
-        "root": info.served_id,
-        "max_model_len": info.max_model_len,
-    }
+    return ModelEntry(
+        id=model_id,
+        object="model",
+        created=CREATED,
+        owned_by="avito-ai",
+        root=info.served_id,
+        max_model_len=info.max_model_len,
+    )

@@ -13,6 +13,15 @@ from routes.generation_run import Run
 from routes.openai import answers
 from routes.openai.output import Call, Content, OutputParser, Part, Reasoning
 from routes.openai.requests import ChatRequest
+from routes.response_models import (
+    AnswerMessage,
+    CalledFunction,
+    ChatChoice,
+    ChatCompletion,
+    ChatFinishReason,
+    ChatLogprobs,
+    ToolCall,
+)
 
 
 class ChatShape:
@@ -26,13 +35,18 @@ class ChatShape:
         self._logprobs = bool(asked.logprobs)
         self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
         self._id = f"chatcmpl-{request_state().request_id}"
-        self._about = {"created": int(time.time()), "model": run.served_id}
+        self._created = int(time.time())
 
-    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+    def body(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the whole answer."""
-        choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
-        head = {"id": self._id, "object": "chat.completion"} | self._about
-        return head | {"choices": choices, "usage": answers.usage(completions)}
+        return ChatCompletion(
+            id=self._id,
+            object="chat.completion",
+            created=self._created,
+            model=self._run.served_id,
+            choices=[self._choice(number, completion) for number, completion in enumerate(completions)],
+            usage=answers.usage(completions),
+        )
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
@@ -43,27 +57,36 @@ class ChatShape:
 
     def chunk(self, choices: list[Any]) -> dict[str, Any]:
         """Return the object of one event."""
-        shown = {"id": self._id, "object": "chat.completion.chunk"} | self._about | {"choices": choices}
+        shown = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._run.served_id,
+            "choices": choices,
+        }
         return shown | ({"usage": None} if self._counts else {})
 
-    def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        message, reason = self._message(completion), completion.finish_reason
-        called = "tool_calls" in message and reason == "stop"
-        return {
-            "index": number,
-            "message": message,
-            "logprobs": answers.chat_logprobs(completion.logprobs) if self._logprobs else None,
-            "finish_reason": "tool_calls" if called else reason,
-        }
+    def _choice(self, number: int, completion: Completion) -> ChatChoice:
+        message = self._message(completion)
+        return ChatChoice(
+            index=number,
+            message=message,
+            logprobs=answers.chat_logprobs(completion.logprobs) if self._logprobs else None,
+            finish_reason=_finish_reason(completion, called="tool_calls" in message),
+        )
 
-    def _message(self, completion: Completion) -> dict[str, Any]:
+    def _message(self, completion: Completion) -> AnswerMessage:
         parser = self._parser()
         parts = [Content(completion.text)] if parser is None else [*parser.feed(completion.text), *parser.finish()]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thought = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = [_shown_call(part) for part in parts if isinstance(part, Call)]
-        message = {"role": "assistant", "content": content if content or not calls else None, "refusal": None}
-        return message | ({"reasoning_content": thought} if thought else {}) | ({"tool_calls": calls} if calls else {})
+        message = AnswerMessage(role="assistant", content=content if content or not calls else None, refusal=None)
+        if thought:
+            message["reasoning_content"] = thought
+        if calls:
+            message["tool_calls"] = calls
+        return message
 
     def _parser(self) -> OutputParser | None:
         """Return what takes an answer apart, None where there can be nothing in it but the answer."""
@@ -134,8 +157,7 @@ class _RichEvents(_ChoiceEvents):
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
-        called = self._calls and completion.finish_reason == "stop"
-        reason = "tool_calls" if called else completion.finish_reason
+        reason = _finish_reason(completion, called=self._calls > 0)
         return rest + sse.event(self._change({}, reason, self._logprobs()))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
@@ -144,15 +166,21 @@ class _RichEvents(_ChoiceEvents):
     def _delta(self, part: Part) -> dict[str, Any]:
         if isinstance(part, Call):
             self._calls += 1
-            return {"tool_calls": [{"index": self._calls - 1} | _shown_call(part)]}
+            return {"tool_calls": [{"index": self._calls - 1, **_shown_call(part)}]}
         return {"content" if isinstance(part, Content) else "reasoning_content": part.text}
 
-    def _logprobs(self) -> dict[str, Any] | None:
+    def _logprobs(self) -> ChatLogprobs | None:
         """Return those of the tokens since the last event, None where there are none to tell."""
         told = answers.chat_logprobs(self._untold) if self._wanted else None
         self._untold = []
         return told if told and told["content"] else None
 
 
-def _shown_call(call: Call) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+def _shown_call(call: Call) -> ToolCall:
+    return ToolCall(id=call.id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
+
+
+def _finish_reason(completion: Completion, called: bool) -> ChatFinishReason:
+    """Return why an answer ended; one that was cut after a call says that it was cut."""
+    reason = answers.finish_reason(completion)
+    return "tool_calls" if called and reason == "stop" else reason

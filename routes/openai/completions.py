@@ -18,6 +18,7 @@ from routes.openai import answers, catalogue
 from routes.openai.messages import LONGEST_TOKEN
 from routes.openai.requests import CompletionRequest
 from routes.openai.sampling import check_stream_options, choices
+from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 
 def cost(asked: CompletionRequest) -> int:
@@ -62,22 +63,18 @@ class CompletionShape:
         self._run, self._prompts = run, prompts
         self._logprobs = asked.logprobs is not None
         self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        self._head = {
-            "id": f"cmpl-{request_state().request_id}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": run.served_id,
-        }
+        self._id, self._created = f"cmpl-{request_state().request_id}", int(time.time())
 
-    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+    def body(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the whole answer."""
-        shown = [
-            _choice(
-                number, one.text, answers.text_logprobs(one.logprobs, 0) if self._logprobs else None, one.finish_reason
-            )
-            for number, one in enumerate(completions)
-        ]
-        return self._head | {"choices": shown, "usage": answers.usage(completions, self._prompts)}
+        return TextCompletion(
+            id=self._id,
+            object="text_completion",
+            created=self._created,
+            model=self._run.served_id,
+            choices=[self._choice(number, completion) for number, completion in enumerate(completions)],
+            usage=answers.usage(completions, self._prompts),
+        )
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
@@ -86,6 +83,14 @@ class CompletionShape:
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
+    def _choice(self, number: int, completion: Completion) -> TextChoice:
+        return TextChoice(
+            index=number,
+            text=completion.text,
+            logprobs=answers.text_logprobs(completion.logprobs, 0) if self._logprobs else None,
+            finish_reason=answers.finish_reason(completion),
+        )
+
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         plain = [self._text_events(number) for number in range(len(self._run))]
@@ -93,7 +98,7 @@ class CompletionShape:
         for number, piece in self._run.pieces(idle):
             if piece is None:
                 completion = completions[number] = self._run.completion(number)
-                yield sse.event(self._chunk(_choice(number, "", None, completion.finish_reason)))
+                yield sse.event(self._chunk([_change(number, "", reason=completion.finish_reason)]))
             elif self._logprobs and piece.logprobs:
                 yield self._with_logprobs(number, piece, offsets)
             elif piece.text:
@@ -102,20 +107,28 @@ class CompletionShape:
                 yield sse.KEEP_ALIVE
         if self._counts:
             ordered = [completions[number] for number in range(len(self._run))]
-            yield sse.event(self._head | {"choices": [], "usage": answers.usage(ordered, self._prompts)})
+            yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
         yield answers.DONE
 
     def _with_logprobs(self, number: int, piece: Piece, offsets: list[int]) -> bytes:
         told = answers.text_logprobs(piece.logprobs, offsets[number])
         offsets[number] += len(piece.text)
-        return sse.event(self._chunk(_choice(number, piece.text, told, None)))
+        return sse.event(self._chunk([_change(number, piece.text, told)]))
 
     def _text_events(self, number: int) -> sse.TextEvents:
-        return sse.TextEvents(self._chunk(_choice(number, sse.TextEvents.HOLE, None, None)))
+        return sse.TextEvents(self._chunk([_change(number, sse.TextEvents.HOLE)]))
 
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return self._head | {"choices": [choice]} | ({"usage": None} if self._counts else {})
+    def _chunk(self, choices: list[Any]) -> dict[str, Any]:
+        """Return the object of one event."""
+        shown = {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._run.served_id,
+            "choices": choices,
+        }
+        return shown | ({"usage": None} if self._counts else {})
 
 
-def _choice(number: int, text: str, logprobs: Any, reason: str | None) -> dict[str, Any]:
+def _change(number: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:
     return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}

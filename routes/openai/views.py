@@ -8,6 +8,7 @@ from edge.charging import charge
 from engine.errors import ServiceError
 from routes import parsing
 from routes.openai import catalogue, chat, completions
+from routes.response_models import ModelList
 from routes.services import services
 from routes.validation import AnyRequest, validated
 
@@ -17,7 +18,7 @@ openai = Blueprint("openai", __name__, url_prefix="/v1")
 @openai.get("/models")
 def models() -> Response:
     """List the models."""
-    return jsonify(object="list", data=catalogue.entries())
+    return jsonify(ModelList(object="list", data=catalogue.entries()))
 
 
 @openai.get("/models/<path:model_id>")

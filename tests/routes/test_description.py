@@ -2,9 +2,13 @@
 
 import re
 
+import jsonschema
+import pytest
+
 from edge.route_table import ROUTES
 from routes.docs import prose
 from routes.services import services
+from tests.good_requests import call
 
 
 def test_every_route_is_described(client):
@@ -26,6 +30,18 @@ def test_the_limits_of_this_service_are_in_it(app, client):
     assert schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] == ["avibe", "avision"]
     assert schemas["ImageAnalyzeForm"]["properties"]["image"]["format"] == "binary"
     assert schemas["ImageAnalyzeForm"]["properties"]["max_tokens"]["type"] == "integer"
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_an_answer_has_the_described_shape(client, name):
+    """Every JSON answer is of its schema, to the last field."""
+    description = client.get("/api/openapi.json").json
+    method, path = name.split()
+    responses = description["paths"][re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)][method.lower()]["responses"]
+    response = call(client, name)
+    schema = responses[str(response.status_code)]["content"].get(response.mimetype, {}).get("schema")
+    if response.is_json and schema is not None:
+        jsonschema.validate(response.json, schema | {"components": description["components"]})
 
 
 def test_it_is_openapi_3_1_and_made_once(client):

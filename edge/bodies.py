@@ -1,0 +1,101 @@
+"""The bodies of failures, probes and figures, as typed dictionaries: what is sent is what OpenAPI describes.
+
+mypy holds each body to its class; nothing is validated or copied at run time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Body(TypedDict):
+    """A body or a part of one; the order of its fields is the order in which they are set."""
+
+
+class ApiFailure(Body):
+    """Any failure under /api."""
+
+    error: Annotated[str, Field(description="A code for programs.")]
+    message: Annotated[str, Field(description="A plain sentence.")]
+    request_id: str
+
+
+class OpenaiFailureDetails(Body):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: Annotated[str | None, Field(description="The field that is wrong, if it is one field.")]
+    code: str | None
+
+
+class OpenaiFailure(Body):
+    """Any failure under /v1."""
+
+    error: OpenaiFailureDetails
+
+
+class Health(Body):
+    """The process answers."""
+
+    status: Literal["healthy"]
+    uptime_seconds: int
+
+
+class LoadProgress(Body):
+    """How far the load of a model is: its stage, bytes of weights, seconds since it began."""
+
+    stage: str
+    loaded_bytes: int
+    total_bytes: int
+    seconds: float
+
+
+class ModelReadiness(Body):
+    """The state of one model; model: the checkpoint behind the name."""
+
+    status: str
+    model: str
+    demo: bool
+    reason: NotRequired[str]
+    progress: NotRequired[LoadProgress]
+
+
+class Readiness(Body):
+    """Whether every model takes requests. With status 503 there is a reason, and progress while models load."""
+
+    status: str
+    cuda_available: bool
+    gpu_memory_gb: str
+    models: dict[str, ModelReadiness]
+    reason: NotRequired[str]
+    progress: NotRequired[LoadProgress]
+
+
+class Liveness(Body):
+    """Whether the process can go on; `reason` says why not."""
+
+    status: Literal["alive", "restart_needed"]
+    reason: NotRequired[str]
+
+
+class JsonFigures(Body):
+    """The figures of the service, times in UTC."""
+
+    timestamp: str
+    uptime_seconds: int
+    system: dict[str, str]
+    gpu: dict[str, str | bool]
+    application: dict[str, int | str]
+
+
+class ResetAnswer(Body):
+    """The figures begin again."""
+
+    success: Literal[True]
+    message: str
+    request_id: str
