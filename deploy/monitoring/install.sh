@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs Debian's or Ubuntu's Prometheus, Alertmanager and blackbox exporter on this machine and runs them with what
-# render.py makes of /etc/avito-monitoring.env. May be run again at any time; a configuration that one of the programs
-# does not take is put back to what it was.
+# Installs Debian's or Ubuntu's Prometheus, Alertmanager and blackbox exporter and runs them with the configuration that
+# render.py makes from /etc/avito-monitoring.env. May be run again at any time; if one of the programs rejects the new
+# configuration, the previous one is restored.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 SETTINGS=/etc/avito-monitoring.env
 CONFIGURED=/etc/avito-monitoring
 UNITS=(prometheus prometheus-alertmanager prometheus-blackbox-exporter)
-PATIENCE=60 # seconds until a program that was started has to answer
+PATIENCE=60 # seconds within which a started program must respond
 
 say() { printf '==> %s\n' "$*"; }
 die() {
@@ -18,7 +18,7 @@ die() {
 
 main() {
     [ "$(id -u)" -eq 0 ] || die "This installs packages and units: run it as root."
-    command -v apt-get >/dev/null || die "This is for Debian and Ubuntu; elsewhere install the three programs and give them what render.py writes."
+    command -v apt-get >/dev/null || die "This is for Debian and Ubuntu; elsewhere install the three programs and use the configuration that render.py writes."
     first_settings
     remember
     python3 "$HERE/render.py" --settings "$SETTINGS" --output "$CONFIGURED" || give_up "The settings in $SETTINGS are wrong; nothing was changed."
@@ -28,14 +28,14 @@ main() {
     check_configuration
     rm -rf "$CONFIGURED.before"
     start
-    say "Running. Alerts and targets: $(setting PROMETHEUS_URL http://127.0.0.1:9090). After a change of $SETTINGS run this again."
-    say "Grafana, where there is one, takes $CONFIGURED/grafana/provisioning as its provisioning folder."
+    say "Running. Alerts and targets: $(setting PROMETHEUS_URL http://127.0.0.1:9090). After changing $SETTINGS, run this again."
+    say "For Grafana, use $CONFIGURED/grafana/provisioning as its provisioning folder."
 }
 
 first_settings() {
     [ ! -e "$SETTINGS" ] || return 0
     install -m 640 "$HERE/monitoring.env.example" "$SETTINGS"
-    say "Wrote $SETTINGS: say there who is to be told of alerts, and run this again."
+    say "Wrote $SETTINGS: set the receivers of alerts there, and run this again."
 }
 
 # $1: a setting; $2: its default.
@@ -56,7 +56,7 @@ give_up() {
     die "$*"
 }
 
-# Before the packages: they start their programs at once, which then already listen where they should.
+# Before the packages, which start their programs at once: those then listen on the right addresses.
 install_units() {
     local unit folder
     for unit in "${UNITS[@]}"; do
@@ -75,12 +75,12 @@ install_packages() {
     [ ${#missing[@]} -gt 0 ] || return 0
     say "Installing ${missing[*]}"
     apt_get install "${missing[@]}" || { apt-get update --quiet && apt_get install "${missing[@]}"; } ||
-        give_up "apt could not install them; its reason stands above."
+        give_up "apt could not install them; see its output above."
 }
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-recommends "$@"; }
 
-# Alertmanager reads them as its own user, and says nothing before the first message.
+# Alertmanager reads them as its own user, and only when it sends the first notification.
 check_secrets() {
     local name file
     for name in SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE; do
@@ -92,10 +92,10 @@ check_secrets() {
 }
 
 check_configuration() {
-    promtool check config "$CONFIGURED/prometheus/prometheus.yml" >/dev/null || give_up "Prometheus does not take its configuration."
-    amtool check-config "$CONFIGURED/alertmanager/alertmanager.yml" >/dev/null || give_up "Alertmanager does not take its configuration."
+    promtool check config "$CONFIGURED/prometheus/prometheus.yml" >/dev/null || give_up "Prometheus rejects its configuration."
+    amtool check-config "$CONFIGURED/alertmanager/alertmanager.yml" >/dev/null || give_up "Alertmanager rejects its configuration."
     prometheus-blackbox-exporter --config.check --config.file="$CONFIGURED/blackbox/blackbox.yml" 2>/dev/null ||
-        give_up "The blackbox exporter does not take its configuration."
+        give_up "The blackbox exporter rejects its configuration."
 }
 
 start() {
@@ -107,11 +107,11 @@ start() {
     answers "http://$(setting BLACKBOX_TARGET 127.0.0.1:9115)/-/healthy" prometheus-blackbox-exporter
 }
 
-# $1: an address; $2: the unit that should answer there.
+# $1: a URL; $2: the unit that should respond there.
 answers() {
     local until=$((SECONDS + PATIENCE))
     until python3 -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$1" 2>/dev/null; do
-        [ "$SECONDS" -lt "$until" ] || die "$2 does not answer at $1. See: journalctl -u $2 -e"
+        [ "$SECONDS" -lt "$until" ] || die "$2 does not respond at $1. See: journalctl -u $2 -e"
         sleep 1
     done
 }

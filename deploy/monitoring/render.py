@@ -2,9 +2,8 @@
 
     python3 deploy/monitoring/render.py --settings monitoring.env --output /etc/avito-ai/monitoring
 
-It needs Python's own library alone and may be run again at any time. The settings are those of
-`monitoring.env.example`; every mistake is told, and then nothing is written. Secrets are never read here: what is
-written names the files they are in.
+Standard library only; may be run again at any time. The settings are those of `monitoring.env.example`. All mistakes
+are reported, and then nothing is written. Secrets are never read; the configuration holds the paths of their files.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ TARGET = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 LINE = re.compile(r"([A-Z_]+)=(.*)")
 
-# What a message says, in Alertmanager's own templates: each alert with what it means and what to do.
+# Title and text of a notification, as Alertmanager templates.
 TITLE = "{{ .Status | toUpper }}: {{ .CommonLabels.alertname }} ({{ .CommonLabels.severity }})"
 TEXT = (
     "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
@@ -63,7 +62,7 @@ TEXT = (
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used, one sentence each."""
+    """Unusable settings, one sentence for each mistake."""
 
 
 def read_settings(text: str) -> dict[str, str]:
@@ -81,9 +80,9 @@ def read_settings(text: str) -> dict[str, str]:
 
 
 def render(settings: Mapping[str, str], output: Path) -> None:
-    """Write everything below `output`, which is made if it does not exist."""
+    """Write all files below `output`, which is created if missing."""
     dashboards = settings["DASHBOARDS"] or str((output / "grafana/dashboards").resolve())
-    words = {
+    values = {
         "email_from": json.dumps(settings["EMAIL_FROM"]),
         "smtp_server": json.dumps(settings["SMTP_SERVER"]),
         "smtp_tls": settings["SMTP_TLS"],
@@ -98,7 +97,7 @@ def render(settings: Mapping[str, str], output: Path) -> None:
         "blackbox_listen": settings["BLACKBOX_TARGET"],
     }
     for source in sorted([*HERE.rglob("*.yml"), *HERE.glob("systemd/*.conf")]):
-        _write(source, output, lambda text: Template(text).safe_substitute(words), settings["RUNBOOK"])
+        _write(source, output, lambda text: Template(text).safe_substitute(values), settings["RUNBOOK"])
     for source in sorted(HERE.rglob("grafana/dashboards/*.json")):
         _write(source, output, lambda text: text, RUNBOOK)
     _write_for_kubernetes(output)
@@ -109,23 +108,23 @@ def render(settings: Mapping[str, str], output: Path) -> None:
 
 
 def _write(source: Path, output: Path, fill: Callable[[str], str], runbook: str) -> None:
-    goal = output / str(source.relative_to(HERE)).replace(".template", "")
-    goal.parent.mkdir(parents=True, exist_ok=True)
+    target = output / str(source.relative_to(HERE)).replace(".template", "")
+    target.parent.mkdir(parents=True, exist_ok=True)
     text = fill(source.read_text(encoding="utf-8"))
-    goal.write_text(text.replace(f"{RUNBOOK}#", f"{runbook}#"), encoding="utf-8")
-    shutil.copymode(source, goal)
+    target.write_text(text.replace(f"{RUNBOOK}#", f"{runbook}#"), encoding="utf-8")
+    shutil.copymode(source, target)
 
 
 def _write_for_kubernetes(output: Path) -> None:
-    """Write the rules once more, as the object that the Prometheus operator reads."""
+    """Write the rules as a PrometheusRule object for the Prometheus operator as well."""
     rules = (output / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
-    goal = output / "kubernetes/avito-ai-rules.yml"
-    goal.parent.mkdir(exist_ok=True)
-    goal.write_text(PROMETHEUS_RULE + textwrap.indent(rules, "  "), encoding="utf-8")
+    target = output / "kubernetes/avito-ai-rules.yml"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(PROMETHEUS_RULE + textwrap.indent(rules, "  "), encoding="utf-8")
 
 
 def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
-    """Return the files of targets as Prometheus reads them, by name."""
+    """Return the contents of Prometheus' target files, by name."""
     services = [target.strip() for target in settings["SERVICE_TARGETS"].split(",")]
     site: dict[str, object] = {
         "targets": [settings["SITE_URL"]],
@@ -165,7 +164,7 @@ def _webhook(settings: Mapping[str, str]) -> list[dict[str, object]]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, which YAML reads too."""
+    """Return the value as JSON, which is valid YAML."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -173,7 +172,7 @@ def _mistakes(settings: Mapping[str, str]) -> Iterator[str]:
     for name in ("SERVICE_TARGETS", "BLACKBOX_TARGET", "ALERTMANAGER_TARGET", "SMTP_SERVER"):
         targets = settings[name].split(",") if name == "SERVICE_TARGETS" else [settings[name]]
         if not all(TARGET.fullmatch(target.strip()) for target in targets):
-            yield f"{name}={settings[name]!r}: expected host:port" + (", with commas between" * (len(targets) > 1))
+            yield f"{name}={settings[name]!r}: expected host:port" + (", comma-separated" * (len(targets) > 1))
     for name, schemes in (
         ("SITE_URL", {"https"}),
         ("PROMETHEUS_URL", {"http", "https"}),
@@ -194,9 +193,9 @@ def _mistakes(settings: Mapping[str, str]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Render what the command line asks for; return the exit status."""
+    """Render with the arguments of the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="render.py", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--settings", type=Path, required=True, help="a file as monitoring.env.example is one")
+    parser.add_argument("--settings", type=Path, required=True, help="a file in the format of monitoring.env.example")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write into")
     chosen = parser.parse_args(arguments)
     try:
@@ -206,9 +205,9 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if not any(settings[name] for name in ("EMAIL_TO", "SLACK_WEBHOOK_FILE", "WEBHOOK_URL")):
-        print("warning: no receiver is set, so alerts are shown and sent to nobody", file=sys.stderr)
+        print("warning: no receiver is set: alerts are shown, but not sent", file=sys.stderr)
     if not settings["SITE_URL"]:
-        print("warning: SITE_URL is not set, so neither the site nor its certificate is watched", file=sys.stderr)
+        print("warning: SITE_URL is not set: neither the site nor its certificate is monitored", file=sys.stderr)
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Makes the dashboard: `python -m deploy.monitoring.grafana.dashboard` writes `dashboards/avito-ai.json` beside it.
+"""Generates the dashboard: `python -m deploy.monitoring.grafana.dashboard` writes `dashboards/avito-ai.json`.
 
-What it shows stands in `panels`; here is how Grafana wants it said.
+`panels` declares its content; this module turns that into Grafana's JSON.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from deploy.monitoring.grafana.panels import OVER_TIME, ROWS, STAT, STATES, Panel
 
@@ -17,7 +16,7 @@ DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24  # columns of Grafana's grid
 
 
-def dashboard() -> dict[str, Any]:
+def dashboard() -> dict[str, object]:
     """Return the dashboard as Grafana's provisioning reads it."""
     return {
         "id": None,
@@ -37,7 +36,7 @@ def dashboard() -> dict[str, Any]:
     }
 
 
-def _panels() -> Iterator[dict[str, Any]]:
+def _panels() -> Iterator[dict[str, object]]:
     number, top = 0, 0
     for title, panels in ROWS:
         number += 1
@@ -59,7 +58,7 @@ def _panels() -> Iterator[dict[str, Any]]:
         top += height
 
 
-def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
+def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, object]:
     return {
         "id": number,
         "type": panel.kind,
@@ -70,14 +69,14 @@ def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
         "options": _options(panel),
         "targets": [
-            {"refId": chr(ord("A") + place), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
-            for place, (expression, legend) in enumerate(panel.queries)
+            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": expression, "legendFormat": legend}
+            for index, (expression, legend) in enumerate(panel.queries)
         ],
     }
 
 
-def _field(panel: Panel) -> dict[str, Any]:
-    field: dict[str, Any] = {"unit": panel.unit, "min": 0, "thresholds": _thresholds(panel)}
+def _field(panel: Panel) -> dict[str, object]:
+    field: dict[str, object] = {"unit": panel.unit, "min": 0, "thresholds": _thresholds(panel)}
     if panel.most is not None:
         field["max"] = panel.most
     if panel.kind == OVER_TIME:
@@ -93,7 +92,7 @@ def _field(panel: Panel) -> dict[str, Any]:
     return field
 
 
-def _thresholds(panel: Panel) -> dict[str, Any]:
+def _thresholds(panel: Panel) -> dict[str, object]:
     colours = [("red", None), ("yellow", panel.limit), ("green", panel.warn)]
     if not panel.falling:
         colours = [("green", None), ("yellow", panel.warn), ("red", panel.limit)]
@@ -101,7 +100,7 @@ def _thresholds(panel: Panel) -> dict[str, Any]:
     return {"mode": "absolute", "steps": [steps[0], *(step for step in steps[1:] if step["value"] is not None)]}
 
 
-def _options(panel: Panel) -> dict[str, Any]:
+def _options(panel: Panel) -> dict[str, object]:
     if panel.kind == STAT:
         return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "background", "graphMode": "area"}
     legend = {"displayMode": "list", "placement": "bottom", "showLegend": True}
@@ -110,12 +109,12 @@ def _options(panel: Panel) -> dict[str, Any]:
     return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
 
 
-def _source() -> dict[str, Any]:
+def _source() -> dict[str, object]:
     current = {"text": "Prometheus", "value": "avito-ai-prometheus"}
     return {"name": "datasource", "label": "Source", "type": "datasource", "query": "prometheus", "current": current}
 
 
-def _variable(label: str) -> dict[str, Any]:
+def _variable(label: str) -> dict[str, object]:
     return {
         "name": label,
         "label": label.title(),
@@ -131,7 +130,7 @@ def _variable(label: str) -> dict[str, Any]:
     }
 
 
-def _alerts() -> dict[str, Any]:
+def _alerts() -> dict[str, object]:
     return {
         "name": "Alerts",
         "datasource": DATASOURCE,
@@ -144,7 +143,7 @@ def _alerts() -> dict[str, Any]:
 
 
 def text() -> str:
-    """Return the file."""
+    """Return the content of the file."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 

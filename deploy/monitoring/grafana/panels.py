@@ -1,6 +1,6 @@
-"""The panels of the dashboard: a row is a topic; a panel is a title, what it tells, a unit and its expressions.
+"""The panels of the dashboard, by row: title, description, unit and expressions of each.
 
-One operator, one server: the first row answers whether all is well, those below say where to look.
+The first row shows whether the service is healthy, those below where to look if it is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Query = tuple[str, str]  # an expression and the legend of its series
 
 @dataclass(frozen=True)
 class Panel:
-    """limit: from where on a value is red, warn: yellow; falling: a value is bad below these instead."""
+    """limit, warn: thresholds of red and yellow; falling: values below, not above, are bad; most: end of the axis."""
 
     title: str
     text: str
@@ -36,37 +36,37 @@ class Panel:
 
 
 def quantiles(metric: str, *shares: float) -> list[Query]:
-    """Return the quantiles of a histogram by model."""
+    """Return queries of a histogram's quantiles by model."""
     rate = f"sum by (model, le) (rate({metric}_bucket{{{SELECT}}}[$__rate_interval]))"
     return [(f"histogram_quantile({share}, {rate})", f"{{{{model}}}} p{share * 100:g}") for share in shares]
 
 
 def rate(metric: str, by: str, select: str = SELECT) -> str:
-    """Return the sum of a counter's rates, a second."""
+    """Return the summed rate of a counter per second."""
     return f"sum by ({by}) (rate({metric}{{{select}}}[$__rate_interval]))"
 
 
 def lately(metric: str) -> str:
-    """Return how much a counter of the models grew in the last hour."""
+    """Return the increase of a counter by model in the last hour."""
     return f"sum by (model) (increase({metric}{{{SELECT}}}[1h]))"
 
 
 ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
     (
-        "Is all well?",
+        "Overview",
         (
             Panel(
-                "Ready copies", "Copies whose models are all ready.", "short",
+                "Ready copies", "Copies with all models ready.", "short",
                 [(f'sum(min by (instance) (avito_ai_model_status{{{ONE},status="ready"}}))', "ready")],
                 STAT, 4, 4, 1, 0.5, True,
             ),
             Panel(
-                "Requests", "Generation requests a second that were answered.", "reqps",
+                "Requests", "Successful generation requests per second.", "reqps",
                 [(f'sum(rate(avito_ai_requests_total{{{SELECT},status="success"}}[$__rate_interval]))', "answered")],
                 STAT, 4, 4,
             ),
             Panel(
-                "Errors", "Share of generation requests that failed for a fault of the service, overload included.",
+                "Errors", "Share of generation requests with an error of the service, overload included.",
                 "percentunit",
                 [(
                     f'sum(rate(avito_ai_requests_total{{{SELECT},status=~"{OURS}|overloaded"}}[$__rate_interval])) '
@@ -76,7 +76,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 STAT, 4, 4, 0.01, 0.05,
             ),
             Panel(
-                "First token, p95", "Time from arrival to the first token; the worse model.", "s",
+                "Time to first token, p95", "The slower of both models.", "s",
                 [(
                     "max(histogram_quantile(0.95, sum by (model, le) "
                     f"(rate(avito_ai_time_to_first_token_seconds_bucket{{{SELECT}}}[$__rate_interval]))))",
@@ -85,22 +85,22 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 STAT, 4, 4, 2, 5,
             ),
             Panel(
-                "Tokens", "New tokens a second, both models.", "short",
+                "Tokens", "Generated tokens per second, both models.", "short",
                 [(f"sum(rate(avito_ai_generation_tokens_total{{{SELECT}}}[$__rate_interval]))", "tokens/s")],
                 STAT, 4, 4,
             ),
             Panel(
-                "Alerts", "Alerts that are firing now.", "short",
+                "Alerts", "Firing alerts.", "short",
                 [('count(ALERTS{alertstate="firing",alertname=~"Avito.*"}) or vector(0)', "firing")],
                 STAT, 4, 4, 1, 1,
             ),
             Panel(
-                "State of the models", "The state of each model on each copy.", "short",
+                "State of the models", "By model and copy.", "short",
                 [(f"avito_ai_model_status{{{SELECT}}} == 1", "{{instance}} {{model}} {{status}}")],
                 STATES, 18, 6,
             ),
             Panel(
-                "Release", "Which release each copy runs.", "short",
+                "Release", "By copy.", "short",
                 [(f"avito_ai_build_info{{{ONE}}}", "{{instance}} {{version}} {{release}}")],
                 STATES, 6, 6,
             ),
@@ -110,11 +110,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Requests",
         (
             Panel(
-                "Requests by end", "Generation requests a second by how they ended.", "reqps",
+                "Requests by status", "Generation requests per second by final status.", "reqps",
                 [(rate("avito_ai_requests_total", "model, status"), "{{model}} {{status}}")], stacked=True,
             ),
             Panel(
-                "Refusals by reason", "Requests a second that were refused: no place, not ready, or over a budget.",
+                "Refusals by reason", "Refused requests per second: overloaded, not ready, or over a rate limit.",
                 "reqps",
                 [
                     (
@@ -125,18 +125,18 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 ],
             ),
             Panel(
-                "Errors by route", "HTTP answers of 400 and above, a second.", "reqps",
+                "Errors by route", "HTTP responses with status 400 and above per second.", "reqps",
                 [(
                     rate("avito_ai_http_requests_total", "route, status", ONE + ',status=~"[45].."'),
                     "{{route}} {{status}}",
                 )],
             ),
             Panel(
-                "HTTP requests by route", "Every HTTP request a second, probes included.", "reqps",
+                "HTTP requests by route", "HTTP requests per second, probes included.", "reqps",
                 [(rate("avito_ai_http_requests_total", "route", ONE), "{{route}}")], width=12, stacked=True,
             ),
             Panel(
-                "Time to headers by route, p95", "A probe that is slow means that threads are short.", "s",
+                "Time to headers by route, p95", "Slow probes indicate that no threads are free.", "s",
                 [(
                     "histogram_quantile(0.95, sum by (route, le) "
                     f"(rate(avito_ai_http_request_duration_seconds_bucket{{{ONE}}}[$__rate_interval])))",
@@ -150,26 +150,26 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Latency",
         (
             Panel(
-                "Time to first token", "From arrival to the first token.", "s",
+                "Time to first token", "From arrival.", "s",
                 quantiles("avito_ai_time_to_first_token_seconds", 0.5, 0.95, 0.99), limit=5,
             ),
             Panel(
-                "Time per output token", "Mean gap between the tokens of an answer.", "s",
+                "Time per output token", "Mean time between the tokens of an answer.", "s",
                 quantiles("avito_ai_inter_token_latency_seconds", 0.5, 0.95, 0.99),
             ),
             Panel(
-                "Whole answer", "From arrival to the end.", "s",
+                "Latency", "From arrival to completion.", "s",
                 quantiles("avito_ai_e2e_request_latency_seconds", 0.5, 0.95, 0.99), limit=60,
             ),
             Panel(
-                "Wait for a place", "From arrival to the first work.", "s",
+                "Queueing time", "From arrival to the first step.", "s",
                 quantiles("avito_ai_request_queue_time_seconds", 0.5, 0.95),
             ),
             Panel(
-                "Length of prompts", "In tokens.", "short", quantiles("avito_ai_request_prompt_tokens", 0.5, 0.95)
+                "Prompt length", "In tokens.", "short", quantiles("avito_ai_request_prompt_tokens", 0.5, 0.95)
             ),
             Panel(
-                "Length of answers", "In tokens.", "short", quantiles("avito_ai_request_generation_tokens", 0.5, 0.95)
+                "Answer length", "In tokens.", "short", quantiles("avito_ai_request_generation_tokens", 0.5, 0.95)
             ),
         ),
     ),
@@ -177,45 +177,45 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "Engine",
         (
             Panel(
-                "Running", "Requests that make tokens, and the places there are.", "short",
+                "Running", "Running sequences and their maximum.", "short",
                 [
                     (f"avito_ai_num_requests_running{{{SELECT}}}", "{{instance}} {{model}}"),
-                    (f"avito_ai_max_num_seqs{{{SELECT}}}", "{{instance}} {{model}} places"),
+                    (f"avito_ai_max_num_seqs{{{SELECT}}}", "{{instance}} {{model}} maximum"),
                 ],
             ),
             Panel(
-                "Waiting", "Requests that wait, and the places there are.", "short",
+                "Waiting", "Waiting sequences and their maximum.", "short",
                 [
                     (f"avito_ai_num_requests_waiting{{{SELECT}}}", "{{instance}} {{model}}"),
-                    (f"avito_ai_max_waiting{{{SELECT}}}", "{{instance}} {{model}} places"),
+                    (f"avito_ai_max_waiting{{{SELECT}}}", "{{instance}} {{model}} maximum"),
                 ],
             ),
             Panel(
-                "Wait of a new request", "As the engine estimates it.", "s",
+                "Estimated wait", "The engine's estimate for a new request.", "s",
                 [(f"avito_ai_estimated_wait_seconds{{{SELECT}}}", "{{instance}} {{model}}")],
             ),
             Panel(
-                "Tokens", "Tokens a second: made, read from prompts, and found in the cache.", "short",
+                "Tokens", "Tokens per second: generated, of prompts, and found in the prefix cache.", "short",
                 [
-                    (rate("avito_ai_generation_tokens_total", "model"), "{{model}} made"),
-                    (rate("avito_ai_prompt_tokens_total", "model"), "{{model}} prompts"),
+                    (rate("avito_ai_generation_tokens_total", "model"), "{{model}} generated"),
+                    (rate("avito_ai_prompt_tokens_total", "model"), "{{model}} prompt"),
                     (rate("avito_ai_cached_tokens_total", "model"), "{{model}} cached"),
                 ],
             ),
             Panel(
-                "Cache of keys and values", "Used share.", "percentunit",
+                "KV cache", "Used share.", "percentunit",
                 [(f"avito_ai_kv_cache_usage_ratio{{{SELECT}}}", "{{instance}} {{model}}")],
                 most=1, warn=0.8, limit=0.95,
             ),
             Panel(
-                "Tokens in the cache", "Of the requests that run, and how many fit.", "short",
+                "KV cache tokens", "In use, and the capacity.", "short",
                 [
                     (f"avito_ai_kv_cache_tokens_used{{{SELECT}}}", "{{instance}} {{model}}"),
-                    (f"avito_ai_kv_cache_tokens_total{{{SELECT}}}", "{{instance}} {{model}} fit"),
+                    (f"avito_ai_kv_cache_tokens_total{{{SELECT}}}", "{{instance}} {{model}} capacity"),
                 ],
             ),
             Panel(
-                "Prefix-cache hits", "Share of the prompts' tokens that had been computed before.", "percentunit",
+                "Prefix-cache hits", "Share of prompt tokens found in the prefix cache.", "percentunit",
                 [(
                     rate("avito_ai_cached_tokens_total", "model")
                     + " / " + rate("avito_ai_prompt_tokens_total", "model"),
@@ -224,14 +224,14 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 most=1,
             ),
             Panel(
-                "Steps", "Steps of the engine a second.", "ops", [(rate("avito_ai_steps_total", "model"), "{{model}}")]
+                "Steps", "Engine steps per second.", "ops", [(rate("avito_ai_steps_total", "model"), "{{model}}")]
             ),
             Panel(
-                "Since the last step", "Only a problem while requests wait.", "s",
+                "Since the last step", "Only a problem while there are requests.", "s",
                 [(f"avito_ai_seconds_since_step{{{SELECT}}}", "{{instance}} {{model}}")],
             ),
             Panel(
-                "Preemptions, restarts, bad numbers", "In the last hour.", "short",
+                "Preemptions, restarts, NaN logits", "In the last hour.", "short",
                 [
                     (lately("avito_ai_preemptions_total"), "{{model}} preemptions"),
                     (lately("avito_ai_engine_restarts_total"), "{{model}} restarts"),
@@ -244,23 +244,23 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         "GPU and machine",
         (
             Panel(
-                "GPU memory", "Allocated, held by this process, and in all. Empty without a GPU.", "bytes",
+                "GPU memory", "Allocated, reserved by this process, and total. Empty without a GPU.", "bytes",
                 [
                     (f"avito_ai_gpu_memory_allocated_bytes{{{ONE}}}", "{{instance}} allocated"),
-                    (f"avito_ai_gpu_memory_reserved_bytes{{{ONE}}}", "{{instance}} held"),
-                    (f"avito_ai_gpu_memory_total_bytes{{{ONE}}}", "{{instance}} in all"),
+                    (f"avito_ai_gpu_memory_reserved_bytes{{{ONE}}}", "{{instance}} reserved"),
+                    (f"avito_ai_gpu_memory_total_bytes{{{ONE}}}", "{{instance}} total"),
                 ],
             ),
             Panel(
-                "GPU busy", "Share of time that the GPU works. Empty without a GPU.", "percentunit",
+                "GPU utilization", "Empty without a GPU.", "percentunit",
                 [(f"avito_ai_gpu_busy_ratio{{{ONE}}}", "{{instance}}")], most=1,
             ),
             Panel(
-                "GPU in use", "1 where the models run on a GPU.", "short",
+                "GPU in use", "1 if the models run on a GPU.", "short",
                 [(f"avito_ai_gpu_available{{{ONE}}}", "{{instance}}")], most=1,
             ),
             Panel(
-                "Processor", "Busy share of all cores, and the cores that the service itself uses.", "short",
+                "CPU", "Utilization of the machine, and the cores used by the service.", "short",
                 [
                     (f"avito_ai_system_cpu_ratio{{{ONE}}}", "{{instance}} machine"),
                     (f"rate(process_cpu_seconds_total{{{PROCESS}}}[$__rate_interval])", "{{instance}} cores"),
@@ -277,35 +277,35 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
-        "Process and edge",
+        "Process and site",
         (
             Panel(
-                "Memory of the process", "Resident, and what the machine has left.", "bytes",
+                "Memory of the process", "Resident, and available on the machine.", "bytes",
                 [
                     (f"process_resident_memory_bytes{{{PROCESS}}}", "{{instance}} resident"),
-                    (f"avito_ai_system_memory_available_bytes{{{ONE}}}", "{{instance}} left"),
+                    (f"avito_ai_system_memory_available_bytes{{{ONE}}}", "{{instance}} available"),
                 ],
             ),
             Panel(
-                "File descriptors", "Used share of those allowed.", "percentunit",
+                "File descriptors", "Used share of the limit.", "percentunit",
                 [(f"process_open_fds{{{PROCESS}}} / process_max_fds{{{PROCESS}}}", "{{instance}}")],
                 most=1, warn=0.6, limit=0.8,
             ),
             Panel(
-                "Age of the process", "A saw means restarts.", "s",
+                "Age of the process", "Every drop to zero is a restart.", "s",
                 [(f"time() - process_start_time_seconds{{{PROCESS}}}", "{{instance}}")],
             ),
             Panel(
-                "Limits counted alone", "Calls that Redis did not answer, in five minutes. 0 without Redis.", "short",
+                "Rate limits without Redis", "Failed calls to Redis in 5 minutes. 0 if Redis is not used.", "short",
                 [(f"increase(avito_ai_rate_limit_storage_failures_total{{{ONE}}}[5m])", "{{instance}}")],
             ),
             Panel(
-                "Certificate", "Days until it expires. Empty where no site is watched.", "d",
+                "Certificate", "Days until it expires. Empty without SITE_URL.", "d",
                 [('(probe_ssl_earliest_cert_expiry{job="avito-ai-site"} - time()) / 86400', "{{instance}}")],
                 warn=14, limit=3, falling=True,
             ),
             Panel(
-                "Site", "1 while it answers through the proxy. Empty where no site is watched.", "short",
+                "Site", "1 while it responds through the proxy. Empty without SITE_URL.", "short",
                 [('probe_success{job="avito-ai-site"}', "{{instance}}")], most=1,
             ),
         ),

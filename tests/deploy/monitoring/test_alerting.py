@@ -56,7 +56,7 @@ def test_an_alert_fires_is_delivered_and_clears(running):
     firing, resolved = f"FIRING: {STALLED} (critical)", f"RESOLVED: {STALLED} (critical)"
     until(lambda: {firing, resolved} <= set(running.mailbox.subjects()), PATIENCE)
     text = running.mailbox.text(firing)
-    assert f"avibe on 127.0.0.1:{running.service.port} has work and does not move." in text
+    assert f"avibe on 127.0.0.1:{running.service.port} is stalled." in text
     assert "What to do: docs/runbook.md#avitoenginestalled" in text
     titles = [one["title"] for message in running.hooks["/slack"] for one in message["attachments"]]
     assert {firing, resolved} <= set(titles)
