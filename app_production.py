@@ -33,7 +33,7 @@ from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.description import describe
 from routes.openai.requests import openai_models
-from routes.openai.structured_output import GrammarShelf
+from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
 from routes.request_models import request_models
 from routes.services import RouteServices
@@ -75,7 +75,7 @@ def create_app(
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
-        grammars=GrammarShelf(),
+        grammars=GrammarCache(),
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, pages.failure_page)

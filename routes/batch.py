@@ -24,7 +24,7 @@ from engine.backend import Backend, Generation
 from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
 from routes import sse
-from routes.generation import Answer, conversation, finished, sampling
+from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.request_models import TextRequest
 from routes.services import services
 
@@ -32,7 +32,7 @@ MODEL = "avibe"
 LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
 NOTHING_YET = b"\n"  # a blank line, so that no proxy thinks that the batch is dead
 
-Show = Callable[[Answer], Mapping[str, Any]]
+Show = Callable[[GenerationResult], Mapping[str, Any]]
 
 
 class Batch:

@@ -21,10 +21,10 @@ from engine.errors import (
 )
 from engine.text import images
 from routes import kept_image, request_reading
-from routes.generation import Answer, answer
+from routes.generation import GenerationResult, generate
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
-from routes.parsing import form
+from routes.parsing import submitted_form
 from routes.request_models import MAX_TEMPERATURE
 from routes.services import services
 from routes.state import state_of_service
@@ -42,22 +42,22 @@ IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"
 
 @pages.get("/")
 def index() -> str:
-    """Show both forms; `?text=1` and `?picture=1` begin with an example."""
+    """Show both forms; `?text=1` and `?picture=1` fill in an example."""
     typed = {kind: _example(kind) for kind in FORMS.values()}
     return _render(typed={kind: {"prompt": text} for kind, text in typed.items() if text})
 
 
 @pages.get("/state")
 def state() -> str:
-    """Show the state alone, for a page that is open."""
+    """Show the state of the service, for an open page to refresh."""
     locale = visitors_locale()
     return render_template("_state.html", t=locale.texts, **state_of_service())
 
 
 @pages.post("/language")
 def language() -> Response:
-    """Remember the language that a visitor has chosen, and lead back."""
-    chosen = form().fields
+    """Store the chosen language in a cookie and redirect back to the page."""
+    chosen = submitted_form().fields
     response = redirect(chosen["page"] if chosen.get("page") in SWITCHABLE else url_for("pages.index"), 303)
     if chosen.get("language") in LOCALES:
         response.set_cookie(COOKIE, chosen["language"], max_age=A_YEAR, httponly=True, samesite="Lax")
@@ -67,22 +67,22 @@ def language() -> Response:
 @pages.get("/avibe", endpoint="avibe_again")
 @pages.get("/avision", endpoint="avision_again")
 def form_again() -> Response:
-    """Lead whoever opens the address of an answer back to the forms."""
+    """Redirect to the forms."""
     return redirect(url_for("pages.index"), 303)
 
 
 @pages.post("/avibe")
 def avibe() -> str:
-    """Write a text and show the page with it."""
-    return _render(answer=answer("avibe", request_reading.text_in_form()))
+    """Generate a text and show the page with it."""
+    return _render(answer=generate("avibe", request_reading.text_in_form()))
 
 
 @pages.post("/avision")
 def avision() -> str:
-    """Answer a question about a picture and show the page with both."""
-    asked, image = request_reading.picture_in_form()
-    made = answer("avision", asked, image)
-    return _render(answer=made, thumbnail=thumbnail_url(image))
+    """Answer a question about an image and show the page with both."""
+    body, image = request_reading.image_in_form()
+    result = generate("avision", body, image)
+    return _render(answer=result, thumbnail=thumbnail_url(image))
 
 
 def failure_page(error: ServiceError, status: int) -> str:
@@ -119,7 +119,7 @@ def _forget_or_remember(error: ServiceError) -> None:
 
 
 def _render(
-    answer: Answer | None = None,
+    answer: GenerationResult | None = None,
     thumbnail: str | None = None,
     failure: dict[str, Any] | None = None,
     typed: dict[str, dict[str, str]] | None = None,

@@ -10,8 +10,8 @@ from engine.errors import ModelError
 from engine.types import ChatPrompt, QueuePosition, SamplingParams, Timings, TokenLogprob
 from routes import generation
 from routes.generation_run import Run
-from routes.openai.chat_shape import ChatShape
-from routes.openai.completions import CompletionShape
+from routes.openai.chat_response import ChatResponse
+from routes.openai.completions import CompletionResponse
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
@@ -49,7 +49,7 @@ def begun(app, avibe, **asked):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        return run, ChatShape(run, ChatRequest.model_validate(body), frozenset(), False)
+        return run, ChatResponse(run, ChatRequest.model_validate(body), frozenset(), False)
 
 
 def test_a_chat_comes_in_events(client):
@@ -142,7 +142,7 @@ def test_plain_texts_tell_where_each_token_begins(app, avibe):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        shape = CompletionShape(run, asked, 1)
+        shape = CompletionResponse(run, asked, 1)
     for text in ("ab", "c"):
         avibe.push("mine", text, token_ids=(1,), logprobs=(TokenLogprob(1, text, -1.0),))
     avibe.text = ""
@@ -238,7 +238,7 @@ def test_a_plain_text_is_kept_alive_too(app, avibe):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        events = CompletionShape(run, asked, 1).events(idle=0.01)
+        events = CompletionResponse(run, asked, 1).events(idle=0.01)
     assert next(events) == KEEP_ALIVE
     avibe.finish("mine")
     assert list(events)[-1] == b"data: [DONE]\n\n"
