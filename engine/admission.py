@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from engine.backend import Generation
 from engine.errors import ContextTooLong, ValidationError
-from engine.loading.loader import LoadedModel
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
-from engine.text.prompt import PreparedPrompt
 from engine.types import GenerationRequest, SamplingParams
+
+if TYPE_CHECKING:
+    from engine.loading.loader import LoadedModel
+    from engine.text.prompt import PreparedPrompt
 
 
 def make_sequence(

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.model.choice import Choice
 from engine.model.cuda_graphs import DecodeGraphs, DecodeRow
-from engine.model.sampler import Choice, Sampled, sample, to_device
+from engine.model.sampler import Sampled, sample, to_device
 from engine.schedule.sequence import Sequence
 
 

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from engine.model.async_decode import AsyncDecode
 from engine.model.attention import KernelAttention, Rows, SlotAttention, Span
+from engine.model.choice import Choice
 from engine.model.cuda_graphs import DecodeGraphs
 from engine.model.decoder import Attend, Decoder
 from engine.model.kernels.library import Kernels
 from engine.model.kv_cache import KVCache
 from engine.model.prefix_cache import BLOCK, PrefixCache
-from engine.model.sampler import Choice, sample
+from engine.model.sampler import sample
 from engine.model.vision import VisionTower
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence

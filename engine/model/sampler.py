@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.model.choice import Choice
 from engine.model.kernels.library import Kernels
 from engine.schedule.sequence import Sequence
 
@@ -23,18 +23,6 @@ from engine.schedule.sequence import Sequence
 BELOW_ONE = 1.0 - 2.0**-23
 # A lower temperature is this one: it is greedy in effect, and logits divided by it are still finite.
 LOWEST_TEMPERATURE = 1e-4
-
-
-class Choice(NamedTuple):
-    """One row's outcome. finite: False where a logit was not a number or infinite; the token means nothing then.
-
-    top: the likeliest tokens with their log probabilities, best first, for a request that asked for them.
-    """
-
-    token_id: int
-    finite: bool
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
 
 
 class Sampled:

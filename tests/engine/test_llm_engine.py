@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.llm_engine import HOPELESS_STALL, LLMEngine
 from engine.loading.loader import load_model
-from engine.model.sampler import Choice
+from engine.model.choice import Choice
 from engine.text.prompt import PreparedPrompt
 from engine.types import (
     ChatPrompt,
