@@ -430,8 +430,8 @@ def test_the_hosts_own_work_is_a_small_part_of_a_step():
         next(stream)
     seconds = []
     for _ in range(200):
-        began = time.perf_counter()
+        began = time.thread_time()  # what others do with the processor meanwhile does not count
         core.run(1)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
     assert len(core.core.scheduler.running) == 32
     assert statistics.median(seconds) < 0.001
