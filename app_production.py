@@ -32,6 +32,7 @@ from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.description import describe
+from routes.locale import api_sentence
 from routes.openai.requests import openai_models
 from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
@@ -78,7 +79,7 @@ def create_app(
         grammars=GrammarCache(),
         api_description=cache(partial(describe, app)),
     )
-    middleware.install(app, settings, pages.failure_page)
+    middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, openai, docs.docs, pages.pages, status.status, assets.assets)
     for blueprint in served:
         app.register_blueprint(blueprint)

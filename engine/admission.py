@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from engine.backend import Generation
-from engine.errors import ContextTooLong, ValidationError
+from engine.errors import ContextTooLong, Message, ValidationError
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
 from engine.types import GenerationRequest, SamplingParams
@@ -53,8 +53,14 @@ def check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: i
     """Raise ContextTooLong where prompt and answer together do not fit `max_model_len` tokens."""
     if prompt_tokens + sampling.max_tokens > max_model_len:
         raise ContextTooLong(
-            f"The prompt ({prompt_tokens} tokens) and the answer ({sampling.max_tokens} tokens) do not fit together "
-            f"into this model's context of {max_model_len} tokens.",
+            Message(
+                "context_exceeded",
+                "The prompt ({prompt} tokens) and the answer ({answer} tokens) do not fit together "
+                "into this model's context of {n} tokens.",
+                prompt=prompt_tokens,
+                answer=sampling.max_tokens,
+                n=max_model_len,
+            ),
             "max_tokens" if prompt_tokens < max_model_len else "prompt",
         )
 

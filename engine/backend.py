@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.types import (
     BackendState,
     BackendStats,
@@ -189,7 +189,7 @@ class Generation:
         remaining = self._deadline + DEADLINE_GRACE - self._clock()
         if remaining > 0:
             return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None
-        self._error = DeadlineExceeded("The request did not finish in time.")
+        self._error = DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
         self._aborted = True
         self._on_abort()
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.backend import Backend, Generation
-from engine.errors import NotReady
+from engine.errors import Message, NotReady
 from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
 
 # What a client is told to wait before it asks a loading model again, in seconds.
@@ -47,7 +47,7 @@ class DeferredBackend:
 
     def submit(self, request: GenerationRequest) -> Generation:
         if self._backend is None:
-            raise NotReady("The model is still loading; try again later.", RETRY_AFTER)
+            raise NotReady(Message("loading", "The model is still loading; try again later."), RETRY_AFTER)
         return self._backend.submit(request)
 
     def state(self) -> BackendState:

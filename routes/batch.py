@@ -25,6 +25,7 @@ from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
 from routes import sse
 from routes.generation import GenerationResult, conversation, finished, sampling
+from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.services import services
 
@@ -44,6 +45,7 @@ class Batch:
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
         state = request_state()
+        self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer
         self._observer.validated(MODEL, backend.info.served_id, len(asked), len(asked), level=logging.DEBUG)
@@ -112,7 +114,7 @@ class Batch:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
-        self._tell(index, api_body(ours, ""))
+        self._tell(index, api_body(ours, "", self._sentence))
 
     def _tell(self, index: int, body: Mapping[str, Any]) -> None:
         line = {"index": index, **body, "request_id": f"{self._request_id}-{index}"}

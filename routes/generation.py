@@ -13,6 +13,7 @@ from engine.backend import Backend
 from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
 from routes.generation_run import Run
+from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.services import services
 
@@ -59,7 +60,7 @@ def events(
     idle: seconds without text before a keep-alive, which holds the position in the queue while the request waits.
     """
     text = sse.TextEvents({"text": sse.TextEvents.HOLE})
-    state = request_state()
+    state, sentence = request_state(), api_sentence()
 
     def stream() -> Iterator[bytes]:
         try:
@@ -71,7 +72,7 @@ def events(
                 elif not piece.token_ids:
                     yield _keep_alive(run.queue_position())
         except Exception as error:
-            yield sse.event(api_body(run.failed(error), state.request_id))
+            yield sse.event(api_body(run.failed(error), state.request_id, sentence))
 
     return stream()
 

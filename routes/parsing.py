@@ -18,8 +18,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from edge.route_table import MIB, MULTIPART
-from engine.errors import PayloadTooLarge, ValidationError
-from engine.text.images import MAX_IMAGE_BYTES
+from engine.errors import Message, PayloadTooLarge, ValidationError
+from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
 
 MAX_PARTS = 32
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
@@ -50,7 +50,7 @@ def json_object() -> dict[str, Any]:
         text = body().decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_number, parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise ValidationError("The request body is not valid UTF-8.") from error
+        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
         raise ValidationError("The request body is not valid JSON.") from error
     except RecursionError as error:
@@ -71,9 +71,9 @@ def submitted_form(field_bytes: int = MIB) -> Form:
         pairs = parse_qsl(body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
-        raise ValidationError("The request body is not valid UTF-8.") from error
+        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
-        raise ValidationError("The request body is not a valid form.") from error
+        raise ValidationError(Message("form_not_valid", "The request body is not a valid form.")) from error
 
 
 def image_in_data_url(value: str) -> bytes:
@@ -87,7 +87,7 @@ def image_in_data_url(value: str) -> bytes:
 def image_in_base64(encoded: str) -> bytes:
     """Return the bytes of an image in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
     if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
-        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // MIB} MiB")
+        raise PayloadTooLarge(TOO_LARGE)
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -138,9 +138,15 @@ def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
     for key, value in pairs:
         name = key or ""
         if name in found:
-            raise ValidationError(f"{shown_name(name)} was sent more than once.", shown_name(name))
+            raise _repeated(shown_name(name))
         found[name] = value
     return found
+
+
+def _repeated(name: str) -> ValidationError:
+    if name == "image":
+        return ValidationError(Message("image_repeated", "image was sent more than once."), name)
+    return ValidationError(Message("field_repeated", "{name} was sent more than once.", name=name), name)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
-from routes.validation import RequestModel
+from engine.errors import Message
+from routes.validation import RequestModel, Wording
 
 MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
@@ -37,10 +38,7 @@ class ApiRequest(RequestModel):
 
     sentences = {
         **RequestModel.sentences,
-        "blank": "{path} must not be empty.",
-        "nul": "{path} has characters that are not allowed in a text.",
         "string_unicode": "{path} has characters that are not allowed in a text.",
-        "string_too_long": "Prompt too long. Maximum length: {max_length} characters",
     }
 
 
@@ -120,13 +118,17 @@ def request_models(settings: Settings) -> RequestModels:
                 json_schema_extra={"pattern": READABLE},
             ),
             AfterValidator(_readable),
+            _prompt_wording(limits.max_prompt_length),
         ],
         "max_tokens": (
-            Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
+            Annotated[
+                Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
+                _max_tokens_wording(limits.max_tokens_limit),
+            ],
             Field(None, description=f"an integer from 1 to {limits.max_tokens_limit}"),
         ),
         "temperature": (
-            Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None,
+            Annotated[Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None, _temperature_wording()],
             Field(None, description=f"a number from 0 to {MAX_TEMPERATURE:g}"),
         ),
     }
@@ -140,6 +142,28 @@ def request_models(settings: Settings) -> RequestModels:
         image_form=create_model("ImageAnalyzeForm", __base__=StreamedImageRequest, **fields, stream=stream),
         image_json=create_model("ImageAnalyzeRequest", __base__=ImageJsonRequest, **fields, stream=stream, image=image),
     )
+
+
+def _prompt_wording(longest: int) -> Wording:
+    characters = Message("prompt_characters", "prompt has characters that are not allowed in a text.")
+    return Wording(
+        {
+            "missing": Message("prompt_missing", "prompt is required."),
+            "blank": Message("prompt_blank", "prompt must not be empty."),
+            "nul": characters,
+            "string_unicode": characters,
+            "string_too_long": Message("prompt_too_long", "Prompt too long. Maximum length: {n} characters", n=longest),
+        }
+    )
+
+
+def _max_tokens_wording(most: int) -> Wording:
+    return Wording(otherwise=Message("max_tokens_range", "max_tokens must be an integer from 1 to {n}.", n=most))
+
+
+def _temperature_wording() -> Wording:
+    most = f"{MAX_TEMPERATURE:g}"
+    return Wording(otherwise=Message("temperature_range", "temperature must be a number from 0 to {n}.", n=most))
 
 
 def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edge.request_state import request_state
-from engine.errors import ValidationError
+from engine.errors import Message, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage
 from routes import kept_image, parsing
@@ -18,7 +18,7 @@ from routes.request_models import (
     numbers_in,
 )
 from routes.services import services
-from routes.validation import AnyRequest, validated
+from routes.validation import AnyRequest, unknown_field, validated
 
 
 def text_in_json() -> StreamedTextRequest:
@@ -80,15 +80,14 @@ def _remembered(form: parsing.Form) -> parsing.Form:
 def _image_in(form: parsing.Form, model: type[AnyRequest]) -> tuple[AnyRequest, EncodedImage]:
     _refuse_files(form, ("image",))
     if "image" in form.fields:
-        raise ValidationError("image must be a file.", "image")
+        raise ValidationError(Message("image_not_a_file", "image must be a file."), "image")
     body = validated(model, numbers_in(form.fields))
     if "image" not in form.files:
-        raise ValidationError("image is required.", "image")
+        raise ValidationError(Message("image_missing", "image is required."), "image")
     return body, check_header(form.files["image"])
 
 
 def _refuse_files(form: parsing.Form, expected: tuple[str, ...]) -> None:
     for name in form.files:
         if name not in expected:
-            shown = parsing.shown_name(name)
-            raise ValidationError(f"Unknown field: {shown}.", shown)
+            raise unknown_field(parsing.shown_name(name))

@@ -1,5 +1,5 @@
 // The picture to ask about: dropped, pasted, chosen or photographed, and checked here with the server's own limits.
-import { extra, fill, figure, sentence, size } from "./texts.js";
+import { extra, fill, figure, problems, size } from "./texts.js";
 
 export class Picture {
   constructor(form) {
@@ -62,16 +62,16 @@ export class Picture {
 
   async mistakeOf(file) {
     const { bytes, pixels, side, aspect } = this.limits;
-    if (!file.size) return told("The image is empty.");
-    if (file.size > bytes) return told(`The image is too large. Maximum size: ${bytes / 1048576} MiB`);
-    if (file.type && !this.types.includes(file.type)) return told("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.");
+    if (!file.size) return problems.image_empty;
+    if (file.size > bytes) return problems.image_too_large;
+    if (file.type && !this.types.includes(file.type)) return problems.image_format;
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (!bitmap) return told("The image is damaged or incomplete.");
+    if (!bitmap) return problems.image_damaged;
     const { width, height } = (this.measured = { width: bitmap.width, height: bitmap.height });
     bitmap.close();
-    if (Math.max(width, height) > side) return told(`The image is too wide or too high. Maximum side: ${side} pixels`);
-    if (width * height > pixels) return told(`The image has too many pixels. Maximum: ${pixels / 1e6} megapixels`);
-    if (Math.max(width, height) > aspect * Math.min(width, height)) return told(`The image is too narrow. Maximum aspect ratio: ${aspect}`);
+    if (Math.max(width, height) > side) return problems.image_side;
+    if (width * height > pixels) return problems.image_pixels;
+    if (Math.max(width, height) > aspect * Math.min(width, height)) return problems.image_aspect;
     return "";
   }
 
@@ -114,8 +114,4 @@ export class Picture {
     button.hidden = false;
     button.addEventListener("click", () => camera.click());
   }
-}
-
-function told(message) {
-  return sentence({ code: "validation_error", message });
 }

@@ -26,7 +26,7 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from engine.errors import ValidationError
+from engine.errors import Message, ValidationError
 from engine.text.images import decode
 from engine.types import EncodedImage
 
@@ -78,7 +78,8 @@ class PictureProcessor:
         try:
             inputs = self._processor(images=[pixels], size=size, return_tensors="pt")
         except ValueError as error:
-            raise ValidationError("The image's shape is not one that this model can read.", "image") from error
+            message = Message("image_shape", "The image's shape is not one that this model can read.")
+            raise ValidationError(message, "image") from error
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
     def _size(self, count: int) -> dict[str, int]:
