@@ -9,7 +9,7 @@ from engine.backend import Generation
 from engine.errors import ContextTooLong, Message, ValidationError
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
-from engine.types import GenerationRequest, SamplingParams
+from engine.types import GenerationRequest, QueuePosition, SamplingParams
 
 if TYPE_CHECKING:
     from engine.loading.loader import LoadedModel
@@ -22,16 +22,17 @@ def make_sequence(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
+    queue_position: Callable[[], QueuePosition | None] = lambda: None,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError and its kin, with the field to blame.
 
-    arrival: on `clock`, in seconds; on_abort: called when somebody aborts the answer.
+    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
     """
     prompt = loaded.preparer.prepare(request.prompt)
     check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    return sequence_of(loaded, request, prompt, arrival, on_abort, clock)
+    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position)
 
 
 def sequence_of(
@@ -41,9 +42,12 @@ def sequence_of(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
+    queue_position: Callable[[], QueuePosition | None] = lambda: None,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
-    generation = Generation(request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock)
+    generation = Generation(
+        request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock, queue_position
+    )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
     return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)

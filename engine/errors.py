@@ -24,6 +24,8 @@ Every message is one plain sentence that may be shown to a client: no path, stac
 
 from __future__ import annotations
 
+RETRY_AFTER = 5  # seconds that a client is asked to wait for a model that is not ready
+
 
 class Message(str):
     """A sentence for a client that can be translated: the English one, made of a template and its values.

@@ -385,7 +385,7 @@ def test_an_idle_engine_finds_what_nobody_holds(fault):
     if fault == "slot":
         core.core.scheduler._free_slots.pop()
     else:
-        core.room._in_flight["ghost"] += 1
+        core.room._in_flight.by_client["ghost"] += 1
     with pytest.raises(Inconsistent):
         core.core.check_idle()
 

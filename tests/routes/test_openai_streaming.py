@@ -1,6 +1,7 @@
 """Streams of /v1 and /api/v1: their events, their ends, and disconnected clients."""
 
 import json
+import threading
 
 import pytest
 from flask import g
@@ -279,3 +280,38 @@ def test_a_stream_needs_no_request_context(app, avibe):
     assert not g
     assert list(shape.events())[-1] == b"data: [DONE]\n\n"
     run.close()
+
+
+def test_several_answers_are_read_by_the_requests_own_thread(app, avibe):
+    """Their parts come in the order in which they were made, and no thread is started for any of them."""
+    avibe.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))] * 3)
+    threads = threading.active_count()
+    pieces = run.pieces(idle=0.0)
+    assert next(pieces)[1].text == ""
+    avibe.push("mine-2", "a")
+    avibe.push("mine", "b")
+    avibe.push("mine-2", "c")
+    seen = [(number, piece.text) for number, piece in (next(pieces) for _ in range(3))]
+    assert seen == [(2, "a"), (0, "b"), (2, "c")]
+    assert threading.active_count() == threads
+    for name in ("mine-1", "mine", "mine-2"):
+        avibe.finish(name)
+    ends = [number for number, piece in pieces if piece is None]
+    assert ends == [1, 0, 2]
+    run.close()
+
+
+def test_several_answers_end_with_the_first_error_of_one(app, avibe):
+    """The others are aborted by the end of the run."""
+    avibe.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))] * 2)
+    avibe.fail("mine-1", ModelError("It failed."))
+    with pytest.raises(ModelError):
+        list(run.pieces(idle=1.0))
+    run.close()
+    assert avibe.aborted == ["mine"]
