@@ -131,7 +131,8 @@ def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    name = "localhost" if server.host in ("0.0.0.0", "::") else server.host
+    anywhere = ("0.0.0.0", "::")  # nosec B104 # compared with, not bound
+    name = "localhost" if server.host in anywhere else server.host
     log.info("Serving on http://%s:%d (Ctrl+C stops)", name, server.port)
     models.start_in_background(end_with)
     server.serve_forever()

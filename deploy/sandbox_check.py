@@ -19,7 +19,7 @@ from engine.loading.device import Survey, Torch, Wish, ask_torch, choose_device,
 
 UNIT = "avito-ai"
 # Directories that systemd may hide from a service, with the unit's option.
-HIDDEN = {"/home": "ProtectHome", "/root": "ProtectHome", "/run/user": "ProtectHome", "/tmp": "PrivateTmp"}
+HIDDEN = {"/home": "ProtectHome", "/root": "ProtectHome", "/run/user": "ProtectHome", "/tmp": "PrivateTmp"}  # nosec B108 # named only
 
 
 def model_folders(settings: Settings) -> dict[str, Path]:

@@ -121,7 +121,7 @@ class Sequence:
     def uniform(self, ahead: int = 0) -> float:
         """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""
         if self._random is None:
-            self._random = random.Random(self.sampling.seed)
+            self._random = random.Random(self.sampling.seed)  # nosec B311 # sampling is to be repeatable
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
         return self._uniforms[ahead]

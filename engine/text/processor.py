@@ -32,6 +32,7 @@ from engine.types import EncodedImage
 
 log = logging.getLogger("avito_ai.loading")
 
+# No hub is asked and no code from a checkpoint runs.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -106,13 +107,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer that is wrong both ways: prompts are cut differently than in training, and SentencePiece markers stay in
     decoded text. So where the two differ, the file is taken as it stands.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer has no tokenizer.json")
     file = folder / "tokenizer.json"
     if file.exists() and _pipeline(file.read_text("utf-8")) != _pipeline(tokenizer.backend_tokenizer.to_str()):
         log.info("the tokenizer in %s has a pipeline of its own", folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     return tokenizer
 
 
