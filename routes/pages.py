@@ -35,7 +35,8 @@ pages = Blueprint("pages", __name__)
 
 MIB = 1024 * 1024
 A_YEAR = 365 * 24 * 3600  # seconds
-FORMS = {"/avibe": "text", "/avision": "picture"}
+FORMS = {"/avibe": "text", "/avision": "image"}
+EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
 SWITCHABLE = {"/", "/status"}
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
@@ -110,7 +111,7 @@ def failure_page(error: ServiceError, status: int) -> str:
 
 
 def _forget_or_remember(error: ServiceError) -> None:
-    """Keep all that was typed, also where it was refused unread, but no picture that can never be answered about."""
+    """Keep what was typed, even if its body was not read yet, except an image that the model can never read."""
     if isinstance(error, RateLimitExceeded):
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
@@ -126,21 +127,22 @@ def _render(
 ) -> str:
     locale = visitors_locale()
     form = FORMS.get(request.path)
-    picture = request_state().image
+    image = request_state().image
     return render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
         form=form,
+        example_parameters=EXAMPLE_PARAMETERS,
         typed=typed or {form: request_state().typed},
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
         thumbnail=thumbnail,
         failure=failure,
-        picture=picture is not None,
+        has_image=image is not None,
         kept_field=kept_image.FIELD,
-        kept=kept_image.packed(picture) if picture else None,
+        kept=kept_image.packed(image) if image else None,
         number=locale.number,
         request_id=request_state().request_id,
         limits=_limits(),
@@ -155,7 +157,7 @@ def _limits() -> dict[str, Any]:
     return {
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,
-        "default_tokens": {"text": settings.max_tokens_avibe, "picture": settings.max_tokens_avision},
+        "default_tokens": {"text": settings.max_tokens_avibe, "image": settings.max_tokens_avision},
         "temperature": MAX_TEMPERATURE,
         "default_temperature": settings.temperature,
         "image_types": IMAGE_TYPES,
@@ -168,7 +170,7 @@ def _limits() -> dict[str, Any]:
 
 
 def _example(kind: str) -> str:
-    """Return the example that the address names; a visitor without JavaScript chooses one by a link."""
+    """Return the example that the query names, which is how visitors without JavaScript choose one."""
     texts: list[str] = visitors_locale().texts[kind]["examples"]
-    number = request.args.get(kind, 0, type=int)
+    number = request.args.get(EXAMPLE_PARAMETERS[kind], 0, type=int)
     return texts[number - 1] if 0 < number <= len(texts) else ""

@@ -4,7 +4,7 @@ const { live, codes, next, image_problems: imageProblems } = carrier ? JSON.pars
 export const language = document.documentElement.lang;
 
 export const texts = live;
-export const problems = imageProblems; // with a picture, by the key of the server's message
+export const problems = imageProblems; // with an image, by key
 export const extra = carrier ? carrier.dataset : {};
 
 export function fill(text, values) {

@@ -1,7 +1,7 @@
-// The picture to ask about: dropped, pasted, chosen or photographed, and checked here with the server's own limits.
+// The image of a question: dropped, pasted, chosen or photographed, and checked here against the server's limits.
 import { extra, fill, figure, problems, size } from "./texts.js";
 
-export class Picture {
+export class ImageField {
   constructor(form) {
     this.zone = form.querySelector("[data-drop]");
     this.input = form.querySelector("input[type=file]");
@@ -14,7 +14,7 @@ export class Picture {
     this.takeBack(form);
   }
 
-  // A question that was sent before this script ran brings its picture back inside the page.
+  // The answer to a question that was sent before this script ran holds the image in a field of the form.
   takeBack(form) {
     const kept = form.elements.namedItem(this.zone.dataset.keptField);
     if (!kept) return;
@@ -83,7 +83,7 @@ export class Picture {
     });
     this.input.addEventListener("change", () => (this.input.files[0] ? this.take(this.input.files[0]) : this.remove()));
     document.addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
-    // Anywhere on the page: a picture that misses the field must not make the browser leave.
+    // On the whole page: an image dropped beside the field must not make the browser leave the page.
     document.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
