@@ -217,7 +217,7 @@ class LLMEngine:
             config.max_num_seqs,
             loaded.max_model_len,
             budget.prefix_tokens,
-            buckets=config.cuda_graphs and self._spec.device == "cuda",
+            decode_graphs=config.cuda_graphs and self._spec.device == "cuda",
             report=self._report,
             kernels=load_kernels() if self._spec.device == "cpu" else None,
         )

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 
 class Choice(NamedTuple):
-    """One row's outcome. finite: False where a logit was not a number or infinite; the token means nothing then.
+    """The sampled token of one row.
 
-    top: the likeliest tokens with their log probabilities, best first, for a request that asked for them.
+    finite: False if a logit was NaN or infinite; the token is then meaningless. logprob, top: log probability of the
+    token, and the most probable tokens with theirs, in descending order; for requests with `logprobs`.
     """
 
     token_id: int
