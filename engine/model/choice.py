@@ -1,4 +1,4 @@
-"""What a step has chosen for one row. No torch here, so that the bookkeeping goes without it."""
+"""The sampled token of one row. Imports no torch, so that the engine's bookkeeping does not need it."""
 
 from __future__ import annotations
 

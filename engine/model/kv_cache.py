@@ -12,11 +12,11 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values.
 
-    `all` is one tensor [layers, slots, 2, kv_heads, length, head_dim]: the keys of one head are contiguous, in the order
-    in which attention reads them. `layers` are its views by layer; `keys` and `values` are the halves of each. A slot belongs to one
-    running sequence; its position p is at [:, slot, :, :, p]. The cache starts as zeros, and a slot that held values
-    that are not finite must be zeroed: attention multiplies masked positions by zero, which is only zero if they are
-    finite.
+    `all` is one tensor [layers, slots, 2, kv_heads, length, head_dim]: the keys of one head are contiguous, in the
+    order in which attention reads them. `layers` are its views by layer; `keys` and `values` are the halves of each. A
+    slot belongs to one running sequence; its position p is at [:, slot, :, :, p]. The cache starts as zeros, and a slot
+    that held values that are not finite must be zeroed: attention multiplies masked positions by zero, which gives zero
+    for finite values only.
     """
 
     def __init__(
