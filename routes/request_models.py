@@ -33,16 +33,7 @@ def _readable(text: str) -> str:
     return text
 
 
-class ApiRequest(RequestModel):
-    """A request of the pages or of /api/v1; each message names a whole field."""
-
-    sentences = {
-        **RequestModel.sentences,
-        "string_unicode": "{path} has characters that are not allowed in a text.",
-    }
-
-
-class TextRequest(ApiRequest):
+class TextRequest(RequestModel):
     """A text to generate."""
 
     prompt: str
@@ -56,7 +47,7 @@ class StreamedTextRequest(TextRequest):
     stream: bool | None = None
 
 
-class BatchRequest(ApiRequest):
+class BatchRequest(RequestModel):
     """Texts to generate; each is a prompt, or an object with the fields of a single request, and fails alone."""
 
     prompts: Annotated[

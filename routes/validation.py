@@ -1,6 +1,6 @@
-"""From values to a request model: strict models, and one sentence for the first mistake in a request.
+"""From values to a request model: strict models, and one message for the first mistake in a request.
 
-Used for /api/v1, the forms of the pages, batches and /v1. What differs between them is data of their models.
+Used for /api/v1, the forms of the pages, batches and /v1. What differs between them is data of models and fields.
 """
 
 from __future__ import annotations
@@ -59,22 +59,18 @@ class Wording:
 class RequestModel(BaseModel):
     """A request or a part of one: unknown fields are refused, nothing is converted.
 
-    sentences: sentences for kinds of mistakes, after a field's `Wording` and before its description; names_parts: a
-    mistake inside a field is named by its path (`messages[2].content`) and not by the field alone; union_tags: values
-    of `role` and `type` that tell the branches of unions apart.
+    names_parts: a mistake inside a field is named by its path (`messages[2].content`) and not by the field alone;
+    union_tags: values of `role` and `type` that tell the branches of unions apart.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    sentences: ClassVar[Mapping[str, str]] = {
-        "missing": "{path} is required.",
-    }
     names_parts: ClassVar[bool] = False
     union_tags: ClassVar[frozenset[str]] = frozenset()
 
 
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
-    """Return the request with these values. Raises ValidationError with a sentence on the first mistake."""
+    """Return the request with these values. Raises ValidationError with a message about the first mistake."""
     try:
         return model.model_validate(values)
     except PydanticError as error:
@@ -89,8 +85,8 @@ def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: Erro
     known = model.model_fields.get(path)
     if known is not None and (message := _worded(known, kind)):
         return ValidationError(message, path)
-    if kind in model.sentences:
-        return ValidationError(model.sentences[kind].format(path=path, **figures), path)
+    if kind == "missing":
+        return ValidationError(f"{path} is required.", path)
     if known is not None and known.description:
         return ValidationError(f"{path} must be {known.description}.", path)
     should_be = SHOULD_BE.get(kind, "a value that is allowed here").format(**figures)
@@ -98,7 +94,7 @@ def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: Erro
 
 
 def unknown_field(name: str) -> ValidationError:
-    """Return the refusal of a field that no request has here."""
+    """Return the error for a field that the request does not have."""
     return ValidationError(Message("unknown_field", "Unknown field: {name}.", name=name), name)
 
 
