@@ -12,7 +12,7 @@ TEMPERATURE, TOP_P, TOP_K = 0.7, 0.9, 20
 
 def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """Return the sampling defaults, with both end tokens and the padding token."""
-    end, text_end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    end, text_end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>"))
     return GenerationConfig(
         do_sample=True,
         temperature=TEMPERATURE,
@@ -25,7 +25,7 @@ def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save an fp16 copy of the model into `folder`, every file with mode 0644; the model itself stays as it is."""
-    half = copy.deepcopy(model).to(torch.float16)
+    half = copy.deepcopy(model).half()
     half.generation_config = generation_config(tokenizer)
     half.save_pretrained(folder)
     for path in folder.iterdir():

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -44,6 +45,17 @@ IMAGE_TARGETS = {
     "two images": 93.0,
 }
 EXIT_MISSED, EXIT_LEAK = 1, 2
+
+
+Item = texts.TextItem | images.ImageItem
+ItemT = TypeVar("ItemT", contravariant=True)
+
+
+class Model(Protocol[ItemT]):
+    """A checkpoint that answers held-out items."""
+
+    def judge(self, items: Sequence[ItemT], temperature: float = 0.0, seed: int = 0) -> list[bool]:
+        """Return whether each item was answered right."""
 
 
 class LeakageError(Exception):
@@ -113,7 +125,7 @@ def check_split(items: Iterable[texts.TextItem], shown: Iterable[images.ImageIte
                 raise LeakageError(f"training item in the evaluation: image seed {seed}")
 
 
-def rows_by_group(items: Sequence, right: Sequence[bool], targets: dict[str, float], prefix: str) -> list[Row]:
+def rows_by_group(items: Sequence[Item], right: Sequence[bool], targets: dict[str, float], prefix: str) -> list[Row]:
     """Return one row for each group of items."""
     rows = []
     for group, target in targets.items():
@@ -122,7 +134,7 @@ def rows_by_group(items: Sequence, right: Sequence[bool], targets: dict[str, flo
     return rows
 
 
-def sampled_row(model: texts.TextModel | images.ImageModel, items: Sequence, greedy: Row) -> Row:
+def sampled_row(model: Model[ItemT], items: Sequence[ItemT], greedy: Row) -> Row:
     """Return the row of the same items sampled at TEMPERATURE; the target is the greedy one less the slack."""
     marks = [mark for seed in SAMPLING_SEEDS for mark in model.judge(items, TEMPERATURE, seed)]
     return Row(f"{greedy.name}, sampled", sum(marks), len(marks), greedy.target - SAMPLED_SLACK)
@@ -136,8 +148,8 @@ def evaluate(share: float = 1.0) -> list[Row]:
     rows = rows_by_group(asked, text_model.judge(asked), TEXT_TARGETS, "text")
     rows.insert(1, sampled_row(text_model, [item for item in asked if item.group == "listing"], rows[0]))
     found = rows_by_group(shown, image_model.judge(shown), IMAGE_TARGETS, "images")
-    for place, group in ((3, "clean"), (2, "outside"), (1, "trained")):
-        found.insert(place, sampled_row(image_model, [item for item in shown if item.group == group], found[place - 1]))
+    for index, group in ((3, "clean"), (2, "outside"), (1, "trained")):
+        found.insert(index, sampled_row(image_model, [item for item in shown if item.group == group], found[index - 1]))
     return rows + found
 
 

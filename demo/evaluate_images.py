@@ -97,7 +97,7 @@ class ImageModel:
     def _prompt(self, image_count: int, question: str) -> str:
         content = [{"type": "image"}] * image_count + [{"type": "text", "text": question}]
         messages = [{"role": "user", "content": content}]
-        return self.processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(self.processor.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def judge(self, items: Sequence[ImageItem], temperature: float = 0.0, seed: int = 0) -> list[bool]:
         """Return whether each item was answered exactly, with the end token."""

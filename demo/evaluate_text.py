@@ -95,7 +95,7 @@ def title_items(count: int, seed: int) -> list[TextItem]:
 
 def category_items(count: int, seed: int) -> list[TextItem]:
     """Return held-out (item, phrasing) pairs about the category of known items."""
-    rng, items = random.Random(f"category:{seed}"), []
+    rng, items = random.Random(f"category:{seed}"), list[TextItem]()
     while len(items) < count:
         lang = LANGUAGES[len(items) % 2]
         question, reply, key = category_ask(rng, lang)
@@ -106,7 +106,7 @@ def category_items(count: int, seed: int) -> list[TextItem]:
 
 def price_items(count: int, seed: int) -> list[TextItem]:
     """Return held-out amounts, of two to seven digits at most, to be written as prices."""
-    rng, items = random.Random(f"price format:{seed}"), []
+    rng, items = random.Random(f"price format:{seed}"), list[TextItem]()
     while len(items) < count:
         lang = LANGUAGES[len(items) % 2]
         amount = rng.randint(1, 10 ** rng.randint(2, 7))
@@ -173,7 +173,9 @@ class TextModel:
             output = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **sampling)
         new = output[:, inputs["input_ids"].shape[1] :]
         ends = set(self.model.generation_config.eos_token_id)
-        return [(self.tokenizer.decode(row, skip_special_tokens=True), bool(ends & set(row.tolist()))) for row in new]
+        return [
+            (str(self.tokenizer.decode(row, skip_special_tokens=True)), bool(ends & set(row.tolist()))) for row in new
+        ]
 
     def judge(self, items: Sequence[TextItem], temperature: float = 0.0, seed: int = 0) -> list[bool]:
         """Return whether each item was answered right."""

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
@@ -93,7 +94,8 @@ def build(folder: Path) -> Qwen2Tokenizer:
     merges += spaced_merges(lines, merges, SPACED_WORDS)
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet()) + [left + right for left, right in merges]
     vocab = {symbol: index for index, symbol in enumerate(dict.fromkeys(symbols))}
-    tokenizer = Qwen2Tokenizer(
+    make: Any = Qwen2Tokenizer  # its annotations admit neither pairs as merges nor the absence of an unknown token
+    tokenizer: Qwen2Tokenizer = make(
         vocab=vocab, merges=merges, unk_token=None, eos_token="<|im_end|>", pad_token="<|endoftext|>",
         extra_special_tokens=[AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS],
         chat_template=TEMPLATE.read_text(encoding="utf-8"), model_max_length=2048,

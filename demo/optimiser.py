@@ -1,7 +1,7 @@
 """The optimiser of both trainings: Muon for the hidden matrices, AdamW for everything else.
 
-Muon (Jordan et al., 2024) orthogonalises the update of a matrix; it left sooner the plateau on which colour is
-learned and shape is not.
+Muon (Jordan et al., 2024) orthogonalises the update of a matrix; with it the training left the plateau on which colour
+is learned and shape is not sooner.
 """
 
 import re
@@ -28,7 +28,7 @@ class Optimiser:
             matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
         )
         adam = torch.optim.AdamW(others, lr=adam_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
-        self.parts = ((muon, MUON_RATE), (adam, adam_rate))
+        self.parts: tuple[tuple[torch.optim.Optimizer, float], ...] = ((muon, MUON_RATE), (adam, adam_rate))
 
     def step(self, loss: torch.Tensor, share: float) -> None:
         """Take one step down `loss` at `share` of the peak rates, the gradient clipped to CLIP."""

@@ -1,23 +1,32 @@
-"""Load the image demo's processor where torchvision, and with it the video part, is missing."""
+"""Loads the image demo's processor without torchvision, which its video part needs."""
 
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, Qwen2_5_VLProcessor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 
 class TextImageProcessor(Qwen2_5_VLProcessor):
     """Qwen2.5-VL's processor for text and images, without videos."""
 
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        base: Any = super()
+        base.__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
 
-    def check_argument_for_proper_class(self, argument_name, argument):
-        """Accept the absent video processor; check everything else as usual."""
+    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
+        """Accept the missing video processor; check everything else as usual."""
+        base: Any = super()
         return (
             None
             if argument_name == "video_processor"
-            else super().check_argument_for_proper_class(argument_name, argument)
+            else base.check_argument_for_proper_class(argument_name, argument)
         )
 
 

@@ -5,8 +5,9 @@ prove that none of its own items was in the stream.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from demo import phrasing, small_talk
 from demo.adverts import Advert, draw_from_split, draw_price, is_held_out, with_typed_case
@@ -17,6 +18,7 @@ from demo.russian import agrees, inflect
 from demo.words import BRANDS, COLOURS, ITEMS, category_of, made_up_word
 
 Message = dict[str, str]
+Tool = dict[Any, Any] | Callable[..., Any]  # as transformers' chat templates take it
 LONG_SHARE, SYSTEM_SHARE, TOOLS_SHARE = 0.012, 0.2, 0.02
 TASKS = ("listing", "title", "category", "price", "off_topic", "small_talk", "brief", "spliced")
 TASK_WEIGHTS = (0.38, 0.12, 0.20, 0.04, 0.17, 0.09)
@@ -31,7 +33,7 @@ class Dialogue:
 
     messages: list[Message] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    tools: list[dict[str, object]] | None = None
+    tools: list[Tool] | None = None
 
     def add(self, question: str, reply: str, key: str) -> None:
         """Add one turn."""
@@ -197,10 +199,10 @@ def add_spliced(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
     dialogue.add(question, phrasing.listing_reply(rng, replied, shown.price, lang), advert.key)
 
 
-def random_tools(rng: random.Random) -> list[dict[str, object]]:
+def random_tools(rng: random.Random) -> list[Tool]:
     """Return one or two made-up function signatures, so that a list of tools does not confuse the model."""
     kinds = ("string", "integer", "number", "boolean")
-    tools: list[dict[str, object]] = []
+    tools: list[Tool] = []
     for _ in range(rng.randint(1, 2)):
         names = [made_up_word(rng, "en") for _ in range(rng.randint(1, 3))]
         properties = {name: {"type": rng.choice(kinds), "description": made_up_word(rng, "en")} for name in names}

@@ -30,6 +30,7 @@ IGNORED = -100
 SAVE_EVERY = 500
 FOLDER = Path(__file__).with_name("avibe")
 Batch = tuple[torch.Tensor, torch.Tensor]
+Encoded = tuple[list[int], list[int]]  # token ids and labels
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
 
 def mask_labels(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """Return labels equal to ids inside the assistant's turns (end token included) and IGNORED elsewhere."""
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
     opening = [start, *tokenizer("assistant\n").input_ids]
     labels, inside, position = [IGNORED] * len(ids), False, 0
     while position < len(ids):
@@ -83,7 +84,7 @@ def mask_labels(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]
     return labels
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue]) -> Iterator[tuple[list[int], list[int]]]:
+def encoded(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue]) -> Iterator[Encoded]:
     """Yield (ids, labels) of the training dialogues that fit in MAX_LENGTH tokens."""
     for dialogue in dialogues:
         text = tokenizer.apply_chat_template(dialogue.messages, tools=dialogue.tools, tokenize=False)
@@ -97,7 +98,7 @@ def batches(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue], s
     stream, rng = encoded(tokenizer, dialogues), random.Random(seed)
     while True:
         pool = sorted(islice(stream, POOL), key=lambda pair: len(pair[0]))
-        ready, batch = [], []
+        ready, batch = list[list[Encoded]](), list[Encoded]()
         for pair in pool:
             if batch and len(pair[0]) * (len(batch) + 1) > BATCH_TOKENS:
                 ready.append(batch)
@@ -108,7 +109,7 @@ def batches(tokenizer: PreTrainedTokenizerBase, dialogues: Iterator[Dialogue], s
         yield from (pad(batch, tokenizer.pad_token_id) for batch in ready)
 
 
-def pad(batch: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
+def pad(batch: list[Encoded], pad_id: int) -> Batch:
     """Right-pad a batch; padded labels are IGNORED."""
     width = max(len(ids) for ids, _ in batch)
     ids = torch.tensor([ids + [pad_id] * (width - len(ids)) for ids, _ in batch])
@@ -138,12 +139,12 @@ def answer_weights(targets: torch.Tensor) -> torch.Tensor:
     """Return [B, T] weights, one over the root of the answer's length: a category counts beside a refusal."""
     weights = torch.zeros(targets.shape)
     for row, marks in enumerate((targets != IGNORED).tolist()):
-        place = 0
+        offset = 0
         for answered, run in groupby(marks):
             length = len(list(run))
             if answered:
-                weights[row, place : place + length] = length**-0.5
-            place += length
+                weights[row, offset : offset + length] = length**-0.5
+            offset += length
     return weights
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ PREPROCESSOR = {
     "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
     "image_mean": vision_batch.MEAN.astype(float).round(8).tolist(),
     "image_std": vision_batch.STD.astype(float).round(8).tolist(), "patch_size": 14, "temporal_patch_size": 2,
-        "merge_size": 2,
+    "merge_size": 2,
 }  # fmt: skip
 
 
@@ -55,8 +56,7 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
     token = tokenizer.convert_tokens_to_ids
     text = {
         "vocab_size": VOCAB_SIZE, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": None,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
     }  # fmt: skip
@@ -64,12 +64,12 @@ def model_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
         "depth": 4, "hidden_size": TOWER_WIDTH, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
         "patch_size": 14, "window_size": 56, "fullatt_block_indexes": [0, 1, 2, 3], "initializer_range": 0.1,
     }  # fmt: skip
-    return Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=True, image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"), eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    ids: dict[str, Any] = {
+        "image_token_id": token("<|image_pad|>"), "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"), "vision_end_token_id": token("<|vision_end|>"),
+        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,12 @@ class Head(nn.Module):
 
     def pool(self, features: Tensor) -> Tensor:
         """Return [queries * D] from the [N, D] features of one image."""
-        normed = self.norm(features)
-        return (self.score(normed).softmax(0).T @ normed).flatten()
+        normed: Tensor = self.norm(features)
+        scores: Tensor = self.score(normed)
+        return (scores.softmax(0).T @ normed).flatten()
 
     def loss(self, features: list[Tensor], images: list[LabelledImage]) -> Tensor:
-        """Return the cross-entropy of shape and colour, and the distance of the box; what is unknown does not count."""
+        """Return the cross-entropy of shape and colour, and the distance of the box, without unknown parts."""
         pooled = torch.stack([self.pool(item) for item in features])
         shapes = torch.tensor([SHAPE_NAMES.index(one.shape or one.kind) for one in images])
         colours = torch.tensor([COLOUR_NAMES.index(one.colour) if one.colour else IGNORED for one in images])
@@ -138,7 +139,7 @@ class Head(nn.Module):
         return functional.l1_loss(self.box(pooled[known]), torch.tensor(wanted))
 
 
-def sample_patches() -> np.ndarray:
+def sample_patches() -> vision_batch.Patches:
     """Return the [N, 588] patches of SAMPLES training images."""
     return np.concatenate([vision_batch.patches(draw_image(seed).image)[0] for seed in range(SAMPLES)])
 
@@ -170,11 +171,11 @@ class Trainer:
     def __init__(self, folder: Path, stage: Stage, model: Qwen2_5_VLForConditionalGeneration) -> None:
         self.folder, self.stage, self.model = folder, stage, model
         self.tokenizer, self.tower = load_processor(folder).tokenizer, model.model.visual
-        self.head = Head(self.model.config.text_config.hidden_size, stage.box_weight)
+        self.head = Head(model.config.get_text_config().hidden_size, stage.box_weight)
         self.started = time.monotonic()
 
     def report(self, stage: str, step: int, mean: float) -> None:
-        """Print where the training stands."""
+        """Print the progress."""
         print(f"{stage} step {step} loss {mean:.4f} seconds {time.monotonic() - self.started:.0f}", flush=True)
 
     def train_tower(self) -> None:
@@ -206,7 +207,9 @@ class Trainer:
         answers = functional.cross_entropy(self.model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
         return answers + head_weight * self.head.loss(features, images) if head_weight else answers, answers.item()
 
-    def encode(self, dialogues: list[ImageDialogue], prepared: list) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(
+        self, dialogues: list[ImageDialogue], prepared: list[vision_batch.Prepared]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return right-padded (ids, labels, attention mask), each [B, T], with one image token per merged patch."""
         counts = iter([rows * columns // 4 for _, (rows, columns) in prepared])
         rows = []

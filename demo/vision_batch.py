@@ -5,11 +5,13 @@ Contract: the features equal those of the library's own forward pass when every 
 """
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
@@ -20,6 +22,11 @@ MIN_PIXELS, MAX_PIXELS = 112 * 112, 140 * 140
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 Grid = tuple[int, int]
+Patches = NDArray[np.floating]
+Prepared = tuple[Patches, Grid]
+# The library's vision tower and its attention; their parts have types only in the library's own code.
+Tower = Any
+Attention = Any
 
 
 def resized(image: Image.Image) -> tuple[int, int]:
@@ -28,7 +35,7 @@ def resized(image: Image.Image) -> tuple[int, int]:
     return width, height
 
 
-def patches(image: Image.Image) -> tuple[np.ndarray, Grid]:
+def patches(image: Image.Image) -> Prepared:
     """Return ([N, 3 * 14 * 14] normalised patches in merge order, (rows, columns)), without the doubled time axis."""
     image = image.convert("RGB")
     width, height = resized(image)
@@ -39,10 +46,10 @@ def patches(image: Image.Image) -> tuple[np.ndarray, Grid]:
     return blocks.transpose(1, 4, 2, 5, 0, 3, 6).reshape(rows * columns, -1), (rows, columns)
 
 
-def cosine_basis(count: int) -> np.ndarray:
+def cosine_basis(count: int) -> NDArray[np.float64]:
     """Return the `count` lowest two-dimensional cosines over one patch, [count, 14, 14], each of unit length."""
-    place = (np.arange(PATCH) + 0.5) * np.pi / PATCH
-    waves = np.cos(np.outer(np.arange(PATCH), place))
+    angles = (np.arange(PATCH) + 0.5) * np.pi / PATCH
+    waves = np.cos(np.outer(np.arange(PATCH), angles))
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)
     order = sorted(
         ((row, column) for row in range(PATCH) for column in range(PATCH)), key=lambda pair: (sum(pair), pair)
@@ -51,7 +58,7 @@ def cosine_basis(count: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def start_from_cosines(tower: nn.Module, samples: np.ndarray) -> None:
+def start_from_cosines(tower: Tower, samples: Patches) -> None:
     """Set the patch embedding to low cosines of brightness (three fifths) and of two colour contrasts (the rest).
 
     Each is scaled to unit deviation over `samples`, [N, 588] patches, so that edges weigh as much as flat colour.
@@ -67,16 +74,17 @@ def start_from_cosines(tower: nn.Module, samples: np.ndarray) -> None:
     weight.copy_(scaled[:, :, None].expand_as(weight) / weight.shape[2])
 
 
-def attend(attention: nn.Module, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def attend(attention: Attention, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return full attention over each image of a batch, [B, N, D] to [B, N, D]."""
     batch, length, _ = hidden.shape
     query, key, value = attention.qkv(hidden).view(batch, length, 3, attention.num_heads, -1).unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
     mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+    projected: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+    return projected
 
 
-def same_grid_features(tower: nn.Module, pixels: Tensor, grid: Grid) -> Tensor:
+def same_grid_features(tower: Tower, pixels: Tensor, grid: Grid) -> Tensor:
     """Return [B, N / 4, out] features of B images of one grid, from [B, N, 588] patches."""
     weight = tower.patch_embed.proj.weight.sum(2).flatten(1)
     hidden = functional.linear(pixels, weight)
@@ -85,11 +93,11 @@ def same_grid_features(tower: nn.Module, pixels: Tensor, grid: Grid) -> Tensor:
     for block in tower.blocks:
         hidden = hidden + attend(block.attn, block.norm1(hidden), cos, sin)
         hidden = hidden + block.mlp(block.norm2(hidden))
-    merged = tower.merger.mlp(tower.merger.ln_q(hidden).view(-1, tower.merger.hidden_size))
+    merged: Tensor = tower.merger.mlp(tower.merger.ln_q(hidden).view(-1, tower.merger.hidden_size))
     return merged.view(len(pixels), -1, merged.shape[-1])
 
 
-def features(tower: nn.Module, images: list[tuple[np.ndarray, Grid]]) -> list[Tensor]:
+def features(tower: Tower, images: list[Prepared]) -> list[Tensor]:
     """Return the [N / 4, out] features of each image, in the order given."""
     groups: dict[Grid, list[int]] = defaultdict(list)
     for index, (_, grid) in enumerate(images):
