@@ -97,8 +97,7 @@ graceful_timeout = math.ceil(settings.server.drain_delay + settings.server.drain
 control_socket_disable = True
 logger_class = GunicornLogger
 loglevel = settings.logging.log_level.lower()
-# Gunicorn makes its heartbeat file there with mkstemp.
-worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # nosec B108 # mkstemp
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def on_starting(server: Arbiter) -> None:

@@ -1,10 +1,11 @@
-"""Measure what compiling schemas does to the streams of others: gaps between the events of running streams.
+"""Measure how compiling schemas affects running streams: the gaps between their events.
 
     python -m benchmarks.compile_effect [--streams N] [--rate R] [--seconds S] [--results FOLDER]
 
-One Gunicorn with the demo models, limits off. N clients stream answers without a pause; beside them requests for one
-token of a schema come at R a second, in turns: `none`; `known`, always the same schema, compiled before; `new`, each
-one larger than most people write and never seen. `known` against `new` is what a compile costs the streams.
+One Gunicorn serves the demo models with rate limits off. N clients stream answers without a pause. At the same time
+requests for one token under a schema arrive at R per second, in phases: `none`; `known`, always the same schema, which
+is compiled already; `new`, each time a large schema that was not sent before. The difference between `known` and `new`
+is the cost of compiling.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ import json
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness import record
-from tests.e2e.demo_service import start
+from benchmarks.harness.servers import demo, running
 
 ROUNDS = 3
 PROPERTIES = 60
@@ -33,15 +32,16 @@ HELLO = [{"role": "user", "content": "Напиши объявление о пр�
 
 
 def main() -> int:
-    """Measure, write the results and return 1 where compiles slow the streams by more than a tenth."""
+    """Measure, write the results and return 1 if compiling slows the streams by more than a tenth."""
     options = _options()
     gaps: dict[str, list[float]] = {"none": [], "known": [], "new": []}
     answers: dict[str, list[float]] = {"known": [], "new": []}
-    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as server:
-        _ask(server.port, _schema(0))
+    with running(demo("compile", "app_production:app"), Path(os.devnull)) as address:
+        port = int(address.rpartition(":")[2])
+        _ask(port, _schema(0))
         for number in range(ROUNDS):
             for kind in gaps:
-                found, times = _phase(server.port, kind, options, number)
+                found, times = _phase(port, kind, options, number)
                 gaps[kind] += found
                 answers.get(kind, []).extend(times)
     rows = [
@@ -49,41 +49,40 @@ def main() -> int:
         + [f"{statistics.median(answers[kind]) * 1e3:.1f}" if kind in answers else ""]
         for kind in gaps
     ]
-    header = ["schemas", "gaps", "p50, ms", "p90, ms", "p99, ms", "their own answers p50, ms"]
+    header = ["schemas", "gaps", "p50, ms", "p90, ms", "p99, ms", "schema answers p50, ms"]
     table = record.table(header, rows)
     ratio = _at(gaps["new"], 0.5) / _at(gaps["known"], 0.5)
-    verdict = f"Median gap with new schemas over that with known ones: {ratio:.3f} (at most {TARGET:.2f} is asked for)."
+    verdict = f"Median gap with new schemas over that with known ones: {ratio:.3f} (target: at most {TARGET:.2f})."
     print(table, verdict, sep="\n\n")
     if options.results:
-        written = {"facts": record.facts(PACKAGES), "options": vars(options) | {"results": None}, "gaps_s": gaps}
-        record.write(
-            "compile_effect", written, "What compiling schemas does to streams", [table, verdict], options.results
-        )
+        written = {"options": vars(options) | {"results": None}, "gaps_s": gaps}
+        title, tables = "What compiling schemas does to streams", [table, verdict]
+        record.write("compile_effect", record.facts(PACKAGES), written, title, tables, options.results)
     return int(ratio > TARGET)
 
 
 def _phase(port: int, kind: str, options: argparse.Namespace, number: int) -> tuple[list[float], list[float]]:
-    """Return the gaps of all streams, and how long the requests beside them took, in seconds."""
+    """Return the gaps of all streams and the durations of the schema requests, in seconds."""
     gaps: list[float] = []
     times: list[float] = []
     over = time.monotonic() + options.seconds
     streams = [threading.Thread(target=_stream, args=(port, over, gaps)) for _ in range(options.streams)]
     for thread in streams:
         thread.start()
-    beside, made = [], 0
+    senders, made = list[threading.Thread](), 0
     while kind != "none" and time.monotonic() < over:
         made += 1
         schema = _schema(0) if kind == "known" else _schema(1 + number * 100_000 + made)
-        beside.append(threading.Thread(target=lambda schema=schema: times.append(_timed(lambda: _ask(port, schema)))))
-        beside[-1].start()
+        senders.append(threading.Thread(target=lambda schema=schema: times.append(_timed(lambda: _ask(port, schema)))))
+        senders[-1].start()
         time.sleep(1 / options.rate)
-    for thread in (*streams, *beside):
+    for thread in (*streams, *senders):
         thread.join()
     return gaps, times
 
 
 def _stream(port: int, over: float, gaps: list[float]) -> None:
-    """Read streams until the time is over; note the gaps between events with a text."""
+    """Read streams until `over`; record the gaps between events with text."""
     while time.monotonic() < over:
         body = {"model": "avibe", "messages": HELLO, "max_tokens": 128, "ignore_eos": True, "stream": True}
         connection, response = _post(port, body)
@@ -97,8 +96,8 @@ def _stream(port: int, over: float, gaps: list[float]) -> None:
         connection.close()
 
 
-def _schema(number: int) -> dict[str, Any]:
-    properties = {
+def _schema(number: int) -> dict[str, object]:
+    properties: dict[str, dict[str, object]] = {
         f"field_{number}_{index}": {"type": "string", "pattern": "^[a-z]{1,20}(-[a-z]{1,20}){0,3}$"}
         if index % 3 == 0
         else {"type": "array", "items": {"enum": [f"{number}-{index}-{word}" for word in range(8)]}, "maxItems": 5}
@@ -107,7 +106,7 @@ def _schema(number: int) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _ask(port: int, schema: dict[str, Any]) -> None:
+def _ask(port: int, schema: dict[str, object]) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "measured", "schema": schema}}
     connection, response = _post(port, {"model": "avibe", "messages": HELLO, "max_tokens": 1, "response_format": form})
     response.read()
@@ -116,7 +115,7 @@ def _ask(port: int, schema: dict[str, Any]) -> None:
         raise SystemExit(f"A schema was answered with {response.status}.")
 
 
-def _post(port: int, body: dict[str, Any]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+def _post(port: int, body: dict[str, object]) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -136,8 +135,8 @@ def _at(values: list[float], share: float) -> float:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=4.0, help="requests with a schema a second")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each phase")
+    parser.add_argument("--rate", type=float, default=4.0, help="schema requests per second")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each phase")
     parser.add_argument("--results", type=Path, help="folder for compile_effect.json and compile_effect.md")
     return parser.parse_args()
 

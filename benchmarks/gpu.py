@@ -1,11 +1,11 @@
-"""Measure the engine on a GPU with models of the real shapes and random weights, unattended, within ten minutes.
+"""Measure the engine on a GPU with models of the real shapes and random weights, within ten minutes.
 
     python -m benchmarks.gpu [--c 1,4,16,32,64,128] [--minutes 9.5]
 
-An 8B-shaped Qwen3 and a 7B-VL-shaped Qwen2.5-VL in float16 are made on the device itself; no file is read. Each is
-measured alone and both together, c clients each, against the floor that the device's memory sets, which is measured
-in the same run. What does not fit into the minutes is left out and said so; the results file is written after every
-point. Without CUDA it ends with status 2 (`--device cpu --tiny` tries the program itself).
+An 8B-shaped Qwen3 and a 7B-VL-shaped Qwen2.5-VL in float16 are created on the device; no file is read. Each is measured
+alone and both together, with c clients each, against the limit set by memory bandwidth, which is measured in the same
+run. Measurements that do not fit into --minutes are skipped and listed; the results file is written after each
+measurement. Without CUDA the exit status is 2 (`--device cpu --tiny` tries the program itself).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -27,10 +26,10 @@ from benchmarks.harness import record
 from benchmarks.harness.bandwidth import copy_bandwidth
 from benchmarks.harness.command_line import whole_numbers
 from benchmarks.harness.figures import Objective, summary
-from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, Demand, floors, report
+from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, Demand, EngineFigures, Measured, limits, report
 from benchmarks.harness.in_process import Clients, generation
 from benchmarks.harness.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
-from benchmarks.harness.workload import Job, picture, prompt
+from benchmarks.harness.workload import Job, draw_image, prompt
 from engine.errors import StartError
 from engine.llm_engine import LLMEngine
 from engine.text.images import check_header
@@ -39,13 +38,13 @@ from models.selection import BATCHED_TOKENS, DTYPES
 
 NO_DEVICE = 2
 OBJECTIVE = Objective(first=1.0, per_token=0.05)
-PICTURE_TOKENS = (LONGEST_SIDE // 28) ** 2
-PICTURES = 16  # different ones; the words before them differ in every request
+IMAGE_TOKENS = (LONGEST_SIDE // 28) ** 2
+IMAGES = 16  # different ones; the text before them differs in every request
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is done at each point, in tokens and seconds."""
+    """The extent of one measurement, in tokens and seconds."""
 
     prompt: int
     answer: int
@@ -60,7 +59,7 @@ SMALL = Sizes(prompt=16, answer=8, context=768, settle=0.1, window=0.3)
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One engine at work, and the requests it gets."""
+    """A running engine and its requests."""
 
     kind: str
     load: RandomLoad
@@ -68,17 +67,14 @@ class Model:
     requests: Iterator[GenerationRequest]
 
     def demand(self, sizes: Sizes) -> Demand:
-        """Return what a decode step reads; a row's cache is taken at half of its answer."""
-        prompt_tokens = sizes.prompt if self.load.shape.tower is None else PICTURE_TOKENS
+        """Return what a decode step reads, with each row's cache at half of its answer."""
+        prompt_tokens = sizes.prompt if self.load.shape.tower is None else IMAGE_TOKENS
         row_bytes = (prompt_tokens + sizes.answer / 2) * self.load.shape.kv_bytes_per_token
         return Demand(self.kind, self.load.read_bytes, row_bytes)
 
 
-# --- what is asked ---
-
-
 def text_requests(shape: Shape, sizes: Sizes) -> Iterator[GenerationRequest]:
-    """Yield requests of random tokens without end, none like another."""
+    """Yield requests of random tokens without end."""
     rng = random.Random(TEXT)
     for number in itertools.count():
         ids = tuple(rng.randrange(shape.language["vocab_size"]) for _ in range(sizes.prompt))
@@ -86,11 +82,11 @@ def text_requests(shape: Shape, sizes: Sizes) -> Iterator[GenerationRequest]:
 
 
 def vision_requests(sizes: Sizes) -> Iterator[GenerationRequest]:
-    """Yield requests with one picture each without end; the words before it differ, so nothing is reused."""
+    """Yield requests with one image each without end; the text before it differs, so no prefix is shared."""
     rng = random.Random(VISION)
-    pictures = [check_header(picture(rng, (LONGEST_SIDE, LONGEST_SIDE))) for _ in range(PICTURES)]
+    images = [check_header(draw_image(rng, (LONGEST_SIDE, LONGEST_SIDE))) for _ in range(IMAGES)]
     for number in itertools.count():
-        yield _request(_about(prompt(rng), pictures[number % PICTURES]), sizes, number)
+        yield _request(_about(prompt(rng), images[number % IMAGES]), sizes, number)
 
 
 def _about(words: str, image: EncodedImage) -> ChatPrompt:
@@ -101,15 +97,11 @@ def _request(asked: Prompt, sizes: Sizes, number: int) -> GenerationRequest:
     return generation(asked, Job("", sizes.answer, temperature=0.7), number)
 
 
-# --- measuring ---
-
-
 def start(kind: str, shape: Shape, requests: Iterator[GenerationRequest], asked: argparse.Namespace) -> Model:
-    """Make a model and warm it up. Raises StartError."""
+    """Create a model and start its engine. Raises StartError."""
     load = RandomLoad(shape)
-    settings = {"dir_setting": "-", "tokenizer_setting": "-", "dtype_setting": "DTYPE"}
     vision, here = shape.tower is not None, Path()
-    spec = ModelSpec(kind, shape.name, vision, here, here, asked.device, DTYPES[asked.device], **settings)
+    spec = ModelSpec(kind, shape.name, vision, here, here, asked.device, DTYPES[asked.device], "-", "-", "DTYPE")
     config = EngineConfig(
         max_num_seqs=max(asked.c),
         max_model_len=asked.sizes.context,
@@ -120,56 +112,54 @@ def start(kind: str, shape: Shape, requests: Iterator[GenerationRequest], asked:
     return Model(kind, load, engine, requests)
 
 
-def steady(models: Sequence[Model], clients: int, sizes: Sizes) -> dict[str, dict[str, Any]]:
-    """Let `clients` ask each model at once; return each model's figures over a window after it has settled.
+def steady(models: Sequence[Model], clients: int, sizes: Sizes) -> dict[str, EngineFigures]:
+    """Load every model with `clients` at once; return each model's figures over a window in the steady state.
 
-    Tokens a second are counted by the engine itself over the window, so neither start nor end of requests matters.
+    Tokens per second come from the engine's own counters over the window, so requests that it cuts do not matter.
     """
-    asking = [Clients(model.engine, model.requests, clients) for model in models]
-    for own in asking:
-        own.start()
+    groups = [Clients(model.engine, model.requests, clients) for model in models]
+    for group in groups:
+        group.start()
     time.sleep(sizes.settle)
-    for own in asking:
-        own.take_outcomes()
+    for group in groups:
+        group.take_outcomes()
     began, before = time.perf_counter(), [model.engine.stats() for model in models]
     time.sleep(sizes.window)
     seconds, after = time.perf_counter() - began, [model.engine.stats() for model in models]
-    outcomes = [own.take_outcomes() for own in asking]
-    for own in asking:
-        own.stop()
-    figures = {}
+    outcomes = [group.take_outcomes() for group in groups]
+    for group in groups:
+        group.stop()
+    figures: dict[str, EngineFigures] = {}
     for model, first, last, ended in zip(models, before, after, outcomes, strict=True):
         made = last.generation_tokens_total - first.generation_tokens_total
         steps = last.steps_total - first.steps_total
-        figures[model.kind] = summary(ended, seconds, OBJECTIVE) | {
-            "tokens_per_second": made / seconds,
-            "step_ms": seconds / steps * 1e3 if steps else None,
-        }
+        own = EngineFigures(**summary(ended, seconds, OBJECTIVE), step_ms=seconds / steps * 1e3 if steps else None)
+        figures[model.kind] = {**own, "tokens_per_second": made / seconds}
     return figures
 
 
 def points(models: Sequence[Model], clients: Sequence[int]) -> list[tuple[str, list[Model], int]]:
-    """Return what is to be measured, in order: each model alone, then both together."""
+    """Return the measurements in order: each model alone, then both together."""
     loads = [(model.kind, [model]) for model in models] + [(BOTH, list(models))]
     return [(name, own, c) for name, own in loads for c in clients]
 
 
-def measure(models: Sequence[Model], asked: argparse.Namespace, end: float) -> Iterator[dict[str, Any]]:
-    """Measure point after point until `end`; yield all that is known after each, and the names of what is left out."""
-    done: dict[str, Any] = {"figures": {}, "left_out": []}
+def measure(models: Sequence[Model], asked: argparse.Namespace, end: float) -> Iterator[Measured]:
+    """Measure until `end`; after each measurement yield all results so far and the names of those skipped."""
+    done = Measured()
     with tqdm(points(models, asked.c), unit="point", disable=None) as bar:
         for name, own, clients in bar:
             point = f"{name}, c={clients}"
             bar.set_description(point)
             if time.monotonic() + asked.sizes.settle + asked.sizes.window > end:
-                done["left_out"].append(point)
+                done.skipped.append(point)
             else:
-                done["figures"][point] = steady(own, clients, asked.sizes)
+                done.figures[point] = steady(own, clients, asked.sizes)
             yield done
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return what the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes and short windows, to try the program")
@@ -183,7 +173,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] = torch.cuda.is_available) -> int:
-    """Measure, print and write the results; return the exit status: 2 without CUDA, 1 where a model cannot start."""
+    """Measure, print and write the results; return the exit status: 2 without CUDA, 1 if a model cannot start."""
     asked = arguments(argv)
     end = time.monotonic() + asked.minutes * 60
     if asked.device == "cuda" and not cuda_available():
@@ -196,9 +186,9 @@ def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] =
     try:
         models.append(start(TEXT, text, text_requests(text, asked.sizes), asked))
         models.append(start(VISION, vision, vision_requests(asked.sizes), asked))
-        most = floors([model.demand(asked.sizes) for model in models], asked.c, bandwidth)
+        most = limits([model.demand(asked.sizes) for model in models], asked.c, bandwidth)
         for done in measure(models, asked, end):
-            path = report(found, done | {"bandwidth": bandwidth, "floors": most}, asked)
+            path = report(found, done, most, bandwidth, asked)
     except StartError as error:
         print(f"A model cannot start: {error}", file=sys.stderr)
         return 1

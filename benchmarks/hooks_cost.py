@@ -2,11 +2,11 @@
 
     python -m benchmarks.hooks_cost [--rounds N] [--requests N] [--results FOLDER]
 
-One Gunicorn with the service's own configuration serves the service with the demo models, rate limits off, and beside
-it a bare Flask application with one JSON route. Kept-alive connections ask all three in turn, so that whatever else
-the machine does falls on each of them. Three loads: one connection; 32 connections that together keep a fixed rate,
-below what the server can do; 32 connections without a pause. In the last one every answer waits behind 31 others,
-so its difference is the cost of 32 requests, and the cost of one is in the column of requests a second.
+One Gunicorn with the service's configuration serves the service with the demo models, rate limits off, and next to it
+a bare Flask application with one JSON route. Keep-alive connections request all three in rotation, so that other work
+of the machine affects each of them. There are three loads: one connection; 32 connections at a fixed total rate below
+the server's capacity; 32 connections without a pause. In the last one every answer waits for 31 others, so the
+difference in latency is the cost of 32 requests; the column of requests per second shows the cost of one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from flask import Flask, Response, jsonify
 from tqdm import tqdm
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from benchmarks.harness import record
-from benchmarks.harness.servers import Server, running
+from benchmarks.harness.plot import Panel
+from benchmarks.harness.servers import demo, running
 
-PACED_RATE = 200.0  # requests a second over all connections
+PACED_RATE = 200.0  # requests per second over all connections
 TARGET_MS = 1.0
 BAD_BODY = b'{"prompt": ""}'
 ROUTES = {
@@ -42,12 +42,14 @@ ROUTES = {
     ),
 }
 BARE = "bare Flask route"
+# The figures of one load, by route and name.
+RouteFigures = dict[str, dict[str, float]]
 PACKAGES = ("flask", "werkzeug", "gunicorn", "flask-cors", "limits", "prometheus-client", "pydantic")
 
 
 @dataclass(frozen=True)
 class Load:
-    """How the routes are asked; rate: requests a second over all connections, None for as fast as they are answered."""
+    """A load. rate: requests per second over all connections, None for each connection as fast as it is answered."""
 
     name: str
     connections: int
@@ -63,21 +65,21 @@ LOADS = (
 
 @dataclass
 class Samples:
-    """Seconds of each answer of one route under one load, and how long each round of it took."""
+    """Latencies of one route under one load, the median of each round, and the duration of all rounds, in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     round_medians: list[float] = field(default_factory=list)
     busy: float = 0.0
 
     def add(self, latencies: list[float], seconds: float) -> None:
-        """Take in one round."""
+        """Add one round."""
         self.latencies += latencies
         self.round_medians.append(statistics.median(latencies))
         self.busy += seconds
 
 
 def build_app() -> Flask:
-    """Return the service with the bare application beside it under /bare, for Gunicorn."""
+    """Return the service with the bare application under /bare, for Gunicorn."""
     from app_production import create_app
     from config import settings_or_exit
 
@@ -92,25 +94,23 @@ def build_app() -> Flask:
     return app
 
 
-def server() -> Server:
-    """Return the service on Gunicorn with the bare application beside it; the environment may name other models."""
-    models = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
-    settings = {"HOST": "127.0.0.1", "ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
-    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
-    return Server("hooks", (*command, "benchmarks.hooks_cost:build_app()"), "/api/health/ready", env=models | settings)
+class KeepAlive(asyncio.Protocol):
+    """A keep-alive connection for prepared requests, one at a time; it reads only the status and Content-Length.
 
-
-class KeptAlive(asyncio.Protocol):
-    """One kept-alive HTTP/1.1 connection: one request at a time, answers with a Content-Length."""
+    A general HTTP parser would cost more than some of the hooks that are measured.
+    """
 
     def __init__(self) -> None:
         self._buffer = b""
         self._answer: asyncio.Future[int] | None = None
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        """Resolve the answer once it is complete."""
         self._buffer += data
         head, separator, body = self._buffer.partition(b"\r\n\r\n")
         if separator and self._answer and len(body) >= content_length(head):
@@ -118,11 +118,12 @@ class KeptAlive(asyncio.Protocol):
             self._answer.set_result(int(head[9:12]))
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail the answer in progress."""
         if self._answer and not self._answer.done():
             self._answer.set_exception(ConnectionError("The server closed a kept-alive connection."))
 
     async def ask(self, request: bytes) -> int:
-        """Send the request and return the status of its whole answer."""
+        """Send a request and return the status once its answer is complete."""
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer
@@ -133,7 +134,7 @@ class KeptAlive(asyncio.Protocol):
 
 
 def content_length(head: bytes) -> int:
-    """Return the length that the headers announce. Raises ValueError where they do not."""
+    """Return the Content-Length of a response head. Raises ValueError if there is none."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
@@ -141,8 +142,8 @@ def content_length(head: bytes) -> int:
     raise ValueError("An answer without Content-Length cannot be measured here.")
 
 
-async def ask_many(connection: KeptAlive, route: str, times: int, offset: float, interval: float) -> list[float]:
-    """Ask `times` times, at fixed moments `interval` seconds apart if that is not 0; return each answer's seconds."""
+async def ask_many(connection: KeepAlive, route: str, times: int, offset: float, interval: float) -> list[float]:
+    """Send a request `times` times, `interval` seconds apart unless that is 0; return the latencies in seconds."""
     request, expected = ROUTES[route]
     latencies, due = [], time.perf_counter() + offset
     for _ in range(times):
@@ -157,8 +158,8 @@ async def ask_many(connection: KeptAlive, route: str, times: int, offset: float,
     return latencies
 
 
-async def one_round(connections: list[KeptAlive], load: Load, route: str, requests: int) -> tuple[list[float], float]:
-    """Ask one route `requests` times over all connections; return the answers' seconds and the round's."""
+async def one_round(connections: list[KeepAlive], load: Load, route: str, requests: int) -> tuple[list[float], float]:
+    """Request one route `requests` times over all connections; return the latencies and the round's duration."""
     interval = load.connections / load.rate if load.rate else 0.0
     began = time.perf_counter()
     batches = await asyncio.gather(
@@ -171,9 +172,9 @@ async def one_round(connections: list[KeptAlive], load: Load, route: str, reques
 
 
 async def measure(port: int, load: Load, rounds: int, requests: int, tick: Callable[[], object]) -> dict[str, Samples]:
-    """Ask all routes in turn, each round in another order; the first round warms up and is not counted."""
+    """Measure all routes, each round in another order; the first round warms up and is not counted."""
     loop = asyncio.get_running_loop()
-    opened = [await loop.create_connection(KeptAlive, "127.0.0.1", port) for _ in range(load.connections)]
+    opened = [await loop.create_connection(KeepAlive, "127.0.0.1", port) for _ in range(load.connections)]
     connections = [protocol for _, protocol in opened]
     names, samples = list(ROUTES), {name: Samples() for name in ROUTES}
     for number in range(rounds + 1):
@@ -188,8 +189,8 @@ async def measure(port: int, load: Load, rounds: int, requests: int, tick: Calla
     return samples
 
 
-def summary(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
-    """Return each route's figures; added_*: against the bare route, the spread over the rounds beside it."""
+def summary(samples: dict[str, Samples]) -> RouteFigures:
+    """Return each route's figures; added_*: latency above the bare route, with its spread over the rounds."""
     bare = samples[BARE]
     figures = {}
     for name, own in samples.items():
@@ -206,7 +207,7 @@ def summary(samples: dict[str, Samples]) -> dict[str, dict[str, float]]:
     return figures
 
 
-def as_table(figures: dict[str, dict[str, float]]) -> str:
+def as_table(figures: RouteFigures) -> str:
     """Return one load's figures as a Markdown table."""
     header = ("route", "median, ms", "p95, ms", "added at the median, ms (lowest to highest round)", "requests/s")
     rows = []
@@ -218,19 +219,19 @@ def as_table(figures: dict[str, dict[str, float]]) -> str:
     return record.table(header, rows)
 
 
-def verdict(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Return the sentence that compares the largest cost below saturation with the target."""
+def verdict(figures: dict[str, RouteFigures]) -> str:
+    """Return the sentence that compares the largest added latency below saturation with the target."""
     held = [figures[load.name] for load in LOADS if load.connections == 1 or load.rate]
     worst = max(own["added_median_ms"] for routes in held for name, own in routes.items() if name != BARE)
     word = "met" if worst < TARGET_MS else "missed"
     return (
         f"Target: under {TARGET_MS:g} ms added at the median, with one connection and with 32 at a fixed rate: {word} "
-        f"({worst:.2f} ms at most). Without a pause each answer waits behind 31 others, on both sides."
+        f"({worst:.2f} ms at most). Without a pause each answer waits for 31 others, on both sides."
     )
 
 
-def panels(figures: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
-    """Return what to draw: what each route adds under each load below saturation, with the spread over the rounds."""
+def panels(figures: dict[str, RouteFigures]) -> list[Panel]:
+    """Return the plot: the latency added under each load below saturation, with its spread over the rounds."""
     spread = ("added_median_ms", "added_median_lowest_round_ms", "added_median_highest_round_ms")
     held = [figures[load.name] for load in LOADS if load.connections == 1 or load.rate]
     series = {
@@ -245,22 +246,23 @@ def panels(figures: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, An
 def main() -> int:
     """Measure, print and write the results; return the exit status."""
     parser = argparse.ArgumentParser(description="Measure what the service's hooks cost.")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of each route and load (default 10)")
-    parser.add_argument("--requests", type=int, default=640, help="requests of a round (default 640)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds per route and load (default 10)")
+    parser.add_argument("--requests", type=int, default=640, help="requests per round (default 640)")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     arguments = parser.parse_args()
     found = record.facts(PACKAGES)
     figures = {}
-    with running(server(), Path(os.devnull)) as address:
+    with running(demo("hooks", "benchmarks.hooks_cost:build_app()"), Path(os.devnull)) as address:
         port = int(address.rpartition(":")[2])
         for load in LOADS:
             with tqdm(total=arguments.rounds + 1, desc=load.name, unit="round", disable=None) as bar:
                 samples = asyncio.run(measure(port, load, arguments.rounds, arguments.requests, bar.update))
             figures[load.name] = summary(samples)
     tables = [part for name, routes in figures.items() for part in (f"## {name}", as_table(routes))]
-    written = {"facts": found, "rounds": arguments.rounds, "requests": arguments.requests, "figures": figures}
-    written["plot"] = panels(figures)
-    path = record.write("hooks_cost", written, "What the hooks cost", [*tables, verdict(figures)], arguments.results)
+    written = {"rounds": arguments.rounds, "requests": arguments.requests, "figures": figures}
+    tables.append(verdict(figures))
+    title, folder = "What the hooks cost", arguments.results
+    path = record.write("hooks_cost", found, written, title, tables, folder, panels(figures))
     print(path.read_text(encoding="utf-8"))
     return 0
 

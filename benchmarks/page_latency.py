@@ -2,10 +2,10 @@
 
     python -m benchmarks.page_latency [--tokens N] [--chromium PATH] [--results FOLDER]
 
-The models of `benchmarks.harness.page_app` emit time stamps as the engine emits tokens, one every 40 ms. The page is
-the service's own: it streams them, renders their Markdown and shows them. Beside it a script waits for each change of
-the answer, then for the frame that paints it, and looks at the clock again. Server and browser share one machine and
-so one clock. The engine may join tokens that come within its stream interval (20 ms by default), which is not in here.
+The models of `benchmarks.harness.page_app` emit time stamps as the engine emits tokens, one every 40 ms. The service's
+own page streams them, renders their Markdown and shows them. A script on the page waits for each change of the answer
+and for the frame that paints it, and reads the clock. Server and browser run on one machine and share its clock. The
+engine may join tokens within its stream interval (20 ms by default); this is not included.
 """
 
 from __future__ import annotations
@@ -14,22 +14,20 @@ import argparse
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.harness import record
-from benchmarks.harness.servers import Server, running
+from benchmarks.harness.servers import GUNICORN, Server, running
 
 TARGET_MS = 50.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "chromium")
 PACKAGES = ("flask", "gunicorn", "playwright")
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking")
-# A frame runs its callbacks first and paints then; what is posted from a callback runs after the paint.
+# A frame runs its callbacks and then paints; a message posted from a callback is handled after the paint.
 WATCH = """() => {
   window.seen = [];
   const { port1, port2 } = new MessageChannel();
@@ -49,27 +47,23 @@ LAST_FRAME = "() => new Promise((resolve) => requestAnimationFrame(() => setTime
 
 
 def main() -> None:
-    """Measure, print and write down."""
+    """Measure, print and write the results."""
     options = _options()
     facts = record.facts(PACKAGES)
-    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
     env = {"ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
-    server = Server("page", (*command, "benchmarks.harness.page_app:app"), "/api/health/ready", env=env)
+    server = Server("page", (*GUNICORN, "benchmarks.harness.page_app:app"), "/api/health/ready", env=env)
     with tempfile.TemporaryDirectory() as folder, running(server, Path(folder) / "log") as address:
         seen = _watched(address, options.tokens, options.chromium)
     figures = summary([shown - arrived for arrived, shown in seen])
     table = record.table(("milliseconds from arrival to paint", "value"), [(k, f"{v:.1f}") for k, v in figures.items()])
     print(f"{table}\n\n{verdict(figures)}")
-    written = {"facts": facts, "figures": figures, "milliseconds": [round(b - a, 2) for a, b in seen]}
-    print(
-        record.write(
-            "page_latency", written, "From a token's arrival to the screen", [table, verdict(figures)], options.results
-        )
-    )
+    written = {"figures": figures, "milliseconds": [round(b - a, 2) for a, b in seen]}
+    title, tables = "From a token's arrival to the screen", [table, verdict(figures)]
+    print(record.write("page_latency", facts, written, title, tables, options.results))
 
 
 def summary(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Return the count, the median, the 95th percentile and the greatest."""
+    """Return the count, the median, the 95th percentile and the maximum."""
     ordered = sorted(milliseconds)
     return {
         "tokens": float(len(ordered)),
@@ -80,19 +74,19 @@ def summary(milliseconds: Sequence[float]) -> dict[str, float]:
 
 
 def verdict(figures: dict[str, float]) -> str:
-    """Say whether the target is met."""
+    """Return the sentence about the target."""
     word = "met" if figures["median"] < TARGET_MS else "missed"
     return f"Target, a median under {TARGET_MS:.0f} ms: {word} ({figures['median']:.1f} ms)."
 
 
 def _watched(address: str, tokens: int, chromium: str) -> list[tuple[float, float]]:
-    """Return for each token when it arrived and when it was painted, in milliseconds since the epoch."""
+    """Return for each token its times of arrival and of painting, in milliseconds since the epoch."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page()
         page.goto(address)
         _ask(page, tokens)
-        seen: list[Any] = page.evaluate("window.seen")
+        seen: list[tuple[float, float]] = page.evaluate("window.seen")
         browser.close()
     assert len(seen) == tokens, f"{len(seen)} of {tokens} tokens were seen"
     return [(arrived, shown) for arrived, shown in seen]
@@ -110,9 +104,9 @@ def _ask(page: Page, tokens: int) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--tokens", type=int, default=500, help="how many are measured (default: 500)")
-    parser.add_argument("--chromium", default=CHROMIUM, help="the browser's program")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder of the results")
+    parser.add_argument("--tokens", type=int, default=500, help="number of tokens to measure (default: 500)")
+    parser.add_argument("--chromium", default=CHROMIUM, help="path of the browser")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
     return parser.parse_args()
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.peers --text FOLDER [--vision FOLDER] [--vllm PROGRAM] [--transformers PROGRAM] ...
 
-All in one run: each round starts one server after another, alone on its core, puts every load on it and ends it, in
-an order that changes from round to round; ratios are taken within a round and shown with their spread. The servers
-are pinned to one core and this client to another (Linux). The results are written after every round.
+Each round starts one server after another, alone on its core, applies every load and stops it; the order rotates from
+round to round. Ratios are computed within a round and shown with their spread. The servers are pinned to one core and
+this client to another (Linux). The results are written after every server.
 """
 
 from __future__ import annotations
@@ -16,69 +16,82 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from tqdm import tqdm
 
 from benchmarks.harness import record, servers
 from benchmarks.harness.command_line import keep_to_core, whole_numbers
-from benchmarks.harness.comparison import Aim, over_rounds, ratio, spread, verdicts
+from benchmarks.harness.comparison import Goal, over_rounds, ratio, spread, verdicts
+from benchmarks.harness.figures import Figures
 from benchmarks.harness.http_load import Load, Plan, measure, warm_up
+from benchmarks.harness.plot import Panel, Point
+from benchmarks.harness.record import Facts
 from benchmarks.harness.servers import Server
 from benchmarks.harness.workload import Workload
 
 OURS, LOCK, VLLM, TRANSFORMERS = "ours", "generate under a lock", "vLLM", "transformers serve"
-MIXED, PICTURES = "mixed lengths, c=16", "pictures, c=16"
+MIXED, IMAGES = "mixed lengths, c=16", "images, c=16"
 MODEL_LENGTH = 1024
 WARM_UP_CLIENTS = 16
 FIRST_TEXT, FIRST_TEXT_WORST = ("first_text_ms", "p50"), ("first_text_ms", "p99")
 
-Measured = dict[str, dict[str, list[dict[str, Any]]]]
+Measured = dict[str, dict[str, list[Figures]]]
+
+
+class Bar(Protocol):
+    """A progress bar, as tqdm has it."""
+
+    def set_description(self, desc: str) -> object: ...
+
+    def update(self) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One load of one kind of requests."""
+    """One load with one kind of requests."""
 
     name: str
     load: Load
     workload: Workload
 
 
-def tasks(clients: list[int], pictures: bool) -> list[Task]:
-    """Return what each server has to do in a round."""
+def tasks(clients: list[int], images: bool) -> list[Task]:
+    """Return the loads of a round."""
     text = [Task(f"c={c}", Load(clients=c), Workload()) for c in clients]
     mixed = Task(MIXED, Load(clients=16), Workload(mixed=True))
-    return [*text, mixed, *([Task(PICTURES, Load(clients=16), Workload(pictures=True))] if pictures else [])]
+    return [*text, mixed, *([Task(IMAGES, Load(clients=16), Workload(images=True))] if images else [])]
 
 
-def aims(clients: list[int]) -> list[Aim]:
-    """Return what is aimed at, as ratios of ours to each peer."""
+def goals(clients: list[int]) -> list[Goal]:
+    """Return the targets, as ratios of ours to each peer."""
     every = tuple(f"c={c}" for c in clients)
     return [
-        Aim("tokens/s: at least vLLM's", VLLM, every, least=1.0),
-        Aim("first text p50: at most half of vLLM's", VLLM, ("c=32",), FIRST_TEXT, most=0.5),
-        Aim("first text p99: no worse than vLLM's", VLLM, ("c=32",), FIRST_TEXT_WORST, most=1.0),
-        Aim("tokens/s: at least 4 times transformers serve", TRANSFORMERS, ("c=32",), least=4.0),
-        Aim("tokens/s: at least 6 times generate under a lock", LOCK, ("c=32",), least=6.0),
-        *(Aim(f"tokens/s: at least {peer}", peer, (MIXED,), least=1.0) for peer in (VLLM, TRANSFORMERS, LOCK)),
-        Aim("tokens/s: at least 6 times generate under a lock", LOCK, (PICTURES,), least=6.0),
+        Goal("tokens/s: at least vLLM's", VLLM, every, least=1.0),
+        Goal("first text p50: at most half of vLLM's", VLLM, ("c=32",), FIRST_TEXT, most=0.5),
+        Goal("first text p99: no worse than vLLM's", VLLM, ("c=32",), FIRST_TEXT_WORST, most=1.0),
+        Goal("tokens/s: at least 4 times transformers serve", TRANSFORMERS, ("c=32",), least=4.0),
+        Goal("tokens/s: at least 6 times generate under a lock", LOCK, ("c=32",), least=6.0),
+        *(Goal(f"tokens/s: at least {peer}", peer, (MIXED,), least=1.0) for peer in (VLLM, TRANSFORMERS, LOCK)),
+        Goal("tokens/s: at least 6 times generate under a lock", LOCK, (IMAGES,), least=6.0),
     ]
 
 
 def in_turn(compared: list[Server], rounds: int) -> Iterator[tuple[int, Server]]:
-    """Yield each server of each round; every round begins with another one."""
+    """Yield each server of each round; every round starts with a different one."""
     for number in range(rounds):
         for at in range(len(compared)):
             yield number, compared[(number + at) % len(compared)]
 
 
-def measure_server(server: Server, todo: list[Task], plan: Plan, log: Path, core: int | None, bar: Any) -> dict:
-    """Start a server, put every load on it and end it; return its figures by load."""
+def measure_server(
+    server: Server, todo: list[Task], plan: Plan, log: Path, core: int | None, bar: Bar
+) -> dict[str, Figures]:
+    """Start a server, apply every load and stop it; return its figures by load."""
     figures = {}
     with servers.running(server, log, core) as address:
         for task in todo:
-            target = server.target(address, task.workload.pictures)
+            target = server.target(address, task.workload.images)
             if target is not None:
                 bar.set_description(f"{server.name}, {task.name}")
                 asyncio.run(warm_up(target, task.workload, min(task.load.clients, WARM_UP_CLIENTS), plan.seed))
@@ -89,7 +102,7 @@ def measure_server(server: Server, todo: list[Task], plan: Plan, log: Path, core
 
 
 def compare(compared: list[Server], todo: list[Task], asked: argparse.Namespace) -> Iterator[Measured]:
-    """Measure round after round; yield all that is known after each server."""
+    """Measure all rounds; yield the results so far after each server."""
     measured: Measured = {server.name: {} for server in compared}
     with tqdm(total=asked.rounds * len(compared) * len(todo), unit="load", disable=None) as bar:
         for number, server in in_turn(compared, asked.rounds):
@@ -100,18 +113,18 @@ def compare(compared: list[Server], todo: list[Task], asked: argparse.Namespace)
             yield measured
 
 
-def report(found: dict[str, Any], measured: Measured, todo: list[Task], asked: argparse.Namespace) -> Path:
-    """Write what is known; return the Markdown file."""
+def report(found: Facts, measured: Measured, todo: list[Task], asked: argparse.Namespace) -> Path:
+    """Write the results so far; return the path of the Markdown file."""
     names = [task.name for task in todo]
     tables = ["## Tokens a second: median (lowest to highest round)", _table(measured, names, ("tokens_per_second",))]
     tables += ["## First text, p50, ms", _table(measured, names, FIRST_TEXT)]
     tables += ["## First text, p99, ms", _table(measured, names, FIRST_TEXT_WORST)]
     tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
-    rows = verdicts(measured, OURS, aims(asked.c))
-    tables += ["## What is aimed at", record.table(("aim", "load", "ratio", "verdict"), rows)]
-    tables += [_failures(measured), f"Each load: {asked.n} requests a client, none after {asked.seconds:g} s."]
-    written = {"facts": found, "figures": measured, "plot": _panels(measured, asked.c)}
-    return record.write(asked.name, written, "The same model behind four servers", tables, asked.results)
+    rows = verdicts(measured, OURS, goals(asked.c))
+    tables += ["## Targets", record.table(("target", "load", "ratio", "verdict"), rows)]
+    tables += [_failures(measured), f"Each load: {asked.n} requests per client, none after {asked.seconds:g} s."]
+    title, panels = "The same model behind four servers", _panels(measured, asked.c)
+    return record.write(asked.name, found, {"figures": measured}, title, tables, asked.results, panels)
 
 
 def _table(measured: Measured, names: list[str], path: tuple[str, ...]) -> str:
@@ -130,7 +143,7 @@ def _ratios(measured: Measured, names: list[str]) -> str:
 
 
 def _failures(measured: Measured) -> str:
-    """Return the sentence about requests that failed, by server and reason."""
+    """Return a sentence with the failed requests by server and reason."""
     errors: Counter[str] = Counter()
     for server, loads in measured.items():
         for figures in (own for rounds in loads.values() for own in rounds):
@@ -139,9 +152,9 @@ def _failures(measured: Measured) -> str:
     return f"Failed requests: {errors.total()}. {reasons}".rstrip()
 
 
-def _panels(measured: Measured, clients: list[int]) -> list[dict[str, Any]]:
-    def points(server: str, path: tuple[str, ...]) -> list[list[float]]:
-        drawn = []
+def _panels(measured: Measured, clients: list[int]) -> list[Panel]:
+    def points(server: str, path: tuple[str, ...]) -> list[Point]:
+        drawn: list[Point] = []
         for c in clients:
             known = [value for value in over_rounds(measured, server, f"c={c}", path) if value is not None]
             if (own := spread(known)) is not None:
@@ -156,25 +169,25 @@ def _panels(measured: Measured, clients: list[int]) -> list[dict[str, Any]]:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return what the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="the benchmark's text model (benchmarks.make_model)")
-    parser.add_argument("--vision", type=Path, help="its vision model; without it no pictures are measured")
-    parser.add_argument("--vllm", type=Path, help="the program `vllm` of a CPU build")
-    parser.add_argument("--transformers", type=Path, help="the program `transformers` with its serving extra")
-    parser.add_argument("--no-lock", action="store_true", help="leave `generate` under a lock out")
-    parser.add_argument("--own-api", action="store_true", help="ask ours under /api/v1 instead of /v1")
+    parser.add_argument("--vision", type=Path, help="its vision model; without it no images are measured")
+    parser.add_argument("--vllm", type=Path, help="path of the program `vllm` of a CPU build")
+    parser.add_argument("--transformers", type=Path, help="path of the program `transformers` with its serving extra")
+    parser.add_argument("--no-lock", action="store_true", help="omit `generate` under a lock")
+    parser.add_argument("--own-api", action="store_true", help="send requests to ours under /api/v1 instead of /v1")
     parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16, 32, 64], help="clients")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--n", type=int, default=3, help="requests of each client (at least 8 in all)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="after which no request is made any more")
+    parser.add_argument("--n", type=int, default=3, help="requests per client (at least 8 in total)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="after which no new request is sent")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--client-core", type=int, default=1)
-    parser.add_argument("--no-pin", dest="pin", action="store_false", help="leave all cores to everybody")
+    parser.add_argument("--no-pin", dest="pin", action="store_false", help="do not pin processes to cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="peers", help="name of the results files")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
-    parser.add_argument("--logs", type=Path, required=True, help="folder for what the servers print")
+    parser.add_argument("--logs", type=Path, required=True, help="folder for the servers' output")
     return parser.parse_args(argv)
 
 
@@ -192,7 +205,7 @@ def chosen(asked: argparse.Namespace) -> list[Server]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print and write the results; return the exit status, 1 where a server did not start."""
+    """Measure, print and write the results; return the exit status, 1 if a server did not start."""
     asked = arguments(argv)
     if asked.pin:
         keep_to_core(asked.client_core)
@@ -206,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for measured in compare(chosen(asked), todo, asked):
             path = report(found, measured, todo, asked)
     except RuntimeError as error:
-        print(f"{error} See {asked.logs}.", file=sys.stderr)
+        print(f"{error} Its log is in {asked.logs}.", file=sys.stderr)
         status = 1
     if path is not None:
         print(path.read_text(encoding="utf-8"))

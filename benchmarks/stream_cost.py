@@ -1,11 +1,11 @@
-"""Measure what one event of a stream costs on the server, in microseconds of one core.
+"""Measure the server's CPU time per event of a stream, in microseconds.
 
     python -m benchmarks.stream_cost [--events N] [--rounds N] [--results FOLDER]
 
-An answer of N pieces is handed to POST /v1/chat/completions through a scripted backend and written as Gunicorn writes
-it, to a socket that another process empties. `building` is the events alone; `writing` the same bytes through
-Gunicorn's chunked writing alone; `both` is all of it. `waking` has a second thread that makes one piece at a time and
-waits until its event is written, so it adds two changes of threads.
+A scripted backend answers POST /v1/chat/completions with N pieces, which are written as Gunicorn writes them, to a
+socket that another process reads. `building` creates the events only; `writing` sends the same bytes through Gunicorn's
+chunked encoding only; `both` does both. In `waking` a second thread produces one piece at a time and waits until its
+event is written, which adds two thread switches.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PACKAGES = ("flask", "gunicorn")
 
 
 def main() -> int:
-    """Measure, write the results and return 1 where an event costs more than it may."""
+    """Measure, write the results and return 1 if building an event takes longer than the target."""
     options = _options()
     costs: dict[str, list[float]] = {name: [] for name in MEASURES}
     for _ in range(options.rounds):
@@ -47,17 +47,11 @@ def main() -> int:
             costs[name].append(measure(options.events) / options.events * 1e6)
     medians = {name: statistics.median(values) for name, values in costs.items()}
     rows = [[name, f"{medians[name]:.1f}", f"{min(costs[name]):.1f}"] for name in MEASURES]
-    table = record.table(["microseconds an event", "median of rounds", "best round"], rows)
+    table = record.table(["microseconds per event", "median of rounds", "best round"], rows)
     print(table)
     if options.results:
-        facts = record.facts(PACKAGES)
-        record.write(
-            "stream_cost",
-            {"facts": facts, "costs_us": costs},
-            "What an event of a stream costs",
-            [table],
-            options.results,
-        )
+        facts, title = record.facts(PACKAGES), "What an event of a stream costs"
+        record.write("stream_cost", facts, {"costs_us": costs}, title, [table], options.results)
     return int(medians["building"] > TARGET_US)
 
 
@@ -104,7 +98,7 @@ MEASURES: dict[str, Callable[[int], float]] = {
 
 @contextmanager
 def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Iterable[bytes]]:
-    """Yield the events of one answer; without a backend all its pieces are there already."""
+    """Yield the events of one answer; without a given backend all its pieces are ready."""
     ready = backend is None
     backend = backend or ScriptedBackend("avibe")
     backend.hold = True
@@ -125,7 +119,7 @@ def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Ite
 
 @contextmanager
 def _client() -> Iterator[ClientSocket]:
-    """Yield a socket of ours to a client in another process."""
+    """Yield the server's socket to a client in another process."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         reader = subprocess.Popen([sys.executable, "-c", READER, str(port)])
@@ -152,7 +146,7 @@ def _write(sock: ClientSocket, events: Iterable[bytes], after: Callable[[], obje
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """Return the processor's seconds that the work took in this process, all threads together."""
+    """Return the CPU seconds of the work, of all threads of this process."""
     began = time.process_time()
     work()
     return time.process_time() - began

@@ -11,21 +11,20 @@ from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
-from engine.errors import Message
-from routes.validation import RequestModel, Wording
+from routes.validation import RequestModel
 
 MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
 SWITCH = {"": None, "true": True, "false": False}
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
-# What `_readable` accepts, for OpenAPI: a text with at least one character that is not white space.
+# What `_readable` takes, for the description of the API: any text with a character that is not white space.
 SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 
 def _readable(text: str) -> str:
-    """Refuse a text of white space alone, or with a NUL, which tokenizers do not expect."""
+    """Refuse what only looks like a text: nothing but blanks, or a NUL that no tokenizer expects."""
     if not text.strip():
         raise PydanticCustomError("blank", "blank")
     if "\0" in text:
@@ -33,8 +32,20 @@ def _readable(text: str) -> str:
     return text
 
 
-class TextRequest(RequestModel):
-    """A text to generate."""
+class ApiRequest(RequestModel):
+    """A request of the pages or of /api/v1, where every sentence is about a whole field."""
+
+    sentences = {
+        **RequestModel.sentences,
+        "blank": "{path} must not be empty.",
+        "nul": "{path} has characters that are not allowed in a text.",
+        "string_unicode": "{path} has characters that are not allowed in a text.",
+        "string_too_long": "Prompt too long. Maximum length: {max_length} characters",
+    }
+
+
+class TextRequest(ApiRequest):
+    """A text to be written."""
 
     prompt: str
     max_tokens: int | None = None
@@ -42,13 +53,13 @@ class TextRequest(RequestModel):
 
 
 class StreamedTextRequest(TextRequest):
-    """A text to generate, as the API accepts it: the answer may be streamed."""
+    """The same over the API, where the answer may be streamed as it comes."""
 
     stream: bool | None = None
 
 
-class BatchRequest(RequestModel):
-    """Texts to generate; each is a prompt, or an object with the fields of a single request, and fails alone."""
+class BatchRequest(ApiRequest):
+    """Texts to be written; each is a prompt, or an object as one text is asked for, and fails or succeeds alone."""
 
     prompts: Annotated[
         list[str | dict[str, Any]],
@@ -57,23 +68,23 @@ class BatchRequest(RequestModel):
 
 
 class ImageRequest(TextRequest):
-    """A question about an image, which is another part of the form."""
+    """A question about a picture, which travels beside it in a form."""
 
 
 class StreamedImageRequest(ImageRequest):
-    """A question about an image, as the API accepts it: the answer may be streamed."""
+    """The same over the API."""
 
     stream: bool | None = None
 
 
 class ImageJsonRequest(StreamedImageRequest):
-    """A question about an image in JSON; image: a base64 data URL."""
+    """The same in JSON; `image` is a base64 data URL."""
 
     image: str
 
 
 class LanguageForm(RequestModel):
-    """The language that a visitor chooses, and the page to return to."""
+    """The language a visitor has chosen, and the page to lead back to."""
 
     page: str
     language: str
@@ -87,7 +98,7 @@ class SignInForm(RequestModel):
 
 @dataclass(frozen=True, slots=True)
 class RequestModels:
-    """The models with the limits of this service: of the pages' forms (text, image), and of the API."""
+    """The models with the limits of this service in them: of the pages' forms (text, image), and of the API."""
 
     text: type[TextRequest]
     text_json: type[StreamedTextRequest]
@@ -98,7 +109,7 @@ class RequestModels:
 
 
 def request_models(settings: Settings) -> RequestModels:
-    """Return the models with the limits of the settings; a field's description completes "<field> must be ..."."""
+    """Return the models that hold requests to the settings' limits; descriptions complete "<field> must be ..."."""
     limits = settings.generation
     fields: dict[str, Any] = {
         "prompt": Annotated[
@@ -109,17 +120,13 @@ def request_models(settings: Settings) -> RequestModels:
                 json_schema_extra={"pattern": READABLE},
             ),
             AfterValidator(_readable),
-            _prompt_wording(limits.max_prompt_length),
         ],
         "max_tokens": (
-            Annotated[
-                Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
-                _max_tokens_wording(limits.max_tokens_limit),
-            ],
+            Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
             Field(None, description=f"an integer from 1 to {limits.max_tokens_limit}"),
         ),
         "temperature": (
-            Annotated[Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None, _temperature_wording()],
+            Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None,
             Field(None, description=f"a number from 0 to {MAX_TEMPERATURE:g}"),
         ),
     }
@@ -135,30 +142,8 @@ def request_models(settings: Settings) -> RequestModels:
     )
 
 
-def _prompt_wording(longest: int) -> Wording:
-    characters = Message("prompt_characters", "prompt has characters that are not allowed in a text.")
-    return Wording(
-        {
-            "missing": Message("prompt_missing", "prompt is required."),
-            "blank": Message("prompt_blank", "prompt must not be empty."),
-            "nul": characters,
-            "string_unicode": characters,
-            "string_too_long": Message("prompt_too_long", "Prompt too long. Maximum length: {n} characters", n=longest),
-        }
-    )
-
-
-def _max_tokens_wording(most: int) -> Wording:
-    return Wording(otherwise=Message("max_tokens_range", "max_tokens must be an integer from 1 to {n}.", n=most))
-
-
-def _temperature_wording() -> Wording:
-    most = f"{MAX_TEMPERATURE:g}"
-    return Wording(otherwise=Message("temperature_range", "temperature must be a number from 0 to {n}.", n=most))
-
-
 def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return a form's fields with numbers and switches converted; blank ones count as absent."""
+    """Return a form's fields with numbers and switches for those that are; blank ones count as absent."""
     values: dict[str, Any] = dict(fields)
     for name, pattern, number in (("max_tokens", WHOLE_NUMBER, int), ("temperature", DECIMAL_NUMBER, float)):
         text = fields.get(name, "").strip()

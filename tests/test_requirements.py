@@ -22,8 +22,6 @@ NEEDED = (
 ).split()
 # Imported only where it happens to be installed.
 OPTIONAL = {"torchvision"}
-# Known to type checkers alone, which bring it along.
-TYPES_ONLY = {"_typeshed"}
 
 
 def lines(name: str) -> list[str]:
@@ -85,7 +83,7 @@ def foreign(paths: Iterator[Path]) -> set[str]:
     """Return the packages, by canonical name, that bring what the files import."""
     own = {path.stem for path in ROOT.iterdir()}
     brings = packages_distributions()
-    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"} - TYPES_ONLY
+    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"}
     return {canonicalize_name(brings.get(name, [name])[0]) for name in names} - OPTIONAL
 
 

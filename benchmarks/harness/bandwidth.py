@@ -1,4 +1,4 @@
-"""How fast a device's memory is, by copying, and what that allows a decode step at most."""
+"""Memory bandwidth of a device, measured by copying, and the lower bound that it sets for a decode step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COPIES = 20
 
 
 def copy_bandwidth(device: str) -> float:
-    """Return bytes a second, read and written together, of the best of several copies of one large tensor."""
+    """Return bytes per second, read plus written, of the fastest of several copies of one large tensor."""
     source = torch.ones(COPIED_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -19,12 +19,12 @@ def copy_bandwidth(device: str) -> float:
     bandwidth = 2 * source.numel() / seconds
     del source, target
     if device == "cuda":
-        torch.cuda.empty_cache()  # the models are to find the memory free
+        torch.cuda.empty_cache()  # frees the memory for the models
     return bandwidth
 
 
 def floor_seconds(weights: int, cached: float, bandwidth: float) -> float:
-    """Return the least seconds of a decode step: the weights once, and the cache of every row. In bytes."""
+    """Return the least seconds of a decode step that reads the weights and every row's cache once, in bytes."""
     return (weights + cached) / bandwidth
 
 

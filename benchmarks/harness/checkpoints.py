@@ -2,7 +2,7 @@
 
 text: a Qwen3-shaped model of 39 million parameters (hidden 512, 12 layers, 8 heads over 4 key heads, head_dim 64, FFN
 1,536, vocabulary 2,048, tied) in float32. vision: the same language part with 6 layers under a small Qwen2.5-VL tower.
-Neither has an end token, so every answer runs to its length. Everything is seeded: the same folder each time.
+Neither has an end token, so every answer has its full length. Everything is seeded: the folders are reproducible.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -48,7 +50,7 @@ SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer of 2,048 words, trained on seeded made-up text."""
+    """Return a byte-level BPE tokenizer of 2,048 words, trained on seeded random text."""
     rng = random.Random(SEED)
     words = ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 4))) for _ in range(3000)]
     lines = [" ".join(rng.choices(words, k=40)) for _ in range(2000)]
@@ -99,7 +101,7 @@ def make_vision_model(folder: Path) -> None:
         "window_size": 56,
         "fullatt_block_indexes": [3],
     }
-    ids = {
+    ids: dict[str, Any] = {
         f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")
     }
     ids |= {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(f"<|{kind}_pad|>") for kind in ("image", "video")}
@@ -109,7 +111,7 @@ def make_vision_model(folder: Path) -> None:
 
 
 def write_processor(folder: Path, longest_side: int) -> None:
-    """Write the picture processor's file. longest_side: of a square picture that is not scaled down, in pixels."""
+    """Write the image processor's settings. longest_side: of a square image that is not scaled down, in pixels."""
     processor = {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
@@ -126,7 +128,7 @@ def write_processor(folder: Path, longest_side: int) -> None:
 
 @contextmanager
 def checkpoint(kind: str, given: Path | None) -> Iterator[Path]:
-    """Yield the given folder, or a new one with the `text` or `vision` model, as long as the block lasts."""
+    """Yield the given folder, or a temporary one with the `text` or `vision` model."""
     if given is not None:
         yield given
         return
@@ -135,7 +137,7 @@ def checkpoint(kind: str, given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _language(vocabulary: int, layers: int) -> dict[str, object]:
+def _language(vocabulary: int, layers: int) -> dict[str, Any]:
     return {
         "vocab_size": vocabulary,
         "hidden_size": 512,
@@ -151,7 +153,8 @@ def _language(vocabulary: int, layers: int) -> dict[str, object]:
     }
 
 
-def _save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    assert model.generation_config is not None
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What the programs' command lines share: lists of numbers, and the core that a process keeps to."""
+"""Options that the programs share: comma-separated numbers, and pinning to a core."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 
 
 def numbers(text: str) -> list[float]:
-    """Read a list with commas."""
+    """Parse comma-separated numbers."""
     return [float(part) for part in text.split(",") if part]
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Read a list with commas."""
+    """Parse comma-separated whole numbers."""
     return [int(part) for part in text.split(",") if part]
 
 
 def keep_to_core(core: int | None) -> None:
-    """Keep this process, the client, to one core."""
+    """Pin this process to one core."""
     if core is not None:
         os.sched_setaffinity(0, {core})

@@ -1,11 +1,11 @@
-"""From the outcomes of requests to figures: percentiles, tokens a second, goodput. No clock and no network here."""
+"""Turns the outcomes of requests into figures: percentiles, tokens per second, goodput. No clock, no network."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,10 +15,10 @@ UNKNOWN = "n/a"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one request went, in seconds from the moment it was due.
+    """The outcome of one request, in seconds from when it was due.
 
-    seconds: until its end; first: until the first text, None where the answer came in one piece; gaps: between the
-    arrivals of text after that; error: why it failed, None where it did not.
+    seconds: until its end; first: until the first text, None if the answer came in one piece; gaps: between later
+    arrivals of text; error: why it failed, None if it succeeded.
     """
 
     seconds: float
@@ -29,34 +29,56 @@ class Outcome:
 
     @property
     def per_token(self) -> float | None:
-        """Mean seconds of each token after the first, None where that is not known."""
+        """Mean seconds per token after the first, None if unknown."""
         return None if self.first is None or self.tokens < 2 else (self.seconds - self.first) / (self.tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What a user is content with, in seconds: the wait for the first text, and the mean time of each token after it.
+    """A latency objective, in seconds: time to first text, and mean time per token after it.
 
-    Goodput counts the requests that keep to both (DistServe, OSDI 2024).
+    Goodput counts the requests that meet both (DistServe, OSDI 2024).
     """
 
     first: float = 1.0
     per_token: float = 0.1
 
     def met(self, outcome: Outcome) -> bool:
-        """Return whether a request kept to it; a failed one never does."""
+        """Return whether a request met the objective; a failed one never does."""
         if outcome.error is not None or outcome.first is None or outcome.first > self.first:
             return False
         return outcome.per_token is None or outcome.per_token <= self.per_token
 
 
+# Milliseconds by percentile ("p50"), None if unknown.
+Percentiles = dict[str, float | None]
+
+
+class Figures(TypedDict):
+    """The figures of one load; None where nothing is known."""
+
+    seconds: float
+    requests: int
+    failures: int
+    errors: dict[str, int]
+    tokens: int
+    tokens_per_second: float
+    requests_per_second: float
+    first_text_ms: Percentiles
+    gap_ms: Percentiles
+    per_token_ms: Percentiles
+    whole_ms: Percentiles
+    goodput_share: float | None
+    goodput_requests_per_second: float | None
+
+
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return the value below which `percent` of the values lie, by linear interpolation; None without values."""
+    """Return a percentile by linear interpolation, None without values."""
     return float(np.percentile(np.asarray(values, dtype=float), percent)) if len(values) else None
 
 
-def summary(outcomes: Sequence[Outcome], seconds: float, objective: Objective) -> dict[str, Any]:
-    """Return the figures of one load that took `seconds`; times in milliseconds, None where nothing is known."""
+def summary(outcomes: Sequence[Outcome], seconds: float, objective: Objective) -> Figures:
+    """Return the figures of one load that took `seconds`."""
     good = [outcome for outcome in outcomes if outcome.error is None]
     streamed = [outcome for outcome in good if outcome.first is not None]
     met = sum(objective.met(outcome) for outcome in outcomes)
@@ -77,7 +99,7 @@ def summary(outcomes: Sequence[Outcome], seconds: float, objective: Objective) -
     }
 
 
-def _spread(seconds: Sequence[float | None]) -> dict[str, float | None]:
+def _spread(seconds: Sequence[float | None]) -> Percentiles:
     known = [value * 1e3 for value in seconds if value is not None]
     return {f"p{share}": percentile(known, share) for share in SHARES}
 
@@ -94,9 +116,9 @@ HEADER = (
 )
 
 
-def row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
+def row(name: str, figures: Figures) -> tuple[str, ...]:
     """Return one load's figures as the cells under HEADER."""
-    share = figures["goodput_share"]
+    share, goodput = figures["goodput_share"], figures["goodput_requests_per_second"]
     return (
         name,
         f"{figures['tokens_per_second']:.1f}",
@@ -104,7 +126,7 @@ def row(name: str, figures: Mapping[str, Any]) -> tuple[str, ...]:
         _shown(figures["first_text_ms"].values()),
         _shown(figures["gap_ms"].values()),
         _shown(figures["whole_ms"].values()),
-        UNKNOWN if share is None else f"{figures['goodput_requests_per_second']:.2f}/s ({share:.0%})",
+        UNKNOWN if share is None else f"{goodput:.2f}/s ({share:.0%})",
         f"{figures['failures']} of {figures['requests']}",
     )
 

@@ -1,32 +1,51 @@
-"""What the figures of a GPU mean: the floor its memory sets, what two models do together, and what is aimed at."""
+"""The report on a GPU: the limit set by its memory, two models together against alternation, and the targets."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness import record
 from benchmarks.harness.bandwidth import floor_seconds
-from benchmarks.harness.figures import HEADER, row
+from benchmarks.harness.figures import HEADER, Figures, row
+from benchmarks.harness.plot import Panel, Point
+from benchmarks.harness.record import Facts
 
 H100_TOKENS = 7000.0
 TEXT, VISION, BOTH = "text", "vision", "both"
 
 
+class EngineFigures(Figures):
+    """The figures of one model in a window; step_ms: mean time of a step, None if there was none."""
+
+    step_ms: float | None
+
+
+# By measurement ("text, c=4") and model.
+ByPoint = dict[str, dict[str, EngineFigures]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """The results so far, and the names of the measurements that were skipped for lack of time."""
+
+    figures: ByPoint = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one decode step of a model reads, in bytes: its weights once, and the cache of each row."""
+    """What one decode step of a model reads, in bytes: its weights, and the cache per row."""
 
     kind: str
     weights: int
     row: float
 
 
-def floors(demands: Sequence[Demand], clients: Sequence[int], bandwidth: float) -> dict[str, float]:
-    """Return the most tokens a second that the memory allows each model alone. bandwidth: bytes a second."""
+def limits(demands: Sequence[Demand], clients: Sequence[int], bandwidth: float) -> dict[str, float]:
+    """Return the tokens per second that the memory allows each model alone. bandwidth: bytes per second."""
     return {
         f"{demand.kind}, c={c}": c / floor_seconds(demand.weights, c * demand.row, bandwidth)
         for demand in demands
@@ -34,8 +53,8 @@ def floors(demands: Sequence[Demand], clients: Sequence[int], bandwidth: float) 
     }
 
 
-def together(figures: dict[str, Any], clients: int) -> float | None:
-    """Return what both models make together as a share of half of each alone: 1 is what taking turns would give."""
+def together(figures: ByPoint, clients: int) -> float | None:
+    """Return the throughput of both models over half of the sum of each alone: 1 is what alternation would give."""
     names = [f"{kind}, c={clients}" for kind in (TEXT, VISION, BOTH)]
     if any(name not in figures for name in names):
         return None
@@ -44,20 +63,20 @@ def together(figures: dict[str, Any], clients: int) -> float | None:
     return both / (sum(alone) / 2) if sum(alone) else None
 
 
-def verdicts(figures: dict[str, Any], most: dict[str, float], clients: Sequence[int]) -> list[tuple[str, str, str]]:
-    """Return a row for each aim that was measured: what, the figure, met or missed."""
+def verdicts(figures: ByPoint, most: dict[str, float], clients: Sequence[int]) -> list[tuple[str, str, str]]:
+    """Return a row for each target that was measured: its sentence, the figure, met or missed."""
     rows = []
     for kind in (TEXT, VISION):
         name = f"{kind}, c=1"
         if name in figures:
             share = figures[name][kind]["tokens_per_second"] / most[name]
-            rows.append((f"{name}: at least 70% of the memory's floor", f"{share:.0%}", _word(share >= 0.7)))
+            rows.append((f"{name}: at least 70% of the memory limit", f"{share:.0%}", _word(share >= 0.7)))
     if (name := f"{TEXT}, c=64") in figures:
         speed = figures[name][TEXT]["tokens_per_second"]
         rows.append((f"{name}: at least 7,000 tokens/s on an H100", f"{speed:.0f}", _word(speed >= H100_TOKENS)))
     for c in clients:
-        if (share := together(figures, c)) is not None:
-            rows.append((f"both, c={c} each: at least 85% of taking turns", f"{share:.0%}", _word(share >= 0.85)))
+        if (ratio := together(figures, c)) is not None:
+            rows.append((f"both, c={c} each: at least 85% of alternation", f"{ratio:.0%}", _word(ratio >= 0.85)))
     return rows
 
 
@@ -65,31 +84,33 @@ def _word(met: bool) -> str:
     return "met" if met else "missed"
 
 
-def report(found: dict[str, Any], done: dict[str, Any], asked: argparse.Namespace) -> Path:
-    """Write what is known; return the Markdown file."""
-    figures, most = done["figures"], done["floors"]
-    rows = []
+def report(
+    found: Facts, measured: Measured, most: dict[str, float], bandwidth: float, asked: argparse.Namespace
+) -> Path:
+    """Write the results so far; return the path of the Markdown file."""
+    figures, rows = measured.figures, []
     for point, models in figures.items():
         for kind, own in models.items():
             name = point if len(models) == 1 else f"{point}: {kind}"
-            share = own["tokens_per_second"] / most[point] if point in most else None
+            limit = most.get(point)
             step = "" if own["step_ms"] is None else f"{own['step_ms']:.2f}"
-            rows.append((*row(name, own), step, "" if share is None else f"{share:.0%}"))
+            rows.append((*row(name, own), step, "" if limit is None else f"{own['tokens_per_second'] / limit:.0%}"))
     tables = [
-        record.table((*HEADER, "step, ms", "of the floor"), rows),
-        f"Memory: {done['bandwidth'] / 1e9:.0f} GB/s by copying, read and written together.",
-        record.table(("aim", "measured", "verdict"), verdicts(figures, most, asked.c)),
+        record.table((*HEADER, "step, ms", "of the limit"), rows),
+        f"Memory: {bandwidth / 1e9:.0f} GB/s measured by copying, read plus written.",
+        record.table(("target", "measured", "verdict"), verdicts(figures, most, asked.c)),
     ]
-    if done["left_out"]:
-        tables.append(f"Left out, because the time was over: {', '.join(done['left_out'])}.")
-    written = {"facts": found, **done, "plot": _panels(figures, most, asked.c)}
-    return record.write(asked.name, written, "The engine on a GPU, random weights", tables, asked.results)
+    if measured.skipped:
+        tables.append(f"Skipped for lack of time: {', '.join(measured.skipped)}.")
+    written = {"figures": figures, "skipped": measured.skipped, "bandwidth": bandwidth, "limits": most}
+    title, panels = "The engine on a GPU, random weights", _panels(figures, most, asked.c)
+    return record.write(asked.name, found, written, title, tables, asked.results, panels)
 
 
-def _panels(figures: dict[str, Any], most: dict[str, float], clients: Sequence[int]) -> list[dict[str, Any]]:
-    drawn = []
+def _panels(figures: ByPoint, most: dict[str, float], clients: Sequence[int]) -> list[Panel]:
+    drawn: list[Panel] = []
     for kind in (TEXT, VISION):
-        series = {"the memory's floor": [[c, most[f"{kind}, c={c}"]] for c in clients]}
+        series: dict[str, list[Point]] = {"memory limit": [[c, most[f"{kind}, c={c}"]] for c in clients]}
         for name, load in (("alone", kind), ("both at once", BOTH)):
             known = [(c, figures[point]) for c in clients if (point := f"{load}, c={c}") in figures]
             series[name] = [[c, models[kind]["tokens_per_second"]] for c, models in known]

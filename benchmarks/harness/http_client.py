@@ -22,7 +22,7 @@ from benchmarks.harness.workload import Job
 
 CHAT = "/chat/completions"
 OWN_TEXT = "/api/v1/text/generate"
-OWN_PICTURE = "/api/v1/image/analyze"
+OWN_IMAGE = "/api/v1/image/analyze"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,8 @@ class Target:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        if not self.url.startswith("http://") or not self.path.endswith((CHAT, OWN_TEXT, OWN_PICTURE)):
-            raise ValueError(
-                f"{self.url}: expected http:// and a path that ends in {CHAT}, {OWN_TEXT} or {OWN_PICTURE}"
-            )
+        if not self.url.startswith("http://") or not self.path.endswith((CHAT, OWN_TEXT, OWN_IMAGE)):
+            raise ValueError(f"{self.url}: expected http:// and a path that ends in {CHAT}, {OWN_TEXT} or {OWN_IMAGE}")
 
     @property
     def path(self) -> str:
@@ -121,9 +119,9 @@ def _outcome(answer: Answer, due: float, ended: float, error: str | None) -> Out
 
 def _chat(job: Job, model: str) -> dict[str, object]:
     content: object = job.prompt
-    if job.picture is not None:
+    if job.image is not None:
         content = [
-            {"type": "image_url", "image_url": {"url": _data_url(job.picture)}},
+            {"type": "image_url", "image_url": {"url": _data_url(job.image)}},
             {"type": "text", "text": job.prompt},
         ]
     return {
@@ -139,8 +137,8 @@ def _chat(job: Job, model: str) -> dict[str, object]:
 def _own(job: Job, whole: bool) -> dict[str, object]:
     body: dict[str, object] = {"prompt": job.prompt, "max_tokens": job.max_tokens, "temperature": job.temperature}
     body |= {} if whole else {"stream": True}
-    return body if job.picture is None else body | {"image": _data_url(job.picture)}
+    return body if job.image is None else body | {"image": _data_url(job.image)}
 
 
-def _data_url(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+def _data_url(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -1,12 +1,11 @@
-"""One load on a running server over HTTP, and the figures that come of it."""
+"""Applies one load to a running server over HTTP and summarises it."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.harness.figures import Objective, Outcome, summary
+from benchmarks.harness.figures import Figures, Objective, Outcome, summary
 from benchmarks.harness.http_client import Target, ask
 from benchmarks.harness.load import Tick, closed_loop, open_loop
 from benchmarks.harness.workload import Job, Workload, arrivals
@@ -16,20 +15,20 @@ FEWEST_REQUESTS = 8  # in a closed loop of few clients
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One load: `clients` that wait for each answer, or else `rate` requests a second on average."""
+    """A closed loop of `clients` that wait for their answers, or an open loop of `rate` requests per second."""
 
     clients: int = 0
     rate: float = 0.0
 
     @property
     def name(self) -> str:
-        """How tables call it."""
+        """The load's name in tables."""
         return f"c={self.clients}" if self.clients else f"{self.rate:g}/s"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long each load is measured. each: requests a client makes at most; seconds: after which none is made."""
+    """How each load is measured. each: requests per client at most; seconds: after which no new one is sent."""
 
     workload: Workload = Workload()
     each: int = 3
@@ -42,22 +41,22 @@ class Plan:
         return self.workload.jobs(max(FEWEST_REQUESTS, self.each * load.clients), self.seed, load.name)
 
 
-async def measure(target: Target, load: Load, plan: Plan, tick: Tick = lambda: None) -> dict[str, Any]:
-    """Put one load on the server; return its figures."""
+async def measure(target: Target, load: Load, plan: Plan, tick: Tick = lambda: None) -> Figures:
+    """Apply one load to the server; return its figures."""
 
-    async def asking(job: Job, due: float) -> Outcome:
+    async def send(job: Job, due: float) -> Outcome:
         return await ask(target, job, due)
 
     if load.clients:
-        done, seconds = await closed_loop(asking, plan.jobs(load), load.clients, plan.seconds, tick)
+        done, seconds = await closed_loop(send, plan.jobs(load), load.clients, plan.seconds, tick)
     else:
-        moments = list(arrivals(load.rate, plan.seconds, plan.seed, load.name))
-        jobs = plan.workload.jobs(len(moments), plan.seed, load.name)
-        done, seconds = await open_loop(asking, jobs, moments, tick)
+        due = list(arrivals(load.rate, plan.seconds, plan.seed, load.name))
+        jobs = plan.workload.jobs(len(due), plan.seed, load.name)
+        done, seconds = await open_loop(send, jobs, due, tick)
     return summary(done, max(seconds, 1e-9), plan.objective)
 
 
 async def warm_up(target: Target, workload: Workload, clients: int, seed: object) -> None:
-    """Send one short request for each client, so that what a server does only once is not measured."""
-    short = Workload(tokens=8, temperature=workload.temperature, pictures=workload.pictures)
+    """Send one short request per client, so that one-time work of the server is not measured."""
+    short = Workload(tokens=8, temperature=workload.temperature, images=workload.images)
     await asyncio.gather(*(ask(target, job, 0.0) for job in short.jobs(clients, seed, "warm-up")))

@@ -1,4 +1,4 @@
-"""Clients of a backend in this process: threads that ask, wait for the whole answer and ask again."""
+"""Clients of an engine in this process: threads that send a request, wait for its whole answer and send the next."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from engine.types import ChatPrompt, EncodedImage, GenerationRequest, Prompt, Sa
 TIMEOUT = 600.0
 
 
-class Asked(Protocol):
-    """What takes requests in this process: a backend, or what it is compared with."""
+class Server(Protocol):
+    """An engine in this process, or the implementation that it is compared with."""
 
     def submit(self, request: GenerationRequest) -> Generation: ...
 
 
-def request_of(job: Job, number: int, picture: EncodedImage | None = None) -> GenerationRequest:
-    """Return a chat request whose answer runs to its whole length."""
+def request_of(job: Job, number: int, image: EncodedImage | None = None) -> GenerationRequest:
+    """Return a chat request whose answer has exactly `job.max_tokens` tokens."""
     content: object = job.prompt
-    if picture is not None:
+    if image is not None:
         content = [{"type": "image"}, {"type": "text", "text": job.prompt}]
-    prompt = ChatPrompt(({"role": "user", "content": content},), (picture,) if picture else ())
+    prompt = ChatPrompt(({"role": "user", "content": content},), (image,) if image else ())
     return generation(prompt, job, number)
 
 
 def generation(prompt: Prompt, job: Job, number: int) -> GenerationRequest:
-    """Return a request for `job.max_tokens` tokens after a prompt."""
+    """Return a request for exactly `job.max_tokens` tokens after a prompt."""
     sampling = SamplingParams(job.max_tokens, job.temperature, ignore_eos=True)
     return GenerationRequest(f"benchmark-{number}", prompt, sampling, queue_timeout=TIMEOUT, timeout=TIMEOUT)
 
 
-def ask(backend: Asked, request: GenerationRequest) -> Outcome:
-    """Ask once; the first token counts from `submit`, as the backend tells it."""
+def ask(server: Server, request: GenerationRequest) -> Outcome:
+    """Send a request and wait for its answer; the first token is timed by the server, from `submit`."""
     began = time.perf_counter()
     try:
-        completion = backend.submit(request).result()
+        completion = server.submit(request).result()
     except ServiceError as error:
         return Outcome(time.perf_counter() - began, error=type(error).__name__)
     seconds = time.perf_counter() - began
@@ -49,23 +49,23 @@ def ask(backend: Asked, request: GenerationRequest) -> Outcome:
 
 
 class Clients:
-    """`count` clients over one stream of requests, from `start` until the requests run out or `stop`."""
+    """`count` clients over one iterator of requests, from `start` until the requests run out or `stop` is called."""
 
     def __init__(
         self,
-        backend: Asked,
+        server: Server,
         requests: Iterator[GenerationRequest],
         count: int,
         tick: Callable[[], object] = lambda: None,
     ) -> None:
-        self._backend, self._requests, self._tick = backend, requests, tick
+        self._server, self._requests, self._tick = server, requests, tick
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # guards the requests and the outcomes
         self._outcomes: list[Outcome] = []
-        self._threads = [threading.Thread(target=self._live, daemon=True) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start sending."""
         for thread in self._threads:
             thread.start()
 
@@ -76,18 +76,18 @@ class Clients:
         return taken
 
     def stop(self) -> None:
-        """Ask nothing new, and wait for what was asked."""
+        """Send nothing new, and wait for the answers in progress."""
         self._stopping.set()
         self.join()
 
     def join(self) -> None:
-        """Wait until every client is done."""
+        """Wait until every client has finished."""
         for thread in self._threads:
             thread.join()
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         while not self._stopping.is_set() and (request := self._next()) is not None:
-            outcome = ask(self._backend, request)
+            outcome = ask(self._server, request)
             with self._lock:
                 self._outcomes.append(outcome)
                 self._tick()

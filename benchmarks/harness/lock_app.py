@@ -1,4 +1,4 @@
-"""The simplest server of a model: a Flask app whose threads take turns at `generate`. What we are compared with.
+"""The simplest server of a model, which ours is compared with: a Flask app whose threads call `generate` in turn.
 
     gunicorn --threads 128 "benchmarks.harness.lock_app:create_app('TEXT_FOLDER', 'VISION_FOLDER')"
 
@@ -54,7 +54,7 @@ def spec(name: str, folder: Path) -> ModelSpec:
 
 
 def _events(model: OneByOne, wanted: GenerationRequest) -> Iterator[str]:
-    """Yield the events of a stream; a thread generates meanwhile."""
+    """Yield the events of a stream while another thread generates."""
     parts: queue.SimpleQueue[str | Completion | Exception] = queue.SimpleQueue()
 
     def generate() -> None:

@@ -1,4 +1,4 @@
-"""One request at a time: a checkpoint answered by `generate` of transformers under a lock, what the engine replaces."""
+"""One request at a time: the `generate` of transformers under a lock, which the engine is compared with."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OnText = Callable[[str], object]
 
 
 class OneByOne:
-    """A loaded checkpoint. Any thread may call it. Of the sampling only temperature, length and end tokens count."""
+    """A loaded checkpoint; thread-safe. Of the sampling parameters only temperature, length and end tokens apply."""
 
     def __init__(self, spec: ModelSpec, max_model_len: int) -> None:
         self._loaded = load_model(spec, lambda progress: None, max_model_len)
-        self._lock = threading.Lock()  # guards the model, whose `generate` keeps state on it
+        self._lock = threading.Lock()  # guards the model: `generate` keeps state on it
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Generate the whole answer in this thread, and return it."""
+        """Generate the whole answer in this thread and return it."""
         completion = self.answer(request, lambda text: None)
         generation = Generation(request.request_id, completion.prompt_tokens, time.monotonic(), lambda: None)
         generation.finish(completion)
@@ -47,7 +47,7 @@ class OneByOne:
 
 
 class _Follower(StoppingCriteria):
-    """Called by `generate` after every token; ends the answer and hands its text over as it grows."""
+    """Called by `generate` after every token: decides when the answer is complete and passes on its text."""
 
     def __init__(self, loaded: LoadedModel, sampling: SamplingParams, on_text: OnText) -> None:
         self._ends = frozenset() if sampling.ignore_eos else loaded.eos_token_ids
@@ -87,7 +87,7 @@ def _generate(loaded: LoadedModel, prompt: PreparedPrompt, sampling: SamplingPar
 
 
 def _config(loaded: LoadedModel, sampling: SamplingParams) -> GenerationConfig:
-    """Return how tokens are chosen; the end token is one that no model can choose, since the follower ends answers."""
+    """Return the sampling settings; the end token is out of the vocabulary, because the follower ends answers."""
     config: Any = GenerationConfig
     chosen = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature else {"do_sample": False}
     plain: GenerationConfig = config(max_new_tokens=sampling.max_tokens, eos_token_id=loaded.vocab_size, **chosen)

@@ -1,4 +1,4 @@
-"""The service for `page_latency`: models whose tokens are the moments at which they arrived, in milliseconds."""
+"""The service for `page_latency`, with models whose tokens are their times of emission in milliseconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS_A_TOKEN = float(os.environ.get("SECONDS_A_TOKEN", "0.04"))
 
 
 class StampingBackend:
-    """Hands over one token after another, each a time stamp, from a thread of its own as the engine does."""
+    """Emits tokens that are time stamps from a thread of its own, as the engine does."""
 
     def __init__(self, name: str) -> None:
         self.info = ModelInfo(name, name, name == "avision", False, 4096)
@@ -40,6 +40,9 @@ class StampingBackend:
         threading.Thread(target=_stamp, args=arguments, daemon=True).start()
         return generation
 
+    def vocabulary(self) -> None:
+        """There are no tokens, so there are no grammars."""
+
     def state(self) -> BackendState:
         return BackendState(Status.READY)
 
@@ -47,7 +50,7 @@ class StampingBackend:
         return BackendStats()
 
     def drain(self) -> None:
-        """There is nothing to end."""
+        """There is nothing to drain."""
 
     def stop(self, timeout: float) -> None:
         """There is nothing to wait for."""

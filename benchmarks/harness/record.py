@@ -1,4 +1,4 @@
-"""The facts that stand beside every figure: machine, commit, versions and the command that made it."""
+"""Results files, with the facts that belong to every figure: machine, commit, versions and command."""
 
 from __future__ import annotations
 
@@ -12,19 +12,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 import pynvml
 
 from benchmarks.harness import plot
+from benchmarks.harness.plot import Panel
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def facts(packages: Iterable[str]) -> dict[str, Any]:
-    """Return when, where and with what this process measures."""
+class Commit(TypedDict):
+    """The state of a working tree."""
+
+    commit: str
+    uncommitted_changes: bool
+
+
+class Facts(Commit):
+    """When, where and with what a process measures."""
+
+    date: str
+    command: str
+    cpu: str
+    cores: int | None
+    memory_gb: float
+    gpus: list[str]
+    load_average_1min: float
+    system: str
+    python: str
+    packages: dict[str, str]
+
+
+def facts(packages: Iterable[str]) -> Facts:
+    """Return the facts of this process, with the versions of the packages."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
@@ -40,14 +63,23 @@ def facts(packages: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def write(name: str, record: Mapping[str, Any], title: str, tables: Sequence[str], folder: Path = RESULTS) -> Path:
-    """Write `name`.json with everything, `name`.md for people and, if the record has one, its plot as `name`.png.
+def write(
+    name: str,
+    measured: Facts,
+    record: Mapping[str, object],
+    title: str,
+    tables: Sequence[str],
+    folder: Path = RESULTS,
+    panels: Sequence[Panel] = (),
+) -> Path:
+    """Write `name`.json with everything, `name`.md for people and, if there are panels, their plot as `name`.png.
 
     Returns the path of the Markdown file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    measured = record["facts"]
+    plotted = {"plot": panels} if panels else {}
+    content = {"facts": measured, **record, **plotted}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     changed = " with uncommitted changes" if measured["uncommitted_changes"] else ""
     packages = ", ".join(f"{package} {number}" for package, number in measured["packages"].items())
     memory = f"{measured['memory_gb']} GB of memory, {', '.join(measured['gpus']) or 'no GPU'}"
@@ -59,7 +91,7 @@ def write(name: str, record: Mapping[str, Any], title: str, tables: Sequence[str
         f"    {measured['command']}",
         *tables,
     ]
-    if "plot" in record and plot.draw(folder / f"{name}.json"):
+    if panels and plot.draw(folder / f"{name}.json"):
         lines.append(f"![{title}]({name}.png)")
     path = folder / f"{name}.md"
     path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
@@ -72,8 +104,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
-def state_of(folder: Path) -> dict[str, Any]:
-    """Return the commit of a working tree, "unknown" where there is none, and whether tracked files differ from it."""
+def state_of(folder: Path) -> Commit:
+    """Return the commit of a working tree, "unknown" if there is none, and whether tracked files differ from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)

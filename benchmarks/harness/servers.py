@@ -1,4 +1,4 @@
-"""Starts the servers that are compared, waits until they can answer, and ends them. Linux (taskset) where pinned."""
+"""Starts the servers to measure, waits until they are ready, and stops them. Pinning needs Linux (taskset)."""
 
 from __future__ import annotations
 
@@ -16,46 +16,54 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.harness import record
-from benchmarks.harness.http_client import OWN_PICTURE, OWN_TEXT, Target
+from benchmarks.harness.http_client import OWN_IMAGE, OWN_TEXT, Target
 
 OPENAI_PATH = "/v1/chat/completions"
+
+GUNICORN = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
 
 START_SECONDS = 600.0
 END_SECONDS = 30.0
 POLL_SECONDS = 0.2
-# Long enough for a queue of 64 behind a server that answers one by one.
+# Seconds; long enough for 64 requests to a server that answers one by one.
 PATIENCE = "900"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server to be measured. `{port}` in the command is replaced.
+    """A server to measure. `{port}` in the command is replaced.
 
-    ready: the path that answers 200 when it can be asked; text, pictures: the route and the model's name in chat
-    requests, None for what it does not serve; env: on top of this process's own.
+    ready: the path that answers 200 once the server is ready; text, images: the route and the model's name in chat
+    requests, None if not supported; env: in addition to this process's environment.
     """
 
     name: str
     command: tuple[str, ...]
     ready: str
     text: tuple[str, str] | None = None
-    pictures: tuple[str, str] | None = None
+    images: tuple[str, str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def target(self, address: str, pictures: bool) -> Target | None:
-        """Return where to ask for answers to text or to pictures, None where it does not give them."""
-        route = self.pictures if pictures else self.text
+    def target(self, address: str, images: bool) -> Target | None:
+        """Return the target of text or image requests, None if not supported."""
+        route = self.images if images else self.text
         return Target(address + route[0], route[1]) if route else None
 
 
-def ours(name: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
-    """Return our service on Gunicorn, as it is deployed, without rate limits and with patient queues.
+def demo(name: str, app: str) -> Server:
+    """Return an app on Gunicorn with the demo models, rate limits off; the environment may name other models."""
+    models = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", **os.environ}
+    settings = {"HOST": "127.0.0.1", "ENV_FILE": os.devnull, "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    return Server(name, (*GUNICORN, app), "/api/health/ready", env=models | settings)
 
-    vision: a demo model stands in for it where there is none; length: MAX_MODEL_LEN; chat: ask under /v1, and
-    not under /api/v1.
+
+def ours(name: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
+    """Return our service on Gunicorn, as deployed, without rate limits and with long timeouts.
+
+    vision: None serves the demo model instead; length: MAX_MODEL_LEN; chat: send requests to /v1 rather than /api/v1.
     """
     env = {
-        "ENVIRONMENT": "production",  # where a folder that is missing is an error, and no demo stands in
+        "ENVIRONMENT": "production",  # in which a missing folder is an error rather than replaced by a demo
         "ENV_FILE": os.devnull,
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
@@ -69,10 +77,9 @@ def ours(name: str, text: Path, vision: Path | None, length: int, chat: bool = T
         "QUEUE_TIMEOUT": PATIENCE,
         "REQUEST_TIMEOUT": PATIENCE,
     }
-    command = (sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "-b", "127.0.0.1:{port}")
     text_route = (OPENAI_PATH if chat else OWN_TEXT, "avibe")
-    picture_route = (OPENAI_PATH if chat else OWN_PICTURE, "avision") if vision else None
-    return Server(name, (*command, "app_production:app"), "/api/health/ready", text_route, picture_route, env)
+    image_route = (OPENAI_PATH if chat else OWN_IMAGE, "avision") if vision else None
+    return Server(name, (*GUNICORN, "app_production:app"), "/api/health/ready", text_route, image_route, env)
 
 
 def under_a_lock(name: str, text: Path, vision: Path | None, length: int) -> Server:
@@ -80,12 +87,12 @@ def under_a_lock(name: str, text: Path, vision: Path | None, length: int) -> Ser
     folders = [repr(str(folder.resolve())) if folder else "None" for folder in (text, vision)]
     app = f"benchmarks.harness.lock_app:create_app({', '.join(folders)}, {length})"
     command = (sys.executable, "-m", "gunicorn", "--threads", "128", "--timeout", "0", "-b", "127.0.0.1:{port}", app)
-    pictures = (OPENAI_PATH, "avision") if vision else None
-    return Server(name, command, "/ready", (OPENAI_PATH, "avibe"), pictures, {"HF_HUB_OFFLINE": "1"})
+    images = (OPENAI_PATH, "avision") if vision else None
+    return Server(name, command, "/ready", (OPENAI_PATH, "avibe"), images, {"HF_HUB_OFFLINE": "1"})
 
 
 def vllm(program: Path, folder: Path, core: int, length: int) -> Server:
-    """Return vLLM's CPU build. program: its `vllm`; core: the one its arithmetic is bound to."""
+    """Return vLLM's CPU build. program: path of its `vllm`; core: the core for its computation."""
     env = {
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": str(core),
@@ -99,7 +106,7 @@ def vllm(program: Path, folder: Path, core: int, length: int) -> Server:
 
 
 def transformers_serve(program: Path, folder: Path) -> Server:
-    """Return `transformers serve` with its continuous batching. program: its `transformers`."""
+    """Return `transformers serve` with continuous batching. program: path of its `transformers`."""
     options = ("--dtype", "float32", "--device", "cpu", "--continuous-batching")
     command = (str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", *options)
     route = (OPENAI_PATH, str(folder))
@@ -108,9 +115,9 @@ def transformers_serve(program: Path, folder: Path) -> Server:
 
 @contextmanager
 def running(server: Server, log: Path, core: int | None = None) -> Iterator[str]:
-    """Run a server until the block ends; yield its address (http://host:port). log: takes what it prints.
+    """Run a server until the block ends; yield its address (http://host:port). log: file for its output.
 
-    core: the only one that it and all its children may use. Raises RuntimeError where it does not become ready.
+    core: pins it and its children to one core. Raises RuntimeError if it does not become ready.
     """
     port = free_port()
     pinned = ("taskset", "-c", str(core)) if core is not None else ()
@@ -132,7 +139,7 @@ def running(server: Server, log: Path, core: int | None = None) -> Iterator[str]
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody holds now."""
+    """Return a port of the loopback address that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
@@ -140,18 +147,18 @@ def free_port() -> int:
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, seconds: float = START_SECONDS) -> None:
     """Poll until the URL answers 200. Raises RuntimeError if the server ends or takes too long."""
-    end_of_patience = time.monotonic() + seconds
-    while time.monotonic() < end_of_patience and process.poll() is None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_SECONDS)
-    raise RuntimeError(f"The server did not become ready at {url}; what it printed says why.")
+    raise RuntimeError(f"The server did not become ready at {url}; see its output.")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to stop, and after a while end whatever is left of its session, children included."""
+    """Stop the server, and after END_SECONDS kill what is left of its session, children included."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,7 +1,7 @@
-"""Models of given shapes with random weights, made on the device itself: no files, no download.
+"""Models of given shapes with random weights, created on the device: no files, no download.
 
-The weights are small enough for every logit to stay finite in float16; speed does not depend on their values. The
-tokenizer is the benchmark's small one, so most of the large vocabulary has no text, which costs the same.
+The weights are small enough for every logit to be finite in float16; speed does not depend on their values. The
+tokenizer is the benchmark's small one: most of the large vocabulary has no text, which does not change the cost.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from engine.types import ModelSpec, Progress
 
 SEED = 0
 SMALL_WEIGHTS = 0.01  # standard deviation
-LONGEST_SIDE = 448  # pixels of a picture that is not scaled down
+LONGEST_SIDE = 448  # pixels of an image that is not scaled down
 
 QWEN3_8B = {
     "vocab_size": 151_936,
@@ -63,7 +63,7 @@ VISION_TOWER = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-# Shapes for trying the program itself, not for measuring.
+# Shapes for trying the program, not for measuring.
 TINY = {
     "vocab_size": 4096,
     "hidden_size": 64,
@@ -79,7 +79,7 @@ TINY_TOWER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's shape. tower: of the vision tower, None for a model that reads no pictures."""
+    """A model's shape. tower: of the vision tower, None for a text model."""
 
     name: str
     language: dict[str, Any]
@@ -90,7 +90,8 @@ class Shape:
         """Bytes of keys and values of one token in float16."""
         heads, hidden = self.language["num_key_value_heads"], self.language["hidden_size"]
         head_dim = self.language.get("head_dim") or hidden // self.language["num_attention_heads"]
-        return 2 * self.language["num_hidden_layers"] * heads * head_dim * 2
+        values: int = self.language["num_hidden_layers"] * heads * head_dim
+        return 2 * values * 2
 
 
 def shapes(tiny: bool) -> tuple[Shape, Shape]:
@@ -102,9 +103,9 @@ def shapes(tiny: bool) -> tuple[Shape, Shape]:
 
 
 class RandomLoad:
-    """What an engine takes instead of `load_model`: makes the model of a shape on the device of its spec.
+    """Replaces `load_model` for an engine: creates the model of a shape on the device of its spec.
 
-    read_bytes: of weights that one decode step reads, known once the model is made.
+    read_bytes: weights that one decode step reads, in bytes; known once the model is created.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -112,15 +113,15 @@ class RandomLoad:
         self.read_bytes = 0
 
     def __call__(self, spec: ModelSpec, report: Callable[[Progress], None], max_model_len: int) -> LoadedModel:
-        report(Progress("making random weights"))
+        report(Progress("creating random weights"))
         tokenizer = make_tokenizer()
         model = random_model(self.shape, tokenizer, spec)
         self.read_bytes = read_bytes(model)
         vocabulary = self.shape.language["vocab_size"]
-        pictures = _pictures(tokenizer, max_model_len) if self.shape.tower else None
+        images = _images(tokenizer, max_model_len) if self.shape.tower else None
         return LoadedModel(
             model,
-            PromptPreparer(tokenizer, vocabulary, TEMPLATE, pictures),
+            PromptPreparer(tokenizer, vocabulary, TEMPLATE, images),
             TokenTable.of(tokenizer.backend_tokenizer, vocabulary),
             frozenset(),
             max_model_len,
@@ -129,7 +130,7 @@ class RandomLoad:
 
 
 def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> Any:
-    """Return a seeded model in evaluation mode on the spec's device in its number format."""
+    """Return a seeded model in evaluation mode, with the device and dtype of the spec."""
     auto: Any = AutoModelForImageTextToText if shape.tower else AutoModelForCausalLM
     torch.manual_seed(SEED)
     with torch.device(spec.device):
@@ -140,7 +141,7 @@ def random_model(shape: Shape, tokenizer: PreTrainedTokenizerBase, spec: ModelSp
 
 
 def read_bytes(model: Any) -> int:
-    """Return the bytes of weights that one decode step reads: all but the embedding table and the vision tower."""
+    """Return the bytes of weights that one decode step reads: all except the embedding table and the vision tower."""
     text = getattr(model.model, "language_model", model.model)
     read = [model.lm_head.weight, *(p for name, p in text.named_parameters() if name != "embed_tokens.weight")]
     return sum(weight.numel() * weight.element_size() for weight in read)
@@ -158,12 +159,14 @@ def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfi
     if shape.tower is None:
         return Qwen3Config(**language, tie_word_embeddings=False)
     names = {"vision_start": "vision_start", "vision_end": "vision_end", "image": "image_pad", "video": "video_pad"}
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+    ids: dict[str, Any] = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()
+    }
     tower = {**shape.tower, "initializer_range": SMALL_WEIGHTS}
     return Qwen2_5_VLConfig(text_config=language, vision_config=tower, tie_word_embeddings=False, **ids)
 
 
-def _pictures(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> PictureProcessor:
+def _images(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> PictureProcessor:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         write_processor(Path(folder), LONGEST_SIDE)

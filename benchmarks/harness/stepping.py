@@ -1,7 +1,6 @@
-"""The engine's heart driven step by step in this thread, each step taken apart: what is the model's, what is ours.
+"""Drives the engine's core step by step in this thread and times the parts of each step.
 
-The engine itself is untouched: its runner and its decoder are watched from outside, through objects that stand in for
-them and note when a call began and ended.
+The engine itself is unchanged: proxies of its runner and decoder record when calls begin and end.
 """
 
 from __future__ import annotations
@@ -31,9 +30,8 @@ PARTS = ("schedule", "prepare", "model", "sample", "postprocess", "keep")
 class Step:
     """Seconds of one step by part, with its shape: decoding rows, and tokens of prompts.
 
-    schedule: who takes part, and what is known of new prompts; prepare: ids, positions and masks; model: embedding,
-    layers and head; sample: one token a row; postprocess: text, ends, answers handed over; keep: copies of what is
-    computed, for prompts that begin the same.
+    schedule: choice of sequences, and prefix lookup; prepare: ids, positions and masks; model: embedding, layers and
+    head; sample: one token per row; postprocess: text, stop conditions, delivery; keep: copies to the prefix cache.
     """
 
     rows: int
@@ -52,13 +50,13 @@ class Step:
 
     @property
     def host(self) -> float:
-        """Everything that is not the model's."""
+        """Everything except the model."""
         return self.schedule + self.prepare + self.sample + self.postprocess + self.keep
 
 
 @dataclass
-class _Ledger:
-    """The calls of one step, each as (began, ended)."""
+class _Calls:
+    """The calls of one step, each as (start, end)."""
 
     runs: list[tuple[float, float]] = field(default_factory=list)
     model: list[tuple[float, float]] = field(default_factory=list)
@@ -85,7 +83,7 @@ def _seconds(calls: list[tuple[float, float]]) -> float:
     return sum(ended - began for began, ended in calls)
 
 
-class _WatchedDecoder:
+class _TimedDecoder:
     def __init__(self, decoder: Any, engine: SteppedEngine) -> None:
         self._decoder, self._engine = decoder, engine
 
@@ -97,38 +95,38 @@ class _WatchedDecoder:
         def timed(*args: Any) -> Any:
             began = time.perf_counter()
             result = value(*args)
-            self._engine.ledger.model.append((began, time.perf_counter()))
+            self._engine.calls.model.append((began, time.perf_counter()))
             return result
 
         return timed
 
 
-class _WatchedRunner:
+class _TimedRunner:
     def __init__(self, runner: ModelRunner, engine: SteppedEngine) -> None:
         self._runner, self._engine = runner, engine
-        runner.decoder = _WatchedDecoder(runner.decoder, engine)  # type: ignore[assignment]
+        runner.decoder = _TimedDecoder(runner.decoder, engine)  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
 
     def run(self, plan: Plan) -> Any:
-        self._engine.ledger.plan = plan
+        self._engine.calls.plan = plan
         began = time.perf_counter()
         result = self._runner.run(plan)
-        self._engine.ledger.runs.append((began, time.perf_counter()))
+        self._engine.calls.runs.append((began, time.perf_counter()))
         return result
 
     def cache_prefix(self, sequence: Sequence) -> None:
         began = time.perf_counter()
         self._runner.cache_prefix(sequence)
-        self._engine.ledger.keep.append((began, time.perf_counter()))
+        self._engine.calls.keep.append((began, time.perf_counter()))
 
 
 class SteppedEngine:
-    """The engine's core over a loaded model on the CPU, without its thread; answers are read as streams."""
+    """The engine's core over a loaded model on the CPU, without a thread of its own; answers are read as streams."""
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
-        self.ledger = _Ledger()
+        self.calls = _Calls()
         self._loaded = loaded
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
         runner = ModelRunner(
@@ -136,7 +134,7 @@ class SteppedEngine:
         )
         self._core = EngineCore(
             self._room,
-            _WatchedRunner(runner, self),
+            _TimedRunner(runner, self),
             config,
             loaded.eos_token_ids,
             loaded.token_table.text,
@@ -144,7 +142,7 @@ class SteppedEngine:
         )
 
     def closed_loop(self, requests: Iterable[GenerationRequest], clients: int) -> Iterator[Step]:
-        """Keep `clients` requests in the engine until there are no more; yield every step."""
+        """Keep `clients` requests in flight until they run out; yield every step."""
         pending = iter(requests)
         streams: list[tuple[Generation, Iterator[Piece]]] = []
         while True:
@@ -160,12 +158,12 @@ class SteppedEngine:
         sequence = make_sequence(self._loaded, request, time.monotonic(), lambda: None, time.monotonic)
         self._room.put(sequence)
         pieces = sequence.generation.pieces(idle=0.0)
-        next(pieces)  # an empty one; from here on the engine takes the answer for a stream
+        next(pieces)  # an empty one; from now on the engine treats the answer as streamed
         return sequence.generation, pieces
 
     @staticmethod
     def _ended(stream: tuple[Generation, Iterator[Piece]]) -> bool:
-        """Return whether an answer is over; then read it to its end, which raises what it failed with."""
+        """Return whether an answer has ended; if so, read it to its end, which raises its error."""
         generation, pieces = stream
         if generation.done:
             for _ in pieces:
@@ -173,8 +171,8 @@ class SteppedEngine:
         return generation.done
 
     def _step(self) -> Step | None:
-        self.ledger = _Ledger()
+        self.calls = _Calls()
         began = time.perf_counter()
         if not self._core.step():
             return None
-        return self.ledger.step(began, time.perf_counter())
+        return self.calls.step(began, time.perf_counter())

@@ -1,4 +1,4 @@
-"""What is asked, and when: seeded prompts, lengths, pictures and arrivals. The same seed gives the same workload."""
+"""Seeded workloads: prompts, answer lengths, images and arrival times. The same seed gives the same workload."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw
 
-# Words, with the number of tokens each has in the benchmark tokenizer after a space.
+# Words with their length in tokens, after a space, in the benchmark tokenizer.
 WORDS = {
     "bicycle": 5, "sofa": 2, "phone": 3, "red": 2, "old": 4, "new": 2, "city": 5, "price": 4, "good": 2, "box": 2,
     "garage": 3, "winter": 5, "table": 2, "lamp": 3, "book": 2, "chair": 5, "camera": 5, "road": 2,
 }  # fmt: skip
 TEMPLATE_TOKENS = 13
-# So that a chat prompt has 55 to 242 tokens, about 148 on average.
+# These bounds give chat prompts of 55 to 242 tokens, about 148 on average.
 FEWEST_TOKENS, MOST_TOKENS = 60, 241
 SHORTEST_ANSWER, LONGEST_ANSWER = 8, 256
-PICTURE_SIDES = (112, 224)
+IMAGE_SIDES = (112, 224)
 SHAPES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request. picture: a PNG, or None."""
+    """One request. image: a PNG, or None."""
 
     prompt: str
     max_tokens: int
     temperature: float
-    picture: bytes | None = None
+    image: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Which requests are made. tokens: the length of an answer; mixed: any length from 8 to 256 instead."""
+    """The kind of requests. tokens: the length of each answer; mixed: random lengths from 8 to 256 instead."""
 
     tokens: int = 64
     temperature: float = 0.7
     mixed: bool = False
-    pictures: bool = False
+    images: bool = False
 
     def jobs(self, count: int, *seed: object) -> list[Job]:
-        """Return `count` requests. seed: anything that tells this load from others; equal seeds, equal requests."""
+        """Return `count` requests. seed: anything that identifies this load; equal seeds give equal requests."""
         rng = random.Random(repr(seed))
         return [self._job(rng) for _ in range(count)]
 
     def _job(self, rng: random.Random) -> Job:
         tokens = rng.randint(SHORTEST_ANSWER, LONGEST_ANSWER) if self.mixed else self.tokens
-        return Job(prompt(rng), tokens, self.temperature, picture(rng) if self.pictures else None)
+        return Job(prompt(rng), tokens, self.temperature, draw_image(rng) if self.images else None)
 
 
 def prompt(rng: random.Random) -> str:
-    """Return a prompt of words, its length in tokens evenly spread."""
+    """Return a prompt of words; its length in tokens is uniformly distributed."""
     left = rng.randint(FEWEST_TOKENS, MOST_TOKENS) - TEMPLATE_TOKENS
     words, vocabulary = [], list(WORDS)
     while WORDS[word := rng.choice(vocabulary)] <= left:
@@ -61,8 +61,8 @@ def prompt(rng: random.Random) -> str:
     return " ".join(words)
 
 
-def picture(rng: random.Random, sides: tuple[int, int] = PICTURE_SIDES) -> bytes:
-    """Return a PNG of coloured rectangles, both sides between `sides` pixels, hardly ever the same twice."""
+def draw_image(rng: random.Random, sides: tuple[int, int] = IMAGE_SIDES) -> bytes:
+    """Return a PNG of coloured rectangles, each side between the two `sides` in pixels; repeats are unlikely."""
     width, height = rng.randint(*sides), rng.randint(*sides)
     image = Image.new("RGB", (width, height), _colour(rng))
     draw = ImageDraw.Draw(image)
@@ -75,12 +75,12 @@ def picture(rng: random.Random, sides: tuple[int, int] = PICTURE_SIDES) -> bytes
 
 
 def arrivals(rate: float, seconds: float, *seed: object) -> Iterator[float]:
-    """Yield the moments of a Poisson process, in seconds from its start. rate: requests a second on average."""
+    """Yield the arrival times of a Poisson process, in seconds from its start. rate: requests per second on average."""
     rng = random.Random(repr(seed))
-    moment = rng.expovariate(rate)
-    while moment < seconds:
-        yield moment
-        moment += rng.expovariate(rate)
+    arrival = rng.expovariate(rate)
+    while arrival < seconds:
+        yield arrival
+        arrival += rng.expovariate(rate)
 
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:

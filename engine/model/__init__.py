@@ -1,1 +1,1 @@
-"""The computation of one step: decoder, vision tower, attention, caches, sampling, kernels and CUDA graphs."""
+"""What computes a step: decoder, vision tower, attention, caches, sampling, kernels and CUDA graphs."""

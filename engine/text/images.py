@@ -18,26 +18,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from engine.errors import Message, PayloadTooLarge, UnsupportedMediaType, ValidationError
+from engine.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
 from engine.types import EncodedImage
 
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_IMAGE_PIXELS = 40_000_000
 MAX_IMAGE_SIDE = 16_384
 MAX_IMAGE_ASPECT = 200
-
-EMPTY = Message("image_empty", "The image is empty.")
-TOO_LARGE = Message("image_too_large", "The image is too large. Maximum size: {n} MiB", n=MAX_IMAGE_BYTES // 2**20)
-UNKNOWN_FORMAT = Message("image_format", "The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
-DAMAGED = Message("image_damaged", "The image is damaged or incomplete.")
-NO_PIXELS = Message("image_no_pixels", "The image has no pixels.")
-SIDE_TOO_LONG = Message("image_side", "The image is too wide or too high. Maximum side: {n} pixels", n=MAX_IMAGE_SIDE)
-TOO_MANY_PIXELS = Message(
-    "image_pixels", "The image has too many pixels. Maximum: {n} megapixels", n=MAX_IMAGE_PIXELS // 1_000_000
-)
-TOO_NARROW = Message("image_aspect", "The image is too narrow. Maximum aspect ratio: {n}", n=MAX_IMAGE_ASPECT)
-# Everything that may be wrong with an image, for a page that checks one before it is sent.
-PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,9 +44,9 @@ def check_header(data: bytes) -> EncodedImage:
     PayloadTooLarge (bytes, pixels or a side over the limit).
     """
     if not data:
-        raise ValidationError(EMPTY, "image")
+        raise ValidationError("The image is empty.", "image")
     if len(data) > MAX_IMAGE_BYTES:
-        raise PayloadTooLarge(TOO_LARGE)
+        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // 2**20} MiB")
     with _open(data) as image:
         width, height = image.size
     _check_size(width, height)
@@ -74,7 +61,7 @@ def decode(encoded: EncodedImage) -> Image.Image:
             image.load()
             return _upright(_to_rgb(image), image)
         except Exception as error:  # a damaged file can raise anything at all inside a decoder
-            raise ValidationError(DAMAGED, "image") from error
+            raise ValidationError("The image is damaged or incomplete.", "image") from error
 
 
 def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
@@ -93,24 +80,28 @@ def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
 def _open(data: bytes) -> ImageFile:
     plugin = _plugin(data)
     if plugin is None:
-        raise UnsupportedMediaType(UNKNOWN_FORMAT)
+        raise UnsupportedMediaType("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
     try:
         return plugin(BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PayloadTooLarge(TOO_MANY_PIXELS) from error
+        raise _too_many_pixels() from error
     except Exception as error:  # a damaged file can raise anything at all inside a reader
-        raise ValidationError(DAMAGED, "image") from error
+        raise ValidationError("The image is damaged or incomplete.", "image") from error
+
+
+def _too_many_pixels() -> PayloadTooLarge:
+    return PayloadTooLarge(f"The image has too many pixels. Maximum: {MAX_IMAGE_PIXELS // 1_000_000} megapixels")
 
 
 def _check_size(width: int, height: int) -> None:
     if min(width, height) < 1:
-        raise ValidationError(NO_PIXELS, "image")
+        raise ValidationError("The image has no pixels.", "image")
     if max(width, height) > MAX_IMAGE_SIDE:
-        raise PayloadTooLarge(SIDE_TOO_LONG)
+        raise PayloadTooLarge(f"The image is too wide or too high. Maximum side: {MAX_IMAGE_SIDE} pixels")
     if width * height > MAX_IMAGE_PIXELS:
-        raise PayloadTooLarge(TOO_MANY_PIXELS)
+        raise _too_many_pixels()
     if max(width, height) > MAX_IMAGE_ASPECT * min(width, height):
-        raise ValidationError(TOO_NARROW, "image")
+        raise ValidationError(f"The image is too narrow. Maximum aspect ratio: {MAX_IMAGE_ASPECT}", "image")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

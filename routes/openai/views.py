@@ -30,21 +30,21 @@ def model(model_id: str) -> Response:
 @openai.post("/chat/completions")
 def chat_completions() -> Response:
     """Answer a conversation."""
-    body = _read(services().openai_models.chat)
-    charge(body.n or 1)
-    return chat.create_chat_completion(body)
+    asked = _read(services().openai_models.chat)
+    charge(asked.n or 1)
+    return chat.answer(asked)
 
 
 @openai.post("/completions")
 def text_completions() -> Response:
     """Continue texts."""
-    body = _read(services().openai_models.completion)
-    charge(completions.cost(body))
-    return completions.create_completion(body)
+    asked = _read(services().openai_models.completion)
+    charge(completions.cost(asked))
+    return completions.answer(asked)
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
-    """Return the validated body; a body that is refused is charged as one answer."""
+    """Return the request; one that cannot be read counts as one."""
     try:
         return validated(model, parsing.json_object())
     except ServiceError:

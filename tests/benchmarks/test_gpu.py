@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from benchmarks.harness.gpu_report import Demand, floors, together, verdicts
+from benchmarks.harness.gpu_report import Demand, limits, together, verdicts
 from benchmarks.harness.shapes import shapes
 
 
@@ -26,8 +26,8 @@ def figures(text: float, vision: float, both: tuple[float, float], clients: int 
     }
 
 
-def test_without_cuda_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 2, before anything is made."""
+def test_without_cuda_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    """Status 2, before a model is created."""
     assert gpu.main([], cuda_available=lambda: False) == 2
     assert "No CUDA device" in capsys.readouterr().err
 
@@ -40,11 +40,11 @@ def test_it_measures_each_model_alone_and_both_together(tmp_path: Path) -> None:
     assert set(written["figures"]["both, c=2"]) == {"text", "vision"}
     assert all(own["failures"] == 0 for models in written["figures"].values() for own in models.values())
     assert written["figures"]["text, c=1"]["text"]["tokens_per_second"] > 0
-    assert (written["left_out"], written["bandwidth"] > 0) == ([], True)
+    assert (written["skipped"], written["bandwidth"] > 0) == ([], True)
 
 
-def test_what_does_not_fit_into_the_time_is_left_out_and_said(tmp_path: Path) -> None:
-    """It ends in time with what it has, and names the rest."""
+def test_what_does_not_fit_into_the_time_is_skipped_and_listed(tmp_path: Path) -> None:
+    """It ends in time with the results so far, and lists the rest."""
     options = ["--device", "cpu", "--tiny", "--c", "1", "--minutes", "0", "--results", str(tmp_path)]
     assert gpu.main(options) == 0
     assert json.loads((tmp_path / "gpu.json").read_text())["figures"] == {}
@@ -58,14 +58,14 @@ def test_a_model_that_cannot_start_ends_the_program(tmp_path: Path, capsys: pyte
     assert "does not fit" in capsys.readouterr().err
 
 
-def test_the_floor_is_what_the_memory_allows() -> None:
+def test_the_limit_is_what_the_memory_allows() -> None:
     """15 GB of weights at 3 TB/s are 5 ms a step; the rows share them, each with its cache."""
-    most = floors([Demand("text", 15_000_000_000, 30_000_000.0)], [1, 100], 3e12)
+    most = limits([Demand("text", 15_000_000_000, 30_000_000.0)], [1, 100], 3e12)
     assert most["text, c=1"] == pytest.approx(1 / 0.00501)
     assert most["text, c=100"] == pytest.approx(100 / 0.006)
 
 
-def test_together_is_compared_with_taking_turns() -> None:
+def test_both_together_are_compared_with_alternation() -> None:
     """Half of each alone would be 1."""
     assert together(figures(100, 200, (50, 100)), 1) == pytest.approx(1.0)
     assert together(figures(100, 200, (40, 80)), 1) == pytest.approx(0.8)
@@ -73,7 +73,7 @@ def test_together_is_compared_with_taking_turns() -> None:
 
 
 def test_the_verdicts_follow_the_figures() -> None:
-    """Only what was measured is judged."""
+    """Only measured targets have a verdict."""
     measured = figures(140, 60, (70, 30)) | figures(7100, 1, (1, 1), clients=64)
     most = {"text, c=1": 200.0, "vision, c=1": 100.0}
     assert [word for _, _, word in verdicts(measured, most, [1])] == ["met", "missed", "met", "met"]

@@ -26,7 +26,7 @@ def test_what_is_added_is_the_difference_of_the_medians() -> None:
     assert figures[hooks_cost.BARE]["requests_per_second"] == pytest.approx(1000)
 
 
-def test_the_verdict_tells_a_missed_target() -> None:
+def test_the_verdict_reports_a_missed_target() -> None:
     """The sentence follows the figures."""
     good = {name: {"added_median_ms": 0.4} for name in hooks_cost.ROUTES}
     bad = good | {"GET /api/health/live": {"added_median_ms": 1.4}}
@@ -42,9 +42,9 @@ def test_an_answer_without_a_length_is_refused() -> None:
 
 
 def test_a_record_names_machine_commit_and_command(tmp_path: Path) -> None:
-    """No figure stands without what made it."""
+    """Every figure comes with its origin."""
     facts = record.facts(["flask"])
-    path = record.write("some", {"facts": facts}, "Some figures", [record.table(("a", "b"), [("x", "1")])], tmp_path)
+    path = record.write("some", facts, {}, "Some figures", [record.table(("a", "b"), [("x", "1")])], tmp_path)
     text = path.read_text()
     assert all(str(facts[name]) in text for name in ("command", "cpu", "cores", "python", "date"))
     assert "| x | 1 |" in text

@@ -7,8 +7,8 @@ from benchmarks.harness.figures import Objective, Outcome, summary
 from tests.benchmarks.harness.figures_of_rounds import rounds
 
 
-def test_every_round_begins_with_another_server() -> None:
-    """Nobody always has the warm or the quiet machine."""
+def test_every_round_starts_with_another_server() -> None:
+    """No server always gets the warm or the quiet machine."""
     names = ["a", "b", "c"]
     compared = [peers.Server(name, (), "/") for name in names]
     order = [(number, server.name) for number, server in peers.in_turn(compared, 4)]
@@ -16,21 +16,21 @@ def test_every_round_begins_with_another_server() -> None:
     assert [number for number, _ in order] == [number for number in range(4) for _ in names]
 
 
-def test_the_report_has_every_load_and_every_aim(tmp_path, capsys) -> None:
-    """What is known so far can be written after every server."""
+def test_the_report_has_every_load_and_every_goal(tmp_path, capsys) -> None:
+    """The results so far can be written after every server."""
     command = ["--text", "t", "--c", "1,32", "--results", str(tmp_path), "--logs", str(tmp_path)]
     asked = peers.arguments(command)
-    todo = peers.tasks(asked.c, pictures=True)
+    todo = peers.tasks(asked.c, images=True)
     broken = [summary([Outcome(0.1, error="status 503")], 1.0, Objective())]
     measured = {"ours": {"c=1": rounds(120)}, "vLLM": {"c=1": rounds(100)}, "transformers serve": {"c=32": broken}}
     text = peers.report(peers.record.facts(["torch"]), measured, todo, asked).read_text()
     assert "1.20 (1.20 to 1.20)" in text
-    assert text.count("not measured") == len(peers.verdicts(measured, "ours", peers.aims(asked.c))) - 1
+    assert text.count("not measured") == len(peers.verdicts(measured, "ours", peers.goals(asked.c))) - 1
     assert "Failed requests: 1. transformers serve: status 503 (1)" in text
 
 
 def test_a_server_that_does_not_start_ends_the_run(tmp_path, capsys) -> None:
-    """One sentence that says where to look, and a status; what was measured before it is kept."""
+    """One sentence that says where to look, and an exit status; earlier results are kept."""
     command = ["--text", str(tmp_path / "nothing"), "--no-lock", "--no-pin", "--c", "1", "--rounds", "1"]
     assert peers.main([*command, "--results", str(tmp_path), "--logs", str(tmp_path / "logs")]) == 1
     assert str(tmp_path / "logs") in capsys.readouterr().err

@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
+from tests.e2e.gunicorn_process import GunicornProcess, until
 from tests.fakes import multipart, picture
-from tests.timing import once_within
 
 TEXT, VISION = "/api/v1/text/generate", "/api/v1/image/analyze"
 
@@ -81,33 +80,30 @@ def close_with_more_sent(connection):
 @pytest.mark.parametrize("leave", [close, reset, close_with_more_sent])
 def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leave):
     """However it leaves; the place is free again and the thread serves others."""
-
-    def attempt(number):
+    took = []
+    for number in range(5):
         request_id = f"{leave.__name__}-{number}"
         connection = ask(service, request_id)
         left = time.monotonic()
         leave(connection)
-        return moment(service, "aborted", request_id) - left
-
-    once_within(0.1, attempt)
+        took.append(moment(service, "aborted", request_id) - left)
+    assert sorted(took)[2] < 0.1
 
 
 def test_overload_is_answered_in_under_50_ms(service):
     """Every place is held: a further picture is refused at once, probes answer, and a freed place is taken again."""
     held = [ask(service, f"held-{number}", VISION) for number in range(4)]
-
-    def attempt(_):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    took = []
+    for _ in range(9):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
         connection.request("POST", VISION, *big_picture())
         sent = time.monotonic()
         response = connection.getresponse()
-        took = time.monotonic() - sent
+        took.append(time.monotonic() - sent)
         assert (response.status, json.loads(response.read())["error"]) == (503, "overloaded")
         assert int(response.headers["Retry-After"]) > 0
         connection.close()
-        return took
-
-    once_within(0.05, attempt)
+    assert sorted(took)[4] < 0.05
     assert service.get("/api/health/ready")[0] == 200
     for connection in held:
         connection.close()
@@ -126,7 +122,7 @@ def test_an_aborted_answer_is_logged_as_what_it_was(service):
 
 def test_early_refusal_reaches_a_client_that_still_sends(service):
     """What is refused from its head alone is read to its end all the same, so that no reset overtakes the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     connection.request("POST", TEXT, b"x" * (20 * 2**20), {"Content-Type": "text/plain"})
     response = connection.getresponse()
     assert (response.status, json.loads(response.read())["error"]) == (415, "unsupported_media_type")

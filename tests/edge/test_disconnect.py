@@ -10,7 +10,6 @@ import pytest
 
 from edge.disconnect import ClientWatch, EpollWatcher, PollingWatcher
 from tests.fakes import PATIENCE
-from tests.timing import once_within
 
 
 def connection():
@@ -69,19 +68,17 @@ def reset(client):
 @pytest.mark.parametrize("server_name", ["gunicorn.socket", "werkzeug.socket"])
 def test_a_client_that_leaves_is_noticed_within_100_ms(watch, leave, server_name):
     """Closed, closed for writing or reset: the call comes within 100 ms of it."""
-
-    def attempt(_):
+    took = []
+    for _ in range(5):
         (client, server), gone = connection(), threading.Event()
         with watched(watch, {server_name: server}, gone.set):
             began = time.monotonic()
             leave(client)
             assert gone.wait(PATIENCE)
-            took = time.monotonic() - began
+            took.append(time.monotonic() - began)
         client.close()
         server.close()
-        return took
-
-    once_within(0.1, attempt)
+    assert sorted(took)[2] < 0.1
 
 
 def test_leaving_before_the_watch_began_is_noticed(watch, ends, gone):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from engine.model.choice import Choice
+import torch
+
+from engine.model.sampler import Choice
 
 
 class ScriptedRunner:
@@ -16,7 +18,7 @@ class ScriptedRunner:
         self.on_run = lambda plan: None
         self.on_begin = lambda sequence: None
         self.choose = lambda sequence: Choice(self.token, True)
-        self.first_logits = None
+        self.first_logits = torch.zeros(1, 8)
         self.known = 0
         self.token = 0
         self.steps = []
@@ -35,11 +37,6 @@ class ScriptedRunner:
         return [(sequence, self.choose(sequence)) for sequence in done]
 
     def logits(self, sequence):
-        """Return zeros where the test has set nothing else; a test without them does not pay for torch."""
-        if self.first_logits is None:
-            import torch
-
-            self.first_logits = torch.zeros(1, 8)
         return self.first_logits
 
     def cache_prefix(self, sequence):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from benchmarks.harness.figures import Outcome
-from benchmarks.harness.http_client import CHAT, OWN_PICTURE, OWN_TEXT, Target, ask
+from benchmarks.harness.http_client import CHAT, OWN_IMAGE, OWN_TEXT, Target, ask
 from benchmarks.harness.workload import Job, Workload
 from tests.benchmarks.harness.scripted_server import PIECES, scripted, stream
 
@@ -52,16 +52,16 @@ def test_an_answer_in_one_piece_has_no_first_text() -> None:
     assert server.asked[0][2] == {"prompt": JOB.prompt, "max_tokens": 3, "temperature": 0.7}
 
 
-def test_a_picture_travels_as_a_data_url() -> None:
+def test_an_image_travels_as_a_data_url() -> None:
     """In the form that each route takes."""
-    job = Workload(pictures=True).jobs(1, 0)[0]
+    job = Workload(images=True).jobs(1, 0)[0]
     with scripted(200, stream()) as server:
         asked_once(Target(f"{server.address}/v1{CHAT}", "avision"), job)
     image, text = server.asked[0][2]["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/png;base64,")
     assert text == {"type": "text", "text": job.prompt}
     with scripted(200, WHOLE) as server:
-        asked_once(Target(server.address + OWN_PICTURE, whole=True), job)
+        asked_once(Target(server.address + OWN_IMAGE, whole=True), job)
     assert server.asked[0][2]["image"].startswith("data:image/png;base64,")
 
 

@@ -52,8 +52,8 @@ def test_a_greedy_answer_is_generates(client: FlaskClient, folders: tuple[Path, 
     assert made["choices"][0]["message"]["content"]
 
 
-def test_a_stream_tells_the_same_answer(client: FlaskClient) -> None:
-    """In parts, with its figures, as the benchmark's client reads it."""
+def test_a_stream_carries_the_same_answer(client: FlaskClient) -> None:
+    """In pieces, with its token counts, as the benchmark's client reads it."""
     body = {"model": "avibe", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12, "temperature": 0}
     sent = client.post("/v1/chat/completions", json=body | {"stream": True}).data
     stream = ChatStream()
@@ -66,8 +66,8 @@ def test_a_stream_tells_the_same_answer(client: FlaskClient) -> None:
     assert stream.heard.tokens == whole["usage"]["completion_tokens"]
 
 
-def test_a_question_about_a_picture_is_answered(client: FlaskClient) -> None:
-    """The picture is part of the prompt."""
+def test_a_question_about_an_image_is_answered(client: FlaskClient) -> None:
+    """The image is part of the prompt."""
     url = f"data:image/png;base64,{base64.b64encode(picture()).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Что тут?"}]
     made = ask(client, model="avision", messages=[{"role": "user", "content": content}])

@@ -15,7 +15,7 @@ PANEL = {"title": "t", "x": "clients", "y": "ms", "series": {"a": [[1, 2.0, 1.0,
 
 
 def test_a_plot_is_drawn_where_that_is_possible(tmp_path: Path) -> None:
-    """Without the library the figures are written all the same."""
+    """Without the library the figures are still written."""
     path = tmp_path / "some.json"
     path.write_text(json.dumps({"plot": [PANEL, {**PANEL, "series": {}, "target": 1.0}]}))
     drawn = plot.draw(path)
@@ -24,9 +24,9 @@ def test_a_plot_is_drawn_where_that_is_possible(tmp_path: Path) -> None:
 
 
 def test_a_record_shows_its_plot(tmp_path: Path) -> None:
-    """The page names the picture that lies beside it, and none that does not."""
+    """The page names the image beside it, and none that does not exist."""
     facts = record.facts(["torch"])
-    page = record.write("some", {"facts": facts, "plot": [PANEL]}, "Some figures", [], tmp_path).read_text()
+    page = record.write("some", facts, {}, "Some figures", [], tmp_path, [PANEL]).read_text()
     assert ("![Some figures](some.png)" in page) == (tmp_path / "some.png").exists()
     assert f"{facts['memory_gb']} GB of memory" in page
 

@@ -30,18 +30,18 @@ def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
 
 
 def test_each_server_is_asked_where_it_answers() -> None:
-    """Text and pictures have their routes; who serves no pictures says so."""
+    """Text and images have their routes; who serves no images says so."""
     text, vision = Path("t"), Path("v")
     own, chat = ours("ours", text, vision, 1024, chat=False), ours("ours", text, None, 1024)
-    lock, with_pictures = under_a_lock("lock", text, None, 1024), under_a_lock("lock", text, vision, 1024)
+    lock, with_images = under_a_lock("lock", text, None, 1024), under_a_lock("lock", text, vision, 1024)
     peers = [vllm(Path("vllm"), text, 0, 1024), transformers_serve(Path("transformers"), text)]
     at = "http://127.0.0.1:1"
-    assert [own.target(at, pictures).path for pictures in (False, True)] == [
+    assert [own.target(at, images).path for images in (False, True)] == [
         "/api/v1/text/generate",
         "/api/v1/image/analyze",
     ]
-    assert chat.target(at, pictures=False).path == "/v1/chat/completions"
-    assert [server.target(at, pictures=True) for server in (chat, lock, *peers)] == [None] * 4
-    assert [server.target(at, pictures=False).model for server in peers] == ["m", "t"]
-    assert with_pictures.target(at, pictures=True).model == "avision"
-    assert with_pictures.target(at, pictures=False).path == lock.target(at, pictures=False).path
+    assert chat.target(at, images=False).path == "/v1/chat/completions"
+    assert [server.target(at, images=True) for server in (chat, lock, *peers)] == [None] * 4
+    assert [server.target(at, images=False).model for server in peers] == ["m", "t"]
+    assert with_images.target(at, images=True).model == "avision"
+    assert with_images.target(at, images=False).path == lock.target(at, images=False).path

@@ -21,7 +21,7 @@ def test_chat_prompts_have_the_lengths_that_are_promised() -> None:
 
 def test_a_seed_is_a_workload() -> None:
     """Every server of a round gets the same requests, and the next round others, so that nothing is cached."""
-    workload = Workload(pictures=True, mixed=True)
+    workload = Workload(images=True, mixed=True)
     assert workload.jobs(4, 1, "c=4") == workload.jobs(4, 1, "c=4")
     assert not set(workload.jobs(4, 1, "c=4")) & set(workload.jobs(4, 2, "c=4"))
 
@@ -33,11 +33,11 @@ def test_lengths_are_fixed_or_mixed() -> None:
     assert (min(mixed) >= 8, max(mixed) <= 256, len(set(mixed)) > 100) == (True, True, True)
 
 
-def test_pictures_are_pictures_and_hardly_ever_the_same() -> None:
+def test_images_are_images_and_hardly_ever_the_same() -> None:
     """Our own readers take them."""
-    pictures = [job.picture for job in Workload(pictures=True).jobs(8, 0)]
-    sizes = [decode(check_header(picture)).size for picture in pictures if picture is not None]
-    assert len(sizes) == len(set(pictures)) == 8
+    images = [job.image for job in Workload(images=True).jobs(8, 0)]
+    sizes = [decode(check_header(image)).size for image in images if image is not None]
+    assert len(sizes) == len(set(images)) == 8
     assert all(112 <= side <= 224 for size in sizes for side in size)
 
 
