@@ -24,6 +24,12 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+audit: ## published holes in the pinned packages; needs pip-audit in .venv and a way to PyPI
+	$(PYTHON) -m deploy.audit
+
+sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materials of both images
+	for variant in cpu cuda; do $(PYTHON) -m deploy.sbom $$variant >sbom-$$variant.cdx.json; done
+
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 FILE = ".github/workflows/ci.yml"
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
-ORDER = {"image": ["test", "lint", "audit"], "staging": ["image"], "production": ["image", "staging"]}
+ORDER = {"image": ["test", "lint", "audit", "secrets"], "staging": ["image"], "production": ["image", "staging"]}
 
 
 def steps(job: str) -> list[dict[str, Any]]:
@@ -76,6 +76,28 @@ def test_what_the_jobs_run_is_in_the_tree() -> None:
     assert set(JOBS["image"]["outputs"]) == {"cpu", "cuda"}
     assert "vars.OVERLAY == 'gpu'" in steps("staging")[-1]["env"]["IMAGE"]
     assert "gpu" in NAMES
+
+
+def test_the_audit_is_ours_and_leaves_the_bills_behind() -> None:
+    """Never pip-audit alone, which passes where it reached no advisories; the bills of both images are kept."""
+    commands = [step["run"] for step in steps("audit") if "run" in step]
+    assert "python -m deploy.audit" in commands
+    assert not any(command.startswith("pip-audit") for command in commands)
+    assert {word for command in commands for word in re.findall(r"deploy\.sbom (\w+)", command)} == {"cpu", "cuda"}
+    (kept,) = [step["with"] for step in steps("audit") if "upload-artifact" in step.get("uses", "")]
+    assert kept == {"name": "sbom", "path": "sbom-*.cdx.json", "if-no-files-found": "error"}
+
+
+def test_what_needs_more_than_packages_is_scanned_before_it_is_pushed() -> None:
+    """The bill by grype, the history by gitleaks, the image by trivy, each of which fails its job."""
+    used = {job: [step.get("uses", "").partition("@")[0] for step in steps(job)] for job in JOBS}
+    assert "anchore/scan-action" in used["audit"]
+    assert any("detect --source" in step.get("run", "") for step in steps("secrets"))
+    (checkout, _) = steps("secrets")
+    assert checkout["with"]["fetch-depth"] == 0
+    scanned, pushed = (used["image"].index(name) for name in ("aquasecurity/trivy-action", "docker/login-action"))
+    assert scanned < pushed
+    assert steps("image")[scanned]["with"]["exit-code"] == "1"
 
 
 def test_every_supported_python_is_tested() -> None:
