@@ -32,8 +32,9 @@ from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.description import describe
+from routes.locale import api_sentence
 from routes.openai.requests import openai_models
-from routes.openai.structured_output import GrammarShelf
+from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
 from routes.request_models import request_models
 from routes.services import RouteServices
@@ -75,10 +76,10 @@ def create_app(
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
-        grammars=GrammarShelf(),
+        grammars=GrammarCache(),
         api_description=cache(partial(describe, app)),
     )
-    middleware.install(app, settings, pages.failure_page)
+    middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, openai, docs.docs, pages.pages, status.status, assets.assets)
     for blueprint in served:
         app.register_blueprint(blueprint)
@@ -130,7 +131,8 @@ def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    name = "localhost" if server.host in ("0.0.0.0", "::") else server.host
+    anywhere = ("0.0.0.0", "::")  # nosec B104 # compared with, not bound
+    name = "localhost" if server.host in anywhere else server.host
     log.info("Serving on http://%s:%d (Ctrl+C stops)", name, server.port)
     models.start_in_background(end_with)
     server.serve_forever()

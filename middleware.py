@@ -11,6 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flask import Flask, Response, jsonify, make_response, request
 from flask.typing import ResponseReturnValue
@@ -23,7 +24,7 @@ from edge.charging import charge
 from edge.request_state import RequestState, put, request_state
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
-from engine.errors import Forbidden, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
+from engine.errors import Forbidden, Message, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
@@ -52,13 +53,19 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
-FailurePage = Callable[[ServiceError, int], str]
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How errors are shown. page: renders one for people, given its status; sentence: of the messages under /api."""
+
+    page: Callable[[ServiceError, int], str]
+    sentence: Callable[[], errors.Sentence]
 
 
-def install(app: Flask, settings: Settings, failure_page: FailurePage) -> None:
-    """Put the hooks around every route. failure_page: renders an error for people, given its status."""
+def install(app: Flask, settings: Settings, failures: Failures) -> None:
+    """Put the hooks around every route."""
     app.before_request(_before)
-    app.register_error_handler(Exception, lambda error: _answer_failure(error, failure_page))
+    app.register_error_handler(Exception, lambda error: _answer_failure(error, failures))
     app.after_request(_finish)
     app.teardown_request(_forget)
     CORS(
@@ -126,12 +133,13 @@ def _check_body(row: Row) -> None:
     limit = row.bodies[request.mimetype]
     # A body of unknown length meets its limit while it is read; one byte more shows that there is more.
     request.max_content_length = limit + 1
-    message = request_state().too_large = f"The request body is too large. Maximum size: {limit // MIB} MiB"
+    message = Message("body_too_large", "The request body is too large. Maximum size: {n} MiB", n=limit // MIB)
+    request_state().too_large = message
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(message)
 
 
-def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseReturnValue:
+def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
         return original  # a redirection is no failure
     error, state = errors.as_service_error(original), request_state()
@@ -140,11 +148,11 @@ def _answer_failure(original: Exception, failure_page: FailurePage) -> ResponseR
     meaning = errors.meaning_of(error)
     state.observer.failed(meaning.code, meaning.status, error.message)
     if _under("/api"):
-        body = jsonify(errors.api_body(error, state.request_id))
+        body = jsonify(errors.api_body(error, state.request_id, failures.sentence()))
     elif _under("/v1"):
         body = jsonify(errors.openai_body(error))
     else:
-        body = make_response(failure_page(error, meaning.status))
+        body = make_response(failures.page(error, meaning.status))
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
     body.headers.update(failover.headers_of(error, request, services().settings))

@@ -1,7 +1,7 @@
-"""Says whether the service on this machine, at the port of its settings, takes requests.
+"""The health check of containers: `python -m deploy.health_check`.
 
-`python -m deploy.health_check` is the health check of containers. One line tells why not; the exit status is 0 while
-both models are ready, else 1.
+It requests readiness at the port of the settings and prints one line. The exit status is 0 if both models are ready,
+else 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PATH = "/api/health/ready"
 
 
 def check(settings: Settings) -> tuple[bool, str]:
-    """Return whether the service is ready, and a line that says so or why not."""
+    """Return whether the service is ready, and a line with the reason if not."""
     server = settings.server
     url = address(server.host, str(server.port)) + PATH
     status, body = fetch_json(url)
@@ -23,7 +23,7 @@ def check(settings: Settings) -> tuple[bool, str]:
         return True, "ready"
     if status == 0:
         return False, f"no answer from {url}"
-    return False, f"{body.get('status', status)}: {body.get('reason', 'no reason was given')}"
+    return False, f"{body.get('status', status)}: {body.get('reason', 'no reason given')}"
 
 
 def main() -> int:

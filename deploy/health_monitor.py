@@ -1,13 +1,13 @@
-"""Watches the service from outside, run by avito-ai-health.timer: tells when it cannot be used, restarts what hangs.
+"""Monitors the service from outside, run by avito-ai-health.timer: reports when it is unusable, restarts a hung one.
 
-What others do is left to them. A stalled or dead engine, and a worker whose main loop hangs, are ended by systemd's
-watchdog; a process that died is started again by `Restart=`. Neither sees a process that beats and still answers
-nobody: that is restarted here, after RESTART_AFTER looks in a row without an answer, and at most MAX_RESTARTS times an
-hour. A service that systemd gave up on, or that is stopped, is never started: its reason would still be there.
+systemd's watchdog ends a stalled or dead engine and a worker whose main loop hangs, and `Restart=` restarts a process
+that died. Neither notices a process that sends keep-alives but does not respond: this one is restarted here, after
+RESTART_AFTER checks in a row without a response, at most MAX_RESTARTS times an hour. A service that systemd has given
+up on, or that is stopped, is never started: the cause would still be there.
 
-Telling is a line of the journal at error level, a failed unit (`systemctl --failed`), and, where the file of
-`--webhook` holds an address, one message there when trouble begins and one when it ends. With the standard library
-alone: `python -m deploy.health_monitor --state FILE [--webhook FILE]`.
+Problems are reported as a line of the journal at error level, as a failed unit (`systemctl --failed`), and, if the file
+of `--webhook` holds a URL, by one message there when a problem begins and one when it ends. Standard library only:
+`python -m deploy.health_monitor --state FILE [--webhook FILE]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deploy.probe import fetch_json
 from deploy.service import main_pid, unit_property, url_of
@@ -32,15 +31,15 @@ TELL_AFTER = 2
 RESTART_AFTER = 3
 MAX_RESTARTS = 3
 HOUR = 3600.0
-# Unready by its own word, and on its way to be ready or stopped.
+# States of readiness that pass by themselves.
 PASSING = ("loading", "draining")
-PASSING_LOOKS = 40  # twenty minutes, with the timer's thirty seconds
-ERROR, NOTICE = "<3>", "<5>"  # levels of the journal
+PASSING_LOOKS = 40  # 20 minutes at the timer's 30 s
+ERROR, NOTICE = "<3>", "<5>"  # log levels of the journal
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look found. answer: the status of readiness, 0 without one; said: the state in its body."""
+    """The result of one check. answer: HTTP status of readiness, 0 without a response; said: the state in its body."""
 
     unit: str
     answer: int = 0
@@ -50,7 +49,11 @@ class Look:
 
 @dataclass(slots=True)
 class Memory:
-    """What is kept between looks. told: whether the trouble of now was told; restarts: when, in epoch seconds."""
+    """The state kept between checks.
+
+    silent, unwell, passing: checks in a row with that result; told: the current problem was reported; restarts: their
+    times in seconds since the epoch.
+    """
 
     silent: int = 0
     unwell: int = 0
@@ -61,14 +64,14 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows from a look. trouble: a sentence, "" where all is well; restart: whether to restart now."""
+    """The consequence of a check. trouble: the problem in a sentence, "" if there is none; restart: restart now."""
 
     trouble: str = ""
     restart: bool = False
 
 
 def look(unit: str = UNIT) -> Look:
-    """Ask systemd for the unit's state, and the service for its readiness on the address where it listens now."""
+    """Return the unit's state from systemd and the service's readiness, at the address on which it listens."""
     state = unit_property(unit, "ActiveState")
     if state != "active":
         return Look(state)
@@ -81,13 +84,13 @@ def look(unit: str = UNIT) -> Look:
 
 
 def judge(seen: Look, memory: Memory, now: float) -> Verdict:
-    """Count the look into the memory and say what follows."""
+    """Add the check to the memory and return its consequence."""
     if seen.unit in ("activating", "reloading", "deactivating", "inactive", ""):
         memory.silent = memory.unwell = memory.passing = 0
         return Verdict()
     if seen.unit == "failed":
         memory.silent = memory.passing = 0
-        return Verdict("systemd has given the service up; see: journalctl -u avito-ai -e")
+        return Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")
     memory.silent = memory.silent + 1 if seen.answer == 0 else 0
     memory.passing = memory.passing + 1 if seen.said in PASSING else 0
     if seen.answer == 200 or 0 < memory.passing < PASSING_LOOKS:
@@ -95,7 +98,7 @@ def judge(seen: Look, memory: Memory, now: float) -> Verdict:
         return Verdict()
     memory.unwell += 1
     restart = memory.silent >= RESTART_AFTER and _may_restart(memory, now)
-    trouble = f"the service is not ready ({seen.said or 'silent'}): {seen.reason or 'no reason was given'}"
+    trouble = f"the service is not ready ({seen.said or 'silent'}): {seen.reason or 'no reason given'}"
     return Verdict(trouble if memory.unwell >= TELL_AFTER or restart else "", restart)
 
 
@@ -107,18 +110,18 @@ def _may_restart(memory: Memory, now: float) -> bool:
 def act(
     verdict: Verdict, memory: Memory, now: float, tell: Callable[[str], None], restart: Callable[[], None]
 ) -> list[str]:
-    """Do what the verdict says; return the lines for the journal."""
+    """Carry out the verdict; return the lines for the journal."""
     lines = []
     if verdict.trouble:
         lines.append(f"{ERROR}{verdict.trouble}")
         if not memory.told:
             tell(f"Avito AI API: {verdict.trouble}")
     elif memory.told:
-        lines.append(f"{NOTICE}the service is well again")
-        tell("Avito AI API is well again.")
+        lines.append(f"{NOTICE}the service has recovered")
+        tell("Avito AI API has recovered.")
     memory.told = bool(verdict.trouble)
     if verdict.restart:
-        lines.append(f"{ERROR}it beats for systemd's watchdog and answers nobody: restarting it")
+        lines.append(f"{ERROR}it sends watchdog keep-alives but does not respond: restarting it")
         memory.restarts.append(now)
         memory.silent = 0
         restart()
@@ -126,7 +129,7 @@ def act(
 
 
 def recall(path: Path) -> Memory:
-    """Return what was kept; a file that cannot be read counts as none."""
+    """Return the kept state; an unreadable file counts as none."""
     try:
         return Memory(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -134,23 +137,23 @@ def recall(path: Path) -> Memory:
 
 
 def keep(memory: Memory, path: Path) -> None:
-    """Keep the memory for the next look."""
+    """Write the state for the next check."""
     path.write_text(json.dumps(asdict(memory)))
 
 
 def post(address: str, text: str) -> None:
-    """Send a message as Slack's incoming webhooks take it; trouble with that is a line of its own and no more."""
+    """Send a message in the format of Slack's incoming webhooks; an error is only logged."""
     body = json.dumps({"text": text}).encode()
     try:
-        question = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(question, timeout=ANSWER_SECONDS):
+        outgoing = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(outgoing, timeout=ANSWER_SECONDS):  # nosec B310 # the operator names the address
             pass
     except (OSError, ValueError) as error:
-        print(f"{ERROR}the webhook was not reached: {error}", flush=True)
+        print(f"{ERROR}the webhook cannot be reached: {error}", flush=True)
 
 
 def teller(webhook: Path | None) -> Callable[[str], None]:
-    """Return what tells the people whom the journal does not reach."""
+    """Return a function that sends a message to the webhook, if there is one."""
     try:
         address = webhook.read_text().strip() if webhook else ""
     except OSError:
@@ -159,12 +162,12 @@ def teller(webhook: Path | None) -> Callable[[str], None]:
 
 
 def restart_unit() -> None:
-    """Ask systemd for the restart without waiting for the models."""
+    """Restart the unit without waiting for the models."""
     subprocess.run(["systemctl", "restart", "--no-block", UNIT], check=False)
 
 
-def main(arguments: list[str], restart: Callable[[], Any] = restart_unit) -> int:
-    """Look once; the exit status is 1 while there is trouble to be told."""
+def main(arguments: list[str], restart: Callable[[], None] = restart_unit) -> int:
+    """Check once; the exit status is 1 if there is a problem to report."""
     parser = argparse.ArgumentParser(prog="health_monitor")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--webhook", type=Path)

@@ -1,9 +1,9 @@
-"""Answers deploy.sh's questions about addresses, with the standard library alone: it runs before anything is installed.
+"""Address checks for deploy.sh. Standard library only, since it runs before anything is installed.
 
-probe.py port HOST PORT ROOT [COMMAND]  who has the port: one line, `free`, `ours URL` or `taken SENTENCE`;
-                                   COMMAND: what the sentence says to run with another port
-probe.py reachable URL             exit status 0 if the URL answers within a few seconds
-probe.py announce PID HOST PORT    while process PID lives: print the load's progress, then the address
+probe.py port HOST PORT ROOT [COMMAND]  state of the port in one line: `free`, `ours URL` or `taken SENTENCE`;
+                                   COMMAND: the command that the sentence suggests, with another port
+probe.py reachable URL             exit status 0 if the URL responds within a few seconds
+probe.py announce PID HOST PORT    while process PID runs: print the loading progress, then the address
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ANSWER_TIMEOUT = 2.0  # seconds for a server on this machine
-REACH_TIMEOUT = 5.0  # seconds for one on the internet
+REACH_TIMEOUT = 5.0  # seconds for one on the Internet
 POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
 GIB = 1024**3
@@ -40,7 +40,7 @@ class Holder(NamedTuple):
 
 
 def describe_port(host: str, port: str, root: str, command: str = DEVELOPMENT) -> str:
-    """Return `free`, `ours URL` or `taken SENTENCE`; a port that is no number is left to the settings to refuse."""
+    """Return `free`, `ours URL` or `taken SENTENCE`; an invalid port counts as free, since the settings refuse it."""
     if not port.isdigit() or int(port) > 65535:
         return "free"
     reason = bind_error(host, int(port))
@@ -52,12 +52,12 @@ def describe_refusal(reason: int, host: str, port: str, root: str, command: str 
     if reason == errno.EACCES:
         return f"taken Port {port} needs root. Choose another: {with_port(command, 8085)}"
     if reason != errno.EADDRINUSE:
-        return f"taken HOST={host} is no address of this machine: {os.strerror(reason)}."
+        return f"taken HOST={host} is not an address of this machine: {os.strerror(reason)}."
     return describe_taken(address(host, port), port, find_holder(int(port)), root, command)
 
 
 def bind_error(host: str, port: int) -> int | None:
-    """Return why the address cannot be bound, as an errno; None where it can."""
+    """Return the errno of binding the address, or None if it succeeds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,7 +72,7 @@ def bind_error(host: str, port: int) -> int | None:
 
 
 def describe_taken(url: str, port: str, holder: Holder | None, root: str, command: str = DEVELOPMENT) -> str:
-    """Return `ours URL` where the service of `root` answers there, else `taken` with who has the port."""
+    """Return `ours URL` if the service of `root` responds there, else `taken` with the process that holds the port."""
     answers = fetch_json(f"{url}/api/health/live")[1].get("status") == "alive"
     if answers and holder and os.path.realpath(holder.folder) == os.path.realpath(root):
         return f"ours {url}"
@@ -83,7 +83,7 @@ def describe_taken(url: str, port: str, holder: Holder | None, root: str, comman
 
 
 def with_port(command: str, port: int) -> str:
-    """Return the command with another port: in production a word of its own, which goes into the settings file."""
+    """Return the command with another port; in production it is an argument, which is written to the settings file."""
     return f"PORT={port} {command}" if command == DEVELOPMENT else f"{command} PORT={port}"
 
 
@@ -95,26 +95,27 @@ def free_port(taken: int) -> int:
 
 def address(host: str, port: str) -> str:
     """Return the URL at which a browser on this machine reaches a server bound to the host and port."""
-    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    anywhere = ("0.0.0.0", "::", "")  # nosec B104 # compared with, not bound
+    name = "127.0.0.1" if host in anywhere else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def find_holder(port: int, proc: Path = Path("/proc")) -> Holder | None:
-    """Return the process that listens on a TCP port; None where it cannot be seen (another user's)."""
+    """Return the process that listens on a TCP port; None if it is not visible (another user's)."""
     if (proc / "net/tcp").exists():
         return holder_from_proc(port)
     return holder_from_lsof(port) if shutil.which("lsof") else None
 
 
 def holder_from_proc(port: int) -> Holder | None:
-    """Find the listener as proc(5) tells: the socket's inode, then the oldest process that has it open."""
+    """Find the listener in proc(5): the socket's inode, then the process with the lowest pid that has it open."""
     inodes = listening_inodes(port)
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             if not inodes.isdisjoint(os.readlink(link) for link in (folder / "fd").iterdir()):
                 return Holder(int(folder.name), (folder / "comm").read_text().strip(), os.readlink(folder / "cwd"))
         except OSError:
-            continue  # another user's process, or one that has just ended
+            continue  # another user's process, or one that has just exited
     return None
 
 
@@ -130,7 +131,7 @@ def listening_inodes(port: int) -> set[str]:
 
 
 def holder_from_lsof(port: int) -> Holder | None:
-    """Find the listener with lsof, which macOS has."""
+    """Find the listener with lsof, for macOS."""
     fields = lsof("-nP", f"-iTCP:{port}", "-sTCP:LISTEN", "-Fpc")
     if "p" not in fields:
         return None
@@ -148,7 +149,7 @@ def lsof(*arguments: str) -> dict[str, str]:
 
 
 def fetch_json(url: str, timeout: float = ANSWER_TIMEOUT) -> tuple[int, dict[str, Any]]:
-    """Return status and body of a GET, whatever the status; 0 and {} where no JSON object comes back."""
+    """Return status and body of a GET with any status; 0 and {} without a JSON object."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout) as response:
@@ -165,16 +166,16 @@ def fetch_json(url: str, timeout: float = ANSWER_TIMEOUT) -> tuple[int, dict[str
 
 
 def reachable(url: str) -> bool:
-    """Return whether the URL answers, over the proxy that the environment names if any."""
+    """Return whether the URL responds, through the proxy of the environment if any."""
     try:
-        with urllib.request.urlopen(url, timeout=REACH_TIMEOUT):
+        with urllib.request.urlopen(url, timeout=REACH_TIMEOUT):  # nosec B310 # the operator names the address
             return True
     except (OSError, ValueError):
         return False
 
 
 def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = time.sleep) -> None:
-    """Print what the service on the address says of its load, until it is ready or its process has ended."""
+    """Print the service's loading progress until it is ready or its process has exited."""
     url = address(host, port)
     said, wait = "", 0.0
     while alive(pid):
@@ -191,7 +192,7 @@ def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = ti
 
 
 def describe_progress(body: dict[str, Any]) -> str:
-    """Return the load that readiness reports as one line; empty where nothing is said of it."""
+    """Return the loading progress in readiness as one line; empty if there is none."""
     progress = body.get("progress")
     if not isinstance(progress, dict) or "stage" not in progress:
         return ""
@@ -201,7 +202,7 @@ def describe_progress(body: dict[str, Any]) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Return whether the process still runs."""
+    """Return whether the process is running."""
     try:
         os.kill(pid, 0)
     except OSError:
@@ -210,7 +211,7 @@ def alive(pid: int) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """Answer one question; the exit status is 0 unless the answer is no."""
+    """Run one check; return the exit status."""
     match arguments:
         case ["port", host, port, root, *command] if len(command) <= 1:
             print(describe_port(host, port, root, *command))

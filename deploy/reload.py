@@ -1,10 +1,10 @@
-"""What `systemctl reload avito-ai` runs: the release that `current` names takes over from the one that serves.
+"""The ExecReload of avito-ai.service: hand over to the release that `current` points to.
 
-`python -m deploy.reload MAINPID` asks Gunicorn's master for a new one (SIGUSR2), which loads its models beside the old
-one. It ends with 0 once those are ready and the old master has finished its requests and gone. Where the new one ends
-first, does not keep its worker, or is not ready in time, it is stopped, the old one serves on, and the status is 1.
-With the standard library alone; Linux only. RUNTIME_DIRECTORY is the unit's folder under /run, in which the worker
-whose models are ready leaves its master's number (`serving.systemd`).
+`python -m deploy.reload MAINPID` has Gunicorn's master fork a new one (SIGUSR2), which loads its models beside the old
+one. The exit status is 0 once the models are ready and the old master has finished its requests and exited. If the new
+one exits, loses its worker, or is not ready in time, it is stopped, the old one keeps serving, and the status is 1.
+Standard library only; Linux only. RUNTIME_DIRECTORY is the unit's directory under /run, where the worker whose models
+are ready writes its master's pid (`serving.systemd`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-PATIENCE = 840.0  # seconds, a minute less than the unit gives to a reload
+PATIENCE = 840.0  # seconds, a minute less than the unit's TimeoutStartSec
 ANSWER_SECONDS = 2.0  # from SIGUSR2 to a new master
 CALLS = 5
 STOP_SECONDS = 30.0
@@ -29,11 +29,11 @@ PROC = Path("/proc")
 
 
 class Failure(Exception):
-    """Why there was no take-over."""
+    """A failed hand-over; the message has the reason."""
 
 
 class Process(NamedTuple):
-    """A process as /proc shows it; `began` tells it from a later one of the same number."""
+    """A process in /proc; `began` distinguishes it from a later one with the same pid."""
 
     pid: int
     parent: int
@@ -41,24 +41,24 @@ class Process(NamedTuple):
 
     @property
     def alive(self) -> bool:
-        """True until it has ended, reaped or not."""
+        """True until it has exited, reaped or not."""
         found = look(self.pid)
         return found is not None and found.began == self.began
 
     def children(self) -> set[int]:
-        """Return the numbers of its living children."""
+        """Return the pids of its running children."""
         return {process.pid for process in processes() if process.parent == self.pid}
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless it has exited."""
         if self.alive:
             os.kill(self.pid, number)
 
 
 def look(pid: int) -> Process | None:
-    """Return the process of this number; None where there is none, or none that lives."""
+    """Return the process with this pid; None if it does not exist or has exited."""
     try:
-        # The name, in brackets, may hold anything; the state and the rest come after it (proc(5)).
+        # The name in brackets may hold any character; state and further fields follow it (proc(5)).
         fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return None
@@ -66,14 +66,14 @@ def look(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """Yield every living process that can be seen."""
+    """Yield every running process that is visible."""
     for folder in PROC.iterdir():
         if folder.name.isdigit() and (found := look(int(folder.name))):
             yield found
 
 
 def successor_of(old: Process) -> Process | None:
-    """Return the master that the old one has made; its workers do not have Gunicorn's mark of one."""
+    """Return the master that the old one has forked; GUNICORN_PID in its environment distinguishes it from workers."""
     mark = f"GUNICORN_PID={old.pid}".encode()
     for process in processes():
         try:
@@ -85,18 +85,18 @@ def successor_of(old: Process) -> Process | None:
 
 
 def call_successor(old: Process) -> Process:
-    """Ask for a new master and return it. A master that has only just taken over does not hear the first calls."""
+    """Request a new master and return it. Repeated, since a master that has just taken over ignores SIGUSR2."""
     for _ in range(CALLS):
         if found := successor_of(old):
             return found
         old.signal(signal.SIGUSR2)
         if wait_for(lambda: successor_of(old) is not None or not old.alive, ANSWER_SECONDS) and not old.alive:
-            raise Failure("The service ended before a new release could take over.")
-    raise Failure("The service does not answer SIGUSR2; `systemctl restart` is the way out.")
+            raise Failure("The service exited before a new release could take over.")
+    raise Failure("The service does not react to SIGUSR2; use `systemctl restart`.")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    """Poll until the condition holds; return whether it did within the time."""
+    """Poll until the condition holds; return whether it did in time."""
     pause, end = threading.Event(), time.monotonic() + seconds
     while not (holds := condition()) and time.monotonic() < end:
         pause.wait(POLL_SECONDS)
@@ -112,7 +112,7 @@ def has_taken_over(new: Process, runtime: Path) -> bool:
 
 
 def await_take_over(new: Process, runtime: Path, patience: float) -> None:
-    """Return once the new master serves. Raises Failure where it will not."""
+    """Return once the new master serves. Raises Failure if it fails to."""
     workers: set[int] = set()
 
     def settled() -> bool:
@@ -123,14 +123,14 @@ def await_take_over(new: Process, runtime: Path, patience: float) -> None:
     if has_taken_over(new, runtime):
         return
     if not new.alive:
-        raise Failure("The new release ended before it was ready; its reason stands above.")
+        raise Failure("The new release exited before it was ready; see its messages above.")
     if in_time:
-        raise Failure("The new release lost its worker while it loaded: is there too little memory for both?")
+        raise Failure("The new release lost its worker while loading: is there enough memory for both?")
     raise Failure(f"The new release was not ready within {patience:.0f} s.")
 
 
 def dismiss(new: Process) -> None:
-    """End the new master and all it has started."""
+    """Stop the new master and its children."""
     family = [new, *(found for pid in new.children() if (found := look(pid)))]
     new.signal(signal.SIGTERM)
     if not wait_for(lambda: not new.alive, STOP_SECONDS):
@@ -139,7 +139,7 @@ def dismiss(new: Process) -> None:
 
 
 def take_over(old: Process, runtime: Path, patience: float = PATIENCE) -> None:
-    """Have the old master replaced. Raises Failure."""
+    """Replace the old master. Raises Failure."""
     began = time.monotonic()
     new = call_successor(old)
     try:
@@ -148,17 +148,17 @@ def take_over(old: Process, runtime: Path, patience: float = PATIENCE) -> None:
         dismiss(new)
         raise
     if wait_for(lambda: not old.alive, max(0.0, patience - (time.monotonic() - began))):
-        print("The new release serves; the one before has finished its requests and ended.", flush=True)
+        print("The new release serves; the previous one has finished its requests and exited.", flush=True)
     else:
-        print("The new release serves; the one before is still finishing its requests.", flush=True)
+        print("The new release serves; the previous one is still finishing its requests.", flush=True)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    raise Failure("The reload was called off.")
+    raise Failure("The reload was cancelled.")
 
 
 def main(arguments: list[str]) -> int:
-    """Replace the master that is named."""
+    """Replace the master with the given pid."""
     if len(arguments) != 1 or not arguments[0].isdigit() or "RUNTIME_DIRECTORY" not in os.environ:
         print(__doc__, file=sys.stderr)
         return 2
@@ -166,11 +166,12 @@ def main(arguments: list[str]) -> int:
     old = look(int(arguments[0]))
     try:
         if old is None:
-            raise Failure("The service does not run.")
+            raise Failure("The service is not running.")
         take_over(old, Path(os.environ["RUNTIME_DIRECTORY"]))
     except Failure as failure:
-        serves = "The one before serves on." if old is not None and old.alive else "The one before has ended too."
-        print(f"{failure} {serves}", file=sys.stderr)
+        serves = old is not None and old.alive
+        previous = "The previous one keeps serving." if serves else "The previous one has exited too."
+        print(f"{failure} {previous}", file=sys.stderr)
         return 1
     return 0
 

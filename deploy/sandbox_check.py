@@ -1,8 +1,8 @@
-"""What a start would stumble over, seen by the user and from the sandbox that the service runs in.
+"""Checks what a start needs, as the service's user and in the sandbox of its unit.
 
-`python -m deploy.sandbox_check` in the folder of a release reads its settings and every file of each model folder, and
-uses the GPU once. A line says what is well; one that begins with `Error: ` names what is not, and the remedy. The exit
-status is 1 if there is any.
+`python -m deploy.sandbox_check` in a release reads its settings and every file of each model folder, and uses the GPU
+once. It prints one line per check; a failed one begins with `Error: ` and has the remedy. The exit status is 1 if a
+check failed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from engine.errors import StartError
 from engine.loading.device import Survey, Torch, Wish, ask_torch, choose_device, survey_machine
 
 UNIT = "avito-ai"
-# What systemd may hide from a service, with the setting of the unit that does.
-HIDDEN = {"/home": "ProtectHome", "/root": "ProtectHome", "/run/user": "ProtectHome", "/tmp": "PrivateTmp"}
+# Directories that systemd may hide from a service, with the unit's option.
+HIDDEN = {"/home": "ProtectHome", "/root": "ProtectHome", "/run/user": "ProtectHome", "/tmp": "PrivateTmp"}  # nosec B108 # named only
 
 
 def model_folders(settings: Settings) -> dict[str, Path]:
-    """Return the folders that the models are read from, by the setting that names each; demos are left out."""
+    """Return the model folders by setting, without demos."""
     model = settings.model
     folders = {"VIBE_MODEL_DIR": model.vibe_model_dir, "VIBE_TOKENIZER_DIR": model.vibe_tokenizer_dir}
     if model.vibe_model_dir == DEMO:
@@ -33,7 +33,7 @@ def model_folders(settings: Settings) -> dict[str, Path]:
 
 
 def unreadable(folder: Path) -> tuple[Path, OSError] | None:
-    """Return the first thing in or above the folder that cannot be read, with the reason; None where all can."""
+    """Return the first unreadable path in or above the folder, with the error; None if everything is readable."""
     troubles: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=troubles.append):
         folders.sort()
@@ -50,7 +50,7 @@ def unreadable(folder: Path) -> tuple[Path, OSError] | None:
 
 
 def describe_unreadable(setting: str, folder: Path, path: Path, error: OSError, user: str) -> str:
-    """Return the sentence about a folder that cannot be read, with its remedy."""
+    """Return the message about an unreadable folder, with the remedy."""
     sentence = f"{setting}={folder}: the user {user} cannot read {path}: {error.strerror}. "
     for top, switch in HIDDEN.items():
         if folder.is_relative_to(top):
@@ -59,17 +59,17 @@ def describe_unreadable(setting: str, folder: Path, path: Path, error: OSError, 
                 f"and set {setting} to it."
             )
     if isinstance(error, FileNotFoundError):
-        return sentence + f"Name the right folder, or ask for the demo: {setting}=demo"
+        return sentence + f"Set the right folder, or use the demo: {setting}=demo"
     opened = path if path.is_relative_to(folder) else f"{folder}, {path}"
     if path != folder and path.is_relative_to(folder):
-        return sentence + f"Let it read: chmod -R a+rX {folder}"
+        return sentence + f"Allow reading: chmod -R a+rX {folder}"
     if opened == path:
-        return sentence + f"Let it read: chmod -R a+rX {path}"
-    return sentence + f"Let it pass: chmod a+x {path}"
+        return sentence + f"Allow reading: chmod -R a+rX {path}"
+    return sentence + f"Allow access: chmod a+x {path}"
 
 
 def check_folders(settings: Settings, user: str) -> Iterator[str]:
-    """Yield a line for each model folder."""
+    """Yield one line per model folder."""
     for setting, folder in model_folders(settings).items():
         trouble = unreadable(folder)
         if trouble is None:
@@ -85,32 +85,32 @@ def check_gpu(
     torch: Callable[[], Torch] = ask_torch,
     use: Callable[[], str] | None = None,
 ) -> str:
-    """Return a line about the device. use: computes on the GPU and returns its name."""
+    """Return a line about the device. use: runs a computation on the GPU and returns its name."""
     wish = Wish(settings.model.device, visible, settings.production)
     try:
         if choose_device(wish, survey, torch) == "cpu":
-            return "The models run on the processor."
-        return f"CUDA computes on {(use or compute_on_gpu)()}."
+            return "The models run on the CPU."
+        return f"The models run on {(use or compute_on_gpu)()}; CUDA works."
     except StartError as error:
         hint = "If nvidia-smi shows the GPU, the unit's DeviceAllow lines lack one of its /dev/nvidia* nodes."
         return f"Error: {error} {hint}"
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        return f"Error: CUDA sees the GPU and cannot compute on it: {reason}. nvidia-smi shows its state and its users."
+        return f"Error: CUDA sees the GPU but cannot compute on it: {reason}. nvidia-smi shows its state and processes."
 
 
 def compute_on_gpu() -> str:  # pragma: no cover - CUDA
-    """Multiply on the GPU and return its name. Raises RuntimeError where that fails."""
+    """Run a matrix product on the GPU and return its name. Raises RuntimeError if it fails."""
     import torch
 
     ones = torch.ones(64, 64, device="cuda")
     if float((ones @ ones)[0, 0]) != 64.0:
-        raise RuntimeError("a product came out wrong")
+        raise RuntimeError("a matrix product was wrong")
     return torch.cuda.get_device_name()
 
 
 def _first_closed(path: Path) -> Path:
-    """Return the first folder on the way to `path` that may not be entered, else `path` itself."""
+    """Return the first parent of `path` without access, else `path` itself."""
     for parent in reversed(path.parents):
         if not os.access(parent, os.X_OK):
             return parent
@@ -123,7 +123,7 @@ def report(settings: Settings, visible: str | None, user: str) -> list[str]:
 
 
 def main() -> int:
-    """Print the report; the exit status is 1 where a line of it is an error."""
+    """Print the report; the exit status is 1 if it has an error."""
     try:
         settings = operator_settings()
     except SettingsError as error:

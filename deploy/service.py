@@ -1,9 +1,9 @@
-"""Where a running process listens, and what the service says while it loads; with the standard library alone.
+"""Addresses, readiness and loading progress of a running service. Standard library only.
 
 python -m deploy.service listens PID              each address that the process listens on: HOST PORT
-python -m deploy.service url PID                  the URL at which this machine reaches the process
-python -m deploy.service state PID                its readiness in a few lines; exit status 1 where it is not ready
-python -m deploy.service watch UNIT COMMAND...    run the command, and tell the load's progress while it lasts
+python -m deploy.service url PID                  the local URL of the process
+python -m deploy.service state PID                its readiness in a few lines; exit status 1 if it is not ready
+python -m deploy.service watch UNIT COMMAND...    run the command and print the loading progress meanwhile
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTENING = "0A"  # the state in /proc/net/tcp
 
 
 def listeners(pid: int, proc: Path = Path("/proc")) -> list[tuple[str, int]]:
-    """Return host and port of each TCP socket on which the process listens; none where it cannot be seen."""
+    """Return host and port of each TCP socket on which the process listens; empty if it is not visible."""
     own = _sockets(proc / str(pid) / "fd")
     found = []
     for table in (proc / "net/tcp", proc / "net/tcp6"):
@@ -34,13 +34,13 @@ def listeners(pid: int, proc: Path = Path("/proc")) -> list[tuple[str, int]]:
 
 
 def url_of(pid: int, proc: Path = Path("/proc")) -> str | None:
-    """Return the URL at which this machine reaches what the process serves; None where it listens nowhere."""
+    """Return the local URL of the process; None if it does not listen."""
     found = listeners(pid, proc)
     return address(found[0][0], str(found[0][1])) if found else None
 
 
 def unit_property(unit: str, name: str) -> str:
-    """Return one property of a unit as systemd knows it; empty where systemd cannot be asked."""
+    """Return a property of a unit from systemd; empty without systemd."""
     command = ["systemctl", "show", "--property", name, "--value", unit]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout.strip()
@@ -49,13 +49,13 @@ def unit_property(unit: str, name: str) -> str:
 
 
 def main_pid(unit: str) -> int:
-    """Return the main process of a unit; 0 where it has none."""
+    """Return the main pid of a unit; 0 without one."""
     pid = unit_property(unit, "MainPID")
     return int(pid) if pid.isdigit() else 0
 
 
 def watch(unit: str, command: list[str], every: float = EVERY) -> int:
-    """Run the command to its end, print the load's progress meanwhile, and return the exit status."""
+    """Run the command, print the loading progress meanwhile, and return its exit status."""
     with subprocess.Popen(command) as process:
         said = ""
         while True:
@@ -69,21 +69,21 @@ def watch(unit: str, command: list[str], every: float = EVERY) -> int:
 
 
 def progress(unit: str) -> str:
-    """Return how far the unit's service is with loading, in one line; empty where nothing is said of it."""
+    """Return the loading progress of the unit's service as one line; empty if there is none."""
     url = url_of(main_pid(unit))
     return describe_progress(fetch_json(f"{url}/api/health/ready")[1]) if url else ""
 
 
 def state(pid: int) -> tuple[bool, list[str]]:
-    """Return whether the process's service is ready, and that in lines for a person."""
+    """Return whether the service of the process is ready, and its state in readable lines."""
     url = url_of(pid)
     if url is None:
-        return False, ["readiness  nothing listens"]
+        return False, ["readiness  the process does not listen"]
     status, body = fetch_json(f"{url}/api/health/ready", timeout=10.0)
     if status == 0:
         return False, [f"readiness  no answer from {url}"]
     models = [f"{name} {model['status']}" for name, model in sorted(body.get("models", {}).items())]
-    where = f"GPU memory {body['gpu_memory_gb']} GB" if body.get("cuda_available") else "on the processor"
+    where = f"GPU memory {body['gpu_memory_gb']} GB" if body.get("cuda_available") else "on the CPU"
     lines = [f"readiness  {body.get('status', status)} at {url}: {', '.join(models)}, {where}"]
     if reason := body.get("reason"):
         lines.append(f"    {reason}")
@@ -101,13 +101,13 @@ def _sockets(folder: Path) -> set[str]:
 
 
 def _host(text: str) -> str:
-    """Return an address of /proc/net/tcp as people write it: each four bytes stand there in the machine's order."""
+    """Return an address of /proc/net/tcp in the usual notation; there it is hexadecimal, 4 bytes each in host order."""
     words = [int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8)]
     return str(ipaddress.ip_address(b"".join(words)))
 
 
 def main(arguments: list[str]) -> int:
-    """Do what is asked; the exit status of `listens` is 1 where the process listens nowhere."""
+    """Run one command; the exit status of `listens` is 1 if the process does not listen."""
     match arguments:
         case ["listens", pid]:
             found = listeners(int(pid))

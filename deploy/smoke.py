@@ -1,7 +1,7 @@
 """The smoke tests of a release: `python -m deploy.smoke` in its folder, with its virtual environment.
 
-The real service is started on a free port of loopback with the demo models on the processor, asked for everything once,
-and stopped. No setting of the operator's is read, no GPU is touched, and nothing is left behind.
+They start the real service on a free local port with the demo models on the CPU, call each interface once, and stop it.
+The operator's settings are not read, no GPU is used, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deploy import ask
 from deploy.ask import WrongAnswer, expect, request
 from deploy.probe import free_port
 
-LIMIT = 240.0  # seconds to be ready in; half a minute is usual, and a busy machine is no broken release
+LIMIT = 240.0  # seconds until ready; 30 are usual, but a busy machine must not fail a release
 POLL = 0.25
 STOP = 20.0
 COMMAND = [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app_production:app"]
@@ -50,21 +50,21 @@ def environment(folder: Path, port: int) -> dict[str, str]:
 
 
 def check_text(base: str) -> None:
-    """Avibe writes."""
-    ask.write_text(base)
+    """Avibe generates a text."""
+    ask.generate_text(base)
 
 
 def check_stream(base: str) -> None:
-    """OpenAI's protocol streams to its end."""
+    """A stream of the OpenAI API is complete."""
     body = {"model": "avibe", "messages": [{"role": "user", "content": "Привет!"}], "max_tokens": 8, "stream": True}
     events = expect(f"{base}/v1/chat/completions", body)
     if not events.rstrip().endswith(b"data: [DONE]"):
         raise WrongAnswer(f"The stream of /v1/chat/completions ended with {events[-200:]!r}")
 
 
-def check_picture(base: str) -> None:
-    """Avision looks at a picture."""
-    ask.describe_picture(base)
+def check_image(base: str) -> None:
+    """Avision analyzes an image."""
+    ask.analyze_image(base)
 
 
 def check_page(base: str) -> None:
@@ -75,13 +75,13 @@ def check_page(base: str) -> None:
 
 
 def check_refusals(base: str) -> None:
-    """What is wrong is refused with its status."""
+    """Invalid requests are refused with their statuses."""
     expect(f"{base}/api/v1/text/generate", {"prompt": ""}, status=400)
     expect(f"{base}/api/v1/nothing", status=404)
 
 
 def check_figures(base: str) -> None:
-    """Both kinds of figures count what was asked."""
+    """Both kinds of metrics count the requests."""
     if json.loads(expect(f"{base}/api/metrics"))["application"]["successful_requests"] < 1:
         raise WrongAnswer("/api/metrics counts no request.")
     if b"avito_ai_requests_total" not in expect(f"{base}/metrics"):
@@ -91,7 +91,7 @@ def check_figures(base: str) -> None:
 CHECKS: tuple[Callable[[str], None], ...] = (
     check_text,
     check_stream,
-    check_picture,
+    check_image,
     check_page,
     check_refusals,
     check_figures,
@@ -112,7 +112,7 @@ def run(folder: Path, command: list[str] = COMMAND, limit: float = LIMIT) -> str
             check(base)
         process.send_signal(signal.SIGTERM)
         if (status := process.wait(STOP)) != 0:
-            raise WrongAnswer(f"It ended with status {status} when it was asked to stop.")
+            raise WrongAnswer(f"It exited with status {status} at SIGTERM.")
     except subprocess.TimeoutExpired:
         raise WrongAnswer(f"It did not stop within {STOP:.0f} s.") from None
     except WrongAnswer as error:
@@ -120,13 +120,13 @@ def run(folder: Path, command: list[str] = COMMAND, limit: float = LIMIT) -> str
     finally:
         process.kill()
         process.wait()
-    return f"All {len(CHECKS)} smoke tests pass: ready after {loaded:.1f} s, {time.monotonic() - began:.1f} s in all."
+    return f"All {len(CHECKS)} smoke tests pass: ready after {loaded:.1f} s, {time.monotonic() - began:.1f} s in total."
 
 
 def _await_ready(process: subprocess.Popen[bytes], base: str, until: float) -> None:
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise WrongAnswer(f"The service ended with status {process.returncode} before it was ready.")
+            raise WrongAnswer(f"The service exited with status {process.returncode} before it was ready.")
         try:
             if request(f"{base}/api/health/ready", timeout=5.0)[0] == 200:
                 return
@@ -141,7 +141,7 @@ def _last_lines(output: Path) -> str:
 
 
 def main() -> int:
-    """Run the smoke tests; the exit status is 1 where one fails."""
+    """Run the smoke tests; the exit status is 1 if one fails."""
     with tempfile.TemporaryDirectory(prefix="avito-ai-smoke-") as folder:
         try:
             print(f"==> {run(Path(folder))}")

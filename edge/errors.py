@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -89,6 +90,9 @@ FRAMEWORK: dict[int, ServiceError] = {
 }
 
 
+Sentence = Callable[[str, str], str]
+
+
 def meaning_of(error: ServiceError) -> Meaning:
     """Return what the error is in HTTP."""
     return next(meaning for kind, meaning in ERRORS.items() if isinstance(error, kind))
@@ -118,9 +122,10 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
     return headers
 
 
-def api_body(error: ServiceError, request_id: str) -> ApiFailure:
-    """Return the body of a failure under /api."""
-    return ApiFailure(error=meaning_of(error).code, message=error.message, request_id=request_id)
+def api_body(error: ServiceError, request_id: str, sentence: Sentence) -> ApiFailure:
+    """Return the body of a failure under /api. sentence: translates a message, given the error's code as well."""
+    code = meaning_of(error).code
+    return ApiFailure(error=code, message=sentence(error.message, code), request_id=request_id)
 
 
 def openai_body(error: ServiceError) -> OpenaiFailure:

@@ -17,7 +17,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from edge.local_windows import LocalWindows
 from edge.shared_windows import UNANSWERED, SharedWindows, Windows
-from engine.errors import RateLimitExceeded, ValidationError
+from engine.errors import Message, RateLimitExceeded, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,13 @@ class OverBudget(RateLimitExceeded):
     def __init__(self, item: RateLimitItem, standing: Standing) -> None:
         self.window = item.GRANULARITY.name
         self.standing = standing
-        super().__init__(f"Rate limit exceeded: {item.amount} requests per {self.window}", standing.reset)
+        super().__init__(_exceeded(item.amount, self.window), standing.reset)
+
+
+def _exceeded(amount: int, window: str) -> Message:
+    if window == "minute":
+        return Message("minute_spent", "Rate limit exceeded: {n} requests per minute", n=amount)
+    return Message("hour_spent", "Rate limit exceeded: {n} requests per hour", n=amount)
 
 
 class RateLimiter:

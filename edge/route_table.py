@@ -15,7 +15,7 @@ from werkzeug.routing import Rule
 MIB = 1024 * 1024
 JSON, MULTIPART, FORM = "application/json", "multipart/form-data", "application/x-www-form-urlencoded"
 FORM_OF_TEXT = {FORM: MIB, MULTIPART: MIB}
-FORM_WITH_PICTURE = {MULTIPART: 17 * MIB}
+FORM_WITH_IMAGE = {MULTIPART: 17 * MIB}
 
 
 class Need(Enum):
@@ -66,11 +66,11 @@ ROUTES: Mapping[str, Row] = {
     "GET /avibe": Row(),
     "POST /avibe": Row(budget=Budget.GENERATION, bodies=FORM_OF_TEXT, model="avibe"),
     "GET /avision": Row(),
-    "POST /avision": Row(budget=Budget.GENERATION, bodies=FORM_WITH_PICTURE, model="avision"),
+    "POST /avision": Row(budget=Budget.GENERATION, bodies=FORM_WITH_IMAGE, model="avision"),
     "POST /api/v1/text/generate": Row(budget=Budget.GENERATION, bodies={JSON: MIB}, model="avibe"),
     "POST /api/v1/text/batch": Row(budget=Budget.GENERATION, bodies={JSON: 4 * MIB}, cost_in_body=True),
     "POST /api/v1/image/analyze": Row(
-        budget=Budget.GENERATION, bodies={**FORM_WITH_PICTURE, JSON: 24 * MIB}, model="avision"
+        budget=Budget.GENERATION, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"
     ),
     "GET /v1/models": Row(),
     "GET /v1/models/<path:model_id>": Row(),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from engine.backend import Generation
-from engine.errors import ContextTooLong, ValidationError
-from engine.loading.loader import LoadedModel
+from engine.errors import ContextTooLong, Message, ValidationError
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
-from engine.text.prompt import PreparedPrompt
-from engine.types import GenerationRequest, SamplingParams
+from engine.types import GenerationRequest, QueuePosition, SamplingParams
+
+if TYPE_CHECKING:
+    from engine.loading.loader import LoadedModel
+    from engine.text.prompt import PreparedPrompt
 
 
 def make_sequence(
@@ -19,16 +22,17 @@ def make_sequence(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
+    queue_position: Callable[[], QueuePosition | None] = lambda: None,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError and its kin, with the field to blame.
 
-    arrival: on `clock`, in seconds; on_abort: called when somebody aborts the answer.
+    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
     """
     prompt = loaded.preparer.prepare(request.prompt)
     check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    return sequence_of(loaded, request, prompt, arrival, on_abort, clock)
+    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position)
 
 
 def sequence_of(
@@ -38,9 +42,12 @@ def sequence_of(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
+    queue_position: Callable[[], QueuePosition | None] = lambda: None,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
-    generation = Generation(request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock)
+    generation = Generation(
+        request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock, queue_position
+    )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
     return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
@@ -50,8 +57,14 @@ def check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: i
     """Raise ContextTooLong where prompt and answer together do not fit `max_model_len` tokens."""
     if prompt_tokens + sampling.max_tokens > max_model_len:
         raise ContextTooLong(
-            f"The prompt ({prompt_tokens} tokens) and the answer ({sampling.max_tokens} tokens) do not fit together "
-            f"into this model's context of {max_model_len} tokens.",
+            Message(
+                "context_exceeded",
+                "The prompt ({prompt} tokens) and the answer ({answer} tokens) do not fit together "
+                "into this model's context of {n} tokens.",
+                prompt=prompt_tokens,
+                answer=sampling.max_tokens,
+                n=max_model_len,
+            ),
             "max_tokens" if prompt_tokens < max_model_len else "prompt",
         )
 

@@ -1,20 +1,21 @@
-"""The one seam between the routes and whatever generates: the `Backend` protocol and the `Generation` it hands out.
+"""The one interface between the routes and whatever generates: `Backend`, the `Generation` it returns, and `Mailbox`.
 
 The engine and the fakes of the tests stand behind `Backend`; nothing above this file knows which one answers.
 
 The life of a request here: `submit` (any thread) admits or refuses at once, then prepares the prompt in the caller's
 thread, queues it and returns a `Generation`. One producer thread calls `push`, `finish` or `fail` on it; one consumer
-iterates `pieces()` or waits in `result()`; anybody may `abort()`.
+iterates `pieces()`, waits in `result()`, or reads several generations through one `Mailbox`; any thread may `abort()`.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.types import (
     BackendState,
     BackendStats,
@@ -50,6 +51,17 @@ class Backend(Protocol):
         (the prompt in tokens, a picture that cannot be decoded, a parameter that is not supported).
         """
 
+    def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
+        """Admit one request of a batch if a sequence may start at once; None if it has to wait.
+
+        alone: the batch has no other request in flight, so this one may also take a place in the queue. After None,
+        `wake` is called once, from any thread, when it is worth trying again; it must not block. Raises as `submit`
+        does, except Overloaded.
+        """
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        """Forget a `wake`: its batch has nothing more to submit. Another batch takes its turn."""
+
     def state(self) -> BackendState:
         """Return whether requests are taken, and if not why; never blocks."""
 
@@ -66,19 +78,16 @@ class Backend(Protocol):
 # Every model of the service with its name.
 Models = Iterable[tuple[str, Backend]]
 
-
-def no_queue_position() -> QueuePosition | None:
-    """Return None: this request waits nowhere, or nobody knows where."""
-    return None
+# Takes a part of an answer, or None for its end.
+Listener = Callable[[Piece | None], None]
 
 
 class Generation:
-    """One answer in the making: a mailbox between the engine's thread and the thread that serves the client.
+    """One answer being generated, passed from the engine's thread to the thread that serves the client.
 
-    deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that a request never
-    hangs on an engine that no longer moves. on_abort: asks the engine to stop the sequence; it may be called with
-    this object's lock held, so it only leaves word and returns. place: where the request stands in the queue, None once
-    it has started; a backend that knows puts its own function here before anybody else has this object.
+    deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that no request hangs on a
+    stalled engine. on_abort: asks the engine to stop the sequence; it is called with this object's lock held, so it
+    must not block. queue_position: where the request waits, None once it has started.
     """
 
     def __init__(
@@ -88,14 +97,16 @@ class Generation:
         deadline: float,
         on_abort: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        queue_position: Callable[[], QueuePosition | None] = lambda: None,
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
-        self.queue_position: Callable[[], QueuePosition | None] = no_queue_position
+        self.queue_position = queue_position
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock
-        self._changed = threading.Condition()  # guards the five fields below
+        self._changed = threading.Condition()  # guards the fields below
+        self._listener: Listener | None = None
         self._pieces: list[Piece] = []
         self._streaming = False
         self._completion: Completion | None = None
@@ -107,23 +118,26 @@ class Generation:
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
         with self._changed:
-            self._pieces.append(piece)
-            if self._streaming:
-                self._changed.notify_all()
+            if self._listener is None:
+                self._pieces.append(piece)
+                if self._streaming:
+                    self._changed.notify_all()
+            elif self._streaming:
+                self._listener(piece)
 
     def finish(self, completion: Completion) -> None:
         """End the answer well. The first end counts; later ones are ignored."""
         with self._changed:
             if not self.done:
                 self._completion = completion
-                self._changed.notify_all()
+                self._notify_end()
 
     def fail(self, error: ServiceError) -> None:
         """End the answer with a typed error. The first end counts; later ones are ignored."""
         with self._changed:
             if not self.done:
                 self._error = error
-                self._changed.notify_all()
+                self._notify_end()
 
     # --- the consumer's side ---
 
@@ -172,6 +186,28 @@ class Generation:
             self._aborted = True
         self._on_abort()
 
+    def listen(self, listener: Listener, streaming: bool) -> None:
+        """Have `listener` called with each part if `streaming`, and with None at the end, instead of waking a consumer.
+
+        What was there before is passed on at once. It is called with this object's lock held and must not block.
+        """
+        with self._changed:
+            self._listener, self._streaming = listener, streaming
+            pieces, self._pieces = self._pieces, []
+            for piece in pieces if streaming else ():
+                listener(piece)
+            if self.done:
+                listener(None)
+
+    def expire(self) -> float:
+        """End the answer if its deadline has passed and nothing else ended it; return the seconds left until then."""
+        with self._changed:
+            remaining = self._deadline + DEADLINE_GRACE - self._clock()
+            if remaining <= 0 and not self.done:
+                self._expire()
+                self._notify_end()
+            return remaining
+
     def _next_pieces(self, idle: float | None) -> list[Piece] | None:
         """Return the parts since the last call, [] after `idle` seconds without one, None at the end."""
         with self._changed:
@@ -189,10 +225,19 @@ class Generation:
         remaining = self._deadline + DEADLINE_GRACE - self._clock()
         if remaining > 0:
             return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None
-        self._error = DeadlineExceeded("The request did not finish in time.")
+        self._expire()
+        return True
+
+    def _notify_end(self) -> None:
+        if self._listener is None:
+            self._changed.notify_all()
+        else:
+            self._listener(None)
+
+    def _expire(self) -> None:
+        self._error = DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
         self._aborted = True
         self._on_abort()
-        return True
 
     def _outcome(self) -> Completion:
         if self._error is not None:
@@ -201,3 +246,46 @@ class Generation:
         if self._completion.finish_reason == "abort":
             raise RequestAborted("The request was stopped before it finished.")
         return self._completion
+
+
+class Mailbox:
+    """Several generations of one request, read by one thread: their parts and ends in the order in which they come.
+
+    `add` and `wait` belong to that thread; `wake` may be called from any, with any lock held.
+    """
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[tuple[int, Piece | None] | None] = queue.SimpleQueue()
+        self._open: dict[int, Generation] = {}
+
+    def __len__(self) -> int:
+        """How many generations have not been read to their end."""
+        return len(self._open)
+
+    def add(self, number: int, generation: Generation, streaming: bool) -> None:
+        """Read one more generation. streaming: read its parts too, not only its end."""
+        self._open[number] = generation
+        generation.listen(lambda piece: self._events.put((number, piece)), streaming)
+
+    def wake(self) -> None:
+        """Make `wait` return."""
+        self._events.put(None)
+
+    def wait(self, timeout: float) -> tuple[int, Piece | None] | None:
+        """Return the next part of a generation, with its number, or None as its part once it has ended.
+
+        None when woken, or after `timeout` seconds. A generation whose deadline has passed is ended here.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            left = until - time.monotonic()
+            nearest = min((generation.expire() for generation in self._open.values()), default=left)
+            try:
+                event = self._events.get(timeout=max(0.0, min(left, nearest)))
+            except queue.Empty:
+                if left <= 0:
+                    return None
+                continue
+            if event is not None and event[1] is None:
+                del self._open[event[0]]
+            return event

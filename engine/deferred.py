@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.backend import Backend, Generation
-from engine.errors import NotReady
+from engine.errors import RETRY_AFTER, Message, NotReady
 from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
-
-# What a client is told to wait before it asks a loading model again, in seconds.
-RETRY_AFTER = 5
 
 
 class DeferredBackend:
@@ -46,9 +43,14 @@ class DeferredBackend:
             self._backend.drain()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        if self._backend is None:
-            raise NotReady("The model is still loading; try again later.", RETRY_AFTER)
-        return self._backend.submit(request)
+        return self._built().submit(request)
+
+    def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
+        return self._built().submit_when_free(request, alone, wake)
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        if self._backend is not None:
+            self._backend.stop_waiting(wake)
 
     def state(self) -> BackendState:
         if self._failed:
@@ -72,3 +74,8 @@ class DeferredBackend:
         self.drain()
         if self._started and self._backend is not None:
             self._backend.stop(timeout)
+
+    def _built(self) -> Backend:
+        if self._backend is None:
+            raise NotReady(Message("loading", "The model is still loading; try again later."), RETRY_AFTER)
+        return self._backend

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from engine.errors import ModelError, ServiceError
 from engine.faults import Inconsistent, is_memory, raise_if_poisoned
-from engine.model.sampler import Choice
+from engine.model.choice import Choice
 from engine.schedule.scheduler import Plan, Scheduler
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom

@@ -24,9 +24,26 @@ Every message is one plain sentence that may be shown to a client: no path, stac
 
 from __future__ import annotations
 
+RETRY_AFTER = 5  # seconds that a client is asked to wait for a model that is not ready
+
+
+class Message(str):
+    """A sentence for a client that can be translated: the English one, made of a template and its values.
+
+    key: names its translations in `locales/`, which have the same holes as the template.
+    """
+
+    key: str
+    values: dict[str, object]
+
+    def __new__(cls, key: str, template: str, /, **values: object) -> Message:
+        message = super().__new__(cls, template.format(**values))
+        message.key, message.values = key, values
+        return message
+
 
 class ServiceError(Exception):
-    """A failure with a sentence for the client."""
+    """A failure with a sentence for the client; a `Message` where pages translate it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

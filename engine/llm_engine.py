@@ -17,7 +17,7 @@ from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import NotReady
+from engine.errors import RETRY_AFTER, NotReady, Overloaded
 from engine.loading.host import usable_cores
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, plan_budget
@@ -25,6 +25,7 @@ from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
+from engine.schedule.in_flight import Wake
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
 from engine.types import (
@@ -41,7 +42,6 @@ from engine.types import (
     Vocabulary,
 )
 
-RETRY_AFTER = 5  # seconds, told to a client while the model is not ready
 HOPELESS_STALL = 3  # stall times after which a step will not come back
 END_GRACE = 5.0  # seconds for the thread to end after it was told to
 
@@ -65,7 +65,9 @@ class LLMEngine:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
         self._make_runner = make_runner
         waiting_tokens = config.max_waiting_tokens or config.max_waiting * config.max_model_len // 4
-        self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, waiting_tokens, clock)
+        self._room = WaitingRoom(
+            config.max_num_seqs + config.max_waiting, waiting_tokens, clock, slots=config.max_num_seqs
+        )
         self._loop = EngineLoop(spec.name, self._room, self._new_core, config.max_restarts, clock)
         self._counters = Counters()
         self._info = ModelInfo(spec.name, spec.served_id, spec.vision, spec.demo, config.max_model_len)
@@ -97,15 +99,27 @@ class LLMEngine:
         self._check_ready()
         self._room.admit(request.client)
         try:
-            assert self._loaded is not None
-            sequence = make_sequence(self._loaded, request, arrival, self._notify_abort, self._clock)
-            sequence.generation.queue_position = partial(self._room.queue_position, request)
-            self._room.put(sequence)
+            return self._enqueue(request, arrival)
         except BaseException:
             self._room.give_up(request.client)
             raise
-        self._loop.wake()
-        return sequence.generation
+
+    def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
+        arrival, client = self._clock(), request.client
+        self._check_ready()
+        if not self._room.admit_when_free(client, alone, wake):
+            return None
+        try:
+            return self._enqueue(request, arrival)
+        except Overloaded:
+            self._room.give_up_for_now(client, alone, wake)
+            return None
+        except BaseException:
+            self._room.give_up(client)
+            raise
+
+    def stop_waiting(self, wake: Wake) -> None:
+        self._room.stop_waiting(wake)
 
     def state(self) -> BackendState:
         with self._lock:
@@ -158,6 +172,14 @@ class LLMEngine:
         if state.status is not Status.READY:
             raise NotReady(f"The model is not ready: {state.reason}.", RETRY_AFTER)
 
+    def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
+        assert self._loaded is not None
+        position = partial(self._room.queue_position, request)
+        sequence = make_sequence(self._loaded, request, arrival, self._notify_abort, self._clock, position)
+        self._room.put(sequence)
+        self._loop.wake()
+        return sequence.generation
+
     def _pending(self) -> bool:
         core = self._loop.core
         return len(self._room) > 0 or (core is not None and bool(core.scheduler.running))
@@ -195,7 +217,7 @@ class LLMEngine:
             config.max_num_seqs,
             loaded.max_model_len,
             budget.prefix_tokens,
-            buckets=config.cuda_graphs and self._spec.device == "cuda",
+            decode_graphs=config.cuda_graphs and self._spec.device == "cuda",
             report=self._report,
             kernels=load_kernels() if self._spec.device == "cpu" else None,
         )

@@ -13,7 +13,7 @@ from engine.errors import ServiceError
 from engine.types import EncodedImage
 from routes import generation, request_reading
 from routes.batch import Batch
-from routes.generation import Answer
+from routes.generation import GenerationResult
 from routes.request_models import StreamedImageRequest, StreamedTextRequest
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
 from routes.sse import EventStream
@@ -25,56 +25,58 @@ JSON_LINES = "application/x-ndjson"
 
 @api.post("/text/generate")
 def text_generate() -> Response:
-    """Write a text."""
-    return _answered("avibe", request_reading.text_in_json())
+    """Generate a text."""
+    return _response("avibe", request_reading.text_in_json())
 
 
 @api.post("/text/batch")
 def text_batch() -> Response:
-    """Write many texts, and give each as soon as it is done."""
+    """Generate up to 256 texts; each is sent as soon as it is done."""
     try:
-        asked = request_reading.texts_in_json()
+        requests = request_reading.texts_in_json()
     except ServiceError:
         charge()
         raise
-    charge(len(asked))
-    batch = Batch(asked, partial(_body, request_id=request_state().request_id))
+    charge(len(requests))
+    batch = Batch(requests, partial(_body, request_id=request_state().request_id))
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 
 
 @api.post("/image/analyze")
 def image_analyze() -> Response:
-    """Answer a question about a picture."""
+    """Answer a question about an image."""
     if request.mimetype == JSON:
-        return _answered("avision", *request_reading.picture_in_json())
-    return _answered("avision", *request_reading.picture_in_upload())
+        return _response("avision", *request_reading.image_in_json())
+    return _response("avision", *request_reading.image_in_upload())
 
 
-def _answered(
-    model: str, asked: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
+def _response(
+    model: str, body: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
 ) -> Response:
     request_id = request_state().request_id
-    if not asked.stream:
-        return jsonify(_body(generation.answer(model, asked, image), request_id))
-    run = generation.begin(model, asked, image)
+    if not body.stream:
+        return jsonify(_body(generation.generate(model, body, image), request_id))
+    run = generation.start(model, body, image)
     return EventStream(generation.events(run, partial(_last, request_id=request_id)), run.close).response()
 
 
-def _body(made: Answer, request_id: str) -> GenerationAnswer:
+def _body(result: GenerationResult, request_id: str) -> GenerationAnswer:
     return GenerationAnswer(
         success=True,
-        data=GeneratedText(text=made.text, generated_tokens=made.generated_tokens, input_tokens=made.input_tokens),
+        data=GeneratedText(
+            text=result.text, generated_tokens=result.generated_tokens, input_tokens=result.input_tokens
+        ),
         metrics=Figures(
-            generation_time=round(made.generation_time, 3),
-            total_time=round(made.total_time, 3),
-            tokens_per_second=round(made.tokens_per_second, 2),
+            generation_time=round(result.generation_time, 3),
+            total_time=round(result.total_time, 3),
+            tokens_per_second=round(result.tokens_per_second, 2),
         ),
         request_id=request_id,
     )
 
 
-def _last(made: Answer, request_id: str) -> GenerationAnswer:
+def _last(result: GenerationResult, request_id: str) -> GenerationAnswer:
     """Return the last event of a stream, which tells when the first token was generated."""
-    body = _body(made, request_id)
-    body["metrics"]["time_to_first_token"] = None if made.first_token is None else round(made.first_token, 3)
+    body = _body(result, request_id)
+    body["metrics"]["time_to_first_token"] = None if result.first_token is None else round(result.first_token, 3)
     return body

@@ -29,7 +29,7 @@ FINGERPRINT = fingerprint(FOLDER)
 
 @assets.get("/static/<path:filename>")
 def static(filename: str) -> Response:
-    """Send a file: for good under the present fingerprint, to be asked for again without one."""
+    """Return a static file; with the current fingerprint in its address it may be cached forever."""
     version, _, name = filename.partition("/")
     if version != FINGERPRINT:
         return send_from_directory(FOLDER, filename)

@@ -1,42 +1,56 @@
-"""Many texts in one request, written while nobody else needs the places: one line of JSON a text, as each is done.
+"""Many texts in one request: one line of JSON a text, in the order in which they end.
 
-A batch takes the places to run that are free and at least one, so it never fills the waiting room; its texts have the
-lower priority, and the engine sends them back to wait when people come. What the engine refuses for lack of places is
-tried again.
+A batch takes the slots that are free and at least one, so it never fills the waiting room; its texts have the lower
+priority, and interactive requests preempt them. The request's own thread does all of it: it submits what the engine
+has capacity for, and reads all answers through one mailbox.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from flask import request
 
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.request_state import request_state
-from engine.backend import Backend, Generation
-from engine.errors import Overloaded, RequestAborted, ValidationError
+from engine.backend import Backend, Generation, Mailbox
+from engine.errors import RETRY_AFTER, Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
 from routes import sse
-from routes.generation import Answer, conversation, finished, sampling
+from routes.generation import GenerationResult, conversation, finished, sampling
+from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.services import services
 
 MODEL = "avibe"
-LOOK_AGAIN = 0.05  # seconds between two looks at the places, while all are taken
 NOTHING_YET = b"\n"  # a blank line, so that no proxy thinks that the batch is dead
 
-Show = Callable[[Answer], Mapping[str, Any]]
+Show = Callable[[GenerationResult], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class _Text:
+    """A text that has no answer yet. give_up: when a refusal for lack of capacity becomes its error."""
+
+    index: int
+    wanted: GenerationRequest
+    give_up: float | None = None
+
+    def start_clock(self) -> float:
+        """Return when to give up, counted from the first call."""
+        if self.give_up is None:
+            self.give_up = time.monotonic() + self.wanted.timeout
+        return self.give_up
 
 
 class Batch:
-    """The texts of one batch. Made in the request's context; `close` ends it, finished or not.
+    """The texts of one batch. Made in the request's context; `close` ends it, finished or not, from any thread.
 
     show: makes the body of an answer, as the route for one text gives it.
     """
@@ -44,65 +58,119 @@ class Batch:
     def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
         state = request_state()
+        self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer
         self._observer.validated(MODEL, backend.info.served_id, len(asked), len(asked), level=logging.DEBUG)
-        self._places = _Places(backend)
         self._size = len(asked)
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._todo: deque[tuple[int, GenerationRequest]] = deque()
+        self._lines: deque[bytes] = deque()
+        self._todo: deque[_Text] = deque()
+        self._mailbox = Mailbox()
+        self._waits = False  # for capacity; the backend may call the mailbox's `wake`
+        self._lock = threading.Lock()  # guards the two fields below
+        self._running: dict[int, tuple[_Text, Generation]] = {}
+        self._closed = False
         for index, one in enumerate(asked):
             if isinstance(one, ValidationError):
                 self._failed(index, one)
             else:
-                self._todo.append((index, self._wanted(backend, index, one)))
+                self._todo.append(_Text(index, self._wanted(backend, index, one)))
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield one line a text, in the order in which they end. idle: seconds without one to a sign of life."""
-        for _ in range(min(len(self._todo), self._places.most)):
-            threading.Thread(target=self._work, name="batch", daemon=True).start()
-        told = 0
-        while told < self._size:
-            try:
-                line = self._lines.get(timeout=idle)
-            except queue.Empty:
+        """Yield one line a text, in the order in which they end; a blank one after `idle` seconds without any."""
+        left, blank_at = self._size, time.monotonic() + idle
+        while left and not self._closed:
+            self._submit()
+            while self._lines:
+                yield self._lines.popleft()
+                left, blank_at = left - 1, time.monotonic() + idle
+            if left and not self._closed and not self._collect(blank_at) and time.monotonic() >= blank_at:
                 yield NOTHING_YET
-                continue
-            if not line:
-                return
-            yield line
-            told += 1
+                blank_at = time.monotonic() + idle
 
     def close(self) -> None:
-        """Make no more tokens for any text, and begin none; harmless when all are done."""
-        self._todo.clear()
-        self._places.close()
-        self._lines.put(b"")  # which ends the lines
+        """Make no more tokens for any text, and submit none; harmless when all are done."""
+        with self._lock:
+            self._closed = True
+            running = list(self._running.values())
+        for _, generation in running:
+            generation.abort()
+        self._mailbox.wake()
 
     def end(self) -> None:
-        """Close, and stop watching the client."""
+        """Close, count what was aborted, and stop watching the client."""
         self._release()
         self.close()
+        self._stop_waiting()
+        for index in list(self._running):
+            self._ended(index)
         self._end_trace()
 
-    def _work(self) -> None:
-        while True:
+    def _submit(self) -> None:
+        """Submit texts until the next one has to wait."""
+        while self._todo and not self._closed:
+            text = self._todo.popleft()
             try:
-                index, wanted = self._todo.popleft()
-            except IndexError:
-                return
-            try:
-                self._done(index, self._places.run(partial(self._submit, index, wanted), wanted.timeout))
+                generation = self._submit_one(text)
             except Exception as error:
-                self._failed(index, error)
+                self._failed(text.index, error)
+            else:
+                if generation is None:
+                    self._todo.appendleft(text)
+                    self._waits = True
+                    return
+                self._run(text, generation)
+        self._stop_waiting()
 
-    def _submit(self, index: int, wanted: GenerationRequest) -> Generation:
-        self._observer.submitting(index, wanted)
-        generation = self._backend.submit(wanted)
-        self._observer.submitted(index)
+    def _submit_one(self, text: _Text) -> Generation | None:
+        """Return the answer to come, None if there is no capacity for it yet. Raises the error that refuses it."""
+        alone = not self._running
+        self._observer.submitting(text.index, text.wanted)
+        generation = self._backend.submit_when_free(text.wanted, alone, self._mailbox.wake)
+        if generation is not None:
+            self._observer.submitted(text.index)
+        elif alone and time.monotonic() >= text.start_clock():
+            raise Overloaded("The service is busy; try again later.", RETRY_AFTER)
         return generation
+
+    def _stop_waiting(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._backend.stop_waiting(self._mailbox.wake)
+
+    def _run(self, text: _Text, generation: Generation) -> None:
+        text.start_clock()
+        with self._lock:
+            self._running[text.index] = text, generation
+            closed = self._closed
+        self._mailbox.add(text.index, generation, streaming=False)
+        if closed:
+            generation.abort()
+
+    def _collect(self, until: float) -> bool:
+        """Wait for the next end, at most until then on the monotonic clock; return whether there was one."""
+        if self._todo and not self._running:
+            until = min(until, self._todo[0].start_clock())
+        event = self._mailbox.wait(max(0.0, until - time.monotonic()))
+        if event is not None:
+            self._ended(event[0])
+        return event is not None
+
+    def _ended(self, index: int) -> None:
+        """Tell how a text ended; one that was evicted for other clients waits again while it has time."""
+        with self._lock:
+            text, generation = self._running.pop(index)
+        try:
+            self._done(index, _outcome(generation))
+        except Overloaded as error:
+            if time.monotonic() >= text.start_clock() or self._closed:
+                self._failed(index, error)
+            else:
+                self._todo.appendleft(text)
+        except Exception as error:
+            self._failed(index, error)
 
     def _done(self, index: int, completion: Completion) -> None:
         self._observer.answered(index, completion)
@@ -112,11 +180,11 @@ class Batch:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
-        self._tell(index, api_body(ours, ""))
+        self._tell(index, api_body(ours, "", self._sentence))
 
     def _tell(self, index: int, body: Mapping[str, Any]) -> None:
         line = {"index": index, **body, "request_id": f"{self._request_id}-{index}"}
-        self._lines.put(f"{sse.compact(line)}\n".encode())
+        self._lines.append(f"{sse.compact(line)}\n".encode())
 
     def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:
         timeout = services().settings.engine.request_timeout
@@ -131,67 +199,8 @@ class Batch:
         )
 
 
-class _Places:
-    """The places that one batch takes: those that are free, and always one. Used by all threads of the batch."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._changed = threading.Condition()  # guards the two fields below
-        self._running: set[Generation] = set()
-        self._closed = False
-
-    @property
-    def most(self) -> int:
-        """How many texts can ever run at once."""
-        return max(1, self._backend.stats().max_num_seqs)
-
-    def run(self, submit: Callable[[], Generation], timeout: float) -> Completion:
-        """Wait for a place, generate and return the answer. Raises the typed error that it ends with.
-
-        submit: gives the request to the model; timeout: how long a refusal for lack of places is no error, in seconds.
-        """
-        give_up = time.monotonic() + timeout
-        while True:
-            try:
-                return self._run(submit, give_up)
-            except Overloaded:
-                if time.monotonic() >= give_up:
-                    raise
-                self._pause()
-
-    def close(self) -> None:
-        """Abort what runs; let nothing begin."""
-        with self._changed:
-            self._closed = True
-            running = list(self._running)
-            self._changed.notify_all()
-        for generation in running:
-            generation.abort()
-
-    def _run(self, submit: Callable[[], Generation], give_up: float) -> Completion:
-        generation = self._begin(submit, give_up)
-        try:
-            return generation.result()
-        finally:
-            with self._changed:
-                self._running.discard(generation)
-                self._changed.notify()
-
-    def _begin(self, submit: Callable[[], Generation], give_up: float) -> Generation:
-        with self._changed:
-            while not self._closed and self._running and self._full() and time.monotonic() < give_up:
-                self._changed.wait(LOOK_AGAIN)
-            if self._closed:
-                raise RequestAborted("The batch was stopped.")
-            generation = submit()
-            self._running.add(generation)
-            return generation
-
-    def _full(self) -> bool:
-        stats = self._backend.stats()
-        return stats.num_requests_running + stats.num_requests_waiting >= stats.max_num_seqs
-
-    def _pause(self) -> None:
-        with self._changed:
-            if not self._closed:
-                self._changed.wait(LOOK_AGAIN)
+def _outcome(generation: Generation) -> Completion:
+    """Return an answer that has ended, without waiting for one that was aborted. Raises the error it ended with."""
+    if not generation.done:
+        raise RequestAborted("The batch was stopped.")
+    return generation.result()

@@ -1,4 +1,4 @@
-"""One answer of one model: from a validated request to text and figures, whoever asked and however it is shown."""
+"""One answer of one model: from a validated request to its text and figures, for the pages and /api/v1."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from engine.backend import Backend
 from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
 from routes.generation_run import Run
+from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.services import services
 
-SIGN_OF_LIFE_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A finished answer with its figures. Times are in seconds; total_time begins with the request's arrival.
+class GenerationResult:
+    """A finished answer with its figures. Times are in seconds; total_time starts at the request's arrival.
 
-    first_token: until the first one was made, None where there was none; cut: the answer reached its greatest length.
+    first_token: time to the first token, None if there was none; cut: the answer reached its maximum length.
     """
 
     text: str
@@ -36,32 +37,32 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens for each second of generation, without the wait for a place."""
+        """Generated tokens per second, without the time in the queue."""
         return self.generated_tokens / max(self.generation_time, 1e-9)
 
 
-def answer(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Answer:
-    """Generate and wait. Raises the typed error that the request ends with; a client that leaves aborts it."""
-    return finished(begin(model, asked, image).results()[0], request_state().began)
+def generate(model: str, body: TextRequest, image: EncodedImage | None = None) -> GenerationResult:
+    """Generate an answer and wait for it. Raises the ServiceError that it fails with; a disconnect aborts it."""
+    return finished(start(model, body, image).results()[0], request_state().began)
 
 
-def begin(model: str, asked: TextRequest, image: EncodedImage | None = None) -> Run:
-    """Begin to generate one answer. Raises the typed error that it is refused with."""
+def start(model: str, body: TextRequest, image: EncodedImage | None = None) -> Run:
+    """Start to generate one answer. Raises the ServiceError that it is refused with."""
     backend = services().models.get(model)
-    return Run(model, backend, [(conversation(asked.prompt, image), sampling(backend, asked))])
+    return Run(model, backend, [(conversation(body.prompt, image), sampling(backend, body))])
 
 
 def events(
-    run: Run, show: Callable[[Answer], Mapping[str, Any]], idle: float = SIGN_OF_LIFE_SECONDS
+    run: Run, show: Callable[[GenerationResult], Mapping[str, Any]], idle: float = KEEP_ALIVE_SECONDS
 ) -> Iterator[bytes]:
-    """Yield the events of an answer: its text as it comes, then what `show` makes of all of it, or else its error.
+    """Yield the events of an answer: its text in pieces, then the body that `show` makes of the result, or its error.
 
-    idle: seconds without a text to a sign of life; while the request waits, that tells its place in the queue.
+    idle: seconds without text before a keep-alive, which holds the position in the queue while the request waits.
     """
     text = sse.TextEvents({"text": sse.TextEvents.HOLE})
-    state = request_state()
+    state, sentence = request_state(), api_sentence()
 
-    def made() -> Iterator[bytes]:
+    def stream() -> Iterator[bytes]:
         try:
             for _, piece in run.pieces(idle):
                 if piece is None:
@@ -69,24 +70,24 @@ def events(
                 elif piece.text:
                     yield text(piece.text)
                 elif not piece.token_ids:
-                    yield _sign_of_life(run.queue_position())
+                    yield _keep_alive(run.queue_position())
         except Exception as error:
-            yield sse.event(api_body(run.failed(error), state.request_id))
+            yield sse.event(api_body(run.failed(error), state.request_id, sentence))
 
-    return made()
+    return stream()
 
 
-def _sign_of_life(queue_position: QueuePosition | None) -> bytes:
-    """Return a comment, which every client of event streams passes over; the page reads the place in it."""
+def _keep_alive(queue_position: QueuePosition | None) -> bytes:
+    """Return a comment, which event stream clients ignore; the page reads the queue position in it."""
     if queue_position is None:
         return sse.KEEP_ALIVE
     position = {"before": queue_position.ahead, "seconds": round(queue_position.eta_seconds, 1)}
     return sse.comment(f"queue {sse.compact(position)}")
 
 
-def finished(completion: Completion, began: float) -> Answer:
-    """Return an answer that has ended with its figures. began: of the request, on the monotonic clock."""
-    return Answer(
+def finished(completion: Completion, began: float) -> GenerationResult:
+    """Return a finished answer with its figures. began: the request's arrival on the monotonic clock."""
+    return GenerationResult(
         text=completion.text,
         generated_tokens=completion.output_tokens,
         input_tokens=completion.prompt_tokens,
@@ -98,23 +99,23 @@ def finished(completion: Completion, began: float) -> Answer:
 
 
 def conversation(prompt: str, image: EncodedImage | None = None) -> ChatPrompt:
-    """Return a single question, about a picture if there is one."""
+    """Return a conversation of one question, about an image if there is one."""
     if image is None:
         return ChatPrompt(({"role": "user", "content": prompt},))
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     return ChatPrompt(({"role": "user", "content": content},), images=(image,))
 
 
-def sampling(backend: Backend, asked: TextRequest) -> SamplingParams:
-    """Return how the answer is chosen: as asked, else by the settings and the checkpoint."""
+def sampling(backend: Backend, body: TextRequest) -> SamplingParams:
+    """Return the sampling parameters of a request: its fields, else the settings and the checkpoint's values."""
     settings = services().settings.generation
     default_length = settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe
-    of_checkpoint = backend.info.generation_defaults
+    checkpoint = backend.info.generation_defaults
     return SamplingParams(
-        max_tokens=default_length if asked.max_tokens is None else asked.max_tokens,
-        temperature=settings.temperature if asked.temperature is None else asked.temperature,
-        top_p=float(of_checkpoint.get("top_p", 1.0)),
-        top_k=int(of_checkpoint.get("top_k", 0)),
-        min_p=float(of_checkpoint.get("min_p", 0.0)),
-        repetition_penalty=float(of_checkpoint.get("repetition_penalty", 1.0)),
+        max_tokens=default_length if body.max_tokens is None else body.max_tokens,
+        temperature=settings.temperature if body.temperature is None else body.temperature,
+        top_p=float(checkpoint.get("top_p", 1.0)),
+        top_k=int(checkpoint.get("top_k", 0)),
+        min_p=float(checkpoint.get("min_p", 0.0)),
+        repetition_penalty=float(checkpoint.get("repetition_penalty", 1.0)),
     )

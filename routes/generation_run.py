@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from flask import request
 
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
-from engine.backend import Backend, Generation
+from engine.backend import Backend, Generation, Mailbox
 from engine.errors import ServiceError
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
 from routes.services import services
@@ -94,17 +92,14 @@ class Run:
         return ours
 
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
-        """Read each answer in a thread of its own, since each has its own mailbox."""
-        events: queue.SimpleQueue[tuple[int, Piece | None | Exception]] = queue.SimpleQueue()
+        mailbox = Mailbox()
         for number, generation in enumerate(self._generations):
-            threading.Thread(target=_forward, args=(number, generation, idle, events.put), daemon=True).start()
-        going = len(self)
-        while going:
-            number, event = events.get()
-            if isinstance(event, Exception):
-                raise event
-            going -= event is None
-            yield number, event
+            mailbox.add(number, generation, streaming=True)
+        while len(mailbox):
+            event = mailbox.wait(idle)
+            if event is not None and event[1] is None:
+                self._generations[event[0]].result()  # raises what it ended with
+            yield event or (0, Piece(""))
 
 
 def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
@@ -118,17 +113,3 @@ def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> Generation
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,
     )
-
-
-def _forward(
-    number: int,
-    generation: Generation,
-    idle: float,
-    put: Callable[[tuple[int, Piece | None | Exception]], None],
-) -> None:
-    try:
-        for piece in generation.pieces(idle):
-            put((number, piece))
-        put((number, None))
-    except Exception as error:
-        put((number, error))

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flask import request
 
+from edge.errors import Sentence
+from engine.errors import Message
+from engine.text import images
+
 FOLDER = Path(__file__).parent.parent / "locales"
 DEFAULT = "en"
 COOKIE = "avito_ai_language"
-HOLE = re.compile(r"\\\{(\w+)\\\}")
+LANGUAGE_HEADER = "X-Message-Language"
 
 
 @dataclass(frozen=True, slots=True)
 class Locale:
-    """One language. texts: as its file has them; messages: patterns of our errors' sentences with their translation."""
+    """One language. texts: as its file has them; those under `messages` translate the errors' messages, by key."""
 
     code: str
     texts: dict[str, Any]
-    messages: tuple[tuple[re.Pattern[str], str], ...]
 
     def sentence(self, message: str, error_code: str) -> str:
-        """Return an error's sentence in this language; what has no translation is said in general, by its code."""
+        """Return an error's message in this language; one without a key is replaced by the text for its code."""
         if self.code == DEFAULT:
             return message
-        for pattern, translated in self.messages:
-            if match := pattern.fullmatch(message):
-                return translated.format(**match.groupdict())
+        if isinstance(message, Message):
+            translated: str = self.texts["messages"][message.key]
+            return translated.format(**message.values)
         general: str = self.texts["codes"][error_code]
         return general
 
@@ -40,23 +42,24 @@ class Locale:
         return f"{value:,.{digits}f}".translate(str.maketrans(marks))
 
     def for_scripts(self) -> dict[str, Any]:
-        """Return what a script needs to tell a visitor what happens: it has no text of its own."""
-        messages = [(pattern.pattern.replace("?P<", "?<"), text) for pattern, text in self.messages]
-        return {name: self.texts[name] for name in ("live", "codes", "next")} | {"messages": messages}
+        """Return the texts that the scripts show; they have none of their own."""
+        problems = {message.key: self.sentence(message, "validation_error") for message in images.PROBLEMS}
+        return {name: self.texts[name] for name in ("live", "codes", "next")} | {"image_problems": problems}
 
 
 def _load(path: Path) -> Locale:
-    texts = json.loads(path.read_text(encoding="utf-8"))
-    messages = tuple((_pattern(message), translated) for message, translated in texts["messages"].items())
-    return Locale(path.stem, texts, messages)
-
-
-def _pattern(message: str) -> re.Pattern[str]:
-    """Turn `Maximum side: {n} pixels` into a pattern with a group for each hole."""
-    return re.compile(HOLE.sub(r"(?P<\1>.+)", re.escape(message)))
+    return Locale(path.stem, json.loads(path.read_text(encoding="utf-8")))
 
 
 LOCALES = {locale.code: locale for locale in map(_load, sorted(FOLDER.glob("*.json")))}
+
+
+def api_sentence() -> Sentence:
+    """Return what translates the messages in the JSON of /api: to English, unless LANGUAGE_HEADER names another locale.
+
+    The scripts of the page name theirs. A browser's Accept-Language does not count, so that programs get English.
+    """
+    return LOCALES.get(request.headers.get(LANGUAGE_HEADER, DEFAULT), LOCALES[DEFAULT]).sentence
 
 
 def visitors_locale() -> Locale:

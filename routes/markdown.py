@@ -1,6 +1,6 @@
 """Markdown in an answer, as markup that only we write: what a model says is text inside it.
 
-CommonMark with tables and strikethrough (markdown-it-py). HTML stays text, pictures become their descriptions, links
+CommonMark with tables and strikethrough (markdown-it-py). HTML stays text, images become their descriptions, links
 lead to web and mail addresses alone, and every heading is of the level below the page's own.
 """
 
@@ -20,11 +20,11 @@ SCHEMES = ("http://", "https://", "mailto:")
 
 def rendered(text: str) -> Markup:
     """Return the answer as markup."""
-    return Markup(_MARKDOWN.render(text))
+    return Markup(_MARKDOWN.render(text))  # nosec B704 # the renderer escapes what it is given
 
 
 class _Renderer(RendererHTML):
-    """Writes no style, no picture and no address of another scheme."""
+    """Writes no style, no image and no address of another scheme."""
 
     def image(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
         return Markup.escape(tokens[idx].content)

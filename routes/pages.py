@@ -21,10 +21,10 @@ from engine.errors import (
 )
 from engine.text import images
 from routes import kept_image, request_reading
-from routes.generation import Answer, answer
+from routes.generation import GenerationResult, generate
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
-from routes.parsing import form
+from routes.parsing import submitted_form
 from routes.request_models import MAX_TEMPERATURE
 from routes.services import services
 from routes.state import state_of_service
@@ -35,29 +35,30 @@ pages = Blueprint("pages", __name__)
 
 MIB = 1024 * 1024
 A_YEAR = 365 * 24 * 3600  # seconds
-FORMS = {"/avibe": "text", "/avision": "picture"}
+FORMS = {"/avibe": "text", "/avision": "image"}
+EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
 SWITCHABLE = {"/", "/status"}
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 
 
 @pages.get("/")
 def index() -> str:
-    """Show both forms; `?text=1` and `?picture=1` begin with an example."""
+    """Show both forms; `?text=1` and `?picture=1` fill in an example."""
     typed = {kind: _example(kind) for kind in FORMS.values()}
     return _render(typed={kind: {"prompt": text} for kind, text in typed.items() if text})
 
 
 @pages.get("/state")
 def state() -> str:
-    """Show the state alone, for a page that is open."""
+    """Show the state of the service, for an open page to refresh."""
     locale = visitors_locale()
     return render_template("_state.html", t=locale.texts, **state_of_service())
 
 
 @pages.post("/language")
 def language() -> Response:
-    """Remember the language that a visitor has chosen, and lead back."""
-    chosen = form().fields
+    """Store the chosen language in a cookie and redirect back to the page."""
+    chosen = submitted_form().fields
     response = redirect(chosen["page"] if chosen.get("page") in SWITCHABLE else url_for("pages.index"), 303)
     if chosen.get("language") in LOCALES:
         response.set_cookie(COOKIE, chosen["language"], max_age=A_YEAR, httponly=True, samesite="Lax")
@@ -67,22 +68,22 @@ def language() -> Response:
 @pages.get("/avibe", endpoint="avibe_again")
 @pages.get("/avision", endpoint="avision_again")
 def form_again() -> Response:
-    """Lead whoever opens the address of an answer back to the forms."""
+    """Redirect to the forms."""
     return redirect(url_for("pages.index"), 303)
 
 
 @pages.post("/avibe")
 def avibe() -> str:
-    """Write a text and show the page with it."""
-    return _render(answer=answer("avibe", request_reading.text_in_form()))
+    """Generate a text and show the page with it."""
+    return _render(answer=generate("avibe", request_reading.text_in_form()))
 
 
 @pages.post("/avision")
 def avision() -> str:
-    """Answer a question about a picture and show the page with both."""
-    asked, image = request_reading.picture_in_form()
-    made = answer("avision", asked, image)
-    return _render(answer=made, thumbnail=thumbnail_url(image))
+    """Answer a question about an image and show the page with both."""
+    body, image = request_reading.image_in_form()
+    result = generate("avision", body, image)
+    return _render(answer=result, thumbnail=thumbnail_url(image))
 
 
 def failure_page(error: ServiceError, status: int) -> str:
@@ -110,7 +111,7 @@ def failure_page(error: ServiceError, status: int) -> str:
 
 
 def _forget_or_remember(error: ServiceError) -> None:
-    """Keep all that was typed, also where it was refused unread, but no picture that can never be answered about."""
+    """Keep what was typed, even if its body was not read yet, except an image that the model can never read."""
     if isinstance(error, RateLimitExceeded):
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
@@ -119,28 +120,29 @@ def _forget_or_remember(error: ServiceError) -> None:
 
 
 def _render(
-    answer: Answer | None = None,
+    answer: GenerationResult | None = None,
     thumbnail: str | None = None,
     failure: dict[str, Any] | None = None,
     typed: dict[str, dict[str, str]] | None = None,
 ) -> str:
     locale = visitors_locale()
     form = FORMS.get(request.path)
-    picture = request_state().image
+    image = request_state().image
     return render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
         form=form,
+        example_parameters=EXAMPLE_PARAMETERS,
         typed=typed or {form: request_state().typed},
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
         thumbnail=thumbnail,
         failure=failure,
-        picture=picture is not None,
+        has_image=image is not None,
         kept_field=kept_image.FIELD,
-        kept=kept_image.packed(picture) if picture else None,
+        kept=kept_image.packed(image) if image else None,
         number=locale.number,
         request_id=request_state().request_id,
         limits=_limits(),
@@ -155,7 +157,7 @@ def _limits() -> dict[str, Any]:
     return {
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,
-        "default_tokens": {"text": settings.max_tokens_avibe, "picture": settings.max_tokens_avision},
+        "default_tokens": {"text": settings.max_tokens_avibe, "image": settings.max_tokens_avision},
         "temperature": MAX_TEMPERATURE,
         "default_temperature": settings.temperature,
         "image_types": IMAGE_TYPES,
@@ -168,7 +170,7 @@ def _limits() -> dict[str, Any]:
 
 
 def _example(kind: str) -> str:
-    """Return the example that the address names; a visitor without JavaScript chooses one by a link."""
+    """Return the example that the query names, which is how visitors without JavaScript choose one."""
     texts: list[str] = visitors_locale().texts[kind]["examples"]
-    number = request.args.get(kind, 0, type=int)
+    number = request.args.get(EXAMPLE_PARAMETERS[kind], 0, type=int)
     return texts[number - 1] if 0 < number <= len(texts) else ""

@@ -1,4 +1,4 @@
-"""Reads request bodies strictly: JSON without duplicates or NaN, forms in valid UTF-8. Knows no field's meaning."""
+"""Parses request bodies strictly: JSON without duplicate names or NaN, forms in valid UTF-8. Knows no fields."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from edge.route_table import MIB, MULTIPART
-from engine.errors import PayloadTooLarge, ValidationError
-from engine.text.images import MAX_IMAGE_BYTES
+from engine.errors import Message, PayloadTooLarge, ValidationError
+from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
 
 MAX_PARTS = 32
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
@@ -37,7 +37,7 @@ class Form:
 
 
 def body() -> bytes:
-    """Return the whole body. Raises RequestEntityTooLarge where a body of unknown length proves too long."""
+    """Return the whole body. Raises RequestEntityTooLarge if a body of unknown length is too long."""
     data = request.get_data(cache=False)
     if request.max_content_length is not None and len(data) >= request.max_content_length:
         raise RequestEntityTooLarge
@@ -50,7 +50,7 @@ def json_object() -> dict[str, Any]:
         text = body().decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_number, parse_constant=_no_number)
     except UnicodeDecodeError as error:
-        raise ValidationError("The request body is not valid UTF-8.") from error
+        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
         raise ValidationError("The request body is not valid JSON.") from error
     except RecursionError as error:
@@ -60,10 +60,10 @@ def json_object() -> dict[str, Any]:
     return value
 
 
-def form(field_bytes: int = MIB) -> Form:
+def submitted_form(field_bytes: int = MIB) -> Form:
     """Return the request's form, of either content type. Raises ValidationError.
 
-    field_bytes: how long one field of a multipart form may be, files aside.
+    field_bytes: the maximum length of one field of a multipart form that is not a file.
     """
     try:
         if request.mimetype == MULTIPART:
@@ -71,23 +71,23 @@ def form(field_bytes: int = MIB) -> Form:
         pairs = parse_qsl(body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
         return Form(_fields(pairs), {})
     except UnicodeDecodeError as error:
-        raise ValidationError("The request body is not valid UTF-8.") from error
+        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
-        raise ValidationError("The request body is not a valid form.") from error
+        raise ValidationError(Message("form_not_valid", "The request body is not a valid form.")) from error
 
 
-def picture_in_data_url(value: str) -> bytes:
+def image_in_data_url(value: str) -> bytes:
     """Return the bytes of a base64 data URL (RFC 2397). Raises ValidationError, and PayloadTooLarge before decoding."""
     match = DATA_URL.match(value)
     if match is None:
         raise ValidationError("image must be a base64 data URL, such as data:image/png;base64,...", "image")
-    return picture_in_base64(value[match.end() :])
+    return image_in_base64(value[match.end() :])
 
 
-def picture_in_base64(encoded: str) -> bytes:
-    """Return the bytes of a picture in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
+def image_in_base64(encoded: str) -> bytes:
+    """Return the bytes of an image in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
     if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
-        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // MIB} MiB")
+        raise PayloadTooLarge(TOO_LARGE)
     try:
         return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -95,12 +95,12 @@ def picture_in_base64(encoded: str) -> bytes:
 
 
 def shown_name(name: str) -> str:
-    """Return a field's name as it may stand in a message: printable and short."""
+    """Return a field's name if it is printable and short, as messages and logs need it."""
     return name if name.isprintable() and 0 < len(name) <= 64 else "(unreadable)"
 
 
 class _StrictParts(MultiPartParser):
-    """Keeps fields byte for byte, so that invalid UTF-8 can be refused, and files in memory, where they go anyway."""
+    """Keeps fields byte for byte, so that invalid UTF-8 can be refused."""
 
     def get_part_charset(self, headers: Headers) -> str:
         return "iso-8859-1"
@@ -122,25 +122,31 @@ def _multipart(field_bytes: int) -> Form:
     parser = _StrictParts(stream_factory=_in_memory, max_form_memory_size=field_bytes, max_form_parts=MAX_PARTS)
     fields, files = parser.parse(request.stream, boundary, request.content_length)
     texts = ((name, value.encode("latin-1").decode()) for name, value in fields.items(multi=True))
-    # A browser sends an empty part without a name where no file was chosen.
+    # A browser sends an empty part without a file name if no file was chosen.
     chosen = ((name, file.stream.read()) for name, file in files.items(multi=True) if file.filename)
     return Form(_fields(texts), _once(chosen))
 
 
 def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:
-    """Return the fields with line ends as they were typed: HTML turns each into two characters on the way."""
+    """Return the fields with line ends as they were typed: browsers send each as CR LF."""
     return {name: value.replace("\r\n", "\n") for name, value in _once(pairs).items()}
 
 
 def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
-    """Return the pairs as a dictionary. Raises ValidationError for a name that comes twice."""
+    """Return the pairs as a dictionary. Raises ValidationError for a duplicate name."""
     found: dict[str, T] = {}
     for key, value in pairs:
         name = key or ""
         if name in found:
-            raise ValidationError(f"{shown_name(name)} was sent more than once.", shown_name(name))
+            raise _repeated(shown_name(name))
         found[name] = value
     return found
+
+
+def _repeated(name: str) -> ValidationError:
+    if name == "image":
+        return ValidationError(Message("image_repeated", "image was sent more than once."), name)
+    return ValidationError(Message("field_repeated", "{name} was sent more than once.", name=name), name)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,12 +156,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_text(name: str) -> bool:
-    """False for half a character, which JSON can write and UTF-8 cannot."""
+    """Return False for a lone surrogate, which JSON can express and UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _number(text: str) -> float | int:
-    """Return a number; 5.0 is the integer 5, in JSON's terms and in those of its schemas."""
+    """Return a number; 5.0 is the integer 5, as in JSON Schema."""
     value = float(text)
     return int(value) if value.is_integer() else value
 

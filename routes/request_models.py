@@ -11,20 +11,21 @@ from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
-from routes.validation import RequestModel
+from engine.errors import Message
+from routes.validation import RequestModel, Wording
 
 MAX_BATCH = 256
 MAX_TEMPERATURE = 2.0
 SWITCH = {"": None, "true": True, "false": False}
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
-# What `_readable` takes, for the description of the API: any text with a character that is not white space.
+# What `_readable` accepts, for OpenAPI: a text with at least one character that is not white space.
 SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 
 def _readable(text: str) -> str:
-    """Refuse what only looks like a text: nothing but blanks, or a NUL that no tokenizer expects."""
+    """Refuse a text of white space alone, or with a NUL, which tokenizers do not expect."""
     if not text.strip():
         raise PydanticCustomError("blank", "blank")
     if "\0" in text:
@@ -32,20 +33,8 @@ def _readable(text: str) -> str:
     return text
 
 
-class ApiRequest(RequestModel):
-    """A request of the pages or of /api/v1, where every sentence is about a whole field."""
-
-    sentences = {
-        **RequestModel.sentences,
-        "blank": "{path} must not be empty.",
-        "nul": "{path} has characters that are not allowed in a text.",
-        "string_unicode": "{path} has characters that are not allowed in a text.",
-        "string_too_long": "Prompt too long. Maximum length: {max_length} characters",
-    }
-
-
-class TextRequest(ApiRequest):
-    """A text to be written."""
+class TextRequest(RequestModel):
+    """A text to generate."""
 
     prompt: str
     max_tokens: int | None = None
@@ -53,13 +42,13 @@ class TextRequest(ApiRequest):
 
 
 class StreamedTextRequest(TextRequest):
-    """The same over the API, where the answer may be streamed as it comes."""
+    """A text to generate, as the API accepts it: the answer may be streamed."""
 
     stream: bool | None = None
 
 
-class BatchRequest(ApiRequest):
-    """Texts to be written; each is a prompt, or an object as one text is asked for, and fails or succeeds alone."""
+class BatchRequest(RequestModel):
+    """Texts to generate; each is a prompt, or an object with the fields of a single request, and fails alone."""
 
     prompts: Annotated[
         list[str | dict[str, Any]],
@@ -68,23 +57,23 @@ class BatchRequest(ApiRequest):
 
 
 class ImageRequest(TextRequest):
-    """A question about a picture, which travels beside it in a form."""
+    """A question about an image, which is another part of the form."""
 
 
 class StreamedImageRequest(ImageRequest):
-    """The same over the API."""
+    """A question about an image, as the API accepts it: the answer may be streamed."""
 
     stream: bool | None = None
 
 
 class ImageJsonRequest(StreamedImageRequest):
-    """The same in JSON; `image` is a base64 data URL."""
+    """A question about an image in JSON; image: a base64 data URL."""
 
     image: str
 
 
 class LanguageForm(RequestModel):
-    """The language a visitor has chosen, and the page to lead back to."""
+    """The language that a visitor chooses, and the page to return to."""
 
     page: str
     language: str
@@ -98,7 +87,7 @@ class SignInForm(RequestModel):
 
 @dataclass(frozen=True, slots=True)
 class RequestModels:
-    """The models with the limits of this service in them: of the pages' forms (text, image), and of the API."""
+    """The models with the limits of this service: of the pages' forms (text, image), and of the API."""
 
     text: type[TextRequest]
     text_json: type[StreamedTextRequest]
@@ -109,7 +98,7 @@ class RequestModels:
 
 
 def request_models(settings: Settings) -> RequestModels:
-    """Return the models that hold requests to the settings' limits; descriptions complete "<field> must be ..."."""
+    """Return the models with the limits of the settings; a field's description completes "<field> must be ..."."""
     limits = settings.generation
     fields: dict[str, Any] = {
         "prompt": Annotated[
@@ -120,13 +109,17 @@ def request_models(settings: Settings) -> RequestModels:
                 json_schema_extra={"pattern": READABLE},
             ),
             AfterValidator(_readable),
+            _prompt_wording(limits.max_prompt_length),
         ],
         "max_tokens": (
-            Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
+            Annotated[
+                Annotated[int, Field(ge=1, le=limits.max_tokens_limit)] | None,
+                _max_tokens_wording(limits.max_tokens_limit),
+            ],
             Field(None, description=f"an integer from 1 to {limits.max_tokens_limit}"),
         ),
         "temperature": (
-            Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None,
+            Annotated[Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None, _temperature_wording()],
             Field(None, description=f"a number from 0 to {MAX_TEMPERATURE:g}"),
         ),
     }
@@ -142,8 +135,30 @@ def request_models(settings: Settings) -> RequestModels:
     )
 
 
+def _prompt_wording(longest: int) -> Wording:
+    characters = Message("prompt_characters", "prompt has characters that are not allowed in a text.")
+    return Wording(
+        {
+            "missing": Message("prompt_missing", "prompt is required."),
+            "blank": Message("prompt_blank", "prompt must not be empty."),
+            "nul": characters,
+            "string_unicode": characters,
+            "string_too_long": Message("prompt_too_long", "Prompt too long. Maximum length: {n} characters", n=longest),
+        }
+    )
+
+
+def _max_tokens_wording(most: int) -> Wording:
+    return Wording(otherwise=Message("max_tokens_range", "max_tokens must be an integer from 1 to {n}.", n=most))
+
+
+def _temperature_wording() -> Wording:
+    most = f"{MAX_TEMPERATURE:g}"
+    return Wording(otherwise=Message("temperature_range", "temperature must be a number from 0 to {n}.", n=most))
+
+
 def numbers_in(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return a form's fields with numbers and switches for those that are; blank ones count as absent."""
+    """Return a form's fields with numbers and switches converted; blank ones count as absent."""
     values: dict[str, Any] = dict(fields)
     for name, pattern, number in (("max_tokens", WHOLE_NUMBER, int), ("temperature", DECIMAL_NUMBER, float)):
         text = fields.get(name, "").strip()

@@ -11,7 +11,7 @@ from flask import Flask
 from edge import services as edge_services
 from edge.services import Services
 from routes.openai.requests import OpenaiModels
-from routes.openai.structured_output import GrammarShelf
+from routes.openai.structured_output import GrammarCache
 from routes.request_models import RequestModels
 
 
@@ -21,7 +21,7 @@ class RouteServices(Services):
 
     request_models: RequestModels
     openai_models: OpenaiModels
-    grammars: GrammarShelf
+    grammars: GrammarCache
     api_description: Callable[[], dict[str, Any]]
 
 

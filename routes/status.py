@@ -13,7 +13,7 @@ from edge import caller, operator_session
 from edge.rate_limit import OverBudget
 from edge.readiness import overall
 from routes.locale import LOCALES, visitors_locale
-from routes.parsing import form
+from routes.parsing import submitted_form
 from routes.services import services
 from telemetry.metrics.history import INTERVAL, SAMPLES, Sample
 from telemetry.version import VERSION
@@ -26,7 +26,7 @@ Values = list[float | None]
 
 @status.get("/status")
 def show() -> str:
-    """Show the page."""
+    """Show the operator's page: the last hour at a glance."""
     locale = visitors_locale()
     return render_template(
         "status.html",
@@ -43,7 +43,7 @@ def show() -> str:
 
 @status.get("/status/figures")
 def figures() -> str:
-    """Show the present figures alone, for a page that is open."""
+    """Show the current figures, for an open page to refresh."""
     return render_template("_status_figures.html", t=visitors_locale().texts, **_figures())
 
 
@@ -60,8 +60,8 @@ def samples() -> FlaskResponse:
 
 @status.post("/status/sign-in")
 def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
-    """Take the key once and give a cookie for it."""
-    offered = form().fields.get("key", "")
+    """Check the administrator's key and set a cookie for the session."""
+    offered = submitted_form().fields.get("key", "")
     admin_key = services().settings.security.admin_key
     if admin_key is None or caller.is_local(request):
         return redirect(url_for("status.show"), 303)  # which asks for no key, or says that there is none
@@ -81,7 +81,7 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
 
 @status.post("/status/sign-out")
 def sign_out() -> Response:
-    """Take the cookie away."""
+    """Delete the cookie of the session."""
     response = redirect(url_for("status.show"), 303)
     operator_session.sign_out(cast(FlaskResponse, response))
     return response

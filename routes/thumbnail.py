@@ -1,4 +1,4 @@
-"""A small copy of a picture, to be shown inside a page: made of its pixels alone, so nothing of the file remains."""
+"""A small copy of an image for the page, made from its pixels alone: no metadata of the file remains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDE = 480  # pixels
 
 
 def thumbnail_url(image: EncodedImage) -> str:
-    """Return a JPEG of at most SIDE pixels a side as a data URL. Raises ValidationError for a damaged picture."""
+    """Return a JPEG of at most SIDE pixels a side as a data URL. Raises ValidationError for a damaged image."""
     small = decode(image)
     small.thumbnail((SIDE, SIDE))
     buffer = BytesIO()

@@ -1,18 +1,20 @@
-"""From values to a request model: strict models, and one sentence for the first mistake in a request.
+"""From values to a request model: strict models, and one message for the first mistake in a request.
 
-Used for /api/v1, the forms of the pages, batches and /v1. What differs between them is data of their models.
+Used for /api/v1, the forms of the pages, batches and /v1. What differs between them is data of models and fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic import ValidationError as PydanticError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from engine.errors import ValidationError
+from engine.errors import Message, ValidationError
 from routes.parsing import shown_name
 
 AnyRequest = TypeVar("AnyRequest", bound="RequestModel")
@@ -46,26 +48,29 @@ SHOULD_BE = {
 BRANCH = "branch:"
 
 
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """In a field's annotation: the messages for mistakes in it, by pydantic's kind; otherwise: for all other kinds."""
+
+    by_kind: Mapping[str, Message] = field(default_factory=dict)
+    otherwise: Message | None = None
+
+
 class RequestModel(BaseModel):
     """A request or a part of one: unknown fields are refused, nothing is converted.
 
-    sentences: sentences for kinds of mistakes, used before any description; names_parts: a mistake inside a field is
-    named by its path (`messages[2].content`) and not by the field alone; union_tags: values of `role` and `type` that
-    tell the branches of unions apart.
+    names_parts: a mistake inside a field is named by its path (`messages[2].content`) and not by the field alone;
+    union_tags: values of `role` and `type` that tell the branches of unions apart.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
-    sentences: ClassVar[Mapping[str, str]] = {
-        "extra_forbidden": "Unknown field: {path}.",
-        "missing": "{path} is required.",
-    }
     names_parts: ClassVar[bool] = False
     union_tags: ClassVar[frozenset[str]] = frozenset()
 
 
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
-    """Return the request with these values. Raises ValidationError with a sentence on the first mistake."""
+    """Return the request with these values. Raises ValidationError with a message about the first mistake."""
     try:
         return model.model_validate(values)
     except PydanticError as error:
@@ -75,13 +80,27 @@ def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
 def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: ErrorDetails) -> ValidationError:
     kind, figures = mistake["type"], mistake.get("ctx", {})
     path = _path(mistake["loc"], values, model.union_tags) if model.names_parts else shown_name(str(mistake["loc"][0]))
-    if kind in model.sentences:
-        return ValidationError(model.sentences[kind].format(path=path, **figures), path)
-    field = model.model_fields.get(path)
-    if field is not None and field.description:
-        return ValidationError(f"{path} must be {field.description}.", path)
+    if kind == "extra_forbidden":
+        return unknown_field(path)
+    known = model.model_fields.get(path)
+    if known is not None and (message := _worded(known, kind)):
+        return ValidationError(message, path)
+    if kind == "missing":
+        return ValidationError(f"{path} is required.", path)
+    if known is not None and known.description:
+        return ValidationError(f"{path} must be {known.description}.", path)
     should_be = SHOULD_BE.get(kind, "a value that is allowed here").format(**figures)
     return ValidationError(f"{path} must be {should_be.replace(chr(39), '')}.", path)
+
+
+def unknown_field(name: str) -> ValidationError:
+    """Return the error for a field that the request does not have."""
+    return ValidationError(Message("unknown_field", "Unknown field: {name}.", name=name), name)
+
+
+def _worded(field: FieldInfo, kind: str) -> Message | None:
+    wording = next((one for one in field.metadata if isinstance(one, Wording)), Wording())
+    return wording.by_kind.get(kind, wording.otherwise)
 
 
 def _path(location: tuple[int | str, ...], values: Any, tags: frozenset[str]) -> str:

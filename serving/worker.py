@@ -116,6 +116,17 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         else:
             self.alive = False
 
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """At SIGQUIT and SIGINT, stop from the main loop.
+
+        gthread shuts its pool down in the signal handler, which deadlocks if the main thread holds the pool's lock.
+        """
+        stop = partial(super().handle_quit, sig, frame)
+        if self.booted:
+            self.method_queue.defer(stop)
+        else:
+            stop()
+
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         super().wait_for_and_dispatch_events(timeout if self._drain_until is None else min(timeout, DRAIN_TICK))
         self.beat()

@@ -22,7 +22,11 @@ SECONDS_A_DAY = 86_400
 
 @dataclass(frozen=True, repr=False)
 class ServerSettings(Group):
-    host: str = setting("0.0.0.0", kinds.host(), "address to listen on; 127.0.0.1 behind a proxy on this machine")
+    host: str = setting(
+        "0.0.0.0",  # nosec B104 # a service for the network; docs/proxies.md has it on loopback
+        kinds.host(),
+        "address to listen on; 127.0.0.1 behind a proxy on this machine",
+    )
     port: int = setting(8085, whole(1, 65535), "port to listen on")
     workers: int = setting(
         1, whole(1, 64), "worker processes; only 1 is accepted, because each would load the weights again"

@@ -1,7 +1,7 @@
 // Adds to a page that works without it: answers that stream in, a stop that stops the model, and patience.
 import { ask } from "./ask.js";
 import { Exchange, say } from "./exchange.js";
-import { Picture } from "./picture.js";
+import { ImageField } from "./image.js";
 import { ready } from "./state.js";
 import { extra, figure, fill, texts, timeOfDay } from "./texts.js";
 
@@ -14,7 +14,7 @@ class Conversation {
     this.model = form.dataset.model;
     this.prompt = form.elements.prompt;
     this.list = document.querySelector(`[data-exchanges=${form.dataset.kind}]`);
-    this.picture = form.querySelector("[data-drop]") && new Picture(form);
+    this.image = form.querySelector("[data-drop]") && new ImageField(form);
     this.send = form.querySelector("[data-do=send]");
     this.stop = form.querySelector("[data-do=stop]");
     this.draft = `draft-${form.dataset.kind}`;
@@ -27,8 +27,8 @@ class Conversation {
   listen() {
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (!this.running && (!this.picture || this.picture.file)) this.begin(this.question());
-      else if (!this.running) this.picture.input.focus();
+      if (!this.running && (!this.image || this.image.file)) this.begin(this.question());
+      else if (!this.running) this.image.input.focus();
     });
     this.form.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit(this.send);
@@ -52,7 +52,7 @@ class Conversation {
   }
 
   question() {
-    const { file, url } = this.picture ?? {};
+    const { file, url } = this.image ?? {};
     return {
       url: this.form.dataset.ask,
       prompt: this.prompt.value,

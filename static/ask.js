@@ -1,6 +1,8 @@
 // One question to the server: an upload that shows its progress, then an answer that comes in parts.
+import { language } from "./texts.js";
 
 const LOADING = 3;
+const IN_OUR_LANGUAGE = { "X-Message-Language": language };
 
 // question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), queued({ before, seconds }),
 // text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns what stops the question, and the model with it.
@@ -15,7 +17,7 @@ export function ask(question, hears) {
 function send({ url }, fields, hears) {
   const leaving = new AbortController();
   const events = reader(hears);
-  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(fields), signal: leaving.signal };
+  const options = { method: "POST", headers: { "Content-Type": "application/json", ...IN_OUR_LANGUAGE }, body: JSON.stringify(fields), signal: leaving.signal };
   const follow = async () => {
     const response = await fetch(url, options);
     if (!response.ok) return hears.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
@@ -33,6 +35,7 @@ function upload({ url, file }, fields, hears) {
   const events = reader(hears);
   let read = 0;
   call.open("POST", url);
+  for (const [name, value] of Object.entries(IN_OUR_LANGUAGE)) call.setRequestHeader(name, value);
   call.upload.onprogress = (event) => event.lengthComputable && hears.uploading(Math.floor((100 * event.loaded) / event.total));
   call.upload.onload = () => hears.sent();
   call.onreadystatechange = () => {

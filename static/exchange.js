@@ -19,8 +19,8 @@ export class Exchange {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part(".question").textContent = question.prompt;
     if (question.preview) {
-      const picture = Object.assign(document.createElement("img"), { className: "thumbnail", src: question.preview, alt: question.name });
-      this.part(".question").after(picture);
+      const image = Object.assign(document.createElement("img"), { className: "thumbnail", src: question.preview, alt: question.name });
+      this.part(".question").after(image);
     }
     this.restart();
   }

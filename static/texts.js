@@ -1,9 +1,10 @@
 // The page's texts and figures in the reader's language. They come with the page; none stands in the scripts.
 const carrier = document.getElementById("texts");
-const { live, codes, next, messages } = carrier ? JSON.parse(carrier.dataset.texts) : { messages: [] };
-const language = document.documentElement.lang;
+const { live, codes, next, image_problems: imageProblems } = carrier ? JSON.parse(carrier.dataset.texts) : {};
+export const language = document.documentElement.lang;
 
 export const texts = live;
+export const problems = imageProblems; // with an image, by key
 export const extra = carrier ? carrier.dataset : {};
 
 export function fill(text, values) {
@@ -23,14 +24,9 @@ export function timeOfDay(date) {
   return new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(date);
 }
 
-// The server's sentence in the reader's language, as the server itself would say it on a page.
+// The server's message, which is in the reader's language already; where something else answered, what the code means.
 export function sentence({ code, message }) {
-  for (const [pattern, text] of messages) {
-    const found = new RegExp(`^${pattern}$`).exec(message);
-    if (found) return fill(text, found.groups ?? {});
-  }
-  const known = code in codes ? code : "internal_error";
-  return messages.length || !message ? codes[known] : message;
+  return message || codes[code in codes ? code : "internal_error"];
 }
 
 export function whatNext(code) {

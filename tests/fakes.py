@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 
@@ -67,7 +68,8 @@ class ScriptedBackend:
         self.timings = Timings(queued=0.25, first_token=0.5, total=1.25)
         self.hold = False
         self.failure: ServiceError | None = None
-        self.refusal: Exception | None = None
+        self._refusal: Exception | None = None
+        self._wakes: list[Callable[[], None]] = []
         self.capacity = 1000
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
@@ -104,8 +106,8 @@ class ScriptedBackend:
                 prompt_tokens=7,
                 deadline=time.monotonic() + request.timeout,
                 on_abort=lambda: self._aborted(request.request_id),
+                queue_position=lambda: self.queue_position,
             )
-            generation.queue_position = lambda: self.queue_position
             self.submitted.append(request)
             self._open[request.request_id] = generation
             self._changed.notify_all()
@@ -114,6 +116,18 @@ class ScriptedBackend:
         elif not self.hold:
             self.finish(request.request_id)
         return generation
+
+    def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
+        with self._changed:
+            stats = self.stats()
+            if alone or stats.num_requests_running + stats.num_requests_waiting < stats.max_num_seqs:
+                with suppress(Overloaded):
+                    return self.submit(request)
+            self._wakes.append(wake)
+            return None
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        self._wake_batches()
 
     def state(self) -> BackendState:
         return self._state
@@ -130,6 +144,16 @@ class ScriptedBackend:
         self.stopped_with = timeout
 
     # --- what a test does with it ---
+
+    @property
+    def refusal(self) -> Exception | None:
+        """What `submit` raises."""
+        return self._refusal
+
+    @refusal.setter
+    def refusal(self, error: Exception | None) -> None:
+        self._refusal = error
+        self._wake_batches()
 
     def become(self, status: Status, **details: object) -> None:
         """Change the state."""
@@ -178,13 +202,21 @@ class ScriptedBackend:
     def _closed(self, request_id: str) -> Generation:
         with self._changed:
             generation = self._open.pop(request_id)
+            self._wake_batches()
             self._changed.notify_all()
             return generation
+
+    def _wake_batches(self) -> None:
+        with self._changed:
+            wakes, self._wakes = self._wakes, []
+        for wake in wakes:
+            wake()
 
     def _aborted(self, request_id: str) -> None:
         with self._changed:
             self.aborted.append(request_id)
             generation = self._open.pop(request_id, None)
+            self._wake_batches()
             self._changed.notify_all()
         # on_abort may run with the generation's own lock held, and another thread may hold it: end it from outside.
         if generation is not None:

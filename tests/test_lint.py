@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import yaml
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ["deploy.sh", ".ci/run", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("deploy/**/*.sh"))]
 YAML = [".github", ".pre-commit-config.yaml", ".yamllint.yaml", "compose.yaml", "deploy/compose/gpu.yaml", "deploy"]
+
+# The results name the commits that they were measured at, which look like keys.
+RESULTS = re.compile(r"benchmarks/results/.*\.json$")
 
 
 def tool(name: str) -> str:
@@ -32,14 +36,58 @@ def tool(name: str) -> str:
         ["mypy"],
         ["shellcheck", "--external-sources", *SCRIPTS],
         ["yamllint", "--strict", *YAML],
+        ["bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "."],
     ],
-    ids=["ruff-check", "ruff-format", "mypy", "shellcheck", "yamllint"],
+    ids=["ruff-check", "ruff-format", "mypy", "shellcheck", "yamllint", "bandit"],
 )
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
     """What `make lint` runs passes."""
     name, *arguments = command
     done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_secret_is_in_the_tree() -> None:
+    """Nothing that is committed looks like a key; what only looks like one is marked on its line."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name and not RESULTS.match(name) and (ROOT / name).is_file()]
+    command = [tool("detect-secrets-hook"), "--no-verify", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "finding"),
+    [
+        (
+            ["bandit", "--quiet", "--configfile", str(ROOT / "pyproject.toml")],
+            "shell.py",
+            "import os\nos.system(input())\n",
+        ),
+        (["detect-secrets-hook", "--no-verify"], "key.py", f'aws = "AKIA{"ABCDEFGHIJKLMNOP"}"\n'),
+    ],
+    ids=["bandit", "detect-secrets"],
+)
+def test_the_scanners_find_what_they_are_for(command: list[str], name: str, finding: str, tmp_path: Path) -> None:
+    """A shell command from input and a key of a cloud fail the lint step, with the options that it uses."""
+    (tmp_path / name).write_text(finding)
+    done = subprocess.run(
+        [tool(command[0]), *command[1:], name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+def test_each_exception_of_the_scanners_has_its_reason() -> None:
+    """A line is excused from one check by its number, with the reason beside it; no file and no line as a whole."""
+    marks = [
+        (path.name, line)
+        for path in ROOT.rglob("*.py")
+        if not {".venv", "tests"} & set(path.relative_to(ROOT).parts)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "# nosec" in line
+    ]
+    assert marks
+    assert [mark for mark in marks if not re.search(r"# nosec B\d{3} # .{5}", mark[1])] == []
 
 
 def test_the_shell_scripts_keep_to_old_bash() -> None:
@@ -57,5 +105,5 @@ def test_the_commit_hooks_run_the_same_linters() -> None:
     entries = [hook["entry"].removeprefix(".venv/bin/python -m ") for hook in repository["hooks"]]
     names = {entry.split()[0].removeprefix(".venv/bin/") for entry in entries}
     assert {hook["language"] for hook in repository["hooks"]} == {"system"}
-    assert names == {"git", "ruff", "mypy", "shellcheck", "yamllint", "hadolint"}
+    assert names == {"git", "ruff", "mypy", "shellcheck", "yamllint", "hadolint", "bandit", "detect-secrets-hook"}
     assert all(tool(name) for name in names)

@@ -22,6 +22,8 @@ NEEDED = (
 ).split()
 # Imported only where it happens to be installed.
 OPTIONAL = {"torchvision"}
+# Known to type checkers alone, which bring it along.
+TYPES_ONLY = {"_typeshed"}
 
 
 def lines(name: str) -> list[str]:
@@ -83,7 +85,7 @@ def foreign(paths: Iterator[Path]) -> set[str]:
     """Return the packages, by canonical name, that bring what the files import."""
     own = {path.stem for path in ROOT.iterdir()}
     brings = packages_distributions()
-    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"}
+    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"} - TYPES_ONLY
     return {canonicalize_name(brings.get(name, [name])[0]) for name in names} - OPTIONAL
 
 

@@ -79,7 +79,8 @@ def foresee_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
     """Return the same from the checkpoint's files alone. Raises StartError where they are not in order."""
     architecture = VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
     checkpoint = find_checkpoint(spec.model_dir, spec.dir_setting, architecture)
-    text = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True).get_text_config()
+    whole = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)  # nosec B615 # local
+    text = whole.get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)
     length = min(config.max_model_len, text.max_position_embeddings)
     return _budget(text, dtype, spec.device, checkpoint.loaded_bytes(dtype.itemsize), config, length)

@@ -1,1 +1,1 @@
-"""What computes a step: decoder, vision tower, attention, caches, sampling, kernels and CUDA graphs."""
+"""The computation of one step: decoder, vision tower, attention, caches, sampling, kernels and CUDA graphs."""

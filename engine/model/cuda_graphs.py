@@ -1,9 +1,10 @@
-"""A decode step of fixed shape, row r for slot r, which a CUDA graph can hold.
+"""Decode steps of fixed shape, row r for slot r, that can be captured as CUDA graphs.
 
-Launching the thousand and more kernels of a step one by one takes the host longer than the GPU needs to run them; a
-graph launches them as one. It needs every shape and address to stay: so the rows are the slots from 0 up to a bucket,
-the cache is read up to a bucket of lengths under a mask made inside from the positions, and a slot that takes no part
-writes where nothing is yet (position 0 of a free slot, the next place of one that is still reading its prompt).
+Launching the more than thousand kernels of a step one by one takes the host longer than the GPU needs to run them; a
+graph launches them as one. A graph needs fixed shapes and addresses, so the row count is rounded up to a bucket of
+slots starting at 0, and the cache is read up to a bucket of lengths, under a mask computed in the step from the
+positions. A slot in the bucket that does not decode writes to a position that holds nothing yet: position 0 of a free
+slot, the next position of a slot whose prompt is still being read.
 """
 
 from __future__ import annotations
@@ -23,17 +24,13 @@ from engine.model.sampler import to_device
 from engine.types import Progress
 
 FEWEST_ROWS = (1, 2, 4, 8, 16)
-ROWS_STEP = 16  # from 16 rows up, buckets are this far apart
-SHORTEST = 256  # tokens; length buckets double from here
-WARM_UP_RUNS = 2  # before a capture, so that every library has its workspace
+ROWS_STEP = 16  # distance between buckets above 16 rows
+SHORTEST = 256  # tokens; each length bucket is twice the one before
+WARM_UP_RUNS = 2  # before a capture, so that every library has allocated its workspace
 
 
 class DecodeGraph:
-    """One bucket: `rows` slots, the first `length` tokens of each.
-
-    token_ids, positions and rope_positions [rows] are read at each `compute`; positions are places in the slot,
-    rope_positions what rotary embedding sees (they differ behind a picture).
-    """
+    """The decode step of one bucket: `rows` slots, the first `length` tokens of each."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, rows: int, length: int) -> None:
         self._decoder, self._cache, self._rows, self._length = decoder, cache, rows, length
@@ -45,9 +42,11 @@ class DecodeGraph:
 
     @torch.inference_mode()
     def run(self, inputs: Tensor, token_ids: Tensor | None, index: Tensor | None) -> Tensor:
-        """Return the logits [rows, vocabulary] of inputs [3, rows] on the host: ids, positions, rope positions.
+        """Return the logits [rows, vocabulary] of one step.
 
-        token_ids: [n] on the device, taken in place of the ids of the rows `index` (None: the first n).
+        inputs: int64 [3, rows] on the host: token ids, positions in the slot, and positions for rotary embedding, which
+        differ from the former after an image. token_ids: [n] on the device, used instead of the ids of the rows `index`
+        (None: of the first n rows).
         """
         self._inputs.copy_(inputs, non_blocking=True)
         if token_ids is not None and index is None:
@@ -62,7 +61,7 @@ class DecodeGraph:
 
     @torch.inference_mode()
     def capture(self, pool: Any, logits: Tensor) -> None:  # pragma: no cover - CUDA
-        """Record the step as a CUDA graph that writes `logits` [rows, vocabulary]; its memory comes from `pool`."""
+        """Capture the step as a CUDA graph that writes `logits` [rows, vocabulary]; its memory comes from `pool`."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -92,7 +91,7 @@ class DecodeGraph:
 
 @dataclass(frozen=True, slots=True)
 class DecodeRow:
-    """One token to decode: where it lies in its slot, and what rotary embedding sees."""
+    """One token to decode. position: in its slot; rope_position: what rotary embedding uses."""
 
     slot: int
     token_id: int
@@ -101,60 +100,60 @@ class DecodeRow:
 
 
 class DecodeGraphs:
-    """Every bucket of `DecodeGraph` up to the cache's size; on CUDA each is captured, with progress told."""
+    """One `DecodeGraph` per bucket, up to the size of the cache. On CUDA each is captured, with progress reports."""
 
     def __init__(self, decoder: Decoder, cache: KVCache, report: Callable[[Progress], None]) -> None:
         self._device = decoder.device
         self.longest = cache.length
         self._rows = row_buckets(cache.slots)
         self._lengths = length_buckets(cache.length)
-        self._steps: dict[tuple[int, int], DecodeGraph] = {}
+        self._graphs: dict[tuple[int, int], DecodeGraph] = {}
         on_cuda = decoder.device.type == "cuda"
-        # Two, in turn: the copy to the device may still be reading the one of the step before.
+        # Two buffers in alternation: the copy of the previous step may still be reading its own.
         self._staging = [torch.zeros(3, cache.slots, dtype=torch.long, pin_memory=on_cuda) for _ in range(2)]
         pool = torch.cuda.graph_pool_handle() if on_cuda else None
-        # One for all: a step's logits are sampled, on the same stream, before the next step writes its own.
+        # Shared by all graphs: on the stream, logits are sampled before the next step writes.
         logits = torch.empty(cache.slots if on_cuda else 0, decoder.vocab_size, device=decoder.device)
-        # The largest first: later captures then reuse its memory.
+        # Largest first: later captures reuse its memory.
         buckets = [(rows, length) for rows in reversed(self._rows) for length in reversed(self._lengths)]
         for done, (rows, length) in enumerate(buckets):
-            step = self._steps[rows, length] = DecodeGraph(decoder, cache, rows, length)
+            graph = self._graphs[rows, length] = DecodeGraph(decoder, cache, rows, length)
             if on_cuda:  # pragma: no cover - CUDA
                 report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
-                step.capture(pool, logits[:rows])
+                graph.capture(pool, logits[:rows])
 
     def run(
         self, rows: Sequence[DecodeRow], others: Sequence[tuple[int, int]], token_ids: Tensor | None = None
     ) -> Tensor:
-        """Return logits [len(rows), vocabulary], one row for each of `rows`, which are sorted by slot.
+        """Return the logits [len(rows), vocabulary] of `rows`, which are sorted by slot.
 
-        others: (slot, next position) of every other slot that is held; token_ids: [len(rows)] on the device, in place
-        of the rows' own.
+        others: (slot, next position) of every other slot in use. token_ids: [len(rows)] on the device, used instead of
+        the token ids in `rows`.
         """
         slots = [row.slot for row in rows]
         count = self._rows[bisect.bisect_left(self._rows, slots[-1] + 1)]
-        beside = [(slot, position) for slot, position in others if slot < count]
-        longest = max([row.position for row in rows] + [position for _, position in beside]) + 1
+        idle = [(slot, position) for slot, position in others if slot < count]
+        longest = max([row.position for row in rows] + [position for _, position in idle]) + 1
         length = self._lengths[bisect.bisect_left(self._lengths, longest)]
         self._staging.reverse()
         inputs = self._staging[0][:, :count].zero_()
-        for slot, position in beside:
+        for slot, position in idle:
             inputs[1:, slot] = position
-        slot_mapping = torch.tensor(slots)
-        inputs[:, slot_mapping] = torch.tensor([(row.token_id, row.position, row.rope_position) for row in rows]).T
-        index = None if slots[-1] + 1 == len(slots) else to_device(slot_mapping, self._device)
-        logits = self._steps[count, length].run(inputs, token_ids, index)
+        slot_index = torch.tensor(slots)
+        inputs[:, slot_index] = torch.tensor([(row.token_id, row.position, row.rope_position) for row in rows]).T
+        index = None if slots[-1] + 1 == len(slots) else to_device(slot_index, self._device)
+        logits = self._graphs[count, length].run(inputs, token_ids, index)
         return logits[: len(slots)] if index is None else logits[index]
 
 
 def row_buckets(slots: int) -> list[int]:
-    """Return the row counts to prepare, ascending, the last one `slots`."""
+    """Return the row counts of the buckets, ascending; the last is `slots`."""
     buckets = {rows for rows in FEWEST_ROWS if rows < slots} | set(range(2 * ROWS_STEP, slots, ROWS_STEP)) | {slots}
     return sorted(buckets)
 
 
 def length_buckets(longest: int) -> list[int]:
-    """Return the lengths to prepare in tokens, ascending, the last one `longest`."""
+    """Return the lengths of the buckets in tokens, ascending; the last is `longest`."""
     buckets, length = [], SHORTEST
     while length < longest:
         buckets.append(length)

@@ -1,10 +1,10 @@
-"""The text stack of Qwen3 and Qwen2.5-VL over a flat list of tokens: the forward pass that serves.
+"""The forward pass of the text stack of Qwen3 and Qwen2.5-VL over a flat list of tokens.
 
-All tokens of a step, of however many sequences, lie in one [T, hidden] tensor, so that each linear layer is one matrix
-product; only attention looks at sequences, through the `attend` callable that the caller brings. The weights are taken
-over from the transformers model that was loaded: the query, key and value projections become one, and so that rotary
-embedding is one complex product, the two halves of each rotary pair are laid side by side (a permutation of the head
-dimension that dot products do not notice).
+The tokens of all sequences in a step form one [T, hidden] tensor, so each linear layer is one GEMM; only attention, the
+`attend` callable of the caller, knows about sequences. The weights are moved out of the loaded transformers model. The
+query, key and value projections are merged into one, and the two elements of each rotary pair are made adjacent, so
+that rotary embedding is one complex multiplication; dot products are invariant under this permutation of the head
+dimension.
 
 Sources: Qwen3 and Qwen2.5-VL as in transformers; multimodal rotary sections, arXiv:2409.12191.
 """
@@ -24,7 +24,7 @@ from engine.model.kernels.library import Kernels
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
 from engine.model.linear import Linear, choose_layout
 
-# attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D], the keys' heads first) -> [T, heads * D]
+# attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D] with the key heads first) -> [T, heads * D]
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 
 
@@ -40,11 +40,11 @@ class _Layer:
 
 
 class Decoder:
-    """Hidden states in, hidden states out, for T tokens of any number of sequences.
+    """Computes hidden states and logits for T tokens of any number of sequences.
 
-    model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`, whose decoder weights are moved in here.
-    kernels: what computes on a processor in float32, None for torch alone. Raises StartError for a variant this stack
-    does not compute (sliding windows, another activation, dynamic rope).
+    model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`; its decoder weights are moved here.
+    kernels: used on the CPU in float32; None for torch alone. Raises StartError for an unsupported variant (sliding
+    windows, another activation, dynamic rope).
     """
 
     def __init__(self, model: Any, kernels: Kernels | None = None) -> None:
@@ -74,20 +74,20 @@ class Decoder:
         return F.embedding(token_ids, self._embedding)
 
     def rotary(self, positions: Tensor) -> Tensor:
-        """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] for pictures."""
+        """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] if the step has images."""
         return self._rotary(positions)
 
     def forward(self, hidden: Tensor, rotary: Tensor, attend: Attend, keep: Tensor | None = None) -> Tensor:
-        """Return the final hidden states, normed: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
+        """Return the normalized final hidden states: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
 
-        hidden: embeddings [T, hidden], overwritten; rotary: from `rotary()`. Rows not kept still leave their keys and
-        values, but are not carried through the last layer's second half.
+        hidden: embeddings [T, hidden], overwritten; rotary: from `rotary()`. Rows outside `keep` write their keys and
+        values and skip the rest of the last layer.
         """
         for index, layer in enumerate(self._layers):
-            mixed = self._attention(index, layer, hidden, rotary, attend)
+            attended = self._attention(index, layer, hidden, rotary, attend)
             if keep is not None and index == self.num_layers - 1:
-                hidden, mixed = hidden[keep], mixed[keep]
-            hidden = layer.out(mixed, hidden)
+                hidden, attended = hidden[keep], attended[keep]
+            hidden = layer.out(attended, hidden)
             hidden = layer.down(silu_and_mul(layer.gate_up(layer.post_norm(hidden)), self.kernels), hidden)
         return self._norm(hidden)
 
@@ -102,7 +102,7 @@ class Decoder:
         return attend(index, q, kv)
 
     def _take_layer(self, layer: Any) -> _Layer:
-        """Move one layer's weights here; the module keeps empty ones, so that nothing is held twice."""
+        """Move the weights of one layer here; the module keeps empty tensors, so no weight is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         kernels = self.kernels
@@ -135,7 +135,7 @@ class Decoder:
 
 
 class _Rotary:
-    """Rotation factors from the model's own frequencies; for pictures, each frequency follows one of three axes."""
+    """Rotation factors from the frequencies of the model; with images, each frequency follows one of three axes."""
 
     def __init__(self, module: Any, device: torch.device) -> None:
         self._frequencies = module.inv_freq.detach().to(device, torch.float32)
@@ -161,9 +161,11 @@ def _text_model(model: Any) -> Any:
 
 def _check_supported(config: Any) -> None:
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
-        raise StartError("The checkpoint uses sliding-window attention, which the engine does not compute.")
+        raise StartError("The checkpoint uses sliding-window attention, which the engine does not support.")
     if config.hidden_act != "silu":
-        raise StartError(f"The checkpoint's activation is {config.hidden_act!r}; the engine computes silu only.")
+        raise StartError(f"The checkpoint's activation is {config.hidden_act!r}; the engine supports silu only.")
     rope_type = (config.rope_parameters or {}).get("rope_type", "default")
     if rope_type in ("dynamic", "longrope"):
-        raise StartError(f"The checkpoint's rope type {rope_type!r} changes with length; the engine needs a fixed one.")
+        raise StartError(
+            f"The checkpoint's rope type {rope_type!r} depends on the length; the engine needs a fixed one."
+        )

@@ -1,4 +1,4 @@
-"""The keys and values of every running sequence: one slot a sequence, each of `max_model_len` tokens."""
+"""The KV cache: one slot of `max_model_len` tokens for each running sequence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values.
 
-    One tensor `all` [layers, slots, 2, kv_heads, length, head_dim]: one head's keys lie in a row, which is how
-    attention reads them; `layers` are its parts, `keys` and `values` the halves of each. A slot belongs to one running
-    sequence; position p of a sequence lies at [:, slot, :, :, p]. Everything is zero at first, and a slot that held
-    something not finite is scrubbed, because a masked place is still multiplied by zero: what lies there must be
-    finite.
+    `all` is one tensor [layers, slots, 2, kv_heads, length, head_dim]: the keys of one head are contiguous, in the
+    order in which attention reads them. `layers` are its views by layer; `keys` and `values` are the halves of each. A
+    slot belongs to one running sequence; its position p is at [:, slot, :, :, p]. The cache starts as zeros, and a slot
+    that held values that are not finite must be zeroed: attention multiplies masked positions by zero, which gives zero
+    for finite values only.
     """
 
     def __init__(
@@ -38,22 +38,23 @@ class KVCache:
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
-        """Return how many bytes one token takes."""
+        """Return the size of one token's keys and values in bytes."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
     def slot_mapping(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Return where `write` puts T tokens, [T * 2 * kv_heads], from their slots [T] and positions [T]."""
+        """Return the rows that `write` fills for T tokens, [T * 2 * kv_heads], from slots [T] and positions [T]."""
         first = slots * (len(self._heads) * self.length) + positions
         return (first[:, None] + self._heads).flatten()
 
     def offsets(self, slots: Tensor, positions: Tensor) -> Tensor:
-        """Return where in a layer the first head of T tokens lies, [T], in elements."""
-        own = self.layers[0]
-        return slots * own.stride(0) + positions * own.stride(3)
+        """Return the offset of the first head of T tokens within a layer, [T], in elements."""
+        layer = self.layers[0]
+        return slots * layer.stride(0) + positions * layer.stride(3)
 
-    def run_offsets(self, slots: list[int], positions: list[int]) -> Tensor:
-        """Return where runs of tokens that begin at these slots and positions [n] lie in `all`, in elements: one for
-        each layer and head of keys and values, [layers * 2 * kv_heads * n].
+    def block_offsets(self, slots: list[int], positions: list[int]) -> Tensor:
+        """Return the offsets in `all` of blocks that start at these slots and positions [n], in elements.
+
+        One offset for each layer, key or value head, and block: [layers * 2 * kv_heads * n].
         """
         layers, _, _, heads, _, _ = self.all.shape
         strides = self.all.stride()
@@ -62,16 +63,16 @@ class KVCache:
         return torch.from_numpy((first + starts).ravel())
 
     def write(self, layer: int, slot_mapping: Tensor, kv: Tensor) -> None:
-        """Store keys and values [T, 2 * kv_heads, D], the keys' heads first, at `places`."""
+        """Write keys and values [T, 2 * kv_heads, D], the key heads first, to the rows of `slot_mapping`."""
         self._flat[layer].index_copy_(0, slot_mapping, kv.reshape(-1, kv.shape[-1]))
 
     def zero(self, slot: int) -> None:
-        """Zero a slot that may hold values that are not finite."""
+        """Zero a slot, which may hold values that are not finite."""
         self.all[:, slot].zero_()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return zeros whose memory is in place: pages that come at the first use would make the first steps slow."""
+    """Return zeros in memory that is already mapped: page faults on first use would slow down the first steps."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     raw = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)  # NumPy asks for huge pages

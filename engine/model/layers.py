@@ -1,10 +1,9 @@
-"""What the text stack and the vision tower share: norms, rotary embedding, the gated activation, and taking weights
-over from a module.
+"""Layers shared by the text stack and the vision tower: norms, rotary embedding, SiLU-and-multiply, weight transfer.
 
-On the CPU in float32, the weight of a norm and the root that makes it a root mean square are multiplied into what
-follows it, which leaves fewer passes over each row; in half precision a product of two weights would be rounded twice.
-There each part also has a kernel that goes over a row once (`kernels`); without, torch's operations do the same.
-Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; gated activation, arXiv:2002.05202.
+On the CPU in float32, the weight of a norm and the factor sqrt(n) of its root mean square are folded into the following
+projection, which saves passes over each row; in half precision the product of two weights would be rounded twice. On
+the CPU each operation also has a kernel that passes over a row once (`kernels`); without it torch computes the same.
+Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; gated activation (SwiGLU), arXiv:2002.05202.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from engine.model.kernels.library import Kernels
 
 
 class RmsNorm:
-    """RMSNorm of x [T, n] by `weight` [n], which is multiplied into `projections` (n in) where that costs nothing."""
+    """RMSNorm of x [T, n] with `weight` [n], folded into `projections` (n inputs) on the CPU in float32."""
 
     def __init__(self, weight: Tensor, eps: float, *projections: nn.Linear, kernels: Kernels | None = None) -> None:
         self._weight, self._eps, self._kernels = weight.detach(), eps, kernels
-        self._folded = bool(projections) and _folds(weight)
+        self._folded = bool(projections) and _can_fold(weight)
         if self._folded:
-            self._root, scale = _split(weight.detach(), eps)
+            self._scaled_eps, scale = _split(weight.detach(), eps)
             for projection in projections:
                 projection.weight = nn.Parameter(projection.weight.detach() * scale, requires_grad=False)
 
@@ -34,24 +33,25 @@ class RmsNorm:
         if not self._folded:
             return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
         if self._kernels is not None:
-            return self._kernels.norm(x, self._root)
-        return x * _inverse_norm(x, self._root)
+            return self._kernels.norm(x, self._scaled_eps)
+        return x * _inverse_norm(x, self._scaled_eps)
 
 
 class QkNormRope:
-    """What becomes of the heads x [T, heads, D] of queries and keys, in place: RMSNorm by `weight` [heads, D], where
-    there is one, then rotary embedding by complex rotary [T, 1, D/2].
+    """Normalizes and rotates query and key heads x [T, heads, D] in place.
+
+    RMSNorm with `weight` [heads, D], if the model has one, then rotary embedding by complex rotary [T, 1, D/2].
     """
 
     def __init__(self, weight: Tensor | None = None, eps: float = 0.0, kernels: Kernels | None = None) -> None:
-        self._weight, self._eps, self._kernels, self._root = weight, eps, kernels, 0.0
-        self._folded = weight is not None and _folds(weight)
+        self._weight, self._eps, self._kernels, self._scaled_eps = weight, eps, kernels, 0.0
+        self._folded = weight is not None and _can_fold(weight)
         if weight is not None and self._folded:
-            self._root, self._weight = _split(weight, eps)
+            self._scaled_eps, self._weight = _split(weight, eps)
 
     def __call__(self, x: Tensor, rotary: Tensor) -> None:
         if self._kernels is not None:
-            self._kernels.qk_norm_rope(x, self._weight, rotary, self._root)
+            self._kernels.qk_norm_rope(x, self._weight, rotary, self._scaled_eps)
             return
         if self._weight is not None:
             self._norm(x, self._weight)
@@ -59,13 +59,13 @@ class QkNormRope:
 
     def _norm(self, x: Tensor, weight: Tensor) -> None:
         if self._folded:
-            x.mul_(_inverse_norm(x, self._root)).mul_(weight)
+            x.mul_(_inverse_norm(x, self._scaled_eps)).mul_(weight)
         else:
             x.copy_(F.rms_norm(x, x.shape[-1:], None, self._eps).mul_(weight))
 
 
 def silu_and_mul(x: Tensor, kernels: Kernels | None = None) -> Tensor:
-    """Return silu(x[:, :n]) * x[:, n:] [T, n] of x [T, 2 n], whose first half may be overwritten."""
+    """Return silu(x[:, :n]) * x[:, n:] [T, n] for x [T, 2 n]; the first half may be overwritten."""
     if kernels is not None:
         return kernels.silu_and_mul(x)
     left, right = x.chunk(2, dim=-1)
@@ -73,7 +73,7 @@ def silu_and_mul(x: Tensor, kernels: Kernels | None = None) -> Tensor:
 
 
 def interleave(rows: Tensor, head_dim: int) -> Tensor:
-    """Lay rotary pairs (i, i + D/2) of every head side by side, as `rotate` takes them. rows: [heads * D, ...]."""
+    """Return rows [heads * D, ...] with the rotary pairs (i, i + D/2) of every head adjacent, as `rotate` expects."""
     heads = rows.view(-1, 2, head_dim // 2, *rows.shape[1:])
     return heads.transpose(1, 2).reshape(rows.shape)
 
@@ -86,7 +86,7 @@ def rotate(x: Tensor, rotary: Tensor) -> None:
 
 
 def take_weights(linear: Any) -> tuple[Tensor, Tensor | None]:
-    """Take a layer's weight and bias away from its module."""
+    """Return the weight and bias of a linear module, whose weight is replaced by an empty tensor."""
     weight: Tensor = linear.weight.detach()
     bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
     linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
@@ -94,22 +94,22 @@ def take_weights(linear: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def join(parts: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """Return weights [out, in] and biases [out] as one of each; all parts have a bias, or none has."""
+    """Concatenate weights [out, in] and biases [out] along `out`; either all parts have a bias or none."""
     biases = [bias for _, bias in parts if bias is not None]
     return torch.cat([weight for weight, _ in parts]), torch.cat(biases) if biases else None
 
 
-def _folds(weight: Tensor) -> bool:
+def _can_fold(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _split(weight: Tensor, eps: float) -> tuple[float, Tensor]:
-    """Return what `_inverse_norm` adds for `eps`, and the weight times the root it leaves out. weight: [..., n]."""
+    """Return `eps` scaled for `_inverse_norm`, and the weight [..., n] times sqrt(n), which that function omits."""
     n = weight.shape[-1]
     return n * eps, (weight * math.sqrt(n)).contiguous()
 
 
 def _inverse_norm(x: Tensor, eps: float) -> Tensor:
-    """Return 1 / sqrt(|x|^2 + eps) [..., 1] of x [..., n]."""
+    """Return 1 / sqrt(|x|^2 + eps) [..., 1] for x [..., n]."""
     inverse: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().add_(eps).rsqrt_()
     return inverse

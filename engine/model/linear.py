@@ -1,10 +1,9 @@
-"""Linear layers on the CPU: plain or packed, by what a measurement on this machine says.
+"""Linear layers. On the CPU their weights are kept plain or packed, whichever is fastest as measured on this machine.
 
-A packed layer keeps its weight in the blocked layout that a matrix product reads, so that no call reorders it again.
-There are three packings: the engine's own (`kernels`), oneDNN's, and MKL's, whose layout is laid out for one number of
-rows but multiplies any (which is checked before it is taken). Which is fastest depends on the processor and on the
-number of rows: a decode step is bound by what it reads of the weights, a prompt's by arithmetic. Where no layout is
-good at both, two copies are kept if the weights are small.
+A packed layer keeps its weight in the blocked layout that a GEMM reads, so no call reorders it again. There are three
+packings: that of `kernels`, oneDNN's, and MKL's, which is packed for one number of rows but multiplies any (verified
+before use). Which one is fastest depends on the processor and on the number of rows: a decode step is bound by memory
+bandwidth, a prefill step by arithmetic. If no layout is good at both and the weights are small, two copies are kept.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ from engine.model.kernels.library import Kernels
 
 PROBED_ROWS = (1, 4, 16, 64, 256)
 PROBE_RUNS = 5
-PROBE_WEIGHTS = 8  # layers' weights in turn, so that they come from memory as in a step
-PROBE_BYTES = 64 << 20  # of them together, but for the first
-CLEARLY = 0.03  # of the time of one number of rows saved: worth a second copy
-KEEP_BOTH_BYTES = 2 << 30  # of all linear weights; above it one layout has to do
-MKL_ROWS = 256  # packed for a full step: measured, no other number of rows loses by it
+PROBE_WEIGHTS = 8  # weights of different layers, so that they are read from memory as in a step
+PROBE_BYTES = 64 << 20  # limit of their total size; the first is always probed
+MIN_GAIN = 0.03  # relative time saved at one number of rows that justifies a second copy
+KEEP_BOTH_BYTES = 2 << 30  # size of all linear weights above which only one layout is kept
+MKL_ROWS = 256  # packed for a full step; measured: no other number of rows is slower for it
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
-TOLERANCE = 1e-4  # of the product's norm
+TOLERANCE = 1e-4  # relative to the norm of the result
 
 
 class Gemm(Protocol):
-    """x W^T + b [rows, out] of x [rows, in]; with add_to [rows, out], added to it in place and returned."""
+    """Computes x W^T + b [rows, out] for x [rows, in]; with add_to [rows, out], adds it there and returns add_to."""
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor: ...
 
 
 Pack = Callable[[Tensor, Tensor | None], Gemm]
-Seconds = Mapping[int, float]  # of a product, by number of rows
+Seconds = Mapping[int, float]  # time of one GEMM by number of rows
 
 
 def plain(weight: Tensor, bias: Tensor | None) -> Gemm:
-    """Return the product with the weight [out, in] as it is."""
-    return _adding(lambda x: F.linear(x, weight, bias))
+    """Return the GEMM over the weight [out, in] as it is."""
+    return _with_add(lambda x: F.linear(x, weight, bias))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How weights are laid out: one way, or two, of which `few` is for no more than `few_rows` rows."""
+    """How weights are packed: one way, or two, of which `few` is used for up to `few_rows` rows."""
 
     many: Pack = plain
     few: Pack = plain
@@ -56,7 +55,7 @@ class Layout:
 
 
 class Linear:
-    """y = x W^T + b. weight: [out, in]; x: [rows, in]; with add_to [rows, out], y is added to it in place."""
+    """Computes y = x W^T + b for x [rows, in] and weight [out, in]; with add_to [rows, out], adds y there in place."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, layout: Layout) -> None:
         self._few_rows = layout.few_rows
@@ -68,23 +67,26 @@ class Linear:
 
 
 def choose_layout(weights: Sequence[Tensor], total_bytes: int, kernels: Kernels | None = None) -> Layout:
-    """Return the fastest layout on this machine. weights: some of the model's, [out, in]; total_bytes: of all."""
-    probed = _some(weights)
+    """Return the fastest layout on this machine.
+
+    weights: a sample of the linear weights [out, in]; total_bytes: size of all of them.
+    """
+    probed = _probe_sample(weights)
     candidates = packings(probed[0], kernels)
     if not candidates:
         return Layout()
     candidates["plain"] = plain
     gemms = {name: [pack(weight, None) for weight in probed] for name, pack in candidates.items()}
-    right = {name: made for name, made in gemms.items() if agrees(made[0], probed[0])}
-    many, few, few_rows = judge(measure(right, probed), total_bytes)
+    correct = {name: packed for name, packed in gemms.items() if is_correct(packed[0], probed[0])}
+    many, few, few_rows = select(measure(correct, probed), total_bytes)
     return Layout(candidates[many], candidates[few], few_rows)
 
 
-def judge(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, int]:
-    """Return the names for many and for few rows, and how many are few, that the measured times speak for.
+def select(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, int]:
+    """Return the packing for many rows, the packing for few rows, and the largest number of rows that counts as few.
 
-    Each probed number of rows counts the same: its time over the fastest. Two layouts are worth their memory where they
-    save clearly more than the best one alone.
+    Every probed number of rows has the same weight: its time relative to the fastest packing. A second layout is used
+    only if it saves more than MIN_GAIN over the best single one.
     """
     best = {rows: min(times[rows] for times in seconds.values()) for rows in PROBED_ROWS}
 
@@ -94,23 +96,23 @@ def judge(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, i
 
     single = min(((name, name, 0) for name in seconds), key=loss)
     pair = min(((many, few, cut) for many in seconds for few in seconds for cut in PROBED_ROWS[:-1]), key=loss)
-    return pair if loss(single) - loss(pair) > CLEARLY and total_bytes <= KEEP_BOTH_BYTES else single
+    return pair if loss(single) - loss(pair) > MIN_GAIN and total_bytes <= KEEP_BOTH_BYTES else single
 
 
-def agrees(gemm: Gemm, weight: Tensor) -> bool:
-    """Return whether a product without bias is the linear layer of `weight`, whatever the number of rows."""
+def is_correct(gemm: Gemm, weight: Tensor) -> bool:
+    """Return whether a GEMM without bias equals `F.linear` with `weight` at every number of rows in CHECKED_ROWS."""
     generator = torch.Generator().manual_seed(0)
     for rows in CHECKED_ROWS:
         x = torch.randn(rows, weight.shape[1], generator=generator).to(weight.dtype)
-        right = F.linear(x, weight).float()
+        expected = F.linear(x, weight).float()
         allowed = TOLERANCE if weight.dtype == torch.float32 else torch.finfo(weight.dtype).eps
-        if not (gemm(x).float() - right).norm() <= allowed * right.norm():
+        if not (gemm(x).float() - expected).norm() <= allowed * expected.norm():  # false for NaN too
             return False
     return True
 
 
 def packings(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
-    """Return the packings that this build of torch and the format of the weights allow."""
+    """Return the packings available in this build of torch for the device and dtype of the weights."""
     if weight.device.type != "cpu":
         return {}
     allowed: dict[str, Pack] = {}
@@ -119,14 +121,15 @@ def packings(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
     if torch.backends.mkl.is_available() and weight.dtype == torch.float32:
         allowed["mkl"] = _mkl
     if kernels is not None and weight.dtype == torch.float32:
-        allowed["kernels"] = _own(kernels)
+        allowed["kernels"] = _kernels_packing(kernels)
     return allowed
 
 
 def measure(candidates: Mapping[str, Sequence[Gemm]], weights: Sequence[Tensor]) -> dict[str, dict[int, float]]:
-    """Return the best time of each candidate's products in turn, by number of rows: what else runs only adds.
+    """Return the shortest time of each candidate by number of rows, in seconds for one pass over all `weights`.
 
-    The candidates take turns too, so that a busy moment of the machine falls on all of them.
+    The shortest, since other load on the machine only adds time. The candidates alternate, so that a load peak affects
+    all of them.
     """
     seconds: dict[str, dict[int, float]] = {name: {} for name in candidates}
     for rows in PROBED_ROWS:
@@ -136,18 +139,18 @@ def measure(candidates: Mapping[str, Sequence[Gemm]], weights: Sequence[Tensor])
                 start = time.perf_counter()
                 for gemm, x in zip(gemms, inputs, strict=True):
                     gemm(x)
-                taken = time.perf_counter() - start
-                seconds[name][rows] = min(taken, seconds[name].get(rows, taken))
+                elapsed = time.perf_counter() - start
+                seconds[name][rows] = min(elapsed, seconds[name].get(rows, elapsed))
     return seconds
 
 
-def _some(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return the first of `weights` that a probe can afford, at least one."""
+def _probe_sample(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return the first of `weights` within the limits of a probe, at least one."""
     count = max(1, min(PROBE_WEIGHTS, PROBE_BYTES // weights[0].nbytes if weights[0].nbytes else 1))
     return [weight.contiguous() for weight in weights[:count]]
 
 
-def _adding(gemm: Callable[[Tensor], Tensor]) -> Gemm:
+def _with_add(gemm: Callable[[Tensor], Tensor]) -> Gemm:
     def call(x: Tensor, add_to: Tensor | None = None) -> Tensor:
         return gemm(x) if add_to is None else add_to.add_(gemm(x))
 
@@ -157,17 +160,17 @@ def _adding(gemm: Callable[[Tensor], Tensor]) -> Gemm:
 def _onednn(weight: Tensor, bias: Tensor | None) -> Gemm:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     gemm = torch.ops.mkldnn._linear_pointwise.default
-    return _adding(lambda x: gemm(x, packed, bias, "none", [], ""))
+    return _with_add(lambda x: gemm(x, packed, bias, "none", [], ""))
 
 
 def _mkl(weight: Tensor, bias: Tensor | None) -> Gemm:
     packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), MKL_ROWS)
-    shape = weight.new_empty(1).expand(weight.shape)  # all that the operator asks of the plain weight
+    shape = weight.new_empty(1).expand(weight.shape)  # the operator reads only the shape of the plain weight
     gemm = torch.ops.mkl._mkl_linear.default
-    return _adding(lambda x: gemm(x, packed, shape, bias, x.shape[0]))
+    return _with_add(lambda x: gemm(x, packed, shape, bias, x.shape[0]))
 
 
-def _own(kernels: Kernels) -> Pack:
+def _kernels_packing(kernels: Kernels) -> Pack:
     def pack(weight: Tensor, bias: Tensor | None) -> Gemm:
         packed = kernels.pack(weight, bias)
         return lambda x, add_to=None: kernels.gemm(x, packed, add_to)

@@ -1,10 +1,10 @@
-"""Which beginnings of prompts are kept, block by block, so that they are not computed twice. No torch here: this is
-the index; the runner copies keys and values between blocks and slots.
+"""Index of the prefix cache: which blocks hold the keys and values of which prompt prefixes.
 
-A block is `BLOCK` tokens in a row. Blocks form a tree: a node is known by its parent and its own tokens, so equal
-nodes mean equal beginnings, exactly, and a beginning that many share is kept once. Room is bounded; the node used
-longest ago goes first. A use counts for the last block before those it follows, so that what goes is always an end of
-the tree: a block whose beginning is gone could not be found again.
+No torch here: the runner copies keys and values between blocks and slots. A block is `BLOCK` consecutive tokens. Blocks
+form a tree: a node is identified by its parent and its own tokens, so equal nodes mean exactly equal prefixes, and a
+shared prefix is stored once. The number of blocks is bounded; the least recently used one is evicted first. A use
+touches the last block of a path first and the root last, so the evicted block is always a leaf: a block without its
+prefix could not be found again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Key = tuple[int, tuple[Hashable, ...]]
 
 
 class PrefixCache:
-    """Index of `num_blocks` blocks of keys and values. Belongs to the engine's thread."""
+    """Index of `num_blocks` blocks of keys and values. Used by the engine's thread only."""
 
     def __init__(self, num_blocks: int) -> None:
         self._blocks: OrderedDict[_Key, tuple[int, int]] = OrderedDict()  # key -> (node, block), oldest use first
@@ -26,13 +26,13 @@ class PrefixCache:
         self._next_node = 1
 
     def match(self, keys: Sequence[Hashable]) -> list[int]:
-        """Return the blocks that hold the longest known beginning of `keys`, always less than all of it."""
+        """Return the blocks of the longest cached prefix of `keys`; at least one key is always left to compute."""
         path = self._walk(keys[: max(0, len(keys) - 1)])
         self._touch(path)
         return [self._blocks[key][1] for key in path]
 
     def insert(self, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
-        """Keep every whole block of `keys`; return (index of the block in `keys`, block to copy it to) for new ones."""
+        """Add every whole block of `keys`; return (index of the block in `keys`, cache block) for each new one."""
         path, new = self._walk(keys), []
         self._touch(path)
         node = self._blocks[path[-1]][0] if path else 0
@@ -48,7 +48,7 @@ class PrefixCache:
         return new
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all blocks."""
         self._free.extend(block for _, block in self._blocks.values())
         self._blocks.clear()
 
@@ -56,7 +56,7 @@ class PrefixCache:
         return len(self._blocks)
 
     def _walk(self, keys: Sequence[Hashable]) -> list[_Key]:
-        """Return the known whole blocks of `keys`, from the root on."""
+        """Return the path of the cached blocks of `keys`, from the root."""
         path: list[_Key] = []
         node = 0
         for start in range(0, len(keys) - BLOCK + 1, BLOCK):
@@ -72,7 +72,7 @@ class PrefixCache:
             self._blocks.move_to_end(key)
 
     def _take_block(self, in_use: int) -> int | None:
-        """Return a free block, or the one used longest ago; None where the `in_use` last used are all there are."""
+        """Return a free block, else evict the least recently used; None if only the `in_use` latest are left."""
         if self._free:
             return self._free.pop()
         if len(self._blocks) <= in_use:

@@ -1,46 +1,35 @@
-"""From logits to the next token of each row: every row by its own parameters and its own number.
+"""Samples the next token of each row from its logits.
 
-A row's choice depends on its logits, its parameters and one uniform number from the request's own seeded generator
-(inverse transform sampling), so who shares the batch does not matter. The order of the steps is bias and penalties,
-temperature, top_k, top_p, min_p. Log probabilities are the model's own, before any of them.
+A row's token depends on its logits, its parameters and one uniform number from the request's own seeded generator
+(inverse transform sampling), so the other rows of the batch do not affect it. The steps are, in order: bias and
+penalties, temperature, top_k, top_p, min_p. Log probabilities are those of the model, before all of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections import abc
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.model.choice import Choice
 from engine.model.kernels.library import Kernels
 from engine.schedule.sequence import Sequence
 
-# The largest float32 step below one: a uniform number must not round up to it.
+# The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
 BELOW_ONE = 1.0 - 2.0**-23
-# A lower temperature is this one: it is greedy in effect, and logits divided by it are still finite.
+# The lower limit of temperatures: greedy in effect, and logits divided by it are still finite.
 LOWEST_TEMPERATURE = 1e-4
 
 
-class Choice(NamedTuple):
-    """One row's outcome. finite: False where a logit was not a number or infinite; the token means nothing then.
-
-    top: the likeliest tokens with their log probabilities, best first, for a request that asked for them.
-    """
-
-    token_id: int
-    finite: bool
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
 class Sampled:
-    """The outcome of a step, on its way to the host; `collect` waits for it, and for nothing launched later.
+    """The sampled tokens of a step, copied to the host asynchronously.
 
-    tokens: [n], on the device, where a next step may read them already.
+    `collect` waits for the copy and for nothing launched after it. tokens: [n] on the device, where the next step can
+    read them before they reach the host.
     """
 
     def __init__(self, tokens: Tensor, finite: Tensor, logprobs: _Logprobs | None) -> None:
@@ -56,15 +45,15 @@ class Sampled:
             self._arrived.record()
 
     def collect(self) -> list[Choice]:
-        """Return one choice a row."""
+        """Wait for the copy and return one choice per row."""
         if self._arrived is not None:  # pragma: no cover - CUDA
             self._arrived.synchronize()
         tokens, finite = self._parts[0].tolist()
         choices = [Choice(token, ok == 1) for token, ok in zip(tokens, finite, strict=True)]
         if self._logprobs is not None:
-            asked = zip(self._logprobs.rows, self._logprobs.counts, strict=True)
+            requested = zip(self._logprobs.rows, self._logprobs.counts, strict=True)
             values = zip(*(part.tolist() for part in self._parts[1:]), strict=True)
-            for (row, count), (chosen, best, best_tokens) in zip(asked, values, strict=True):
+            for (row, count), (chosen, best, best_tokens) in zip(requested, values, strict=True):
                 top = tuple(zip(best_tokens[:count], best[:count], strict=True))
                 choices[row] = Choice(tokens[row], bool(finite[row]), chosen, top)
         return choices
@@ -72,8 +61,10 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class _Logprobs:
-    """Log probabilities of the m rows that asked: the chosen token's [m], and the best [m, k] with their tokens, of
-    which each row wants `counts`.
+    """Log probabilities of the m rows that request them.
+
+    chosen: of the sampled tokens, [m]; best, best_tokens: the k most probable tokens, [m, k]; counts: how many of those
+    k each row requests.
     """
 
     rows: list[int]
@@ -83,25 +74,25 @@ class _Logprobs:
     best_tokens: Tensor
 
 
-def sample(logits: Tensor, sequences: Rows[Sequence], ahead: int = 0, kernels: Kernels | None = None) -> Sampled:
-    """Choose one token a row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
+def sample(logits: Tensor, sequences: list[Sequence], ahead: int = 0, kernels: Kernels | None = None) -> Sampled:
+    """Sample one token per row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
 
-    ahead: how many tokens behind its next one each row is; only rows without `needs_its_tokens` may be any. kernels:
-    what draws on the CPU, where the runner has them.
+    ahead: how many tokens of the sequences have been sampled but not appended yet; must be 0 for rows with
+    `needs_its_tokens`. kernels: used for drawing on the CPU.
     """
     finite = logits.sum(dim=-1).isfinite()
-    asking = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
-    own = torch.log_softmax(logits[_index(asking, logits)], dim=-1) if asking else None
+    rows = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
+    logprobs = torch.log_softmax(logits[_index(rows, logits)], dim=-1) if rows else None
     for row, sequence in enumerate(sequences):
         if sequence.adjusts_logits:
             _adjust(logits[row], sequence)
     tokens = _choose(logits, sequences, ahead, kernels)
-    counts = [sequences[row].sampling.logprobs or 0 for row in asking]
-    return Sampled(tokens, finite, None if own is None else _pick_logprobs(own, tokens, asking, counts))
+    counts = [sequences[row].sampling.logprobs or 0 for row in rows]
+    return Sampled(tokens, finite, None if logprobs is None else _pick_logprobs(logprobs, tokens, rows, counts))
 
 
-def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
-    """Return the tokens [n]: the likeliest for greedy rows, drawn for the others."""
+def _choose(logits: Tensor, sequences: list[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
+    """Return the tokens [n]: the most probable for greedy rows, drawn for the others."""
     plain, ranked, greedy = list[int](), list[int](), False
     for row, sequence in enumerate(sequences):
         params = sequence.sampling
@@ -121,27 +112,27 @@ def _choose(logits: Tensor, sequences: Rows[Sequence], ahead: int, kernels: Kern
     return tokens
 
 
-def _draw_plain(logits: Tensor, sequences: Rows[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
-    """Draw among all tokens."""
+def _draw_plain(logits: Tensor, sequences: list[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
+    """Draw from all tokens."""
     if kernels is None:
         return _invert(_probabilities(logits, sequences), sequences, ahead)
     return kernels.draw(logits, _temperatures(logits, sequences), _numbers(logits, sequences, ahead))
 
 
-def _temperatures(like: Tensor, sequences: Rows[Sequence]) -> Tensor:
+def _temperatures(like: Tensor, sequences: list[Sequence]) -> Tensor:
     return _column([max(LOWEST_TEMPERATURE, sequence.sampling.temperature) for sequence in sequences], like)
 
 
-def _numbers(like: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
+def _numbers(like: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
     return _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], like)
 
 
-def _probabilities(logits: Tensor, sequences: Rows[Sequence]) -> Tensor:
+def _probabilities(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     return torch.softmax(logits.div_(_temperatures(logits, sequences)), dim=-1)
 
 
-def _draw_ranked(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
-    """Draw among the likeliest tokens alone; no row needs more of them than its `top_k`, where all have one."""
+def _draw_ranked(logits: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+    """Draw from the most probable tokens; if every row has a `top_k`, only the largest of those is ranked."""
     probabilities, vocabulary = _probabilities(logits, sequences), logits.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
     values, tokens = probabilities.topk(max(limits), dim=-1)
@@ -150,21 +141,21 @@ def _draw_ranked(logits: Tensor, sequences: Rows[Sequence], ahead: int) -> Tenso
     values = values / values.sum(dim=-1, keepdim=True)
     before = values.cumsum(dim=-1) - values
     outside = (before >= _column([s.sampling.top_p for s in sequences], values)) & (ranks > 0)
-    weak = values < values[:, :1] * _column([s.sampling.min_p for s in sequences], values)
-    values = values.masked_fill(outside | weak, 0.0)
-    indices = _invert(values, sequences, ahead)
-    return tokens.gather(1, indices[:, None])[:, 0]
+    unlikely = values < values[:, :1] * _column([s.sampling.min_p for s in sequences], values)
+    values = values.masked_fill(outside | unlikely, 0.0)
+    drawn = _invert(values, sequences, ahead)
+    return tokens.gather(1, drawn[:, None])[:, 0]
 
 
-def _invert(weights: Tensor, sequences: Rows[Sequence], ahead: int) -> Tensor:
-    """Return [n], in each row the first index at which the running sum of weights passes the row's number."""
+def _invert(weights: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+    """Return [n]: the first index in each row whose cumulative weight exceeds the row's number times the total."""
     sums = weights.cumsum(dim=-1)
     indices = torch.searchsorted(sums, _numbers(sums, sequences, ahead) * sums[:, -1:], right=True)[:, 0]
     return indices.clamp_(max=weights.shape[-1] - 1)
 
 
 def _adjust(logits: Tensor, sequence: Sequence) -> None:
-    """Apply a row's bias, penalties and grammar to its logits [vocabulary], in place."""
+    """Apply bias, penalties and grammar of a sequence to its logits [vocabulary], in place."""
     params = sequence.sampling
     if params.logit_bias:
         logits[_index(list(params.logit_bias), logits)] += _column(list(params.logit_bias.values()), logits)[:, 0]
@@ -181,7 +172,7 @@ def _adjust(logits: Tensor, sequence: Sequence) -> None:
 
 
 def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
-    """Return bool [vocabulary] from packed int32 words; tokens beyond the words are not allowed."""
+    """Return bool [vocabulary] from a bitmask of int32 words; tokens beyond its end are not allowed."""
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), bitorder="little")
     allowed = np.zeros(logits.shape[0], dtype=bool)
     size = min(len(bits), len(allowed))
@@ -191,10 +182,10 @@ def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
     return torch.from_numpy(allowed).to(logits.device)
 
 
-def _pick_logprobs(own: Tensor, tokens: Tensor, rows: list[int], counts: list[int]) -> _Logprobs:
-    """Return what the asking rows want. own: [m, vocabulary] log probabilities; tokens: [n] of the whole step."""
-    best = own.topk(min(max(counts), own.shape[-1]), dim=-1)
-    chosen = own.gather(1, tokens[_index(rows, tokens)][:, None])[:, 0]
+def _pick_logprobs(logprobs: Tensor, tokens: Tensor, rows: list[int], counts: list[int]) -> _Logprobs:
+    """Return the log probabilities requested by `rows`. logprobs: [m, vocabulary]; tokens: [n] of the whole step."""
+    best = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
+    chosen = logprobs.gather(1, tokens[_index(rows, tokens)][:, None])[:, 0]
     return _Logprobs(rows, counts, chosen, best.values, best.indices)
 
 
@@ -202,12 +193,12 @@ def _index(rows: list[int], like: Tensor) -> Tensor:
     return to_device(torch.from_numpy(np.array(rows, dtype=np.int64)), like.device)
 
 
-def _column(values: Rows[float], like: Tensor) -> Tensor:
+def _column(values: abc.Sequence[float], like: Tensor) -> Tensor:
     return to_device(torch.from_numpy(np.array(values, dtype=np.float32)), like.device)[:, None]
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a small host tensor on the device, without waiting for what the device is doing."""
+    """Return a small host tensor on the device, without synchronizing with it."""
     if device.type == "cuda":  # pragma: no cover - CUDA
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor

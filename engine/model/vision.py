@@ -1,8 +1,8 @@
-"""The vision tower of Qwen2.5-VL over all pictures of a step: patches in, embeddings out.
+"""The vision tower of Qwen2.5-VL: computes the embeddings of all images of a step from their patches.
 
-The weights are taken over from the transformers model that was loaded. Against the library's own forward pass, the
-patch embedding is a matrix product (a convolution whose kernel is its input), and windows of the same size that follow
-each other are one attention call: a large picture has a hundred of them in each layer, each a launch of its own there.
+The weights are moved out of the loaded transformers model. Two things differ from the forward pass of transformers: the
+patch embedding is a GEMM (its convolution kernel covers the whole patch), and consecutive windows of the same size are
+one attention call; a large image has about a hundred windows per layer, which transformers launches one by one.
 
 Source: Qwen2.5-VL, arXiv:2502.13923, section 2.1.
 """
@@ -27,7 +27,7 @@ from engine.model.kernels.library import Kernels
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
 from engine.model.linear import Layout, Linear, choose_layout
 
-Runs = list[tuple[int, int]]  # (how many sequences, tokens of each), in the order of the tokens
+WindowGroups = list[tuple[int, int]]  # (number of windows, tokens in each), in token order
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class _Block:
 
 
 class VisionTower:
-    """Pictures to embeddings.
+    """Computes image embeddings.
 
-    visual: the model's `Qwen2_5_VisionTransformerPretrainedModel`, whose weights move here; kernels: what computes on
-    a processor in float32, None for torch alone. Raises StartError for an activation this tower does not compute.
+    visual: the `Qwen2_5_VisionTransformerPretrainedModel` of the model; its weights are moved here. kernels: used on
+    the CPU in float32; None for torch alone. Raises StartError for an unsupported activation.
     """
 
     def __init__(self, visual: Any, kernels: Kernels | None = None) -> None:
         config = self._config = visual.config
         if config.hidden_act != "silu":
-            raise StartError(f"The vision tower's activation is {config.hidden_act!r}; the engine computes silu only.")
+            raise StartError(f"The vision tower's activation is {config.hidden_act!r}; the engine supports silu only.")
         self._heads: int = config.num_heads
         self._head_dim: int = config.hidden_size // config.num_heads
         self._merge: int = config.spatial_merge_size**2
@@ -70,33 +70,33 @@ class VisionTower:
         self._merge_up, self._merge_down = (Linear(*take_weights(merger.mlp[i]), layout) for i in (0, 2))
 
     def __call__(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
-        """Return the embeddings [patches / merge^2, hidden] of each picture.
+        """Return the embeddings [patches / merge^2, hidden] of each image.
 
-        pixels: [patches, channels * 2 * patch^2] of all pictures, in merge order; grids: [pictures, 3], in patches.
+        pixels: [patches, channels * 2 * patch^2] of all images, in merge order; grids: [images, 3], in patches.
         """
         order, windows = get_vision_window_index(
             grids, self._config.spatial_merge_size, self._config.window_size, self._config.patch_size
         )
-        pictures = get_vision_attention_seqlens(grids, self._config)[0]
+        images = get_vision_attention_seqlens(grids, self._config)[0]
         hidden = self._in_windows(self._embed(pixels.to(self.dtype)), order)
         rotary = self._in_windows(self._rotary_factors(hidden, grids), order)[:, None]
-        runs = {True: runs_of(pictures), False: runs_of(windows)}
+        groups = {True: group_equal(images), False: group_equal(windows)}
         for block in self._blocks:
-            hidden = self._forward(block, hidden, rotary, runs[block.full])
+            hidden = self._forward(block, hidden, rotary, groups[block.full])
         merged = self._norm(hidden).view(-1, self._merge * hidden.shape[1])
         merged = self._merge_down(F.gelu(self._merge_up(merged)))[torch.argsort(order)]
         return list(merged.split((grids.prod(-1) // self._merge).tolist()))
 
-    def _forward(self, block: _Block, hidden: Tensor, rotary: Tensor, runs: Runs) -> Tensor:
+    def _forward(self, block: _Block, hidden: Tensor, rotary: Tensor, groups: WindowGroups) -> Tensor:
         qkv = block.qkv(block.norm1(hidden)).view(hidden.shape[0], -1, self._head_dim)
         self._qk_norm_rope(qkv[:, : 2 * self._heads], rotary)
-        hidden = block.proj(_attend(qkv.unflatten(1, (3, self._heads)), runs), hidden)
+        hidden = block.proj(_attend(qkv.unflatten(1, (3, self._heads)), groups), hidden)
         return block.down(silu_and_mul(block.gate_up(block.norm2(hidden)), self._kernels), hidden)
 
     def _in_windows(self, rows: Tensor, order: Tensor) -> Tensor:
-        """Put rows [patches, ...] into the order of the windows, merged groups staying together."""
-        moved: Tensor = rows.unflatten(0, (-1, self._merge))[order].flatten(0, 1)
-        return moved
+        """Reorder rows [patches, ...] by window; patches that are merged stay adjacent."""
+        reordered: Tensor = rows.unflatten(0, (-1, self._merge))[order].flatten(0, 1)
+        return reordered
 
     def _rotary_factors(self, hidden: Tensor, grids: Tensor) -> Tensor:
         """Return the rotation factors, complex [patches, D/2]."""
@@ -105,7 +105,7 @@ class VisionTower:
         return torch.complex(cos, sin)
 
     def _take_block(self, block: Any, full: bool, layout: Layout) -> _Block:
-        """Move one block's weights here; the module keeps empty ones."""
+        """Move the weights of one block here; the module keeps empty tensors."""
         attention, mlp = block.attn, block.mlp
         halves, kernels = (mlp.gate_proj, mlp.up_proj), self._kernels
         norm1 = RmsNorm(block.norm1.weight, block.norm1.variance_epsilon, attention.qkv, kernels=kernels)
@@ -117,21 +117,21 @@ class VisionTower:
         return _Block(norm1=norm1, qkv=qkv, proj=proj, norm2=norm2, gate_up=gate_up, down=down, full=full)
 
     def _interleave_qk(self, rows: Tensor) -> Tensor:
-        """Interleave the rotary pairs of queries and keys; values stay. rows: [3 * heads * D, ...]."""
-        turned = 2 * self._heads * self._head_dim
-        return torch.cat([interleave(rows[:turned], self._head_dim), rows[turned:]])
+        """Interleave the rotary pairs of queries and keys, not of values. rows: [3 * heads * D, ...]."""
+        rotated = 2 * self._heads * self._head_dim
+        return torch.cat([interleave(rows[:rotated], self._head_dim), rows[rotated:]])
 
 
-def runs_of(ends: Tensor) -> Runs:
-    """Return runs of sequences of one length from their cumulative lengths, [0, ...]."""
+def group_equal(ends: Tensor) -> WindowGroups:
+    """Group consecutive windows of equal length. ends: cumulative lengths, starting with 0."""
     lengths = [length for length in ends.diff().tolist() if length]
     return [(len(list(same)), length) for length, same in groupby(lengths)]
 
 
-def _attend(qkv: Tensor, runs: Runs) -> Tensor:
-    """Return attention [T, heads * D] within each sequence. qkv: [T, 3, heads, D]."""
+def _attend(qkv: Tensor, groups: WindowGroups) -> Tensor:
+    """Return the attention [T, heads * D] within each window. qkv: [T, 3, heads, D]."""
     parts = []
-    for (count, length), rows in zip(runs, qkv.split([count * length for count, length in runs]), strict=True):
+    for (count, length), rows in zip(groups, qkv.split([count * length for count, length in groups]), strict=True):
         q, k, v = rows.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4).unbind(0)
         parts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.errors import ServiceError
+from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
-from engine.schedule.waiting_room import BATCH_EVERY, WaitingRoom
+from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
 
 

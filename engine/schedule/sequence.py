@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from engine.backend import Generation
-from engine.errors import DeadlineExceeded, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.text.detokenizer import Detokenizer
 from engine.types import Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
 
@@ -111,8 +111,8 @@ class Sequence:
         if now < self.waits_until:
             return None
         if self.started_at is None:
-            return DeadlineExceeded("The request waited too long for its turn.")
-        return DeadlineExceeded("The request did not finish in time.")
+            return DeadlineExceeded(Message("waited_too_long", "The request waited too long for its turn."))
+        return DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
 
     def keys(self) -> list[Hashable]:
         """Return one key for each token so far, equal where the model computes the same."""
@@ -121,7 +121,7 @@ class Sequence:
     def uniform(self, ahead: int = 0) -> float:
         """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""
         if self._random is None:
-            self._random = random.Random(self.sampling.seed)
+            self._random = random.Random(self.sampling.seed)  # nosec B311 # sampling is to be repeatable
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
         return self._uniforms[ahead]

@@ -1,8 +1,6 @@
-"""Who may come in, and who is next: bounded, and fair between clients. The one place that HTTP threads share with the
-engine's thread; no torch here.
+"""Admission and the queue: bounded, and fair between clients. What HTTP threads share with the engine's thread.
 
-A place is taken by `admit`, before any work for the request, and given back when it has ended: preparing, waiting and
-running requests all hold one. Of two priorities the lower one gets every eighth start while it waits.
+A request is in flight from `admit`, before any work is done for it, until `release`, `sweep` or `give_up`.
 """
 
 from __future__ import annotations
@@ -10,38 +8,34 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from engine.errors import NotReady, Overloaded, ServiceError
-from engine.schedule.fair_queue import FairQueue
+from engine.errors import RETRY_AFTER, NotReady, Overloaded, ServiceError
+from engine.schedule.in_flight import InFlight, Wake
+from engine.schedule.priority_queues import Held, PriorityQueues
 from engine.schedule.sequence import Sequence
-from engine.types import GenerationRequest, Priority, QueuePosition
+from engine.types import GenerationRequest, QueuePosition
 
-BATCH_EVERY = 8  # starts, of which one is left to the lower priority
 LONGEST_RETRY_AFTER = 60  # seconds
-RETRY_WHEN_CLOSED = 5  # seconds
-ORDER_LASTS = 0.5  # seconds for which a computed order is told, so that many may ask for their places
-RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
-
-Held = Mapping[Priority, Mapping[str, int]]
+ORDER_LASTS = 0.5  # seconds for which a computed order is reported, so that many may ask for their positions
 
 
 class WaitingRoom:
-    """Places for `capacity` requests, waiting ones holding at most `max_tokens` tokens of prompts together."""
+    """At most `capacity` requests in flight, the waiting ones holding at most `max_tokens` prompt tokens together.
 
-    def __init__(self, capacity: int, max_tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity, self._max_tokens, self._clock = capacity, max_tokens, clock
-        self._changed = threading.Condition()  # guards everything below but the mark of `disturb`
-        self._queues = {priority: FairQueue() for priority in Priority}
-        self._in_flight: Counter[str] = Counter()
-        self._preparing: Counter[str] = Counter()  # of these places, those whose request is not queued yet
-        self._waiting_tokens = 0
-        self._starts = 0
+    slots: a batch submits while fewer requests than these are in flight, and always if it has none.
+    """
+
+    def __init__(
+        self, capacity: int, max_tokens: int, clock: Callable[[], float] = time.monotonic, slots: int = 0
+    ) -> None:
+        self._max_tokens, self._clock = max_tokens, clock
+        self._changed = threading.Condition()  # guards everything below but `_abort_pending`
+        self._queue = PriorityQueues()
+        self._in_flight = InFlight(capacity, slots, clock)
         self._closed = False
         self._next_deadline = math.inf
-        self._last_end = 0.0
-        self._between_ends: float | None = None
         self._abort_pending = False
         self._held: Held = {}  # the engine's own counts, as last seen; only read here
         self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
@@ -50,27 +44,52 @@ class WaitingRoom:
     # --- any thread ---
 
     def admit(self, client: str) -> None:
-        """Take a place. Raises Overloaded at once where there is none, NotReady where the room is closed.
+        """Admit a request. Raises Overloaded at capacity, NotReady where the room is closed; never waits.
 
-        When every place is taken, a client that holds fewer than the greediest gets that one's newest waiting place.
+        At capacity, a client with fewer requests than the one with most evicts that one's newest waiting request.
         """
         with self._changed:
             self._check_open()
-            if self._in_flight.total() >= self._capacity:
-                victim = self._victim(self._in_flight, self._in_flight[client] + 1)
-                if victim is None:
-                    raise Overloaded("The service is busy; try again later.", self._retry_after())
-                self._evict(victim)
-            if not self._in_flight:
-                self._last_end = self._clock()  # idle time says nothing about the rate
-            self._in_flight[client] += 1
-            self._preparing[client] += 1
+            if not self._make_room(client):
+                raise Overloaded("The service is busy; try again later.", self._retry_after())
+            self._in_flight.enter(client)
+
+    def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
+        """Admit a request of a batch if it can run at once; return whether it was admitted.
+
+        alone: the batch has nothing in flight, so this one may also wait in the queue. If it is not admitted, `wake` is
+        called once, with this room's lock held, when it is worth trying again. Raises NotReady if the room is closed.
+        """
+        with self._changed:
+            self._check_open()
+            if self._in_flight.total < self._in_flight.slots or (alone and self._make_room(client)):
+                self._in_flight.forget(wake)
+                self._in_flight.enter(client)
+                return True
+            self._in_flight.expect(wake, alone)
+            return False
 
     def give_up(self, client: str) -> None:
-        """Give back the place of a request that was refused while it was prepared."""
+        """Count a request no longer that was refused while it was prepared."""
         with self._changed:
-            _take_one(self._preparing, client)
-            self._free(client)
+            self._in_flight.prepared(client)
+            self._leave(client)
+
+    def give_up_for_now(self, client: str, alone: bool, wake: Wake) -> None:
+        """Count a batch's request no longer that `put` refused; wake the batch when prompts have left the queue."""
+        with self._changed:
+            self._in_flight.prepared(client)
+            self._leave(client)
+            if self._queue.tokens:
+                self._in_flight.expect(wake, alone)
+            else:
+                wake()
+
+    def stop_waiting(self, wake: Wake) -> None:
+        """Forget a batch that submits nothing more; if it has been woken already, wake another in its place."""
+        with self._changed:
+            if not self._in_flight.forget(wake):
+                self._in_flight.wake_batch()
 
     def put(self, sequence: Sequence) -> None:
         """Queue an admitted sequence. Raises Overloaded where the waiting prompts would hold too many tokens.
@@ -81,67 +100,68 @@ class WaitingRoom:
             self._check_open()
             if not self._make_token_room(sequence):
                 raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
-            _take_one(self._preparing, sequence.request.client)
+            self._in_flight.prepared(sequence.request.client)
             self._insert(sequence)
 
     def notify_abort(self) -> None:
-        """Leave word that a sequence may have been aborted; takes no lock, so it may be called with any held."""
+        """Note that a sequence may have been aborted; takes no lock, so it may be called with any held."""
         self._abort_pending = True
 
     def num_in_flight(self) -> int:
-        """Return how many requests are in: preparing, waiting and running."""
+        """Return how many requests are being prepared, waiting and running."""
         with self._changed:
-            return self._in_flight.total()
+            return self._in_flight.total
 
     def estimated_wait(self) -> float:
-        """Return about how many seconds those who wait now will take to start, from the measured rate of ends."""
+        """Return in how many seconds those who wait now will have started, by the measured rate of ends."""
         with self._changed:
             return self._wait()
 
     def queue_position(self, request: GenerationRequest) -> QueuePosition | None:
-        """Return where a request stands, None if it does not wait; true to the order of ORDER_LASTS seconds ago."""
+        """Return where a request waits, None if it does not; by an order computed at most ORDER_LASTS seconds ago."""
         with self._changed:
             now = self._clock()
             if now >= self._order_until:
-                self._before = {id(sequence.request): number for number, sequence in enumerate(self._order())}
+                self._before = {
+                    id(sequence.request): number for number, sequence in enumerate(self._queue.order(self._held))
+                }
                 self._order_until = now + ORDER_LASTS
             before = self._before.get(id(request))
-            return None if before is None else QueuePosition(before, (before + 1) * (self._between_ends or 0.0))
+            between_ends = self._in_flight.between_ends or 0.0
+            return None if before is None else QueuePosition(before, (before + 1) * between_ends)
 
     def wait_until_empty(self, timeout: float) -> None:
-        """Wait until nobody holds a place, at most `timeout` seconds."""
+        """Wait until no request is in flight, at most `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._in_flight, timeout)
+            self._changed.wait_for(lambda: not self._in_flight.total, timeout)
 
     def close(self) -> None:
-        """Let nobody in any more, not even those who are being prepared."""
+        """Admit no request any more, and queue none that is being prepared."""
         with self._changed:
             self._closed = True
+            self._in_flight.wake_batches()
 
     # --- the engine's thread ---
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._queue)
 
     def peek(self, held: Held) -> Sequence | None:
-        """Return the sequence that `take` would give."""
+        """Return the sequence that `take` would return."""
         with self._changed:
             self._held = held
-            priority = self._next_priority()
-            return None if priority is None else self._queues[priority].peek(held[priority])
+            return self._queue.peek(held)
 
     def take(self, held: Held) -> Sequence | None:
-        """Take the next sequence out of the queue, None where nobody waits; it keeps its place.
+        """Take the next sequence out of the queue, None if none waits; it stays in flight.
 
         held: how many slots each client has, by priority.
         """
         with self._changed:
             self._held = held
-            if (priority := self._next_priority()) is None:
-                return None
-            self._starts += 1
-            sequence = self._queues[priority].take(held[priority])
-            self._forget(sequence)
+            sequence = self._queue.take(held)
+            if sequence is not None:
+                self._before.pop(id(sequence.request), None)
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
@@ -150,85 +170,64 @@ class WaitingRoom:
             self._insert(sequence, front=True)
 
     def release(self, client: str) -> None:
-        """Give back the place of a sequence that ran; the time between two such ends is the measured rate."""
+        """Count a sequence no longer that ran; the time between two such ends is the measured rate."""
         with self._changed:
-            now = self._clock()
-            gap, past = now - self._last_end, self._between_ends
-            self._between_ends = gap if past is None else RATE_MEMORY * past + (1 - RATE_MEMORY) * gap
-            self._last_end = now
-            self._free(client)
+            self._in_flight.ended()
+            self._leave(client)
 
     def sweep(self, now: float) -> list[tuple[Sequence, ServiceError]]:
-        """Remove the waiting sequences that were aborted or have waited too long, with their places and errors."""
+        """Remove the waiting sequences that were aborted or have waited too long; return them with their errors."""
         if not self._abort_pending and now < self._next_deadline:
             return []
         with self._changed:
             self._abort_pending = False
-            reasons = [(sequence, sequence.reason_to_end(now)) for sequence in self._waiting()]
+            reasons = [(sequence, sequence.reason_to_end(now)) for sequence in self._queue]
             ended = [(sequence, error) for sequence, error in reasons if error is not None]
             for sequence, _ in ended:
                 self._remove(sequence)
-                self._free(sequence.request.client)
-            self._next_deadline = min((sequence.waits_until for sequence in self._waiting()), default=math.inf)
+                self._leave(sequence.request.client)
+            self._next_deadline = min((sequence.waits_until for sequence in self._queue), default=math.inf)
             return ended
 
     def clear(self) -> list[Sequence]:
-        """Remove and return every waiting sequence; only the places of those being prepared stay taken."""
+        """Remove and return every waiting sequence; only requests that are being prepared stay in flight."""
         with self._changed:
-            waiting = self._waiting()
-            self._queues = {priority: FairQueue() for priority in Priority}
-            self._in_flight, self._waiting_tokens = Counter(self._preparing), 0
+            self._in_flight.clear()
             self._before.clear()
             self._changed.notify_all()
-            return waiting
+            return self._queue.clear()
 
     def check(self, running: Iterable[Sequence]) -> str | None:
-        """Return what is wrong with the books, None if each place is held by one request, given those that run."""
+        """Return what is wrong with the accounting, None if it matches the sequences that wait and run."""
         with self._changed:
-            holders = self._preparing + Counter(s.request.client for s in (*self._waiting(), *running))
-            if holders != self._in_flight:
-                return f"{self._in_flight.total()} places are held by {holders.total()} requests"
-            tokens = sum(sequence.num_prompt for sequence in self._waiting())
-            return None if tokens == self._waiting_tokens else f"{self._waiting_tokens} tokens wait, in truth {tokens}"
+            counted = self._in_flight
+            holders = counted.preparing + Counter(s.request.client for s in (*self._queue, *running))
+            if holders != counted.by_client:
+                return f"{counted.total} requests are counted in flight, and {holders.total()} are"
+            tokens = sum(sequence.num_prompt for sequence in self._queue)
+            if tokens != self._queue.tokens:
+                return f"{self._queue.tokens} tokens are counted as waiting, and {tokens} are"
+            return None
 
     # --- with the lock held ---
 
     def _check_open(self) -> None:
         if self._closed:
-            raise NotReady("The model has stopped; try again later.", RETRY_WHEN_CLOSED)
+            raise NotReady("The model has stopped; try again later.", RETRY_AFTER)
 
-    def _next_priority(self) -> Priority | None:
-        people, batch = len(self._queues[Priority.INTERACTIVE]), len(self._queues[Priority.BATCH])
-        if _is_for_batch(self._starts, bool(people), bool(batch)):
-            return Priority.BATCH
-        return Priority.INTERACTIVE if people else None
-
-    def _order(self) -> Iterator[Sequence]:
-        """Yield everybody who waits in the order in which they start, by the slots that clients hold now."""
-        order = {priority: deque(queue.order(self._held.get(priority, {}))) for priority, queue in self._queues.items()}
-        people, batch, starts = order[Priority.INTERACTIVE], order[Priority.BATCH], self._starts
-        while people or batch:
-            yield (batch if _is_for_batch(starts, bool(people), bool(batch)) else people).popleft()
-            starts += 1
-
-    def _waiting(self) -> list[Sequence]:
-        return [sequence for queue in self._queues.values() for sequence in queue]
-
-    def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
-        """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
-        for greedy, amount in held.most_common():
-            if amount <= bound:
-                return None
-            for priority in reversed(Priority):
-                newest = self._queues[priority].newest(greedy)
-                if newest is not None and newest.started_at is None:
-                    return newest
-        return None
+    def _make_room(self, client: str) -> bool:
+        """Return whether a client's next request can be admitted; evicts a request of a greedier client if need be."""
+        if not self._in_flight.full:
+            return True
+        victim = self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
+        if victim is not None:
+            self._evict(victim)
+        return victim is not None
 
     def _make_token_room(self, sequence: Sequence) -> bool:
-        while self._waiting_tokens and self._waiting_tokens + sequence.num_prompt > self._max_tokens:
+        while self._queue.tokens and self._queue.tokens + sequence.num_prompt > self._max_tokens:
             held: Counter[str] = Counter()
-            for waiting in self._waiting():
+            for waiting in self._queue:
                 held[waiting.request.client] += waiting.num_prompt
             victim = self._victim(held, held[sequence.request.client] + sequence.num_prompt)
             if victim is None:
@@ -236,43 +235,35 @@ class WaitingRoom:
             self._evict(victim)
         return True
 
+    def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
+        """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
+        for greedy, amount in held.most_common():
+            if amount <= bound:
+                return None
+            if (victim := self._queue.evictable(greedy)) is not None:
+                return victim
+        return None
+
     def _evict(self, victim: Sequence) -> None:
         self._remove(victim)
-        self._free(victim.request.client)
-        victim.generation.fail(Overloaded("Other clients came first; try again later.", self._retry_after()))
+        self._leave(victim.request.client)
+        victim.generation.fail(Overloaded("The service is at capacity; try again later.", self._retry_after()))
 
     def _insert(self, sequence: Sequence, front: bool = False) -> None:
-        self._queues[sequence.request.priority].put(sequence, front)
-        self._waiting_tokens += sequence.num_prompt
+        self._queue.put(sequence, front)
         self._next_deadline = min(self._next_deadline, sequence.waits_until)
 
     def _remove(self, sequence: Sequence) -> None:
-        self._queues[sequence.request.priority].remove(sequence)
-        self._forget(sequence)
+        self._queue.remove(sequence)
+        self._before.pop(id(sequence.request), None)  # another request's id() may soon be the same
 
-    def _forget(self, sequence: Sequence) -> None:
-        """Let a sequence that left its queue count no more; its request's id() may soon be another's."""
-        self._waiting_tokens -= sequence.num_prompt
-        self._before.pop(id(sequence.request), None)
-
-    def _free(self, client: str) -> None:
-        _take_one(self._in_flight, client)
-        if not self._in_flight:
+    def _leave(self, client: str) -> None:
+        self._in_flight.leave(client)
+        if not self._in_flight.total:
             self._changed.notify_all()
 
     def _wait(self) -> float:
-        return (self._between_ends or 0.0) * len(self)
+        return (self._in_flight.between_ends or 0.0) * len(self)
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._wait())))
-
-
-def _is_for_batch(starts: int, people: bool, batch: bool) -> bool:
-    """Return whether the start after so many others is one for the lower priority, given who waits."""
-    return batch and (not people or starts % BATCH_EVERY == BATCH_EVERY - 1)
-
-
-def _take_one(counts: Counter[str], client: str) -> None:
-    counts[client] -= 1
-    if counts[client] <= 0:
-        del counts[client]

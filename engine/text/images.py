@@ -18,13 +18,26 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from engine.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
+from engine.errors import Message, PayloadTooLarge, UnsupportedMediaType, ValidationError
 from engine.types import EncodedImage
 
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_IMAGE_PIXELS = 40_000_000
 MAX_IMAGE_SIDE = 16_384
 MAX_IMAGE_ASPECT = 200
+
+EMPTY = Message("image_empty", "The image is empty.")
+TOO_LARGE = Message("image_too_large", "The image is too large. Maximum size: {n} MiB", n=MAX_IMAGE_BYTES // 2**20)
+UNKNOWN_FORMAT = Message("image_format", "The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
+DAMAGED = Message("image_damaged", "The image is damaged or incomplete.")
+NO_PIXELS = Message("image_no_pixels", "The image has no pixels.")
+SIDE_TOO_LONG = Message("image_side", "The image is too wide or too high. Maximum side: {n} pixels", n=MAX_IMAGE_SIDE)
+TOO_MANY_PIXELS = Message(
+    "image_pixels", "The image has too many pixels. Maximum: {n} megapixels", n=MAX_IMAGE_PIXELS // 1_000_000
+)
+TOO_NARROW = Message("image_aspect", "The image is too narrow. Maximum aspect ratio: {n}", n=MAX_IMAGE_ASPECT)
+# Everything that may be wrong with an image, for a page that checks one before it is sent.
+PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,9 +57,9 @@ def check_header(data: bytes) -> EncodedImage:
     PayloadTooLarge (bytes, pixels or a side over the limit).
     """
     if not data:
-        raise ValidationError("The image is empty.", "image")
+        raise ValidationError(EMPTY, "image")
     if len(data) > MAX_IMAGE_BYTES:
-        raise PayloadTooLarge(f"The image is too large. Maximum size: {MAX_IMAGE_BYTES // 2**20} MiB")
+        raise PayloadTooLarge(TOO_LARGE)
     with _open(data) as image:
         width, height = image.size
     _check_size(width, height)
@@ -61,7 +74,7 @@ def decode(encoded: EncodedImage) -> Image.Image:
             image.load()
             return _upright(_to_rgb(image), image)
         except Exception as error:  # a damaged file can raise anything at all inside a decoder
-            raise ValidationError("The image is damaged or incomplete.", "image") from error
+            raise ValidationError(DAMAGED, "image") from error
 
 
 def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
@@ -80,28 +93,24 @@ def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
 def _open(data: bytes) -> ImageFile:
     plugin = _plugin(data)
     if plugin is None:
-        raise UnsupportedMediaType("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
+        raise UnsupportedMediaType(UNKNOWN_FORMAT)
     try:
         return plugin(BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels() from error
+        raise PayloadTooLarge(TOO_MANY_PIXELS) from error
     except Exception as error:  # a damaged file can raise anything at all inside a reader
-        raise ValidationError("The image is damaged or incomplete.", "image") from error
-
-
-def _too_many_pixels() -> PayloadTooLarge:
-    return PayloadTooLarge(f"The image has too many pixels. Maximum: {MAX_IMAGE_PIXELS // 1_000_000} megapixels")
+        raise ValidationError(DAMAGED, "image") from error
 
 
 def _check_size(width: int, height: int) -> None:
     if min(width, height) < 1:
-        raise ValidationError("The image has no pixels.", "image")
+        raise ValidationError(NO_PIXELS, "image")
     if max(width, height) > MAX_IMAGE_SIDE:
-        raise PayloadTooLarge(f"The image is too wide or too high. Maximum side: {MAX_IMAGE_SIDE} pixels")
+        raise PayloadTooLarge(SIDE_TOO_LONG)
     if width * height > MAX_IMAGE_PIXELS:
-        raise _too_many_pixels()
+        raise PayloadTooLarge(TOO_MANY_PIXELS)
     if max(width, height) > MAX_IMAGE_ASPECT * min(width, height):
-        raise ValidationError(f"The image is too narrow. Maximum aspect ratio: {MAX_IMAGE_ASPECT}", "image")
+        raise ValidationError(TOO_NARROW, "image")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

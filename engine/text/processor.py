@@ -26,12 +26,13 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from engine.errors import ValidationError
+from engine.errors import Message, ValidationError
 from engine.text.images import decode
 from engine.types import EncodedImage
 
 log = logging.getLogger("avito_ai.loading")
 
+# No hub is asked and no code from a checkpoint runs.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -78,7 +79,8 @@ class PictureProcessor:
         try:
             inputs = self._processor(images=[pixels], size=size, return_tensors="pt")
         except ValueError as error:
-            raise ValidationError("The image's shape is not one that this model can read.", "image") from error
+            message = Message("image_shape", "The image's shape is not one that this model can read.")
+            raise ValidationError(message, "image") from error
         return inputs["pixel_values"], inputs["image_grid_thw"]
 
     def _size(self, count: int) -> dict[str, int]:
@@ -105,13 +107,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer that is wrong both ways: prompts are cut differently than in training, and SentencePiece markers stay in
     decoded text. So where the two differ, the file is taken as it stands.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer has no tokenizer.json")
     file = folder / "tokenizer.json"
     if file.exists() and _pipeline(file.read_text("utf-8")) != _pipeline(tokenizer.backend_tokenizer.to_str()):
         log.info("the tokenizer in %s has a pipeline of its own", folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     return tokenizer
 
 

@@ -1,4 +1,5 @@
-"""The API of OpenAI's clients, under /v1.
+"""The OpenAI-compatible API under /v1.
 
-views -> chat, completions -> messages, sampling, tools, structured_output; requests holds the models of the bodies.
+views -> chat, completions -> messages, sampling, tools, structured_output. requests: the models of request bodies;
+chat_response, completions, answers: response bodies and stream events.
 """

@@ -1,4 +1,4 @@
-"""Whole answers in OpenAI's shapes, and the parts that events share with them."""
+"""The parts that bodies and stream events of /v1 have in common."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from routes.response_models import (
 )
 
 DONE = b"data: [DONE]\n\n"
-LOWEST_LOGPROB = -9999.0  # as OpenAI shows a token of no probability
+LOWEST_LOGPROB = -9999.0  # OpenAI's value for a token of negligible probability
 
 
 def error_event(error: ServiceError) -> bytes:
-    """Return the event that ends a stream which has begun and failed; no [DONE] follows it."""
+    """Return the last event of a stream that fails; no [DONE] follows it."""
     return sse.event(errors.openai_body(error))
 
 
 def finish_reason(completion: Completion) -> FinishReason:
-    """Return why an answer ended. An answer that was aborted is an error and no completion."""
+    """Return why an answer ended. An aborted answer raises an error and has no completion."""
     return "length" if completion.finish_reason == "length" else "stop"
 
 
 def usage(completions: Sequence[Completion], prompts: int = 1) -> Usage:
-    """Return the tokens counted; answers to one prompt count it once. prompts: how many there were."""
+    """Return the counts of tokens; several answers to one prompt count it once. prompts: the number of prompts."""
     each = len(completions) // prompts
-    asked = sum(completion.prompt_tokens for completion in completions[::each])
-    made = sum(completion.output_tokens for completion in completions)
+    prompt_tokens = sum(completion.prompt_tokens for completion in completions[::each])
+    completion_tokens = sum(completion.output_tokens for completion in completions)
     cached = sum(completion.cached_tokens for completion in completions[::each])
     return Usage(
-        prompt_tokens=asked,
-        completion_tokens=made,
-        total_tokens=asked + made,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
     )
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """Return log probabilities in the shape of chats; tokens without a text, such as the last one, are left out."""
+    """Return log probabilities as chats show them, without tokens that have no text, such as the end token."""
     return ChatLogprobs(content=[_chosen(token) for token in tokens if token.token], refusal=None)
 
 
@@ -63,7 +63,7 @@ def _chosen(token: TokenLogprob) -> ChosenTokenLogprob:
 
 
 def text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
-    """Return log probabilities in the shape of plain completions. offset: where the first token begins in the text."""
+    """Return log probabilities as plain completions show them. offset: of the first token, in characters."""
     shown = [token for token in tokens if token.token]
     offsets = []
     for token in shown:
@@ -78,10 +78,10 @@ def text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
 
 
 def _finite(logprob: float) -> float:
-    """Return a log probability that JSON can carry: minus infinity has no number there."""
+    """Return a log probability as JSON can represent it, which has no infinity."""
     return max(logprob, LOWEST_LOGPROB)
 
 
 def _bytes(token: str) -> list[int] | None:
-    """Return the bytes of a token; those of a part of a character are not known from its text."""
+    """Return the bytes of a token, None for a part of a character, whose text does not tell them."""
     return None if "\ufffd" in token else list(token.encode())

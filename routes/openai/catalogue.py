@@ -1,4 +1,4 @@
-"""The models as OpenAI's clients list them: by their names, and by what is really loaded where that differs."""
+"""The models that /v1 lists: by their names, and by the ids of the loaded checkpoints where those differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CREATED = int(time.time())
 
 
 def find(model_id: str) -> tuple[str, Backend]:
-    """Return the model's name and the model. Raises UnknownModel."""
+    """Return the name and the backend of a model. Raises UnknownModel."""
     for name, backend in services().models:
         if model_id in (name, backend.info.served_id):
             return name, backend
@@ -22,12 +22,12 @@ def find(model_id: str) -> tuple[str, Backend]:
 
 
 def entries() -> list[ModelEntry]:
-    """Return every id that can be asked for, a model's own name before that of its stand-in."""
+    """Return an entry for every id that requests can name; a model's name comes before its checkpoint's."""
     return [entry for _, backend in services().models for entry in _entries_of(backend)]
 
 
 def entry(model_id: str) -> ModelEntry:
-    """Return one model's entry. Raises UnknownModel."""
+    """Return the entry of one model. Raises UnknownModel."""
     _, backend = find(model_id)
     return _entry(model_id, backend)
 

@@ -1,4 +1,4 @@
-"""POST /v1/completions: texts to be continued, without a chat template."""
+"""POST /v1/completions: texts to continue, without a chat template."""
 
 from __future__ import annotations
 
@@ -21,27 +21,30 @@ from routes.openai.sampling import check_stream_options, choices
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 
-def cost(asked: CompletionRequest) -> int:
-    """Return how many answers are asked for."""
-    return len(_prompts(asked)) * (asked.n or 1)
+def cost(body: CompletionRequest) -> int:
+    """Return how many answers the request is charged for."""
+    return len(_prompts(body)) * (body.n or 1)
 
 
-def answer(asked: CompletionRequest) -> Response:
-    """Continue texts. Raises the typed error that the request is refused with or ends with."""
-    name, backend = catalogue.find(asked.model)
-    check_stream_options(asked)
-    prompts = _prompts(asked)
+def create_completion(body: CompletionRequest) -> Response:
+    """Continue texts. Raises the ServiceError that the request is refused with or fails with."""
+    name, backend = catalogue.find(body.model)
+    check_stream_options(body)
+    prompts = _prompts(body)
     _check_lengths(prompts, backend)
-    wanted = [(prompt, params) for prompt in prompts for params in choices(backend, asked, asked.logprobs)]
-    run = Run(name, backend, wanted)
-    shape = CompletionShape(run, asked, len(prompts))
-    if asked.stream:
-        return sse.EventStream(shape.events(), run.close).response()
-    return jsonify(shape.body(run.results()))
+    run = Run(
+        name,
+        backend,
+        [(prompt, params) for prompt in prompts for params in choices(backend, body, body.logprobs)],
+    )
+    response = CompletionResponse(run, body, len(prompts))
+    if body.stream:
+        return sse.EventStream(response.events(), run.close).response()
+    return jsonify(response.whole(run.results()))
 
 
-def _prompts(asked: CompletionRequest) -> list[Prompt]:
-    prompt = asked.prompt
+def _prompts(body: CompletionRequest) -> list[Prompt]:
+    prompt = body.prompt
     if isinstance(prompt, str):
         return [TextPrompt(prompt)]
     if isinstance(prompt[0], int):
@@ -50,42 +53,42 @@ def _prompts(asked: CompletionRequest) -> list[Prompt]:
 
 
 def _check_lengths(prompts: Sequence[Prompt], backend: Backend) -> None:
-    """Raise ContextTooLong for a text that no context could hold, before it is tokenized."""
+    """Raise ContextTooLong for a text that cannot fit into the context, before it is tokenized."""
     most = backend.info.max_model_len
     if any(isinstance(prompt, TextPrompt) and len(prompt.text) > LONGEST_TOKEN * most for prompt in prompts):
         raise ContextTooLong(f"The prompt is too long for this model's context of {most} tokens.", "prompt")
 
 
-class CompletionShape:
-    """The answers of one run in the shapes of plain completions."""
+class CompletionResponse:
+    """The response with the answers of one run; prompts: how many prompts the run has."""
 
-    def __init__(self, run: Run, asked: CompletionRequest, prompts: int) -> None:
+    def __init__(self, run: Run, body: CompletionRequest, prompts: int) -> None:
         self._run, self._prompts = run, prompts
-        self._logprobs = asked.logprobs is not None
-        self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+        self._logprobs = body.logprobs is not None
+        self._include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._id, self._created = f"cmpl-{request_state().request_id}", int(time.time())
 
-    def body(self, completions: Sequence[Completion]) -> TextCompletion:
-        """Return the whole answer."""
+    def whole(self, completions: Sequence[Completion]) -> TextCompletion:
+        """Return the body with all answers."""
         return TextCompletion(
             id=self._id,
             object="text_completion",
             created=self._created,
             model=self._run.served_id,
-            choices=[self._choice(number, completion) for number, completion in enumerate(completions)],
+            choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions, self._prompts),
         )
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
+        """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
         try:
             yield from self._events(idle)
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
-    def _choice(self, number: int, completion: Completion) -> TextChoice:
+    def _choice(self, index: int, completion: Completion) -> TextChoice:
         return TextChoice(
-            index=number,
+            index=index,
             text=completion.text,
             logprobs=answers.text_logprobs(completion.logprobs, 0) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
@@ -93,30 +96,30 @@ class CompletionShape:
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
-        plain = [self._text_events(number) for number in range(len(self._run))]
+        plain = [self._text_events(index) for index in range(len(self._run))]
         offsets = [0] * len(self._run)
-        for number, piece in self._run.pieces(idle):
+        for index, piece in self._run.pieces(idle):
             if piece is None:
-                completion = completions[number] = self._run.completion(number)
-                yield sse.event(self._chunk([_change(number, "", reason=completion.finish_reason)]))
+                completion = completions[index] = self._run.completion(index)
+                yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))
             elif self._logprobs and piece.logprobs:
-                yield self._with_logprobs(number, piece, offsets)
+                yield self._with_logprobs(index, piece, offsets)
             elif piece.text:
-                yield plain[number](piece.text)
+                yield plain[index](piece.text)
             elif not piece.token_ids:
                 yield sse.KEEP_ALIVE
-        if self._counts:
-            ordered = [completions[number] for number in range(len(self._run))]
+        if self._include_usage:
+            ordered = [completions[index] for index in range(len(self._run))]
             yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
         yield answers.DONE
 
-    def _with_logprobs(self, number: int, piece: Piece, offsets: list[int]) -> bytes:
-        told = answers.text_logprobs(piece.logprobs, offsets[number])
-        offsets[number] += len(piece.text)
-        return sse.event(self._chunk([_change(number, piece.text, told)]))
+    def _with_logprobs(self, index: int, piece: Piece, offsets: list[int]) -> bytes:
+        logprobs = answers.text_logprobs(piece.logprobs, offsets[index])
+        offsets[index] += len(piece.text)
+        return sse.event(self._chunk([_change(index, piece.text, logprobs)]))
 
-    def _text_events(self, number: int) -> sse.TextEvents:
-        return sse.TextEvents(self._chunk([_change(number, sse.TextEvents.HOLE)]))
+    def _text_events(self, index: int) -> sse.TextEvents:
+        return sse.TextEvents(self._chunk([_change(index, sse.TextEvents.HOLE)]))
 
     def _chunk(self, choices: list[Any]) -> dict[str, Any]:
         """Return the object of one event."""
@@ -127,8 +130,8 @@ class CompletionShape:
             "model": self._run.served_id,
             "choices": choices,
         }
-        return shown | ({"usage": None} if self._counts else {})
+        return shown | ({"usage": None} if self._include_usage else {})
 
 
-def _change(number: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:
-    return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
+def _change(index: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}

@@ -1,4 +1,4 @@
-"""The messages of a chat: what each role may say, and the conversation they make for a model's template."""
+"""The messages of a chat: the fields of each role, and the conversation as a chat template takes it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from engine.errors import ContextTooLong, ServiceError, Unsupported, ValidationE
 from engine.text.images import check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.openai.base import OpenaiRequest
-from routes.parsing import picture_in_data_url
+from routes.parsing import image_in_data_url
 from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
-MAX_PICTURES = 4
-# No token of the vocabularies that we serve is longer, so that a text too long for certain is never tokenized.
+MAX_IMAGES = 4
+# No token of the served vocabularies is longer, so a text that cannot fit is refused without tokenizing it.
 LONGEST_TOKEN = 128  # characters
 
 TEXT, PARTS = f"{BRANCH}text", f"{BRANCH}parts"
@@ -34,35 +34,35 @@ class TextPart(OpenaiRequest):
 
 
 class ImageUrl(OpenaiRequest):
-    """A picture in a data URL; pictures are always read in full detail, and nothing is fetched from elsewhere."""
+    """An image as a data URL; images are always read in full detail and never fetched from other addresses."""
 
     url: Annotated[str, Field(description="A base64 data URL: data:image/png;base64,...")]
     detail: Literal["auto", "high"] | None = None
 
 
 class ImagePart(OpenaiRequest):
-    """A picture."""
+    """An image."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
 
 
 class RefusalPart(OpenaiRequest):
-    """What an assistant refused to say, as its own turn gave it."""
+    """A refusal in an earlier answer."""
 
     type: Literal["refusal"]
     refusal: str
 
 
 class CalledFunction(OpenaiRequest):
-    """The function of a call, its arguments a JSON text."""
+    """The function of a call; arguments: a JSON text."""
 
     name: str
     arguments: str
 
 
 class ToolCall(OpenaiRequest):
-    """A call that the assistant made in an earlier turn."""
+    """A call in an earlier answer."""
 
     id: str
     type: Literal["function"] | None = None
@@ -84,7 +84,7 @@ AssistantContent = Annotated[
 
 
 class SystemMessage(OpenaiRequest):
-    """Instructions; `name` is accepted and changes nothing, here and in the other roles."""
+    """Instructions; `name` is accepted and ignored, in every role."""
 
     role: Literal["system", "developer"]
     content: TextContent
@@ -92,7 +92,7 @@ class SystemMessage(OpenaiRequest):
 
 
 class UserMessage(OpenaiRequest):
-    """What the user says; pictures for a model that reads them."""
+    """A message of the user; images only for a model that reads them."""
 
     role: Literal["user"]
     content: UserContent
@@ -100,7 +100,7 @@ class UserMessage(OpenaiRequest):
 
 
 class AssistantMessage(OpenaiRequest):
-    """An earlier answer, given back as it came."""
+    """An earlier answer."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
@@ -130,65 +130,65 @@ def _called(call: ToolCall) -> dict[str, Any]:
 
 
 class Conversation:
-    """The messages as a template takes them, and the pictures in their order.
+    """The messages as a chat template takes them, and their images in order.
 
-    Raises ValidationError and its kin, with the message to blame, for pictures that cannot be read and for texts that
-    no context could hold.
+    Raises ServiceError with the path of the part for images that cannot be read, and for texts that cannot fit into
+    the context.
     """
 
     def __init__(self, messages: Sequence[Message], info: ModelInfo) -> None:
         self.images: list[EncodedImage] = []
         self._info = info
         self._characters = 0
-        self.messages = tuple(self._plain(message, f"messages[{place}]") for place, message in enumerate(messages))
+        self.messages = tuple(self._plain(message, f"messages[{index}]") for index, message in enumerate(messages))
         if self._characters > LONGEST_TOKEN * info.max_model_len:
             raise ContextTooLong(
                 f"The messages are too long for this model's context of {info.max_model_len} tokens.", "messages"
             )
 
-    def _plain(self, message: Message, where: str) -> dict[str, Any]:
+    def _plain(self, message: Message, path: str) -> dict[str, Any]:
         if isinstance(message, AssistantMessage):
-            return self._assistant(message, where)
-        content = self._content(message.content, f"{where}.content")
+            return self._assistant(message, path)
+        content = self._content(message.content, f"{path}.content")
         if isinstance(message, ToolMessage):
             return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
-        # Templates know `system`; OpenAI's later name for it would be dropped by them.
+        # Templates know `system` and drop `developer`, its later name.
         return {"role": "user" if isinstance(message, UserMessage) else "system", "content": content}
 
-    def _assistant(self, message: AssistantMessage, where: str) -> dict[str, Any]:
+    def _assistant(self, message: AssistantMessage, path: str) -> dict[str, Any]:
         if message.content is None and not message.tool_calls and message.refusal is None:
-            raise ValidationError(f"{where}.content is required.", f"{where}.content")
+            raise ValidationError(f"{path}.content is required.", f"{path}.content")
         said = message.content if message.content is not None else message.refusal or ""
-        turn: dict[str, Any] = {"role": "assistant", "content": self._content(said, f"{where}.content")}
+        answer: dict[str, Any] = {"role": "assistant", "content": self._content(said, f"{path}.content")}
         if message.tool_calls:
-            turn["tool_calls"] = [_called(call) for call in message.tool_calls]
+            answer["tool_calls"] = [_called(call) for call in message.tool_calls]
             self._characters += sum(len(call.function.arguments) for call in message.tool_calls)
-        return turn
+        return answer
 
-    def _content(self, content: str | Sequence[Any], where: str) -> str | list[dict[str, str]]:
+    def _content(self, content: str | Sequence[Any], path: str) -> str | list[dict[str, str]]:
         if isinstance(content, str):
             self._characters += len(content)
             return content
-        return [self._part(part, f"{where}[{place}]") for place, part in enumerate(content)]
+        return [self._part(part, f"{path}[{index}]") for index, part in enumerate(content)]
 
-    def _part(self, part: TextPart | RefusalPart | ImagePart, where: str) -> dict[str, str]:
+    def _part(self, part: TextPart | RefusalPart | ImagePart, path: str) -> dict[str, str]:
         if isinstance(part, ImagePart):
-            self._take_picture(part.image_url.url, f"{where}.image_url.url")
+            self._add_image(part.image_url.url, f"{path}.image_url.url")
             return {"type": "image"}
         text = part.text if isinstance(part, TextPart) else part.refusal
         self._characters += len(text)
         return {"type": "text", "text": text}
 
-    def _take_picture(self, url: str, where: str) -> None:
+    def _add_image(self, url: str, path: str) -> None:
         if not self._info.vision:
-            raise Unsupported("This model does not read images.", where)
-        if len(self.images) == MAX_PICTURES:
-            raise ValidationError(f"A request may carry at most {MAX_PICTURES} images.", where)
+            raise Unsupported("This model does not read images.", path)
+        if len(self.images) == MAX_IMAGES:
+            raise ValidationError(f"A request may carry at most {MAX_IMAGES} images.", path)
         if url[:4].lower() == "http":
-            raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", where)
+            raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", path)
         try:
-            self.images.append(check_header(picture_in_data_url(url)))
+            self.images.append(check_header(image_in_data_url(url)))
         except ServiceError as error:
             if isinstance(error, ValidationError):
-                error.param = where
+                error.param = path
             raise

@@ -1,7 +1,7 @@
-"""What a model's text says beside its answer: a reasoning block at its start, calls of tools between its lines.
+"""Parses the text of a model into reasoning at its start, tool calls and the answer itself.
 
-A parser is fed the text as it comes and gives out what can be told for certain; whatever is fed to it comes out again,
-as one thing or another. A call that is not valid JSON, or names no tool of the request, is left in the content.
+The parser takes the text in pieces and returns each part as soon as it is unambiguous; no text is lost. A call that is
+not valid JSON, or names no tool of the request, stays in the content.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ THINK, THINK_END = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A part of the answer itself."""
+    """A piece of the answer itself."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """A part of what the model thought before it answered."""
+    """A piece of the reasoning before the answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A whole call; arguments: a JSON text, as the model wrote it."""
+    """A complete call; arguments: a JSON text."""
 
     id: str
     name: str
@@ -42,22 +42,22 @@ Part = Content | Reasoning | Call
 
 
 class OutputParser:
-    """Takes one answer apart. tools: the names that may be called; thinks: whether a reasoning block may come first."""
+    """Parses one answer. tools: the functions it may call; reasoning: whether a reasoning block may come first."""
 
-    def __init__(self, tools: Set[str], thinks: bool) -> None:
+    def __init__(self, tools: Set[str], reasoning: bool) -> None:
         self._tools = tools
         self._held = ""
-        self._read = self._begin if thinks else self._content
-        self._fresh = False  # after a mark, whose line ends mean nothing
+        self._read = self._begin if reasoning else self._content
+        self._after_tag = False  # line ends after a tag are dropped
         self.calls = 0
 
     def feed(self, text: str) -> list[Part]:
-        """Take the next text and return what is certain now."""
+        """Take the next piece of text and return the parts that are unambiguous now."""
         self._held += text
         return [part for part in self._parts() if not isinstance(part, Content | Reasoning) or part.text]
 
     def finish(self) -> list[Part]:
-        """Return what is left at the end; what was begun and not ended is content, or an unfinished thought."""
+        """Return the rest at the end: an unfinished call is content, unfinished reasoning is reasoning."""
         rest, self._held = self._held, ""
         if self._read == self._reasoning:
             return [Reasoning(rest)] if rest else []
@@ -69,13 +69,13 @@ class OutputParser:
         reader = None
         while reader != self._read:
             reader = self._read
-            if self._fresh:
+            if self._after_tag:
                 self._held = self._held.lstrip("\n")
-                self._fresh = not self._held
+                self._after_tag = not self._held
             yield from reader()
 
     def _enter(self, reader: Callable[[], Iterator[Part]], rest: str) -> None:
-        self._read, self._held, self._fresh = reader, rest, True
+        self._read, self._held, self._after_tag = reader, rest, True
 
     def _begin(self) -> Iterator[Part]:
         start = self._held.lstrip()
@@ -86,14 +86,14 @@ class OutputParser:
         yield from ()
 
     def _reasoning(self) -> Iterator[Part]:
-        thought, ended, rest = self._held.partition(THINK_END)
+        reasoning, ended, rest = self._held.partition(THINK_END)
         if ended:
             self._enter(self._content, rest)
-            yield Reasoning(thought.rstrip())
+            yield Reasoning(reasoning.rstrip())
             return
-        shown = _certain(self._held, THINK_END)
-        self._held = self._held[len(shown) :]
-        yield Reasoning(shown)
+        certain = _certain(self._held, THINK_END)
+        self._held = self._held[len(certain) :]
+        yield Reasoning(certain)
 
     def _content(self) -> Iterator[Part]:
         while self._tools and (start := self._held.find(CALL)) >= 0:
@@ -110,9 +110,9 @@ class OutputParser:
                 self.calls += 1
                 yield call
             self._held = rest
-        shown = _certain(self._held, CALL) if self._tools else self._held
-        self._held = self._held[len(shown) :]
-        yield Content(shown)
+        certain = _certain(self._held, CALL) if self._tools else self._held
+        self._held = self._held[len(certain) :]
+        yield Content(certain)
 
     def _before(self, text: str) -> Iterator[Part]:
         if text.strip():
@@ -120,8 +120,8 @@ class OutputParser:
 
     def _call(self, body: str) -> Call | None:
         try:
-            called = json.loads(body)
-            name, arguments = called["name"], called.get("arguments", {})
+            call = json.loads(body)
+            name, arguments = call["name"], call.get("arguments", {})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         if name not in self._tools or not isinstance(arguments, dict):
@@ -129,7 +129,7 @@ class OutputParser:
         return Call(f"call_{uuid.uuid4().hex[:24]}", name, json.dumps(arguments, ensure_ascii=False))
 
 
-def _certain(text: str, token: str) -> str:
-    """Return the text less an end that may be the beginning of the token, and less the blanks before that."""
-    length = next((size for size in range(len(token) - 1, 0, -1) if text.endswith(token[:size])), 0)
+def _certain(text: str, tag: str) -> str:
+    """Return the text without a suffix that may be a prefix of the tag, and without the blanks before that."""
+    length = next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
     return text[: len(text) - length].rstrip()

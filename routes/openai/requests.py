@@ -1,7 +1,7 @@
-"""What may be asked of /v1, as models that validate requests and describe them alike.
+"""The request bodies of /v1, as models that validate them and describe them in OpenAPI.
 
-A field's description completes "<field> must be ...". A field that allows a single value is one we do not support:
-that value is its neutral one.
+A field's description completes "<field> must be ...". A field that allows a single value is not supported: the value
+is the one that leaves the answer unchanged.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ OneOrMoreStops = Annotated[
 
 
 class StreamOptions(OpenaiRequest):
-    """include_usage: a last event with the tokens counted; obfuscation is never added."""
+    """include_usage: add a last event with the counts of tokens; obfuscation is never added."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class SamplingRequest(OpenaiRequest):
-    """What chat and completions share. Absent sampling fields take the checkpoint's own values."""
+    """The fields that both routes have. Absent sampling fields take the checkpoint's values."""
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     max_tokens: int | None = None
@@ -76,7 +76,7 @@ class SamplingRequest(OpenaiRequest):
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = Field(None, description="true or false")
-    # Accepted, and without effect.
+    # Accepted and ignored.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -87,13 +87,13 @@ class SamplingRequest(OpenaiRequest):
 
 
 class ChatTemplateKwargs(OpenaiRequest):
-    """enable_thinking: let the model reason before it answers; off unless asked for."""
+    """enable_thinking: let the model reason before it answers; off by default."""
 
     enable_thinking: bool | None = None
 
 
 class ChatRequest(SamplingRequest):
-    """A conversation to be answered."""
+    """A conversation to answer."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
@@ -106,7 +106,7 @@ class ChatRequest(SamplingRequest):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
         None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
     )
-    parallel_tool_calls: bool | None = None  # accepted, and without effect
+    parallel_tool_calls: bool | None = None  # accepted and ignored
     audio: None = Field(None, description="absent; this service writes text alone")
     prediction: None = Field(None, description="absent; predictions are not used")
     web_search_options: None = Field(None, description="absent; nothing is searched")
@@ -121,7 +121,7 @@ Tokens = Annotated[list[Number], Field(min_length=1)]
 
 
 def _kind_of_prompt(value: Any) -> str:
-    """Tell a text, a list of texts, the tokens of one prompt, and those of several apart by their beginning."""
+    """Tell a text, a list of texts, the tokens of one prompt and those of several apart by the first element."""
     if not isinstance(value, list):
         return f"{BRANCH}text"
     first = value[0] if value else ""
@@ -144,16 +144,17 @@ Prompts = Annotated[
 
 
 def _no_switch(value: Any) -> Any:
-    """Tell true from 1, which Python takes for equal."""
+    """Return a bool as text: Python takes true for 1, which the field allows."""
     return str(value) if isinstance(value, bool) else value
 
 
 def _no_number(value: Any) -> Any:
+    """Return all but a bool as text: Python takes 0 for false, which the field allows."""
     return value if isinstance(value, bool) else str(value)
 
 
 class CompletionRequest(SamplingRequest):
-    """Texts to be continued, without a chat template."""
+    """Texts to continue, without a chat template."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")

@@ -1,4 +1,4 @@
-"""The form that an answer must have: an object, an object of a schema, or a call of a tool, held to it by a grammar."""
+"""Structured output: a JSON object, JSON of a schema or a forced tool call, enforced by a grammar."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JsonObjectFormat(OpenaiRequest):
 
 
 class JsonSchema(OpenaiRequest):
-    """A schema and its name; strict is accepted, the answer always keeps to the schema."""
+    """A schema and its name; strict is accepted and ignored: the answer always conforms to the schema."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -46,7 +46,7 @@ class JsonSchema(OpenaiRequest):
 
 
 class JsonSchemaFormat(OpenaiRequest):
-    """JSON of a schema."""
+    """JSON that conforms to a schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
@@ -57,23 +57,23 @@ NewMask = Callable[[], TokenMask | None]
 RETRY_AFTER = 5  # seconds
 
 
-class GrammarShelf:
-    """The grammars of every model, made when the first request asks for one."""
+class GrammarCache:
+    """The compiled grammars of every model, each built by the first request that needs it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the field below
-        self._shelf: dict[str, Grammars] = {}
+        self._by_model: dict[str, Grammars] = {}
 
-    def of(self, backend: Backend) -> Grammars:
-        """Return a model's grammars. Raises Unsupported for a backend that cannot follow any, NotReady before it is."""
+    def for_model(self, backend: Backend) -> Grammars:
+        """Return a model's grammars. Raises Unsupported if it cannot follow any, NotReady while it is loading."""
         name = backend.info.name
         with self._lock:
-            if name not in self._shelf:
+            if name not in self._by_model:
                 vocabulary = backend.vocabulary()
                 if vocabulary is None:
                     raise _refusal(backend)
-                self._shelf[name] = Grammars(vocabulary)
-            return self._shelf[name]
+                self._by_model[name] = Grammars(vocabulary)
+            return self._by_model[name]
 
 
 def _refusal(backend: Backend) -> ServiceError:
@@ -82,28 +82,28 @@ def _refusal(backend: Backend) -> ServiceError:
     return NotReady("The model is not ready.", RETRY_AFTER)
 
 
-def masks(
-    wanted: TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
+def new_mask(
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
     toolbox: Toolbox,
     backend: Backend,
-    shelf: GrammarShelf,
+    cache: GrammarCache,
 ) -> NewMask:
-    """Return what makes the mask of each answer. Raises ValidationError and its kin, with the field to blame."""
-    field, grammar = _grammar(wanted, toolbox)
+    """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong."""
+    field, grammar = _grammar(response_format, toolbox)
     if grammar is None:
         return lambda: None
-    grammars = shelf.of(backend)
+    grammars = cache.for_model(backend)
     try:
-        grammars.mask(grammar)  # compiled and kept here, in the request's own time
+        grammars.mask(grammar)  # compiles it now, in the request's thread
     except ValidationError as error:
         raise ValidationError(f"{field} {error.message}.", field) from None
     return lambda: grammars.mask(grammar)
 
 
 def _grammar(
-    wanted: TextFormat | JsonObjectFormat | JsonSchemaFormat | None, toolbox: Toolbox
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None, toolbox: Toolbox
 ) -> tuple[str, str | None]:
-    free = wanted is None or isinstance(wanted, TextFormat)
+    free = response_format is None or isinstance(response_format, TextFormat)
     if toolbox.forced:
         if not free:
             raise ValidationError("response_format and a forced tool_choice contradict each other.", "response_format")
@@ -114,14 +114,14 @@ def _grammar(
         return SCHEMA, None
     if toolbox.names:
         raise ValidationError("response_format and tools cannot be combined here.", "response_format")
-    own = wanted.json_schema.schema_ if isinstance(wanted, JsonSchemaFormat) else None
+    own = response_format.json_schema.schema_ if isinstance(response_format, JsonSchemaFormat) else None
     schema = {"type": "object"} if own is None else own
     check_schema(schema, SCHEMA)
     return SCHEMA, json_grammar(compact(schema))
 
 
 def check_schema(schema: Any, field: str) -> None:
-    """Raise ValidationError for a schema that is too long, too deep or too large to be compiled."""
+    """Raise ValidationError for a schema that is too long, too deep or too large to compile."""
     if len(compact(schema).encode()) > MAX_SCHEMA_BYTES:
         raise ValidationError(f"{field} is too long. Maximum: {MAX_SCHEMA_BYTES // 1024} KiB", field)
     values = 0

@@ -1,4 +1,4 @@
-"""The functions a model may call, whether it may or must, and the grammar that makes it."""
+"""The functions that a model may or must call, and the grammar that forces a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_FORCED_CALLS = 8
 
 
 class Function(OpenaiRequest):
-    """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always keep to it."""
+    """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always conform to it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     description: str | None = None
@@ -35,7 +35,7 @@ class Tool(OpenaiRequest):
 
 
 class FunctionName(OpenaiRequest):
-    """The function to be called."""
+    """The function to call."""
 
     name: str
 
@@ -58,7 +58,7 @@ ToolChoice = Annotated[
 
 
 class Toolbox:
-    """The tools of one request. Raises ValidationError and its kin for a choice that the tools do not allow."""
+    """The tools of one request. Raises ValidationError for a choice that the tools do not allow."""
 
     def __init__(self, tools: list[Tool] | None, choice: str | NamedTool | None, info: ModelInfo) -> None:
         self._tools = {tool.function.name: tool for tool in tools or []}
@@ -79,7 +79,7 @@ class Toolbox:
 
     @property
     def shown(self) -> tuple[dict[str, Any], ...]:
-        """The tools as a chat template takes them; a model that may not call any is not shown them."""
+        """The tools as a chat template takes them; none if the model may not call any."""
         if self._choice == "none":
             return ()
         return tuple(_shown(tool) for tool in self._tools.values())
@@ -90,11 +90,11 @@ class Toolbox:
         return self._choice not in ("none", "auto")
 
     def schemas(self) -> list[dict[str, Any]]:
-        """Return the schemas that a forced answer has to keep to."""
+        """Return the schemas of the functions that a forced call may name."""
         return [_parameters(tool) for tool in self._callable()]
 
     def lark(self) -> str:
-        """Return the grammar of a forced answer: one call of the named function, or one call or more of any."""
+        """Return the grammar of a forced answer: one call of the named function, or one or more calls of any."""
         called = self._callable()
         lines = [f"call_{number}: {_call_rule(tool)}" for number, tool in enumerate(called)]
         one = " | ".join(f"call_{number}" for number in range(len(called)))

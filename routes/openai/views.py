@@ -30,21 +30,21 @@ def model(model_id: str) -> Response:
 @openai.post("/chat/completions")
 def chat_completions() -> Response:
     """Answer a conversation."""
-    asked = _read(services().openai_models.chat)
-    charge(asked.n or 1)
-    return chat.answer(asked)
+    body = _read(services().openai_models.chat)
+    charge(body.n or 1)
+    return chat.create_chat_completion(body)
 
 
 @openai.post("/completions")
 def text_completions() -> Response:
     """Continue texts."""
-    asked = _read(services().openai_models.completion)
-    charge(completions.cost(asked))
-    return completions.answer(asked)
+    body = _read(services().openai_models.completion)
+    charge(completions.cost(body))
+    return completions.create_completion(body)
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
-    """Return the request; one that cannot be read counts as one."""
+    """Return the validated body; a body that is refused is charged as one answer."""
     try:
         return validated(model, parsing.json_object())
     except ServiceError:

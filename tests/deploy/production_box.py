@@ -91,7 +91,7 @@ class ProductionBox(Sandbox):
         self.python(cases=cases)
         self.venv_python.write_text(self.venv_python.read_text().replace('case "$*" in', f'case "$*" in {cases}'))
         self.say("python-lies-at", "/usr/bin/python3")
-        self.say("check-report", "The models run on the processor.\n")
+        self.say("check-report", "The models run on the CPU.\n")
         self.say("good")
         self.say("listens", "0.0.0.0 8085\n")
 

@@ -110,7 +110,7 @@ def test_loading_is_told_only_when_it_does_not_end() -> None:
 
 def test_what_systemd_gave_up_is_told_and_not_started() -> None:
     """Its reason would still be there."""
-    assert verdicts(Look("failed")) == [Verdict("systemd has given the service up; see: journalctl -u avito-ai -e")]
+    assert verdicts(Look("failed")) == [Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")]
 
 
 def test_restarts_are_few() -> None:
@@ -129,7 +129,7 @@ def test_trouble_is_told_once_and_its_end_too() -> None:
     for verdict in (Verdict("trouble"), Verdict("trouble", restart=True), Verdict(), Verdict()):
         lines = monitor.act(verdict, memory, 5.0, told.append, lambda: restarts.append(1))
         assert all(line.startswith(("<3>", "<5>")) for line in lines)
-    assert told == ["Avito AI API: trouble", "Avito AI API is well again."]
+    assert told == ["Avito AI API: trouble", "Avito AI API has recovered."]
     assert restarts == [1]
     assert memory.restarts == [5.0]
 
@@ -177,8 +177,8 @@ def test_trouble_reaches_the_webhook_and_the_exit_status(
     assert len(Webhook.heard) == 1
     systemctl("inactive")
     assert monitor.main(words) == 0
-    assert Webhook.heard[1] == "Avito AI API is well again."
-    assert capsys.readouterr().out.count("<3>systemd has given the service up") == 2
+    assert Webhook.heard[1] == "Avito AI API has recovered."
+    assert capsys.readouterr().out.count("<3>systemd has given up on the service") == 2
 
 
 def test_a_webhook_that_is_away_stops_nothing(
@@ -188,7 +188,7 @@ def test_a_webhook_that_is_away_stops_nothing(
     systemctl("failed")
     (tmp_path / "address").write_text("http://127.0.0.1:9/\n")
     assert monitor.main(["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]) == 1
-    assert "<3>the webhook was not reached" in capsys.readouterr().out
+    assert "<3>the webhook cannot be reached" in capsys.readouterr().out
     assert monitor.main(["--state", str(tmp_path / "other"), "--webhook", str(tmp_path / "none")]) == 1
     assert "webhook" not in capsys.readouterr().out
 

@@ -74,7 +74,7 @@ def test_a_port_that_is_none_is_left_to_the_settings(port: str) -> None:
 @pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid", "bad..name"])
 def test_an_address_of_another_machine_is_refused_with_its_name(host: str) -> None:
     """HOST must be an address of this machine."""
-    assert probe.describe_port(host, "8085", "/").startswith(f"taken HOST={host} is no address of this machine")
+    assert probe.describe_port(host, "8085", "/").startswith(f"taken HOST={host} is not an address of this machine")
 
 
 def test_a_port_for_root_alone_is_refused_with_a_way_out() -> None:

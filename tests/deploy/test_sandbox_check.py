@@ -87,7 +87,7 @@ def test_a_folder_that_the_sandbox_hides_must_move() -> None:
 
 def test_the_processor_is_no_trouble() -> None:
     """Where it is asked for."""
-    assert "processor" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
+    assert "CPU" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
 
 
 def gpu_line(survey: Survey, gpus: int, use: Callable[[], str]) -> str:
@@ -96,7 +96,7 @@ def gpu_line(survey: Survey, gpus: int, use: Callable[[], str]) -> str:
 
 def test_the_gpu_is_used_once() -> None:
     """Seeing it is not enough."""
-    assert gpu_line(ONE_GPU, 1, lambda: "NVIDIA H200") == "CUDA computes on NVIDIA H200."
+    assert gpu_line(ONE_GPU, 1, lambda: "NVIDIA H200") == "The models run on NVIDIA H200; CUDA works."
 
 
 def test_a_gpu_that_torch_cannot_see_is_an_error() -> None:
@@ -113,7 +113,7 @@ def test_a_gpu_that_cannot_compute_is_an_error() -> None:
         raise RuntimeError("CUDA error: out of memory\nmore\nmore")
 
     line = gpu_line(ONE_GPU, 1, fail)
-    assert line.startswith("Error: CUDA sees the GPU and cannot compute on it: CUDA error: out of memory.")
+    assert line.startswith("Error: CUDA sees the GPU but cannot compute on it: CUDA error: out of memory.")
 
 
 def run(*, temperature: str) -> subprocess.CompletedProcess[str]:
@@ -125,7 +125,7 @@ def run(*, temperature: str) -> subprocess.CompletedProcess[str]:
 def test_the_whole_check_as_the_unit_runs_it() -> None:
     """Status 0 and its lines; with a wrong setting status 1 and the mistake."""
     done = run(temperature="0.5")
-    assert (done.returncode, done.stdout) == (0, "The models run on the processor.\n")
+    assert (done.returncode, done.stdout) == (0, "The models run on the CPU.\n")
     done = run(temperature="hot")
     assert done.returncode == 1
     assert done.stdout.startswith("Error: TEMPERATURE=")

@@ -104,7 +104,7 @@ def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: M
     """Ready or not, with each model and the reason."""
     ready, lines = service.state(os.getpid())
     assert ready
-    assert "avibe ready, avision ready, on the processor" in lines[0]
+    assert "avibe ready, avision ready, on the CPU" in lines[0]
     models.get("avibe").become(Status.STALLED)
     ready, lines = service.state(os.getpid())
     assert not ready
@@ -117,7 +117,7 @@ def test_nobody_who_listens_is_not_ready(capsys: pytest.CaptureFixture[str]) -> 
     """That is said as well."""
     assert service.main(["state", "999999999"]) == 1
     assert service.main(["url", "999999999"]) == 0
-    assert capsys.readouterr().out == "==> readiness  nothing listens\nnowhere\n"
+    assert capsys.readouterr().out == "==> readiness  the process does not listen\nnowhere\n"
 
 
 def test_a_port_that_does_not_speak_http_is_no_answer() -> None:
@@ -149,7 +149,7 @@ def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.Cap
     """Whoever deploys often is not taken for a broken service."""
     ask.prove(base)
     ask.prove(base)
-    assert capsys.readouterr().out.count("was not asked") == 2
+    assert capsys.readouterr().out.count("was not checked") == 2
 
 
 def test_a_service_that_is_not_ready_is_not_proven(
@@ -179,7 +179,7 @@ def test_no_answer_at_all_is_a_wrong_one() -> None:
 
 def test_the_smoke_tests_pass_against_the_service(base: str) -> None:
     """Each of them, but for the budget that this server has."""
-    for check in (smoke.check_page, smoke.check_text, smoke.check_picture, smoke.check_figures):
+    for check in (smoke.check_page, smoke.check_text, smoke.check_image, smoke.check_figures):
         check(base)
 
 
@@ -215,7 +215,7 @@ def test_the_smoke_tests_read_no_setting_of_the_operator(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("program", "limit", "sentence"),
     [
-        ("print('no GPU'); raise SystemExit(3)", 30.0, "ended with status 3 before it was ready.\nno GPU"),
+        ("print('no GPU'); raise SystemExit(3)", 30.0, "exited with status 3 before it was ready.\nno GPU"),
         ("import sys; print('begun', flush=True); sys.stdin.read()", 0.5, "was not ready in time"),
     ],
 )
@@ -247,5 +247,5 @@ def test_the_stop_is_tested_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     if passes:
         assert "smoke tests pass" in smoke.run(tmp_path, command)
     else:
-        with pytest.raises(WrongAnswer, match="ended with status 5 when it was asked to stop"):
+        with pytest.raises(WrongAnswer, match="exited with status 5 at SIGTERM"):
             smoke.run(tmp_path, command)

@@ -1,6 +1,6 @@
-"""The description of the API, held against a real server, every route of it.
+"""Every route of a real server against the description of the API.
 
-The long form, against a service of your own with its limits off (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0):
+The long form, against a running service with its limits off (RATE_LIMIT_PER_MINUTE=0, RATE_LIMIT_PER_HOUR=0):
 
     SCHEMATHESIS_HOOKS=tests.e2e.schemathesis_hooks schemathesis --config-file tests/e2e/schemathesis.toml \\
         run http://127.0.0.1:8085/api/openapi.json --max-examples 500
@@ -17,15 +17,15 @@ SEED, EXAMPLES = "1", "10"
 
 
 def answers(process):
-    """Return whether the server answers yet."""
+    """Return whether the server is ready."""
     try:
         return process.get("/api/health/ready", timeout=2)[0] == 200
     except OSError:
         return False
 
 
-def test_every_route_is_what_the_description_says(tmp_path):
-    """Valid requests are answered in the described shapes, invalid ones refused, other methods too; nothing breaks."""
+def test_every_route_matches_its_description(tmp_path):
+    """Valid requests get the described bodies, invalid ones and other methods are refused, nothing fails."""
     off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
     with GunicornProcess(tmp_path, app="tests.e2e.answering_app:app", **off) as server:
         until(lambda: answers(server))

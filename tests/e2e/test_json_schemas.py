@@ -1,4 +1,4 @@
-"""Two hundred generated schemas, each bounded: an answer that ends is of its schema, and one that is cut says so."""
+"""Two hundred generated schemas: a complete answer conforms to its schema, a cut one has finish_reason `length`."""
 
 import json
 import random
@@ -8,6 +8,7 @@ import jsonschema
 import openai
 import pytest
 
+NO_KEY = "none"  # the client insists on one, the service does not
 COUNT = 200
 MAX_TOKENS = 400
 AT_ONCE = 32
@@ -15,7 +16,7 @@ WORDS = ["alpha", "beta", "цена", "город", "size", "кот", "x", "tag-
 
 
 class SchemaMaker:
-    """Makes schemas whose every answer is short: all lengths, counts and numbers have an upper limit."""
+    """Makes schemas whose answers are short: all lengths, counts and numbers have an upper limit."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -64,11 +65,11 @@ class SchemaMaker:
 
 @pytest.fixture(scope="module")
 def answers(demo_server):
-    """Each schema with the text and the reason of its answer."""
+    """Each schema with the text and the finish reason of its answer."""
     maker = SchemaMaker(1)
     schemas = [maker.schema() for _ in range(COUNT)]
     with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{demo_server.port}/v1", api_key="none", max_retries=0, timeout=240
+        base_url=f"http://127.0.0.1:{demo_server.port}/v1", api_key=NO_KEY, max_retries=0, timeout=240
     ) as client:
 
         def ask(schema):
@@ -85,15 +86,15 @@ def answers(demo_server):
             return list(pool.map(ask, schemas))
 
 
-def test_every_answer_that_ends_is_of_its_schema(answers):
-    """Judged by another library than the one that made the grammar."""
+def test_every_complete_answer_conforms_to_its_schema(answers):
+    """Checked by another library than the one that compiles the grammar."""
     for schema, text, reason in answers:
         if reason == "stop":
             jsonschema.validate(json.loads(text), schema)
 
 
-def test_nearly_all_answers_end_and_the_others_say_that_they_were_cut(answers):
-    """At least 95 of 100; no third reason."""
+def test_nearly_all_answers_are_complete_and_the_others_are_cut(answers):
+    """At least 95 of 100 end with `stop`, the others with `length`."""
     reasons = [reason for _, _, reason in answers]
     assert set(reasons) <= {"stop", "length"}
     assert reasons.count("stop") >= 0.95 * COUNT

@@ -1,4 +1,4 @@
-"""OpenAI's own client, and LangChain's, against a real Gunicorn with the demo models: they work and change nothing."""
+"""OpenAI's client and LangChain's against a real Gunicorn with the demo models: they work unchanged."""
 
 import base64
 import json
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tests.e2e.gunicorn_process import ROOT
 from tests.fakes import picture
 
+NO_KEY = "none"  # the client insists on one, the service does not
 HELLO = [{"role": "user", "content": "Привет! Напиши объявление о продаже велосипеда."}]
 TOKENIZER = str(ROOT / "demo/avibe/tokenizer.json")
 SCHEMA = {
@@ -39,13 +40,13 @@ WEATHER = {
 }
 
 
-def form(schema):
+def schema_format(schema):
     """Return a response_format of a schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
-def with_picture(question, *colours):
-    """Return a message with pictures."""
+def with_images(question, *colours):
+    """Return a message with images of these colours."""
     urls = [f"data:image/png;base64,{base64.b64encode(picture(colour)).decode()}" for colour in colours]
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
@@ -53,18 +54,18 @@ def with_picture(question, *colours):
 
 @pytest.fixture(scope="module")
 def client(demo_server):
-    """The client as a user makes it, with retries off so that every failure is seen."""
-    with openai.OpenAI(base_url=f"http://127.0.0.1:{demo_server.port}/v1", api_key="none", max_retries=0) as client:
+    """The client as a user makes it, without retries, so that every failure is seen."""
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{demo_server.port}/v1", api_key=NO_KEY, max_retries=0) as client:
         yield client
 
 
-def chat(client, **asked):
-    """Ask Avibe for a short answer."""
-    return client.chat.completions.create(**({"model": "avibe", "messages": HELLO, "max_tokens": 24} | asked))
+def chat(client, **fields):
+    """Request a short answer from Avibe."""
+    return client.chat.completions.create(**({"model": "avibe", "messages": HELLO, "max_tokens": 24} | fields))
 
 
-def test_the_models_are_listed_by_both_their_names(client):
-    """The fixed names, and what is really loaded."""
+def test_the_models_are_listed_by_both_names(client):
+    """The fixed names and the ids of the loaded checkpoints."""
     assert [model.id for model in client.models.list()] == ["avibe", "avibe-demo", "avision", "avision-demo"]
     assert client.models.retrieve("avibe-demo").owned_by == "avito-ai"
     with pytest.raises(openai.NotFoundError) as caught:
@@ -73,7 +74,7 @@ def test_the_models_are_listed_by_both_their_names(client):
 
 
 def test_a_chat_is_answered(client):
-    """Text, reason, tokens counted, and the id that the response's headers carry."""
+    """Text, finish reason, counts of tokens, and the id from the response's headers."""
     raw = client.chat.completions.with_raw_response.create(model="avibe-demo", messages=HELLO, max_completion_tokens=8)
     answer = raw.parse()
     assert answer.id == f"chatcmpl-{raw.headers['x-request-id']}"
@@ -86,7 +87,7 @@ def test_a_chat_is_answered(client):
 
 
 def test_several_turns_of_every_role_are_read(client):
-    """System and developer, text parts, an earlier answer given back as it came."""
+    """System and developer messages, text parts, an earlier answer as it was received."""
     first = chat(client).choices[0].message
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -98,8 +99,8 @@ def test_several_turns_of_every_role_are_read(client):
     assert chat(client, messages=turns).choices[0].message.content
 
 
-def test_a_stream_says_the_same_as_the_whole_answer(client):
-    """Greedy: the parts joined are the answer; the last events carry the reason and the tokens counted."""
+def test_a_stream_equals_the_whole_answer(client):
+    """With greedy decoding the joined pieces are the answer; the last events have the reason and the usage."""
     whole = chat(client, temperature=0)
     events = list(chat(client, temperature=0, stream=True, stream_options={"include_usage": True}))
     assert events[0].choices[0].delta.role == "assistant"
@@ -112,7 +113,7 @@ def test_a_stream_says_the_same_as_the_whole_answer(client):
 
 
 def test_a_stream_passes_proxies_unbuffered(client):
-    """Server-sent events, not to be kept back or stored, ended by [DONE]."""
+    """Server-sent events that proxies neither buffer nor store, with [DONE] at the end."""
     with client.chat.completions.with_streaming_response.create(
         model="avibe", messages=HELLO, max_tokens=2, stream=True
     ) as response:
@@ -123,15 +124,15 @@ def test_a_stream_passes_proxies_unbuffered(client):
 
 
 def test_one_seed_gives_one_answer_and_n_gives_several(client):
-    """The same alone or in company; the choices of one request differ from each other."""
-    asked = {"temperature": 1.5, "seed": 7, "top_p": 1.0, "extra_body": {"top_k": 0, "min_p": 0.0}}
-    once, again = (chat(client, **asked).choices[0].message.content for _ in range(2))
-    three = chat(client, **asked, n=3)
+    """The same answer alone and among others; the choices of one request differ."""
+    fields = {"temperature": 1.5, "seed": 7, "top_p": 1.0, "extra_body": {"top_k": 0, "min_p": 0.0}}
+    once, again = (chat(client, **fields).choices[0].message.content for _ in range(2))
+    three = chat(client, **fields, n=3)
     assert once == again == three.choices[0].message.content
     assert [choice.index for choice in three.choices] == [0, 1, 2]
     assert len({choice.message.content for choice in three.choices}) > 1
     streamed = {0: "", 1: ""}
-    for event in chat(client, **asked, n=2, stream=True):
+    for event in chat(client, **fields, n=2, stream=True):
         for choice in event.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert [streamed[0], streamed[1]] == [choice.message.content for choice in three.choices[:2]]
@@ -149,8 +150,8 @@ def test_a_stop_string_ends_the_answer_and_is_not_shown(client):
     assert "".join(event.choices[0].delta.content or "" for event in streamed) == whole.partition(end)[0]
 
 
-def test_a_cut_answer_says_length(client):
-    """finish_reason is the truth."""
+def test_an_answer_at_its_limit_ends_with_length(client):
+    """finish_reason tells that the answer was cut."""
     answer = chat(client, max_tokens=1)
     assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 1)
 
@@ -170,7 +171,7 @@ def test_log_probabilities_come_with_every_token(client):
 
 
 def test_biases_change_the_answer(client):
-    """A token with -100 is not said, one with 100 alone."""
+    """A token with -100 is never generated, one with 100 always."""
     plain = chat(client, temperature=0, max_tokens=4).choices[0].message.content
     token = Tokenizer.from_file(TOKENIZER).encode(plain, add_special_tokens=False).ids[0]
     without = chat(client, temperature=0, max_tokens=4, logprobs=True, logit_bias={str(token): -100}).choices[0]
@@ -181,20 +182,20 @@ def test_biases_change_the_answer(client):
     assert not said & {token.token for token in without.logprobs.content}
 
 
-def test_pictures_are_seen(client):
-    """One picture and several; the same question about another picture is another prompt."""
+def test_images_are_read(client):
+    """One image and several; more images make a longer prompt."""
     one = client.chat.completions.create(
-        model="avision", messages=with_picture("What colour is it?", "red"), max_tokens=12, temperature=0
+        model="avision", messages=with_images("What colour is it?", "red"), max_tokens=12, temperature=0
     )
     two = client.chat.completions.create(
-        model="avision", messages=with_picture("What colours are they?", "red", "blue"), max_tokens=12, temperature=0
+        model="avision", messages=with_images("What colours are they?", "red", "blue"), max_tokens=12, temperature=0
     )
     assert one.choices[0].message.content
     assert two.choices[0].message.content
     assert two.usage.prompt_tokens > one.usage.prompt_tokens
     streamed = client.chat.completions.create(
         model="avision",
-        messages=with_picture("What colour is it?", "red"),
+        messages=with_images("What colour is it?", "red"),
         max_tokens=12,
         temperature=0,
         stream=True,
@@ -202,12 +203,12 @@ def test_pictures_are_seen(client):
     assert "".join(event.choices[0].delta.content or "" for event in streamed) == one.choices[0].message.content
 
 
-def test_an_answer_of_a_schema_is_of_that_schema(client):
-    """Whole and streamed; and any JSON object where only that is asked for."""
-    whole = chat(client, response_format=form(SCHEMA), max_tokens=200)
+def test_an_answer_conforms_to_its_schema(client):
+    """Whole and streamed; `json_object` gives any JSON object."""
+    whole = chat(client, response_format=schema_format(SCHEMA), max_tokens=200)
     assert whole.choices[0].finish_reason == "stop"
     jsonschema.validate(json.loads(whole.choices[0].message.content), SCHEMA)
-    streamed = chat(client, response_format=form(SCHEMA), max_tokens=200, stream=True)
+    streamed = chat(client, response_format=schema_format(SCHEMA), max_tokens=200, stream=True)
     jsonschema.validate(json.loads("".join(event.choices[0].delta.content or "" for event in streamed)), SCHEMA)
     cut = chat(client, response_format={"type": "json_object"}, max_tokens=5)
     assert cut.choices[0].message.content.startswith("{")
@@ -216,8 +217,8 @@ def test_an_answer_of_a_schema_is_of_that_schema(client):
             json.loads(cut.choices[0].message.content)
 
 
-def test_tools_are_called_when_they_must_be(client):
-    """Required or by name, whole or streamed: a call with arguments of its schema, and the result is read."""
+def test_forced_tools_are_called(client):
+    """`required` or a name, whole or streamed: a call with arguments of the schema; its result is accepted."""
     for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
         answer = chat(client, tools=[WEATHER], tool_choice=choice, max_tokens=200, seed=1, parallel_tool_calls=False)
         call = answer.choices[0].message.tool_calls[0]
@@ -266,7 +267,7 @@ MISTAKES = [
     ({"max_tokens": 2048}, "max_tokens"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "video", "url": ""}]}]}, "messages[0].content[0]"),
-    ({"messages": with_picture("What?", "red")}, "messages[0].content[0].image_url.url"),
+    ({"messages": with_images("What?", "red")}, "messages[0].content[0].image_url.url"),
     ({"n": 9}, "n"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"top_logprobs": 2}, "top_logprobs"),
@@ -274,25 +275,25 @@ MISTAKES = [
     ({"logit_bias": {"999999": 1}}, "logit_bias"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
-    ({"response_format": form({"type": "array", "uniqueItems": True})}, "response_format.json_schema.schema"),
+    ({"response_format": schema_format({"type": "array", "uniqueItems": True})}, "response_format.json_schema.schema"),
     ({"verbosity": "high"}, "verbosity"),
     ({"extra_body": {"best_of": 2}}, "best_of"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"), MISTAKES, ids=[f"{param}-{number}" for number, (_, param) in enumerate(MISTAKES)]
+    ("fields", "param"), MISTAKES, ids=[f"{param}-{number}" for number, (_, param) in enumerate(MISTAKES)]
 )
-def test_each_mistake_is_a_bad_request_that_names_its_field(client, asked, param):
-    """The client raises its own class, with the field in `param` and in the sentence."""
+def test_each_mistake_is_a_bad_request_that_names_the_field(client, fields, param):
+    """The client raises BadRequestError with the field in `param`."""
     with pytest.raises(openai.BadRequestError) as caught:
-        chat(client, **asked)
+        chat(client, **fields)
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
 
 
-def test_other_failures_have_the_clients_own_classes(client):
-    """Unknown model, a picture from elsewhere, a conversation over the context."""
+def test_other_failures_raise_the_clients_classes(client):
+    """An unknown model, an image at another address, a conversation longer than the context."""
     with pytest.raises(openai.NotFoundError):
         chat(client, model="gpt-4o")
     far = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]
@@ -303,9 +304,9 @@ def test_other_failures_have_the_clients_own_classes(client):
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_what_cannot_change_an_answer_is_accepted(client):
-    """Programs that set it need not be changed."""
-    asked = {
+def test_fields_without_effect_are_accepted(client):
+    """Programs that set them need not be changed."""
+    fields = {
         "user": "somebody",
         "metadata": {"a": "b"},
         "store": False,
@@ -319,16 +320,16 @@ def test_what_cannot_change_an_answer_is_accepted(client):
         "stop": None,
     }
     assert (
-        chat(client, temperature=0, **asked).choices[0].message.content
+        chat(client, temperature=0, **fields).choices[0].message.content
         == chat(client, temperature=0).choices[0].message.content
     )
 
 
-def test_langchain_asks_streams_and_calls(demo_server):
-    """ChatOpenAI with nothing but a base URL: invoke, stream, structured output and tools."""
+def test_langchain_works(demo_server):
+    """ChatOpenAI with a base URL: invoke, stream, structured output and tools."""
     model = ChatOpenAI(
         base_url=f"http://127.0.0.1:{demo_server.port}/v1",
-        api_key="none",
+        api_key=NO_KEY,
         model="avibe",
         max_retries=0,
         max_tokens=200,

@@ -8,38 +8,52 @@ import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE
 
-FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34", "SEND_TIMEOUT": "2"}
+FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34"}
+# Whoever had to wait for a client to be given up would fail the test: nobody here waits longer than PATIENCE.
+NEVER = str(int(4 * PATIENCE))
 HALF_A_REQUEST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
 ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
-def server(gunicorn):
-    """A service with as few threads as it may have and little patience."""
-    server = gunicorn(**FEW_THREADS)
-    server.say("load")
-    server.ready()
-    return server
+def start(gunicorn):
+    """Start a service with as few threads as it may have."""
+
+    def start(**settings):
+        server = gunicorn(**FEW_THREADS, **settings)
+        server.say("load")
+        server.ready()
+        return server
+
+    return start
 
 
-def test_silent_connections_hold_no_thread(server):
+@pytest.fixture
+def patient(start):
+    """A service that gives nobody up while a test lasts."""
+    return start(SEND_TIMEOUT=NEVER, DRAIN_SECONDS=NEVER)
+
+
+@pytest.fixture
+def server(start):
+    """A service with little patience."""
+    return start(SEND_TIMEOUT="2")
+
+
+def test_silent_connections_hold_no_thread(patient):
     """More silent connections than there are threads do not delay a request."""
-    silent = [server.connect() for _ in range(60)]
-    began = time.monotonic()
-    assert server.get("/state")[0] == 200
-    assert time.monotonic() - began < 3
+    silent = [patient.connect() for _ in range(60)]
+    assert patient.get("/state")[0] == 200
     for connection in silent:
         connection.close()
 
 
-def test_client_that_does_not_close_delays_nobody(server):
+def test_client_that_does_not_close_delays_nobody(patient):
     """After `Connection: close` a client may keep its end open; the next ones are accepted all the same."""
-    lazy = [server.connect(ONE_REQUEST) for _ in range(8)]
+    lazy = [patient.connect(ONE_REQUEST) for _ in range(40)]
     for connection in lazy:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-    began = time.monotonic()
-    assert server.get("/state")[0] == 200
-    assert time.monotonic() - began < 3
+    assert patient.get("/state")[0] == 200
     for connection in lazy:
         connection.close()
 
@@ -47,7 +61,7 @@ def test_client_that_does_not_close_delays_nobody(server):
 def test_request_that_does_not_arrive_is_given_up(server):
     """All threads taken by half a request each are free again after SEND_TIMEOUT."""
     halves = [server.connect(HALF_A_REQUEST) for _ in range(40)]
-    assert server.get("/state", timeout=10)[0] == 200
+    assert server.get("/state")[0] == 200
     for connection in halves:
         assert connection.recv(65536) == b""
         connection.close()
@@ -60,7 +74,7 @@ def test_body_that_does_not_arrive_is_given_up(server):
     began = time.monotonic()
     while connection.recv(65536):
         pass
-    assert 1 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 1
     connection.close()
 
 
@@ -73,17 +87,15 @@ def test_answer_that_is_not_read_is_given_up(server):
     connection.close()
 
 
-def test_kept_connection_serves_again_and_ends_with_the_service(server):
+def test_kept_connection_serves_again_and_ends_with_the_service(patient):
     """Keep-alive works, and an idle kept connection does not hold up the stop."""
-    kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    kept = http.client.HTTPConnection("127.0.0.1", patient.port, timeout=PATIENCE)
     for _ in range(3):
         kept.request("GET", "/state")
         assert json.loads(kept.getresponse().read())["ready"]
         assert kept.sock is not None
-    silent = server.connect()
-    began = time.monotonic()
-    server.process.terminate()
-    assert server.ended() == 0
-    assert time.monotonic() - began < 10
+    silent = patient.connect()
+    patient.process.terminate()
+    assert patient.ended() == 0
     kept.close()
     silent.close()

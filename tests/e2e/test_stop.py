@@ -1,7 +1,6 @@
 """How a real Gunicorn stops: what was admitted is answered, what comes later refused in words, the status is 0."""
 
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.e2e.gunicorn_process import until
@@ -47,17 +46,15 @@ def test_stop_during_the_load_ends_at_once(gunicorn):
 
 def test_interrupt_aborts_what_runs(gunicorn):
     """Ctrl+C does not wait for the answers: the engine is told to stop and the status is 0."""
-    server = gunicorn(DRAIN_SECONDS="60")
+    server = gunicorn(DRAIN_SECONDS="300")
     server.say("load")
     server.ready()
     with ThreadPoolExecutor() as pool:
         pool.submit(server.get, "/work", "POST")
         server.heard("working")
-        began = time.monotonic()
         server.signal(signal.SIGINT)
         server.heard("stopped")
         assert server.ended() == 0
-        assert time.monotonic() - began < 20
 
 
 def test_second_stop_changes_nothing(gunicorn):

@@ -39,7 +39,7 @@ def test_take_over_names_the_new_master(gunicorn, systemd, tmp_path):
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"))
     server.say("load")
     next_ready(systemd)
-    old = server.state()
+    old = server.ready()
     server.signal(signal.SIGHUP)
     assert next_ready(systemd)["MAINPID"] == str(old["master"])
     server.signal(signal.SIGUSR2)
@@ -64,6 +64,7 @@ def test_drain_asks_for_the_time_it_may_take(gunicorn, systemd, tmp_path):
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), DRAIN_SECONDS="300")
     server.say("load")
     next_ready(systemd)
+    server.ready()  # a worker that serves nobody yet ends without a drain
     server.signal(signal.SIGTERM)
     name, _, microseconds = systemd.recv(4096).decode().partition("=")
     assert name == "EXTEND_TIMEOUT_USEC"

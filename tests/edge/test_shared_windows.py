@@ -17,9 +17,6 @@ from tests.e2e.gunicorn_process import until
 from tests.fakes import PATIENCE, Clock
 from tests.system_process import Redis
 
-# What a call may take that meets an outage: one time-out of the connection, and room for a busy machine.
-A_MOMENT = REDIS_TIMEOUT + 0.75
-
 
 class FlakyWindows(LocalWindows):
     """A shared storage that can be away, or lose its last place to another copy of the service."""
@@ -217,13 +214,14 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
 
 
 @pytest.mark.needs("redis-server")
-def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog):
+def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog, monkeypatch):
     """Limits go on in each copy alone, then in Redis again, where the old counts have gone with it."""
+    monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # whoever waited for it would be seen
     caplog.set_level("INFO")
     one, other = new_copy(3), new_copy(3)
     assert spend_all(one.limiter, 2) == [2, 1]
     redis.kill()
-    assert seconds(lambda: spend_all(one.limiter, 3)) < A_MOMENT
+    assert seconds(lambda: spend_all(one.limiter, 3)) < PATIENCE / 2
     assert refused(one.limiter), "the budget of this copy alone is spent"
     assert spend_all(other.limiter, 3) == [2, 1, 0], "the other copy has one of its own"
     assert one.limiter.shared_failures == other.limiter.shared_failures == 1
@@ -244,8 +242,9 @@ def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
     copy = new_copy(100)
     spend_all(copy.limiter, 1)
     redis.send(signal.SIGSTOP)
-    assert REDIS_TIMEOUT / 2 < seconds(lambda: spend_all(copy.limiter, 1)) < A_MOMENT
-    assert seconds(lambda: spend_all(copy.limiter, 50)) < REDIS_TIMEOUT
+    assert REDIS_TIMEOUT / 2 < seconds(lambda: spend_all(copy.limiter, 1)) < PATIENCE
+    spend_all(copy.limiter, 50)
+    assert copy.limiter.shared_failures == 1
     redis.send(signal.SIGCONT)
     copy.pauses.end()
     until(lambda: not copy.shared.away)

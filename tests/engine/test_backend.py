@@ -1,12 +1,12 @@
-"""The mailbox between the engine and a client: the first end counts, nobody waits for ever, order is kept."""
+"""Between the engine and a client: the first end counts, no wait is endless, the order of several answers is kept."""
 
 import threading
 
 import pytest
 
-from engine.backend import DEADLINE_GRACE, Generation
+from engine.backend import DEADLINE_GRACE, Generation, Mailbox
 from engine.errors import DeadlineExceeded, ModelError, Overloaded, RequestAborted
-from engine.types import Completion, Piece, Timings
+from engine.types import Completion, Piece, QueuePosition, Timings
 from tests.fakes import PATIENCE, Clock
 
 DONE = Completion("ab", "stop", 3, 2, Timings(0.0, 0.1, 0.2))
@@ -22,7 +22,7 @@ class Aborts:
         self.count += 1
 
 
-def mailbox(clock=None, on_abort=lambda: None):
+def generation_of(clock=None, on_abort=lambda: None):
     """Return a generation due in a long time, on a clock that stands still."""
     clock = clock or Clock()
     return Generation("r", 3, clock() + PATIENCE, on_abort, clock)
@@ -30,7 +30,7 @@ def mailbox(clock=None, on_abort=lambda: None):
 
 def test_parts_arrive_in_order_and_then_the_end():
     """What was pushed before the reader came is there too."""
-    generation = mailbox()
+    generation = generation_of()
     generation.push(Piece("a"))
     stream = generation.pieces()
     assert next(stream).text == "a"
@@ -42,7 +42,7 @@ def test_parts_arrive_in_order_and_then_the_end():
 
 def test_a_reader_is_woken_by_another_thread():
     """It waits without polling, for parts and for the end."""
-    generation, seen = mailbox(), []
+    generation, seen = generation_of(), []
     reader = threading.Thread(target=lambda: seen.extend(piece.text for piece in generation.pieces()))
     reader.start()
     generation.push(Piece("a"))
@@ -53,7 +53,7 @@ def test_a_reader_is_woken_by_another_thread():
 
 def test_the_first_end_counts():
     """A late failure, or a late success, changes nothing."""
-    ended, failed = mailbox(), mailbox()
+    ended, failed = generation_of(), generation_of()
     ended.finish(DONE)
     ended.fail(ModelError("late"))
     assert ended.result() is DONE
@@ -65,7 +65,7 @@ def test_the_first_end_counts():
 
 def test_a_stream_raises_the_error_it_ends_with():
     """After the parts that came before it."""
-    generation = mailbox()
+    generation = generation_of()
     generation.push(Piece("a"))
     generation.fail(ModelError("x"))
     stream = generation.pieces()
@@ -76,20 +76,20 @@ def test_a_stream_raises_the_error_it_ends_with():
 
 def test_silence_yields_an_empty_part():
     """So that a stream can be kept alive."""
-    stream = mailbox().pieces(idle=0.0)
+    stream = generation_of().pieces(idle=0.0)
     assert [next(stream).text, next(stream).text] == ["", ""]
 
 
 def test_a_reader_that_stops_early_aborts():
     """Leaving the loop is leaving the answer; after the end it is nothing."""
     aborts = Aborts()
-    generation = mailbox(on_abort=aborts)
+    generation = generation_of(on_abort=aborts)
     generation.push(Piece("a"))
     stream = generation.pieces()
     next(stream)
     stream.close()
     assert (generation.aborted, aborts.count) == (True, 1)
-    finished = mailbox(on_abort=aborts)
+    finished = generation_of(on_abort=aborts)
     finished.finish(DONE)
     list(finished.pieces())
     assert aborts.count == 1
@@ -98,12 +98,12 @@ def test_a_reader_that_stops_early_aborts():
 def test_an_abort_is_asked_for_once():
     """However often it is called, and not at all once the answer has ended."""
     aborts = Aborts()
-    generation = mailbox(on_abort=aborts)
+    generation = generation_of(on_abort=aborts)
     generation.abort()
     generation.abort()
     assert aborts.count == 1
     generation.fail(RequestAborted("stopped"))
-    ended = mailbox(on_abort=aborts)
+    ended = generation_of(on_abort=aborts)
     ended.finish(DONE)
     ended.abort()
     assert (aborts.count, ended.aborted) == (1, False)
@@ -113,7 +113,7 @@ def test_an_abort_is_asked_for_once():
 def test_past_its_deadline_a_request_ends_itself(read):
     """An engine that no longer moves cannot keep a client waiting; it is told to stop, should it move again."""
     clock, aborts = Clock(), Aborts()
-    generation = mailbox(clock, aborts)
+    generation = generation_of(clock, aborts)
     clock.advance(PATIENCE + DEADLINE_GRACE)
     with pytest.raises(DeadlineExceeded):
         generation.result() if read == "result" else next(generation.pieces())
@@ -125,7 +125,88 @@ def test_past_its_deadline_a_request_ends_itself(read):
 
 def test_an_aborted_completion_is_no_answer():
     """A backend that ends so says that the request was stopped."""
-    generation = mailbox()
+    generation = generation_of()
     generation.finish(Completion("a", "abort", 3, 1, Timings(0.0, None, 0.2)))
     with pytest.raises(RequestAborted):
         generation.result()
+
+
+# --- several answers of one request ---
+
+
+def test_ends_are_read_in_the_order_in_which_they_come():
+    """One thread reads all answers; parts of those that do not stream are not read."""
+    mailbox, generations = Mailbox(), [generation_of() for _ in range(3)]
+    for number, generation in enumerate(generations):
+        mailbox.add(number, generation, streaming=False)
+    for number in (2, 0, 1):
+        generations[number].push(Piece("a"))
+        generations[number].finish(DONE)
+    assert len(mailbox) == 3
+    assert [mailbox.wait(PATIENCE) for _ in generations] == [(2, None), (0, None), (1, None)]
+    assert len(mailbox) == 0
+
+
+def test_parts_are_read_in_the_order_in_which_they_come():
+    """Those that were there before the mailbox first."""
+    mailbox, first, second = Mailbox(), generation_of(), generation_of()
+    first.push(Piece("a"))
+    mailbox.add(1, first, streaming=True)
+    mailbox.add(2, second, streaming=True)
+    assert first.streaming
+    second.push(Piece("b"))
+    first.push(Piece("c"))
+    first.finish(DONE)
+    second.push(Piece("d"))
+    events = [mailbox.wait(PATIENCE) for _ in range(5)]
+    assert events == [(1, Piece("a")), (2, Piece("b")), (1, Piece("c")), (1, None), (2, Piece("d"))]
+    assert len(mailbox) == 1
+
+
+def test_an_answer_that_has_ended_already_is_read_at_once():
+    """The end may come before anybody listens."""
+    mailbox, generation = Mailbox(), generation_of()
+    generation.fail(ModelError("x"))
+    mailbox.add(0, generation, streaming=False)
+    assert mailbox.wait(PATIENCE) == (0, None)
+
+
+def test_a_wait_ends_when_it_is_woken_and_when_its_time_is_up():
+    """In both cases nothing has happened to an answer."""
+    mailbox = Mailbox()
+    mailbox.add(0, generation_of(), streaming=False)
+    assert mailbox.wait(0.0) is None
+    mailbox.wake()
+    assert mailbox.wait(PATIENCE) is None
+    assert len(mailbox) == 1
+
+
+def test_another_thread_wakes_a_waiting_mailbox():
+    """The reader waits without polling."""
+    mailbox, generation, seen = Mailbox(), generation_of(), []
+    mailbox.add(7, generation, streaming=False)
+    reader = threading.Thread(target=lambda: seen.append(mailbox.wait(PATIENCE)))
+    reader.start()
+    generation.finish(DONE)
+    reader.join(PATIENCE)
+    assert seen == [(7, None)]
+
+
+def test_a_mailbox_ends_answers_that_are_past_their_deadline():
+    """A stalled engine cannot keep one of several answers waiting, nor does its late end count."""
+    clock, aborts = Clock(), Aborts()
+    mailbox, late = Mailbox(), generation_of(clock, aborts)
+    mailbox.add(0, late, streaming=False)
+    clock.advance(PATIENCE + DEADLINE_GRACE)
+    assert mailbox.wait(PATIENCE) == (0, None)
+    assert (late.aborted, aborts.count) == (True, 1)
+    late.finish(DONE)
+    with pytest.raises(DeadlineExceeded):
+        late.result()
+
+
+def test_an_answer_says_where_it_waits():
+    """By the function that the backend gave it; without one it waits nowhere."""
+    assert generation_of().queue_position() is None
+    placed = Generation("r", 3, PATIENCE, lambda: None, Clock(), lambda: QueuePosition(2, 1.5))
+    assert placed.queue_position() == QueuePosition(2, 1.5)

@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.llm_engine import HOPELESS_STALL, LLMEngine
 from engine.loading.loader import load_model
-from engine.model.sampler import Choice
+from engine.model.choice import Choice
 from engine.text.prompt import PreparedPrompt
 from engine.types import (
     ChatPrompt,
@@ -259,6 +259,51 @@ def test_a_waiting_answer_knows_its_place_and_a_running_one_has_none(start, runn
         assert [queue_position and queue_position.ahead for queue_position in places] == [None, 0, 1, 2]
     assert third.result().output_tokens == 8
     assert third.queue_position() is None
+
+
+# --- batches ---
+
+
+def test_a_batch_waits_for_a_slot_without_a_thread(start, runner):
+    """It takes the free slots, is woken by the next end, and fills no place in the queue."""
+    engine, woken = start(max_num_seqs=2, max_waiting=4), threading.Event()
+    with held(runner) as gate:
+        texts = [engine.submit_when_free(ask(), alone, woken.set) for alone in (True, False)]
+        gate.wait_until_held()
+        assert engine.submit_when_free(ask(), False, woken.set) is None
+        assert engine.stats().num_requests_running + engine.stats().num_requests_waiting == 2
+        assert not woken.is_set()
+    assert [text.result().output_tokens for text in texts] == [8, 8]
+    assert woken.wait(PATIENCE)
+    assert engine.submit_when_free(ask(), False, woken.set).result().output_tokens == 8
+    engine.stop_waiting(woken.set)
+
+
+def test_a_batch_waits_where_too_much_text_waits(start, runner):
+    """A refusal by the queue's bound on tokens is none for a batch; its capacity is free meanwhile."""
+    engine, woken = start(max_num_seqs=1, max_waiting=4), threading.Event()
+    engine._room._max_tokens = 1
+    with held(runner) as gate:
+        running = engine.submit(ask())
+        gate.wait_until_held()
+        waiting = engine.submit(ask())
+        assert engine.submit_when_free(ask(), True, woken.set) is None
+        assert engine._room.num_in_flight() == 2
+    assert [one.result().output_tokens for one in (running, waiting)] == [8, 8]
+    assert woken.wait(PATIENCE)
+    assert engine.submit_when_free(ask(), True, woken.set).result().output_tokens == 8
+
+
+def test_a_batch_is_refused_as_any_request_is(start):
+    """Bad input gives its capacity back; a model that is not ready says so."""
+    engine = start(max_num_seqs=1, max_waiting=0)
+    for _ in range(3):
+        with pytest.raises(ContextTooLong):
+            engine.submit_when_free(ask(max_tokens=1020), True, lambda: None)
+    engine.drain()
+    with pytest.raises(NotReady):
+        engine.submit_when_free(ask(), True, lambda: None)
+    assert engine._room.num_in_flight() == 0
 
 
 # --- ends ---
@@ -552,7 +597,7 @@ def test_broken_books_restart_an_idle_engine(start):
     engine = start()
     engine.submit(ask()).result()
     with engine._room._changed:
-        engine._room._in_flight["ghost"] += 1
+        engine._room._in_flight.by_client["ghost"] += 1
     wait_until(lambda: engine.stats().engine_restarts_total == 1)
     assert engine.submit(ask()).result().output_tokens == 8
     assert engine._room.num_in_flight() == 0

@@ -1,4 +1,4 @@
-"""What only a GPU can show: captured steps equal plain `generate()`, in float32, and half precision stays finite.
+"""On a GPU: steps in CUDA graphs equal plain `generate()` in float32, and half precision stays finite.
 
 Run with `./deploy.sh test -m gpu` on a machine with an NVIDIA GPU.
 """
@@ -31,8 +31,8 @@ def on_cuda(kind, dtype):
 
 
 @pytest.fixture
-def exact_products():
-    """Products of float32 in float32: TF32 would round what is compared."""
+def exact_float32():
+    """Disable TF32, which would round the results that are compared."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
@@ -40,22 +40,22 @@ def exact_products():
 
 
 @pytest.mark.parametrize("graphs", [False, True])
-def test_a_batch_on_the_gpu_equals_one_by_one_generate(kind, graphs, exact_products):
+def test_a_batch_on_the_gpu_equals_one_by_one_generate(kind, graphs, exact_float32):
     """In float32 the batch gives what `generate()` gives alone, with CUDA graphs and without."""
     oracle = on_cuda(kind, "float32")
     expected = [greedy(oracle, chat(text), 12)[0] for text in PROMPTS]
     loaded = on_cuda(kind, "float32")
-    driver = Driver(loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=256, buckets=graphs))
+    driver = Driver(loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=256, decode_graphs=graphs))
     sequences = [driver.submit(chat(text), 12) for text in PROMPTS]
     driver.run()
     assert [sequence.generation.result().text for sequence in sequences] == expected
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_answers_are_whole(kind, dtype):
-    """Every request of a batch in half precision ends well, with all the tokens it asked for."""
+def test_half_precision_answers_are_complete(kind, dtype):
+    """Every request of a batch in half precision finishes with the number of tokens it requested."""
     loaded = on_cuda(kind, dtype)
-    driver = Driver(loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=256, buckets=True))
+    driver = Driver(loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=256, decode_graphs=True))
     sequences = [driver.submit(chat(text), 12, temperature=0.7, seed=1, ignore_eos=True) for text in PROMPTS]
     driver.run()
     assert [sequence.generation.result().output_tokens for sequence in sequences] == [12] * len(PROMPTS)

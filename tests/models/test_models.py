@@ -10,7 +10,7 @@ import pytest
 
 from config import load_settings
 from engine.deferred import DeferredBackend
-from engine.errors import StartError
+from engine.errors import NotReady, StartError
 from engine.types import BackendState, Status
 from models import ModelSet, build_models
 from models.selection import DEMO_FOLDER, choose_checkpoints, engine_config, model_spec
@@ -325,10 +325,16 @@ def test_deferred_backend_hands_requests_on():
     """After the start a request goes to the built backend."""
     built = ScriptedBackend("avibe")
     backend = deferred(lambda: built)
+    backend.stop_waiting(print)
+    with pytest.raises(NotReady):
+        backend.submit_when_free(None, True, print)
     backend.start()
     built.refusal = StartError("reached")
     with pytest.raises(StartError, match="reached"):
         backend.submit(None)
+    with pytest.raises(StartError, match="reached"):
+        backend.submit_when_free(None, True, print)
+    backend.stop_waiting(print)
 
 
 def test_announced_stop_shows_in_the_state_while_requests_are_taken():

@@ -1,4 +1,4 @@
-"""The JSON API: its shapes, its refusals and their wording."""
+"""The JSON API: its bodies, its refusals and their wording."""
 
 import json
 from io import BytesIO
@@ -15,20 +15,20 @@ TEXT, IMAGE = "/api/v1/text/generate", "/api/v1/image/analyze"
 
 
 def upload(data, name="picture.png", **fields):
-    """Return what the client sends to upload a picture with its question."""
+    """Return the arguments of a client that uploads an image with its question."""
     return multipart([("image", (data, name)), ("prompt", "What is it?"), *fields.items()])
 
 
 def refused(response, status, code):
-    """Check a failure's status and exact shape; return its sentence."""
+    """Check a failure's status and exact fields; return its message."""
     assert (response.status_code, response.json["error"]) == (status, code)
     assert set(response.json) == {"error", "message", "request_id"}
     assert response.json["request_id"] == response.headers["X-Request-ID"]
     return response.json["message"]
 
 
-def test_text_answer_has_exactly_the_promised_shape(client, avibe):
-    """Names, nesting and rounding are what clients already read."""
+def test_text_answer_has_exactly_the_promised_fields(client, avibe):
+    """Names, nesting and rounding are what clients rely on."""
     response = client.post(TEXT, json={"prompt": "Привет"}, headers={"X-Request-ID": "my-custom-id"})
     assert response.status_code == 200
     body = response.json
@@ -44,13 +44,13 @@ def test_text_answer_has_exactly_the_promised_shape(client, avibe):
 
 
 def test_letters_of_every_language_are_sent_as_they_are(client, avibe):
-    """A Russian answer is readable in the raw body."""
+    """A Russian answer is not escaped in the raw body."""
     avibe.text = "Продаётся диван"
     assert "Продаётся диван" in client.post(TEXT, json={"prompt": "x"}).get_data(as_text=True)
 
 
 def test_absent_fields_take_the_settings_and_the_checkpoints_defaults(client, avibe, avision):
-    """Length and temperature come from the settings, the rest from the checkpoint's generation config."""
+    """Length and temperature come from the settings, the others from the checkpoint's generation config."""
     client.post(TEXT, json={"prompt": "x"})
     sampling = avibe.only.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (256, 0.7, 1.0, 0)
@@ -58,14 +58,17 @@ def test_absent_fields_take_the_settings_and_the_checkpoints_defaults(client, av
     assert avision.only.sampling.max_tokens == 200
 
 
-def test_what_is_asked_for_reaches_the_model(client, avibe, settings):
-    """Prompt, length, temperature, caller and deadlines are handed over unchanged."""
+def test_requested_values_reach_the_model(client, avibe, settings):
+    """Prompt, length, temperature, caller and deadlines are passed on unchanged."""
     client.post(TEXT, json={"prompt": " Hi ", "max_tokens": 9, "temperature": 0}, headers={"X-Request-ID": "r-1"})
-    asked = avibe.only
-    assert asked.prompt.messages == ({"role": "user", "content": " Hi "},)
-    assert (asked.sampling.max_tokens, asked.sampling.temperature) == (9, 0.0)
-    assert (asked.request_id, asked.client) == ("r-1", "127.0.0.1")
-    assert (asked.queue_timeout, asked.timeout) == (settings.engine.queue_timeout, settings.engine.request_timeout)
+    submitted = avibe.only
+    assert submitted.prompt.messages == ({"role": "user", "content": " Hi "},)
+    assert (submitted.sampling.max_tokens, submitted.sampling.temperature) == (9, 0.0)
+    assert (submitted.request_id, submitted.client) == ("r-1", "127.0.0.1")
+    assert (submitted.queue_timeout, submitted.timeout) == (
+        settings.engine.queue_timeout,
+        settings.engine.request_timeout,
+    )
 
 
 def test_null_counts_as_absent(client, avibe):
@@ -102,21 +105,21 @@ def test_null_counts_as_absent(client, avibe):
     ],
 )
 def test_each_mistake_is_named_in_a_plain_sentence(client, avibe, body, sentence):
-    """The field and what it must be; nothing is queued for a request that is wrong."""
+    """The field and what it must be; nothing is queued for an invalid request."""
     response = client.post(TEXT, data=json.dumps(body), content_type="application/json")
     assert refused(response, 400, "validation_error") == sentence
     assert avibe.submitted == []
 
 
 @pytest.mark.parametrize("length", [1, 2000])
-def test_prompts_up_to_the_limit_are_taken(client, length):
-    """The limit counts characters, not bytes, and is itself allowed."""
+def test_prompts_up_to_the_limit_are_accepted(client, length):
+    """The limit counts characters, not bytes, and is inclusive."""
     assert client.post(TEXT, json={"prompt": "ж" * length}).status_code == 200
 
 
 @pytest.mark.parametrize("value", [0, 2, 0.5, 1e-9])
-def test_temperatures_from_nought_to_two_are_taken(client, avibe, value):
-    """Whole numbers are numbers too."""
+def test_temperatures_from_zero_to_two_are_accepted(client, avibe, value):
+    """Integers are accepted as numbers."""
     assert client.post(TEXT, json={"prompt": "x", "temperature": value}).status_code == 200
     assert avibe.only.sampling.temperature == value
 
@@ -141,13 +144,13 @@ def test_temperatures_from_nought_to_two_are_taken(client, avibe, value):
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(client, body, sentence):
-    """NaN, duplicates, bad UTF-8 and bottomless nesting are mistakes of the request, never of ours."""
+    """NaN, duplicates, bad UTF-8 and deep nesting are refused with 400."""
     response = client.post(TEXT, data=body, content_type="application/json")
     assert refused(response, 400, "validation_error") == sentence
 
 
-def test_a_byte_order_mark_is_forgiven(client):
-    """Some Windows programs put one in front of their JSON."""
+def test_a_byte_order_mark_is_accepted(client):
+    """Some Windows programs write one before their JSON."""
     body = b'\xef\xbb\xbf{"prompt": "x"}'
     assert client.post(TEXT, data=body, content_type="application/json; charset=utf-8").status_code == 200
 
@@ -155,23 +158,23 @@ def test_a_byte_order_mark_is_forgiven(client):
 @pytest.mark.parametrize("path", [TEXT, IMAGE])
 @pytest.mark.parametrize("kind", ["text/plain", "application/xml", "", "application/x-www-form-urlencoded"])
 def test_other_content_types_are_refused(client, path, kind):
-    """Only what the route reads is read."""
+    """A route reads only the content types of its row."""
     refused(client.post(path, data=b"{}", content_type=kind), 415, "unsupported_media_type")
 
 
-def test_a_picture_is_not_a_text(client):
-    """The text route takes JSON alone."""
+def test_the_text_route_refuses_forms(client):
+    """It reads JSON alone."""
     refused(client.post(TEXT, **upload(picture())), 415, "unsupported_media_type")
 
 
 def test_compressed_bodies_are_refused(client):
-    """A body that would have to be unpacked first is not read."""
+    """Bodies are read only without a content encoding."""
     response = client.post(TEXT, json={"prompt": "x"}, headers={"Content-Encoding": "gzip"})
     refused(response, 415, "unsupported_media_type")
 
 
 def test_a_body_over_its_limit_is_refused_by_its_length(client):
-    """The announced length is enough; 1 MiB is still read."""
+    """Content-Length is checked before reading; exactly 1 MiB is accepted."""
     fits = b'{"prompt": "x"}'.ljust(1024 * 1024)
     assert client.post(TEXT, data=fits, content_type="application/json").status_code == 200
     message = refused(client.post(TEXT, data=fits + b" ", content_type="application/json"), 413, "payload_too_large")
@@ -179,7 +182,7 @@ def test_a_body_over_its_limit_is_refused_by_its_length(client):
 
 
 def test_a_body_of_unknown_length_is_refused_once_it_is_over_its_limit(client):
-    """A chunked body has no length to announce, and meets the same limit while it is read."""
+    """A chunked body has no Content-Length and meets the same limit while it is read."""
     body = BytesIO(b'{"prompt": "x"}'.ljust(1024 * 1024 + 1))
     chunked = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     response = client.post(TEXT, input_stream=body, content_type="application/json", environ_overrides=chunked)
@@ -196,14 +199,14 @@ def test_a_body_of_unknown_length_is_refused_once_it_is_over_its_limit(client):
         (ContextTooLong("Prompt and answer are too long together.", "max_tokens"), 400, "validation_error"),
     ],
 )
-def test_errors_of_the_model_keep_their_type_and_sentence(client, avibe, error, status, code):
-    """Whatever a request ends with is told in the one shape."""
+def test_errors_of_the_model_keep_their_type_and_message(client, avibe, error, status, code):
+    """Every error has the same fields."""
     avibe.failure = error
     assert refused(client.post(TEXT, json={"prompt": "x"}), status, code) == error.message
 
 
-def test_an_error_nobody_expected_tells_nothing(client, avibe, caplog):
-    """No stack, path or text of an exception leaves the house, nor gets into the log."""
+def test_an_unexpected_error_reveals_nothing(client, avibe, caplog):
+    """No stack, path or text of an exception is sent; the text is not logged either."""
     avibe.refusal = RuntimeError("secret prompt at /srv/models")
     message = refused(client.post(TEXT, json={"prompt": "x"}), 500, "internal_error")
     assert "secret" not in message
@@ -211,8 +214,8 @@ def test_an_error_nobody_expected_tells_nothing(client, avibe, caplog):
     assert "secret" not in caplog.text
 
 
-def test_overload_is_refused_before_a_picture_is_decoded(client, avision):
-    """503 with Retry-After, and not a pixel is made."""
+def test_overload_is_refused_before_an_image_is_decoded(client, avision):
+    """503 with Retry-After, and no image is decoded."""
     avision.capacity = 0
     response = client.post(IMAGE, **upload(picture()))
     refused(response, 503, "overloaded")
@@ -220,7 +223,7 @@ def test_overload_is_refused_before_a_picture_is_decoded(client, avision):
     assert avision.decoded == []
 
 
-def test_a_model_that_is_loading_says_when_to_come_back(client, avibe):
+def test_a_model_that_is_loading_says_when_to_retry(client, avibe):
     """503 `not_ready` with Retry-After."""
     avibe.become(Status.LOADING)
     response = client.post(TEXT, json={"prompt": "x"})
@@ -241,7 +244,7 @@ def test_a_generation_request_leaves_its_three_lines(client, caplog):
     assert "An answer" not in caplog.text
 
 
-def test_the_reference_defaults_of_a_checkpoint_are_used(models, settings, machine):
+def test_the_defaults_of_a_checkpoint_are_used(models, settings, machine):
     """top_p, top_k, min_p and repetition_penalty come from the checkpoint; its temperature does not."""
     own = {"top_p": 0.8, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05, "temperature": 0.1}
     backend = ScriptedBackend("avibe", generation_defaults=own)

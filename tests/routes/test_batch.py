@@ -129,6 +129,30 @@ def test_a_batch_takes_no_more_places_than_there_are_to_run(app, few):
     assert len(reader.finished()) == 8
 
 
+def test_a_batch_starts_no_thread(app, few):
+    """The request's own thread submits, waits and reads for all of its texts."""
+    few.hold = True
+    threads = threading.active_count()
+    reader = Reader(app, ["a", "b", "c", "d"])
+    few.wait_for(lambda one: len(one.submitted) == 3)
+    assert threading.active_count() == threads + 1  # the reader itself
+    for number in range(4):
+        few.wait_for(lambda one, wanted=number: len(one.submitted) > wanted)
+        few.finish(few.submitted[number].request_id)
+    assert len(reader.finished()) == 4
+
+
+def test_texts_are_told_in_the_order_in_which_they_end(app, few):
+    """Not in that in which they were asked for."""
+    few.hold = True
+    reader = Reader(app, ["a", "b", "c"])
+    few.wait_for(lambda one: len(one.submitted) == 3)
+    for number in (2, 0, 1):
+        few.finish(f"mine-{number}")
+    reader.finished()
+    assert [line["index"] for line in reader.lines] == [2, 0, 1]
+
+
 def test_people_are_not_crowded_out(app, few):
     """While others fill the places, a batch holds one."""
     few.hold = True
@@ -147,7 +171,7 @@ def test_a_text_that_finds_no_place_is_tried_again(app, few):
     reader = Reader(app, ["a"])
     few.refusal = None
     few.wait_for(lambda one: len(one.submitted) == 1)
-    few.fail("mine-0", Overloaded("Other clients came first; try again.", 1))
+    few.fail("mine-0", Overloaded("The service is at capacity; try again later.", 1))
     few.wait_for(lambda one: len(one.submitted) == 2)
     few.finish("mine-0")
     assert reader.finished()[0]["text"] == "An answer."
@@ -177,6 +201,17 @@ def test_a_client_that_leaves_takes_its_batch_along(app, few):
     few.wait_for(lambda one: len(one.aborted) == 3)
     reader.finished()
     assert len(few.submitted) == 3
+
+
+def test_a_stopped_batch_is_counted_with_what_it_had_in_flight(client, app, few):
+    """Each text that ran is a failure in the figures, one that had not begun is none."""
+    few.hold = True
+    reader = Reader(app, ["x"] * 5)
+    few.wait_for(lambda one: len(one.submitted) == 3)
+    reader.batch.close()
+    reader.finished()
+    figures = client.get("/api/metrics").json["application"]
+    assert (figures["failed_requests"], figures["avibe_requests"]) == (3, 0)
 
 
 def test_a_batch_that_was_stopped_begins_nothing(app, few):

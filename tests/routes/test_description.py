@@ -1,4 +1,4 @@
-"""The description of the API: complete, of the models that validate, and readable without any script."""
+"""The description of the API: complete, generated from the models, and readable without JavaScript."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.good_requests import call
 
 
 def test_every_route_is_described(client):
-    """Nobody can add a route and leave it out."""
+    """A new route cannot be left out."""
     paths = client.get("/api/openapi.json").json["paths"]
     described = {f"{method.upper()} {path}" for path, operations in paths.items() for method in operations}
     assert described == {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", name) for name in ROUTES}
@@ -20,13 +20,13 @@ def test_every_route_is_described(client):
 
 
 def test_the_limits_of_this_service_are_in_it(app, client):
-    """Bodies are described by the very models that validate them, with the settings' figures."""
+    """Bodies are described by the models that validate them, with the limits of the settings."""
     schemas = client.get("/api/openapi.json").json["components"]["schemas"]
-    asked = schemas["TextGenerateRequest"]
+    schema = schemas["TextGenerateRequest"]
     limits = services(app).settings.generation
-    assert asked["properties"]["prompt"]["maxLength"] == limits.max_prompt_length
-    assert asked["properties"]["max_tokens"]["anyOf"][0]["maximum"] == limits.max_tokens_limit
-    assert asked["additionalProperties"] is False
+    assert schema["properties"]["prompt"]["maxLength"] == limits.max_prompt_length
+    assert schema["properties"]["max_tokens"]["anyOf"][0]["maximum"] == limits.max_tokens_limit
+    assert schema["additionalProperties"] is False
     assert schemas["ChatCompletionRequest"]["properties"]["model"]["enum"] == ["avibe", "avision"]
     assert schemas["ImageAnalyzeForm"]["properties"]["image"]["format"] == "binary"
     assert schemas["ImageAnalyzeForm"]["properties"]["max_tokens"]["type"] == "integer"
@@ -34,7 +34,7 @@ def test_the_limits_of_this_service_are_in_it(app, client):
 
 @pytest.mark.parametrize("name", ROUTES)
 def test_an_answer_has_the_described_shape(client, name):
-    """Every JSON answer is of its schema, to the last field."""
+    """Every JSON response conforms to its schema, which allows no other fields."""
     description = client.get("/api/openapi.json").json
     method, path = name.split()
     responses = description["paths"][re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)][method.lower()]["responses"]
@@ -44,22 +44,22 @@ def test_an_answer_has_the_described_shape(client, name):
         jsonschema.validate(response.json, schema | {"components": description["components"]})
 
 
-def test_it_is_openapi_3_1_and_made_once(client):
-    """Programs get the same document each time."""
+def test_it_is_openapi_3_1_and_built_once(client):
+    """Every request gets the same document."""
     first, second = client.get("/api/openapi.json"), client.get("/api/openapi.json")
     assert first.json["openapi"] == "3.1.0"
     assert first.data == second.data
 
 
-def test_every_reference_leads_somewhere(client):
-    """No schema names another that is not there."""
+def test_every_reference_resolves(client):
+    """No schema refers to one that does not exist."""
     text = client.get("/api/openapi.json").text
     schemas = client.get("/api/openapi.json").json["components"]["schemas"]
     assert set(re.findall(r"#/components/schemas/([^\"]+)", text)) <= set(schemas)
 
 
-def test_people_read_it_without_a_script(client):
-    """Every address, field and shape stands in the page; nothing is loaded from elsewhere."""
+def test_the_page_needs_no_script(client):
+    """Every address, field and schema is in the page; nothing is loaded from other addresses."""
     page = client.get("/api/docs")
     description = client.get("/api/openapi.json").json
     assert page.mimetype == "text/html"
@@ -73,7 +73,7 @@ def test_people_read_it_without_a_script(client):
 
 
 def test_code_in_the_description_is_code_on_the_page(client):
-    """Markdown's backticks are for programs that render it; markup in a text stays text."""
+    """Backticks of Markdown become code elements; markup in a text stays text."""
     page = client.get("/api/docs").text
     assert "`X-Request-ID`" in client.get("/api/openapi.json").json["info"]["description"]
     assert "<code>X-Request-ID</code>" in page

@@ -1,4 +1,4 @@
-"""/v1 over scripted models: models, whole answers and conversations. The real client is tried in tests/e2e."""
+"""/v1 over scripted models: models, whole answers and conversations. tests/e2e runs the real client."""
 
 import base64
 import json
@@ -17,13 +17,13 @@ TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 URL = f"data:image/png;base64,{base64.b64encode(picture()).decode()}"
 
 
-def ask(client, **asked):
+def ask(client, **fields):
     """Send a chat and return the response."""
-    return client.post(CHAT, json={"model": "avibe", "messages": HELLO} | asked)
+    return client.post(CHAT, json={"model": "avibe", "messages": HELLO} | fields)
 
 
 def refused(response, status, code, kind="invalid_request_error"):
-    """Check a failure's status and exact shape; return its sentence and the field to blame."""
+    """Check a failure's status and exact fields; return its message and `param`."""
     assert response.status_code == status
     assert set(response.json) == {"error"}
     error = response.json["error"]
@@ -40,11 +40,8 @@ def said(*parts):
     return [{"role": "user", "content": list(parts)}]
 
 
-# --- models ---
-
-
-def test_models_are_listed_by_their_names_and_by_what_is_loaded(settings, machine):
-    """A demo is found by either; nothing has to be loaded for the list."""
+def test_models_are_listed_by_their_names_and_their_checkpoints(settings, machine):
+    """A demo is found by either; the list needs no loaded model."""
     models = ModelSet({"avibe": ScriptedBackend("avibe", demo=True), "avision": ScriptedBackend("avision")})
     models.get("avibe").become(Status.LOADING)
     client = create_app(settings, models, machine).test_client()
@@ -57,15 +54,12 @@ def test_models_are_listed_by_their_names_and_by_what_is_loaded(settings, machin
 
 @pytest.mark.parametrize("name", ["gpt-4o", "AVIBE", "avibe/x", "models/avibe"])
 def test_an_unknown_model_is_not_found(client, name):
-    """404 in OpenAI's shape, for the catalogue and for a request alike."""
+    """404 in OpenAI's format, for the list of models and for a request alike."""
     assert refused(client.get(f"/v1/models/{name}"), 404, "model_not_found")[1] == "model"
     assert refused(ask(client, model=name), 404, "model_not_found")[1] == "model"
 
 
-# --- whole answers ---
-
-
-def test_a_chat_has_exactly_the_promised_shape(client):
+def test_a_chat_has_exactly_the_promised_fields(client):
     """Names and nesting are what OpenAI's clients read."""
     response = client.post(CHAT, json={"model": "avibe", "messages": HELLO}, headers={"X-Request-ID": "mine"})
     body = response.json
@@ -93,7 +87,7 @@ def test_a_chat_has_exactly_the_promised_shape(client):
 
 
 def test_several_choices_count_their_prompt_once(client, avibe):
-    """n answers, each a sequence of its own with a number of its own; their tokens are added."""
+    """n answers are n requests of the engine with different seeds; their tokens are added."""
     body = ask(client, n=3, seed=5).json
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert body["usage"]["prompt_tokens"] == 7
@@ -103,7 +97,7 @@ def test_several_choices_count_their_prompt_once(client, avibe):
 
 
 def test_several_prompts_are_continued(client, avibe):
-    """Texts or tokens; every prompt is counted, and every choice of it once."""
+    """Texts or tokens; every prompt is counted once, every choice by itself."""
     body = client.post(TEXT, json={"model": "avibe", "prompt": ["a", "b"], "n": 2}).json
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert body["usage"]["prompt_tokens"] == 14
@@ -113,7 +107,7 @@ def test_several_prompts_are_continued(client, avibe):
     assert [request.prompt.token_ids for request in avibe.submitted[4:]] == [(1, 2), (3,), (4,)]
 
 
-def test_what_is_absent_takes_the_checkpoints_own_values_except_temperature(settings, machine):
+def test_absent_fields_take_the_checkpoints_values_except_temperature(settings, machine):
     """null counts as absent."""
     own = {"top_p": 0.8, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05, "temperature": 0.1}
     backend = ScriptedBackend("avibe", generation_defaults=own)
@@ -124,9 +118,9 @@ def test_what_is_absent_takes_the_checkpoints_own_values_except_temperature(sett
     assert (sampling.temperature, sampling.max_tokens, sampling.stop, sampling.seed) == (0.7, 256, (), None)
 
 
-def test_what_is_asked_for_reaches_the_engine(client, avibe):
-    """Every sampling field, in the engine's words."""
-    asked = {
+def test_sampling_fields_reach_the_engine(client, avibe):
+    """Every field, as the engine's parameter."""
+    fields = {
         "max_completion_tokens": 9,
         "temperature": 0,
         "top_p": 0.5,
@@ -142,7 +136,7 @@ def test_what_is_asked_for_reaches_the_engine(client, avibe):
         "top_logprobs": 2,
         "ignore_eos": True,
     }
-    assert ask(client, **asked).status_code == 200
+    assert ask(client, **fields).status_code == 200
     sampling = avibe.only.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (9, 0.0, 0.5, 0)
     assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.2, 1.0, -1.0)
@@ -153,7 +147,7 @@ def test_what_is_asked_for_reaches_the_engine(client, avibe):
 
 
 def test_log_probabilities_are_shown_in_both_shapes(client, avibe):
-    """Tokens without a text are left out; half a character has no bytes; minus infinity is a number."""
+    """Tokens without text are left out; a part of a character has no bytes; minus infinity becomes -9999."""
     avibe.logprobs = [
         TokenLogprob(1, "Да", -0.5, ((1, "Да", -0.5), (2, "\ufffd", float("-inf")))),
         TokenLogprob(3, "", -0.1),
@@ -170,11 +164,8 @@ def test_log_probabilities_are_shown_in_both_shapes(client, avibe):
     }
 
 
-# --- conversations ---
-
-
 def test_every_role_reaches_the_template(client, avibe):
-    """A developer speaks as the system; calls and their results keep what the template needs."""
+    """`developer` becomes `system`; calls and their results keep what the template needs."""
     call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     turns = [
         {"role": "developer", "content": "Be brief."},
@@ -194,8 +185,8 @@ def test_every_role_reaches_the_template(client, avibe):
     assert messages[5]["content"] == "No."
 
 
-def test_pictures_of_all_turns_are_read_in_order(client, avision):
-    """Each stands where its part stood."""
+def test_images_of_all_messages_are_read_in_order(client, avision):
+    """Each keeps the position of its part."""
     first, second = picture("red", (10, 20)), picture("blue", (30, 40))
     urls = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (first, second)]
     turns = [*said(image_part(urls[0]), {"type": "text", "text": "?"}), *said(image_part(urls[1], detail="high"))]
@@ -206,7 +197,7 @@ def test_pictures_of_all_turns_are_read_in_order(client, avision):
 
 
 @pytest.mark.parametrize(
-    ("asked", "thinking"),
+    ("fields", "thinking"),
     [
         ({}, False),
         ({"reasoning_effort": "none"}, False),
@@ -217,22 +208,22 @@ def test_pictures_of_all_turns_are_read_in_order(client, avision):
         ({"chat_template_kwargs": {}}, False),
     ],
 )
-def test_reasoning_is_off_unless_asked_for(client, avibe, asked, thinking):
-    """By the template's own switch, which wins, or by the effort."""
-    assert ask(client, **asked).status_code == 200
+def test_reasoning_is_off_by_default(client, avibe, fields, thinking):
+    """The template's switch turns it on and takes precedence over the effort."""
+    assert ask(client, **fields).status_code == 200
     assert avibe.only.prompt.thinking is thinking
 
 
-def test_a_thought_is_shown_apart(client, avibe):
-    """Only where reasoning was asked for; otherwise the text is the text."""
+def test_reasoning_is_a_field_of_its_own(client, avibe):
+    """Only if reasoning is switched on; otherwise the text is not parsed."""
     avibe.text = "<think>\nHm.\n</think>\n\nYes."
-    thought = ask(client, reasoning_effort="high").json["choices"][0]["message"]
-    assert (thought["reasoning_content"], thought["content"]) == ("Hm.", "Yes.")
+    message = ask(client, reasoning_effort="high").json["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "Yes.")
     assert ask(client).json["choices"][0]["message"]["content"] == avibe.text
 
 
-def test_calls_are_shown_as_calls(client, avibe):
-    """Every call of the answer, and the reason; a cut answer says so all the same."""
+def test_calls_become_tool_calls(client, avibe):
+    """Every call of the answer, and the finish reason; an answer at its limit ends with `length`."""
     avibe.text = 'Wait.\n<tool_call>\n{"name": "look", "arguments": {"at": "я"}}\n</tool_call>'
     (choice,) = ask(client, tools=[TOOL]).json["choices"]
     (call,) = choice["message"]["tool_calls"]
@@ -246,7 +237,7 @@ def test_calls_are_shown_as_calls(client, avibe):
 
 
 def test_failures_and_answers_are_counted_for_their_model(client, avibe):
-    """The figures know which model a request of /v1 asked for."""
+    """The figures have the model that the body of a request of /v1 names."""
     ask(client, n=2)
     avibe.failure = ModelError("It failed.")
     ask(client)
@@ -255,8 +246,8 @@ def test_failures_and_answers_are_counted_for_their_model(client, avibe):
     assert 'avito_ai_requests_total{model="avibe",status="model_error"} 1.0' in client.get("/metrics").text
 
 
-def test_bodies_of_many_letters_come_back_as_they_were(client, avibe):
-    """Nothing is escaped that need not be."""
+def test_text_of_every_script_is_sent_unescaped(client, avibe):
+    """Only what JSON requires is escaped."""
     avibe.text = 'Ё "quoted" \\ \n 🙂'
     assert json.loads(ask(client).data)["choices"][0]["message"]["content"] == avibe.text
     assert "Ё" in ask(client).text

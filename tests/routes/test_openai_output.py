@@ -1,4 +1,4 @@
-"""Answers taken apart: whatever is fed in, in whatever pieces, comes out the same."""
+"""The parser of answers: the result does not depend on how the text is cut into pieces."""
 
 import json
 
@@ -11,9 +11,9 @@ from routes.openai.output import Call, Content, OutputParser, Reasoning
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
 
 
-def parts(text, cuts=(), tools=("look",), thinks=False):
-    """Feed a text in pieces; return thoughts, content and calls."""
-    parser = OutputParser(frozenset(tools), thinks)
+def parts(text, cuts=(), tools=("look",), reasoning=False):
+    """Feed a text in pieces; return reasoning, content and calls."""
+    parser = OutputParser(frozenset(tools), reasoning)
     edges = [0, *sorted(cuts), len(text)]
     found = [part for start, end in zip(edges, edges[1:], strict=False) for part in parser.feed(text[start:end])]
     found += parser.finish()
@@ -25,7 +25,7 @@ def parts(text, cuts=(), tools=("look",), thinks=False):
 
 
 @pytest.mark.parametrize(
-    ("text", "thinks", "expected"),
+    ("text", "reasoning", "expected"),
     [
         ("plain", False, ("", "plain", [])),
         ("  plain \n", False, ("", "  plain \n", [])),
@@ -46,31 +46,31 @@ def parts(text, cuts=(), tools=("look",), thinks=False):
         ("<think>Hm.</think>Yes.", False, ("", "<think>Hm.</think>Yes.", [])),
     ],
 )
-def test_an_answer_is_taken_apart_the_same_however_it_comes(text, thinks, expected):
-    """Whole, and letter by letter."""
-    whole = parts(text, thinks=thinks)
-    assert parts(text, range(1, len(text)), thinks=thinks) == whole
+def test_an_answer_is_parsed_the_same_in_any_pieces(text, reasoning, expected):
+    """As a whole and letter by letter."""
+    whole = parts(text, reasoning=reasoning)
+    assert parts(text, range(1, len(text)), reasoning=reasoning) == whole
     assert whole == (expected or ("", text, []))
 
 
-@given(text=st.text(alphabet='<>/tool_calhink{}":a \n', max_size=60), data=st.data(), thinks=st.booleans())
-def test_no_letter_is_lost_and_no_cut_matters(text, data, thinks):
-    """Text without a whole call comes out as it went in, less the marks of a thought."""
+@given(text=st.text(alphabet='<>/tool_calhink{}":a \n', max_size=60), data=st.data(), reasoning=st.booleans())
+def test_no_letter_is_lost_in_any_pieces(text, data, reasoning):
+    """Text without a complete call is unchanged, apart from the tags of reasoning."""
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6))
-    assert parts(text, cuts, thinks=thinks) == parts(text, thinks=thinks)
-    if not thinks and "</tool_call>" not in text:
+    assert parts(text, cuts, reasoning=reasoning) == parts(text, reasoning=reasoning)
+    if not reasoning and "</tool_call>" not in text:
         assert parts(text, cuts) == ("", text, [])
 
 
 def test_without_tools_nothing_is_held_back():
-    """Blanks and angle brackets come at once."""
+    """Blanks and angle brackets are returned at once."""
     parser = OutputParser(frozenset(), False)
     assert parser.feed("a <tool_call> ") == [Content("a <tool_call> ")]
     assert parser.finish() == []
 
 
 def test_ids_of_calls_differ():
-    """Each call can be answered by its own."""
+    """A result refers to one call."""
     parser = OutputParser(frozenset({"look"}), False)
     first, second = parser.feed(CALL + CALL)
     assert first.id != second.id

@@ -1,4 +1,4 @@
-"""/v1 over scripted models: what it refuses, in which words, and what a budget is charged."""
+"""/v1 over scripted models: refusals and what they are charged."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from engine.types import Status
 from tests.routes.test_openai import CHAT, HELLO, TEXT, TOOL, URL, ask, image_part, refused, said
 
 
-def form(schema):
+def schema_format(schema):
     return {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
 
 
@@ -81,9 +81,9 @@ MISTAKES = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}, "response_format.json_schema.name"),
     ({"response_format": SCHEMA}, "response_format"),
-    ({"response_format": form({"title": "x" * 65536})}, BOUNDS),
-    ({"response_format": form(nested(32))}, BOUNDS),
-    ({"response_format": form({"enum": list(range(2000))})}, BOUNDS),
+    ({"response_format": schema_format({"title": "x" * 65536})}, BOUNDS),
+    ({"response_format": schema_format(nested(32))}, BOUNDS),
+    ({"response_format": schema_format({"enum": list(range(2000))})}, BOUNDS),
     ({"response_format": SCHEMA, "reasoning_effort": "high"}, "reasoning_effort"),
     ({"response_format": SCHEMA, "ignore_eos": True}, "ignore_eos"),
     ({"response_format": SCHEMA, "tools": [TOOL]}, "response_format"),
@@ -105,17 +105,17 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "param"), MISTAKES, ids=[f"{n}-{param}" for n, (_, param) in enumerate(MISTAKES)])
-def test_each_mistake_is_named(client, avibe, asked, param):
-    """400 with the field in `param` and in the sentence, and nothing is generated."""
-    message, blamed = refused(ask(client, **asked), 400, "validation_error")
+@pytest.mark.parametrize(("fields", "param"), MISTAKES, ids=[f"{n}-{param}" for n, (_, param) in enumerate(MISTAKES)])
+def test_each_mistake_is_named(client, avibe, fields, param):
+    """400 with the field in `param` and in the message, and nothing is generated."""
+    message, blamed = refused(ask(client, **fields), 400, "validation_error")
     assert blamed == param
     assert param.split("[")[0].split(".")[0] in message or "images" in message or "form" in message
     assert avibe.submitted == []
 
 
 @pytest.mark.parametrize(
-    ("asked", "param"),
+    ("fields", "param"),
     [
         ({}, "prompt"),
         ({"prompt": ""}, "prompt"),
@@ -133,23 +133,23 @@ def test_each_mistake_is_named(client, avibe, asked, param):
         ({"prompt": "x", "stream_options": {}}, "stream_options"),
     ],
 )
-def test_each_mistake_of_a_plain_completion_is_named(client, avibe, asked, param):
-    """What would change the answer and is not supported is refused by name."""
-    response = client.post(TEXT, json={"model": "avibe"} | asked)
+def test_each_mistake_of_a_plain_completion_is_named(client, avibe, fields, param):
+    """Unsupported fields that would change the answer are refused by name."""
+    response = client.post(TEXT, json={"model": "avibe"} | fields)
     assert refused(response, 400, "validation_error")[1] == param
     assert avibe.submitted == []
 
 
-def test_neutral_values_of_what_is_not_supported_are_taken(client):
-    """Programs that spell the defaults out need not be changed."""
+def test_neutral_values_of_unsupported_fields_are_accepted(client):
+    """Programs that send the defaults need not be changed."""
     chat = {"modalities": ["text"], "verbosity": "medium", "function_call": "none", "audio": None, "functions": None}
     assert ask(client, **chat, response_format={"type": "text"}, tool_choice="none").status_code == 200
     text = {"model": "avibe", "prompt": "x", "best_of": 1, "echo": False, "suffix": ""}
     assert client.post(TEXT, json=text).status_code == 200
 
 
-def test_texts_that_no_context_holds_are_refused_untokenized(client, avibe):
-    """The code tells a client to shorten the conversation."""
+def test_texts_that_cannot_fit_are_refused_without_tokenizing(client, avibe):
+    """The code is OpenAI's for a conversation that is too long."""
     long = "x" * (128 * 4096 + 1)
     assert refused(ask(client, messages=[{"role": "user", "content": long}]), 400, "context_length_exceeded")
     response = client.post(TEXT, json={"model": "avibe", "prompt": ["a", long]})
@@ -165,26 +165,26 @@ def test_texts_that_no_context_holds_are_refused_untokenized(client, avibe):
         ("data:text/plain;base64,aGVsbG8=", 415, "unsupported_media_type"),
     ],
 )
-def test_only_pictures_in_data_urls_are_read(client, url, status, code):
-    """Nothing is fetched from elsewhere; the part to blame is named where there is one."""
+def test_only_images_in_data_urls_are_read(client, url, status, code):
+    """Nothing is fetched from other addresses; `param` names the part."""
     response = ask(client, model="avision", messages=said(image_part(url)))
     message, param = refused(response, status, code)
     assert param == ("messages[0].content[0].image_url.url" if status == 400 else None)
 
 
-def test_a_request_has_at_most_four_pictures(client, avision):
-    """The fifth is one too many, in whatever turn it stands."""
+def test_a_request_has_at_most_four_images(client, avision):
+    """The fifth is refused, in whichever message it is."""
     five = [*said(*[image_part()] * 3), *said(*[image_part()] * 2)]
     assert refused(ask(client, model="avision", messages=five), 400, "validation_error")[1].startswith("messages[1]")
     assert ask(client, model="avision", messages=said(*[image_part()] * 4)).status_code == 200
 
 
 def test_avision_uses_no_tools(client):
-    """Its checkpoint's template knows none."""
+    """Its chat template has none."""
     assert refused(ask(client, model="avision", tools=[TOOL]), 400, "validation_error")[1] == "tools"
 
 
-def test_every_failure_has_the_one_shape(client, avibe):
+def test_every_failure_has_the_same_fields(client, avibe):
     """404, 405, 413, 415, 500, 503 and 504, and a body that is no JSON."""
     refused(client.get("/v1/nothing"), 404, "not_found")
     refused(client.get(CHAT), 405, "method_not_allowed")
@@ -207,8 +207,8 @@ def test_every_failure_has_the_one_shape(client, avibe):
     refused(ask(client, response_format=SCHEMA), 503, "not_ready", "server_error")
 
 
-def test_choices_that_find_no_place_take_the_others_along(client, avibe):
-    """All or none: what was begun is aborted."""
+def test_a_refused_choice_aborts_the_others(client, avibe):
+    """All choices are generated or none."""
     avibe.hold, avibe.capacity = True, 2
     refused(ask(client, n=3), 503, "overloaded", "server_error")
     assert len(avibe.aborted) == 2
@@ -222,7 +222,7 @@ def limited(models, machine):
 
 
 def test_answers_are_charged_by_their_number(limited):
-    """n costs n, a list of prompts one each, a body that cannot be read one; a refusal nothing."""
+    """n costs n, a list of prompts one each, an invalid body one; a request over the limit costs nothing."""
     assert ask(limited, n=3).headers["RateLimit-Remaining"] == "7"
     assert ask(limited, temperature=9).headers["RateLimit-Remaining"] == "6"
     text = {"model": "avibe", "prompt": ["a", "b"], "n": 2}

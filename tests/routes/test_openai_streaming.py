@@ -1,6 +1,7 @@
-"""Streams of /v1 and /api/v1: their events one by one, their ends, and what a client that leaves costs."""
+"""Streams of /v1 and /api/v1: their events, their ends, and disconnected clients."""
 
 import json
+import threading
 
 import pytest
 from flask import g
@@ -10,8 +11,8 @@ from engine.errors import ModelError
 from engine.types import ChatPrompt, QueuePosition, SamplingParams, Timings, TokenLogprob
 from routes import generation
 from routes.generation_run import Run
-from routes.openai.chat_shape import ChatShape
-from routes.openai.completions import CompletionShape
+from routes.openai.chat_response import ChatResponse
+from routes.openai.completions import CompletionResponse
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
@@ -22,14 +23,14 @@ HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
 
-def stream(client, path=CHAT, **asked):
-    """Return the response of a stream and the objects of its events; [DONE] stays a text."""
+def stream(client, path=CHAT, **fields):
+    """Return the response of a stream and the objects of its events; [DONE] is a text."""
     body = {"stream": True}
     if path.startswith("/v1"):
         body |= {"model": "avibe"}
     if path == CHAT:
         body |= {"messages": HELLO}
-    response = client.post(path, json=body | asked, headers={"X-Request-ID": "mine"})
+    response = client.post(path, json=body | fields, headers={"X-Request-ID": "mine"})
     assert response.status_code == 200
     assert response.mimetype == "text/event-stream"
     assert response.headers["X-Accel-Buffering"] == "no"
@@ -38,22 +39,22 @@ def stream(client, path=CHAT, **asked):
 
 
 def deltas(events):
-    """Return what the events of a chat add."""
+    """Return the deltas of the events of a chat."""
     return [event["choices"][0]["delta"] for event in events if event != "[DONE]" and event["choices"]]
 
 
-def begun(app, avibe, **asked):
+def started(app, avibe, **fields):
     """Return a chat in the middle of its stream; `avibe` still holds the answer."""
     avibe.hold = True
-    body = {"model": "avibe", "messages": HELLO, "stream": True} | asked
+    body = {"model": "avibe", "messages": HELLO, "stream": True} | fields
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        return run, ChatShape(run, ChatRequest.model_validate(body), frozenset(), False)
+        return run, ChatResponse(run, ChatRequest.model_validate(body), frozenset(), False)
 
 
 def test_a_chat_comes_in_events(client):
-    """Role, text, reason, [DONE]; every event has the same head."""
+    """Role, text, finish reason, [DONE]; every event has the same id and object."""
     _, events = stream(client)
     assert events.pop() == "[DONE]"
     assert {event["id"] for event in events} == {"chatcmpl-mine"}
@@ -63,10 +64,10 @@ def test_a_chat_comes_in_events(client):
     assert all("usage" not in event for event in events)
 
 
-def test_tokens_are_counted_in_an_event_of_their_own(client):
-    """Only where they are asked for; the others say null then."""
-    for path, asked in ((CHAT, {}), (TEXT, {"prompt": "x"})):
-        _, events = stream(client, path, stream_options={"include_usage": True}, **asked)
+def test_usage_is_an_event_of_its_own(client):
+    """Only with include_usage; the other events have null then."""
+    for path, fields in ((CHAT, {}), (TEXT, {"prompt": "x"})):
+        _, events = stream(client, path, stream_options={"include_usage": True}, **fields)
         assert events[-1] == "[DONE]"
         assert events[-2]["choices"] == []
         assert events[-2]["usage"]["total_tokens"] == 12
@@ -74,7 +75,7 @@ def test_tokens_are_counted_in_an_event_of_their_own(client):
 
 
 def test_every_letter_is_sent_as_it_is(client, avibe):
-    """Quotes, controls and emoji survive; nothing can break out of an event."""
+    """Quotes, control characters and emoji survive; no text can end an event."""
     avibe.text = 'data: [DONE]\n\n"Ё" \\u0041 \u2028 🙂\x00'
     response, events = stream(client)
     assert deltas(events)[1] == {"content": avibe.text}
@@ -82,15 +83,15 @@ def test_every_letter_is_sent_as_it_is(client, avibe):
 
 
 def test_a_plain_text_comes_in_events(client):
-    """The text, then the reason."""
+    """The text, then the finish reason."""
     _, events = stream(client, TEXT, prompt="x")
     assert [event["choices"][0]["text"] for event in events[:-1]] == ["An answer.", ""]
     assert events[-2]["choices"][0]["finish_reason"] == "stop"
     assert {event["object"] for event in events[:-1]} == {"text_completion"}
 
 
-def test_our_own_route_streams_texts_and_then_the_whole(client):
-    """The last event is what the route answers without a stream."""
+def test_the_json_api_streams_text_and_then_the_whole(client):
+    """The last event is the body without a stream."""
     response, events = stream(client, OWN, prompt="x")
     whole = client.post(OWN, json={"prompt": "x"}, headers={"X-Request-ID": "mine"}).json
     assert events[0] == {"text": "An answer."}
@@ -101,16 +102,16 @@ def test_our_own_route_streams_texts_and_then_the_whole(client):
 
 
 @pytest.mark.parametrize("made", [0.1234, None])
-def test_the_last_event_tells_when_the_first_token_was_made(client, avibe, made):
-    """By the engine's clock, as the other times; null where none was made."""
+def test_the_last_event_has_the_time_to_the_first_token(client, avibe, made):
+    """By the engine's clock, like the other times; null if there was no token."""
     avibe.timings = Timings(queued=0.0, first_token=made, total=0.5)
     _, events = stream(client, OWN, prompt="x")
     assert events[-1]["metrics"]["time_to_first_token"] == (made and 0.123)
     TypeAdapter(GenerationAnswer).validate_python(events[-1])
 
 
-def test_our_own_route_streams_about_pictures_too(client):
-    """From a form, where the switch is a text, and from JSON."""
+def test_the_image_route_streams_too(client):
+    """From a form, where the switch is a text."""
     form = multipart([("prompt", "?"), ("stream", "true"), ("image", (picture(), "a.png"))])
     response = client.post("/api/v1/image/analyze", **form)
     assert response.text.startswith('data: {"text":"An answer."}\n\n')
@@ -120,9 +121,9 @@ def test_our_own_route_streams_about_pictures_too(client):
     assert client.post("/api/v1/image/analyze", **off).json["success"] is True
 
 
-def test_log_probabilities_travel_with_their_text(app, avibe):
-    """Also those of tokens whose text is held back: they come with the next event."""
-    run, shape = begun(app, avibe, logprobs=True)
+def test_log_probabilities_are_sent_with_their_text(app, avibe):
+    """Those of tokens whose text is held back are sent with the next event."""
+    run, shape = started(app, avibe, logprobs=True)
     one, two = TokenLogprob(1, "a", -0.5), TokenLogprob(2, "b", -0.25)
     avibe.push("mine", "", token_ids=(1,), logprobs=(one,))
     avibe.push("mine", "ab", token_ids=(2,), logprobs=(two,))
@@ -135,14 +136,14 @@ def test_log_probabilities_travel_with_their_text(app, avibe):
     assert [token["token"] for token in told["content"]] == ["a", "b"]
 
 
-def test_plain_texts_tell_where_each_token_begins(app, avibe):
-    """Offsets go on from piece to piece."""
+def test_text_offsets_continue_from_piece_to_piece(app, avibe):
+    """text_offset counts from the start of the continuation."""
     avibe.hold = True
-    asked = CompletionRequest.model_validate({"model": "avibe", "prompt": "x", "logprobs": 1})
+    fields = CompletionRequest.model_validate({"model": "avibe", "prompt": "x", "logprobs": 1})
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        shape = CompletionShape(run, asked, 1)
+        shape = CompletionResponse(run, fields, 1)
     for text in ("ab", "c"):
         avibe.push("mine", text, token_ids=(1,), logprobs=(TokenLogprob(1, text, -1.0),))
     avibe.text = ""
@@ -152,8 +153,8 @@ def test_plain_texts_tell_where_each_token_begins(app, avibe):
     assert [event["choices"][0]["logprobs"]["text_offset"] for event in events] == [[0], [2]]
 
 
-def test_calls_and_thoughts_come_in_events_of_their_own(client, avibe):
-    """A call as a whole, numbered; the reason is `tool_calls`."""
+def test_calls_and_reasoning_are_events_of_their_own(client, avibe):
+    """A call is one event with its index; the finish reason is `tool_calls`."""
     avibe.text = '<think>Hm.</think>So.\n<tool_call>{"name": "look", "arguments": {}}</tool_call>'
     _, events = stream(client, tools=[TOOL], reasoning_effort="high")
     added = deltas(events)
@@ -164,19 +165,19 @@ def test_calls_and_thoughts_come_in_events_of_their_own(client, avibe):
 
 
 def test_several_choices_share_a_stream(client):
-    """Each event says whose it is; every choice ends."""
-    for path, asked in ((CHAT, {}), (TEXT, {"prompt": "x"})):
-        _, events = stream(client, path, n=2, **asked)
+    """Each event has the index of its choice; every choice has an end."""
+    for path, fields in ((CHAT, {}), (TEXT, {"prompt": "x"})):
+        _, events = stream(client, path, n=2, **fields)
         ends = [event["choices"][0] for event in events[:-1] if event["choices"][0]["finish_reason"]]
         assert sorted(choice["index"] for choice in ends) == [0, 1]
 
 
-@pytest.mark.parametrize(("path", "asked"), [(CHAT, {}), (TEXT, {"prompt": "x"})])
+@pytest.mark.parametrize(("path", "fields"), [(CHAT, {}), (TEXT, {"prompt": "x"})])
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_failure_after_the_first_byte_is_one_event_and_no_done(client, avibe, path, asked, n):
-    """OpenAI's shape; the failure is counted."""
+def test_a_failure_after_the_first_byte_is_one_event_without_done(client, avibe, path, fields, n):
+    """In OpenAI's format; the failure is counted."""
     avibe.failure = ModelError("It failed.")
-    _, events = stream(client, path, n=n, **asked)
+    _, events = stream(client, path, n=n, **fields)
     assert events[-1]["error"] == {
         "message": "It failed.",
         "type": "server_error",
@@ -187,23 +188,23 @@ def test_a_failure_after_the_first_byte_is_one_event_and_no_done(client, avibe, 
     assert client.get("/api/metrics").json["application"]["failed_requests"] == 1
 
 
-def test_a_failure_of_our_own_stream_has_our_own_shape(client, avibe):
-    """The same body as without a stream, as the last event."""
+def test_a_failure_of_a_stream_of_the_json_api_is_its_body(client, avibe):
+    """The last event is the body that the failure has without a stream."""
     avibe.failure = ModelError("It failed.")
     _, events = stream(client, OWN, prompt="x")
     assert events == [{"error": "model_error", "message": "It failed.", "request_id": "mine"}]
 
 
 def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
-    """A full house is 503, not a stream that breaks."""
+    """A request that is refused gets 503 and no stream."""
     avibe.capacity = 0
     response = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "stream": True})
     assert (response.status_code, response.mimetype) == (503, "application/json")
 
 
-def test_silence_is_filled_with_comments(app, avibe):
-    """So that no proxy takes a waiting stream for a dead one."""
-    run, shape = begun(app, avibe)
+def test_keep_alives_are_comments(app, avibe):
+    """A proxy does not close a stream that waits."""
+    run, shape = started(app, avibe)
     events = shape.events(idle=0.01)
     next(events)
     assert [next(events), next(events)] == [KEEP_ALIVE, KEEP_ALIVE]
@@ -216,8 +217,8 @@ def test_silence_is_filled_with_comments(app, avibe):
     run.close()
 
 
-def test_our_own_stream_is_kept_alive_too(app, avibe):
-    """The same comment; while the request waits, one with its place in the queue."""
+def test_keep_alives_of_the_json_api_have_the_queue_position(app, avibe):
+    """While the request waits; the usual comment afterwards."""
     avibe.hold, avibe.queue_position = True, QueuePosition(2, 3.456)
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
@@ -231,14 +232,14 @@ def test_our_own_stream_is_kept_alive_too(app, avibe):
     run.close()
 
 
-def test_a_plain_text_is_kept_alive_too(app, avibe):
-    """The same comment."""
+def test_plain_completions_have_keep_alives(app, avibe):
+    """The same comment as chats."""
     avibe.hold = True
-    asked = CompletionRequest.model_validate({"model": "avibe", "prompt": "x"})
+    fields = CompletionRequest.model_validate({"model": "avibe", "prompt": "x"})
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        events = CompletionShape(run, asked, 1).events(idle=0.01)
+        events = CompletionResponse(run, fields, 1).events(idle=0.01)
     assert next(events) == KEEP_ALIVE
     avibe.finish("mine")
     assert list(events)[-1] == b"data: [DONE]\n\n"
@@ -246,7 +247,7 @@ def test_a_plain_text_is_kept_alive_too(app, avibe):
 
 
 def test_a_stream_that_is_closed_aborts_its_answer(client, avibe):
-    """Whether its first event was sent or not."""
+    """Before and after its first event."""
     avibe.hold = True
     for number, read in enumerate((0, 1)):
         response = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "stream": True})
@@ -257,25 +258,60 @@ def test_a_stream_that_is_closed_aborts_its_answer(client, avibe):
         avibe.wait_for(lambda one, wanted=number + 1: len(one.aborted) == wanted)
 
 
-def test_what_a_stream_logs_carries_its_id(client, caplog):
-    """The request's context has ended by then; the line at the end is still about it."""
+def test_the_end_of_a_stream_is_logged(client, caplog):
+    """Although the request's context has ended by then."""
     caplog.set_level("INFO")
     stream(client)
     (line,) = [record for record in caplog.records if record.getMessage().startswith("generated:")]
     assert "5 tokens" in line.getMessage()
 
 
-def test_an_iterable_without_close_is_closed_all_the_same():
-    """What the stream was made for ends with it."""
+def test_an_iterable_without_close_calls_on_close():
+    """The run of the stream ends with it."""
     closed = []
     EventStream(iter([b"x"]), lambda: closed.append(True)).close()
     assert closed == [True]
 
 
-def test_the_request_is_over_while_its_stream_goes_on(app, avibe):
-    """Nothing of the stream needs the request's context."""
-    run, shape = begun(app, avibe)
+def test_a_stream_needs_no_request_context(app, avibe):
+    """The context has ended when the server iterates."""
+    run, shape = started(app, avibe)
     avibe.finish("mine")
     assert not g
     assert list(shape.events())[-1] == b"data: [DONE]\n\n"
     run.close()
+
+
+def test_several_answers_are_read_by_the_requests_own_thread(app, avibe):
+    """Their parts come in the order in which they were made, and no thread is started for any of them."""
+    avibe.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))] * 3)
+    threads = threading.active_count()
+    pieces = run.pieces(idle=0.0)
+    assert next(pieces)[1].text == ""
+    avibe.push("mine-2", "a")
+    avibe.push("mine", "b")
+    avibe.push("mine-2", "c")
+    seen = [(number, piece.text) for number, piece in (next(pieces) for _ in range(3))]
+    assert seen == [(2, "a"), (0, "b"), (2, "c")]
+    assert threading.active_count() == threads
+    for name in ("mine-1", "mine", "mine-2"):
+        avibe.finish(name)
+    ends = [number for number, piece in pieces if piece is None]
+    assert ends == [1, 0, 2]
+    run.close()
+
+
+def test_several_answers_end_with_the_first_error_of_one(app, avibe):
+    """The others are aborted by the end of the run."""
+    avibe.hold = True
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))] * 2)
+    avibe.fail("mine-1", ModelError("It failed."))
+    with pytest.raises(ModelError):
+        list(run.pieces(idle=1.0))
+    run.close()
+    assert avibe.aborted == ["mine"]

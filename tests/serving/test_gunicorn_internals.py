@@ -28,6 +28,7 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "ThreadWorker.accept": (ThreadWorker.accept, ["self", "listener"]),
     "ThreadWorker.handle": (ThreadWorker.handle, ["self", "conn"]),
     "ThreadWorker.handle_exit": (ThreadWorker.handle_exit, ["self", "sig", "frame"]),
+    "ThreadWorker.handle_quit": (ThreadWorker.handle_quit, ["self", "sig", "frame"]),
     "ThreadWorker.load_wsgi": (ThreadWorker.load_wsgi, ["self"]),
     "ThreadWorker.notify": (ThreadWorker.notify, ["self"]),
     "ThreadWorker.on_pending_socket_readable": (ThreadWorker.on_pending_socket_readable, ["self", "conn", "client"]),

@@ -1,1 +1,1 @@
-"""Kernels in C for float32 on a processor: `build` makes the library, `library` calls it. Without it, torch does."""
+"""C kernels for float32 on the CPU: `build` compiles the library, `library` calls it. Without them torch is used."""

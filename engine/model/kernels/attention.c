@@ -1,28 +1,28 @@
-/* Attention: rows of one token over what their slots hold, and chunks of prompts. */
+/* Attention of decode rows over their slots, and causal attention of prompt chunks. */
 #include "kernels.h"
 
-/* Turns scores [n] into weights e^((score - highest) * scale), zeros up to the next multiple of LANES, and returns one
- * over their sum. */
+/* Softmax without normalization: replaces scores [n] by e^((score - highest) * scale), pads with zeros to a multiple of
+ * LANES, and returns the reciprocal of the sum. */
 INLINE float softmax(float *scores, long n, float scale) {
     vec highest = {0}, total = {0};
     highest += scores[0];
     for (long i = n; i % LANES; i++) scores[i] = -INFINITY;
     for (long i = 0; i < n; i += LANES) {
-        vec own = *(vec *)(scores + i);
-        highest = choose(own > highest, own, highest);
+        vec part = *(vec *)(scores + i);
+        highest = choose(part > highest, part, highest);
     }
-    float most = highest[0], sum = 0.0f;
-    for (long l = 1; l < LANES; l++) most = highest[l] > most ? highest[l] : most;
+    float maximum = highest[0], sum = 0.0f;
+    for (long l = 1; l < LANES; l++) maximum = highest[l] > maximum ? highest[l] : maximum;
     for (long i = 0; i < n; i += LANES) {
-        vec own = exponential((*(vec *)(scores + i) - most) * scale);
-        *(vec *)(scores + i) = own;
-        total += own;
+        vec part = exponential((*(vec *)(scores + i) - maximum) * scale);
+        *(vec *)(scores + i) = part;
+        total += part;
     }
     for (long l = 0; l < LANES; l++) sum += total[l];
     return 1.0f / sum;
 }
 
-/* Returns the sums of neighbours: those of a in the first half, those of b in the second. */
+/* Horizontal add: returns the sums of adjacent lanes, those of a in the first half, those of b in the second. */
 INLINE vec horizontal_add(vec a, vec b) {
     mask even, odd;
     for (int l = 0; l < LANES; l++) {
@@ -32,8 +32,8 @@ INLINE vec horizontal_add(vec a, vec b) {
     return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
 }
 
-/* scores [LANES] of a query [dim] with the keys of LANES positions from `first` on; beyond `last` it repeats that one.
- * dim is a constant where inlined. */
+/* scores [LANES] of a query [dim] with the keys at LANES positions from `first`; positions beyond `last` repeat the key
+ * at `last`. dim is a constant when inlined. */
 INLINE void score(const float *query, const float *keys, float *scores, long first, long last, const long dim) {
     vec sums[LANES];
 #pragma GCC unroll 16
@@ -50,81 +50,83 @@ INLINE void score(const float *query, const float *keys, float *scores, long fir
     *(vec *)scores = sums[0];
 }
 
-/* Adds to out [together, dim] the values from `first` to `end`, each times its weight in weights [together, (room)].
- * together and dim are constants where inlined. */
-INLINE void weighted_sum(const float *weights, long room, const float *values, float *out, long first, long end,
-                   const long together, const long dim) {
+/* Weighted sum: adds to out [heads, dim] the values at positions `first` to `end`, weighted by weights
+ * [heads, (stride)]. heads and dim are constants when inlined. */
+INLINE void weighted_sum(const float *weights, long stride, const float *values, float *out, long first, long end,
+                         const long heads, const long dim) {
     vec sums[2 * WIDEST / LANES];
     const long parts = dim / LANES;
 #pragma GCC unroll 16
-    for (long i = 0; i < together * parts; i++) sums[i] = *(const vec *)(out + i * LANES);
+    for (long i = 0; i < heads * parts; i++) sums[i] = *(const vec *)(out + i * LANES);
     for (long p = first; p < end; p++)
 #pragma GCC unroll 2
-        for (long g = 0; g < together; g++)
+        for (long h = 0; h < heads; h++)
 #pragma GCC unroll 8
             for (long i = 0; i < parts; i++)
-                sums[g * parts + i] += weights[g * room + p] * *(const vec *)(values + p * dim + i * LANES);
+                sums[h * parts + i] += weights[h * stride + p] * *(const vec *)(values + p * dim + i * LANES);
 #pragma GCC unroll 16
-    for (long i = 0; i < together * parts; i++) *(vec *)(out + i * LANES) = sums[i];
+    for (long i = 0; i < heads * parts; i++) *(vec *)(out + i * LANES) = sums[i];
 }
 
-/* out [group, dim] of queries q [group, dim] that share keys and values [length, dim]. scores: [group, (room)]; after:
- * what is read next, elsewhere. dim, a multiple of LANES, is a constant where inlined. */
-INLINE void attend_head(const float *q, const float *keys, const float *values, const float *after, float *out,
-                        float *scores, long group, long length, long room, const long dim) {
+/* Attention out [group, dim] of queries q [group, dim] that share keys and values [length, dim]. scores: scratch memory
+ * [group, (stride)]; next: the keys to prefetch after these. dim, a multiple of LANES, is a constant when inlined. */
+INLINE void attend_head(const float *q, const float *keys, const float *values, const float *next, float *out,
+                        float *scores, long group, long length, long stride, const long dim) {
     const float scale = 1.0f / sqrtf((float)dim);
     const long ahead = AHEAD / dim < length ? AHEAD / dim : length;
     for (long first = 0; first < length; first += LANES) {
         for (long p = first; p < first + LANES && p < length; p++)
-            fetch(p + ahead < length ? keys + (p + ahead) * dim : values + (p + ahead - length) * dim, dim);
+            prefetch(p + ahead < length ? keys + (p + ahead) * dim : values + (p + ahead - length) * dim, dim);
         for (long g = 0; g < group; g++)
-            score(q + g * dim, keys, scores + g * room + first, first, length - 1, dim);
+            score(q + g * dim, keys, scores + g * stride + first, first, length - 1, dim);
     }
     float factors[group];
-    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * room, length, scale);
+    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * stride, length, scale);
     for (long i = 0; i < group * dim; i++) out[i] = 0.0f;
     for (long first = 0; first < length; first += LANES) {
         long end = first + LANES < length ? first + LANES : length, g = 0;
         for (long p = first; p < end; p++)
-            fetch(p + ahead < length ? values + (p + ahead) * dim : after + (p + ahead - length) * dim, dim);
-        for (; g + 2 <= group; g += 2) weighted_sum(scores + g * room, room, values, out + g * dim, first, end, 2, dim);
-        if (g < group) weighted_sum(scores + g * room, room, values, out + g * dim, first, end, 1, dim);
+            prefetch(p + ahead < length ? values + (p + ahead) * dim : next + (p + ahead - length) * dim, dim);
+        for (; g + 2 <= group; g += 2)
+            weighted_sum(scores + g * stride, stride, values, out + g * dim, first, end, 2, dim);
+        if (g < group) weighted_sum(scores + g * stride, stride, values, out + g * dim, first, end, 1, dim);
     }
     for (long g = 0; g < group; g++)
         for (long i = 0; i < dim; i += LANES) *(vec *)(out + g * dim + i) *= factors[g];
 }
 
-static void any_head(const float *q, const float *keys, const float *values, const float *after, float *out,
-                     float *scores, long group, long length, long room, long dim) {
-    if (dim == 64) attend_head(q, keys, values, after, out, scores, group, length, room, 64);
-    else if (dim == 128) attend_head(q, keys, values, after, out, scores, group, length, room, 128);
-    else attend_head(q, keys, values, after, out, scores, group, length, room, dim);
+/* `attend_head`, specialized for the usual head sizes. */
+static void attend_any_head(const float *q, const float *keys, const float *values, const float *next, float *out,
+                            float *scores, long group, long length, long stride, long dim) {
+    if (dim == 64) attend_head(q, keys, values, next, out, scores, group, length, stride, 64);
+    else if (dim == 128) attend_head(q, keys, values, next, out, scores, group, length, stride, 128);
+    else attend_head(q, keys, values, next, out, scores, group, length, stride, dim);
 }
 
-/* Attention of rows of one token each over their slots: out [rows, kv_heads * group * dim] of q [rows, (stride)].
- * cache: one layer, [slots, 2, kv_heads, room, dim]; slots, lengths: [rows]; scores: room for [threads, group,
- * longest]. */
+/* Attention of rows of one token each over their slots: out [rows, kv_heads * group * dim] for q [rows, (stride)].
+ * cache: one layer, [slots, 2, kv_heads, capacity, dim]; slots, lengths: [rows]; scores: scratch memory
+ * [threads, group, longest]. */
 void attend(const float *q, const float *cache, const long *slots, const long *lengths, float *out, float *scores,
-            long rows, long stride, long kv_heads, long group, long dim, long room, long longest, long threads) {
-    const long heads = rows * kv_heads, half = kv_heads * room * dim, width = group * dim;
+            long rows, long stride, long kv_heads, long group, long dim, long capacity, long longest, long threads) {
+    const long heads = rows * kv_heads, half = kv_heads * capacity * dim, width = group * dim;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long i = 0; i < heads; i++) {
-        long row = i / kv_heads, head = i % kv_heads, next = i + 1 < heads ? i + 1 : i;
-        const float *keys = cache + slots[row] * 2 * half + head * room * dim;
-        const float *after = cache + slots[next / kv_heads] * 2 * half + next % kv_heads * room * dim;
-        float *own = scores + omp_get_thread_num() * group * longest;
-        any_head(q + row * stride + head * width, keys, keys + half, after, out + i * width, own, group, lengths[row],
-                 longest, dim);
+        long row = i / kv_heads, head = i % kv_heads, following = i + 1 < heads ? i + 1 : i;
+        const float *keys = cache + slots[row] * 2 * half + head * capacity * dim;
+        const float *next = cache + slots[following / kv_heads] * 2 * half + following % kv_heads * capacity * dim;
+        float *scratch = scores + omp_get_thread_num() * group * longest;
+        attend_any_head(q + row * stride + head * width, keys, keys + half, next, out + i * width, scratch, group,
+                        lengths[row], longest, dim);
     }
 }
 
-/* Returns how many floats of scratch memory `attend_chunk` needs for each thread. */
+/* Returns the number of floats of scratch memory that `attend_chunk` needs per thread. */
 long chunk_scratch(long length, long dim) {
     long padded = (length + COLS - 1) / COLS * COLS, wide = (dim + COLS - 1) / COLS * COLS;
     return padded * dim + length * wide + TOKENS * padded + TOKENS * COLS;
 }
 
-/* Lays x [rows, dim] out as panels [dim / COLS, rows, COLS], zeros behind the last column. */
+/* Packs x [rows, dim] into panels [dim / COLS, rows, COLS], padded with zeros after the last column. */
 static void pack_columns(const float *x, float *panels, long rows, long dim) {
     for (long first = 0; first < dim; first += COLS)
         for (long row = 0; row < rows; row++)
@@ -132,7 +134,7 @@ static void pack_columns(const float *x, float *panels, long rows, long dim) {
                 *panels++ = first + c < dim ? x[row * dim + first + c] : 0.0f;
 }
 
-/* y [rows, COLS] (ldy) = x [rows, in] (ldx) panel [in, COLS], all in the first caches already. */
+/* y [rows, COLS] (ldy) = x [rows, in] (ldx) panel [in, COLS], for operands that are in the L1 and L2 caches. */
 static void small_gemm(const float *x, long ldx, const float *panel, float *y, long ldy, long rows, long in) {
     for (long k = 0; k < in; k += DEPTH) {
         long depth = in - k < DEPTH ? in - k : DEPTH;
@@ -142,10 +144,11 @@ static void small_gemm(const float *x, long ldx, const float *panel, float *y, l
     }
 }
 
-/* Causal attention of `count` tokens that follow `start` earlier ones in their slot: out [count, (out_stride)] of
- * q [count, (stride)]. cache: the slot in one layer, [2, kv_heads, room, dim]; scratch: [threads, chunk_scratch]. */
+/* Causal attention of `count` tokens after `start` earlier ones in their slot: out [count, (out_stride)] for
+ * q [count, (stride)]. cache: the slot in one layer, [2, kv_heads, capacity, dim]; scratch:
+ * [threads, chunk_scratch]. */
 void attend_chunk(const float *q, const float *cache, float *out, float *scratch, long start, long count, long stride,
-                  long out_stride, long kv_heads, long group, long dim, long room, long threads) {
+                  long out_stride, long kv_heads, long group, long dim, long capacity, long threads) {
     const long length = start + count, padded = (length + COLS - 1) / COLS * COLS;
     const long wide = (dim + COLS - 1) / COLS * COLS, size = chunk_scratch(length, dim);
     const float scale = 1.0f / sqrtf((float)dim);
@@ -153,15 +156,16 @@ void attend_chunk(const float *q, const float *cache, float *out, float *scratch
     for (long head = 0; head < kv_heads; head++) {
         float *keys = scratch + omp_get_thread_num() * size, *packed = keys + padded * dim;
         float *scores = packed + length * wide, *part = scores + TOKENS * padded;
-        const float *values = cache + (kv_heads + head) * room * dim;
+        const float *values = cache + (kv_heads + head) * capacity * dim;
         float factors[TOKENS];
-        pack(cache + head * room * dim, keys, length, dim, 1);
+        pack(cache + head * capacity * dim, keys, length, dim, 1);
         if (dim != COLS) pack_columns(values, packed, length, dim);
         for (long i = 0; i < group * ((count + TOKENS - 1) / TOKENS); i++) {
             long query_head = head * group + i % group, first = i / group * TOKENS;
             long tokens = count - first < TOKENS ? count - first : TOKENS, reach = start + first + tokens;
             for (long c = 0; c < reach; c += COLS)
-                small_gemm(q + first * stride + query_head * dim, stride, keys + c * dim, scores + c, padded, tokens, dim);
+                small_gemm(q + first * stride + query_head * dim, stride, keys + c * dim, scores + c, padded, tokens,
+                           dim);
             for (long t = 0; t < tokens; t++) {
                 long seen = start + first + t + 1;
                 factors[t] = softmax(scores + t * padded, seen, scale);

@@ -1,7 +1,7 @@
-/* What a step computes on a processor in float32, where torch leaves time: one core is bound by what it reads from
- * memory (weights, keys, values), so each kernel fetches ahead what it will need while it computes, and goes over a
- * row once. All tensors are contiguous float32 in row-major order unless a stride says otherwise; indices are counted
- * in elements; `threads` is the number of OpenMP threads to use. Nothing is kept between calls.
+/* Kernels for the parts of a step in which torch is slow on the CPU in float32. One core is bound by reading memory
+ * (weights, keys, values), so each kernel prefetches while it computes and passes over a row once. Tensors are
+ * contiguous float32 in row-major order unless a stride is given; offsets and strides are in elements; `threads` is the
+ * number of OpenMP threads to use. The kernels hold no state between calls.
  */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -18,30 +18,30 @@ enum { LANES = 8, VECTORS = 2 };
 enum {
     ROWS = 6,                   /* rows of a tile; ROWS x VECTORS accumulators and VECTORS weights fit the registers */
     COLS = LANES * VECTORS,     /* columns of a tile, and of a panel of packed weights */
-    DEPTH = 128,                /* rows of a panel that stay in the first cache while all rows of x pass over them */
-    MANY_BLOCKS = 24,           /* blocks of rows among which fetching is shared out */
+    DEPTH = 128,                /* rows of a panel that stay in the L1 cache while all rows of x pass over them */
+    MANY_BLOCKS = 24,           /* number of blocks of rows from which each block prefetches a share */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
-    AHEAD = 1024,               /* floats: how far attention fetches ahead */
-    WIDEST = 256,               /* the largest head */
-    TOKENS = 48,                /* tokens of a chunk whose scores are in the cache together */
-    MANY = 1 << 14              /* elements from which more than one thread pays */
+    AHEAD = 1024,               /* floats: prefetch distance of attention */
+    WIDEST = 256,               /* the largest supported head size */
+    TOKENS = 48,                /* tokens of a chunk whose scores fit the cache together */
+    MANY = 1 << 14              /* elements above which several threads are faster than one */
 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 typedef int mask __attribute__((vector_size(LANES * sizeof(int))));
 
-/* Fetches `count` floats from memory, for soon. */
-INLINE void fetch(const float *from, long count) {
+/* Prefetches `count` floats. */
+INLINE void prefetch(const float *from, long count) {
     for (long i = 0; i < count; i += LINE) __builtin_prefetch(from + i, 0, 2);
 }
 
-/* Returns `yes` where the mask is set, else `no`. */
+/* Returns `yes` in lanes where the mask is set, else `no`. */
 INLINE vec choose(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) | ((mask)no & ~where)); }
 
-/* Returns e^x to about one unit in the last place, 0 below e^-87: x is split into n ln 2 + r, |r| <= ln 2 / 2, and e^r
- * is its Taylor series. What is not a number stays so. */
+/* Returns e^x to about one unit in the last place, 0 for x < -87: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its
+ * Taylor series. NaN stays NaN. */
 INLINE vec exponential(vec x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
     mask tiny = x < -87.0f;
@@ -60,8 +60,8 @@ INLINE vec exponential(vec x) {
 
 void pack(const float *weight, float *packed, long out, long in, long threads);
 
-/* y [rows, COLS] (ldy) = x [rows, depth] (ldx) w [depth, COLS] for up to ROWS rows, plus y where `more`, plus bias
- * [COLS] where there is one. Meanwhile fetches `lines` (0, 1, 2, 4) cache lines a row of w from `next` on. */
+/* One tile of a GEMM: y [rows, COLS] (ldy) = x [rows, depth] (ldx) w [depth, COLS] for up to ROWS rows, plus y if
+ * `more`, plus bias [COLS] if not NULL. Prefetches `lines` (0, 1, 2, 4) cache lines from `next` per row of w. */
 void tile(long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy, int more,
           const float *bias, const float *next, long lines);
 

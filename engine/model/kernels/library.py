@@ -1,6 +1,6 @@
-"""The compiled kernels as calls on tensors: float32, on the processor, contiguous unless a stride is named.
+"""The compiled kernels as calls on float32 CPU tensors, contiguous unless stated otherwise.
 
-`load_kernels` gives None where they cannot be had, and says why once; everything that uses them has a way without.
+`load_kernels` returns None and logs the reason if they cannot be loaded; every caller falls back to torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.model.kernels.build import COMPILERS, HERE, compile_to, level_of, li
 
 log = logging.getLogger("avito_ai.loading")
 
-# Each function of the library: its pointers, the kinds of the numbers behind them, and what it returns.
+# The functions of the library: number of leading pointers, types of the numbers after them, return type.
 _SIGNATURES = {
     "panel_columns": (0, "", ctypes.c_long),
     "chunk_scratch": (0, "ll", ctypes.c_long),
@@ -35,18 +35,18 @@ _SIGNATURES = {
     "store": (3, "lllll", None),
     "attend": (6, "llllllll", None),
     "attend_chunk": (4, "lllllllll", None),
-    "copy_runs": (4, "ll", None),
+    "copy_blocks": (4, "ll", None),
     "draw": (5, "lll", None),
 }
-_KINDS = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
-_ALIGNMENT = 64  # bytes: a cache line, and the widest register
+_TYPES = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
+_ALIGNMENT = 64  # bytes in a cache line and in the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
-_LOADING = threading.Lock()  # guards the first load: two models may ask at once
+_LOAD_LOCK = threading.Lock()  # guards the first load: two models may start at once
 
 
 class PackedWeight:
-    """A weight [out, in] and its bias in the layout that `Kernels.product` reads."""
+    """A weight [out, in] and its bias in the layout that `Kernels.gemm` reads."""
 
     def __init__(self, panels: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> None:
         self.panels, self.bias = panels, bias
@@ -54,18 +54,18 @@ class PackedWeight:
 
 
 class Kernels:
-    """The library's functions. Each uses as many threads as torch does at the time of the call."""
+    """The functions of the library. Each uses as many threads as torch does at the time of the call."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         for name, (pointers, numbers, result) in _SIGNATURES.items():
             function = getattr(library, name)
-            function.argtypes = [ctypes.c_void_p] * pointers + [_KINDS[kind] for kind in numbers]
+            function.argtypes = [ctypes.c_void_p] * pointers + [_TYPES[kind] for kind in numbers]
             function.restype = result
         self._columns = int(library.panel_columns())
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
-        """Return a weight [out, in] and a bias [out], laid out for `product`."""
+        """Pack a weight [out, in] and a bias [out] for `gemm`."""
         weight = weight.contiguous()
         out, inner = weight.shape
         padded = -(-out // self._columns) * self._columns
@@ -76,7 +76,7 @@ class Kernels:
         return PackedWeight(panels, bias, (out, inner))
 
     def gemm(self, x: Tensor, weight: PackedWeight, add_to: Tensor | None = None) -> Tensor:
-        """Return x W^T + b [rows, out] of x [rows, in]; with add_to [rows, out], added to it in place."""
+        """Return x W^T + b [rows, out] for x [rows, in]; with add_to [rows, out], add it there in place."""
         x = x.contiguous()
         y = x.new_empty(x.shape[0], weight.out) if add_to is None else add_to
         bias = None if weight.bias is None else weight.bias.data_ptr()
@@ -87,14 +87,14 @@ class Kernels:
         return y
 
     def norm(self, x: Tensor, eps: float) -> Tensor:
-        """Return x / sqrt(|x|^2 + eps) [rows, n] of x [rows, n]."""
+        """Return x / sqrt(|x|^2 + eps) [rows, n] for x [rows, n]."""
         x = x.contiguous()
         y = torch.empty_like(x)
         self._library.norm(x.data_ptr(), y.data_ptr(), x.shape[0], x.shape[1], eps, torch.get_num_threads())
         return y
 
     def silu_and_mul(self, x: Tensor) -> Tensor:
-        """Return silu(x[:, :n]) * x[:, n:] [rows, n] of x [rows, 2 n]."""
+        """Return silu(x[:, :n]) * x[:, n:] [rows, n] for x [rows, 2 n]."""
         x = x.contiguous()
         rows, both = x.shape
         y = x.new_empty(rows, both // 2)
@@ -102,8 +102,9 @@ class Kernels:
         return y
 
     def qk_norm_rope(self, x: Tensor, weights: Tensor | None, rotary: Tensor, eps: float) -> None:
-        """Norm by `weights` [heads, D], where given, and rotate x [rows, heads, D] in place, which may be a view of
-        wider rows. rotary: complex [rows, 1, D / 2].
+        """Normalize with `weights` [heads, D], if given, and rotate x [rows, heads, D] in place.
+
+        x may be a view of wider rows. rotary: complex [rows, 1, D / 2].
         """
         rotary = rotary.contiguous()
         rows, heads, dim = x.shape
@@ -113,58 +114,61 @@ class Kernels:
         )
 
     def store(self, x: Tensor, layer: Tensor, offsets: Tensor) -> None:
-        """Copy keys and values x [rows, 2 * kv_heads, D] into one layer of the cache, [slots, 2, kv_heads, room, D].
+        """Write keys and values x [rows, 2 * kv_heads, D] to one layer of the cache, [slots, 2, kv_heads, length, D].
 
-        places: [rows], where in the layer the first head of each row goes, in elements.
+        offsets: [rows], offset of the first head of each row within the layer, in elements.
         """
         rows, heads, dim = x.shape
         self._library.store(
             x.data_ptr(), layer.data_ptr(), offsets.data_ptr(), rows, x.stride(0), heads, dim, layer.stride(2)
         )
 
-    def copy_runs(self, source: Tensor, target: Tensor, offsets: Tensor, new_offsets: Tensor, size: int) -> None:
-        """Copy runs of `size` floats from their places [n] in one tensor to new ones [n] in another, in elements."""
-        self._library.copy_runs(
+    def copy_blocks(self, source: Tensor, target: Tensor, offsets: Tensor, new_offsets: Tensor, size: int) -> None:
+        """Copy blocks of `size` floats from `offsets` [n] in `source` to `new_offsets` [n] in `target`, in elements."""
+        self._library.copy_blocks(
             source.data_ptr(), target.data_ptr(), offsets.data_ptr(), new_offsets.data_ptr(), len(offsets), size
         )
 
     @staticmethod
-    def attends(head_dim: int) -> bool:
-        """Return whether `attend` knows heads of this size."""
+    def supports_head(head_dim: int) -> bool:
+        """Return whether `attend` and `attend_chunk` support heads of this size."""
         return head_dim % _LANES == 0 and head_dim <= _WIDEST_HEAD
 
     def attend(self, q: Tensor, layer: Tensor, slots: Tensor, lengths: Tensor, longest: int, out: Tensor) -> None:
-        """Write attention [rows, heads * D] of q [rows, heads, D] (rows may be wider) to `out`, each row over the
-        first `lengths` [rows] tokens of its slot in `slots` [rows]. layer: [slots, 2, kv_heads, room, D].
+        """Write the attention of q [rows, heads, D], which may be a view of wider rows, to `out` [rows, heads * D].
+
+        Each row attends to the first `lengths` [rows] tokens of its slot in `slots` [rows]. longest: the maximum of
+        `lengths`; layer: [slots, 2, kv_heads, length, D].
         """
         rows, heads, dim = q.shape
-        kv_heads, room = layer.shape[2], layer.shape[3]
+        kv_heads, capacity = layer.shape[2], layer.shape[3]
         threads, group = torch.get_num_threads(), heads // kv_heads
-        room_of_scores = -(-longest // _LANES) * _LANES
-        scores = q.new_empty(threads * group * room_of_scores)
+        padded = -(-longest // _LANES) * _LANES
+        scores = q.new_empty(threads * group * padded)
         self._library.attend(
             q.data_ptr(), layer.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(), scores.data_ptr(),
-            rows, q.stride(0), kv_heads, group, dim, room, room_of_scores, threads,
+            rows, q.stride(0), kv_heads, group, dim, capacity, padded, threads,
         )  # fmt: skip
 
     def attend_chunk(self, q: Tensor, slot: Tensor, start: int, out: Tensor) -> None:
-        """Write causal attention [count, heads * D] of q [count, heads, D] (rows may be wider) to `out`.
+        """Write the causal attention of q [count, heads, D], which may be a view of wider rows, to `out`.
 
-        slot: one layer of the sequence's slot, [2, kv_heads, room, D], where the chunk's own keys and values lie
-        already, from `start` on.
+        slot: one layer of the sequence's slot, [2, kv_heads, length, D], which already contains the keys and values of
+        the chunk, from position `start`. out: [count, heads * D].
         """
         count, heads, dim = q.shape
-        kv_heads, room = slot.shape[1], slot.shape[2]
+        kv_heads, capacity = slot.shape[1], slot.shape[2]
         threads = torch.get_num_threads()
         scratch = q.new_empty(threads * self._library.chunk_scratch(start + count, dim))
         self._library.attend_chunk(
             q.data_ptr(), slot.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count, q.stride(0),
-            out.stride(0), kv_heads, heads // kv_heads, dim, room, threads,
+            out.stride(0), kv_heads, heads // kv_heads, dim, capacity, threads,
         )  # fmt: skip
 
     def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:
-        """Return one token a row [rows], drawn from logits [rows, vocabulary], which are overwritten, divided by
-        temperatures [rows]: where the running sum of weights passes the row's number in [0, 1) (numbers [rows]).
+        """Draw one token per row, [rows], from softmax(logits / temperatures) by inverse transform sampling.
+
+        logits: [rows, vocabulary], overwritten; temperatures: [rows, 1]; numbers: [rows, 1], each in [0, 1).
         """
         rows, vocabulary = logits.shape
         tokens = torch.empty(rows, dtype=torch.long)
@@ -182,8 +186,8 @@ def _loaded() -> Kernels | None:
 
 
 def load_kernels() -> Kernels | None:
-    """Return the kernels, compiled if they are not yet; None, with a line in the log, where they cannot be had."""
-    with _LOADING:
+    """Return the kernels, compiled on the first call; None, with a log line, if they cannot be loaded."""
+    with _LOAD_LOCK:
         return _loaded()
 
 
@@ -193,9 +197,9 @@ def load_from(
     compilers: Sequence[str] = COMPILERS,
     writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK),
 ) -> Kernels | None:
-    """Return the kernels for a level of processor from `folder`, compiled if they are not there yet."""
+    """Return the kernels for a processor level from `folder`, compiling them if the library is missing."""
     if level is None:
-        log.info("There are no kernels for this processor: the models run on torch's own operations.")
+        log.info("There are no kernels for this processor: the models run on torch operations.")
         return None
     try:
         return Kernels(_open(folder / library_name(level), level, compilers, writable(folder)))
@@ -215,7 +219,7 @@ def _open(path: Path, level: str, compilers: Sequence[str], keep: bool) -> ctype
 
 
 def _aligned(size: int) -> Tensor:
-    """Return room for `size` floats that begins with a cache line."""
-    room = torch.from_numpy(np.empty(size + _ALIGNMENT // 4, dtype=np.float32))  # NumPy asks for huge pages
-    first = -room.data_ptr() % _ALIGNMENT // 4
-    return room[first : first + size]
+    """Return uninitialized memory for `size` floats, aligned to a cache line."""
+    memory = torch.from_numpy(np.empty(size + _ALIGNMENT // 4, dtype=np.float32))  # NumPy asks for huge pages
+    first = -memory.data_ptr() % _ALIGNMENT // 4
+    return memory[first : first + size]

@@ -1,7 +1,7 @@
-/* Linear layers: weights packed into panels, and products that read each panel once. */
+/* Linear layers: weights packed into panels, and a GEMM that reads each panel once. */
 #include "kernels.h"
 
-/* Returns the number of columns that a panel has: packed weights are padded to a multiple of it. */
+/* Returns the number of columns of a panel; packed weights are padded to a multiple of it. */
 long panel_columns(void) { return COLS; }
 
 /* Packs weight [out, in] into panels [out / COLS, in, COLS]; columns beyond `out` are zero. */
@@ -15,7 +15,7 @@ void pack(const float *weight, float *packed, long out, long in, long threads) {
             }
 }
 
-/* `tile` where rows and lines are constants. */
+/* `tile` for constant rows and lines. */
 INLINE void tile_of(const long rows, const float *x, long ldx, const float *w, long depth, float *y, long ldy,
                     int more, const float *bias, const float *next, const long lines) {
     vec sums[ROWS][VECTORS];
@@ -57,23 +57,23 @@ void tile(long rows, const float *x, long ldx, const float *w, long depth, float
     switch (rows) { TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6) }
 }
 
-/* One panel of a product: y [rows, COLS] (ldy). While a part of the weights is in use, the next one is fetched: by a
- * few blocks of rows as they go, or by many, before each, so that memory is never asked for much at once. */
-static void panel_gemm(const float *x, const float *panel, const float *bias, float *y, long ldy, long rows,
-                          long in, int add) {
+/* The GEMM of one panel: y [rows, COLS] (ldy). While a part of the panel is in use, the next part is prefetched: inside
+ * the tiles if there are few blocks of rows, else a share before each block, which spreads the reads. */
+static void panel_gemm(const float *x, const float *panel, const float *bias, float *y, long ldy, long rows, long in,
+                       int add) {
     long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
-    long fetching = blocks < LINES ? blocks : blocks < MANY_BLOCKS ? LINES : 0;
+    long prefetching = blocks < LINES ? blocks : blocks < MANY_BLOCKS ? LINES : 0;
     for (long k = 0; k < in; k += DEPTH) {
         long depth = in - k < DEPTH ? in - k : DEPTH, row = 0;
         const float *w = panel + k * COLS, *next = w + DEPTH * COLS;
         for (long block = 0; block < blocks; block++) {
             long count = each + (block < longer);
-            long lines = block < fetching ? LINES * (block + 1) / fetching - LINES * block / fetching : 0;
+            long lines = block < prefetching ? LINES * (block + 1) / prefetching - LINES * block / prefetching : 0;
             tile(count, x + row * in + k, in, w, depth, y + row * ldy, ldy, add || k > 0, k ? NULL : bias, next, lines);
             next += lines * depth * LINE;
-            if (!fetching) {
+            if (!prefetching) {
                 long share = DEPTH * COLS / blocks;
-                fetch(next, share);
+                prefetch(next, share);
                 next += share;
             }
             row += count;
@@ -81,25 +81,25 @@ static void panel_gemm(const float *x, const float *panel, const float *bias, fl
     }
 }
 
-/* y [rows, out] = x [rows, in] W^T, plus y where `add`, plus bias (padded to whole panels) where there is one. */
+/* y [rows, out] = x [rows, in] W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL. */
 void gemm(const float *x, const float *packed, const float *bias, float *y, long rows, long out, long in, int add,
-             long threads) {
+          long threads) {
     if (rows == 0) return;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += COLS) {
-        const float *panel = packed + first * in, *own_bias = bias ? bias + first : NULL;
+        const float *panel = packed + first * in, *panel_bias = bias ? bias + first : NULL;
         if (first + COLS <= out) {
-            panel_gemm(x, panel, own_bias, y + first, out, rows, in, add);
+            panel_gemm(x, panel, panel_bias, y + first, out, rows, in, add);
             continue;
         }
-        float part[ROWS * COLS]; /* the last panel sticks out of y */
+        float part[ROWS * COLS]; /* the last panel is wider than the rest of y */
         for (long row = 0; row < rows; row += ROWS) {
             long count = rows - row < ROWS ? rows - row : ROWS;
             float *target = y + row * out + first;
             if (add)
                 for (long r = 0; r < count; r++)
                     for (long c = 0; first + c < out; c++) part[r * COLS + c] = target[r * out + c];
-            panel_gemm(x + row * in, panel, own_bias, part, COLS, count, in, add);
+            panel_gemm(x + row * in, panel, panel_bias, part, COLS, count, in, add);
             for (long r = 0; r < count; r++)
                 for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * COLS + c];
         }

@@ -1,9 +1,9 @@
-/* What is done row by row: norms, the gate, rotary embedding, storing keys and values, drawing tokens. */
+/* Row-wise operations: norm, SiLU-and-multiply, rotary embedding, writing to the KV cache, drawing tokens. */
 #include "kernels.h"
 
 #include <string.h>
 
-/* Returns 1 / sqrt(|x|^2 + eps) of x [n]. */
+/* Returns 1 / sqrt(|x|^2 + eps) for x [n]. */
 INLINE float inverse_norm(const float *x, long n, float eps) {
     float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
@@ -22,7 +22,7 @@ void norm(const float *x, float *y, long rows, long n, float eps, long threads) 
     }
 }
 
-/* y [rows, n] = silu(from[:, :n]) * from[:, n:] of from [rows, 2 n]. */
+/* y [rows, n] = silu(from[:, :n]) * from[:, n:] for from [rows, 2 n]. */
 void silu_and_mul(const float *from, float *y, long rows, long n, long threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
     for (long row = 0; row < rows; row++) {
@@ -37,79 +37,82 @@ void silu_and_mul(const float *from, float *y, long rows, long n, long threads) 
     }
 }
 
-/* Rotates the pairs of x [dim] in place. same, other: [dim], the cosine of each pair twice, and minus and plus its
- * sine. */
-INLINE void rotate(float *x, const float *same, const float *other, long dim) {
+/* Rotates the adjacent pairs of x [dim] in place. cosines: [dim], the cosine of each pair twice; sines: [dim], minus
+ * and plus the sine of each pair. */
+INLINE void rotate(float *x, const float *cosines, const float *sines, long dim) {
     long i = 0;
     for (; i + LANES <= dim; i += LANES) {
         mask swapped;
         for (long l = 0; l < LANES; l++) swapped[l] = (int)(l ^ 1);
         vec pair = *(vec *)(x + i);
-        *(vec *)(x + i) = pair * *(const vec *)(same + i) + __builtin_shuffle(pair, swapped) * *(const vec *)(other + i);
+        *(vec *)(x + i) =
+            pair * *(const vec *)(cosines + i) + __builtin_shuffle(pair, swapped) * *(const vec *)(sines + i);
     }
     for (; i < dim; i += 2) {
         float a = x[i], b = x[i + 1];
-        x[i] = a * same[i] + b * other[i];
-        x[i + 1] = b * same[i + 1] + a * other[i + 1];
+        x[i] = a * cosines[i] + b * sines[i];
+        x[i + 1] = b * cosines[i + 1] + a * sines[i + 1];
     }
 }
 
-/* Norms (where there are weights [heads, dim]) and rotates the first `heads` heads of each row of x [rows, (stride)],
- * in place. rotary: [rows, dim / 2] pairs of cosine and sine. */
-void qk_norm_rope(float *x, const float *weights, const float *rotary, long rows, long stride, long heads, long dim, float eps,
-          long threads) {
+/* Normalizes (if weights [heads, dim] is not NULL) and rotates the first `heads` heads of each row of x
+ * [rows, (stride)], in place. rotary: [rows, dim / 2] pairs of cosine and sine. */
+void qk_norm_rope(float *x, const float *weights, const float *rotary, long rows, long stride, long heads, long dim,
+                  float eps, long threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * heads * dim > MANY)
     for (long row = 0; row < rows; row++) {
-        float same[dim], other[dim];
+        float cosines[dim], sines[dim];
         const float *pairs = rotary + row * dim;
         for (long i = 0; i < dim; i += 2) {
-            same[i] = same[i + 1] = pairs[i];
-            other[i] = -pairs[i + 1];
-            other[i + 1] = pairs[i + 1];
+            cosines[i] = cosines[i + 1] = pairs[i];
+            sines[i] = -pairs[i + 1];
+            sines[i + 1] = pairs[i + 1];
         }
         for (long head = 0; head < heads; head++) {
-            float *own = x + row * stride + head * dim;
+            float *target = x + row * stride + head * dim;
             if (weights) {
-                float factor = inverse_norm(own, dim, eps);
+                float factor = inverse_norm(target, dim, eps);
 #pragma omp simd
-                for (long i = 0; i < dim; i++) own[i] *= factor * weights[head * dim + i];
+                for (long i = 0; i < dim; i++) target[i] *= factor * weights[head * dim + i];
             }
-            rotate(own, same, other, dim);
+            rotate(target, cosines, sines, dim);
         }
     }
 }
 
-/* Copies the heads of each row of x [rows, (stride)] into the cache: head h of a row to offsets[row] + h * apart. */
-void store(const float *x, float *cache, const long *offsets, long rows, long stride, long heads, long dim, long apart) {
+/* Copies the heads of each row of x [rows, (stride)] into the cache: head h to offsets[row] + h * head_stride. */
+void store(const float *x, float *cache, const long *offsets, long rows, long stride, long heads, long dim,
+           long head_stride) {
     for (long row = 0; row < rows; row++)
         for (long head = 0; head < heads; head++) {
             const float *from = x + row * stride + head * dim;
-            float *to = cache + offsets[row] + head * apart;
+            float *to = cache + offsets[row] + head * head_stride;
 #pragma omp simd
             for (long i = 0; i < dim; i++) to[i] = from[i];
         }
 }
 
-/* Copies `count` runs of `size` floats: each from its place in `from` to its place in `to`. */
-void copy_runs(const float *from, float *to, const long *from_offsets, const long *to_offsets, long count, long size) {
-    for (long run = 0; run < count; run++) {
-        if (run + 1 < count) fetch(from + from_offsets[run + 1], size);
-        memcpy(to + to_offsets[run], from + from_offsets[run], size * sizeof(float));
+/* Copies `count` blocks of `size` floats, each from its offset in `from` to its offset in `to`. */
+void copy_blocks(const float *from, float *to, const long *from_offsets, const long *to_offsets, long count,
+                 long size) {
+    for (long i = 0; i < count; i++) {
+        if (i + 1 < count) prefetch(from + from_offsets[i + 1], size);
+        memcpy(to + to_offsets[i], from + from_offsets[i], size * sizeof(float));
     }
 }
 
-/* Returns how many floats of scratch memory `draw` needs for each row. */
+/* Returns the number of floats of scratch memory that `draw` needs per row. */
 long draw_scratch(long n) { return (n + DEPTH - 1) / DEPTH; }
 
-/* Draws one of n tokens for each row of logits [rows, n], which become weights e^((logit - highest) / temperature):
- * the first at which the running sum of weights passes the row's number in [0, 1) times their total. sums: room for
- * [rows, draw_scratch]. */
+/* Draws one of n tokens for each row of logits [rows, n], which are overwritten by the weights
+ * e^((logit - highest) / temperature): the first token at which the cumulative weight exceeds the row's number in
+ * [0, 1) times the total. sums: scratch memory [rows, draw_scratch]. */
 void draw(float *logits, const float *temperatures, const float *numbers, long *tokens, float *sums, long rows, long n,
           long threads) {
     const long parts = draw_scratch(n);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
     for (long row = 0; row < rows; row++) {
-        float *weights = logits + row * n, *own = sums + row * parts, highest = weights[0];
+        float *weights = logits + row * n, *part_sums = sums + row * parts, highest = weights[0];
         const float factor = 1.0f / temperatures[row];
 #pragma omp simd reduction(max : highest)
         for (long i = 0; i < n; i++) highest = weights[i] > highest ? weights[i] : highest;
@@ -122,15 +125,15 @@ void draw(float *logits, const float *temperatures, const float *numbers, long *
             for (; i < count; i++) first[i] = expf((first[i] - highest) * factor);
 #pragma omp simd reduction(+ : sum)
             for (long j = 0; j < count; j++) sum += first[j];
-            own[part] = sum;
+            part_sums[part] = sum;
             total += sum;
         }
         const double target = numbers[row] * total;
         long part = 0;
-        while (part < parts - 1 && running + own[part] <= target) running += own[part++];
+        while (part < parts - 1 && running + part_sums[part] <= target) running += part_sums[part++];
         long token = part * DEPTH, last = token + DEPTH < n ? token + DEPTH - 1 : n - 1;
         tokens[row] = token;
-        for (; token <= last && running <= target; token++) { /* a sum may be rounded: never past the last weight */
+        for (; token <= last && running <= target; token++) { /* sums are rounded: stop at the last weight */
             running += weights[token];
             if (weights[token] > 0.0f) tokens[row] = token;
         }

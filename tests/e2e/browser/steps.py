@@ -4,7 +4,7 @@ from playwright.sync_api import expect
 
 from tests.fakes import picture
 
-TEXT, PICTURE = "[data-exchanges=text] .exchange", "[data-exchanges=picture] .exchange"
+TEXT, IMAGE = "[data-exchanges=text] .exchange", "[data-exchanges=image] .exchange"
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": picture()}
 
 # Hands a file to the page the way a browser does when somebody drops or pastes it. The file comes as base64.
@@ -27,16 +27,16 @@ def ask_text(page, prompt="Hello"):
     return page.locator(TEXT).first
 
 
-def ask_picture(page, prompt="What is in the picture?"):
+def ask_image(page, prompt="What is in the picture?"):
     """Write a question and send it with the button; return the newest exchange."""
-    page.fill("#picture-prompt", prompt)
-    page.click("form[data-kind=picture] [data-do=send]")
-    return page.locator(PICTURE).first
+    page.fill("#image-prompt", prompt)
+    page.click("form[data-kind=image] [data-do=send]")
+    return page.locator(IMAGE).first
 
 
 def choose(page, file=RED):
-    """Choose a picture and wait for its preview."""
-    page.set_input_files("#picture-file", file)
+    """Choose an image and wait for its preview."""
+    page.set_input_files("#image-file", file)
     expect(page.locator(".preview")).to_be_visible()
 
 

@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.e2e.browser.conftest import KEY
-from tests.e2e.browser.steps import RED, TEXT, ask_picture, ask_text, choose, finished
+from tests.e2e.browser.steps import RED, TEXT, ask_image, ask_text, choose, finished
 from tests.e2e.browser.test_status import ELSEWHERE
 from tests.fakes import picture
 
@@ -47,7 +47,7 @@ def stop(page):
 
 
 def test_no_violation_from_the_first_look_to_the_answers(service, look):
-    """The empty page, a chosen picture, an answer coming in, a stopped, a finished one, a bad picture, an upload."""
+    """The empty page, a chosen image, an answer coming in, a stopped, a finished one, a bad image, an upload."""
     page = look(service.url)
     assert violations(page) == []
     page.click("form[data-kind=text] summary")
@@ -58,14 +58,14 @@ def test_no_violation_from_the_first_look_to_the_answers(service, look):
     assert violations(page) == []
     stop(page)
     service.script(pieces=[MARKDOWN])
-    finished(ask_picture(page))
-    page.set_input_files("#picture-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"})
-    expect(page.locator("#picture-problem")).to_be_visible()
+    finished(ask_image(page))
+    page.set_input_files("#image-file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    expect(page.locator("#image-problem")).to_be_visible()
     assert violations(page) == []
     choose(page, {**RED, "buffer": picture(size=(1200, 1200), kind="BMP")})
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 50_000}
     page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
-    expect(ask_picture(page).locator("progress")).to_be_visible()
+    expect(ask_image(page).locator("progress")).to_be_visible()
     assert violations(page) == []
 
 
@@ -114,11 +114,11 @@ def test_no_violation_in_any_state_of_the_models(service, look, told):
 
 
 def test_no_violation_on_any_other_page(service, look):
-    """An answer without JavaScript with its kept picture, an unknown address, the API's description."""
+    """An answer without JavaScript with its kept image, an unknown address, the API's description."""
     service.script(pieces=[MARKDOWN])
     page = look(service.url)
     choose(page)
-    send_past_the_script(page, "picture")
+    send_past_the_script(page, "image")
     expect(page.locator("#outcome .figures")).to_be_visible()
     assert violations(page) == []
     for path in ("/nothing", "/api/docs"):

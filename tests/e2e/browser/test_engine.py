@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.e2e.browser.conftest import UNLIMITED, Service, answering
-from tests.e2e.browser.steps import PICTURE, TEXT, ask_picture, ask_text, choose, finished
+from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished
 from tests.e2e.gunicorn_process import GunicornProcess, until
 
 pytestmark = pytest.mark.needs("chromium")
@@ -36,17 +36,17 @@ def figure(page, name):
 
 
 def test_both_models_stream_to_the_page(engine, open_page):
-    """Text and picture, loaded, tokenized, generated and shown; no token is there before the first one."""
+    """Text and image, loaded, tokenized, generated and shown; no token is there before the first one."""
     page = open_page(engine.url)
-    for form in ("text", "picture"):
+    for form in ("text", "image"):
         page.click(f"form[data-kind={form}] summary")
         page.fill(f"#{form}-length", "12")
     choose(page)
-    for ask in (ask_text, ask_picture):
+    for ask in (ask_text, ask_image):
         figures = finished(ask(page))
         assert 1 <= int(figures["generated_tokens"]) <= 12
         assert 0 <= float(figures["first_token"]) <= float(figures["seconds"])
-    expect(page.locator(f"{TEXT} .failure, {PICTURE} .failure").locator("visible=true")).to_have_count(0)
+    expect(page.locator(f"{TEXT} .failure, {IMAGE} .failure").locator("visible=true")).to_have_count(0)
 
 
 def test_stop_ends_the_work_in_the_engine(engine, open_page):

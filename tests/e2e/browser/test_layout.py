@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import TEXT, ask_picture, ask_text, choose, finished
+from tests.e2e.browser.steps import TEXT, ask_image, ask_text, choose, finished
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -23,7 +23,7 @@ def test_nothing_is_wider_than_the_window(service, open_page):
     page = open_page(service.url, locale="ru-RU")
     choose(page)
     finished(ask_text(page, "x" * 500))
-    finished(ask_picture(page))
+    finished(ask_image(page))
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert overflow(page) <= 0, width
@@ -55,5 +55,5 @@ def test_paper_has_the_answer_and_no_forms(service, open_page):
     page.emulate_media(media="print")
     for shown in (f"{TEXT} .question", f"{TEXT} .answer", f"{TEXT} .figures"):
         expect(page.locator(shown)).to_be_visible()
-    for hidden in ("form[data-kind=text]", "form[data-kind=picture]", ".languages", f"{TEXT} .actions", "footer"):
+    for hidden in ("form[data-kind=text]", "form[data-kind=image]", ".languages", f"{TEXT} .actions", "footer"):
         expect(page.locator(hidden)).to_be_hidden()

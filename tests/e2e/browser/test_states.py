@@ -79,7 +79,7 @@ def test_a_failure_says_what_to_do_next(service, open_page, locale, said, next_s
 
 
 def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
-    """A countdown to the second; the same sentence without JavaScript."""
+    """A countdown to the second; the same sentence without JavaScript, and in the reader's language either way."""
     service = own_service(RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="0")
     page = open_page(service.url)
     finished(ask_text(page))
@@ -87,6 +87,8 @@ def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
     expect(exchange.locator(".failure")).to_contain_text("Rate limit exceeded: 1 requests per minute")
     expect(exchange.locator("[data-failure=when]")).to_contain_text("The limit frees at")
     expect(page.locator("#text-prompt")).to_have_value("Again")
+    russian = ask_text(open_page(service.url, locale="ru-RU"), "Again")
+    expect(russian.locator("[data-failure=message]")).to_have_text("Превышен лимит запросов в минуту: 1")
     plain = open_page(service.url, java_script_enabled=False, locale="ru-RU")
     plain.fill("#text-prompt", "x")
     plain.click("form[data-kind=text] [data-do=send]")

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.browser.steps import PICTURE, RED, TEXT, ask_text, choose, finished
+from tests.e2e.browser.steps import IMAGE, RED, TEXT, ask_text, choose, finished
 from tests.e2e.gunicorn_process import until
 
 pytestmark = pytest.mark.needs("chromium")
@@ -45,11 +45,11 @@ def test_a_page_without_scripts_answers_too(service, open_page):
     assert finished(page.locator(TEXT))["generated_tokens"] == "1"
     expect(page.locator(f"{TEXT} .answer strong")).to_have_text("red")
     expect(page.locator("#text-prompt")).to_have_value("Привет")
-    page.set_input_files("#picture-file", RED)
-    page.fill("#picture-prompt", "Что это?")
-    page.click("form[data-kind=picture] [data-do=send]")
-    assert finished(page.locator(PICTURE))["input_tokens"] == "7"
-    expect(page.locator(f"{PICTURE} .thumbnail")).to_be_visible()
+    page.set_input_files("#image-file", RED)
+    page.fill("#image-prompt", "Что это?")
+    page.click("form[data-kind=image] [data-do=send]")
+    assert finished(page.locator(IMAGE))["input_tokens"] == "7"
+    expect(page.locator(f"{IMAGE} .thumbnail")).to_be_visible()
     page.goto(service.url)
     page.click("form[data-kind=text] [data-example] >> nth=1")
     expect(page.locator("#text-prompt")).not_to_be_empty()
@@ -113,8 +113,8 @@ def test_what_is_typed_is_counted_and_kept(service, open_page):
     page = open_page(service.url)
     page.fill("#text-prompt", "Hello")
     expect(page.locator("form[data-kind=text] [data-count]")).to_have_text("5 of 2,000")
-    page.click("form[data-kind=picture] [data-example] >> nth=0")
-    expect(page.locator("#picture-prompt")).to_have_value("What is in the picture?")
+    page.click("form[data-kind=image] [data-example] >> nth=0")
+    expect(page.locator("#image-prompt")).to_have_value("What is in the picture?")
     page.click("button[lang=ru]")
     expect(page.locator("h2").first).to_contain_text("Написать текст")
     expect(page.locator("#text-prompt")).to_have_value("Hello")
@@ -145,8 +145,8 @@ def test_both_forms_answer_at_the_same_time(service, open_page):
     expect(text.locator(".answer")).to_have_text("Open")
     service.script(pieces=["Red"])
     choose(page)
-    page.fill("#picture-prompt", "x")
-    page.press("#picture-prompt", "Control+Enter")
-    finished(page.locator(PICTURE).first)
+    page.fill("#image-prompt", "x")
+    page.press("#image-prompt", "Control+Enter")
+    finished(page.locator(IMAGE).first)
     expect(text).to_have_attribute("aria-busy", "true")
     page.click("form[data-kind=text] [data-do=stop]")

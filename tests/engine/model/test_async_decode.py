@@ -1,4 +1,4 @@
-"""Steps launched before their tokens are known: fewer waits, the same answers."""
+"""Async decode: steps launched before the tokens of the previous step are known give the same answers."""
 
 import pytest
 import torch
@@ -16,19 +16,19 @@ TEXTS = ["Привет!", "Write a listing for a used bicycle, red.", "the quick
 
 @pytest.fixture(scope="module")
 def loaded(text_folder):
-    """The text checkpoint, for a runner to take over."""
+    """The text checkpoint; the runner takes over its weights."""
     return load_model(text_spec(text_folder), lambda progress: None)
 
 
 @pytest.fixture(scope="module")
 def runner(loaded):
-    """A runner that decodes in buckets, one step ahead."""
-    return ModelRunner(loaded.model, 4, 256, prefix_tokens=256, buckets=True)
+    """A runner that decodes asynchronously, one step ahead."""
+    return ModelRunner(loaded.model, 4, 256, prefix_tokens=256, decode_graphs=True)
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """A list that gets one entry for each bucket step computed."""
+    """A list with one entry for each computed decode step."""
     steps = []
     compute = DecodeGraph._compute
 
@@ -52,7 +52,7 @@ def alone(loaded, runner, prompt, **params):
 
 
 def test_a_steady_batch_computes_no_step_twice(loaded, runner, computed):
-    """While nobody joins, every step launched ahead is the step that was needed: 11 steps behind the first token."""
+    """While no sequence joins, every step launched ahead is used: 11 steps after the first token."""
     driver = Driver(loaded, runner, max_num_batched_tokens=256)
     for text in TEXTS:
         driver.submit(chat(text), 12, ignore_eos=True)
@@ -71,16 +71,16 @@ def test_the_step_in_flight_when_the_last_sequence_leaves_is_dropped(loaded, run
     assert driver.core.scheduler.running == []
 
 
-def test_a_row_that_needs_its_tokens_is_not_guessed(loaded, runner, computed):
-    """Penalties look at the answer so far, so the next step waits for the token; they still change the answer."""
+def test_a_row_that_needs_its_tokens_is_not_launched_ahead(loaded, runner, computed):
+    """Penalties depend on the answer so far, so the next step waits for the token; they still change the answer."""
     prompt = chat(TEXTS[1])
     text = alone(loaded, runner, prompt, repetition_penalty=1.3)
     assert len(computed) == 11
     assert text != alone(loaded, runner, prompt)
 
 
-def test_a_sequence_that_comes_back_from_waiting_goes_on_unharmed(loaded, runner):
-    """A preempted sequence gets a new slot; a step in flight for its old one is not taken for it."""
+def test_a_preempted_sequence_continues_with_the_same_answer(loaded, runner):
+    """A preempted sequence gets a new slot; a step in flight for its old slot is not used for it."""
     driver = Driver(loaded, runner, max_num_seqs=2)
     greedy = [driver.submit(chat(text), 12, client="greedy", ignore_eos=True) for text in TEXTS[:2]]
     driver.run(4)
@@ -90,8 +90,8 @@ def test_a_sequence_that_comes_back_from_waiting_goes_on_unharmed(loaded, runner
     assert answers(greedy) == [alone(loaded, runner, chat(text)) for text in TEXTS[:2]]
 
 
-def test_seeded_answers_are_the_same_with_and_without_guessing(loaded, runner, text_folder):
-    """A row's numbers are drawn in order, whether its step was launched ahead or not."""
+def test_seeded_answers_are_the_same_with_and_without_async_decode(loaded, runner, text_folder):
+    """The random numbers of a row are used in order, whether its step was launched ahead or not."""
     plain_loaded = load_model(text_spec(text_folder), lambda progress: None)
     plain = ModelRunner(plain_loaded.model, 4, 256, prefix_tokens=256)
     for seed in range(5):
@@ -99,24 +99,24 @@ def test_seeded_answers_are_the_same_with_and_without_guessing(loaded, runner, t
         assert alone(loaded, runner, chat(TEXTS[1]), **params) == alone(plain_loaded, plain, chat(TEXTS[1]), **params)
 
 
-def test_a_row_that_ends_keeps_what_was_computed_for_it(text_folder):
-    """A step launched ahead for its neighbours does not write over the last token of a row that reached its length."""
-    kept = []
-    for buckets in (False, True):
+def test_a_finished_row_keeps_its_keys_and_values(text_folder):
+    """A step launched ahead for other rows does not overwrite the last token of a row that reached `max_tokens`."""
+    cached = []
+    for decode_graphs in (False, True):
         loaded = load_model(text_spec(text_folder), lambda progress: None)
-        runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=1024, buckets=buckets)
+        runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=1024, decode_graphs=decode_graphs)
         driver = Driver(loaded, runner)
         short = driver.submit(TokensPrompt(tuple(range(200, 210))), 2 * BLOCK - 10 + 1, ignore_eos=True)
         driver.submit(TokensPrompt(tuple(range(100, 120))), 60, ignore_eos=True)
         driver.run()
-        blocks = runner._prefix.match([*short.keys()[: 2 * BLOCK], "next"])
+        blocks = runner._prefixes.match([*short.keys()[: 2 * BLOCK], "next"])
         assert len(blocks) == 2
-        kept.append(runner._kept.all[:, blocks])
-    torch.testing.assert_close(*kept, rtol=1e-3, atol=1e-3)
+        cached.append(runner._blocks.all[:, blocks])
+    torch.testing.assert_close(*cached, rtol=1e-3, atol=1e-3)
 
 
-def test_buckets_end_with_the_size_of_the_cache():
-    """Every batch and every length finds a bucket, and none is larger than the cache."""
+def test_the_largest_bucket_is_the_size_of_the_cache():
+    """Every batch and every length has a bucket, and no bucket is larger than the cache."""
     assert row_buckets(64) == [1, 2, 4, 8, 16, 32, 48, 64]
     assert row_buckets(3) == [1, 2, 3]
     assert length_buckets(4096) == [256, 512, 1024, 2048, 4096]

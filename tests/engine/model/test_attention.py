@@ -1,4 +1,4 @@
-"""Attention over slots, against each sequence's own attention computed alone in double precision."""
+"""Attention over slots, against the attention of each sequence alone in double precision."""
 
 import math
 import random
@@ -6,14 +6,14 @@ import random
 import pytest
 import torch
 
-from engine.model.attention import KernelAttention, Rows, SlotAttention, Span
+from engine.model.attention import AttentionMetadata, KernelAttention, SlotAttention, Span
 from engine.model.kv_cache import KVCache
 
 SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 6, 2, 16
 
 
 def alone(q, keys, values, start):
-    """Return causal attention [T, heads * size] of T rows that follow `start` earlier ones."""
+    """Return the causal attention [T, heads * size] of T rows after `start` earlier ones."""
     out = torch.empty(q.shape[0], HEADS, SIZE, dtype=torch.float64)
     for row in range(q.shape[0]):
         for head in range(HEADS):
@@ -24,7 +24,7 @@ def alone(q, keys, values, start):
 
 
 def random_spans(rng):
-    """Return decode spans sorted by slot, and chunks of other slots; any may be missing, but not all."""
+    """Return decode spans sorted by slot, and chunks of other slots; at least one of both."""
     slots = rng.sample(range(SLOTS), rng.randint(1, SLOTS))
     cut = rng.randint(0, len(slots))
     decode = [Span(slot, rng.choice((0, 5, 5, rng.randrange(LENGTH))), 1) for slot in sorted(slots[:cut])]
@@ -38,9 +38,9 @@ def random_spans(rng):
 @pytest.mark.parametrize("seed", range(40))
 @torch.inference_mode()
 def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
-    """Rows that decode at any lengths in any slots, with chunks of prompts beside them: as if each were alone.
+    """Decode rows of any lengths in any slots, with prompt chunks in the same step: as if each were alone.
 
-    What an earlier sequence left further back in a slot is there, finite, and never seen.
+    Stale keys and values past the end of a sequence are finite and are not attended to.
     """
     torch.manual_seed(seed)
     decode, chunks = random_spans(random.Random(seed))
@@ -55,8 +55,8 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
         cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
     q = torch.randn(sum(span.size for span in spans), HEADS, SIZE)
     new = [torch.cat([past[s.slot][part][s.start : s.start + s.size] for s in spans]) for part in (0, 1)]
-    rows = Rows.of(decode, chunks, cache.all.device)
-    attend = KernelAttention(cache, rows, maybe_kernels) if maybe_kernels else SlotAttention(cache, rows)
+    metadata = AttentionMetadata.of(decode, chunks, cache.all.device)
+    attend = KernelAttention(cache, metadata, maybe_kernels) if maybe_kernels else SlotAttention(cache, metadata)
     out = attend(0, q, torch.cat(new, dim=1))
     row = 0
     for span in spans:

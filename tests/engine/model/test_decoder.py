@@ -1,4 +1,4 @@
-"""The flat forward pass against the library's own, and the variants it refuses by name."""
+"""The flat forward pass against that of transformers, and the variants it does not support."""
 
 import copy
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.errors import StartError
-from engine.model.attention import Rows, SlotAttention, Span
+from engine.model.attention import AttentionMetadata, SlotAttention, Span
 from engine.model.decoder import Decoder
 from engine.model.kv_cache import KVCache
 
@@ -17,15 +17,15 @@ def run(decoder, ids, keep=None):
     cache = KVCache(
         decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
     )
-    attend = SlotAttention(cache, Rows.of([], [Span(1, 0, len(ids))], cache.all.device))
+    attend = SlotAttention(cache, AttentionMetadata.of([], [Span(1, 0, len(ids))], cache.all.device))
     hidden = decoder.embed(torch.tensor(ids))
     return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
 
 
 @pytest.mark.parametrize("architecture", ["text_model", "vision_model"])
 @torch.inference_mode()
-def test_logits_are_the_librarys(architecture, maybe_kernels, request):
-    """Every position, and only some of them where only some are kept; for both architectures."""
+def test_logits_equal_those_of_transformers(architecture, maybe_kernels, request):
+    """At every position, and at the positions in `keep` only; for both architectures."""
     model = copy.deepcopy(request.getfixturevalue(architecture).model)
     ids = [5, 99, 300, 7, 7, 201, 42]
     expected = model(torch.tensor([ids])).logits[0]
@@ -36,7 +36,7 @@ def test_logits_are_the_librarys(architecture, maybe_kernels, request):
 
 
 def test_the_weights_are_moved_not_copied(text_model):
-    """What was taken over is not held twice."""
+    """The modules keep empty tensors, so no weight is held twice."""
     model = copy.deepcopy(text_model.model)
     Decoder(model)
     assert all(layer.self_attn.q_proj.weight.numel() == 0 for layer in model.model.layers)
@@ -52,8 +52,8 @@ def test_the_weights_are_moved_not_copied(text_model):
         ({"rope_parameters": {"rope_type": "longrope"}}, "longrope"),
     ],
 )
-def test_a_variant_that_is_not_computed_stops_the_start(changes, words):
-    """It would give wrong answers without a word."""
+def test_an_unsupported_variant_stops_the_start(changes, words):
+    """It would give wrong answers without an error."""
     config = {"layer_types": ["full_attention"], "hidden_act": "silu", "rope_parameters": None} | changes
     model = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(**config)))
     with pytest.raises(StartError, match=words):

@@ -1,4 +1,4 @@
-"""The engine's answers are those of one-by-one `generate()`, whoever shares the batch and whatever happens to them."""
+"""The engine's answers equal those of one-by-one `generate()` in any batch, with joins, aborts and preemption."""
 
 import random
 
@@ -15,14 +15,14 @@ from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
 from tests.engine.driver import Driver, chat
 from tests.engine.oracle import greedy
 
-SCHEDULES = 300  # each for text and for pictures
+SCHEDULES = 300  # each for text and for images
 FIXED_SHAPE_SCHEDULES = 60
 LENGTHS = (1, 3, 7, 12)
 WORDS = "велосипед red диван good квадрат price picture 4500 объявление fox used синий what цена".split()
 
 
 def texts(count):
-    """Prompts of 1 to 60 words, many of which begin alike."""
+    """Prompts of 1 to 60 words, a third of them with a shared prefix."""
     rng = random.Random(7)
     shared = " ".join(rng.choices(WORDS, k=30))
     bodies = [" ".join(rng.choices(WORDS, k=rng.randint(1, 30))) for _ in range(count)]
@@ -38,7 +38,7 @@ def text_cases(text_model):
 
 @pytest.fixture(scope="module")
 def vision_cases(vision_model, picture):
-    """The same with no picture, one, or two of different sizes."""
+    """The same with no image, one, or two of different sizes."""
     sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112)), ((140, 56),)]
     cases = []
     for index, text in enumerate(texts(20)):
@@ -49,7 +49,7 @@ def vision_cases(vision_model, picture):
 
 @pytest.fixture(scope="module")
 def text_runner(text_folder, maybe_kernels):
-    """A runner over its own copy of the text checkpoint: it takes the weights over."""
+    """A runner over its own copy of the text checkpoint, whose weights it takes over."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
     return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
 
@@ -67,38 +67,38 @@ def fixed_shapes(request):
     folder = request.getfixturevalue(f"{request.param}_folder")
     spec = {"text": text_spec, "vision": vision_spec}[request.param](folder)
     loaded = load_model(spec, lambda progress: None)
-    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, buckets=True)
+    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, decode_graphs=True)
     return request.getfixturevalue(f"{request.param}_cases"), loaded, runner
 
 
 def run_schedule(seed, cases, loaded, runner):
-    """Let requests join and leave at random moments; return (case, sequence, left) of each."""
+    """Submit and abort requests at random moments; return (case, sequence, aborted) of each."""
     rng = random.Random(seed)
     driver = Driver(loaded, runner, max_num_seqs=4, max_num_batched_tokens=rng.choice((5, 16, 64)))
     if rng.random() < 0.2:
         runner.clear()
-    taken = []
+    submitted = []
     for _ in range(rng.randint(2, 8)):
         case = rng.choice(cases)
         sequence = driver.submit(case[0], case[1], client=rng.choice("abc"), priority=rng.choice((0, 0, 1)))
-        leaves = rng.random() < 0.15
-        taken.append((case, sequence, leaves))
+        aborted = rng.random() < 0.15
+        submitted.append((case, sequence, aborted))
         driver.run(rng.choice((0, 0, 1, 2, 5)))
-        if leaves:
+        if aborted:
             sequence.generation.abort()
     driver.run()
     driver.core.check_idle()
     assert driver.room.num_in_flight() == 0
-    return taken
+    return submitted
 
 
-def assert_equal(taken):
-    """Each answer that was let finish is the oracle's; an abandoned one ended as such or had finished before."""
-    for case, sequence, leaves in taken:
+def assert_equal(submitted):
+    """Each finished answer is the oracle's; an aborted request ends as aborted or had finished before."""
+    for case, sequence, aborted in submitted:
         try:
             completion = sequence.generation.result()
         except RequestAborted:
-            assert leaves
+            assert aborted
             continue
         assert (completion.text, completion.finish_reason, completion.output_tokens) == case[2]
 
@@ -136,26 +136,26 @@ def test_answers_about_pictures_equal_the_librarys_own_call(vision_folder, visio
 
 
 def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
-    """Random joins, cancels, chunked prompts, reused beginnings: every answer is the one `generate()` gives alone."""
+    """With random joins, aborts, chunked prompts and cached prefixes, every answer is that of `generate()` alone."""
     for seed in range(SCHEDULES):
         assert_equal(run_schedule(seed, text_cases, *text_runner))
 
 
-def test_answers_about_pictures_equal_one_by_one_generate(vision_cases, vision_runner):
-    """The same where some requests of a batch have no picture, some one, some two of different sizes."""
+def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner):
+    """The same for batches of requests with no image, one, and two of different sizes."""
     for seed in range(SCHEDULES):
         assert_equal(run_schedule(seed, vision_cases, *vision_runner))
 
 
 def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
-    """What a CUDA graph will hold computes the same as the flat step, slots that take no part unharmed."""
+    """The step that a CUDA graph captures computes the same as the flat step and leaves other slots intact."""
     cases, loaded, runner = fixed_shapes
     for seed in range(FIXED_SHAPE_SCHEDULES):
         assert_equal(run_schedule(seed, cases, loaded, runner))
 
 
 def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runner):
-    """A sequence sent back to wait goes on where it was: the client sees the same text."""
+    """A preempted sequence continues where it was: the client sees the same text."""
     driver = Driver(*text_runner, max_num_seqs=2)
     prompts = [prompt for prompt, _, _ in text_cases[:2]]
     preempted = [driver.submit(prompt, 12, client="greedy") for prompt in prompts]
@@ -167,8 +167,8 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
         assert sequence.generation.result().text == greedy(text_model, prompt, 12)[0]
 
 
-def test_heads_that_the_kernels_do_not_know_go_through_torch(tmp_path, kernels):
-    """A model with other heads is served all the same, and as well."""
+def test_unsupported_head_sizes_use_torch_attention(tmp_path, kernels):
+    """A model with a head size that the kernels do not support gives the same answers."""
     folder = write_text_checkpoint(tmp_path, head_dim=24)
     cases = [(chat(text), 7) for text in texts(6)]
     plain = load_model(text_spec(folder), lambda progress: None)

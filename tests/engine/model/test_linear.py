@@ -1,4 +1,4 @@
-"""Every layout computes the same linear layer, and a measurement decides which one is taken."""
+"""Every layout computes the same linear layer, and measured times select one."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from engine.model.linear import (
     PROBED_ROWS,
     Layout,
     Linear,
-    agrees,
     choose_layout,
-    judge,
+    is_correct,
     packings,
     plain,
+    select,
 )
 
 EVEN = dict.fromkeys(PROBED_ROWS, 1.0)
@@ -28,7 +28,7 @@ SLOWER = dict.fromkeys(PROBED_ROWS, 2.0)
 @pytest.mark.parametrize("packing", ["plain", "onednn", "mkl", "kernels"])
 @torch.inference_mode()
 def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, kernels):
-    """One copy or two, with and without bias, below and above the limits, alone or added to what is there."""
+    """With one copy or two, with and without bias, at any number of rows, alone or added to a tensor."""
     generator = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 48, generator=generator), torch.randn(32, 48, generator=generator)
     shift = torch.randn(32, generator=generator) if bias else None
@@ -43,8 +43,8 @@ def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, ke
 @pytest.mark.parametrize(
     ("dtype", "names"), [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"})]
 )
-def test_a_layout_is_measured_for_what_packing_knows(dtype, names, kernels):
-    """The choice on this machine is one of those there are, in both formats."""
+def test_each_dtype_has_its_packings(dtype, names, kernels):
+    """The layout selected on this machine is correct for both dtypes."""
     weight = torch.ones(64, 48, dtype=dtype)
     assert set(packings(weight, kernels)) == names
     layout = choose_layout([weight, weight], 1, kernels)
@@ -52,18 +52,18 @@ def test_a_layout_is_measured_for_what_packing_knows(dtype, names, kernels):
     torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
 
 
-def test_other_formats_and_devices_stay_plain(kernels):
-    """What no library packs is not measured."""
+def test_other_dtypes_and_devices_stay_plain(kernels):
+    """Without a packing nothing is measured."""
     assert choose_layout([torch.ones(64, 64, dtype=torch.float16)], 1, kernels) == Layout()
     assert choose_layout([torch.ones(64, 64, device="meta")], 1, kernels) == Layout()
 
 
-def test_a_product_that_is_wrong_for_some_number_of_rows_is_not_taken():
-    """A packing is checked before it is measured, on either side of the rows it is laid out for; NaN is wrong too."""
+def test_a_gemm_that_is_wrong_for_some_number_of_rows_is_rejected():
+    """A packing is checked before it is measured, below and above the rows it is packed for; NaN is wrong too."""
     weight = torch.randn(8, 16)
-    assert agrees(lambda x: F.linear(x, weight), weight)
-    assert not agrees(lambda x: F.linear(x, weight) * (1.0 if len(x) <= MKL_ROWS else 1.001), weight)
-    assert not agrees(lambda x: F.linear(x, weight) * float("nan"), weight)
+    assert is_correct(lambda x: F.linear(x, weight), weight)
+    assert not is_correct(lambda x: F.linear(x, weight) * (1.0 if len(x) <= MKL_ROWS else 1.001), weight)
+    assert not is_correct(lambda x: F.linear(x, weight) * float("nan"), weight)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def test_a_product_that_is_wrong_for_some_number_of_rows_is_not_taken():
         ({"mkl": SLOWER | {256: 0.9}, "kernels": EVEN}, KEEP_BOTH_BYTES + 1, ("kernels", "kernels", 0)),
     ],
 )
-def test_the_fastest_layout_is_taken(seconds, size, expected):
-    """One layout where it is nowhere clearly beaten; two only in small models, the other one from the first row on."""
-    assert judge(seconds, size) == expected
+def test_the_fastest_layout_is_selected(seconds, size, expected):
+    """One layout unless a second one is clearly faster at few rows; two only for small models."""
+    assert select(seconds, size) == expected

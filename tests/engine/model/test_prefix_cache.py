@@ -1,18 +1,18 @@
-"""Kept beginnings: whatever is inserted and evicted, what `match` returns holds exactly those tokens."""
+"""The prefix cache: after any inserts and evictions, the blocks that `match` returns hold exactly those tokens."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.model.prefix_cache import BLOCK, PrefixCache
 
-# Few different blocks, so that beginnings are shared and parted often.
+# Few different blocks, so that many prompts share prefixes.
 prompts = st.lists(st.sampled_from("abc"), min_size=0, max_size=6).flatmap(
     lambda blocks: st.integers(0, BLOCK - 1).map(lambda rest: tuple("".join(b * BLOCK for b in blocks) + "r" * rest))
 )
 
 
 class Blocks:
-    """A cache with what a runner would have copied into each block."""
+    """A cache together with what a runner would have copied into each block."""
 
     def __init__(self, size):
         self.cache, self.held = PrefixCache(size), {}
@@ -30,8 +30,8 @@ class Blocks:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 6), st.lists(st.tuples(st.booleans(), prompts), max_size=30))
-def test_a_match_holds_exactly_the_beginning_that_was_asked_for(size, calls):
-    """After any inserts and evictions each matched block was computed after the very tokens that precede it."""
+def test_a_match_holds_exactly_the_requested_prefix(size, calls):
+    """After any inserts and evictions each matched block was computed after exactly the tokens that precede it."""
     blocks = Blocks(size)
     for insert, keys in calls:
         if insert:
@@ -43,8 +43,8 @@ def test_a_match_holds_exactly_the_beginning_that_was_asked_for(size, calls):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 6), st.lists(prompts, max_size=20))
-def test_no_block_is_kept_that_cannot_be_found(size, inserts):
-    """Eviction takes ends of the tree first, so every kept block can be reached from the root."""
+def test_every_cached_block_can_be_found(size, inserts):
+    """Eviction takes leaves of the tree first, so every cached block can be reached from the root."""
     cache, block_of = PrefixCache(size), {}
     for keys in inserts:
         for index, block in cache.insert(keys):
@@ -54,7 +54,7 @@ def test_no_block_is_kept_that_cannot_be_found(size, inserts):
 
 
 def test_one_token_is_always_left_to_compute():
-    """A prompt that is known whole still needs its last token's logits."""
+    """A prompt that is cached whole still needs the logits of its last token."""
     blocks = Blocks(4)
     keys = tuple(range(2 * BLOCK))
     blocks.insert(keys)
@@ -63,8 +63,8 @@ def test_one_token_is_always_left_to_compute():
     assert blocks.match(()) == 0
 
 
-def test_what_is_inserted_twice_is_kept_once():
-    """A beginning that many share takes room once."""
+def test_a_prefix_inserted_twice_is_stored_once():
+    """A shared prefix takes its blocks once."""
     cache = PrefixCache(8)
     keys = tuple(range(3 * BLOCK))
     assert [index for index, _ in cache.insert(keys)] == [0, 1, 2]
@@ -73,8 +73,8 @@ def test_what_is_inserted_twice_is_kept_once():
     assert len(cache) == 4
 
 
-def test_the_beginning_used_longest_ago_goes_first():
-    """A use renews a block; what nobody asks for makes room."""
+def test_the_least_recently_used_prefix_is_evicted_first():
+    """A match renews a block; a block that is not matched is evicted."""
     blocks = Blocks(2)
     old, used, new = (tuple(letter * BLOCK) for letter in "abc")
     blocks.insert(old)
@@ -85,16 +85,16 @@ def test_the_beginning_used_longest_ago_goes_first():
     assert blocks.match((*used, "x")) == 0
 
 
-def test_a_long_prompt_does_not_evict_its_own_beginning():
-    """Where a prompt alone is more than there is room for, its first blocks are kept."""
+def test_a_long_prompt_does_not_evict_its_own_prefix():
+    """Of a prompt that is larger than the cache, the first blocks are cached."""
     blocks = Blocks(2)
     keys = tuple("aabbcc"[i // 8] + str(i // BLOCK) for i in range(3 * BLOCK))
     blocks.insert(keys)
     assert blocks.match(keys) == 2
 
 
-def test_clear_forgets_everything_and_frees_the_room():
-    """After a fault nothing that was kept is trusted."""
+def test_clear_removes_every_block_and_frees_the_space():
+    """After a fault no cached prefix is used."""
     blocks = Blocks(2)
     blocks.insert(tuple("a" * BLOCK * 2))
     blocks.cache.clear()

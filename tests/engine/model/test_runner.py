@@ -1,4 +1,4 @@
-"""The real runner over tiny checkpoints: seeds, kept beginnings, pictures, grammars, and a row that goes wrong."""
+"""The real runner over tiny checkpoints: seeds, prefix cache, images, grammars, and logits that are not finite."""
 
 import random
 
@@ -26,14 +26,14 @@ def text(text_folder, kernels):
 
 @pytest.fixture(scope="module")
 def vision(vision_folder, kernels):
-    """The same for pictures."""
+    """The same for the vision model."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
     return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
 
 
 @pytest.fixture
 def driver(text):
-    """An engine core over the text model, nothing kept."""
+    """An engine core over the text model, with an empty prefix cache."""
     text[1].clear()
     return Driver(*text, max_num_seqs=6)
 
@@ -46,8 +46,8 @@ def seeded(rng):
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
 
 
-def test_a_seeded_answer_is_the_same_alone_and_in_company(text):
-    """In random batches, joined at random moments, chunked and preempted: each seed gives its one answer."""
+def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
+    """In random batches, with random joins, chunked and preempted: each seed gives its one answer."""
     rng = random.Random(3)
     cases = [(chat(f"Диван номер {number} price"), seeded(rng)) for number in range(10)]
     alone = []
@@ -68,8 +68,8 @@ def test_a_seeded_answer_is_the_same_alone_and_in_company(text):
         assert [outcome(made).text for _, made in batch] == [alone[number] for number, _ in batch]
 
 
-def test_a_known_beginning_is_not_computed_again(driver):
-    """The next turn of a conversation, and a shared beginning, are found in whole blocks, and the answers are equal."""
+def test_a_cached_prefix_is_not_computed_again(driver):
+    """A repeated prompt is served from the prefix cache in whole blocks, and the answers are equal."""
     prompt = chat("Продам велосипед, красный, хорошее состояние, цена 4500 рублей. Hello, fox!")
     first = driver.submit(prompt, 6)
     driver.run()
@@ -81,30 +81,30 @@ def test_a_known_beginning_is_not_computed_again(driver):
     assert driver.counters.cached_tokens == outcome(second).cached_tokens
 
 
-def test_a_known_picture_is_not_looked_at_again(vision, picture):
-    """Its tokens come from the kept beginning, so the picture's tower has nothing to do; another picture is read."""
+def test_a_cached_image_is_not_embedded_again(vision, picture):
+    """Its tokens come from the prefix cache, so the vision tower does not run; for another image it does."""
     loaded, runner = vision
     runner.clear()
-    looked, tower = [], runner._tower
-    runner._tower = lambda pixels, grids: looked.append(1) or tower(pixels, grids)
+    calls, tower = [], runner._tower
+    runner._tower = lambda pixels, grids: calls.append(1) or tower(pixels, grids)
     driver = Driver(loaded, runner, max_num_seqs=6)
     question = "Что на картинке? Какого цвета квадрат на белом фоне?"
     same = [driver.submit(chat(question, picture(84, 84)), 5)]
     driver.run()
     same.append(driver.submit(chat(question, picture(84, 84)), 5))
     driver.run()
-    assert len(looked) == 1
+    assert len(calls) == 1
     other = driver.submit(chat(question, picture(84, 84, seed=3)), 5)
     driver.run()
     runner._tower = tower
-    assert len(looked) == 2
+    assert len(calls) == 2
     assert outcome(same[0]).text == outcome(same[1]).text
     assert outcome(same[1]).cached_tokens > 0
     assert outcome(other).cached_tokens < outcome(same[1]).cached_tokens
 
 
-def test_logits_that_are_not_finite_fail_their_row_and_leave_no_trace(driver):
-    """A poisoned slot fails its sequence alone; what it had kept is forgotten, and its slot serves others well."""
+def test_logits_that_are_not_finite_fail_their_sequence_alone(driver):
+    """A slot with NaN fails its sequence only; the prefix cache is cleared and the slot is zeroed for the next one."""
     runner, prompt = driver.runner, chat("Синий диван, цена 100")
     healthy = driver.submit(prompt, 12)
     driver.run()
@@ -115,14 +115,14 @@ def test_logits_that_are_not_finite_fail_their_row_and_leave_no_trace(driver):
     assert type(outcome(made[1])) is ModelError
     assert {outcome(made[0]).text, outcome(made[2]).text} == {outcome(healthy).text}
     assert bool(torch.isfinite(runner._cache.all).all())
-    assert len(runner._prefix) > 0  # the neighbours kept theirs after it was cleared
+    assert len(runner._prefixes) > 0  # the other sequences cached their prefixes after it was cleared
     again = [driver.submit(prompt, 12) for _ in range(6)]
     driver.run()
     assert {outcome(row).text for row in again} == {outcome(healthy).text}
 
 
 class Digits:
-    """A grammar of a fixed answer: three tokens of a kind, then the end."""
+    """A grammar of three tokens out of `allowed`, then the end token."""
 
     def __init__(self, allowed, end, vocabulary):
         self.allowed, self.end, self.vocabulary, self.taken = allowed, end, vocabulary, []
@@ -137,8 +137,8 @@ class Digits:
         self.taken.append(token_id)
 
 
-def test_a_grammar_binds_its_own_row(driver):
-    """In one batch with free rows, greedy and sampled: only allowed tokens, and the end where it says so."""
+def test_a_grammar_constrains_its_own_row(driver):
+    """In one batch with unconstrained rows, greedy and sampled: only allowed tokens, and the end as required."""
     loaded, allowed = driver.loaded, [201, 202, 203]
     end = min(loaded.eos_token_ids)
     free = driver.submit(chat("Диван"), 10)
@@ -157,8 +157,8 @@ def test_a_grammar_binds_its_own_row(driver):
     assert outcome(beside).text == outcome(free).text
 
 
-def test_the_end_token_ends_an_answer_unless_it_is_to_be_ignored(driver):
-    """It counts as a token and is never shown."""
+def test_the_end_token_ends_an_answer_unless_ignored(driver):
+    """It counts as a token and has no text."""
     end = min(driver.loaded.eos_token_ids)
     ended = driver.submit(chat("Диван"), 5, logit_bias={end: 1000.0})
     ignoring = driver.submit(chat("Диван"), 5, logit_bias={end: 1000.0}, ignore_eos=True)
@@ -169,7 +169,7 @@ def test_the_end_token_ends_an_answer_unless_it_is_to_be_ignored(driver):
 
 
 def test_log_probabilities_have_a_row_for_each_token(driver):
-    """As many alternatives as were asked for, best first, the greedy token among them as its text."""
+    """With the requested number of alternatives, best first, and the greedy token as the first of them."""
     made = driver.submit(chat("Диван"), 6, logprobs=3)
     driver.run()
     completion = outcome(made)

@@ -1,4 +1,4 @@
-"""The sampler against the library's own logits warpers and NumPy: each parameter, each row by itself."""
+"""The sampler against the logits warpers of transformers and NumPy: each parameter, each row by itself."""
 
 import math
 import random
@@ -31,7 +31,7 @@ def row(prompt=4, output=(), **params):
 
 @pytest.fixture
 def choose(maybe_kernels):
-    """Choose a token for each row, by torch alone and with the kernels."""
+    """Sample a token for each row, by torch alone and with the kernels."""
     return lambda logits, rows: sample(logits.clone(), rows, kernels=maybe_kernels).collect()
 
 
@@ -53,7 +53,7 @@ def adjusted(logits, made):
 
 
 def distribution(logits, made):
-    """Return the probabilities [vocabulary] that a row is to be drawn from, by the library's warpers."""
+    """Return the probabilities [vocabulary] that a row is drawn from, by the warpers of transformers."""
     params, values = made.sampling, adjusted(logits, made)
     values = TemperatureLogitsWarper(params.temperature)(None, values)
     if params.top_k:
@@ -66,7 +66,7 @@ def distribution(logits, made):
 
 
 def drawn(probabilities, number, ranked):
-    """Return the token that inverting the distribution gives, None where the number is too close to a border."""
+    """Return the token by inverse transform sampling, None if the number is too close to a boundary to tell."""
     order = np.argsort(-probabilities, kind="stable") if ranked else np.arange(len(probabilities))
     sums = np.cumsum(probabilities[order])
     if np.abs(sums - number).min() < 1e-5:
@@ -75,7 +75,7 @@ def drawn(probabilities, number, ranked):
 
 
 def random_params(rng):
-    """Return sampling parameters, each there or not."""
+    """Return a random subset of the sampling parameters."""
     choices = {
         "temperature": (0.3, 0.7, 1.0, 1.9),
         "top_k": (0, 1, 3, 10, 500),
@@ -92,8 +92,8 @@ def random_params(rng):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_every_parameter_does_what_the_library_does(seed, choose):
-    """Batches of rows with parameters of their own: each gets the token of its own number and distribution."""
+def test_every_parameter_does_what_transformers_does(seed, choose):
+    """In batches of rows with different parameters each gets the token of its own number and distribution."""
     rng = random.Random(seed)
     rows = [row(output=rng.choices(range(VOCABULARY), k=5), **random_params(rng)) for _ in range(12)]
     logits = random_logits(12, seed)
@@ -108,8 +108,8 @@ def test_every_parameter_does_what_the_library_does(seed, choose):
     assert checked >= 11
 
 
-def test_temperature_zero_takes_the_likeliest_after_penalties(choose):
-    """Greedy rows follow bias and penalties too, in the company of rows that sample."""
+def test_temperature_zero_takes_the_most_probable_token_after_penalties(choose):
+    """Bias and penalties apply to greedy rows too, in a batch with sampled rows."""
     logits = random_logits(4, 1)
     rows = [
         row(temperature=0.0),
@@ -125,7 +125,7 @@ def test_temperature_zero_takes_the_likeliest_after_penalties(choose):
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-10, 1e-300])
 def test_a_temperature_near_zero_is_greedy(temperature, choose):
-    """Nothing overflows: the likeliest token is drawn."""
+    """Nothing overflows: the most probable token is drawn."""
     logits = random_logits(3, 2)
     rows = [row(temperature=temperature, seed=1), row(temperature=temperature, top_p=0.9), row(temperature=temperature)]
     assert [choice.token_id for choice in choose(logits, rows)] == logits.argmax(dim=-1).tolist()
@@ -155,16 +155,16 @@ def test_a_row_does_not_depend_on_its_neighbours(choose):
         logits = random_logits(6, case)
         alone = choose(logits[:1], [row(logprobs=2, **params)])[0]
         others = [row(logprobs=rng.choice((None, 0, 5)), **random_params(rng)) for _ in range(5)]
-        place = rng.randrange(6)
-        rows = [*others[:place], row(logprobs=2, **params), *others[place:]]
-        together = choose(torch.cat([logits[1 : place + 1], logits[:1], logits[place + 1 :]]), rows)[place]
+        index = rng.randrange(6)
+        rows = [*others[:index], row(logprobs=2, **params), *others[index:]]
+        together = choose(torch.cat([logits[1 : index + 1], logits[:1], logits[index + 1 :]]), rows)[index]
         assert together.token_id == alone.token_id
         assert together.logprob == pytest.approx(alone.logprob, abs=1e-6)
         assert [token for token, _ in together.top] == [token for token, _ in alone.top]
 
 
 def test_log_probabilities_are_the_models_own(choose):
-    """Before bias, penalties and temperature; as many alternatives as asked for, best first; none where none are."""
+    """Before bias, penalties and temperature; with the requested number of alternatives, best first."""
     logits = random_logits(4, 9)
     rows = [
         row(logprobs=3, temperature=0.2, logit_bias={4: 50.0}),
@@ -185,8 +185,8 @@ def test_log_probabilities_are_the_models_own(choose):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_row_that_is_not_finite_is_told_and_its_neighbours_are_drawn(value, choose):
-    """One bad logit spoils its row alone."""
+def test_a_row_that_is_not_finite_is_reported_and_the_others_are_drawn(value, choose):
+    """One bad logit affects its own row only."""
     logits = random_logits(3, 4)
     rows = [row(seed=1), row(seed=2, top_p=0.5), row(temperature=0.0)]
     healthy = [choice.token_id for choice in choose(logits, rows)]
@@ -209,8 +209,8 @@ class Allowing:
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"top_k": 20, "logit_bias": {0: 90.0}}])
-def test_a_grammar_allows_only_its_tokens_and_binds_only_its_row(params, choose):
-    """Whatever else is asked for; a neighbour without one is free; words beyond the vocabulary are ignored."""
+def test_a_grammar_allows_only_its_tokens_and_constrains_only_its_row(params, choose):
+    """With any other parameters; other rows are unconstrained; bits beyond the vocabulary are ignored."""
     logits = random_logits(2, 8)
     for seed in range(40):
         masked = row(token_mask=Allowing(3, 17, words=1 + seed % 2), seed=seed, **params)
@@ -221,6 +221,6 @@ def test_a_grammar_allows_only_its_tokens_and_binds_only_its_row(params, choose)
 
 
 def test_a_grammar_that_allows_nothing_is_an_error(choose):
-    """It raises, for the engine to fail this sequence alone, instead of drawing from nothing."""
+    """It raises, so that the engine fails this sequence, instead of drawing from an empty set."""
     with pytest.raises(ValueError, match="allows no token"):
         choose(random_logits(1, 0), [row(token_mask=Allowing())])

@@ -1,4 +1,4 @@
-"""The vision tower against the library's own forward pass."""
+"""The vision tower against the forward pass of transformers."""
 
 import copy
 from types import SimpleNamespace
@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from engine.errors import StartError
-from engine.model.vision import VisionTower, runs_of
+from engine.model.vision import VisionTower, group_equal
 
 GRIDS = [[[1, 4, 4]], [[1, 8, 8], [1, 8, 8]], [[1, 6, 10], [1, 2, 14], [1, 16, 4]]]
 
 
 @pytest.mark.parametrize("grids", GRIDS)
 @torch.inference_mode()
-def test_embeddings_are_the_librarys(grids, maybe_kernels, vision_model):
-    """One picture, equal ones, and ones whose windows end at an edge: the same embeddings, picture by picture."""
+def test_embeddings_equal_those_of_transformers(grids, maybe_kernels, vision_model):
+    """For one image, equal images, and images with partial windows at an edge: the same embeddings for each image."""
     model = copy.deepcopy(vision_model.model)
     grid = torch.tensor(grids)
     channels = model.model.visual.patch_embed.proj.weight[0].numel()
@@ -28,7 +28,7 @@ def test_embeddings_are_the_librarys(grids, maybe_kernels, vision_model):
 
 
 def test_the_weights_are_moved_not_copied(vision_model):
-    """What was taken over is not held twice."""
+    """The modules keep empty tensors, so no weight is held twice."""
     visual = copy.deepcopy(vision_model.model).model.visual
     VisionTower(visual)
     assert visual.patch_embed.proj.weight.numel() == 0
@@ -36,12 +36,12 @@ def test_the_weights_are_moved_not_copied(vision_model):
     assert all(block.attn.qkv.weight.numel() == 0 for block in visual.blocks)
 
 
-def test_windows_of_one_length_are_one_run():
-    """Runs follow the order of the tokens; a picture that leaves an empty window leaves no run."""
-    assert runs_of(torch.tensor([0, 64, 128, 128, 144, 208])) == [(2, 64), (1, 16), (1, 64)]
+def test_consecutive_windows_of_equal_length_are_one_group():
+    """Groups follow the order of the tokens; an empty window forms no group."""
+    assert group_equal(torch.tensor([0, 64, 128, 128, 144, 208])) == [(2, 64), (1, 16), (1, 64)]
 
 
-def test_another_activation_stops_the_start():
-    """It would give wrong embeddings without a word."""
+def test_an_unsupported_activation_stops_the_start():
+    """It would give wrong embeddings without an error."""
     with pytest.raises(StartError, match="gelu"):
         VisionTower(SimpleNamespace(config=SimpleNamespace(hidden_act="gelu")))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted
-from engine.schedule.waiting_room import BATCH_EVERY, LONGEST_RETRY_AFTER, WaitingRoom
+from engine.schedule.priority_queues import BATCH_EVERY
+from engine.schedule.waiting_room import LONGEST_RETRY_AFTER, WaitingRoom
 from engine.types import Priority
 from tests.engine.sequences import outcome, sequence
 from tests.fakes import PATIENCE, Clock
@@ -44,7 +45,7 @@ class Books:
         try:
             self.room.admit(client)
         except Overloaded:
-            assert self.total() >= self.room._capacity
+            assert self.total() >= self.room._in_flight.capacity
         else:
             self.preparing.append(client)
 
@@ -355,9 +356,9 @@ def test_check_names_a_place_that_nobody_holds():
     come(room, "a")
     lost = start(room)
     assert room.check([lost]) is None
-    assert "1 places" in room.check([])
+    assert "1 requests" in room.check([])
     come(room, "a")
-    room._waiting_tokens += 1
+    room._queue.tokens += 1
     assert "tokens" in room.check([lost])
 
 

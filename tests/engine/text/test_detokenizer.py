@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.text.detokenizer import Detokenizer, TokenTable
-from tests.checkpoints import SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
+from tests.trained_tokenizers import SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
 PLAIN = trained_tokenizer()
 # What a vocabulary converted from SentencePiece carries: byte tokens, and the space mark before a word.

@@ -8,7 +8,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from engine.errors import ValidationError
 from engine.text.images import decode
 from engine.text.processor import PictureProcessor, load_processor, load_tokenizer
-from tests.checkpoints import sentencepiece_tokenizer, write_tokenizer, write_vision_checkpoint
+from tests.checkpoints import write_tokenizer, write_vision_checkpoint
+from tests.trained_tokenizers import sentencepiece_tokenizer
 
 
 def test_pixels_are_those_of_the_pillow_implementation(vision_folder, picture):

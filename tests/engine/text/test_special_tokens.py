@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from engine.text.special_tokens import SpecialTokens
-from tests.checkpoints import CHAT_TEMPLATE, MARKER_TOKENS, SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
+from tests.checkpoints import CHAT_TEMPLATE
+from tests.trained_tokenizers import MARKER_TOKENS, SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
 TOKENIZER = trained_tokenizer()
 LIBRARY = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(TOKENIZER.to_str()), chat_template=CHAT_TEMPLATE)

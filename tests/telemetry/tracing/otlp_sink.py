@@ -57,7 +57,7 @@ def otlp_sink():
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if sink.hold is not None:
-                sink.hold.wait(20)
+                sink.hold.wait()
             sink.paths.append(self.path)
             sink.headers.append(dict(self.headers))
             if sink.status == 200:
@@ -80,4 +80,4 @@ def otlp_sink():
             sink.hold.set()
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join()

@@ -20,7 +20,7 @@ from config import SettingsError, load_settings
 from edge.services import services
 from settings.groups import TracingSettings
 from telemetry.tracing import collector
-from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
+from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, free_port, until
 from tests.telemetry.tracing.otlp_sink import attributes, otlp_sink
 
 ROOT = Path(__file__).parents[3]
@@ -109,20 +109,19 @@ def test_a_collector_that_refuses_costs_one_log_line_and_its_return_another(capl
 
 
 def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, models, machine, sink):
-    """While the sender waits for an answer, requests are as fast as ever; a stop waits no longer than it says."""
+    """While the sender waits for an answer, requests are answered; a stop waits no longer than it says."""
     sink.hold = threading.Event()
-    exporter = OTLPSpanExporter(endpoint=sink.address, timeout=collector.SEND_TIMEOUT)
+    exporter = OTLPSpanExporter(endpoint=sink.address, timeout=10 * PATIENCE)
     tracing = collector.CollectorTracing(exporter, "avito-ai", 1.0, patience=0.2)
     client = create_app(settings, models, machine, tracing).test_client()
     assert ask(client) == 200
     sender = threading.Thread(target=tracing.flush, daemon=True)
     sender.start()
-    began = time.monotonic()
     assert [ask(client) for _ in range(20)] == [200] * 20
     tracing.stop()
-    assert time.monotonic() - began < collector.SEND_TIMEOUT / 2
+    assert sender.is_alive(), "nobody has waited for what the collector holds"
     sink.hold.set()
-    sender.join(20)
+    sender.join(PATIENCE)
     assert not sender.is_alive()
 
 

@@ -19,12 +19,12 @@ from telemetry.tracing.request_trace import PARTS
 from tests.fakes import multipart, picture
 from tests.telemetry.tracing.conftest import Traced
 
-SECRET = "a prompt that nobody else may read"
+PRIVATE = "a prompt that nobody else may read"
 GENERATE = "/api/v1/text/generate"
 CHAT = "/v1/chat/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-ASKED = {"prompt": SECRET, "max_tokens": 5, "temperature": 0.25}
-MESSAGES = [{"role": "user", "content": SECRET}]
+ASKED = {"prompt": PRIVATE, "max_tokens": 5, "temperature": 0.25}
+MESSAGES = [{"role": "user", "content": PRIVATE}]
 STREAMED = {"model": "avibe", "messages": MESSAGES, "stream": True}
 
 
@@ -192,7 +192,7 @@ def test_several_answers_share_one_request(client, traced):
 
 def test_texts_to_be_continued_are_text_completions(client, traced):
     """Plain completions carry the conventions' other operation, and prompts of their own are counted each."""
-    response = client.post("/v1/completions", json={"model": "avibe", "prompt": [SECRET, "another"]})
+    response = client.post("/v1/completions", json={"model": "avibe", "prompt": [PRIVATE, "another"]})
     span = traced.only("text_completion avibe")
     assert span.attributes["gen_ai.operation.name"] == "text_completion"
     assert span.attributes["gen_ai.response.id"] == response.json["id"]
@@ -203,7 +203,7 @@ def test_texts_to_be_continued_are_text_completions(client, traced):
 
 def test_a_batch_is_one_trace(client, traced):
     """Each text of a batch has its three parts below the one request; a bad text is its error."""
-    response = client.post("/api/v1/text/batch", json={"prompts": [SECRET, "", "another"]})
+    response = client.post("/api/v1/text/batch", json={"prompts": [PRIVATE, "", "another"]})
     assert len([json.loads(line) for line in response.data.splitlines() if line]) == 3
     response.close()
     span = traced.only("chat avibe")
@@ -235,7 +235,7 @@ def test_only_generation_is_traced(client, traced):
 
 def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
     """Not the prompt, the picture, the answer, a stop string, a system prompt or a name of an unknown field."""
-    words = {"prompt": SECRET, "answer": "the answer's own words", "stop": "a stop string", "field": "a_field_of_mine"}
+    words = {"prompt": PRIVATE, "answer": "the answer's own words", "stop": "a stop string", "field": "a_field_of_mine"}
     avibe.text = words["answer"]
     system = [{"role": "system", "content": words["prompt"]}, *MESSAGES]
     client.post(CHAT, json={"model": "avibe", "messages": system, "stop": [words["stop"]], "user": words["prompt"]})

@@ -1,4 +1,4 @@
-"""Each kernel against torch in double precision, for shapes that fill its tiles and shapes that do not."""
+"""Each kernel against torch in double precision, for shapes with whole tiles and with partial ones."""
 
 import math
 
@@ -29,8 +29,8 @@ def close(found, expected):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("out", "inner"), [(64, 128), (192, 256), (50, 40), (1, 1), (130, 300)])
 @pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 13, 18, 24, 25, 150, 193])
-def test_a_product_is_the_linear_layer(rows, out, inner, bias, add, threads, kernels):
-    """Any number of rows, whole panels and parts of one, more than one part of a panel, with bias, added or not."""
+def test_gemm_is_the_linear_layer(rows, out, inner, bias, add, threads, kernels):
+    """For any number of rows, whole and partial panels, several parts of a panel, with bias, added or not."""
     generator = torch.Generator().manual_seed(rows * out)
     x, weight = torch.randn(rows, inner, generator=generator), torch.randn(out, inner, generator=generator)
     shift = torch.randn(out, generator=generator) if bias else None
@@ -42,14 +42,14 @@ def test_a_product_is_the_linear_layer(rows, out, inner, bias, add, threads, ker
     torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_weight_that_is_a_view_is_packed_as_it_reads(kernels):
-    """A transposed weight is the transposed one."""
+def test_a_weight_that_is_a_view_is_packed_in_logical_order(kernels):
+    """A transposed view is packed as the transposed matrix."""
     x, weight = torch.randn(3, 300), torch.randn(300, 200).T
     torch.testing.assert_close(kernels.gemm(x, kernels.pack(weight, None)), x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_a_row_of_a_product_does_not_depend_on_its_company(kernels):
-    """The same sum in the same order, bit by bit, alone and in any batch."""
+def test_a_row_of_a_gemm_does_not_depend_on_the_batch(kernels):
+    """The same sum in the same order, bit for bit, alone and in any batch."""
     x, packed = torch.randn(100, 300), kernels.pack(torch.randn(70, 300), None)
     alone = torch.cat([kernels.gemm(row[None], packed) for row in x])
     assert all(torch.equal(kernels.gemm(x[:rows], packed), alone[:rows]) for rows in (2, 7, 26, 100))
@@ -57,22 +57,22 @@ def test_a_row_of_a_product_does_not_depend_on_its_company(kernels):
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (40, 512)])
 def test_a_norm_divides_by_the_root_of_the_sum_of_squares(shape, threads, kernels):
-    """With what is added under the root; zeros stay zeros."""
+    """With eps added under the root; zeros stay zeros."""
     x = torch.randn(shape)
     close(kernels.norm(x, 0.5), x.double() / (x.double().square().sum(-1, keepdim=True) + 0.5).sqrt())
     assert not kernels.norm(torch.zeros(shape), 1e-6).any()
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 34), (40, 1024)])
-def test_a_gate_is_silu_of_the_first_half_times_the_second(shape, threads, kernels):
-    """Over the whole range of float32, where the exponential overflows too."""
+def test_silu_and_mul_is_silu_of_the_first_half_times_the_second(shape, threads, kernels):
+    """Including values for which the exponential overflows."""
     x = torch.randn(shape) * 60
     left, right = x.double().chunk(2, dim=-1)
     torch.testing.assert_close(kernels.silu_and_mul(x).double(), F.silu(left) * right, rtol=1e-5, atol=1e-30)
 
 
-def test_a_gate_keeps_what_is_not_finite(kernels):
-    """Not a number stays so, infinity opens the gate, and minus infinity is no accident that goes unseen."""
+def test_silu_and_mul_keeps_values_that_are_not_finite(kernels):
+    """NaN stays NaN, and infinity stays infinity."""
     x = torch.zeros(1, 64)
     x[:, 32:] = 2.0
     x[0, :3] = torch.tensor([math.nan, math.inf, 1000.0])
@@ -86,8 +86,8 @@ def test_a_gate_keeps_what_is_not_finite(kernels):
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("dim", [2, 8, 16, 24, 64, 80, 128])
 @pytest.mark.parametrize("rows", [1, 5, 120])
-def test_heads_are_normed_and_rotated_in_place(rows, dim, normed, threads, kernels):
-    """Only the heads that are given, of rows that are wider; pairs lie side by side."""
+def test_qk_norm_rope_normalizes_and_rotates_in_place(rows, dim, normed, threads, kernels):
+    """Only the given heads of wider rows are changed; pairs are adjacent."""
     wide = torch.randn(rows, 5, dim)
     weights = torch.randn(3, dim) if normed else None
     rotary = torch.polar(torch.ones(rows, 1, dim // 2), torch.randn(rows, 1, dim // 2))
@@ -101,8 +101,8 @@ def test_heads_are_normed_and_rotated_in_place(rows, dim, normed, threads, kerne
     assert torch.equal(wide[:, 3:], rest)
 
 
-def test_keys_and_values_go_to_their_places_alone(kernels):
-    """The keys' heads and the values' heads of each row, from wider rows."""
+def test_store_writes_keys_and_values_to_their_offsets_only(kernels):
+    """The key heads and the value heads of each row, from wider rows."""
     cache = torch.zeros(4, 2, 3, 9, 20)
     x = torch.randn(2, 10, 20)
     slots, positions = torch.tensor([3, 1]), torch.tensor([0, 8])
@@ -112,10 +112,10 @@ def test_keys_and_values_go_to_their_places_alone(kernels):
     assert int((cache != 0).any(-1).sum()) == 12
 
 
-def test_runs_are_copied_from_place_to_place(kernels):
-    """Each run whole, in any order, and nothing beside it."""
+def test_blocks_are_copied_from_offset_to_offset(kernels):
+    """Each block whole, in any order, and nothing else."""
     source, target = torch.arange(100.0), torch.zeros(60)
-    kernels.copy_runs(source, target, torch.tensor([70, 5, 40]), torch.tensor([0, 50, 20]), 10)
+    kernels.copy_blocks(source, target, torch.tensor([70, 5, 40]), torch.tensor([0, 50, 20]), 10)
     expected = torch.zeros(60)
     expected[:10], expected[50:], expected[20:30] = source[70:80], source[5:15], source[40:50]
     assert torch.equal(target, expected)
@@ -124,7 +124,7 @@ def test_runs_are_copied_from_place_to_place(kernels):
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
 @pytest.mark.parametrize(("kv_heads", "group"), [(1, 1), (2, 3), (4, 2)])
 def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kernels):
-    """Lengths that fill the registers and lengths that do not, scores that are far apart, rows in any slot."""
+    """For lengths that are and are not multiples of the vector width, a wide range of scores, rows in any slot."""
     lengths = torch.tensor([1, 15, 16, 17, 33, 40, 40])
     rows, heads = len(lengths), kv_heads * group
     layer = torch.randn(8, 2, kv_heads, 40, dim)
@@ -141,8 +141,8 @@ def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kerne
 
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
 @pytest.mark.parametrize(("start", "count"), [(0, 1), (0, 5), (0, 64), (1, 49), (70, 100), (130, 2)])
-def test_a_chunk_attends_to_what_is_before_each_token(start, count, dim, threads, kernels):
-    """With and without tokens before it, in one block and in several; what lies behind is not seen."""
+def test_a_chunk_attends_causally(start, count, dim, threads, kernels):
+    """With and without tokens before it, in one block and in several; later tokens are masked."""
     kv_heads, group = 2, 3
     slot = torch.randn(2, kv_heads, 200, dim)
     wide = torch.randn(count, kv_heads * (group + 2), dim) * 3
@@ -156,8 +156,8 @@ def test_a_chunk_attends_to_what_is_before_each_token(start, count, dim, threads
     torch.testing.assert_close(out[:, :-5].double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_attention_shows_what_is_not_a_number(kernels):
-    """A key that went wrong makes the whole row wrong, where a check of the logits finds it."""
+def test_attention_propagates_nan(kernels):
+    """One NaN in a key makes its whole row NaN, so that the check of the logits finds it."""
     layer = torch.randn(2, 2, 1, 40, 16)
     layer[1, 0, 0, 20, 3] = math.nan
     out = torch.empty(2, 16)
@@ -168,7 +168,7 @@ def test_attention_shows_what_is_not_a_number(kernels):
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 128, 200, 2048, 3001])
 def test_a_draw_inverts_the_distribution(vocabulary, threads, kernels):
-    """The first token at which the running sum of weights passes the number, for any temperature."""
+    """The first token at which the cumulative probability exceeds the number, for any temperature."""
     logits = torch.randn(40, vocabulary) * 4
     temperatures, numbers = torch.rand(40, 1) + 0.1, torch.rand(40, 1)
     sums = torch.softmax(logits.double() / temperatures, dim=-1).cumsum(-1)
@@ -180,20 +180,20 @@ def test_a_draw_inverts_the_distribution(vocabulary, threads, kernels):
 
 @pytest.mark.parametrize("number", [0.0, 0.5, 1.0 - 2.0**-23])
 def test_a_token_that_is_not_allowed_is_never_drawn(number, kernels):
-    """Whatever the number, at either end of the vocabulary; not even where a sum is rounded."""
+    """For any number, at either end of the vocabulary, and in spite of rounded sums."""
     logits = torch.full((1, 1000), -math.inf)
     logits[0, 300:700] = torch.randn(400) * 3
     token = int(kernels.draw(logits, torch.ones(1, 1), torch.full((1, 1), number)))
     assert 300 <= token < 700
 
 
-def test_only_heads_that_fill_the_registers_are_attended(kernels):
-    """Other models go through torch's attention."""
-    assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.attends(dim)] == [16, 64, 80, 128, 256]
+def test_only_head_sizes_that_fill_the_registers_are_supported(kernels):
+    """Models with other sizes use the attention of torch."""
+    assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.supports_head(dim)] == [16, 64, 80, 128, 256]
 
 
-def test_a_step_without_rows_computes_nothing(threads, kernels):
-    """As after a part of a prompt, which gives no logits; what is added to stays as it is."""
+def test_zero_rows_are_allowed(threads, kernels):
+    """As in a step with only parts of prompts, which gives no logits; a tensor that is added to stays as it is."""
     none = torch.empty(0, 64)
     packed = kernels.pack(torch.randn(32, 64), torch.randn(32))
     assert kernels.gemm(none, packed).shape == (0, 32)

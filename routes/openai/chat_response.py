@@ -1,4 +1,4 @@
-"""The answers of a chat in OpenAI's shapes: one body, or a stream of events."""
+"""The response to a chat request: one body, or a stream of events."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ from routes.response_models import (
 )
 
 
-class ChatShape:
-    """Shows the answers of one run. tools: the functions they may call; thinks: whether they may begin with a thought.
+class ChatResponse:
+    """The response with the answers of one run. Made inside the request's context; streams are sent outside of it.
 
-    Made in the request's context; used outside of it for a stream.
+    tools: names of the functions that the answers may call; reasoning: whether they may start with a reasoning block.
     """
 
-    def __init__(self, run: Run, asked: ChatRequest, tools: Set[str], thinks: bool) -> None:
-        self._run, self._tools, self._thinks = run, tools, thinks
-        self._logprobs = bool(asked.logprobs)
-        self._counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    def __init__(self, run: Run, body: ChatRequest, tools: Set[str], reasoning: bool) -> None:
+        self._run, self._tools, self._reasoning = run, tools, reasoning
+        self._logprobs = bool(body.logprobs)
+        self._include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._id = f"chatcmpl-{request_state().request_id}"
         self._created = int(time.time())
 
-    def body(self, completions: Sequence[Completion]) -> ChatCompletion:
-        """Return the whole answer."""
+    def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
+        """Return the body with all answers."""
         return ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._run.served_id,
-            choices=[self._choice(number, completion) for number, completion in enumerate(completions)],
+            choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions),
         )
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield the answer's events; after an error none follows, not even [DONE]. idle: seconds to a sign of life."""
+        """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
         try:
             yield from self._events(idle)
         except Exception as error:
@@ -64,12 +64,12 @@ class ChatShape:
             "model": self._run.served_id,
             "choices": choices,
         }
-        return shown | ({"usage": None} if self._counts else {})
+        return shown | ({"usage": None} if self._include_usage else {})
 
-    def _choice(self, number: int, completion: Completion) -> ChatChoice:
+    def _choice(self, index: int, completion: Completion) -> ChatChoice:
         message = self._message(completion)
         return ChatChoice(
-            index=number,
+            index=index,
             message=message,
             logprobs=answers.chat_logprobs(completion.logprobs) if self._logprobs else None,
             finish_reason=_finish_reason(completion, called="tool_calls" in message),
@@ -79,50 +79,50 @@ class ChatShape:
         parser = self._parser()
         parts = [Content(completion.text)] if parser is None else [*parser.feed(completion.text), *parser.finish()]
         content = "".join(part.text for part in parts if isinstance(part, Content))
-        thought = "".join(part.text for part in parts if isinstance(part, Reasoning))
+        reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = [_shown_call(part) for part in parts if isinstance(part, Call)]
         message = AnswerMessage(role="assistant", content=content if content or not calls else None, refusal=None)
-        if thought:
-            message["reasoning_content"] = thought
+        if reasoning:
+            message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = calls
         return message
 
     def _parser(self) -> OutputParser | None:
-        """Return what takes an answer apart, None where there can be nothing in it but the answer."""
-        return OutputParser(self._tools, self._thinks) if self._tools or self._thinks else None
+        """Return a parser of an answer, None if it can hold neither calls nor reasoning."""
+        return OutputParser(self._tools, self._reasoning) if self._tools or self._reasoning else None
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
-        choices = [self._choice_events(number) for number in range(len(self._run))]
+        choices = [self._choice_events(index) for index in range(len(self._run))]
         for choice in choices:
             yield choice.begin()
-        for number, piece in self._run.pieces(idle):
+        for index, piece in self._run.pieces(idle):
             if piece is None:
-                completions[number] = self._run.completion(number)
-                yield choices[number].end(completions[number])
+                completions[index] = self._run.completion(index)
+                yield choices[index].end(completions[index])
             elif piece.text or piece.token_ids:
-                if shown := choices[number].show(piece):
-                    yield shown
+                if events := choices[index].show(piece):
+                    yield events
             else:
                 yield sse.KEEP_ALIVE
-        if self._counts:
-            ordered = [completions[number] for number in range(len(self._run))]
+        if self._include_usage:
+            ordered = [completions[index] for index in range(len(self._run))]
             yield sse.event(self.chunk([]) | {"usage": answers.usage(ordered)})
         yield answers.DONE
 
-    def _choice_events(self, number: int) -> _ChoiceEvents:
+    def _choice_events(self, index: int) -> _ChoiceEvents:
         parser = self._parser()
         if parser is None and not self._logprobs:
-            return _ChoiceEvents(self, number)
-        return _RichEvents(self, number, parser or OutputParser(frozenset(), False), self._logprobs)
+            return _ChoiceEvents(self, index)
+        return _ParsedChoiceEvents(self, index, parser or OutputParser(frozenset(), False), self._logprobs)
 
 
 class _ChoiceEvents:
-    """Makes the events of one answer that is text alone."""
+    """The events of one answer that consists of text alone."""
 
-    def __init__(self, shape: ChatShape, number: int) -> None:
-        self._shape, self._number = shape, number
+    def __init__(self, response: ChatResponse, index: int) -> None:
+        self._response, self._index = response, index
         self._text = sse.TextEvents(self._change({"content": sse.TextEvents.HOLE}))
 
     def begin(self) -> bytes:
@@ -130,7 +130,7 @@ class _ChoiceEvents:
         return sse.event(self._change({"role": "assistant", "content": ""}))
 
     def show(self, piece: Piece) -> bytes:
-        """Return the events of a piece, b"" for none."""
+        """Return the events for a piece, b"" if there are none."""
         return self._text(piece.text) if piece.text else b""
 
     def end(self, completion: Completion) -> bytes:
@@ -138,21 +138,21 @@ class _ChoiceEvents:
         return sse.event(self._change({}, completion.finish_reason))
 
     def _change(self, delta: dict[str, Any], end: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        choice = {"index": self._number, "delta": delta, "logprobs": logprobs, "finish_reason": end}
-        return self._shape.chunk([choice])
+        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": end}
+        return self._response.chunk([choice])
 
 
-class _RichEvents(_ChoiceEvents):
-    """Makes the events of one answer with log probabilities, calls or thoughts in it."""
+class _ParsedChoiceEvents(_ChoiceEvents):
+    """The events of one answer with log probabilities, calls or reasoning."""
 
-    def __init__(self, shape: ChatShape, number: int, parser: OutputParser, logprobs: bool) -> None:
-        super().__init__(shape, number)
-        self._parser, self._wanted = parser, logprobs
+    def __init__(self, response: ChatResponse, index: int, parser: OutputParser, logprobs: bool) -> None:
+        super().__init__(response, index)
+        self._parser, self._with_logprobs = parser, logprobs
         self._calls = 0
-        self._untold: list[TokenLogprob] = []  # of tokens whose text is held back so far
+        self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
 
     def show(self, piece: Piece) -> bytes:
-        self._untold += piece.logprobs
+        self._pending += piece.logprobs
         return self._shown(self._parser.feed(piece.text))
 
     def end(self, completion: Completion) -> bytes:
@@ -170,10 +170,10 @@ class _RichEvents(_ChoiceEvents):
         return {"content" if isinstance(part, Content) else "reasoning_content": part.text}
 
     def _logprobs(self) -> ChatLogprobs | None:
-        """Return those of the tokens since the last event, None where there are none to tell."""
-        told = answers.chat_logprobs(self._untold) if self._wanted else None
-        self._untold = []
-        return told if told and told["content"] else None
+        """Return the log probabilities of the tokens since the last event, None if there are none."""
+        logprobs = answers.chat_logprobs(self._pending) if self._with_logprobs else None
+        self._pending = []
+        return logprobs if logprobs and logprobs["content"] else None
 
 
 def _shown_call(call: Call) -> ToolCall:
@@ -181,6 +181,6 @@ def _shown_call(call: Call) -> ToolCall:
 
 
 def _finish_reason(completion: Completion, called: bool) -> ChatFinishReason:
-    """Return why an answer ended; one that was cut after a call says that it was cut."""
+    """Return why an answer ended: a call counts only if the answer was not cut by its length."""
     reason = answers.finish_reason(completion)
     return "tool_calls" if called and reason == "stop" else reason

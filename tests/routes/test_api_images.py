@@ -1,4 +1,4 @@
-"""Pictures at the JSON API: in a form and in JSON, what is refused and in which words."""
+"""Images at the JSON API: in forms and in JSON, and their refusals."""
 
 import base64
 
@@ -12,12 +12,12 @@ def data_url(data, kind="image/png"):
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def test_picture_in_a_form_and_in_json_is_the_same_request(client, avision):
-    """Both languages of the route give the model the same bytes, and the same answer comes back."""
+def test_a_form_and_json_are_the_same_request(client, avision):
+    """Both give the model the same bytes and get the same answer."""
     data = picture()
     in_form = client.post(IMAGE, **upload(data, max_tokens="9", temperature="0.5"))
-    asked = {"prompt": "What is it?", "image": data_url(data), "max_tokens": 9, "temperature": 0.5}
-    in_json = client.post(IMAGE, json=asked)
+    body = {"prompt": "What is it?", "image": data_url(data), "max_tokens": 9, "temperature": 0.5}
+    in_json = client.post(IMAGE, json=body)
     assert in_form.status_code == in_json.status_code == 200
     assert in_form.json["data"] == in_json.json["data"]
     first, second = avision.submitted
@@ -41,8 +41,8 @@ def test_picture_in_a_form_and_in_json_is_the_same_request(client, avision):
     ids=["empty", "text", "svg", "truncated", "narrow", "large"],
 )
 @pytest.mark.parametrize("way", ["form", "json"])
-def test_bad_pictures_are_refused_either_way(client, avision, way, data, status, code):
-    """400, 413 or 415 with a plain sentence, before or in the decoding, and nothing is generated."""
+def test_invalid_images_are_refused_in_both(client, avision, way, data, status, code):
+    """400, 413 or 415, and nothing is generated."""
     if way == "form":
         response = client.post(IMAGE, **upload(data))
     else:
@@ -51,7 +51,7 @@ def test_bad_pictures_are_refused_either_way(client, avision, way, data, status,
     assert avision.submitted == []
 
 
-PICTURE = ("image", (picture(), "a.png"))
+IMAGE_PART = ("image", (picture(), "a.png"))
 PROMPT = ("prompt", "x")
 
 
@@ -61,23 +61,23 @@ PROMPT = ("prompt", "x")
         ([PROMPT], "image is required."),
         ([PROMPT, ("image", "not a file")], "image must be a file."),
         ([PROMPT, ("image", (b"", ""))], "image is required."),
-        ([PICTURE], "prompt is required."),
-        ([PROMPT, PICTURE, PICTURE], "image was sent more than once."),
-        ([PROMPT, PROMPT, PICTURE], "prompt was sent more than once."),
+        ([IMAGE_PART], "prompt is required."),
+        ([PROMPT, IMAGE_PART, IMAGE_PART], "image was sent more than once."),
+        ([PROMPT, PROMPT, IMAGE_PART], "prompt was sent more than once."),
         ([PROMPT, ("photo", (picture(), "a.png"))], "Unknown field: photo."),
-        ([PROMPT, PICTURE, ("top_k", "5")], "Unknown field: top_k."),
-        ([PROMPT, PICTURE, ("max_tokens", "five")], "max_tokens must be an integer from 1 to 2048."),
-        ([PROMPT, PICTURE, ("temperature", "nan")], "temperature must be a number from 0 to 2."),
+        ([PROMPT, IMAGE_PART, ("top_k", "5")], "Unknown field: top_k."),
+        ([PROMPT, IMAGE_PART, ("max_tokens", "five")], "max_tokens must be an integer from 1 to 2048."),
+        ([PROMPT, IMAGE_PART, ("temperature", "nan")], "temperature must be a number from 0 to 2."),
     ],
 )
 def test_each_mistake_in_a_form_is_named(client, fields, sentence):
-    """A form is held to the same rules as JSON."""
+    """Forms have the same rules as JSON."""
     response = client.post(IMAGE, **multipart(fields))
     assert refused(response, 400, "validation_error") == sentence
 
 
 def test_blank_numbers_of_a_form_count_as_absent(client, avision):
-    """A browser sends every field of a form, also those left empty."""
+    """A browser sends every field of a form, empty ones too."""
     assert client.post(IMAGE, **upload(picture(), max_tokens="", temperature=" ")).status_code == 200
     assert avision.only.sampling.max_tokens == 200
 
@@ -86,14 +86,14 @@ def test_blank_numbers_of_a_form_count_as_absent(client, avision):
     "image",
     ["https://example.com/a.png", "data:image/png,abc", "iVBORw0KGgo=", "data:image/png;base64,!!!"],
 )
-def test_only_a_base64_data_url_is_a_picture_in_json(client, image):
-    """Nothing is fetched from elsewhere, and broken base64 is said to be broken."""
+def test_json_accepts_only_base64_data_urls(client, image):
+    """Nothing is fetched from other addresses, and invalid base64 is refused."""
     message = refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 400, "validation_error")
     assert message.startswith("image")
 
 
-def test_a_data_url_over_the_limit_is_refused_before_it_is_unpacked(client):
-    """The length of the text tells the length of the picture."""
+def test_a_data_url_over_the_limit_is_refused_before_decoding(client):
+    """The length of the text is enough."""
     image = "data:image/png;base64," + "A" * (22_369_624 + 8)
     refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 413, "payload_too_large")
 
@@ -108,14 +108,14 @@ def test_a_data_url_over_the_limit_is_refused_before_it_is_unpacked(client):
     ],
 )
 def test_a_broken_form_is_refused(client, body):
-    """Invalid UTF-8, a missing boundary and a form that breaks off are mistakes of the request."""
+    """Invalid UTF-8, a missing boundary and a form that ends early are refused with 400."""
     response = client.post(IMAGE, data=body, content_type="multipart/form-data; boundary=b")
     refused(response, 400, "validation_error")
     refused(client.post(IMAGE, data=body, content_type="multipart/form-data"), 400, "validation_error")
 
 
 def test_too_many_parts_are_refused(client):
-    """A form of a thousand fields is not parsed to its end."""
+    """A form of a hundred fields is not parsed to its end."""
     fields = [(f"field{number}", "x") for number in range(100)]
     response = client.post(IMAGE, **multipart(fields))
     refused(response, 413, "payload_too_large")

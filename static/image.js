@@ -1,7 +1,7 @@
-// The picture to ask about: dropped, pasted, chosen or photographed, and checked here with the server's own limits.
-import { extra, fill, figure, sentence, size } from "./texts.js";
+// The image of a question: dropped, pasted, chosen or photographed, and checked here against the server's limits.
+import { extra, fill, figure, problems, size } from "./texts.js";
 
-export class Picture {
+export class ImageField {
   constructor(form) {
     this.zone = form.querySelector("[data-drop]");
     this.input = form.querySelector("input[type=file]");
@@ -14,7 +14,7 @@ export class Picture {
     this.takeBack(form);
   }
 
-  // A question that was sent before this script ran brings its picture back inside the page.
+  // The answer to a question that was sent before this script ran holds the image in a field of the form.
   takeBack(form) {
     const kept = form.elements.namedItem(this.zone.dataset.keptField);
     if (!kept) return;
@@ -62,16 +62,16 @@ export class Picture {
 
   async mistakeOf(file) {
     const { bytes, pixels, side, aspect } = this.limits;
-    if (!file.size) return told("The image is empty.");
-    if (file.size > bytes) return told(`The image is too large. Maximum size: ${bytes / 1048576} MiB`);
-    if (file.type && !this.types.includes(file.type)) return told("The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.");
+    if (!file.size) return problems.image_empty;
+    if (file.size > bytes) return problems.image_too_large;
+    if (file.type && !this.types.includes(file.type)) return problems.image_format;
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (!bitmap) return told("The image is damaged or incomplete.");
+    if (!bitmap) return problems.image_damaged;
     const { width, height } = (this.measured = { width: bitmap.width, height: bitmap.height });
     bitmap.close();
-    if (Math.max(width, height) > side) return told(`The image is too wide or too high. Maximum side: ${side} pixels`);
-    if (width * height > pixels) return told(`The image has too many pixels. Maximum: ${pixels / 1e6} megapixels`);
-    if (Math.max(width, height) > aspect * Math.min(width, height)) return told(`The image is too narrow. Maximum aspect ratio: ${aspect}`);
+    if (Math.max(width, height) > side) return problems.image_side;
+    if (width * height > pixels) return problems.image_pixels;
+    if (Math.max(width, height) > aspect * Math.min(width, height)) return problems.image_aspect;
     return "";
   }
 
@@ -83,7 +83,7 @@ export class Picture {
     });
     this.input.addEventListener("change", () => (this.input.files[0] ? this.take(this.input.files[0]) : this.remove()));
     document.addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
-    // Anywhere on the page: a picture that misses the field must not make the browser leave.
+    // On the whole page: an image dropped beside the field must not make the browser leave the page.
     document.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
@@ -114,8 +114,4 @@ export class Picture {
     button.hidden = false;
     button.addEventListener("click", () => camera.click());
   }
-}
-
-function told(message) {
-  return sentence({ code: "validation_error", message });
 }

@@ -1,0 +1,97 @@
+"""How many requests are in flight, whose they are, which batches wait to submit, and how fast requests end.
+
+A request is in flight from its admission, before any work for it, to its end: while it is prepared, waits and runs. No
+lock here: the waiting room holds its own around every call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+RATE_MEMORY = 0.9  # weight of the past in the mean time between two ends
+
+Wake = Callable[[], None]
+
+
+class InFlight:
+    """At most `capacity` requests, counted by client.
+
+    slots: how many of them can run; a batch submits while fewer are in flight. clock: seconds, monotonic.
+    """
+
+    def __init__(self, capacity: int, slots: int, clock: Callable[[], float]) -> None:
+        self.capacity, self.slots, self._clock = capacity, slots, clock
+        self.by_client: Counter[str] = Counter()
+        self.preparing: Counter[str] = Counter()  # of these, those that are not queued yet
+        self._batches: dict[Wake, bool] = {}  # waiting to submit, in turn; whether each has nothing in flight
+        self._last_end = 0.0
+        self.between_ends: float | None = None  # mean, in seconds, of a busy engine
+
+    @property
+    def total(self) -> int:
+        return self.by_client.total()
+
+    @property
+    def full(self) -> bool:
+        return self.total >= self.capacity
+
+    def enter(self, client: str) -> None:
+        """Count a request that was admitted; it is being prepared."""
+        if not self.by_client:
+            self._last_end = self._clock()  # idle time says nothing about the rate
+        self.by_client[client] += 1
+        self.preparing[client] += 1
+
+    def prepared(self, client: str) -> None:
+        """Count a request as queued."""
+        _take_one(self.preparing, client)
+
+    def leave(self, client: str) -> None:
+        """Count a request no longer, and wake a batch that may take its place."""
+        _take_one(self.by_client, client)
+        if self._batches:
+            self.wake_batch()
+
+    def ended(self) -> None:
+        """Measure the time between two ends of requests that ran."""
+        now = self._clock()
+        gap, past = now - self._last_end, self.between_ends
+        self.between_ends = gap if past is None else RATE_MEMORY * past + (1 - RATE_MEMORY) * gap
+        self._last_end = now
+
+    def clear(self) -> None:
+        """Count only those that are being prepared."""
+        self.by_client = Counter(self.preparing)
+        self.wake_batches()
+
+    # --- batches ---
+
+    def expect(self, wake: Wake, alone: bool) -> None:
+        """Let a batch wait for a place, behind those that wait already; it is woken once."""
+        self._batches[wake] = alone
+
+    def forget(self, wake: Wake) -> bool:
+        """Let a batch wait no longer; return whether it did."""
+        return self._batches.pop(wake, None) is not None
+
+    def wake_batch(self) -> None:
+        """Wake the first batch that may submit now. One that finds no place after all waits again."""
+        total = self.total
+        for wake, alone in self._batches.items():
+            if total < (self.capacity if alone else self.slots):
+                del self._batches[wake]
+                wake()
+                return
+
+    def wake_batches(self) -> None:
+        """Wake every batch that waits."""
+        for wake in self._batches:
+            wake()
+        self._batches.clear()
+
+
+def _take_one(counts: Counter[str], client: str) -> None:
+    counts[client] -= 1
+    if counts[client] <= 0:
+        del counts[client]

@@ -1,0 +1,91 @@
+"""The waiting sequences of both priorities, and which of them starts next.
+
+While both wait, every BATCH_EVERY-th start is one of the lower priority. No lock here: the waiting room holds its own
+around every call but `len()`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from engine.schedule.fair_queue import FairQueue
+from engine.schedule.sequence import Sequence
+from engine.types import Priority
+
+BATCH_EVERY = 8
+
+Held = Mapping[Priority, Mapping[str, int]]  # how many slots each client has, by priority
+
+
+class PriorityQueues:
+    """One fair queue for each priority. tokens: of all waiting prompts together."""
+
+    def __init__(self) -> None:
+        self._queues = {priority: FairQueue() for priority in Priority}
+        self._starts = 0
+        self.tokens = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (sequence for queue in self._queues.values() for sequence in queue)
+
+    def put(self, sequence: Sequence, front: bool = False) -> None:
+        """Add a sequence at the end, or the front, of its client's line."""
+        self._queues[sequence.request.priority].put(sequence, front)
+        self.tokens += sequence.num_prompt
+
+    def peek(self, held: Held) -> Sequence | None:
+        """Return the sequence that `take` would return."""
+        priority = self._next_priority()
+        return None if priority is None else self._queues[priority].peek(held[priority])
+
+    def take(self, held: Held) -> Sequence | None:
+        """Remove and return the sequence that starts next, None if none waits."""
+        if (priority := self._next_priority()) is None:
+            return None
+        self._starts += 1
+        sequence = self._queues[priority].take(held[priority])
+        self.tokens -= sequence.num_prompt
+        return sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Remove a sequence from wherever it stands."""
+        self._queues[sequence.request.priority].remove(sequence)
+        self.tokens -= sequence.num_prompt
+
+    def order(self, held: Held) -> Iterator[Sequence]:
+        """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
+        order = {priority: deque(queue.order(held.get(priority, {}))) for priority, queue in self._queues.items()}
+        interactive, batch, starts = order[Priority.INTERACTIVE], order[Priority.BATCH], self._starts
+        while interactive or batch:
+            yield (batch if _is_for_batch(starts, bool(interactive), bool(batch)) else interactive).popleft()
+            starts += 1
+
+    def evictable(self, client: str) -> Sequence | None:
+        """Return the newest sequence of a client that has never run, of its lowest priority."""
+        for priority in reversed(Priority):
+            newest = self._queues[priority].newest(client)
+            if newest is not None and newest.started_at is None:
+                return newest
+        return None
+
+    def clear(self) -> list[Sequence]:
+        """Remove and return all sequences."""
+        removed = list(self)
+        self._queues = {priority: FairQueue() for priority in Priority}
+        self.tokens = 0
+        return removed
+
+    def _next_priority(self) -> Priority | None:
+        interactive, batch = len(self._queues[Priority.INTERACTIVE]), len(self._queues[Priority.BATCH])
+        if _is_for_batch(self._starts, bool(interactive), bool(batch)):
+            return Priority.BATCH
+        return Priority.INTERACTIVE if interactive else None
+
+
+def _is_for_batch(starts: int, interactive: bool, batch: bool) -> bool:
+    """Return whether the start after so many others is one for the lower priority, given which priorities wait."""
+    return batch and (not interactive or starts % BATCH_EVERY == BATCH_EVERY - 1)

@@ -1,0 +1,327 @@
+"""Batches share what is free: one request each at least, the slots that nobody uses, and no place in the queue."""
+
+import threading
+from collections import Counter, deque
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.backend import Mailbox
+from engine.errors import ModelError, NotReady, Overloaded
+from engine.schedule.waiting_room import WaitingRoom
+from engine.types import Priority
+from tests.engine.sequences import outcome, sequence
+from tests.fakes import PATIENCE, Clock
+
+NOBODY = {priority: {} for priority in Priority}
+
+
+class Waker:
+    """Counts how often its batch was woken."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+
+
+def room_of(slots, waiting, max_tokens=1_000_000):
+    """Return a room on a clock that stands still."""
+    return WaitingRoom(slots + waiting, max_tokens, Clock(), slots=slots)
+
+
+def come(room, client="", **details):
+    """Let an interactive request in and queue it."""
+    room.admit(client)
+    made = sequence(client, on_abort=room.notify_abort, **details)
+    room.put(made)
+    return made
+
+
+def submit(room, wake, alone, client="job", **details):
+    """Submit a request of a batch; return its sequence, None if it has to wait."""
+    if not room.admit_when_free(client, alone, wake):
+        return None
+    made = sequence(client, batch=True, on_abort=room.notify_abort, **details)
+    room.put(made)
+    return made
+
+
+def end(room):
+    """Start the next sequence and end it."""
+    made = room.take(NOBODY)
+    room.release(made.request.client)
+    return made
+
+
+def test_a_batch_takes_the_free_slots_and_no_place_to_wait():
+    """The third of three finds the slots taken, although the queue is empty."""
+    room, wake = room_of(2, 10), Waker()
+    assert submit(room, wake, alone=True)
+    assert submit(room, wake, alone=False)
+    assert submit(room, wake, alone=False) is None
+    assert (room.num_in_flight(), wake.calls) == (2, 0)
+
+
+def test_each_end_wakes_a_waiting_batch_once():
+    """It is not woken again until it has asked again."""
+    room, wake = room_of(2, 10), Waker()
+    submit(room, wake, alone=True)
+    submit(room, wake, alone=False)
+    submit(room, wake, alone=False)
+    end(room)
+    assert wake.calls == 1
+    end(room)
+    assert wake.calls == 1
+    assert submit(room, wake, alone=True)
+
+
+def test_a_batch_without_a_request_in_flight_may_wait_in_the_queue():
+    """So it makes progress while others keep every slot."""
+    room, wake = room_of(1, 2), Waker()
+    come(room, "a")
+    assert submit(room, wake, alone=False) is None
+    assert submit(room, wake, alone=True)
+    assert room.num_in_flight() == 2
+
+
+def test_a_batch_is_woken_when_the_queue_has_a_place_again():
+    """One that found even the queue full waits for any place, not for a slot."""
+    room, wake = room_of(1, 1), Waker()
+    come(room, "a")
+    come(room, "b")
+    assert submit(room, wake, alone=True) is None
+    end(room)
+    assert wake.calls == 1
+    assert submit(room, wake, alone=True)
+
+
+def test_a_lone_batch_takes_a_greedy_clients_place():
+    """As any other client's request does."""
+    room, wake = room_of(1, 3), Waker()
+    greedy = [come(room, "greedy") for _ in range(4)]
+    assert submit(room, wake, alone=True)
+    assert isinstance(outcome(greedy[-1]), Overloaded)
+
+
+def test_batches_are_woken_in_turn():
+    """Each free slot goes to the one that has waited longest."""
+    room, wakes = room_of(2, 10), [Waker() for _ in range(3)]
+    come(room, "a")
+    come(room, "a")
+    for wake in wakes:
+        assert submit(room, wake, alone=False) is None
+    end(room)
+    assert [wake.calls for wake in wakes] == [1, 0, 0]
+    assert submit(room, wakes[0], alone=False)
+    assert submit(room, wakes[0], alone=False) is None
+    end(room)
+    assert [wake.calls for wake in wakes] == [1, 1, 0]
+
+
+def test_a_batch_that_stops_waiting_passes_its_turn_on():
+    """A slot that one was woken for and does not want goes to the next."""
+    room, first, second = room_of(1, 10), Waker(), Waker()
+    come(room, "a")
+    submit(room, first, alone=False)
+    submit(room, second, alone=False)
+    end(room)
+    room.stop_waiting(first)
+    assert (first.calls, second.calls) == (1, 1)
+
+
+def test_a_batch_that_stops_waiting_is_not_woken():
+    """The next end wakes another."""
+    room, first, second = room_of(1, 10), Waker(), Waker()
+    come(room, "a")
+    submit(room, first, alone=False)
+    submit(room, second, alone=False)
+    room.stop_waiting(first)
+    end(room)
+    assert (first.calls, second.calls) == (0, 1)
+
+
+def test_a_slot_that_is_taken_by_another_wakes_nobody():
+    """An end that leaves no slot free is none for a batch."""
+    room, wake = room_of(1, 10), Waker()
+    come(room, "a")
+    come(room, "b")
+    submit(room, wake, alone=False)
+    end(room)
+    assert wake.calls == 0
+    end(room)
+    assert wake.calls == 1
+
+
+def test_an_abort_and_a_refused_prompt_wake_a_batch():
+    """Whatever frees a place does."""
+    room, wake = room_of(1, 10), Waker()
+    come(room, "a").generation.abort()
+    submit(room, wake, alone=False)
+    room.sweep(0.0)
+    assert wake.calls == 1
+    room.admit("b")
+    submit(room, wake, alone=False)
+    room.give_up("b")
+    assert wake.calls == 2
+
+
+@pytest.mark.parametrize("end_of_all", ["clear", "close"])
+def test_the_end_of_everything_wakes_every_batch(end_of_all):
+    """Nobody waits for an end that cannot come any more."""
+    room, wakes = room_of(1, 10), [Waker() for _ in range(3)]
+    come(room, "a")
+    for wake in wakes:
+        submit(room, wake, alone=False)
+    getattr(room, end_of_all)()
+    assert [wake.calls for wake in wakes] == [1, 1, 1]
+
+
+def test_a_closed_room_refuses_a_batch():
+    """Typed, as it refuses everybody."""
+    room = room_of(1, 10)
+    room.close()
+    with pytest.raises(NotReady):
+        submit(room, Waker(), alone=True)
+
+
+def test_a_text_too_long_for_the_queue_is_tried_again_when_prompts_have_left_it():
+    """It is not woken by its own leaving, and at once if the queue has emptied meanwhile."""
+    room, wake = room_of(2, 10, max_tokens=100), Waker()
+    come(room, "a", tokens=90)
+    assert room.admit_when_free("a", True, wake)
+    with pytest.raises(Overloaded):
+        room.put(sequence("a", tokens=50, batch=True))
+    room.give_up_for_now("a", True, wake)
+    assert (room.num_in_flight(), wake.calls) == (1, 0)
+    end(room)
+    assert wake.calls == 1
+    assert room.admit_when_free("a", True, wake)
+    room.give_up_for_now("a", True, wake)
+    assert wake.calls == 2
+    assert room.check([]) is None
+
+
+class Simulation:
+    """Two batches and interactive clients around a room, one action at a time; every wake is followed."""
+
+    def __init__(self, slots, waiting):
+        self.room, self.slots = room_of(slots, waiting), slots
+        self.todo = {"first": 6, "second": 6}
+        self.wakes = {name: Waker() for name in self.todo}
+        self.followed = dict.fromkeys(self.todo, 0)
+        self.running = []
+
+    def in_flight(self, name):
+        return sum(made.request.client == name for made in (*self.running, *self.room._queue))
+
+    def submit(self, name):
+        while self.todo[name]:
+            alone = not self.in_flight(name)
+            total = self.room.num_in_flight()
+            made = submit(self.room, self.wakes[name], alone, name)
+            if made is None:
+                assert total >= self.slots
+                return
+            assert alone or total < self.slots
+            self.todo[name] -= 1
+        self.room.stop_waiting(self.wakes[name])
+
+    def interactive(self, client):
+        try:
+            come(self.room, client)
+        except Overloaded:
+            assert self.room._in_flight.full
+
+    def start(self, _):
+        if len(self.running) < self.slots and (made := self.room.take(NOBODY)) is not None:
+            made.started_at = 0.0
+            self.running.append(made)
+
+    def end(self, _):
+        if self.running:
+            ended = self.running.pop(0)
+            self.room.release(ended.request.client)
+            if ended.request.client in self.todo:
+                self.submit(ended.request.client)
+
+    def follow(self):
+        for name, wake in self.wakes.items():
+            while self.followed[name] < wake.calls:
+                self.followed[name] += 1
+                self.submit(name)
+
+
+actions = st.one_of(
+    st.tuples(st.just("submit"), st.sampled_from(("first", "second"))),
+    st.tuples(st.just("interactive"), st.sampled_from("ab")),
+    st.tuples(st.sampled_from(("start", "end")), st.none()),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 4), st.lists(actions, max_size=40))
+def test_no_batch_is_forgotten(slots, waiting, steps):
+    """Whatever happens, a batch that follows its wakes has submitted all its requests once everybody has ended."""
+    world = Simulation(slots, waiting)
+    for name in world.todo:
+        world.submit(name)
+    for action, detail in steps:
+        getattr(world, action)(detail)
+        world.follow()
+        assert world.room.check(world.running) is None
+    for _ in range(200):
+        world.start(None)
+        world.end(None)
+        world.follow()
+    assert world.todo == {"first": 0, "second": 0}
+    assert world.room.num_in_flight() == 0
+
+
+def batch_of(room, name, texts, ended):
+    """Be a batch's thread: submit what there is room for, read the ends, follow the wakes."""
+    mailbox, todo, waits = Mailbox(), deque(range(texts)), False
+    while todo or len(mailbox):
+        while todo and (made := submit(room, mailbox.wake, alone=not len(mailbox), client=name)):
+            mailbox.add(todo.popleft(), made.generation, streaming=False)
+        if waits and not todo:
+            room.stop_waiting(mailbox.wake)
+        waits = bool(todo)
+        if mailbox.wait(PATIENCE) is not None:
+            ended[name] += 1
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_many_batches_and_clients_in_threads_conserve_capacity(round_):
+    """Eight batches and four clients beside an engine: every text ends, and nothing is left in flight."""
+    room, done, most, ended = WaitingRoom(12, 10_000, slots=4), threading.Event(), [0], Counter()
+
+    def client(name):
+        for _ in range(60):
+            with suppress(Overloaded):
+                come(room, name)
+
+    def engine():
+        while not done.is_set() or len(room):
+            most[0] = max(most[0], room.num_in_flight())
+            if (made := room.take(NOBODY)) is not None:
+                room.release(made.request.client)
+                made.generation.fail(ModelError("ended"))
+
+    batches = [f"batch-{number}" for number in range(8)]
+    threads = [threading.Thread(target=batch_of, args=(room, name, 25, ended)) for name in batches]
+    threads += [threading.Thread(target=client, args=(name,)) for name in "abcd"]
+    worker = threading.Thread(target=engine)
+    for thread in (*threads, worker):
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    done.set()
+    worker.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+    assert ended == dict.fromkeys(batches, 25)
+    assert (room.num_in_flight(), room.check([])) == (0, None)
+    assert most[0] <= 12
