@@ -1,6 +1,6 @@
-"""The files the page is made of, at addresses that change with their contents, so that browsers keep them for good.
+"""The static files of the page, at addresses that change with their contents, so that browsers cache them forever.
 
-The fingerprint stands in the path and covers the whole folder: modules find each other by relative names.
+The fingerprint is part of the path and covers the whole folder, since modules import each other by relative names.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from pathlib import Path
 from flask import Blueprint, Response, send_from_directory, url_for
 
 FOLDER = Path(__file__).parent.parent / "static"
-FOR_GOOD = "public, max-age=31536000, immutable"
+CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 assets = Blueprint("assets", __name__)
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a short name for what all files of the folder hold."""
+    """Return a short hash of the contents of all files in the folder."""
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
@@ -34,11 +34,11 @@ def static(filename: str) -> Response:
     if version != FINGERPRINT:
         return send_from_directory(FOLDER, filename)
     response = send_from_directory(FOLDER, name)
-    response.headers["Cache-Control"] = FOR_GOOD
+    response.headers["Cache-Control"] = CACHE_FOREVER
     return response
 
 
 @assets.app_template_global()
 def asset(name: str) -> str:
-    """Return the address that a file may be kept under."""
+    """Return the address of a file with the fingerprint."""
     return url_for("assets.static", filename=f"{FINGERPRINT}/{name}")

@@ -1,4 +1,4 @@
-"""Many texts in one request: one line of JSON a text, in the order in which they end.
+"""Many texts in one request: one line of JSON for each, in the order in which they finish.
 
 A batch takes the slots that are free and at least one, so it never fills the waiting room; its texts have the lower
 priority, and interactive requests preempt them. The request's own thread does all of it: it submits what the engine
@@ -29,40 +29,40 @@ from routes.request_models import TextRequest
 from routes.services import services
 
 MODEL = "avibe"
-NOTHING_YET = b"\n"  # a blank line, so that no proxy thinks that the batch is dead
+KEEP_ALIVE = b"\n"  # a blank line, so that no proxy closes an idle response
 
 Show = Callable[[GenerationResult], Mapping[str, Any]]
 
 
 @dataclass(slots=True)
 class _Text:
-    """A text that has no answer yet. give_up: when a refusal for lack of capacity becomes its error."""
+    """A text without an answer yet. give_up: when a lack of capacity becomes its error, on the monotonic clock."""
 
     index: int
-    wanted: GenerationRequest
+    request: GenerationRequest
     give_up: float | None = None
 
     def start_clock(self) -> float:
         """Return when to give up, counted from the first call."""
         if self.give_up is None:
-            self.give_up = time.monotonic() + self.wanted.timeout
+            self.give_up = time.monotonic() + self.request.timeout
         return self.give_up
 
 
 class Batch:
-    """The texts of one batch. Made in the request's context; `close` ends it, finished or not, from any thread.
+    """The texts of one batch. Made in the request's context; `close` ends it early, from any thread.
 
-    show: makes the body of an answer, as the route for one text gives it.
+    show: makes the body of an answer, the same as for a single text.
     """
 
-    def __init__(self, asked: Sequence[TextRequest | ValidationError], show: Show) -> None:
+    def __init__(self, requests: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
         state = request_state()
         self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer
-        self._observer.validated(MODEL, backend.info.served_id, len(asked), len(asked), level=logging.DEBUG)
-        self._size = len(asked)
+        self._observer.validated(MODEL, backend.info.served_id, len(requests), len(requests), level=logging.DEBUG)
+        self._size = len(requests)
         self._lines: deque[bytes] = deque()
         self._todo: deque[_Text] = deque()
         self._mailbox = Mailbox()
@@ -70,16 +70,16 @@ class Batch:
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
         self._closed = False
-        for index, one in enumerate(asked):
+        for index, one in enumerate(requests):
             if isinstance(one, ValidationError):
                 self._failed(index, one)
             else:
-                self._todo.append(_Text(index, self._wanted(backend, index, one)))
+                self._todo.append(_Text(index, self._generation_request(backend, index, one)))
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield one line a text, in the order in which they end; a blank one after `idle` seconds without any."""
+        """Yield one line for each text as it finishes, and a blank one after `idle` seconds without any."""
         left, blank_at = self._size, time.monotonic() + idle
         while left and not self._closed:
             self._submit()
@@ -87,11 +87,11 @@ class Batch:
                 yield self._lines.popleft()
                 left, blank_at = left - 1, time.monotonic() + idle
             if left and not self._closed and not self._collect(blank_at) and time.monotonic() >= blank_at:
-                yield NOTHING_YET
+                yield KEEP_ALIVE
                 blank_at = time.monotonic() + idle
 
     def close(self) -> None:
-        """Make no more tokens for any text, and submit none; harmless when all are done."""
+        """Abort the running texts and submit no others; may be called again."""
         with self._lock:
             self._closed = True
             running = list(self._running.values())
@@ -100,7 +100,7 @@ class Batch:
         self._mailbox.wake()
 
     def end(self) -> None:
-        """Close, count what was aborted, and stop watching the client."""
+        """Close, record what was aborted, and stop watching the client."""
         self._release()
         self.close()
         self._stop_waiting()
@@ -125,10 +125,10 @@ class Batch:
         self._stop_waiting()
 
     def _submit_one(self, text: _Text) -> Generation | None:
-        """Return the answer to come, None if there is no capacity for it yet. Raises the error that refuses it."""
+        """Submit a text; return None if there is no capacity yet. Raises the error that it is refused with."""
         alone = not self._running
-        self._observer.submitting(text.index, text.wanted)
-        generation = self._backend.submit_when_free(text.wanted, alone, self._mailbox.wake)
+        self._observer.submitting(text.index, text.request)
+        generation = self._backend.submit_when_free(text.request, alone, self._mailbox.wake)
         if generation is not None:
             self._observer.submitted(text.index)
         elif alone and time.monotonic() >= text.start_clock():
@@ -150,7 +150,7 @@ class Batch:
             generation.abort()
 
     def _collect(self, until: float) -> bool:
-        """Wait for the next end, at most until then on the monotonic clock; return whether there was one."""
+        """Wait until a text finishes, at most until then on the monotonic clock; return whether one did."""
         if self._todo and not self._running:
             until = min(until, self._todo[0].start_clock())
         event = self._mailbox.wait(max(0.0, until - time.monotonic()))
@@ -159,7 +159,7 @@ class Batch:
         return event is not None
 
     def _ended(self, index: int) -> None:
-        """Tell how a text ended; one that was evicted for other clients waits again while it has time."""
+        """Send the line of a finished text; one that was preempted waits again while it has time."""
         with self._lock:
             text, generation = self._running.pop(index)
         try:
@@ -174,24 +174,24 @@ class Batch:
 
     def _done(self, index: int, completion: Completion) -> None:
         self._observer.answered(index, completion)
-        self._tell(index, self._show(finished(completion, self._began)))
+        self._send(index, self._show(finished(completion, self._began)))
 
     def _failed(self, index: int, error: Exception) -> None:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
-        self._tell(index, api_body(ours, "", self._sentence))
+        self._send(index, api_body(ours, "", self._sentence))
 
-    def _tell(self, index: int, body: Mapping[str, Any]) -> None:
+    def _send(self, index: int, body: Mapping[str, Any]) -> None:
         line = {"index": index, **body, "request_id": f"{self._request_id}-{index}"}
         self._lines.append(f"{sse.compact(line)}\n".encode())
 
-    def _wanted(self, backend: Backend, index: int, asked: TextRequest) -> GenerationRequest:
+    def _generation_request(self, backend: Backend, index: int, body: TextRequest) -> GenerationRequest:
         timeout = services().settings.engine.request_timeout
         return GenerationRequest(
             request_id=f"{self._request_id}-{index}",
-            prompt=conversation(asked.prompt),
-            sampling=sampling(backend, asked),
+            prompt=conversation(body.prompt),
+            sampling=sampling(backend, body),
             client=request_state().client,
             priority=Priority.BATCH,
             queue_timeout=timeout,
@@ -200,7 +200,7 @@ class Batch:
 
 
 def _outcome(generation: Generation) -> Completion:
-    """Return an answer that has ended, without waiting for one that was aborted. Raises the error it ended with."""
+    """Return a finished answer, without waiting for an aborted one. Raises the error that it failed with."""
     if not generation.done:
         raise RequestAborted("The batch was stopped.")
     return generation.result()

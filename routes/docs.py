@@ -29,7 +29,7 @@ def page() -> str:
 
 
 def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the fields of a body or an answer: name, type, whether they are required, and what is said of them."""
+    """Return the fields of a body: name, type, whether they are required, and their description."""
     schema = _resolved(content.get("schema", {}))
     required = schema.get("required", [])
     return [
@@ -44,7 +44,7 @@ def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def prose(text: str) -> Markup:
-    """Return a text of the description, which is Markdown, for the page: what stands between backticks is code."""
+    """Return a text of the description as markup: Markdown's backticks become code elements."""
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))  # nosec B704 # escaped before
 
 

@@ -1,4 +1,4 @@
-"""The answers of one request: begun together, watched together, counted one by one, ended together."""
+"""The answers of one request: submitted together, and aborted together when the client disconnects."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Prompts = Sequence[tuple[Prompt, SamplingParams]]
 
 
 class Run:
-    """One or more answers of one model, to one client. `close` has to be called, whatever happens; it may be twice.
+    """One or more answers of one model to one client. `close` must be called in any case; it may be called twice.
 
-    Made in the request's thread, inside its context; used by that thread alone afterwards.
+    Made in the request's thread, inside its context, and used by that thread alone.
     """
 
-    def __init__(self, model: str, backend: Backend, wanted: Prompts) -> None:
+    def __init__(self, model: str, backend: Backend, prompts: Prompts) -> None:
         state = request_state()
         self.served_id = backend.info.served_id
         self._generations: list[Generation] = []
         self._observer = state.observer
-        self._observer.validated(model, self.served_id, len({id(prompt) for prompt, _ in wanted}), len(wanted))
+        self._observer.validated(model, self.served_id, len({id(prompt) for prompt, _ in prompts}), len(prompts))
         try:
-            for number, (prompt, sampling) in enumerate(wanted):
-                asked = _wanted(number, prompt, sampling)
-                self._observer.submitting(number, asked)
-                self._generations.append(backend.submit(asked))
+            for number, (prompt, sampling) in enumerate(prompts):
+                generation_request = _generation_request(number, prompt, sampling)
+                self._observer.submitting(number, generation_request)
+                self._generations.append(backend.submit(generation_request))
                 self._observer.submitted(number)
         except BaseException:
             self.abort()
@@ -45,37 +45,37 @@ class Run:
         return len(self._generations)
 
     def abort(self) -> None:
-        """Ask that no more tokens be made for any of the answers; from any thread."""
+        """Abort every answer; from any thread."""
         for generation in self._generations:
             generation.abort()
 
     def queue_position(self) -> QueuePosition | None:
-        """Return where the first answer waits, None once it has started."""
+        """Return the queue position of the first answer, None once it has started."""
         return self._generations[0].queue_position()
 
     def close(self) -> None:
-        """End the watch, and whatever is still in the making."""
+        """Abort what is not finished, and stop watching the client."""
         self._release()
         self.abort()
         self._end_trace()
 
     def results(self) -> list[Completion]:
-        """Wait for all answers and return them in order. Raises the first error that one of them ended with."""
+        """Wait for all answers and return them in order. Raises the error of the first that fails."""
         try:
             return [self.completion(number) for number in range(len(self))]
         finally:
             self.close()
 
     def completion(self, number: int) -> Completion:
-        """Return an answer that has ended, and count it. Raises the error it ended with."""
+        """Return a finished answer and record it. Raises the error that it failed with."""
         completion = self._generations[number].result()
         self._observer.answered(number, completion)
         return completion
 
     def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
-        """Yield the parts of all answers as they come, each with its answer's number, and None at an answer's end.
+        """Yield the pieces of all answers, each with the index of its answer, and None at the end of an answer.
 
-        After `idle` seconds without a part there is an empty one. Raises the first error that an answer ends with.
+        After `idle` seconds without a piece, an empty one is yielded. Raises the error of the first that fails.
         """
         if len(self) > 1:
             yield from self._merged(idle)
@@ -85,7 +85,7 @@ class Run:
         yield 0, None
 
     def failed(self, error: Exception) -> ServiceError:
-        """Count a failure that came after the answer had begun; return it as one of ours."""
+        """Record a failure of an answer that has started; return it as a ServiceError."""
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
@@ -98,11 +98,11 @@ class Run:
         while len(mailbox):
             event = mailbox.wait(idle)
             if event is not None and event[1] is None:
-                self._generations[event[0]].result()  # raises what it ended with
+                self._generations[event[0]].result()  # raises its error
             yield event or (0, Piece(""))
 
 
-def _wanted(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
+def _generation_request(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
     state, limits = request_state(), services().settings.engine
     return GenerationRequest(
         request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",

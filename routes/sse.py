@@ -1,7 +1,7 @@
-"""Server-sent events, made with as little work a piece as there can be.
+"""Server-sent events, with little work for each piece of text.
 
-All that is the same in every event of a choice is put together once; for a piece, only its text is encoded. The
-iterable goes to the WSGI server as it is, one `bytes` an event, and each event is one write.
+What all events of a choice have in common is encoded once; for each piece, only its text is encoded. The WSGI server
+iterates over the events: each is one `bytes` and one write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 
 
 def compact(value: Any) -> str:
-    """Return a value as JSON without blanks, letters of every language as they are."""
+    """Return a value as JSON without white space and without escapes that JSON does not require."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -31,14 +31,14 @@ def event(value: Any) -> bytes:
 
 
 def comment(text: str) -> bytes:
-    """Return what stands in a stream beside its events; the text is one line."""
+    """Return a comment, which clients ignore; the text is one line."""
     return f": {text}\n\n".encode()
 
 
 class TextEvents:
-    """Makes the events of one choice that differ in one text alone.
+    """The events of one choice, which differ in one text alone.
 
-    chunk: the event with `hole` in that text's place.
+    chunk: the object of an event with HOLE as that text.
     """
 
     HOLE = "\ue000"
@@ -52,9 +52,9 @@ class TextEvents:
 
 
 class EventStream:
-    """An iterable of events for the WSGI server: made once, closed in any case.
+    """An iterable of events for the WSGI server, which closes it in any case.
 
-    events: yields the events; on_close: called once, also when the stream was never begun.
+    events: yields the events; on_close: called once, also if the iteration never started.
     """
 
     def __init__(self, events: Iterator[bytes], on_close: Callable[[], None]) -> None:
@@ -62,7 +62,7 @@ class EventStream:
         self._request_id = request_id_var.get()
 
     def __iter__(self) -> Iterator[bytes]:
-        # The request's context has ended by now; what is logged from here on is still about it.
+        # The request's context has ended; log lines of the stream still need its id.
         request_id_var.set(self._request_id)
         return self._events
 
@@ -77,5 +77,5 @@ class EventStream:
             request_id_var.set("-")
 
     def response(self, content_type: str = "text/event-stream; charset=utf-8") -> Response:
-        """Return the response whose body this is."""
+        """Return the response with this body."""
         return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)

@@ -1,4 +1,4 @@
-"""What the page says of the service at this moment: loading, trouble, demo models, no GPU, and who is busy."""
+"""The current state of the service as the page shows it: loading, failures, demo models, no GPU, busy models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEGABYTE = 1_000_000
 
 
 def state_of_service() -> dict[str, Any]:
-    """Return what `_state.html` shows: the worst state, loads with their progress, demos, and which models are busy."""
+    """Return what `_state.html` shows: the worst state, loads with their progress, demos and busy models."""
     models = services().models
     states = models.states()
     status = overall(states)
@@ -29,7 +29,7 @@ def state_of_service() -> dict[str, Any]:
 
 
 def _busy(name: str, figures: BackendStats) -> dict[str, Any] | None:
-    """Return what to say of a model whose places are all taken; those on their way to a free place wait for nobody."""
+    """Return the queue of a model at capacity, None for any other; requests about to start are no queue."""
     if not figures.num_requests_waiting or figures.num_requests_running < figures.max_num_seqs:
         return None
     return {
