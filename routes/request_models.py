@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, create_model
@@ -97,6 +98,8 @@ class RequestModels:
     image_json: type[ImageJsonRequest]
 
 
+# The models follow from the settings alone, and to build them is most of the work of building an application.
+@cache
 def request_models(settings: Settings) -> RequestModels:
     """Return the models with the limits of the settings; a field's description completes "<field> must be ..."."""
     limits = settings.generation

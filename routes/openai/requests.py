@@ -7,6 +7,7 @@ is the one that leaves the answer unchanged.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
@@ -175,6 +176,7 @@ class OpenaiModels:
     completion: type[CompletionRequest]
 
 
+@cache
 def openai_models(settings: Settings) -> OpenaiModels:
     """Return the models that hold requests to the settings' limits."""
     most = settings.generation.max_tokens_limit
