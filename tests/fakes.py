@@ -35,7 +35,7 @@ from engine.types import (
 from models import ModelSet
 from telemetry.metrics.machine import GpuFigures, SystemFigures
 
-PATIENCE = 20.0  # seconds until a wait of a test counts as failed
+PATIENCE = 60.0  # seconds until a wait of a test counts as failed
 
 
 class Clock:

@@ -78,7 +78,7 @@ def run(**environ):
     """Run the program itself and return what it did."""
     everything = {**os.environ, "HOST": "127.0.0.1", **environ}
     command = [sys.executable, "app_production.py"]
-    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_wrong_settings_end_the_program_with_status_2():
@@ -113,7 +113,7 @@ def test_importing_builds_nothing():
     )
     everything = {**os.environ, "RATE_LIMIT_STORAGE": "redis://127.0.0.1:1/0"}
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=everything, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, env=everything, capture_output=True, text=True, timeout=120, check=False
     )
     assert (result.returncode, result.stdout) == (0, "Flask\n"), result.stderr
     with pytest.raises(AttributeError):

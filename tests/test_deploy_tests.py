@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox import Sandbox
+from tests.sandbox import TIMEOUT, Sandbox
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
         os.close(terminal)
         os.write(main, answer)
         screen = b"".join(iter(lambda: read_terminal(main), b""))
-        process.wait(60)
+        process.wait(TIMEOUT)
     os.close(main)
     return screen.decode()
 

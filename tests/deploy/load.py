@@ -1,9 +1,11 @@
 """Keeps a service under load and writes down what each client saw; with the standard library alone.
 
 `python3 load.py PORT FOLDER RATE` sends RATE requests a second, whatever becomes of them: streams, answers of the API
-and forms of the page in turn, each on a connection of its own, and beside them asks every PROBE_SECONDS whether the
-service lives. It ends when the file `enough` stands in FOLDER and every request has ended, and leaves `seen.json`
-there: one object a request, times in seconds of the monotonic clock.
+and forms of the page in turn, each on a connection of its own. Beside them it asks every PROBE_SECONDS whether the
+service lives, and keeps a long stream open: half-way through one it begins the next, so that on a machine of any speed
+one is under way at every moment in which the service takes requests. It ends when the file `enough` stands in FOLDER
+and every request has ended, and leaves `seen.json` there: one object a request, times in seconds of the monotonic
+clock.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from urllib.parse import urlencode
 
 PROBE_SECONDS = 0.1
 PATIENCE = 120.0
-SHORT, LONG = 8, 120  # tokens
+SHORT, LONG = 8, 1000  # tokens
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ASK = "Write a listing for: used bicycle"
@@ -27,7 +29,8 @@ ASK = "Write a listing for: used bicycle"
 
 def stream(tokens: int) -> tuple[str, str, dict[str, str], bytes]:
     body = {"model": "avibe", "max_tokens": tokens, "stream": True, "messages": [{"role": "user", "content": ASK}]}
-    return "POST", "/v1/chat/completions", JSON, json.dumps(body | {"ignore_eos": True}).encode()
+    # An event may hold several tokens; each has its own log probability, by which they can be counted.
+    return "POST", "/v1/chat/completions", JSON, json.dumps(body | {"ignore_eos": True, "logprobs": True}).encode()
 
 
 REQUESTS = {
@@ -37,14 +40,18 @@ REQUESTS = {
     "long stream": stream(LONG),
     "probe": ("GET", "/api/health/live", {}, b""),
 }
-MIX = ("stream", "answer", "form", "answer", "stream", "answer", "form", "answer", "stream", "long stream")
+MIX = ("stream", "answer", "form", "answer")
 
 
 class Client:
-    """Sends one request of a kind and keeps what it saw of it in `seen`."""
+    """Sends one request of a kind and keeps what it saw of it in `seen`.
+
+    half_way: set once half of a long stream has arrived, or all there is of an answer.
+    """
 
     def __init__(self, port: int, kind: str) -> None:
         self._port, self._kind = port, kind
+        self.half_way = threading.Event()
         self.seen: dict[str, Any] = {"kind": kind, "status": 0, "trouble": "", "began": time.monotonic()}
 
     def run(self) -> None:
@@ -55,6 +62,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self.seen["trouble"] = repr(error)
         self.seen |= {"ended": time.monotonic(), "longest_wait": self._longest}
+        self.half_way.set()
 
     def _ask(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
@@ -62,10 +70,13 @@ class Client:
             connection.request(*_arguments(REQUESTS[self._kind]))
             response = connection.getresponse()
             self._heard()
-            body = b""
+            body, tokens = b"", 0
             while part := response.read1(65536):
                 self._heard()
                 body += part
+                tokens += part.count(b'"logprob":')
+                if tokens > LONG // 2:
+                    self.half_way.set()
         finally:
             connection.close()
         self.seen["status"] = response.status
@@ -90,7 +101,7 @@ def _arguments(request: tuple[str, str, dict[str, str], bytes]) -> tuple[str, st
 
 
 class Load:
-    """Starts a client a beat until there is enough, and waits for all of them."""
+    """Starts clients until there is enough, and waits for all of them."""
 
     def __init__(self, port: int, folder: Path, rate: float) -> None:
         self._port, self._enough, self._rate = port, folder / "enough", rate
@@ -101,6 +112,7 @@ class Load:
         """Return what all clients saw."""
         beats = [(1 / self._rate, MIX), (PROBE_SECONDS, ("probe",))]
         drums = [threading.Thread(target=self._beat, args=beat) for beat in beats]
+        drums.append(threading.Thread(target=self._relay))
         for drum in drums:
             drum.start()
         for threads in (drums, self._threads):
@@ -109,16 +121,30 @@ class Load:
         return [client.seen for client in self._clients]
 
     def _beat(self, every: float, kinds: tuple[str, ...]) -> None:
+        """Start a client a beat."""
         pause, due, number = threading.Event(), time.monotonic(), 0
         while not self._enough.exists():
-            client = Client(self._port, kinds[number % len(kinds)])
-            thread = threading.Thread(target=client.run)
-            self._clients.append(client)
-            self._threads.append(thread)
-            thread.start()
+            self._start(kinds[number % len(kinds)])
             number += 1
             due += every
             pause.wait(max(0.0, due - time.monotonic()))
+
+    def _relay(self) -> None:
+        """Start a long stream half-way through the one before; after one that was refused, with a pause."""
+        pause = threading.Event()
+        while not self._enough.exists():
+            client = self._start("long stream")
+            client.half_way.wait()
+            if client.seen["trouble"]:
+                pause.wait(1 / self._rate)
+
+    def _start(self, kind: str) -> Client:
+        client = Client(self._port, kind)
+        thread = threading.Thread(target=client.run)
+        self._clients.append(client)
+        self._threads.append(thread)
+        thread.start()
+        return client
 
 
 if __name__ == "__main__":

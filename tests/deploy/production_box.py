@@ -34,7 +34,7 @@ case "$*" in
     cat "{control}/check-report" >"{system}/opt/avito-ai/deploy-state/sandbox-check"
     [ ! -e "{control}/check-fails" ] ;;
 "reload avito-ai.service"|"restart avito-ai.service")
-    if [ -e "{control}/$verb-waits" ]; then rm "{control}/$verb-waits"; echo >"{control}/waiting"; sleep 60; fi
+    if [ -e "{control}/$verb-waits" ]; then rm "{control}/$verb-waits"; echo >"{control}/waiting"; sleep 600; fi
     if [ -e "{control}/$verb-fails" ] && [ "$(readlink "$current")" != "$(cat "{control}/good")" ]; then
         if [ "$verb" = restart ]; then echo failed >"$state"; rm -f "$pid"; fi
         exit 1

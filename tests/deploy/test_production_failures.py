@@ -112,9 +112,9 @@ def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBo
     before = next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
     with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
-        until((box.control / "waiting").exists, 60)
+        until((box.control / "waiting").exists, 120)
         os.kill(process.pid, number)
-        assert process.wait(30) == status
+        assert process.wait(120) == status
     assert box.current == box.serving == before
 
 
@@ -126,9 +126,9 @@ def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionB
     own_terminal = [str(shutil.which("setsid")), "--ctty", *command]
     with subprocess.Popen(own_terminal, env=box.environ(), stdin=terminal) as process:
         os.close(terminal)
-        until((box.control / "waiting").exists, 60)
+        until((box.control / "waiting").exists, 120)
         os.write(main, b"\x03")
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     os.close(main)
     assert box.current == box.serving == before
 
@@ -138,10 +138,10 @@ def test_only_one_run_at_a_time(box: ProductionBox) -> None:
     next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
     with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
-        until((box.control / "waiting").exists, 60)
+        until((box.control / "waiting").exists, 120)
         second = box.run("production")
         os.kill(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(120)
     assert second.returncode == 1
     assert "Another deploy.sh is at work" in second.stderr
 

@@ -46,7 +46,7 @@ class Cluster:
             env={"PATH": path, **environ},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
 

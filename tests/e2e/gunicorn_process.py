@@ -1,8 +1,10 @@
 """A real Gunicorn on a free port of loopback, with the service's own configuration file, for tests."""
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,16 +16,20 @@ from pathlib import Path
 from config import SETTINGS
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0  # seconds until a wait of a test counts as failed
+# Below the ports that Linux and macOS give to outgoing connections.
+PORTS = range(15_000, 30_000)
 # What the tests set themselves, whatever the environment they run in says.
 OURS = {setting.name for setting in SETTINGS} | {"NOTIFY_SOCKET", "WATCHDOG_USEC"}
 
 
 def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that nobody listens on and that no outgoing connection takes before it is used."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition, patience=PATIENCE, every=0.02):

@@ -18,7 +18,7 @@ from engine.types import BackendState, BackendStats, Progress, Status
 from models import ModelSet
 
 FOLDER = Path(os.environ["TINY_FOLDER"])
-PATIENCE = 60.0
+PATIENCE = 600.0
 
 
 def wait_for_file(name, given_up=lambda: False):

@@ -334,10 +334,14 @@ def test_an_abort_wakes_an_idle_engine():
 
 def test_a_request_meets_its_deadlines(start, runner):
     """Waiting too long, and taking too long in all, end typed while the engine goes on."""
-    engine = start(max_num_seqs=1)
-    runner.on_run = lambda plan: threading.Event().wait(0.001)
-    long = engine.submit(ask(max_tokens=900, timeout=0.3))
-    waiting = engine.submit(ask(wait=0.05))
+    clock, gate = Clock(), Gate()
+    engine = start(clock, max_num_seqs=1)
+    runner.on_run = gate
+    long = engine.submit(ask(max_tokens=900, timeout=10.0))
+    gate.wait_until_held()
+    waiting = engine.submit(ask(wait=5.0))
+    runner.on_run = lambda plan: clock.advance(0.1)
+    gate.open()
     with pytest.raises(DeadlineExceeded, match="turn"):
         waiting.result()
     with pytest.raises(DeadlineExceeded, match="finish"):

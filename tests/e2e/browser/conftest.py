@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.e2e.gunicorn_process import GunicornProcess, until
+from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.system_programs import program
 
 # Nothing but the page itself shall use the network.
@@ -55,7 +55,9 @@ def answering(process):
 @pytest.fixture(scope="module")
 def chromium():
     """A browser, for one module: Playwright's event loop lives in this thread, and other tests have their own loops."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=1000 * PATIENCE)
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program("chromium"), args=FLAGS)
@@ -105,7 +107,7 @@ def open_page(chromium):
         context = chromium.new_context(**{"locale": "en-US", **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda message: troubles.append(message.text) if breach(message) else None)
         page.goto(url)

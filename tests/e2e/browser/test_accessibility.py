@@ -109,7 +109,7 @@ def test_no_violation_in_any_state_of_the_models(service, look, told):
     assert violations(page) == []
     stop(page)
     page.goto(f"{service.url}/status")
-    expect(page.locator("[data-plot=tokens]")).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-plot=tokens]")).to_be_visible()
     assert violations(page) == []
 
 
@@ -133,11 +133,11 @@ def test_no_violation_on_the_operators_page(service, look):
     for key, shown in (("wrong", ".problem"), (KEY, "[data-plot=tokens] svg")):
         page.fill("#key", key)
         page.press("#key", "Enter")
-        expect(page.locator(shown).first).to_be_visible(timeout=15_000)
+        expect(page.locator(shown).first).to_be_visible()
         assert violations(page) == []
     page.click("#table summary")
     page.context.set_offline(True)
-    expect(page.locator("#away")).to_be_visible(timeout=15_000)
+    expect(page.locator("#away")).to_be_visible()
     assert violations(page) == []
     page.context.set_offline(False)
 

@@ -28,7 +28,7 @@ def test_nothing_is_wider_than_the_window(service, open_page):
         page.set_viewport_size({"width": width, "height": 900})
         assert overflow(page) <= 0, width
     page.goto(f"{service.url}/status")
-    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible()
     page.click("#table summary")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})

@@ -18,7 +18,7 @@ def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):
     page = open_page(service.url)
     finished(ask_text(page))
     page.goto(f"{service.url}/status")
-    expect(page.locator("[data-plot=first_token] svg path.line").first).to_be_attached(timeout=15_000)
+    expect(page.locator("[data-plot=first_token] svg path.line").first).to_be_attached()
     expect(page.locator("[data-plot=tokens] .legend li")).to_have_text([re.compile("avibe"), re.compile("avision")])
     page.click("#table summary")
     expect(page.locator("#table tbody")).to_contain_text("Time to first token, seconds: p95")
@@ -33,7 +33,7 @@ def test_others_sign_in_once_with_the_key(service, open_page):
     expect(page.locator(".problem")).to_contain_text("Это не тот ключ.")
     page.fill("#key", KEY)
     page.press("#key", "Enter")
-    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible()
     assert page.url == f"{service.url}/status"
     (cookie,) = [one for one in page.context.cookies() if one["name"] == "avito_ai_operator"]
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/status")
@@ -45,11 +45,11 @@ def test_others_sign_in_once_with_the_key(service, open_page):
 def test_a_page_that_is_open_says_when_the_server_is_away(service, open_page):
     """And goes on by itself when it is back."""
     page = open_page(f"{service.url}/status")
-    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible(timeout=15_000)
+    expect(page.locator("[data-plot=tokens] svg").first).to_be_visible()
     page.context.set_offline(True)
-    expect(page.locator("#away")).to_be_visible(timeout=15_000)
+    expect(page.locator("#away")).to_be_visible()
     page.context.set_offline(False)
-    expect(page.locator("#away")).to_be_hidden(timeout=15_000)
+    expect(page.locator("#away")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
