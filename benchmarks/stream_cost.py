@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from config import load_settings
 from models import ModelSet
 from routes.openai import chat
 from routes.openai.requests import ChatRequest
+from routes.sse import EventStream
 from serving.connection import ClientSocket
 from tests.fakes import FakeMachine, ScriptedBackend
 
@@ -38,9 +39,9 @@ TARGET_US = 60.0
 PACKAGES = ("flask", "gunicorn")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write the results and return 1 if building an event takes longer than the target."""
-    options = _options()
+    options = _options(argv)
     costs: dict[str, list[float]] = {name: [] for name in MEASURES}
     for _ in range(options.rounds):
         for name, measure in MEASURES.items():
@@ -107,14 +108,15 @@ def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Ite
     asked = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
         app.preprocess_request()
-        response = chat.answer(ChatRequest.model_validate(asked))
+        response = chat.create_chat_completion(ChatRequest.model_validate(asked))
     if ready:
         for _ in range(events):
             backend.push("event", TEXT)
         backend.finish("event")
     stream = response.response
-    yield stream  # type: ignore[misc]
-    stream.close()  # type: ignore[union-attr]
+    assert isinstance(stream, EventStream)
+    yield stream
+    stream.close()
 
 
 @contextmanager
@@ -152,12 +154,12 @@ def _timed(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def _options() -> argparse.Namespace:
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path, help="folder for stream_cost.json and stream_cost.md")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from app_production import create_app
 from config import settings_or_exit
@@ -42,6 +43,13 @@ class StampingBackend:
 
     def vocabulary(self) -> None:
         """There are no tokens, so there are no grammars."""
+
+    def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation:
+        """There is always capacity."""
+        return self.submit(request)
+
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
+        """No batch ever waits."""
 
     def state(self) -> BackendState:
         return BackendState(Status.READY)
