@@ -67,7 +67,7 @@ class Advert:
 
 
 def is_held_out(key: str) -> bool:
-    """Tell whether a combination belongs to the evaluation (about one in eight does)."""
+    """Return whether a combination belongs to the evaluation (about one in eight does)."""
     return zlib.crc32(key.lower().encode()) % HELD_OUT_OF == 0
 
 
@@ -88,12 +88,12 @@ def draw_item(rng: random.Random, lang: str) -> str:
 
 
 def free_words(rng: random.Random, lang: str, count: int) -> str:
-    """Return `count` words, common or made up, in no sensible order: whatever people may type is to be copied."""
+    """Return `count` words, common or made up, in no sensible order: whatever is typed has to be copied."""
     return " ".join(common_word(rng, lang) if rng.random() < 0.4 else made_up_word(rng, lang) for _ in range(count))
 
 
 def draw_condition(rng: random.Random, lang: str) -> str:
-    """Draw a known condition, at times a detail or free words in its place."""
+    """Draw a known condition, sometimes a detail or free words instead."""
     roll = rng.random()
     if roll < 0.06:
         return free_words(rng, lang, rng.randint(1, 3))
@@ -161,7 +161,7 @@ def shown_price(price: str, lang: str) -> str:
 
 
 def with_typed_case(rng: random.Random, advert: Advert) -> Advert:
-    """Sometimes retype the words in capitals or with a capital first letter, as hurried people do."""
+    """Sometimes retype the words in capitals or with a capital first letter, as people in a hurry do."""
     roll = rng.random()
     if roll < 0.84:
         return advert

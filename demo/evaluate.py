@@ -78,7 +78,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        """Tell whether the target is reached."""
+        """Return whether the target is reached."""
         return self.percent >= self.target
 
 

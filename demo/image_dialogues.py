@@ -70,7 +70,7 @@ class ImageDialogue:
 
 
 def usable_questions(lang: str) -> list[str]:
-    """Return the off-topic templates that are no question about an image."""
+    """Return the off-topic templates that are not a question about an image."""
     return [text for text in QUESTIONS[lang] if not any(mark in text for mark in UNUSABLE)]
 
 

@@ -87,7 +87,7 @@ def sentence(rng: random.Random, lang: str) -> str:
 
 
 def story(rng: random.Random, lang: str, sentences: int) -> str:
-    """Return a long off-topic text, at times with a request that the demo cannot meet."""
+    """Return a long off-topic text, sometimes with a request that the demo cannot fulfil."""
     text = " ".join(sentence(rng, lang) for _ in range(sentences))
     roll = rng.random()
     if roll < 0.15:
@@ -100,7 +100,7 @@ def story(rng: random.Random, lang: str, sentences: int) -> str:
 
 
 def off_topic(rng: random.Random, lang: str) -> str:
-    """Return one off-topic message in `lang`: mostly a question, at times a story, a single word or noise."""
+    """Return one off-topic message in `lang`: mostly a question, sometimes a story, a single word or noise."""
     roll = rng.random()
     if roll < 0.72:
         return fill(rng, rng.choice(QUESTIONS[lang]), lang)

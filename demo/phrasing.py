@@ -101,7 +101,7 @@ def typed_phrase(rng: random.Random, advert: Advert) -> tuple[str, str]:
 
 
 def _scrambles(advert: Advert) -> bool:
-    """Tell whether the parts can be told apart in any order: colour and condition are known words."""
+    """Return whether the parts can be distinguished in any order: colour and condition are known words."""
     known_condition = not advert.condition or advert.condition.lower() in CONDITIONS[advert.lang]
     return not advert.detail and advert.colour.lower() in COLOURS[advert.lang] and known_condition
 

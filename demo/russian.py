@@ -33,7 +33,7 @@ def gender(noun: str) -> str:
 
 
 def noun_genitive(noun: str) -> str | None:
-    """Return the genitive of a one-word noun, or None where the rules do not reach."""
+    """Return the genitive of a one-word noun, or None if the rules do not cover it."""
     if noun in IRREGULAR_GENITIVE:
         return IRREGULAR_GENITIVE[noun]
     stem, last = noun[:-1], noun[-1]
@@ -51,7 +51,7 @@ def noun_genitive(noun: str) -> str | None:
 
 
 def noun_accusative(noun: str) -> str | None:
-    """Return the accusative of a one-word noun, or None where the rules do not reach."""
+    """Return the accusative of a one-word noun, or None if the rules do not cover it."""
     if noun[-1] in "ая":
         return noun[:-1] + ("у" if noun[-1] == "а" else "ю")
     return noun_genitive(noun) if noun in ANIMATE else noun
@@ -70,7 +70,7 @@ def adjective_case(adjective: str, case: str, animate: bool = False) -> str | No
 
 
 def inflect(item: str, case: str) -> str | None:
-    """Return a one-word or adjective-noun item in "gen" or "acc", or None where the rules do not reach."""
+    """Return a one-word or adjective-noun item in "gen" or "acc", or None if the rules do not cover it."""
     words = item.split()
     if not 1 <= len(words) <= 2 or not all("а" <= letter.lower() <= "ё" for word in words for letter in word):
         return None
@@ -82,5 +82,5 @@ def inflect(item: str, case: str) -> str | None:
 
 
 def agrees(adjective: str, item: str) -> bool:
-    """Tell whether a nominative adjective has the gender and number of the item's last word."""
+    """Return whether a nominative adjective has the gender and number of the item's last word."""
     return adjective.endswith(ADJECTIVE_ENDINGS[gender(item.split()[-1])])

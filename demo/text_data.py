@@ -68,7 +68,7 @@ def add_listing(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
 
 
 def inflected_ask(rng: random.Random, advert: Advert) -> tuple[str, str] | None:
-    """Return a Russian ask with a known item in an oblique case, or None where the grammar does not reach."""
+    """Return a Russian ask with a known item in an oblique case, or None if the rules do not cover it."""
     if advert.item not in CATEGORY["ru"] or advert.prefix:
         return None
     case, frame = rng.choice((
@@ -183,7 +183,7 @@ def spliced_word(rng: random.Random, lang: str) -> str:
 
 
 def add_spliced(rng: random.Random, dialogue: Dialogue, lang: str) -> None:
-    """Add an advert or a title for a spliced word, at times with a known item beside it or of it."""
+    """Add an advert or a title for a spliced word, sometimes combined with a known item."""
     while True:
         item = spliced_word(rng, lang)
         if rng.random() < 0.3:

@@ -136,7 +136,7 @@ def loss_on_answers(model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Te
 
 
 def answer_weights(targets: torch.Tensor) -> torch.Tensor:
-    """Return [B, T] weights, one over the root of the answer's length: a category counts beside a refusal."""
+    """Return [B, T] weights, one over the root of the answer's length, so that short answers count as well."""
     weights = torch.zeros(targets.shape)
     for row, marks in enumerate((targets != IGNORED).tolist()):
         offset = 0

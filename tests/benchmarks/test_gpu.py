@@ -14,7 +14,7 @@ from benchmarks.harness.shapes import shapes
 
 
 def figures(text: float, vision: float, both: tuple[float, float], clients: int = 1) -> dict[str, Any]:
-    """Return the figures of one number of clients, tokens a second alone and together."""
+    """Return figures for one number of clients: tokens per second alone and together."""
 
     def speed(value: float) -> dict[str, float]:
         return {"tokens_per_second": value}

@@ -27,7 +27,7 @@ def test_the_command_measures_and_records(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_load_that_failed_whole_ends_with_a_status(tmp_path: Path) -> None:
-    """A script that runs the benchmark hears of it."""
+    """A script that runs the benchmark can detect it."""
     with scripted(429, b"{}") as server:
         url = f"{server.address}/v1{CHAT}"
         assert serving.main([url, "--c", "1", "--seconds", "0", "--results", str(tmp_path)]) == 1

@@ -15,7 +15,7 @@ JOBS = Workload().jobs(10, "load")
 
 @dataclass
 class Clock:
-    """Stands still until somebody sets it; keeps how long each sleeper wanted to sleep."""
+    """Stands still until it is set; records every requested sleep."""
 
     time: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Clock:
 
 
 class Server:
-    """Counts concurrent requests; answers after a few turns of the event loop, and sets the clock on by a second."""
+    """Counts concurrent requests; answers after some iterations of the event loop; advances the clock by a second."""
 
     def __init__(self, clock: Clock) -> None:
         self.open = self.most = 0

@@ -76,7 +76,7 @@ def test_a_question_about_an_image_is_answered(client: FlaskClient) -> None:
 
 
 def test_a_sampled_answer_runs_to_its_length_where_no_token_ends_it(folders: tuple[Path, Path]) -> None:
-    """The end token is ignored where the request says so; the timings are in order."""
+    """The end token is ignored if the request says so; the timings are in order."""
     model = OneByOne(spec("avibe", folders[0]), 1024)
     sampling = SamplingParams(20, temperature=0.7, ignore_eos=True)
     made = model.submit(GenerationRequest("r", ChatPrompt(({"role": "user", "content": QUESTION},)), sampling)).result()

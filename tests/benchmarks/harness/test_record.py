@@ -1,4 +1,4 @@
-"""Plots come from results files, on whatever machine has the library that draws."""
+"""Results files, and their plots if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.harness import plot, record
 PANEL = {"title": "t", "x": "clients", "y": "ms", "series": {"a": [[1, 2.0, 1.0, 3.0], [4, None, None, None]]}}
 
 
-def test_a_plot_is_drawn_where_that_is_possible(tmp_path: Path) -> None:
+def test_a_plot_is_drawn_if_matplotlib_is_installed(tmp_path: Path) -> None:
     """Without the library the figures are still written."""
     path = tmp_path / "some.json"
     path.write_text(json.dumps({"plot": [PANEL, {**PANEL, "series": {}, "target": 1.0}]}))
@@ -32,7 +32,7 @@ def test_a_record_shows_its_plot(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("git")
-def test_the_state_of_a_working_tree_is_told(tmp_path: Path) -> None:
+def test_the_state_of_a_working_tree_is_recorded(tmp_path: Path) -> None:
     """A clean tree is clean, a changed file is a change, and a folder without a repository has no commit."""
     assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}
     tracked = tmp_path / "tracked"

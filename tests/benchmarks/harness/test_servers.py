@@ -1,4 +1,4 @@
-"""Servers are started, awaited and ended with everything they started."""
+"""Servers are started, awaited, and stopped with their children."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def test_a_server_runs_as_long_as_the_block(tmp_path: Path) -> None:
         urllib.request.urlopen(address)
 
 
-def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
-    """What it printed is kept."""
+def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:
+    """Its output is kept."""
     with pytest.raises(RuntimeError, match="did not become ready"), running(BROKEN, tmp_path / "log"):
         pass
     assert "no model here" in (tmp_path / "log").read_text()
 
 
-def test_each_server_is_asked_where_it_answers() -> None:
-    """Text and images have their routes; who serves no images says so."""
+def test_each_server_has_its_targets() -> None:
+    """Text and images have their routes; a server without images has no target for them."""
     text, vision = Path("t"), Path("v")
     own, chat = ours("ours", text, vision, 1024, chat=False), ours("ours", text, None, 1024)
     lock, with_images = under_a_lock("lock", text, None, 1024), under_a_lock("lock", text, vision, 1024)
