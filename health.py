@@ -13,6 +13,7 @@ from edge.bodies import Health, JsonFigures, Liveness, LoadProgress, ModelReadin
 from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
+from engine.errors import RETRY_AFTER
 from engine.types import BackendState, Progress, Status
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
@@ -20,7 +21,7 @@ from telemetry.metrics.prometheus import CONTENT_TYPE
 health = Blueprint("health", __name__)
 metrics = Blueprint("metrics", __name__)
 
-RETRY_AFTER = {Status.LOADING: 5, Status.DRAINING: 5, Status.STALLED: 10, Status.DEAD: 10}  # seconds
+LATER = {Status.STALLED: 10, Status.DEAD: 10}  # seconds; RETRY_AFTER for the others
 REASONS = {
     Status.LOADING: "The models are loading.",
     Status.DRAINING: "The service is stopping and finishes the admitted requests.",
@@ -54,7 +55,7 @@ def ready() -> Response:
         body["progress"] = _shown(blamed.progress)
     response = jsonify(body)
     response.status_code = 503
-    response.headers["Retry-After"] = str(RETRY_AFTER[status])
+    response.headers["Retry-After"] = str(LATER.get(status, RETRY_AFTER))
     return response
 
 

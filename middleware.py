@@ -24,7 +24,7 @@ from edge.charging import charge
 from edge.request_state import RequestState, put, request_state
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
-from engine.errors import Forbidden, Message, PayloadTooLarge, ServiceError, Unauthorized, UnsupportedMediaType
+from engine.errors import Message, PayloadTooLarge, ServiceError, UnsupportedMediaType
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
@@ -119,8 +119,8 @@ def _check_access(row: Row) -> None:
     if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
         return
     if admin_key is None:
-        raise Forbidden("This address answers only programs on the same machine.")
-    raise Unauthorized("This address needs the administrator's key.")
+        raise errors.Forbidden("This address answers only programs on the same machine.")
+    raise errors.Unauthorized("This address needs the administrator's key.")
 
 
 def _check_body(row: Row) -> None:

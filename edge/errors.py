@@ -1,4 +1,17 @@
-"""The one table of errors: what each class of ours is in HTTP, and what the framework's own errors become."""
+"""The errors that only HTTP knows, the table that gives every error its status, and the framework's own errors.
+
+    RetryLater
+    └── RateLimitExceeded        the client's limit is spent
+    ServiceError
+    ├── Unauthorized             credentials are missing or wrong
+    ├── Forbidden                this caller may not use this route
+    ├── NotFound                 nothing at this address
+    │   └── UnknownModel         no model of this name
+    ├── MethodRefused            the address does not take this method
+    └── InternalError            a mistake of ours
+
+What the engine raises stands in `engine.errors`.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +26,13 @@ from edge.bodies import ApiFailure, OpenaiFailure, OpenaiFailureDetails
 from engine.errors import (
     ContextTooLong,
     DeadlineExceeded,
-    Forbidden,
     ModelError,
     NotReady,
     Overloaded,
     PayloadTooLarge,
-    RateLimitExceeded,
     RequestAborted,
     RetryLater,
     ServiceError,
-    Unauthorized,
     UnsupportedMediaType,
     ValidationError,
 )
@@ -31,6 +41,18 @@ log = logging.getLogger("avito_ai.failures")
 
 # What nginx answers, in its log alone, when the client has closed its end.
 CLIENT_CLOSED_REQUEST = 499
+
+
+class RateLimitExceeded(RetryLater):
+    """The client has spent its limit until `retry_after` seconds from now."""
+
+
+class Unauthorized(ServiceError):
+    """Credentials are missing or wrong."""
+
+
+class Forbidden(ServiceError):
+    """This caller may not use this route."""
 
 
 class NotFound(ServiceError):

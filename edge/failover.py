@@ -15,7 +15,6 @@ from engine.errors import NotReady, ServiceError
 from models import ModelSet
 
 LOCATION = "@failover"
-RETRY_AFTER = 5  # seconds
 
 
 def can_take(request: Request, settings: Settings) -> bool:
@@ -29,7 +28,7 @@ def hand_over_early(request: Request, settings: Settings, models: ModelSet, row:
     Raises NotReady.
     """
     if row.budget is Budget.GENERATION and can_take(request, settings) and not models.ready:
-        raise NotReady("This copy of the service is not ready.", RETRY_AFTER)
+        raise NotReady("This copy of the service is not ready.")
 
 
 def headers_of(error: ServiceError, request: Request, settings: Settings) -> dict[str, str]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 from limits.strategies import MovingWindowRateLimiter
 
+from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
 from edge.shared_windows import UNANSWERED, SharedWindows, Windows
-from engine.errors import Message, RateLimitExceeded, ValidationError
+from engine.errors import Message, ValidationError
 
 
 @dataclass(frozen=True, slots=True)

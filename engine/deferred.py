@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.backend import Backend, Generation
-from engine.errors import RETRY_AFTER, Message, NotReady
+from engine.errors import Message, NotReady
 from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
 
 
@@ -77,5 +77,5 @@ class DeferredBackend:
 
     def _built(self) -> Backend:
         if self._backend is None:
-            raise NotReady(Message("loading", "The model is still loading; try again later."), RETRY_AFTER)
+            raise NotReady(Message("loading", "The model is still loading; try again later."))
         return self._backend

@@ -23,9 +23,11 @@ from engine.types import EngineConfig, FinishReason, TokenLogprob
 
 log = logging.getLogger("avito_ai.engine")
 
+STREAM_INTERVAL = 0.02  # seconds between two parts of a streamed answer, at least
+
 OUT_OF_MEMORY = "The model ran out of memory for this request."
 MODEL_FAILED = "The model failed on this request."
-NOT_FINITE = "The model's numbers went wrong on this request."
+NOT_FINITE = "The model produced invalid output (NaN) for this request."
 
 
 class Runner(Protocol):
@@ -68,7 +70,6 @@ class EngineCore:
     ) -> None:
         self._room, self._runner, self._clock = room, runner, clock
         self._eos_token_ids, self._token_text = eos_token_ids, token_text
-        self._stream_interval = config.stream_interval
         self._counters = counters
         self.scheduler = Scheduler(room, config.max_num_seqs, config.max_num_batched_tokens, self._begin)
 
@@ -200,7 +201,7 @@ class EngineCore:
         if reason is not None:
             self._finish(sequence, reason, now)
         elif sequence.unsent_text and sequence.generation.streaming:
-            if now - sequence.last_push >= self._stream_interval:
+            if now - sequence.last_push >= STREAM_INTERVAL:
                 sequence.generation.push(sequence.take_piece(now))
 
     def _reject(self, sequence: Sequence) -> None:

@@ -1,7 +1,7 @@
 """The engine's thread: it loads, then steps until it is told to end.
 
 If the loop dies, everybody it held gets a typed error at once, and it begins again with clean books. After more than
-`max_restarts` deaths within `DEATHS_WINDOW`, or an error that poisons the device, it is lost, and only a new process
+MAX_RESTARTS deaths within DEATHS_WINDOW, or an error that poisons the device, it is lost, and only a new process
 can help.
 """
 
@@ -18,6 +18,7 @@ from engine.schedule.waiting_room import WaitingRoom
 
 log = logging.getLogger("avito_ai.engine")
 
+MAX_RESTARTS = 3  # within DEATHS_WINDOW
 DEATHS_WINDOW = 600.0  # seconds
 IDLE_BEAT = 0.5  # seconds between two signs of life of an idle engine
 
@@ -37,11 +38,10 @@ class EngineLoop:
         name: str,
         room: WaitingRoom,
         make_core: Callable[[], EngineCore],
-        max_restarts: int,
         clock: Callable[[], float],
     ) -> None:
         self._name, self._room, self._make_core = name, room, make_core
-        self._max_restarts, self._clock = max_restarts, clock
+        self._clock = clock
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._ending = False
@@ -107,7 +107,7 @@ class EngineLoop:
         now = self._clock()
         self.deaths += 1
         self._recent_deaths = [*(death for death in self._recent_deaths if now - death < DEATHS_WINDOW), now]
-        if is_poison(error) or len(self._recent_deaths) > self._max_restarts:
+        if is_poison(error) or len(self._recent_deaths) > MAX_RESTARTS:
             self._lose()
         core.fail_all(EngineDead, DIED)
         try:

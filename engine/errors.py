@@ -1,22 +1,20 @@
-"""The service's errors, as one tree. They know no HTTP: one table in `middleware` maps each class to a status.
+"""The errors that the engine raises, as one tree. They know no HTTP: the table in `edge.errors` gives each its status.
 
     ServiceError
     ├── ValidationError          the request itself is wrong; `param` names the field
-    │   ├── Unsupported          a parameter this backend or model cannot honour
+    │   ├── Unsupported          a parameter that this model cannot honour
     │   └── ContextTooLong       prompt and answer do not fit the model's context
-    ├── PayloadTooLarge          the body or a picture is over its limit
-    ├── UnsupportedMediaType     not a content type, or not a picture format, that we read
-    ├── RateLimitExceeded        the client's budget is spent
-    ├── Unauthorized             credentials are missing or wrong
-    ├── Forbidden                this caller may not use this route
-    ├── Overloaded               no free place; try again later
-    ├── NotReady                 loading, draining or dead; try again later
+    ├── PayloadTooLarge          an image, or a body, is over its limit
+    ├── UnsupportedMediaType     an image format, or a content type, that is not read
+    ├── RetryLater               a refusal that time cures; `retry_after` is in seconds
+    │   ├── Overloaded           the service is at capacity
+    │   └── NotReady             loading, draining, stalled or dead
     ├── DeadlineExceeded         the request's time is up
-    ├── RequestAborted           the client left, or somebody stopped the request
+    ├── RequestAborted           the client disconnected, or the service stopped
     └── ModelError               the model failed on this request
-        └── EngineDead           the engine's thread died under this request
+        └── EngineDead           the engine's loop died while this request was in it
     StartError                   the service cannot start; not a request's error
-    └── NoRoom                   the models do not fit beside what is in memory now
+    └── NoRoom                   the models do not fit into the memory that is free now
 
 Every message is one plain sentence that may be shown to a client: no path, stack, prompt or library text in it.
 `StartError` alone goes to the operator and may name settings and folders.
@@ -24,7 +22,7 @@ Every message is one plain sentence that may be shown to a client: no path, stac
 
 from __future__ import annotations
 
-RETRY_AFTER = 5  # seconds that a client is asked to wait for a model that is not ready
+RETRY_AFTER = 5  # seconds after which a client may ask a model again that is not ready
 
 
 class Message(str):
@@ -51,7 +49,7 @@ class ServiceError(Exception):
 
 
 class ValidationError(ServiceError):
-    """The request is wrong; `param` is the field to mend, where one is to blame."""
+    """The request is wrong; `param` is the field to correct, if it is one field."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -59,7 +57,7 @@ class ValidationError(ServiceError):
 
 
 class Unsupported(ValidationError):
-    """A parameter that this backend or model cannot honour, refused by name."""
+    """A parameter that this model cannot honour; `param` names it."""
 
 
 class ContextTooLong(ValidationError):
@@ -67,35 +65,23 @@ class ContextTooLong(ValidationError):
 
 
 class PayloadTooLarge(ServiceError):
-    """A body or a picture is over its limit."""
+    """A body or an image is over its limit."""
 
 
 class UnsupportedMediaType(ServiceError):
-    """A content type or picture format that is not read here."""
+    """A content type or image format that is not read here."""
 
 
 class RetryLater(ServiceError):
     """A refusal that time cures; `retry_after` is in whole seconds, at least 1."""
 
-    def __init__(self, message: str, retry_after: int) -> None:
+    def __init__(self, message: str, retry_after: int = RETRY_AFTER) -> None:
         super().__init__(message)
         self.retry_after = max(1, retry_after)
 
 
-class RateLimitExceeded(RetryLater):
-    """The client's budget is spent until `retry_after` seconds from now."""
-
-
-class Unauthorized(ServiceError):
-    """Credentials are missing or wrong."""
-
-
-class Forbidden(ServiceError):
-    """This caller may not use this route."""
-
-
 class Overloaded(RetryLater):
-    """Every running and waiting place is taken."""
+    """As many requests are in flight as the service admits."""
 
 
 class NotReady(RetryLater):
@@ -115,7 +101,7 @@ class ModelError(ServiceError):
 
 
 class EngineDead(ModelError):
-    """The engine's thread died while this request was in it."""
+    """The engine's loop died while this request was in it."""
 
 
 class StartError(Exception):

@@ -17,7 +17,7 @@ from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import RETRY_AFTER, NotReady, Overloaded
+from engine.errors import NotReady, Overloaded
 from engine.loading.host import usable_cores
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, plan_budget
@@ -43,6 +43,7 @@ from engine.types import (
 )
 
 HOPELESS_STALL = 3  # stall times after which a step will not come back
+WAITING_TOKENS_SHARE = 0.25  # of the tokens that a full queue of the longest prompts would hold
 END_GRACE = 5.0  # seconds for the thread to end after it was told to
 
 Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
@@ -64,13 +65,13 @@ class LLMEngine:
     ) -> None:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
         self._make_runner = make_runner
-        waiting_tokens = config.max_waiting_tokens or config.max_waiting * config.max_model_len // 4
+        waiting_tokens = int(WAITING_TOKENS_SHARE * config.max_waiting * config.max_model_len)
         self._room = WaitingRoom(
             config.max_num_seqs + config.max_waiting, waiting_tokens, clock, slots=config.max_num_seqs
         )
-        self._loop = EngineLoop(spec.name, self._room, self._new_core, config.max_restarts, clock)
+        self._loop = EngineLoop(spec.name, self._room, self._new_core, clock)
         self._counters = Counters()
-        self._info = ModelInfo(spec.name, spec.served_id, spec.vision, spec.demo, config.max_model_len)
+        self._info = ModelInfo.of(spec, config.max_model_len)
         self._loaded: LoadedModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
@@ -170,7 +171,7 @@ class LLMEngine:
     def _check_ready(self) -> None:
         state = self.state()
         if state.status is not Status.READY:
-            raise NotReady(f"The model is not ready: {state.reason}.", RETRY_AFTER)
+            raise NotReady(f"The model is not ready: {state.reason}.")
 
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None
@@ -225,14 +226,7 @@ class LLMEngine:
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._vocabulary = vocabulary_of(loaded)
         self._loaded = loaded
-        self._info = ModelInfo(
-            self._spec.name,
-            self._spec.served_id,
-            self._spec.vision,
-            self._spec.demo,
-            loaded.max_model_len,
-            loaded.generation_defaults,
-        )
+        self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
         """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""

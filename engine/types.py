@@ -257,15 +257,12 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_waiting: int = 128
     max_model_len: int = 4096
-    max_waiting_tokens: int = 0
     max_num_batched_tokens: int = 320
     stall_seconds: float = 20.0
-    stream_interval: float = 0.02
     cpu_threads: int = 0
     prefix_cache: bool = True
     cuda_graphs: bool = True
     reload_reserve: bool = False
-    max_restarts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,3 +275,10 @@ class ModelInfo:
     demo: bool
     max_model_len: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, max_model_len: int, generation_defaults: Mapping[str, float] | None = None
+    ) -> ModelInfo:
+        """Return what may be known of the model of a spec."""
+        return cls(spec.name, spec.served_id, spec.vision, spec.demo, max_model_len, generation_defaults or {})

@@ -137,8 +137,8 @@ def _deferred(
         fold_in_libraries()
         return backend
 
-    info = ModelInfo(name, _served_id(name, chosen), name == "avision", chosen.demo, settings.generation.max_model_len)
-    return DeferredBackend(info, build)
+    spec = model_spec(name, chosen, settings, "cpu")  # the device is not known yet, and is nothing that clients see
+    return DeferredBackend(ModelInfo.of(spec, settings.generation.max_model_len), build)
 
 
 def _check_memory(

@@ -20,7 +20,7 @@ from flask import request
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
-from engine.errors import RETRY_AFTER, Overloaded, RequestAborted, ValidationError
+from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Completion, GenerationRequest, Priority
 from routes import sse
 from routes.generation import GenerationResult, conversation, finished, sampling
@@ -132,7 +132,7 @@ class Batch:
         if generation is not None:
             self._observer.submitted(text.index)
         elif alone and time.monotonic() >= text.start_clock():
-            raise Overloaded("The service is busy; try again later.", RETRY_AFTER)
+            raise Overloaded("The service is busy; try again later.")
         return generation
 
     def _stop_waiting(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.errors import api_body
@@ -15,6 +15,7 @@ from routes import sse
 from routes.generation_run import Run
 from routes.locale import api_sentence
 from routes.request_models import TextRequest
+from routes.sampling import default_sampling
 from routes.services import services
 
 KEEP_ALIVE_SECONDS = 1.0
@@ -107,15 +108,10 @@ def conversation(prompt: str, image: EncodedImage | None = None) -> ChatPrompt:
 
 
 def sampling(backend: Backend, body: TextRequest) -> SamplingParams:
-    """Return the sampling parameters of a request: its fields, else the settings and the checkpoint's values."""
-    settings = services().settings.generation
-    default_length = settings.max_tokens_avision if backend.info.vision else settings.max_tokens_avibe
-    checkpoint = backend.info.generation_defaults
-    return SamplingParams(
-        max_tokens=default_length if body.max_tokens is None else body.max_tokens,
-        temperature=settings.temperature if body.temperature is None else body.temperature,
-        top_p=float(checkpoint.get("top_p", 1.0)),
-        top_k=int(checkpoint.get("top_k", 0)),
-        min_p=float(checkpoint.get("min_p", 0.0)),
-        repetition_penalty=float(checkpoint.get("repetition_penalty", 1.0)),
+    """Return the sampling parameters of a request: its fields, else the defaults."""
+    default = default_sampling(backend)
+    return replace(
+        default,
+        max_tokens=default.max_tokens if body.max_tokens is None else body.max_tokens,
+        temperature=default.temperature if body.temperature is None else body.temperature,
     )

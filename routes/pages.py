@@ -9,16 +9,9 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from edge.errors import meaning_of
+from edge.errors import RateLimitExceeded, Unauthorized, meaning_of
 from edge.request_state import request_state
-from engine.errors import (
-    PayloadTooLarge,
-    RateLimitExceeded,
-    RetryLater,
-    ServiceError,
-    Unauthorized,
-    UnsupportedMediaType,
-)
+from engine.errors import PayloadTooLarge, RetryLater, ServiceError, UnsupportedMediaType
 from engine.text import images
 from routes import kept_image, request_reading
 from routes.generation import GenerationResult, generate

@@ -6,13 +6,22 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.text.detokenizer import Detokenizer
-from engine.types import Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
+from engine.types import (
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    Piece,
+    SamplingParams,
+    Timings,
+    TokenLogprob,
+)
 
 
 class Phase(Enum):
@@ -23,66 +32,64 @@ class Phase(Enum):
     FINISHED = "finished"
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Sequence:
     """State of one sequence; policy is the scheduler's. Belongs to the engine's thread once it is queued.
 
-    token_ids: prompt and answer. num_computed: how many of them have keys and values in the slot. prefix_keys: one key
-    for each prompt token, equal where the model would compute the same (a picture's tokens carry the picture's hash).
-    needs_its_tokens: whether the choice of a token depends on which came before it, other than through the model;
-    adjusts_logits: whether its parameters change logits. images: the runner's business, as are positions and picture
-    embeddings. Times are on the engine's clock, seconds.
+    token_ids: prompt and answer. prefix_keys: one key for each prompt token, equal where the model computes the same
+    (an image's tokens carry the image's hash). num_computed: how many tokens have keys and values in the slot.
+    needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
+    adjusts_logits: whether its parameters change logits. images, positions, rope_delta and image_embeds are the
+    runner's. Times are on the engine's clock, in seconds.
     """
 
-    __slots__ = (
-        "adjusts_logits", "arrival", "cached_tokens", "deadline", "detokenizer", "first_token_at", "generation",
-        "image_embeds", "images", "last_push", "logprobs", "needs_its_tokens", "num_computed", "num_prompt", "order",
-        "output_counts", "phase", "positions", "prefix_keys", "queue_deadline", "request", "rope_delta", "sampling",
-        "slot", "started_at", "text", "token_ids", "unsent_logprobs", "unsent_text", "unsent_tokens", "_random",
-        "_uniforms",
-    )  # fmt: skip
+    request: GenerationRequest
+    token_ids: list[int]
+    generation: Generation
+    detokenizer: Detokenizer
+    arrival: float
+    prefix_keys: list[Hashable]
+    images: Any = None
+    positions: Any = None
+    image_embeds: Any = None
+    rope_delta: int = 0
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        token_ids: list[int],
-        generation: Generation,
-        detokenizer: Detokenizer,
-        arrival: float,
-        prefix_keys: list[Hashable],
-        images: Any = None,
-    ) -> None:
-        self.request, self.sampling = request, request.sampling
-        self.generation, self.detokenizer = generation, detokenizer
-        self.token_ids, self.num_prompt = token_ids, len(token_ids)
-        self.prefix_keys = prefix_keys
-        self.images = images
-        self.positions: Any = None
-        self.image_embeds: Any = None
-        self.rope_delta = 0
-        self.phase = Phase.WAITING
-        self.slot = -1
-        self.order = 0
-        self.num_computed = 0
-        self.cached_tokens = 0
-        self.arrival = arrival
-        self.queue_deadline = arrival + min(request.queue_timeout, request.timeout)
-        self.deadline = arrival + request.timeout
-        self.started_at: float | None = None
-        self.first_token_at: float | None = None
-        self.last_push = -math.inf
-        self.text: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.unsent_text = ""
-        self.unsent_tokens: list[int] = []
-        self.unsent_logprobs: list[TokenLogprob] = []
-        self.output_counts: Counter[int] | None = None
-        if self.sampling.presence_penalty or self.sampling.frequency_penalty:
-            self.output_counts = Counter()
-        penalized = self.output_counts is not None or self.sampling.repetition_penalty != 1.0
-        self.needs_its_tokens = penalized or self.sampling.token_mask is not None
-        self.adjusts_logits = self.needs_its_tokens or bool(self.sampling.logit_bias)
-        self._random: random.Random | None = None
-        self._uniforms: deque[float] = deque()  # drawn, for the next tokens
+    phase: Phase = Phase.WAITING
+    slot: int = -1
+    order: int = 0  # of its latest start among all starts
+    num_computed: int = 0
+    cached_tokens: int = 0
+    started_at: float | None = None
+    first_token_at: float | None = None
+    last_push: float = -math.inf
+
+    text: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    unsent_text: str = ""
+    unsent_tokens: list[int] = field(default_factory=list)
+    unsent_logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    sampling: SamplingParams = field(init=False)
+    num_prompt: int = field(init=False)
+    queue_deadline: float = field(init=False)
+    deadline: float = field(init=False)
+    output_counts: Counter[int] | None = field(init=False)  # None where no penalty needs them
+    needs_its_tokens: bool = field(init=False)
+    adjusts_logits: bool = field(init=False)
+    _random: random.Random | None = None
+    _uniforms: deque[float] = field(default_factory=deque)  # drawn for the next tokens
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.sampling = sampling = request.sampling
+        self.num_prompt = len(self.token_ids)
+        self.queue_deadline = self.arrival + min(request.queue_timeout, request.timeout)
+        self.deadline = self.arrival + request.timeout
+        counts = sampling.presence_penalty or sampling.frequency_penalty
+        self.output_counts = Counter() if counts else None
+        penalized = self.output_counts is not None or sampling.repetition_penalty != 1.0
+        self.needs_its_tokens = penalized or sampling.token_mask is not None
+        self.adjusts_logits = self.needs_its_tokens or bool(sampling.logit_bias)
 
     @property
     def remaining(self) -> int:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from engine.errors import RETRY_AFTER, NotReady, Overloaded, ServiceError
+from engine.errors import NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
 from engine.schedule.sequence import Sequence
@@ -213,7 +213,7 @@ class WaitingRoom:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise NotReady("The model has stopped; try again later.", RETRY_AFTER)
+            raise NotReady("The model has stopped; try again later.")
 
     def _make_room(self, client: str) -> bool:
         """Return whether a client's next request can be admitted; evicts a request of a greedier client if need be."""

@@ -9,7 +9,7 @@ from engine.errors import ValidationError
 from engine.types import SamplingParams
 from routes.openai.requests import ChatRequest, SamplingRequest
 from routes.openai.structured_output import NewMask
-from routes.services import services
+from routes.sampling import default_sampling
 
 
 def length_of(backend: Backend, body: SamplingRequest) -> int:
@@ -19,10 +19,7 @@ def length_of(backend: Backend, body: SamplingRequest) -> int:
         if requested is not None and requested != body.max_completion_tokens:
             raise ValidationError("max_tokens and max_completion_tokens contradict each other.", "max_tokens")
         requested = body.max_completion_tokens
-    if requested is not None:
-        return requested
-    defaults = services().settings.generation
-    return defaults.max_tokens_avision if backend.info.vision else defaults.max_tokens_avibe
+    return default_sampling(backend).max_tokens if requested is None else requested
 
 
 def check_stream_options(body: SamplingRequest) -> None:
@@ -44,27 +41,27 @@ def choices(
 
 
 def _sampling(backend: Backend, body: SamplingRequest, logprobs: int | None) -> SamplingParams:
-    own = backend.info.generation_defaults
-    default = services().settings.generation.temperature
-    return SamplingParams(
+    default = default_sampling(backend)
+    return replace(
+        default,
         max_tokens=length_of(backend, body),
-        temperature=default if body.temperature is None else float(body.temperature),
-        top_p=float(own.get("top_p", 1.0)) if body.top_p is None else float(body.top_p),
-        top_k=int(own.get("top_k", 0)) if body.top_k is None else max(0, body.top_k),
-        min_p=float(own.get("min_p", 0.0)) if body.min_p is None else float(body.min_p),
-        presence_penalty=float(body.presence_penalty or 0.0),
-        frequency_penalty=float(body.frequency_penalty or 0.0),
-        repetition_penalty=(
-            float(own.get("repetition_penalty", 1.0))
-            if body.repetition_penalty is None
-            else float(body.repetition_penalty)
-        ),
+        temperature=_given(body.temperature, default.temperature),
+        top_p=_given(body.top_p, default.top_p),
+        top_k=default.top_k if body.top_k is None else max(0, body.top_k),
+        min_p=_given(body.min_p, default.min_p),
+        presence_penalty=_given(body.presence_penalty, 0.0),
+        frequency_penalty=_given(body.frequency_penalty, 0.0),
+        repetition_penalty=_given(body.repetition_penalty, default.repetition_penalty),
         logit_bias={int(token): float(bias) for token, bias in (body.logit_bias or {}).items()},
         seed=body.seed,
         stop=_stops(body),
         logprobs=logprobs,
         ignore_eos=bool(body.ignore_eos),
     )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else float(value)
 
 
 def _stops(body: SamplingRequest) -> tuple[str, ...]:

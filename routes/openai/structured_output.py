@@ -54,7 +54,6 @@ class JsonSchemaFormat(OpenaiRequest):
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")]
 NewMask = Callable[[], TokenMask | None]
-RETRY_AFTER = 5  # seconds
 
 
 class GrammarCache:
@@ -79,7 +78,7 @@ class GrammarCache:
 def _refusal(backend: Backend) -> ServiceError:
     if backend.state().status is Status.READY:
         return Unsupported("This model cannot hold its answer to a form.", "response_format")
-    return NotReady("The model is not ready.", RETRY_AFTER)
+    return NotReady("The model is not ready.")
 
 
 def new_mask(

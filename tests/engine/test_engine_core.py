@@ -200,7 +200,7 @@ def test_logits_that_are_not_finite_fail_only_their_row(at):
     core.run()
     failed = outcome(made[1])
     assert type(failed) is ModelError
-    assert "went wrong" in failed.message
+    assert "NaN" in failed.message
     assert lengths([made[0], made[2]]) == [8, 8]
     assert core.runner.scrubbed == [slot]
     assert core.runner.cleared == 1
@@ -253,9 +253,10 @@ def test_an_unfinished_stop_string_is_shown_at_the_end():
     assert (outcome(made).text, outcome(made).finish_reason) == ("abcd", "length")
 
 
-def test_streamed_pieces_joined_are_the_whole_answer():
+def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
     """Pieces come at most every interval, the first at once; each carries its tokens and log probabilities."""
-    core = Core(stream_interval=0.025)
+    monkeypatch.setattr("engine.engine_core.STREAM_INTERVAL", 0.025)
+    core = Core()
     core.runner.choose = lambda row: Choice(row.num_output, True, -0.5, ((1, -0.1), (2, -0.2)))
     made = core.come(max_tokens=9, logprobs=2)
     stream = made.generation.pieces(idle=0.0)
