@@ -1,4 +1,4 @@
-"""Styles and scripts of the page: how they are kept, and what is vendored among them."""
+"""Styles and scripts of the page: caching, and the vendored script."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ PINNED_SHA256 = "20c0a39e6ec48b99e2f505f8488d2342fb3000d03523a7ced6cd94c14b15e8c
 
 
 def test_static_files_are_served(client):
-    """The page's own style, script and icon: for good under their fingerprint, asked for again without it."""
+    """Cached forever with the fingerprint, revalidated without it."""
     for name in ("style.css", "app.js", "icon.svg", "vendor/streaming-markdown.js"):
         (address,) = set(re.findall(rf"/static/\w+/{name}", client.get("/").text))
         kept = client.get(address, buffered=True)
@@ -21,7 +21,7 @@ def test_static_files_are_served(client):
 
 
 def test_the_vendored_script_is_the_pinned_one():
-    """Byte for byte what the package holds, below one line that names it; its licence lies beside it."""
+    """Byte for byte the file of the package, after one line that names it, with its licence."""
     folder = assets.FOLDER / "vendor"
     first, _, rest = (folder / "streaming-markdown.js").read_bytes().partition(b"\n")
     assert b"streaming-markdown 0.2.15" in first
@@ -29,8 +29,8 @@ def test_the_vendored_script_is_the_pinned_one():
     assert "MIT License" in (folder / "streaming-markdown.LICENSE").read_text()
 
 
-def test_no_script_has_a_text_of_a_visitor():
-    """What is read comes from the locale files with the page."""
+def test_no_script_has_texts_for_visitors():
+    """They come from the locale files, with the page."""
     for script in assets.FOLDER.glob("*.js"):
         assert not re.search("[а-яё]", script.read_text(), re.IGNORECASE)
     for name in ("live", "codes", "next"):
@@ -38,7 +38,7 @@ def test_no_script_has_a_text_of_a_visitor():
 
 
 def test_a_fingerprint_changes_with_any_file(tmp_path):
-    """With its text, its name and its place."""
+    """With its contents, its name and its folder."""
     (tmp_path / "a.js").write_text("1")
     prints = [assets.fingerprint(tmp_path)]
     (tmp_path / "a.js").write_text("2")

@@ -1,4 +1,4 @@
-"""Batches: one line a text as each is done, in the places that people leave free."""
+"""Batches: one line for each text as it finishes, in the capacity that interactive requests leave free."""
 
 import json
 import threading
@@ -31,7 +31,7 @@ def send(client, *prompts):
 
 @pytest.fixture
 def few(avibe):
-    """A text model with three places to run."""
+    """A text model with capacity for three sequences."""
     avibe.report(max_num_seqs=3)
     return avibe
 
@@ -42,8 +42,8 @@ class Reader:
     def __init__(self, app, prompts):
         with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
             app.preprocess_request()
-            asked = [services(app).request_models.text(prompt=prompt) for prompt in prompts]
-            self.batch = Batch(asked, lambda made: {"text": made.text})
+            requests = [services(app).request_models.text(prompt=prompt) for prompt in prompts]
+            self.batch = Batch(requests, lambda made: {"text": made.text})
         self.lines = []
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
@@ -59,7 +59,7 @@ class Reader:
 
 
 def test_every_text_gets_a_line_of_its_own(client, few):
-    """The line is what the route for one text answers, with the text's number and an id of its own."""
+    """The line is the body for a single text, with the index of the text and an id of its own."""
     found = lines(send(client, "a", {"prompt": "b", "max_tokens": 3, "temperature": 0}, "c", "d", "e"))
     assert sorted(found) == [0, 1, 2, 3, 4]
     line = found[1]
@@ -73,7 +73,7 @@ def test_every_text_gets_a_line_of_its_own(client, few):
 
 
 def test_one_bad_text_fails_alone(client, few):
-    """Whatever is wrong with it; the others are answered."""
+    """With any mistake; the others are answered."""
     found = lines(
         send(client, "a", "", {"prompt": "x", "max_tokens": 0}, {"text": "x"}, {"prompt": "b", "stream": True}, "c")
     )
@@ -89,7 +89,7 @@ def test_one_bad_text_fails_alone(client, few):
 
 
 def test_a_text_that_the_model_fails_on_fails_alone(app, few):
-    """Its line has the error that it would have had alone."""
+    """Its line has the error of a single request."""
     few.hold = True
     reader = Reader(app, ["a", "b"])
     few.wait_for(lambda one: len(one.submitted) == 2)
@@ -110,15 +110,15 @@ def test_a_text_that_the_model_fails_on_fails_alone(app, few):
         ({"prompts": ["x"], "stream": True}, "Unknown field: stream."),
     ],
 )
-def test_what_is_no_batch_is_refused_whole(client, avibe, body, sentence):
+def test_an_invalid_batch_is_refused_as_a_whole(client, avibe, body, sentence):
     """400, and nothing is generated."""
     response = client.post(BATCH, json=body)
     assert (response.status_code, response.json["message"]) == (400, sentence)
     assert avibe.submitted == []
 
 
-def test_a_batch_takes_no_more_places_than_there_are_to_run(app, few):
-    """So it never fills the waiting room; each end lets the next one in."""
+def test_a_batch_runs_no_more_texts_than_there_is_capacity_for(app, few):
+    """It never fills the waiting room; each finished text lets the next one start."""
     few.hold = True
     reader = Reader(app, [f"text {number}" for number in range(8)])
     few.wait_for(lambda one: len(one.submitted) == 3)
@@ -130,7 +130,7 @@ def test_a_batch_takes_no_more_places_than_there_are_to_run(app, few):
 
 
 def test_a_batch_starts_no_thread(app, few):
-    """The request's own thread submits, waits and reads for all of its texts."""
+    """The request's thread submits and reads all of its texts."""
     few.hold = True
     threads = threading.active_count()
     reader = Reader(app, ["a", "b", "c", "d"])
@@ -142,8 +142,8 @@ def test_a_batch_starts_no_thread(app, few):
     assert len(reader.finished()) == 4
 
 
-def test_texts_are_told_in_the_order_in_which_they_end(app, few):
-    """Not in that in which they were asked for."""
+def test_lines_come_in_the_order_in_which_texts_finish(app, few):
+    """Not in the order of the request."""
     few.hold = True
     reader = Reader(app, ["a", "b", "c"])
     few.wait_for(lambda one: len(one.submitted) == 3)
@@ -153,8 +153,8 @@ def test_texts_are_told_in_the_order_in_which_they_end(app, few):
     assert [line["index"] for line in reader.lines] == [2, 0, 1]
 
 
-def test_people_are_not_crowded_out(app, few):
-    """While others fill the places, a batch holds one."""
+def test_interactive_requests_keep_their_capacity(app, few):
+    """While others wait, a batch runs one text at a time."""
     few.hold = True
     few.report(num_requests_waiting=3)
     reader = Reader(app, ["a", "b", "c"])
@@ -165,8 +165,8 @@ def test_people_are_not_crowded_out(app, few):
     assert len(reader.finished()) == 3
 
 
-def test_a_text_that_finds_no_place_is_tried_again(app, few):
-    """Neither a refusal nor being sent away for others is an error of a batch."""
+def test_a_text_without_capacity_is_tried_again(app, few):
+    """Neither a refusal nor preemption is an error of a batch."""
     few.hold, few.refusal = True, Overloaded("All places are taken.", 1)
     reader = Reader(app, ["a"])
     few.refusal = None
@@ -177,23 +177,23 @@ def test_a_text_that_finds_no_place_is_tried_again(app, few):
     assert reader.finished()[0]["text"] == "An answer."
 
 
-def test_a_text_that_never_finds_a_place_says_so(models, machine, few):
-    """Its time is bounded like that of any other request."""
+def test_a_text_that_never_gets_capacity_is_overloaded(models, machine, few):
+    """Its time is limited like that of any other request."""
     settings = load_settings({"REQUEST_TIMEOUT": "1", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}, None)
     few.refusal = Overloaded("All places are taken.", 1)
     client = create_app(settings, models, machine).test_client()
     assert lines(send(client, "a"))[0]["error"] == "overloaded"
 
 
-def test_a_service_that_stops_says_so_in_every_line(client, few):
-    """Nothing hangs, nothing is lost silently."""
+def test_a_draining_service_refuses_every_text(client, few):
+    """Every text has a line with its error."""
     few.become(Status.DRAINING)
     found = lines(send(client, "a", "b"))
     assert {line["error"] for line in found.values()} == {"not_ready"}
 
 
-def test_a_client_that_leaves_takes_its_batch_along(app, few):
-    """What runs is aborted, what waits never begins, and the reader is let go."""
+def test_a_disconnect_aborts_the_batch(app, few):
+    """Running texts are aborted, waiting ones never start, and the lines end."""
     few.hold = True
     reader = Reader(app, ["x"] * 10)
     few.wait_for(lambda one: len(one.submitted) == 3)
@@ -203,8 +203,8 @@ def test_a_client_that_leaves_takes_its_batch_along(app, few):
     assert len(few.submitted) == 3
 
 
-def test_a_stopped_batch_is_counted_with_what_it_had_in_flight(client, app, few):
-    """Each text that ran is a failure in the figures, one that had not begun is none."""
+def test_a_closed_batch_counts_what_was_in_flight(client, app, few):
+    """Each running text is a failure in the figures, a waiting one is not."""
     few.hold = True
     reader = Reader(app, ["x"] * 5)
     few.wait_for(lambda one: len(one.submitted) == 3)
@@ -214,8 +214,8 @@ def test_a_stopped_batch_is_counted_with_what_it_had_in_flight(client, app, few)
     assert (figures["failed_requests"], figures["avibe_requests"]) == (3, 0)
 
 
-def test_a_batch_that_was_stopped_begins_nothing(app, few):
-    """Also where it is stopped before the first text."""
+def test_a_closed_batch_submits_nothing(app, few):
+    """Even if it is closed before the first text."""
     with app.test_request_context(method="POST"):
         app.preprocess_request()
         batch = Batch([services(app).request_models.text(prompt="x")], lambda made: {"text": made.text})
@@ -224,8 +224,8 @@ def test_a_batch_that_was_stopped_begins_nothing(app, few):
     assert few.submitted == []
 
 
-def test_silence_is_filled_with_blank_lines(app, few):
-    """No proxy takes a working batch for a dead one."""
+def test_keep_alives_are_blank_lines(app, few):
+    """A proxy does not close a batch that takes long."""
     few.hold = True
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
@@ -238,8 +238,8 @@ def test_silence_is_filled_with_blank_lines(app, few):
     batch.end()
 
 
-def test_a_batch_costs_one_a_prompt(models, machine):
-    """Bad ones too; one that no budget could ever hold is told so."""
+def test_a_batch_is_charged_for_each_prompt(models, machine):
+    """For invalid ones too; a batch larger than the whole limit gets a message of its own."""
     settings = load_settings({"RATE_LIMIT_PER_MINUTE": "10", "RATE_LIMIT_PER_HOUR": "0"}, None)
     client = create_app(settings, models, machine).test_client()
     response = send(client, "a", "", "c")
@@ -250,8 +250,8 @@ def test_a_batch_costs_one_a_prompt(models, machine):
     assert "counts as 11 requests" in send(client, *["x"] * 11).json["message"]
 
 
-def test_a_batch_is_counted_text_by_text(client, few):
-    """In the application's figures, the bad ones as failures."""
+def test_a_batch_counts_each_text(client, few):
+    """In the application's figures, invalid ones as failures."""
     lines(send(client, "a", "", "c"))
     figures = client.get("/api/metrics").json["application"]
     assert (figures["avibe_requests"], figures["failed_requests"]) == (2, 1)

@@ -27,7 +27,7 @@ def lines(client, after=-1):
 
 
 def test_every_plot_has_its_lines(client, history, avibe):
-    """An answer and a failure of each kind are in the sample that follows them."""
+    """An answer and a failure are in the next sample."""
     client.post("/avibe", data={"prompt": "x"})
     avibe.failure = ModelError("The model failed on this request.")
     client.post("/avibe", data={"prompt": "x"})
@@ -43,7 +43,7 @@ def test_every_plot_has_its_lines(client, history, avibe):
 
 
 def test_only_new_samples_are_sent(client, history):
-    """A page that is open asks for what came after what it has."""
+    """An open page requests the samples after its last one."""
     history.take()
     history.take()
     times = client.get("/status/samples").json["at"]
@@ -52,8 +52,8 @@ def test_only_new_samples_are_sent(client, history):
     assert len(client.get("/status/samples?after=nonsense").json["at"]) == 2
 
 
-def test_what_was_stopped_by_its_client_is_no_error(client, history, app):
-    """The operator is shown what went wrong, and leaving is nobody's fault."""
+def test_a_disconnect_is_no_error(client, history, app):
+    """The operator sees failures of the service alone."""
     services(app).metrics.generation_failed("avibe", "request_aborted")
     history.take()
     assert not any(plot == "errors" for plot, _, _ in lines(client))
@@ -67,7 +67,7 @@ def test_what_was_stopped_by_its_client_is_no_error(client, history, app):
     ],
 )
 def test_the_figures_can_be_read_as_text(client, history, language, expected):
-    """Tiles and a table with now, mean and most, in both languages, before and after the first sample."""
+    """Tiles and a table with last, mean and maximum, in both languages, before and after the first sample."""
     headers = {"Accept-Language": language}
     assert "–" in client.get("/status", headers=headers).text
     client.post("/avibe", data={"prompt": "x"})
@@ -78,13 +78,13 @@ def test_the_figures_can_be_read_as_text(client, history, language, expected):
 
 
 def test_the_state_has_its_colour(client, avibe):
-    """A failed model is seen at a glance."""
+    """A failed model has the status `dead` in the markup."""
     avibe.become(Status.DEAD)
     assert 'data-status="dead"><dt>State</dt><dd>failed</dd>' in client.get("/status").text
 
 
-def test_samples_are_taken_once_the_service_begins_to_serve(app, history):
-    """A request to an application that nothing serves starts no thread."""
+def test_samples_are_taken_once_the_service_starts_to_serve(app, history):
+    """A request to an application without a server starts no thread."""
     app.test_client().get("/")
     assert history.samples() == []
     services(app).begin_serving()
