@@ -1,9 +1,9 @@
-"""Tiny random checkpoints with the exact layout of the real ones, for tests: made in about a second, no network.
+"""Tiny random checkpoints with the layout of the published ones, written in about a second without network.
 
-`write_text_checkpoint` and `write_vision_checkpoint` lay out a folder as the published models do: `config.json`,
-`generation_config.json`, several safetensors shards with their index, the tokenizer's files (beside the weights or in
-a folder of their own), the picture processor's file. `as_hub_cache` turns such a folder into a Hugging Face cache.
-The weights are random, so an answer is nonsense, but it is the same nonsense for the same seed.
+`write_text_checkpoint` and `write_vision_checkpoint` write `config.json`, `generation_config.json`, several safetensors
+shards with their index, the files of the tokenizer (beside the weights or in their own folder) and of the image
+processor. `as_hub_cache` copies such a folder into a Hugging Face cache. The weights are random; the same seed gives
+the same answers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def write_tokenizer(
     processor_class: str | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Tokenizer:
-    """Write the files of a tokenizer, by default a byte-level one, as a Qwen checkpoint has them."""
+    """Write the files of a tokenizer, by default a byte-level one, as in a Qwen checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer or trained_tokenizer(extra_tokens)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -101,9 +101,9 @@ def write_text_checkpoint(
     shard_size: int = 150_000,
     **changes: Any,
 ) -> Path:
-    """Write a random Qwen3 checkpoint (two layers, hidden 64); `changes` go into its configuration.
+    """Write a random Qwen3 checkpoint (two layers, hidden size 64); `changes` are applied to its configuration.
 
-    tokenizer_dir: where the tokenizer's files go, beside the weights by default. shard_size: in bytes.
+    tokenizer_dir: folder of the tokenizer's files, by default that of the weights. shard_size: in bytes.
     """
     tokenizer = write_tokenizer(tokenizer_dir or folder, extra_tokens)
     config = Qwen3Config(**(_language(tokenizer) | {"head_dim": 16, "tie_word_embeddings": True} | changes))
@@ -121,7 +121,7 @@ def write_vision_checkpoint(
     max_pixels: int = 28 * 28 * 16,
     **changes: Any,
 ) -> Path:
-    """Write a random Qwen2.5-VL checkpoint (two layers, hidden 64, a tower of two); `changes` go into the text part."""
+    """Write a random Qwen2.5-VL checkpoint (two text and two vision layers); `changes` apply to the text config."""
     tokenizer = write_tokenizer(folder, extra_tokens, processor_class="Qwen2_5_VLProcessor")
     ids = {
         name: tokenizer.token_to_id(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")
@@ -144,7 +144,7 @@ def write_vision_checkpoint(
     torch.manual_seed(seed)
     _save(Qwen2_5_VLForConditionalGeneration(config), folder, tokenizer, dtype, shard_size)
     _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-    _write_json(folder / "preprocessor_config.json", _picture_processor(max_pixels))
+    _write_json(folder / "preprocessor_config.json", _image_processor(max_pixels))
     return folder
 
 
@@ -183,7 +183,7 @@ def vision_spec(folder: Path, **changes: Any) -> ModelSpec:
 
 
 def _language(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the language part's configuration; a wide initial range keeps random logits far from ties."""
+    """Return the text configuration; a wide initializer range keeps random logits far from ties."""
     return {
         "vocab_size": -(-tokenizer.get_vocab_size() // 32) * 32,
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -194,7 +194,7 @@ def _language(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _as_published(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration spelled as the published checkpoints spell it, older than this library writes it."""
+    """Return a configuration in the older format of the published checkpoints."""
     text = config.pop("text_config", {})
     flat = {**text, **config, "torch_dtype": config["dtype"], "transformers_version": "4.51.0"}
     rope = flat.pop("rope_parameters")
@@ -208,7 +208,7 @@ def _as_published(config: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _picture_processor(max_pixels: int) -> dict[str, Any]:
+def _image_processor(max_pixels: int) -> dict[str, Any]:
     return {
         "min_pixels": 28 * 28 * 4,
         "max_pixels": max_pixels,

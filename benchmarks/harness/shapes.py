@@ -25,7 +25,7 @@ from transformers import (
 from benchmarks.harness.checkpoints import TEMPLATE, make_tokenizer, write_processor
 from engine.loading.loader import LoadedModel
 from engine.text.detokenizer import TokenTable
-from engine.text.processor import PictureProcessor, load_processor
+from engine.text.processor import ImagePreparer, load_processor
 from engine.text.prompt import PromptPreparer
 from engine.types import ModelSpec, Progress
 
@@ -166,8 +166,8 @@ def _config(shape: Shape, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfi
     return Qwen2_5_VLConfig(text_config=language, vision_config=tower, tie_word_embeddings=False, **ids)
 
 
-def _images(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> PictureProcessor:
+def _images(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> ImagePreparer:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         write_processor(Path(folder), LONGEST_SIDE)
-        return PictureProcessor(load_processor(Path(folder), torchvision=False), max_tokens=max_model_len // 2)
+        return ImagePreparer(load_processor(Path(folder), torchvision=False), max_tokens=max_model_len // 2)

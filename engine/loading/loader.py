@@ -1,6 +1,6 @@
-"""From a ModelSpec to a model that can be run: check the folders, check the memory, then load. Nothing half-started.
+"""Loads the model of a ModelSpec: checks the folders and the memory first, then loads weights, tokenizer and template.
 
-Context length, end tokens, template and sampling defaults come from the checkpoint's own files.
+Context length, end tokens, chat template and sampling defaults come from the files of the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.loading.checkpoint import Checkpoint, find_checkpoint, find_tokenize
 from engine.loading.host import available_bytes
 from engine.loading.weights import load_weights
 from engine.text.detokenizer import TokenTable
-from engine.text.processor import PictureProcessor, load_processor, load_tokenizer
+from engine.text.processor import ImagePreparer, load_processor, load_tokenizer
 from engine.text.prompt import PromptPreparer
 from engine.types import ModelSpec, Progress
 
@@ -31,10 +31,10 @@ _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_pena
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device with everything around it. max_model_len and vocab_size are in tokens.
+    """A model on its device with its tokenizer and prompt preparation. max_model_len and vocab_size are in tokens.
 
-    generation_defaults: the checkpoint's own sampling parameters. The model's `generation_config` holds none of them
-    any more, only its end and pad tokens, so a plain `generate()` samples only what it is asked to.
+    generation_defaults: the sampling parameters of the checkpoint. They are removed from `generation_config` of the
+    model, which keeps its end and pad tokens only, so `generate()` does not apply them.
     """
 
     model: PreTrainedModel
@@ -47,7 +47,7 @@ class LoadedModel:
 
     @property
     def image_token_id(self) -> int | None:
-        """The token that stands for a part of a picture, None for a model that reads none."""
+        """The token that stands for a part of an image, None for a model without vision."""
         token_id: int | None = getattr(self.model.config, "image_token_id", None)
         return token_id
 
@@ -58,10 +58,10 @@ def load_model(
     max_model_len: int | None = None,
     available: Callable[[str], int] = available_bytes,
 ) -> LoadedModel:
-    """Load the checkpoint that `spec` names. Raises StartError, and leaves nothing loaded then.
+    """Load the checkpoint of `spec`. Raises StartError and then leaves nothing loaded.
 
-    report: called from this thread as the load moves on. max_model_len: the operator's limit in tokens; never over the
-    checkpoint's own. available: how many bytes a device has free.
+    report: receives the progress, in this thread. max_model_len: the configured limit in tokens; the limit of the
+    checkpoint applies too. available: returns the free bytes of a device.
     """
     report(Progress("checking the files"))
     checkpoint = find_checkpoint(
@@ -88,16 +88,14 @@ def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrained
     folder = find_tokenizer(spec.tokenizer_dir, spec.tokenizer_setting)
     try:
         tokenizer = load_tokenizer(folder)
-    except Exception as error:  # the library raises anything at all on a broken file
+    except Exception as error:  # transformers raises many types for broken files
         raise StartError(f"{spec.tokenizer_setting}: the tokenizer in {folder} cannot be loaded.") from error
     if not spec.vision:
         return tokenizer, None
     try:
         return tokenizer, load_processor(checkpoint.folder)
     except Exception as error:
-        raise StartError(
-            f"{spec.dir_setting}: the picture processor in {checkpoint.folder} cannot be loaded."
-        ) from error
+        raise StartError(f"{spec.dir_setting}: the image processor in {checkpoint.folder} cannot be loaded.") from error
 
 
 def _assemble(
@@ -110,20 +108,21 @@ def _assemble(
     eos = _end_tokens(spec, model, tokenizer)
     if max(max(tokenizer.get_vocab().values()), *eos) >= vocab_size:
         raise StartError(
-            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has tokens "
-            f"beyond the model's {vocab_size:,}."
+            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has token ids "
+            f"beyond the model's vocabulary of {vocab_size:,}."
         )
-    pictures = PictureProcessor(processor, max_tokens=max(1, length // 2)) if processor is not None else None
-    preparer = PromptPreparer(tokenizer, vocab_size, _chat_template(spec, tokenizer, processor), pictures)
-    # The real Avision leaks SentencePiece markers whatever its vocabulary looks like, so its text is always cleaned.
+    images = ImagePreparer(processor, max_tokens=max(1, length // 2)) if processor is not None else None
+    preparer = PromptPreparer(tokenizer, vocab_size, _chat_template(spec, tokenizer, processor), images)
+    # The published Avision shows SentencePiece markers in its text whatever its vocabulary, so it is always cleaned.
     table = TokenTable.of(tokenizer.backend_tokenizer, vocab_size, eos, cleans=True if spec.vision else None)
     defaults = _take_defaults(model, tokenizer, eos)
     return LoadedModel(model, preparer, table, eos, length, vocab_size, defaults)
 
 
 def _end_tokens(spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end an answer: the generation config's (one or a list), else the config's, and the
-    tokenizer's own.
+    """Return the tokens that end an answer.
+
+    Those of the generation config (one or a list), else of the model's config, and that of the tokenizer.
     """
     assert model.generation_config is not None
     stated: Any = model.generation_config.eos_token_id
@@ -146,7 +145,7 @@ def _chat_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, processo
 
 
 def _take_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos: frozenset[int]) -> dict[str, float]:
-    """Move the checkpoint's sampling parameters out of the model, where `generate()` would apply them unasked."""
+    """Move the sampling parameters of the checkpoint out of the model, where `generate()` would apply them."""
     stated = {name: getattr(model.generation_config, name, None) for name in _SAMPLING_DEFAULTS}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos)
     config: Any = GenerationConfig

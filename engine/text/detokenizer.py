@@ -1,7 +1,7 @@
-"""From token ids to text that may be shown, one token at a time: whole characters, no special tokens, no stop strings.
+"""Incremental detokenization: token ids to text in whole characters, without special tokens and stop strings.
 
-`TokenTable` is made once per model; a `Detokenizer` lives as long as one answer and belongs to the thread that feeds
-it. Joined together its pieces are what the tokenizer's own `decode(skip_special_tokens=True)` gives for the same ids.
+There is one `TokenTable` per model and one `Detokenizer` per answer, which is used by one thread. The concatenated
+pieces equal the tokenizer's own `decode(skip_special_tokens=True)` of the same ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from tokenizers import Tokenizer
 
-# SentencePiece's spellings of one byte and of a space. Vocabularies converted from it leak them into decoded text.
+# The spelling of one byte and of a space in SentencePiece; converted vocabularies leak them into decoded text.
 _SPACE = "\u2581".encode()
 _MARKER = re.compile(rb"<0x([0-9A-Fa-f]{2})>|" + _SPACE)
 _MARKER_START = re.compile(rb"(?:<(?:0(?:x[0-9A-Fa-f]{0,2})?)?|\xe2(?:\x96)?)\Z")
@@ -21,7 +21,7 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's characters for the 256 bytes: printable Latin-1 stands for itself, the rest from U+0100 up."""
+    """Return GPT-2's characters for the 256 bytes: printable Latin-1 for itself, the others from U+0100 up."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + index): byte for index, byte in enumerate(others)}
@@ -33,10 +33,10 @@ _ALPHABET = _byte_alphabet()
 class TokenTable:
     """The bytes of every token of one vocabulary.
 
-    cleans: whether SentencePiece's markers (`<0x0A>`, `▁`) stand for the characters they spell. By default they do
-    where the vocabulary shows that it was converted from SentencePiece: it has a token spelled exactly `<0xNN>`, or
-    one that begins with `▁` and a letter. A plain Qwen vocabulary has neither, and there the text `<0x0A>` is text.
-    strips: whether a space mark at the very start is dropped, as decoders of SentencePiece vocabularies do.
+    cleans: whether SentencePiece markers (`<0x0A>`, `▁`) are replaced by the characters they spell. By default they are
+    if the vocabulary was converted from SentencePiece: it has a token `<0xNN>`, or one that starts with `▁` and a
+    letter. A plain Qwen vocabulary has neither, and there the text `<0x0A>` stays as it is. strips: whether a space
+    mark at the start of the text is dropped, as decoders of SentencePiece vocabularies do.
     """
 
     def __init__(self, pieces: Iterable[bytes], cleans: bool, strips: bool = False) -> None:
@@ -49,9 +49,9 @@ class TokenTable:
     def of(
         cls, tokenizer: Tokenizer, vocab_size: int = 0, hidden: Iterable[int] = (), cleans: bool | None = None
     ) -> TokenTable:
-        """Make the table of a tokenizer; special tokens, `hidden` ids and ids without a token have no text.
+        """Return the table of a tokenizer; special tokens, `hidden` ids and ids without a token have no text.
 
-        vocab_size: the model's, which may be more than the tokenizer's own.
+        vocab_size: that of the model, which may be larger than the tokenizer's.
         """
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
@@ -66,11 +66,11 @@ class TokenTable:
         return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans, strips)
 
     def text(self, token_id: int) -> str:
-        """Return one token's text by itself, as log probabilities show it; broken characters become U+FFFD."""
+        """Return the text of a single token, as in log probabilities; incomplete characters become U+FFFD."""
         return self._cleaned(self.pieces[token_id]).decode("utf-8", "replace")
 
     def _whole_text(self, piece: bytes) -> str | None:
-        """Return the text of a token that needs no look at its neighbours, else None."""
+        """Return the text of a token if it does not depend on the tokens around it, else None."""
         if self.cleans and (b"<" in piece or b"\xe2" in piece):
             return None
         try:
@@ -83,9 +83,9 @@ class TokenTable:
 
 
 class Detokenizer:
-    """One answer's text as it grows. `stopped` turns True when a stop string was met; nothing is shown from there on.
+    """The growing text of one answer. `stopped` becomes True at the first stop string; no text is returned after it.
 
-    The common token (whole characters, nothing held back, no stop strings) costs one list access.
+    The usual token (whole characters, nothing held back, no stop strings) costs one list access.
     """
 
     __slots__ = (
@@ -109,12 +109,12 @@ class Detokenizer:
         self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
         self._decoder: codecs.IncrementalDecoder | None = None
         self._at_start = table.strips  # no text yet, so a space mark would be dropped
-        self._pending = self._at_start  # the next token needs a closer look: bytes wait, or it is the first
+        self._pending = self._at_start  # the next token cannot be looked up: bytes are pending, or it is the first
         self._bytes = b""  # the possible start of a marker
         self._held = ""  # the possible start of a stop string
 
     def add(self, token_id: int) -> str:
-        """Take the next token and return the text that may be shown now, often the whole token, sometimes none."""
+        """Add the next token and return the text that can be shown now, which may be empty."""
         text = None if self._pending else self._texts[token_id]
         if text is None:
             text = self._decode(self._table.pieces[token_id])
@@ -123,7 +123,7 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """Return what is left at the end of the answer: an incomplete character becomes U+FFFD."""
+        """Return the held text at the end of the answer; an incomplete character becomes U+FFFD."""
         if self.stopped:
             return ""
         text = self._decode(b"", final=True) if self._pending else ""
@@ -133,7 +133,7 @@ class Detokenizer:
         return text
 
     def _decode(self, piece: bytes, final: bool = False) -> str:
-        """Decode what is whole so far and keep the rest: the start of a marker, the start of a character."""
+        """Decode what is complete and keep the rest: the start of a marker or of a character."""
         if self._decoder is None:
             self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         if self._table.cleans:
@@ -143,7 +143,7 @@ class Detokenizer:
         return text
 
     def _clean(self, piece: bytes, final: bool) -> bytes:
-        """Return the bytes so far with markers replaced, less a tail that may be the start of another marker."""
+        """Return the bytes with markers replaced, without a tail that may be the start of another marker."""
         data, self._bytes = self._bytes + piece, b""
         if self._at_start and not (_SPACE.startswith(data) and data != _SPACE):
             data, self._at_start = data.removeprefix(_SPACE), False
@@ -153,7 +153,7 @@ class Detokenizer:
         return _MARKER.sub(_character, data)
 
     def _cut(self, text: str) -> str:
-        """Hold back the possible start of a stop string, and stop at the first whole one."""
+        """Cut the text at the first stop string, and hold back the possible start of one."""
         if self.stopped:
             return ""
         text, self._held = self._held + text, ""
@@ -168,7 +168,7 @@ class Detokenizer:
 
 
 def _bytes_of(token: str, by_bytes: bool) -> bytes:
-    """Return a token's bytes; one with a character outside the byte alphabet is text, as the library decodes it."""
+    """Return the bytes of a token; with a character outside the byte alphabet it is text, as in `tokenizers`."""
     if by_bytes and all(character in _ALPHABET for character in token):
         return bytes(_ALPHABET[character] for character in token)
     return token.encode()

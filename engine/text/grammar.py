@@ -1,13 +1,13 @@
-"""Grammars: which tokens may come next, so that an answer has the form that was asked for.
+"""Grammars: masks of the allowed next tokens, so that an answer follows a JSON schema or a Lark grammar.
 
-Matched by llguidance. It was chosen over xgrammar, which brings apache-tvm-ffi and, on Linux, Triton beside torch, and
-over outlines-core, which makes a whole automaton of a schema first: that takes seconds for some small schemas.
-llguidance has one wheel for Python 3.9 and later and needs no other package; it works lazily, so that a grammar is
-ready after about a millisecond; it works outside the GIL; and it counts its own work, so that no grammar, however
-unkind, takes longer in a step than LIMITS allow.
+They are matched by llguidance. It was chosen over xgrammar, which depends on apache-tvm-ffi and, on Linux, Triton, and
+over outlines-core, which builds the whole automaton of a schema first: that takes seconds for some small schemas.
+llguidance has one wheel for Python 3.9 and later and no dependencies; it is lazy, so a grammar is ready after about a
+millisecond; it releases the GIL; and it counts its own work, so even a malicious grammar takes no longer in a step than
+LIMITS allow.
 
-A grammar is made and warmed in threads of this module, never in the engine's; the engine's thread only asks for the
-next mask, which a thread of this module has begun to compute when the last token was accepted.
+Grammars are compiled and warmed up in threads of this module, never in the engine's thread, which only requests the
+next mask; a thread of this module starts to compute it when the previous token is accepted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CACHED_GRAMMARS = 128
 MASK_THREADS = 4
 NICENESS = 10
 
-# About a hundredth of a second of work in a step, and a second before the first one.
+# About 10 ms of work in a step, and one second before the first step.
 LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
@@ -46,11 +46,11 @@ LIMITS = LLParserLimits(
 
 
 class GrammarFailed(Exception):
-    """A grammar met its limits, or a token that it does not allow, in the middle of an answer."""
+    """A grammar exceeded its limits, or got a token that it does not allow, during an answer."""
 
 
 class GrammarMask:
-    """The `TokenMask` of one answer. Used by the engine's thread alone; the next mask is computed beside it."""
+    """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool."""
 
     def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor) -> None:
         self._matcher, self._words, self._pool = matcher, words, pool
@@ -65,7 +65,7 @@ class GrammarMask:
     def accept(self, token_id: int) -> None:
         """Advance by one token. Raises GrammarFailed."""
         if self._next is not None:
-            self._next.result()  # a matcher does one thing at a time
+            self._next.result()  # a matcher must not be used concurrently
         if not self._matcher.consume_token(token_id):
             raise GrammarFailed
         self._next = None if self._matcher.is_stopped() else self._pool.submit(self._compute)
@@ -79,9 +79,9 @@ class GrammarMask:
 
 
 class Grammars:
-    """The grammars of one model. Safe to use from any thread but the engine's, which must not wait for a compile.
+    """The grammars of one model. Thread-safe; not for the engine's thread, which must not wait for a compilation.
 
-    seconds: how long a request waits for a new grammar; most_waiting: how many may be in the making at once.
+    seconds: how long a request waits for a new grammar; most_waiting: limit of concurrent compilations.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class Grammars:
     ) -> None:
         self._vocabulary, self._seconds, self._most_waiting = vocabulary, seconds, most_waiting
         self._words = (len(vocabulary.tokens) + 31) // 32
-        self._compilers = ThreadPoolExecutor(COMPILE_THREADS, "grammar", initializer=_stand_back)
+        self._compilers = ThreadPoolExecutor(COMPILE_THREADS, "grammar", initializer=_lower_priority)
         self._maskers = ThreadPoolExecutor(MASK_THREADS, "grammar-mask")
         self._tokenizer: LLTokenizer | None = vocabulary.index
-        self._tokenizer_lock = threading.Lock()  # guards its making, where the model came without one
+        self._tokenizer_lock = threading.Lock()  # guards the creation of `_tokenizer` if the vocabulary has no index
         self._lock = threading.Lock()  # guards the two fields below
         self._ready: OrderedDict[str, LLMatcher] = OrderedDict()
         self._compiling = 0
 
     def mask(self, grammar: str) -> GrammarMask:
-        """Return a fresh mask. grammar: as `json_grammar` or `lark_grammar` made it.
+        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`.
 
-        Raises ValidationError for a grammar that is wrong, too large, or not ready in time; Overloaded where too many
-        wait already. Neither names a field; the message completes "... asks for".
+        Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
+        many compile already. Neither names a field; the message is a predicate whose subject the caller adds.
         """
         with self._lock:
             matcher = self._ready.get(grammar)
@@ -113,12 +113,12 @@ class Grammars:
 
     @property
     def cached(self) -> int:
-        """How many grammars are kept ready."""
+        """The number of cached grammars."""
         with self._lock:
             return len(self._ready)
 
     def close(self) -> None:
-        """End the threads."""
+        """Shut down the threads."""
         for pool in (self._compilers, self._maskers):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -128,7 +128,7 @@ class Grammars:
                 raise Overloaded("Too many new schemas at once; try again later.", 1)
             self._compiling += 1
         future = self._compilers.submit(self._compile, grammar)
-        future.add_done_callback(self._count_out)
+        future.add_done_callback(self._compiled_one)
         try:
             matcher = future.result(self._seconds)
         except concurrent.futures.TimeoutError:
@@ -140,14 +140,14 @@ class Grammars:
                 self._ready.popitem(last=False)
         return matcher
 
-    def _count_out(self, _: Future[LLMatcher]) -> None:
+    def _compiled_one(self, _: Future[LLMatcher]) -> None:
         with self._lock:
             self._compiling -= 1
 
     def _compile(self, grammar: str) -> LLMatcher:
         matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
-            # Into the grammar's own memory, so that no answer has to wait for its first mask.
+            # Fills the cache of the matcher, so that no answer waits for its first mask.
             scratch = np.zeros(self._words, dtype=np.int32)
             matcher.unsafe_compute_mask_ptr(scratch.ctypes.data, scratch.nbytes)
         if matcher.is_error():
@@ -170,7 +170,7 @@ class _Tokens:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.eos_token_id = min(vocabulary.eos_token_ids)
         self.special_token_ids = [number for number, token in enumerate(vocabulary.tokens) if not token]
-        # A special token needs a name of its own; no text is spelled with it.
+        # A special token needs a unique name that no text contains.
         self.tokens = [token or b"<|%d|>" % number for number, token in enumerate(vocabulary.tokens)]
         self._encode = vocabulary.encode
 
@@ -179,7 +179,7 @@ class _Tokens:
 
 
 def json_grammar(schema: str) -> str:
-    """Return the grammar of a JSON schema, without blanks that are not needed. Raises ValidationError."""
+    """Return the grammar of a JSON schema, with fixed white space. Raises ValidationError."""
     try:
         return str(LLMatcher.grammar_from_json_schema(schema, overrides=JSON_STYLE))
     except ValueError as error:
@@ -187,17 +187,17 @@ def json_grammar(schema: str) -> str:
 
 
 def lark_grammar(lark: str) -> str:
-    """Return the grammar of a text in llguidance's dialect of Lark."""
+    """Return the grammar of a text in llguidance's Lark dialect."""
     return str(LLMatcher.grammar_from_lark(lark))
 
 
-# As JSON is mostly written. With blanks left open, a model can go on making blanks for ever.
+# The usual style of JSON. With flexible white space a model can generate white space without end.
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TOO_COMPLEX = "is too complex"
 
 
 def index_of(vocabulary: Vocabulary) -> LLTokenizer:
-    """Return the vocabulary as it is matched against: for 150,000 tokens about a second's work, with the GIL held."""
+    """Index a vocabulary for matching; takes about a second for 150,000 tokens and holds the GIL."""
     tokens: Any = _Tokens(vocabulary)
     return LLTokenizer(
         tokens,
@@ -207,17 +207,17 @@ def index_of(vocabulary: Vocabulary) -> LLTokenizer:
     )
 
 
-def _reason(told: str) -> str:
-    """Return our own words for what the library found, without any of the schema's text but keywords' names."""
-    _, found, keys = told.partition("Unimplemented keys: ")
+def _reason(message: str) -> str:
+    """Return our own wording of an llguidance error, without any text of the schema except names of keywords."""
+    _, found, keys = message.partition("Unimplemented keys: ")
     if found:
         names = [name.strip(' "') for name in keys.partition("]")[0].strip("[").split(",")]
         return f"uses what cannot be enforced: {', '.join(name for name in names if name.isidentifier())}"
     limits = ("limit", "too complex", "too large", "Too many", "fuel", "max is")
-    return TOO_COMPLEX if any(word in told for word in limits) else "cannot be enforced"
+    return TOO_COMPLEX if any(word in message for word in limits) else "cannot be enforced"
 
 
-def _stand_back() -> None:
-    """Let the engine go first where this thread and it want the same processor."""
+def _lower_priority() -> None:
+    """Lower the priority of this thread, so that the engine's thread runs first on a shared core."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,8 +1,8 @@
-"""Pictures as clients send them: first what the header says, later the pixels. Pillow is used here and nowhere below.
+"""Reads the images that clients send: `check_header` reads the header, `decode` the pixels.
 
-`check_header` is cheap and runs before a request has a place; `decode` is not, and runs once it has one. Both name
-`image` as the field to blame. Formats are known by content; the plugins are called directly, so that no other format
-is ever tried and Pillow's own limits (which warn through global state) are never reached before ours.
+`check_header` is cheap and runs before a request is admitted; `decode` is expensive and runs after admission. Their
+errors name the field `image`. The format is detected by content; the Pillow plugins are called directly, so no other
+format is tried, and Pillow's own limits (which warn through global state) are not reached before ours.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _UPRIGHT = {
 
 
 def check_header(data: bytes) -> EncodedImage:
-    """Return the picture with its stored size (before any EXIF rotation), without decoding a pixel.
+    """Return the image with its stored size (before any EXIF rotation), without decoding pixels.
 
-    Raises ValidationError (empty, broken header, extreme shape), UnsupportedMediaType (not a picture we read) and
-    PayloadTooLarge (bytes, pixels or a side over the limit).
+    Raises ValidationError (empty, broken header, extreme aspect ratio), UnsupportedMediaType (not a supported format)
+    and PayloadTooLarge (bytes, pixels or a side over the limit).
     """
     if not data:
         raise ValidationError(EMPTY, "image")
@@ -67,18 +67,18 @@ def check_header(data: bytes) -> EncodedImage:
 
 
 def decode(encoded: EncodedImage) -> Image.Image:
-    """Return the first frame as an RGB image, upright, transparency over white. Raises ValidationError if damaged."""
+    """Return the first frame in RGB, upright, with transparency over white. Raises ValidationError if damaged."""
     with _open(encoded.data) as image:
         _check_size(*image.size)
         try:
             image.load()
             return _upright(_to_rgb(image), image)
-        except Exception as error:  # a damaged file can raise anything at all inside a decoder
+        except Exception as error:  # decoders raise many types for damaged files
             raise ValidationError(DAMAGED, "image") from error
 
 
 def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
-    """Return the reader for the signature that the file begins with."""
+    """Return the Pillow plugin for the signature at the start of the file, None if there is none."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return PngImageFile
     if data.startswith(b"\xff\xd8\xff"):
@@ -98,7 +98,7 @@ def _open(data: bytes) -> ImageFile:
         return plugin(BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PayloadTooLarge(TOO_MANY_PIXELS) from error
-    except Exception as error:  # a damaged file can raise anything at all inside a reader
+    except Exception as error:  # plugins raise many types for damaged files
         raise ValidationError(DAMAGED, "image") from error
 
 
@@ -126,7 +126,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn `pixels` as the EXIF data of `source` asks; damaged EXIF data is no reason to refuse a good picture."""
+    """Rotate `pixels` by the EXIF orientation of `source`; damaged EXIF data is ignored."""
     try:
         orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:

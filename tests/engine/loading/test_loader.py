@@ -1,4 +1,4 @@
-"""Loading: both architectures, every layout, what is read from the files, and every way in which it can fail."""
+"""Loading: both architectures, every folder layout, what is read from the files, and every failure."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def next_token(model):
 
 
 def rewrite(folder, tensor, new):
-    """Replace one tensor of a checkpoint by what `new` makes of it, and put the index right."""
+    """Replace one tensor of a checkpoint by the result of `new`."""
     name = json.loads((folder / INDEX).read_text())["weight_map"][tensor]
     tensors = load_file(folder / name)
     tensors[tensor] = new(tensors[tensor])
@@ -52,8 +52,8 @@ def rewrite(folder, tensor, new):
 # --- what is loaded ---
 
 
-def test_the_text_model_is_what_was_saved(text_model, text_folder):
-    """Every tensor of every shard, in evaluation mode, without gradients."""
+def test_the_text_model_equals_the_saved_one(text_model, text_folder):
+    """Every tensor of every shard is loaded, in evaluation mode, without gradients."""
     state = text_model.model.state_dict()
     for shard in text_folder.glob("*.safetensors"):
         for name, tensor in load_file(shard).items():
@@ -64,8 +64,8 @@ def test_the_text_model_is_what_was_saved(text_model, text_folder):
     assert text_model.model.config._attn_implementation == "sdpa"
 
 
-def test_the_vision_model_is_what_was_saved(vision_model, vision_folder):
-    """The published names of the tensors are the old ones; all of them find their place."""
+def test_the_vision_model_equals_the_saved_one(vision_model, vision_folder):
+    """The published checkpoints have the old tensor names; all of them are mapped to the new ones."""
     saved = {name: tensor for shard in vision_folder.glob("*.safetensors") for name, tensor in load_file(shard).items()}
     assert "visual.patch_embed.proj.weight" in saved
     state = vision_model.model.state_dict()
@@ -75,14 +75,14 @@ def test_the_vision_model_is_what_was_saved(vision_model, vision_folder):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_weights_come_in_the_wanted_type(text_folder, dtype):
-    """Whatever type was saved, the setting decides."""
+def test_weights_have_the_configured_dtype(text_folder, dtype):
+    """The setting decides, not the saved dtype."""
     model = load_model(text_spec(text_folder, dtype=dtype), ignore).model
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
 
 
-def test_a_hub_cache_and_a_tokenizer_folder_of_its_own(text_model, tmp_path):
-    """The owner's layout: weights and tokenizer in two folders, each a Hugging Face cache."""
+def test_a_hub_cache_and_a_separate_tokenizer_folder(text_model, tmp_path):
+    """Weights and tokenizer in two folders, each a Hugging Face cache."""
     write_text_checkpoint(tmp_path / "plain", tmp_path / "words")
     as_hub_cache(tmp_path / "plain", tmp_path / "models")
     as_hub_cache(tmp_path / "words", tmp_path / "tokenizers")
@@ -99,7 +99,7 @@ def test_a_vision_model_from_a_hub_cache(vision_model, vision_folder, tmp_path):
 
 
 def test_a_load_never_holds_a_second_copy(tmp_path):
-    """In the saved type the weights are the mapped file, in another the new ones alone are allocated."""
+    """In the saved dtype the weights are the mapped file; in another only the converted ones are allocated."""
     size = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8}
     folder = write_text_checkpoint(tmp_path, shard_size=20_000_000, **size)
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -109,7 +109,7 @@ def test_a_load_never_holds_a_second_copy(tmp_path):
 
 
 def anonymous_growth(spec):
-    """Return by how many bytes the process's own memory grew at the most while a model was loaded."""
+    """Return the peak growth of anonymous memory, in bytes, while a model is loaded."""
 
     def anonymous():
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -124,8 +124,8 @@ def anonymous_growth(spec):
 # --- what is read from the files ---
 
 
-def test_the_context_is_the_checkpoints_own_or_less(text_folder):
-    """The operator can lower it and not raise it."""
+def test_the_context_length_is_at_most_the_checkpoints(text_folder):
+    """The setting can lower it and not raise it."""
     assert load_model(text_spec(text_folder), ignore).max_model_len == 1024
     assert load_model(text_spec(text_folder), ignore, 300).max_model_len == 300
     assert load_model(text_spec(text_folder), ignore, 5000).max_model_len == 1024
@@ -135,7 +135,7 @@ def test_the_context_is_the_checkpoints_own_or_less(text_folder):
     ("stated", "ends"), [([499, 501], {499, 501}), (499, {499, 501}), (None, {501}), (500, {500, 501})]
 )
 def test_the_end_tokens_are_the_checkpoints_own(text_copy, stated, ends):
-    """One or a list in the generation config, else the model's configuration, and always the tokenizer's own."""
+    """One or a list in the generation config, else those of the model config, and always that of the tokenizer."""
     change(text_copy / "generation_config.json", eos_token_id=stated)
     assert load_model(text_spec(text_copy), ignore).eos_token_ids == ends
 
@@ -153,8 +153,8 @@ def test_a_model_that_never_ends_does_not_start(text_copy):
         load_model(text_spec(text_copy), ignore)
 
 
-def test_sampling_defaults_are_told_and_not_applied(text_model):
-    """The checkpoint's own parameters reach the routes, and a plain generate() stays greedy."""
+def test_sampling_defaults_are_returned_and_not_applied(text_model):
+    """The checkpoint's parameters reach the routes, and a plain generate() stays greedy."""
     assert text_model.generation_defaults == {"temperature": 0.7, "top_p": 0.8, "top_k": 20.0}
     left = text_model.model.generation_config
     assert left.top_p is None
@@ -163,7 +163,7 @@ def test_sampling_defaults_are_told_and_not_applied(text_model):
 
 
 def test_the_chat_template_may_be_named(text_copy):
-    """Of several templates the default one is taken."""
+    """Of several templates the one named `default` is used."""
     templates = [{"name": "default", "template": "{{ messages[0].content }}"}, {"name": "rag", "template": "x"}]
     change(text_copy / "tokenizer_config.json", chat_template=templates)
     model = load_model(text_spec(text_copy), ignore)
@@ -171,13 +171,13 @@ def test_the_chat_template_may_be_named(text_copy):
 
 
 def test_markers_are_cleaned_for_avision_alone(text_model, vision_model):
-    """Avision's answers never show them; Avibe's vocabulary has none."""
+    """Avision always needs it; the vocabulary of Avibe has no markers."""
     assert vision_model.token_table.cleans
     assert not text_model.token_table.cleans
 
 
 def test_a_converted_text_vocabulary_is_cleaned_too(tmp_path):
-    """The vocabulary shows where it came from."""
+    """A vocabulary converted from SentencePiece is recognized by its tokens."""
     folder = write_text_checkpoint(tmp_path, extra_tokens=("<0x0A>",))
     assert load_model(text_spec(folder), ignore).token_table.cleans
 
@@ -186,8 +186,8 @@ def test_a_converted_text_vocabulary_is_cleaned_too(tmp_path):
 
 
 @pytest.mark.parametrize("vision", [False, True])
-def test_progress_counts_the_bytes_as_they_arrive(text_folder, vision_folder, vision):
-    """Never back, in many steps, from nothing to exactly the size of the weights."""
+def test_progress_counts_the_loaded_bytes(text_folder, vision_folder, vision):
+    """It never decreases, and goes in many steps from 0 to exactly the size of the weights."""
     seen = []
     load_model(vision_spec(vision_folder) if vision else text_spec(text_folder), seen.append)
     steps = [progress for progress in seen if progress.stage == "loading weights"]
@@ -198,8 +198,8 @@ def test_progress_counts_the_bytes_as_they_arrive(text_folder, vision_folder, vi
     assert len(set(loaded)) > 10
 
 
-def test_other_bars_of_the_library_are_its_own(text_folder):
-    """Only the loading of weights is taken over; what else counts meanwhile goes on counting."""
+def test_other_progress_bars_of_the_library_are_unaffected(text_folder):
+    """Only the bar for loading weights is replaced."""
     counted = []
     load_model(
         text_spec(text_folder), lambda progress: counted.append(list(library_logging.tqdm([1, 2], disable=True)))
@@ -207,8 +207,8 @@ def test_other_bars_of_the_library_are_its_own(text_folder):
     assert counted[-1] == [1, 2]
 
 
-def test_the_library_is_left_as_it_was(text_folder, text_copy):
-    """Neither the progress hook nor the quiet log outlives a load, failed ones included."""
+def test_the_state_of_the_library_is_restored(text_folder, text_copy):
+    """Progress hook and log level are restored after every load, failed ones included."""
     level = library_logging.get_verbosity()
     rewrite(text_copy, "model.norm.weight", lambda tensor: tensor[:-1])
     load_model(text_spec(text_folder), ignore)
@@ -222,22 +222,22 @@ def test_the_library_is_left_as_it_was(text_folder, text_copy):
 
 
 def refusal(spec, **more):
-    """Return the sentence with which a load fails."""
+    """Return the error sentence of a failed load."""
     with pytest.raises(StartError) as caught:
         load_model(spec, ignore, **more)
     return str(caught.value)
 
 
 def test_a_model_that_does_not_fit_says_by_how_much(text_folder):
-    """The arithmetic, before anything is loaded; half precision halves it."""
+    """The sizes are in the error, before anything is loaded; half precision needs half."""
     sentence = refusal(text_spec(text_folder), available=lambda device: 300_000)
     assert sentence.startswith(f"VIBE_MODEL_DIR: the model in {text_folder} does not fit")
     assert "float32" in sentence
     assert load_model(text_spec(text_folder, dtype="float16"), ignore, available=lambda device: 300_000)
 
 
-def test_weights_that_are_not_there(text_copy):
-    """A tensor that neither index nor shards have is named."""
+def test_missing_weights(text_copy):
+    """The error names a tensor that is in neither index nor shards."""
     index = json.loads((text_copy / INDEX).read_text())
     del index["weight_map"]["model.norm.weight"]
     (text_copy / INDEX).write_text(json.dumps(index))
@@ -250,8 +250,8 @@ def test_weights_that_are_not_there(text_copy):
     assert str(text_copy) in sentence
 
 
-def test_weights_that_no_layer_takes(text_copy):
-    """A tensor too many means another model."""
+def test_unexpected_weights(text_copy):
+    """Tensors that no layer uses mean another model."""
     change(text_copy / "config.json", num_hidden_layers=1)
     assert "unknown weights" in refusal(text_spec(text_copy))
 
@@ -263,7 +263,7 @@ def test_weights_of_another_shape(text_copy):
 
 
 def test_a_tokenizer_of_another_model(text_copy, tmp_path):
-    """Tokens that the model does not have would be read from beyond its table."""
+    """Token ids beyond the vocabulary would index past the embedding table."""
     words = tmp_path / "words"
     write_tokenizer(words, tuple(f"слово{n}" for n in range(100)))
     sentence = refusal(text_spec(text_copy, words))
@@ -271,25 +271,25 @@ def test_a_tokenizer_of_another_model(text_copy, tmp_path):
 
 
 def test_a_tokenizer_the_library_cannot_read(text_copy):
-    """Good JSON that is no tokenizer."""
+    """Valid JSON that is not a tokenizer."""
     (text_copy / "tokenizer.json").write_text('{"model": 3}')
     assert refusal(text_spec(text_copy)).startswith("VIBE_TOKENIZER_DIR: the tokenizer in")
 
 
 def test_a_tokenizer_without_a_template(text_copy):
-    """There is no telling how this model wants its conversations."""
+    """Without it conversations cannot be rendered."""
     change(text_copy / "tokenizer_config.json", chat_template=None)
     assert "has no chat template" in refusal(text_spec(text_copy))
 
 
 def test_a_vision_model_without_its_processor(vision_copy):
-    """The picture processor's file is missing."""
+    """The file of the image processor is missing."""
     (vision_copy / "preprocessor_config.json").unlink()
-    assert "VISION_MODEL_DIR: the picture processor in" in refusal(vision_spec(vision_copy))
+    assert "VISION_MODEL_DIR: the image processor in" in refusal(vision_spec(vision_copy))
 
 
 def test_a_failed_load_leaves_no_model_behind(tmp_path):
-    """After a failure the same folder, mended, loads."""
+    """After a failed load the same folder, repaired, loads."""
     folder = write_vision_checkpoint(tmp_path)
     shard = next(folder.glob("model-00002*"))
     whole = shard.read_bytes()

@@ -1,4 +1,4 @@
-"""Properties of the detokenizer, against the tokenizer's own decode()."""
+"""Properties of the detokenizer, compared with the tokenizer's own decode()."""
 
 import json
 
@@ -11,7 +11,7 @@ from engine.text.detokenizer import Detokenizer, TokenTable
 from tests.trained_tokenizers import SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
 PLAIN = trained_tokenizer()
-# What a vocabulary converted from SentencePiece carries: byte tokens, and the space mark before a word.
+# The tokens of a vocabulary converted from SentencePiece: bytes, and the space mark before a word.
 CONVERTED = trained_tokenizer(("<0x0A>", "<0x20>", "\u2581", "\u2581диван", "\u2581and"))
 PLAIN_TABLE = TokenTable.of(PLAIN)
 CONVERTED_TABLE = TokenTable.of(CONVERTED)
@@ -28,7 +28,7 @@ def run(table, ids, stop=()):
 
 
 def bytewise(tokenizer, text):
-    """Return the ids of a text with one token for each byte, as awkwardly split as a text can be."""
+    """Return the ids of a text with one token for each byte."""
     alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return [tokenizer.token_to_id(char) for piece, _ in alphabet.pre_tokenize_str(text) for char in piece]
 
@@ -42,20 +42,20 @@ def encode(tokenizer, text):
 
 @given(ids_of)
 def test_pieces_join_to_the_tokenizers_own_text(ids):
-    """Any ids at all, special and broken ones too, give what decode() gives."""
+    """For any ids, special and incomplete ones included, the text equals that of decode()."""
     assert "".join(run(PLAIN_TABLE, ids)[0]) == PLAIN.decode(ids, skip_special_tokens=True)
 
 
 @given(any_text)
-def test_no_piece_holds_half_a_character(text):
-    """A text split into bytes never shows a replacement character, at any point of the stream."""
+def test_no_piece_contains_part_of_a_character(text):
+    """A text split into bytes shows no replacement character at any point of the stream."""
     pieces, _ = run(PLAIN_TABLE, bytewise(PLAIN, text))
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
 
 
 def test_an_incomplete_character_at_the_end_becomes_a_replacement():
-    """What never became whole is shown as decode() shows it."""
+    """It is shown as decode() shows it."""
     ids = bytewise(PLAIN, "да")[:-1]
     pieces, _ = run(PLAIN_TABLE, ids)
     assert pieces[-1] == "\ufffd"
@@ -64,25 +64,25 @@ def test_an_incomplete_character_at_the_end_becomes_a_replacement():
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)
 def test_special_tokens_are_hidden(token):
-    """A special token has no text, also in the middle of a character."""
+    """A special token has no text, even between the bytes of a character."""
     first, second = bytewise(PLAIN, "д")
     assert "".join(run(PLAIN_TABLE, [first, PLAIN.token_to_id(token), second])[0]) == "д"
 
 
 def test_tokens_that_are_not_special_are_shown():
-    """A reasoning marker is text, as it is for decode()."""
+    """A reasoning marker is text, as for decode()."""
     assert "".join(run(PLAIN_TABLE, [PLAIN.token_to_id("<think>")])[0]) == "<think>"
 
 
 def test_hidden_ids_and_ids_without_a_token_have_no_text():
-    """The model's vocabulary may be larger than the tokenizer's, and an end token need not be special."""
+    """The model's vocabulary may be larger than the tokenizer's, and an end token may be not special."""
     think = PLAIN.token_to_id("<think>")
     table = TokenTable.of(PLAIN, vocab_size=600, hidden=[think])
     assert "".join(run(table, [think, 599, *bytewise(PLAIN, "a")])[0]) == "a"
 
 
-def test_one_tokens_text_for_log_probabilities():
-    """A lone token is shown by itself, a part of a character as a replacement, a marker as what it stands for."""
+def test_the_text_of_a_single_token_for_log_probabilities():
+    """A part of a character is a replacement character, a marker the character it spells."""
     assert PLAIN_TABLE.text(bytewise(PLAIN, "a")[0]) == "a"
     assert PLAIN_TABLE.text(bytewise(PLAIN, "д")[0]) == "\ufffd"
     assert CONVERTED_TABLE.text(CONVERTED.token_to_id("<0x0A>")) == "\n"
@@ -95,7 +95,7 @@ def test_one_tokens_text_for_log_probabilities():
 @example("a<#b", ["<#>", "#b"], True)
 @example("ааб", ["аб"], True)
 def test_a_stop_string_ends_the_text_before_it(text, stops, split):
-    """Across any token borders the text ends where the first completed stop string begins, and none is shown."""
+    """Across any token boundaries the text ends where the first complete stop string begins, and none is shown."""
     ids = bytewise(PLAIN, text) if split else encode(PLAIN, text)
     pieces, detokenizer = run(PLAIN_TABLE, ids, tuple(stops))
     shown = "".join(pieces)
@@ -109,20 +109,20 @@ def test_a_stop_string_ends_the_text_before_it(text, stops, split):
 
 
 def test_no_part_of_a_stop_string_is_shown_early():
-    """The start of a stop string waits until it is known not to become one."""
+    """The possible start of a stop string is held back until it turns out not to be one."""
     detokenizer = Detokenizer(PLAIN_TABLE, ("END",))
     assert [detokenizer.add(token_id) for token_id in bytewise(PLAIN, "aENb")] == ["a", "", "", "ENb"]
 
 
 def test_the_start_of_a_stop_string_at_the_end_is_shown():
-    """What was held back but never completed belongs to the answer."""
+    """Held text that is not completed to a stop string belongs to the answer."""
     pieces, detokenizer = run(PLAIN_TABLE, bytewise(PLAIN, "aEN"), ("END",))
     assert pieces == ["a", "", "", "EN"]
     assert not detokenizer.stopped
 
 
 def test_nothing_is_shown_after_a_stop():
-    """Tokens that a batch makes after the stop stay hidden, and so does the flush."""
+    """Later tokens and the flush return no text."""
     detokenizer = Detokenizer(PLAIN_TABLE, ("#",))
     shown = [detokenizer.add(token_id) for token_id in bytewise(PLAIN, "a#bд")]
     assert "".join(shown) + detokenizer.flush() == "a"
@@ -132,14 +132,14 @@ def test_nothing_is_shown_after_a_stop():
 
 
 def test_only_a_converted_vocabulary_is_cleaned():
-    """A plain vocabulary has no marker tokens, and there `<0x0A>` is a text that somebody asked for."""
+    """A plain vocabulary has no marker tokens, so the text `<0x0A>` stays as it is."""
     assert not PLAIN_TABLE.cleans
     assert "".join(run(PLAIN_TABLE, bytewise(PLAIN, "<0x0A>\u2581"))[0]) == "<0x0A>\u2581"
 
 
 @pytest.mark.parametrize("tokens", [("<0x0A>",), ("\u2581слово",), ("âĸģslovo",)])
-def test_a_converted_vocabulary_is_known_by_its_tokens(tokens):
-    """A byte token, or the space mark before a letter, in either spelling, shows where a vocabulary came from."""
+def test_a_converted_vocabulary_is_recognized_by_its_tokens(tokens):
+    """By a byte token, or the space mark before a letter, in either spelling."""
     assert TokenTable.of(trained_tokenizer(tokens)).cleans
 
 
@@ -149,7 +149,7 @@ def test_a_converted_vocabulary_is_known_by_its_tokens(tokens):
 @example(["a", "<0x", "0A>"], True)
 @example(["<0xD0>", "<0x9f>"], True)
 def test_markers_become_their_characters(parts, split):
-    """However a marker is split over tokens, clients see the newline or space it stands for."""
+    """However a marker is split into tokens, clients see the newline or space that it spells."""
     text = "".join(parts)
     ids = bytewise(CONVERTED, text) if split else encode(CONVERTED, text)
     pieces, _ = run(CONVERTED_TABLE, ids)
@@ -158,7 +158,7 @@ def test_markers_become_their_characters(parts, split):
 
 @given(st.lists(st.sampled_from(["<0x0A>", "<0x", "0A", ">", "\u2581", "and", "\u2581and", "<", "0"]), max_size=12))
 def test_no_piece_ever_shows_a_marker(parts):
-    """At no moment of a stream can a client have seen a whole marker."""
+    """At no point of a stream has a client seen a whole marker."""
     ids = [token_id for part in parts for token_id in encode(CONVERTED, part)]
     pieces, _ = run(CONVERTED_TABLE, ids)
     shown = "".join(pieces)
@@ -168,20 +168,20 @@ def test_no_piece_ever_shows_a_marker(parts):
 
 @pytest.mark.parametrize("tail", ["<", "<0", "<0x", "<0x0", "<0x0A"])
 def test_the_start_of_a_marker_at_the_end_is_shown(tail):
-    """A text that merely looks like the start of a marker is the model's text."""
+    """Text that only looks like the start of a marker is kept."""
     pieces, _ = run(CONVERTED_TABLE, bytewise(CONVERTED, "x" + tail))
     assert "".join(pieces) == "x" + tail
 
 
 def test_markers_and_stop_strings_together():
-    """A stop string is met in the cleaned text."""
+    """Stop strings are matched in the cleaned text."""
     pieces, detokenizer = run(CONVERTED_TABLE, bytewise(CONVERTED, "a<0x0A>b"), ("\nb",))
     assert "".join(pieces) == "a"
     assert detokenizer.stopped
 
 
 def test_a_vocabulary_without_bytes_is_text():
-    """A tokenizer whose decoder is not byte-level has its tokens taken as they are spelled."""
+    """The tokens of a tokenizer without a byte-level decoder are used as spelled."""
     tokenizer = Tokenizer(models.WordLevel({"é": 0, "ab": 1}, unk_token="é"))
     assert "".join(run(TokenTable.of(tokenizer), [0, 1])[0]) == "éab"
 
@@ -190,7 +190,7 @@ def test_a_vocabulary_without_bytes_is_text():
 @example(["I", " a"], False)
 @example(["", " "], False)
 def test_a_sentencepiece_vocabulary_gives_its_own_decoders_text(parts, special):
-    """Space marks and bytes become what the tokenizer's decoder makes of them, the dropped first space included."""
+    """Space marks and bytes are decoded as by the tokenizer's decoder, which drops the first space."""
     tokenizer = sentencepiece_tokenizer()
     ids = [token_id for part in parts for token_id in tokenizer.encode(part).ids]
     if special:
@@ -202,7 +202,7 @@ def test_a_sentencepiece_vocabulary_gives_its_own_decoders_text(parts, special):
 @settings(max_examples=30)
 @given(ids_of)
 def test_a_converted_table_agrees_with_decode_but_for_markers(ids):
-    """Cleaning changes nothing where there is nothing to clean."""
+    """Cleaning does not change text without markers."""
     text = PLAIN.decode(ids, skip_special_tokens=True)
     table = TokenTable.of(PLAIN, cleans=True)
     if "<" not in text and "\u2581" not in text:
@@ -210,7 +210,7 @@ def test_a_converted_table_agrees_with_decode_but_for_markers(ids):
 
 
 def cleaned(text):
-    """Clean a whole text at once, the slow and obvious way."""
+    """Clean a whole text at once, with a simple reference implementation."""
     out, data = bytearray(), text.encode()
     while data:
         if data.startswith(b"<0x") and data[5:6] == b">" and all(c in b"0123456789abcdefABCDEF" for c in data[3:5]):

@@ -1,4 +1,4 @@
-"""Grammars over a small vocabulary: what they allow, what they refuse, and what a hostile one may cost."""
+"""Grammars over a small vocabulary: allowed tokens, rejected schemas, and the cost of a hostile schema."""
 
 import json
 import random
@@ -25,7 +25,7 @@ TOKENS = (b"", *LETTERS, *WORDS, b"")
 
 
 def encode(text):
-    """Return the longest tokens first, as a plain tokenizer would."""
+    """Return the ids of a text, the longest matching token first."""
     data, ids = text.encode(), []
     while data:
         best = max((token for token in TOKENS if token and data.startswith(token)), key=len)
@@ -49,10 +49,10 @@ def allowed(mask):
 
 
 def written(mask, seed=0, most=400):
-    """Write an answer by chance within the mask, to its end; return its text."""
-    chance, text = random.Random(seed), b""
+    """Generate a random answer within the mask; return its text."""
+    rng, text = random.Random(seed), b""
     for _ in range(most):
-        token = chance.choice(allowed(mask))
+        token = rng.choice(allowed(mask))
         mask.accept(token)
         if token == END:
             return text.decode()
@@ -69,8 +69,8 @@ SCHEMA = {
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_is_chosen_within_the_mask_is_of_the_schema(grammars, seed):
-    """Random walks end, and end well."""
+def test_random_answers_within_the_mask_match_the_schema(grammars, seed):
+    """Random walks end with a valid value."""
     mask = grammars.mask(json_grammar(json.dumps(SCHEMA)))
     value = json.loads(written(mask, seed))
     assert set(value) == {"name", "yes"}
@@ -78,7 +78,7 @@ def test_whatever_is_chosen_within_the_mask_is_of_the_schema(grammars, seed):
     assert isinstance(value["yes"], bool)
 
 
-def test_two_answers_of_one_grammar_go_their_own_ways(grammars):
+def test_two_answers_of_one_grammar_are_independent(grammars):
     """The compiled grammar is shared, its state is not."""
     grammar = json_grammar('{"enum": ["ab", "cd"]}')
     one, two = grammars.mask(grammar), grammars.mask(grammar)
@@ -88,8 +88,8 @@ def test_two_answers_of_one_grammar_go_their_own_ways(grammars):
     assert allowed(two) != allowed(one)
 
 
-def test_only_the_end_may_follow_a_whole_answer(grammars):
-    """And it is accepted, as the engine does with every token it samples."""
+def test_only_the_end_token_may_follow_a_complete_answer(grammars):
+    """The end token is accepted too, as the engine accepts every token that it samples."""
     mask = grammars.mask(json_grammar('{"const": true}'))
     for token in encode("true"):
         mask.accept(token)
@@ -98,7 +98,7 @@ def test_only_the_end_may_follow_a_whole_answer(grammars):
 
 
 def test_a_token_outside_the_mask_fails_the_answer(grammars):
-    """The engine blames the sequence; nobody goes on with a broken state."""
+    """The engine fails the sequence; a matcher in an error state is not used further."""
     mask = grammars.mask(json_grammar('{"const": true}'))
     with pytest.raises(GrammarFailed):
         mask.accept(TOKENS.index(b"x"))
@@ -106,8 +106,8 @@ def test_a_token_outside_the_mask_fails_the_answer(grammars):
         mask.bitmask()
 
 
-def test_a_text_before_json_can_be_asked_for(grammars):
-    """As forced calls of tools are."""
+def test_text_before_json_can_be_required(grammars):
+    """As in forced tool calls."""
     lark = 'start: "<tool_call>" %json {"type": "boolean"} "!"'
     assert written(grammars.mask(lark_grammar(lark))) in ("<tool_call>true!", "<tool_call>false!")
 
@@ -133,61 +133,61 @@ def test_a_text_before_json_can_be_asked_for(grammars):
     ],
     ids=["unique", "not", "pattern", "all-of", "deep-pattern", "branches", "enum"],
 )
-def test_a_schema_is_enforced_or_refused_in_our_own_words(grammars, schema, sentence):
-    """In bounded time, with nothing of the library's text in the refusal."""
-    began, grammar = time.monotonic(), json_grammar(json.dumps(schema))
+def test_a_schema_is_enforced_or_rejected_in_our_own_words(grammars, schema, sentence):
+    """In bounded time, and without the text of the library in the error."""
+    started, grammar = time.monotonic(), json_grammar(json.dumps(schema))
     if sentence is None:
         assert allowed(grammars.mask(grammar))
     else:
         with pytest.raises(ValidationError, match=f"^{sentence}$"):
             grammars.mask(grammar)
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - started < PATIENCE
 
 
-def test_what_is_no_schema_is_refused():
+def test_an_invalid_schema_is_rejected():
     """Before anything is compiled."""
     with pytest.raises(ValidationError, match="cannot be read"):
         json_grammar("[")
 
 
-def test_a_compile_that_takes_too_long_is_given_up(grammars):
-    """The request gets its answer in time; the thread ends by the grammar's own limits."""
+def test_a_compilation_that_takes_too_long_is_rejected(grammars):
+    """The request gets its error in time; the compilation ends by the limits of the grammar."""
     slow = Grammars(Vocabulary(TOKENS, frozenset({END}), encode), seconds=0.0)
     with pytest.raises(ValidationError, match="is too complex"):
         slow.mask(json_grammar(json.dumps({"enum": [f"v{number}" for number in range(2000)]})))
     slow.close()
 
 
-def test_too_many_compiles_at_once_are_refused():
+def test_too_many_concurrent_compilations_are_rejected():
     """The queue is bounded."""
-    begun, gate = threading.Event(), threading.Event()
+    started, release = threading.Event(), threading.Event()
 
     def held(text):
-        begun.set()
-        gate.wait(PATIENCE)
+        started.set()
+        release.wait(PATIENCE)
         return encode(text)
 
     blocked = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=PATIENCE, most_waiting=1)
     first = threading.Thread(target=blocked.mask, args=(json_grammar('{"const": "first"}'),))
     first.start()
-    assert begun.wait(PATIENCE)
+    assert started.wait(PATIENCE)
     with pytest.raises(Overloaded):
         blocked.mask(json_grammar('{"const": "second"}'))
-    gate.set()
+    release.set()
     first.join(PATIENCE)
     blocked.mask(json_grammar('{"const": "second"}'))
     blocked.close()
 
 
-def test_the_least_used_grammar_is_forgotten_first(grammars):
-    """The memory that schemas may take is bounded."""
+def test_the_least_recently_used_grammar_is_evicted_first(grammars):
+    """The memory of cached grammars is bounded."""
     for number in range(CACHED_GRAMMARS + 3):
         grammars.mask(json_grammar(json.dumps({"const": number})))
     assert grammars.cached == CACHED_GRAMMARS
 
 
-def test_a_models_tokens_are_known_as_they_are_shown(text_folder):
-    """Special tokens have no text, and text becomes the model's own ids."""
+def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
+    """Special tokens have no text, and text is encoded to the model's own ids."""
     loaded = load_model(text_spec(text_folder), ignore)
     vocabulary = vocabulary_of(loaded)
     assert len(vocabulary.tokens) == loaded.vocab_size
@@ -196,15 +196,15 @@ def test_a_models_tokens_are_known_as_they_are_shown(text_folder):
     assert b"".join(vocabulary.tokens[token] for token in ids) == b"hello"
 
 
-def test_a_vocabulary_that_cannot_be_indexed_costs_only_the_grammars(text_folder, caplog):
-    """The model serves; what needs a grammar is refused."""
+def test_a_vocabulary_that_cannot_be_indexed_disables_only_grammars(text_folder, caplog):
+    """The model starts; requests that need a grammar are rejected."""
     loaded = load_model(text_spec(text_folder), ignore)
     assert vocabulary_of(replace(loaded, eos_token_ids=frozenset({10**9}))) is None
     assert "cannot be indexed" in caplog.text
 
 
 def test_the_index_is_made_before_the_model_is_ready(text_folder):
-    """No request, and no stream beside it, pays for it."""
+    """It delays no request and no stream."""
     vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
     assert vocabulary.index is not None
     grammars = Grammars(vocabulary)
@@ -212,8 +212,8 @@ def test_the_index_is_made_before_the_model_is_ready(text_folder):
     grammars.close()
 
 
-def test_marks_of_sentencepiece_are_known_by_what_they_show(vision_model):
-    """A space is a space in a grammar too."""
+def test_sentencepiece_markers_are_replaced_in_the_vocabulary(vision_model):
+    """A space mark is a space in a grammar too."""
     vocabulary = vocabulary_of(vision_model)
     table = vision_model.token_table
     marked = [number for number, piece in enumerate(table.pieces) if "\u2581".encode() in piece]

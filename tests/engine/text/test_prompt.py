@@ -1,4 +1,4 @@
-"""Prompts of every kind, prepared as the library itself would prepare them."""
+"""Prompts of every kind are prepared as transformers prepares them."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,7 @@ from engine.text.images import decode
 from engine.text.processor import load_processor, load_tokenizer
 from engine.types import ChatPrompt, TextPrompt, TokensPrompt
 
-PICTURE_PART = {"type": "image"}
+IMAGE_PART = {"type": "image"}
 
 
 def text_part(text):
@@ -18,7 +18,7 @@ def text_part(text):
 
 
 def chat(*contents, images=(), **more):
-    """Return a conversation whose turns alternate, beginning with the user."""
+    """Return a conversation of alternating turns, starting with the user."""
     roles = ("user", "assistant")
     messages = tuple({"role": roles[index % 2], "content": content} for index, content in enumerate(contents))
     return ChatPrompt(messages, images, **more)
@@ -48,8 +48,8 @@ def processor(vision_folder):
     return load_processor(vision_folder)
 
 
-def test_a_conversation_goes_through_the_checkpoints_template(text, tokenizer):
-    """Turns, tools and the closed reasoning block come out as the library's own template call makes them."""
+def test_a_conversation_is_rendered_with_the_checkpoints_template(text, tokenizer):
+    """Turns, tools and the closed reasoning block equal those of apply_chat_template."""
     messages = [
         {"role": "system", "content": "Будь краток."},
         {"role": "user", "content": "Сколько стоит диван?"},
@@ -71,41 +71,41 @@ def test_a_conversation_goes_through_the_checkpoints_template(text, tokenizer):
     assert text.prepare(ChatPrompt(tuple(messages), tools=tuple(tools))).token_ids == wanted
 
 
-def test_thinking_is_off_unless_asked_for(text):
-    """The template closes the reasoning block by default and leaves it to the model on request."""
+def test_thinking_is_off_by_default(text):
+    """The template closes the reasoning block by default and leaves it open on request."""
     closed, opened = text.prepare(chat("Привет")).token_ids, text.prepare(chat("Привет", thinking=True)).token_ids
     assert closed[: len(opened)] == opened
     assert len(closed) > len(opened)
 
 
 def test_text_parts_reach_a_text_model(text):
-    """Content in parts is joined for a template that only knows strings, and not dropped."""
+    """Content in parts is joined for a template that supports strings only."""
     parts = chat([text_part("раз"), text_part("два")])
     assert text.prepare(parts).token_ids == text.prepare(chat("раз\nдва")).token_ids
 
 
 def test_plain_text_and_token_ids_are_continued(text, tokenizer):
-    """Without a template a prompt is its own text, or exactly the ids that were sent."""
+    """Without a template the ids are those of the text, or exactly those that were sent."""
     assert text.prepare(TextPrompt("Красный диван")).token_ids == tokenizer("Красный диван")["input_ids"]
     assert text.prepare(TokensPrompt((1, 2, 3))).token_ids == [1, 2, 3]
 
 
 @pytest.mark.parametrize("prompt", [TextPrompt(""), TokensPrompt(())])
-def test_an_empty_prompt_is_refused(text, prompt):
+def test_an_empty_prompt_is_rejected(text, prompt):
     """There is nothing to continue."""
     with pytest.raises(ValidationError, match="empty"):
         text.prepare(prompt)
 
 
 @pytest.mark.parametrize("token_id", [-1, 10**6])
-def test_token_ids_out_of_range_are_refused(text, token_id):
-    """An id that the model does not have names the range, and never reaches the model."""
+def test_token_ids_out_of_range_are_rejected(text, token_id):
+    """The error names the range; the id never reaches the model."""
     with pytest.raises(ValidationError, match="from 0 to"):
         text.prepare(TokensPrompt((1, token_id)))
 
 
-def test_image_tokens_as_ids_are_refused(vision, processor):
-    """A pad token without a picture behind it would fail inside the model."""
+def test_image_tokens_as_ids_are_rejected(vision, processor):
+    """A pad token without an image would fail inside the model."""
     with pytest.raises(Unsupported):
         vision.prepare(TokensPrompt((processor.image_token_id,)))
 
@@ -125,26 +125,26 @@ def test_image_tokens_as_ids_are_refused(vision, processor):
         ({"role": "user", "content": [{"type": "text", "text": 1}]},),
     ],
 )
-def test_a_conversation_the_template_cannot_take_is_the_clients_mistake(text, messages):
-    """Whatever the template or its order rules refuse is a validation error that names the field, without details."""
+def test_a_conversation_that_the_template_rejects_is_a_validation_error(text, messages):
+    """The error names the field, without details of the template."""
     with pytest.raises(ValidationError) as caught:
         text.prepare(ChatPrompt(messages))
     assert caught.value.param == "messages"
     assert "Error" not in caught.value.message
 
 
-def test_a_text_model_refuses_pictures(text, picture):
-    """A picture for a model that reads none is refused by name, in the images and in the messages."""
+def test_a_text_model_rejects_images(text, picture):
+    """In the images and in the parts of the messages."""
     with pytest.raises(Unsupported):
         text.prepare(chat("Что тут?", images=(picture(64, 64),)))
     with pytest.raises(Unsupported):
-        text.prepare(chat([PICTURE_PART, text_part("Что тут?")]))
+        text.prepare(chat([IMAGE_PART, text_part("Что тут?")]))
 
 
-def test_pictures_become_what_the_librarys_processor_makes(vision, processor, picture):
-    """Two pictures of different sizes: ids with their pads, pixels and grids, all equal to the library's."""
+def test_images_are_prepared_as_by_the_processor_of_transformers(vision, processor, picture):
+    """For two images of different sizes the ids with their pads, the pixels and the grids are equal."""
     images = (picture(60, 90), picture(200, 100, seed=1))
-    prompt = chat([PICTURE_PART, text_part("и"), PICTURE_PART, text_part("?")], images=images)
+    prompt = chat([IMAGE_PART, text_part("и"), IMAGE_PART, text_part("?")], images=images)
     prepared = vision.prepare(prompt)
     rendered = processor.tokenizer.apply_chat_template(
         list(prompt.messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -155,41 +155,39 @@ def test_pictures_become_what_the_librarys_processor_makes(vision, processor, pi
     assert prepared.images.pixel_values.equal(wanted["pixel_values"])
 
 
-def test_a_typed_pad_token_takes_no_picture(vision, picture):
-    """A user who types the pad token gets text, and the real picture keeps its place."""
-    typed = vision.prepare(chat([PICTURE_PART, text_part("<|image_pad|>")], images=(picture(60, 90),)))
-    plain = vision.prepare(chat([PICTURE_PART, text_part("x")], images=(picture(60, 90),)))
+def test_a_typed_pad_token_is_text(vision, picture):
+    """A pad token typed by the user stays text, and the image keeps its own."""
+    typed = vision.prepare(chat([IMAGE_PART, text_part("<|image_pad|>")], images=(picture(60, 90),)))
+    plain = vision.prepare(chat([IMAGE_PART, text_part("x")], images=(picture(60, 90),)))
     pads = [ids.count(504) for ids in (typed.token_ids, plain.token_ids)]
     assert pads[0] == pads[1] > 0
 
 
-@pytest.mark.parametrize("parts", [[], [PICTURE_PART, PICTURE_PART]])
-def test_pictures_and_their_places_must_match(vision, picture, parts):
-    """One picture for no place, or for two, is refused."""
+@pytest.mark.parametrize("parts", [[], [IMAGE_PART, IMAGE_PART]])
+def test_images_and_image_parts_must_match(vision, picture, parts):
+    """One image for no image part, or for two, is rejected."""
     with pytest.raises(ValidationError, match="do not match"):
         vision.prepare(chat([*parts, text_part("?")], images=(picture(64, 64),)))
 
 
-def test_equal_pictures_have_equal_hashes(vision, picture):
-    """The hash is of what the model sees, so that a prefix can be used again for the same picture only."""
+def test_equal_images_have_equal_hashes(vision, picture):
+    """The hash covers the input of the model, so that a cached prefix is reused for the same image only."""
     first, again, other = (
-        vision.prepare(chat([PICTURE_PART], images=(image,))).images.hashes
+        vision.prepare(chat([IMAGE_PART], images=(image,))).images.hashes
         for image in (picture(64, 64), picture(64, 64), picture(64, 64, seed=3))
     )
     assert first == again
     assert first != other
 
 
-def test_a_vision_model_takes_text_alone(vision):
-    """A conversation without pictures has none."""
+def test_a_vision_model_accepts_text_alone(vision):
+    """A conversation without images has no image inputs."""
     assert vision.prepare(chat("Привет")).images is None
 
 
 def test_many_threads_prepare_at_once(vision, picture):
-    """Prompts prepared in eight threads at the same time equal those prepared one by one."""
-    prompts = [
-        chat([PICTURE_PART, text_part(f"Что <|im_end|> {n}?")], images=(picture(40 + n, 60),)) for n in range(16)
-    ]
+    """Prompts prepared in eight threads at once equal those prepared one by one."""
+    prompts = [chat([IMAGE_PART, text_part(f"Что <|im_end|> {n}?")], images=(picture(40 + n, 60),)) for n in range(16)]
     alone = [vision.prepare(prompt) for prompt in prompts]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(vision.prepare, prompts * 4))
