@@ -15,7 +15,14 @@ from pathlib import Path
 
 from config import DEMO, Settings, SettingsError, apply_gpu_choice, operator_settings
 from engine.errors import StartError
-from engine.loading.device import Survey, Torch, Wish, ask_torch, choose_device, survey_machine
+from engine.loading.device import (
+    DeviceRequest,
+    InstalledGpus,
+    TorchSupport,
+    choose_device,
+    find_gpus,
+    find_torch_support,
+)
 
 UNIT = "avito-ai"
 # Directories that systemd may hide from a service, with the unit's option.
@@ -81,14 +88,14 @@ def check_folders(settings: Settings, user: str) -> Iterator[str]:
 def check_gpu(
     settings: Settings,
     visible: str | None,
-    survey: Callable[[], Survey] = survey_machine,
-    torch: Callable[[], Torch] = ask_torch,
+    installed_gpus: Callable[[], InstalledGpus] = find_gpus,
+    torch_support: Callable[[], TorchSupport] = find_torch_support,
     use: Callable[[], str] | None = None,
 ) -> str:
     """Return a line about the device. use: runs a computation on the GPU and returns its name."""
-    wish = Wish(settings.model.device, visible, settings.production)
+    request = DeviceRequest(settings.model.device, visible, settings.production)
     try:
-        if choose_device(wish, survey, torch) == "cpu":
+        if choose_device(request, installed_gpus, torch_support) == "cpu":
             return "The models run on the CPU."
         return f"The models run on {(use or compute_on_gpu)()}; CUDA works."
     except StartError as error:

@@ -17,7 +17,7 @@ from config import DEMO, Settings, apply_gpu_choice
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
-from engine.loading.device import Wish, ask_torch, choose_device, survey_machine
+from engine.loading.device import DeviceRequest, choose_device, find_gpus, find_torch_support
 from engine.types import EngineConfig, ModelInfo, ModelSpec
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
@@ -44,8 +44,8 @@ class ChosenCheckpoint:
 def build_models(settings: Settings) -> ModelSet:
     """Return the two models, not yet loaded. Raises StartError if a folder is missing and no demo may replace it."""
     visible = apply_gpu_choice(settings)
-    wish = Wish(settings.model.device, visible, settings.production)
-    device = functools.cache(lambda: choose_device(wish, survey_machine, ask_torch))
+    request = DeviceRequest(settings.model.device, visible, settings.production)
+    device = functools.cache(lambda: choose_device(request, find_gpus, find_torch_support))
     checkpoints = choose_checkpoints(settings)
 
     def resolve_device() -> tuple[str, EngineConfig]:

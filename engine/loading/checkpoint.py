@@ -1,8 +1,8 @@
-"""Checkpoint folders: finding the one meant by a setting, and checking it before anything is loaded.
+"""Finds the checkpoint folder that a setting names and validates it before anything is loaded.
 
-A setting may name a plain folder, a Hugging Face cache (`models--*/snapshots/*`), one `models--*` folder of it, or a
-cache's parent with a `hub` folder; of several snapshots the newest complete one is taken. Only local files and only
-safetensors are considered. Whatever is wrong becomes a StartError of one sentence with the setting and the folder.
+A setting may name a plain folder, a Hugging Face cache (`models--*/snapshots/*`), one `models--*` folder of it, or the
+parent of a cache in a `hub` folder; of several snapshots the newest complete one is used. Only local files and only
+safetensors are considered. Every problem is a StartError of one sentence with the setting and the folder.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ Found = TypeVar("Found")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint. stored_bytes: of each tensor, by its name in the files.
+    """A complete checkpoint.
 
-    floats: how many floating-point numbers it holds; other_bytes: the size of all that is not floating-point.
+    stored_bytes: size of each tensor, by its name in the files. floats: number of floating-point elements; other_bytes:
+    size of all other tensors.
     """
 
     folder: Path
@@ -40,17 +41,17 @@ class Checkpoint:
 
     @property
     def total_bytes(self) -> int:
-        """Return the size of all tensors as they are stored."""
+        """Return the size of all tensors as stored."""
         return sum(self.stored_bytes.values())
 
     def loaded_bytes(self, itemsize: int) -> int:
-        """Return the size of all tensors once loaded, floating-point numbers taking `itemsize` bytes each."""
+        """Return the size of all tensors once loaded with `itemsize` bytes per floating-point element."""
         return self.floats * itemsize + self.other_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A folder as the operator's setting led to it, for the sentences about it."""
+    """A folder that a setting may mean, with the setting for error messages."""
 
     setting: str
     folder: Path
@@ -66,19 +67,22 @@ class _Candidate:
 
 
 def find_checkpoint(folder: Path, setting: str, architecture: str) -> Checkpoint:
-    """Return the complete checkpoint of one architecture (`Qwen3ForCausalLM`, say). Raises StartError."""
-    return _first_good(folder, setting, "config.json", lambda candidate: _check_model(candidate, architecture))
+    """Return the complete checkpoint of an architecture such as `Qwen3ForCausalLM`. Raises StartError."""
+    return _first_valid(folder, setting, "config.json", lambda candidate: _check_model(candidate, architecture))
 
 
 def find_tokenizer(folder: Path, setting: str) -> Path:
-    """Return the folder that holds a tokenizer's files. Raises StartError."""
-    return _first_good(folder, setting, "tokenizer_config.json", _check_tokenizer)
+    """Return the folder that contains the files of a tokenizer. Raises StartError."""
+    return _first_valid(folder, setting, "tokenizer_config.json", _check_tokenizer)
 
 
-def _first_good(folder: Path, setting: str, sign: str, check: Callable[[_Candidate], Found]) -> Found:
-    """Return what `check` makes of the first good folder among those meant; else raise what it says of the first."""
+def _first_valid(folder: Path, setting: str, required: str, check: Callable[[_Candidate], Found]) -> Found:
+    """Return the result of `check` for the first candidate that passes; else raise the error of the first candidate.
+
+    required: the file by which a plain folder is recognized.
+    """
     try:
-        candidates = [_Candidate(setting, candidate) for candidate in _folders(folder, sign)]
+        candidates = [_Candidate(setting, candidate) for candidate in _folders(folder, required)]
         if not candidates:
             raise _Candidate(setting, folder).error("does not exist" if not folder.exists() else "is not a folder")
         first: StartError | None = None
@@ -94,30 +98,30 @@ def _first_good(folder: Path, setting: str, sign: str, check: Callable[[_Candida
         raise _Candidate(setting, folder).error(f"cannot be read ({reason})") from error
 
 
-def _folders(folder: Path, sign: str) -> Iterator[Path]:
-    """Yield the folders that may be meant: the folder itself where it has the file `sign`, else a cache's snapshots."""
+def _folders(folder: Path, required: str) -> Iterator[Path]:
+    """Yield the candidates: the folder itself if it has the file `required` or no snapshots, else its snapshots."""
     if not folder.is_dir():
         return
-    next(folder.iterdir(), None)  # raises where the folder may not be listed; globbing would only find nothing
+    next(folder.iterdir(), None)  # raises if the folder cannot be listed; glob would find nothing
     snapshots = [
         snapshot
         for pattern in ("snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
         for snapshot in folder.glob(pattern)
         if snapshot.is_dir()
     ]
-    if (folder / sign).exists() or not snapshots:
+    if (folder / required).exists() or not snapshots:
         yield folder
         return
     yield from sorted(snapshots, key=lambda snapshot: snapshot.stat().st_mtime, reverse=True)
 
 
 def _check_tokenizer(candidate: _Candidate) -> Path:
-    """Accept a folder with a tokenizer in the library's format, old (vocabulary and merges) or new."""
+    """Accept a folder with `tokenizer.json`, or with the older `vocab.json` and `merges.txt`."""
     folder = candidate.folder
-    whole = (folder / "tokenizer.json").exists()
-    if not whole and not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
+    single = (folder / "tokenizer.json").exists()
+    if not single and not ((folder / "vocab.json").exists() and (folder / "merges.txt").exists()):
         raise candidate.error("holds no tokenizer (neither tokenizer.json nor vocab.json with merges.txt)")
-    for name in ("tokenizer.json" if whole else "vocab.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json" if single else "vocab.json", "tokenizer_config.json"):
         if (folder / name).exists():
             candidate.read_json(name)
     return folder
@@ -146,7 +150,7 @@ def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None
 
 
 def _tensors(candidate: _Candidate) -> dict[str, Any]:
-    """Return the header entry of every tensor, after each shard was held to the index and to its own header."""
+    """Return the header entry of every tensor, after checking each shard against the index and its own header."""
     if (candidate.folder / _INDEX).exists():
         return _indexed_tensors(candidate)
     if (candidate.folder / _SINGLE).exists():
@@ -172,7 +176,7 @@ def _indexed_tensors(candidate: _Candidate) -> dict[str, Any]:
 
 
 def _read_header(candidate: _Candidate, name: str) -> dict[str, Any]:
-    """Return a shard's tensors. Format: 8 bytes of header length, the header in JSON, the data, nothing after."""
+    """Return the tensors of a shard. Format: 8 bytes of header length, a JSON header, the data, nothing after it."""
     path = candidate.folder / name
     if not path.exists():
         raise candidate.error(f"lacks the shard {name}")

@@ -1,7 +1,7 @@
-"""Where the models will run: what NVML knows of the machine's GPUs held against what torch can use.
+"""Chooses the device of the models from the settings, the GPUs that NVML lists and the GPUs that torch can use.
 
-A GPU that is there and cannot be used stops the start, since running on the CPU unasked would only look like working.
-NVML is asked because it sees every GPU, whatever CUDA_VISIBLE_DEVICES hides from torch.
+A GPU that is present but unusable stops the start: falling back to the CPU would hide the fault behind a slow service.
+NVML is queried because it lists every GPU, including those that CUDA_VISIBLE_DEVICES hides from torch.
 """
 
 from __future__ import annotations
@@ -17,51 +17,53 @@ log = logging.getLogger("avito_ai.loading")
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """The GPUs of this machine as NVML lists them, in PCI order. trouble: why NVML could not say, "" if it could."""
+class InstalledGpus:
+    """The GPUs of this machine as NVML lists them, in PCI order. error: why NVML failed, "" if it did not."""
 
     gpus: tuple[str, ...] = ()
     driver: str = ""
-    trouble: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Torch:
-    """What torch can use: how many GPUs, and the CUDA it was built for (None: a CPU build)."""
+class TorchSupport:
+    """What torch can use: the number of GPUs, and the CUDA version it was built for (None: a CPU build)."""
 
     gpus: int
     cuda: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the settings ask for. device: `auto`, `cpu` or `cuda`; visible: CUDA_VISIBLE_DEVICES, None if not set."""
+class DeviceRequest:
+    """The settings. device: `auto`, `cpu` or `cuda`; visible: CUDA_VISIBLE_DEVICES, None if not set."""
 
     device: str
     visible: str | None
     production: bool
 
 
-def choose_device(wish: Wish, survey: Callable[[], Survey], torch: Callable[[], Torch]) -> str:
-    """Return `cpu` or `cuda`. Raises StartError where that would not be what the operator can have meant."""
-    if wish.device == "cpu":
+def choose_device(
+    request: DeviceRequest, installed_gpus: Callable[[], InstalledGpus], torch_support: Callable[[], TorchSupport]
+) -> str:
+    """Return `cpu` or `cuda`. Raises StartError if the requested device, or a GPU that is present, cannot be used."""
+    if request.device == "cpu":
         return "cpu"
-    machine, usable = survey(), torch()
+    installed, usable = installed_gpus(), torch_support()
     if usable.gpus:
         return "cuda"
-    if machine.gpus or machine.trouble:
-        raise StartError(_unusable(wish, machine, usable))
-    if wish.device == "cuda":
+    if installed.gpus or installed.error:
+        raise StartError(_unusable(request, installed, usable))
+    if request.device == "cuda":
         raise StartError("DEVICE=cuda, but this machine has no NVIDIA GPU: set DEVICE=cpu to run without one.")
-    if wish.production:
+    if request.production:
         raise StartError("This machine has no NVIDIA GPU: in production set DEVICE=cpu to run without one.")
-    if wish.visible:
-        log.info("CUDA_VISIBLE_DEVICES=%s is ignored: this machine has no NVIDIA GPU.", wish.visible)
+    if request.visible:
+        log.info("CUDA_VISIBLE_DEVICES=%s is ignored: this machine has no NVIDIA GPU.", request.visible)
     return "cpu"
 
 
-def survey_machine(nvml: Any = None) -> Survey:
-    """Ask NVML for the GPUs of this machine; without a driver there are none. nvml: what stands for pynvml."""
+def find_gpus(nvml: Any = None) -> InstalledGpus:
+    """Query NVML for the GPUs of this machine; without a driver there are none. nvml: a replacement for pynvml."""
     if nvml is None:
         import pynvml
 
@@ -69,31 +71,31 @@ def survey_machine(nvml: Any = None) -> Survey:
     try:
         nvml.nvmlInit()
     except (nvml.NVMLError_LibraryNotFound, nvml.NVMLError_DriverNotLoaded):
-        return Survey()
+        return InstalledGpus()
     except nvml.NVMLError as error:
-        return Survey(trouble=str(error))
+        return InstalledGpus(error=str(error))
     try:
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         names = tuple(f"{i}: {nvml.nvmlDeviceGetName(handle)}" for i, handle in enumerate(handles))
-        return Survey(names, nvml.nvmlSystemGetDriverVersion())
+        return InstalledGpus(names, nvml.nvmlSystemGetDriverVersion())
     except nvml.NVMLError as error:
-        return Survey(trouble=str(error))
+        return InstalledGpus(error=str(error))
     finally:
         nvml.nvmlShutdown()
 
 
-def ask_torch() -> Torch:
-    """Ask torch what it can use; imports it."""
+def find_torch_support() -> TorchSupport:
+    """Query torch, which this imports."""
     import torch
 
-    return Torch(torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.version.cuda)
+    return TorchSupport(torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.version.cuda)
 
 
-def _unusable(wish: Wish, machine: Survey, usable: Torch) -> str:
-    present = f"GPU {', GPU '.join(machine.gpus)}" if machine.gpus else f"an NVIDIA driver ({machine.trouble})"
-    setting = "not set" if wish.visible is None else wish.visible or "empty, which hides them all"
+def _unusable(request: DeviceRequest, installed: InstalledGpus, usable: TorchSupport) -> str:
+    present = f"GPU {', GPU '.join(installed.gpus)}" if installed.gpus else f"an NVIDIA driver ({installed.error})"
+    setting = "not set" if request.visible is None else request.visible or "empty, which hides them all"
     return (
         f"torch can use no GPU, but this machine has {present}. CUDA_VISIBLE_DEVICES is {setting}, the driver is "
-        f"{machine.driver or 'unknown'}, torch's CUDA is {usable.cuda or 'none (a build for the CPU)'}. Name a GPU "
+        f"{installed.driver or 'unknown'}, torch's CUDA is {usable.cuda or 'none (a build for the CPU)'}. Name a GPU "
         "that is present, install a driver and a torch that fit each other, or set DEVICE=cpu to run without it."
     )

@@ -1,7 +1,7 @@
-"""What this process may use of its machine: processor cores and memory, within the limits of its control groups.
+"""The CPU cores and memory available to this process, within the limits of its control groups.
 
-Source of the limits: control groups version 2 of the Linux kernel (`cpu.max`, `memory.max`). A service manager sets
-them on the process's own group, a container runtime on the root that the process sees, so every level counts.
+Source of the limits: Linux control groups version 2 (`cpu.max`, `memory.max`). A service manager sets them on the group
+of the process, a container runtime on the root group that the process sees, so every level is checked.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ def available_bytes(device: str) -> int:
 
 
 def total_bytes(device: str) -> int:
-    """Return how many bytes `cpu` or `cuda` has in all, used or free."""
+    """Return the total memory of `cpu` or `cuda` in bytes, used and free."""
     if device == "cuda":  # pragma: no cover - CUDA
         return int(torch.cuda.mem_get_info()[1])
     return int(psutil.virtual_memory().total)
 
 
 def cgroup_bytes(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int | None:
-    """Return how many bytes this process's control groups leave free, None where they set no limit.
+    """Return how many bytes the control groups of this process leave free, None if they set no limit.
 
-    Cached file pages count as free: the kernel reclaims them under pressure.
+    Cached file pages count as free: the kernel reclaims them under memory pressure.
     """
     return min((free for group in _own_groups(root, own) if (free := _free_in(group)) is not None), default=None)
 
 
 def _own_groups(root: Path, own: Path) -> list[Path]:
-    """Return the process's control group and all above it; none where the system has no control groups."""
+    """Return the control group of the process and its ancestors; none if the system has no control groups."""
     try:
         path = next(line[3:].strip() for line in own.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -58,7 +58,7 @@ def _own_groups(root: Path, own: Path) -> list[Path]:
 
 
 def _core_quota(group: Path) -> int | None:
-    """Return a group's whole cores from `cpu.max` (quota and period in microseconds), None for no quota."""
+    """Return the whole cores of a group from `cpu.max` (quota and period in microseconds), None for no quota."""
     try:
         quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) // int(period)

@@ -1,7 +1,7 @@
-"""The check before a model is called ready: fixed prompts must give finite logits.
+"""The self-check before a model is ready: fixed prompts must give finite logits.
 
-Half precision can overflow where a model was trained in bfloat16: its logits turn into not-a-number, and every answer
-into one repeated token. That must stop the start, by the name of the setting that mends it, not reach a client.
+float16 can overflow for a model trained in bfloat16: its logits become NaN, and every answer one repeated token. This
+stops the start with the name of the setting to change, so that it never reaches a client.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from engine.text.prompt import PreparedPrompt, PromptPreparer
 from engine.types import ChatPrompt, EncodedImage, ModelSpec, Prompt
 
 _TEXTS = ("Привет!", "Write a listing for a used bicycle, red, in good condition, with a price.")
-_PICTURE_SIZES = ((64, 64), (448, 336), (300, 900))  # pixels: small, usual, tall
+_IMAGE_SIZES = ((64, 64), (448, 336), (300, 900))  # pixels: small, usual, tall
 
 
 def check_logits(
     spec: ModelSpec, preparer: PromptPreparer, logits_of: Callable[[PreparedPrompt], torch.Tensor], longest: int
 ) -> None:
-    """Run every fixed prompt of at most `longest` tokens. Raises StartError where one fails, gives a logit that is not
-    finite, or where none is that short.
+    """Run every fixed prompt of at most `longest` tokens.
 
-    logits_of: returns raw logits of one prompt [..., vocabulary], at any number of positions.
+    logits_of: returns the logits of one prompt [..., vocabulary], at any number of positions. Raises StartError if a
+    prompt fails, a logit is not finite, or no prompt is short enough.
     """
     finite = [
         _is_finite(spec, logits_of, prepared)
@@ -34,7 +34,7 @@ def check_logits(
         if len(prepared.token_ids) <= longest
     ]
     if not finite:
-        raise StartError(f"MAX_MODEL_LEN: {longest} tokens are too few even for a greeting to {spec.name}.")
+        raise StartError(f"MAX_MODEL_LEN: {longest} tokens are too few for a greeting to {spec.name}.")
     if not all(finite):
         raise StartError(_not_finite(spec))
 
@@ -42,7 +42,7 @@ def check_logits(
 def _is_finite(spec: ModelSpec, logits_of: Callable[[PreparedPrompt], torch.Tensor], prompt: PreparedPrompt) -> bool:
     try:
         return bool(torch.isfinite(logits_of(prompt)).all())
-    except Exception as error:  # whatever a model does on its first prompt
+    except Exception as error:  # a model can fail in any way on its first prompt
         raise StartError(
             f"{spec.dir_setting}: {spec.name} from {spec.model_dir} failed on its first prompt "
             f"({type(error).__name__})."
@@ -50,17 +50,17 @@ def _is_finite(spec: ModelSpec, logits_of: Callable[[PreparedPrompt], torch.Tens
 
 
 def fixed_prompts(vision: bool) -> Iterator[Prompt]:
-    """Yield the prompts of the check: texts, and for a vision model pictures of several sizes."""
+    """Yield the prompts of the check: texts, and for a vision model images of several sizes."""
     for text in _TEXTS:
         yield ChatPrompt(({"role": "user", "content": text},))
     if vision:
-        for width, height in _PICTURE_SIZES:
+        for width, height in _IMAGE_SIZES:
             content = [{"type": "image"}, {"type": "text", "text": "Что на картинке?"}]
-            yield ChatPrompt(({"role": "user", "content": content},), (_picture(width, height),))
+            yield ChatPrompt(({"role": "user", "content": content},), (_image(width, height),))
 
 
-def _picture(width: int, height: int) -> EncodedImage:
-    """Return a picture with every brightness in each channel: gradients, crossed."""
+def _image(width: int, height: int) -> EncodedImage:
+    """Return an image with every brightness in each channel: crossed gradients."""
     across = Image.linear_gradient("L").resize((width, height))
     along = Image.radial_gradient("L").resize((width, height))
     data = BytesIO()

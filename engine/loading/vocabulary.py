@@ -1,4 +1,4 @@
-"""A loaded model's tokens as they are shown, for grammars to match against."""
+"""The tokens of a loaded model as clients see them, indexed for grammars."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from engine.types import Vocabulary
 
 log = logging.getLogger("avito_ai.loading")
 
-# How SentencePiece spells a byte and a space.
+# The spelling of a byte and of a space in SentencePiece.
 BYTE, SPACE = b"<0x", "\u2581".encode()
 
 
 def vocabulary_of(loaded: LoadedModel) -> Vocabulary | None:
-    """Return the tokens of a loaded model, indexed for grammars; None for a vocabulary that no grammar can follow.
+    """Return the tokens of a loaded model, indexed for grammars; None if llguidance cannot index them.
 
-    To be called before the model is ready: the index takes a second that streams would feel.
+    Called before the model is ready: the index takes about a second, which would delay running streams.
     """
     vocabulary = tokens_of(loaded)
     try:
         return replace(vocabulary, index=index_of(vocabulary))
-    except Exception:  # the library refuses what it does not foresee; the model itself is none the worse
-        log.exception("The model's vocabulary cannot be indexed: schemas and forced calls will be refused.")
+    except Exception:  # llguidance rejects unusual vocabularies; the model works without grammars
+        log.exception("The vocabulary of the model cannot be indexed: schemas and forced calls will be refused.")
         return None
 
 
 def tokens_of(loaded: LoadedModel) -> Vocabulary:
-    """Return the tokens of a loaded model. What a marker shows is what the text that clients see is made of."""
+    """Return the tokens of a loaded model, with SentencePiece markers replaced by the text that clients see."""
     table = loaded.token_table
     tokens = table.pieces
     if table.cleans:

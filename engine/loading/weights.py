@@ -1,8 +1,8 @@
-"""Loading a checkpoint's weights straight to the device, with progress in bytes as they arrive there.
+"""Loads the weights of a checkpoint directly to the device, with progress in bytes.
 
-The library builds the module without memory (on the meta device), maps the shards and moves tensor by tensor: on the
-CPU in the stored type the weights are the mapped file itself, otherwise each tensor is converted by itself. There is
-never a second copy of the model in host memory.
+transformers builds the module without memory (on the meta device), maps the shards and moves the tensors one by one: on
+the CPU in the stored dtype the weights are the mapped file itself, otherwise each tensor is converted separately. Host
+memory never holds a second copy of the model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from engine.types import ModelSpec, Progress
 log = logging.getLogger("avito_ai.loading")
 
 _LOG_EVERY = 5.0  # seconds
-_ONE_AT_A_TIME = threading.Lock()  # guards the library's one progress hook and its log level
+_LOAD_LOCK = threading.Lock()  # guards the process-wide progress hook and log level of transformers
 
 
 def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Progress], None]) -> PreTrainedModel:
     """Return the model in evaluation mode on `spec.device` in `spec.dtype`. Raises StartError."""
     auto: Any = AutoModelForImageTextToText if spec.vision else AutoModelForCausalLM
-    with _ONE_AT_A_TIME, _progress(_Counter(spec, checkpoint.stored_bytes, report)), _quiet():
+    with _LOAD_LOCK, _progress(_ProgressCounter(spec, checkpoint.stored_bytes, report)), _quiet():
         try:
             model, info = auto.from_pretrained(
                 checkpoint.folder,
@@ -43,7 +43,7 @@ def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Prog
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-        except Exception as error:  # whatever the library makes of a folder that passed every check of ours
+        except Exception as error:  # transformers can fail in any way on a folder that passed our checks
             raise _failure(spec, checkpoint, f"cannot be loaded ({type(error).__name__})") from error
     for kind, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
         if keys:
@@ -53,29 +53,29 @@ def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Prog
     return loaded
 
 
-class _Counter:
-    """Counts the bytes of weights in place, reports each change, and logs one line every few seconds."""
+class _ProgressCounter:
+    """Counts the loaded bytes, reports each change, and logs a line every `_LOG_EVERY` seconds."""
 
     def __init__(self, spec: ModelSpec, sizes: Mapping[str, int], report: Callable[[Progress], None]) -> None:
         self._name = spec.name
         self._sizes = sizes
         self._total = sum(sizes.values())
-        self._report = report
+        self._progress = report
         self._loaded = 0
         self._started = self._logged = time.monotonic()
 
     def watch(self, steps: Any) -> Iterator[Any]:
-        """Yield the library's loading steps, (name, conversion) pairs; a step is done when the next is asked for."""
-        self._tell()
+        """Yield the loading steps of transformers, (name, conversion); a step is done when the next is requested."""
+        self._report()
         for name, conversion in steps:
             size = sum(self._sizes.get(source, 0) for source in conversion.collected_tensors)
             yield name, conversion
             self._loaded += size
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         now = time.monotonic()
-        self._report(Progress("loading weights", self._loaded, self._total, now - self._started))
+        self._progress(Progress("loading weights", self._loaded, self._total, now - self._started))
         if now - self._logged >= _LOG_EVERY or self._loaded == self._total:
             self._logged = now
             done, total = self._loaded / 1e6, self._total / 1e6
@@ -83,8 +83,8 @@ class _Counter:
 
 
 @contextmanager
-def _progress(counter: _Counter) -> Iterator[None]:
-    """Let the counter stand where the library would show its progress bar."""
+def _progress(counter: _ProgressCounter) -> Iterator[None]:
+    """Replace the progress bar of transformers by the counter."""
 
     def hook(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("desc") != "Loading weights":
@@ -100,7 +100,7 @@ def _progress(counter: _Counter) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's many-line load report out of the log: what it says becomes one sentence of ours."""
+    """Keep the multi-line load report of transformers out of the log; its content becomes one error sentence."""
     level = library_logging.get_verbosity()
     library_logging.set_verbosity(logging.ERROR)
     try:

@@ -11,10 +11,10 @@ import pytest
 
 from config import Settings, load_settings
 from deploy import sandbox_check
-from engine.loading.device import Survey, Torch
+from engine.loading.device import InstalledGpus, TorchSupport
 
 ROOT = Path(__file__).parents[2]
-ONE_GPU = Survey(("0: NVIDIA H200",), "580.1")
+ONE_GPU = InstalledGpus(("0: NVIDIA H200",), "580.1")
 
 
 def settings(**values: str) -> Settings:
@@ -90,8 +90,8 @@ def test_the_processor_is_no_trouble() -> None:
     assert "CPU" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
 
 
-def gpu_line(survey: Survey, gpus: int, use: Callable[[], str]) -> str:
-    return sandbox_check.check_gpu(settings(), None, lambda: survey, lambda: Torch(gpus, "13.0"), use)
+def gpu_line(installed: InstalledGpus, gpus: int, use: Callable[[], str]) -> str:
+    return sandbox_check.check_gpu(settings(), None, lambda: installed, lambda: TorchSupport(gpus, "13.0"), use)
 
 
 def test_the_gpu_is_used_once() -> None:

@@ -1,4 +1,4 @@
-"""Finding a checkpoint folder, and every way in which one can be broken."""
+"""Finding a checkpoint folder, and the error for every way in which one can be invalid."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def find(folder, architecture=QWEN3):
 
 
 def refusal(folder, architecture=QWEN3):
-    """Return the sentence with which a folder is refused, after checking that it names the setting and the folder."""
+    """Return the error sentence for a folder, after checking that it names the setting and the folder."""
     with pytest.raises(StartError) as caught:
         find(folder, architecture)
     sentence = str(caught.value)
@@ -48,16 +48,16 @@ def test_a_plain_folder_is_found(text_folder):
     assert checkpoint.loaded_bytes(2) == checkpoint.total_bytes // 2
 
 
-@pytest.mark.parametrize("meant", ["cache", "cache/models--AvitoTech--avibe", "."])
-def test_a_hub_cache_is_found(text_folder, tmp_path, meant):
-    """The cache itself, one model's folder in it, and a folder with the cache as `hub` lead to the snapshot."""
-    cache = tmp_path / ("hub" if meant == "." else "cache")
+@pytest.mark.parametrize("setting", ["cache", "cache/models--AvitoTech--avibe", "."])
+def test_a_hub_cache_is_found(text_folder, tmp_path, setting):
+    """The cache itself, the folder of one model in it, and a folder with the cache as `hub` lead to the snapshot."""
+    cache = tmp_path / ("hub" if setting == "." else "cache")
     snapshot = as_hub_cache(text_folder, cache)
-    assert find(tmp_path / meant).folder == snapshot
+    assert find(tmp_path / setting).folder == snapshot
 
 
 def test_the_newest_complete_snapshot_is_taken(text_folder, tmp_path):
-    """An interrupted download beside a complete snapshot is passed over, whatever its age."""
+    """An incomplete download is skipped if there is a complete snapshot, whatever its age."""
     oldest, newer, newest = (as_hub_cache(text_folder, tmp_path, revision=letter * 40) for letter in "abc")
     for age, snapshot in enumerate((newest, newer, oldest)):
         os.utime(snapshot, (10**9 - age, 10**9 - age))
@@ -67,8 +67,8 @@ def test_the_newest_complete_snapshot_is_taken(text_folder, tmp_path):
     assert find(tmp_path).folder == newer
 
 
-def test_an_interrupted_download_alone_says_what_it_lacks(text_folder, tmp_path):
-    """A link whose blob never arrived is a missing shard."""
+def test_an_incomplete_download_alone_names_the_missing_shard(text_folder, tmp_path):
+    """A link without its blob is a missing shard."""
     snapshot = as_hub_cache(text_folder, tmp_path)
     (snapshot / "model-00002-of-00003.safetensors").resolve().unlink()
     with pytest.raises(StartError, match="lacks the shard model-00002-of-00003") as caught:
@@ -77,7 +77,7 @@ def test_an_interrupted_download_alone_says_what_it_lacks(text_folder, tmp_path)
 
 
 def test_the_right_model_is_taken_from_a_shared_cache(text_folder, vision_folder, tmp_path):
-    """Two models in one cache are told apart by their architecture."""
+    """Two models in one cache are distinguished by their architecture."""
     text = as_hub_cache(text_folder, tmp_path)
     vision = as_hub_cache(vision_folder, tmp_path, "AvitoTech/avision")
     assert find(tmp_path).folder == text
@@ -95,7 +95,7 @@ def test_a_single_file_needs_no_index(text_folder, tmp_path):
 
 
 def test_a_missing_folder(tmp_path):
-    """Nothing there."""
+    """The folder does not exist."""
     assert "does not exist" in refusal(tmp_path / "nothing")
 
 
@@ -106,19 +106,19 @@ def test_a_file_in_place_of_a_folder(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    """No configuration, no model."""
+    """Without config.json it is no model."""
     assert "holds no model" in refusal(tmp_path)
 
 
 def test_a_missing_shard(text_copy):
-    """The index names a file that is not there."""
+    """The index names a file that does not exist."""
     (text_copy / "model-00002-of-00003.safetensors").unlink()
     assert "lacks the shard model-00002-of-00003.safetensors" in refusal(text_copy)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_truncated_shard(text_copy, keep):
-    """A download that broke off, at any place: the file is shorter than its header says."""
+    """A download interrupted at any byte: the file is shorter than its header says."""
     shard = text_copy / "model-00001-of-00003.safetensors"
     data = shard.read_bytes()
     shard.write_bytes(data[:keep])
@@ -126,22 +126,22 @@ def test_a_truncated_shard(text_copy, keep):
 
 
 def test_a_shard_with_something_after_its_data(text_copy):
-    """Too long is broken too."""
+    """A file longer than its header says is broken."""
     shard = text_copy / "model-00001-of-00003.safetensors"
     shard.write_bytes(shard.read_bytes() + b"x")
     assert "broken shard" in refusal(text_copy)
 
 
 @pytest.mark.parametrize("header", [b"no json", b"[]", b'{"a": {"dtype": "F32"}}', b'{"a": 3}'])
-def test_a_shard_whose_header_is_no_header(text_copy, header):
-    """Bytes that are not a safetensors header."""
+def test_a_shard_with_an_invalid_header(text_copy, header):
+    """The bytes are not a safetensors header."""
     shard = text_copy / "model-00001-of-00003.safetensors"
     shard.write_bytes(struct.pack("<Q", len(header)) + header)
     assert "broken shard model-00001" in refusal(text_copy)
 
 
 def test_an_index_that_disagrees_with_a_shard(text_copy):
-    """A tensor that its shard does not hold."""
+    """The index names a tensor that its shard does not contain."""
     index = json.loads((text_copy / INDEX).read_text())
     index["weight_map"]["model.more.weight"] = "model-00001-of-00003.safetensors"
     (text_copy / INDEX).write_text(json.dumps(index))
@@ -150,13 +150,13 @@ def test_an_index_that_disagrees_with_a_shard(text_copy):
 
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {"a": "../b.safetensors"}}', "{"])
 def test_a_broken_index(text_copy, index):
-    """Broken JSON, no map, or a path that leads out of the folder."""
+    """Broken JSON, no weight map, or a path outside the folder."""
     (text_copy / INDEX).write_text(index)
     assert f"broken {INDEX}" in refusal(text_copy)
 
 
 def test_pickled_weights_are_never_loaded(text_copy):
-    """A `.bin` checkpoint is refused with a word on what to do."""
+    """A `.bin` checkpoint is rejected, and the error says what to do."""
     for file in (*text_copy.glob("*.safetensors"), text_copy / INDEX):
         file.unlink()
     (text_copy / "pytorch_model.bin").write_bytes(b"")
@@ -166,49 +166,49 @@ def test_pickled_weights_are_never_loaded(text_copy):
 
 
 def test_a_folder_without_weights(text_copy):
-    """A configuration alone is no model."""
+    """config.json alone is not a model."""
     for file in (*text_copy.glob("*.safetensors"), text_copy / INDEX):
         file.unlink()
     assert "holds no weights" in refusal(text_copy)
 
 
 def test_a_model_of_another_architecture(vision_folder):
-    """The two model folders were exchanged."""
+    """As if the two model folders were swapped."""
     assert "Qwen2_5_VLForConditionalGeneration, but Qwen3ForCausalLM is needed" in refusal(vision_folder)
 
 
 def test_a_configuration_without_an_architecture(text_copy):
-    """The model type stands in for it in the sentence."""
+    """The error names the model type instead."""
     change(text_copy / "config.json", architectures=None, model_type="gpt2")
     assert "architecture gpt2" in refusal(text_copy)
 
 
 @pytest.mark.parametrize("config", ["{", "[]"])
 def test_a_broken_configuration(text_copy, config):
-    """Broken JSON, or JSON that is no object."""
+    """Broken JSON, or JSON that is not an object."""
     (text_copy / "config.json").write_text(config)
     assert "broken config.json" in refusal(text_copy)
 
 
 def test_quantized_weights(text_copy):
-    """What the engine does not run is refused before it is loaded."""
+    """Quantized weights are not supported and are rejected before loading."""
     change(text_copy / "config.json", quantization_config={"quant_method": "awq"})
     assert "quantized" in refusal(text_copy)
 
 
 @pytest.fixture
-def stranger():
-    """Run as a user whom file permissions bind, also where the tests run as root."""
-    own = os.geteuid()
-    if own == 0:
+def unprivileged():
+    """Run as a user to whom file permissions apply, even if the tests run as root."""
+    user = os.geteuid()
+    if user == 0:
         os.seteuid(65534)
     yield
-    os.seteuid(own)
+    os.seteuid(user)
 
 
 @pytest.fixture
 def locked(request, text_copy):
-    """A checkpoint with one unreadable entry, in a folder that anybody may enter."""
+    """A checkpoint with one unreadable entry, in folders that every user may enter."""
     entry = text_copy / request.param
     os.chmod(entry, 0)
     for parent in (text_copy, *text_copy.parents):
@@ -219,30 +219,30 @@ def locked(request, text_copy):
 
 
 @pytest.mark.parametrize("locked", [".", "config.json", "model-00001-of-00003.safetensors"], indirect=True)
-@pytest.mark.usefixtures("locked", "stranger")
-def test_a_folder_that_may_not_be_read(text_copy):
-    """Wrong owner or mode, of the folder or of one file in it."""
+@pytest.mark.usefixtures("locked", "unprivileged")
+def test_an_unreadable_folder(text_copy):
+    """The folder, or one file in it, has the wrong owner or mode."""
     assert "cannot be read (Permission denied)" in refusal(text_copy)
 
 
 # --- tokenizers ---
 
 
-def test_a_tokenizer_folder_of_its_own_or_in_a_cache(text_folder, tmp_path):
-    """Plain, and as a Hugging Face cache."""
+def test_a_tokenizer_is_found_in_a_folder_or_a_cache(text_folder, tmp_path):
+    """A plain folder, and a Hugging Face cache."""
     assert find_tokenizer(text_folder, "VIBE_TOKENIZER_DIR") == text_folder
     snapshot = as_hub_cache(text_folder, tmp_path)
     assert find_tokenizer(tmp_path, "VIBE_TOKENIZER_DIR") == snapshot
 
 
 def test_an_old_tokenizer_of_two_files_is_enough(text_copy):
-    """Vocabulary and merges, as older checkpoints have them."""
+    """`vocab.json` and `merges.txt`, as in older checkpoints."""
     (text_copy / "tokenizer.json").unlink()
     assert find_tokenizer(text_copy, "VIBE_TOKENIZER_DIR") == text_copy
 
 
 def test_a_missing_tokenizer(text_copy):
-    """The sentence names the tokenizer's setting and its folder."""
+    """The error names the tokenizer's setting and its folder."""
     for name in ("tokenizer.json", "merges.txt"):
         (text_copy / name).unlink()
     with pytest.raises(StartError, match=f"^VIBE_TOKENIZER_DIR: the folder {text_copy} holds no tokenizer"):

@@ -1,4 +1,4 @@
-"""How much memory a process may still take, by its control groups."""
+"""The memory that a process can still allocate, within its control groups."""
 
 import psutil
 import pytest
@@ -24,7 +24,7 @@ def limit(group, maximum, current, cached=0):
 
 
 def test_the_tightest_group_counts(groups):
-    """A limit of any enclosing group binds; cached file pages can be had back."""
+    """The limit of any enclosing group applies; cached file pages count as free."""
     root, own = groups
     limit(root / "outer", 1000, 700)
     limit(root / "outer" / "inner", 500, 300, cached=50)
@@ -34,7 +34,7 @@ def test_the_tightest_group_counts(groups):
 
 
 def test_no_limit_is_no_limit(groups):
-    """A group without a maximum, and a system without control groups, bind nothing."""
+    """A group without a maximum, and a system without control groups, set no limit."""
     root, own = groups
     limit(root / "outer" / "inner", "max", 300)
     assert cgroup_bytes(root, own) is None
@@ -44,10 +44,10 @@ def test_no_limit_is_no_limit(groups):
 
 
 def test_the_host_has_some_memory():
-    """On the CPU it is what the host and the groups leave."""
+    """On the CPU it is what the host and the control groups leave free."""
     assert 0 < available_bytes("cpu") <= psutil.virtual_memory().total
 
 
-def test_total_is_what_the_machine_has():
-    """Whoever uses it."""
+def test_total_is_the_memory_of_the_machine():
+    """Used and free."""
     assert total_bytes("cpu") == psutil.virtual_memory().total >= available_bytes("cpu")

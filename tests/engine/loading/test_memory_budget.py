@@ -1,4 +1,4 @@
-"""The memory budget: the arithmetic an operator is told, before anything is loaded and before anything is allocated."""
+"""The memory budget: its arithmetic, before loading and before allocation."""
 
 import logging
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import NoRoom, StartError
-from engine.loading.memory_budget import check_budget, check_together, foresee_budget, plan_budget
+from engine.loading.memory_budget import check_budget, check_together, estimate_budget, plan_budget
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, vision_spec
 
@@ -14,8 +14,8 @@ CONFIG = EngineConfig(max_num_seqs=8, max_model_len=512, max_num_batched_tokens=
 TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # keys and values, layers, kv heads, head size, float32
 
 
-def test_the_cache_is_a_stated_number_of_tokens(text_model):
-    """Slots times length, and four contexts of prefix cache; every byte follows from the settings."""
+def test_the_sizes_follow_from_the_settings(text_model):
+    """A KV cache of slots times length, and a prefix cache of four contexts."""
     budget = plan_budget(text_model.model, CONFIG, 512)
     assert (budget.cache_tokens, budget.prefix_tokens) == (8 * 512, 4 * 512)
     assert budget.cache == 8 * 512 * TOKEN_BYTES
@@ -29,39 +29,39 @@ def test_the_cache_is_a_stated_number_of_tokens(text_model):
 
 
 def test_small_weights_may_take_a_second_layout_on_a_processor(text_model, text_folder):
-    """It is in the sum, at most as large as the weights; on a GPU, and above a limit, there is none."""
+    """The total includes it, at most as large as the weights; on a GPU, and above a limit, there is none."""
     planned = plan_budget(text_model.model, CONFIG, 512)
     assert planned.second_layout == planned.weights
-    assert foresee_budget(replace(text_spec(text_folder), device="cuda"), CONFIG).second_layout == 0
+    assert estimate_budget(replace(text_spec(text_folder), device="cuda"), CONFIG).second_layout == 0
     assert "second layout" in planned.table(0)
     assert "second layout" not in replace(planned, second_layout=0).table(0)
 
 
-def test_without_kept_beginnings_they_take_nothing(text_model):
-    """PREFIX_CACHE=false gives the room back."""
+def test_a_disabled_prefix_cache_takes_no_memory(text_model):
+    """PREFIX_CACHE=false frees it."""
     budget = plan_budget(text_model.model, replace(CONFIG, prefix_cache=False), 512)
     assert (budget.prefix_cache, budget.prefix_tokens) == (0, 0)
 
 
-def test_what_is_foreseen_is_what_is_planned(text_model, text_folder, vision_model, vision_folder):
-    """From the files alone, for both architectures; half precision halves all but the logits."""
+def test_the_estimate_equals_the_plan(text_model, text_folder, vision_model, vision_folder):
+    """From the files alone, for both architectures; half precision needs half for all but the logits."""
     for spec, loaded in ((text_spec(text_folder), text_model), (vision_spec(vision_folder), vision_model)):
-        foreseen, planned = foresee_budget(spec, CONFIG), plan_budget(loaded.model, CONFIG, 512)
-        assert foreseen == replace(planned, weights=foreseen.weights, second_layout=foreseen.second_layout)
-        assert foreseen.weights == pytest.approx(planned.weights, rel=0.01)
-        half = foresee_budget(replace(spec, dtype="float16"), CONFIG)
-        assert half.weights == pytest.approx(foreseen.weights / 2)
-        assert half.cache * 2 == foreseen.cache
+        estimated, planned = estimate_budget(spec, CONFIG), plan_budget(loaded.model, CONFIG, 512)
+        assert estimated == replace(planned, weights=estimated.weights, second_layout=estimated.second_layout)
+        assert estimated.weights == pytest.approx(planned.weights, rel=0.01)
+        half = estimate_budget(replace(spec, dtype="float16"), CONFIG)
+        assert half.weights == pytest.approx(estimated.weights / 2)
+        assert half.cache * 2 == estimated.cache
 
 
 def test_the_checkpoints_own_length_bounds_the_cache(text_folder):
-    """MAX_MODEL_LEN over the checkpoint's own takes no more room."""
-    longer = foresee_budget(text_spec(text_folder), replace(CONFIG, max_model_len=100_000))
+    """A MAX_MODEL_LEN above that of the checkpoint takes no more memory."""
+    longer = estimate_budget(text_spec(text_folder), replace(CONFIG, max_model_len=100_000))
     assert longer.cache_tokens == 8 * 1024
 
 
 def test_the_table_says_whether_a_second_copy_fits(text_model, text_folder, caplog):
-    """It is logged with the arithmetic; what fits exactly starts."""
+    """The table is logged; a model that fits exactly starts."""
     budget = plan_budget(text_model.model, CONFIG, 512)
     with caplog.at_level(logging.INFO):
         check_budget(text_spec(text_folder), CONFIG, budget, lambda device: budget.to_allocate)
@@ -73,8 +73,8 @@ def test_the_table_says_whether_a_second_copy_fits(text_model, text_folder, capl
         assert row in first
 
 
-def test_what_does_not_fit_stops_the_start_with_the_arithmetic(text_model, text_folder):
-    """One byte short is told with the sum, and with the settings to lower."""
+def test_a_model_that_does_not_fit_stops_the_start(text_model, text_folder):
+    """With one byte too few the error has the sizes and the settings to lower."""
     budget = plan_budget(text_model.model, CONFIG, 512)
     with pytest.raises(StartError) as stopped:
         check_budget(text_spec(text_folder), CONFIG, budget, lambda device: budget.to_allocate - 1)
@@ -94,10 +94,10 @@ def test_the_reserve_for_a_reload_is_kept_free(text_model, text_folder):
 
 @pytest.mark.parametrize("reserve", [False, True])
 def test_both_models_must_fit_together_before_either_is_loaded(text_folder, vision_folder, reserve):
-    """The sum of both, twice with RELOAD_RESERVE, against what is free; the message has every term."""
+    """The sum of both, twice with RELOAD_RESERVE, against the free memory; the message has every term."""
     config = replace(CONFIG, reload_reserve=reserve)
     models = [(text_spec(text_folder), config), (vision_spec(vision_folder), config)]
-    needed = sum(foresee_budget(spec, config).total for spec, _ in models) * (2 if reserve else 1)
+    needed = sum(estimate_budget(spec, config).total for spec, _ in models) * (2 if reserve else 1)
     check_together(models, lambda device: needed)
     with pytest.raises(StartError) as stopped:
         check_together(models, lambda device: needed - 1)
@@ -107,10 +107,10 @@ def test_both_models_must_fit_together_before_either_is_loaded(text_folder, visi
     assert ("RELOAD_RESERVE" in message) is reserve
 
 
-def test_models_that_would_fit_if_others_left_are_told_apart(text_folder):
-    """NoRoom says that the end of another process would help, which is not so for models larger than the device."""
+def test_models_that_would_fit_without_other_processes_raise_no_room(text_folder):
+    """NoRoom means that freeing memory elsewhere would help; models larger than the device raise StartError."""
     models = [(text_spec(text_folder), CONFIG)]
-    needed = foresee_budget(*models[0]).total
+    needed = estimate_budget(*models[0]).total
     with pytest.raises(NoRoom):
         check_together(models, lambda device: needed - 1, lambda device: needed)
     with pytest.raises(StartError) as hopeless:

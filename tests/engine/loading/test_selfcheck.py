@@ -1,4 +1,4 @@
-"""The check before a model is called ready."""
+"""The self-check before a model is ready."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ LONGEST = 4096
 
 
 def test_finite_logits_pass(text_model, text_folder):
-    """Each fixed prompt is run once."""
+    """Each fixed prompt runs once."""
     seen = []
 
     def logits_of(prompt):
@@ -22,8 +22,8 @@ def test_finite_logits_pass(text_model, text_folder):
     assert len(seen) == len(list(fixed_prompts(vision=False))) > 1
 
 
-def test_a_vision_model_sees_pictures_of_several_sizes(vision_model, vision_folder):
-    """Text alone would not show a vision tower that overflows."""
+def test_a_vision_model_is_checked_with_images_of_several_sizes(vision_model, vision_folder):
+    """Text alone would not reveal a vision tower that overflows."""
     grids = []
 
     def logits_of(prompt):
@@ -36,8 +36,8 @@ def test_a_vision_model_sees_pictures_of_several_sizes(vision_model, vision_fold
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_half_precision_that_overflows_names_the_cure(vision_model, vision_folder, value):
-    """One bad logit among good ones stops the start, with the setting that mends it."""
+def test_an_overflow_in_half_precision_names_the_setting(vision_model, vision_folder, value):
+    """One logit that is not finite stops the start, and the error names the setting to change."""
 
     def logits_of(prompt):
         return torch.tensor([[0.0, 1.0], [value, 0.0]])
@@ -48,15 +48,15 @@ def test_half_precision_that_overflows_names_the_cure(vision_model, vision_folde
 
 
 def test_damaged_weights_name_the_folder(text_model, text_folder):
-    """In full precision it is the weights that are to blame."""
+    """In full precision the weights are the likely cause."""
     spec = text_spec(text_folder)
     with pytest.raises(StartError, match="^VIBE_MODEL_DIR: .*damaged") as caught:
         check_logits(spec, text_model.preparer, lambda prompt: torch.full((4,), torch.nan), LONGEST)
     assert str(text_folder) in str(caught.value)
 
 
-def test_a_model_that_fails_at_once_does_not_start(text_model, text_folder):
-    """Any failure on the first prompt is one sentence for the operator."""
+def test_a_model_that_fails_on_its_first_prompt_does_not_start(text_model, text_folder):
+    """Any failure becomes one sentence for the operator."""
 
     def logits_of(prompt):
         raise RuntimeError("CUDA out of memory")
@@ -65,8 +65,8 @@ def test_a_model_that_fails_at_once_does_not_start(text_model, text_folder):
         check_logits(text_spec(text_folder), text_model.preparer, logits_of, LONGEST)
 
 
-def test_prompts_that_do_not_fit_are_left_out(vision_model, vision_folder):
-    """A short MAX_MODEL_LEN is checked by what fits, and none writes past its slot; where nothing fits, it is named."""
+def test_prompts_longer_than_the_limit_are_skipped(vision_model, vision_folder):
+    """No prompt writes past its slot; if MAX_MODEL_LEN is too short for all prompts, the error names it."""
     lengths = []
 
     def logits_of(prompt):
