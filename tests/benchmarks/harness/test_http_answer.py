@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.http_answer import BadAnswer, ChatStream, EventParser, OwnStream, WholeJson
@@ -20,6 +20,7 @@ def delta(text: str) -> bytes:
     return event(choices=[{"delta": {"content": text}}])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 100)))
 def test_events_are_the_same_however_the_stream_is_split(offsets: list[int]) -> None:
     """Lines of data are joined, comments and other fields skipped, both line endings accepted."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.http_answer import BadAnswer, WholeJson
@@ -72,6 +72,7 @@ def test_the_request_is_sent_when_the_connection_is_made() -> None:
     assert body == b"{}"
 
 
+@settings(deadline=None)
 @given(st.sampled_from([CHUNKED, SIZED, CONTINUED]), st.lists(st.integers(0, 400)))
 def test_the_body_is_the_same_however_the_answer_is_split(answer: bytes, offsets: list[int]) -> None:
     """Framing never shows, wherever the network splits it; the connection is closed after the answer."""
@@ -80,6 +81,7 @@ def test_the_body_is_the_same_however_the_answer_is_split(answer: bytes, offsets
     assert transport.closed
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(CHUNKED) - 1))
 def test_an_incomplete_answer_is_a_failure(length: int) -> None:
     """A connection that closes before the last chunk ended."""
