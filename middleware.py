@@ -1,7 +1,7 @@
-"""The hooks around every route, in their order: id, access, body, budget; then headers, figures and the access line.
+"""The hooks around every route, in this order: request id, access, body, budget; then headers, metrics and access line.
 
-All checks here are cheap and read no body. Errors of every kind, the framework's own included, become answers in one
-place (`_answer_failure`), by the table in `edge.errors` and in the shape that the address calls for.
+All checks here are cheap and read no body. Errors of every kind, the framework's own included, become responses in one
+place (`_answer_failure`), by the table in `edge.errors` and in the format of the route: JSON, OpenAI's JSON or a page.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """How errors are shown. page: renders one for people, given its status; sentence: of the messages under /api."""
+    """How errors are shown. page: renders one as HTML, given its status; sentence: translates messages under /api."""
 
     page: Callable[[ServiceError, int], str]
     sentence: Callable[[], errors.Sentence]
@@ -67,7 +67,7 @@ def install(app: Flask, settings: Settings, failures: Failures) -> None:
     app.before_request(_before)
     app.register_error_handler(Exception, lambda error: _answer_failure(error, failures))
     app.after_request(_finish)
-    app.teardown_request(_forget)
+    app.teardown_request(_clear_request_id)
     CORS(
         app,
         origins=list(settings.security.allowed_origins),
@@ -104,7 +104,7 @@ def _begin() -> None:
 
 
 def _trace(row: Row | None, request_id: str, began: float) -> Trace:
-    """Return the trace of a generation request; of any other, one that does nothing."""
+    """Return the trace of a generation request; for any other, one that does nothing."""
     if row is None or row.budget is not Budget.GENERATION or request.url_rule is None:
         return Trace()
     return services().tracing.begin(request.method, request.url_rule.rule, request.headers, request_id, began)
@@ -131,7 +131,7 @@ def _check_body(row: Row) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed request bodies are not read here.")
     limit = row.bodies[request.mimetype]
-    # A body of unknown length meets its limit while it is read; one byte more shows that there is more.
+    # A body of unknown length is checked while it is read; one byte over the limit shows that it is too long.
     request.max_content_length = limit + 1
     message = Message("body_too_large", "The request body is too large. Maximum size: {n} MiB", n=limit // MIB)
     request_state().too_large = message
@@ -141,7 +141,7 @@ def _check_body(row: Row) -> None:
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
-        return original  # a redirection is no failure
+        return original  # a redirect is not a failure
     error, state = errors.as_service_error(original), request_state()
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
         error = PayloadTooLarge(state.too_large or error.message)
@@ -169,8 +169,8 @@ def _finish(response: Response) -> Response:
     headers = {"X-Request-ID": state.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
-    if state.standing is not None:
-        headers |= state.standing.headers()
+    if state.quota is not None:
+        headers |= state.quota.headers()
     if "Cache-Control" not in response.headers:
         headers["Cache-Control"] = "no-store"
     response.headers.extend(headers)
@@ -193,6 +193,6 @@ def _report(state: RequestState, response: Response) -> float:
     )
 
 
-def _forget(error: BaseException | None) -> None:
-    """Leave no id behind for what this thread logs next."""
+def _clear_request_id(error: BaseException | None) -> None:
+    """Keep this request's id out of what the thread logs next."""
     request_id_var.set("-")

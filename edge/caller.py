@@ -1,4 +1,4 @@
-"""Who calls: the address that budgets are kept for, and whether the caller is this machine or the operator."""
+"""The caller of a request: its address, as rate limits use it, and whether it is local or the administrator."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\
 
 
 class ForwardedWarning:
-    """Warns once of forwarded headers where no proxy is trusted: they are ignored then."""
+    """Logs once that forwarded headers are ignored, which they are while no proxy is trusted."""
 
     def __init__(self, trusted_proxies: int) -> None:
         self._due = trusted_proxies == 0
 
     def check(self, request: Request) -> None:
-        """Log the warning if this request is the first that carries such a header."""
+        """Log the warning if this is the first request with such a header."""
         if self._due and is_forwarded(request):
             self._due = False
             log.warning(
@@ -36,16 +36,16 @@ class ForwardedWarning:
 
 
 def is_forwarded(request: Request) -> bool:
-    """True if some proxy, or somebody who plays one, has left a header."""
+    """True if the request has a proxy's header, from a proxy or made up by the client."""
     return any(name.startswith(FORWARDED) for name in request.environ)
 
 
 def client_address(request: Request, trusted_proxies: int) -> str:
-    """Return the address that this call is charged to, normalised; "unknown" where the socket has none.
+    """Return the normalised address of the client, "unknown" if the socket has none.
 
-    Each trusted proxy appended what it saw to X-Forwarded-For, so the entry of the outermost one is the
-    `trusted_proxies`-th from the right; whatever stands left of it is the client's own claim. A shorter list did not
-    come through all of them, and a value that is no address tells nothing: then the socket's peer counts.
+    Each trusted proxy appends its peer's address to X-Forwarded-For, so the client's is the `trusted_proxies`-th entry
+    from the right; entries to the left of it are the client's own claims. If the list is shorter or the entry is not
+    an address, the socket's peer counts.
     """
     hops = [hop.strip() for line in request.headers.getlist("X-Forwarded-For") for hop in line.split(",")]
     claimed = hops[-trusted_proxies] if 0 < trusted_proxies <= len(hops) else ""
@@ -53,7 +53,7 @@ def client_address(request: Request, trusted_proxies: int) -> str:
 
 
 def budget_key(address: str) -> str:
-    """Return whom an address is charged to: an IPv6 client owns a whole /64 and must not choose within it."""
+    """Return the key that an address is charged under: an IPv6 client owns a /64, so all of it shares one budget."""
     if ":" not in address:
         return address
     return str(ipaddress.ip_network((address, 64), strict=False))
@@ -71,7 +71,7 @@ def is_local(request: Request) -> bool:
 
 
 def came_over_https(request: Request, trusted_proxies: int) -> bool:
-    """True if the browser spoke HTTPS: to us, or to the nearest proxy where we trust one."""
+    """True if the browser used HTTPS, to this server or to the nearest proxy if proxies are trusted."""
     nearest = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip()
     return request.is_secure or (trusted_proxies > 0 and nearest.lower() == "https")
 
@@ -86,7 +86,7 @@ def is_admin(request: Request, admin_key: str | None) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _normal(text: str) -> str:
-    """Return the address in its one normal form, without port or zone; "" where it is none."""
+    """Return the address in its canonical form, without port or zone; "" if it is not an address."""
     if match := WITH_PORT.fullmatch(text):
         text = match["v6"] or match["v4"]
     try:

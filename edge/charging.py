@@ -1,4 +1,4 @@
-"""Charging a caller for a request, in the budget that the route's row names."""
+"""Charges a request to the caller's budget that the route's row names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edge.services import services
 def charge(cost: int = 1, *, only_look: bool = False) -> None:
     """Charge the caller for this request. Raises OverBudget.
 
-    A route whose row says `cost_in_body` calls this itself; before its body is read, `only_look` refuses those whose
-    budget is spent, and charges nobody.
+    A route with `cost_in_body` calls this itself after reading the body. Before that, middleware calls it with
+    `only_look`, which refuses callers whose budget is spent and charges nothing.
     """
     state = request_state()
     row = state.row
@@ -20,8 +20,8 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
         return
     try:
         client = caller.budget_key(state.client)
-        state.standing = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
+        state.quota = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
     except OverBudget as refusal:
-        state.standing = refusal.standing
+        state.quota = refusal.quota
         state.observer.over_budget(row.budget.value, refusal.window)
         raise

@@ -1,8 +1,8 @@
-"""Notices that a client has gone while its answer is in the making, and aborts the answer.
+"""Detects clients that disconnect during a generation, and aborts it.
 
-WSGI does not tell a view that its client left, so one thread watches the sockets of all answers in flight. On Linux
-the kernel reports a peer that closed (EPOLLRDHUP, also when unread bytes lie before the end) or reset (EPOLLHUP);
-elsewhere the sockets are looked at every 50 ms, and only while there are any.
+WSGI does not report a disconnect to the view, so one thread watches the sockets of all generations in flight. On Linux
+the kernel reports a peer that closed (EPOLLRDHUP, even before unread bytes) or reset (EPOLLHUP); elsewhere the sockets
+are polled every 50 ms, and only while there are any.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Call = Callable[[], None]
 
 
 class Watcher(Protocol):
-    """Tells when the peer of a socket has gone, from a thread of its own."""
+    """Detects closed peers of sockets, in a thread of its own."""
 
     def add(self, sock: socket.socket, gone: Call) -> Call:
-        """Call `gone` once, soon after the peer has gone; return what ends the watch, harmless at any time."""
+        """Call `gone` once, soon after the peer disconnects; return what ends the watch, safe at any time."""
 
 
 class ClientWatch:
-    """The clients of all answers in flight. The thread starts with the first one, after any fork."""
+    """Watches the clients of all generations in flight. The thread starts with the first one, so after the fork."""
 
     def __init__(self, new_watcher: Callable[[], Watcher] | None = None) -> None:
         self._new_watcher = new_watcher or (EpollWatcher if hasattr(select, "EPOLLRDHUP") else PollingWatcher)
@@ -41,7 +41,7 @@ class ClientWatch:
         self._watcher: Watcher | None = None
 
     def watch(self, environ: Mapping[str, Any], gone: Call) -> Call:
-        """Call `gone` if the client leaves; return what ends the watch, to be called always."""
+        """Call `gone` if the client disconnects; return what ends the watch, which must always be called."""
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         if sock is None or sock.fileno() < 0:
             return lambda: None
@@ -56,14 +56,14 @@ class ClientWatch:
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """One answer in flight; two are never equal, so that streams which share a socket stay apart."""
+    """One generation in flight. Compared by identity, since streams can share a socket."""
 
     sock: socket.socket
     gone: Call
 
 
 class EpollWatcher:
-    """Waits in the kernel; no time passes between the packet and the call."""
+    """Waits in epoll, so the call follows the packet immediately."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -95,7 +95,7 @@ class EpollWatcher:
                     _call(watch.gone)
 
     def _take(self, descriptor: int) -> list[_Watch]:
-        """Return who waits for this descriptor, unless it has been reused since the kernel reported it."""
+        """Return the watches of this descriptor, unless it was reused after the kernel reported it."""
         with self._lock:
             if descriptor not in self._watched or not _has_gone(descriptor):
                 return []
@@ -105,14 +105,14 @@ class EpollWatcher:
 
     def _forget(self, descriptor: int) -> None:
         del self._watched[descriptor]
-        with contextlib.suppress(OSError):  # a closed socket has left the kernel's set by itself
+        with contextlib.suppress(OSError):  # the kernel has removed a closed socket already
             self._epoll.unregister(descriptor)
 
 
 class PollingWatcher:
-    """Looks at the sockets every `every` seconds while there are any; works on every system.
+    """Polls the sockets every `every` seconds while there are any; works on every system.
 
-    Bytes that the client sent ahead hide its leaving here: there is no portable way to look past them.
+    Unread bytes that the client sent ahead hide a disconnect: there is no portable way to look past them.
     """
 
     def __init__(self, every: float = LOOK_EVERY) -> None:
@@ -154,15 +154,15 @@ def _peer_closed(sock: socket.socket) -> bool:
         with selectors.DefaultSelector() as look:
             look.register(sock, selectors.EVENT_READ)
             return bool(look.select(0)) and sock.recv(1, socket.MSG_PEEK) == b""
-    except ValueError:  # closed on our side, or a TLS socket, which cannot be looked into
+    except ValueError:  # closed on our side, or a TLS socket, which cannot be peeked
         return sock.fileno() < 0
     except OSError:  # reset
         return True
 
 
 def _call(gone: Call) -> None:
-    """Call, and live on: a watcher that died would leave every later client unnoticed."""
+    """Call, and survive any error: without the watcher's thread, later disconnects would go unnoticed."""
     try:
         gone()
     except Exception:
-        log.exception("A client left, and its answer could not be stopped.")
+        log.exception("A client disconnected, and its generation could not be stopped.")

@@ -5,10 +5,10 @@
     ServiceError
     ├── Unauthorized             credentials are missing or wrong
     ├── Forbidden                this caller may not use this route
-    ├── NotFound                 nothing at this address
-    │   └── UnknownModel         no model of this name
-    ├── MethodRefused            the address does not take this method
-    └── InternalError            a mistake of ours
+    ├── NotFound                 no route has this address
+    │   └── UnknownModel         no model has this name
+    ├── MethodRefused            the route does not allow this method
+    └── InternalError            a bug in the service
 
 What the engine raises stands in `engine.errors`.
 """
@@ -39,7 +39,7 @@ from engine.errors import (
 
 log = logging.getLogger("avito_ai.failures")
 
-# What nginx answers, in its log alone, when the client has closed its end.
+# nginx's own status for a client that closed the connection; only logs show it.
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -56,21 +56,21 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """There is nothing at this address."""
+    """No route has this address."""
 
 
 class UnknownModel(NotFound):
-    """There is no model of this name."""
+    """No model has this name."""
 
     param = "model"
 
 
 class MethodRefused(ServiceError):
-    """The address is known, but not with this method."""
+    """The route does not allow this method."""
 
 
 class InternalError(ServiceError):
-    """A mistake of ours; the log has it."""
+    """A bug in the service; the log has the details."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Meaning:
     openai_code: str | None = None
 
 
-# The first class that fits counts, so a class stands before those it derives from.
+# The first class that matches counts, so a class stands before its bases.
 ERRORS: dict[type[ServiceError], Meaning] = {
     ContextTooLong: Meaning(400, "validation_error", openai_code="context_length_exceeded"),
     ValidationError: Meaning(400, "validation_error"),
@@ -103,7 +103,7 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     ServiceError: Meaning(500, "internal_error", "server_error"),
 }
 
-# The framework's own refusals, in our words. Any other of its client errors is a malformed request.
+# Messages for the framework's own client errors; any other is a malformed request.
 FRAMEWORK: dict[int, ServiceError] = {
     404: NotFound("There is nothing at this address."),
     405: MethodRefused("This address does not take this method."),
@@ -121,12 +121,12 @@ def meaning_of(error: ServiceError) -> Meaning:
 
 
 def as_service_error(error: Exception) -> ServiceError:
-    """Return the error in our own tree; what nobody expected is logged, without any text that a client sent."""
+    """Return the error as one of our tree. An unexpected one is logged, without any text that a client sent."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, HTTPException) and (error.code or 500) < 500:
         return FRAMEWORK.get(error.code or 0) or ValidationError("The request is malformed.")
-    # An exception's text can quote the request, so the log has where it happened and what kind it was, and no more.
+    # An exception's text can quote the request, so only its traceback and its type are logged.
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("Unexpected %s:\n%s", type(error).__name__, where)
     return InternalError("Something went wrong on our side. Please try again.")

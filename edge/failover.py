@@ -1,8 +1,8 @@
-"""Handing a request over to another copy of the service, where nginx stands in front of several.
+"""Passes a request on to another copy of the service, behind nginx with several copies.
 
-nginx does not ask a copy whether it is ready and must not repeat a request that may have begun. So its site sends
-`X-Another-Copy` with every request, and a copy that cannot take one names the location in which nginx asks the others:
-nginx follows `X-Accel-Redirect` of an answer of any status. From anybody but a trusted proxy the header is ignored.
+nginx does not check a copy's readiness and must not repeat a request that may have started. So its configuration sends
+`X-Another-Copy` with every request, and a copy that cannot take one answers with `X-Accel-Redirect`, which nginx
+follows for any status: it names the location that asks the other copies. Only trusted proxies may send the header.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ LOCATION = "@failover"
 
 
 def can_take(request: Request, settings: Settings) -> bool:
-    """True if a proxy says that it knows other copies."""
+    """True if a trusted proxy has other copies to ask."""
     return settings.server.trusted_proxies > 0 and "X-Another-Copy" in request.headers
 
 
 def hand_over_early(request: Request, settings: Settings, models: ModelSet, row: Row) -> None:
-    """Refuse a generation before it is charged or read, where another copy can take it and this one cannot.
+    """Refuse a generation before it is charged or read, if this copy is not ready and another one may be.
 
     Raises NotReady.
     """
@@ -32,5 +32,5 @@ def hand_over_early(request: Request, settings: Settings, models: ModelSet, row:
 
 
 def headers_of(error: ServiceError, request: Request, settings: Settings) -> dict[str, str]:
-    """Return the header that has nginx ask another copy; nothing was begun for a request that ends with NotReady."""
+    """Return the header that makes nginx ask another copy; a request that ends with NotReady was never started."""
     return {"X-Accel-Redirect": LOCATION} if isinstance(error, NotReady) and can_take(request, settings) else {}

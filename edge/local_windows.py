@@ -1,7 +1,7 @@
-"""Moving windows in this process's memory, for the `limits` library.
+"""Moving windows in this process's memory, a storage for the `limits` library.
 
-The library's own memory storage starts a thread for nearly every call and keeps the key of every client it has ever
-seen; this one starts none, forgets a client with its last entry, and takes its clock from outside.
+The library's own memory storage starts a thread for nearly every call and never removes a client's key; this one starts
+none, removes a client with its last entry, and takes its clock as an argument.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class LocalWindows(Storage, MovingWindowSupport):
             return (window.hits[0][0] if window.hits else now), window.count
 
     def _sweep(self, now: float) -> None:
-        """Forget the clients whose windows have emptied; rarely, for it looks at all of them."""
+        """Remove the clients whose windows are empty; rarely, since it visits all of them."""
         if now - self._swept < SWEEP_SECONDS:
             return
         self._swept = now
@@ -78,37 +78,37 @@ class LocalWindows(Storage, MovingWindowSupport):
             if not window.hits:
                 del self._windows[key]
 
-    # What the library's base class asks of a storage, beyond moving windows.
+    # Required by the library's base class, beyond moving windows.
 
     @property
     def base_exceptions(self) -> type[Exception]:
-        """Nothing here fails in a way of its own."""
+        """Return ValueError: this storage raises nothing of its own."""
         return ValueError
 
     def check(self) -> bool:
-        """Memory is always there."""
+        """Return True: memory is always available."""
         return True
 
     def reset(self) -> int:
-        """Forget everything; return how many windows that were."""
+        """Remove all windows; return how many there were."""
         with self._lock:
             forgotten = len(self._windows)
             self._windows.clear()
             return forgotten
 
     def clear(self, key: str) -> None:
-        """Forget one window."""
+        """Remove one window."""
         with self._lock:
             self._windows.pop(key, None)
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Refuse: fixed windows are not kept here."""
+        """Raise NotImplementedError: this storage has no fixed windows."""
         raise NotImplementedError
 
     def get(self, key: str) -> int:
-        """Refuse likewise."""
+        """Raise NotImplementedError."""
         raise NotImplementedError
 
     def get_expiry(self, key: str) -> float:
-        """Refuse likewise."""
+        """Raise NotImplementedError."""
         raise NotImplementedError

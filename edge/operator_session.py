@@ -1,7 +1,7 @@
-"""The operator's session: a signed cookie for twelve hours, given for ADMIN_KEY, of which it holds nothing.
+"""The operator's session: a signed cookie, valid for twelve hours, that ADMIN_KEY is exchanged for.
 
-The signature's key is derived from ADMIN_KEY, so that copies of the service know each other's cookies, a restart ends
-no session and a new key ends all of them. Tries are limited for each address, right or wrong.
+The cookie holds no part of the key. Its signature's key is derived from ADMIN_KEY, so copies of the service accept each
+other's cookies, a restart ends no session, and a new key ends all of them. Sign-in attempts are limited per address.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ OPERATOR = "operator"
 
 
 def sign_in_tries() -> RateLimiter:
-    """Return the budgets of tries, kept apart from every other."""
+    """Return the rate limiter of sign-in attempts."""
     return RateLimiter(TRIES_PER_MINUTE, TRIES_PER_HOUR)
 
 
 def key_fits(offered: str, admin_key: str | None) -> bool:
-    """True for the right key; compared in constant time."""
+    """True for ADMIN_KEY; compared in constant time."""
     return admin_key is not None and hmac.compare_digest(offered.encode(), admin_key.encode())
 
 
 def is_signed_in(request: Request, admin_key: str | None) -> bool:
-    """True if the request carries a cookie that this key signed within the last twelve hours."""
+    """True if the request has a cookie that this key signed within the last twelve hours."""
     cookie = request.cookies.get(COOKIE)
     if not cookie or admin_key is None:
         return False
@@ -43,7 +43,7 @@ def is_signed_in(request: Request, admin_key: str | None) -> bool:
 
 
 def sign_in(response: Response, admin_key: str, *, secure: bool) -> None:
-    """Give the browser its cookie. secure: the operator came over HTTPS."""
+    """Set the cookie. secure: the request came over HTTPS."""
     response.set_cookie(
         COOKIE,
         cookie_serializer(admin_key).dumps(OPERATOR),
@@ -56,12 +56,12 @@ def sign_in(response: Response, admin_key: str, *, secure: bool) -> None:
 
 
 def sign_out(response: Response) -> None:
-    """Take the cookie away."""
+    """Delete the cookie."""
     response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
 
 
 def cookie_serializer(admin_key: str, signer: type[TimestampSigner] = TimestampSigner) -> URLSafeTimedSerializer:
-    """Return what writes and reads the cookie. signer: stamps the time."""
+    """Return the serializer of the cookie. signer: adds the timestamp."""
     return URLSafeTimedSerializer(
         admin_key,
         salt="operator's page",

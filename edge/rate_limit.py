@@ -1,7 +1,7 @@
-"""Budgets: how many requests a client may make a minute and an hour, over moving windows.
+"""Rate limits: how many requests a client may make per minute and per hour, in moving windows.
 
-Counted by the `limits` library, in memory or in Redis for several copies of the service. While Redis is away the
-limits go on in this process alone: one log line says so, a metric counts it, and no request fails or waits for it.
+The `limits` library counts, in memory or, for several copies of the service, in Redis. While Redis is unavailable, this
+process counts on its own: one log line reports it, a metric counts it, and no request fails or waits for it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from limits.strategies import MovingWindowRateLimiter
 
 from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
-from edge.shared_windows import UNANSWERED, SharedWindows, Windows
+from edge.shared_windows import STORAGE_ERRORS, SharedWindows, Windows
 from engine.errors import Message, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a client stands in its tightest window; `reset` is in seconds from now."""
+class Quota:
+    """What a client may still use in its tightest window; `reset` is in seconds from now."""
 
     limit: int
     remaining: int
@@ -37,12 +37,12 @@ class Standing:
 
 
 class OverBudget(RateLimitExceeded):
-    """A refusal that knows where the client stands; `window` is `minute` or `hour`."""
+    """The client's budget is spent; `window` is `minute` or `hour`."""
 
-    def __init__(self, item: RateLimitItem, standing: Standing) -> None:
+    def __init__(self, item: RateLimitItem, quota: Quota) -> None:
         self.window = item.GRANULARITY.name
-        self.standing = standing
-        super().__init__(_exceeded(item.amount, self.window), standing.reset)
+        self.quota = quota
+        super().__init__(_exceeded(item.amount, self.window), quota.reset)
 
 
 def _exceeded(amount: int, window: str) -> Message:
@@ -52,7 +52,7 @@ def _exceeded(amount: int, window: str) -> Message:
 
 
 class RateLimiter:
-    """The budgets of every client. A refused call is charged in no window."""
+    """The budgets of all clients. A refused request is charged in no window."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class RateLimiter:
         self._policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self._items)
         self._local = Windows(LocalWindows(clock), clock)
         self._shared = shared
-        self._lock = threading.Lock()  # guards the check and the charge that follows it
+        self._lock = threading.Lock()  # guards a check and the charge that follows it
 
-    def spend(self, budget: str, client: str, cost: int = 1, *, only_look: bool = False) -> Standing | None:
-        """Charge `cost` requests and return what is left; None where no limit is set. only_look: charge nothing.
+    def spend(self, budget: str, client: str, cost: int = 1, *, only_look: bool = False) -> Quota | None:
+        """Charge `cost` requests and return what is left; None if no limit is set. only_look: charge nothing.
 
-        Raises OverBudget, and ValidationError for a cost that no window could ever hold.
+        Raises OverBudget, and ValidationError for a cost above a limit itself.
         """
         if not self._items:
             return None
@@ -80,25 +80,25 @@ class RateLimiter:
             raise ValidationError(
                 f"This request counts as {cost} requests, over the limit of {item.amount} per {item.GRANULARITY.name}."
             )
-        if self._shared is not None and not self._shared.away:
+        if self._shared is not None and not self._shared.unavailable:
             try:
                 return self._spend_in(self._shared.windows, budget, client, cost, only_look)
-            except UNANSWERED as error:
+            except STORAGE_ERRORS as error:
                 self._shared.failed(error)
         with self._lock:
             return self._spend_in(self._local, budget, client, cost, only_look)
 
-    def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Standing:
-        """Look at every window first and charge all of them only then, so that no refusal is charged."""
+    def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Quota:
+        """Check every window before charging any, so that no refusal is charged."""
         strategy = MovingWindowRateLimiter(windows.storage)
-        standings = [self._standing(strategy, windows, item, budget, client, cost) for item in self._items]
+        quotas = [self._quota_after(strategy, windows, item, budget, client, cost) for item in self._items]
         for item in () if only_look else self._items:
-            # Between copies that share Redis another one can win the last place; then this call is refused.
+            # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not strategy.hit(item, budget, client, cost=cost):
-                raise OverBudget(item, self._measure(strategy, windows, item, budget, client))
-        return min(standings, key=lambda standing: standing.remaining)
+                raise OverBudget(item, self._quota(strategy, windows, item, budget, client))
+        return min(quotas, key=lambda quota: quota.remaining)
 
-    def _standing(
+    def _quota_after(
         self,
         strategy: MovingWindowRateLimiter,
         windows: Windows,
@@ -106,19 +106,19 @@ class RateLimiter:
         budget: str,
         client: str,
         cost: int,
-    ) -> Standing:
-        before = self._measure(strategy, windows, item, budget, client)
+    ) -> Quota:
+        before = self._quota(strategy, windows, item, budget, client)
         if before.remaining < cost:
             raise OverBudget(item, before)
-        return Standing(before.limit, before.remaining - cost, before.reset, before.policy)
+        return Quota(before.limit, before.remaining - cost, before.reset, before.policy)
 
-    def _measure(
+    def _quota(
         self, strategy: MovingWindowRateLimiter, windows: Windows, item: RateLimitItem, budget: str, client: str
-    ) -> Standing:
+    ) -> Quota:
         reset, remaining = strategy.get_window_stats(item, budget, client)
-        return Standing(item.amount, max(0, remaining), max(1, math.ceil(reset - windows.clock())), self._policy)
+        return Quota(item.amount, max(0, remaining), max(1, math.ceil(reset - windows.clock())), self._policy)
 
     @property
     def shared_failures(self) -> int:
-        """How many calls the shared storage has not answered."""
+        """How many calls to the shared storage have failed."""
         return 0 if self._shared is None else self._shared.failures

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flask import g
 
-from edge.rate_limit import Standing
+from edge.rate_limit import Quota
 from edge.route_table import Row
 from telemetry.observer import RequestObserver
 
@@ -17,7 +17,7 @@ class RequestState:
     """The state of one request, used by the thread that serves it.
 
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
-    caller's address; standing: what is left of the caller's budget; too_large: the message for a body over the route's
+    caller's address; quota: what is left of the caller's budget; too_large: the message for a body over the route's
     limit; typed, image: what a form of the page held, to be shown again.
     """
 
@@ -26,7 +26,7 @@ class RequestState:
     request_id: str
     client: str
     observer: RequestObserver
-    standing: Standing | None = None
+    quota: Quota | None = None
     too_large: str | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None

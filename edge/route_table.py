@@ -1,6 +1,6 @@
-"""The one table of routes: what each needs, whose budget it spends and which bodies it reads.
+"""The table of routes: who may use each, which budget it spends and which bodies it reads.
 
-A route without a row, and a row without a route, stop the start.
+The application does not start if a route has no row or a row no route.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORM_WITH_IMAGE = {MULTIPART: 17 * MIB}
 
 
 class Need(Enum):
-    """Who may use a route. PROBE is open too, and is logged only at DEBUG."""
+    """Who may use a route. PROBE is open as well, and logged only at DEBUG."""
 
     OPEN = "open"
     PROBE = "probe"
@@ -28,7 +28,7 @@ class Need(Enum):
 
 
 class Budget(Enum):
-    """Which of a client's budgets a call is charged to."""
+    """Which of a client's budgets a request is charged to."""
 
     GENERATION = "generation"
     HEALTH = "health"
@@ -36,11 +36,11 @@ class Budget(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one route needs.
+    """The rules of one route.
 
-    bodies: the content types read here and their limits in bytes; a route without any reads no body. cost_in_body:
-    the route itself charges its budget, once it knows how much is asked. model: whose generation figures a call counts
-    in, where the route alone says so.
+    bodies: the accepted content types with their limits in bytes; empty for a route that reads no body. cost_in_body:
+    the route charges its budget itself, once it has read how many answers are requested. model: the model whose
+    figures a failed request counts in, unless the body names it.
     """
 
     need: Need = Need.OPEN
@@ -50,7 +50,7 @@ class Row:
     model: str | None = None
 
 
-# The body names the model, and says how many answers are asked for.
+# The body names the model and the number of answers.
 OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
 
 ROUTES: Mapping[str, Row] = {
@@ -88,11 +88,11 @@ ROUTES: Mapping[str, Row] = {
 
 
 class RouteTableError(Exception):
-    """The table and the routes differ; a mistake of ours, found at start."""
+    """The table and the routes differ; a bug, found at the start."""
 
 
 def names_of(rule: Rule) -> set[str]:
-    """Return the rule's names in the table, one for each method that a client may mean."""
+    """Return the rule's names in the table, one for each method apart from HEAD and OPTIONS."""
     return {f"{method} {rule.rule}" for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
 
 
@@ -105,7 +105,7 @@ def check_routes(app: Flask, table: Mapping[str, Row] = ROUTES) -> None:
 
 
 def row_of(request: Request, table: Mapping[str, Row] = ROUTES) -> Row | None:
-    """Return the row of the route that was matched; None for no route and for OPTIONS, which needs nothing."""
+    """Return the row of the matched route; None if no route matched and for OPTIONS, which has no rules."""
     if request.url_rule is None or request.method == "OPTIONS":
         return None
     method = "GET" if request.method == "HEAD" else request.method

@@ -1,8 +1,7 @@
-"""The windows that copies of the service share, and whether their storage answers.
+"""The windows that copies of the service share in Redis, and whether Redis is available.
 
-After a call that it did not answer, no request asks it again: a thread tries it every few seconds, with what a request
-would do, until it answers. So an outage costs the calls that were under way a quarter of a second, and later ones
-nothing.
+After a failed call no request uses the storage: a thread retries the operation of a request every few seconds until it
+succeeds. So an outage delays the calls in progress by a quarter of a second, and later ones not at all.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from limits.strategies import MovingWindowRateLimiter
 
 log = logging.getLogger("avito_ai.rate_limit")
 
-# How long Redis is left alone after a failure, and how long one call may take, in seconds.
+# Between two attempts after a failure, and at most for one call, in seconds.
 REDIS_PAUSE = 5.0
 REDIS_TIMEOUT = 0.25
-# What a storage raises that does not answer; who meets it calls `SharedWindows.failed`.
-UNANSWERED = (StorageError, OSError)
+# What an unavailable storage raises; whoever catches it calls `SharedWindows.failed`.
+STORAGE_ERRORS = (StorageError, OSError)
 TRY = RateLimitItemPerSecond(1_000_000)
 
 Pause = Callable[[float], bool]
@@ -32,62 +31,62 @@ Pause = Callable[[float], bool]
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """A storage with the clock that it stamps its entries with."""
+    """A storage with the clock of its entries' timestamps."""
 
     storage: Storage
     clock: Callable[[], float]
 
 
 class SharedWindows:
-    """Windows in a storage that can be away. pause: waits so many seconds before a try; True from it ends the tries."""
+    """Windows in a storage that can be unavailable. pause: waits so many seconds; if it returns True, retrying ends."""
 
     def __init__(self, windows: Windows, pause: Pause | None = None) -> None:
         self.windows = windows
         self._pause = pause or threading.Event().wait
         self._lock = threading.Lock()  # guards the two fields below
-        self._away = False
+        self._unavailable = False
         self._failures = 0
 
     @property
-    def away(self) -> bool:
-        """True while the storage is not to be asked."""
-        return self._away
+    def unavailable(self) -> bool:
+        """True while requests must not use the storage."""
+        return self._unavailable
 
     @property
     def failures(self) -> int:
-        """How many calls and tries it has not answered; never goes back."""
+        """How many calls and retries have failed since the start."""
         return self._failures
 
     def failed(self, error: Exception) -> None:
-        """Leave the storage alone from now on, until it answers again."""
+        """Keep requests away from the storage until a retry succeeds."""
         with self._lock:
             self._failures += 1
-            first, self._away = not self._away, True
+            first, self._unavailable = not self._unavailable, True
         if first:
-            log.warning("RATE_LIMIT_STORAGE is away (%s): limits are counted in this process alone.", _kind_of(error))
-            threading.Thread(target=self._wait_for_an_answer, name="limits-storage", daemon=True).start()
+            log.warning("RATE_LIMIT_STORAGE is unavailable (%s): this process counts on its own.", _kind_of(error))
+            threading.Thread(target=self._retry, name="limits-storage", daemon=True).start()
 
-    def _wait_for_an_answer(self) -> None:
+    def _retry(self) -> None:
         while not self._pause(REDIS_PAUSE):
-            if self._answers():
-                log.info("RATE_LIMIT_STORAGE is back: limits are shared again.")
+            if self._try():
+                log.info("RATE_LIMIT_STORAGE is available again: limits are shared.")
                 with self._lock:
-                    self._away = False
+                    self._unavailable = False
                 return
 
-    def _answers(self) -> bool:
-        """Try what a request would do, so that a Redis that is full or only to be read does not count as back."""
+    def _try(self) -> bool:
+        """Run the operation of a request, so that a Redis that is full or read-only does not count as available."""
         try:
             return MovingWindowRateLimiter(self.windows.storage).hit(TRY, "try")
-        except UNANSWERED:
+        except STORAGE_ERRORS:
             with self._lock:
                 self._failures += 1
             return False
 
 
 def redis_windows(url: str) -> Windows:
-    """Return windows in Redis; connects on first use, and gives up soon."""
-    # Imported only by those who use it: it takes a fifth of a second, most of it for OpenTelemetry's metrics.
+    """Return windows in Redis; it connects on first use, with short time-outs."""
+    # Imported only if used: it takes a fifth of a second, most of it for OpenTelemetry's metrics.
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
@@ -101,5 +100,5 @@ def redis_windows(url: str) -> Windows:
 
 
 def _kind_of(error: Exception) -> str:
-    """Name the failure without its text, which may hold the URL and its password."""
+    """Return the name of the error without its text, which may contain the URL and its password."""
     return type(error.__cause__ or error).__name__

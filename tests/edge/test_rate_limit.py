@@ -137,7 +137,7 @@ def test_many_threads_get_exactly_the_budget(clock):
     for thread in threads:
         thread.join()
     assert len(won) == 10
-    assert min(standing.remaining for standing in won) == 0
+    assert min(quota.remaining for quota in won) == 0
 
 
 def test_clients_that_stay_away_are_forgotten(clock):

@@ -1,4 +1,4 @@
-"""Limits that copies share: one budget over all of them, and what happens while their storage is away."""
+"""Limits that copies share: one budget over all of them, and what happens while their storage is unavailable."""
 
 import contextlib
 import queue
@@ -19,7 +19,7 @@ from tests.system_process import Redis
 
 
 class FlakyWindows(LocalWindows):
-    """A shared storage that can be away, or lose its last place to another copy of the service."""
+    """A shared storage that can be unavailable, or give the last request to another copy of the service."""
 
     away = False
     lost_race = False
@@ -108,29 +108,29 @@ def test_a_place_that_another_copy_takes_first_is_refused(clock, shared, storage
     limiter = RateLimiter(4, 0, shared, clock)
     storage.lost_race = True
     assert refused(limiter)
-    assert not shared.away
+    assert not shared.unavailable
 
 
-def test_limits_go_local_while_redis_is_away(clock, shared, storage, pauses, caplog):
+def test_limits_are_local_while_redis_is_unavailable(clock, shared, storage, pauses, caplog):
     """No request fails or waits; one line says so and one that it is over; every try without an answer is counted."""
     caplog.set_level("INFO")
     limiter = RateLimiter(3, 0, shared, clock)
     storage.away = True
     assert spend_all(limiter, 3) == [2, 1, 0]
     assert refused(limiter)
-    assert storage.asked == 1, "only the first call waits for a storage that is away"
+    assert storage.asked == 1, "only the first call waits for an unavailable storage"
     pauses.end()
     until(lambda: limiter.shared_failures == 2)
     assert refused(limiter)
-    assert shared.away
+    assert shared.unavailable
     storage.away = False
     pauses.end()
-    until(lambda: not shared.away)
+    until(lambda: not shared.unavailable)
     assert spend_all(limiter, 3) == [2, 1, 0]
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
-    assert "away (ConnectionError)" in lines[0]
-    assert "back" in lines[1]
+    assert "unavailable (ConnectionError)" in lines[0]
+    assert "available again" in lines[1]
     assert "password" not in caplog.text
 
 
@@ -210,7 +210,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
     for thread in threads:
         thread.join()
     assert len(won) == 20
-    assert not any(copy.shared.away for copy in copies)
+    assert not any(copy.shared.unavailable for copy in copies)
 
 
 @pytest.mark.needs("redis-server")
@@ -228,12 +228,14 @@ def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new
     redis.begin()
     for copy in (one, other):
         copy.pauses.end()
-    until(lambda: not (one.shared.away or other.shared.away))
+    until(lambda: not (one.shared.unavailable or other.shared.unavailable))
     assert spend_all(one.limiter, 2) == [2, 1]
     assert spend_all(other.limiter, 1) == [0]
     assert refused(one.limiter)
     said = [record.getMessage() for record in caplog.records if "RATE_LIMIT_STORAGE" in record.getMessage()]
-    assert [("away" in line, "back" in line) for line in said] == [(True, False)] * 2 + [(False, True)] * 2
+    assert [("unavailable" in line, "available again" in line) for line in said] == [(True, False)] * 2 + [
+        (False, True)
+    ] * 2
 
 
 @pytest.mark.needs("redis-server")
@@ -247,19 +249,19 @@ def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
     assert copy.limiter.shared_failures == 1
     redis.send(signal.SIGCONT)
     copy.pauses.end()
-    until(lambda: not copy.shared.away)
+    until(lambda: not copy.shared.unavailable)
 
 
 @pytest.mark.needs("redis-server")
-def test_redis_that_takes_no_writes_is_not_back(redis, new_copy):
-    """What is tried is what a request does: a Redis that only reads, as a replica does, counts as away."""
+def test_redis_that_takes_no_writes_is_not_available(redis, new_copy):
+    """What is tried is what a request does: a read-only Redis, such as a replica, counts as unavailable."""
     copy = new_copy(100)
     copy.shared.windows.storage.storage.execute_command("REPLICAOF", "127.0.0.1", "1")
     assert spend_all(copy.limiter, 1) == [99]
-    assert copy.shared.away
+    assert copy.shared.unavailable
     copy.pauses.end()
     until(lambda: copy.limiter.shared_failures == 2)
-    assert copy.shared.away
+    assert copy.shared.unavailable
     copy.shared.windows.storage.storage.execute_command("REPLICAOF", "NO", "ONE")
     copy.pauses.end()
-    until(lambda: not copy.shared.away)
+    until(lambda: not copy.shared.unavailable)
