@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,12 @@ MAY_IMPORT = {
 WEB = {"flask", "werkzeug", "gunicorn", "flask_cors", "limits", "jinja2", "pydantic"}
 HEAVY = {"torch", "transformers"}
 MAY_IMPORT_HEAVY = {"engine"}
+# Within the engine, these rooms and modules load torch; engine/schedule, the rest of the root and of the rooms do not.
+LOADS_TORCH = ("engine.llm_engine", "engine.model", "engine.loading", "engine.text.processor", "engine.text.prompt")
+WITHOUT_TORCH = {
+    "engine.model.choice", "engine.model.prefix_cache", "engine.model.kernels.build",
+    "engine.loading.checkpoint", "engine.loading.device",
+}  # fmt: skip
 
 
 def modules():
@@ -72,6 +80,17 @@ def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
     for name, allowed in (("types", set()), ("errors", set()), ("backend", {"engine.errors", "engine.types"})):
         ours = {module for module in imported(ROOT / "engine" / f"{name}.py") if module.split(".")[0] in OURS}
         assert ours <= allowed
+
+
+def test_scheduling_and_the_seam_load_without_torch():
+    """Rooms that only do bookkeeping are imported, and tested, without the seconds that torch takes."""
+    files = (file for file in (ROOT / "engine").rglob("*.py") if file.name != "__init__.py")
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    light = [name for name in names if name in WITHOUT_TORCH or not name.startswith(LOADS_TORCH)]
+    assert WITHOUT_TORCH | {"engine.schedule.scheduler", "engine.engine_core", "engine.text.detokenizer"} <= {*light}
+    program = f"import sys, {', '.join(light)}; print(*{HEAVY} & {{*sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert loaded.stdout.split() == []
 
 
 def reads_environment(file):

@@ -32,7 +32,7 @@ from engine.types import EncodedImage
 
 log = logging.getLogger("avito_ai.loading")
 
-# No hub is asked and no code from a checkpoint runs.
+# Never downloads and never runs code from a checkpoint.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
