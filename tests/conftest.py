@@ -45,7 +45,7 @@ def avibe(models):
 
 @pytest.fixture
 def avision(models):
-    """The scripted picture model."""
+    """The scripted image model."""
     return models.get("avision")
 
 

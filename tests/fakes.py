@@ -1,6 +1,6 @@
 """Fakes for the seams: backends that follow a script, a clock, a machine. Nothing here loads a model.
 
-`ScriptedBackend` answers at once unless told to hold, fail or refuse; it decodes pictures as a real one does, so that
+`ScriptedBackend` answers at once unless told to hold, fail or refuse; it decodes images as a real one does, so that
 damaged ones are refused and an overload can be seen to decode none.
 """
 
@@ -244,8 +244,8 @@ def scripted_models() -> ModelSet:
     return ModelSet({name: ScriptedBackend(name) for name in ("avibe", "avision")})
 
 
-def picture(colour: str = "red", size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
-    """Return an encoded picture of one colour."""
+def image_bytes(colour: str = "red", size: tuple[int, int] = (64, 48), kind: str = "PNG") -> bytes:
+    """Return an encoded image of one colour."""
     buffer = BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind)
     return buffer.getvalue()

@@ -1,13 +1,13 @@
 """The addresses of the route table, and for each a request that it answers well."""
 
 from edge.route_table import ROUTES
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 
 TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
 # A request that each route answers well; a new route that reads a body needs one here.
-UPLOAD = multipart([("prompt", "Hello"), ("image", (picture(), "a.png"))])
+UPLOAD = multipart([("prompt", "Hello"), ("image", (image_bytes(), "a.png"))])
 GOOD = {
     "/avibe": {"data": {"prompt": "Hello"}},
     "/avision": UPLOAD,

@@ -5,7 +5,7 @@ import threading
 from contextlib import ExitStack
 
 from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 from tests.system_process import Redis
 
 TEXT, VISION, CHAT = "/api/v1/text/generate", "/api/v1/image/analyze", "/v1/chat/completions"
@@ -52,7 +52,7 @@ def is_ready(copy):
 
 def form():
     """Return body and headers of a picture that is larger than a proxy's buffers."""
-    noise = picture(size=(400, 300), kind="BMP")
+    noise = image_bytes(size=(400, 300), kind="BMP")
     sent = multipart([("prompt", "What?"), ("image", (noise, "a.bmp"))])
     return sent["data"], {"Content-Type": sent["content_type"]}
 

@@ -5,9 +5,9 @@ import base64
 import schemathesis
 from hypothesis import strategies
 
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
-PICTURES = [picture(colour, (8, 8)) for colour in ("red", "blue")]
+PICTURES = [image_bytes(colour, (8, 8)) for colour in ("red", "blue")]
 DATA_URLS = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in PICTURES]
 
 schemathesis.openapi.format("image-data-url", strategies.sampled_from(DATA_URLS))

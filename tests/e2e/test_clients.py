@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 from tests.timing import once_within
 
 TEXT, VISION = "/api/v1/text/generate", "/api/v1/image/analyze"
@@ -48,7 +48,7 @@ def moment(process, event, request_id):
 
 def ask(process, request_id, path=TEXT):
     """Send a request whose answer stays open; return the connection once the model has it."""
-    image = {"image": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"} if path == VISION else {}
+    image = {"image": f"data:image/png;base64,{base64.b64encode(image_bytes()).decode()}"} if path == VISION else {}
     body = json.dumps({"prompt": "Hello", **image})
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -59,8 +59,8 @@ def ask(process, request_id, path=TEXT):
 
 @functools.cache
 def big_picture():
-    """Return body and headers that upload a picture whose pixels would take long to make."""
-    form = multipart([("prompt", "What?"), ("image", (picture(size=(6000, 4000)), "a.png"))])
+    """Return body and headers that upload an image whose pixels would take long to decode."""
+    form = multipart([("prompt", "What?"), ("image", (image_bytes(size=(6000, 4000)), "a.png"))])
     return form["data"], {"Content-Type": form["content_type"]}
 
 
@@ -93,7 +93,7 @@ def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leav
 
 
 def test_overload_is_answered_in_under_50_ms(service):
-    """Every place is held: a further picture is refused at once, probes answer, and a freed place is taken again."""
+    """Every place is held: a further image is refused at once, probes answer, and a freed place is taken again."""
     held = [ask(service, f"held-{number}", VISION) for number in range(4)]
 
     def attempt(_):

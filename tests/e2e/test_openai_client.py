@@ -10,7 +10,7 @@ from langchain_openai import ChatOpenAI
 from tokenizers import Tokenizer
 
 from tests.e2e.gunicorn_process import ROOT
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
 NO_KEY = "none"  # the client insists on one, the service does not
 HELLO = [{"role": "user", "content": "Привет! Напиши объявление о продаже велосипеда."}]
@@ -47,7 +47,7 @@ def schema_format(schema):
 
 def with_images(question, *colours):
     """Return a message with images of these colours."""
-    urls = [f"data:image/png;base64,{base64.b64encode(picture(colour)).decode()}" for colour in colours]
+    urls = [f"data:image/png;base64,{base64.b64encode(image_bytes(colour)).decode()}" for colour in colours]
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 

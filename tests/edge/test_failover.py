@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import NotReady
 from engine.types import Status
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 
 KNOWN = {"X-Another-Copy": "yes"}
 TEXT = {"json": {"prompt": "Hello"}}
@@ -33,10 +33,10 @@ def test_request_that_this_copy_cannot_take_is_handed_over_uncharged(client, avi
     assert client.post(path, headers=KNOWN, **body).headers["RateLimit-Remaining"] == "9"
 
 
-def test_large_picture_is_handed_over_unread(client, avision):
+def test_a_large_image_is_handed_over_unread(client, avision):
     """A copy that stops does not decode what another one will."""
     avision.become(Status.DRAINING)
-    body = multipart([("image", (picture(), "a.png")), ("prompt", "What?")])
+    body = multipart([("image", (image_bytes(), "a.png")), ("prompt", "What?")])
     assert client.post("/api/v1/image/analyze", headers=KNOWN, **body).headers["X-Accel-Redirect"] == "@failover"
     assert avision.decoded == []
 

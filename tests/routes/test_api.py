@@ -9,7 +9,7 @@ from app_production import create_app
 from engine.errors import ContextTooLong, DeadlineExceeded, EngineDead, ModelError, NotReady
 from engine.types import Status
 from models import ModelSet
-from tests.fakes import ScriptedBackend, multipart, picture
+from tests.fakes import ScriptedBackend, image_bytes, multipart
 
 TEXT, IMAGE = "/api/v1/text/generate", "/api/v1/image/analyze"
 
@@ -54,7 +54,7 @@ def test_absent_fields_take_the_settings_and_the_checkpoints_defaults(client, av
     client.post(TEXT, json={"prompt": "x"})
     sampling = avibe.only.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (256, 0.7, 1.0, 0)
-    client.post(IMAGE, **upload(picture()))
+    client.post(IMAGE, **upload(image_bytes()))
     assert avision.only.sampling.max_tokens == 200
 
 
@@ -164,7 +164,7 @@ def test_other_content_types_are_refused(client, path, kind):
 
 def test_the_text_route_refuses_forms(client):
     """It reads JSON alone."""
-    refused(client.post(TEXT, **upload(picture())), 415, "unsupported_media_type")
+    refused(client.post(TEXT, **upload(image_bytes())), 415, "unsupported_media_type")
 
 
 def test_compressed_bodies_are_refused(client):
@@ -217,7 +217,7 @@ def test_an_unexpected_error_reveals_nothing(client, avibe, caplog):
 def test_overload_is_refused_before_an_image_is_decoded(client, avision):
     """503 with Retry-After, and no image is decoded."""
     avision.capacity = 0
-    response = client.post(IMAGE, **upload(picture()))
+    response = client.post(IMAGE, **upload(image_bytes()))
     refused(response, 503, "overloaded")
     assert response.headers["Retry-After"] == "3"
     assert avision.decoded == []

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 from tests.routes.test_api import IMAGE, refused, upload
 
 
@@ -14,7 +14,7 @@ def data_url(data, kind="image/png"):
 
 def test_a_form_and_json_are_the_same_request(client, avision):
     """Both give the model the same bytes and get the same answer."""
-    data = picture()
+    data = image_bytes()
     in_form = client.post(IMAGE, **upload(data, max_tokens="9", temperature="0.5"))
     body = {"prompt": "What is it?", "image": data_url(data), "max_tokens": 9, "temperature": 0.5}
     in_json = client.post(IMAGE, json=body)
@@ -34,8 +34,8 @@ def test_a_form_and_json_are_the_same_request(client, avision):
         (b"", 400, "validation_error"),
         (b"just some text", 415, "unsupported_media_type"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type"),
-        (picture()[:60], 400, "validation_error"),
-        (picture(size=(201, 1)), 400, "validation_error"),
+        (image_bytes()[:60], 400, "validation_error"),
+        (image_bytes(size=(201, 1)), 400, "validation_error"),
         (b"\x89PNG\r\n\x1a\n" + bytes(16 * 1024 * 1024), 413, "payload_too_large"),
     ],
     ids=["empty", "text", "svg", "truncated", "narrow", "large"],
@@ -51,7 +51,7 @@ def test_invalid_images_are_refused_in_both(client, avision, way, data, status, 
     assert avision.submitted == []
 
 
-IMAGE_PART = ("image", (picture(), "a.png"))
+IMAGE_PART = ("image", (image_bytes(), "a.png"))
 PROMPT = ("prompt", "x")
 
 
@@ -64,7 +64,7 @@ PROMPT = ("prompt", "x")
         ([IMAGE_PART], "prompt is required."),
         ([PROMPT, IMAGE_PART, IMAGE_PART], "image was sent more than once."),
         ([PROMPT, PROMPT, IMAGE_PART], "prompt was sent more than once."),
-        ([PROMPT, ("photo", (picture(), "a.png"))], "Unknown field: photo."),
+        ([PROMPT, ("photo", (image_bytes(), "a.png"))], "Unknown field: photo."),
         ([PROMPT, IMAGE_PART, ("top_k", "5")], "Unknown field: top_k."),
         ([PROMPT, IMAGE_PART, ("max_tokens", "five")], "max_tokens must be an integer from 1 to 2048."),
         ([PROMPT, IMAGE_PART, ("temperature", "nan")], "temperature must be a number from 0 to 2."),
@@ -78,7 +78,7 @@ def test_each_mistake_in_a_form_is_named(client, fields, sentence):
 
 def test_blank_numbers_of_a_form_count_as_absent(client, avision):
     """A browser sends every field of a form, empty ones too."""
-    assert client.post(IMAGE, **upload(picture(), max_tokens="", temperature=" ")).status_code == 200
+    assert client.post(IMAGE, **upload(image_bytes(), max_tokens="", temperature=" ")).status_code == 200
     assert avision.only.sampling.max_tokens == 200
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ModelError, Overloaded
 from engine.types import Progress, Status, TokenLogprob
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 from tests.routes.test_openai import CHAT, HELLO, TOOL
 from tests.routes.test_openai import TEXT as COMPLETIONS
 from tests.routes.test_openai_refusals import MISTAKES
@@ -30,7 +30,7 @@ LOGPROBS = [
 ]
 THOUGHT_AND_CALL = '<think>Hm.</think>So.\n<tool_call>{"name": "look", "arguments": {"at": "я"}}</tool_call>'
 CALL_ALONE = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
-UPLOAD = multipart([("prompt", "?"), ("image", (picture(), "a.png"))])
+UPLOAD = multipart([("prompt", "?"), ("image", (image_bytes(), "a.png"))])
 
 
 def chat(**fields):

@@ -10,13 +10,13 @@ from app_production import create_app
 from config import load_settings
 from engine.errors import ModelError
 from routes.kept_image import FIELD, FIELD_BYTES, MAX_BYTES
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 
-LARGE = picture() + bytes(MAX_BYTES)
+LARGE = image_bytes() + bytes(MAX_BYTES)
 
 
 def upload(data=None, *fields):
-    return multipart([("image", (data or picture(), "a.png")), ("prompt", "What is it?"), *fields])
+    return multipart([("image", (data or image_bytes(), "a.png")), ("prompt", "What is it?"), *fields])
 
 
 def again(kept, *fields):
@@ -38,21 +38,21 @@ def required(page):
 def test_a_second_question_needs_no_second_upload(client, avision):
     """The page holds the image byte for byte, and every next question is about it."""
     page = client.post("/avision", **upload()).text
-    assert base64.b64decode(kept_in(page)) == picture()
+    assert base64.b64decode(kept_in(page)) == image_bytes()
     assert "The next question is about the same picture" in page
     assert not required(page)
     for _ in range(2):
         page = client.post("/avision", **again(kept_in(page))).text
         assert "An answer." in page
-    assert [request.prompt.images[0].data for request in avision.submitted] == [picture()] * 3
+    assert [request.prompt.images[0].data for request in avision.submitted] == [image_bytes()] * 3
 
 
 def test_a_chosen_image_replaces_the_kept_one(client, avision):
     """The question is about it, and the page holds it from then on."""
     kept = kept_in(client.post("/avision", **upload()).text)
-    page = client.post("/avision", **upload(picture("blue"), (FIELD, kept))).text
-    assert avision.submitted[-1].prompt.images[0].data == picture("blue")
-    assert base64.b64decode(kept_in(page)) == picture("blue")
+    page = client.post("/avision", **upload(image_bytes("blue"), (FIELD, kept))).text
+    assert avision.submitted[-1].prompt.images[0].data == image_bytes("blue")
+    assert base64.b64decode(kept_in(page)) == image_bytes("blue")
 
 
 def test_a_large_image_has_to_be_chosen_again(client):
@@ -65,7 +65,7 @@ def test_a_large_image_has_to_be_chosen_again(client):
 
 def test_the_largest_kept_image_is_accepted(client, avision):
     """The limit of the field fits the limit of kept images."""
-    data = picture() + bytes(MAX_BYTES - len(picture()))
+    data = image_bytes() + bytes(MAX_BYTES - len(image_bytes()))
     kept = kept_in(client.post("/avision", **upload(data)).text)
     assert len(kept) <= FIELD_BYTES
     assert client.post("/avision", **again(kept)).status_code == 200
@@ -76,13 +76,13 @@ def test_a_failure_loses_no_image(client, avision):
     """After any failure the question can be sent again; a new page has no image."""
     avision.failure = ModelError("The model failed on this request.")
     page = client.post("/avision", **upload()).text
-    assert base64.b64decode(kept_in(page)) == picture()
+    assert base64.b64decode(kept_in(page)) == image_bytes()
     page = client.post("/avision", **again(kept_in(page), ("max_tokens", "x"))).text
-    assert base64.b64decode(kept_in(page)) == picture()
+    assert base64.b64decode(kept_in(page)) == image_bytes()
     assert kept_in(client.get("/").text) is None
 
 
-@pytest.mark.parametrize("data", [b"text", picture()[:60], picture(size=(300, 1))])
+@pytest.mark.parametrize("data", [b"text", image_bytes()[:60], image_bytes(size=(300, 1))])
 def test_an_image_that_cannot_be_read_is_not_kept(client, data):
     """It would only fail again."""
     page = client.post("/avision", **upload(data)).text
@@ -121,7 +121,7 @@ def test_a_reached_rate_limit_loses_nothing(models, machine):
     refused = client.post("/avision", **upload())
     assert refused.status_code == 429
     assert "What is it?</textarea>" in refused.text
-    assert base64.b64decode(kept_in(refused.text)) == picture()
+    assert base64.b64decode(kept_in(refused.text)) == image_bytes()
 
 
 def test_a_reached_rate_limit_is_shown_for_an_unreadable_body(models, machine):

@@ -33,7 +33,7 @@ ATTRIBUTES = {"a": {"href", "target", "rel"}, "pre": {"tabindex"}, "ol": {"start
     ],
 )
 def test_markdown_becomes_markup_of_ours(markdown, html):
-    """CommonMark, tables and strikethrough; links to web and mail alone; HTML and pictures as text."""
+    """CommonMark, tables and strikethrough; links to web and mail alone; HTML and images as text."""
     assert html in rendered(markdown)
 
 

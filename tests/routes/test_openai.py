@@ -9,12 +9,12 @@ from app_production import create_app
 from engine.errors import ModelError
 from engine.types import Status, TokenLogprob
 from models import ModelSet
-from tests.fakes import ScriptedBackend, picture
+from tests.fakes import ScriptedBackend, image_bytes
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-URL = f"data:image/png;base64,{base64.b64encode(picture()).decode()}"
+URL = f"data:image/png;base64,{base64.b64encode(image_bytes()).decode()}"
 
 
 def ask(client, **fields):
@@ -187,7 +187,7 @@ def test_every_role_reaches_the_template(client, avibe):
 
 def test_images_of_all_messages_are_read_in_order(client, avision):
     """Each keeps the position of its part."""
-    first, second = picture("red", (10, 20)), picture("blue", (30, 40))
+    first, second = image_bytes("red", (10, 20)), image_bytes("blue", (30, 40))
     urls = [f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (first, second)]
     turns = [*said(image_part(urls[0]), {"type": "text", "text": "?"}), *said(image_part(urls[1], detail="high"))]
     assert ask(client, model="avision", messages=turns).status_code == 200

@@ -16,7 +16,7 @@ from routes.openai.completions import CompletionResponse
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 
 CHAT, TEXT, OWN = "/v1/chat/completions", "/v1/completions", "/api/v1/text/generate"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -112,12 +112,12 @@ def test_the_last_event_has_the_time_to_the_first_token(client, avibe, made):
 
 def test_the_image_route_streams_too(client):
     """From a form, where the switch is a text."""
-    form = multipart([("prompt", "?"), ("stream", "true"), ("image", (picture(), "a.png"))])
+    form = multipart([("prompt", "?"), ("stream", "true"), ("image", (image_bytes(), "a.png"))])
     response = client.post("/api/v1/image/analyze", **form)
     assert response.text.startswith('data: {"text":"An answer."}\n\n')
-    bad = multipart([("prompt", "?"), ("stream", "1"), ("image", (picture(), "a.png"))])
+    bad = multipart([("prompt", "?"), ("stream", "1"), ("image", (image_bytes(), "a.png"))])
     assert client.post("/api/v1/image/analyze", **bad).json["message"] == "stream must be true or false."
-    off = multipart([("prompt", "?"), ("stream", "false"), ("image", (picture(), "a.png"))])
+    off = multipart([("prompt", "?"), ("stream", "false"), ("image", (image_bytes(), "a.png"))])
     assert client.post("/api/v1/image/analyze", **off).json["success"] is True
 
 

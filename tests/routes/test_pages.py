@@ -12,13 +12,13 @@ from engine.types import Progress, Status
 from models import ModelSet
 from routes.locale import LOCALES
 from telemetry.metrics.machine import GpuFigures
-from tests.fakes import ScriptedBackend, multipart, picture
+from tests.fakes import ScriptedBackend, image_bytes, multipart
 
 RU = {"Accept-Language": "ru-RU,ru;q=0.9,en;q=0.5"}
 
 
 def upload(data=None, **fields):
-    return multipart([("image", (data or picture(), "a.png")), ("prompt", "Что это?"), *fields.items()])
+    return multipart([("image", (data or image_bytes(), "a.png")), ("prompt", "Что это?"), *fields.items()])
 
 
 def test_the_page_has_both_forms(client):
@@ -111,8 +111,8 @@ def test_mistakes_are_told_in_the_form_in_both_languages(client, prompt, english
     ("data", "status", "russian"),
     [
         (b"text", 415, "не похож на картинку"),
-        (picture()[:60], 400, "повреждена"),
-        (picture(size=(300, 1)), 400, "слишком узкая"),
+        (image_bytes()[:60], 400, "повреждена"),
+        (image_bytes(size=(300, 1)), 400, "слишком узкая"),
     ],
 )
 def test_a_bad_image_is_told_in_the_form(client, data, status, russian):
@@ -150,7 +150,7 @@ def test_the_address_of_an_answer_leads_back_to_the_forms(client, path):
 def test_other_form_encodings_are_read_too(client):
     """`curl -F` sends multipart where a browser would not."""
     assert client.post("/avibe", **multipart([("prompt", "x")])).status_code == 200
-    stray = multipart([("prompt", "x"), ("image", (picture(), "a.png"))])
+    stray = multipart([("prompt", "x"), ("image", (image_bytes(), "a.png"))])
     assert client.post("/avibe", **stray).status_code == 400
 
 

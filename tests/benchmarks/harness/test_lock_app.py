@@ -17,7 +17,7 @@ from benchmarks.harness.one_by_one import OneByOne
 from engine.loading.loader import load_model
 from engine.types import ChatPrompt, GenerationRequest, SamplingParams
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
 QUESTION = "Напиши объявление: диван"
 
@@ -68,7 +68,7 @@ def test_a_stream_carries_the_same_answer(client: FlaskClient) -> None:
 
 def test_a_question_about_an_image_is_answered(client: FlaskClient) -> None:
     """The image is part of the prompt."""
-    url = f"data:image/png;base64,{base64.b64encode(picture()).decode()}"
+    url = f"data:image/png;base64,{base64.b64encode(image_bytes()).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "Что тут?"}]
     made = ask(client, model="avision", messages=[{"role": "user", "content": content}])
     plain = ask(client, model="avision", messages=[{"role": "user", "content": "Что тут?"}])

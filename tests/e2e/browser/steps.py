@@ -2,10 +2,10 @@
 
 from playwright.sync_api import expect
 
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
 TEXT, IMAGE = "[data-exchanges=text] .exchange", "[data-exchanges=image] .exchange"
-RED = {"name": "red.png", "mimeType": "image/png", "buffer": picture()}
+RED = {"name": "red.png", "mimeType": "image/png", "buffer": image_bytes()}
 
 # Hands a file to the page the way a browser does when somebody drops or pastes it. The file comes as base64.
 HAND_OVER = """([kind, data, name, type]) => {

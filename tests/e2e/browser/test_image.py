@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.browser.steps import HAND_OVER, IMAGE, RED, ask_image, choose, finished
-from tests.fakes import picture
+from tests.fakes import image_bytes
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs("chromium")
 def test_an_image_can_be_pasted_and_dropped(service, open_page, kind):
     """It is shown with its name, size and pixels, and is what the question is about."""
     page = open_page(service.url)
-    page.evaluate(HAND_OVER, [kind, base64.b64encode(picture()).decode(), "bike.png", "image/png"])
+    page.evaluate(HAND_OVER, [kind, base64.b64encode(image_bytes()).decode(), "bike.png", "image/png"])
     expect(page.locator(".preview p")).to_have_text("bike.png: 1 KB, 64 × 48 pixels")
     service.script(pieces=["A red picture."])
     finished(ask_image(page))
@@ -85,12 +85,12 @@ def test_an_image_over_a_limit_is_refused_before_it_is_sent(service, open_page, 
 # The beginning of each file, how many bytes follow it, its type, and what is said of it.
 REFUSED = [
     (b"", 0, "image/png", "The image is empty.", "Файл с картинкой пуст."),
-    (picture(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),
+    (image_bytes(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),
     (b"hello", 0, "text/plain", "The file is not a picture that can be read", "не похож на картинку"),
-    (picture()[:60], 0, "image/png", "The image is damaged", "Картинка повреждена"),
-    (picture(size=(3000, 2)), 0, "image/png", "The image is too narrow", "слишком узкая"),
-    (picture(size=(16385, 100)), 0, "image/png", "Maximum side: 16384 pixels", "Сторона не больше 16384"),
-    (picture(size=(6400, 6300)), 0, "image/png", "Maximum: 40 megapixels", "Не больше 40 мегапикселей"),
+    (image_bytes()[:60], 0, "image/png", "The image is damaged", "Картинка повреждена"),
+    (image_bytes(size=(3000, 2)), 0, "image/png", "The image is too narrow", "слишком узкая"),
+    (image_bytes(size=(16385, 100)), 0, "image/png", "Maximum side: 16384 pixels", "Сторона не больше 16384"),
+    (image_bytes(size=(6400, 6300)), 0, "image/png", "Maximum: 40 megapixels", "Не больше 40 мегапикселей"),
 ]
 CHOOSE = """([data, padding, type]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -105,7 +105,7 @@ CHOOSE = """([data, padding, type]) => {
 def test_an_upload_shows_how_far_it_is(service, open_page):
     """A slow line shows its percent, and the answer comes after it."""
     page = open_page(service.url)
-    noisy = {**RED, "buffer": picture(size=(1200, 1200), kind="BMP")}
+    noisy = {**RED, "buffer": image_bytes(size=(1200, 1200), kind="BMP")}
     choose(page, noisy)
     line = page.context.new_cdp_session(page)
     line.send("Network.enable")

@@ -16,7 +16,7 @@ from engine.errors import ModelError, Overloaded
 from engine.types import Completion, GenerationRequest, SamplingParams, TextPrompt, Timings
 from telemetry.tracing import NoTracing, tracing_for
 from telemetry.tracing.request_trace import PARTS
-from tests.fakes import multipart, picture
+from tests.fakes import image_bytes, multipart
 from tests.telemetry.tracing.conftest import Traced
 
 PRIVATE = "a prompt that nobody else may read"
@@ -234,13 +234,13 @@ def test_only_generation_is_traced(client, traced):
 
 
 def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
-    """Not the prompt, the picture, the answer, a stop string, a system prompt or a name of an unknown field."""
+    """Not the prompt, the image, the answer, a stop string, a system prompt or a name of an unknown field."""
     words = {"prompt": PRIVATE, "answer": "the answer's own words", "stop": "a stop string", "field": "a_field_of_mine"}
     avibe.text = words["answer"]
     system = [{"role": "system", "content": words["prompt"]}, *MESSAGES]
     client.post(CHAT, json={"model": "avibe", "messages": system, "stop": [words["stop"]], "user": words["prompt"]})
     client.post(GENERATE, json={"prompt": words["prompt"], words["field"]: 1})
-    form = multipart([("prompt", words["prompt"]), ("image", (picture(), words["field"]))])
+    form = multipart([("prompt", words["prompt"]), ("image", (image_bytes(), words["field"]))])
     assert client.post("/api/v1/image/analyze", **form).status_code == 200
     assert {span.name for span in traced.spans()} >= {"chat avibe", "chat avision", "chat"}
     shown = "".join(span.to_json() for span in traced.spans())
