@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from edge import caller
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
 from edge.services import services
+from engine.errors import ServiceError
+
+Requested = TypeVar("Requested")
 
 
 def charge(cost: int = 1, *, only_look: bool = False) -> None:
@@ -24,4 +30,13 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
     except OverBudget as refusal:
         state.quota = refusal.quota
         state.observer.over_budget(row.budget.value, refusal.window)
+        raise
+
+
+def charge_if_refused(read: Callable[[], Requested]) -> Requested:
+    """Return what `read` returns, for a route with `cost_in_body`. A body that it refuses is charged as one answer."""
+    try:
+        return read()
+    except ServiceError:
+        charge()
         raise

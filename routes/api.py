@@ -6,10 +6,9 @@ from functools import partial
 
 from flask import Blueprint, Response, jsonify, request
 
-from edge.charging import charge
+from edge.charging import charge, charge_if_refused
 from edge.request_state import request_state
 from edge.route_table import JSON
-from engine.errors import ServiceError
 from engine.types import EncodedImage
 from routes import generation, request_reading
 from routes.batch import Batch
@@ -32,11 +31,7 @@ def text_generate() -> Response:
 @api.post("/text/batch")
 def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
-    try:
-        requests = request_reading.texts_in_json()
-    except ServiceError:
-        charge()
-        raise
+    requests = charge_if_refused(request_reading.texts_in_json)
     charge(len(requests))
     batch = Batch(requests, partial(_body, request_id=request_state().request_id))
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from edge.charging import charge
-from engine.errors import ServiceError
+from edge.charging import charge, charge_if_refused
 from routes import parsing
 from routes.openai import catalogue, chat, completions
 from routes.response_models import ModelList
@@ -45,8 +44,4 @@ def text_completions() -> Response:
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
     """Return the validated body; a body that is refused is charged as one answer."""
-    try:
-        return validated(model, parsing.json_object())
-    except ServiceError:
-        charge()
-        raise
+    return charge_if_refused(lambda: validated(model, parsing.json_object()))
