@@ -1,4 +1,4 @@
-"""The application: `create_app` puts the parts together, and nothing more.
+"""The application: `create_app` wires the parts together.
 
 `gunicorn -c gunicorn_config.py app_production:app` serves it, and loads the models from its configuration's hooks;
 `python app_production.py` serves it for development. Importing this module builds nothing.
@@ -48,7 +48,7 @@ log = logging.getLogger("avito_ai.serving")
 
 
 class PlainJson(DefaultJSONProvider):
-    """JSON as it was put together, with letters of every language readable."""
+    """JSON with keys in their given order and without escapes for non-ASCII characters."""
 
     sort_keys = False
     ensure_ascii = False
@@ -60,7 +60,7 @@ def create_app(
     machine: Machine | None = None,
     tracing: Tracing | None = None,
 ) -> Flask:
-    """Return the application over these models, not yet loaded. Raises StartError and RouteTableError."""
+    """Return the application; its models are not loaded yet. Raises StartError and RouteTableError."""
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
     limiter = _rate_limiter(settings)
@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
 
 
 def main() -> int:
-    """Serve for development until Ctrl+C, the models loading meanwhile; return the process's exit status."""
+    """Serve for development until Ctrl+C, and load the models meanwhile; return the process's exit status."""
     settings = settings_or_exit()
     try:
         set_up_logging(settings)
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int:
-    """Serve until SIGINT, SIGTERM or a failed load; let the admitted requests finish; return the exit status."""
+    """Serve until SIGINT, SIGTERM or a failed load, finish the admitted requests, and return the exit status."""
     failures: list[StartError] = []
 
     def end_with(error: StartError) -> None:
@@ -126,7 +126,7 @@ def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int
         server.shutdown()
 
     def end(signum: int, frame: FrameType | None) -> None:
-        # shutdown() waits for the loop that this very thread runs, so another one has to ask.
+        # shutdown() waits for serve_forever(), which runs in this thread, so another thread calls it.
         threading.Thread(target=server.shutdown, daemon=True).start()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""The texts that visitors read, in their language, from `locales/`; no such text stands in the code."""
+"""The texts of the pages in the visitor's language, from `locales/`, and the translations of error messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Locale:
         return general
 
     def number(self, value: float, digits: int = 0) -> str:
-        """Return a number as it is written in this language."""
+        """Return a number in this language's notation."""
         marks = {",": self.texts["marks"]["thousands"], ".": self.texts["marks"]["decimal"]}
         return f"{value:,.{digits}f}".translate(str.maketrans(marks))
 
@@ -63,7 +63,7 @@ def api_sentence() -> Sentence:
 
 
 def visitors_locale() -> Locale:
-    """Return the language that the visitor has chosen, else the one that the browser likes best among ours."""
+    """Return the language that the visitor chose, or else the best match for the browser's Accept-Language."""
     chosen = request.cookies.get(COOKIE)
     if chosen in LOCALES:
         return LOCALES[chosen]

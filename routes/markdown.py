@@ -1,7 +1,7 @@
-"""Markdown in an answer, as markup that only we write: what a model says is text inside it.
+"""Markdown of an answer as HTML. The model's output only ever becomes text inside elements that this module writes.
 
-CommonMark with tables and strikethrough (markdown-it-py). HTML stays text, images become their descriptions, links
-lead to web and mail addresses alone, and every heading is of the level below the page's own.
+CommonMark with tables and strikethrough (markdown-it-py). HTML stays text, images become their alternative texts, only
+web and mail addresses become links, and every heading has the level below the page's own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SCHEMES = ("http://", "https://", "mailto:")
 
 
 def rendered(text: str) -> Markup:
-    """Return the answer as markup."""
+    """Return the answer as HTML."""
     return Markup(_MARKDOWN.render(text))  # nosec B704 # the renderer escapes what it is given
 
 
 class _Renderer(RendererHTML):
-    """Writes no style, no image and no address of another scheme."""
+    """Writes no styles, no images and no links with other schemes."""
 
     def image(self, tokens: Sequence[Token], idx: int, options: Any, env: MutableMapping[str, Any]) -> str:
         return Markup.escape(tokens[idx].content)
@@ -47,7 +47,7 @@ class _Renderer(RendererHTML):
 
     @staticmethod
     def renderAttrs(token: Token) -> str:
-        """Keep what numbers a list; alignment of cells would be an inline style."""
+        """Keep the start of a numbered list only: the alignment of cells would be an inline style."""
         return f' start="{token.attrs["start"]}"' if "start" in token.attrs else ""
 
 

@@ -1,4 +1,4 @@
-"""The page with both forms. It is rendered here and works without JavaScript; `app.js` only adds."""
+"""The page with both forms. It is rendered on the server and works without JavaScript; `app.js` enhances it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def avision() -> str:
 
 
 def failure_page(error: ServiceError, status: int) -> str:
-    """Return the page that tells a visitor what went wrong: in the form that was sent, or alone."""
+    """Return the page of an error: the submitted form with the message, or a page of its own."""
     locale = visitors_locale()
     code = meaning_of(error).code
     failure = {
@@ -145,7 +145,7 @@ def _render(
 
 
 def _limits() -> dict[str, Any]:
-    """Return every limit that the page names or checks, from where the service itself has it."""
+    """Return the limits that the page shows or checks, as the service itself enforces them."""
     settings = services().settings.generation
     return {
         "prompt": settings.max_prompt_length,

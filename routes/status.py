@@ -1,4 +1,4 @@
-"""The operator's page: the last hour at a glance, for this machine itself and for whoever signs in with ADMIN_KEY."""
+"""The operator's page: the last hour of the service, open on this machine and after signing in with ADMIN_KEY."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def figures() -> str:
 
 @status.get("/status/samples")
 def samples() -> FlaskResponse:
-    """Return the samples after `after` (seconds since the epoch), one list of values for each line of a plot."""
+    """Return the samples after `after` (seconds since the epoch): one list of values per line of a plot."""
     taken = services().metrics.history.samples(request.args.get("after", -1.0, type=float))
     lines = [
         {"plot": plot, "key": key, "model": model, "values": [_rounded(value) for value in values]}
@@ -64,7 +64,7 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
     offered = submitted_form().fields.get("key", "")
     admin_key = services().settings.security.admin_key
     if admin_key is None or caller.is_local(request):
-        return redirect(url_for("status.show"), 303)  # which asks for no key, or says that there is none
+        return redirect(url_for("status.show"), 303)  # no key is needed there, or none is set
     try:
         services().sign_in_tries.spend("sign-in", caller.budget_key(_client()))
     except OverBudget as refusal:
@@ -100,7 +100,7 @@ def _client() -> str:
 
 
 def _figures() -> dict[str, Any]:
-    """Return the tiles and the table: of each line its last value, its mean and its greatest of the hour."""
+    """Return the tiles, and the table with the last value, the mean and the maximum of each line."""
     texts = visitors_locale().texts["status"]
     taken = services().metrics.history.samples()
     lines = list(_lines(taken))
@@ -146,7 +146,7 @@ def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
 
 
 def _label(plot: str, key: str, model: str, texts: dict[str, Any]) -> str:
-    """Return `<plot>: <line>`; an error is called by its code, a model by its name."""
+    """Return `<plot>: <line>`; errors are named by their code, models by their name."""
     line = texts["series"].get(key, model or key).format(model=model)
     return f"{texts['plots'][plot]}: {line}"
 

@@ -1,4 +1,4 @@
-// Adds to a page that works without it: answers that stream in, a stop that stops the model, and patience.
+// Enhances a page that works without it: streamed answers, a stop button that stops the model, automatic retries.
 import { ask } from "./ask.js";
 import { Exchange, say } from "./exchange.js";
 import { ImageField } from "./image.js";
@@ -115,7 +115,7 @@ class Conversation {
     }
   }
 
-  // Keeps the question, and sends it again once `cured` has come to pass; the stop button ends that, too.
+  // Keeps the question and sends it again when `cured` resolves; the stop button cancels that as well.
   async later(remark, cured, question, exchange, leaving) {
     if (leaving.signal.aborted) return;
     exchange.restart();
@@ -187,7 +187,7 @@ async function countdown(seconds, told, signal) {
   }
 }
 
-// Without HTTPS a browser keeps the clipboard from pages, but not from a selection.
+// Without HTTPS, browsers deny the clipboard API but allow copying a selection.
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
@@ -208,7 +208,7 @@ async function copy(text, button) {
 
 for (const form of document.querySelectorAll("form[data-kind]")) new Conversation(form);
 for (const outcome of document.querySelectorAll(".exchanges #outcome")) {
-  // Rendered by the server, so its text is the only thing there is to copy.
+  // Rendered by the server, so only the request id can be copied.
   const id = outcome.querySelector("[data-do=copy-id]");
   id.hidden = false;
   id.addEventListener("click", () => copy(outcome.querySelector("[data-figure=request_id]").textContent, id));

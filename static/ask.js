@@ -1,11 +1,11 @@
-// One question to the server: an upload that shows its progress, then an answer that comes in parts.
+// One request to the server: an upload with progress, then a streamed answer.
 import { language } from "./texts.js";
 
 const LOADING = 3;
 const IN_OUR_LANGUAGE = { "X-Message-Language": language };
 
 // question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), queued({ before, seconds }),
-// text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns what stops the question, and the model with it.
+// text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that aborts the request, which stops the model.
 export function ask(question, hears) {
   const fields = { prompt: question.prompt, stream: true };
   if (question.maxTokens) fields.max_tokens = Number(question.maxTokens);
@@ -13,7 +13,7 @@ export function ask(question, hears) {
   return question.file ? upload(question, fields, hears) : send(question, fields, hears);
 }
 
-// Shows every part of an answer as soon as it is there.
+// With fetch: every part of an answer is handled as soon as it arrives.
 function send({ url }, fields, hears) {
   const leaving = new AbortController();
   const events = reader(hears);
@@ -29,7 +29,7 @@ function send({ url }, fields, hears) {
   return () => leaving.abort();
 }
 
-// Tells how far the upload is, which `fetch` cannot; in return parts that come within 50 ms arrive together.
+// With XMLHttpRequest, which reports upload progress and fetch does not; parts of an answer may arrive up to 50 ms late.
 function upload({ url, file }, fields, hears) {
   const call = new XMLHttpRequest();
   const events = reader(hears);
@@ -58,7 +58,7 @@ function upload({ url, file }, fields, hears) {
 
 const QUEUE = ": queue ";
 
-// Reads server-sent events: one JSON object each. A comment may tell the place in the queue.
+// Reads server-sent events, one JSON object each. A comment may carry the queue position.
 function reader(hears) {
   let rest = "";
   return {
@@ -85,7 +85,7 @@ function refusal(status, header, body) {
   try {
     told = JSON.parse(body);
   } catch {
-    // Something in front of the server answered in its place; the status is all there is.
+    // A proxy answered instead of the server; only the status is known.
   }
   return {
     code: told.error ?? (status === 413 ? "payload_too_large" : status >= 502 ? "not_ready" : "internal_error"),

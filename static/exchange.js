@@ -1,4 +1,4 @@
-// One question with its answer, as the page shows it, and how it is spoken to those who listen to it.
+// One question with its answer on the page, and what the live region announces of it.
 import { writer } from "./markdown.js";
 import { extra, figure, fill, sentence, texts, whatNext } from "./texts.js";
 
@@ -38,7 +38,7 @@ export class Exchange {
     this.element.setAttribute("aria-busy", "true");
   }
 
-  // What the reader waits for. percent: of an upload; null where nobody knows.
+  // What the reader waits for. percent: of an upload; null if unknown.
   wait(text, percent = null) {
     const line = this.part(".wait");
     line.hidden = !text;
@@ -48,7 +48,7 @@ export class Exchange {
     bar.value = percent ?? 0;
   }
 
-  // The order is fair between visitors, so somebody who comes later may still get in front.
+  // The queue is fair between clients, so the position can also grow.
   queued({ before, seconds }) {
     const place = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
     const text = seconds ? `${place} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : place;
@@ -96,7 +96,7 @@ export class Exchange {
     this.part("[data-failure=when]").textContent = text;
   }
 
-  // Ends in any case: with all of the text, the buttons, and a remark if there is one.
+  // Ends an answer, complete or not: shows all of its text, the buttons, and the remark if there is one.
   end(remark) {
     this.markdown.end();
     this.hear("\n");
@@ -108,7 +108,7 @@ export class Exchange {
     this.element.removeAttribute("aria-busy");
   }
 
-  // Screen readers get whole sentences, not syllables.
+  // Screen readers get whole sentences, not fragments.
   hear(text) {
     this.unsaid += text;
     const found = /^[\s\S]*(?:[.!?…](?=\s)|\n)/.exec(this.unsaid);

@@ -29,7 +29,7 @@ export class ImageField {
     return this.checked;
   }
 
-  // Takes a file or refuses it with the server's own sentence; returns whether it was taken.
+  // Accepts a file, or shows the server's message for what is wrong with it; returns whether it was accepted.
   async take(file) {
     const mistake = await this.mistakeOf(file);
     this.problem.textContent = mistake;
@@ -104,7 +104,7 @@ export class ImageField {
     this.take(file);
   }
 
-  // Where there is a finger there is mostly a camera, too.
+  // Devices with a touch screen mostly have a camera.
   photographs() {
     if (!matchMedia("(any-pointer: coarse)").matches) return;
     const camera = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });

@@ -1,4 +1,4 @@
-// Markdown as it comes in, as elements that only we make: what a model says is text inside them.
+// Streamed Markdown as DOM elements. The model's output only ever becomes text inside elements that this module creates.
 import * as smd from "./vendor/streaming-markdown.js";
 
 const TAGS = new Map([
@@ -9,7 +9,7 @@ const TAGS = new Map([
   ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h3"]),
 ]);
 
-// Returns { write, end }; `said` hears the plain text, without any of the marks.
+// Returns { write, end }; `said` is called with the plain text, without Markdown marks.
 export function writer(root, said) {
   let node = root;
   const parser = smd.parser({
@@ -33,7 +33,7 @@ export function writer(root, said) {
       else if (type === smd.CHECKED) node.textContent = "☑ ";
     },
   });
-  // The parser keeps back its last character, which may begin a mark. A letter is none, so it need not wait.
+  // The parser holds back its last character, which may begin a mark. A letter or digit cannot, so it is shown already.
   const tail = document.createTextNode("");
   return {
     write(text) {
@@ -65,7 +65,7 @@ function open(parent, type) {
   return element;
 }
 
-// Leads to web and mail addresses alone; anything else stays a text.
+// Only web and mail addresses become links; anything else stays text.
 function follow(link, address) {
   if (link.tagName !== "A" || !/^(https?:\/\/|mailto:)/i.test(address)) return;
   link.href = address;

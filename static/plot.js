@@ -1,4 +1,4 @@
-// A small line plot of the last stretch of time, drawn as SVG; colours and strokes are the style sheet's.
+// A small line plot of a time span as SVG; colours and strokes are in the style sheet.
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 170;
 const LEFT = 40;
@@ -51,7 +51,7 @@ function legend(figure, lines) {
   else figure.append(list);
 }
 
-// A measured value with none beside it becomes a dot: a stroke of no length with round ends.
+// A value without neighbours becomes a dot: a stroke of length zero with round ends.
 function path(at, values, x, y, gap) {
   let d = "";
   let before = -Infinity;
@@ -68,7 +68,7 @@ function summary(lines) {
   return lines.map(({ label, values }) => `${label}: ${short(values.findLast((value) => value !== null) ?? null)}`).join("; ");
 }
 
-// The next of 1, 2, 5 times a power of ten that is not below the value.
+// The smallest of 1, 2, 5 times a power of ten that is at least the value.
 function nice(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));

@@ -1,4 +1,4 @@
-// Follows the state of the service. Its words are rendered by the server; here they only take each other's place.
+// Follows the state of the service. The server renders the notices; this module only replaces them.
 import { extra } from "./texts.js";
 
 const SOON = 2000; // milliseconds
@@ -16,7 +16,7 @@ function changing() {
   return status() !== "ready" || document.querySelector("[data-told=busy]") !== null;
 }
 
-// Asks now, and again by itself: soon where something is expected to change.
+// Polls now and again later: soon if a change is expected.
 async function look() {
   clearTimeout(timer);
   const markup = await fetch(extra.state, { cache: "no-store" }).then((r) => (r.ok ? r.text() : null)).catch(() => null);
@@ -27,7 +27,7 @@ async function look() {
   timer = setTimeout(look, markup === null || waiting.size || changing() ? SOON : CALM);
 }
 
-// Resolves once the models take questions again.
+// Resolves when the models accept requests again.
 export function ready(signal) {
   return new Promise((resolve) => {
     const wake = (answered) => {
@@ -43,7 +43,7 @@ export function ready(signal) {
 function show(markup) {
   const shown = document.getElementById("state");
   const fresh = new DOMParser().parseFromString(markup, "text/html").getElementById("state");
-  // An equal notice stays as it is, so that nobody hears it twice.
+  // An unchanged notice stays, so that screen readers do not repeat it.
   if (fresh && fresh.outerHTML !== shown.outerHTML) shown.replaceWith(document.adoptNode(fresh));
 }
 

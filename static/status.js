@@ -1,4 +1,4 @@
-// Keeps the operator's page alive: asks for what is new, draws it, and says so when the server is away.
+// Refreshes the operator's page: fetches new samples, draws them, and shows a notice while the server is unreachable.
 import { draw } from "./plot.js";
 
 const plots = document.querySelector(".plots");
@@ -18,7 +18,7 @@ async function follow() {
     drawAll();
     away.hidden = true;
   } catch (error) {
-    // The key's twelve hours are over: the server has the form for it.
+    // The session has expired: the server shows the sign-in form.
     if (error.status === 401 || error.status === 403) return location.reload();
     away.hidden = false;
   }
@@ -31,7 +31,7 @@ async function get(address) {
   return response;
 }
 
-// Appends new values to each line; a line that was not there before, or is not now, has none for that time.
+// Appends new values to each line; where a line has none, its values are null, or 0 for errors.
 function take(fresh) {
   for (const { plot, key, model } of fresh.lines) {
     const name = `${plot} ${key} ${model}`;
@@ -67,7 +67,7 @@ function remark(figure, text) {
   line.hidden = !text;
 }
 
-// The server's own markup; only what has changed is touched, so an open table stays open.
+// Replaces only parts of the markup, so that an open table stays open.
 function show(markup) {
   const fresh = new DOMParser().parseFromString(markup, "text/html");
   for (const part of [".tiles", "#table tbody"]) {

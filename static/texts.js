@@ -1,4 +1,4 @@
-// The page's texts and figures in the reader's language. They come with the page; none stands in the scripts.
+// Texts and number formats in the reader's language. The texts come with the page, not with the scripts.
 const carrier = document.getElementById("texts");
 const { live, codes, next, image_problems: imageProblems } = carrier ? JSON.parse(carrier.dataset.texts) : {};
 export const language = document.documentElement.lang;
@@ -24,7 +24,7 @@ export function timeOfDay(date) {
   return new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(date);
 }
 
-// The server's message, which is in the reader's language already; where something else answered, what the code means.
+// The server's message, already in the reader's language; the text for the code if a proxy answered instead.
 export function sentence({ code, message }) {
   return message || codes[code in codes ? code : "internal_error"];
 }

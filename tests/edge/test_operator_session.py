@@ -69,7 +69,7 @@ def test_a_wrong_key_gets_no_cookie(stranger, key):
     answer = sign_in(stranger, key)
     assert answer.status_code == 401
     assert "Set-Cookie" not in answer.headers
-    assert "This is not the key." in answer.text
+    assert "The key is wrong." in answer.text
 
 
 def test_tries_are_limited_for_each_address(stranger, app):

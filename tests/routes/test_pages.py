@@ -88,7 +88,7 @@ def test_what_a_model_says_stays_text(client, avibe):
 def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
     """An empty box would look like a mistake of the page."""
     avibe.text = " "
-    assert "ended without a word" in client.post("/avibe", data={"prompt": "x"}).text
+    assert "returned an empty answer" in client.post("/avibe", data={"prompt": "x"}).text
 
 
 @pytest.mark.parametrize(
@@ -290,9 +290,9 @@ def test_every_limit_on_the_page_is_the_services_own(models, machine):
 
 def test_an_answer_that_was_cut_says_so(client, avibe):
     """And how to get a longer one."""
-    assert "reached its length" not in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
+    assert "its maximum length" not in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
     avibe.finish_reason = "length"
-    assert "reached its length" in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
+    assert "its maximum length" in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
 
 
 def test_every_failure_says_what_to_do_next():

@@ -79,7 +79,7 @@ def test_no_violation_while_something_is_in_the_way(service, look):
     assert violations(page) == []
     stop(page)
     service.script(refuse=True)
-    expect(ask_text(page).locator(".wait")).to_contain_text(re.compile("again by itself|снова сам"))
+    expect(ask_text(page).locator(".wait")).to_contain_text(re.compile("sent again in|снова сам"))
     assert violations(page) == []
     page.context.set_offline(True)
     expect(page.locator("#away")).to_be_visible()

@@ -58,5 +58,5 @@ def test_it_can_be_read_without_scripts(service, open_page, scheme):
     """Tiles and the table come from the server."""
     page = open_page(f"{service.url}/status", java_script_enabled=False, color_scheme=scheme)
     page.click("#table summary")
-    expect(page.locator("#table tbody tr").first).to_contain_text("Tokens a second: avibe")
+    expect(page.locator("#table tbody tr").first).to_contain_text("Tokens per second: avibe")
     expect(page.locator(".tiles div")).to_have_count(8)

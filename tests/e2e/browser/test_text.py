@@ -134,7 +134,7 @@ def test_length_and_temperature_reach_the_model(service, open_page):
         exchange = ask_text(page)
     assert sent.value.post_data_json == {"prompt": "Hello", "stream": True, "max_tokens": 2, "temperature": 0.5}
     finished(exchange)
-    expect(exchange.locator(".note")).to_contain_text("reached its length")
+    expect(exchange.locator(".note")).to_contain_text("reached its maximum length")
 
 
 def test_both_forms_answer_at_the_same_time(service, open_page):
