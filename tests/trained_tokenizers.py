@@ -1,4 +1,4 @@
-"""Small tokenizers with the added tokens of a Qwen checkpoint, trained in a moment; no torch, no network."""
+"""Small tokenizers with the added tokens of a Qwen checkpoint, trained without torch and without network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-# Of the added tokens of a Qwen checkpoint, in its order: those it marks as special, and those it does not.
+# Added tokens of a Qwen checkpoint, in its order: those marked as special, and the others.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -40,9 +40,9 @@ _CORPUS = (
 
 @lru_cache
 def trained_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Tokenizer:
-    """Train a byte-level BPE tokenizer of about 500 words with Qwen's pre-tokenizer and added tokens.
+    """Train a byte-level BPE tokenizer of about 500 tokens with Qwen's pre-tokenizer and added tokens.
 
-    extra_tokens: further words of the vocabulary itself, such as the `<0x0A>` of a converted vocabulary.
+    extra_tokens: more tokens of the vocabulary itself, such as the `<0x0A>` of a converted vocabulary.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -62,7 +62,7 @@ def trained_tokenizer(extra_tokens: tuple[str, ...] = ()) -> Tokenizer:
 
 @lru_cache
 def sentencepiece_tokenizer() -> Tokenizer:
-    """Train a tokenizer of SentencePiece's kind (`▁` for a space, `<0x0A>` for a byte) with Qwen's added tokens."""
+    """Train a SentencePiece-like tokenizer (`▁` for a space, `<0x0A>` for a byte) with Qwen's added tokens."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(

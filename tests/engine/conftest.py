@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, written once and loaded once; tests that change a folder copy it first."""
+"""Tiny random checkpoints, written and loaded once per session; tests that change a folder copy it first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from io import BytesIO
 
 import pytest
 
-# torch, transformers and PIL are imported by the fixtures that need them: the bookkeeping is tested without.
+# The fixtures that need torch, transformers or PIL import them, so that tests of the bookkeeping do not load them.
 
 
 def ignore(progress):
-    """Take a progress report and do nothing with it."""
+    """Ignore a progress report."""
 
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory):
-    """A Qwen3 checkpoint with its tokenizer beside the weights. Not to be changed."""
+    """A Qwen3 checkpoint with its tokenizer beside the weights. Read-only."""
     from tests.checkpoints import write_text_checkpoint
 
     return write_text_checkpoint(tmp_path_factory.mktemp("avibe"))
@@ -24,7 +24,7 @@ def text_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory):
-    """A Qwen2.5-VL checkpoint. Not to be changed."""
+    """A Qwen2.5-VL checkpoint. Read-only."""
     from tests.checkpoints import write_vision_checkpoint
 
     return write_vision_checkpoint(tmp_path_factory.mktemp("avision"))
@@ -32,7 +32,7 @@ def vision_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def text_model(text_folder):
-    """The text checkpoint, loaded. Not to be changed."""
+    """The loaded text checkpoint. Read-only."""
     from engine.loading.loader import load_model
     from tests.checkpoints import text_spec
 
@@ -41,7 +41,7 @@ def text_model(text_folder):
 
 @pytest.fixture(scope="session")
 def vision_model(vision_folder):
-    """The vision checkpoint, loaded. Not to be changed."""
+    """The loaded vision checkpoint. Read-only."""
     from engine.loading.loader import load_model
     from tests.checkpoints import vision_spec
 
@@ -50,7 +50,7 @@ def vision_model(vision_folder):
 
 @pytest.fixture(scope="session")
 def kernels():
-    """The compiled kernels; a machine that tests has a compiler, and a processor they are for."""
+    """The compiled kernels; a machine that runs the tests has a compiler and a supported processor."""
     from engine.model.kernels.library import load_kernels
 
     loaded = load_kernels()
@@ -60,25 +60,25 @@ def kernels():
 
 @pytest.fixture(scope="session", params=["torch", pytest.param("kernels", marks=pytest.mark.needs("cc"))])
 def maybe_kernels(request):
-    """What the models compute with on the processor: torch alone, and the kernels."""
+    """None for torch alone, and the kernels: the two ways in which models run on the CPU."""
     return request.getfixturevalue("kernels") if request.param == "kernels" else None
 
 
 @pytest.fixture
 def text_copy(text_folder, tmp_path):
-    """A copy of the text checkpoint, to be broken."""
+    """A copy of the text checkpoint, for tests that change it."""
     return shutil.copytree(text_folder, tmp_path / "avibe")
 
 
 @pytest.fixture
 def vision_copy(vision_folder, tmp_path):
-    """A copy of the vision checkpoint, to be broken."""
+    """A copy of the vision checkpoint, for tests that change it."""
     return shutil.copytree(vision_folder, tmp_path / "avision")
 
 
 @pytest.fixture(scope="session")
-def picture():
-    """Make a PNG of a size, different for each seed."""
+def make_image():
+    """Return a function that makes a PNG of a given size, different for each seed."""
     from PIL import Image
 
     from engine.types import EncodedImage

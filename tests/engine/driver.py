@@ -9,7 +9,7 @@ from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingPa
 
 
 def chat(text, *images):
-    """A one-turn conversation, pictures first."""
+    """Return a conversation of one turn, with the images first."""
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
     return ChatPrompt(({"role": "user", "content": parts if images else text},), tuple(images))
 

@@ -37,12 +37,12 @@ def text_cases(text_model):
 
 
 @pytest.fixture(scope="module")
-def vision_cases(vision_model, picture):
+def vision_cases(vision_model, make_image):
     """The same with no image, one, or two of different sizes."""
     sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112)), ((140, 56),)]
     cases = []
     for index, text in enumerate(texts(20)):
-        images = [picture(width, height, seed=index % 7) for width, height in sizes[index % 5]]
+        images = [make_image(width, height, seed=index % 7) for width, height in sizes[index % 5]]
         cases.append((chat(text, *images), LENGTHS[index % 4]))
     return [(prompt, tokens, greedy(vision_model, prompt, tokens)) for prompt, tokens in cases]
 
@@ -103,8 +103,8 @@ def assert_equal(submitted):
         assert (completion.text, completion.finish_reason, completion.output_tokens) == case[2]
 
 
-def test_text_answers_equal_the_librarys_own_call(text_folder, text_runner):
-    """Token for token what a model loaded by the library answers to the same ids."""
+def test_text_answers_equal_those_of_transformers(text_folder, text_runner):
+    """Token for token, for the same ids and a model that transformers has loaded."""
     model = AutoModelForCausalLM.from_pretrained(text_folder, dtype=torch.float32)
     loaded, runner = text_runner
     for question in ("Привет", "Напиши объявление: диван", "Hello, <|im_end|> what?"):
@@ -116,11 +116,11 @@ def test_text_answers_equal_the_librarys_own_call(text_folder, text_runner):
         assert sequence.token_ids == wanted[0].tolist()
 
 
-def test_answers_about_pictures_equal_the_librarys_own_call(vision_folder, vision_runner, picture):
-    """A picture, a text and another picture, each prepared by the library's processor and answered by a fresh model."""
+def test_answers_about_images_equal_those_of_transformers(vision_folder, vision_runner, make_image):
+    """An image, a text and another image, each prepared by the processor of transformers for a new model."""
     processor = load_processor(vision_folder)
     loaded, runner = vision_runner
-    for image in (picture(60, 90), None, picture(120, 60, seed=2)):
+    for image in (make_image(60, 90), None, make_image(120, 60, seed=2)):
         prompt = chat("Что тут?", *([image] if image else []))
         rendered = processor.tokenizer.apply_chat_template(
             list(prompt.messages), tokenize=False, add_generation_prompt=True, enable_thinking=False

@@ -81,7 +81,7 @@ def test_a_cached_prefix_is_not_computed_again(driver):
     assert driver.counters.cached_tokens == outcome(second).cached_tokens
 
 
-def test_a_cached_image_is_not_embedded_again(vision, picture):
+def test_a_cached_image_is_not_embedded_again(vision, make_image):
     """Its tokens come from the prefix cache, so the vision tower does not run; for another image it does."""
     loaded, runner = vision
     runner.clear()
@@ -89,12 +89,12 @@ def test_a_cached_image_is_not_embedded_again(vision, picture):
     runner._tower = lambda pixels, grids: calls.append(1) or tower(pixels, grids)
     driver = Driver(loaded, runner, max_num_seqs=6)
     question = "Что на картинке? Какого цвета квадрат на белом фоне?"
-    same = [driver.submit(chat(question, picture(84, 84)), 5)]
+    same = [driver.submit(chat(question, make_image(84, 84)), 5)]
     driver.run()
-    same.append(driver.submit(chat(question, picture(84, 84)), 5))
+    same.append(driver.submit(chat(question, make_image(84, 84)), 5))
     driver.run()
     assert len(calls) == 1
-    other = driver.submit(chat(question, picture(84, 84, seed=3)), 5)
+    other = driver.submit(chat(question, make_image(84, 84, seed=3)), 5)
     driver.run()
     runner._tower = tower
     assert len(calls) == 2

@@ -40,12 +40,14 @@ def encode(tokenizer, text):
     return Tokenizer.from_str(json.dumps(state)).encode(text).ids
 
 
+@settings(deadline=None)
 @given(ids_of)
 def test_pieces_join_to_the_tokenizers_own_text(ids):
     """For any ids, special and incomplete ones included, the text equals that of decode()."""
     assert "".join(run(PLAIN_TABLE, ids)[0]) == PLAIN.decode(ids, skip_special_tokens=True)
 
 
+@settings(deadline=None)
 @given(any_text)
 def test_no_piece_contains_part_of_a_character(text):
     """A text split into bytes shows no replacement character at any point of the stream."""
@@ -91,6 +93,7 @@ def test_the_text_of_a_single_token_for_log_probabilities():
 # --- stop strings ---
 
 
+@settings(deadline=None)
 @given(any_text, st.lists(st.text("абz <#.", min_size=1, max_size=4), min_size=1, max_size=3), st.booleans())
 @example("a<#b", ["<#>", "#b"], True)
 @example("ааб", ["аб"], True)
@@ -143,6 +146,7 @@ def test_a_converted_vocabulary_is_recognized_by_its_tokens(tokens):
     assert TokenTable.of(trained_tokenizer(tokens)).cleans
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(any_text, st.sampled_from(["<0x0A>", "<0xd0>", "<0x9F>", "\u2581"])), max_size=8), st.booleans()
 )
@@ -156,6 +160,7 @@ def test_markers_become_their_characters(parts, split):
     assert "".join(pieces) == cleaned(text)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["<0x0A>", "<0x", "0A", ">", "\u2581", "and", "\u2581and", "<", "0"]), max_size=12))
 def test_no_piece_ever_shows_a_marker(parts):
     """At no point of a stream has a client seen a whole marker."""
@@ -186,6 +191,7 @@ def test_a_vocabulary_without_bytes_is_text():
     assert "".join(run(TokenTable.of(tokenizer), [0, 1])[0]) == "éab"
 
 
+@settings(deadline=None)
 @given(st.lists(any_text, max_size=3), st.booleans())
 @example(["I", " a"], False)
 @example(["", " "], False)
@@ -199,7 +205,7 @@ def test_a_sentencepiece_vocabulary_gives_its_own_decoders_text(parts, special):
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(ids_of)
 def test_a_converted_table_agrees_with_decode_but_for_markers(ids):
     """Cleaning does not change text without markers."""

@@ -12,32 +12,32 @@ from tests.checkpoints import write_tokenizer, write_vision_checkpoint
 from tests.trained_tokenizers import sentencepiece_tokenizer
 
 
-def test_pixels_are_those_of_the_pillow_implementation(vision_folder, picture):
+def test_pixels_are_those_of_the_pillow_implementation(vision_folder, make_image):
     """The pixels do not depend on the installed packages."""
-    image = picture(70, 50)
+    image = make_image(70, 50)
     wanted = Qwen2VLImageProcessorPil.from_pretrained(vision_folder)(images=[decode(image)], return_tensors="pt")
     inputs = ImagePreparer(load_processor(vision_folder), max_tokens=512).prepare((image,))
     assert inputs.pixel_values.equal(wanted["pixel_values"])
     assert inputs.grid_thw.equal(wanted["image_grid_thw"])
 
 
-def test_the_checkpoints_pixel_limits_hold(vision_folder, picture):
+def test_the_checkpoints_pixel_limits_hold(vision_folder, make_image):
     """Small images are scaled up and large ones down to the limits of the checkpoint."""
     processor = ImagePreparer(load_processor(vision_folder), max_tokens=512)
-    small, large = processor.prepare((picture(8, 8),)), processor.prepare((picture(900, 700),))
+    small, large = processor.prepare((make_image(8, 8),)), processor.prepare((make_image(900, 700),))
     assert processor.token_counts(small) == [4]
     assert 8 < processor.token_counts(large)[0] <= 16
 
 
-def test_images_share_the_token_limit_of_a_prompt(tmp_path, picture):
+def test_images_share_the_token_limit_of_a_prompt(tmp_path, make_image):
     """Four large images are scaled down to the limit together; small ones are not scaled."""
     folder = write_vision_checkpoint(tmp_path, max_pixels=28 * 28 * 10_000)
     processor = ImagePreparer(load_processor(folder), max_tokens=100)
-    assert sum(processor.token_counts(processor.prepare((picture(900, 700),) * 4))) <= 100
-    assert processor.token_counts(processor.prepare((picture(84, 84),) * 4)) == [9] * 4
+    assert sum(processor.token_counts(processor.prepare((make_image(900, 700),) * 4))) <= 100
+    assert processor.token_counts(processor.prepare((make_image(84, 84),) * 4)) == [9] * 4
 
 
-def test_a_shape_that_the_processor_rejects_is_a_validation_error(vision_folder, picture):
+def test_a_shape_that_the_processor_rejects_is_a_validation_error(vision_folder, make_image):
     """The error of the library becomes a validation error without its text."""
 
     class Rejecting(Qwen2VLImageProcessorPil):
@@ -47,7 +47,7 @@ def test_a_shape_that_the_processor_rejects_is_a_validation_error(vision_folder,
     library = load_processor(vision_folder)
     library.image_processor = Rejecting()
     with pytest.raises(ValidationError, match="shape") as caught:
-        ImagePreparer(library, max_tokens=512).prepare((picture(64, 64),))
+        ImagePreparer(library, max_tokens=512).prepare((make_image(64, 64),))
     assert caught.value.param == "image"
 
 

@@ -133,17 +133,17 @@ def test_a_conversation_that_the_template_rejects_is_a_validation_error(text, me
     assert "Error" not in caught.value.message
 
 
-def test_a_text_model_rejects_images(text, picture):
+def test_a_text_model_rejects_images(text, make_image):
     """In the images and in the parts of the messages."""
     with pytest.raises(Unsupported):
-        text.prepare(chat("Что тут?", images=(picture(64, 64),)))
+        text.prepare(chat("Что тут?", images=(make_image(64, 64),)))
     with pytest.raises(Unsupported):
         text.prepare(chat([IMAGE_PART, text_part("Что тут?")]))
 
 
-def test_images_are_prepared_as_by_the_processor_of_transformers(vision, processor, picture):
+def test_images_are_prepared_as_by_the_processor_of_transformers(vision, processor, make_image):
     """For two images of different sizes the ids with their pads, the pixels and the grids are equal."""
-    images = (picture(60, 90), picture(200, 100, seed=1))
+    images = (make_image(60, 90), make_image(200, 100, seed=1))
     prompt = chat([IMAGE_PART, text_part("и"), IMAGE_PART, text_part("?")], images=images)
     prepared = vision.prepare(prompt)
     rendered = processor.tokenizer.apply_chat_template(
@@ -155,26 +155,26 @@ def test_images_are_prepared_as_by_the_processor_of_transformers(vision, process
     assert prepared.images.pixel_values.equal(wanted["pixel_values"])
 
 
-def test_a_typed_pad_token_is_text(vision, picture):
+def test_a_typed_pad_token_is_text(vision, make_image):
     """A pad token typed by the user stays text, and the image keeps its own."""
-    typed = vision.prepare(chat([IMAGE_PART, text_part("<|image_pad|>")], images=(picture(60, 90),)))
-    plain = vision.prepare(chat([IMAGE_PART, text_part("x")], images=(picture(60, 90),)))
+    typed = vision.prepare(chat([IMAGE_PART, text_part("<|image_pad|>")], images=(make_image(60, 90),)))
+    plain = vision.prepare(chat([IMAGE_PART, text_part("x")], images=(make_image(60, 90),)))
     pads = [ids.count(504) for ids in (typed.token_ids, plain.token_ids)]
     assert pads[0] == pads[1] > 0
 
 
 @pytest.mark.parametrize("parts", [[], [IMAGE_PART, IMAGE_PART]])
-def test_images_and_image_parts_must_match(vision, picture, parts):
+def test_images_and_image_parts_must_match(vision, make_image, parts):
     """One image for no image part, or for two, is rejected."""
     with pytest.raises(ValidationError, match="do not match"):
-        vision.prepare(chat([*parts, text_part("?")], images=(picture(64, 64),)))
+        vision.prepare(chat([*parts, text_part("?")], images=(make_image(64, 64),)))
 
 
-def test_equal_images_have_equal_hashes(vision, picture):
+def test_equal_images_have_equal_hashes(vision, make_image):
     """The hash covers the input of the model, so that a cached prefix is reused for the same image only."""
     first, again, other = (
         vision.prepare(chat([IMAGE_PART], images=(image,))).images.hashes
-        for image in (picture(64, 64), picture(64, 64), picture(64, 64, seed=3))
+        for image in (make_image(64, 64), make_image(64, 64), make_image(64, 64, seed=3))
     )
     assert first == again
     assert first != other
@@ -185,9 +185,10 @@ def test_a_vision_model_accepts_text_alone(vision):
     assert vision.prepare(chat("Привет")).images is None
 
 
-def test_many_threads_prepare_at_once(vision, picture):
+def test_many_threads_prepare_at_once(vision, make_image):
     """Prompts prepared in eight threads at once equal those prepared one by one."""
-    prompts = [chat([IMAGE_PART, text_part(f"Что <|im_end|> {n}?")], images=(picture(40 + n, 60),)) for n in range(16)]
+    texts = [text_part(f"Что <|im_end|> {n}?") for n in range(16)]
+    prompts = [chat([IMAGE_PART, text], images=(make_image(40 + n, 60),)) for n, text in enumerate(texts)]
     alone = [vision.prepare(prompt) for prompt in prompts]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(vision.prepare, prompts * 4))
