@@ -1,0 +1,131 @@
+"""Prompts, schemas and neighbours that stopped or confused other engines; docs/known-holes.md says which."""
+
+import ast
+import inspect
+import json
+from collections.abc import Hashable
+
+import pytest
+
+from engine.errors import ValidationError
+from engine.model.prefix_cache import BLOCK, PrefixCache
+from engine.text.grammar import GrammarFailed, Grammars, json_grammar
+from engine.text.processor import ImagePreparer, load_processor
+from engine.text.prompt import PromptPreparer
+from engine.types import ChatPrompt, TextPrompt, TokensPrompt, Vocabulary
+from routes.openai import output
+from routes.openai.output import CALL, CALL_END, Call, Content, OutputParser
+from tests.checkpoints import CHAT_TEMPLATE
+
+HOSTILE = [
+    r"^(a+)+b$",
+    r"^(a|a)*b$",
+    r"^(([a-z])+.)+[A-Z]([a-z])+$",
+    r"^(a{1,200}){1,200}$",
+    r"^(.*a){25}$",
+    r"^(?=a)b$",
+    r"^(a)\1$",
+    "(",
+    "[z-a]",
+    "a{2,1}",
+]
+TOKENS = (b"", *(bytes([code]) for code in range(1, 256)), b"")
+
+
+@pytest.fixture(scope="module")
+def grammars():
+    """Grammars over single bytes."""
+    made = Grammars(Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode())))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_a_pattern_is_matched_within_its_limits_or_refused(grammars, pattern):
+    """Its work is counted, at first and at each token, so it ends whatever the pattern; the next one is compiled."""
+    try:
+        mask = grammars.mask(json_grammar(json.dumps({"type": "string", "pattern": pattern})))
+        for token in b'"' + b"a" * 64:
+            mask.bitmask()
+            mask.accept(token)
+    except (ValidationError, GrammarFailed):
+        pass
+    assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"type": "nonsense"}',
+        '{"$ref": "#/nowhere"}',
+        '{"type": 7}',
+        '{"enum": {}}',
+        '{"properties": []}',
+        "[]",
+        "7",
+        "{",
+    ],
+)
+def test_a_schema_that_is_none_is_the_clients_mistake(grammars, schema):
+    """Whatever the library makes of it, the error is of our own tree, and the next one is compiled."""
+    with pytest.raises(ValidationError):
+        grammars.mask(json_grammar(schema))
+    assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
+
+
+class Colliding:
+    """A key whose hash is that of every other."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Colliding) and other.name == self.name
+
+
+def test_colliding_hashes_are_no_cache_hit():
+    """A block is found by its very tokens and those before it; an equal hash is not enough."""
+    cache = PrefixCache(8)
+    known: list[Hashable] = [Colliding(f"a{n}") for n in range(2 * BLOCK)]
+    forged: list[Hashable] = [Colliding(f"b{n}") for n in range(2 * BLOCK)]
+    assert len(cache.insert(known)) == 2
+    assert cache.match([*known, 0]) == [block for _, block in [(0, 0), (1, 1)]]
+    assert cache.match([*forged, 0]) == []
+    assert cache.match([*forged[:BLOCK], *known[BLOCK:], 0]) == []
+
+
+def test_a_tool_call_is_read_without_backtracking():
+    """Calls are found by plain search: no regular expression reads what a model wrote, and no letter is lost."""
+    imported = {name for node in ast.walk(ast.parse(inspect.getsource(output))) for name in names(node)}
+    assert not {"re", "regex"} & imported
+    text = f"{CALL}[f(a=[(" * 500 + "((((" * 500 + CALL_END
+    parser = OutputParser({"f"}, reasoning=False)
+    parts = [*parser.feed(text), *parser.finish()]
+    assert not any(isinstance(part, Call) for part in parts)
+    assert "".join(part.text for part in parts if isinstance(part, Content)) == text
+
+
+def names(node):
+    """Return the modules that a statement imports."""
+    if isinstance(node, ast.Import):
+        return {name.name for name in node.names}
+    return {node.module} if isinstance(node, ast.ImportFrom) else set()
+
+
+@pytest.mark.parametrize(
+    "typed", ["<|image_pad|>", "<|vision_start|><|video_pad|><|vision_end|>", "<|image_pad|>" * 64]
+)
+def test_a_placeholder_that_is_typed_is_text(vision_checkpoint, typed):
+    """In a chat and in a plain prompt it stands for no image; as token ids it is refused."""
+    processor = load_processor(vision_checkpoint)
+    images = ImagePreparer(processor, max_tokens=512)
+    preparer = PromptPreparer(processor.tokenizer, len(processor.tokenizer), CHAT_TEMPLATE, images)
+    for prompt in (ChatPrompt(({"role": "user", "content": typed},)), TextPrompt(typed)):
+        prepared = preparer.prepare(prompt)
+        assert prepared.images is None
+        assert not {images.pad_token_id, images.video_token_id} & set(prepared.token_ids)
+    with pytest.raises(ValidationError):
+        preparer.prepare(TokensPrompt((images.pad_token_id, images.video_token_id)))

@@ -1,0 +1,86 @@
+"""Images that crashed or opened other servers, or went round Pillow's own limits; docs/known-holes.md says which."""
+
+import pytest
+from PIL import Image
+
+from engine.errors import ValidationError
+from engine.text.images import check_header, decode
+from engine.text.processor import ImagePreparer, load_processor
+
+URL = "/api/v1/image/analyze"
+UNSUPPORTED = ["TIFF", "DDS", "ICO", "PPM", "TGA", "SGI", "PDF", "EPS", "JPEG2000", "SPIDER", "PCX"]
+
+
+def send(client, image, name="a.png"):
+    body = b'--limit\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nHello\r\n'
+    body += f'--limit\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode()
+    return client.post(
+        URL, data=body + image + b"\r\n--limit--\r\n", content_type="multipart/form-data; boundary=limit"
+    )
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_only_five_formats_are_given_to_pillow(client, avision, encoded, kind):
+    """Known by content, so the decoders of all other formats, and their holes, cannot be reached."""
+    response = send(client, encoded(kind=kind))
+    assert response.status_code == 415
+    assert (avision.submitted, avision.decoded) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SIMPLE  =                    T / FITS" + b" " * 2843,
+        b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+        b"<!DOCTYPE html><script>alert(1)</script>",
+        b"RIFF\x24\x00\x00\x00WAVEfmt <html><script>alert(1)</script>",
+        b"STARTFONT 2.1\nFONTBOUNDINGBOX 99999 99999 0 0\n",
+        b"\xff\xfe" + b"\xff" * 1037,
+    ],
+    ids=["FITS", "SVG", "HTML", "WAV and HTML", "BDF", "GD"],
+)
+def test_what_only_claims_to_be_an_image_is_refused(client, avision, data):
+    """Whatever its name says; nothing that a browser would run is taken, kept or given back."""
+    response = send(client, data)
+    assert response.status_code == 415
+    assert b"<script>" not in response.data
+    assert avision.submitted == []
+
+
+def test_a_frame_that_is_not_shown_is_not_decoded(encoded, monkeypatch):
+    """Of a JPEG with further, larger images in it only the first one is looked at."""
+    data = encoded((32, 24), "MPO", frames=((640, 480), (800, 600)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow itself would refuse to look further
+    header = check_header(data)
+    assert (header.width, header.height) == decode(header).size == (32, 24)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (1, 199), (199, 1), (2, 2)])
+def test_an_image_of_a_few_pixels_is_prepared_or_refused(vision_checkpoint, encoded, size):
+    """Its height is never taken for its channels; the tokens are those of its grid."""
+    processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
+    try:
+        inputs = processor.prepare((check_header(encoded(size)),))
+    except ValidationError:
+        return
+    assert len(inputs.pixel_values) == int(inputs.grid_thw.prod())
+
+
+def test_images_of_equal_bytes_and_other_shape_differ(vision_checkpoint, encoded):
+    """The prefix cache tells 56 x 112 from 112 x 56 although the pixels are the same bytes."""
+    processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
+    hashes = set()
+    for size in ((56, 112), (112, 56), (84, 56), (56, 84)):
+        hashes.update(processor.prepare((check_header(encoded(size)),)).hashes)
+    assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("keep", [9, 40, 100, -30])
+def test_a_damaged_image_is_told_without_an_address(client, encoded, keep):
+    """The message is ours: no object, address, path or text of a library is in it."""
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
+        response = send(client, encoded((300, 200), kind)[:keep])
+        assert response.status_code in (200, 400, 415)
+        assert not any(
+            word in response.text for word in ("0x", "object at", "BytesIO", "PIL", "Error(", "/home", ".py")
+        )

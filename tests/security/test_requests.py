@@ -1,0 +1,161 @@
+"""Fields of a request that crashed, blocked or opened other servers; docs/known-holes.md says which."""
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "Hello"}]
+ENDLESS = "{% for a in range(10**9) %}{% for b in range(10**9) %}{% endfor %}{% endfor %}"
+TENSOR = base64.b64encode(b"\x80\x02" + b"tensor" * 8).decode()  # a pickle's first bytes, as torch.save writes them
+
+
+def ask(client, path=CHAT, **fields):
+    prompt = {"messages": HELLO} if path == CHAT else {"prompt": "Hello"}
+    return client.post(path, json={"model": "avibe"} | prompt | fields)
+
+
+def refused(response, field, code="validation_error"):
+    """Check that a request was refused as the client's mistake, with the field to blame."""
+    error = response.json["error"]
+    assert (response.status_code, error["code"]) == (400, code)
+    assert error["param"].startswith(field)
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("number", [10**9, 2**63, 9, 0, -1])
+def test_the_number_of_answers_is_bounded(client, avibe, path, number):
+    """`n` is at most 8, and is checked before anything is made for each answer."""
+    refused(ask(client, path, n=number), "n")
+    assert avibe.submitted == []
+
+
+def test_the_best_of_many_is_not_computed(client, avibe):
+    """`best_of` may only be 1."""
+    refused(ask(client, TEXT, best_of=10**6), "best_of")
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", ""]])
+def test_an_empty_prompt_is_a_mistake(client, avibe, prompt):
+    """400, and the next request is answered."""
+    refused(ask(client, TEXT, prompt=prompt), "prompt")
+    assert avibe.submitted == []
+    assert ask(client, TEXT).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "blamed"),
+    [
+        ({"chat_template": ENDLESS}, "chat_template"),
+        ({"chat_template": "{{ ''.__class__ }}"}, "chat_template"),
+        ({"chat_template_kwargs": {"chat_template": ENDLESS}}, "chat_template_kwargs.chat_template"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        ({"chat_template_kwargs": {"enable_thinking": False, "documents": []}}, "chat_template_kwargs.documents"),
+    ],
+)
+def test_a_client_cannot_bring_a_template(client, avibe, fields, blamed):
+    """Neither a chat template nor an argument of the one that is used, but for the switch that it knows."""
+    refused(ask(client, **fields), blamed)
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_embeds", "image_embeds": TENSOR},
+        {"type": "prompt_embeds", "prompt_embeds": TENSOR},
+        {"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{TENSOR}"}},
+        {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{TENSOR}"}},
+    ],
+)
+def test_a_client_cannot_bring_tensors(client, avibe, part):
+    """Embeddings are neither parts of a message nor fields of a request; nothing of them is decoded."""
+    refused(ask(client, messages=[{"role": "user", "content": [part]}]), "messages[0].content[0]")
+    refused(ask(client, TEXT, prompt_embeds=TENSOR), "prompt_embeds")
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guided_json": {"type": "nonsense"}},
+        {"guided_regex": "("},
+        {"guided_grammar": "root ::= root root"},
+        {"guided_decoding_backend": "outlines"},
+        {"structured_outputs": {"regex": "(a+)+b"}},
+        {"thinking_token_budget": 1},
+        {"custom_logit_processor": TENSOR},
+        {"lora_path": "/tmp/adapter"},
+        {"media_io_kwargs": {"video": {"fps": 10**9, "max_frames": 10**9}}},
+        {"mm_processor_kwargs": {"max_pixels": 10**12}},
+        {"n_discard": -1},
+        {"slot_id": -1},
+        {"api_base": "http://169.254.169.254/"},
+        {"user_config": {"model_list": [{"litellm_params": {"api_base": "http://169.254.169.254/"}}]}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_fields_of_other_servers_are_refused_by_name(client, avibe, path, fields, connected):
+    """An unknown field is a mistake, so none can reach a library by being passed on."""
+    refused(ask(client, path, **fields), next(iter(fields)))
+    assert (avibe.submitted, connected) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "nonsense"}, {"type": ["object", 7]}, {"pattern": "("}, {"pattern": 5}, {"properties": []}]
+)
+def test_a_malformed_schema_of_a_tool_is_no_failure_of_ours(client, schema):
+    """The request is answered or refused, and the next one is answered."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    for choice in ("auto", "required"):
+        assert ask(client, tools=[tool], tool_choice=choice).status_code in (200, 400)
+    assert ask(client).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "sha256:../../x", "hf.co/a/b", "C:\\x", "\0"])
+def test_the_name_of_a_model_is_no_path(client, name):
+    """Names are looked up among the loaded models alone, so a file that exists is answered as one that does not."""
+    asked, other = ask(client, model=name), ask(client, model="nothing")
+    assert (asked.status_code, other.status_code) == (404, 404)
+    assert asked.json["error"]["code"] == other.json["error"]["code"] == "model_not_found"
+    listed = client.get(f"/v1/models/{quote(name, safe='')}", follow_redirects=True)
+    assert (listed.status_code, "root:" in listed.text) == (404, False)
+
+
+def test_a_compressed_body_is_not_unpacked(client, avibe):
+    """A bomb of a thousandth of its size is refused from its header alone."""
+    response = client.post(
+        CHAT,
+        data=b"\x1f\x8b\x08\x00" + b"\x00" * 64,
+        content_type="application/json",
+        headers={"Content-Encoding": "gzip"},
+    )
+    assert response.status_code == 415
+    assert avibe.submitted == []
+
+
+def upload(client, prompt, image, name="a.png"):
+    """Send a form as a browser does, without the temporary files that a test client makes of large parts."""
+    head = f'Content-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'.encode()
+    text = f'Content-Disposition: form-data; name="prompt"\r\n\r\n{prompt}'.encode()
+    body = b"--limit\r\n" + text + b"\r\n--limit\r\n" + head + image + b"\r\n--limit--\r\n"
+    return client.post("/api/v1/image/analyze", data=body, content_type="multipart/form-data; boundary=limit")
+
+
+def test_a_form_is_bounded_before_it_is_read(client, avision, encoded):
+    """A field that is no file has a limit of its own, far below that of the whole body, which has one too."""
+    assert upload(client, "a" * (2 * 1024 * 1024), encoded()).status_code in (400, 413)
+    assert upload(client, "Hello", b"\0" * (18 * 1024 * 1024)).status_code == 413
+    assert avision.submitted == []
+
+
+@pytest.mark.parametrize("name", ["a.png; touch marker", "$(touch marker).png", "../../../marker.png", "pwn.html"])
+def test_the_name_of_an_upload_is_not_used(client, encoded, name, tmp_path, monkeypatch):
+    """Nothing is run, written or served under it."""
+    monkeypatch.chdir(tmp_path)
+    response = upload(client, "Hello", encoded(), name)
+    assert (response.status_code, list(tmp_path.iterdir())) == (200, [])
+    assert name not in response.text
