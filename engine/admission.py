@@ -1,4 +1,4 @@
-"""From a request to a sequence, in the thread that brings it: prepared, and checked against the model's limits."""
+"""From a request to a sequence, in the caller's thread: tokenized, and checked against the model's limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_sequence(
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
 ) -> Sequence:
-    """Tokenize a request and check it. Raises ValidationError and its kin, with the field to blame.
+    """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
     """
@@ -54,7 +54,7 @@ def sequence_of(
 
 
 def check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:
-    """Raise ContextTooLong where prompt and answer together do not fit `max_model_len` tokens."""
+    """Raise ContextTooLong if prompt and answer together exceed `max_model_len` tokens."""
     if prompt_tokens + sampling.max_tokens > max_model_len:
         raise ContextTooLong(
             Message(
@@ -70,17 +70,17 @@ def check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: i
 
 
 def prefix_keys(prompt: PreparedPrompt, image_token_id: int | None) -> list[Hashable]:
-    """Return a key for each prompt token: its id, or for a picture's tokens the picture's hash and the place in it."""
+    """Return a key for each prompt token: its id, or for an image's tokens the image's hash and the offset in it."""
     if prompt.images is None:
         return list(prompt.token_ids)
     keys: list[Hashable] = []
-    picture, place = -1, 0
+    image, offset = -1, 0
     for token_id in prompt.token_ids:
         if token_id != image_token_id:
-            place = 0
+            offset = 0
             keys.append(token_id)
             continue
-        picture += place == 0
-        keys.append((prompt.images.hashes[picture], place))
-        place += 1
+        image += offset == 0
+        keys.append((prompt.images.hashes[image], offset))
+        offset += 1
     return keys

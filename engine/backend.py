@@ -2,7 +2,7 @@
 
 The engine and the fakes of the tests stand behind `Backend`; nothing above this file knows which one answers.
 
-The life of a request here: `submit` (any thread) admits or refuses at once, then prepares the prompt in the caller's
+The course of a request: `submit` (any thread) admits or refuses at once, then prepares the prompt in the caller's
 thread, queues it and returns a `Generation`. One producer thread calls `push`, `finish` or `fail` on it; one consumer
 iterates `pieces()`, waits in `result()`, or reads several generations through one `Mailbox`; any thread may `abort()`.
 """
@@ -27,7 +27,7 @@ from engine.types import (
     Vocabulary,
 )
 
-# How long after its deadline a consumer still waits for the engine to say so itself, in seconds.
+# Seconds after its deadline in which the engine may still end a request itself.
 DEADLINE_GRACE = 1.0
 
 
@@ -36,37 +36,37 @@ class Backend(Protocol):
 
     @property
     def info(self) -> ModelInfo:
-        """Return what may be known of the model; lengths and defaults are final once `start` has returned."""
+        """Return what clients may know of the model; lengths and defaults are final once `start` has returned."""
 
     def vocabulary(self) -> Vocabulary | None:
-        """Return the model's tokens once it is loaded; None before, and where no grammar can be followed."""
+        """Return the model's tokens; None before it is loaded, and if it cannot follow grammars."""
 
     def start(self) -> None:
-        """Load and warm the model, blocking; `state().progress` moves meanwhile. Raises StartError."""
+        """Load and warm up the model, blocking; `state().progress` advances meanwhile. Raises StartError."""
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Admit one request and return its answer to come.
+        """Admit one request and return its generation.
 
-        Refuses before any work: NotReady, Overloaded. Then, in the caller's thread: ValidationError and its kin
-        (the prompt in tokens, a picture that cannot be decoded, a parameter that is not supported).
+        Raises NotReady and Overloaded before any work. Then tokenizes in the caller's thread; raises ValidationError or
+        a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported).
         """
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
-        """Admit one request of a batch if a sequence may start at once; None if it has to wait.
+        """Admit one request of a batch if a slot is free; return None if the batch has to wait.
 
-        alone: the batch has no other request in flight, so this one may also take a place in the queue. After None,
-        `wake` is called once, from any thread, when it is worth trying again; it must not block. Raises as `submit`
-        does, except Overloaded.
+        alone: the batch has no other request in flight, so this one may also wait in the queue. After None, `wake` is
+        called once, from any thread, when it is worth trying again; it must not block. Raises as `submit` does, except
+        Overloaded.
         """
 
     def stop_waiting(self, wake: Callable[[], None]) -> None:
-        """Forget a `wake`: its batch has nothing more to submit. Another batch takes its turn."""
+        """Forget a batch that submits nothing more, and let another one have its turn."""
 
     def state(self) -> BackendState:
-        """Return whether requests are taken, and if not why; never blocks."""
+        """Return whether requests are accepted, and if not, why; never blocks."""
 
     def stats(self) -> BackendStats:
-        """Return the figures of this moment; never blocks."""
+        """Return the current metrics; never blocks."""
 
     def drain(self) -> None:
         """Refuse new requests from now on and let the admitted ones finish; returns at once."""
@@ -75,10 +75,10 @@ class Backend(Protocol):
         """Drain, wait up to `timeout` seconds for the admitted requests, abort what is left, and end the thread."""
 
 
-# Every model of the service with its name.
+# Every model of the service, by name.
 Models = Iterable[tuple[str, Backend]]
 
-# Takes a part of an answer, or None for its end.
+# Called with a part of an answer, or None at its end.
 Listener = Callable[[Piece | None], None]
 
 
@@ -126,7 +126,7 @@ class Generation:
                 self._listener(piece)
 
     def finish(self, completion: Completion) -> None:
-        """End the answer well. The first end counts; later ones are ignored."""
+        """End the answer. The first end counts; later ones are ignored."""
         with self._changed:
             if not self.done:
                 self._completion = completion
@@ -143,23 +143,23 @@ class Generation:
 
     @property
     def done(self) -> bool:
-        """True once the answer has ended, well or not."""
+        """True once the answer has ended or failed."""
         return self._completion is not None or self._error is not None
 
     @property
     def streaming(self) -> bool:
-        """True once a consumer reads the parts as they come; until then parts may be kept back and joined."""
+        """True once a consumer reads the parts as they come; until then the engine may join them."""
         return self._streaming
 
     @property
     def aborted(self) -> bool:
-        """True once somebody has asked for an abort."""
+        """True once an abort was requested."""
         return self._aborted
 
     def pieces(self, idle: float | None = None) -> Iterator[Piece]:
-        """Yield the parts as they come, until the end. Raises the error the answer ended with.
+        """Yield the parts as they come, until the end. Raises the error that the answer ended with.
 
-        idle: after so many seconds without a part, yield an empty one, for a stream's keep-alive. A consumer that
+        idle: seconds without a part after which an empty one is yielded, for a stream's keep-alive. A consumer that
         stops iterating before the end aborts the request.
         """
         with self._changed:
@@ -172,14 +172,14 @@ class Generation:
                 self.abort()
 
     def result(self) -> Completion:
-        """Wait for the end and return the whole answer. Raises the error it ended with."""
+        """Wait for the end and return the whole answer. Raises the error that it ended with."""
         with self._changed:
             while not self.done:
                 self._wait()
             return self._outcome()
 
     def abort(self) -> None:
-        """Ask that no more tokens be made; effective within two steps, harmless when done. Any thread."""
+        """Stop generating; takes effect within two steps, and has none once done. Any thread."""
         with self._changed:
             if self._aborted or self.done:
                 return
@@ -189,7 +189,7 @@ class Generation:
     def listen(self, listener: Listener, streaming: bool) -> None:
         """Have `listener` called with each part if `streaming`, and with None at the end, instead of waking a consumer.
 
-        What was there before is passed on at once. It is called with this object's lock held and must not block.
+        Called with this object's lock held, so it must not block; at once for what has arrived already.
         """
         with self._changed:
             self._listener, self._streaming = listener, streaming
@@ -200,7 +200,7 @@ class Generation:
                 listener(None)
 
     def expire(self) -> float:
-        """End the answer if its deadline has passed and nothing else ended it; return the seconds left until then."""
+        """End the answer if its deadline has passed; return the seconds left until then."""
         with self._changed:
             remaining = self._deadline + DEADLINE_GRACE - self._clock()
             if remaining <= 0 and not self.done:
@@ -221,7 +221,7 @@ class Generation:
             return None
 
     def _wait(self, idle: float | None = None) -> bool:
-        """Wait for a change; False after `idle` seconds without one. Past the deadline the request ends itself."""
+        """Wait for a change; return False after `idle` seconds without one. Past the deadline the answer ends."""
         remaining = self._deadline + DEADLINE_GRACE - self._clock()
         if remaining > 0:
             return self._changed.wait(remaining if idle is None else min(idle, remaining)) or idle is None

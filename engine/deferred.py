@@ -1,4 +1,4 @@
-"""A backend that is built only when it is started, so that a process can answer before torch is imported."""
+"""A backend that is built when it is started, so that the process can answer before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.types import BackendState, BackendStats, GenerationRequest, ModelInf
 
 
 class DeferredBackend:
-    """Stands in front of the backend that `build` makes: loading until then, that backend itself afterwards.
+    """Proxy for the backend that `build` makes: LOADING before, that backend itself afterwards.
 
     info: what is known of the model before it is loaded.
     """
@@ -70,7 +70,7 @@ class DeferredBackend:
             self._backend.drain()
 
     def stop(self, timeout: float) -> None:
-        """End the backend; a load cannot be interrupted and is left to the end of the process."""
+        """Stop the backend; a load cannot be interrupted and ends with the process."""
         self.drain()
         if self._started and self._backend is not None:
             self._backend.stop(timeout)

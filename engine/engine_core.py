@@ -1,8 +1,8 @@
-"""The heart of the engine: schedule, run, postprocess. It lives on the engine's thread alone.
+"""The core of the engine: schedule, run, postprocess. It runs on the engine's thread only.
 
-A sequence that fails, fails alone: a step that raises is run again in halves until the one to blame is found, which is
-also how a step that does not fit into memory shrinks, down to a part of one prompt. What cannot be blamed on a sequence
-leaves this file as an exception and ends the loop; `engine_loop` answers that.
+A sequence fails alone: a step that raises is run again in halves until the sequence at fault is found. A step that does
+not fit into memory shrinks the same way, down to a part of one prompt. An error that belongs to no sequence leaves this
+module and ends the loop; `engine_loop` handles it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_FINITE = "The model produced invalid output (NaN) for this request."
 
 
 class Runner(Protocol):
-    """What computes a step; `ModelRunner`, or a scripted one in tests."""
+    """Computes the steps: `ModelRunner`, or a scripted one in tests."""
 
     def begin(self, sequence: Sequence) -> None: ...
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]: ...
@@ -42,7 +42,7 @@ class Runner(Protocol):
 
 @dataclass
 class Counters:
-    """Figures that only grow; the engine's thread writes them, anybody reads them."""
+    """Totals that only grow; the engine's thread writes them, any thread reads them."""
 
     steps: int = 0
     prompt_tokens: int = 0
@@ -74,7 +74,7 @@ class EngineCore:
         self.scheduler = Scheduler(room, config.max_num_seqs, config.max_num_batched_tokens, self._begin)
 
     def step(self) -> bool:
-        """Do one step for everybody; False where there was nothing to do."""
+        """Compute one step of all running sequences; return False if there was nothing to do."""
         self._end_overdue()
         plan = self._schedule()
         if not plan:
@@ -83,18 +83,18 @@ class EngineCore:
         return True
 
     def check_idle(self) -> None:
-        """Raise Inconsistent if, with nothing to do, a slot or a place is held by nobody."""
+        """Raise Inconsistent if a slot or a request in flight has no owner."""
         wrong = self.scheduler.check() or self._room.check(self.scheduler.running)
         if wrong is not None:
             raise Inconsistent(wrong)
 
     def fail_all(self, kind: type[ServiceError], message: str) -> None:
-        """End every sequence, running and waiting, with an error of its own each; no step may follow."""
+        """Fail every sequence, running and waiting, each with an error of its own; no step may follow."""
         for sequence in [*self.scheduler.running, *self._room.clear()]:
             sequence.generation.fail(kind(message))
 
     def clean(self) -> None:
-        """Leave a cache without a trace of those who run; this core is at its end."""
+        """Zero the slots of the running sequences and clear the prefix cache; no step may follow."""
         for sequence in self.scheduler.running:
             self._runner.zero(sequence.slot)
         self._runner.clear()
@@ -134,7 +134,7 @@ class EngineCore:
         return True
 
     def _zero_unproven(self, sequence: Sequence) -> None:
-        """Clean a slot that is left before any logits have shown that what lies there is finite."""
+        """Zero the slot of a sequence that leaves before any logits have shown that its values are finite."""
         if sequence.num_computed and not sequence.num_output:
             self._runner.zero(sequence.slot)
 
@@ -149,22 +149,22 @@ class EngineCore:
             for sequence, count in plan.rows:
                 sequence.num_computed += count
             return choices
-        # Out of the handler, so that what the failed step held in memory is free again.
+        # Outside the handler, so that the memory of the failed step is free again.
         return [row for part in parts if part.rows[0][0].phase is Phase.RUNNING for row in self._run(part)]
 
     def _smaller(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
-        """Return what to run in place of a step that failed; nothing, where one sequence is to blame."""
+        """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""
         raise_if_poisoned(error)
         rows = plan.rows
         if len(rows) == 1 and (rows[0][1] == 1 or not is_memory(error)):
             self._fail_sequence(rows[0][0], error)
             return ()
-        log.warning("A step of %d sequences failed (%s); trying it in halves.", len(rows), type(error).__name__)
+        log.warning("A step of %d sequences failed (%s); running it in halves.", len(rows), type(error).__name__)
         return plan.halves()
 
     def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
-        log.error("[%s] A sequence failed in the model.", sequence.request.request_id, exc_info=error)
+        log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
         slot = sequence.slot
         self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
         self._runner.zero(slot)
@@ -205,9 +205,9 @@ class EngineCore:
                 sequence.generation.push(sequence.take_piece(now))
 
     def _reject(self, sequence: Sequence) -> None:
-        """Fail a sequence whose logits are not finite, and forget every kept beginning: one may be the cause."""
+        """Fail a sequence whose logits are not finite, and clear the prefix cache, which may be the cause."""
         self._counters.nan_logits += 1
-        log.error("[%s] The model gave logits that are not finite.", sequence.request.request_id)
+        log.error("[%s] The model produced logits that are not finite.", sequence.request.request_id)
         slot = sequence.slot
         self._fail(sequence, ModelError(NOT_FINITE))
         self._runner.zero(slot)
@@ -231,7 +231,7 @@ class EngineCore:
         sequence.generation.fail(error)
 
     def _leave(self, sequence: Sequence) -> None:
-        """Free slot and place before the client hears of the end, so that its next request finds them."""
+        """Free the slot and the capacity before the client learns of the end, so that its next request finds them."""
         self.scheduler.finish(sequence)
         self._room.release(sequence.request.client)
         sequence.release()

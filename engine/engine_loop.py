@@ -1,8 +1,8 @@
-"""The engine's thread: it loads, then steps until it is told to end.
+"""The engine's thread: it loads the model, then steps until it is stopped.
 
-If the loop dies, everybody it held gets a typed error at once, and it begins again with clean books. After more than
-MAX_RESTARTS deaths within DEATHS_WINDOW, or an error that poisons the device, it is lost, and only a new process
-can help.
+If the loop dies, all its requests fail at once with a typed error, and it restarts with empty accounting and a cleared
+cache. After more than MAX_RESTARTS deaths within DEATHS_WINDOW, or an error that poisons the device, it is lost: only a
+new process can serve again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("avito_ai.engine")
 
 MAX_RESTARTS = 3  # within DEATHS_WINDOW
 DEATHS_WINDOW = 600.0  # seconds
-IDLE_BEAT = 0.5  # seconds between two signs of life of an idle engine
+IDLE_BEAT = 0.5  # seconds between two heartbeats of an idle engine
 
 DIED = "The model's engine stopped under this request; it can be sent again."
 STOPPED = "The service stopped before the request finished."
@@ -29,8 +29,8 @@ STOPPED = "The service stopped before the request finished."
 class EngineLoop:
     """One thread over one waiting room.
 
-    name: of the model; make_core: called on the thread for each life; clock: seconds, monotonic. Other threads may
-    read `core`, `beat` (when the loop last came round), `deaths` and `lost`.
+    name: of the model; make_core: called on the thread at each start; clock: seconds, monotonic. Other threads may read
+    `core`, `beat` (when the last iteration began), `deaths` and `lost`.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class EngineLoop:
         self.lost = False
 
     def start(self, load: Callable[[], None]) -> None:
-        """Start the thread, which calls `load` first; return when that is done. Raises what it raised."""
+        """Start the thread, which calls `load` first; return when that is done. Raises what `load` raises."""
         loaded, failure = threading.Event(), list[BaseException]()
         self._thread = threading.Thread(
-            target=self._live, args=(load, loaded, failure), name=f"engine-{self._name}", daemon=True
+            target=self._run, args=(load, loaded, failure), name=f"engine-{self._name}", daemon=True
         )
         self._thread.start()
         loaded.wait()
@@ -63,11 +63,11 @@ class EngineLoop:
             raise failure[0]
 
     def wake(self) -> None:
-        """Make an idle loop look for work; takes no lock that is held elsewhere."""
+        """Make an idle loop look for work. Does not block."""
         self._wake.set()
 
     def end(self, grace: float) -> None:
-        """End the thread and abort whatever is left; a step that takes longer than `grace` seconds is left alone."""
+        """End the thread and abort what is left; a step that takes longer than `grace` seconds is not waited for."""
         self._ending = True
         self._wake.set()
         if self._thread is not None:
@@ -76,7 +76,7 @@ class EngineLoop:
 
     # --- the engine's thread ---
 
-    def _live(self, load: Callable[[], None], loaded: threading.Event, failure: list[BaseException]) -> None:
+    def _run(self, load: Callable[[], None], loaded: threading.Event, failure: list[BaseException]) -> None:
         try:
             load()
             self.core = self._make_core()
@@ -102,7 +102,7 @@ class EngineLoop:
                 self._wake.wait(IDLE_BEAT)
 
     def _on_loop_death(self, core: EngineCore, error: BaseException) -> None:
-        """Fail everybody the dead loop held, and decide whether there is a next life."""
+        """Fail all requests of the dead loop, and decide whether it restarts."""
         log.critical("%s: the engine's loop died.", self._name, exc_info=error)
         now = self._clock()
         self.deaths += 1
@@ -113,7 +113,7 @@ class EngineLoop:
         try:
             core.clean()
         except BaseException as second:
-            log.critical("%s: its cache cannot be cleaned either.", self._name, exc_info=second)
+            log.critical("%s: the cache cannot be cleared either.", self._name, exc_info=second)
             self._lose()
 
     def _lose(self) -> None:
@@ -121,7 +121,7 @@ class EngineLoop:
         self._close(EngineDead, DIED)
 
     def _close(self, kind: type[EngineDead] | type[RequestAborted], message: str) -> None:
-        """Let nobody in any more, then fail who is in: in this order, so that nobody is left behind."""
+        """Admit nothing more, then fail what is in flight: in this order, so that no request is left behind."""
         self._room.close()
         if self.core is not None:
             self.core.fail_all(kind, message)

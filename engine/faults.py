@@ -1,41 +1,41 @@
-"""What an exception out of the model means: a bad request, too little memory, or a device that is lost."""
+"""What an exception from the model means: a bad request, too little memory, or a lost device."""
 
 from __future__ import annotations
 
 import sys
 
-# What allocators and the libraries over them say; after such an error the device goes on.
+# What allocators and libraries say when memory runs out; the device works on after such an error.
 _MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "_ALLOC_FAILED")
 
 
 class Poisoned(Exception):
-    """The device can no longer be used by this process; only a new process can help."""
+    """This process can no longer use the device; only a new process can."""
 
 
 class Inconsistent(Exception):
-    """The engine's books are wrong: somebody holds what nobody uses."""
+    """The engine's accounting is wrong: a slot or a request in flight has no owner."""
 
 
 def _kind(name: str) -> type[BaseException] | tuple[()]:
-    """Return a class of torch's errors; where torch was never imported, nothing can have raised one."""
+    """Return one of torch's error classes, () while torch is not imported: nothing can have raised one then."""
     return getattr(sys.modules.get("torch"), name, ())
 
 
 def is_memory(error: BaseException) -> bool:
-    """Return whether there was too little memory."""
+    """Return whether memory ran out."""
     if isinstance(error, MemoryError) or isinstance(error, _kind("OutOfMemoryError")):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def is_poison(error: BaseException) -> bool:
-    """Return whether the device answers nothing any more: an error of CUDA is sticky, but for too little memory."""
+    """Return whether the device is lost: CUDA errors are sticky, except for running out of memory."""
     if isinstance(error, Poisoned):
         return True
     return not is_memory(error) and (isinstance(error, _kind("AcceleratorError")) or "CUDA error" in str(error))
 
 
 def raise_if_poisoned(error: BaseException) -> None:
-    """Raise Poisoned where only a new process can help."""
+    """Raise Poisoned if the device is lost."""
     if is_poison(error):
         raise Poisoned(str(error)) from error

@@ -1,6 +1,6 @@
-"""The engine: one model behind the `Backend` seam, batched continuously on one thread.
+"""The engine: one model behind the `Backend` interface, with continuous batching on one thread.
 
-A request is admitted, tokenized and queued by the thread that brings it; from then on the engine's thread owns it.
+A request is admitted, tokenized and queued in the caller's thread; from then on the engine's thread owns it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from engine.types import (
     Vocabulary,
 )
 
-HOPELESS_STALL = 3  # stall times after which a step will not come back
+HOPELESS_STALL = 3  # times `stall_seconds` after which a step is not expected to return
 WAITING_TOKENS_SHARE = 0.25  # of the tokens that a full queue of the longest prompts would hold
-END_GRACE = 5.0  # seconds for the thread to end after it was told to
+END_GRACE = 5.0  # seconds for the thread to end once it is stopped
 
 Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
 
@@ -134,7 +134,7 @@ class LLMEngine:
         stalled = self._clock() - self._loop.beat if self._pending() else 0.0
         if stalled > self._config.stall_seconds:
             hopeless = stalled > HOPELESS_STALL * self._config.stall_seconds
-            return BackendState(Status.STALLED, "the model does not move", restart_needed=hopeless)
+            return BackendState(Status.STALLED, "the model is stalled", restart_needed=hopeless)
         return BackendState(status, reason)
 
     def stats(self) -> BackendStats:
@@ -186,7 +186,7 @@ class LLMEngine:
         return len(self._room) > 0 or (core is not None and bool(core.scheduler.running))
 
     def _notify_abort(self) -> None:
-        """Leave word of an abort; the caller may hold the generation's lock, so none is taken here."""
+        """Notify the thread of an abort. The caller may hold the generation's lock, so this takes none."""
         self._room.notify_abort()
         self._loop.wake()
 
@@ -210,7 +210,7 @@ class LLMEngine:
         if self._spec.device == "cpu":
             torch.set_num_threads(config.cpu_threads or usable_cores())
         loaded = self._load(self._spec, self._report, config.max_model_len)
-        self._report(Progress("making the cache"))
+        self._report(Progress("allocating the KV cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
         check_budget(self._spec, config, budget)
         self._runner = self._make_runner(
@@ -229,7 +229,7 @@ class LLMEngine:
         self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
-        """Return the logits after a fixed prompt, through slot 0, while nobody is served yet."""
+        """Return the logits after a fixed prompt, computed in slot 0 before any request is served."""
         request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
         sequence = sequence_of(loaded, request, prompt, 0.0, self._notify_abort, self._clock)
         sequence.slot = 0

@@ -1,4 +1,4 @@
-"""The words of the engine: what is asked of a model, what comes back, and what state it is in. No torch here."""
+"""The types at the engine's interface: requests, answers, states and limits. No torch here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenMask(Protocol):
 
 
 class Priority(IntEnum):
-    """Who goes first when places are short; a lower value goes first."""
+    """Which requests start first; a lower value goes first."""
 
     INTERACTIVE = 0
     BATCH = 1
@@ -30,11 +30,11 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one answer is chosen, already validated.
+    """How one answer is sampled; already validated.
 
-    max_tokens: at most this many new tokens. temperature: 0 is greedy. top_k: 0 keeps all. logprobs: how many
-    alternatives beside each chosen token (None: no log probabilities). stop: strings that end the answer and are not
-    shown. seed: the same answer alone or in company. token_mask: a grammar.
+    max_tokens: maximum number of new tokens. temperature: 0 is greedy. top_k: 0 keeps all. logprobs: number of
+    alternatives for each token (None: no log probabilities). stop: strings that end the answer and are not shown. seed:
+    the same seed gives the same answer, whatever else is in the batch. token_mask: a grammar.
     """
 
     max_tokens: int
@@ -55,7 +55,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """A picture as it was sent, its header already checked; it is decoded only once the request has a place."""
+    """An image as it was sent, its header already checked; it is decoded once the request is admitted."""
 
     data: bytes
     width: int
@@ -64,7 +64,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation for the checkpoint's own chat template.
+    """A conversation for the checkpoint's chat template.
 
     messages: `{"role", "content", ...}`, content a string or a list of `{"type": "text", "text"}` and
     `{"type": "image"}` parts; images: one for each image part, in order; tools: as the template takes them;
@@ -96,10 +96,10 @@ Prompt = ChatPrompt | TextPrompt | TokensPrompt
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer that is wanted. Times are in seconds from the moment of `submit`.
+    """A request for one answer. Times are in seconds from `submit`.
 
-    client: the key or address whose share this counts against. queue_timeout: how long it may wait for a place to
-    run; timeout: how long it may take in all.
+    client: the key or address between which capacity is shared fairly. queue_timeout: how long it may wait in the
+    queue; timeout: how long it may take in total.
     """
 
     request_id: str
@@ -113,7 +113,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its log probability (natural logarithm), and the likeliest alternatives, best first."""
+    """A token, its log probability (natural logarithm), and the likeliest alternatives, best first."""
 
     token_id: int
     token: str
@@ -132,7 +132,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one request went, in seconds from `submit`: `first_token` is None where there was none."""
+    """When one request started, had its first token (None without one) and ended, in seconds from `submit`."""
 
     queued: float
     first_token: float | None
@@ -141,7 +141,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished answer. output_tokens counts every token made, a final end-of-sequence token included."""
+    """A finished answer. output_tokens counts every generated token, including an end-of-sequence token."""
 
     text: str
     finish_reason: FinishReason
@@ -156,8 +156,8 @@ class Completion:
 class Vocabulary:
     """The tokens of a model, for grammars.
 
-    tokens: the bytes that each token shows, by its id, b"" for one without a text; encode: plain text to ids; index:
-    what the grammars' library makes of both.
+    tokens: the bytes of each token's text, by its id, b"" for one without a text; encode: plain text to ids; index:
+    the grammar library's own form of both.
     """
 
     tokens: tuple[bytes, ...]
@@ -167,7 +167,7 @@ class Vocabulary:
 
 
 class Status(Enum):
-    """The state of a backend; only READY takes requests."""
+    """The state of a backend; it accepts requests only while READY."""
 
     LOADING = "loading"
     READY = "ready"
@@ -178,7 +178,7 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a load is: `stage` is a few words, bytes are of weights, seconds since the load began."""
+    """The progress of a load: its stage in a few words, bytes of weights, seconds since it began."""
 
     stage: str
     loaded_bytes: int = 0
@@ -188,7 +188,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class BackendState:
-    """What readiness and liveness need to know; `restart_needed` is True only where a restart is the cure."""
+    """What readiness and liveness report; restart_needed is True only if a restart of the process helps."""
 
     status: Status
     reason: str = ""
@@ -198,7 +198,7 @@ class BackendState:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a request stands in the queue at this moment.
+    """The position of a request in the queue at this moment.
 
     ahead: how many requests start before it if no others arrive; eta_seconds: estimated time until it starts at the
     measured rate, 0.0 before one has been measured.
@@ -210,7 +210,7 @@ class QueuePosition:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """Figures of one model. The counts never go back while the process lives."""
+    """Metrics of one model. The totals never decrease while the process lives."""
 
     num_requests_running: int = 0
     num_requests_waiting: int = 0
@@ -231,10 +231,10 @@ class BackendStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which checkpoint to load, where, and how an error about it names the operator's settings.
+    """Which checkpoint to load, where, and which settings an error about it names.
 
-    name: `avibe` or `avision`, the label in metrics and logs; served_id: what `X-Model` says (`avibe-demo` for a demo
-    checkpoint); vision: whether it takes pictures; device: `cpu` or `cuda`; dtype: `float16`, `bfloat16` or `float32`.
+    name: `avibe` or `avision`, the label in metrics and logs; served_id: the value of `X-Model` (`avibe-demo` for the
+    demo); vision: whether it reads images; device: `cpu` or `cuda`; dtype: `float16`, `bfloat16` or `float32`.
     """
 
     name: str
@@ -267,7 +267,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What clients and pages may know of a loaded model: lengths in tokens, the checkpoint's own sampling defaults."""
+    """What clients and pages may know of a model: lengths in tokens, the checkpoint's sampling defaults."""
 
     name: str
     served_id: str
@@ -280,5 +280,5 @@ class ModelInfo:
     def of(
         cls, spec: ModelSpec, max_model_len: int, generation_defaults: Mapping[str, float] | None = None
     ) -> ModelInfo:
-        """Return what may be known of the model of a spec."""
+        """Return what clients may know of the model that a spec describes."""
         return cls(spec.name, spec.served_id, spec.vision, spec.demo, max_model_len, generation_defaults or {})

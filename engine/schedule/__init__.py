@@ -1,1 +1,1 @@
-"""Which sequences run in the next step: the waiting room, the fair queue and the scheduler. No torch in this room."""
+"""Which sequences run in the next step: admission, the fair queue and the scheduler. No torch in this package."""

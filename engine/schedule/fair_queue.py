@@ -1,7 +1,7 @@
-"""Waiting sequences in a fair order between clients: who holds fewest slots comes first, and among equals it is deficit
-round robin, counted in tokens (Shreedhar and Varghese, SIGCOMM 1995).
+"""Waiting sequences in an order that is fair between clients.
 
-No lock here: the waiting room holds its own around every call.
+The client with the fewest slots comes first; among equals it is deficit round robin, counted in tokens (Shreedhar and
+Varghese, SIGCOMM 1995). No lock here: the waiting room holds its own around every call.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from itertools import count
 
 from engine.schedule.sequence import Sequence
 
-QUANTUM = 256  # tokens a client may start in each round
+QUANTUM = 256  # tokens that a client may start in each round
 
 
 class FairQueue:
-    """The clients' lines of one priority. Each round a client may start what it has saved up for; its line is FIFO."""
+    """One FIFO line for each client. Each round adds QUANTUM to a client's deficit, which its next sequence uses up."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()  # the client whose turn it is comes first
+        self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()  # the next client in the round comes first
         self._deficit: dict[str, int] = {}
         self._length = 0
 
@@ -38,9 +38,9 @@ class FairQueue:
         self._length += 1
 
     def peek(self, held: Mapping[str, int]) -> Sequence:
-        """Return the next to start; turns the round until one client can pay for its first. Must not be empty.
+        """Return the next sequence to start; advances the round until one client's deficit covers its first.
 
-        held: how many slots each client has; only those who have fewest take part in the round.
+        held: how many slots each client has; only clients with the fewest take part. The queue must not be empty.
         """
         fewest = min(held.get(client, 0) for client in self._lines)
         while True:
@@ -52,16 +52,16 @@ class FairQueue:
             self._lines.move_to_end(client)
 
     def take(self, held: Mapping[str, int]) -> Sequence:
-        """Remove and return what `peek` shows."""
+        """Remove and return the sequence that `peek` returns."""
         sequence = self.peek(held)
         self._deficit[sequence.request.client] -= sequence.cost
         self.remove(sequence)
         return sequence
 
     def order(self, held: Mapping[str, int]) -> Iterator[Sequence]:
-        """Yield the sequences in the order in which `take` would give them if each that starts kept its slot.
+        """Yield the sequences in the order in which `take` returns them if each that starts keeps its slot.
 
-        Changes nothing. A heap of (slots held, turn, client, position in its line) makes it n log n for n sequences.
+        Changes nothing. O(n log n) by a heap of (slots held, turn, client, index in its line).
         """
         lines = {client: list(line) for client, line in self._lines.items()}
         deficit, turns = dict(self._deficit), count(len(lines))
@@ -80,7 +80,7 @@ class FairQueue:
                 heapq.heappush(heap, (slots + 1, turn, client, at + 1))
 
     def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence from wherever it stands."""
+        """Remove a sequence, wherever it is in its line."""
         client = sequence.request.client
         self._lines[client].remove(sequence)
         if not self._lines[client]:
@@ -88,6 +88,6 @@ class FairQueue:
         self._length -= 1
 
     def newest(self, client: str) -> Sequence | None:
-        """Return the last in a client's line."""
+        """Return the last sequence in a client's line, None if it has none."""
         line = self._lines.get(client)
         return line[-1] if line else None

@@ -1,4 +1,4 @@
-"""How many requests are in flight, whose they are, which batches wait to submit, and how fast requests end.
+"""The requests in flight by client, the batches that wait to submit, and the rate at which requests end.
 
 A request is in flight from its admission, before any work for it, to its end: while it is prepared, waits and runs. No
 lock here: the waiting room holds its own around every call.
@@ -48,7 +48,7 @@ class InFlight:
         _take_one(self.preparing, client)
 
     def leave(self, client: str) -> None:
-        """Count a request no longer, and wake a batch that may take its place."""
+        """Count a request no longer, and wake a batch that may use the capacity."""
         _take_one(self.by_client, client)
         if self._batches:
             self.wake_batch()
@@ -68,7 +68,7 @@ class InFlight:
     # --- batches ---
 
     def expect(self, wake: Wake, alone: bool) -> None:
-        """Let a batch wait for a place, behind those that wait already; it is woken once."""
+        """Let a batch wait for capacity, behind those that wait already; it is woken once."""
         self._batches[wake] = alone
 
     def forget(self, wake: Wake) -> bool:
@@ -76,7 +76,7 @@ class InFlight:
         return self._batches.pop(wake, None) is not None
 
     def wake_batch(self) -> None:
-        """Wake the first batch that may submit now. One that finds no place after all waits again."""
+        """Wake the first batch that may submit now; if another request was faster, it has to wait again."""
         total = self.total
         for wake, alone in self._batches.items():
             if total < (self.capacity if alone else self.slots):

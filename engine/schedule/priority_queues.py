@@ -22,12 +22,13 @@ class PriorityQueues:
     """One fair queue for each priority. tokens: of all waiting prompts together."""
 
     def __init__(self) -> None:
-        self._queues = {priority: FairQueue() for priority in Priority}
+        self._interactive, self._batch = FairQueue(), FairQueue()
+        self._queues = {Priority.INTERACTIVE: self._interactive, Priority.BATCH: self._batch}
         self._starts = 0
         self.tokens = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return len(self._interactive) + len(self._batch)
 
     def __iter__(self) -> Iterator[Sequence]:
         return (sequence for queue in self._queues.values() for sequence in queue)
@@ -52,22 +53,22 @@ class PriorityQueues:
         return sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Remove a sequence from wherever it stands."""
+        """Remove a sequence, wherever it is."""
         self._queues[sequence.request.priority].remove(sequence)
         self.tokens -= sequence.num_prompt
 
     def order(self, held: Held) -> Iterator[Sequence]:
         """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
-        order = {priority: deque(queue.order(held.get(priority, {}))) for priority, queue in self._queues.items()}
-        interactive, batch, starts = order[Priority.INTERACTIVE], order[Priority.BATCH], self._starts
+        interactive = deque(self._interactive.order(held.get(Priority.INTERACTIVE, {})))
+        batch, starts = deque(self._batch.order(held.get(Priority.BATCH, {}))), self._starts
         while interactive or batch:
-            yield (batch if _is_for_batch(starts, bool(interactive), bool(batch)) else interactive).popleft()
+            yield (batch if batch and (not interactive or _is_for_batch(starts)) else interactive).popleft()
             starts += 1
 
     def evictable(self, client: str) -> Sequence | None:
-        """Return the newest sequence of a client that has never run, of its lowest priority."""
-        for priority in reversed(Priority):
-            newest = self._queues[priority].newest(client)
+        """Return the newest sequence of a client that has never run, batches first."""
+        for queue in (self._batch, self._interactive):
+            newest = queue.newest(client)
             if newest is not None and newest.started_at is None:
                 return newest
         return None
@@ -75,17 +76,16 @@ class PriorityQueues:
     def clear(self) -> list[Sequence]:
         """Remove and return all sequences."""
         removed = list(self)
-        self._queues = {priority: FairQueue() for priority in Priority}
-        self.tokens = 0
+        for sequence in removed:
+            self.remove(sequence)
         return removed
 
     def _next_priority(self) -> Priority | None:
-        interactive, batch = len(self._queues[Priority.INTERACTIVE]), len(self._queues[Priority.BATCH])
-        if _is_for_batch(self._starts, bool(interactive), bool(batch)):
+        if self._batch and (not self._interactive or _is_for_batch(self._starts)):
             return Priority.BATCH
-        return Priority.INTERACTIVE if interactive else None
+        return Priority.INTERACTIVE if self._interactive else None
 
 
-def _is_for_batch(starts: int, interactive: bool, batch: bool) -> bool:
-    """Return whether the start after so many others is one for the lower priority, given which priorities wait."""
-    return batch and (not interactive or starts % BATCH_EVERY == BATCH_EVERY - 1)
+def _is_for_batch(starts: int) -> bool:
+    """Return whether the start after so many others is one for the lower priority."""
+    return starts % BATCH_EVERY == BATCH_EVERY - 1

@@ -1,8 +1,8 @@
-"""What the next step computes, and for whom. No torch here, and one thread only: the engine's.
+"""What the next step computes, and for which sequences. No torch here; the engine's thread only.
 
-Each step decodes one token for every sequence that has read its prompt, and spends what is left of the token budget
-on prompts, long ones in chunks, so that those who decode hardly notice (iteration-level scheduling: Orca, OSDI 2022;
-chunked prefill: Sarathi-Serve, OSDI 2024).
+Each step decodes one token for every sequence past its prompt, and spends the rest of the token budget on prompts, long
+ones in chunks, so that decoding hardly slows down (iteration-level scheduling: Orca, OSDI 2022; chunked prefill:
+Sarathi-Serve, OSDI 2024).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.types import Priority
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step. decode: one token each, by slot; prefill: the next `count` tokens of a prompt each."""
+    """One step. decode: sequences with one token each, by slot; prefill: sequences with their number of tokens."""
 
     decode: list[Sequence] = field(default_factory=list)
     prefill: list[tuple[Sequence, int]] = field(default_factory=list)
@@ -31,11 +31,11 @@ class Plan:
 
     @property
     def rows(self) -> list[tuple[Sequence, int]]:
-        """Everybody in this step with their number of tokens, decoding rows first."""
+        """All sequences of the step with their number of tokens, decoding ones first."""
         return [*((sequence, 1) for sequence in self.decode), *self.prefill]
 
     def halves(self) -> tuple[Plan, Plan]:
-        """Return two plans that in turn do what this one does; at least two sequences, or a chunk to be cut in two."""
+        """Return two plans that together compute this one: of half the sequences each, or half of the one chunk."""
         rows, chunks = len(self.decode), len(self.prefill)
         if rows + chunks == 1:
             sequence, count = self.prefill[0]
@@ -46,15 +46,17 @@ class Plan:
 
 
 class _Chunks:
-    """Shares a step's tokens out to prompts. One that fits into a step is read whole; a longer one takes no more than
-    `most` of it, so that those behind it are not held up.
+    """Divides a step's tokens among prompts.
+
+    A prompt that fits into a step is computed whole; a longer one takes at most `most` tokens, so that it does not hold
+    up those behind it.
     """
 
     def __init__(self, budget: int, most: int) -> None:
         self._step, self._most, self.left = budget, most, budget
 
     def take(self, sequence: Sequence) -> int:
-        """Return how many tokens of a prompt are read in this step."""
+        """Return how many tokens of a prompt this step computes."""
         whole = sequence.remaining <= self._step
         count = min(sequence.remaining, self.left, self._step if whole else self._most)
         self.left -= count
@@ -64,8 +66,8 @@ class _Chunks:
 class Scheduler:
     """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
 
-    on_start: called with each sequence that has just got its slot; it may set `num_computed` (a known beginning), and
-    says whether the sequence can run.
+    on_start: called with each sequence that has just got its slot; it may set `num_computed` (a cached prefix), and
+    returns whether the sequence can run.
     """
 
     def __init__(
@@ -73,14 +75,16 @@ class Scheduler:
     ) -> None:
         self._room, self._on_start = room, on_start
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
-        self._batch_share = max(1, max_num_seqs // BATCH_EVERY)  # slots that people do not take from batches
+        self._batch_share = max(
+            1, max_num_seqs // BATCH_EVERY
+        )  # slots that interactive requests do not take from batches
         self._free_slots = list(range(max_num_seqs))  # a heap: low slots first keeps decode rows neighbours
         self._started = 0
         self._held: dict[Priority, Counter[str]] = {priority: Counter() for priority in Priority}  # slots of clients
         self.running: list[Sequence] = []
 
     def schedule(self) -> Plan:
-        """Return the next step; sequences that start in it have their slots."""
+        """Return the next step; sequences that start in it have got their slots."""
         decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
         budget = max(1, self._max_tokens - len(decode))
         readers = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
@@ -90,20 +94,21 @@ class Scheduler:
         return Plan(decode, prefill)
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out of its slot; it is over."""
+        """Free the slot of a sequence that has ended."""
         self._leave(sequence)
         sequence.phase = Phase.FINISHED
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
-        """Return the running sequences that were aborted or are out of time, each with its error."""
+        """Return the running sequences that were aborted or are past their deadline, each with its error."""
         reasons = ((sequence, sequence.reason_to_end(now)) for sequence in self.running)
         return [(sequence, error) for sequence, error in reasons if error is not None]
 
     def sequence_to_preempt(self) -> Sequence | None:
-        """Return who has to wait again so that the next in line can run: the youngest of those who have too much.
+        """Return the sequence that must give its slot to the next in the queue, None if there is none.
 
-        Only when no slot is free. People go before batches, which keep their share of the slots all the same; among
-        equals, only if the clients are closer to equal afterwards.
+        Only if no slot is free. Interactive requests go before batches, which keep their share of the slots; within a
+        priority, the client with the most slots gives one up only if that makes the clients more equal. The sequence is
+        the one that started last.
         """
         waiting = None if self._free_slots else self._room.peek(self._held)
         if waiting is None:
@@ -115,19 +120,19 @@ class Scheduler:
         return self._youngest(priority, greedy) if slots >= self._held[priority][client] + 2 else None
 
     def preempt(self, sequence: Sequence) -> None:
-        """Send a running sequence back to the waiting room; all its tokens will be computed again."""
+        """Send a running sequence back to the queue; all its tokens will be computed again."""
         self._leave(sequence)
         sequence.phase = Phase.WAITING
         sequence.num_computed = 0
         self._room.put_back(sequence)
 
     def check(self) -> str | None:
-        """Return what is wrong with the books, None if every slot is free or held by exactly one running sequence."""
+        """Return what is wrong with the accounting, None if every slot is free or held by one running sequence."""
         held = [sequence.slot for sequence in self.running]
         if sorted(held + self._free_slots) != list(range(self._max_num_seqs)):
             return f"slots held {sorted(held)}, free {sorted(self._free_slots)} of {self._max_num_seqs}"
         if any(sequence.phase is not Phase.RUNNING for sequence in self.running):
-            return "a sequence that does not run holds a slot"
+            return "a sequence that is not running holds a slot"
         return None
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks) -> None:
@@ -154,6 +159,6 @@ class Scheduler:
             del held[client]
 
     def _youngest(self, priority: Priority, client: str | None = None) -> Sequence:
-        """Return the running sequence of a priority, and of a client if named, that has had its slot shortest."""
+        """Return the running sequence of a priority, and of a client if named, that started last."""
         rows = (s for s in self.running if s.request.priority is priority)
         return max((s for s in rows if client in (None, s.request.client)), key=lambda s: s.order)

@@ -1,4 +1,4 @@
-"""One request as the engine sees it: its tokens, how far they are computed, and what has been shown. No torch here."""
+"""One request in the engine: its tokens, how many are computed, and what was sent to the client. No torch here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from engine.types import (
 
 
 class Phase(Enum):
-    """Where a sequence is. A preempted sequence goes back to WAITING."""
+    """The phase of a sequence. A preempted sequence goes back to WAITING."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -93,7 +93,7 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Tokens not yet computed: one while decoding, more while the prompt is being read."""
+        """Tokens that are not computed yet: one while decoding, more during prefill."""
         return len(self.token_ids) - self.num_computed
 
     @property
@@ -103,16 +103,16 @@ class Sequence:
 
     @property
     def cost(self) -> int:
-        """What the sequence may take in all, in tokens: the measure of fairness."""
+        """Tokens that the sequence may need in total: the measure of fairness."""
         return self.num_prompt + self.sampling.max_tokens
 
     @property
     def waits_until(self) -> float:
-        """Until when it may be without a slot, on the engine's clock: a preempted one has had its turn."""
+        """Until when it may be without a slot; the queue timeout no longer applies to a preempted one."""
         return self.queue_deadline if self.started_at is None else self.deadline
 
     def reason_to_end(self, now: float) -> ServiceError | None:
-        """Return the error to end with where it was aborted or its time is up, None where it may go on."""
+        """Return the error to end with if it was aborted or is past its deadline, else None."""
         if self.generation.aborted:
             return RequestAborted("The request was stopped before it finished.")
         if now < self.waits_until:
@@ -122,11 +122,11 @@ class Sequence:
         return DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))
 
     def keys(self) -> list[Hashable]:
-        """Return one key for each token so far, equal where the model computes the same."""
+        """Return one key for each token so far, equal where the model computes the same values."""
         return [*self.prefix_keys, *self.token_ids[self.num_prompt :]]
 
     def uniform(self, ahead: int = 0) -> float:
-        """Return the number in [0, 1) that chooses the next token, or the one `ahead` tokens behind it."""
+        """Return the random number in [0, 1) for the next token, or for the one `ahead` tokens after it."""
         if self._random is None:
             self._random = random.Random(self.sampling.seed)  # nosec B311 # sampling is to be repeatable
         while len(self._uniforms) <= ahead:
@@ -134,7 +134,7 @@ class Sequence:
         return self._uniforms[ahead]
 
     def append(self, token_id: int) -> None:
-        """Add a token of the answer."""
+        """Append a token of the answer."""
         self.token_ids.append(token_id)
         if self._uniforms:
             self._uniforms.popleft()
@@ -142,13 +142,13 @@ class Sequence:
             self.output_counts[token_id] += 1
 
     def finish_reason(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
-        """Return why the answer ends with its latest token, or None where it goes on."""
+        """Return why the answer ends with its latest token, None if it continues."""
         if self.detokenizer.stopped or (token_id in eos_token_ids and not self.sampling.ignore_eos):
             return "stop"
         return "length" if self.num_output >= self.sampling.max_tokens else None
 
     def take_piece(self, now: float) -> Piece:
-        """Return what has not been shown yet; it counts as shown from now on."""
+        """Return what was not sent yet, and count it as sent."""
         piece = Piece(self.unsent_text, tuple(self.unsent_tokens), tuple(self.unsent_logprobs))
         self.text.append(self.unsent_text)
         self.logprobs += self.unsent_logprobs
@@ -157,7 +157,7 @@ class Sequence:
         return piece
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
-        """Return the whole answer with its figures, once everything has been shown."""
+        """Return the whole answer with its timings, once all pieces have been taken."""
         started = now if self.started_at is None else self.started_at
         first = None if self.first_token_at is None else self.first_token_at - self.arrival
         return Completion(
@@ -171,5 +171,5 @@ class Sequence:
         )
 
     def release(self) -> None:
-        """Drop what only the model needed; a finished sequence may be remembered a little longer than it matters."""
+        """Drop the tensors, so that no reference to a finished sequence keeps them alive."""
         self.images = self.positions = self.image_embeds = None

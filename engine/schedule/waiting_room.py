@@ -70,13 +70,13 @@ class WaitingRoom:
             return False
 
     def give_up(self, client: str) -> None:
-        """Count a request no longer that was refused while it was prepared."""
+        """Give the capacity of a request back that was refused during its preparation."""
         with self._changed:
             self._in_flight.prepared(client)
             self._leave(client)
 
     def give_up_for_now(self, client: str, alone: bool, wake: Wake) -> None:
-        """Count a batch's request no longer that `put` refused; wake the batch when prompts have left the queue."""
+        """Give the capacity of a batch's request back that `put` refused; wake the batch once prompts have started."""
         with self._changed:
             self._in_flight.prepared(client)
             self._leave(client)
@@ -86,15 +86,16 @@ class WaitingRoom:
                 wake()
 
     def stop_waiting(self, wake: Wake) -> None:
-        """Forget a batch that submits nothing more; if it has been woken already, wake another in its place."""
+        """Forget a batch that submits nothing more; if it was woken already, wake another instead."""
         with self._changed:
             if not self._in_flight.forget(wake):
                 self._in_flight.wake_batch()
 
     def put(self, sequence: Sequence) -> None:
-        """Queue an admitted sequence. Raises Overloaded where the waiting prompts would hold too many tokens.
+        """Queue an admitted sequence. Raises Overloaded if the waiting prompts would hold too many tokens.
 
-        Then, too, a client that holds more tokens gives way. NotReady: the room was closed meanwhile.
+        Before that, sequences of a client that holds more tokens are evicted. Raises NotReady if the room was closed
+        meanwhile.
         """
         with self._changed:
             self._check_open()
@@ -104,7 +105,7 @@ class WaitingRoom:
             self._insert(sequence)
 
     def notify_abort(self) -> None:
-        """Note that a sequence may have been aborted; takes no lock, so it may be called with any held."""
+        """Note that a sequence may have been aborted. Takes no lock, so it may be called with any held."""
         self._abort_pending = True
 
     def num_in_flight(self) -> int:
@@ -113,7 +114,7 @@ class WaitingRoom:
             return self._in_flight.total
 
     def estimated_wait(self) -> float:
-        """Return in how many seconds those who wait now will have started, by the measured rate of ends."""
+        """Return the estimated seconds until all waiting requests have started, by the measured rate of ends."""
         with self._changed:
             return self._wait()
 
@@ -136,7 +137,7 @@ class WaitingRoom:
             self._changed.wait_for(lambda: not self._in_flight.total, timeout)
 
     def close(self) -> None:
-        """Admit no request any more, and queue none that is being prepared."""
+        """Refuse all requests from now on, also those that are being prepared."""
         with self._changed:
             self._closed = True
             self._in_flight.wake_batches()
@@ -170,7 +171,7 @@ class WaitingRoom:
             self._insert(sequence, front=True)
 
     def release(self, client: str) -> None:
-        """Count a sequence no longer that ran; the time between two such ends is the measured rate."""
+        """Give the capacity of a sequence back that ran; the time between two such ends is the measured rate."""
         with self._changed:
             self._in_flight.ended()
             self._leave(client)
