@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from flask import Flask
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from werkzeug.routing import Rule
 
 from edge import bodies
-from edge.route_table import FORM, JSON, MULTIPART, ROUTES, Budget, Need, Row
-from routes import response_models
-from routes.openai.requests import OpenaiModels
-from routes.request_models import LanguageForm, RequestModels, SignInForm
+from edge.route_table import JSON, ROUTES, Budget, Need, Row
+from routes.route_bodies import ANY, EVENTS, HTML, LINES, Model, RouteBodies, route_bodies
 from routes.services import services
 from telemetry.version import VERSION
 
-Model = type[BaseModel] | type[bodies.Body]
-
-ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
 SCHEMAS = "#/components/schemas/{model}"
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF or BMP, at most 16 MiB"}
@@ -49,22 +43,9 @@ STATUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RouteBodies:
-    """The bodies of a route by content type, of responses (None: a text) and of requests.
-
-    more: bodies of further statuses than those that the route table implies.
-    """
-
-    responses: Mapping[str, Model | None]
-    requests: Mapping[str, Model] = field(default_factory=dict)
-    status: int = 200
-    more: Mapping[int, Model | None] = field(default_factory=dict)
-
-
 def describe(app: Flask) -> dict[str, Any]:
     """Return the description of this application, as an OpenAPI 3.1 document."""
-    routes = _routes(services(app).request_models, services(app).openai_models)
+    routes = route_bodies(services(app).request_models, services(app).openai_models)
     rules = sorted(app.url_map.iter_rules(), key=lambda rule: list(ROUTES).index(_name(rule)[0]))
     paths: dict[str, Any] = {}
     for rule in rules:
@@ -83,49 +64,6 @@ def describe(app: Flask) -> dict[str, Any]:
             "securitySchemes": {"admin": {"type": "http", "scheme": "bearer", "description": "ADMIN_KEY"}},
         },
     }
-
-
-def _routes(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBodies]:
-    page, answer = {HTML: None}, response_models.GenerationAnswer
-    return {
-        "GET /": RouteBodies(page),
-        "GET /state": RouteBodies(page),
-        "GET /status": RouteBodies(page),
-        "GET /status/figures": RouteBodies(page),
-        "GET /status/samples": RouteBodies({JSON: None}),
-        "POST /language": RouteBodies(page, _form(LanguageForm), status=303),
-        "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
-        "POST /status/sign-out": RouteBodies(page, status=303),
-        "GET /api/docs": RouteBodies(page),
-        "POST /avibe": RouteBodies(page, _form(own.text)),
-        "POST /avision": RouteBodies(page, {MULTIPART: own.image}),
-        "GET /avibe": RouteBodies(page, status=303),
-        "GET /avision": RouteBodies(page, status=303),
-        "POST /api/v1/text/generate": RouteBodies({JSON: answer, EVENTS: None}, {JSON: own.text_json}),
-        "POST /api/v1/text/batch": RouteBodies({LINES: None}, {JSON: own.batch}),
-        "POST /api/v1/image/analyze": RouteBodies(
-            {JSON: answer, EVENTS: None}, {MULTIPART: own.image_form, JSON: own.image_json}
-        ),
-        "GET /v1/models": RouteBodies({JSON: response_models.ModelList}),
-        "GET /v1/models/<path:model_id>": RouteBodies({JSON: response_models.ModelEntry}),
-        "POST /v1/chat/completions": RouteBodies(
-            {JSON: response_models.ChatCompletion, EVENTS: None}, {JSON: openai.chat}
-        ),
-        "POST /v1/completions": RouteBodies(
-            {JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}
-        ),
-        "GET /api/health": RouteBodies({JSON: bodies.Health}),
-        "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
-        "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
-        "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
-        "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
-        "GET /metrics": RouteBodies({TEXT: None}),
-        "GET /api/openapi.json": RouteBodies({JSON: None}),
-    }
-
-
-def _form(model: Model) -> dict[str, Model]:
-    return {FORM: model, MULTIPART: model}
 
 
 def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""The bodies that each route reads and sends, by content type: the part of OpenAPI that no other code declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from edge import bodies
+from edge.route_table import FORM, JSON, MULTIPART
+from routes import response_models
+from routes.openai.requests import OpenaiModels
+from routes.request_models import LanguageForm, RequestModels, SignInForm
+
+Model = type[BaseModel] | type[bodies.Body]
+
+ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteBodies:
+    """The bodies of a route by content type, of responses (None: a text) and of requests.
+
+    more: bodies of further statuses than those that the route table implies.
+    """
+
+    responses: Mapping[str, Model | None]
+    requests: Mapping[str, Model] = field(default_factory=dict)
+    status: int = 200
+    more: Mapping[int, Model | None] = field(default_factory=dict)
+
+
+def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBodies]:
+    """Return the bodies of every route, by its name in the route table."""
+    page, answer = {HTML: None}, response_models.GenerationAnswer
+    return {
+        "GET /": RouteBodies(page),
+        "GET /state": RouteBodies(page),
+        "GET /status": RouteBodies(page),
+        "GET /status/figures": RouteBodies(page),
+        "GET /status/samples": RouteBodies({JSON: None}),
+        "POST /language": RouteBodies(page, _form(LanguageForm), status=303),
+        "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
+        "POST /status/sign-out": RouteBodies(page, status=303),
+        "GET /api/docs": RouteBodies(page),
+        "POST /avibe": RouteBodies(page, _form(own.text)),
+        "POST /avision": RouteBodies(page, {MULTIPART: own.image}),
+        "GET /avibe": RouteBodies(page, status=303),
+        "GET /avision": RouteBodies(page, status=303),
+        "POST /api/v1/text/generate": RouteBodies({JSON: answer, EVENTS: None}, {JSON: own.text_json}),
+        "POST /api/v1/text/batch": RouteBodies({LINES: None}, {JSON: own.batch}),
+        "POST /api/v1/image/analyze": RouteBodies(
+            {JSON: answer, EVENTS: None}, {MULTIPART: own.image_form, JSON: own.image_json}
+        ),
+        "GET /v1/models": RouteBodies({JSON: response_models.ModelList}),
+        "GET /v1/models/<path:model_id>": RouteBodies({JSON: response_models.ModelEntry}),
+        "POST /v1/chat/completions": RouteBodies(
+            {JSON: response_models.ChatCompletion, EVENTS: None}, {JSON: openai.chat}
+        ),
+        "POST /v1/completions": RouteBodies(
+            {JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}
+        ),
+        "GET /api/health": RouteBodies({JSON: bodies.Health}),
+        "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
+        "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
+        "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
+        "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
+        "GET /metrics": RouteBodies({TEXT: None}),
+        "GET /api/openapi.json": RouteBodies({JSON: None}),
+    }
+
+
+def _form(model: Model) -> dict[str, Model]:
+    return {FORM: model, MULTIPART: model}
