@@ -1,4 +1,4 @@
-"""The application's start: what gunicorn gets, and the development server from its first line to Ctrl+C."""
+"""The start of the application: `app` for Gunicorn, and the development server until Ctrl+C."""
 
 import http.client
 import os
@@ -30,7 +30,7 @@ class BrokenBackend(ScriptedBackend):
 
 @pytest.fixture(autouse=True)
 def signals():
-    """Leave the signals of the test run as they were."""
+    """Restore the signal handlers of the test run."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in kept.items():
@@ -47,7 +47,7 @@ def server(app):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_development_server_answers_until_it_is_stopped(server, models, number, caplog):
-    """It prints its address, answers, and a signal lets the admitted requests finish and ends with status 0."""
+    """It prints its address and answers; at a signal it finishes the admitted requests and exits with status 0."""
     caplog.set_level("INFO")
     statuses = []
 
@@ -68,21 +68,21 @@ def test_the_development_server_answers_until_it_is_stopped(server, models, numb
 
 
 def test_a_load_that_fails_ends_the_development_server(server, capsys):
-    """Status 1 and the one sentence that says why; nothing waits for requests that cannot be."""
+    """It exits with status 1 and one sentence that says why, without a drain."""
     models = ModelSet({"avibe": BrokenBackend("avibe")})
     assert serve(server, models, drain_seconds=60.0) == 1
     assert capsys.readouterr().err == "VIBE_MODEL_DIR: the checkpoint is broken.\n"
 
 
 def run(**environ):
-    """Run the program itself and return what it did."""
+    """Run the program and return the finished process."""
     everything = {**os.environ, "HOST": "127.0.0.1", **environ}
     command = [sys.executable, "app_production.py"]
     return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_wrong_settings_end_the_program_with_status_2():
-    """All of them at once, before anything is begun."""
+    """All of them are reported at once, before anything starts."""
     result = run(PORT="no port", THREADS="-1")
     assert result.returncode == 2
     assert "PORT=" in result.stderr
@@ -90,7 +90,7 @@ def test_wrong_settings_end_the_program_with_status_2():
 
 
 def test_a_missing_model_ends_the_program_with_status_1():
-    """In production there is no demo in its stead; one sentence names the setting."""
+    """In production no demo replaces it; one sentence names the setting."""
     result = run(ENVIRONMENT="production", DEVICE="cpu", VIBE_MODEL_DIR="/nowhere", VISION_MODEL_DIR="demo")
     assert result.returncode == 1
     assert result.stderr.startswith("VIBE_MODEL_DIR=/nowhere")
@@ -98,7 +98,7 @@ def test_a_missing_model_ends_the_program_with_status_1():
 
 
 def test_a_taken_port_ends_the_program():
-    """Two servers on one port are told apart at once."""
+    """A second server on the same port fails immediately."""
     with make_server("127.0.0.1", 0, Flask(__name__)) as holder:
         result = run(PORT=str(holder.port), DEVICE="cpu")
     assert result.returncode == 1
@@ -106,7 +106,7 @@ def test_a_taken_port_ends_the_program():
 
 
 def test_importing_builds_nothing():
-    """`app` is made on first access, as gunicorn asks for it, and once; other names do not exist."""
+    """`app` is built once, on first access, as Gunicorn does; other names raise AttributeError."""
     code = (
         "import app_production as a; assert 'app' not in vars(a); "
         "from app_production import app; assert app is a.app; print(type(app).__name__)"

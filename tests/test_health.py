@@ -1,4 +1,4 @@
-"""Health, readiness and figures: the shapes that probes and dashboards read, and the truth in them."""
+"""Health, readiness and metrics: the formats that probes and dashboards read, and that their values are right."""
 
 import re
 from datetime import UTC, datetime
@@ -33,13 +33,13 @@ def scraped(client):
 
 
 def test_health_has_exactly_two_facts(client):
-    """200 while the process answers, whatever the models do."""
+    """200 while the process answers, whatever state the models are in."""
     response = client.get("/api/health")
     assert response.json == {"status": "healthy", "uptime_seconds": 0}
 
 
 def test_ready_names_both_models(client):
-    """On the CPU: false and 0.00, and what stands behind each name."""
+    """On the CPU: false and 0.00, and the checkpoint of each model."""
     response = client.get(READY)
     assert (response.status_code, response.json) == (
         200,
@@ -62,7 +62,7 @@ def test_ready_tells_the_gpu(on_gpu):
 
 
 def test_loading_is_unready_and_shows_how_far_it_is(client, avibe):
-    """503 with the progress of the model that loads, for load balancers and people alike."""
+    """503 with the progress of the loading model."""
     avibe.become(Status.LOADING, progress=Progress("weights", 3_000_000, 16_000_000, 1.5))
     response = client.get(READY)
     assert response.status_code == 503
@@ -76,7 +76,7 @@ def test_loading_is_unready_and_shows_how_far_it_is(client, avibe):
 @pytest.mark.parametrize("status", [Status.LOADING, Status.DRAINING, Status.STALLED, Status.DEAD])
 @pytest.mark.parametrize("name", ["avibe", "avision"])
 def test_one_model_that_takes_nothing_makes_the_service_unready(client, models, name, status):
-    """503 with the reason, whichever model it is; a process that a restart would not help stays alive."""
+    """503 with the reason, whichever model it is; liveness stays 200 unless a restart would help."""
     models.get(name).become(status, reason="It is so.")
     response = client.get(READY)
     assert (response.status_code, response.json["status"], response.json["reason"]) == (503, status.value, "It is so.")
@@ -85,14 +85,14 @@ def test_one_model_that_takes_nothing_makes_the_service_unready(client, models, 
 
 
 def test_the_worst_state_counts(client, avibe, avision):
-    """A dead model is not hidden behind one that is only loading."""
+    """The worst state wins: a dead model is reported although another one is loading."""
     avibe.become(Status.LOADING)
     avision.become(Status.DEAD)
     assert client.get(READY).json["status"] == "dead"
 
 
 def test_a_full_queue_is_ready(client, avibe):
-    """Overload is answered request by request; taking the copy out of service would only move it."""
+    """Overload is refused request by request; an unready copy would only move the load to the others."""
     avibe.capacity = 0
     assert client.post(TEXT, json={"prompt": "x"}).status_code == 503
     assert client.get(READY).status_code == 200
@@ -108,7 +108,7 @@ def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
 
 
 def test_json_metrics_have_exactly_the_promised_shape(client):
-    """Names, text formats and nesting that dashboards already read; without a GPU that is said."""
+    """The names, formats and nesting that dashboards read; without a GPU `gpu` says so."""
     body = client.get("/api/metrics").json
     timestamp = datetime.fromisoformat(body.pop("timestamp"))
     assert abs((datetime.now(UTC).replace(tzinfo=None) - timestamp).total_seconds()) < 60
@@ -135,7 +135,7 @@ def test_json_metrics_have_exactly_the_promised_shape(client):
 
 
 def test_gpu_figures_keep_their_old_meaning(on_gpu):
-    """Utilization is memory allocated over total; the real busy share has a name of its own."""
+    """Utilization is allocated over total memory; the share of busy time has its own name."""
     assert on_gpu.get("/api/metrics").json["gpu"] == {
         "gpu_name": "NVIDIA H200",
         "gpu_memory_allocated_gb": "12.5",
@@ -147,7 +147,7 @@ def test_gpu_figures_keep_their_old_meaning(on_gpu):
 
 
 def test_application_figures_count_generation_requests(client, avibe):
-    """total = successful + failed; successes by model; tokens; other routes do not count."""
+    """total = successful + failed; successes per model; tokens; other routes do not count."""
     for _ in range(3):
         client.post(TEXT, json={"prompt": "x"})
     client.post("/avibe", data={"prompt": "x"})
@@ -170,7 +170,7 @@ def test_application_figures_count_generation_requests(client, avibe):
 
 
 def test_reset_begins_the_json_figures_again_but_never_prometheus(client):
-    """Counters that Prometheus has seen never go back."""
+    """A reset leaves Prometheus' counters as they are."""
     client.post(TEXT, json={"prompt": "x"})
     assert client.post("/api/metrics/reset").json["success"] is True
     assert client.get("/api/metrics").json["application"]["total_requests"] == 0
@@ -178,7 +178,7 @@ def test_reset_begins_the_json_figures_again_but_never_prometheus(client):
 
 
 def test_prometheus_has_the_requests_by_route_and_end(client, avibe):
-    """Routes by their template and unknown paths under one name, so that no client can make labels."""
+    """Routes are labelled by their rule and unknown paths by one name, so that clients cannot create labels."""
     client.post(TEXT, json={"prompt": "x"})
     client.post(TEXT, json={"prompt": ""})
     client.get("/api/nothing-1")
@@ -197,7 +197,7 @@ def test_prometheus_has_the_requests_by_route_and_end(client, avibe):
 
 
 def test_prometheus_has_where_the_time_of_an_answer_went(client):
-    """Queue, first token, gaps and the whole, by model, in seconds."""
+    """Queue time, time to first token, inter-token latency and total, per model, in seconds."""
     client.post(TEXT, json={"prompt": "x"})
     samples, avibe = scraped(client), ("model", "avibe")
     sums = {
@@ -212,7 +212,7 @@ def test_prometheus_has_where_the_time_of_an_answer_went(client):
 
 
 def test_an_answer_of_no_or_one_token_has_no_gaps(client, avibe):
-    """What did not happen is not observed as zero."""
+    """An event that did not occur is not observed as zero."""
     avibe.output_tokens = 1
     client.post(TEXT, json={"prompt": "x"})
     avibe.timings = type(avibe.timings)(queued=0.0, first_token=None, total=0.5)
@@ -223,7 +223,7 @@ def test_an_answer_of_no_or_one_token_has_no_gaps(client, avibe):
 
 
 def test_prometheus_reads_the_models_own_figures(client, avibe):
-    """Running, waiting, cache, counters and states are what the backends say at this moment."""
+    """Running, waiting, cache usage, counters and states are the backends' current values."""
     avibe.report(
         num_requests_waiting=3,
         kv_cache_tokens_used=25,
@@ -251,7 +251,7 @@ def test_prometheus_reads_the_models_own_figures(client, avibe):
 
 
 def test_prometheus_has_the_machine(client, on_gpu):
-    """Host figures always, GPU figures where there is one."""
+    """Host metrics always, GPU metrics with a GPU."""
     without, with_gpu = scraped(client), scraped(on_gpu)
     assert without["avito_ai_gpu_available",] == 0
     assert ("avito_ai_gpu_memory_total_bytes",) not in without
@@ -262,13 +262,13 @@ def test_prometheus_has_the_machine(client, on_gpu):
 
 
 def test_prometheus_has_the_release_and_the_version_that_run(client):
-    """The release is its folder's name, so that a graph shows when one took over from another."""
+    """The release is its folder's name, so that a graph shows when a new one took over."""
     release = Path(__file__).resolve().parents[1].name
     assert scraped(client)["avito_ai_build_info", ("release", release), ("version", VERSION)] == 1
 
 
 def test_two_applications_keep_their_figures_apart(settings, machine, models, client):
-    """Each has a registry of its own."""
+    """Each application has its own registry."""
     client.post(TEXT, json={"prompt": "x"})
     other = create_app(settings, models, machine).test_client()
     counted = [sum(v for key, v in scraped(c).items() if key[0] == "avito_ai_requests_total") for c in (client, other)]

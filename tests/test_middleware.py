@@ -1,4 +1,4 @@
-"""The hooks around every route: ids, access, CORS, headers, and one shape for every failure."""
+"""The hooks around every route: request ids, access, CORS, headers, and the format of every failure."""
 
 import re
 import uuid
@@ -29,7 +29,7 @@ KEY = "a-key-of-an-operator"
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
 def test_every_route_answers_with_every_header(client, name):
-    """Id, time and the security headers are on each answer of each route."""
+    """Every response of every route has the request id, its time and the security headers."""
     response = call(client, name, headers={"X-Request-ID": "mine-1"})
     assert response.status_code in (200, 303)
     assert response.headers["X-Request-ID"] == "mine-1"
@@ -58,7 +58,7 @@ def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
 
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1/nothing", "/api/health/", "/api/%00", "/api/../etc"])
 def test_unknown_addresses_under_api_are_json(client, path):
-    """404 in the one shape, with nothing of the address in it."""
+    """404 in the format of the route, without any part of the address."""
     response = client.get(path)
     assert response.status_code == 404
     assert set(response.json) == {"error", "message", "request_id"}
@@ -67,14 +67,14 @@ def test_unknown_addresses_under_api_are_json(client, path):
 
 @pytest.mark.parametrize("path", ["/nothing", "/static/../config.py", "/static/nothing.css", "/apiary"])
 def test_unknown_addresses_elsewhere_are_a_page(client, path):
-    """A person gets a page, with the same status."""
+    """Outside /api and /v1 a failure is a page with the same status."""
     response = client.get(path)
     assert (response.status_code, response.mimetype) == (404, "text/html")
     assert "There is nothing at this address." in response.text
 
 
 def test_failures_under_v1_have_the_shape_of_openai(client):
-    """Clients of that protocol read every failure there, an unknown address too."""
+    """Every failure under /v1 has OpenAI's format, an unknown address included."""
     error = client.get("/v1/nothing").json["error"]
     assert error == {
         "message": "There is nothing at this address.",
@@ -85,12 +85,12 @@ def test_failures_under_v1_have_the_shape_of_openai(client):
 
 
 def every_error(kind=ServiceError):
-    """Return the classes of the tree, the framework's own ones included."""
+    """Return the classes of the error tree and those of the framework."""
     return [kind, *(deeper for child in kind.__subclasses__() for deeper in every_error(child))]
 
 
 def made(kind):
-    """Make an error of a class of the tree."""
+    """Return an error of this class."""
     if issubclass(kind, RetryLater):
         return kind.__new__(kind) if kind.__init__ is not RetryLater.__init__ else kind("A sentence.", 7)
     return kind("A sentence.")
@@ -113,7 +113,7 @@ STATUSES = {
 @pytest.mark.parametrize("path", GENERATIONS)
 @pytest.mark.parametrize("kind", sorted(STATUSES, key=lambda kind: kind.__name__))
 def test_every_generation_route_tells_every_error(client, avibe, avision, path, kind):
-    """Each class of the tree becomes its status and code, as JSON or as a page, and never a 500 by accident."""
+    """Each error class has its status and code, as JSON and as a page; none becomes a 500 by accident."""
     error = made(kind)
     avibe.failure = avision.failure = error
     response = client.post(path, **good_request(path))
@@ -128,7 +128,7 @@ def test_every_generation_route_tells_every_error(client, avibe, avision, path, 
 
 @pytest.mark.parametrize("path", GENERATIONS)
 def test_every_generation_route_survives_the_unexpected(client, avibe, avision, path):
-    """An exception nobody thought of is a 500 of ours, without a word of what it said."""
+    """An unexpected exception is a 500 without any of its text."""
     avibe.refusal = avision.refusal = ZeroDivisionError("secret")
     response = client.post(path, **good_request(path))
     assert response.status_code == 500
@@ -137,7 +137,7 @@ def test_every_generation_route_survives_the_unexpected(client, avibe, avision, 
 
 
 def test_every_class_of_the_tree_has_a_meaning():
-    """A new error class is a client's error or a server's on purpose, never by falling through."""
+    """A new error class must be in the table; none gets its status by default."""
     own = {kind for kind in every_error() if kind.__module__ in (engine.errors.__name__, errors.__name__)}
     vague = {ServiceError, RetryLater, errors.InternalError}
     fallen = {kind for kind in own - vague if not issubclass(kind, tuple(set(errors.ERRORS) - {ServiceError}))}
@@ -153,13 +153,13 @@ def test_a_well_formed_request_id_is_kept(client, claimed):
 
 @pytest.mark.parametrize("claimed", ["", "x" * 129, "a b", "a/b", "é", "a;b", '"'])
 def test_any_other_request_id_is_replaced(client, claimed):
-    """By a UUID of version 4; nothing strange gets into logs and bodies."""
+    """By a version 4 UUID, so that no unexpected characters reach logs and bodies."""
     made_here = client.post(TEXT, json={}, headers={"X-Request-ID": claimed}).json["request_id"]
     assert uuid.UUID(made_here).version == 4
 
 
 def test_the_access_line_tells_method_route_status_seconds_and_address(client, caplog):
-    """One line a request; the route as the table has it."""
+    """One line per request, with the route as the table has it."""
     caplog.set_level("INFO")
     client.get("/api/health")
     (line,) = [record.getMessage() for record in caplog.records]
@@ -167,7 +167,7 @@ def test_the_access_line_tells_method_route_status_seconds_and_address(client, c
 
 
 def test_probes_are_logged_at_debug_alone(client, caplog):
-    """A probe every second does not fill the journal."""
+    """Probes are logged at DEBUG, so that one per second does not fill the journal."""
     caplog.set_level("DEBUG")
     client.get("/api/health/ready")
     client.get("/api/health/live")
@@ -175,7 +175,7 @@ def test_probes_are_logged_at_debug_alone(client, caplog):
 
 
 def test_an_unknown_path_is_logged_harmlessly(client, caplog):
-    """No line break and no endless path gets into the log."""
+    """The log shows no line break and only the start of a long path."""
     caplog.set_level("INFO")
     client.get("/a%0Ab/" + "x" * 5000)
     (line,) = [record.getMessage() for record in caplog.records]
@@ -188,7 +188,7 @@ def test_an_unknown_path_is_logged_harmlessly(client, caplog):
 
 @pytest.fixture
 def with_key(environ, models, machine):
-    """A client of a service that has an ADMIN_KEY."""
+    """A client of a service with ADMIN_KEY."""
     return create_app(load_settings({**environ, "ADMIN_KEY": KEY}, None), models, machine).test_client()
 
 
@@ -198,7 +198,7 @@ FOREIGN = {"REMOTE_ADDR": "10.1.2.3"}
 
 @pytest.mark.parametrize("name", GUARDED)
 def test_guarded_routes_answer_this_machine_and_the_operator_alone(client, with_key, name):
-    """403 where no key could help, 401 where one could, and neither tells what the key is."""
+    """403 if no key is set, 401 if one is; neither reveals the key."""
     assert call(client, name).status_code == 200
     assert call(client, name, environ_base=FOREIGN).status_code == 403
     refused = call(with_key, name, environ_base=FOREIGN)
@@ -210,13 +210,13 @@ def test_guarded_routes_answer_this_machine_and_the_operator_alone(client, with_
 @pytest.mark.parametrize("header", ["X-Real-IP", "X-Forwarded-For", "Forwarded", "X-Forwarded-Host"])
 @pytest.mark.parametrize("name", GUARDED)
 def test_a_proxy_on_this_machine_is_not_this_machine(client, name, header):
-    """What nginx hands on came from somewhere else."""
+    """A request that a proxy forwards is not local."""
     assert call(client, name, headers={header: "127.0.0.1"}).status_code == 403
 
 
 @pytest.mark.parametrize("name", sorted(set(ROUTES) - set(GUARDED)))
 def test_open_routes_answer_everybody(client, name):
-    """A foreign address without any key."""
+    """A remote address without a key."""
     assert call(client, name, environ_base=FOREIGN).status_code in (200, 303)
 
 
@@ -239,7 +239,7 @@ def listed(response, name):
 
 
 def test_any_page_may_call_by_default(client):
-    """`*`, the exact methods and headers, never with credentials; also on failures."""
+    """`*`, the exact methods and headers, and no credentials, on failures too."""
     asked = {
         "Origin": "https://a.example",
         "Access-Control-Request-Method": "POST",
@@ -256,7 +256,7 @@ def test_any_page_may_call_by_default(client):
 
 
 def test_a_list_of_origins_is_kept_to(environ, models, machine):
-    """A listed page is named in the answer, any other gets no permission."""
+    """A listed origin is named in the response; any other is not allowed."""
     settings = load_settings({**environ, "ALLOWED_ORIGINS": "https://a.example, https://b.example"}, None)
     client = create_app(settings, models, machine).test_client()
     allowed = client.get("/api/health", headers={"Origin": "https://b.example"})

@@ -1,4 +1,4 @@
-"""Clients that leave are noticed on real sockets, however they leave, and only they."""
+"""Disconnects on real sockets are detected, in every form, and nothing else is."""
 
 import contextlib
 import socket
@@ -44,7 +44,7 @@ def gone():
 
 @contextlib.contextmanager
 def watched(watch, environ, gone):
-    """Watch the client of one request until the block ends."""
+    """Watch the client of a request until the block ends."""
     release = watch.watch(environ, gone)
     try:
         yield
@@ -85,7 +85,7 @@ def test_a_client_that_leaves_is_noticed_within_100_ms(watch, leave, server_name
 
 
 def test_leaving_before_the_watch_began_is_noticed(watch, ends, gone):
-    """A client may go while its prompt is still being prepared."""
+    """A client may disconnect while its prompt is still being tokenized."""
     client, server = ends
     client.close()
     with watched(watch, {"gunicorn.socket": server}, gone.set):
@@ -93,7 +93,7 @@ def test_leaving_before_the_watch_began_is_noticed(watch, ends, gone):
 
 
 def test_unread_bytes_do_not_hide_a_leaving_client(ends, gone):
-    """A client may have sent its next request ahead; the kernel tells the end all the same."""
+    """The kernel reports the close even if the client has sent its next request ahead."""
     client, server = ends
     client.sendall(b"GET /next HTTP/1.1\r\n\r\n")
     with watched(ClientWatch(EpollWatcher), {"gunicorn.socket": server}, gone.set):
@@ -104,7 +104,7 @@ def test_unread_bytes_do_not_hide_a_leaving_client(ends, gone):
 
 
 def test_a_client_that_stays_is_left_alone(watch, ends, gone):
-    """Bytes sent ahead are not a farewell, and each call comes once."""
+    """Bytes sent ahead are not a disconnect, and each function is called once."""
     client, server = ends
     other_client, other_server = connection()
     other_gone = threading.Event()
@@ -118,7 +118,7 @@ def test_a_client_that_stays_is_left_alone(watch, ends, gone):
 
 
 def test_after_the_watch_nobody_is_called(watch, ends, gone):
-    """A client that leaves after its answer aborts nothing, and ending a watch twice is harmless."""
+    """A disconnect after the response aborts nothing, and a watch may be ended twice."""
     client, server = ends
     release = watch.watch({"gunicorn.socket": server}, gone.set)
     release()
@@ -134,7 +134,7 @@ def test_after_the_watch_nobody_is_called(watch, ends, gone):
 
 
 def test_a_reused_descriptor_is_another_client(watch, gone):
-    """The number of a closed socket is given to the next connection, which must not be taken for the one that left."""
+    """The next connection reuses the descriptor of a closed socket and must not be taken for the closed one."""
     for _ in range(50):
         client, server = connection()
         release = watch.watch({"gunicorn.socket": server}, threading.Event().set)
@@ -151,7 +151,7 @@ def test_a_reused_descriptor_is_another_client(watch, gone):
 
 
 def test_streams_that_share_a_socket_are_all_told(watch, ends):
-    """Several answers over one HTTP/2 connection end together; one that is done is not called."""
+    """All streams on one connection are told of its end, except those that have ended their watch."""
     client, server = ends
     calls = [threading.Event() for _ in range(3)]
     releases = [watch.watch({"gunicorn.socket": server}, call.set) for call in calls]
@@ -162,7 +162,7 @@ def test_streams_that_share_a_socket_are_all_told(watch, ends):
 
 
 def test_a_call_that_fails_does_not_end_the_watching(watch, ends, gone, caplog):
-    """One answer that cannot be aborted must not leave every later client unnoticed."""
+    """A function that raises does not end the detection of later disconnects."""
     client, server = ends
     failed = threading.Event()
 
@@ -182,7 +182,7 @@ def test_a_call_that_fails_does_not_end_the_watching(watch, ends, gone, caplog):
 
 
 def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
-    """A test client has no socket, and a closed one cannot be watched; no thread is started for them."""
+    """Without a socket, or with a closed one, nothing is watched and no thread starts."""
     _, server = ends
     server.close()
     threads = threading.active_count()
@@ -193,7 +193,7 @@ def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
 
 
 def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):
-    """A socket that we closed has no client any more."""
+    """A socket closed on our side has no client."""
     _, server = ends
     watch = ClientWatch(PollingWatcher)
     with watched(watch, {"gunicorn.socket": server}, gone.set):

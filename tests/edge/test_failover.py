@@ -1,4 +1,4 @@
-"""Requests that a copy which is not ready hands over to the others, through nginx."""
+"""A copy that is not ready passes requests on to other copies, through nginx."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def environ():
 )
 @pytest.mark.parametrize("status", [Status.LOADING, Status.DRAINING, Status.STALLED, Status.DEAD])
 def test_request_that_this_copy_cannot_take_is_handed_over_uncharged(client, avibe, path, body, status):
-    """The answer names nginx's location for it, and the client's budget is untouched."""
+    """The response names nginx's location, and the client's budget is not charged."""
     avibe.become(status)
     answer = client.post(path, headers=KNOWN, **body)
     assert (answer.status_code, answer.headers["X-Accel-Redirect"]) == (503, "@failover")
@@ -34,7 +34,7 @@ def test_request_that_this_copy_cannot_take_is_handed_over_uncharged(client, avi
 
 
 def test_a_large_image_is_handed_over_unread(client, avision):
-    """A copy that stops does not decode what another one will."""
+    """A copy that is stopping does not decode an image that another one will."""
     avision.become(Status.DRAINING)
     body = multipart([("image", (image_bytes(), "a.png")), ("prompt", "What?")])
     assert client.post("/api/v1/image/analyze", headers=KNOWN, **body).headers["X-Accel-Redirect"] == "@failover"
@@ -42,13 +42,13 @@ def test_a_large_image_is_handed_over_unread(client, avision):
 
 
 def test_request_that_meets_the_stop_on_its_way_is_handed_over_too(client, avibe):
-    """Between the first look and the model the copy may have begun to stop."""
+    """The copy may begin to stop between the first check and the submission."""
     avibe.refusal = NotReady("The model is not ready.", 5)
     assert client.post("/api/v1/text/generate", headers=KNOWN, **TEXT).headers["X-Accel-Redirect"] == "@failover"
 
 
 def test_ready_copy_and_other_routes_hand_nothing_over(client, avibe):
-    """A ready copy answers itself; the state of a copy that is not ready is its own to tell."""
+    """A ready copy answers itself, and each copy reports its own state."""
     assert client.post("/api/v1/text/generate", headers=KNOWN, **TEXT).status_code == 200
     avibe.become(Status.LOADING)
     for path in ("/api/health/ready", "/api/health", "/"):
@@ -56,7 +56,7 @@ def test_ready_copy_and_other_routes_hand_nothing_over(client, avibe):
 
 
 def test_a_full_queue_is_no_reason_to_hand_over(client, avibe):
-    """An overload is answered as such, since every further copy would charge the client again."""
+    """An overloaded copy answers itself, since every further copy would charge the client again."""
     avibe.capacity = 0
     answer = client.post("/api/v1/text/generate", headers=KNOWN, **TEXT)
     assert (answer.status_code, answer.json["error"]) == (503, "overloaded")
@@ -64,7 +64,7 @@ def test_a_full_queue_is_no_reason_to_hand_over(client, avibe):
 
 
 def test_without_other_copies_the_client_hears_why(client, avibe):
-    """Where nginx knows no other copy it sends no such header."""
+    """Without X-Another-Copy the response names no location."""
     avibe.become(Status.LOADING)
     answer = client.post("/api/v1/text/generate", **TEXT)
     assert (answer.status_code, answer.json["error"]) == (503, "not_ready")
@@ -72,14 +72,14 @@ def test_without_other_copies_the_client_hears_why(client, avibe):
 
 
 class TestWithoutAProxy:
-    """Nothing in front."""
+    """Without a trusted proxy."""
 
     @pytest.fixture
     def environ(self):
         return {"TRUSTED_PROXIES": "0"}
 
     def test_header_of_anybody_else_is_ignored(self, client, avibe):
-        """A client cannot have our answer name a place inside a server."""
+        """A client cannot make the response name an internal location of nginx."""
         avibe.become(Status.LOADING)
         answer = client.post("/api/v1/text/generate", headers=KNOWN, **TEXT)
         assert "X-Accel-Redirect" not in answer.headers

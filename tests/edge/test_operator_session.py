@@ -1,4 +1,4 @@
-"""The operator's cookie: who gets one, for how long, and what makes it worthless."""
+"""The operator's cookie: who gets one, how long it is valid, and what invalidates it."""
 
 import pytest
 from flask import Flask, request
@@ -31,7 +31,7 @@ def sign_in(client, key=KEY, **extra):
 
 
 def test_a_stranger_is_asked_for_the_key(stranger):
-    """Every address of the operator's page is closed, and the page has the form."""
+    """All routes of the operator's page answer 401, and the page shows the sign-in form."""
     for path in PAGES:
         response = stranger.get(path)
         assert response.status_code == 401
@@ -39,7 +39,7 @@ def test_a_stranger_is_asked_for_the_key(stranger):
 
 
 def test_the_key_opens_the_page_for_twelve_hours(stranger):
-    """The cookie is for this page alone, unreadable for scripts, never sent from elsewhere; the address has no key."""
+    """The cookie is HttpOnly, SameSite=Strict and limited to this page; the address never contains the key."""
     answer = sign_in(stranger)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/status")
     cookie = answer.headers["Set-Cookie"]
@@ -51,13 +51,13 @@ def test_the_key_opens_the_page_for_twelve_hours(stranger):
 
 
 def test_the_cookie_opens_nothing_else(stranger):
-    """Who signed in to look cannot reset figures."""
+    """A session does not allow a reset of the metrics."""
     sign_in(stranger)
     assert stranger.post("/api/metrics/reset").status_code == 401
 
 
 def test_signing_out_takes_the_cookie_away(stranger):
-    """And the page asks again."""
+    """The page shows the sign-in form again."""
     sign_in(stranger)
     assert stranger.post("/status/sign-out").status_code == 303
     assert stranger.get("/status").status_code == 401
@@ -65,7 +65,7 @@ def test_signing_out_takes_the_cookie_away(stranger):
 
 @pytest.mark.parametrize("key", ["", "wrong", KEY + "x", "ключ"])
 def test_a_wrong_key_gets_no_cookie(stranger, key):
-    """Refused on the page, in words."""
+    """The page says that the key is wrong."""
     answer = sign_in(stranger, key)
     assert answer.status_code == 401
     assert "Set-Cookie" not in answer.headers
@@ -73,7 +73,7 @@ def test_a_wrong_key_gets_no_cookie(stranger, key):
 
 
 def test_tries_are_limited_for_each_address(stranger, app):
-    """Five a minute, right or wrong; another address has its own."""
+    """Five attempts per minute and address, successful or not."""
     assert [sign_in(stranger, "wrong").status_code for _ in range(6)] == [401] * 5 + [429]
     refused = sign_in(stranger)
     assert refused.status_code == 429
@@ -85,7 +85,7 @@ def test_tries_are_limited_for_each_address(stranger, app):
 
 @pytest.mark.parametrize(("hours", "status"), [(11.9, 200), (12.1, 401)])
 def test_a_cookie_grows_old(stranger, hours, status):
-    """After twelve hours the signature no longer counts."""
+    """The signature expires after twelve hours."""
 
     class Earlier(TimestampSigner):
         def get_timestamp(self):
@@ -98,13 +98,13 @@ def test_a_cookie_grows_old(stranger, hours, status):
 
 @pytest.mark.parametrize("cookie", ["", "operator", "Im9wZXJhdG9yIg.aaaaaa.bbbbbb", "\x7f"])
 def test_a_forged_cookie_is_worthless(stranger, cookie):
-    """Only our signature counts."""
+    """A cookie with another signature is ignored."""
     stranger.set_cookie(operator_session.COOKIE, cookie, path="/status")
     assert stranger.get("/status").status_code == 401
 
 
 def test_a_new_key_ends_every_session(stranger, models, machine):
-    """And a service without a key knows no session at all."""
+    """Without ADMIN_KEY there are no sessions."""
     cookie = sign_in(stranger).headers["Set-Cookie"].partition(";")[0].partition("=")[2]
     for environ, status in (({"ADMIN_KEY": KEY[::-1]}, 401), ({}, 403), ({"ADMIN_KEY": KEY}, 200)):
         client = create_app(load_settings(environ, None), models, machine).test_client()
@@ -113,7 +113,7 @@ def test_a_new_key_ends_every_session(stranger, models, machine):
 
 
 def test_without_a_key_there_is_nothing_to_sign_in_to(models, machine):
-    """The page says that it is for the machine itself."""
+    """A sign-in leads back to the page, which is only available on the machine itself."""
     client = create_app(load_settings({}, None), models, machine).test_client()
     client.environ_base = {**client.environ_base, **ELSEWHERE}
     assert sign_in(client).headers["Location"] == "/status"
@@ -121,7 +121,7 @@ def test_without_a_key_there_is_nothing_to_sign_in_to(models, machine):
 
 
 def test_a_secure_connection_gets_a_secure_cookie(models, machine):
-    """Ours, or the one to a proxy that is trusted; nobody else's word counts."""
+    """Over HTTPS to this server or to a trusted proxy; other headers are ignored."""
     environ = {"ADMIN_KEY": KEY, "TRUSTED_PROXIES": "1"}
     client = create_app(load_settings(environ, None), models, machine).test_client()
     behind = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "http, https"}

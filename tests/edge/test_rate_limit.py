@@ -1,4 +1,4 @@
-"""Budgets over moving windows: what is charged, and what never is."""
+"""Budgets in moving windows: what is charged and what is not."""
 
 import threading
 
@@ -16,7 +16,7 @@ def clock():
 
 
 def spend_all(limiter, times, client="1.1.1.1", budget="generation"):
-    """Spend one after another; return what was left each time."""
+    """Spend once for each; return what was left each time."""
     return [limiter.spend(budget, client).remaining for _ in range(times)]
 
 
@@ -28,7 +28,7 @@ def refusal(limiter, client="1.1.1.1", cost=1, budget="generation"):
 
 
 def test_the_eleventh_call_of_a_minute_is_refused(clock):
-    """Ten calls a minute, with the wording clients match and a time to come back."""
+    """The eleventh request in a minute is refused with the fixed wording and a Retry-After."""
     limiter = RateLimiter(10, 100, clock=clock)
     assert spend_all(limiter, 10) == list(range(9, -1, -1))
     refused = refusal(limiter)
@@ -37,7 +37,7 @@ def test_the_eleventh_call_of_a_minute_is_refused(clock):
 
 
 def test_the_window_moves(clock):
-    """A call frees its place a minute after it was made, not at the turn of a minute."""
+    """A request leaves the window a minute after it was made, not at the full minute."""
     limiter = RateLimiter(2, 0, clock=clock)
     spend_all(limiter, 1)
     clock.advance(40)
@@ -49,7 +49,7 @@ def test_the_window_moves(clock):
 
 
 def test_a_refused_call_is_charged_nowhere(clock):
-    """Knocking while refused does not prolong the refusal, in neither window."""
+    """Refused requests do not prolong the refusal, in either window."""
     limiter = RateLimiter(2, 3, clock=clock)
     spend_all(limiter, 2)
     for _ in range(50):
@@ -62,7 +62,7 @@ def test_a_refused_call_is_charged_nowhere(clock):
 
 
 def test_clients_and_budgets_do_not_share(clock):
-    """Each address has its own budget, and health calls have one apart from generation."""
+    """Each address has its own budgets, one for health and one for generation."""
     limiter = RateLimiter(1, 0, clock=clock)
     for client in ("1.1.1.1", "2.2.2.2"):
         for budget in ("generation", "health"):
@@ -71,7 +71,7 @@ def test_clients_and_budgets_do_not_share(clock):
 
 
 def test_a_batch_costs_what_it_holds(clock):
-    """Seven prompts cost seven calls; what does not fit is refused whole and charged not at all."""
+    """Seven prompts cost seven requests; what does not fit is refused whole and not charged."""
     limiter = RateLimiter(10, 100, clock=clock)
     assert limiter.spend("generation", "1.1.1.1", 7).remaining == 3
     refusal(limiter, cost=4)
@@ -79,7 +79,7 @@ def test_a_batch_costs_what_it_holds(clock):
 
 
 def test_a_look_charges_nothing_and_refuses_who_has_nothing_left(clock):
-    """Before a long body is read: whoever could not pay for it is refused, and nobody pays for the look."""
+    """A check before the body is read refuses spent budgets and charges nothing."""
     limiter = RateLimiter(1, 0, clock=clock)
     for _ in range(3):
         limiter.spend("generation", "1.1.1.1", only_look=True)
@@ -89,27 +89,27 @@ def test_a_look_charges_nothing_and_refuses_who_has_nothing_left(clock):
 
 
 def test_a_cost_that_no_window_can_hold_is_a_mistake_of_the_request(clock):
-    """Coming back later would never help, so it is not said."""
+    """A cost above the limit is a validation error without Retry-After."""
     with pytest.raises(ValidationError, match="counts as 11 requests, over the limit of 10 per minute"):
         RateLimiter(10, 100, clock=clock).spend("generation", "1.1.1.1", 11)
 
 
 @pytest.mark.parametrize(("minute", "hour", "window"), [(0, 2, "hour"), (2, 0, "minute")])
 def test_nought_switches_a_window_off(clock, minute, hour, window):
-    """The other window goes on."""
+    """The other window still applies."""
     limiter = RateLimiter(minute, hour, clock=clock)
     spend_all(limiter, 2)
     assert refusal(limiter).window == window
 
 
 def test_without_limits_nothing_is_counted(clock):
-    """Both windows off: no refusal and no headers."""
+    """With both windows off there are no refusals and no headers."""
     limiter = RateLimiter(0, 0, clock=clock)
     assert [limiter.spend("generation", "1.1.1.1") for _ in range(500)] == [None] * 500
 
 
 def test_headers_tell_the_tightest_window(clock):
-    """Limit, what is left, seconds until a place frees, and both windows as the policy."""
+    """Limit, remaining requests, seconds until one is free, and both windows as the policy."""
     limiter = RateLimiter(10, 100, clock=clock)
     assert limiter.spend("generation", "1.1.1.1").headers() == {
         "RateLimit-Limit": "10",
@@ -120,7 +120,7 @@ def test_headers_tell_the_tightest_window(clock):
 
 
 def test_many_threads_get_exactly_the_budget(clock):
-    """No race lets an eleventh call through or charges a refused one."""
+    """Concurrent requests are neither admitted over the limit nor charged when refused."""
     limiter, won, together = RateLimiter(10, 100, clock=clock), [], threading.Barrier(24)
 
     def knock():
@@ -141,7 +141,7 @@ def test_many_threads_get_exactly_the_budget(clock):
 
 
 def test_clients_that_stay_away_are_forgotten(clock):
-    """Memory follows the clients of the last hour, not all there ever were; no thread is started."""
+    """Memory holds only the clients of the last hour, and no thread is started."""
     storage, threads = LocalWindows(clock), threading.active_count()
     for number in range(1000):
         storage.acquire_entry(f"client-{number}", 10, 60)
@@ -153,7 +153,7 @@ def test_clients_that_stay_away_are_forgotten(clock):
 
 
 def test_local_windows_are_a_whole_storage(clock):
-    """What the library asks of every storage is there; fixed windows are refused."""
+    """The methods that the library requires exist; those for fixed windows raise."""
     storage = LocalWindows(clock)
     storage.acquire_entry("a", 10, 60)
     storage.acquire_entry("b", 10, 60)

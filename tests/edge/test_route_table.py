@@ -1,4 +1,4 @@
-"""The one table of routes: a route without a row, or a row without a route, stops the start."""
+"""The table of routes: the application does not start if a route has no row or a row no route."""
 
 import pytest
 from flask import Flask
@@ -9,7 +9,7 @@ from routes.pages import pages
 
 
 def test_a_route_without_a_row_stops_the_start():
-    """Nobody can add a route and forget what it needs."""
+    """A new route without rules is found at the start."""
     app = Flask(__name__, static_folder=None)
     app.add_url_rule("/forgotten", view_func=lambda: "", methods=["GET", "POST"])
     with pytest.raises(RouteTableError, match="POST /forgotten"):
@@ -17,13 +17,13 @@ def test_a_route_without_a_row_stops_the_start():
 
 
 def test_a_row_without_a_route_stops_the_start():
-    """A row that protects nothing is a mistake too."""
+    """A row without a route is found as well."""
     with pytest.raises(RouteTableError, match="rows without a route: .'GET /gone'"):
         check_routes(Flask(__name__, static_folder=None), {"GET /gone": Row()})
 
 
 def test_the_application_itself_is_checked(settings, models, machine):
-    """create_app looks at the routes that it has put together."""
+    """create_app checks its routes against the table."""
     app = create_app(settings, models, machine)
     check_routes(app)
     assert len(ROUTES) == sum(len(rule.methods - {"HEAD", "OPTIONS"}) for rule in app.url_map.iter_rules())

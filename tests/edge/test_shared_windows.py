@@ -41,7 +41,7 @@ class FlakyWindows(LocalWindows):
 
 
 class Pauses:
-    """The waits between two tries: each lasts until the test ends it, and the last until the test has ended."""
+    """The pauses between retries: each lasts until the test ends it, the last until the test is over."""
 
     def __init__(self):
         self.begun, self._ends = queue.Queue(), queue.Queue()
@@ -51,12 +51,12 @@ class Pauses:
         return self._ends.get() == "test"
 
     def end(self):
-        """End the wait that has begun, or will."""
+        """End the current pause, or the next one."""
         assert self.begun.get(timeout=PATIENCE) == REDIS_PAUSE
         self._ends.put("wait")
 
     def close(self):
-        """End the thread that waits, if one does."""
+        """End the retrying thread, if there is one."""
         self._ends.put("test")
 
 
@@ -82,12 +82,12 @@ def shared(storage, clock, pauses):
 
 
 def spend_all(limiter, times, client="1.1.1.1"):
-    """Spend one after another; return what was left each time."""
+    """Spend once for each; return what was left each time."""
     return [limiter.spend("generation", client).remaining for _ in range(times)]
 
 
 def refused(limiter, client="1.1.1.1"):
-    """Return whether one more is over the budget."""
+    """Return whether one more request is over the budget."""
     try:
         limiter.spend("generation", client)
     except OverBudget:
@@ -96,7 +96,7 @@ def refused(limiter, client="1.1.1.1"):
 
 
 def test_copies_share_their_limits(clock, storage):
-    """Two copies of the service over one storage keep one budget."""
+    """Two copies of the service with one storage share one budget."""
     copies = [RateLimiter(4, 0, SharedWindows(Windows(storage, clock)), clock) for _ in range(2)]
     for copy in copies:
         spend_all(copy, 2)
@@ -104,7 +104,7 @@ def test_copies_share_their_limits(clock, storage):
 
 
 def test_a_place_that_another_copy_takes_first_is_refused(clock, shared, storage):
-    """Between the look and the charge another copy may be quicker."""
+    """Another copy may take the last request between check and charge."""
     limiter = RateLimiter(4, 0, shared, clock)
     storage.lost_race = True
     assert refused(limiter)
@@ -112,7 +112,7 @@ def test_a_place_that_another_copy_takes_first_is_refused(clock, shared, storage
 
 
 def test_limits_are_local_while_redis_is_unavailable(clock, shared, storage, pauses, caplog):
-    """No request fails or waits; one line says so and one that it is over; every try without an answer is counted."""
+    """No request fails or waits; one line reports the outage and one its end; every failed attempt is counted."""
     caplog.set_level("INFO")
     limiter = RateLimiter(3, 0, shared, clock)
     storage.away = True
@@ -145,7 +145,7 @@ def test_calls_that_meet_the_outage_together_start_one_thread_and_say_one_line(s
 
 
 def test_a_redis_that_nobody_runs_costs_no_request(clock, pauses):
-    """The real client against a port where nobody listens: the limits go on here, at once."""
+    """With the real client and a closed port, limits are local immediately."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         shared = SharedWindows(redis_windows(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0"), pauses)
@@ -165,7 +165,7 @@ def redis(tmp_path):
 
 
 class Copy:
-    """The limiter of one copy of the service, over this Redis."""
+    """The rate limiter of one copy of the service with this Redis."""
 
     def __init__(self, redis, per_minute):
         self.pauses = Pauses()
@@ -175,7 +175,7 @@ class Copy:
 
 @pytest.fixture
 def new_copy(redis):
-    """Make a copy with so many requests a minute."""
+    """Return a copy with this limit per minute."""
     with contextlib.ExitStack() as made:
 
         def make(per_minute):
@@ -188,7 +188,7 @@ def new_copy(redis):
 
 
 def seconds(call):
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     began = time.monotonic()
     call()
     return time.monotonic() - began
@@ -196,7 +196,7 @@ def seconds(call):
 
 @pytest.mark.needs("redis-server")
 def test_copies_share_their_limits_in_redis(redis, new_copy):
-    """Three copies take turns; the budget is one, and exact, also when their threads race for it."""
+    """Three copies share one exact budget, in turns and in concurrent threads."""
     copies, won = [new_copy(20) for _ in range(3)], []
 
     def knock(copy):
@@ -215,7 +215,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
 
 @pytest.mark.needs("redis-server")
 def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog, monkeypatch):
-    """Limits go on in each copy alone, then in Redis again, where the old counts have gone with it."""
+    """Limits are local in each copy, then shared again, without the counts that Redis lost."""
     monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # whoever waited for it would be seen
     caplog.set_level("INFO")
     one, other = new_copy(3), new_copy(3)
@@ -240,7 +240,7 @@ def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new
 
 @pytest.mark.needs("redis-server")
 def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
-    """A stopped Redis takes connections and answers none: the first call gives up soon, the next do not ask."""
+    """A stopped Redis accepts connections but does not answer: the first call times out, later ones do not use it."""
     copy = new_copy(100)
     spend_all(copy.limiter, 1)
     redis.send(signal.SIGSTOP)
@@ -254,7 +254,7 @@ def test_redis_that_hangs_delays_one_call_by_its_time_out(redis, new_copy):
 
 @pytest.mark.needs("redis-server")
 def test_redis_that_takes_no_writes_is_not_available(redis, new_copy):
-    """What is tried is what a request does: a read-only Redis, such as a replica, counts as unavailable."""
+    """Retries do what a request does, so a read-only Redis, such as a replica, counts as unavailable."""
     copy = new_copy(100)
     copy.shared.windows.storage.storage.execute_command("REPLICAOF", "127.0.0.1", "1")
     assert spend_all(copy.limiter, 1) == [99]
