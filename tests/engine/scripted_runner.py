@@ -1,4 +1,4 @@
-"""A runner that computes nothing: every row gets the token the script says, and every failure can be injected."""
+"""A runner that computes nothing: each row gets a scripted token, and every failure can be injected."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from engine.model.choice import Choice
 
 
 class ScriptedRunner:
-    """Stands in for ModelRunner. Arguments of its constructor are taken and forgotten.
+    """Stands in for ModelRunner; the arguments of its constructor are ignored.
 
     on_run: called before each step with its plan; it may raise, block or turn a clock. choose: from a sequence to its
-    Choice, `token` without end by default. known: how many tokens of each prompt count as computed already.
+    Choice, `token` without end by default. known: the number of tokens of each prompt in the prefix cache.
     """
 
     def __init__(self, *args, **kwargs):
@@ -20,8 +20,8 @@ class ScriptedRunner:
         self.known = 0
         self.token = 0
         self.steps = []
-        self.kept = []
-        self.scrubbed = []
+        self.cached = []
+        self.zeroed = []
         self.cleared = 0
 
     def begin(self, sequence):
@@ -43,10 +43,10 @@ class ScriptedRunner:
         return self.first_logits
 
     def cache_prefix(self, sequence):
-        self.kept.append((sequence.request.request_id, sequence.num_computed))
+        self.cached.append((sequence.request.request_id, sequence.num_computed))
 
     def zero(self, slot):
-        self.scrubbed.append(slot)
+        self.zeroed.append(slot)
 
     def clear(self):
         self.cleared += 1

@@ -1,4 +1,4 @@
-"""Between the engine and a client: the first end counts, no wait is endless, the order of several answers is kept."""
+"""Generations and mailboxes: the first end counts, every wait ends, several answers are read in order."""
 
 import threading
 
@@ -13,7 +13,7 @@ DONE = Completion("ab", "stop", 3, 2, Timings(0.0, 0.1, 0.2))
 
 
 class Aborts:
-    """Counts the words left for the engine."""
+    """Counts the calls of on_abort."""
 
     def __init__(self):
         self.count = 0
@@ -29,7 +29,7 @@ def generation_of(clock=None, on_abort=lambda: None):
 
 
 def test_parts_arrive_in_order_and_then_the_end():
-    """What was pushed before the reader came is there too."""
+    """Also those that were pushed before the consumer started to read."""
     generation = generation_of()
     generation.push(Piece("a"))
     stream = generation.pieces()
@@ -75,13 +75,13 @@ def test_a_stream_raises_the_error_it_ends_with():
 
 
 def test_silence_yields_an_empty_part():
-    """So that a stream can be kept alive."""
+    """A stream sends a keep-alive then."""
     stream = generation_of().pieces(idle=0.0)
     assert [next(stream).text, next(stream).text] == ["", ""]
 
 
 def test_a_reader_that_stops_early_aborts():
-    """Leaving the loop is leaving the answer; after the end it is nothing."""
+    """Leaving the loop aborts the answer; after the end it has no effect."""
     aborts = Aborts()
     generation = generation_of(on_abort=aborts)
     generation.push(Piece("a"))
@@ -96,7 +96,7 @@ def test_a_reader_that_stops_early_aborts():
 
 
 def test_an_abort_is_asked_for_once():
-    """However often it is called, and not at all once the answer has ended."""
+    """on_abort is called once, however often abort is, and not at all after the end."""
     aborts = Aborts()
     generation = generation_of(on_abort=aborts)
     generation.abort()
@@ -111,7 +111,7 @@ def test_an_abort_is_asked_for_once():
 
 @pytest.mark.parametrize("read", ["result", "stream"])
 def test_past_its_deadline_a_request_ends_itself(read):
-    """An engine that no longer moves cannot keep a client waiting; it is told to stop, should it move again."""
+    """A stalled engine cannot keep a client waiting; the request is aborted in case the engine continues."""
     clock, aborts = Clock(), Aborts()
     generation = generation_of(clock, aborts)
     clock.advance(PATIENCE + DEADLINE_GRACE)
@@ -124,7 +124,7 @@ def test_past_its_deadline_a_request_ends_itself(read):
 
 
 def test_an_aborted_completion_is_no_answer():
-    """A backend that ends so says that the request was stopped."""
+    """The consumer gets RequestAborted."""
     generation = generation_of()
     generation.finish(Completion("a", "abort", 3, 1, Timings(0.0, None, 0.2)))
     with pytest.raises(RequestAborted):
@@ -164,7 +164,7 @@ def test_parts_are_read_in_the_order_in_which_they_come():
 
 
 def test_an_answer_that_has_ended_already_is_read_at_once():
-    """The end may come before anybody listens."""
+    """The end may come before the mailbox listens."""
     mailbox, generation = Mailbox(), generation_of()
     generation.fail(ModelError("x"))
     mailbox.add(0, generation, streaming=False)

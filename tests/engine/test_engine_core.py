@@ -1,4 +1,4 @@
-"""The heart of the engine over a scripted runner: who fails fails alone, and everybody's books are right afterwards."""
+"""The engine's core over a scripted runner: a sequence fails alone, and the accounting is right afterwards."""
 
 import gc
 import statistics
@@ -29,7 +29,7 @@ class Core(Driver):
         return made
 
     def assert_clean(self):
-        """Nothing is held by anybody."""
+        """Check that no slot is held and no request is in flight."""
         assert not self.core.step()
         self.core.check_idle()
         assert self.room.num_in_flight() == 0
@@ -41,12 +41,12 @@ def out_of_memory():
     return RuntimeError("CUDA out of memory.")
 
 
-def raise_for(blamed, error, times=10**9):
-    """Return a hook that raises `error` in each step in which `blamed` takes part, so many times."""
+def raise_for(culprit, error, times=10**9):
+    """Return a hook that raises `error` in each step in which `culprit` takes part, so many times."""
     left = [times]
 
     def on_run(plan):
-        if left[0] and blamed in [made for made, _ in plan.rows]:
+        if left[0] and culprit in [made for made, _ in plan.rows]:
             left[0] -= 1
             raise error
 
@@ -81,8 +81,8 @@ def test_times_are_those_of_the_engines_clock():
     assert (round(timings.queued, 3), round(timings.first_token, 3), round(timings.total, 3)) == (0.1, 0.1, 0.12)
 
 
-def test_a_known_beginning_is_not_read_again_and_is_counted():
-    """Cached tokens are the prompt's alone, also where a preempted answer finds its own beginning."""
+def test_a_cached_prefix_is_counted_and_not_computed_again():
+    """Cached tokens are the prompt's alone, also if a preempted answer finds its own prefix."""
     core = Core(max_num_seqs=1)
     core.runner.known = 100
     made = core.come(tokens=8, max_tokens=10)
@@ -116,7 +116,7 @@ def test_a_sequence_that_fails_while_decoding_fails_alone():
     core.run()
     assert type(outcome(made[2])) is ModelError
     assert lengths([made[0], made[1], made[3]]) == [9] * 3
-    assert core.runner.scrubbed == [slot]
+    assert core.runner.zeroed == [slot]
     core.assert_clean()
 
 
@@ -137,8 +137,8 @@ def test_bad_input_found_at_the_start_fails_alone():
 
 
 @pytest.mark.parametrize("error", [out_of_memory, MemoryError])
-def test_out_of_memory_shrinks_the_step_before_anybody_fails(error):
-    """A step of eight that fits in halves costs nobody anything."""
+def test_out_of_memory_shrinks_the_step_before_a_sequence_fails(error):
+    """A step of eight that fits in halves delays no sequence."""
     core = Core(max_num_seqs=8)
     made = [core.come(tokens=4) for _ in range(8)]
 
@@ -168,7 +168,7 @@ def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
     core.assert_clean()
 
 
-def test_out_of_memory_for_good_fails_only_the_one_to_blame():
+def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
     """It says so, its slot is free and clean, and its neighbours go on."""
     core = Core()
     made = [core.come(tokens=20) for _ in range(3)]
@@ -176,7 +176,7 @@ def test_out_of_memory_for_good_fails_only_the_one_to_blame():
     core.run()
     assert outcome(made[1]).message == "The model ran out of memory for this request."
     assert lengths([made[0], made[2]]) == [8, 8]
-    assert core.runner.scrubbed
+    assert core.runner.zeroed
     core.assert_clean()
 
 
@@ -191,7 +191,7 @@ def test_out_of_memory_once_costs_nothing():
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_logits_that_are_not_finite_fail_only_their_row(at):
-    """At the first token or later: that request ends typed, is counted, its slot scrubbed, what was kept forgotten."""
+    """At the first token or later: the request fails, is counted, its slot zeroed, the prefix cache cleared."""
     core = Core()
     made = [core.come() for _ in range(3)]
     core.runner.choose = lambda row: Choice(0, row is not made[1] or row.num_output < at)
@@ -202,7 +202,7 @@ def test_logits_that_are_not_finite_fail_only_their_row(at):
     assert type(failed) is ModelError
     assert "NaN" in failed.message
     assert lengths([made[0], made[2]]) == [8, 8]
-    assert core.runner.scrubbed == [slot]
+    assert core.runner.zeroed == [slot]
     assert core.runner.cleared == 1
     assert core.counters.nan_logits == 1
     core.assert_clean()
@@ -273,7 +273,7 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
 
 
 def test_a_request_that_does_not_stream_is_handed_over_once():
-    """Nobody is woken for parts that nobody reads."""
+    """The consumer is not woken for parts that it does not read."""
     core = Core()
     made = core.come(max_tokens=9)
     core.run()
@@ -282,7 +282,7 @@ def test_a_request_that_does_not_stream_is_handed_over_once():
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
 def test_an_abort_is_effective_within_two_steps(steps):
-    """Waiting, while the prompt is read, while decoding: no more tokens, slot and place are free, others go on."""
+    """Waiting, in prefill, in decode: no more tokens, slot and capacity are free, the others continue."""
     core = Core(max_num_seqs=2, max_num_batched_tokens=8)
     other, made = core.come(tokens=2, max_tokens=40), core.come(tokens=20, max_tokens=40)
     core.run(steps)
@@ -307,14 +307,14 @@ def test_an_abort_after_the_end_changes_nothing():
     assert lengths([made]) == [8]
 
 
-def test_a_slot_left_while_its_prompt_is_read_is_scrubbed():
+def test_a_slot_left_during_prefill_is_zeroed():
     """No logits have shown yet that what lies there is finite, and the next one's padding will touch it."""
     core = Core(max_num_batched_tokens=8)
     made = core.come(tokens=20)
     core.run(1)
     made.generation.abort()
     core.run()
-    assert core.runner.scrubbed == [0]
+    assert core.runner.zeroed == [0]
 
 
 def test_deadlines_hold_for_waiting_and_for_the_whole_request():
@@ -334,7 +334,7 @@ def test_deadlines_hold_for_waiting_and_for_the_whole_request():
 
 
 def test_a_preempted_answer_goes_on_where_it_was():
-    """What was computed is kept for it; every answer has all its tokens once."""
+    """Its prefix is cached; every answer has all its tokens once."""
     core = Core(max_num_seqs=2)
     core.runner.choose = lambda row: Choice(row.num_output % 26, True)
     greedy = [core.come("greedy", max_tokens=12) for _ in range(2)]
@@ -346,20 +346,20 @@ def test_a_preempted_answer_goes_on_where_it_was():
     core.assert_clean()
 
 
-def test_a_finished_beginning_is_kept_for_others():
+def test_the_prefix_of_a_finished_sequence_is_cached():
     """After the prompt, and again with the answer, less its last token."""
     core = Core()
     made = core.come(tokens=4, max_tokens=3)
     core.run()
     name = made.request.request_id
-    assert core.runner.kept == [(name, 4), (name, 6)]
+    assert core.runner.cached == [(name, 4), (name, 6)]
 
 
 @pytest.mark.parametrize(
     "error", [lambda: RuntimeError("CUDA error: an illegal memory access was encountered"), lambda: Poisoned("lost")]
 )
 @pytest.mark.parametrize("where", ["on_run", "on_begin"])
-def test_a_lost_device_is_nobodys_fault(error, where):
+def test_a_lost_device_fails_no_sequence_in_the_core(error, where):
     """An error that poisons the process is not tried again and leaves the core as such."""
     core = Core()
     made = [core.come() for _ in range(4)]
@@ -376,9 +376,9 @@ def test_a_lost_device_is_nobodys_fault(error, where):
     assert all(outcome(row) is None for row in made)
 
 
-@pytest.mark.parametrize("fault", ["slot", "place"])
-def test_an_idle_engine_finds_what_nobody_holds(fault):
-    """A slot or a place that is lost is found when there is nothing to do."""
+@pytest.mark.parametrize("fault", ["slot", "in flight"])
+def test_an_idle_engine_finds_inconsistent_accounting(fault):
+    """A slot or a request in flight without an owner is found when there is nothing to do."""
     core = Core()
     core.come()
     core.run()
@@ -391,7 +391,7 @@ def test_an_idle_engine_finds_what_nobody_holds(fault):
         core.core.check_idle()
 
 
-def test_a_core_at_its_end_fails_everybody_and_cleans_their_slots():
+def test_a_core_at_its_end_fails_all_sequences_and_zeroes_their_slots():
     """Running and waiting requests each get an error of their own; only the slots in use need cleaning."""
     core = Core(max_num_seqs=2)
     made = [core.come() for _ in range(4)]
@@ -401,7 +401,7 @@ def test_a_core_at_its_end_fails_everybody_and_cleans_their_slots():
     errors = [outcome(row) for row in made]
     assert {type(error) for error in errors} == {ModelError}
     assert len({id(error) for error in errors}) == 4
-    assert core.runner.scrubbed == [0, 1]
+    assert core.runner.zeroed == [0, 1]
     assert core.runner.cleared == 1
     assert core.room.num_in_flight() == 0
 
@@ -422,7 +422,7 @@ def test_nothing_of_a_finished_request_is_kept():
 
 
 def test_the_hosts_own_work_is_a_small_part_of_a_step():
-    """Scheduling, sampling's books and handing over take under a millisecond at 32 rows, the room full."""
+    """Scheduling, accounting and delivery take under a millisecond at 32 rows with a full queue."""
     core = Core(max_num_seqs=32, max_waiting=128)
     made = [core.come(str(number % 40), max_tokens=4000, timeout=1e9, wait=1e9) for number in range(160)]
     core.run(5)

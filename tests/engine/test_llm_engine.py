@@ -1,4 +1,4 @@
-"""The engine on its real thread, every fault injected there: nobody hangs, states are true, the next request is served.
+"""The engine on its real thread with every fault injected: no request hangs, states are right, the next one is served.
 
 The runner is scripted where a fault is wanted, and the real one over a tiny checkpoint where answers count.
 """
@@ -177,8 +177,8 @@ def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder, 
         (ChatPrompt(({"role": "nobody", "content": "x"},)), {}, ValidationError, "messages"),
     ],
 )
-def test_bad_input_is_refused_at_once_and_gives_its_place_back(start, prompt, sampling, error, field):
-    """The field to blame is named; after many of them every place is free."""
+def test_bad_input_is_refused_at_once_and_frees_its_capacity(start, prompt, sampling, error, field):
+    """The field at fault is named; after many of them the whole capacity is free."""
     engine = start(max_num_seqs=1, max_waiting=0)
     for _ in range(3):
         with pytest.raises(error) as refused:
@@ -225,7 +225,7 @@ def test_plain_text_and_token_ids_are_continued(start, prompt):
 
 
 def test_overload_is_told_before_anything_is_prepared(start, runner):
-    """Every place taken by a stalled answer: refused with Retry-After, without a look at the prompt."""
+    """At capacity a request is refused with Retry-After, and its prompt is not read."""
     engine = start(max_num_seqs=1, max_waiting=1)
     with held(runner) as gate:
         generations = [engine.submit(ask(client="a")) for _ in range(2)]
@@ -236,8 +236,8 @@ def test_overload_is_told_before_anything_is_prepared(start, runner):
     assert [generation.result().output_tokens for generation in generations] == [8, 8]
 
 
-def test_an_evicted_request_hears_that_it_was_overload(start, runner):
-    """A greedy client's newest waiting request ends as Overloaded when another client needs the place."""
+def test_an_evicted_request_ends_as_overloaded(start, runner):
+    """A greedy client's newest waiting request ends as Overloaded when another client needs the capacity."""
     engine = start(max_num_seqs=1, max_waiting=2)
     with held(runner) as gate:
         engine.submit(ask(client="greedy"))
@@ -249,15 +249,15 @@ def test_an_evicted_request_hears_that_it_was_overload(start, runner):
     assert other.result().output_tokens == 8
 
 
-def test_a_waiting_answer_knows_its_place_and_a_running_one_has_none(start, runner):
+def test_a_waiting_answer_has_a_queue_position_and_a_running_one_has_none(start, runner):
     """By the order in which they start: a client's second request stands behind another client's first."""
     engine = start(max_num_seqs=1, max_waiting=4)
     with held(runner) as gate:
         running = engine.submit(ask(client="a"))
         gate.wait_until_held()
         second, third, other = (engine.submit(ask(client=client)) for client in "aab")
-        places = [generation.queue_position() for generation in (running, other, second, third)]
-        assert [queue_position and queue_position.ahead for queue_position in places] == [None, 0, 1, 2]
+        positions = [generation.queue_position() for generation in (running, other, second, third)]
+        assert [position and position.ahead for position in positions] == [None, 0, 1, 2]
     assert third.result().output_tokens == 8
     assert third.queue_position() is None
 
@@ -266,7 +266,7 @@ def test_a_waiting_answer_knows_its_place_and_a_running_one_has_none(start, runn
 
 
 def test_a_batch_waits_for_a_slot_without_a_thread(start, runner):
-    """It takes the free slots, is woken by the next end, and fills no place in the queue."""
+    """It takes the free slots, is woken by the next end, and does not fill the queue."""
     engine, woken = start(max_num_seqs=2, max_waiting=4), threading.Event()
     with held(runner) as gate:
         texts = [engine.submit_when_free(ask(), alone, woken.set) for alone in (True, False)]
@@ -312,7 +312,7 @@ def test_a_batch_is_refused_as_any_request_is(start):
 
 @pytest.mark.parametrize("stage", ["waiting", "running"])
 def test_an_abort_ends_a_request_wherever_it_is(start, runner, stage):
-    """From any thread; its place is free afterwards and the other goes on."""
+    """From any thread; its capacity is free afterwards and the other continues."""
     engine = start(max_num_seqs=1)
     with held(runner) as gate:
         first = engine.submit(ask(max_tokens=50))
@@ -325,8 +325,8 @@ def test_an_abort_ends_a_request_wherever_it_is(start, runner, stage):
     wait_until(lambda: engine._room.num_in_flight() == 0)
 
 
-def test_an_abort_wakes_an_idle_engine():
-    """Leaving word takes no lock, so that it may be left with the generation's own held."""
+def test_an_abort_takes_no_lock_of_the_waiting_room():
+    """on_abort is called with the generation's lock held, so it must not wait for another."""
     engine = LLMEngine(text_spec("nowhere"), EngineConfig())
     with engine._room._changed:
         engine._notify_abort()
@@ -364,7 +364,7 @@ def test_drain_finishes_the_admitted_and_refuses_the_new(start, runner):
 
 
 def test_stop_waits_for_the_admitted(start):
-    """Within its time everybody finishes, and the thread ends."""
+    """Within its time all requests finish, and the thread ends."""
     engine = start(max_num_seqs=2)
     generations = [engine.submit(ask(max_tokens=100)) for _ in range(5)]
     engine.stop(PATIENCE)
@@ -373,7 +373,7 @@ def test_stop_waits_for_the_admitted(start):
 
 
 def test_stop_aborts_what_is_left_after_its_time(start, runner):
-    """Running and waiting requests hear that the service stopped."""
+    """Running and waiting requests end as RequestAborted."""
     engine = start(max_num_seqs=1)
     runner.on_run = lambda plan: threading.Event().wait(0.01)
     generations = [engine.submit(ask(max_tokens=900)) for _ in range(3)]
@@ -386,7 +386,7 @@ def test_stop_aborts_what_is_left_after_its_time(start, runner):
 
 
 def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, monkeypatch):
-    """Its requests are failed by who stops; the thread is left alone."""
+    """The stopping thread fails its requests; the engine's thread is left alone."""
     monkeypatch.setattr("engine.llm_engine.END_GRACE", 0.05)
     engine = start(max_num_seqs=1)
     with held(runner) as gate:
@@ -473,7 +473,7 @@ def test_logits_that_are_not_finite_fail_one_request_and_are_counted(start, runn
     assert engine.stats().nan_logits_total == 1
 
 
-def test_a_dead_loop_fails_everybody_at_once_and_serves_again(start, runner):
+def test_a_dead_loop_fails_all_requests_at_once_and_serves_again(start, runner):
     """Running and waiting requests end as EngineDead; the next one is answered, from a clean cache."""
     engine = start(max_num_seqs=1)
     gate, die = Gate(), dying(Death())
@@ -492,13 +492,13 @@ def test_a_dead_loop_fails_everybody_at_once_and_serves_again(start, runner):
     assert engine.submit(ask()).result().output_tokens == 8
     assert engine.state().status is Status.READY
     assert engine.stats().engine_restarts_total == 1
-    assert runner.scrubbed == [0]
+    assert runner.zeroed == [0]
     assert runner.cleared == 1
     assert engine._room.num_in_flight() == 0
 
 
 def test_repeated_deaths_are_final(start, runner, monkeypatch):
-    """After more than MAX_RESTARTS deaths only a new process can help, and everybody hears so at once."""
+    """After more than MAX_RESTARTS deaths only a new process can serve, and all requests fail at once."""
     monkeypatch.setattr("engine.engine_loop.MAX_RESTARTS", 2)
     engine = start()
     runner.on_run = dying(Death(), times=3)
@@ -530,9 +530,9 @@ def test_deaths_far_apart_are_not_final(start, runner, monkeypatch):
     assert not engine.state().restart_needed
 
 
-@pytest.mark.parametrize("where", ["run", "cache_prefix", "scrub"])
+@pytest.mark.parametrize("where", ["run", "cache_prefix", "zero"])
 def test_a_poisoned_device_is_final_at_once(start, runner, where):
-    """Wherever a CUDA error shows: everybody is failed, and only a new process can help."""
+    """Wherever a CUDA error shows: all requests fail, and only a new process can serve."""
     engine = start()
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -556,8 +556,8 @@ def test_a_poisoned_device_is_final_at_once(start, runner, where):
         engine.submit(ask())
 
 
-def test_a_cache_that_cannot_be_cleaned_is_final(start, runner):
-    """There is no next life on a cache that nobody can trust."""
+def test_a_cache_that_cannot_be_cleared_is_final(start, runner):
+    """The loop does not restart on a cache of unknown content."""
     engine = start()
     runner.on_run = dying(Death())
 
@@ -570,7 +570,7 @@ def test_a_cache_that_cannot_be_cleaned_is_final(start, runner):
     wait_until(lambda: engine.state().status is Status.DEAD)
 
 
-def test_a_stall_is_told_and_forgotten(start, runner):
+def test_a_stall_is_reported_until_it_ends(start, runner):
     """A step that does not return while work is pending is STALLED, later hopeless; afterwards READY again."""
     clock = Clock()
     engine = start(clock, stall_seconds=20.0)
@@ -600,8 +600,8 @@ def test_an_idle_engine_is_never_stalled(start):
     assert engine.state().status is Status.READY
 
 
-def test_broken_books_restart_an_idle_engine(start):
-    """What nobody holds is found when there is nothing to do, and the next life has clean books."""
+def test_inconsistent_accounting_restarts_an_idle_engine(start):
+    """A request in flight without an owner is found when there is nothing to do; the restart clears it."""
     engine = start()
     engine.submit(ask()).result()
     with engine._room._changed:
@@ -649,7 +649,7 @@ def test_progress_is_shown_while_loading(start, text_model, text_folder, runner)
 
 
 def test_logits_that_are_not_finite_stop_the_start(start, runner, text_model, text_folder):
-    """Before anybody is served; the setting that mends half precision is named."""
+    """Before any request is served; the setting that corrects half precision is named."""
     runner.first_logits = torch.tensor([[float("nan")]])
     spec = vision_spec(text_folder, vision=False, dtype="float16", dtype_setting="VISION_DTYPE")
     engine = LLMEngine(spec, EngineConfig(), lambda *args: text_model, lambda *args, **kwargs: runner)
@@ -671,7 +671,7 @@ def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text
 
 
 def test_nothing_grows_over_many_requests(start, runner):
-    """Threads, places, slots and references are the same after hundreds of requests of every end."""
+    """Threads, capacity, slots and references are the same after hundreds of requests of every end."""
     engine = start(max_num_seqs=4, max_waiting=60)
     runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
     engine.submit(ask()).result()
@@ -719,18 +719,18 @@ def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
     engine.stop(PATIENCE)
 
 
-# --- pictures' keys ---
+# --- images' keys ---
 
 
-class Pictures:
-    """Two prepared pictures, known by their hashes."""
+class Images:
+    """Two prepared images, known by their hashes."""
 
     hashes = ("first", "second")
 
 
-def test_a_pictures_tokens_are_keyed_by_what_it_shows():
-    """Equal keys mean an equal picture at an equal place; text is keyed by its ids."""
+def test_an_images_tokens_are_keyed_by_its_hash():
+    """Equal keys mean an equal image at an equal offset; text is keyed by its ids."""
     ids = [1, 9, 9, 2, 9, 3]
-    keys = prefix_keys(PreparedPrompt(ids, Pictures()), 9)
+    keys = prefix_keys(PreparedPrompt(ids, Images()), 9)
     assert keys == [1, ("first", 0), ("first", 1), 2, ("second", 0), 3]
     assert prefix_keys(PreparedPrompt(ids), None) == ids

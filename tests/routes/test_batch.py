@@ -167,7 +167,7 @@ def test_interactive_requests_keep_their_capacity(app, few):
 
 def test_a_text_without_capacity_is_tried_again(app, few):
     """Neither a refusal nor preemption is an error of a batch."""
-    few.hold, few.refusal = True, Overloaded("All places are taken.", 1)
+    few.hold, few.refusal = True, Overloaded("The service is busy; try again later.", 1)
     reader = Reader(app, ["a"])
     few.refusal = None
     few.wait_for(lambda one: len(one.submitted) == 1)
@@ -180,7 +180,7 @@ def test_a_text_without_capacity_is_tried_again(app, few):
 def test_a_text_that_never_gets_capacity_is_overloaded(models, machine, few):
     """Its time is limited like that of any other request."""
     settings = load_settings({"REQUEST_TIMEOUT": "1", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}, None)
-    few.refusal = Overloaded("All places are taken.", 1)
+    few.refusal = Overloaded("The service is busy; try again later.", 1)
     client = create_app(settings, models, machine).test_client()
     assert lines(send(client, "a"))[0]["error"] == "overloaded"
 

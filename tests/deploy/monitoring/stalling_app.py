@@ -21,7 +21,7 @@ class StallingBackend(ScriptedBackend):
     """Stalled while the file is there."""
 
     def state(self):
-        return BackendState(Status.STALLED, "the model does not move") if STALLED.exists() else super().state()
+        return BackendState(Status.STALLED, "the model is stalled") if STALLED.exists() else super().state()
 
     def stats(self):
         return replace(super().stats(), kv_cache_tokens_used=10, kv_cache_tokens_total=100)

@@ -1,4 +1,4 @@
-"""Batches share what is free: one request each at least, the slots that nobody uses, and no place in the queue."""
+"""Batches share the free slots, have one request each at least, and do not fill the queue."""
 
 import threading
 from collections import Counter, deque
@@ -15,7 +15,7 @@ from engine.types import Priority
 from tests.engine.sequences import outcome, sequence
 from tests.fakes import PATIENCE, Clock
 
-NOBODY = {priority: {} for priority in Priority}
+NO_SLOTS = {priority: {} for priority in Priority}
 
 
 class Waker:
@@ -52,13 +52,13 @@ def submit(room, wake, alone, client="job", **details):
 
 def end(room):
     """Start the next sequence and end it."""
-    made = room.take(NOBODY)
+    made = room.take(NO_SLOTS)
     room.release(made.request.client)
     return made
 
 
-def test_a_batch_takes_the_free_slots_and_no_place_to_wait():
-    """The third of three finds the slots taken, although the queue is empty."""
+def test_a_batch_takes_the_free_slots_and_does_not_queue():
+    """The third of three has to wait, although the queue is empty."""
     room, wake = room_of(2, 10), Waker()
     assert submit(room, wake, alone=True)
     assert submit(room, wake, alone=False)
@@ -88,8 +88,8 @@ def test_a_batch_without_a_request_in_flight_may_wait_in_the_queue():
     assert room.num_in_flight() == 2
 
 
-def test_a_batch_is_woken_when_the_queue_has_a_place_again():
-    """One that found even the queue full waits for any place, not for a slot."""
+def test_a_batch_alone_is_woken_when_the_queue_is_no_longer_full():
+    """It waits for capacity of any kind, not for a slot."""
     room, wake = room_of(1, 1), Waker()
     come(room, "a")
     come(room, "b")
@@ -99,7 +99,7 @@ def test_a_batch_is_woken_when_the_queue_has_a_place_again():
     assert submit(room, wake, alone=True)
 
 
-def test_a_lone_batch_takes_a_greedy_clients_place():
+def test_a_batch_alone_evicts_a_greedy_clients_request():
     """As any other client's request does."""
     room, wake = room_of(1, 3), Waker()
     greedy = [come(room, "greedy") for _ in range(4)]
@@ -157,7 +157,7 @@ def test_a_slot_that_is_taken_by_another_wakes_nobody():
 
 
 def test_an_abort_and_a_refused_prompt_wake_a_batch():
-    """Whatever frees a place does."""
+    """Everything that frees capacity does."""
     room, wake = room_of(1, 10), Waker()
     come(room, "a").generation.abort()
     submit(room, wake, alone=False)
@@ -170,8 +170,8 @@ def test_an_abort_and_a_refused_prompt_wake_a_batch():
 
 
 @pytest.mark.parametrize("end_of_all", ["clear", "close"])
-def test_the_end_of_everything_wakes_every_batch(end_of_all):
-    """Nobody waits for an end that cannot come any more."""
+def test_a_dead_or_closed_engine_wakes_every_batch(end_of_all):
+    """No batch waits for an end that cannot come any more."""
     room, wakes = room_of(1, 10), [Waker() for _ in range(3)]
     come(room, "a")
     for wake in wakes:
@@ -181,7 +181,7 @@ def test_the_end_of_everything_wakes_every_batch(end_of_all):
 
 
 def test_a_closed_room_refuses_a_batch():
-    """Typed, as it refuses everybody."""
+    """With NotReady, as it refuses every request."""
     room = room_of(1, 10)
     room.close()
     with pytest.raises(NotReady):
@@ -237,7 +237,7 @@ class Simulation:
             assert self.room._in_flight.full
 
     def start(self, _):
-        if len(self.running) < self.slots and (made := self.room.take(NOBODY)) is not None:
+        if len(self.running) < self.slots and (made := self.room.take(NO_SLOTS)) is not None:
             made.started_at = 0.0
             self.running.append(made)
 
@@ -265,7 +265,7 @@ actions = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 4), st.lists(actions, max_size=40))
 def test_no_batch_is_forgotten(slots, waiting, steps):
-    """Whatever happens, a batch that follows its wakes has submitted all its requests once everybody has ended."""
+    """Whatever happens, a batch that follows its wakes has submitted all its requests once all sequences have ended."""
     world = Simulation(slots, waiting)
     for name in world.todo:
         world.submit(name)
@@ -307,7 +307,7 @@ def test_many_batches_and_clients_in_threads_conserve_capacity(round_):
     def engine():
         while not done.is_set() or len(room):
             most[0] = max(most[0], room.num_in_flight())
-            if (made := room.take(NOBODY)) is not None:
+            if (made := room.take(NO_SLOTS)) is not None:
                 room.release(made.request.client)
                 made.generation.fail(ModelError("ended"))
 

@@ -66,17 +66,17 @@ def test_a_greedy_client_does_not_slow_the_others(seed):
     assert greedy.p95() <= 1.25 * modest.p95()
 
 
-def test_batches_move_while_people_keep_every_slot_wanted():
-    """Under a load of people that never ends, batch requests finish at their turn's pace."""
+def test_batches_advance_while_interactive_requests_want_every_slot():
+    """Under an endless interactive load, batch requests finish by their share of the starts."""
     driver = Driver(None, ScriptedRunner(), max_num_seqs=4, max_waiting=40, max_num_batched_tokens=64)
     batch = []
-    people = []
+    interactive = []
     for step in range(600):
-        people = [made for made in people if not made.generation.done]
-        while len(people) < 12:
-            driver.room.admit(f"person-{len(people)}")
-            people.append(sequence(f"person-{len(people)}", 8, 10, arrival=driver.now))
-            driver.room.put(people[-1])
+        interactive = [made for made in interactive if not made.generation.done]
+        while len(interactive) < 12:
+            driver.room.admit(f"visitor-{len(interactive)}")
+            interactive.append(sequence(f"visitor-{len(interactive)}", 8, 10, arrival=driver.now))
+            driver.room.put(interactive[-1])
         if step < 8:
             driver.room.admit("job")
             batch.append(sequence("job", 8, 10, batch=True, arrival=driver.now))

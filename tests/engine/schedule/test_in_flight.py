@@ -1,4 +1,4 @@
-"""A place in the queue is the truth: exactly as many start first as it says, if nobody else comes."""
+"""A queue position is exact: as many sequences start first as it says, if no others arrive."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from engine.types import Priority, QueuePosition
 from tests.engine.sequences import sequence
 from tests.fakes import Clock
 
-PEOPLE, BATCH = Priority
+INTERACTIVE, BATCH = Priority
 
 
 def come(room, client="", **details):
@@ -35,11 +35,11 @@ REQUESTS = st.tuples(st.sampled_from("abcd"), st.integers(1, 900), st.booleans()
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(REQUESTS, min_size=1, max_size=25),
-    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([PEOPLE, BATCH])), max_size=6),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([INTERACTIVE, BATCH])), max_size=6),
     st.integers(0, 12),
 )
-def test_everybody_starts_when_their_place_says(requests, slots, started):
-    """For any queue, any slots held and any moment of the round: told places are the order of the starts to come."""
+def test_sequences_start_in_the_order_of_their_positions(requests, slots, started):
+    """For any queue, any slots held and any state of the round, positions are the order of the next starts."""
     clock = Clock()
     room = WaitingRoom(100, 1_000_000, clock)
     held = {priority: Counter(client for client, kind in slots if kind is priority) for priority in Priority}
@@ -48,12 +48,12 @@ def test_everybody_starts_when_their_place_says(requests, slots, started):
         waiting.remove(start(room, held))
     room.peek(held)
     clock.advance(ORDER_LASTS)
-    told = {id(made): room.queue_position(made.request).ahead for made in waiting}
-    assert [told[id(start(room, held))] for _ in waiting] == list(range(len(told)))
+    positions = {id(made): room.queue_position(made.request).ahead for made in waiting}
+    assert [positions[id(start(room, held))] for _ in waiting] == list(range(len(positions)))
 
 
-def test_a_request_that_has_started_or_left_has_no_place():
-    """At once, also while an older order is still being told."""
+def test_a_request_that_has_started_or_left_has_no_position():
+    """At once, also while an older order is still reported."""
     room = WaitingRoom(10, 1_000_000, Clock())
     first, gone, last = (come(room, "a") for _ in range(3))
     assert [room.queue_position(made.request).ahead for made in (first, gone, last)] == [0, 1, 2]
@@ -65,8 +65,8 @@ def test_a_request_that_has_started_or_left_has_no_place():
     assert room.queue_position(last.request) is None
 
 
-def test_an_order_is_computed_for_all_and_told_for_a_while():
-    """Who comes meanwhile is told as soon as the order is made anew."""
+def test_an_order_is_computed_once_for_all_and_reported_for_a_while():
+    """A request that arrives meanwhile has a position once the order is computed again."""
     clock = Clock()
     room = WaitingRoom(10, 1_000_000, clock)
     assert room.queue_position(come(room, "a").request).ahead == 0

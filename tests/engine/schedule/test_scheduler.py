@@ -81,7 +81,7 @@ def test_a_long_prompt_shares_the_budget_with_one_that_waits():
 
 
 def test_a_prompt_that_fits_into_a_step_is_read_whole():
-    """Cut in two it would be read twice as slowly and nobody would be served sooner."""
+    """Cut in two it would take twice as long, and no other would be served sooner."""
     floor = Floor(budget=16)
     floor.come(tokens=12)
     floor.come(tokens=100)
@@ -111,7 +111,7 @@ def test_decode_rows_stand_by_slot_and_low_slots_go_first():
 
 
 def test_a_sequence_that_cannot_begin_leaves_its_slot_to_the_next():
-    """One bad request costs nobody a step."""
+    """One bad request delays no other by a step."""
     floor = Floor(slots=1, can_start=lambda made: made.request.client != "bad")
     bad, good = floor.come("bad"), floor.come("good")
     assert [made for made, _ in floor.step().prefill] == [good]
@@ -172,7 +172,7 @@ def test_a_batch_in_the_only_slot_ends_in_spite_of_people():
     made = floor.come("job", batch=True)
     floor.step()
     for _ in range(10):
-        floor.come("person")
+        floor.come("visitor")
     for _ in range(5):
         floor.step()
     assert made in floor.scheduler.running
@@ -183,7 +183,7 @@ def test_people_are_not_preempted_for_another_clients_batch():
     """Only equals are made equal."""
     floor = Floor(slots=2)
     for _ in range(2):
-        floor.come("person")
+        floor.come("visitor")
     floor.step()
     floor.come("job", batch=True)
     assert floor.scheduler.sequence_to_preempt() is None
@@ -220,7 +220,7 @@ def test_two_halves_are_the_whole_plan():
 
 @pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
 def test_check_finds_books_that_are_wrong(fault):
-    """A slot nobody can get, one that two hold, one held by a sequence that does not run."""
+    """A lost slot, one that two hold, one held by a sequence that is not running."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()

@@ -30,7 +30,7 @@ def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
 
 
 def test_without_a_seed_two_sequences_differ():
-    """Nobody's answer repeats another's by chance of construction."""
+    """Each draws from a generator of its own."""
     assert sequence().uniform() != sequence().uniform()
 
 
@@ -63,7 +63,7 @@ def test_an_answer_ends_at_a_stop_string_the_end_token_or_its_length():
 
 
 def test_a_preempted_sequence_waits_until_its_whole_deadline():
-    """The time-out for a turn is met once it had its turn."""
+    """The queue timeout no longer applies once it has started."""
     one = sequence(arrival=10.0, wait=5.0, timeout=60.0)
     assert one.waits_until == 15.0
     one.started_at = 12.0
@@ -72,7 +72,7 @@ def test_a_preempted_sequence_waits_until_its_whole_deadline():
 
 
 def test_pieces_joined_are_the_completion():
-    """What was shown in parts is the answer, with its log probabilities and times."""
+    """The parts together are the answer, with its log probabilities and timings."""
     one = sequence(tokens=4, arrival=100.0)
     one.started_at, one.first_token_at, one.cached_tokens = 101.0, 103.0, 2
     pieces = []
@@ -96,8 +96,8 @@ def test_an_answer_without_a_token_has_no_time_of_a_first_one():
     assert (timings.queued, timings.first_token, timings.total) == (2.0, None, 2.0)
 
 
-def test_a_finished_sequence_lets_go_of_its_pictures():
-    """Megabytes of pixels do not outlive the request in anybody's list."""
+def test_a_finished_sequence_releases_its_images():
+    """Megabytes of pixels do not outlive the request."""
     one = sequence()
     one.images = one.positions = one.image_embeds = object()
     one.release()

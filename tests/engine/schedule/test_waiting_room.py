@@ -1,4 +1,4 @@
-"""The waiting room: places are conserved, clients are treated alike, refusals come at once, nobody is left behind."""
+"""The waiting room: capacity is conserved, clients are treated alike, refusals are immediate, no request is lost."""
 
 import threading
 from collections import Counter, defaultdict
@@ -23,10 +23,10 @@ def come(room, client="", **details):
     return made
 
 
-NOBODY = {priority: {} for priority in Priority}
+NO_SLOTS = {priority: {} for priority in Priority}
 
 
-def start(room, held=NOBODY):
+def start(room, held=NO_SLOTS):
     """Take the next as the engine does; held: the slots of clients."""
     taken = room.take(held)
     if taken is not None:
@@ -34,8 +34,8 @@ def start(room, held=NOBODY):
     return taken
 
 
-class Books:
-    """A room with what should be in it, kept by hand."""
+class Accounts:
+    """A room, and what should be in it by a simple account."""
 
     def __init__(self, capacity):
         self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now), 0.0
@@ -99,14 +99,14 @@ actions = st.one_of(
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 6), st.lists(actions, max_size=60))
-def test_places_are_conserved(capacity, steps):
-    """Whatever happens, each place is held by one request that prepares, waits or runs, and by no other."""
-    books = Books(capacity)
+def test_capacity_is_conserved(capacity, steps):
+    """Whatever happens, the requests in flight are those that are prepared, wait or run."""
+    accounts = Accounts(capacity)
     for action, detail in steps:
-        getattr(books, action)(detail)
-        assert books.total() == books.room.num_in_flight() <= capacity
-        assert books.room.check(books.running) is None
-        assert len(books.room) == len(books.waiting)
+        getattr(accounts, action)(detail)
+        assert accounts.total() == accounts.room.num_in_flight() <= capacity
+        assert accounts.room.check(accounts.running) is None
+        assert len(accounts.room) == len(accounts.waiting)
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,17 +118,17 @@ def test_a_clients_requests_start_in_their_order(arrivals):
     for client, tokens in arrivals:
         put[client].append(come(room, client, tokens=tokens))
     for _ in arrivals:
-        expected = room.peek(NOBODY)
+        expected = room.peek(NO_SLOTS)
         made = start(room)
         assert made is expected
         taken[made.request.client].append(made)
     assert taken == put
-    assert room.peek(NOBODY) is None
+    assert room.peek(NO_SLOTS) is None
     assert start(room) is None
 
 
 def test_clients_share_starts_by_tokens():
-    """Who asks for four times as much in each request starts a quarter as many meanwhile."""
+    """A client with requests four times as long starts a quarter as many meanwhile."""
     room = WaitingRoom(1000, 1_000_000)
     for _ in range(100):
         come(room, "small", tokens=200, max_tokens=56)
@@ -137,20 +137,20 @@ def test_clients_share_starts_by_tokens():
     assert started["small"] == pytest.approx(40, abs=4)
 
 
-def test_who_holds_fewest_slots_starts_first():
-    """A newcomer does not wait for a round that others with slots take part in."""
+def test_the_client_with_the_fewest_slots_starts_first():
+    """A new client does not wait for a round in which others with slots take part."""
     room = WaitingRoom(1000, 1_000_000)
     for _ in range(3):
         come(room, "greedy", tokens=1)
     come(room, "late", tokens=2000)
-    held = NOBODY | {Priority.INTERACTIVE: {"greedy": 1}}
+    held = NO_SLOTS | {Priority.INTERACTIVE: {"greedy": 1}}
     assert room.peek(held).request.client == "late"
     assert start(room, held).request.client == "late"
     assert start(room, held).request.client == "greedy"
 
 
 def test_a_greedy_client_cannot_keep_others_out():
-    """When all places are taken, one who holds less gets the newest waiting place of the one who holds most."""
+    """At capacity, a client with fewer requests evicts the newest waiting one of the client with most."""
     room = WaitingRoom(8, 1_000_000)
     greedy = [come(room, "greedy") for _ in range(8)]
     start(room)
@@ -165,8 +165,8 @@ def test_a_greedy_client_cannot_keep_others_out():
     room.admit("third")
 
 
-def test_who_runs_is_never_put_out_for_a_newcomer():
-    """Only waiting requests that never ran give their place; a preempted one has begun to answer."""
+def test_a_running_or_preempted_request_is_never_evicted():
+    """Only waiting requests that never ran are; a preempted one has begun to answer."""
     room = WaitingRoom(2, 1_000_000)
     come(room, "greedy")
     come(room, "greedy")
@@ -201,18 +201,18 @@ def test_a_client_cannot_fill_the_bound_on_tokens_alone():
         room.put(sequence("modest", tokens=90))
 
 
-def test_people_start_before_batches_which_are_not_starved():
+def test_interactive_requests_start_before_batches_which_are_not_starved():
     """Every eighth start is a batch's while one waits."""
     room = WaitingRoom(200, 1_000_000)
     for _ in range(40):
-        come(room, "person")
+        come(room, "visitor")
         come(room, "job", batch=True)
     order = [start(room).request.client for _ in range(3 * BATCH_EVERY)]
-    assert order == (["person"] * (BATCH_EVERY - 1) + ["job"]) * 3
+    assert order == (["visitor"] * (BATCH_EVERY - 1) + ["job"]) * 3
 
 
 def test_a_batch_alone_starts_at_once():
-    """There is no reason to wait for people who are not there."""
+    """It does not wait while there are no interactive requests."""
     room = WaitingRoom(5, 1000)
     made = come(room, "job", batch=True)
     assert start(room) is made
@@ -229,7 +229,7 @@ def test_a_preempted_sequence_is_first_of_its_client():
 
 
 def test_an_abort_ends_a_waiting_request_at_the_next_sweep():
-    """It never starts, and its place is free."""
+    """It never starts, and its capacity is free."""
     room = WaitingRoom(5, 1000)
     kept, left = come(room, "a"), come(room, "a")
     assert room.sweep(0.0) == []
@@ -294,7 +294,7 @@ def test_retry_after_counts_those_ahead_within_bounds():
 
 
 def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
-    """Only a sequence that ran and ended says how fast places come free."""
+    """Only a sequence that ran and ended is measured."""
     clock = Clock()
     room = WaitingRoom(4, 1_000_000, clock)
     for _ in range(4):
@@ -309,8 +309,8 @@ def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
     assert room.estimated_wait() == pytest.approx(4.0 * 4)
 
 
-def test_a_closed_room_refuses_and_leaves_nobody_behind():
-    """Who was being prepared when it closed hears so, instead of waiting for ever."""
+def test_a_closed_room_refuses_and_loses_no_request():
+    """A request that was being prepared when it closed gets an error instead of waiting for ever."""
     room = WaitingRoom(5, 1000)
     waiting = come(room, "a")
     room.admit("b")
@@ -324,8 +324,8 @@ def test_a_closed_room_refuses_and_leaves_nobody_behind():
     assert room.num_in_flight() == 0
 
 
-def test_clear_keeps_the_places_of_those_who_prepare():
-    """They will be queued into the next life."""
+def test_clear_keeps_requests_in_flight_that_are_being_prepared():
+    """They will be queued after the restart."""
     room = WaitingRoom(5, 1000)
     come(room, "a")
     come(room, "a")
@@ -337,8 +337,8 @@ def test_clear_keeps_the_places_of_those_who_prepare():
     assert start(room).request.client == "b"
 
 
-def test_waiting_for_emptiness_ends_with_the_last_place():
-    """Nobody polls: the last release wakes who waits."""
+def test_waiting_for_emptiness_ends_with_the_last_request():
+    """The last release wakes the waiting thread; it does not poll."""
     room = WaitingRoom(5, 1000)
     come(room, "a")
     start(room)
@@ -350,8 +350,8 @@ def test_waiting_for_emptiness_ends_with_the_last_place():
     assert not waiter.is_alive()
 
 
-def test_check_names_a_place_that_nobody_holds():
-    """Lost places, and tokens that nobody waits with, are found."""
+def test_check_names_a_request_in_flight_without_an_owner():
+    """Lost capacity, and tokens of no waiting sequence, are found."""
     room = WaitingRoom(5, 1000)
     come(room, "a")
     lost = start(room)
@@ -363,7 +363,7 @@ def test_check_names_a_place_that_nobody_holds():
 
 
 @pytest.mark.parametrize("round_", range(5))
-def test_many_threads_and_an_engine_conserve_places(round_):
+def test_many_threads_and_an_engine_conserve_capacity(round_):
     """Admissions race with starts, ends, evictions and sweeps; in the end the room is empty."""
     room = WaitingRoom(8, 10_000)
     done = threading.Event()
