@@ -1,4 +1,4 @@
-"""The page with both forms, as somebody without JavaScript meets it."""
+"""The page with both forms, without JavaScript."""
 
 import re
 
@@ -22,7 +22,7 @@ def upload(data=None, **fields):
 
 
 def test_the_page_has_both_forms(client):
-    """They post to the addresses that people and programs know, and no script stands in the page."""
+    """They post to /avibe and /avision, and the page has no inline scripts."""
     page = client.get("/").text
     assert re.search(r'<form action="/avibe#outcome" method="post"', page)
     assert re.search(r'<form action="/avision#outcome" method="post" enctype="multipart/form-data"', page)
@@ -35,14 +35,14 @@ def test_the_page_has_both_forms(client):
     ("accepted", "lang"), [("ru", "ru"), ("en-GB", "en"), ("de, ru;q=0.5", "ru"), ("de", "en"), ("", "en"), ("*", "en")]
 )
 def test_the_visitors_language_is_spoken(client, accepted, lang):
-    """Russian and English, by what the browser says; caches keep them apart."""
+    """Russian or English by Accept-Language, with Vary for caches."""
     response = client.get("/", headers={"Accept-Language": accepted})
     assert f'<html lang="{lang}">' in response.text
     assert "Accept-Language" in response.headers["Vary"]
 
 
 def test_a_text_form_is_answered_with_its_figures(client, avibe):
-    """The answer, tokens, seconds, speed and request id; what was typed stays in the form."""
+    """Answer, tokens, seconds, speed and request id; the form keeps its values."""
     page = client.post("/avibe", data={"prompt": "Hello & <b>"}, headers={"X-Request-ID": "id-7"})
     assert page.status_code == 200
     assert "An answer." in page.text
@@ -61,13 +61,13 @@ def test_a_text_form_is_answered_with_its_figures(client, avibe):
 
 
 def test_line_ends_of_a_form_count_as_one_character(client, avibe):
-    """A browser sends two for each; the model and the limit see what was typed."""
+    """A browser sends CRLF; the model and the limit see the single character that was typed."""
     assert client.post("/avibe", data={"prompt": "a\r\nb" + "x" * 1997}).status_code == 200
     assert avibe.only.prompt.messages[0]["content"].startswith("a\nb")
 
 
 def test_an_image_form_is_answered_with_the_image(client, avision):
-    """The page shows a small copy of it, made of its pixels alone."""
+    """The page shows a thumbnail, made from the pixels alone."""
     page = client.post("/avision", **upload(), headers=RU)
     assert page.status_code == 200
     assert 'src="data:image/jpeg;base64,' in page.text
@@ -78,7 +78,7 @@ def test_an_image_form_is_answered_with_the_image(client, avision):
 
 
 def test_what_a_model_says_stays_text(client, avibe):
-    """Markup and script in an answer are shown, never run."""
+    """Markup and scripts in an answer are shown as text."""
     avibe.text = "<script>alert(1)</script><img src=x onerror=alert(1)>"
     page = client.post("/avibe", data={"prompt": "x"}).text
     assert "<script>alert" not in page
@@ -86,7 +86,7 @@ def test_what_a_model_says_stays_text(client, avibe):
 
 
 def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
-    """An empty box would look like a mistake of the page."""
+    """An empty answer is stated as such."""
     avibe.text = " "
     assert "returned an empty answer" in client.post("/avibe", data={"prompt": "x"}).text
 
@@ -99,7 +99,7 @@ def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
     ],
 )
 def test_mistakes_are_told_in_the_form_in_both_languages(client, prompt, english, russian):
-    """The same status as the JSON route, the sentence beside the form, and nothing typed is lost."""
+    """The status of the JSON route, the message beside the form, and the form keeps its values."""
     for headers, sentence in (({}, english), (RU, russian)):
         page = client.post("/avibe", data={"prompt": prompt}, headers=headers)
         assert page.status_code == 400
@@ -124,7 +124,7 @@ def test_a_bad_image_is_told_in_the_form(client, data, status, russian):
 
 
 def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avision):
-    """503, Retry-After, and no thumbnail either."""
+    """503 with Retry-After, and no image is decoded."""
     avision.capacity = 0
     page = client.post("/avision", **upload(), headers=RU)
     assert (page.status_code, page.headers["Retry-After"]) == (503, "3")
@@ -133,7 +133,7 @@ def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avi
 
 
 def test_a_sentence_without_translation_is_said_in_general(client, avibe):
-    """A Russian visitor reads Russian whatever went wrong."""
+    """Every error is shown in Russian to a Russian visitor."""
     avibe.refusal = Overloaded("Some sentence that nobody has translated.", 1)
     page = client.post("/avibe", data={"prompt": "x"}, headers=RU).text
     assert "Сейчас все места заняты." in page
@@ -142,7 +142,7 @@ def test_a_sentence_without_translation_is_said_in_general(client, avibe):
 
 @pytest.mark.parametrize("path", ["/avibe", "/avision"])
 def test_the_address_of_an_answer_leads_back_to_the_forms(client, path):
-    """Whoever opens it anew finds the forms, not an error."""
+    """A GET of an answer's address redirects to the forms."""
     response = client.get(path)
     assert (response.status_code, response.headers["Location"]) == (303, "/")
 
@@ -156,7 +156,7 @@ def test_other_form_encodings_are_read_too(client):
 
 @pytest.mark.parametrize("body", [b"prompt=%ff", b"prompt=\xff", b"&".join([b"a=b"] * 200)])
 def test_a_broken_form_is_a_mistake_of_the_request(client, body):
-    """Invalid UTF-8, escaped or raw, and a flood of fields."""
+    """Invalid UTF-8, escaped or raw, and too many fields."""
     response = client.post("/avibe", data=body, content_type="application/x-www-form-urlencoded")
     assert response.status_code == 400
 
@@ -169,7 +169,7 @@ def test_raw_utf8_in_a_form_is_read(client, avibe):
 
 
 def test_loading_is_shown_with_its_progress(client, avibe, avision):
-    """How far it is, and a page without JavaScript looks again by itself."""
+    """The progress is shown, and the page refreshes without JavaScript."""
     avibe.become(Status.LOADING, progress=Progress("weights", 4_000_000_000, 16_000_000_000, 3))
     page = client.get("/").text
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
@@ -181,14 +181,14 @@ def test_loading_is_shown_with_its_progress(client, avibe, avision):
 
 
 def test_a_page_with_an_answer_is_not_reloaded(client, avision):
-    """Nothing that somebody has asked for disappears by itself."""
+    """A page with an answer does not refresh."""
     avision.become(Status.LOADING)
     assert "refresh" not in client.post("/avibe", data={"prompt": "x"}).text
 
 
 @pytest.mark.parametrize("status", [Status.DRAINING, Status.STALLED, Status.DEAD])
 def test_trouble_is_told_on_the_page(client, avibe, status):
-    """Each state in words."""
+    """Each state has its notice."""
     avibe.become(status)
     for code, locale in LOCALES.items():
         page = client.get("/", headers={"Accept-Language": code}).text
@@ -196,7 +196,7 @@ def test_trouble_is_told_on_the_page(client, avibe, status):
 
 
 def test_a_demo_says_that_it_is_one(settings, machine):
-    """Nobody takes a demonstration model for the real one."""
+    """Demo models are named as such."""
     from app_production import create_app
 
     models = ModelSet({name: ScriptedBackend(name, demo=True) for name in ("avibe", "avision")})
@@ -206,7 +206,7 @@ def test_a_demo_says_that_it_is_one(settings, machine):
 
 
 def test_a_chosen_language_is_remembered(client):
-    """Whatever the browser says; the switch leads back to where it stands, and nowhere else."""
+    """The cookie wins over Accept-Language; the switch redirects to its own page only."""
     for page, back in (("/", "/"), ("/status", "/status"), ("//elsewhere", "/")):
         answer = client.post("/language", data={"language": "en", "page": page}, headers=RU)
         assert (answer.status_code, answer.headers["Location"]) == (303, back)
@@ -217,7 +217,7 @@ def test_a_chosen_language_is_remembered(client):
 
 @pytest.mark.parametrize("data", [{}, {"language": "xx", "page": "/"}])
 def test_a_language_that_is_none_of_ours_changes_nothing(client, data):
-    """No cookie is given for it, and a strange cookie is not believed."""
+    """No cookie is set for it, and an unknown value in a cookie is ignored."""
     assert "Set-Cookie" not in client.post("/language", data=data).headers
     client.set_cookie("avito_ai_language", "../../etc")
     assert '<html lang="ru">' in client.get("/", headers=RU).text
@@ -225,19 +225,19 @@ def test_a_language_that_is_none_of_ours_changes_nothing(client, data):
 
 @pytest.mark.parametrize(("query", "form", "number"), [("text=2", "text", 1), ("picture=1", "image", 0)])
 def test_an_example_can_be_begun_with_by_a_link(client, query, form, number):
-    """For those whose browser runs no script."""
+    """A link fills in an example without JavaScript."""
     page = client.get(f"/?{query}", headers=RU).text
     assert f"{LOCALES['ru'].texts[form]['examples'][number]}</textarea>" in page
 
 
 @pytest.mark.parametrize("query", ["text=0", "text=99", "text=-1", "text=x", "picture=", "other=1"])
 def test_an_example_that_is_none_leaves_the_form_empty(client, query):
-    """An address can put nothing else into the form."""
+    """A query cannot fill in any other text."""
     assert client.get(f"/?{query}").text.count("></textarea>") == 2
 
 
 def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
-    """Who is busy and for how long, and what the models run on."""
+    """Which model is busy and for how long, and that there is no GPU."""
     avibe.report(num_requests_waiting=3, max_num_seqs=0, estimated_wait_seconds=1.2)
     state = client.get("/state").text
     assert state.startswith('<div id="state" data-status="ready"')
@@ -248,7 +248,7 @@ def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
 
 
 def test_a_model_with_a_free_place_is_not_busy(client, avibe):
-    """Who is on the way to a place waits for nobody; and a wait that nobody has measured is not told."""
+    """Requests about to start are not a queue, and an unmeasured wait is not shown."""
     avibe.report(num_requests_waiting=1, max_num_seqs=1)
     assert "is busy" not in client.get("/state").text
     avibe.report(num_requests_waiting=1, max_num_seqs=0)
@@ -258,7 +258,7 @@ def test_a_model_with_a_free_place_is_not_busy(client, avibe):
 
 
 def test_figures_are_written_as_the_reader_writes_them(client, avibe):
-    """With the marks of the language, the same as the script writes."""
+    """Separators of the language, as in the scripts' numbers."""
     avibe.output_tokens = 12345
     for headers, tokens, speed in (
         ({}, "12,345", "12,345.0"),
@@ -270,7 +270,7 @@ def test_figures_are_written_as_the_reader_writes_them(client, avibe):
 
 
 def test_every_limit_on_the_page_is_the_services_own(models, machine):
-    """The script checks with what the server checks with."""
+    """The page's limits are those that the server enforces."""
     from app_production import create_app
 
     lengths = {"MAX_TOKENS_LIMIT": "99", "MAX_TOKENS_AVIBE": "55", "MAX_TOKENS_AVISION": "44"}
@@ -289,14 +289,14 @@ def test_every_limit_on_the_page_is_the_services_own(models, machine):
 
 
 def test_an_answer_that_was_cut_says_so(client, avibe):
-    """And how to get a longer one."""
+    """An answer at its maximum length says how to get a longer one."""
     assert "its maximum length" not in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
     avibe.finish_reason = "length"
     assert "its maximum length" in client.post("/avibe", data={"prompt": "x"}).text.partition("<template")[0]
 
 
 def test_every_failure_says_what_to_do_next():
-    """In each language, one step for each code."""
+    """Every error code has a next step in each language."""
     codes = {meaning.code for meaning in ERRORS.values()}
     for locale in LOCALES.values():
         assert set(locale.texts["next"]) == set(locale.texts["codes"]) == codes

@@ -1,6 +1,6 @@
-"""A Chromium for each module, one scripted service for all of them, and a page of its own for each test.
+"""A Chromium per module, one scripted service for all of them, and a page per test.
 
-The page fails its test where the browser reports an error of a script or a breach of the Content-Security-Policy.
+A test fails if the browser reports a script error or a violation of the Content-Security-Policy.
 """
 
 import json
@@ -28,19 +28,19 @@ class Service:
         self.url = f"http://127.0.0.1:{process.port}"
 
     def script(self, **told):
-        """Say how the models answer from now on; nothing: at once and well."""
+        """Set how the models answer from now on; by default immediately and successfully."""
         draft = self.process.folder / "script.draft"
         draft.write_text(json.dumps(told))
         draft.replace(self.process.folder / "script.json")
 
     def aborted(self):
-        """Return the ids of the answers that were stopped."""
+        """Return the ids of the aborted requests."""
         diary = self.process.folder / "aborted"
         return [line.split()[0] for line in diary.read_text().splitlines()] if diary.exists() else []
 
 
 def answering(process):
-    """Return once the process answers."""
+    """Wait until the process answers, and return it."""
 
     def alive():
         try:
@@ -54,7 +54,7 @@ def answering(process):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser, for one module: Playwright's event loop lives in this thread, and other tests have their own loops."""
+    """A browser for one module: Playwright's event loop runs in this thread, and other tests have their own loops."""
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * PATIENCE)
@@ -67,7 +67,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def scripted(tmp_path_factory):
-    """The service that most tests share, without limits and with a key."""
+    """The service that most tests share, without rate limits and with ADMIN_KEY."""
     folder = tmp_path_factory.mktemp("scripted")
     with GunicornProcess(folder, app=APP, ADMIN_KEY=KEY, **UNLIMITED) as process:
         yield Service(answering(process))
@@ -75,7 +75,7 @@ def scripted(tmp_path_factory):
 
 @pytest.fixture
 def service(scripted):
-    """The shared service, following no script."""
+    """The shared service with its default script."""
     scripted.script()
     yield scripted
     scripted.script()
@@ -83,7 +83,7 @@ def service(scripted):
 
 @pytest.fixture
 def own_service(tmp_path):
-    """Start a service for one test alone, with settings of its own."""
+    """Start a service for one test, with its own settings."""
     running = []
 
     def start(**settings):

@@ -1,4 +1,4 @@
-"""What a visitor does on the page, and where the answers to it stand."""
+"""The steps of a visitor on the page, and the locators of the answers."""
 
 from playwright.sync_api import expect
 

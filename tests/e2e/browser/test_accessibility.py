@@ -1,4 +1,4 @@
-"""axe-core finds nothing, on any page, in any state, light and dark; and the keyboard alone is enough."""
+"""axe-core finds no violation on any page in any state, light or dark; the keyboard is sufficient."""
 
 import re
 
@@ -22,7 +22,7 @@ axe = Axe()
 
 
 def violations(page):
-    """Return what axe finds, each with its places."""
+    """Return axe's violations, each with its elements."""
     found = axe.run(page).response["violations"]
     return [(one["id"], [node["html"][:120] for node in one["nodes"]]) for one in found]
 
@@ -37,17 +37,17 @@ LOOKS = [
 
 @pytest.fixture(params=LOOKS, ids=["light", "dark"])
 def look(request, open_page):
-    """Open an address in one of the looks."""
+    """Open an address in one of the color schemes."""
     return lambda url, **options: open_page(url, **request.param, **options)
 
 
 def stop(page):
-    """End the text form's question."""
+    """Stop the text form's generation."""
     page.click("form[data-kind=text] [data-do=stop]")
 
 
 def test_no_violation_from_the_first_look_to_the_answers(service, look):
-    """The empty page, a chosen image, an answer coming in, a stopped, a finished one, a bad image, an upload."""
+    """The empty page, a chosen image, a streaming, a stopped and a finished answer, a refused image, an upload."""
     page = look(service.url)
     assert violations(page) == []
     page.click("form[data-kind=text] summary")
@@ -70,7 +70,7 @@ def test_no_violation_from_the_first_look_to_the_answers(service, look):
 
 
 def test_no_violation_while_something_is_in_the_way(service, look):
-    """A failure, a queue, a full service that is asked again, a server that is away."""
+    """A failure, a queue, a retry of an overloaded service, an unreachable server."""
     page = look(service.url)
     service.script(fail=True)
     expect(ask_text(page).locator(".failure")).to_be_visible()
@@ -88,7 +88,7 @@ def test_no_violation_while_something_is_in_the_way(service, look):
 
 
 def test_no_violation_where_a_limit_is_spent(own_service, look):
-    """The countdown to the moment when it frees, and the same without JavaScript, with what was typed."""
+    """The countdown to the limit's reset, and the page without JavaScript with the form's values."""
     service = own_service(RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="0", PAGE_DEMO="1")
     page = look(service.url)
     finished(ask_text(page))
@@ -101,7 +101,7 @@ def test_no_violation_where_a_limit_is_spent(own_service, look):
 
 @pytest.mark.parametrize("told", [LOADING, *({"status": status} for status in ("draining", "stalled", "dead"))])
 def test_no_violation_in_any_state_of_the_models(service, look, told):
-    """Loading with its progress, stopping, stalled and failed: forms, a waiting question, the operator's page."""
+    """Loading with progress, stopping, stalled and failed: the forms, a waiting question, the operator's page."""
     service.script(**told)
     page = look(service.url)
     expect(page.locator("#state .notice").first).to_be_visible()
@@ -127,7 +127,7 @@ def test_no_violation_on_any_other_page(service, look):
 
 
 def test_no_violation_on_the_operators_page(service, look):
-    """The key's form, a wrong key, the plots of who is signed in, the table, a server that is away."""
+    """The sign-in form, a wrong key, the plots after signing in, the table, an unreachable server."""
     page = look(f"{service.url}/status", extra_http_headers=ELSEWHERE)
     assert violations(page) == []
     for key, shown in (("wrong", ".problem"), (KEY, "[data-plot=tokens] svg")):
@@ -149,7 +149,7 @@ def send_past_the_script(page, form):
 
 
 def test_the_keyboard_is_enough(service, open_page):
-    """Past the languages to the field, send, stop and the buttons of the answer, each visibly in focus."""
+    """From the languages to the field, send, stop and the answer's buttons, each with a visible focus."""
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url)
     page.keyboard.press("Tab")
@@ -173,7 +173,7 @@ def test_the_keyboard_is_enough(service, open_page):
 
 
 def test_whole_sentences_are_spoken_as_they_come(service, open_page):
-    """The live region gets sentences without marks, and the end of the answer."""
+    """The live region gets sentences without Markdown marks, and the end of the answer."""
     service.script(pieces=["**One", "** sen", "tence. ", "And a", "nother!"])
     page = open_page(service.url)
     finished(ask_text(page))
@@ -184,7 +184,7 @@ def test_whole_sentences_are_spoken_as_they_come(service, open_page):
 
 
 def test_reduced_motion_is_respected(service, open_page):
-    """Nothing moves for those who asked for calm."""
+    """Nothing is animated with prefers-reduced-motion."""
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url, reduced_motion="reduce")
     ask_text(page)

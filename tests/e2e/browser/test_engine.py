@@ -1,4 +1,4 @@
-"""The page over the real engine: small random models of both kinds, loaded by the service itself."""
+"""The page with the real engine: small random models of both kinds, loaded by the service."""
 
 import re
 
@@ -30,13 +30,13 @@ def engine(tmp_path_factory):
 
 
 def figure(page, name):
-    """Return a figure of Avibe's engine."""
+    """Return a metric of Avibe's engine."""
     text = page.request.get("/metrics").text()
     return float(re.search(rf'^avito_ai_{name}{{model="avibe"}} (\S+)$', text, re.MULTILINE)[1])
 
 
 def test_both_models_stream_to_the_page(engine, open_page):
-    """Text and image, loaded, tokenized, generated and shown; no token is there before the first one."""
+    """Text and image requests are tokenized, generated and shown; the first token is timed."""
     page = open_page(engine.url)
     for form in ("text", "image"):
         page.click(f"form[data-kind={form}] summary")
@@ -50,7 +50,7 @@ def test_both_models_stream_to_the_page(engine, open_page):
 
 
 def test_stop_ends_the_work_in_the_engine(engine, open_page):
-    """The engine's own figures: nothing runs any more, and far fewer tokens were made than asked for."""
+    """By the engine's metrics nothing runs any more, and far fewer tokens were generated than requested."""
     page = open_page(engine.url, base_url=engine.url)
     before = figure(page, "generation_tokens_total")
     page.click("form[data-kind=text] summary")

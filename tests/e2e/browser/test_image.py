@@ -1,4 +1,4 @@
-"""The image form in a real browser: every way an image comes in, and what is refused before it is sent."""
+"""The image form in a real browser: every way to choose an image, and what is refused before it is sent."""
 
 import base64
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("chromium")
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
 def test_an_image_can_be_pasted_and_dropped(service, open_page, kind):
-    """It is shown with its name, size and pixels, and is what the question is about."""
+    """The image is shown with its name, size and pixels, and sent with the question."""
     page = open_page(service.url)
     page.evaluate(HAND_OVER, [kind, base64.b64encode(image_bytes()).decode(), "bike.png", "image/png"])
     expect(page.locator(".preview p")).to_have_text("bike.png: 1 KB, 64 × 48 pixels")
@@ -39,7 +39,7 @@ def test_several_questions_about_the_same_image(service, open_page):
 
 
 def test_without_scripts_the_image_stays_for_more_questions(service, open_page):
-    """The page brings it back by itself, and says so."""
+    """The page sends the image again, and says so."""
     page = open_page(service.url, java_script_enabled=False)
     page.set_input_files("#image-file", RED)
     for number in (1, 2, 3):
@@ -51,7 +51,7 @@ def test_without_scripts_the_image_stays_for_more_questions(service, open_page):
 
 
 def test_a_script_that_comes_late_takes_the_image_over(service, open_page):
-    """A question that was sent before it ran is answered by a page whose image is chosen, as if it had been there."""
+    """The page that answers a question sent without the script gives the image to the script."""
     page = open_page(service.url)
     choose(page)
     page.fill("#image-prompt", "First")
@@ -71,7 +71,7 @@ def test_a_script_that_comes_late_takes_the_image_over(service, open_page):
     [("en-US", 0), ("ru-RU", 1)],
 )
 def test_an_image_over_a_limit_is_refused_before_it_is_sent(service, open_page, locale, number):
-    """With the server's limits and the server's sentences, in the reader's language; nothing is uploaded."""
+    """With the server's limits and messages, in the reader's language; nothing is uploaded."""
     page = open_page(service.url, locale=locale)
     for data, padding, kind, *sentences in REFUSED:
         page.evaluate(CHOOSE, [base64.b64encode(data).decode(), padding, kind])
@@ -103,7 +103,7 @@ CHOOSE = """([data, padding, type]) => {
 
 
 def test_an_upload_shows_how_far_it_is(service, open_page):
-    """A slow line shows its percent, and the answer comes after it."""
+    """A slow upload shows its percentage, then the answer."""
     page = open_page(service.url)
     noisy = {**RED, "buffer": image_bytes(size=(1200, 1200), kind="BMP")}
     choose(page, noisy)
@@ -119,7 +119,7 @@ def test_an_upload_shows_how_far_it_is(service, open_page):
 
 
 def test_a_phone_offers_its_camera(service, open_page):
-    """Only where there is a finger; what it takes is checked like any other image."""
+    """Only on touch screens; a photo is checked like any other image."""
     assert open_page(service.url).locator("[data-do=photograph]").is_hidden()
     phone = open_page(service.url, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 740})
     with phone.expect_file_chooser() as chooser:

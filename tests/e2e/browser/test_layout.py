@@ -1,4 +1,4 @@
-"""The page at every size, on paper, and over the wire."""
+"""The page at every window size, in print, and its transfer size."""
 
 import pytest
 from playwright.sync_api import expect
@@ -37,7 +37,7 @@ def test_nothing_is_wider_than_the_window(service, open_page):
 
 @pytest.mark.parametrize("path", ["/", "/status"])
 def test_the_page_is_light_and_keeps_its_files(service, open_page, path):
-    """Under 100 KB with everything; what has a fingerprint is not fetched again."""
+    """Under 100 KB in total; files with a fingerprint are not fetched again."""
     page = open_page("about:blank")
     sizes, addresses = [], []
     page.on("response", lambda response: addresses.append(response.url) or sizes.append(response))
@@ -49,7 +49,7 @@ def test_the_page_is_light_and_keeps_its_files(service, open_page, path):
 
 
 def test_paper_has_the_answer_and_no_forms(service, open_page):
-    """What somebody prints is what was asked and answered."""
+    """Print shows questions and answers only."""
     page = open_page(service.url)
     finished(ask_text(page, "A question"))
     page.emulate_media(media="print")

@@ -1,4 +1,4 @@
-"""Every state the service can be in, as a visitor meets it: what is said, what is kept, and what happens by itself."""
+"""Every state of the service on the page: what it shows, what it keeps, and what it retries."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs("chromium")
 
 
 def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open_page):
-    """A question asked too early waits on the page, and the state changes under it without a reload."""
+    """A question before the models are ready waits on the page, which follows the state without a reload."""
     service.script(status="loading", progress=[4_000_000_000, 16_000_000_000])
     page = open_page(service.url)
     expect(page.locator("#state progress").first).to_have_attribute("value", "4000000000")
@@ -27,7 +27,7 @@ def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open
 
 
 def test_a_queue_tells_the_place(service, open_page):
-    """Who waits for a place sees how many stand before, hears it once, sees it fall, and may leave."""
+    """The queue position is shown, announced once, updated, and the request can be stopped."""
     service.script(waiting=3)
     page = open_page(service.url)
     expect(page.locator("[data-told=busy]").first).to_have_text(
@@ -47,7 +47,7 @@ def test_a_queue_tells_the_place(service, open_page):
 
 
 def test_a_full_service_is_asked_again_by_itself(service, open_page):
-    """All places taken: the page counts down and comes back; nobody types anything twice."""
+    """Overloaded: the page counts down and sends the question again."""
     service.script(refuse=True)
     page = open_page(service.url)
     exchange = ask_text(page)
@@ -98,7 +98,7 @@ def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
 
 
 def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_service, open_page):
-    """In the middle of an answer: the page says so, keeps the question, and asks it again when it can."""
+    """Amid an answer, the page says so, keeps the question, and sends it again when the server is back."""
     service = own_service(**UNLIMITED)
     service.script(pieces=["Half"], hold=True)
     page = open_page(service.url)
@@ -123,7 +123,7 @@ def workers(master):
 
 
 def test_a_demo_and_a_missing_gpu_are_told(own_service, open_page):
-    """Nobody takes a demonstration for the real thing, or wonders why it is slow."""
+    """Demo models and a missing GPU are named."""
     service = own_service(PAGE_DEMO="1", **UNLIMITED)
     page = open_page(service.url, locale="ru-RU")
     expect(page.locator("[data-told=demo]")).to_contain_text("avibe-demo, avision-demo")

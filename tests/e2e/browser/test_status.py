@@ -1,4 +1,4 @@
-"""The operator's page in a real browser: who may see it, and that it shows what the service does."""
+"""The operator's page in a real browser: who may see it, and that it shows current values."""
 
 import re
 
@@ -14,7 +14,7 @@ ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # what a proxy adds, so that nob
 
 
 def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):
-    """An answer given a moment ago is in the tiles, the plots and the table."""
+    """A recent answer is in the tiles, the plots and the table."""
     page = open_page(service.url)
     finished(ask_text(page))
     page.goto(f"{service.url}/status")
@@ -26,7 +26,7 @@ def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):
 
 
 def test_others_sign_in_once_with_the_key(own_service, open_page):
-    """A wrong key is refused; the right one gives a cookie that scripts cannot read, and never stands in an address."""
+    """A wrong key is refused; the right one gives an HttpOnly cookie and never appears in an address."""
     service = own_service(ADMIN_KEY=KEY)  # whose limit of attempts no other test has used
     page = open_page(f"{service.url}/status", extra_http_headers=ELSEWHERE, locale="ru-RU")
     page.fill("#key", "not-the-key-of-anybody")
@@ -44,7 +44,7 @@ def test_others_sign_in_once_with_the_key(own_service, open_page):
 
 
 def test_a_page_that_is_open_says_when_the_server_is_away(service, open_page):
-    """And goes on by itself when it is back."""
+    """The page continues when the server is reachable again."""
     page = open_page(f"{service.url}/status")
     expect(page.locator("[data-plot=tokens] svg").first).to_be_visible()
     page.context.set_offline(True)
@@ -55,7 +55,7 @@ def test_a_page_that_is_open_says_when_the_server_is_away(service, open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_without_scripts(service, open_page, scheme):
-    """Tiles and the table come from the server."""
+    """Tiles and table are rendered on the server."""
     page = open_page(f"{service.url}/status", java_script_enabled=False, color_scheme=scheme)
     page.click("#table summary")
     expect(page.locator("#table tbody tr").first).to_contain_text("Tokens per second: avibe")

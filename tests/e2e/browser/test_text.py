@@ -1,4 +1,4 @@
-"""The text form in a real browser, over a real Gunicorn: streaming, stopping, and whatever a model says."""
+"""The text form in a real browser with a real Gunicorn: streaming, stopping, and arbitrary model output."""
 
 import pytest
 from playwright.sync_api import expect
@@ -19,7 +19,7 @@ NEVER = ".answer :is(script, img, iframe, style, form, button, svg, object, temp
 
 @pytest.mark.parametrize(("locale", "figure"), [("en-US", "Tokens out"), ("ru-RU", "Токенов в ответе")])
 def test_an_answer_streams_in_and_ends_with_its_figures(service, open_page, locale, figure):
-    """Markdown becomes elements while it comes; the figures are the server's, in the reader's language."""
+    """Streamed Markdown becomes elements; the figures are the server's, in the reader's language."""
     service.script(pieces=["A **red** ", "bicycle.\n\n", "- one\n", "- two"], hold=True)
     page = open_page(service.url, locale=locale)
     exchange = ask_text(page)
@@ -57,7 +57,7 @@ def test_a_page_without_scripts_answers_too(service, open_page):
 
 @pytest.mark.parametrize("scripts", [True, False])
 def test_what_a_model_says_stays_text(service, open_page, scripts):
-    """Markup, script and foreign addresses in an answer are read, never run or fetched."""
+    """Markup, scripts and foreign addresses in an answer are shown as text, not run or fetched."""
     service.script(pieces=[HOSTILE[at : at + 5] for at in range(0, len(HOSTILE), 5)])
     page = open_page(service.url, java_script_enabled=scripts)
     elsewhere = []
@@ -77,7 +77,7 @@ def test_what_a_model_says_stays_text(service, open_page, scripts):
 
 
 def test_stop_stops_the_model_and_keeps_what_was_said(service, open_page):
-    """The engine hears of it; what has come stays, and the question can be asked again."""
+    """The engine aborts; the partial text stays, and the question can be sent again."""
     service.script(pieces=["Half of it"], hold=True)
     page = open_page(service.url)
     before = len(service.aborted())
@@ -94,7 +94,7 @@ def test_stop_stops_the_model_and_keeps_what_was_said(service, open_page):
 
 
 def test_an_answer_and_its_id_can_be_copied(service, open_page):
-    """The Markdown as the model wrote it, and the request id alone; also where a browser has no clipboard for pages."""
+    """The Markdown source and the request id can be copied, also without the clipboard API."""
     service.script(pieces=["A **red** bicycle"])
     page = open_page(service.url)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -109,7 +109,7 @@ def test_an_answer_and_its_id_can_be_copied(service, open_page):
 
 
 def test_what_is_typed_is_counted_and_kept(service, open_page):
-    """Against the server's own limit; examples fill the field; a reload and a switch of language lose nothing."""
+    """The count uses the server's limit; examples fill the field; a reload and a change of language keep it."""
     page = open_page(service.url)
     page.fill("#text-prompt", "Hello")
     expect(page.locator("form[data-kind=text] [data-count]")).to_have_text("5 of 2,000")
@@ -124,7 +124,7 @@ def test_what_is_typed_is_counted_and_kept(service, open_page):
 
 
 def test_length_and_temperature_reach_the_model(service, open_page):
-    """Behind "more"; an answer that reached its length says so."""
+    """Under "More"; an answer at its maximum length says so."""
     service.script(pieces=["One", " two"])
     page = open_page(service.url)
     page.click("form[data-kind=text] summary")
@@ -138,7 +138,7 @@ def test_length_and_temperature_reach_the_model(service, open_page):
 
 
 def test_both_forms_answer_at_the_same_time(service, open_page):
-    """One model does not wait for the other's answer."""
+    """Requests to the two models run concurrently."""
     service.script(pieces=["Open"], hold=True)
     page = open_page(service.url)
     text = ask_text(page)
