@@ -14,7 +14,7 @@ from edge.route_table import Budget, Row
 from engine.errors import NotReady, ServiceError
 from models import ModelSet
 
-LOCATION = "@failover"
+LOCATION = "@another_copy"  # as in deploy/nginx/avito-ai.conf, and in sites installed from it
 
 
 def can_take(request: Request, settings: Settings) -> bool:

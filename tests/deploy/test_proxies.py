@@ -68,7 +68,7 @@ class SilentService:
                 outer.requests.append(self.path)
                 if handing_over and self.headers.get("X-Another-Copy"):
                     self.send_response(503)
-                    self.send_header("X-Accel-Redirect", "@failover")
+                    self.send_header("X-Accel-Redirect", "@another_copy")
                     self.end_headers()
                 elif refusing:
                     self.send_response(503)

@@ -62,8 +62,8 @@ def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
 def test_only_several_copies_are_told_of_each_other():
     """One copy alone answers 503 itself: handing over would only ask it again."""
     files = ("ai.example", "/c.pem", "/k.pem")
-    assert 'failover "";' in render("site", *files, "8085").stdout
-    assert 'failover "yes";' in render("site", *files, "8085", "8086").stdout
+    assert 'another_copy "";' in render("site", *files, "8085").stdout
+    assert 'another_copy "yes";' in render("site", *files, "8085", "8086").stdout
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_only_several_copies_are_told_of_each_other():
     [
         ([], "usage"),
         (["site", "ai.example"], "at least one copy"),
-        (["site", "ai example;", "/c", "/k", "1"], "no domain name"),
-        (["site", "ai.example", "c.pem", "/k", "1"], "no absolute path"),
-        (["site", "ai.example", "/c;", "/k", "1"], "no absolute path"),
+        (["site", "ai example;", "/c", "/k", "1"], "not a domain name"),
+        (["site", "ai.example", "c.pem", "/k", "1"], "not an absolute path"),
+        (["site", "ai.example", "/c;", "/k", "1"], "not an absolute path"),
         (["site", "ai.example", "/c", "/k", "8085;"], "neither a port"),
         (["page", "ai.example"], "neither 'challenge' nor 'site'"),
     ],

@@ -26,7 +26,7 @@ def test_request_that_this_copy_cannot_take_is_handed_over_uncharged(client, avi
     """The response names nginx's location, and the client's budget is not charged."""
     avibe.become(status)
     answer = client.post(path, headers=KNOWN, **body)
-    assert (answer.status_code, answer.headers["X-Accel-Redirect"]) == (503, "@failover")
+    assert (answer.status_code, answer.headers["X-Accel-Redirect"]) == (503, "@another_copy")
     assert "RateLimit-Remaining" not in answer.headers
     assert avibe.submitted == []
     avibe.become(Status.READY)
@@ -37,14 +37,14 @@ def test_a_large_image_is_handed_over_unread(client, avision):
     """A copy that is stopping does not decode an image that another one will."""
     avision.become(Status.DRAINING)
     body = multipart([("image", (image_bytes(), "a.png")), ("prompt", "What?")])
-    assert client.post("/api/v1/image/analyze", headers=KNOWN, **body).headers["X-Accel-Redirect"] == "@failover"
+    assert client.post("/api/v1/image/analyze", headers=KNOWN, **body).headers["X-Accel-Redirect"] == "@another_copy"
     assert avision.decoded == []
 
 
 def test_request_that_meets_the_stop_on_its_way_is_handed_over_too(client, avibe):
     """The copy may begin to stop between the first check and the submission."""
     avibe.refusal = NotReady("The model is not ready.", 5)
-    assert client.post("/api/v1/text/generate", headers=KNOWN, **TEXT).headers["X-Accel-Redirect"] == "@failover"
+    assert client.post("/api/v1/text/generate", headers=KNOWN, **TEXT).headers["X-Accel-Redirect"] == "@another_copy"
 
 
 def test_ready_copy_and_other_routes_hand_nothing_over(client, avibe):
