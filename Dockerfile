@@ -1,16 +1,16 @@
-# The service as an image: `docker build -t avito-ai:cpu .`, or `--build-arg VARIANT=cuda -t avito-ai:cuda` for a GPU.
-# No weights are in it but the two small demo models; the real ones are mounted at /mnt/data/avito.
+# The image of the service: `docker build -t avito-ai:cpu .`, or `--build-arg VARIANT=cuda -t avito-ai:cuda` for a GPU.
+# It contains the two small demo models only; the real ones are mounted at /mnt/data/avito.
 
-# Any image that brings Python 3.11 to 3.13 with its venv module.
+# Any image with Python 3.11 to 3.13 and its venv module.
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 ARG VARIANT=cpu
 
 FROM ${BASE} AS packages
 ARG VARIANT
-# Where torch comes from; empty: PyTorch's own index for the CPU, pip's configuration for CUDA.
+# Index for torch; empty: PyTorch's own for the CPU, pip's configuration for CUDA.
 ARG TORCH_INDEX_URL=""
 WORKDIR /build
-# pip stays behind in a virtual environment of its own.
+# pip is in a virtual environment of its own, which is not part of the image.
 RUN python3 -m venv /installer && python3 -m venv --without-pip /venv
 COPY requirements.txt ./
 COPY deploy/constraints-cuda.txt deploy/
@@ -25,8 +25,8 @@ RUN /installer/bin/pip --python /venv/bin/python install --no-cache-dir --requir
     && /installer/bin/pip --python /venv/bin/python check \
     && /venv/bin/python -c "import sys, torch; sys.exit(f'torch {torch.__version__} is not the build for $VARIANT' if (torch.version.cuda is None) != ('$VARIANT' == 'cpu') else 0)"
 
-# What a processor computes with, made for both of its levels that there are kernels for: whoever runs the image has one
-# or the other, and the image has no compiler. A base that brings a C compiler needs no apt.
+# The CPU kernels, compiled for both supported instruction sets, since the machine that runs the image is not known and
+# the image has no compiler. A base image with a C compiler needs no apt.
 FROM ${BASE} AS kernels
 ARG VARIANT
 # hadolint ignore=DL3008
@@ -43,24 +43,24 @@ FROM packages AS code
 WORKDIR /app
 COPY . .
 COPY --from=kernels /kernels engine/model/kernels
-# The root file system is read-only at run time, so what Python would cache beside the code is made here.
+# The root file system is read-only at run time, so Python's bytecode is compiled here.
 RUN /venv/bin/python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM ${BASE}
 ARG VARIANT
-# The version of telemetry/version.py, which no instruction can read.
+# As in telemetry/version.py, which no instruction can read.
 ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Avito AI API" \
-    org.opencontainers.image.description="Avibe (text) and Avision (pictures) behind a web page, a JSON API and OpenAI's protocol" \
+    org.opencontainers.image.description="Avibe (text) and Avision (images) behind a web page, a JSON API and OpenAI's protocol" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avito-ai
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 WORKDIR /app
-# /tmp is the one folder that is written: a tmpfs where the root file system is read-only. The variants are named as
-# DEVICE names them: choosing the one without CUDA is asking for the CPU.
+# /tmp is the only writable folder: a tmpfs if the root file system is read-only. The variants are values of DEVICE, so
+# the one without CUDA sets the CPU explicitly, as production requires.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -69,6 +69,6 @@ ENV PATH=/venv/bin:$PATH \
 USER 10001:10001
 EXPOSE 8085
 STOPSIGNAL SIGTERM
-# Healthy means that both models answer. The start period is what the real ones may take to load.
+# Healthy means that both models are ready. The start period is the time that the real ones may take to load.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 CMD ["python", "-m", "deploy.health_check"]
 CMD ["python", "-m", "gunicorn", "-c", "gunicorn_config.py", "app_production:app"]

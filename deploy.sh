@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up and runs Avito AI API in the folder it lies in; `./deploy.sh help` lists the commands.
-# bash 3.2 (macOS) must be able to read it. Every command may be run again at any time and finishes the same.
+# Sets up and runs Avito AI API in its own folder; `./deploy.sh help` lists the commands.
+# Must be readable by bash 3.2 (macOS). Every command is idempotent.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -45,36 +45,36 @@ usage() {
     cat <<'TEXT'
 Usage: ./deploy.sh COMMAND
 
-  development        set up what is missing and serve at http://127.0.0.1:8085 until Ctrl+C
+  development        set up what is missing and serve on http://127.0.0.1:8085 until Ctrl+C
   test [--yes] [...] the same set-up, then all tests; --yes installs missing system packages without asking,
                      anything else is given to pytest (then only what the selected tests need is installed, and
                      coverage is not measured); without apt or root, tests whose programs are missing are left out
   production [options] [NAME=VALUE ...]
-                     install this tree as the next release of the systemd service, and go back to the one before
-                     where it does not serve; NAME=VALUE writes a setting into /etc/avito-ai/.env
-      --dry-run                  say what would be done, and change nothing
-      --domain NAME              put nginx with TLS in front, by Let's Encrypt (--email ADDRESS is told of trouble)
+                     install this tree as a new release of the systemd service and roll back if it fails to serve;
+                     NAME=VALUE writes a setting to /etc/avito-ai/.env
+      --dry-run                  print the steps without changing anything
+      --domain NAME              set up nginx with TLS from Let's Encrypt (--email ADDRESS for its notices)
       --certificate FILE --certificate-key FILE
-                                 with --domain: a certificate of your own
+                                 with --domain: use your own certificate
       --firewall                 apply the firewall rules that are otherwise only shown
-  status             what runs, and whether it is ready
-  rollback [RELEASE] back to the release before, or to the one that is named
-  update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its address) and install it;
-                     --sha256 SUM holds a tarball to its sum
+  status             the release, its state and readiness
+  rollback [RELEASE] return to the previous release, or to the given one
+  update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its URL) and install it;
+                     --sha256 SUM verifies a tarball
   uninstall [--purge] [--yes]
-                     remove the service; --purge takes settings, state and logs too
+                     remove the service; --purge removes settings, state and logs too
   help               this text
 
 Environment:
-  PYTHON             the Python to use, 3.11 to 3.13 (default: the newest of these that works)
-  TORCH_INDEX_URL    the package index that torch comes from (default without an NVIDIA GPU on Linux:
+  PYTHON             the Python to use, 3.11 to 3.13 (default: the newest one that works)
+  TORCH_INDEX_URL    the package index for torch (default without an NVIDIA GPU on Linux:
                      https://download.pytorch.org/whl/cpu; otherwise pip's own configuration)
-  HOST, PORT         where development serves; it takes every setting of the service like this (see .env.example)
+  HOST, PORT         address of development, which reads every setting from the environment (see .env.example)
 TEXT
 }
 
 development() {
-    [ $# -eq 0 ] || die "'development' takes no arguments, and '$1' was given."
+    [ $# -eq 0 ] || die "'development' takes no arguments, but got '$1'."
     find_python
     check_port
     make_venv
@@ -101,7 +101,7 @@ run_tests() {
     install_system_programs "$assume_yes" $(all_programs)
     make_venv
     install_packages requirements-test.txt
-    say "The tests run now; the last line says how they went."
+    say "Running the tests; the last line has the result."
     # A part of the tests says nothing about coverage.
     if [ -z "$LEFT_OUT" ]; then set -- -p pytest_cov --cov --cov-report=term:skip-covered; fi
     run_pytest -p xdist -n 2 --dist worksteal "$@"

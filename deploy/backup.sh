@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Backs up what only this machine knows of the service, and brings it back. What can be made again is not in it: the
-# releases (./deploy.sh production), the models, the certificates of certbot, and the request limits in Redis.
+# Backs up and restores the service's configuration of this machine. Not included is what can be created again: the
+# releases (./deploy.sh production), the models, certbot's certificates, and the rate limits in Redis.
 #
-#   deploy/backup.sh create [FILE]   settings, keys, drop-ins of the unit and nginx's site into FILE (.tar.gz, for root
-#                                    alone), then `check`; default: /var/backups/avito-ai/DATE.tar.gz
-#   deploy/backup.sh check FILE      unpack it aside: every sum must be right, and the settings must be usable
-#   deploy/backup.sh restore FILE    check it, then put everything back; what it replaces is backed up first
+#   deploy/backup.sh create [FILE]   write settings, keys, drop-ins of the unit and nginx's site to FILE (.tar.gz, root
+#                                    only), then `check`; default: /var/backups/avito-ai/DATE.tar.gz
+#   deploy/backup.sh check FILE      unpack it to a temporary folder and verify checksums and settings
+#   deploy/backup.sh restore FILE    check it, back up the current files, then restore it
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -16,11 +16,11 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 
 BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
 SUMS=avito-ai-backup.sha256
-# Paths below SYSTEM_ROOT; what is not there is left out.
+# Paths below SYSTEM_ROOT; missing ones are skipped.
 PARTS=(etc/avito-ai "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
 ASIDE=""
 
-# $1: the file; $2: anything, where what is here may be unusable and is kept all the same.
+# $1: the file; $2: non-empty to skip the check, for a configuration that may be unusable.
 create() {
     local file="${1:-$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz}"
     gather >"$ASIDE/parts"
@@ -33,13 +33,13 @@ create() {
     chmod 600 "$file.new"
     mv "$file.new" "$file"
     [ -n "${2:-}" ] || check "$file"
-    say "The backup is $file. It holds keys: keep a copy elsewhere, where only you read it."
+    say "The backup is $file. It contains keys: store a copy elsewhere, readable by you only."
 }
 
-# Prints the files of a folder, each ended by a zero byte. Folders are not kept: a restore must not touch those of /etc.
+# Prints the files of a folder, NUL-terminated. Folders are left out: a restore must not change those of /etc.
 files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | LC_ALL=C sort -z); }
 
-# Prints what there is to keep, secrets that the settings name elsewhere included.
+# Prints the paths to back up, including files of secrets that the settings name elsewhere.
 gather() {
     local part
     for part in "${PARTS[@]}" $(secret_files); do
@@ -57,24 +57,24 @@ check() {
     rm -rf "$ASIDE/check"
     mkdir "$ASIDE/check"
     tar -C "$ASIDE/check" -xzpf "$1" || die "$1 cannot be unpacked."
-    [ -f "$ASIDE/check/$SUMS" ] || die "$1 is no backup of this service."
-    (cd "$ASIDE/check" && sha256sum --check --quiet "$SUMS") >&2 || die "$1 is damaged: the files above do not have their sums."
+    [ -f "$ASIDE/check/$SUMS" ] || die "$1 is not a backup of this service."
+    (cd "$ASIDE/check" && sha256sum --check --quiet "$SUMS") >&2 || die "$1 is damaged: the files above do not match their checksums."
     check_settings_of "$ASIDE/check/etc/avito-ai/.env"
-    say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, all sums right, settings usable."
+    say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, checksums correct, settings usable."
 }
 
-# Reads the settings of the copy as the service would, with the secrets of the copy.
+# Reads the settings of the backup as the service would, with the secrets of the backup.
 check_settings_of() {
     local python="$CURRENT/.venv/bin/python" report
     [ -f "$1" ] || die "The backup has no settings file."
     sed "/^LOG_FILE=/!s#^\([A-Z_]*_FILE\)=$SYSTEM_ROOT\(/.*\)#\1=$ASIDE/check\2#" "$1" >"$ASIDE/settings"
     if [ ! -x "$python" ]; then
-        warn "No release is installed here, so the settings of the backup are not tried."
+        warn "No release is installed here, so the settings of the backup are not checked."
         return
     fi
     report="$(cd "$CURRENT" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$ASIDE/settings" "$python" config.py 2>&1 >/dev/null)" || {
         printf '%s\n' "$report" >&2
-        die "The settings of the backup cannot be used; their mistakes stand above."
+        die "The settings of the backup are invalid; see the mistakes above."
     }
 }
 
@@ -83,7 +83,7 @@ restore() {
     if [ -d "$CONFIG_DIR" ]; then
         local before
         before="$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz"
-        (create "$before" as-it-is) || die "What is here now could not be backed up; nothing was restored."
+        (create "$before" as-it-is) || die "The current configuration could not be backed up; nothing was restored."
     fi
     rm "$ASIDE/check/$SUMS"
     id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home \
@@ -93,10 +93,10 @@ restore() {
     chmod 750 "$CONFIG_DIR"
     chmod 640 "$SETTINGS_FILE"
     if has systemctl; then systemctl daemon-reload; fi
-    say "Restored. ./deploy.sh production installs the service where it is not, or lets it take the settings up."
+    say "Restored. ./deploy.sh production installs the service, or applies the settings if it is installed."
 }
 
-[ "$(id -u)" -eq 0 ] || die "Settings and keys are root's to read: sudo deploy/backup.sh $*"
+[ "$(id -u)" -eq 0 ] || die "Settings and keys are readable by root only: sudo deploy/backup.sh $*"
 umask 077
 ASIDE="$(mktemp -d)"
 trap 'rm -rf "$ASIDE"' EXIT

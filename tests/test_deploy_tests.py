@@ -132,7 +132,7 @@ def test_at_a_terminal_a_no_installs_nothing(apt_box: Sandbox) -> None:
 
 def test_at_a_terminal_a_yes_installs(apt_box: Sandbox) -> None:
     """Enter is enough."""
-    assert "The tests run now" in at_terminal(apt_box, answer=b"\n")
+    assert "Running the tests" in at_terminal(apt_box, answer=b"\n")
 
 
 def test_yes_skips_the_question(apt_box: Sandbox) -> None:

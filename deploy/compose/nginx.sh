@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What nginx's container runs: the site in front of the one copy of the service, for DOMAIN, with the certificate in /tls.
+# Entry point of the nginx container: the site DOMAIN in front of one copy of the service, with the certificate in /tls.
 set -euo pipefail
 
 ln -sf /dev/stdout /var/log/nginx/avito-ai.access.log

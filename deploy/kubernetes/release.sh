@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Puts an image into a cluster: release.sh OVERLAY IMAGE [URL]
+# Deploys an image to a cluster: release.sh OVERLAY IMAGE [URL]
 #
 #   OVERLAY  cpu-demo or gpu
-#   IMAGE    name:tag or name@sha256:..., as the cluster pulls it
-#   URL      where the service then answers; one text is generated there
+#   IMAGE    name:tag or name@sha256:..., as pulled by the cluster
+#   URL      URL of the service; one text is generated there
 #
-# A release that does not become ready is taken back, and the exit status is 1. KUBECONFIG_TEXT in the environment may
-# hold a whole kubeconfig file, as pipelines keep it; ROLLOUT_TIMEOUT (30m) is how long the rollout may take.
+# A release that does not become ready is rolled back, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
+# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (30m).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
 
@@ -44,19 +44,19 @@ YAML
 
 in_namespace() { kubectl --namespace avito-ai "$@"; }
 
-take_back() {
+roll_back() {
     in_namespace get pods --selector app.kubernetes.io/name=avito-ai >&2 || true
     in_namespace logs --selector app.kubernetes.io/name=avito-ai --tail 20 >&2 || true
-    in_namespace rollout undo deployment/avito-ai >&2 || die "$1, and there is no release before it to put back."
-    die "$1; the release before it was put back."
+    in_namespace rollout undo deployment/avito-ai >&2 || die "$1, and there is no previous release to return to."
+    die "$1; the previous release was restored."
 }
 
 kubectl apply --kustomize "$release"
 in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-30m}" ||
-    take_back "$IMAGE did not become ready"
+    roll_back "$IMAGE did not become ready"
 if [ -n "$URL" ]; then
     curl --fail --silent --show-error --retry 3 --retry-all-errors --max-time 60 "$URL/api/v1/text/generate" \
         --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
-        take_back "$URL did not generate a text"
+        roll_back "$URL did not generate a text"
 fi
 printf '%s serves.\n' "$IMAGE"

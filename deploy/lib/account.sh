@@ -1,18 +1,18 @@
 # shellcheck shell=bash
-# The service's user and folders, and its settings file /etc/avito-ai/.env, which every release sees as its own.
+# The service's user, folders and settings file /etc/avito-ai/.env, which all releases share.
 
-# The settings as they were before this run changed them; empty: it did not.
+# Copy of the settings before this run changed them; empty if it did not.
 SETTINGS_BEFORE=""
 
 ensure_account() {
     if id -u "$SERVICE_USER" >/dev/null 2>&1; then return; fi
     useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER" ||
-        die "The user $SERVICE_USER could not be made; the reason stands above."
-    say "Made the system user $SERVICE_USER, which nobody can log in as."
+        die "The user $SERVICE_USER could not be created; see the message above."
+    say "Created the system user $SERVICE_USER, without login."
 }
 
 ensure_folders() {
-    mkdir -p "$RELEASES" "$MEMORY" "$UNIT_DIR"
+    mkdir -p "$RELEASES" "$DEPLOY_STATE" "$UNIT_DIR"
     chmod 755 "$PREFIX" "$RELEASES"
     owned_folder 750 "root:$SERVICE_USER" "$CONFIG_DIR"
     owned_folder 750 "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"
@@ -25,12 +25,12 @@ owned_folder() {
     chown "$2" "$3"
 }
 
-# Makes the settings file where there is none, and takes the NAME=VALUE words of the command line into it.
+# Creates the settings file if it is missing, and writes the NAME=VALUE arguments to it.
 ensure_settings() {
     if [ ! -e "$SETTINGS_FILE" ]; then
         first_settings | write_settings
     fi
-    SETTINGS_BEFORE="$MEMORY/settings-before"
+    SETTINGS_BEFORE="$DEPLOY_STATE/settings-before"
     (umask 077 && cp "$SETTINGS_FILE" "$SETTINGS_BEFORE")
     refuse_other_environment
     put_setting ENVIRONMENT=production
@@ -40,15 +40,15 @@ ensure_settings() {
     chown "root:$SERVICE_USER" "$SETTINGS_FILE"
 }
 
-# Prints the first settings: those of the checkout, else the example. News goes to stderr.
+# Prints the initial settings: those of the checkout, else the example. Messages go to stderr.
 first_settings() {
     local wanted
     if [ -f "$ROOT/.env" ]; then
-        say "Taking the settings of $ROOT/.env to $SETTINGS_FILE." >&2
+        say "Copying the settings of $ROOT/.env to $SETTINGS_FILE." >&2
         cat "$ROOT/.env"
         return
     fi
-    say "Writing $SETTINGS_FILE from .env.example; the settings can be changed there." >&2
+    say "Writing $SETTINGS_FILE from .env.example; change the settings there." >&2
     wanted="$(sed -n 's/^CUDA_VISIBLE_DEVICES=//p' "$ROOT/.env.example")"
     if [ -z "$wanted" ] || gpu_exists "$wanted"; then
         cat "$ROOT/.env.example"
@@ -57,7 +57,7 @@ first_settings() {
     fi
 }
 
-# Replaces the settings file by what comes in, in one step.
+# Replaces the settings file with stdin, atomically.
 write_settings() {
     (umask 027 && cat >"$SETTINGS_FILE.new")
     chown "root:$SERVICE_USER" "$SETTINGS_FILE.new"
@@ -69,10 +69,10 @@ refuse_other_environment() {
     local said
     said="$(file_setting ENVIRONMENT production | tr '[:upper:]' '[:lower:]')"
     [ "$said" = production ] ||
-        die "$SETTINGS_FILE says ENVIRONMENT=$said, and this is production: take that line out, or set ENVIRONMENT=production."
+        die "$SETTINGS_FILE has ENVIRONMENT=$said, but this is production: remove that line, or set ENVIRONMENT=production."
 }
 
-# $1: NAME=VALUE. The line takes the place of an earlier one, else of the commented one, else it is added.
+# $1: NAME=VALUE. Replaces an existing line, else the commented one, else is appended.
 put_setting() {
     local name="${1%%=*}"
     [ "$(file_setting "$name" "")" != "${1#*=}" ] || return 0
@@ -87,7 +87,7 @@ put_setting() {
     note "$name is set in $SETTINGS_FILE."
 }
 
-# Prints what the settings file says, whatever the environment of this run has: $1 the name, $2 the default.
+# Prints a setting from the settings file, ignoring this run's environment: $1 the name, $2 the default.
 file_setting() {
     local value=""
     if [ -f "$SETTINGS_FILE" ]; then
@@ -96,12 +96,12 @@ file_setting() {
     echo "${value:-$2}"
 }
 
-# The words of the command line that are settings have names that the service knows.
+# Refuses NAME=VALUE arguments whose name is not a setting.
 check_setting_word() {
-    grep -Eq "^#?${1%%=*}=" "$ROOT/.env.example" || die "'${1%%=*}' is no setting of the service; .env.example has them all."
+    grep -Eq "^#?${1%%=*}=" "$ROOT/.env.example" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
 }
 
-# A setting in this run's environment counts for ./deploy.sh development alone; saying nothing would be a trap.
+# Warns of settings in this run's environment, which only ./deploy.sh development uses.
 warn_of_environment() {
     local name
     while IFS= read -r name; do
@@ -114,6 +114,6 @@ restore_settings() {
     [ -n "$SETTINGS_BEFORE" ] && [ -f "$SETTINGS_BEFORE" ] || return 0
     cmp -s "$SETTINGS_BEFORE" "$SETTINGS_FILE" || {
         write_settings <"$SETTINGS_BEFORE"
-        say "The settings are again as they were before."
+        say "The previous settings are restored."
     }
 }

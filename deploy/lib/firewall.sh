@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# The rules that let clients in and nobody else. They are shown; --firewall applies them with ufw.
+# Firewall rules that admit clients only. They are shown; --firewall applies them with ufw.
 
-# Prints each rule as arguments of ufw. The way in for the operator comes first.
+# Prints each rule as arguments of ufw, SSH first.
 firewall_rules() {
     local port
     echo "allow $(ssh_port)/tcp"
@@ -13,7 +13,7 @@ firewall_rules() {
     fi
 }
 
-# The port of this very session, else the one that the server is set to.
+# The port of the current SSH session, else the server's configured one.
 ssh_port() {
     local port="${SSH_CONNECTION:-}"
     port="${port##* }"
@@ -27,7 +27,7 @@ show_firewall() {
         apply_firewall
         return
     fi
-    say "Firewall rules that fit (--firewall applies them):"
+    say "Matching firewall rules (--firewall applies them):"
     firewall_rules | while IFS= read -r rule; do say "    ufw $rule"; done
     say "    ufw default deny incoming; ufw enable"
 }
@@ -39,7 +39,7 @@ apply_firewall() {
         recorded ufw $rule || die "ufw refused: $rule"
     done
     if ! recorded ufw default deny incoming || ! recorded ufw --force enable; then
-        die "ufw could not be switched on; its reason stands above."
+        die "ufw could not be enabled; see its output above."
     fi
-    say "The firewall lets in: $(firewall_rules | sed 's/allow //' | tr '\n' ' ')"
+    say "The firewall allows: $(firewall_rules | sed 's/allow //' | tr '\n' ' ')"
 }

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What a production run asks of the machine before it downloads or changes anything.
+# Checks of the machine before a production run downloads or changes anything.
 
-# What `production_python` has found; looked up again once packages are installed.
+# Result of `production_python`; looked up again after packages were installed.
 FOUND_PYTHON=""
 
-# What the service needs of Debian and Ubuntu, beside what each of them has. Prints the packages that are missing.
+# Prints the missing system packages, on Debian and Ubuntu.
 missing_system_packages() {
     if [ -z "$FOUND_PYTHON" ] || ! makes_venvs "$FOUND_PYTHON"; then printf '%s\n' python3 python3-venv; fi
     has curl || echo curl
@@ -15,16 +15,16 @@ missing_system_packages() {
     if [ "$FIREWALL" = yes ]; then has ufw || [ -x /usr/sbin/ufw ] || echo ufw; fi
 }
 
-# What compiles the kernels of a service that runs on the processor. Prints the packages that are missing.
+# Prints the missing packages of the compiler for the CPU kernels.
 missing_compiler_packages() {
-    if ! runs_on_processor || [ "$(uname -m)" != x86_64 ]; then return; fi
+    if ! runs_on_cpu || [ "$(uname -m)" != x86_64 ]; then return; fi
     has gcc || echo gcc
     [ -f "$SYSTEM_ROOT/usr/include/stdio.h" ] || echo libc6-dev
 }
 
-runs_on_processor() { [ "$(wanted_setting DEVICE auto)" = cpu ]; }
+runs_on_cpu() { [ "$(wanted_setting DEVICE auto)" = cpu ]; }
 
-# Prints a Python that the service's user can run as well; one in a home folder is not.
+# Prints a Python that the service's user can run, so not one in a home folder.
 production_python() {
     local candidate
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
@@ -49,18 +49,18 @@ install_missing_packages() {
     [ -n "$missing" ] || return 0
     say "Installing the system packages: $missing"
     # shellcheck disable=SC2086  # one word for each package
-    apt_install_packages $missing || die "apt could not install $missing; its reason stands above."
+    apt_install_packages $missing || die "apt could not install $missing; see its output above."
     FOUND_PYTHON=""
 }
 
-# The service runs without a compiler too, so none is no reason to stop.
+# The service runs without a compiler too, so this may fail.
 install_compiler() {
     local missing
     missing="$(missing_compiler_packages | tr '\n' ' ')"
     [ -n "$missing" ] || return 0
-    say "Installing what compiles the kernels for the processor: $missing"
+    say "Installing the compiler for the CPU kernels: $missing"
     # shellcheck disable=SC2086  # one word for each package
-    apt_install_packages $missing || warn "apt could not install $missing; its reason stands above."
+    apt_install_packages $missing || warn "apt could not install $missing; see its output above."
 }
 
 apt_install_packages() {
@@ -77,23 +77,23 @@ find_production_python() {
         PYTHON="$found"
         return
     fi
-    [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.13, or lies in a home folder, where the service may not look."
+    [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a working Python 3.11 to 3.13, or is in a home folder, which the service cannot access."
     die "Python 3.11, 3.12 or 3.13 is needed outside of home folders, and none was found. $(python_remedy)"
 }
 
-# A look before gigabytes are downloaded; the release's own check in the unit's sandbox goes deeper.
+# A quick check before the download; the release's own check in the unit's sandbox is thorough.
 check_gpu() {
-    if runs_on_processor; then
-        say "DEVICE=cpu: the models run on the processor."
+    if runs_on_cpu; then
+        say "DEVICE=cpu: the models run on the CPU."
     elif [ "$(gpu_count)" -gt 0 ]; then
-        say "GPU: $(nvidia-smi -L | head -n 1 | cut -d '(' -f 1)with driver $(driver_version), $(gpu_count) in all."
+        say "GPU: $(nvidia-smi -L | head -n 1 | cut -d '(' -f 1)with driver $(driver_version), $(gpu_count) in total."
         check_gpu_choice
     elif has nvidia-smi; then
-        die "nvidia-smi lists no GPU: $(nvidia-smi 2>&1 | head -n 1). Mend the driver (often a reboot after its update), or set DEVICE=cpu."
+        die "nvidia-smi lists no GPU: $(nvidia-smi 2>&1 | head -n 1). Repair the driver (often a reboot after its update), or set DEVICE=cpu."
     elif nvidia_card_present; then
-        die "There is an NVIDIA card and no driver. Install one (on Ubuntu: ubuntu-drivers install; on Debian: nvidia-driver from non-free), or set DEVICE=cpu."
+        die "There is an NVIDIA card, but no driver. Install one (on Ubuntu: ubuntu-drivers install; on Debian: nvidia-driver from non-free), or set DEVICE=cpu."
     else
-        die "This machine has no NVIDIA GPU. To run on the processor say so: ./deploy.sh production DEVICE=cpu"
+        die "This machine has no NVIDIA GPU. To run on the CPU: ./deploy.sh production DEVICE=cpu"
     fi
 }
 
@@ -105,7 +105,7 @@ check_gpu_choice() {
     local wanted
     wanted="$(wanted_setting CUDA_VISIBLE_DEVICES "")"
     if [ -n "$wanted" ] && ! gpu_exists "$wanted"; then
-        die "CUDA_VISIBLE_DEVICES=$wanted names a GPU that is not here; nvidia-smi -L lists those that are."
+        die "CUDA_VISIBLE_DEVICES=$wanted: there is no such GPU; nvidia-smi -L lists the GPUs of this machine."
     fi
 }
 
@@ -115,11 +115,11 @@ check_model_folders() {
         folder="$(wanted_setting "$name" "$(default_of "$name")")"
         case "$name:$(wanted_setting VIBE_MODEL_DIR "")" in VIBE_TOKENIZER_DIR:demo) continue ;; esac
         [ "$folder" = demo ] || [ -d "$folder" ] ||
-            die "$name=$folder: there is no such folder. Name the right one (./deploy.sh production $name=/folder), or ask for the demo: $name=demo"
+            die "$name=$folder: there is no such folder. Set the right one (./deploy.sh production $name=/folder), or use the demo: $name=demo"
     done
 }
 
-# The setting as it will be: from the command line, else from the file, else from what the file will be made of.
+# Prints the future value of a setting: from the command line, else the settings file, else the file it is copied from.
 wanted_setting() {
     local word value=""
     for word in ${GIVEN[@]+"${GIVEN[@]}"}; do
@@ -134,7 +134,7 @@ wanted_setting() {
 
 default_of() { sed -n "s/^#\{0,1\}$1=//p" "$ROOT/.env.example" | head -n 1; }
 
-# The port is ours where the running service listens there; otherwise nobody may.
+# The port must be free, unless the running service holds it.
 check_production_port() {
     local host port pid answer
     host="$(wanted_setting HOST 0.0.0.0)" port="$(wanted_setting PORT 8085)"

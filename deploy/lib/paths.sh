@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # the names below are read by the other parts
-# Where a production installation lies. AVITO_AI_ROOT puts all of it under another folder, for tests alone.
+# shellcheck disable=SC2034  # used by the other parts
+# Paths of a production installation. AVITO_AI_ROOT is a prefix of all of them, for tests only.
 
 SYSTEM_ROOT="${AVITO_AI_ROOT:-}"
 SERVICE_USER=avito-ai
@@ -9,8 +9,8 @@ UNIT=avito-ai.service
 PREFIX="$SYSTEM_ROOT/opt/avito-ai"
 RELEASES="$PREFIX/releases"
 CURRENT="$PREFIX/current"
-# What deploy.sh remembers. Only root writes here; what the service may write is no place for it.
-MEMORY="$PREFIX/deploy-state"
+# State of deploy.sh. Writable by root only, not by the service.
+DEPLOY_STATE="$PREFIX/deploy-state"
 CONFIG_DIR="$SYSTEM_ROOT/etc/avito-ai"
 SETTINGS_FILE="$CONFIG_DIR/.env"
 STATE_DIR="$SYSTEM_ROOT/var/lib/avito-ai"
@@ -24,7 +24,7 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || die "'$1' changes the system and needs root: sudo ./deploy.sh $1"
 }
 
-# Everything that is said from here on is kept.
+# From here on, all messages are logged.
 open_log() {
     mkdir -p "$SYSTEM_ROOT/var/log"
     DEPLOY_LOG="$SYSTEM_ROOT/var/log/avito-ai-deploy.log"
@@ -32,11 +32,11 @@ open_log() {
     note "--- deploy.sh $*"
 }
 
-# One run at a time; the lock goes with this process, however it ends.
+# One run at a time; the lock is released when this process exits.
 take_lock() {
     mkdir -p "$SYSTEM_ROOT/run/lock"
     exec 9>"$SYSTEM_ROOT/run/lock/avito-ai-deploy"
-    flock -n 9 || die "Another deploy.sh is at work here; this one changed nothing."
+    flock -n 9 || die "Another deploy.sh is running; nothing was changed."
 }
 
 # Prints one field of /etc/os-release.
@@ -53,16 +53,16 @@ check_system() {
         *) refuse_system ;;
     esac
     [ -d "$SYSTEM_ROOT/run/systemd/system" ] ||
-        die "systemd does not run this system (a container?). Production is a systemd service; docs/containers.md says how to run it in a container."
+        die "This system is not run by systemd (a container?). Production is a systemd service; docs/containers.md describes containers."
 }
 
 refuse_system() {
     local name
     name="$(os_release PRETTY_NAME)"
-    die "Production is set up on Debian 12 or newer and Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of docs/containers.md run elsewhere."
+    die "Production requires Debian 12 or newer, or Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of docs/containers.md run elsewhere."
 }
 
-# True where version $1 is $2 or newer.
+# True if version $1 is $2 or newer.
 at_least() {
     [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
 }

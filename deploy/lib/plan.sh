@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# `deploy.sh production --dry-run`: the same checks, and what would be done, with nothing changed.
+# `deploy.sh production --dry-run`: run the checks and print the steps, without changing anything.
 
 print_plan() {
     local missing
-    say "Nothing is changed; this is what ./deploy.sh production would do."
+    say "Dry run: nothing is changed. ./deploy.sh production would do this:"
     warn_of_environment
     FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     plan_line "$missing" "install the system packages: $missing" "have all system packages"
     missing="$(missing_compiler_packages | tr '\n' ' ')"
-    [ -z "$missing" ] || say "would install what compiles the kernels for the processor: $missing"
+    [ -z "$missing" ] || say "would install the compiler for the CPU kernels: $missing"
     PYTHON="$FOUND_PYTHON"
     check_gpu
     check_model_folders
@@ -22,7 +22,7 @@ print_plan() {
     show_firewall
 }
 
-# $1: empty where nothing is to be done, then $3 is said, else $2.
+# $1: empty if there is nothing to do; then $3 is printed, else $2.
 plan_line() {
     if [ -n "$1" ]; then say "would $2"; else say "would $3: nothing to do"; fi
 }
@@ -31,7 +31,7 @@ plan_account() {
     if id -u "$SERVICE_USER" >/dev/null 2>&1; then
         say "would keep the user $SERVICE_USER"
     else
-        say "would make the system user $SERVICE_USER"
+        say "would create the system user $SERVICE_USER"
     fi
     if [ -e "$SETTINGS_FILE" ]; then
         say "would keep the settings in $SETTINGS_FILE${GIVEN[*]+, and set: $(said_options "${GIVEN[@]}")}"
@@ -43,35 +43,35 @@ plan_account() {
 plan_release() {
     choose_release
     if release_complete; then
-        say "would use the release ${RELEASE##*/}, which is of this very tree"
+        say "would use the existing release ${RELEASE##*/} of this tree"
     else
         say "would copy $ROOT to $RELEASES/(date)-${RELEASE##*-}, install its packages$(plan_kernels) and run its smoke tests"
     fi
     say "would check settings, model folders and GPU as $SERVICE_USER in the sandbox of $UNIT"
 }
 
-plan_kernels() { if runs_on_processor; then echo ", compile its kernels"; fi; }
+plan_kernels() { if runs_on_cpu; then echo ", compile its kernels"; fi; }
 
 plan_switch() {
     if release_complete && already_serves "$RELEASE" && [ ${#GIVEN[@]} -eq 0 ]; then
-        say "would leave the service alone: it serves this release with these settings"
+        say "would leave the service as it is: it already serves this release with these settings"
     elif [ "$(service_state)" = active ]; then
-        say "would hand over from $(current_release | sed 's#.*/##') without a pause, or go back to it"
+        say "would hand over from $(current_release | sed 's#.*/##') without downtime, or roll back to it"
     else
         say "would install and start $UNIT and $HEALTH_TIMER, and enable them at boot"
     fi
-    say "would ask for readiness and one answer of each model"
+    say "would check readiness and one answer of each model"
 }
 
 plan_proxy() {
     if [ -z "$DOMAIN" ]; then
-        say "would touch no proxy (--domain NAME sets up nginx)"
+        say "would change no proxy (--domain NAME sets up nginx)"
         return
     fi
     say "would set HOST=127.0.0.1 and TRUSTED_PROXIES=1, and put nginx in front at https://$DOMAIN"
     if [ -n "$CERTIFICATE" ]; then
         say "would use the certificate $CERTIFICATE"
     else
-        say "would ask Let's Encrypt for a certificate with certbot"
+        say "would request a certificate from Let's Encrypt with certbot"
     fi
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034,SC2153  # options and places are shared with the other parts
-# `deploy.sh production`: from a bare server to a running service, and from one release to the next.
+# shellcheck disable=SC2034,SC2153  # options and paths are shared with the other parts
+# `deploy.sh production`: sets up the service on a bare server, or replaces its release.
 
 DRY_RUN=no
 DOMAIN="" CERTIFICATE="" CERTIFICATE_KEY="" EMAIL="" FIREWALL=no
@@ -35,7 +35,7 @@ read_production_options() {
             --firewall) FIREWALL=yes ;;
             --domain | --certificate | --certificate-key | --email) read_option "$@" && shift ;;
             [A-Z]*=*) check_setting_word "$1" && GIVEN+=("$1") ;;
-            *) die "'production' does not know '$1'; ./deploy.sh help lists what it does." ;;
+            *) die "'production' has no option '$1'; see ./deploy.sh help." ;;
         esac
         shift
     done
@@ -52,7 +52,7 @@ read_option() {
     esac
 }
 
-# The command line as the log keeps it: a value may be a secret.
+# Prints the command line for the log, without values: one may be a secret.
 said_options() {
     local word
     for word in "$@"; do
@@ -63,7 +63,7 @@ said_options() {
     done
 }
 
-# Everything that is cheap to know is checked before anything is downloaded.
+# Cheap checks come before any download.
 prepare() {
     warn_of_environment
     install_missing_packages
@@ -81,7 +81,7 @@ prepare() {
 install_release() {
     choose_release
     if release_complete; then
-        say "The release ${RELEASE##*/} of this very tree is there and has passed its smoke tests."
+        say "The release ${RELEASE##*/} of this tree exists and has passed its smoke tests."
         build_kernels
     else
         make_release
@@ -92,13 +92,13 @@ install_release() {
     if [ -n "$DOMAIN" ]; then prepare_proxy; fi
 }
 
-# The settings as the release's own code reads them, with nothing of this run's environment.
+# Validates the settings with the release's own code, without this run's environment.
 check_release_settings() {
     local report
     report="$(cd "$RELEASE" && env -i PATH="$PATH" ENVIRONMENT=production ENV_FILE="$SETTINGS_FILE" .venv/bin/python config.py 2>&1 >/dev/null)" || {
         printf '%s\n' "$report" >&2
         note "$report"
-        die "The settings above must be mended first, in $SETTINGS_FILE."
+        die "Fix the settings above first, in $SETTINGS_FILE."
     }
     [ -z "$report" ] || warn "$report"
 }

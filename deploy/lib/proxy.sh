@@ -1,26 +1,26 @@
 # shellcheck shell=bash
-# --domain NAME: nginx with TLS in front of the service. Without it no proxy is touched.
+# --domain NAME: nginx with TLS in front of the service. Without it no proxy is changed.
 
 SITE="$SYSTEM_ROOT/etc/nginx/sites-available/avito-ai.conf"
 SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
-# Where the site lets certbot answer; the name stands in the templates of deploy/nginx.
+# Webroot of certbot's challenge; the templates of deploy/nginx contain this path.
 WEBROOT="$SYSTEM_ROOT/var/www/avito-ai"
 CERTBOT_LIVE="$SYSTEM_ROOT/etc/letsencrypt/live"
-# The site as it was, while a failure of this run would have to bring it back; - where there was none.
+# Copy of the previous site while a failure of this run would restore it; - if there was none.
 SITE_BEFORE=""
 
 check_proxy_options() {
     if [ -z "$DOMAIN" ]; then
-        [ -z "$CERTIFICATE$CERTIFICATE_KEY$EMAIL" ] || die "--certificate, --certificate-key and --email go with --domain NAME."
+        [ -z "$CERTIFICATE$CERTIFICATE_KEY$EMAIL" ] || die "--certificate, --certificate-key and --email require --domain NAME."
         return 0
     fi
     case "$DOMAIN" in
-        *[!A-Za-z0-9.-]* | .* | -* | *..* | *.) die "--domain $DOMAIN is no host name." ;;
+        *[!A-Za-z0-9.-]* | .* | -* | *..* | *.) die "--domain $DOMAIN is not a host name." ;;
         *.*) ;;
-        *) die "--domain $DOMAIN is no host name; it needs a dot." ;;
+        *) die "--domain $DOMAIN is not a host name; it needs a dot." ;;
     esac
-    [ -z "$CERTIFICATE" ] || [ -n "$CERTIFICATE_KEY" ] || die "--certificate needs --certificate-key FILE beside it."
-    [ -z "$CERTIFICATE_KEY" ] || [ -n "$CERTIFICATE" ] || die "--certificate-key needs --certificate FILE beside it."
+    [ -z "$CERTIFICATE" ] || [ -n "$CERTIFICATE_KEY" ] || die "--certificate requires --certificate-key FILE."
+    [ -z "$CERTIFICATE_KEY" ] || [ -n "$CERTIFICATE" ] || die "--certificate-key requires --certificate FILE."
     [ -z "$CERTIFICATE" ] || check_own_certificate
 }
 
@@ -39,15 +39,15 @@ check_own_certificate() {
 
 absolute() { (cd "$(dirname "$1")" && printf '%s/%s\n' "$(pwd -P)" "${1##*/}"); }
 
-# Puts the site in place and has nginx read it, without using it yet. Without a certificate it is the one that certbot's
-# challenge needs.
+# Writes the site and has nginx validate it, without activating it. Without a certificate it is the site for certbot's
+# challenge.
 prepare_proxy() {
     say "Preparing nginx for https://$DOMAIN."
     if [ -z "$CERTIFICATE" ] && certbot_has_one; then use_certbots; fi
     mkdir -p "$WEBROOT" "${SITE%/*}" "${SITE_LINK%/*}"
     SITE_BEFORE=-
     if [ -e "$SITE" ]; then
-        SITE_BEFORE="$MEMORY/site-before"
+        SITE_BEFORE="$DEPLOY_STATE/site-before"
         cp "$SITE" "$SITE_BEFORE"
     fi
     if [ -n "$CERTIFICATE" ]; then
@@ -63,35 +63,35 @@ use_certbots() { CERTIFICATE="$CERTBOT_LIVE/$DOMAIN/fullchain.pem" CERTIFICATE_K
 
 # $@: the arguments of render.sh.
 write_site() {
-    bash "$RELEASE/deploy/nginx/render.sh" "$@" >"$SITE.new" || die "The site of nginx could not be made; the reason stands above."
+    bash "$RELEASE/deploy/nginx/render.sh" "$@" >"$SITE.new" || die "The nginx site could not be generated; see the message above."
     mv "$SITE.new" "$SITE"
     ln -sfn "$SITE" "$SITE_LINK"
-    recorded nginx -t || die "nginx does not take the site; its reason stands above."
+    recorded nginx -t || die "nginx rejects the site; see its message above."
 }
 
-# Lets nginx use the site, gets a certificate where there is none, and asks for the service by its name.
+# Activates the site, requests a certificate if there is none, and checks the service through nginx.
 finish_proxy() {
     SITE_BEFORE=""
     systemctl enable --quiet nginx
     reload_nginx
     if [ -z "$CERTIFICATE" ]; then ask_certbot; fi
-    # A reload of nginx is done a moment after it has returned.
+    # nginx finishes a reload shortly after the command has returned.
     curl --silent --show-error --insecure --output /dev/null --fail --max-time 20 --retry 10 --retry-delay 1 --retry-connrefused --noproxy '*' --resolve "$DOMAIN:443:127.0.0.1" \
-        "https://$DOMAIN/api/health/live" || die "The service serves, but not through nginx at https://$DOMAIN; see: journalctl -u nginx -e"
-    say "nginx answers for https://$DOMAIN."
+        "https://$DOMAIN/api/health/live" || die "The service is ready, but not reachable through nginx at https://$DOMAIN; see: journalctl -u nginx -e"
+    say "nginx serves https://$DOMAIN."
 }
 
 reload_nginx() {
-    recorded systemctl reload-or-restart nginx || die "nginx could not be started; the service itself serves. See: journalctl -u nginx -e"
+    recorded systemctl reload-or-restart nginx || die "nginx could not be started; the service itself is ready. See: journalctl -u nginx -e"
 }
 
 ask_certbot() {
     local who=(--register-unsafely-without-email)
     if [ -n "$EMAIL" ]; then who=(--email "$EMAIL"); fi
-    say "Asking Let's Encrypt for a certificate for $DOMAIN."
+    say "Requesting a certificate for $DOMAIN from Let's Encrypt."
     recorded certbot certonly --webroot --webroot-path "$WEBROOT" --domain "$DOMAIN" --non-interactive --agree-tos \
         --deploy-hook "systemctl reload nginx" "${who[@]}" ||
-        die "There is no certificate for $DOMAIN yet; certbot's reason stands above (does the name lead here, is port 80 open?). The service serves on this machine alone until this is run again."
+        die "There is no certificate for $DOMAIN yet; see certbot's message above (does the name resolve to this machine, is port 80 open?). Until this is run again, the service is reachable on this machine only."
     use_certbots
     write_site site "$DOMAIN" "$CERTIFICATE" "$CERTIFICATE_KEY" "$(file_setting PORT 8085)"
     reload_nginx
@@ -109,5 +109,5 @@ remove_site() {
     [ -e "$SITE_LINK" ] || return 0
     rm -f "$SITE" "$SITE_LINK"
     systemctl reload nginx 2>/dev/null || true
-    say "Took the site out of nginx."
+    say "Removed the site from nginx."
 }

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Finds a Python that the service supports and keeps the virtual environment in .venv.
+# Finds a supported Python and creates the virtual environment in .venv.
 
 VENV_PYTHON="$ROOT/.venv/bin/python"
 PYTHON_CHECK='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 
-# Sets PYTHON. A name on PATH proves nothing (pyenv leaves shims that only print an error), so each one is run; one that
-# can make virtual environments is preferred to a newer one that cannot.
+# Sets PYTHON. Each candidate is run, since one on PATH may be a pyenv shim that only prints an error. One that can
+# create virtual environments is preferred to a newer one that cannot.
 find_python() {
     local candidate first=""
     if [ -n "${PYTHON:-}" ]; then
@@ -23,7 +23,7 @@ find_python() {
         [ -n "$PYTHON" ] || die "Python 3.11, 3.12 or 3.13 is needed, and none was found. $(python_remedy)"
     fi
     if ! makes_venvs "$PYTHON" && ! venv_works; then
-        die "$(python_version "$PYTHON") is here, but its venv module is not. $(venv_remedy)"
+        die "$(python_version "$PYTHON") lacks its venv module. $(venv_remedy)"
     fi
 }
 
@@ -55,7 +55,7 @@ python_remedy() {
 venv_remedy() {
     local version
     version="$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
-    echo "On Debian and Ubuntu it comes with: sudo apt-get install python$version-venv"
+    echo "On Debian and Ubuntu: sudo apt-get install python$version-venv"
 }
 
 venv_works() { "$VENV_PYTHON" -c "import pip; $PYTHON_CHECK" >/dev/null 2>&1; }
@@ -63,9 +63,9 @@ venv_works() { "$VENV_PYTHON" -c "import pip; $PYTHON_CHECK" >/dev/null 2>&1; }
 make_venv() {
     if venv_works; then return; fi
     if [ -e .venv ]; then
-        say "The virtual environment in .venv is damaged or of another Python; making it anew."
+        say "The virtual environment in .venv is damaged or of another Python; creating it again."
     else
-        say "Making a virtual environment in .venv with $(python_version "$PYTHON")."
+        say "Creating a virtual environment in .venv with $(python_version "$PYTHON")."
     fi
-    "$PYTHON" -m venv --clear .venv || die "The virtual environment could not be made; the reason stands above."
+    "$PYTHON" -m venv --clear .venv || die "The virtual environment could not be created; see the message above."
 }

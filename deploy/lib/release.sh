@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2153  # RELEASES is a place
-# Releases side by side: each a copy of a tree with a virtual environment of its own, named by when and by its content.
+# shellcheck disable=SC2153  # RELEASES is a path
+# Releases side by side: each is a copy of a tree with its own virtual environment, named by date and content hash.
 
 KEEP_RELEASES=3
 COPY_MB=50
-# Set once a release is chosen or made.
+# Set once a release is chosen or created.
 RELEASE=""
 
-# The files that make a release, of the tree in $1, each ended by a zero byte: what is not made by running it.
+# Prints the files of the tree in $1 that belong to a release, NUL-terminated, without generated ones.
 tree_files() {
     (cd "$1" && find . \( -name .git -o -name .venv -o -name .release -o -name __pycache__ -o -name '.*_cache' \
         -o -name htmlcov -o -name node_modules -o -path ./run \) -prune -o \( -type f -o -type l \) \
@@ -18,7 +18,7 @@ tree_hash() {
     tree_files "$1" | (cd "$1" && xargs -0 sha256sum) | sha256sum | cut -c 1-12
 }
 
-# Sets RELEASE to the release of this very tree: one that is there, or a folder for it.
+# Sets RELEASE to the existing release of this tree, or to the folder for a new one.
 choose_release() {
     local hash found
     hash="$(tree_hash "$ROOT")"
@@ -33,11 +33,11 @@ choose_release() {
 
 release_complete() { [ -e "$RELEASE/.release/complete" ]; }
 
-# Makes the release: nothing of it is used before its last step has succeeded.
+# Creates the release; it is not used before the last step has succeeded.
 make_release() {
     remove_incomplete_releases
-    [ "$(free_mb "$PREFIX")" -ge "$COPY_MB" ] || die "There is too little room in $PREFIX: $(free_mb "$PREFIX") MB are free."
-    say "Making the release ${RELEASE##*/}."
+    [ "$(free_mb "$PREFIX")" -ge "$COPY_MB" ] || die "Not enough disk space in $PREFIX: $(free_mb "$PREFIX") MB are free."
+    say "Creating the release ${RELEASE##*/}."
     copy_tree
     ln -s "$SETTINGS_FILE" "$RELEASE/.env"
     cd "$RELEASE" || exit
@@ -58,8 +58,8 @@ copy_tree() {
     chmod -R u=rwX,go=rX "$RELEASE"
 }
 
-# Takes over the virtual environment of an earlier release with the same packages and the same Python. Hard links cost
-# no room and no download, and pip never writes into a file: it makes another.
+# Reuses the virtual environment of an earlier release with the same packages and Python. Hard links need neither space
+# nor download, and pip replaces files instead of writing to them.
 borrow_environment() {
     local earlier wanted
     for earlier in $(releases_newest_first); do
@@ -69,32 +69,32 @@ borrow_environment() {
         [ "$(python_version "$earlier/.venv/bin/python")" = "$(python_version "$PYTHON")" ] || continue
         cp -al "$earlier/.venv" .venv 2>/dev/null || { rm -rf .venv && return 1; }
         rename_environment "$earlier" || { rm -rf .venv && return 1; }
-        say "The packages are those of ${earlier##*/}; taking its virtual environment."
+        say "The packages are those of ${earlier##*/}; reusing its virtual environment."
         return 0
     done
     return 1
 }
 
-# Scripts of a virtual environment hold its path; sed -i writes new files, so the earlier release keeps its own.
+# Scripts of a virtual environment contain its path; sed -i writes new files, so the earlier release keeps its own.
 rename_environment() {
     { grep -rlI --fixed-strings "$1/.venv" .venv/bin .venv/pyvenv.cfg || true; } |
         while IFS= read -r file; do sed -i "s#$1/.venv#$RELEASE/.venv#g" "$file"; done
     venv_works
 }
 
-# The kernels of a release that runs on the processor, where they are not there yet. They are made here and now, since the
-# service may not write into the release and would compile them at every start.
+# Compiles the CPU kernels of a release if they are missing. The service cannot write to the release and would otherwise
+# compile them at every start.
 build_kernels() {
-    runs_on_processor || return 0
-    say "The kernels for this processor:"
+    runs_on_cpu || return 0
+    say "CPU kernels:"
     recorded env -C "$RELEASE" "$RELEASE/.venv/bin/python" -m engine.model.kernels.build ||
-        warn "The models run without the kernels, which is slower; the reason stands above."
+        warn "The models run without the kernels, which is slower; see the reason above."
 }
 
 smoke_test() {
-    say "Smoke tests: the new release with the demo models on the processor, on a port of its own."
+    say "Smoke tests: the new release with the demo models on the CPU, on a port of its own."
     recorded runuser -u "$SERVICE_USER" -- "$VENV_PYTHON" -m deploy.smoke ||
-        die "The release ${RELEASE##*/} failed its smoke tests; what they saw stands above."
+        die "The release ${RELEASE##*/} failed its smoke tests; see their output above."
 }
 
 releases_newest_first() {
@@ -108,7 +108,7 @@ remove_incomplete_releases() {
     done
 }
 
-# Keeps the newest few that served, and always the one that runs and the one before it.
+# Keeps the newest few that have served, and always the current and the previous one.
 prune_releases() {
     local folder kept=0
     for folder in $(releases_newest_first); do
@@ -123,10 +123,10 @@ prune_releases() {
 
 current_release() { readlink "$CURRENT" 2>/dev/null || true; }
 
-# The release that ran before the current one; empty where it is gone or there was none.
+# The release before the current one; empty if there is none.
 previous_release() {
     local named
-    named="$(cat "$MEMORY/previous" 2>/dev/null)" || true
+    named="$(cat "$DEPLOY_STATE/previous" 2>/dev/null)" || true
     if [ -n "$named" ] && [ -e "$named/.release/complete" ]; then echo "$named"; fi
 }
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Words to the person who runs deploy.sh (news on stdout, failures on stderr), and the settings that person made.
+# Messages of deploy.sh (errors on stderr), logged execution of programs, and lookup of settings.
 
-# A production run keeps all that is said in this file as well; empty: none is kept.
+# File that also receives all messages of a production run; empty: none.
 DEPLOY_LOG=""
-# The process group of what `recorded` runs, for whoever has to end it.
+# Process group of the program that `recorded` runs.
 CHILD=""
 
 say() {
@@ -26,8 +26,8 @@ note() {
     [ -z "$DEPLOY_LOG" ] || printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >>"$DEPLOY_LOG"
 }
 
-# Runs a program. With a log its output goes there too, and it is a process group in the background, so that a signal
-# to this script is acted upon at once and not when the program has ended.
+# Runs a program. With a log, its output goes there as well and it runs as a background process group, so that this
+# script handles a signal at once and not after the program has exited.
 recorded() {
     local status=0
     if [ -z "$DEPLOY_LOG" ]; then
@@ -56,7 +56,7 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 ENV_FILE_PATH="${ENV_FILE:-$ROOT/.env}"
 
-# Prints what the service will read for a setting: $1 its name, $2 its default.
+# Prints the value that the service will use for a setting: $1 its name, $2 its default.
 setting() {
     local value="${!1:-}"
     if [ -z "$value" ] && [ -f "$ENV_FILE_PATH" ]; then

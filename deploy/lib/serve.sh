@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Brings the development server up: the port, the settings file, the GPU, Gunicorn.
+# Starts the development server: port, settings file, GPU check, Gunicorn.
 
-# Stops where the port cannot be had, and ends well where this very service has it already.
+# Fails if the port is taken, and exits with 0 if this service already holds it.
 check_port() {
     local answer port
     HOST="$(setting HOST 127.0.0.1)"
@@ -11,28 +11,28 @@ check_port() {
     case "$answer" in
         free*) ;;
         ours*)
-            say "It already runs at ${answer#ours }"
+            say "Already running at ${answer#ours }"
             exit 0
             ;;
         *) die "${answer#* }" ;;
     esac
 }
 
-# The file is where secrets go, so it is made for its owner's eyes alone.
+# The file may hold secrets, so only its owner can read it.
 write_env_file() {
     if [ -n "${ENV_FILE:-}" ] || [ -e .env ]; then return; fi
     local wanted
     wanted="$(sed -n 's/^CUDA_VISIBLE_DEVICES=//p' .env.example)"
     if [ -z "$wanted" ] || gpu_exists "$wanted"; then
         (umask 077 && cp .env.example .env)
-        say "Wrote .env from .env.example; the settings can be changed there."
+        say "Wrote .env from .env.example; change the settings there."
     else
         (umask 077 && grep -v '^CUDA_VISIBLE_DEVICES=' .env.example >.env)
-        say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: that GPU is not here."
+        say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: there is no such GPU."
     fi
 }
 
-# $1: an index or a UUID, or several with commas, as nvidia-smi lists them.
+# $1: comma-separated indexes or UUIDs, as listed by nvidia-smi.
 gpu_exists() {
     local gpus device
     gpus="$(nvidia-smi -L 2>/dev/null)" || return 1
@@ -48,7 +48,7 @@ check_settings() {
     local report
     report="$("$VENV_PYTHON" config.py 2>&1)" || {
         printf '%s\n' "$report" >&2
-        die "The settings above must be mended first (in $ENV_FILE_PATH or the environment)."
+        die "Fix the settings above first (in $ENV_FILE_PATH or the environment)."
     }
 }
 
@@ -58,14 +58,14 @@ check_cuda() {
 print(f"ready, torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else
       f"torch {torch.__version__} sees no GPU, though nvidia-smi lists one: is the driver too old?")')"
     elif has nvidia-smi; then
-        warn "nvidia-smi is installed and lists no GPU; the driver may not be loaded. The models run on the CPU."
+        warn "nvidia-smi is installed but lists no GPU; the driver may not be loaded. The models run on the CPU."
     else
-        say "CUDA: there is no NVIDIA GPU here; the models run on the CPU."
+        say "CUDA: no NVIDIA GPU; the models run on the CPU."
     fi
 }
 
-# Gunicorn takes this process's place, so that Ctrl+C and `kill` reach it and its exit status is ours; a companion
-# waits for the models and prints the address.
+# Gunicorn replaces this process, so that Ctrl+C and `kill` reach it and its exit status is that of deploy.sh. A
+# background process waits for the models and prints the address.
 serve() {
     "$VENV_PYTHON" deploy/probe.py announce "$$" "$HOST" "$(setting PORT 8085)" &
     exec "$VENV_PYTHON" -m gunicorn -c gunicorn_config.py app_production:app

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2153,SC2034  # RELEASES and UNIT are places; RELEASE is read by the other parts
-# `deploy.sh status`, `rollback` and `uninstall`: what runs, back to what ran, and away with it.
+# shellcheck disable=SC2153,SC2034  # RELEASES and UNIT are set elsewhere; RELEASE is used by the other parts
+# `deploy.sh status`, `rollback` and `uninstall`.
 
-# Exit status 0 while the service is ready, 3 while it is not (as systemctl has it), 4 where it is not installed.
+# Exit status: 0 if the service is ready, 3 if not (as systemctl), 4 if it is not installed.
 status() {
-    [ $# -eq 0 ] || die "'status' takes no arguments, and '$1' was given."
+    [ $# -eq 0 ] || die "'status' takes no arguments, but got '$1'."
     if [ ! -L "$CURRENT" ]; then
         say "Avito AI API is not installed here; ./deploy.sh production installs it."
         exit 4
@@ -12,7 +12,7 @@ status() {
     find_production_python
     say "service    $(service_state), since $(systemctl show --property ActiveEnterTimestamp --value "$UNIT")"
     say "release    $(current_release | sed 's#.*/##')$(serves_another)"
-    say "before it  $(previous_release | sed 's#.*/##')"
+    say "previous   $(previous_release | sed 's#.*/##')"
     say "settings   $SETTINGS_FILE$(settings_pending)"
     say "health     $(systemctl is-active "$HEALTH_TIMER" 2>/dev/null || true) ($HEALTH_TIMER)"
     list_releases
@@ -26,7 +26,7 @@ serves_another() {
 }
 
 settings_pending() {
-    if [ "$(applied_mark)" != "$(cat "$MEMORY/applied" 2>/dev/null)" ]; then
+    if [ "$(applied_mark)" != "$(cat "$DEPLOY_STATE/applied" 2>/dev/null)" ]; then
         echo " (changed since the last start by deploy.sh; ./deploy.sh production applies them)"
     fi
 }
@@ -41,7 +41,7 @@ list_releases() {
     done
 }
 
-# Back to the release before, or to the one that is named. Its packages and code are those that it was proven with.
+# Returns to the previous release or the given one, with the packages and code that were tested.
 rollback() {
     local target
     need_root rollback
@@ -50,7 +50,7 @@ rollback() {
     open_log rollback "$@"
     take_lock
     target="$(rollback_target "${1:-}")"
-    [ -n "$target" ] || die "There is no release to go back to${1:+ named $1}; ./deploy.sh status lists them."
+    [ -n "$target" ] || die "There is no release${1:+ $1} to return to; ./deploy.sh status lists them."
     find_production_python
     guard_run
     RELEASE="$target"
@@ -75,7 +75,7 @@ uninstall() {
         case "$1" in
             --purge) purge=yes ;;
             --yes) sure=yes ;;
-            *) die "'uninstall' does not know '$1'; it takes --purge and --yes." ;;
+            *) die "'uninstall' has no option '$1'; it takes --purge and --yes." ;;
         esac
         shift
     done
@@ -87,8 +87,8 @@ uninstall() {
     remove_site
     rm -rf "$PREFIX"
     rm -f "$LOGROTATE_DIR/avito-ai"
-    if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge takes them too)."; fi
-    say "Avito AI API is removed. What apt installed for it (python3-venv, gcc, nginx, certbot) stays."
+    if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge removes them too)."; fi
+    say "Avito AI API is removed. Packages that apt installed for it (python3-venv, gcc, nginx, certbot) are kept."
 }
 
 ask_to_uninstall() {

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034  # SETTINGS_BEFORE is read with the account
-# From one release to another, and back by itself where the other does not serve. The old one goes on serving until the
-# new one is ready; whatever ends this script in between, `undo` leaves what was there before.
+# shellcheck disable=SC2034  # SETTINGS_BEFORE is used in account.sh
+# Switches releases, and rolls back if the new one fails. The old one serves until the new one is ready; if this script
+# is interrupted in between, `undo` restores the previous state.
 
-# What `undo` has to take back: the release before (- where there was none), empty while nothing was switched.
+# The release that `undo` returns to (- if there was none); empty if nothing was switched.
 SWITCHED_FROM=""
 SETTLE_SECONDS=900
 
@@ -14,7 +14,7 @@ guard_run() {
     trap 'exit 143' TERM
 }
 
-# The end of a run, good or bad. $1: its exit status.
+# Ends a run. $1: its exit status.
 leave() {
     trap - EXIT
     trap '' HUP INT TERM
@@ -42,16 +42,16 @@ abandon_first_release() {
     systemctl disable "$UNIT" >/dev/null 2>&1
     systemctl stop "$UNIT"
     rm -f "$CURRENT"
-    say "The service is stopped: there is no earlier release to go back to."
+    say "The service is stopped: there is no previous release to return to."
 }
 
 go_back() {
-    say "Going back to ${SWITCHED_FROM##*/}."
+    say "Rolling back to ${SWITCHED_FROM##*/}."
     point_current_at "$SWITCHED_FROM"
     install_units "$SWITCHED_FROM"
     wait_until_settled
     if [ "$(service_state)" = active ] && [ "$(serving_release)" = "$SWITCHED_FROM" ]; then
-        say "${SWITCHED_FROM##*/} serves: it never stopped."
+        say "${SWITCHED_FROM##*/} is still serving; it was never stopped."
         return
     fi
     if [ "$(service_state)" != active ] || ! systemctl reload "$UNIT"; then
@@ -61,11 +61,11 @@ go_back() {
     if [ "$(service_state)" = active ] && [ "$(serving_release)" = "$SWITCHED_FROM" ]; then
         say "${SWITCHED_FROM##*/} serves again."
     else
-        warn "${SWITCHED_FROM##*/} does not serve either: $(service_state). See: journalctl -u $UNIT -e"
+        warn "${SWITCHED_FROM##*/} fails as well: $(service_state). See: journalctl -u $UNIT -e"
     fi
 }
 
-# A reload that is under way cannot be called back: its outcome is awaited.
+# A running reload cannot be cancelled, so wait for its result.
 wait_until_settled() {
     local waited=0
     while [ "$(service_state)" = reloading ] && [ "$waited" -lt "$SETTLE_SECONDS" ]; do
@@ -74,12 +74,12 @@ wait_until_settled() {
     done
 }
 
-# Makes the release in $1 the one that serves, and proves it; does nothing where it is so already.
+# Switches to the release in $1 and checks it; does nothing if it already serves.
 switch_to() {
     local target="$1" before began
     before="$(current_release)" began="$(date +%s)"
     if already_serves "$target"; then
-        say "${target##*/} serves already with these settings; nothing is restarted."
+        say "${target##*/} already serves with these settings; nothing is restarted."
         return
     fi
     SWITCHED_FROM="${before:--}"
@@ -89,42 +89,42 @@ switch_to() {
     [ "$(serving_release)" = "$target" ] || fail_switch "$target" "$began"
     prove_service || fail_switch "$target" "$began"
     rm -f "$target/.release/failed"
-    if [ -n "$before" ] && [ "$before" != "$target" ]; then echo "$before" >"$MEMORY/previous"; fi
-    applied_mark >"$MEMORY/applied"
+    if [ -n "$before" ] && [ "$before" != "$target" ]; then echo "$before" >"$DEPLOY_STATE/previous"; fi
+    applied_mark >"$DEPLOY_STATE/applied"
     SWITCHED_FROM="" SETTINGS_BEFORE=""
 }
 
 fail_switch() {
-    printf '%s\n' "Why ${1##*/} does not serve:" >&2
+    printf '%s\n' "Errors of ${1##*/}:" >&2
     failure_reason "$2" | tee -a "$DEPLOY_LOG" | sed 's/^/    /' >&2
     date -u +%Y-%m-%dT%H:%M:%SZ >"$1/.release/failed"
-    die "The release ${1##*/} did not become ready; its reason stands above."
+    die "The release ${1##*/} did not become ready; see the errors above."
 }
 
-# What was in force when the service was last proven to serve: its settings and its unit.
+# Checksum of the settings and the unit; stored after the service was last checked successfully.
 applied_mark() { cat "$SETTINGS_FILE" "$UNIT_DIR/$UNIT" 2>/dev/null | sha256sum; }
 
 already_serves() {
     [ "$(current_release)" = "$1" ] && [ "$(service_state)" = active ] && [ "$(serving_release)" = "$1" ] &&
-        cmp -s "$1/$UNIT" "$UNIT_DIR/$UNIT" && [ "$(applied_mark)" = "$(cat "$MEMORY/applied" 2>/dev/null)" ]
+        cmp -s "$1/$UNIT" "$UNIT_DIR/$UNIT" && [ "$(applied_mark)" = "$(cat "$DEPLOY_STATE/applied" 2>/dev/null)" ]
 }
 
-# Starts the release that `current` names, or lets it take over from the one that runs.
+# Starts the release that `current` points to, or hands over to it from the running one.
 hand_over() {
     if [ "$(service_state)" != active ]; then
-        say "Starting the service; it is ready when both models have loaded and answered."
+        say "Starting the service; it is ready once both models have loaded and answered."
         systemctl reset-failed "$UNIT" 2>/dev/null || true
         while_loading systemctl restart "$UNIT"
     elif address_changes; then
-        say "HOST or PORT changes, which a reload cannot do: restarting. Admitted requests finish, new ones are refused meanwhile."
+        say "HOST or PORT has changed, which requires a restart. Admitted requests finish; new ones are refused meanwhile."
         while_loading systemctl restart "$UNIT"
     else
-        say "Handing over to ${1##*/}; the release that runs serves until it is ready."
+        say "Handing over to ${1##*/}; the running release serves until it is ready."
         while_loading systemctl reload "$UNIT"
     fi
 }
 
-# Runs systemctl and says now and then what the service is at.
+# Runs systemctl and prints the loading progress.
 while_loading() { recorded "$PYTHON" -m deploy.service watch "$UNIT" "$@"; }
 
 address_changes() {
@@ -133,7 +133,7 @@ address_changes() {
     ! "$PYTHON" -m deploy.service listens "$(main_pid)" | grep -qx "$(listening_host) $port"
 }
 
-# The address that the kernel shows for HOST; a name is asked for as it is, so it counts as a change only once.
+# Prints HOST as the kernel shows it; a host name other than localhost always counts as a change.
 listening_host() {
     local host
     host="$(file_setting HOST 0.0.0.0)"
@@ -141,8 +141,8 @@ listening_host() {
     echo "$host"
 }
 
-# Asks the service what a client would: readiness, one text, one picture.
+# Checks the service as a client: readiness, one text, one image.
 prove_service() {
-    say "Asking the service for one answer of each model."
+    say "Requesting one answer from each model."
     recorded "$PYTHON" -m deploy.ask "$(main_pid)"
 }

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The system programs that the tests drive; Debian and Ubuntu carry them as packages.
+# The system programs that the tests use, and their packages in Debian and Ubuntu.
 
-# The program, as the tests' marker `needs` names it; what shows that it is there (a command, several joined with |, or a
-# file); its package; the service it brings, or -.
+# The program's name in the tests' marker `needs`; a command (alternatives joined with |) or file that proves it is
+# installed; its package; the service that the package starts, or -.
 SYSTEM_PROGRAMS=(
     "curl curl curl -"
     "chromium chromium|chromium-browser|google-chrome chromium -"
@@ -23,11 +23,10 @@ SYSTEM_PROGRAMS=(
 )
 POLICY_RC_D="${POLICY_RC_D:-/usr/sbin/policy-rc.d}"
 
-# Programs that are missing and cannot be installed here: the tests that need them are left out.
+# Missing programs that cannot be installed here; the tests that need them are left out.
 LEFT_OUT=""
 
-# $1: yes skips the question. The question is asked at a terminal alone: a script that runs the tests wants them run.
-# The other arguments are the programs that are needed.
+# $1: yes skips the question, which is asked at a terminal only. The other arguments are the required programs.
 install_system_programs() {
     local assume_yes="$1"
     shift
@@ -35,25 +34,25 @@ install_system_programs() {
     [ ${#MISSING_PACKAGES[@]} -gt 0 ] || return 0
     can_install "$assume_yes" || return 0
     say "The tests need these system packages: ${MISSING_PACKAGES[*]}"
-    package_sizes || { renew_package_lists && package_sizes; } || warn "apt cannot tell their size."
+    package_sizes || { renew_package_lists && package_sizes; } || warn "apt does not report their size."
     if [ "$assume_yes" = no ] && at_terminal; then ask_to_install; fi
     apt_install
 }
 
-# Prints every program of the table, one a line, some more than once.
+# Prints every program of the table, one per line, some more than once.
 all_programs() {
     local row
     for row in "${SYSTEM_PROGRAMS[@]}"; do echo "${row%% *}"; done
 }
 
-# Sets MISSING_PROGRAMS, MISSING_PACKAGES and MISSING_SERVICES; the arguments are the programs that are looked for.
+# Sets MISSING_PROGRAMS, MISSING_PACKAGES and MISSING_SERVICES; the arguments are the required programs.
 find_missing_programs() {
     local row program shown_by package service wanted=" $* "
     MISSING_PROGRAMS=() MISSING_PACKAGES=() MISSING_SERVICES=()
     for row in "${SYSTEM_PROGRAMS[@]}"; do
         read -r program shown_by package service <<<"$row"
         if [ "${wanted/ $program /}" = "$wanted" ] || is_here "$shown_by"; then continue; fi
-        # A Mac has fonts for Cyrillic and headers for C; what is looked for is where Linux keeps them.
+        # macOS has Cyrillic fonts and C headers in other paths than these, which are Linux's.
         if [ "${shown_by#/}" != "$shown_by" ] && [ "$(uname -s)" != Linux ]; then continue; fi
         case " ${MISSING_PROGRAMS[*]-} " in *" $program "*) ;; *) MISSING_PROGRAMS+=("$program") ;; esac
         MISSING_PACKAGES+=("$package")
@@ -69,8 +68,8 @@ is_here() {
     return 1
 }
 
-# True where apt may install packages; APT is then the words before a command that needs root. Elsewhere LEFT_OUT is
-# set, unless $1 is yes and apt is here: whoever asks for an installation gets it or an error.
+# True if apt may install packages; APT is then the prefix of commands that need root. Otherwise LEFT_OUT is set, or, if
+# $1 is yes and apt exists, the run fails: an installation was requested.
 can_install() {
     APT=(env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 LC_ALL=C)
     if has apt-get; then
@@ -85,7 +84,7 @@ can_install() {
     else
         warn "These programs are missing, so the tests that need them are left out: ${MISSING_PROGRAMS[*]}. Install them with your system's package manager for all tests."
     fi
-    # shellcheck disable=SC2034  # deploy.sh hands it to pytest
+    # shellcheck disable=SC2034  # deploy.sh passes it to pytest
     LEFT_OUT="${MISSING_PROGRAMS[*]}"
     return 1
 }
@@ -94,7 +93,7 @@ run_apt() { "${APT[@]}" apt-get "$@"; }
 
 renew_package_lists() { run_apt update --quiet; }
 
-# Asks apt for its plan without carrying it out, which needs neither root nor apt's lock.
+# Prints apt's sizes from a dry run, which needs neither root nor apt's lock.
 package_sizes() {
     local plan
     plan="$(LC_ALL=C apt-get install --assume-no --no-install-recommends -o Debug::NoLocking=1 "${MISSING_PACKAGES[@]}" 2>/dev/null)" || true
@@ -106,11 +105,11 @@ ask_to_install() {
     read -r -p "Install them with apt? [Y/n] " answer
     case "$answer" in
         "" | [Yy]*) ;;
-        *) die "Nothing was installed, and the tests cannot run without: ${MISSING_PROGRAMS[*]}" ;;
+        *) die "Nothing was installed; the tests require: ${MISSING_PROGRAMS[*]}" ;;
     esac
 }
 
-# Installs them and keeps their services from starting, now and at the next boot.
+# Installs them without starting their services, now or at the next boot.
 apt_install() {
     local status=0 service
     forbid_service_starts
@@ -119,7 +118,7 @@ apt_install() {
     install_now || { renew_package_lists && install_now; } || status=$?
     allow_service_starts
     trap - EXIT INT TERM
-    [ "$status" -eq 0 ] || die "apt could not install them; its reason stands above."
+    [ "$status" -eq 0 ] || die "apt could not install them; see its output above."
     has systemctl || return 0
     for service in ${MISSING_SERVICES[@]+"${MISSING_SERVICES[@]}"}; do
         "${APT[@]}" systemctl disable "$service" >/dev/null 2>&1 || true
@@ -128,7 +127,7 @@ apt_install() {
 
 install_now() { run_apt install --yes --no-install-recommends "${MISSING_PACKAGES[@]}"; }
 
-# Debian's packages ask policy-rc.d before they start a service; 101 says no. One that was there before comes back.
+# Debian's packages call policy-rc.d before they start a service; 101 forbids it. An existing one is restored later.
 forbid_service_starts() {
     if [ -e "$POLICY_RC_D" ]; then
         "${APT[@]}" mv "$POLICY_RC_D" "$POLICY_RC_D.before-deploy"

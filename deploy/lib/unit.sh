@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The systemd units of the service, and the checks that run in the sandbox that the main one describes.
+# The systemd units of the service, and the checks in the sandbox of the main unit.
 
 CHECK_UNIT=avito-ai-check.service
 HEALTH_TIMER=avito-ai-health.timer
@@ -13,7 +13,7 @@ main_pid() {
 
 service_state() { systemctl show --property ActiveState --value "$UNIT" 2>/dev/null || true; }
 
-# The folder that the running service's master works in: which release answers, whatever `current` says.
+# The release that is serving: the working directory of the running master, whatever `current` points to.
 serving_release() { readlink "$PROC/$(main_pid)/cwd" 2>/dev/null || true; }
 
 # Installs the units of the release in $1.
@@ -28,7 +28,7 @@ install_units() {
     if [ "$changed" = yes ]; then systemctl daemon-reload; fi
 }
 
-# True where the file $1 was not yet in the folder $2 as it is; it is now.
+# Installs the file $1 into the folder $2; true if that changed it.
 install_unit_file() {
     local name="${1##*/}"
     if [ ! -f "$1" ] || cmp -s "$1" "$2/$name"; then return 1; fi
@@ -44,10 +44,10 @@ systemd_version() {
     echo "${version:-0}"
 }
 
-# Runs the checks of RELEASE as the service's user with every limit of its unit, drop-ins of the operator included.
+# Runs the checks of RELEASE as the service's user with all limits of its unit, including the operator's drop-ins.
 check_in_sandbox() {
-    local report="$MEMORY/sandbox-check" status=0
-    say "Checking settings, model folders and GPU as the user $SERVICE_USER, inside the sandbox of the unit."
+    local report="$DEPLOY_STATE/sandbox-check" status=0
+    say "Checking settings, model folders and GPU as the user $SERVICE_USER, in the sandbox of the unit."
     mkdir -p "$RUN_UNIT_DIR"
     check_unit "$report" >"$RUN_UNIT_DIR/$CHECK_UNIT"
     if [ -d "$UNIT_DIR/$UNIT.d" ]; then ln -sfn "$UNIT_DIR/$UNIT.d" "$RUN_UNIT_DIR/$CHECK_UNIT.d"; fi
@@ -59,12 +59,12 @@ check_in_sandbox() {
     if [ "$status" -ne 0 ]; then
         sed -n 's/^Error: /Error: /p' "$report" >&2
         [ -s "$report" ] || journalctl -u "$CHECK_UNIT" -n 10 -o cat --no-pager >&2 || true
-        die "This release cannot start with these settings on this machine; the old one is untouched."
+        die "This release cannot start with these settings on this machine; the running one is unchanged."
     fi
 }
 
-# Prints the unit of RELEASE turned into one that runs its checks once and ends. The folders that systemd would remove
-# with it are the running service's, so they are left out.
+# Prints the unit of RELEASE as a oneshot unit that runs the checks. Folders that systemd would remove with it belong to
+# the running service and are left out.
 check_unit() {
     unit_lines | sed -e '/^\[Install\]/,$d' \
         -e '/^\(Type\|NotifyAccess\|Exec[A-Za-z]*\|Restart[A-Za-z]*\|Watchdog[A-Za-z]*\|RuntimeDirectory[A-Za-z]*\|PIDFile\|Success[A-Za-z]*\|Standard[A-Za-z]*\|Timeout[A-Za-z]*\|StartLimit[A-Za-z]*\|OnFailure\)=/d' \
@@ -82,7 +82,7 @@ remove_check_unit() {
     systemctl reset-failed "$CHECK_UNIT" >/dev/null 2>&1 || true
 }
 
-# Prints why the service did not do what it was asked since second $1 (of the epoch).
+# Prints the service's errors since $1, in seconds since the epoch.
 failure_reason() {
     local lines
     lines="$(journalctl -u "$UNIT" --since "@$1" -o cat --no-pager 2>/dev/null)" || true

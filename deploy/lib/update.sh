@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# `deploy.sh update`: fetches another tree and installs it with that tree's own `deploy.sh production`, which goes back
-# by itself where it does not serve. The tree this script lies in stays as it is.
+# `deploy.sh update`: fetches another tree and installs it with that tree's own `deploy.sh production`, which rolls back
+# if it fails. The tree of this script is not changed.
 
-# $1: a folder, a tarball, its https address, or a tag or branch of this checkout; nothing: what this branch follows.
+# $1: a folder, a tarball, its URL, or a tag or branch of this checkout; default: the upstream of the current branch.
 update() {
     local source="" sum="" target
     need_root update
     while [ $# -gt 0 ]; do
         case "$1" in
             --sha256) [ -n "${2:-}" ] || die "--sha256 needs a value." && sum="$2" && shift ;;
-            -*) die "'update' does not know '$1'; it takes --sha256 and a source." ;;
+            -*) die "'update' has no option '$1'; it takes --sha256 and a source." ;;
             *) [ -z "$source" ] || die "'update' takes one source." && source="$1" ;;
         esac
         shift
@@ -17,7 +17,7 @@ update() {
     umask 022
     mkdir -p "$PREFIX"
     target="$(mktemp -d "$PREFIX/update.XXXXXX")"
-    # shellcheck disable=SC2064  # the folder of this very run
+    # shellcheck disable=SC2064  # expand the folder now
     trap "rm -rf '$target'" EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -25,7 +25,7 @@ update() {
     "$target/tree/deploy.sh" production
 }
 
-# Puts the tree of source $1 at $3/tree. $2: the sha256 that a tarball must have, if given.
+# Writes the tree of source $1 to $3/tree. $2: the expected sha256 of a tarball, or empty.
 fetch_tree() {
     local source="$1" tarball="$3/tree.tar.gz" part
     mkdir "$3/tree"
@@ -46,15 +46,15 @@ fetch_tree() {
             ;;
     esac
     for part in deploy.sh "$UNIT" config.py; do
-        [ -f "$3/tree/$part" ] || die "${source:-what was fetched} is no tree of Avito AI API: it has no $part."
+        [ -f "$3/tree/$part" ] || die "${source:-The fetched tree} is not a tree of Avito AI API: it has no $part."
     done
 }
 
-# Unpacks a tarball, without its one outer folder where it has one.
+# Unpacks a tarball, without its outer folder if it has one.
 unpack() {
     local outer
     if [ -n "$2" ]; then
-        printf '%s  %s\n' "$2" "$1" | sha256sum --check --quiet - >/dev/null 2>&1 || die "$1 does not have the sha256 $2; nothing of it was used."
+        printf '%s  %s\n' "$2" "$1" | sha256sum --check --quiet - >/dev/null 2>&1 || die "$1 does not have the sha256 $2; it was not used."
     fi
     tar -C "$3" --no-same-owner -xf "$1" || die "$1 could not be unpacked."
     if [ ! -f "$3/deploy.sh" ]; then
@@ -66,16 +66,16 @@ unpack() {
     fi
 }
 
-# $1: a tag or branch, or nothing for the branch that this checkout follows.
+# $1: a tag or branch; empty: the upstream of the current branch.
 fetch_revision() {
     local revision="${1:-@{upstream\}}"
-    [ -e "$ROOT/.git" ] || die "$ROOT is no git checkout; name a folder, a tarball or its address: ./deploy.sh update SOURCE"
-    git_here fetch --quiet --tags || die "git could not fetch; its reason stands above."
+    [ -e "$ROOT/.git" ] || die "$ROOT is not a git checkout; give a folder, a tarball or its URL: ./deploy.sh update SOURCE"
+    git_here fetch --quiet --tags || die "git could not fetch; see its message above."
     if [ -n "$1" ] && git_here rev-parse --quiet --verify "origin/$1^{commit}" >/dev/null; then revision="origin/$1"; fi
     git_here rev-parse --quiet --verify "$revision^{commit}" >/dev/null || die "There is no tag or branch '${1:-(upstream of this branch)}' in $ROOT."
-    say "Taking $(git_here describe --always --tags "$revision") of $ROOT."
-    git_here archive "$revision" | tar -C "$2" -xf - || die "git could not give the tree of $revision."
+    say "Using $(git_here describe --always --tags "$revision") of $ROOT."
+    git_here archive "$revision" | tar -C "$2" -xf - || die "git could not export the tree of $revision."
 }
 
-# The checkout may be another user's, which git would refuse to root.
+# The checkout may belong to another user, which git refuses for root.
 git_here() { git -c safe.directory="$ROOT" -C "$ROOT" "$@"; }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Prints nginx's site for this service, made from the templates beside this file:
+# Prints nginx's site for this service from the templates beside this file:
 #
 #   render.sh challenge DOMAIN
 #   render.sh site DOMAIN CERTIFICATE CERTIFICATE_KEY COPY...
 #
-# COPY: a port of this machine, or host:port. HTTP_PORT and HTTPS_PORT in the environment replace 80 and 443.
+# COPY: a local port, or host:port. HTTP_PORT and HTTPS_PORT in the environment replace 80 and 443.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -22,7 +22,7 @@ main() {
     [ $# -ge 2 ] || die "usage: render.sh challenge DOMAIN | site DOMAIN CERTIFICATE CERTIFICATE_KEY COPY..."
     local kind="$1" domain="$2"
     shift 2
-    [[ "$domain" =~ $DOMAIN_NAME ]] || die "'$domain' is no domain name."
+    [[ "$domain" =~ $DOMAIN_NAME ]] || die "'$domain' is not a domain name."
     case "$kind" in
         challenge) challenge "$domain" ;;
         site) site "$domain" "$@" ;;
@@ -42,7 +42,7 @@ site() {
     local domain="$1" certificate="$2" key="$3" text another="" file copy
     shift 3
     for file in "$certificate" "$key"; do
-        [[ "$file" =~ $FILE_NAME ]] || die "'$file' is no absolute path of letters, digits and . _ - /."
+        [[ "$file" =~ $FILE_NAME ]] || die "'$file' is not an absolute path of letters, digits and . _ - /."
     done
     for copy in "$@"; do
         [[ "$copy" =~ $COPY_NAME ]] || die "'$copy' is neither a port nor host:port."
@@ -59,7 +59,7 @@ site() {
     printf '%s\n' "${text//@ANOTHER_COPY@/"$another"}"
 }
 
-# $1: what nginx shall know of each; the others: the copies.
+# $1: nginx's parameters of each; the others: the copies.
 servers() {
     local how="$1" copy separator=""
     shift
@@ -70,13 +70,13 @@ servers() {
     done
 }
 
-# $1: the port; $2: words after it. IPv6 only where this system has it: nginx would not start.
+# $1: the port; $2: options after it. IPv6 only if the system has it, otherwise nginx would not start.
 listen() {
     printf 'listen %s%s;' "$1" "${2:-}"
     if [ -e /proc/net/if_inet6 ]; then printf '\n    listen [::]:%s%s;' "$1" "${2:-}"; fi
 }
 
-# nginx 1.25.1 made http2 a line of its own.
+# Since nginx 1.25.1 http2 is a directive of its own.
 listen_https() {
     local version
     version="$(nginx -v 2>&1 | sed -n 's|.*nginx/\([0-9.]*\).*|\1|p')"

@@ -52,7 +52,7 @@ def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
     before = keys.settings
     done = backup(keys, "create", str(file))
     assert done.returncode == 0, done.stderr
-    assert "The backup can be restored: 4 files, all sums right, settings usable." in done.stdout
+    assert "The backup can be restored: 4 files, checksums correct, settings usable." in done.stdout
     assert file.stat().st_mode & 0o777 == 0o600
     lose(keys)
     done = backup(keys, "restore", str(file))
@@ -104,7 +104,7 @@ def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Pa
     assert keys.run("uninstall", "--purge").returncode == 0
     done = backup(keys, "restore", str(file))
     assert done.returncode == 0, done.stderr
-    assert "settings of the backup are not tried" in done.stderr
+    assert "settings of the backup are not checked" in done.stderr
     assert keys.settings == before
     assert keys.asked("useradd") == 1
     assert keys.run("production").returncode == 0
@@ -123,7 +123,7 @@ def test_what_is_no_backup_is_refused(keys: ProductionBox, tmp_path: Path) -> No
     (tmp_path / "text").write_text("no archive")
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "text", arcname="text")
-    for name, sentence in (("none", "no file"), ("text", "cannot be unpacked"), ("other.tar.gz", "is no backup")):
+    for name, sentence in (("none", "no file"), ("text", "cannot be unpacked"), ("other.tar.gz", "is not a backup")):
         done = backup(keys, "check", str(tmp_path / name))
         assert (done.returncode, sentence in done.stderr) == (1, True)
 

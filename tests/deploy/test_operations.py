@@ -56,7 +56,7 @@ def test_status_says_what_runs(two: ProductionBox) -> None:
     assert done.returncode == 0
     first, second = two.releases
     assert f"release    {second}\n" in done.stdout
-    assert f"before it  {first}" in done.stdout
+    assert f"previous   {first}" in done.stdout
     assert done.stdout.count("  ready") == 2
 
 
@@ -104,7 +104,7 @@ def test_rollback_without_an_earlier_release_is_refused(box: ProductionBox) -> N
     """Nothing is touched."""
     done = box.run("rollback")
     assert done.returncode == 1
-    assert "no release to go back to" in done.stderr
+    assert "no release to return to" in done.stderr
     assert box.serving == box.current
 
 
@@ -174,7 +174,7 @@ def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
     assert (box.root / "config.py").read_text() == text
 
 
-@pytest.mark.parametrize(("source", "sentence"), [("nothing-here", "is no git checkout"), (".", "")])
+@pytest.mark.parametrize(("source", "sentence"), [("nothing-here", "is not a git checkout"), (".", "")])
 def test_update_refuses_what_it_cannot_fetch(box: ProductionBox, source: str, sentence: str) -> None:
     """A source that is none of the four kinds is an error; the checkout's own folder is the same release."""
     before = box.current
@@ -190,7 +190,7 @@ def test_update_refuses_a_tree_of_something_else(box: ProductionBox, tmp_path: P
     (tmp_path / "other/deploy.sh").write_text("touch /tmp/never\n")
     done = box.run("update", str(tmp_path / "other"))
     assert done.returncode == 1
-    assert "is no tree of Avito AI API" in done.stderr
+    assert "is not a tree of Avito AI API" in done.stderr
 
 
 def test_an_update_that_does_not_serve_goes_back(box: ProductionBox, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
     box.say("nginx-fails")
     done = box.run("production", "--domain", "ai.example")
     assert done.returncode == 1
-    assert "nginx does not take the site" in done.stderr
+    assert "nginx rejects the site" in done.stderr
     assert site(box).read_text() == "# the site before\n"
     assert "HOST=127.0.0.1" not in box.settings
     assert not box.asked("systemctl restart")
@@ -340,5 +340,5 @@ def test_a_firewall_that_refuses_is_an_error(box: ProductionBox) -> None:
     box.lend("ufw", '[ "$1" = allow ]')
     done = box.run("production", "--firewall")
     assert done.returncode == 1
-    assert "ufw could not be switched on" in done.stderr
+    assert "ufw could not be enabled" in done.stderr
     assert box.serving == box.current

@@ -27,7 +27,7 @@ def test_another_system_is_refused_with_a_clear_word(bare: ProductionBox, system
     bare.os_release(*system)
     done = bare.production()
     assert done.returncode == 1
-    assert "Debian 12 or newer and Ubuntu 24.04 or newer" in done.stderr
+    assert "Debian 12 or newer, or Ubuntu 24.04 or newer" in done.stderr
     assert not bare.prefix.exists()
 
 
@@ -44,7 +44,7 @@ def test_newer_systems_are_taken(bare: ProductionBox, system: tuple[str, str]) -
 def test_a_system_without_systemd_is_refused(bare: ProductionBox) -> None:
     """In a container there is nobody to run a unit."""
     (bare.system / "run/systemd/system").rmdir()
-    assert "systemd does not run this system" in bare.production().stderr
+    assert "is not run by systemd" in bare.production().stderr
 
 
 def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
@@ -69,7 +69,7 @@ def test_a_card_without_its_driver_is_told_apart(bare: ProductionBox) -> None:
     device = bare.system / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text("0x10de\n")
-    assert "NVIDIA card and no driver" in bare.run("production").stderr
+    assert "NVIDIA card, but no driver" in bare.run("production").stderr
 
 
 def test_a_driver_that_shows_no_gpu_is_named(bare: ProductionBox) -> None:
@@ -82,7 +82,7 @@ def test_a_gpu_that_is_not_there_is_refused(bare: ProductionBox) -> None:
     """CUDA_VISIBLE_DEVICES must name one of those that nvidia-smi lists."""
     bare.tool("nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'")
     done = bare.run("production", "CUDA_VISIBLE_DEVICES=3", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
-    assert "CUDA_VISIBLE_DEVICES=3 names a GPU that is not here" in done.stderr
+    assert "CUDA_VISIBLE_DEVICES=3: there is no such GPU" in done.stderr
 
 
 def test_a_missing_model_folder_stops_early(bare: ProductionBox) -> None:
@@ -114,13 +114,13 @@ def test_a_python_in_a_home_folder_is_not_used(bare: ProductionBox) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--what"], "does not know '--what'"),
-        (["NOTHING=1"], "'NOTHING' is no setting"),
+        (["--what"], "has no option '--what'"),
+        (["NOTHING=1"], "'NOTHING' is not a setting"),
         (["--domain"], "--domain needs a value"),
-        (["--domain", "nowhere"], "is no host name"),
-        (["--domain", "a..b"], "is no host name"),
-        (["--email", "a@b.example"], "go with --domain"),
-        (["--domain", "a.example", "--certificate", "/c"], "needs --certificate-key"),
+        (["--domain", "nowhere"], "is not a host name"),
+        (["--domain", "a..b"], "is not a host name"),
+        (["--email", "a@b.example"], "require --domain"),
+        (["--domain", "a.example", "--certificate", "/c"], "requires --certificate-key"),
         (["--domain", "a.example", "--certificate", "/no/c", "--certificate-key", "/no/k"], "/no/c cannot be read"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_dry_run_sees_that_nothing_is_to_do(box: ProductionBox) -> None:
     """Where the release serves already, the plan says so."""
     before = tree(box.system)
     done = box.run("production", "--dry-run")
-    assert "would leave the service alone" in done.stdout
+    assert "would leave the service as it is" in done.stdout
     assert tree(box.system) == before
 
 
@@ -167,7 +167,7 @@ def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
         "avito-ai-health.service",
         "avito-ai-health.timer",
     }
-    assert "Making the release" in (box.system / "var/log/avito-ai-deploy.log").read_text()
+    assert "Creating the release" in (box.system / "var/log/avito-ai-deploy.log").read_text()
 
 
 def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
@@ -225,7 +225,7 @@ def test_settings_that_are_not_for_production_are_refused(bare: ProductionBox) -
     (bare.system / "etc/avito-ai/.env").write_text("ENVIRONMENT=development\n")
     done = bare.production()
     assert done.returncode == 1
-    assert "says ENVIRONMENT=development" in done.stderr
+    assert "has ENVIRONMENT=development" in done.stderr
     assert bare.settings == ["ENVIRONMENT=development"]
 
 
@@ -242,7 +242,7 @@ def test_a_first_release_that_does_not_start_leaves_nothing_running(bare: Produc
     done = bare.production()
     assert done.returncode == 1
     assert "the weights are broken" in done.stderr
-    assert "no earlier release" in done.stdout
+    assert "no previous release" in done.stdout
     assert bare.serving is None
     assert not (bare.prefix / "current").is_symlink()
 
@@ -259,7 +259,7 @@ def test_a_changed_tree_takes_over_by_a_reload(box: ProductionBox) -> None:
     assert box.current == box.serving != before
     assert box.asked("systemctl reload avito-ai.service") == 1
     assert not box.asked("pip install")
-    assert "taking its virtual environment" in done.stdout
+    assert "reusing its virtual environment" in done.stdout
 
 
 def test_changed_packages_are_installed_anew(box: ProductionBox) -> None:
@@ -282,7 +282,7 @@ def test_a_changed_port_needs_a_restart(box: ProductionBox) -> None:
     done = box.run("production", "PORT=9000")
     assert done.returncode == 0
     assert box.asked("systemctl restart avito-ai.service") == 1
-    assert "a reload cannot do" in done.stdout
+    assert "which requires a restart" in done.stdout
 
 
 def test_old_releases_are_removed(box: ProductionBox) -> None:

@@ -78,7 +78,7 @@ def test_a_hand_over_that_fails_goes_back_by_itself(box: ProductionBox) -> None:
     box.say("good", str(box.prefix / "releases" / before))
     done = fail(box)
     assert "the weights are broken" in done.stderr
-    assert "it never stopped" in done.stdout
+    assert "it was never stopped" in done.stdout
 
 
 def test_a_release_that_answers_wrongly_is_replaced_by_the_one_before(box: ProductionBox) -> None:
@@ -143,12 +143,12 @@ def test_only_one_run_at_a_time(box: ProductionBox) -> None:
         os.kill(process.pid, signal.SIGTERM)
         process.wait(120)
     assert second.returncode == 1
-    assert "Another deploy.sh is at work" in second.stderr
+    assert "Another deploy.sh is running" in second.stderr
 
 
 def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
     """Nothing is copied where it would not fit."""
     box.change()
     box.lend("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
-    assert "too little room" in fail(box).stderr
+    assert "Not enough disk space" in fail(box).stderr
     assert len(box.releases) == 1

@@ -94,4 +94,4 @@ def test_the_plan_says_what_is_compiled(bare: ProductionBox, device: str, said: 
     bare.tool("nvidia-smi", GPU)
     plan = bare.run("production", "--dry-run", f"DEVICE={device}", *DEMO).stdout
     assert ("compile its kernels" in plan) is said
-    assert ("would install what compiles the kernels for the processor: gcc libc6-dev" in plan) is said
+    assert ("would install the compiler for the CPU kernels: gcc libc6-dev" in plan) is said

@@ -92,7 +92,7 @@ def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: st
     done = cluster.release("cpu-demo", IMAGE, "https://ai.example.com")
     assert done.returncode == 1
     assert "rollout undo deployment/avito-ai" in cluster.calls()[-1]
-    assert "the release before it was put back" in done.stderr
+    assert "the previous release was restored" in done.stderr
     assert cluster.leftovers() == []
 
 
@@ -102,8 +102,8 @@ def test_a_first_release_that_does_not_serve_is_told_as_one(cluster: Cluster) ->
         (cluster.folder / fault).touch()
     done = cluster.release("cpu-demo", IMAGE)
     assert done.returncode == 1
-    assert "there is no release before it" in done.stderr
-    assert "was put back" not in done.stderr
+    assert "there is no previous release" in done.stderr
+    assert "was restored" not in done.stderr
 
 
 def test_the_kubeconfig_of_a_pipeline_is_used_and_removed(cluster: Cluster) -> None:

@@ -79,7 +79,7 @@ def test_it_serves_until_control_c(development: Development) -> None:
     address = f"http://127.0.0.1:{development.port}"
     screen = development.screen.read_text()
     assert f"==> Ready at {address} (Ctrl+C stops it)" in screen
-    assert "there is no NVIDIA GPU here" in screen
+    assert "CUDA: no NVIDIA GPU" in screen
     again = development.run_again()
     assert (again.returncode, again.stdout) == (0, f"==> It already runs at {address}\n")
     assert development.press_control_c() == 0
