@@ -1,4 +1,4 @@
-"""The settings: where they come from, what is refused and how that is said, and what never shows."""
+"""The settings: sources, validation, error messages and masking of secrets."""
 
 import dataclasses
 from pathlib import Path
@@ -35,7 +35,7 @@ def env_file(tmp_path):
 
 
 def test_defaults_are_the_documented_ones():
-    """With nothing set, the values are those of the contract."""
+    """Without any setting, the values are the documented defaults."""
     settings = load()
     assert (settings.environment, settings.production) == ("development", False)
     assert (settings.server.host, settings.server.port, settings.server.workers) == ("0.0.0.0", 8085, 1)
@@ -62,14 +62,14 @@ def test_defaults_are_the_documented_ones():
 
 
 def test_threads_are_computed_from_what_the_models_hold():
-    """Without THREADS there is one for each request of both models and 32 to spare."""
+    """Without THREADS there is one for each request of both models, and 32 more."""
     assert load().server.threads == 2 * (64 + 128) + 32
     assert load(MAX_NUM_SEQS="8", MAX_WAITING="4").server.threads == 2 * (8 + 4) + 32
     assert load(THREADS="500").server.threads == 500
 
 
 def test_too_few_threads_are_refused_with_the_arithmetic():
-    """The refusal shows the sum and the settings in it."""
+    """The message shows the sum and the settings in it."""
     (mistake,) = mistakes(THREADS="100", MAX_NUM_SEQS="64")
     assert mistake.startswith(
         "THREADS=100: expected at least 416 = 2 models x (MAX_NUM_SEQS 64 + MAX_WAITING 128) + 32"
@@ -77,7 +77,7 @@ def test_too_few_threads_are_refused_with_the_arithmetic():
 
 
 def test_all_mistakes_are_reported_at_once():
-    """Each wrong value is named with what was found and what was expected."""
+    """Each message has the value and what was expected."""
     found = mistakes(PORT="70000", TEMPERATURE="nan", DEVICE="gpu", PREFIX_CACHE="maybe", WORKERS="4")
     assert found[:4] == (
         "PORT='70000': expected a whole number from 1 to 65535",
@@ -127,7 +127,7 @@ def test_all_mistakes_are_reported_at_once():
     ],
 )
 def test_wrong_value_is_refused_by_name(name, value):
-    """A value outside what a setting takes is one mistake that begins with the setting's name."""
+    """An invalid value is one mistake that begins with the setting's name."""
     (mistake,) = mistakes(**{name: value})
     assert mistake.startswith(f"{name}=")
     assert "expected" in mistake
@@ -161,7 +161,7 @@ def test_wrong_value_is_refused_by_name(name, value):
     ],
 )
 def test_right_value_is_taken(name, value, attribute, expected):
-    """Values are read without regard to case where they are words, and nothing counts as not set."""
+    """Words are case-insensitive, and an empty value counts as unset."""
     found = load(**{name: value})
     for part in attribute.split("."):
         found = getattr(found, part)
@@ -169,7 +169,7 @@ def test_right_value_is_taken(name, value, attribute, expected):
 
 
 def test_settings_are_frozen():
-    """Nobody changes a setting after the start."""
+    """Settings cannot be changed after the start."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         load().server.port = 1
 
@@ -202,13 +202,13 @@ def test_secret_file_that_cannot_be_used_is_a_mistake(tmp_path):
 
 
 def test_only_secrets_have_files(tmp_path):
-    """PORT_FILE means nothing, since a port is no secret."""
+    """PORT_FILE has no effect, since a port is not a secret."""
     (tmp_path / "port").write_text("9000")
     assert load(PORT_FILE=str(tmp_path / "port")).server.port == 8085
 
 
 def test_unknown_name_in_the_file_is_warned_about_with_the_nearest(env_file):
-    """A misspelt name has no effect, and the warning says which one was probably meant."""
+    """A misspelt name has no effect, and the warning suggests the nearest one."""
     path = env_file("RATE_LIMIT_PER_MINUT=1\nrate_limit_per_hour=1\nSOMETHING_ELSE=1\nTORCH_INDEX_URL=x\n")
     misspelt, other, lower = sorted(load(path).warnings)
     assert misspelt.startswith("RATE_LIMIT_PER_MINUT in")
@@ -218,7 +218,7 @@ def test_unknown_name_in_the_file_is_warned_about_with_the_nearest(env_file):
 
 
 def test_file_that_cannot_be_read_is_a_mistake(env_file, tmp_path):
-    """A line that is no setting, a file that is not there, a file that is not text: each is named."""
+    """An invalid line, a missing file and a binary file are each reported."""
     assert mistakes(env_file("PORT=1\nnonsense\n")) == (f"{tmp_path / 'test.env'}, line 2: expected NAME=value",)
     (missing,) = mistakes(tmp_path / "missing.env")
     assert missing.startswith("ENV_FILE=")
@@ -233,7 +233,7 @@ def test_file_interpolates_nothing(env_file):
 
 
 def test_log_file_must_be_writable(tmp_path):
-    """A folder that is missing, or a folder in place of the file, stops the start; the check leaves no file behind."""
+    """A missing folder, or a folder instead of the file, stops the start; the check creates no file."""
     assert mistakes(LOG_FILE=str(tmp_path / "missing" / "log"))[0].startswith("LOG_FILE=")
     assert mistakes(LOG_FILE=str(tmp_path))[0].startswith("LOG_FILE=")
     assert mistakes(LOG_FILE=str(tmp_path / ("x" * 300)))[0].startswith("LOG_FILE=")
@@ -242,7 +242,7 @@ def test_log_file_must_be_writable(tmp_path):
 
 
 def test_repr_shows_no_secret():
-    """Settings can be logged: keys and credentials are masked, the rest is there."""
+    """Settings can be logged: keys and credentials are masked, all else is shown."""
     shown = repr(load(ADMIN_KEY=KEY, RATE_LIMIT_STORAGE="redis://user:pa55@host:6379/1?password=pa55", PORT="9000"))
     assert KEY not in shown
     assert "pa55" not in shown
@@ -252,7 +252,7 @@ def test_repr_shows_no_secret():
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="@/?#"), min_size=4).filter(lambda s: s.strip() == s))
 def test_no_credential_is_ever_shown(word):
-    """Whatever stands where a password can stand is in no error message."""
+    """No text in the place of a password is in an error message."""
     urls = (
         f"redis://user{word}zz:{word}zz@host",  # pragma: allowlist secret
         f"rediss://{word}zz@host:bad",

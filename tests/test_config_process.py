@@ -24,7 +24,7 @@ def run_config(**environ):
 
 
 def test_printed_settings_are_complete_and_masked(tmp_path):
-    """`python config.py` prints every setting with where it came from, secrets masked, and ends with 0."""
+    """`python config.py` prints every setting with its source, secrets masked, and exits with 0."""
     (tmp_path / "settings").write_text("PROT=1\n")
     run = run_config(PORT="9000", ADMIN_KEY=KEY, ENV_FILE=str(tmp_path / "settings"))
     lines = run.stdout.splitlines()
@@ -38,7 +38,7 @@ def test_printed_settings_are_complete_and_masked(tmp_path):
 
 
 def test_printed_mistakes_are_complete_and_masked():
-    """`python config.py` prints all mistakes and ends with 2."""
+    """`python config.py` prints all mistakes and exits with 2."""
     run = run_config(PORT="x", ADMIN_KEY="pa55 word", LOG_FORMAT="y", RATE_LIMIT_STORAGE="reds://u:pa55@h")
     assert run.returncode == 2
     assert run.stdout == ""
@@ -72,20 +72,20 @@ def test_config_is_read_on_first_use():
 
 
 def test_config_has_no_other_attribute():
-    """A misspelt name of the module is an AttributeError, as of any module."""
+    """Another attribute is an AttributeError, as in any module."""
     _, run = python("import config; config.confg")
     assert "AttributeError: module 'config' has no attribute 'confg'" in run.stderr
 
 
 def test_wrong_settings_end_the_process_with_2():
-    """Whoever needs settings at start gets the mistakes printed and status 2."""
+    """Invalid settings at the start are printed, and the exit status is 2."""
     _, run = python("from config import settings_or_exit; settings_or_exit()", PORT="x")
     assert run.returncode == 2
     assert run.stderr.startswith("The settings cannot be used:\n  PORT='x'")
 
 
 def test_gpu_choice_reaches_cuda():
-    """CUDA counts GPUs as nvidia-smi does, and sees those that the settings name; none named leaves its own view."""
+    """CUDA orders GPUs as nvidia-smi and sees those of the settings; without one its own view is kept."""
     code = (
         "import os, config\n"
         "print(config.apply_gpu_choice(config.config), os.environ['CUDA_DEVICE_ORDER'],"
@@ -96,7 +96,7 @@ def test_gpu_choice_reaches_cuda():
 
 
 def test_env_file_beside_the_code_is_read(tmp_path):
-    """Without ENV_FILE, `.env` in the folder of `config.py` is read where there is one."""
+    """Without ENV_FILE, `.env` in the folder of `config.py` is read if it exists."""
     (tmp_path / "config.py").write_text((ROOT / "config.py").read_text())
     (tmp_path / "settings").symlink_to(ROOT / "settings")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from config import config; print(config.server.port)"

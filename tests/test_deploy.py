@@ -1,4 +1,4 @@
-"""What deploy.sh promises before it serves anything: the tools, the disk, the port, the packages, the settings file."""
+"""deploy.sh before it serves: tools, disk space, port, packages and settings file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def box(tmp_path: Path) -> Sandbox:
 
 @pytest.fixture
 def ready_box(box: Sandbox) -> Sandbox:
-    """A machine where Python is there, and where the settings file asks for the second GPU."""
+    """A machine with Python, and a settings file that selects the second GPU."""
     box.python()
     (box.root / ".env.example").write_text("PORT=8085\nCUDA_VISIBLE_DEVICES=1\nLOG_LEVEL=INFO\n")
     return box
@@ -33,7 +33,7 @@ def ready_box(box: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def package_index() -> Iterator[str]:
-    """A server that answers any path, as an index that can be reached does."""
+    """A server that responds on any path, like a reachable index."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -41,7 +41,7 @@ def package_index() -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -72,21 +72,21 @@ def develop(box: Sandbox, **extra: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("arguments", [(), ("help",), ("--help",)])
 def test_help_names_every_command(box: Sandbox, arguments: tuple[str, ...]) -> None:
-    """Without a command, or asked for help, it lists what it can do."""
+    """Without a command, or with help, it lists its commands."""
     done = box.run(*arguments)
     assert done.returncode == 0
     assert all(f"  {command} " in done.stdout for command in ("development", "test", "help"))
 
 
 def test_an_unknown_command_is_refused_by_name(box: Sandbox) -> None:
-    """A typing mistake gets the usage and an error that repeats it."""
+    """A typo prints the usage and an error that repeats it."""
     done = box.run("developement")
     assert done.returncode == 1
     assert "There is no command 'developement'." in done.stderr
 
 
 def test_development_refuses_arguments(box: Sandbox) -> None:
-    """Nothing that was typed is ignored in silence."""
+    """No argument is silently ignored."""
     done = box.run("development", "--port=1")
     assert done.returncode == 1
     assert "'--port=1'" in done.stderr
@@ -96,7 +96,7 @@ def test_development_refuses_arguments(box: Sandbox) -> None:
 
 
 def test_a_machine_without_python_is_told_which_package_brings_it(box: Sandbox) -> None:
-    """The remedy is a package that this system's apt really has."""
+    """The suggestion is a package that this system's apt has."""
     box.tool("apt-cache", '[ "$2" = python3.12-venv ]')
     done = box.run("development")
     assert done.returncode == 1
@@ -109,13 +109,13 @@ def test_a_machine_without_python_is_told_which_package_brings_it(box: Sandbox) 
     [("brew", "brew install python@3.13"), ("dnf", "sudo dnf install python3.13"), ("true", "package manager")],
 )
 def test_the_remedy_fits_the_system(box: Sandbox, tool: str, remedy: str) -> None:
-    """Homebrew, dnf and systems that are not known get words of their own."""
+    """Homebrew, dnf and unknown systems get their own suggestions."""
     box.tool(tool, "exit 0")
     assert remedy in box.run("development").stderr
 
 
 def test_a_shim_that_fails_is_passed_over(ready_box: Sandbox) -> None:
-    """A name on PATH that only prints an error is no Python."""
+    """A program on PATH that only prints an error is not used as Python."""
     ready_box.tool("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     (ready_box.bin / "python3").rename(ready_box.bin / "python3.11")
     done = develop(ready_box)
@@ -123,7 +123,7 @@ def test_a_shim_that_fails_is_passed_over(ready_box: Sandbox) -> None:
 
 
 def test_an_unsupported_python_is_not_used(box: Sandbox) -> None:
-    """A Python that is too old or too new counts as none."""
+    """A Python that is too old or too new is ignored."""
     box.tool("python3", "exit 1")
     assert "none was found" in box.run("development").stderr
 
@@ -137,13 +137,13 @@ def test_a_python_of_pyenv_is_found_without_a_shim(ready_box: Sandbox) -> None:
 
 
 def test_a_python_that_can_make_environments_is_preferred(ready_box: Sandbox) -> None:
-    """A newer Python without its venv module does not stand in the way of one that has it."""
+    """A Python with its venv module is preferred to a newer one without it."""
     ready_box.python("python3.13", cases='*"import venv, ensurepip"*) exit 1 ;;')
     assert "Creating a virtual environment" in develop(ready_box).stdout
 
 
 def test_a_missing_venv_module_is_named_with_its_package(box: Sandbox) -> None:
-    """Debian's Python comes without venv; the package that brings it is named by version."""
+    """Debian's Python comes without venv; the message has its package by version."""
     box.python(cases='*"import venv, ensurepip"*) exit 1 ;;')
     done = box.run("development")
     assert done.returncode == 1
@@ -152,13 +152,13 @@ def test_a_missing_venv_module_is_named_with_its_package(box: Sandbox) -> None:
 
 
 def test_the_python_asked_for_must_work(box: Sandbox) -> None:
-    """PYTHON is taken at its word, or refused."""
+    """PYTHON is used, or refused if it does not work."""
     done = box.run("development", PYTHON="python9")
     assert "PYTHON=python9 is not a working Python" in done.stderr
 
 
 def test_a_damaged_environment_is_made_anew(ready_box: Sandbox) -> None:
-    """A run that was cut off half-way leaves nothing that the next one stumbles over."""
+    """An interrupted run does not break the next one."""
     (ready_box.root / ".venv/bin").mkdir(parents=True)
     (ready_box.root / ".venv/bin/python").write_text("not a program")
     done = develop(ready_box)
@@ -170,7 +170,7 @@ def test_a_damaged_environment_is_made_anew(ready_box: Sandbox) -> None:
 
 
 def test_packages_are_installed_once(ready_box: Sandbox) -> None:
-    """A second run asks pip for nothing."""
+    """A second run does not call pip."""
     develop(ready_box)
     asked = len(ready_box.calls())
     done = develop(ready_box)
@@ -189,7 +189,7 @@ def test_changed_requirements_are_installed_again(ready_box: Sandbox) -> None:
 
 
 def test_an_install_that_failed_is_tried_again(ready_box: Sandbox) -> None:
-    """A failure is said in a sentence, ends the run, and leaves no mark that the packages are there."""
+    """A failure is reported, ends the run, and does not mark the packages as installed."""
     ready_box.pip_answers("exit 1")
     done = develop(ready_box)
     assert done.returncode == 1
@@ -198,20 +198,20 @@ def test_an_install_that_failed_is_tried_again(ready_box: Sandbox) -> None:
 
 
 def test_packages_that_do_not_fit_together_are_not_used(ready_box: Sandbox) -> None:
-    """What pip finds wrong with the whole ends the run too."""
+    """An error of pip check ends the run too."""
     ready_box.pip_answers('case "$*" in *"pip check"*) exit 1 ;; *) exit 0 ;; esac')
     assert "conflict" in develop(ready_box).stderr
 
 
 def test_sizes_and_room_are_said_before_the_download(ready_box: Sandbox) -> None:
-    """The person knows what is coming, and where it goes, before pip begins."""
+    """Download size and disk space are printed before pip runs."""
     done = develop(ready_box)
     assert "torch's CPU build: up to 260 MB to download, about 1250 MB on disk" in done.stdout
     assert "MB are free here" in done.stdout
 
 
 def test_too_small_a_disk_stops_before_the_download(ready_box: Sandbox) -> None:
-    """What is needed and what is free stand in the error; pip is not asked."""
+    """The error has the required and the free space; pip is not called."""
     ready_box.tool("df", "echo header; echo /dev/x 1000000 900000 102400 90% /")
     done = develop(ready_box)
     assert done.returncode == 1
@@ -235,14 +235,14 @@ def test_torch_comes_from_the_index_that_answers(ready_box: Sandbox, package_ind
 
 
 def test_an_index_that_cannot_be_reached_is_replaced_aloud(ready_box: Sandbox) -> None:
-    """Without a way to PyTorch's index, pip's own configuration is taken, and that is said."""
+    """If PyTorch's index is unreachable, pip's own configuration is used, with a message."""
     done = develop(ready_box)
     assert "cannot be reached; using pip's own configuration for torch" in done.stderr
     assert not any("--index-url" in call for call in ready_box.calls())
 
 
 def test_an_index_without_this_torch_is_replaced_aloud(ready_box: Sandbox, package_index: str) -> None:
-    """An index that answers and does not have the version is no dead end."""
+    """An index without the version is replaced by pip's own configuration."""
     ready_box.pip_answers('case "$*" in *--index-url*) exit 1 ;; *) exit 0 ;; esac')
     done = develop(ready_box, TORCH_INDEX_URL=package_index)
     assert "does not have torch==" in done.stdout
@@ -250,7 +250,7 @@ def test_an_index_without_this_torch_is_replaced_aloud(ready_box: Sandbox, packa
 
 
 def test_a_gpu_that_came_later_brings_its_build_of_torch(ready_box: Sandbox) -> None:
-    """The same version number stands on both builds; the CPU's is removed where a GPU is."""
+    """Both builds have the same version; the CPU build is removed if there is a GPU."""
     develop(ready_box)
     ready_box.tool("nvidia-smi", TWO_GPUS)
     done = develop(ready_box, TORCH_INDEX_URL="")
@@ -263,7 +263,7 @@ def test_a_gpu_that_came_later_brings_its_build_of_torch(ready_box: Sandbox) -> 
 
 
 def test_the_settings_file_is_made_from_the_example(ready_box: Sandbox) -> None:
-    """Where the second GPU exists, the example is copied whole."""
+    """If the second GPU exists, the whole example is copied."""
     ready_box.tool("nvidia-smi", TWO_GPUS)
     develop(ready_box)
     assert (ready_box.root / ".env").read_text() == (ready_box.root / ".env.example").read_text()
@@ -271,7 +271,7 @@ def test_the_settings_file_is_made_from_the_example(ready_box: Sandbox) -> None:
 
 @pytest.mark.parametrize("gpus", ["exit 9", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"])
 def test_the_settings_file_leaves_out_a_gpu_that_is_not_there(ready_box: Sandbox, gpus: str) -> None:
-    """A laptop, or a server with one GPU, starts with the settings that were written for it."""
+    """On a laptop or a server with one GPU, the line of the second GPU is left out."""
     ready_box.tool("nvidia-smi", gpus)
     done = develop(ready_box)
     assert (ready_box.root / ".env").read_text() == "PORT=8085\nLOG_LEVEL=INFO\n"
@@ -295,7 +295,7 @@ def test_a_settings_file_that_is_there_stays_as_it_is(ready_box: Sandbox) -> Non
 
 
 def test_mistakes_in_the_settings_are_all_shown(ready_box: Sandbox) -> None:
-    """The run ends before Gunicorn starts, with every mistake and where to mend them."""
+    """The run ends before Gunicorn starts, with every mistake and where to fix it."""
     done = develop(ready_box, TEMPERATURE="hot")
     assert done.returncode == 1
     assert "DEVICE=" in done.stderr
@@ -307,7 +307,7 @@ def test_mistakes_in_the_settings_are_all_shown(ready_box: Sandbox) -> None:
 
 
 def test_a_taken_port_names_the_process_and_the_remedy(ready_box: Sandbox, taken_port: int) -> None:
-    """Nothing is installed for a server that could not start."""
+    """Nothing is installed if the server cannot start."""
     done = ready_box.run("development", PORT=str(taken_port))
     assert done.returncode == 1
     assert f"Port {taken_port} is held by " in done.stderr
@@ -317,6 +317,6 @@ def test_a_taken_port_names_the_process_and_the_remedy(ready_box: Sandbox, taken
 
 
 def test_the_port_of_the_settings_file_counts(ready_box: Sandbox, taken_port: int) -> None:
-    """The address is looked up where the service will: the environment, then the settings file."""
+    """The address comes from the environment, then the settings file, as for the service."""
     (ready_box.root / ".env").write_text(f"PORT={taken_port}\n")
     assert f"Port {taken_port} is held by" in ready_box.run("development").stderr

@@ -1,4 +1,4 @@
-"""What `deploy.sh test` promises: the programs the tests drive, asked for and installed, then pytest."""
+"""`deploy.sh test`: installs the programs that the tests need, then runs pytest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sandbox import TIMEOUT, Sandbox
 
 @pytest.fixture
 def box(tmp_path: Path) -> Sandbox:
-    """A machine where Python is there."""
+    """A machine with Python."""
     made = Sandbox(tmp_path)
     made.python()
     return made
@@ -22,7 +22,7 @@ def box(tmp_path: Path) -> Sandbox:
 
 @pytest.fixture
 def apt_box(box: Sandbox, tmp_path: Path) -> Sandbox:
-    """A Debian as root, where apt notes what it is asked and whether services may start meanwhile."""
+    """A Debian as root, whose apt records its calls and whether services may start."""
     box.tool("id", "echo 0")
     box.tool(
         "apt-get",
@@ -37,7 +37,7 @@ def run_tests(box: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
-    """Run `deploy.sh test` at a terminal and type the answer; return what the screen showed."""
+    """Run `deploy.sh test` at a terminal and type the answer; return the output."""
     main, terminal = pty.openpty()
     environ = box.environ(POLICY_RC_D=str(box.log.parent / "policy-rc.d"))
     command = ["bash", str(box.root / "deploy.sh"), "test", *arguments]
@@ -51,7 +51,7 @@ def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
 
 
 def read_terminal(descriptor: int) -> bytes:
-    """Return what the terminal shows next; nothing once its other end is closed, which Linux reports as an error."""
+    """Return the terminal's next output; empty once its other end is closed, which Linux reports as an error."""
     try:
         return os.read(descriptor, 4096)
     except OSError:
@@ -59,12 +59,12 @@ def read_terminal(descriptor: int) -> bytes:
 
 
 def left_out(box: Sandbox) -> list[str]:
-    """Return the programs that the last run of pytest had to do without."""
+    """Return the programs that the last run of pytest was missing."""
     return box.calls()[-1].partition(" --leave-out ")[2].split()
 
 
 def test_other_systems_run_what_they_can(box: Sandbox) -> None:
-    """Without apt every missing program is named at once, and the tests that need none of them run."""
+    """Without apt all missing programs are listed, and the tests that need none of them run."""
     done = run_tests(box)
     assert done.returncode == 0
     assert "left out: curl chromium redis-server" in done.stderr
@@ -82,13 +82,13 @@ def test_missing_system_packages_are_listed_with_their_size_and_installed(apt_bo
 
 
 def test_the_compiler_of_the_kernels_is_among_them(box: Sandbox) -> None:
-    """The tests hold the kernels to torch, so a machine that tests can compile them."""
+    """The tests compare the kernels with torch, so a compiler is needed."""
     run_tests(box)
     assert "cc" in left_out(box)
 
 
 def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -> None:
-    """What the system said about starting services before, it says again, whether apt worked or not."""
+    """An existing policy about starting services is restored, whether apt succeeded or not."""
     (tmp_path / "policy-rc.d").write_text("#!/bin/sh\nexit 42\n")
     apt_box.tool("apt-get", 'case "$*" in *--assume-no*) echo "Need to get 1 MB"; exit 1 ;; *) exit 100 ;; esac')
     done = run_tests(apt_box, "--yes")
@@ -99,14 +99,14 @@ def test_the_rule_about_services_is_put_back(apt_box: Sandbox, tmp_path: Path) -
 
 
 def test_services_are_not_left_for_the_next_boot(apt_box: Sandbox) -> None:
-    """With systemd, what was installed for tests is disabled too."""
+    """With systemd, services installed for tests are disabled."""
     apt_box.tool("systemctl", f'echo "systemctl $*" >>"{apt_box.log}"')
     run_tests(apt_box, "--yes")
     assert "systemctl disable redis-server" in apt_box.calls()
 
 
 def test_stale_package_lists_are_renewed(apt_box: Sandbox) -> None:
-    """A fresh image has no lists; they are fetched, then the sizes are asked again."""
+    """Without package lists they are fetched, and the sizes requested again."""
     apt_box.tool(
         "apt-get",
         f'case "$*" in update*) touch "{apt_box.root}/lists" ;;\n'
@@ -117,13 +117,13 @@ def test_stale_package_lists_are_renewed(apt_box: Sandbox) -> None:
 
 
 def test_without_a_terminal_there_is_no_question(apt_box: Sandbox) -> None:
-    """A script that asks for the tests gets them."""
+    """A script is not asked."""
     assert run_tests(apt_box).returncode == 0
     assert any(call.startswith("apt-get install") for call in apt_box.calls())
 
 
 def test_at_a_terminal_a_no_installs_nothing(apt_box: Sandbox) -> None:
-    """The person decides; a no ends the run and says what the tests lack."""
+    """ "No" ends the run and lists what the tests need."""
     screen = at_terminal(apt_box, answer=b"n\n")
     assert "Install them with apt?" in screen
     assert "Nothing was installed" in screen
@@ -131,17 +131,17 @@ def test_at_a_terminal_a_no_installs_nothing(apt_box: Sandbox) -> None:
 
 
 def test_at_a_terminal_a_yes_installs(apt_box: Sandbox) -> None:
-    """Enter is enough."""
+    """Enter means yes."""
     assert "Running the tests" in at_terminal(apt_box, answer=b"\n")
 
 
 def test_yes_skips_the_question(apt_box: Sandbox) -> None:
-    """--yes answers beforehand."""
+    """With --yes nothing is asked."""
     assert "Install them with apt?" not in at_terminal(apt_box, "--yes", answer=b"")
 
 
 def test_without_root_and_sudo_the_command_is_given(apt_box: Sandbox) -> None:
-    """Somebody who may not install is told what to have installed."""
+    """Without root and sudo, the command for the administrator is printed."""
     apt_box.tool("id", "echo 1000")
     done = run_tests(apt_box, "--yes")
     assert done.returncode == 1
@@ -149,7 +149,7 @@ def test_without_root_and_sudo_the_command_is_given(apt_box: Sandbox) -> None:
 
 
 def test_without_root_and_sudo_the_rest_is_tested(apt_box: Sandbox) -> None:
-    """Who did not ask for an installation gets the tests that can run, and the command for the others."""
+    """Without --yes the possible tests run, and the command for the others is printed."""
     apt_box.tool("id", "echo 1000")
     done = run_tests(apt_box)
     assert done.returncode == 0
@@ -158,7 +158,7 @@ def test_without_root_and_sudo_the_rest_is_tested(apt_box: Sandbox) -> None:
 
 
 def test_sudo_is_used_without_root(apt_box: Sandbox) -> None:
-    """Away from a terminal sudo is told not to ask for a password, so that the run never hangs."""
+    """Without a terminal, sudo must not ask for a password, so that the run never hangs."""
     apt_box.tool("id", "echo 1000")
     apt_box.tool("sudo", f'echo "sudo $*" >>"{apt_box.log}"; shift; exec "$@"')
     assert run_tests(apt_box, "--yes").returncode == 0
@@ -177,20 +177,20 @@ def test_the_tests_run_with_coverage(apt_box: Sandbox) -> None:
 
 
 def test_arguments_go_to_pytest(apt_box: Sandbox) -> None:
-    """A part of the suite can be asked for, and its coverage says nothing."""
+    """A part of the suite can be selected, without coverage."""
     run_tests(apt_box, "--yes", "-k", "limits")
     assert apt_box.calls()[-1] == "-m pytest -k limits"
 
 
 def selecting(box: Sandbox, *programs: str) -> Sandbox:
-    """Let pytest say that the selected tests need these programs."""
+    """Have pytest list these programs as needed by the selected tests."""
     said = "; ".join(f"echo needs {program}" for program in programs) or ":"
     box.pip_answers(f'case "$*" in *--list-needs*) {said} ;; esac; exit 0')
     return box
 
 
 def test_a_part_of_the_tests_installs_what_it_needs_and_no_more(apt_box: Sandbox) -> None:
-    """Whoever tries the limits in Redis gets no browser."""
+    """The tests of the limits in Redis do not install a browser."""
     selecting(apt_box, "redis-server", "openssl")
     assert run_tests(apt_box, "--yes", "-k", "limits").returncode == 0
     (install,) = [call for call in apt_box.calls() if call.startswith("apt-get")]
@@ -199,20 +199,20 @@ def test_a_part_of_the_tests_installs_what_it_needs_and_no_more(apt_box: Sandbox
 
 
 def test_a_part_of_the_tests_that_needs_no_program_installs_none(apt_box: Sandbox) -> None:
-    """Not even the question is asked."""
+    """Nothing is asked."""
     selecting(apt_box)
     assert run_tests(apt_box, "tests/routes").returncode == 0
     assert [call for call in apt_box.calls() if call.startswith("apt-get")] == []
 
 
 def test_a_part_of_the_tests_leaves_out_what_cannot_run(box: Sandbox) -> None:
-    """Without apt only the programs that the selected tests need are missed."""
+    """Without apt, only the programs that the selected tests need are reported."""
     selecting(box, "redis-server")
     assert run_tests(box, "-k", "limits").returncode == 0
     assert box.calls()[-1] == "-m pytest -k limits --leave-out redis-server"
 
 
 def test_the_exit_status_is_that_of_pytest(apt_box: Sandbox) -> None:
-    """Whoever runs the tests learns how they went."""
+    """The exit status is passed on."""
     apt_box.pip_answers('case "$*" in *pytest*) exit 3 ;; *) exit 0 ;; esac')
     assert run_tests(apt_box).returncode == 3

@@ -1,4 +1,4 @@
-"""What Gunicorn reads from its configuration file, asked of Gunicorn itself."""
+"""Gunicorn's settings from its configuration file, as Gunicorn prints them."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_settings_reach_gunicorn(tmp_path):
 
 
 def test_ipv6_address_is_written_as_gunicorn_reads_it(tmp_path):
-    """An IPv6 address stands in brackets before the port."""
+    """An IPv6 address is in brackets before the port."""
     assert printed(tmp_path, HOST="::1")["bind"] == "['[::1]:8085']"
 
 
@@ -62,7 +62,7 @@ def test_connections_fit_the_descriptors_of_the_process(tmp_path):
 
 
 def test_only_intended_names_are_taken_as_settings():
-    """No import of the file is mistaken for a setting of Gunicorn's, as `config` would be."""
+    """No imported name is one of Gunicorn's settings, as `config` would be."""
     code = (ROOT / "gunicorn_config.py").read_text()
     names = {setting.name for setting in KNOWN_SETTINGS}
     imported = {line.split(" import ")[1] for line in code.splitlines() if line.startswith("from ")}
@@ -72,7 +72,7 @@ def test_only_intended_names_are_taken_as_settings():
 
 @pytest.mark.parametrize("arguments", [[], ["--check-config"]])
 def test_application_is_named_in_the_file(arguments):
-    """`gunicorn -c gunicorn_config.py` finds the application without its name, too."""
+    """`gunicorn -c gunicorn_config.py` needs no application argument."""
     run = subprocess.run(
         [sys.executable, "-m", "gunicorn", "--print-config", *arguments, "-c", "gunicorn_config.py"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The service as `./deploy.sh production` installs it in a booted system, and what a test asks of both."""
+"""The service as `./deploy.sh production` installs it in a booted system, and queries of both."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class BootedService:
         self.box.run(f"sed -i 's/^{name}=.*/{name}={value}/' /etc/avito-ai/.env && grep -q ^{name}= /etc/avito-ai/.env")
 
     def append(self, file: str, text: str) -> None:
-        """Put lines at the end of a file in the box, without a trace in its time stamps' seconds."""
+        """Append lines to a file in the box without changing the seconds of its time stamps."""
         with (self.box.root / file.lstrip("/")).open("a", encoding="utf-8") as end:
             end.write(text)
 
@@ -90,12 +90,12 @@ class BootedService:
         until(lambda: self.show("ActiveState") == "active" and self.ready, READY_WITHIN, every=0.5)
 
     def await_restart(self, before: int) -> None:
-        """Wait until systemd has started the service once more by itself and it is ready."""
+        """Wait until systemd has restarted the service and it is ready."""
         until(lambda: self.restarts > before, READY_WITHIN, every=0.5)
         self.await_ready()
 
     def running(self) -> dict[str, str]:
-        """Return what runs, each as the process itself shows it: release, virtual environment, a setting."""
+        """Return release, virtual environment and a setting, as the running process shows them."""
         long = json.dumps({"prompt": "x" * 1500})
         refusal = self.box.text(
             f"curl -s -m 30 {URL}/api/v1/text/generate -H 'Content-Type: application/json' -d '{long}'"
@@ -110,7 +110,7 @@ class BootedService:
         }
 
     def answers(self) -> int:
-        """Return how many generation requests this worker has answered."""
+        """Return the number of generation requests that this worker has answered."""
         figures = self.box.run(f"curl -sf -m 10 {URL}/api/metrics", check=False).stdout
         return int(json.loads(figures)["application"]["successful_requests"]) if figures else 0
 
@@ -142,7 +142,7 @@ class BoxLoad:
         self.seen = json.loads((self._service.box.root / "root/load/seen.json").read_text())
 
     def await_answers(self, number: float) -> None:
-        """Wait until the worker that serves now has answered so many more."""
+        """Wait until the current worker has answered this many more requests."""
         enough = self._service.answers() + number
         until(lambda: self._service.answers() >= enough, READY_WITHIN, every=0.2)
 
@@ -151,14 +151,14 @@ class BoxLoad:
         return [request for request in self.seen if request["trouble"]]
 
     def in_flight(self, moment: float) -> list[dict[str, Any]]:
-        """Return the requests for answers that were under way at a moment of the monotonic clock."""
+        """Return the generation requests in flight at a moment of the monotonic clock."""
         return [r for r in self.seen if r["began"] < moment < r["ended"] and r["kind"] != "probe"]
 
     def longest_wait(self, *kinds: str) -> float:
-        """Return the longest silence, in seconds, that a client of these kinds has met."""
+        """Return the longest silence, in seconds, that a client of these kinds has seen."""
         return max(request["longest_wait"] for request in self.seen if request["kind"] in kinds)
 
 
 def now() -> float:
-    """Return the moment on the clock that the load writes down, which box and machine share."""
+    """Return the current time of the clock that the load records, which box and host share."""
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""The machines that `deploy.sh production` and its companions are tried on, and what stands in for parts of ours."""
+"""The simulated machines for `deploy.sh production` and related scripts, and replacements of programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.production_box import ProductionBox
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Let the body of a shell script stand in for a program on the PATH."""
+    """Replace a program on the PATH with a shell script of this body."""
 
     def install(name: str, script: str) -> None:
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -44,7 +44,7 @@ def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> ProductionBox:
-    """A machine with nothing of the service."""
+    """A machine without the service."""
     return ProductionBox(tmp_path)
 
 
@@ -66,7 +66,7 @@ def box(installed_once: ProductionBox) -> ProductionBox:
 
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """A container engine of the tests' own, with the base of the image in it."""
+    """A container engine with its own storage, which holds the base image."""
     engine = Podman(tmp_path_factory.mktemp("podman"))
     engine.import_base()
     yield engine

@@ -1,4 +1,4 @@
-"""Three copies of the service with their limits in one Redis, and clients that never stop asking."""
+"""Three copies of the service with their limits in one Redis, and clients that send requests without a pause."""
 
 import json
 import threading
@@ -14,7 +14,7 @@ ANSWER = "one two three"
 
 
 class Copies(ExitStack):
-    """The copies by number, each of which can be stopped and begun again on its port."""
+    """The copies by number; each can be stopped and restarted on its port."""
 
     def __init__(self, folder, count=3):
         super().__init__()
@@ -32,7 +32,7 @@ class Copies(ExitStack):
         return [copy.port for copy in self.running]
 
     def start(self, loaded=True, **settings):
-        """Begin one more copy; loaded: its models are ready at once."""
+        """Start another copy; loaded: its models are ready at once."""
         folder = self.folder / f"copy-{len(list(self.folder.iterdir()))}"
         folder.mkdir()
         if loaded:
@@ -43,7 +43,7 @@ class Copies(ExitStack):
 
 
 def is_ready(copy):
-    """True once this copy says so."""
+    """True once this copy is ready."""
     try:
         return copy.get("/api/health/ready", timeout=2)[0] == 200
     except OSError:
@@ -51,14 +51,14 @@ def is_ready(copy):
 
 
 def form():
-    """Return body and headers of a picture that is larger than a proxy's buffers."""
+    """Return body and headers of an image that is larger than a proxy's buffers."""
     noise = image_bytes(size=(400, 300), kind="BMP")
     sent = multipart([("prompt", "What?"), ("image", (noise, "a.bmp"))])
     return sent["data"], {"Content-Type": sent["content_type"]}
 
 
 class Traffic:
-    """Clients of many addresses that ask for texts, pictures and streams until told to stop."""
+    """Clients of many addresses that request texts, images and streams until they are stopped."""
 
     def __init__(self, proxy, clients=6):
         self.proxy = proxy
@@ -78,7 +78,7 @@ class Traffic:
             thread.join()
 
     def goes_on(self, more):
-        """Wait until so many more requests have been answered, or one has failed."""
+        """Wait until this many more requests have been answered, or one has failed."""
         wanted = len(self.done) + more
         until(lambda: len(self.done) >= wanted or self.failed, patience=3 * PATIENCE)
 

@@ -44,7 +44,7 @@ MIX = ("stream", "answer", "form", "answer")
 
 
 class Client:
-    """Sends one request of a kind and keeps what it saw of it in `seen`.
+    """Sends one request of a kind and records its observations in `seen`.
 
     half_way: set once half of a long stream has arrived, or all there is of an answer.
     """
@@ -55,7 +55,7 @@ class Client:
         self.seen: dict[str, Any] = {"kind": kind, "status": 0, "trouble": "", "began": time.monotonic()}
 
     def run(self) -> None:
-        """Send it and read the answer to its end; `longest_wait` is the longest silence in between."""
+        """Send it and read the whole response; `longest_wait` is the longest silence in between."""
         self._last, self._longest = self.seen["began"], 0.0
         try:
             self._ask()
@@ -87,7 +87,7 @@ class Client:
         self._longest, self._last = max(self._longest, now - self._last), now
 
     def _trouble(self, status: int, body: bytes) -> str:
-        """Return what is wrong with the answer, "" where nothing is."""
+        """Return what is wrong with the response, "" if nothing is."""
         if status != 200:
             return f"{status}: {body[:200]!r}"
         if "stream" in self._kind and not (body.endswith(b"data: [DONE]\n\n") and b'"error"' not in body):
@@ -109,7 +109,7 @@ class Load:
         self._threads: list[threading.Thread] = []
 
     def run(self) -> list[dict[str, Any]]:
-        """Return what all clients saw."""
+        """Return the observations of all clients."""
         beats = [(1 / self._rate, MIX), (PROBE_SECONDS, ("probe",))]
         drums = [threading.Thread(target=self._beat, args=beat) for beat in beats]
         drums.append(threading.Thread(target=self._relay))

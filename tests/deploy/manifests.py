@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as a cluster gets them: what kustomize builds of an overlay."""
+"""The Kubernetes manifests as kustomize builds them from an overlay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Manifest = dict[str, Any]
 
 @cache
 def built(overlay: str) -> str:
-    """Return the YAML of an overlay, built by the first program here that can."""
+    """Return the YAML of an overlay, built by the first available program."""
     said = []
     for command in BUILDERS:
         if shutil.which(command[0]):
@@ -56,6 +56,6 @@ def container(overlay: str) -> Manifest:
 
 
 def settings_of(overlay: str) -> dict[str, str]:
-    """Return the settings that the service gets from its ConfigMap."""
+    """Return the service's settings in its ConfigMap."""
     (data,) = [manifest["data"] for manifest in of_kind(overlay, "ConfigMap")]
     return dict(data)

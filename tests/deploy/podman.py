@@ -61,19 +61,19 @@ class Podman:
         }
 
     def run(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
-        """Run one podman command to its end, whatever that is."""
+        """Run a podman command, whatever its exit status."""
         return subprocess.run(
             ["podman", *arguments], env=self.environ, capture_output=True, text=True, timeout=seconds, check=False
         )
 
     def out(self, *arguments: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Run one podman command that has to succeed; return what it printed."""
+        """Run a podman command that must succeed; return its output."""
         done = self.run(*arguments, seconds=seconds)
         assert done.returncode == 0, f"podman {' '.join(arguments)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout.strip()
 
     def import_base(self) -> None:
-        """Make the base of the image, or take the one that an earlier run has left."""
+        """Create the base of the image, or reuse the one of an earlier run."""
         if not BASE_TAR.exists():
             tree = self.folder / "base"
             debian = [
@@ -101,7 +101,7 @@ class Podman:
         return self.run("build", *how, *mounts, *words, seconds=BUILD_SECONDS)
 
     def reset(self) -> None:
-        """End every container of this storage and remove all that is in it."""
+        """Stop all containers of this storage and remove its content."""
         self.out("rm", "--all", "--force", "--time", "0")
         self.out("system", "reset", "--force", seconds=BUILD_SECONDS)
         # podman leaves its storage mounted onto itself.

@@ -56,7 +56,7 @@ PYTHON_CASES = """
 
 
 class ProductionBox(Sandbox):
-    """The checkout of Sandbox, and a system of its own in `system`, as a bare Debian 12 has it."""
+    """The checkout of Sandbox, and a bare Debian 12 in `system`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -96,33 +96,33 @@ class ProductionBox(Sandbox):
         self.say("listens", "0.0.0.0 8085\n")
 
     def os_release(self, system: str, version: str) -> None:
-        """Be another system."""
+        """Change the operating system."""
         text = f'PRETTY_NAME="{system} {version}"\nID={system}\nVERSION_ID="{version}"\n'
         (self.system / "etc/os-release").write_text(text)
 
     def say(self, name: str, text: str = "") -> None:
-        """Give one of the programs its instruction."""
+        """Set an instruction for one of the programs."""
         (self.control / name).write_text(text)
 
     def unsay(self, name: str) -> None:
-        """Take an instruction back."""
+        """Remove an instruction."""
         (self.control / name).unlink()
 
     def environ(self, **extra: str) -> dict[str, str]:
         return super().environ(AVITO_AI_ROOT=str(self.system), TMPDIR=str(self.home), **extra)
 
     def production(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Install the checkout as it is, with the demos on the processor."""
+        """Install the checkout with the demo models on the CPU."""
         demo = ("DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
         return self.run("production", *demo, *arguments, **extra)
 
     def snapshot(self) -> None:
-        """Keep the machine as it is now, for `reset`."""
+        """Save the machine's state for `reset`."""
         for part in (self.system, self.control, self.root):
             shutil.copytree(part, part.with_suffix(".kept"), symlinks=True)
 
     def reset(self) -> None:
-        """Be again as at the snapshot."""
+        """Restore the state of the snapshot."""
         for part in (self.system, self.control, self.root):
             shutil.rmtree(part)
             shutil.copytree(part.with_suffix(".kept"), part, symlinks=True)
@@ -134,12 +134,12 @@ class ProductionBox(Sandbox):
         self.lent.clear()
 
     def lend(self, name: str, script: str) -> None:
-        """Put another program on the PATH until the next `reset`."""
+        """Replace a program on the PATH until the next `reset`."""
         self.tool(name, script)
         self.lent.append(name)
 
     def change(self, text: str = "# another release\n") -> None:
-        """Make the checkout another release."""
+        """Change the checkout, so that it is a new release."""
         with (self.root / "config.py").open("a") as file:
             file.write(text)
 
@@ -149,12 +149,12 @@ class ProductionBox(Sandbox):
 
     @property
     def current(self) -> str:
-        """The name of the release that `current` leads to."""
+        """The name of the release that `current` points to."""
         return (self.prefix / "current").readlink().name
 
     @property
     def serving(self) -> str | None:
-        """The name of the release that the running service works in; None while none runs."""
+        """The name of the release that is running; None if none is."""
         if not (self.control / "pid").exists():
             return None
         number = (self.control / "pid").read_text().strip()
@@ -166,10 +166,10 @@ class ProductionBox(Sandbox):
 
     @property
     def settings(self) -> list[str]:
-        """The lines of the settings file that say something."""
+        """The lines of the settings file that are not comments."""
         text = (self.system / "etc/avito-ai/.env").read_text()
         return [line for line in text.splitlines() if line and not line.startswith("#")]
 
     def asked(self, words: str) -> int:
-        """Return how often a program was asked for this."""
+        """Return how often a program was called with this."""
         return sum(words in call for call in self.calls())

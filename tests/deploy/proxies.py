@@ -1,4 +1,4 @@
-"""Real proxies with the configurations of this repository, and clients that come to them over TLS.
+"""Real proxies with the configurations of this repository, and clients that connect over TLS.
 
 Only addresses, paths and, where a test says so, times are put in; everything else is what an operator runs.
 """
@@ -37,7 +37,7 @@ def render(*arguments, **environ):
 
 
 def edited(text, edits):
-    """Put other words in; each must be there."""
+    """Replace words; each must occur."""
     for old, new in edits.items():
         assert old in text, old
         text = text.replace(old, new)
@@ -45,7 +45,7 @@ def edited(text, edits):
 
 
 class Proxy(SystemProcess):
-    """A proxy in front of some ports. edits: words of its configuration that a test replaces."""
+    """A proxy in front of some ports. edits: replacements in its configuration."""
 
     def __init__(self, folder, ports, edits=None):
         super().__init__(folder, free_port())
@@ -55,7 +55,7 @@ class Proxy(SystemProcess):
         self.begin(list(ports), edits or {})
 
     def connect(self, source="127.0.0.1", timeout=PATIENCE):
-        """Return a client's connection from this address of loopback."""
+        """Return a client connection from this loopback address."""
         return http.client.HTTPSConnection(
             "127.0.0.1", self.port, context=self.context, timeout=timeout, source_address=(source, 0)
         )
@@ -68,7 +68,7 @@ class Proxy(SystemProcess):
         return connection
 
     def ask(self, path, body=None, source="127.0.0.1", method=None, headers=None):
-        """Return the response of one request and its body; a body that is no bytes is sent as JSON."""
+        """Return the response of one request and its body; a body other than bytes is sent as JSON."""
         headers = dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             body, headers = json.dumps(body).encode(), {"Content-Type": "application/json"} | headers
@@ -118,7 +118,7 @@ class HAProxy(Proxy):
     def begin(self, ports, edits):
         text = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
         self.configuration = self.folder / "haproxy.cfg"
-        # Whoever runs the tests need not be root, who alone can become somebody else.
+        # Only root can switch the user, and the tests may run as another one.
         self.configuration.write_text(edited(text, {"    user haproxy\n    group haproxy\n": ""} | edits))
         self.environ = {
             "CERTIFICATE": str(self.folder / "both.pem"),

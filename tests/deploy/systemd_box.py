@@ -1,4 +1,4 @@
-"""A throw-away Debian with systemd as process 1, to try for real what systemd does with the service.
+"""A disposable Debian with systemd as process 1, to test the service under real systemd.
 
 It is booted by systemd-nspawn over a base system that debootstrap makes once, on any machine where one is root, also
 where process 1 is not systemd. It has its own network with its own 127.0.0.1; pip and apt in it reach what the
@@ -31,14 +31,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def host(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a program on this machine; where it fails and should not, show what it said."""
+    """Run a program on this machine; print its output if it fails unexpectedly."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done
 
 
 def base_system() -> Path:
-    """Return the folder of the base system, made now if there is none: a minute or more, once."""
+    """Return the folder of the base system, created on first use, which takes a minute or more."""
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     assert not missing, f"apt-get install systemd-container debootstrap iproute2 iptables: {missing} are not here"
     assert os.geteuid() == 0, "booting a system needs root"
@@ -68,7 +68,7 @@ def _mirror() -> str:
 
 
 def _paths_of_pip() -> set[Path]:
-    """Return what pip needs of this machine beside the network: its settings, certificates, folders of packages."""
+    """Return what pip needs of this machine besides the network: settings, certificates, package folders."""
     listed = host(sys.executable, "-m", "pip", "config", "list").stdout
     named = {Path(path.removesuffix("/simple")) for path in re.findall(r"(?:file://)?(/[^ ']+)", listed)}
     usual = {Path("/etc/pip.conf"), Path.home() / ".config/pip/pip.conf", Path("/etc/ssl/certs")}
@@ -77,7 +77,7 @@ def _paths_of_pip() -> set[Path]:
 
 
 class SystemdBox:
-    """One booted system, thrown away at the end of its block. copies: folders to put into it, by their place there."""
+    """One booted system, deleted at the end of its block. copies: folders to copy into it, by their path there."""
 
     def __init__(self, name: str, copies: Iterable[tuple[Path, str]] = ()) -> None:
         self.name = f"{name}{os.getpid()}"
@@ -115,7 +115,7 @@ class SystemdBox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, line: str, check: bool = True, timeout: float = LINE_SECONDS) -> subprocess.CompletedProcess[str]:
-        """Run a line of bash as root in it; where it fails and should not, show what it said."""
+        """Run a bash command as root in it; print its output if it fails unexpectedly."""
         options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": timeout}
         done = subprocess.run(self._entering(line), check=False, **options)
         said = f"{line}: {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
@@ -123,19 +123,19 @@ class SystemdBox:
         return done
 
     def start(self, line: str) -> subprocess.Popen[str]:
-        """Start a line of bash in it and return at once; what it prints can be read from `stdout`."""
+        """Start a bash command in it and return at once; its output can be read from `stdout`."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
         return subprocess.Popen(self._entering(line), **options)
 
     def _entering(self, line: str) -> list[str]:
-        """Return the command that runs a line of bash in the box."""
+        """Return the command that runs a bash command in the box."""
         environ = {name: value for name, value in os.environ.items() if KEPT_VARIABLES.match(name)}
         environ |= {"PATH": PATH, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "TERM": "dumb"}
         command = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environ.items()), "bash", "-c", line]
         return ["nsenter", "--target", str(self._leader()), "--all", "--", *command]
 
     def text(self, line: str) -> str:
-        """Return what a line of bash prints."""
+        """Return the output of a bash command."""
         return self.run(line).stdout.strip()
 
     def _boot(self) -> None:
@@ -168,7 +168,7 @@ class SystemdBox:
         return self.run("systemctl is-system-running", check=False).stdout.strip() in ("running", "degraded")
 
     def _leader(self) -> int | None:
-        """Return the number that the box's process 1 has on this machine."""
+        """Return the pid of the box's process 1 on this machine."""
         assert self._nspawn is not None
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
         return int(children[0]) if children else None

@@ -1,4 +1,4 @@
-"""deploy/backup.sh keeps what only the machine knows, proves that it comes back, and brings it back."""
+"""deploy/backup.sh creates, checks and restores backups of the machine's configuration."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def keys(box: ProductionBox) -> ProductionBox:
 
 
 def lose(box: ProductionBox) -> None:
-    """Lose what the operator wrote."""
+    """Delete what the operator wrote."""
     (box.system / "etc/avito-ai/admin-key").unlink()
     (box.system / "etc/avito-ai/.env").write_text("TEMPERATURE=hot\n")
     (box.system / "etc/systemd/system/avito-ai.service.d/own.conf").unlink()
 
 
 def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
-    """Settings, keys, drop-ins and the site are again as they were; what stood there instead is kept too."""
+    """Settings, keys, drop-ins and the site are restored; the files they replace are backed up."""
     file = tmp_path / "copy.tar.gz"
     before = keys.settings
     done = backup(keys, "create", str(file))
@@ -65,13 +65,13 @@ def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
 
 
 def test_a_backup_has_a_name_by_its_date(keys: ProductionBox) -> None:
-    """Without a name it lies with the others."""
+    """Without a name, the backup is in the default folder."""
     assert backup(keys, "create").returncode == 0
     assert len(list((keys.system / "var/backups/avito-ai").glob("2*.tar.gz"))) == 1
 
 
 def test_a_damaged_backup_is_not_restored(keys: ProductionBox, tmp_path: Path) -> None:
-    """A file that does not have its sum is named, and nothing is written."""
+    """A file with a wrong checksum is named, and nothing is written."""
     file, folder = tmp_path / "copy.tar.gz", tmp_path / "unpacked"
     backup(keys, "create", str(file))
     with tarfile.open(file) as archive:
@@ -88,7 +88,7 @@ def test_a_damaged_backup_is_not_restored(keys: ProductionBox, tmp_path: Path) -
 
 
 def test_settings_that_cannot_be_used_are_noticed_while_there_is_time(keys: ProductionBox, tmp_path: Path) -> None:
-    """A backup is proven when it is made, with the same words as a start would have."""
+    """A new backup is checked, with the same messages as at a start."""
     with (keys.system / "etc/avito-ai/.env").open("a") as file:
         file.write("TEMPERATURE=hot\n")
     done = backup(keys, "create", str(tmp_path / "copy.tar.gz"))
@@ -97,7 +97,7 @@ def test_settings_that_cannot_be_used_are_noticed_while_there_is_time(keys: Prod
 
 
 def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Path) -> None:
-    """The user is made, the settings lie where the next `deploy.sh production` finds them."""
+    """The user is created, and the settings are where the next `deploy.sh production` finds them."""
     file = tmp_path / "copy.tar.gz"
     backup(keys, "create", str(file))
     before = keys.settings
@@ -112,14 +112,14 @@ def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Pa
 
 @pytest.mark.parametrize("arguments", [(), ("create", "a", "b"), ("restore",), ("what",)])
 def test_anything_else_gets_the_usage(keys: ProductionBox, arguments: tuple[str, ...]) -> None:
-    """The three commands, each with what it does."""
+    """The usage describes the three commands."""
     done = backup(keys, *arguments)
     assert done.returncode == 2
     assert "deploy/backup.sh restore FILE" in done.stderr
 
 
 def test_what_is_no_backup_is_refused(keys: ProductionBox, tmp_path: Path) -> None:
-    """A file that is missing, one that is no archive, and an archive of something else."""
+    """A missing file, one that is not an archive, and an archive of something else."""
     (tmp_path / "text").write_text("no archive")
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "text", arcname="text")
@@ -129,12 +129,12 @@ def test_what_is_no_backup_is_refused(keys: ProductionBox, tmp_path: Path) -> No
 
 
 def test_without_settings_there_is_nothing_to_keep(bare: ProductionBox) -> None:
-    """An empty backup would only look like one."""
+    """An empty backup would only look like a backup."""
     assert "nothing to back up" in backup(bare, "create").stderr
 
 
 def test_only_root_reads_keys(keys: ProductionBox) -> None:
-    """The command is given."""
+    """Without root, the message has the right command."""
     keys.lend("id", f"echo {os.getuid() + 1000}")
     assert "sudo deploy/backup.sh create" in backup(keys, "create").stderr
     keys.lent.remove("id")

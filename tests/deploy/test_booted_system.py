@@ -51,7 +51,7 @@ EngineCore.step = _freezing_step
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A bare system on which `deploy.sh production` has run once: the service, and what that run said."""
+    """A bare system on which `deploy.sh production` has run once: the service, and the output of that run."""
     tree = copy_tree(tmp_path_factory.mktemp("checkout"))
     with SystemdBox("production", copies=[(tree, CHECKOUT)]) as box:
         service = BootedService(box)
@@ -61,7 +61,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def service(installed):
-    """The service, ready; systemd counts its starts anew."""
+    """The service, ready, with systemd's count of starts reset."""
     service = installed[0]
     service.box.run("systemctl reset-failed avito-ai", check=False)
     if service.show("ActiveState") != "active":
@@ -87,14 +87,14 @@ def test_the_processor_computes_with_the_kernels_of_the_release(service):
 
 
 def test_the_same_command_again_changes_nothing(service):
-    """The same master serves on, and there is no second release."""
+    """The same master keeps serving, and there is no second release."""
     before = service.master, service.box.text("ls /opt/avito-ai/releases")
     service.deploy()
     assert (service.master, service.box.text("ls /opt/avito-ai/releases")) == before
 
 
 def test_a_release_that_cannot_start_leaves_the_old_one_serving(service):
-    """The command fails and says why; the master that served serves on, and nobody was refused meanwhile."""
+    """The command fails with the reason; the old master keeps serving, and no request is refused meanwhile."""
     before = service.running(), service.master
     service.append(f"{CHECKOUT}/models/model_set.py", BREAKS_UNDER_SYSTEMD)
     with BoxLoad(service, rate=2) as load:
@@ -107,7 +107,7 @@ def test_a_release_that_cannot_start_leaves_the_old_one_serving(service):
 
 
 def test_reload_under_load_loses_nothing(service, record_property):
-    """Streams, answers and forms, twenty a second, over two reloads: none fails, none waits, streams finish.
+    """Streams, answers and forms, 20 per second, during two reloads: none fails or stalls, and streams finish.
 
     Whatever else takes the processors makes clients wait too, so the best of some tries counts for the longest wait.
     """
@@ -165,7 +165,7 @@ def test_reload_runs_the_release_that_current_names(service):
 
 
 def test_reload_into_nothing_fails_and_changes_nothing(service):
-    """A `current` without a Python is reported by systemctl; the old release serves on."""
+    """A `current` without a Python is reported by systemctl; the old release keeps serving."""
     before = service.running(), service.master
     current = service.box.text("readlink /opt/avito-ai/current")
     service.box.run(
@@ -178,7 +178,7 @@ def test_reload_into_nothing_fails_and_changes_nothing(service):
 
 
 def test_stop_under_load_finishes_what_was_admitted(service):
-    """Whoever was let in gets the whole answer; who comes later hears 503 or finds nobody; the stop is a clean one."""
+    """Admitted requests get whole answers; later ones get 503 or are refused; the stop is clean."""
     with BoxLoad(service) as load:
         moment = now()
         service.systemctl("stop")
@@ -193,7 +193,7 @@ def test_stop_under_load_finishes_what_was_admitted(service):
 
 
 def test_killed_worker_is_replaced(service):
-    """The master makes another; systemd need not know."""
+    """The master starts another without systemd."""
     old, master, restarts = service.worker, service.master, service.restarts
     service.box.run(f"kill -KILL {old}")
     service.await_ready()
@@ -203,7 +203,7 @@ def test_killed_worker_is_replaced(service):
 
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_killed_master_is_restarted(service, reloaded):
-    """Systemd starts the service anew, also where the master had come by a reload."""
+    """Systemd restarts the service, even if its master came from a reload."""
     if reloaded:
         service.systemctl("reload")
     old, restarts = service.master, service.restarts
@@ -213,7 +213,7 @@ def test_killed_master_is_restarted(service, reloaded):
 
 
 def test_frozen_worker_is_restarted_by_the_watchdog(service):
-    """A process that does nothing any more does not beat either."""
+    """A frozen process sends no keep-alives."""
     restarts = service.restarts
     service.box.run(f"kill -STOP {service.worker}")
     service.await_restart(restarts)
@@ -222,7 +222,7 @@ def test_frozen_worker_is_restarted_by_the_watchdog(service):
 
 @pytest.mark.parametrize("how", ["leaving the interpreter free", "holding the interpreter"])
 def test_frozen_engine_is_restarted(service, how):
-    """The service ends by itself where it still can, else by the watchdog, which then shows where each thread hung."""
+    """The service exits by itself if it can, else the watchdog ends it and the stacks of all threads are logged."""
     code = f"{service.running()['folder']}/engine/engine_core.py"
     service.append(code, FREEZES)
     service.systemctl("restart")

@@ -66,7 +66,7 @@ class Machine:
         subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
 
     def build_stand_ins(self, folder: Path) -> None:
-        """Give each image's name to Debian's program of that kind."""
+        """Tag Debian's programs with the names of the images."""
         built = "localhost/stand-in"
         (folder / "Dockerfile").write_text(STAND_IN)
         how = ("--isolation=chroot", "--format", "docker")
@@ -85,7 +85,7 @@ class Machine:
         assert done.returncode == 0, done.stderr[-2000:]
 
     def get(self, port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, bytes]:
-        """Ask what the file publishes at `port`; 0 while nothing answers."""
+        """Return the status of what is published at `port`; 0 without a response."""
         context = ssl._create_unverified_context() if port == 443 else None
         url = f"{'https' if context else 'http'}://127.0.0.1:{self.ports[port]}{path}"
         data = None if body is None else json.dumps(body).encode()
@@ -123,18 +123,18 @@ def machine(podman: Podman, image: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_site_answers_over_tls(machine: Machine) -> None:
-    """A client of nginx gets a text of the demo model; plain HTTP leads there."""
+    """A client of nginx gets a text of the demo model; plain HTTP is redirected."""
     status, body = machine.get(443, "/api/v1/text/generate", {"prompt": "Привет!", "max_tokens": 20})
     assert (status, json.loads(body)["success"]) == (200, True)
 
 
 def test_the_site_keeps_the_figures_to_itself(machine: Machine) -> None:
-    """What is for the operator is refused from outside."""
+    """The operator's routes are refused from outside."""
     assert machine.get(443, "/metrics")[0] == 403
 
 
 def test_limits_are_counted_in_redis(machine: Machine) -> None:
-    """The service reaches Redis, which nothing else does."""
+    """Only the service reaches Redis."""
     assert machine.get(443, "/api/health")[0] == 200
     assert "LIMITER" in machine.inside("redis", "redis-cli", "keys", "*").stdout
 
@@ -149,6 +149,6 @@ def test_prometheus_scrapes_the_service_and_knows_alertmanager(machine: Machine)
 
 @pytest.mark.parametrize("name", ["avito-ai", "nginx", "redis", "prometheus", "alertmanager"])
 def test_the_health_checks_hold(machine: Machine, name: str) -> None:
-    """What the file asks of each container, it can answer."""
+    """The health check of each container succeeds."""
     check = ("healthcheck", "run", f"avito-ai-trial_{name}_1")
     until(lambda: machine.podman.run(*check).returncode == 0, PATIENCE, every=1.0)

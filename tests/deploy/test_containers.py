@@ -1,4 +1,4 @@
-"""The image's and Compose's files pass their tools, and are held to the code: what goes in, settings, ports, time."""
+"""Dockerfile and Compose files pass their linters and match the code: files, settings, ports, times."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ every_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def instructions(word: str) -> list[str]:
-    """Return what follows an instruction of the Dockerfile, continued lines joined."""
+    """Return the argument of a Dockerfile instruction, continued lines joined."""
     lines = text("Dockerfile").replace("\\\n", " ").splitlines()
     return [line.partition(" ")[2].strip() for line in lines if line.startswith(f"{word} ")]
 
 
 def in_the_image(path: str) -> bool:
-    """Return whether .dockerignore lets a file into the image: the last line that fits it or a folder above decides."""
+    """Return whether .dockerignore admits a file: the last line that matches it or a parent decides."""
     above = [path, *(str(folder) for folder in Path(path).parents)]
     taken = True
     for line in text(".dockerignore").splitlines():
@@ -71,7 +71,7 @@ def fits(name: str, pattern: str) -> bool:
 
 
 def imported_files(start: str, known: set[str]) -> None:
-    """Add a file of ours and all that it imports, directly or not, to `known`."""
+    """Add a file of the tree and all its imports, transitively, to `known`."""
     if start in known:
         return
     known.add(start)
@@ -85,9 +85,6 @@ def imported_files(start: str, known: set[str]) -> None:
                     imported_files(candidate, known)
 
 
-# --- the image ---
-
-
 def test_hadolint_has_nothing_to_say() -> None:
     """The Dockerfile passes its linter."""
     done = subprocess.run([tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -95,7 +92,7 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 
 def test_all_that_is_imported_goes_into_the_image() -> None:
-    """No module is forgotten in .dockerignore, whoever adds one; nor what the service reads at run time."""
+    """.dockerignore admits every module, and what the service reads at run time."""
     needed: set[str] = set()
     for start in STARTS:
         imported_files(start, needed)
@@ -133,12 +130,12 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
     ],
 )
 def test_secrets_weights_and_tools_stay_out(path: str) -> None:
-    """No key, no real weight, nothing that only developers run."""
+    """No keys, real weights or development tools are in the image."""
     assert not in_the_image(path)
 
 
 def test_the_kernels_are_built_for_every_processor_they_are_for() -> None:
-    """In a stage of their own, so that neither the compiler nor apt is in what is run."""
+    """They have a stage of their own, so that the final image has neither compiler nor apt."""
     stages = text("Dockerfile").split("\nFROM ")
     (kernels,) = (stage for stage in stages if "apt-get" in stage)
     assert kernels.startswith("${BASE} AS kernels")
@@ -148,7 +145,7 @@ def test_the_kernels_are_built_for_every_processor_they_are_for() -> None:
 
 
 def test_the_health_check_asks_readiness_without_a_shell() -> None:
-    """Its program is in the image, and asks a probe's route; a load may take a quarter of an hour."""
+    """Its program is in the image and requests a probe's route; loading may take 15 minutes."""
     (line,) = instructions("HEALTHCHECK")
     assert line.endswith('CMD ["python", "-m", "deploy.health_check"]')
     assert "--start-period=15m" in line
@@ -156,7 +153,7 @@ def test_the_health_check_asks_readiness_without_a_shell() -> None:
 
 
 def test_the_image_runs_gunicorn_itself_without_root() -> None:
-    """Signals reach Gunicorn, which is the first process; the user is a number, as Kubernetes wants to know it."""
+    """Signals reach Gunicorn, which is process 1; the user is numeric, as Kubernetes requires."""
     assert instructions("CMD") == ['["python", "-m", "gunicorn", "-c", "gunicorn_config.py", "app_production:app"]']
     assert instructions("USER") == ["10001:10001"]
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
@@ -164,7 +161,7 @@ def test_the_image_runs_gunicorn_itself_without_root() -> None:
 
 
 def test_one_argument_chooses_the_variant() -> None:
-    """It becomes the service's DEVICE, whose words it takes, and the base is pinned."""
+    """It becomes the service's DEVICE, with the same values, and the base image is pinned."""
     arguments = dict(line.split("=", 1) for line in instructions("ARG") if "=" in line)
     assert arguments["VARIANT"] == "cpu"
     assert PINNED.fullmatch(arguments["BASE"])
@@ -172,9 +169,6 @@ def test_one_argument_chooses_the_variant() -> None:
     assert "DEVICE=${VARIANT}" in environ
     for variant in ("cpu", "cuda"):
         assert load_settings({"ENVIRONMENT": "production", "DEVICE": variant}, None).model.device == variant
-
-
-# --- Compose ---
 
 
 @pytest.mark.parametrize("name", COMPOSE_FILES)
@@ -187,7 +181,7 @@ def test_compose_files_are_of_their_schema(name: str) -> None:
 
 @every_service
 def test_every_container_is_held_in(name: str) -> None:
-    """Nothing is written to its root, no right is gained; memory, processes and logs are bounded."""
+    """The root is read-only, no privileges can be gained; memory, processes and logs are bounded."""
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -199,13 +193,13 @@ def test_every_container_is_held_in(name: str) -> None:
 
 @every_service
 def test_every_image_is_pinned(name: str) -> None:
-    """A restart next year runs what ran today."""
+    """A restart next year runs the same images."""
     assert PINNED.fullmatch(SERVICES[name]["image"])
 
 
 @every_service
 def test_every_dependency_and_file_exists(name: str) -> None:
-    """Services wait for services that there are, on networks and volumes that there are, with files of the tree."""
+    """Dependencies, networks, volumes and mounted files exist."""
     service, whole = SERVICES[name], compose()
     assert set(service.get("depends_on", {})) <= set(SERVICES)
     assert set(service.get("networks", [])) <= set(whole["networks"])
@@ -224,21 +218,21 @@ def test_only_the_site_is_reached_from_outside() -> None:
 
 @pytest.mark.parametrize("name", COMPOSE_FILES)
 def test_every_name_of_the_environment_is_a_setting(name: str) -> None:
-    """Compose sets what the service reads, to values that it takes in production."""
+    """Compose sets only settings, to values that are valid in production."""
     environ = {key: str(value) for key, value in compose(name)["services"]["avito-ai"]["environment"].items()}
     assert set(environ) <= set(SETTING)
     assert load_settings({"ENVIRONMENT": "production", **environ}, None).production
 
 
 def test_what_compose_asks_of_the_env_file_is_no_mistake_there() -> None:
-    """The service and Compose read the same .env: neither complains of the other's lines."""
+    """The service and Compose read the same .env, and neither rejects the other's lines."""
     asked = {found for name in COMPOSE_FILES for found in re.findall(r"\$\{(\w+)", text(name))}
     assert asked <= FOREIGN
     assert asked == {"DOMAIN", "TLS_DIR", "MODELS_DIR"}
 
 
 def test_the_containers_find_each_other() -> None:
-    """The site, the counts and the scrape name the service's and Redis' own ports."""
+    """The site, the rate limits and the scrape use the ports of the service and Redis."""
     port = THE_SERVICE["environment"]["PORT"]
     assert port == SETTING["PORT"].default
     assert f" avito-ai:{port} " in text("deploy/compose/nginx.sh")
@@ -264,7 +258,7 @@ def test_the_monitoring_is_configured_for_these_containers() -> None:
 
 
 def test_a_stop_is_given_the_time_of_the_drain() -> None:
-    """Compose kills only after admitted requests had their time and their answers left."""
+    """Compose kills only after the drain and the last responses."""
     server = load_settings({}, None).server
     grace = int(THE_SERVICE["stop_grace_period"].removesuffix("s"))
     assert grace >= math.ceil(server.drain_delay + server.drain_seconds) + 5 + SPARE_SECONDS

@@ -1,4 +1,4 @@
-"""The health check of containers tells the truth about the service on this machine."""
+"""The health check of containers reports the state of the service on this machine."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def settings_with(port: int, host: str = "127.0.0.1") -> Settings:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_ready_service_is_healthy(server: BaseWSGIServer, host: str) -> None:
-    """Both models answer, on whatever address the settings have it listen."""
+    """Both models are ready, on any address of the settings."""
     assert check(settings_with(server.server_port, host)) == (True, "ready")
 
 
 def test_a_stalled_model_is_unhealthy_with_its_reason(server: BaseWSGIServer, models: ModelSet) -> None:
-    """An answer alone is no health: what readiness says counts, and the line repeats it."""
+    """Readiness counts, not a response alone, and the line repeats its reason."""
     models.get("avibe").become(Status.STALLED)
     assert check(settings_with(server.server_port)) == (False, "stalled: The model is stalled.")
 
 
 def test_no_service_is_unhealthy(server: BaseWSGIServer) -> None:
-    """Nothing listens: that is said, with the address."""
+    """If nothing listens, the line says so, with the address."""
     port = server.server_port
     server.shutdown()
     server.server_close()
@@ -46,7 +46,7 @@ def test_no_service_is_unhealthy(server: BaseWSGIServer) -> None:
 def test_the_exit_status_is_what_the_engine_of_containers_reads(
     server: BaseWSGIServer, port_offset: int, status: int, line: str
 ) -> None:
-    """As the image runs it: 0 or 1, and one line."""
+    """Run as in the image: 0 or 1, and one line."""
     environ = {**os.environ, "HOST": "127.0.0.1", "PORT": str(server.server_port if not port_offset else 1)}
     command = [sys.executable, "-m", "deploy.health_check"]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The health monitor tells of trouble once, restarts only what hangs, and leaves the rest to systemd."""
+"""The health monitor reports problems once, restarts only hung processes, and leaves the rest to systemd."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Webhook(BaseHTTPRequestHandler):
         self.wfile.write(b'{"status": "stalled", "reason": "The model is stalled."}')
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def webhook() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.fixture
 def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let systemd say this of the unit; the main process is the one of the tests."""
+    """Replace systemctl: the unit has this state, and the tests' process is its main process."""
 
     def install(state: str) -> None:
         script = f'#!/bin/sh\ncase "$*" in *MainPID*) echo {os.getpid()} ;; *) echo {state} ;; esac\n'
@@ -67,11 +67,8 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     return install
 
 
-# --- what follows from a look ---
-
-
 def test_a_service_that_is_well_is_left_alone() -> None:
-    """No word, no restart."""
+    """Nothing is reported or restarted."""
     assert verdicts(WELL, WELL) == [Verdict(), Verdict()]
 
 
@@ -82,7 +79,7 @@ def test_a_service_on_its_way_or_stopped_is_left_alone(state: str) -> None:
 
 
 def test_silence_is_told_at_the_second_and_restarted_at_the_third_look() -> None:
-    """One look may be bad luck."""
+    """A single failed check may be a coincidence."""
     first, second, third = verdicts(SILENT, SILENT, SILENT)
     assert first == Verdict()
     assert second == Verdict("the service is not ready (silent): no answer")
@@ -90,41 +87,38 @@ def test_silence_is_told_at_the_second_and_restarted_at_the_third_look() -> None
 
 
 def test_an_answer_in_between_begins_the_count_again() -> None:
-    """Only looks in a row count."""
+    """Only consecutive checks count."""
     assert not any(verdict.restart for verdict in verdicts(SILENT, SILENT, WELL, SILENT, SILENT))
 
 
 def test_a_stalled_engine_is_told_and_left_to_the_watchdog() -> None:
-    """Whoever answers is never restarted from here."""
+    """A process that responds is never restarted here."""
     found = verdicts(*[STALLED] * 9)
     assert not any(verdict.restart for verdict in found)
     assert found[1].trouble == "the service is not ready (stalled): The model is stalled."
 
 
 def test_loading_is_told_only_when_it_does_not_end() -> None:
-    """Twenty minutes are more than any load takes."""
+    """No load takes 20 minutes."""
     found = verdicts(*[LOADING] * (monitor.PASSING_LOOKS + 1))
     assert not any(verdict.trouble for verdict in found[:-1])
     assert "loading" in found[-1].trouble
 
 
 def test_what_systemd_gave_up_is_told_and_not_started() -> None:
-    """Its reason would still be there."""
+    """The cause would still be there."""
     assert verdicts(Look("failed")) == [Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")]
 
 
 def test_restarts_are_few() -> None:
-    """Three an hour, then it only tells; an hour later it tries again."""
+    """Three per hour, then only reports; an hour later it restarts again."""
     memory = Memory(restarts=[0.0, 60.0, 120.0], silent=2, unwell=2)
     assert not monitor.judge(SILENT, memory, 200.0).restart
     assert monitor.judge(SILENT, memory, HOUR + 60.0).restart
 
 
-# --- what is done ---
-
-
 def test_trouble_is_told_once_and_its_end_too() -> None:
-    """Every look leaves its line in the journal; people hear of the beginning and of the end."""
+    """Every check is logged; messages are sent at the beginning and at the end only."""
     memory, told, restarts = Memory(), list[str](), list[int]()
     for verdict in (Verdict("trouble"), Verdict("trouble", restart=True), Verdict(), Verdict()):
         lines = monitor.act(verdict, memory, 5.0, told.append, lambda: restarts.append(1))
@@ -135,7 +129,7 @@ def test_trouble_is_told_once_and_its_end_too() -> None:
 
 
 def test_the_memory_lasts_between_looks(tmp_path: Path) -> None:
-    """A memory that is damaged or of another release counts as none."""
+    """State that is damaged or of another release counts as none."""
     path = tmp_path / "state"
     monitor.keep(Memory(silent=2, told=True, restarts=[1.0]), path)
     assert monitor.recall(path) == Memory(silent=2, told=True, restarts=[1.0])
@@ -143,23 +137,20 @@ def test_the_memory_lasts_between_looks(tmp_path: Path) -> None:
     assert monitor.recall(path) == monitor.recall(tmp_path / "none") == Memory()
 
 
-# --- the whole look ---
-
-
 def test_a_look_asks_where_the_service_listens(webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]) -> None:
-    """Not where the settings say: those may have been edited since."""
+    """Not the address in the settings, which may have been edited since."""
     systemctl("active")
     assert monitor.look() == STALLED
 
 
 def test_a_unit_that_is_not_active_is_not_asked(systemctl: Callable[[str], None]) -> None:
-    """There is nobody to answer."""
+    """An inactive unit is not requested."""
     systemctl("failed")
     assert monitor.look() == Look("failed")
 
 
 def test_a_process_without_a_port_is_silent(systemctl: Callable[[str], None]) -> None:
-    """Alive and of no use."""
+    """A process that does not listen counts as silent."""
     systemctl("active")
     seen = monitor.look()
     assert (seen.answer, seen.reason) == (0, "its main process listens on no port")
@@ -168,7 +159,7 @@ def test_a_process_without_a_port_is_silent(systemctl: Callable[[str], None]) ->
 def test_trouble_reaches_the_webhook_and_the_exit_status(
     webhook: ThreadingHTTPServer, systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The unit fails while there is trouble, so `systemctl --failed` shows it."""
+    """The unit fails during a problem, so `systemctl --failed` shows it."""
     systemctl("failed")
     (tmp_path / "address").write_text(f"http://127.0.0.1:{webhook.server_port}/\n")
     words = ["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]
@@ -184,7 +175,7 @@ def test_trouble_reaches_the_webhook_and_the_exit_status(
 def test_a_webhook_that_is_away_stops_nothing(
     systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That it was not reached is a line of its own; without a file nobody is asked."""
+    """The error is logged; without a file no webhook is called."""
     systemctl("failed")
     (tmp_path / "address").write_text("http://127.0.0.1:9/\n")
     assert monitor.main(["--state", str(tmp_path / "state"), "--webhook", str(tmp_path / "address")]) == 1
@@ -194,7 +185,7 @@ def test_a_webhook_that_is_away_stops_nothing(
 
 
 def test_what_hangs_is_restarted(systemctl: Callable[[str], None], tmp_path: Path) -> None:
-    """The third look without an answer asks systemd for it."""
+    """The third check without a response restarts the unit."""
     systemctl("active")
     restarts: list[int] = []
     for _ in range(3):
@@ -203,7 +194,7 @@ def test_what_hangs_is_restarted(systemctl: Callable[[str], None], tmp_path: Pat
 
 
 def test_the_restart_is_systemds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for without waiting for the models."""
+    """The restart is requested without waiting for the models."""
     (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$*" >"{tmp_path}/asked"\n')
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -28,7 +28,7 @@ SCRIPT_OF_WEIGHTS = "find / -xdev ( -name *.safetensors -o -name *.env -o -name 
 
 
 class Service:
-    """A container of the image on a free port of this machine, as hardened as the documents say."""
+    """A container of the image on a free port, hardened as documented."""
 
     def __init__(self, podman: Podman, image: str) -> None:
         self.podman, self.port = podman, free_port()
@@ -38,7 +38,7 @@ class Service:
         podman.out("run", "--detach", "--name", self.name, "--network", "host", *HELD_IN, *words, image)
 
     def healthy(self) -> bool:
-        """Run the health check of the image, as Docker would every ten seconds."""
+        """Run the health check of the image."""
         return self.podman.run("healthcheck", "run", self.name).returncode == 0
 
     def ask(self, path: str, body: dict[str, Any]) -> bytes:
@@ -49,7 +49,7 @@ class Service:
             return bytes(response.read())
 
     def inside(self, line: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of shell in the container."""
+        """Run a shell command in the container."""
         return self.podman.run("exec", self.name, "sh", "-c", line)
 
     def log(self) -> str:
@@ -69,7 +69,7 @@ def service(podman: Podman, image: str) -> Iterator[Service]:
 
 
 def test_the_image_says_what_it_is(podman: Podman, image: str) -> None:
-    """Labels, user, port, health check and signal are in it; its size is told."""
+    """Labels, user, port, health check and signal are set; the size is printed."""
     (described,) = json.loads(podman.out("inspect", image))
     config = described["Config"]
     assert config["Labels"]["org.opencontainers.image.title"] == "Avito AI API"
@@ -81,13 +81,13 @@ def test_the_image_says_what_it_is(podman: Podman, image: str) -> None:
 
 
 def test_no_weights_and_no_secrets_are_inside(podman: Podman, image: str) -> None:
-    """The two demo models are the only weights; no file of settings came along."""
+    """The two demo models are the only weights, and there is no settings file."""
     found = podman.out("run", "--rm", "--network", "none", "--user", "0", image, *SCRIPT_OF_WEIGHTS.split())
     assert sorted(found.splitlines()) == [f"/app/demo/{name}/model.safetensors" for name in ("avibe", "avision")]
 
 
 def test_a_variant_that_there_is_not_is_refused(podman: Podman) -> None:
-    """A wrong word does not become an image that cannot start."""
+    """A wrong VARIANT fails the build."""
     done = podman.build("gpu", "localhost/avito-ai:wrong")
     assert done.returncode != 0
     assert "VARIANT=gpu: expected cpu or cuda" in done.stdout + done.stderr
@@ -103,7 +103,7 @@ def test_it_answers_a_text_and_a_picture(service: Service) -> None:
 
 
 def test_the_processor_computes_with_the_kernels(service: Service) -> None:
-    """They were made with the image, which has no compiler, and the worker has loaded those of this processor."""
+    """They are compiled in the build, and the worker has loaded those of this CPU."""
     assert service.inside("command -v cc || command -v gcc").returncode != 0
     level = level_of()
     assert level is not None
@@ -113,7 +113,7 @@ def test_the_processor_computes_with_the_kernels(service: Service) -> None:
 
 
 def test_it_has_no_rights(service: Service) -> None:
-    """Not root, no capability, seccomp on, and nothing of the image can be written."""
+    """It has no root, no capabilities, seccomp, and a read-only image."""
     assert service.inside("id -u").stdout.strip() == "10001"
     status = dict(
         line.split(":\t", 1) for line in service.inside("cat /proc/1/status").stdout.splitlines() if ":\t" in line
@@ -131,7 +131,7 @@ def test_gunicorn_is_the_first_process(service: Service) -> None:
 
 
 def test_the_health_check_does_not_call_a_loading_service_healthy(podman: Podman, image: str) -> None:
-    """From the first moment until both models answer it fails; then it holds."""
+    """It fails until both models are ready, then succeeds."""
     starting = Service(podman, image)
     assert not starting.healthy()
     until(starting.healthy, LOAD_SECONDS, every=1.0)
@@ -140,7 +140,7 @@ def test_the_health_check_does_not_call_a_loading_service_healthy(podman: Podman
 
 
 def test_a_stop_finishes_what_was_admitted(podman: Podman, image: str) -> None:
-    """A stream that is under way when the container is stopped comes to its end, and the container ends well."""
+    """A running stream finishes after the container is stopped, and the exit status is 0."""
     stopping = Service(podman, image)
     until(stopping.healthy, LOAD_SECONDS, every=1.0)
     body = {

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests pass their tools, and are held to the code: routes, port, settings, metrics, time."""
+"""The Kubernetes manifests pass their tools and match the code: routes, port, settings, metrics, times."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ overlays = pytest.mark.parametrize("overlay", cluster.NAMES)
 
 
 def test_both_overlays_are_there() -> None:
-    """One for the demo on the processor, one for a GPU."""
+    """One for the demo models on the CPU, one for a GPU."""
     assert cluster.NAMES == ["cpu-demo", "gpu"]
 
 
 @overlays
 def test_every_object_is_of_its_schema(overlay: str) -> None:
-    """The API server would take each of them, no field mistyped; its own kinds are all but the ServiceMonitor."""
+    """Each object is valid for the API server; all kinds but the ServiceMonitor are built in."""
     logging.getLogger("kubernetes_validate").setLevel(logging.ERROR)
     for manifest in cluster.manifests(overlay):
         if manifest["kind"] != "ServiceMonitor":
@@ -42,7 +42,7 @@ def test_every_object_is_of_its_schema(overlay: str) -> None:
 
 @overlays
 def test_all_lies_in_one_namespace_that_refuses_privileged_pods(overlay: str) -> None:
-    """Whatever else runs in the cluster is not touched."""
+    """Nothing else in the cluster is changed."""
     (namespace,) = cluster.of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     others = [manifest for manifest in cluster.manifests(overlay) if manifest["kind"] != "Namespace"]
@@ -51,7 +51,7 @@ def test_all_lies_in_one_namespace_that_refuses_privileged_pods(overlay: str) ->
 
 @overlays
 def test_the_probes_ask_routes_that_are_made_for_it(overlay: str) -> None:
-    """Each probe has a path of the table that costs nothing; liveness asks what only a restart can cure."""
+    """Each probe uses a free route of the table; liveness fails only if a restart is needed."""
     probes = {kind: cluster.container(overlay)[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
     paths = {kind: probe["httpGet"]["path"] for kind, probe in probes.items()}
     assert {ROUTES[f"GET {path}"].need for path in paths.values()} == {Need.PROBE}
@@ -64,7 +64,7 @@ def test_the_probes_ask_routes_that_are_made_for_it(overlay: str) -> None:
 
 @overlays
 def test_start_up_is_given_its_time_and_a_rollout_more(overlay: str) -> None:
-    """The demo loads in seconds; 31 GB of weights at 30 MB a second take 17 minutes. A rollout outlasts the probe."""
+    """The demo loads in seconds, 31 GB of weights at 30 MB/s in 17 minutes; the rollout's limit exceeds the probe's."""
     probe = cluster.container(overlay)["startupProbe"]
     allowed = probe["periodSeconds"] * probe["failureThreshold"]
     assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30}[overlay]
@@ -73,7 +73,7 @@ def test_start_up_is_given_its_time_and_a_rollout_more(overlay: str) -> None:
 
 @overlays
 def test_the_port_is_the_services_own(overlay: str) -> None:
-    """Container, Service and policy name the port that the settings have."""
+    """Container, Service and policy use the port of the settings."""
     (port,) = cluster.container(overlay)["ports"]
     assert port == {"name": "http", "containerPort": SETTING["PORT"].default}
     (offered,) = cluster.the(overlay, "Service")["spec"]["ports"]
@@ -85,7 +85,7 @@ def test_the_port_is_the_services_own(overlay: str) -> None:
 
 @overlays
 def test_every_name_of_the_environment_is_a_setting(overlay: str) -> None:
-    """The ConfigMap and the secrets set what the service reads, to values that it takes."""
+    """The ConfigMap and the secrets set only settings, to valid values."""
     environ = cluster.settings_of(overlay)
     names = {*environ, *(variable["name"] for variable in cluster.container(overlay)["env"])}
     assert names <= set(SETTING)
@@ -94,7 +94,7 @@ def test_every_name_of_the_environment_is_a_setting(overlay: str) -> None:
 
 @overlays
 def test_a_stop_is_given_the_time_of_the_drain(overlay: str) -> None:
-    """Readiness says no first, then admitted requests finish, then their answers leave; only then comes SIGKILL."""
+    """SIGKILL comes only after DRAIN_DELAY, the drain and the last responses."""
     server = load_settings(cluster.settings_of(overlay), None).server
     needed = math.ceil(server.drain_delay + server.drain_seconds) + 5
     assert server.drain_delay >= 2 * cluster.container(overlay)["readinessProbe"]["periodSeconds"]
@@ -104,7 +104,7 @@ def test_a_stop_is_given_the_time_of_the_drain(overlay: str) -> None:
 
 @overlays
 def test_pods_have_no_rights(overlay: str) -> None:
-    """No root, no capability, nothing written outside /tmp, no token of the cluster, limits on what is used."""
+    """No root, capabilities, writes outside /tmp or cluster token; resources are limited."""
     for deployment in cluster.of_kind(overlay, "Deployment"):
         pod = deployment["spec"]["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False
@@ -122,7 +122,7 @@ def test_pods_have_no_rights(overlay: str) -> None:
 
 @overlays
 def test_what_is_referred_to_exists(overlay: str) -> None:
-    """Settings, volumes, accounts and the counts' Redis are found under the names that the pods use."""
+    """Settings, volumes, accounts and Redis exist under the names that the pods use."""
     pod = cluster.the(overlay, "Deployment")["spec"]["template"]["spec"]
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
     assert {claim["metadata"]["name"] for claim in cluster.of_kind(overlay, "PersistentVolumeClaim")} == set(claims)
@@ -135,7 +135,7 @@ def test_what_is_referred_to_exists(overlay: str) -> None:
 
 @overlays
 def test_selectors_select_the_pods(overlay: str) -> None:
-    """Service, budget, policy and monitor mean the pods, and the Service, that there are."""
+    """Service, disruption budget, policy and monitor select existing pods and the Service."""
     labels = cluster.the(overlay, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
     service = cluster.the(overlay, "Service")
     assert service["spec"]["selector"].items() <= labels
@@ -147,7 +147,7 @@ def test_selectors_select_the_pods(overlay: str) -> None:
 
 @overlays
 def test_prometheus_scrapes_the_route_of_the_figures(overlay: str) -> None:
-    """The ServiceMonitor, whose schema is not Kubernetes' own, has the operator's words and our route and port."""
+    """The ServiceMonitor, which has no built-in schema, uses the operator's fields and the service's route and port."""
     monitor = cluster.the(overlay, "ServiceMonitor")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert set(monitor["spec"]) == {"selector", "endpoints"}
@@ -158,7 +158,7 @@ def test_prometheus_scrapes_the_route_of_the_figures(overlay: str) -> None:
 
 
 def test_the_autoscaler_follows_a_metric_that_exists() -> None:
-    """Beside the processor it watches requests that wait, which the service exports under this name."""
+    """Besides the CPU it uses the number of waiting requests, under the name that the service exports."""
     scaler = cluster.the("cpu-demo", "HorizontalPodAutoscaler")["spec"]
     assert scaler["scaleTargetRef"]["name"] == cluster.the("cpu-demo", "Deployment")["metadata"]["name"]
     kinds = {metric["type"]: metric for metric in scaler["metrics"]}
@@ -169,7 +169,7 @@ def test_the_autoscaler_follows_a_metric_that_exists() -> None:
 
 @overlays
 def test_the_ingress_opens_what_is_for_clients(overlay: str) -> None:
-    """Every route that is open to all has a path; figures, probes and the operator's page have none."""
+    """Every public route has a path; metrics, probes and the operator's page have none."""
     paths = cluster.the(overlay, "Ingress")["spec"]["rules"][0]["http"]["paths"]
     exact = {path["path"] for path in paths if path["pathType"] == "Exact"}
     below = tuple(f"{path['path']}/" for path in paths if path["pathType"] == "Prefix")
@@ -181,7 +181,7 @@ def test_the_ingress_opens_what_is_for_clients(overlay: str) -> None:
 
 @overlays
 def test_the_ingress_lets_streams_and_pictures_through(overlay: str) -> None:
-    """Nothing is held back, the largest body fits, and the service's own deadline comes first; for both controllers."""
+    """No buffering, the largest body fits, and the service's time-out comes first, for both controllers."""
     notes = cluster.the(overlay, "Ingress")["metadata"]["annotations"]
     deadline = SETTING["REQUEST_TIMEOUT"].default
     largest = max(limit for row in ROUTES.values() for limit in row.bodies.values())
@@ -194,7 +194,7 @@ def test_the_ingress_lets_streams_and_pictures_through(overlay: str) -> None:
 
 
 def test_the_gpu_overlay_mounts_the_models_where_the_settings_look() -> None:
-    """The volume holds all three folders, read-only; one GPU is asked for and the CUDA image runs."""
+    """The volume holds all three folders, read-only; the pod requests one GPU and runs the CUDA image."""
     box = cluster.container("gpu")
     mount = next(mount for mount in box["volumeMounts"] if mount["name"] == "models")
     folders = [SETTING[name].default for name in ("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR")]
@@ -206,7 +206,7 @@ def test_the_gpu_overlay_mounts_the_models_where_the_settings_look() -> None:
 
 
 def test_the_demo_overlay_needs_nothing_mounted() -> None:
-    """The demo models are in the image, asked for by name as production demands."""
+    """The demo models are in the image and set explicitly, as production requires."""
     assert cluster.container("cpu-demo")["image"] == "avito-ai:cpu"
     environ = cluster.settings_of("cpu-demo")
     assert {environ["VIBE_MODEL_DIR"], environ["VISION_MODEL_DIR"]} == {"demo"}

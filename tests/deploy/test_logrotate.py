@@ -1,4 +1,4 @@
-"""logrotate over the service's log: no line is lost, and nobody tells the service."""
+"""logrotate of the service's log: no line is lost, and the service gets no signal."""
 
 import getpass
 import grp
@@ -21,7 +21,7 @@ WRITERS, ROTATIONS = 4, 6
 
 @pytest.fixture
 def folder(tmp_path):
-    """A log folder as `LogsDirectory` makes it: for its owner alone."""
+    """A log folder as `LogsDirectory` creates it: accessible to its owner only."""
     folder = tmp_path / "log"
     folder.mkdir(mode=0o750)
     return folder
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def logrotate(folder, tmp_path):
-    """Run logrotate over that folder with the file of this repository, as the user of this test."""
+    """Run logrotate on that folder with the file of this repository, as the current user."""
     who = f"su {getpass.getuser()} {grp.getgrgid(os.getgid()).gr_name}"
     edits = {"/var/log/avito-ai/*.log": f"{folder}/*.log", "su avito-ai avito-ai": who}
     text = edited(CONFIGURATION.read_text(), edits)
@@ -56,7 +56,7 @@ def all_lines(folder):
 
 @pytest.mark.needs("logrotate")
 def test_file_says_nothing_that_logrotate_objects_to(logrotate, folder):
-    """`logrotate -d` reads it without an error and would rotate what lies there."""
+    """`logrotate -d` reads it without an error and would rotate the files."""
     (folder / "service.log").write_text("line\n")
     tried = logrotate("-d", "-f")
     assert tried.returncode == 0
@@ -65,7 +65,7 @@ def test_file_says_nothing_that_logrotate_objects_to(logrotate, folder):
 
 
 def test_file_moves_and_never_copies_or_signals():
-    """Not by truncating, and without a script that would reload the service."""
+    """No truncation and no script that reloads the service."""
     words = [line.split()[0] for line in CONFIGURATION.read_text().splitlines() if line.strip() and line[0] != "#"]
     assert not {"copytruncate", "copy", "postrotate", "prerotate", "create", "sharedscripts"} & set(words)
     assert {"su", "nocreate", "delaycompress"} <= set(words)
@@ -73,7 +73,7 @@ def test_file_moves_and_never_copies_or_signals():
 
 @pytest.mark.needs("logrotate")
 def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, folder):
-    """Four threads write without a pause, over two handlers as in a reload: after six rotations no line is missing."""
+    """Four threads write through two handlers, as in a reload; no line is missing after six rotations."""
     handlers = [LogFile(str(folder / "service.log")) for _ in range(2)]
     stop, counts = threading.Event(), [0] * WRITERS
 

@@ -1,4 +1,4 @@
-"""What else deploy.sh does for an operator: status, rollback, update, uninstall, the proxy and the firewall."""
+"""deploy.sh status, rollback, update and uninstall, the proxy and the firewall."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO_WORDS = ("--certificate", "--certificate-key")
 
 @pytest.fixture
 def two(box: ProductionBox) -> ProductionBox:
-    """A machine where a second release has taken over."""
+    """A machine on which a second release serves."""
     box.change()
     assert box.run("production").returncode == 0
     box.log.unlink()
@@ -47,11 +47,8 @@ def site(box: ProductionBox) -> Path:
     return box.system / "etc/nginx/sites-available/avito-ai.conf"
 
 
-# --- status ---
-
-
 def test_status_says_what_runs(two: ProductionBox) -> None:
-    """Service, release, the one before, settings and every release stand on the screen; ready is exit status 0."""
+    """Service, current and previous release, settings and all releases are shown; ready is exit status 0."""
     done = two.run("status")
     assert done.returncode == 0
     first, second = two.releases
@@ -61,29 +58,26 @@ def test_status_says_what_runs(two: ProductionBox) -> None:
 
 
 def test_status_of_a_service_that_is_not_ready_is_three(box: ProductionBox) -> None:
-    """As systemctl has it."""
+    """The exit status is systemctl's."""
     box.say("unready")
     assert box.run("status").returncode == 3
 
 
 def test_status_where_nothing_is_installed_is_four(bare: ProductionBox) -> None:
-    """The command that installs it is named."""
+    """The message has the command that installs it."""
     done = bare.run("status")
     assert (done.returncode, "./deploy.sh production" in done.stdout) == (4, True)
 
 
 def test_status_tells_of_settings_that_wait(box: ProductionBox) -> None:
-    """An edited settings file is not in force yet, and that is said."""
+    """The output says that an edited settings file is not applied yet."""
     with (box.system / "etc/avito-ai/.env").open("a") as file:
         file.write("MAX_WAITING=7\n")
     assert "changed since the last start" in box.run("status").stdout
 
 
-# --- rollback ---
-
-
 def test_rollback_goes_to_the_release_before_and_again_back(two: ProductionBox) -> None:
-    """Without a pause, by the same hand-over; twice is where it began."""
+    """Without downtime, by the same hand-over; a second rollback returns to the first release."""
     first, second = two.releases
     assert two.run("rollback").returncode == 0
     assert two.current == two.serving == first
@@ -93,7 +87,7 @@ def test_rollback_goes_to_the_release_before_and_again_back(two: ProductionBox) 
 
 
 def test_rollback_to_a_release_by_name(two: ProductionBox) -> None:
-    """Any release that is there can be named."""
+    """Any existing release can be given."""
     first, second = two.releases
     assert two.run("rollback", first).returncode == 0
     assert two.current == first
@@ -101,7 +95,7 @@ def test_rollback_to_a_release_by_name(two: ProductionBox) -> None:
 
 
 def test_rollback_without_an_earlier_release_is_refused(box: ProductionBox) -> None:
-    """Nothing is touched."""
+    """Nothing is changed."""
     done = box.run("rollback")
     assert done.returncode == 1
     assert "no release to return to" in done.stderr
@@ -109,7 +103,7 @@ def test_rollback_without_an_earlier_release_is_refused(box: ProductionBox) -> N
 
 
 def test_a_rollback_that_fails_keeps_what_serves(two: ProductionBox) -> None:
-    """An earlier release that does not start any more is not served."""
+    """An earlier release that no longer starts is not served."""
     _, second = two.releases
     two.say("reload-fails")
     two.say("good", str(two.prefix / "releases" / second))
@@ -117,11 +111,8 @@ def test_a_rollback_that_fails_keeps_what_serves(two: ProductionBox) -> None:
     assert two.current == two.serving == second
 
 
-# --- update ---
-
-
 def changed_copy(box: ProductionBox, folder: Path) -> Path:
-    """Return another tree: the checkout with a line more."""
+    """Return another tree: the checkout with an extra line."""
     shutil.copytree(box.root, folder, symlinks=True)
     with (folder / "config.py").open("a") as file:
         file.write("# from elsewhere\n")
@@ -129,7 +120,7 @@ def changed_copy(box: ProductionBox, folder: Path) -> Path:
 
 
 def test_update_takes_a_folder(box: ProductionBox, tmp_path: Path) -> None:
-    """Another tree is installed by its own deploy.sh; nothing of the fetch is left."""
+    """Another tree is installed by its own deploy.sh; no temporary files are left."""
     before = box.current
     assert box.run("update", str(changed_copy(box, tmp_path / "next"))).returncode == 0
     assert box.current == box.serving != before
@@ -137,7 +128,7 @@ def test_update_takes_a_folder(box: ProductionBox, tmp_path: Path) -> None:
 
 
 def test_update_takes_a_tarball_that_has_its_sum(box: ProductionBox, tmp_path: Path) -> None:
-    """A wrong sum is refused before anything of it is used; the right one is installed."""
+    """A wrong checksum is refused before the tarball is used; with the right one it is installed."""
     before, tarball = box.current, tmp_path / "next.tar.gz"
     with tarfile.open(tarball, "w:gz") as archive:
         archive.add(changed_copy(box, tmp_path / "next"), arcname="avito-ai-2.0")
@@ -176,7 +167,7 @@ def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
 
 @pytest.mark.parametrize(("source", "sentence"), [("nothing-here", "is not a git checkout"), (".", "")])
 def test_update_refuses_what_it_cannot_fetch(box: ProductionBox, source: str, sentence: str) -> None:
-    """A source that is none of the four kinds is an error; the checkout's own folder is the same release."""
+    """An invalid source is an error; the checkout's own folder is the same release."""
     before = box.current
     done = box.run("update", source)
     assert sentence in done.stderr
@@ -185,7 +176,7 @@ def test_update_refuses_what_it_cannot_fetch(box: ProductionBox, source: str, se
 
 
 def test_update_refuses_a_tree_of_something_else(box: ProductionBox, tmp_path: Path) -> None:
-    """A folder without the service's files is not run as root."""
+    """A folder without the service's files is refused."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other/deploy.sh").write_text("touch /tmp/never\n")
     done = box.run("update", str(tmp_path / "other"))
@@ -202,11 +193,8 @@ def test_an_update_that_does_not_serve_goes_back(box: ProductionBox, tmp_path: P
     assert box.current == box.serving == before
 
 
-# --- uninstall ---
-
-
 def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
-    """The service, its releases and its units go; settings and the user stay."""
+    """The service, its releases and units are removed; settings and the user are kept."""
     done = box.run("uninstall")
     assert done.returncode == 0
     assert box.serving is None
@@ -218,7 +206,7 @@ def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
 
 
 def test_uninstall_purges_when_told_to(box: ProductionBox) -> None:
-    """Settings, state, logs and the user go too; a second time is no error."""
+    """Settings, state, logs and the user are removed too; a second run is not an error."""
     assert box.run("uninstall", "--purge", "--yes").returncode == 0
     assert not (box.system / "etc/avito-ai").exists()
     assert box.asked("userdel avito-ai") == 1
@@ -226,16 +214,13 @@ def test_uninstall_purges_when_told_to(box: ProductionBox) -> None:
 
 
 def test_uninstall_refuses_other_words(box: ProductionBox) -> None:
-    """A typing mistake removes nothing."""
+    """A typo removes nothing."""
     assert box.run("uninstall", "--dry-run").returncode == 1
     assert box.serving == box.current
 
 
-# --- the proxy ---
-
-
 def test_without_a_domain_no_proxy_is_touched(box: ProductionBox) -> None:
-    """An nginx that serves other things keeps its files."""
+    """An nginx with other sites keeps its files."""
     with_nginx(box).change()
     assert box.run("production").returncode == 0
     assert not (box.system / "etc/nginx").exists()
@@ -260,7 +245,7 @@ def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate
 
 @pytest.mark.needs("openssl")
 def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certificate: tuple[str, str]) -> None:
-    """Before anything else is done; so is a key that is not its own."""
+    """Before anything else; so is a key that does not match."""
     bare.lend("openssl", f'exec {shutil.which("openssl")} "$@"')
     cert, key = certificate
     done = bare.run("production", "--domain", "b.example", "--certificate", cert, "--certificate-key", key)
@@ -270,7 +255,7 @@ def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certifica
 
 
 def test_a_domain_gets_its_certificate_from_certbot(box: ProductionBox) -> None:
-    """First the site of the challenge, then the certificate, then the site itself."""
+    """First the challenge's site, then the certificate, then the final site."""
     live = box.system / "etc/letsencrypt/live/ai.example"
     with_nginx(box).lend(
         "certbot",
@@ -299,7 +284,7 @@ def test_without_a_certificate_the_service_serves_all_the_same(box: ProductionBo
 
 
 def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
-    """The site before, the settings and the service stay."""
+    """The previous site, the settings and the service are kept."""
     with_nginx(box).lend("certbot", "exit 0")
     site(box).parent.mkdir(parents=True)
     site(box).write_text("# the site before\n")
@@ -313,7 +298,7 @@ def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
 
 
 def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionBox) -> None:
-    """The operator types one command."""
+    """One command is enough."""
     box.lend("apt-get", f'echo "apt-get $*" >>"{box.log}"; exit 1')
     done = box.run("production", "--domain", "ai.example")
     assert done.returncode == 1
@@ -321,11 +306,8 @@ def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionB
     assert any("install --yes --no-install-recommends" in call and "certbot" in call for call in box.calls())
 
 
-# --- the firewall ---
-
-
 def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
-    """Rules are shown always, applied with --firewall alone, and the way in for the operator is the first."""
+    """Rules are always shown, applied only with --firewall, and SSH is the first."""
     box.lend("ufw", f'echo "ufw $*" >>"{box.log}"')
     shown = box.run("production").stdout
     assert "ufw allow 8085/tcp" in shown
@@ -336,7 +318,7 @@ def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
 
 
 def test_a_firewall_that_refuses_is_an_error(box: ProductionBox) -> None:
-    """Nobody believes to be protected who is not."""
+    """A failure to apply the rules is reported."""
     box.lend("ufw", '[ "$1" = allow ]')
     done = box.run("production", "--firewall")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The pipeline passes its linters, runs only what is pinned, and reaches production by way of staging and a person."""
+"""The pipeline passes its linters, uses pinned actions only, and requires staging and approval before production."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def steps(job: str) -> list[dict[str, Any]]:
     ids=["schema", "zizmor"],
 )
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
-    """The file is of its schema, and nothing in it lets a stranger's pull request do harm."""
+    """The file matches its schema and is safe for pull requests from forks."""
     name, *arguments = command
     done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_action_is_pinned_by_its_commit() -> None:
-    """A tag can be moved to other code, a commit cannot; the tag stands beside it to be read."""
+    """A tag can be moved, a commit cannot; the tag is in a comment."""
     used = re.findall(r"uses: (.*)", (ROOT / FILE).read_text(encoding="utf-8"))
     assert used
     assert [line for line in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
 
 
 def test_each_job_has_only_the_rights_it_needs() -> None:
-    """Nothing by default; to read the code everywhere, to write packages where images go."""
+    """None by default; reading the code, and writing packages for images."""
     assert WORKFLOW["permissions"] == {}
     rights = {name: job["permissions"] for name, job in JOBS.items()}
     assert rights.pop("image") == {"contents": "read", "packages": "write"}
@@ -56,7 +56,7 @@ def test_each_job_has_only_the_rights_it_needs() -> None:
 
 
 def test_the_way_to_production() -> None:
-    """What failed is not built, what was not tried is not released, and the same image goes on."""
+    """Failed tests stop the build, untested images are not released, and production gets staging's image."""
     for job, needed in ORDER.items():
         assert JOBS[job]["needs"] == needed
     for job in ("staging", "production"):
@@ -66,7 +66,7 @@ def test_the_way_to_production() -> None:
 
 
 def test_what_the_jobs_run_is_in_the_tree() -> None:
-    """The tests' own command, the release of the cluster and both variants of the image."""
+    """The test command, the cluster's release script and both variants of the image exist."""
     runs = {job: "\n".join(step.get("run", "") for step in steps(job)) for job in JOBS}
     assert runs["test"].strip() == ".ci/run"
     for words in ("./deploy.sh", "deploy/kubernetes/release.sh"):
@@ -101,12 +101,12 @@ def test_what_needs_more_than_packages_is_scanned_before_it_is_pushed() -> None:
 
 
 def test_every_supported_python_is_tested() -> None:
-    """The three that the packages are pinned for."""
+    """All versions that the packages are pinned for."""
     assert JOBS["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
 
 
 def test_the_shell_of_the_jobs_is_sound() -> None:
-    """What stands in `run:` passes shellcheck as scripts of files do."""
+    """The scripts in `run:` pass shellcheck."""
     scripts = [step["run"] for job in JOBS for step in steps(job) if "run" in step]
     for script in scripts:
         done = subprocess.run(

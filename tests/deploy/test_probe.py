@@ -1,4 +1,4 @@
-"""What deploy.sh is told about addresses, downloads and the load, by the standard library alone."""
+"""deploy/probe.py: the state of ports, reachable URLs and the loading progress."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOADING = {"status": "loading", "progress": {"stage": "reading avibe", "loaded_b
 
 @contextmanager
 def serving(answers: Answers) -> Iterator[int]:
-    """Serve each path's answers in turn, the last one again and again; yield the port."""
+    """Serve each path's responses in turn, repeating the last; yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -35,7 +35,7 @@ def serving(answers: Answers) -> Iterator[int]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -55,11 +55,8 @@ def body(**fields: object) -> bytes:
 ALIVE: Answers = {"/api/health/live": [(200, body(status="alive"))]}
 
 
-# --- the port ---
-
-
 def test_a_free_port_is_free() -> None:
-    """An address that can be bound is said to be free."""
+    """An address that can be bound is free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert probe.describe_port("127.0.0.1", str(port), "/") == "free"
@@ -67,7 +64,7 @@ def test_a_free_port_is_free() -> None:
 
 @pytest.mark.parametrize("port", ["", "http", "70000", "-1"])
 def test_a_port_that_is_none_is_left_to_the_settings(port: str) -> None:
-    """The settings' own check has the better words for it."""
+    """The check of the settings has a better message."""
     assert probe.describe_port("127.0.0.1", port, "/") == "free"
 
 
@@ -78,12 +75,12 @@ def test_an_address_of_another_machine_is_refused_with_its_name(host: str) -> No
 
 
 def test_a_port_for_root_alone_is_refused_with_a_way_out() -> None:
-    """Low ports are not for everybody; another one is offered."""
+    """A privileged port is refused, and another one suggested."""
     assert "needs root" in probe.describe_refusal(errno.EACCES, "127.0.0.1", "80", "/")
 
 
 def test_the_service_of_this_folder_is_recognized() -> None:
-    """A second run finds the first one, and says its address."""
+    """A second run finds the first one and prints its address."""
     with serving(ALIVE) as port:
         assert probe.describe_port("127.0.0.1", str(port), os.getcwd()) == f"ours http://127.0.0.1:{port}"
 
@@ -97,7 +94,7 @@ def test_the_service_of_another_folder_is_another_copy(tmp_path: Path) -> None:
 
 
 def test_another_program_in_this_folder_is_not_the_service() -> None:
-    """What does not answer as the service does is named as what it is."""
+    """A program that does not respond like the service is named by its process."""
     with serving({}) as port:
         answer = probe.describe_port("127.0.0.1", str(port), os.getcwd())
     assert f"(process {os.getpid()})" in answer
@@ -105,7 +102,7 @@ def test_another_program_in_this_folder_is_not_the_service() -> None:
 
 
 def test_another_port_is_offered_that_is_free() -> None:
-    """The way out that is named works."""
+    """The suggested port is free."""
     with serving({}) as port:
         offered = probe.describe_port("127.0.0.1", str(port), "/").partition("PORT=")[2].split()[0]
         assert probe.bind_error("127.0.0.1", int(offered)) is None
@@ -121,58 +118,55 @@ def test_another_port_is_offered_that_is_free() -> None:
     ],
 )
 def test_the_address_is_one_that_a_browser_opens(host: str, url: str) -> None:
-    """Wildcards become loopback, IPv6 gets its brackets."""
+    """Wildcards become loopback, and IPv6 addresses get brackets."""
     assert probe.address(host, "8085") == url
 
 
 def test_ipv6_addresses_are_checked_as_such() -> None:
-    """A host with colons is bound as IPv6, on a machine without it the reason is an address error."""
+    """A host with colons is bound as IPv6; without IPv6 the reason is an address error."""
     assert probe.bind_error("::1", 0) in (None, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def test_a_listener_that_is_gone_has_no_holder() -> None:
-    """Nothing is made up for a port that nobody has."""
+    """A free port has no holder."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert probe.holder_from_proc(port) is None
 
 
 def test_a_holder_that_cannot_be_seen_is_another_user(tmp_path: Path) -> None:
-    """Without a process to name, that much is still said."""
+    """Without a visible process, the message says that it is another user's."""
     assert "a process of another user" in probe.describe_taken("http://127.0.0.1:9", "9", None, "/")
 
 
 def test_macos_is_asked_through_lsof(stand_in: Callable[[str, str], None]) -> None:
-    """Where there is no /proc, lsof names process, program and folder."""
+    """Without /proc, lsof provides process, program and folder."""
     folder, program = "p71\\nfcwd\\nn/Users/me/app\\n", "p71\\ncPython\\nf5\\n"
     stand_in("lsof", f'case "$*" in *cwd*) printf "{folder}" ;; *) printf "{program}" ;; esac')
     assert probe.find_holder(8085, proc=Path("/no/proc")) == probe.Holder(71, "Python", "/Users/me/app")
 
 
 def test_lsof_that_sees_nothing_names_nobody(stand_in: Callable[[str, str], None]) -> None:
-    """Another user's process stays unseen."""
+    """Another user's process is not visible."""
     stand_in("lsof", "exit 1")
     assert probe.find_holder(8085, proc=Path("/no/proc")) is None
 
 
 def test_without_proc_and_lsof_nobody_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that offers neither way is no error."""
+    """A system with neither is not an error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert probe.find_holder(8085, proc=Path("/no/proc")) is None
 
 
-# --- what answers ---
-
-
 @pytest.mark.parametrize("answer", [b"<html>", b"[1]"])
 def test_an_answer_that_is_no_json_object_counts_as_none(answer: bytes) -> None:
-    """Another program's answer cannot confuse the script."""
+    """Another program's response is ignored."""
     with serving({"/x": [(200, answer)]}) as port:
         assert probe.fetch_json(f"http://127.0.0.1:{port}/x") == (0, {})
 
 
 def test_an_index_that_answers_is_reachable() -> None:
-    """A package index counts as reachable when it answers, and not when it does not or refuses."""
+    """A package index is reachable if it responds without an error."""
     with serving({"/torch/": [(200, b"")]}) as port:
         assert probe.main(["reachable", f"http://127.0.0.1:{port}/torch/"]) == 0
         assert probe.main(["reachable", f"http://127.0.0.1:{port}/nothing/"]) == 1
@@ -180,11 +174,8 @@ def test_an_index_that_answers_is_reachable() -> None:
     assert probe.main(["reachable", "no address"]) == 1
 
 
-# --- the load ---
-
-
 def test_the_address_is_printed_when_the_models_are_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    """Progress is told while it lasts, each line once in a while, and the address when it is over."""
+    """Progress is printed meanwhile, each line at intervals, and finally the address."""
     pauses: list[float] = []
     later = LOADING | {"progress": {"stage": "warming avibe"}}
     answers = [(503, body(**LOADING))] * 3 + [(503, body(**later))] * 25 + [(200, body(status="ready"))]
@@ -200,7 +191,7 @@ def test_the_address_is_printed_when_the_models_are_ready(capsys: pytest.Capture
 
 
 def test_a_service_that_ended_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """The companion never outlives the service, and says nothing of one that failed: that was logged."""
+    """The background process exits with the service and prints nothing if that failed, which was logged."""
     gone = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
     os.waitpid(gone, 0)
     probe.announce(gone, "127.0.0.1", "9")
@@ -208,12 +199,9 @@ def test_a_service_that_ended_is_not_waited_for(capsys: pytest.CaptureFixture[st
 
 
 def test_nothing_is_said_while_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    """A server that has not opened its port yet is no progress."""
+    """Nothing is printed before the server has opened its port."""
     assert probe.describe_progress({}) == ""
     assert probe.describe_progress({"progress": "soon"}) == ""
-
-
-# --- the command ---
 
 
 def test_the_port_question_prints_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +218,6 @@ def test_the_announcement_is_a_question_too(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_an_unknown_question_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """A mistake in the script does not pass as an answer."""
+    """An unknown command prints the usage."""
     assert probe.main(["what"]) == 2
     assert "probe.py port HOST PORT ROOT" in capsys.readouterr().err

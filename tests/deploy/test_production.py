@@ -1,4 +1,4 @@
-"""`deploy.sh production`: a bare machine to a service, and one release to the next."""
+"""`deploy.sh production`: installation on a bare machine, and switching releases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.deploy.production_box import ProductionBox
 
 
 def tree(folder: Path) -> list[str]:
-    """Return every path below a folder with what it holds."""
+    """Return every path below a folder with its content."""
     found = []
     for path in sorted(folder.rglob("*")):
         held = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else ""
@@ -18,12 +18,9 @@ def tree(folder: Path) -> list[str]:
     return found
 
 
-# --- the machine ---
-
-
 @pytest.mark.parametrize("system", [("debian", "11"), ("ubuntu", "22.04"), ("fedora", "41")])
 def test_another_system_is_refused_with_a_clear_word(bare: ProductionBox, system: tuple[str, str]) -> None:
-    """Only Debian 12 and Ubuntu 24.04, or newer, are set up; nothing is made elsewhere."""
+    """Only Debian 12 and Ubuntu 24.04, or newer, are supported; elsewhere nothing is created."""
     bare.os_release(*system)
     done = bare.production()
     assert done.returncode == 1
@@ -42,13 +39,13 @@ def test_newer_systems_are_taken(bare: ProductionBox, system: tuple[str, str]) -
 
 
 def test_a_system_without_systemd_is_refused(bare: ProductionBox) -> None:
-    """In a container there is nobody to run a unit."""
+    """A container without systemd is refused."""
     (bare.system / "run/systemd/system").rmdir()
     assert "is not run by systemd" in bare.production().stderr
 
 
 def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
-    """Nothing is tried that would fail half-way."""
+    """Without root, nothing is started that would fail half-way."""
     bare.tool("id", "echo 1000")
     done = bare.production()
     assert done.returncode == 1
@@ -56,7 +53,7 @@ def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
 
 
 def test_no_gpu_must_be_said(bare: ProductionBox) -> None:
-    """The processor is asked for by name, and the command for that is given before anything is downloaded."""
+    """The CPU must be set explicitly; the command is given before anything is downloaded."""
     done = bare.run("production", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
     assert done.returncode == 1
     assert "no NVIDIA GPU" in done.stderr
@@ -65,7 +62,7 @@ def test_no_gpu_must_be_said(bare: ProductionBox) -> None:
 
 
 def test_a_card_without_its_driver_is_told_apart(bare: ProductionBox) -> None:
-    """A missing driver has another remedy than a missing card."""
+    """A missing driver has a different remedy from a missing card."""
     device = bare.system / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text("0x10de\n")
@@ -73,42 +70,39 @@ def test_a_card_without_its_driver_is_told_apart(bare: ProductionBox) -> None:
 
 
 def test_a_driver_that_shows_no_gpu_is_named(bare: ProductionBox) -> None:
-    """What nvidia-smi itself says stands in the sentence."""
+    """The message contains nvidia-smi's own output."""
     bare.tool("nvidia-smi", 'echo "Driver/library version mismatch"; exit 9')
     assert "Driver/library version mismatch" in bare.run("production").stderr
 
 
 def test_a_gpu_that_is_not_there_is_refused(bare: ProductionBox) -> None:
-    """CUDA_VISIBLE_DEVICES must name one of those that nvidia-smi lists."""
+    """CUDA_VISIBLE_DEVICES must be a GPU that nvidia-smi lists."""
     bare.tool("nvidia-smi", "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'")
     done = bare.run("production", "CUDA_VISIBLE_DEVICES=3", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
     assert "CUDA_VISIBLE_DEVICES=3: there is no such GPU" in done.stderr
 
 
 def test_a_missing_model_folder_stops_early(bare: ProductionBox) -> None:
-    """The setting, the folder and the demo's word are named before anything is downloaded."""
+    """The message has the setting, the folder and the demo, before anything is downloaded."""
     done = bare.run("production", "DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=/no/such/folder")
     assert "VISION_MODEL_DIR=/no/such/folder: there is no such folder" in done.stderr
     assert not bare.prefix.exists()
 
 
 def test_a_port_of_another_program_is_named(bare: ProductionBox) -> None:
-    """The way out is a word of this very command."""
+    """The suggestion is an argument of the same command."""
     port = '*"probe.py port"*) echo "taken Port 8085 is held by nginx (process 7)."; exit ;;'
     bare.python(cases=port + '*"realpath(sys.executable)"*) echo /usr/bin/python3; exit ;;')
     assert "held by nginx (process 7)" in bare.production().stderr
 
 
 def test_a_python_in_a_home_folder_is_not_used(bare: ProductionBox) -> None:
-    """The service's user could not run it."""
+    """The service's user cannot run it."""
     bare.say("python-lies-at", "/home/operator/.pyenv/versions/3.11.7/bin/python3")
     done = bare.production()
     assert done.returncode == 1
     assert bare.asked("apt-get") > 0
     assert "outside of home folders" in done.stderr
-
-
-# --- the command line ---
 
 
 @pytest.mark.parametrize(
@@ -125,14 +119,14 @@ def test_a_python_in_a_home_folder_is_not_used(bare: ProductionBox) -> None:
     ],
 )
 def test_a_wrong_word_is_refused(bare: ProductionBox, words: list[str], sentence: str) -> None:
-    """Nothing that was typed is ignored in silence."""
+    """No argument is silently ignored."""
     done = bare.run("production", *words)
     assert done.returncode == 1
     assert sentence in done.stderr
 
 
 def test_a_dry_run_changes_nothing(bare: ProductionBox) -> None:
-    """The plan names the user, the settings, the release, the checks and the unit; no file is made, nobody is asked."""
+    """The plan has user, settings, release, checks and unit; nothing is created or requested."""
     before = tree(bare.system)
     done = bare.production("--dry-run", "--domain", "ai.example", "--firewall")
     assert done.returncode == 0
@@ -143,18 +137,15 @@ def test_a_dry_run_changes_nothing(bare: ProductionBox) -> None:
 
 
 def test_a_dry_run_sees_that_nothing_is_to_do(box: ProductionBox) -> None:
-    """Where the release serves already, the plan says so."""
+    """If the release already serves, the plan says so."""
     before = tree(box.system)
     done = box.run("production", "--dry-run")
     assert "would leave the service as it is" in done.stdout
     assert tree(box.system) == before
 
 
-# --- the first release ---
-
-
 def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
-    """User, folders, settings, release, units: all is in place, and the release that serves is the one of this tree."""
+    """User, folders, settings, release and units are in place, and the release of this tree serves."""
     (release,) = box.releases
     assert box.current == box.serving == release
     assert box.settings == ["ENVIRONMENT=production", "DEVICE=cpu", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo"]
@@ -171,7 +162,7 @@ def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
 
 
 def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
-    """A second run finds the release, the settings and the service as they must be."""
+    """A second run finds release, settings and service unchanged."""
     done = box.run("production")
     assert done.returncode == 0
     assert "nothing is restarted" in done.stdout
@@ -180,7 +171,7 @@ def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
 
 
 def test_the_release_is_tested_before_it_is_checked_and_served(bare: ProductionBox) -> None:
-    """Packages, kernels, smoke tests, the sandbox, the start, the answers: in this order."""
+    """Packages, kernels, smoke tests, sandbox check, start, and answers, in this order."""
     assert bare.production().returncode == 0
     steps = ["pip install", "kernels in", "smoke of", "start avito-ai-check", "restart avito-ai", "asked for", "enable"]
     calls = "\n".join(bare.calls())
@@ -188,7 +179,7 @@ def test_the_release_is_tested_before_it_is_checked_and_served(bare: ProductionB
 
 
 def test_the_check_runs_in_the_sandbox_of_the_unit(box: ProductionBox) -> None:
-    """The unit that is checked with has the service's user and limits, and neither its start nor its run folder."""
+    """The check's unit has the service's user and limits, but neither its start command nor its runtime directory."""
     box.change()
     assert box.run("production").returncode == 0
     unit = (box.control / "checked-unit").read_text()
@@ -202,7 +193,7 @@ def test_the_check_runs_in_the_sandbox_of_the_unit(box: ProductionBox) -> None:
 
 @pytest.mark.parametrize(("version", "installed"), [("252 (252.38-1)", False), ("255 (255.4-1ubuntu8)", True)])
 def test_restarts_back_off_where_systemd_can(bare: ProductionBox, version: str, installed: bool) -> None:
-    """Keys that an older systemd would warn of come in a drop-in of their own, which that one does not get."""
+    """Options that an older systemd would warn of are in a drop-in that it does not get."""
     bare.say("systemd", f"systemd {version}\n+PAM +AUDIT\n")
     assert bare.production().returncode == 0
     drop_in = bare.system / "etc/systemd/system/avito-ai.service.d/back-off.conf"
@@ -210,7 +201,7 @@ def test_restarts_back_off_where_systemd_can(bare: ProductionBox, version: str, 
 
 
 def test_the_settings_of_the_checkout_are_taken_along(bare: ProductionBox) -> None:
-    """Whoever tried it with settings of their own does not write them twice."""
+    """The .env of a checkout becomes the settings file."""
     (bare.root / ".env").write_text(
         "PORT=8085\nDEVICE=cpu\nVIBE_MODEL_DIR=demo\nVISION_MODEL_DIR=demo\nTEMPERATURE=0.5\n"
     )
@@ -220,7 +211,7 @@ def test_the_settings_of_the_checkout_are_taken_along(bare: ProductionBox) -> No
 
 
 def test_settings_that_are_not_for_production_are_refused(bare: ProductionBox) -> None:
-    """A settings file that says otherwise is not overruled in silence."""
+    """A settings file with another ENVIRONMENT is not silently overruled."""
     (bare.system / "etc/avito-ai").mkdir()
     (bare.system / "etc/avito-ai/.env").write_text("ENVIRONMENT=development\n")
     done = bare.production()
@@ -230,7 +221,7 @@ def test_settings_that_are_not_for_production_are_refused(bare: ProductionBox) -
 
 
 def test_a_setting_in_the_environment_is_not_lost_in_silence(box: ProductionBox) -> None:
-    """It works for development; here the word that keeps it is named."""
+    """It works for development only; the message has the argument that stores it."""
     done = box.run("production", MAX_WAITING="7")
     assert "MAX_WAITING is set in the environment and has no effect here" in done.stderr
     assert "MAX_WAITING=7" not in box.settings
@@ -247,11 +238,8 @@ def test_a_first_release_that_does_not_start_leaves_nothing_running(bare: Produc
     assert not (bare.prefix / "current").is_symlink()
 
 
-# --- the next release ---
-
-
 def test_a_changed_tree_takes_over_by_a_reload(box: ProductionBox) -> None:
-    """The next release shares the packages of the one before, and is handed the service."""
+    """The next release shares the previous one's packages and takes over."""
     before = box.current
     box.change()
     done = box.run("production")
@@ -271,14 +259,14 @@ def test_changed_packages_are_installed_anew(box: ProductionBox) -> None:
 
 
 def test_a_changed_setting_is_taken_up_by_a_reload(box: ProductionBox) -> None:
-    """The same tree with other settings is handed over to itself."""
+    """The same tree with other settings is reloaded."""
     assert box.run("production", "MAX_WAITING=7").returncode == 0
     assert "MAX_WAITING=7" in box.settings
     assert box.asked("systemctl reload avito-ai.service") == 1
 
 
 def test_a_changed_port_needs_a_restart(box: ProductionBox) -> None:
-    """A reload keeps its socket, so the address would stay the old one."""
+    """A reload keeps the socket, and therefore the old address."""
     done = box.run("production", "PORT=9000")
     assert done.returncode == 0
     assert box.asked("systemctl restart avito-ai.service") == 1
@@ -286,7 +274,7 @@ def test_a_changed_port_needs_a_restart(box: ProductionBox) -> None:
 
 
 def test_old_releases_are_removed(box: ProductionBox) -> None:
-    """The one that serves, the one before and one more are kept."""
+    """The current one, the previous one and one more are kept."""
     first = box.current
     for number in range(3):
         box.change(f"# {number}\n")

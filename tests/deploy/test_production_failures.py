@@ -1,4 +1,4 @@
-"""`deploy.sh production` that fails or is ended half-way: the old release goes on serving, and the reason is shown."""
+"""`deploy.sh production` that fails or is interrupted: the old release keeps serving, and the reason is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPLOY = ["env", "--default-signal", "bash"]
 
 
 def fail(box: ProductionBox, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a production that must fail and leave the release before serving."""
+    """Run a production that must fail and leave the previous release serving."""
     before = box.current
     done = box.run("production", *words)
     assert done.returncode == 1
@@ -29,21 +29,21 @@ def fail(box: ProductionBox, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def next_release(box: ProductionBox, instruction: str) -> str:
-    """Change the checkout and tell the machine how its release shall go; return the release that serves now."""
+    """Change the checkout and set how its release behaves; return the current release."""
     box.change()
     box.say(instruction)
     return box.current
 
 
 def test_a_release_that_fails_its_smoke_tests_is_not_served(box: ProductionBox) -> None:
-    """The service is not even touched."""
+    """The service is not changed."""
     next_release(box, "smoke-fails")
     assert "failed its smoke tests" in fail(box).stderr
     assert not box.asked("systemctl reload")
 
 
 def test_a_folder_that_cannot_be_read_is_named_before_the_switch(box: ProductionBox) -> None:
-    """What the check in the sandbox found stands on the screen, and the settings are as they were."""
+    """The result of the sandbox check is shown, and the settings are restored."""
     box.say("check-fails")
     box.say(
         "check-report", "Error: VISION_MODEL_DIR=/srv/m: the user avito-ai cannot read /srv/m: Permission denied.\n"
@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_read_is_named_before_the_switch(box: Production
 
 
 def test_mistakes_in_the_settings_are_all_shown_and_taken_back(box: ProductionBox) -> None:
-    """The release's own code judges the settings."""
+    """The release's own code validates the settings."""
     said = fail(box, "TEMPERATURE=hot", "MAX_WAITING=many").stderr
     assert "TEMPERATURE=" in said
     assert "MAX_WAITING=" in said
@@ -61,7 +61,7 @@ def test_mistakes_in_the_settings_are_all_shown_and_taken_back(box: ProductionBo
 
 
 def test_packages_that_cannot_be_installed_stop_the_run(box: ProductionBox) -> None:
-    """A package index that is away takes nothing down, and the next run begins anew."""
+    """An unreachable package index stops nothing, and the next run starts again."""
     with (box.root / "requirements.txt").open("a") as file:
         file.write("# changed\n")
     venv_python = box.venv_python.read_text()
@@ -73,7 +73,7 @@ def test_packages_that_cannot_be_installed_stop_the_run(box: ProductionBox) -> N
 
 
 def test_a_hand_over_that_fails_goes_back_by_itself(box: ProductionBox) -> None:
-    """The release before serves on without a pause, and the reason is shown."""
+    """The previous release keeps serving without downtime, and the reason is shown."""
     before = next_release(box, "reload-fails")
     box.say("good", str(box.prefix / "releases" / before))
     done = fail(box)
@@ -82,14 +82,14 @@ def test_a_hand_over_that_fails_goes_back_by_itself(box: ProductionBox) -> None:
 
 
 def test_a_release_that_answers_wrongly_is_replaced_by_the_one_before(box: ProductionBox) -> None:
-    """Ready is not enough: each model is asked for an answer; without it the release before takes over again."""
+    """Readiness is not enough: each model must answer, else the previous release takes over again."""
     before = next_release(box, "deaf")
     assert f"{before} serves again" in fail(box).stdout
     assert box.asked("systemctl reload avito-ai.service") == 2
 
 
 def test_a_release_that_failed_can_be_tried_again(box: ProductionBox) -> None:
-    """Once its reason is gone, the same tree is served without being made anew."""
+    """Once the cause is gone, the same tree is served without being installed again."""
     next_release(box, "deaf")
     fail(box)
     box.unsay("deaf")
@@ -99,7 +99,7 @@ def test_a_release_that_failed_can_be_tried_again(box: ProductionBox) -> None:
 
 
 def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> None:
-    """Where the service had to stop for the new settings, it is started again with the old ones."""
+    """If the new settings required a restart, the service is restarted with the old ones."""
     before = next_release(box, "restart-fails")
     box.say("good", str(box.prefix / "releases" / before))
     fail(box, "PORT=9000")
@@ -108,7 +108,7 @@ def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> Non
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBox, number: int, status: int) -> None:
-    """Whoever ends the run during the hand-over gets back what was there before, at once."""
+    """A signal during the hand-over restores the previous state at once."""
     before = next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
     with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
@@ -119,7 +119,7 @@ def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBo
 
 
 def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionBox) -> None:
-    """The key reaches all that runs in the foreground of the terminal, and the way back is not hurt by it."""
+    """Ctrl+C reaches the whole foreground process group, and the rollback still works."""
     before = next_release(box, "reload-waits")
     main, terminal = pty.openpty()
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
@@ -134,7 +134,7 @@ def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionB
 
 
 def test_only_one_run_at_a_time(box: ProductionBox) -> None:
-    """A second one ends at once and changes nothing."""
+    """A second one exits at once and changes nothing."""
     next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
     with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
@@ -147,7 +147,7 @@ def test_only_one_run_at_a_time(box: ProductionBox) -> None:
 
 
 def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
-    """Nothing is copied where it would not fit."""
+    """Nothing is copied without enough disk space."""
     box.change()
     box.lend("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
     assert "Not enough disk space" in fail(box).stderr

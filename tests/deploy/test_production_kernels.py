@@ -1,4 +1,4 @@
-"""`deploy.sh production` on the processor compiles the kernels into the release, and never fails for want of them."""
+"""`deploy.sh production` on the CPU compiles the kernels into the release, and does not fail without them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAILING_APT = 'case "$*" in *gcc*) echo "E: no such package"; exit 100 ;; esac'
 
 
 def give_compiler(box: ProductionBox) -> None:
-    """Let the machine have what Debian's gcc and libc6-dev bring."""
+    """Install what Debian's gcc and libc6-dev contain."""
     box.tool("gcc", "exit 0")
     headers = box.system / "usr/include"
     headers.mkdir(parents=True)
@@ -28,7 +28,7 @@ def test_a_compiler_is_installed_for_the_processor(bare: ProductionBox) -> None:
 
 
 def test_a_compiler_that_is_there_is_taken(bare: ProductionBox) -> None:
-    """Nothing is installed beside it."""
+    """Nothing else is installed."""
     give_compiler(bare)
     assert bare.production().returncode == 0
     assert bare.asked("gcc") == bare.asked("libc6-dev") == 0
@@ -36,7 +36,7 @@ def test_a_compiler_that_is_there_is_taken(bare: ProductionBox) -> None:
 
 
 def test_a_gpu_needs_neither_compiler_nor_kernels(bare: ProductionBox) -> None:
-    """There torch's own kernels do the work."""
+    """A GPU uses torch's kernels."""
     bare.tool("nvidia-smi", GPU)
     done = bare.run("production", *DEMO)
     assert done.returncode == 0, done.stderr
@@ -44,14 +44,14 @@ def test_a_gpu_needs_neither_compiler_nor_kernels(bare: ProductionBox) -> None:
 
 
 def test_another_kind_of_processor_gets_no_compiler(bare: ProductionBox) -> None:
-    """There are no kernels for it to compile."""
+    """There are no kernels for it."""
     bare.tool("uname", 'case "$*" in -m) echo aarch64 ;; *) echo Linux ;; esac')
     assert bare.production().returncode == 0
     assert bare.asked("gcc") == 0
 
 
 def test_apt_without_a_compiler_does_not_stop_the_run(bare: ProductionBox) -> None:
-    """A mirror that lacks it is named, and the service comes up without."""
+    """A warning is printed, and the service runs without the kernels."""
     bare.tool("apt-get", FAILING_APT)
     done = bare.production()
     assert done.returncode == 0
@@ -61,7 +61,7 @@ def test_apt_without_a_compiler_does_not_stop_the_run(bare: ProductionBox) -> No
 
 
 def test_kernels_that_cannot_be_built_do_not_stop_the_run(box: ProductionBox) -> None:
-    """One line says what that costs, and the release serves."""
+    """One line describes the effect, and the release serves."""
     box.change()
     box.say("kernels-fail")
     done = box.run("production")
@@ -71,14 +71,14 @@ def test_kernels_that_cannot_be_built_do_not_stop_the_run(box: ProductionBox) ->
 
 
 def test_a_release_that_lacks_its_kernels_gets_them_with_the_next_run(box: ProductionBox) -> None:
-    """As where the compiler came later, or the service moved from a GPU to the processor."""
+    """For example if the compiler was installed later, or the service moved from a GPU to the CPU."""
     assert box.run("production").returncode == 0
     assert box.asked("kernels in") == 1
     assert len(box.releases) == 1
 
 
 def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
-    """What a developer's compiler made is no part of a release, and makes no other one of it."""
+    """Locally compiled libraries are not part of a release and do not change its hash."""
     folder = box.root / "engine/model/kernels"
     folder.mkdir(parents=True)
     (folder / "kernels-x86-64-v3-0123456789ab.so").touch()
@@ -90,7 +90,7 @@ def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
 
 @pytest.mark.parametrize(("device", "said"), [("cpu", True), ("auto", False)])
 def test_the_plan_says_what_is_compiled(bare: ProductionBox, device: str, said: bool) -> None:
-    """And what is installed for that, where the processor is asked for."""
+    """And the packages for that, if DEVICE is cpu."""
     bare.tool("nvidia-smi", GPU)
     plan = bare.run("production", "--dry-run", f"DEVICE={device}", *DEMO).stdout
     assert ("compile its kernels" in plan) is said

@@ -29,14 +29,14 @@ def copies(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=KINDS)
 def proxy(request, copies, tmp_path_factory):
-    """One of the two in front of all copies."""
+    """One of the proxies in front of all copies."""
     with request.param(tmp_path_factory.mktemp(request.param.name), copies.ports) as proxy:
         yield proxy
 
 
 @pytest.fixture(params=KINDS)
 def new_proxy(request, tmp_path):
-    """Start one of the two in front of other ports, with edits by its name."""
+    """Start one of the proxies in front of other ports, with edits by proxy."""
     started = []
 
     def start(ports, **edits):
@@ -78,7 +78,7 @@ class SilentService:
                 self.close_connection = True
 
             def log_message(self, *_):
-                """Say nothing."""
+                """Log nothing."""
 
         self.release = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -97,7 +97,7 @@ class SilentService:
 
 
 def failure_of_api(response, body):
-    """Return the code of a failure under /api; its shape must be whole."""
+    """Return the code of an error under /api, in the API's format."""
     assert response.headers["Content-Type"] == "application/json"
     said = json.loads(body)
     assert set(said) == {"error", "message", "request_id"}
@@ -107,19 +107,16 @@ def failure_of_api(response, body):
 
 
 def failure_of_openai(response, body):
-    """Return the code of a failure under /v1; its shape must be whole."""
+    """Return the code of an error under /v1, in the OpenAI format."""
     assert response.headers["Content-Type"] == "application/json"
     said = json.loads(body)["error"]
     assert set(said) == {"message", "type", "param", "code"}
     return said["code"]
 
 
-# --- copies ---
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, tmp_path):
-    """SIGTERM to one of three, then the same copy again, loading for a while: every answer is whole."""
+    """SIGTERM to one of three copies, which then restarts and loads for a while: every response is complete."""
     with Copies(tmp_path / "copies") as copies, kind(tmp_path / "proxy", copies.ports) as proxy:
         with Traffic(proxy) as traffic:
             traffic.goes_on(10)
@@ -146,7 +143,7 @@ def alive(copy):
 
 
 def test_limits_are_one_over_all_copies_and_by_the_clients_own_address(proxy, copies):
-    """Twenty a minute for one address, whichever copies it meets and whatever it claims to be; others are untouched."""
+    """20 requests per minute for one address, on any copy and with any forwarded header; others are unaffected."""
     mine = "127.9.0.1" if proxy.name == "nginx" else "127.9.0.2"
     answers = []
     for number in range(LIMIT + 5):
@@ -160,7 +157,7 @@ def test_limits_are_one_over_all_copies_and_by_the_clients_own_address(proxy, co
 
 
 def test_request_id_is_carried_through_to_the_copy_and_back(proxy, copies):
-    """A client's own id where it is well formed, else one of the proxy's; the copy logs the same."""
+    """A well-formed id of the client is kept, else the proxy sets one; the copy logs the same id."""
     kept, _ = proxy.ask("/api/health", headers={"X-Request-ID": f"mine-{proxy.name}"})
     made, _ = proxy.ask("/api/health", headers={"X-Request-ID": "not well formed!"})
     assert kept.headers["X-Request-ID"] == f"mine-{proxy.name}"
@@ -170,12 +167,9 @@ def test_request_id_is_carried_through_to_the_copy_and_back(proxy, copies):
     assert made.headers.get_all("X-Request-ID") == [made.headers["X-Request-ID"]]
 
 
-# --- streams ---
-
-
 @pytest.mark.parametrize(("path", "body"), [(CHAT, CHAT_STREAM), (TEXT, {"prompt": "Hello", "stream": True})])
 def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
-    """While the model is held after its first piece, that piece is already with the client."""
+    """The first chunk reaches the client while the model is held after it."""
     for copy in copies.running:
         copy.say("hold")
     connection = proxy.connect("127.8.0.1" if path == CHAT else "127.8.0.2")
@@ -193,11 +187,8 @@ def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
     connection.close()
 
 
-# --- failures of the proxy's own ---
-
-
 def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_proxy):
-    """Nobody listens: an error of 5xx with Retry-After, as JSON where JSON is spoken, with the request's id."""
+    """Without a copy, the error is a 5xx with Retry-After and the request id, as JSON under /api and /v1."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays refused and nobody else's
         proxy = new_proxy([nobody.getsockname()[1]] * 3)
@@ -215,7 +206,7 @@ def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_pro
 
 
 def test_generation_that_began_is_never_repeated(new_proxy):
-    """A copy that dies over a request fails that one request; no other copy gets it as well."""
+    """A copy that dies during a request fails that request only; it is not sent to another copy."""
     with SilentService(close=True) as first, SilentService(close=True) as second:
         proxy = new_proxy([first.port, second.port, second.port])
         if proxy.name == "haproxy":
@@ -258,7 +249,7 @@ def test_body_over_the_largest_limit_is_refused_before_it_is_sent(proxy):
 
 
 def test_body_over_a_routes_own_limit_is_refused_in_the_services_words(proxy):
-    """Between the route's limit and the proxy's it is the service that says how much is taken."""
+    """Between the route's limit and the proxy's, the service refuses a body."""
     response, body = proxy.ask(TEXT, b'{"prompt": "' + b"x" * (2 * 2**20) + b'"}', method="POST")
     assert (response.status, failure_of_api(response, body)) == (415, "unsupported_media_type")
     headers = {"Content-Type": "application/json"}
@@ -268,31 +259,28 @@ def test_body_over_a_routes_own_limit_is_refused_in_the_services_words(proxy):
 
 
 def test_largest_picture_passes(proxy):
-    """A body of 23 MiB reaches the route that takes 24."""
+    """A body of 23 MiB reaches the route with a limit of 24 MiB."""
     body = json.dumps({"prompt": "What?", "image": "x" * (23 * 2**20)}).encode()
     response, answer = proxy.ask(VISION, body, "127.7.0.1", headers={"Content-Type": "application/json"})
     assert (response.status, failure_of_api(response, answer)) == (400, "validation_error")
 
 
-# --- what is private, and who is slow ---
-
-
 @pytest.mark.parametrize("path", ["/metrics", "/status", "/status/figures", "/%6detrics", "//metrics", "/x/../metrics"])
 def test_figures_and_the_operators_page_are_refused_from_outside(proxy, path):
-    """However the address is written, nobody outside sees them."""
+    """They are not reachable from outside, however the path is written."""
     response, body = proxy.ask(path, source="127.6.0.1")
     assert response.status in (403, 404)
     assert b"avito_ai_" not in body
 
 
 def test_admin_routes_are_refused_from_outside_as_json(proxy):
-    """The reset of the figures is for this machine; the refusal keeps the API's shape."""
+    """Resetting the metrics is for this machine only; the refusal has the API's format."""
     response, body = proxy.ask("/api/metrics/reset", {}, source="127.6.0.1")
     assert (response.status, failure_of_api(response, body)) == (403, "forbidden")
 
 
 def test_this_machine_may_read_the_metrics(proxy):
-    """From loopback itself /metrics answers through the proxy; a reset asks for the key all the same."""
+    """From loopback /metrics responds through the proxy; a reset requires the key even so."""
     response, body = proxy.ask("/metrics")
     assert response.status == 200
     assert b"avito_ai_model_status" in body
@@ -310,7 +298,7 @@ def test_plain_http_leads_to_https(proxy):
 
 @pytest.mark.needs("curl")
 def test_http2_is_spoken(proxy):
-    """Browsers and clients that can get it."""
+    """Clients that support HTTP/2 get it."""
     url = f"https://127.0.0.1:{proxy.port}/api/health"
     command = [
         "curl",
@@ -361,7 +349,7 @@ def test_slow_clients_reach_no_copy_and_are_let_go(new_proxy, copies, seconds):
 
 
 def ended(connection):
-    """Read until the other side ends it; True unless it never does."""
+    """Read until the other side closes it; False if it never does."""
     try:
         while connection.recv(65536):
             pass
@@ -373,7 +361,7 @@ def ended(connection):
 
 
 def test_one_address_cannot_hold_all_connections(new_proxy, copies):
-    """Beyond its connections an address hears 429; another one is served."""
+    """An address with too many connections gets 429; another one is served."""
     few = {"nginx": {"limit_conn avito_ai_clients 100": "limit_conn avito_ai_clients 3"}, "haproxy": {"gt 100": "gt 3"}}
     proxy = new_proxy(copies.ports, **few)
     until(lambda: proxy.ask("/api/health/ready", source="127.4.0.3")[0].status == 200)
@@ -392,12 +380,9 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
         connection.close()
 
 
-# --- nginx alone: requests that a copy hands over ---
-
-
 @pytest.mark.needs("nginx")
 def test_handed_over_request_finds_the_one_copy_that_serves(copies, tmp_path):
-    """One copy hands over, one is gone: whatever the order, the third answers."""
+    """One copy hands over, one is down: the third answers, whatever the order."""
     with SilentService(close=True, handing_over=True, refusing=True) as leaving:
         with Nginx(tmp_path / "nginx", [leaving.port, free_port(), copies.ports[0]]) as proxy:
             answers = [proxy.ask(TEXT, {"prompt": "Hello"}, f"127.3.0.{number}") for number in range(1, 13)]
@@ -408,7 +393,7 @@ def test_handed_over_request_finds_the_one_copy_that_serves(copies, tmp_path):
 
 @pytest.mark.needs("nginx")
 def test_handed_over_generation_that_began_elsewhere_is_not_repeated(tmp_path):
-    """The second copy dies over it: the client hears 502, and no third one is asked."""
+    """If the second copy dies during the request, the client gets 502, and no third copy is tried."""
     with SilentService(close=True, handing_over=True) as first, SilentService(close=True, handing_over=True) as second:
         with Nginx(tmp_path / "nginx", [first.port, second.port]) as proxy:
             response, body = proxy.ask(TEXT, {"prompt": "x"})

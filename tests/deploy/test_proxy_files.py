@@ -1,4 +1,4 @@
-"""The proxies' files: what renders them, that their own programs take them, and that they fit the service."""
+"""The proxies' configurations: rendering, validity for the programs, and consistency with the service."""
 
 import os
 import re
@@ -21,7 +21,7 @@ DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
 
 @pytest.fixture
 def nginx_takes(tmp_path):
-    """Return what `nginx -t` says about a site, after its log's folder was put elsewhere."""
+    """Return the result of `nginx -t` for a site, with its log's folder replaced."""
 
     def check(site):
         (tmp_path / "site.conf").write_text(site.replace("/var/log/nginx/", f"{tmp_path}/"))
@@ -36,7 +36,7 @@ def nginx_takes(tmp_path):
 @pytest.mark.parametrize("copies", [["8085"], ["8085", "8086", "8087"], ["127.0.0.2:8085", "10.0.0.7:8085"]])
 @pytest.mark.needs("nginx", "openssl")
 def test_nginx_takes_the_site_without_a_warning(nginx_takes, tmp_path, copies):
-    """With one copy and with several, here or on other machines; nothing is left to be put in."""
+    """With one or several copies, local or remote, without a placeholder left."""
     rendered = render("site", "ai.example", *make_certificate(tmp_path), *copies, HTTP_PORT="18080", HTTPS_PORT="18443")
     assert rendered.returncode == 0
     assert not re.search(r"@[A-Z_]+@", rendered.stdout)
@@ -46,13 +46,13 @@ def test_nginx_takes_the_site_without_a_warning(nginx_takes, tmp_path, copies):
 
 
 def warned_about_root(said):
-    """Return nginx's remark that it is tested by somebody else than root, "" where it made none."""
+    """Return nginx's warning about not running as root, "" without one."""
     return next((line for line in said.splitlines() if '"user" directive makes sense only' in line), "")
 
 
 @pytest.mark.needs("nginx")
 def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
-    """Before there is a certificate, only the challenge is answered."""
+    """Without a certificate, only the challenge is served."""
     rendered = render("challenge", "ai.example", HTTP_PORT="18080")
     assert rendered.returncode == 0
     assert "ssl" not in rendered.stdout
@@ -60,7 +60,7 @@ def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
 
 
 def test_only_several_copies_are_told_of_each_other():
-    """One copy alone answers 503 itself: handing over would only ask it again."""
+    """A single copy returns 503 itself, since a hand-over would come back to it."""
     files = ("ai.example", "/c.pem", "/k.pem")
     assert 'another_copy "";' in render("site", *files, "8085").stdout
     assert 'another_copy "yes";' in render("site", *files, "8085", "8086").stdout
@@ -79,7 +79,7 @@ def test_only_several_copies_are_told_of_each_other():
     ],
 )
 def test_words_that_would_break_the_site_are_refused(arguments, word):
-    """Nothing is printed that nginx would read."""
+    """Nothing is printed to stdout."""
     done = render(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert word in done.stderr
@@ -89,7 +89,7 @@ def test_words_that_would_break_the_site_are_refused(arguments, word):
     ("version", "http2"), [("1.22.1", "ssl http2;"), ("1.24.0", "ssl http2;"), ("1.26.3", "http2 on;")]
 )
 def test_http2_is_asked_for_as_each_nginx_wants_it(tmp_path, version, http2):
-    """Newer ones warn of the older way."""
+    """Newer versions warn about the old form."""
     fake = tmp_path / "nginx"
     fake.write_text(f"#!/bin/sh\necho 'nginx version: nginx/{version} (Ubuntu)' >&2\n")
     fake.chmod(0o755)
@@ -98,7 +98,7 @@ def test_http2_is_asked_for_as_each_nginx_wants_it(tmp_path, version, http2):
 
 
 def test_shellcheck_has_nothing_to_say():
-    """The script that renders."""
+    """The usage of the script."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
     command = [str(shellcheck), str(ROOT / "deploy/nginx/render.sh")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -107,7 +107,7 @@ def test_shellcheck_has_nothing_to_say():
 
 @pytest.mark.needs("haproxy", "openssl")
 def test_haproxy_takes_its_configuration_without_a_warning(tmp_path):
-    """`haproxy -c` is silent but for the verdict, once there is a certificate."""
+    """`haproxy -c` prints no warning, given a certificate."""
     make_certificate(tmp_path)
     environ = os.environ | {"CERTIFICATE": str(tmp_path / "both.pem")}
     command = [program("haproxy"), "-c", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
@@ -117,7 +117,7 @@ def test_haproxy_takes_its_configuration_without_a_warning(tmp_path):
 
 
 def test_sizes_are_the_services_own():
-    """Each place of nginx takes the largest body of its routes and no more; HAProxy has the one bound of all."""
+    """Each location of nginx accepts the largest body of its routes and no more; HAProxy has one limit for all."""
     places = re.findall(r"location =? ?(/\S*) {\s+(?:client_max_body_size (\d+)m;)?", SITE)
     default = re.search(r"^    client_max_body_size (\d+)m;", SITE, re.MULTILINE)[1]
     sizes = {place: int(size or default) * MIB for place, size in places if not place.startswith("/.well-known")}
@@ -132,7 +132,7 @@ def test_sizes_are_the_services_own():
 
 
 def test_times_leave_the_deadline_to_the_service():
-    """The proxies wait longer than REQUEST_TIMEOUT, and no shorter than SEND_TIMEOUT for a reader."""
+    """The proxies wait longer than REQUEST_TIMEOUT, and at least SEND_TIMEOUT for slow readers."""
     waits = [int(re.search(rf"{name} (\d+)s", text)[1]) for name, text in TIMES]
     assert all(wait > DEFAULTS["REQUEST_TIMEOUT"] for wait in waits)
     assert int(re.search(r"send_timeout (\d+)s", SITE)[1]) >= DEFAULTS["SEND_TIMEOUT"]
@@ -142,7 +142,7 @@ TIMES = [("proxy_read_timeout", SITE), ("timeout server", HAPROXY), ("timeout cl
 
 
 def test_everything_that_asks_for_the_operator_is_private_at_the_proxy():
-    """And no route that people or programs use is."""
+    """No public route is hidden."""
     for text in (SITE, HAPROXY):
         private = re.compile(re.search(r"\^/\((metrics\|.*?)\)\(/\|\$\)", text)[0])
         needs = {Need.LOCAL_OR_ADMIN, Need.OPERATOR}

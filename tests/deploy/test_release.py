@@ -1,4 +1,4 @@
-"""deploy/kubernetes/release.sh puts an image into a cluster, and takes it back where it does not serve."""
+"""deploy/kubernetes/release.sh deploys an image to a cluster, and rolls back if it does not serve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ echo "curl $*" >>"{log}"
 
 
 class Cluster:
-    """A copy of the manifests, and a kubectl and a curl that note what they are asked, in `folder`."""
+    """A copy of the manifests, and a kubectl and a curl that record their calls in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.bin = folder, folder / "calls", folder / "bin"
@@ -68,7 +68,7 @@ def cluster(tmp_path: Path) -> Cluster:
     ids=["digest", "tag"],
 )
 def test_the_overlay_is_applied_with_the_image(cluster: Cluster, image: str, line: str) -> None:
-    """The very image that was asked for goes in, the rollout is waited for, and nothing is left behind."""
+    """The given image is deployed, the rollout awaited, and no temporary files are left."""
     done = cluster.release("cpu-demo", image)
     assert done.returncode == 0, done.stderr
     applied = (cluster.folder / "applied").read_text()
@@ -80,14 +80,14 @@ def test_the_overlay_is_applied_with_the_image(cluster: Cluster, image: str, lin
 
 
 def test_one_text_is_generated_where_the_service_answers(cluster: Cluster) -> None:
-    """With an address the release counts only once it has answered there."""
+    """With a URL, the release must also answer there."""
     assert cluster.release("gpu", IMAGE, "https://ai.example.com").returncode == 0
     assert "https://ai.example.com/api/v1/text/generate" in cluster.calls()[-1]
 
 
 @pytest.mark.parametrize("fault", ["not-ready", "silent"])
 def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: str) -> None:
-    """The release before it is put back, the exit status says so and so does the last line."""
+    """The previous release is restored, as exit status and last line show."""
     (cluster.folder / fault).touch()
     done = cluster.release("cpu-demo", IMAGE, "https://ai.example.com")
     assert done.returncode == 1
@@ -97,7 +97,7 @@ def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: st
 
 
 def test_a_first_release_that_does_not_serve_is_told_as_one(cluster: Cluster) -> None:
-    """Where nothing was before, nothing is said to have been put back."""
+    """Without a previous release, the message does not claim a rollback."""
     for fault in ("not-ready", "first"):
         (cluster.folder / fault).touch()
     done = cluster.release("cpu-demo", IMAGE)
@@ -107,7 +107,7 @@ def test_a_first_release_that_does_not_serve_is_told_as_one(cluster: Cluster) ->
 
 
 def test_the_kubeconfig_of_a_pipeline_is_used_and_removed(cluster: Cluster) -> None:
-    """A secret that is a whole file reaches kubectl as one, and does not stay on the disk."""
+    """KUBECONFIG_TEXT reaches kubectl as a file, which is deleted afterwards."""
     assert cluster.release("cpu-demo", IMAGE, KUBECONFIG_TEXT="clusters: []").returncode == 0
     assert (cluster.folder / "kubeconfig").read_text() == "clusters: []\n"
     assert cluster.leftovers() == []
@@ -123,7 +123,7 @@ def test_the_kubeconfig_of_a_pipeline_is_used_and_removed(cluster: Cluster) -> N
     ],
 )
 def test_what_cannot_be_meant_is_refused(cluster: Cluster, arguments: tuple[str, ...], word: str) -> None:
-    """A wrong overlay or image is named before the cluster hears anything."""
+    """An invalid overlay or image is reported before kubectl is called."""
     done = cluster.release(*arguments)
     assert done.returncode == 1
     assert word in done.stderr

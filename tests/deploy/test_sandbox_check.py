@@ -1,4 +1,4 @@
-"""The check in the unit's sandbox names the folder that cannot be read, the GPU that cannot be used, and the remedy."""
+"""The check in the unit's sandbox reports unreadable folders and unusable GPUs, with a remedy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_folder(folder: Path) -> Settings:
 
 
 def test_demos_are_not_looked_for() -> None:
-    """They come with the release."""
+    """Demo models are part of the release."""
     assert sandbox_check.model_folders(settings(VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo")) == {}
 
 
@@ -47,13 +47,13 @@ def test_every_folder_that_is_set_is_read(folder: Path) -> None:
 
 
 def test_a_folder_that_is_missing_is_named(folder: Path) -> None:
-    """With the word for the demo."""
+    """The message mentions the demo."""
     (line,) = sandbox_check.check_folders(of_folder(folder / "gone"), "avito-ai")
     assert line.startswith(f"Error: VISION_MODEL_DIR={folder}/gone: the user avito-ai cannot read")
 
 
 def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
-    """Hugging Face's caches are links; one whose file is gone is found before the switch."""
+    """Hugging Face's caches are links; a dangling one is found before the switch."""
     (folder / "part/model").symlink_to(folder / "blob")
     found = sandbox_check.unreadable(folder)
     assert found is not None
@@ -69,7 +69,7 @@ def test_a_link_that_leads_nowhere_is_named(folder: Path) -> None:
     ],
 )
 def test_the_remedy_fits_what_is_closed(path: str, remedy: str) -> None:
-    """A file in the folder, the folder, or one above it, which is only to be passed."""
+    """A file in the folder, the folder itself, or a parent, which needs only access."""
     error = PermissionError(13, "Permission denied")
     sentence = sandbox_check.describe_unreadable("VIBE_MODEL_DIR", Path("/srv/m"), Path(path), error, "avito-ai")
     assert sentence.startswith(f"VIBE_MODEL_DIR=/srv/m: the user avito-ai cannot read {path}: Permission denied.")
@@ -77,7 +77,7 @@ def test_the_remedy_fits_what_is_closed(path: str, remedy: str) -> None:
 
 
 def test_a_folder_that_the_sandbox_hides_must_move() -> None:
-    """No chmod helps against the unit's own limits."""
+    """chmod cannot lift the unit's own limits."""
     error = FileNotFoundError(2, "No such file or directory")
     folder = Path("/tmp/models")
     sentence = sandbox_check.describe_unreadable("VIBE_MODEL_DIR", folder, folder, error, "avito-ai")
@@ -86,7 +86,7 @@ def test_a_folder_that_the_sandbox_hides_must_move() -> None:
 
 
 def test_the_processor_is_no_trouble() -> None:
-    """Where it is asked for."""
+    """If it is set explicitly."""
     assert "CPU" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
 
 
@@ -95,19 +95,19 @@ def gpu_line(installed: InstalledGpus, gpus: int, use: Callable[[], str]) -> str
 
 
 def test_the_gpu_is_used_once() -> None:
-    """Seeing it is not enough."""
+    """The GPU must compute, not only be visible."""
     assert gpu_line(ONE_GPU, 1, lambda: "NVIDIA H200") == "The models run on NVIDIA H200; CUDA works."
 
 
 def test_a_gpu_that_torch_cannot_see_is_an_error() -> None:
-    """With the engine's own sentence, and the sandbox's part in it."""
+    """The message has the engine's reason, and a hint about the sandbox."""
     line = gpu_line(ONE_GPU, 0, lambda: "")
     assert line.startswith("Error: torch can use no GPU")
     assert "DeviceAllow" in line
 
 
 def test_a_gpu_that_cannot_compute_is_an_error() -> None:
-    """CUDA's first line says why."""
+    """The message has the first line of CUDA's error."""
 
     def fail() -> str:
         raise RuntimeError("CUDA error: out of memory\nmore\nmore")
@@ -123,7 +123,7 @@ def run(*, temperature: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_whole_check_as_the_unit_runs_it() -> None:
-    """Status 0 and its lines; with a wrong setting status 1 and the mistake."""
+    """Status 0 and its lines; with an invalid setting status 1 and the mistake."""
     done = run(temperature="0.5")
     assert (done.returncode, done.stdout) == (0, "The models run on the CPU.\n")
     done = run(temperature="hot")

@@ -1,4 +1,4 @@
-"""Where a service listens, what it says while it loads, and what a client would get from it."""
+"""Addresses, loading progress and answers of a running service."""
 
 from __future__ import annotations
 
@@ -46,31 +46,25 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# --- where it listens ---
-
-
 def test_a_process_listens_where_its_own_sockets_do(proc: Path) -> None:
-    """Only listening sockets, only its own, IPv4 and IPv6 as people write them."""
+    """Only its own listening sockets, IPv4 and IPv6 in the usual notation."""
     assert service.listeners(7, proc) == [("127.0.0.1", 8085), ("::", 80)]
     assert service.url_of(7, proc) == "http://127.0.0.1:8085"
 
 
 def test_a_process_that_is_gone_listens_nowhere(proc: Path) -> None:
-    """No error, no address."""
+    """Neither an error nor an address."""
     assert service.listeners(8, proc) == []
     assert service.url_of(8, proc) is None
 
 
 def test_the_kernels_own_tables_are_read(capsys: pytest.CaptureFixture[str]) -> None:
-    """A socket of this very process is found, and gone when it is closed."""
+    """A socket of this process is found, and no longer once it is closed."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert service.main(["listens", str(os.getpid())]) == 0
     assert f"127.0.0.1 {port}\n" in capsys.readouterr().out
     assert service.main(["listens", "999999999"]) == 1
-
-
-# --- what systemd and the service say ---
 
 
 def test_the_units_properties_are_asked_of_systemd(stand_in: Callable[[str, str], None]) -> None:
@@ -87,7 +81,7 @@ def test_without_systemd_nothing_is_known(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_exit_status_of_what_is_watched_is_kept(stand_in: Callable[[str, str], None]) -> None:
-    """Whether it is quick or not."""
+    """For short and long commands."""
     stand_in("systemctl", "echo 0")
     assert service.main(["watch", "x", sys.executable, "-c", "raise SystemExit(3)"]) == 3
     slow = "import threading; threading.Event().wait(0.1); raise SystemExit(4)"
@@ -95,13 +89,13 @@ def test_the_exit_status_of_what_is_watched_is_kept(stand_in: Callable[[str, str
 
 
 def test_a_service_that_is_ready_has_no_progress(base: str, stand_in: Callable[[str, str], None]) -> None:
-    """During a reload the process that systemd names is the old one, which is done with loading."""
+    """During a reload the main process is the old one, which has finished loading."""
     stand_in("systemctl", f"echo {os.getpid()}")
     assert service.progress("x") == ""
 
 
 def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: ModelSet) -> None:
-    """Ready or not, with each model and the reason."""
+    """Readiness, each model and the reason."""
     ready, lines = service.state(os.getpid())
     assert ready
     assert "avibe ready, avision ready, on the CPU" in lines[0]
@@ -114,31 +108,28 @@ def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: M
 
 
 def test_nobody_who_listens_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
-    """That is said as well."""
+    """The output says so."""
     assert service.main(["state", "999999999"]) == 1
     assert service.main(["url", "999999999"]) == 0
     assert capsys.readouterr().out == "==> readiness  the process does not listen\nnowhere\n"
 
 
 def test_a_port_that_does_not_speak_http_is_no_answer() -> None:
-    """A socket that never answers is told with its address."""
+    """A socket without a response is reported with its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         Thread(target=lambda: listener.accept()[0].close()).start()
         assert "no answer from" in service.state(os.getpid())[1][0]
 
 
 def test_an_unknown_question_gets_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """A mistake of the script does not pass as an answer."""
+    """An unknown command prints the usage."""
     assert service.main(["watch", "x"]) == 2
     assert ask.main(["x"]) == 2
     assert "listens PID" in capsys.readouterr().err
 
 
-# --- what a client would ask ---
-
-
 def test_a_service_is_proven_by_an_answer_of_each_model(base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Readiness, one text and one picture."""
+    """Readiness, one text and one image."""
     assert ask.main([str(os.getpid())]) == 0
     said = capsys.readouterr().out
     assert "Avibe answered in" in said
@@ -146,7 +137,7 @@ def test_a_service_is_proven_by_an_answer_of_each_model(base: str, capsys: pytes
 
 
 def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever deploys often is not taken for a broken service."""
+    """A rate-limited check is not a failure of the release."""
     ask.prove(base)
     ask.prove(base)
     assert capsys.readouterr().out.count("was not checked") == 2
@@ -155,37 +146,34 @@ def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.Cap
 def test_a_service_that_is_not_ready_is_not_proven(
     base: str, models: ModelSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The address, the status and the answer are named."""
+    """The message has URL, status and body."""
     models.get("avibe").become(Status.STALLED)
     assert ask.main([str(os.getpid())]) == 1
     assert "/api/health/ready answered 503 instead of 200" in capsys.readouterr().out
 
 
 def test_a_service_that_listens_nowhere_is_not_proven() -> None:
-    """A process without a port serves nobody."""
+    """A process that does not listen fails the check."""
     assert ask.main(["999999999"]) == 1
 
 
 def test_no_answer_at_all_is_a_wrong_one() -> None:
-    """A closed port is named."""
+    """The message has the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(WrongAnswer, match=f"127.0.0.1:{port}/x did not answer"):
         ask.request(f"http://127.0.0.1:{port}/x")
 
 
-# --- the smoke tests ---
-
-
 def test_the_smoke_tests_pass_against_the_service(base: str) -> None:
-    """Each of them, but for the budget that this server has."""
+    """Each of them, apart from this server's rate limit."""
     for check in (smoke.check_page, smoke.check_text, smoke.check_image, smoke.check_figures):
         check(base)
 
 
 @pytest.mark.parametrize("check", smoke.CHECKS, ids=lambda check: check.__name__)
 def test_each_smoke_test_can_fail(check: Callable[[str], None]) -> None:
-    """A server that answers everything with an empty page passes none of them."""
+    """A server that returns an empty page for everything passes none of them."""
 
     def app(environ: object, start_response: Callable[..., object]) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "application/json")])
@@ -204,7 +192,7 @@ def test_each_smoke_test_can_fail(check: Callable[[str], None]) -> None:
 
 
 def test_the_smoke_tests_read_no_setting_of_the_operator(tmp_path: Path) -> None:
-    """The environment is theirs alone: an empty settings file, the demos, the processor, loopback."""
+    """They have their own environment: an empty settings file, the demo models, the CPU, loopback."""
     environment = smoke.environment(tmp_path, 18085)
     assert Path(environment["ENV_FILE"]).read_text() == ""
     asked = {"DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": "", "HOST": "127.0.0.1", "VIBE_MODEL_DIR": "demo"}
@@ -222,7 +210,7 @@ def test_the_smoke_tests_read_no_setting_of_the_operator(tmp_path: Path) -> None
 def test_a_release_that_does_not_start_fails_its_smoke_tests(
     tmp_path: Path, program: str, limit: float, sentence: str
 ) -> None:
-    """With what it printed last; nothing of it is left running."""
+    """The message has its last lines, and no process is left."""
     command = [sys.executable, "-c", program.replace("sys.stdin.read()", "__import__('signal').pause()")]
     with pytest.raises(WrongAnswer, match=sentence):
         smoke.run(tmp_path, command, limit)
@@ -241,7 +229,7 @@ http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_fo
 
 @pytest.mark.parametrize(("status", "passes"), [(0, True), (5, False)])
 def test_the_stop_is_tested_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, passes: bool) -> None:
-    """A service that is asked to stop ends with status 0."""
+    """A stopped service exits with status 0."""
     monkeypatch.setattr(smoke, "CHECKS", ())
     command = [sys.executable, "-c", FAKE % status]
     if passes:

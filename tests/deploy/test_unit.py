@@ -1,4 +1,4 @@
-"""The systemd unit as systemd's own tools judge it, and as the rest of the tree needs it."""
+"""The systemd unit, checked by systemd's own tools and against the rest of the tree."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ PREFIX = "/opt/avito-ai"
 
 
 def lines():
-    """Return name and value of each line of the unit that sets something."""
+    """Return name and value of each assignment in the unit."""
     text = UNIT.read_text()
     return [tuple(line.split("=", 1)) for line in text.splitlines() if re.match(r"[A-Za-z]+=", line)]
 
@@ -38,7 +38,7 @@ def seconds(text):
 @pytest.mark.parametrize("unit", [UNIT, *sorted((ROOT / "deploy/systemd").glob("*.service"))], ids=lambda p: p.name)
 @pytest.mark.needs("systemd-analyze")
 def test_systemd_has_nothing_to_say_about_it(unit, tmp_path):
-    """No unknown key, no wrong value; what it runs is put where it looks for it."""
+    """No unknown key or wrong value; the programs it runs exist."""
     installed = tmp_path / "current"
     for file in ("deploy", ".venv/bin/python"):
         (installed / file).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def test_exposure_is_low():
 
 
 def test_cuda_can_work_in_it():
-    """What keeps CUDA from its devices, from generated code or from /proc is not set."""
+    """No option denies CUDA its devices, generated code or /proc."""
     found = dict(lines())
     assert not {"PrivateDevices", "MemoryDenyWriteExecute", "PrivateUsers"} & set(found)
     assert found["ProcSubset"] == "all"
@@ -72,7 +72,7 @@ def test_cuda_can_work_in_it():
 
 
 def test_a_reload_finds_the_release_by_the_link():
-    """Interpreter, folder and PWD are named through `current`, and settings come from no EnvironmentFile."""
+    """Interpreter, folder and PWD go through `current`, and there is no EnvironmentFile."""
     assert (
         value("ExecStart") == f"{PREFIX}/current/.venv/bin/python -m gunicorn -c gunicorn_config.py app_production:app"
     )
@@ -82,13 +82,13 @@ def test_a_reload_finds_the_release_by_the_link():
 
 
 def test_times_fit_each_other():
-    """A reload gives up by itself before systemd does; a stop may last longer than the default drain."""
+    """A reload times out by itself before systemd's limit; a stop may last longer than the default drain."""
     assert seconds(value("TimeoutStartSec")) > RELOAD_SECONDS
     assert seconds(value("TimeoutStopSec")) > 60 + 5
 
 
 class Machine:
-    """A machine for gpu_nodes.sh: its /sys and /proc in a folder, and nvidia-modprobe as a program that takes notes."""
+    """A machine for gpu_nodes.sh: /sys and /proc in a folder, and an nvidia-modprobe that records its calls."""
 
     def __init__(self, folder):
         self.folder, self.notes, self.bin = folder, folder / "notes", folder / "bin"
@@ -122,7 +122,7 @@ def machine(tmp_path):
 
 
 def test_nodes_are_made_for_each_card(machine):
-    """One node a card, and the ones that all share."""
+    """One node per card, and the shared ones."""
     for number in range(2):
         machine.has_card("0x10de", number)
     machine.has_driver(2)
@@ -130,14 +130,14 @@ def test_nodes_are_made_for_each_card(machine):
 
 
 def test_machine_without_a_card_is_left_alone(machine):
-    """Another maker's card is none."""
+    """Cards of other vendors are ignored."""
     machine.has_card("0x1af4")
     machine.has_driver(0)
     assert machine.run() == ("", [])
 
 
 def test_missing_tool_is_a_word_and_no_failure(machine):
-    """Where the driver came without nvidia-modprobe, something else may have made the nodes."""
+    """Without nvidia-modprobe something else may have created the nodes."""
     machine.has_card("0x10de")
     complaint, notes = machine.run()
     assert "no nvidia-modprobe" in complaint

@@ -1,4 +1,4 @@
-"""The example file and the table for documents, held to the settings of the code."""
+"""The example file and the table for documents match the settings of the code."""
 
 import re
 from pathlib import Path
@@ -13,13 +13,13 @@ EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8
 
 
 def test_example_is_the_one_the_settings_make():
-    """`.env.example` is up to date; `python -m settings.example > .env.example` makes it so."""
+    """`.env.example` is up to date; `python -m settings.example > .env.example` updates it."""
     assert env_example(SETTINGS) == EXAMPLE
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_has_one_line_and_one_comment(setting):
-    """Each setting stands once in the example, with its default, under one line of comment."""
+    """Each setting occurs once in the example, with its default, below one line of comment."""
     lines = EXAMPLE.splitlines()
     (at,) = [i for i, line in enumerate(lines) if re.match(rf"#?{setting.name}=", line)]
     assert lines[at - 1].startswith("# ")
@@ -36,7 +36,7 @@ def test_example_reads_alike_for_every_reader():
 
 
 def test_example_chooses_the_second_gpu_and_nothing_else(tmp_path):
-    """As it stands, the file sets the GPU alone; with every line taken in, it still sets the defaults."""
+    """The file sets the GPU only; with all lines uncommented it sets the defaults."""
     path = tmp_path / "test.env"
     path.write_text(EXAMPLE)
     assert load_settings({}, path).sources == {"CUDA_VISIBLE_DEVICES": ".env"}
@@ -59,7 +59,7 @@ def test_profiles_are_usable(purpose):
 
 
 def test_markdown_table_has_a_row_for_each_setting():
-    """The table for documents names every setting with its default and its meaning, in one cell each."""
+    """The table has every setting with its default and meaning, in one cell each."""
     header, _, *rows = markdown(SETTINGS).splitlines()
     assert header == "| setting | default | meaning |"
     assert [row.split("`")[1] for row in rows] == [setting.name for setting in SETTINGS]

@@ -1,4 +1,4 @@
-"""Every line of the process in one format, in every place it goes to, whatever happens to the file."""
+"""Logging: one format for all lines and destinations, and errors of the log file."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger("tests.logging")
 
 @pytest.fixture
 def set_up(tmp_path):
-    """Set logging up from settings as the process does, and leave it afterwards as it was found."""
+    """Set up logging from settings as the process does, and restore it afterwards."""
     root = logging.root
     before = (root.handlers[:], root.level)
     yield lambda **environ: set_up_logging(load_settings(environ, None))
@@ -34,7 +34,7 @@ def set_up(tmp_path):
 
 @pytest.fixture
 def request_id():
-    """A request that is being served."""
+    """The id of a current request."""
     token = request_id_var.set("request-7")
     yield "request-7"
     request_id_var.reset(token)
@@ -50,14 +50,14 @@ def test_line_has_time_level_request_and_message(set_up, capsys, request_id):
 
 
 def test_line_outside_a_request_has_a_dash(set_up, capsys):
-    """Where no request is served, the place of its id is a dash."""
+    """Outside a request the id is a dash."""
     set_up()
     log.warning("x")
     assert "[WARNING] [-] x\n" in capsys.readouterr().out
 
 
 def test_thread_that_works_for_many_names_the_request_itself(set_up, capsys, request_id):
-    """An id given with the line wins over the context's."""
+    """An id passed with the line takes precedence over the context's."""
     set_up()
     log.info("aborted", extra={"request_id": "request-8"})
     assert "[INFO] [request-8] aborted" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_level_is_the_setting(set_up, capsys):
 
 
 def test_message_cannot_forge_a_line(set_up, capsys):
-    """Line breaks and escape codes in a message are written as escapes; letters of every language as they are."""
+    """Line breaks and control characters in a message are escaped; letters of all languages are not."""
     set_up()
     log.info("path %s", "/x\r\n2025-11-28 10:30:00 [INFO] forged \x1b[31m\u2028 Привет")
     out = capsys.readouterr().out
@@ -110,13 +110,13 @@ def test_json_has_the_same_facts_in_one_object_a_line(set_up, capsys, request_id
 
 
 def test_json_needs_no_filter():
-    """A record that came past our handlers is formatted all the same."""
+    """A record without request_id is formatted as well."""
     record = logging.LogRecord("x", logging.INFO, "x", 1, "y", None, None)
     assert json.loads(JsonFormatter().format(record))["request_id"] == "-"
 
 
 def test_library_with_handlers_of_its_own_is_folded_in(set_up, capsys):
-    """A library that prints by itself comes in our format after folding, and the quiet ones only from a warning up."""
+    """A library with handlers of its own gets this format, and quiet ones are logged from WARNING up."""
     set_up()
     library = logging.getLogger("some.library")
     library.addHandler(logging.StreamHandler(sys.stdout))
@@ -133,7 +133,7 @@ def test_library_with_handlers_of_its_own_is_folded_in(set_up, capsys):
 
 
 def test_warnings_of_python_are_lines_too(set_up, capsys):
-    """`warnings.warn` ends in the log."""
+    """`warnings.warn` is logged."""
     set_up()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -145,7 +145,7 @@ def test_warnings_of_python_are_lines_too(set_up, capsys):
 
 
 def test_log_file_gets_every_line_beside_standard_output(set_up, capsys, tmp_path):
-    """With LOG_FILE, each line is in both places."""
+    """With LOG_FILE, each line goes to both destinations."""
     set_up(LOG_FILE=str(tmp_path / "log"))
     log.info("hello")
     assert "hello" in capsys.readouterr().out
@@ -153,7 +153,7 @@ def test_log_file_gets_every_line_beside_standard_output(set_up, capsys, tmp_pat
 
 
 def test_rotation_loses_no_line(set_up, tmp_path):
-    """After logrotate has moved the file the next line is in a new one, and the lines before in the old."""
+    """After logrotate has moved the file, the next line is in a new one and the earlier ones in the old."""
     path = tmp_path / "log"
     set_up(LOG_FILE=str(path))
     log.info("first")
@@ -165,7 +165,7 @@ def test_rotation_loses_no_line(set_up, tmp_path):
 
 
 def test_log_file_that_cannot_be_opened_stops_the_start(set_up, tmp_path):
-    """A file that passes the check of the settings and still cannot be opened is a StartError."""
+    """A file that passes the check of the settings but cannot be opened is a StartError."""
     settings = load_settings({"LOG_FILE": str(tmp_path / "log")}, None)
     (tmp_path / "log").mkdir()
     with pytest.raises(StartError, match="LOG_FILE=.*cannot be opened for writing: Is a directory"):
@@ -173,7 +173,7 @@ def test_log_file_that_cannot_be_opened_stops_the_start(set_up, tmp_path):
 
 
 def test_full_disk_reaches_nobody_who_logs():
-    """A full disk is told once on standard error; the lines go on to standard output, and the process ends well."""
+    """A full disk is reported once on stderr; lines still go to stdout, and the process exits with 0."""
     code = (
         "import logging, config, telemetry.logs as logs\n"
         "logs.set_up_logging(config.load_settings({'LOG_FILE': '/dev/full'}, None))\n"
@@ -185,7 +185,7 @@ def test_full_disk_reaches_nobody_who_logs():
 
 
 def test_folder_that_vanishes_and_returns_is_told_once_each(set_up, capsys, tmp_path):
-    """While the folder is gone nothing is raised; when it is back the file is written again and that is said."""
+    """While the folder is missing nothing is raised; once it is back, the file is written again, with a message."""
     folder = tmp_path / "logs"
     folder.mkdir()
     set_up(LOG_FILE=str(folder / "log"))
@@ -202,7 +202,7 @@ def test_folder_that_vanishes_and_returns_is_told_once_each(set_up, capsys, tmp_
 
 
 def test_mistake_in_a_log_call_is_not_taken_for_a_full_disk(set_up, capsys, tmp_path):
-    """A line whose arguments do not fit is reported the way Python does it, and raises nothing."""
+    """A line with wrong arguments is reported as Python does, and raises nothing."""
     set_up(LOG_FILE=str(tmp_path / "log"))
     log.info("%d", "x")
     err = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What Grafana would trip over in a dashboard, without a Grafana: its structure, its variables, its expressions."""
+"""A linter for Grafana dashboards: structure, variables and expressions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import subprocess
 
 
 def panels(dashboard):
-    """Yield every panel, those inside rows too."""
+    """Yield every panel, including those inside rows."""
     for panel in dashboard.get("panels", []):
         yield panel
         yield from panels(panel)
 
 
 def queries(dashboard, window="5m"):
-    """Return (title, expression) of every target, Grafana's variables filled in."""
+    """Return (title, expression) of every target, with Grafana's variables replaced."""
     return [
         (panel["title"], filled_in(target["expr"], window))
         for panel in panels(dashboard)
@@ -24,13 +24,13 @@ def queries(dashboard, window="5m"):
 
 
 def filled_in(expression, window="5m"):
-    """Return the expression as Grafana sends it, with all values of the variables chosen."""
+    """Return the expression as Grafana sends it with all values of the variables selected."""
     expression = re.sub(r"\$\{?__(rate_interval|interval|range)\}?", window, expression)
     return re.sub(r"\$\{?\w+(:\w+)?\}?", ".*", expression)
 
 
 def mistakes(dashboard, folder):
-    """Return what is wrong with a dashboard that is to be provisioned."""
+    """Return the mistakes in a dashboard for provisioning."""
     found = [f"{key} is missing" for key in ("title", "panels", "schemaVersion", "uid") if key not in dashboard]
     if dashboard.get("id") is not None:
         found.append("id is not null")

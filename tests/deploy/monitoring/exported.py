@@ -1,4 +1,4 @@
-"""What the service exports, asked of itself: every sample's name with the labels it carries."""
+"""The metrics that the service exports: every sample's name and labels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = re.compile(r"\b((?:avito_ai|process|probe)_[a-z0-9_]+|up|ALERTS)\b")
 
 
 def exported():
-    """Return the labels of each sample of a service that has answered, failed and refused, with a GPU."""
+    """Return the labels of each sample, after answers, failures and refusals, with a GPU."""
     settings = load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None)
     client = create_app(settings, scripted_models(), FakeMachine(GpuFigures("GPU", 1, 2, 3, 0.5))).test_client()
     for _ in range(2):

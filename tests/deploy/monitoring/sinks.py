@@ -1,4 +1,4 @@
-"""Where alerts arrive in tests: a mail server and a web server on loopback that keep what they are given."""
+"""Receivers of alerts for tests: a mail server and a web server on loopback that record what they receive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def serving(server):
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A handler that has one answer, and writes no log."""
+    """A handler with one fixed response and no log."""
 
     def ok(self):
         self.send_response(200)
@@ -42,7 +42,7 @@ class _Mail(socketserver.ThreadingTCPServer):
 
 
 class Mailbox:
-    """Mails by the order in which they came; and who was let in with which password."""
+    """The received mails in order, and the logins."""
 
     def __init__(self):
         self.mails = []
@@ -59,7 +59,7 @@ class Mailbox:
 
 @contextmanager
 def mail_server():
-    """Run a mail server that asks nobody to encrypt; yield its mailbox and its port."""
+    """Run a mail server without TLS; yield its mailbox and its port."""
     mailbox = Mailbox()
 
     class Handler(socketserver.StreamRequestHandler):
@@ -100,7 +100,7 @@ def mail_server():
 
 @contextmanager
 def web_hooks():
-    """Run a web server that takes JSON; yield what came, by path, and its port."""
+    """Run a web server that accepts JSON; yield the received bodies by path, and its port."""
     came = {}
 
     class Handler(Answering):

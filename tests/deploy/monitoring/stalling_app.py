@@ -18,7 +18,7 @@ STALLED = Path(os.environ["TINY_FOLDER"]) / "stalled"
 
 
 class StallingBackend(ScriptedBackend):
-    """Stalled while the file is there."""
+    """Stalled while the file exists."""
 
     def state(self):
         return BackendState(Status.STALLED, "the model is stalled") if STALLED.exists() else super().state()

@@ -1,4 +1,4 @@
-"""From a figure of a real service to an operator's mailbox: a real Prometheus and a real Alertmanager between them."""
+"""From a metric of a real service to an operator's mailbox, through a real Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASK = {"prompt": "Hello"}
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """Everything up, and the service asked for answers, one of them over its limit."""
+    """Everything running, with some requests answered and one over its rate limit."""
     with watched(tmp_path_factory.mktemp("watched")) as running:
         until(lambda: answers(running), PATIENCE, every=0.2)
         until(lambda: scraped(running), PATIENCE, every=0.2)
@@ -30,7 +30,7 @@ def running(tmp_path_factory):
 
 
 def answers(running):
-    """Ask a probe, which no budget counts: what was sent while the service started is answered later."""
+    """Request a probe, which has no rate limit."""
     try:
         return running.service.get("/api/health/live", timeout=5)[0] == 200
     except OSError:
@@ -45,7 +45,7 @@ def scraped(running):
 
 
 def test_an_alert_fires_is_delivered_and_clears(running):
-    """A model stands still: mail, Slack and webhook hear of it, once it moves again they hear that too."""
+    """A stalled model is reported by mail, Slack and webhook, and so is its recovery."""
     running.service.say("stalled")
     alert = running.told(STALLED, "firing")
     assert alert["labels"]["model"] == "avibe"
@@ -64,7 +64,7 @@ def test_an_alert_fires_is_delivered_and_clears(running):
 
 
 def test_a_certificate_that_ends_soon_is_told_once(running):
-    """The probe reads a real certificate, both rules fire, and the warning is kept back by the worse one."""
+    """The probe reads a real certificate, both rules fire, and the critical alert inhibits the warning."""
     alert = running.told(CERTIFICATE, "firing")
     assert alert["labels"]["severity"] == "critical"
     assert alert["annotations"]["summary"].startswith("The certificate of https://127.0.0.1")
@@ -75,7 +75,7 @@ def test_a_certificate_that_ends_soon_is_told_once(running):
 
 
 def test_every_panel_of_the_dashboard_has_data(running):
-    """Each expression, asked of the Prometheus that scrapes the service, gives at least one series."""
+    """Each expression returns at least one series from the Prometheus that scrapes the service."""
     dashboard = json.loads(FILE.read_text(encoding="utf-8"))
     expressions = set(queries(dashboard, window="30s"))
 
@@ -86,7 +86,7 @@ def test_every_panel_of_the_dashboard_has_data(running):
 
 
 def test_nothing_fires_that_has_no_cause(running):
-    """In all of this, no other rule found anything to say, and every rule could be evaluated."""
+    """No other rule fires, and every rule can be evaluated."""
     known = {STALLED, CERTIFICATE, "AvitoNoReadyCopy", "AvitoCopyDown"}  # one model stalled is a copy that is not ready
     fired = {series["metric"]["alertname"] for series in running.query("count by (alertname) (ALERTS)")}
     assert fired <= known

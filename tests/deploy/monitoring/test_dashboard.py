@@ -1,4 +1,4 @@
-"""The dashboard as Grafana will read it."""
+"""The dashboard as Grafana reads it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_dashboard_is_the_one_its_table_makes():
 
 @pytest.mark.needs("prometheus")
 def test_grafana_would_find_nothing_wrong(tmp_path):
-    """Structure, variables, places and every expression are in order."""
+    """Structure, variables, positions and all expressions are valid."""
     assert mistakes(DASHBOARD, tmp_path) == []
 
 
@@ -42,14 +42,14 @@ def test_grafana_would_find_nothing_wrong(tmp_path):
 )
 @pytest.mark.needs("prometheus")
 def test_a_mistake_in_a_dashboard_is_found(spoil, tmp_path):
-    """The test above can fail, for each reason."""
+    """The test above fails for each mistake."""
     board = copy.deepcopy(DASHBOARD)
     spoil(board)
     assert mistakes(board, tmp_path)
 
 
 def test_every_panel_says_what_it_tells():
-    """A panel has words for who has never seen it, and its data from the provisioned source."""
+    """A panel has a description, and its data from the provisioned source."""
     provisioned = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text("utf-8"))
     (source,) = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "datasource"]
     assert source["current"]["value"] == provisioned["datasources"][0]["uid"]

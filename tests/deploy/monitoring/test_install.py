@@ -40,7 +40,7 @@ TRIAL = "amtool --alertmanager.url=http://127.0.0.1:9093 alert add AvitoTrial se
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
-    """A system with the monitoring's files, and something that answers as the service does and takes a webhook."""
+    """A system with the monitoring's files, and a stand-in for the service and a webhook."""
     service = tmp_path_factory.mktemp("service")
     (service / "service.py").write_text(SERVICE)
     with SystemdBox("monitoring", [(MONITORING, "/opt/monitoring"), (service, "/opt/stand-in")]) as box:
@@ -55,7 +55,7 @@ def active(box):
 
 
 def test_it_installs_watches_and_tells(box):
-    """After one run Prometheus has the service's figures, and an alert arrives at the receiver of the settings."""
+    """After one run Prometheus has the service's metrics, and an alert reaches the configured receiver."""
     done = box.run(INSTALL)
     assert "Running. Alerts and targets: http://127.0.0.1:9090." in done.stdout
     assert active(box) == ["active"] * 3
@@ -69,7 +69,7 @@ def test_it_installs_watches_and_tells(box):
 
 
 def test_a_second_run_finishes_the_same(box):
-    """Run again, with another receiver, it ends well and the new configuration is in force."""
+    """A second run with another receiver succeeds, and the new configuration is used."""
     box.run("echo 'SMTP_SERVER=127.0.0.2:2525' >>/etc/avito-monitoring.env")
     box.run(INSTALL)
     assert active(box) == ["active"] * 3
@@ -84,7 +84,7 @@ def test_a_second_run_finishes_the_same(box):
     ],
 )
 def test_a_bad_change_changes_nothing(box, line, said):
-    """A mistake in the settings is told, with a status that is not 0, and what ran goes on as it was."""
+    """A mistake in the settings is reported with a non-zero status, and the running programs are unchanged."""
     before = box.run("find /etc/avito-monitoring -type f | sort | xargs sha256sum").stdout
     box.run(f"cp /etc/avito-monitoring.env /tmp/good; echo '{line}' >>/etc/avito-monitoring.env")
     done = box.run(INSTALL, check=False)

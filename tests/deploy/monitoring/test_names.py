@@ -1,4 +1,4 @@
-"""Metrics and labels that rules, dashboard and deployment files name, held to what the service really exports."""
+"""Metrics and labels in rules, dashboard and deployment files, compared with those that the service exports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def known():
 
 @pytest.mark.parametrize("expression", [*RULES, *PANELS])
 def test_what_an_expression_names_exists(expression, known):
-    """Its metrics are exported, with the labels that it matches and groups by."""
+    """Its metrics are exported, with the labels that it uses."""
     names = names_in(expression)
     assert names
     assert names <= known.keys()
@@ -44,7 +44,7 @@ def test_what_an_expression_names_exists(expression, known):
 
 @pytest.mark.parametrize("expression", [*RULES, *PANELS])
 def test_the_ends_and_states_that_an_expression_looks_for_exist(expression):
-    """A status that no request and no model can have would never be counted."""
+    """It uses only statuses that requests and models can have."""
     ends = {SUCCESS} | {meaning.code for meaning in ERRORS.values()}
     values = {"avito_ai_requests_total": ends, "avito_ai_model_status": {status.value for status in Status}}
     for metric, label, _, value in matchers_in(expression):
@@ -53,7 +53,7 @@ def test_the_ends_and_states_that_an_expression_looks_for_exist(expression):
 
 
 def test_every_name_in_a_deployment_file_exists(known):
-    """Autoscalers, monitors and scripts ask for no metric that there is none of."""
+    """Autoscalers, monitors and scripts use existing metrics only."""
     named = {
         (name, path.name)
         for path in ROOT.joinpath("deploy").rglob("*")
@@ -65,7 +65,7 @@ def test_every_name_in_a_deployment_file_exists(known):
 
 
 def test_every_metric_has_a_reader(known):
-    """What the service exports stands in the dashboard or in a rule, or nobody needs it."""
+    """Every exported metric is used in the dashboard or in a rule."""
     read = set().union(*(names_in(expression) for expression in [*RULES, *PANELS]))
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in known}
     unread = {name for name in families - read if not any(f"{name}{end}" in read for end in ("_bucket", "_count"))}
@@ -73,7 +73,7 @@ def test_every_metric_has_a_reader(known):
 
 
 def test_every_alert_leads_to_its_entry_in_the_runbook():
-    """The line of an alert names a heading of the runbook, and each has summary and description."""
+    """Each alert links to a heading of the runbook, and has summary and description."""
     rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
     document = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     anchors = {heading.lower() for heading in re.findall(r"^#+ (Avito\w+)$", document, re.MULTILINE)}

@@ -1,4 +1,4 @@
-"""One file of settings becomes the configuration of four programs, and their own checks find it valid."""
+"""One settings file is rendered to the configuration of four programs, which is valid for them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def loaded(folder, name):
 @pytest.mark.parametrize("text", ["", MINIMAL, FULL, "SLACK_WEBHOOK_FILE=/x\n", "WEBHOOK_URL=https://a.example/\n"])
 @pytest.mark.needs("prometheus", "alertmanager")
 def test_what_is_rendered_is_valid(text, tmp_path):
-    """Alertmanager, Prometheus and the blackbox exporter take what comes of any choice of receivers."""
+    """Alertmanager, Prometheus and the blackbox exporter accept the result for any choice of receivers."""
     render(read_settings(text), tmp_path)
     for command in (
         ["amtool", "check-config", "alertmanager/alertmanager.yml"],
@@ -52,7 +52,7 @@ def test_what_is_rendered_is_valid(text, tmp_path):
 
 
 def test_every_setting_arrives(tmp_path):
-    """Targets, receivers, secrets by the names of their files, and the runbook's address stand where they are read."""
+    """Targets, receivers, paths of secrets and the runbook's URL are in the right places."""
     render(read_settings(FULL), tmp_path)
     (receiver,) = loaded(tmp_path, "alertmanager/alertmanager.yml")["receivers"]
     (mail,), (slack,), (hook,) = receiver["email_configs"], receiver["slack_configs"], receiver["webhook_configs"]
@@ -70,7 +70,7 @@ def test_every_setting_arrives(tmp_path):
 
 
 def test_kubernetes_gets_the_same_alerts(tmp_path):
-    """The object for the Prometheus operator holds the groups that Prometheus reads from its file."""
+    """The object for the Prometheus operator has the same groups as Prometheus' file."""
     render(read_settings(FULL), tmp_path)
     rule = loaded(tmp_path, "kubernetes/avito-ai-rules.yml")
     assert (rule["kind"], rule["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
@@ -78,7 +78,7 @@ def test_kubernetes_gets_the_same_alerts(tmp_path):
 
 
 def test_systemd_starts_what_was_written_where_the_settings_say(tmp_path):
-    """The drop-ins for Debian's units name the rendered files and the ports of the settings."""
+    """The drop-ins for Debian's units use the rendered files and the ports of the settings."""
     render(read_settings("ALERTMANAGER_TARGET=127.0.0.1:19093\nPROMETHEUS_URL=http://127.0.0.1:19090\n"), tmp_path)
     texts = {file.stem: file.read_text(encoding="utf-8") for file in (tmp_path / "systemd").glob("*.conf")}
     assert set(texts) == {"prometheus", "prometheus-alertmanager", "prometheus-blackbox-exporter"}
@@ -90,7 +90,7 @@ def test_systemd_starts_what_was_written_where_the_settings_say(tmp_path):
 
 
 def test_grafana_finds_source_and_dashboard(tmp_path):
-    """The source is the Prometheus of the settings; the dashboards' folder is the one that was written."""
+    """The data source is the Prometheus of the settings; the dashboards' folder is the rendered one."""
     render(read_settings("PROMETHEUS_URL=http://prometheus:9090\n"), tmp_path)
     (source,) = loaded(tmp_path, "grafana/provisioning/datasources/prometheus.yml")["datasources"]
     (provider,) = loaded(tmp_path, "grafana/provisioning/dashboards/avito-ai.yml")["providers"]
@@ -100,7 +100,7 @@ def test_grafana_finds_source_and_dashboard(tmp_path):
 
 
 def test_without_a_site_none_is_probed(tmp_path):
-    """No alert about a certificate comes from an address that nobody set."""
+    """Without SITE_URL, no site is probed."""
     render(read_settings(MINIMAL), tmp_path)
     assert loaded(tmp_path, "prometheus/targets/site.json") == []
 
@@ -121,14 +121,14 @@ def test_without_a_site_none_is_probed(tmp_path):
     ],
 )
 def test_a_mistake_is_told_by_its_name(line, said):
-    """What is wrong is said at once, before anything is written."""
+    """A mistake is reported before anything is written."""
     with pytest.raises(SettingsError) as raised:
         read_settings(line)
     assert said in str(raised.value)
 
 
 def test_all_mistakes_are_told_at_once():
-    """One run is enough to find them all."""
+    """One run reports all mistakes."""
     with pytest.raises(SettingsError) as raised:
         read_settings("SMTP_TLS=yes\nSMTP_SERVER=mail\nNOTHING=1\n")
     assert len(str(raised.value).splitlines()) == 3
@@ -153,7 +153,7 @@ def test_the_command_writes_or_says_why_not(tmp_path, capsys):
 
 
 def test_the_script_needs_nothing_but_python(tmp_path):
-    """It runs without any package, for a machine that has only the monitoring."""
+    """It runs without any package."""
     (tmp_path / "monitoring.env").write_text(MINIMAL)
     command = [
         sys.executable,
@@ -170,7 +170,7 @@ def test_the_script_needs_nothing_but_python(tmp_path):
 
 
 def test_the_example_has_every_setting_and_its_default():
-    """As it stands the example changes nothing, and with every line taken in it is still valid."""
+    """The example sets nothing, and with all lines uncommented it is valid."""
     assert read_settings(EXAMPLE) == DEFAULTS
     lines = dict(re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert lines.keys() == DEFAULTS.keys()

@@ -1,4 +1,4 @@
-"""Every alert against figures that make it fire and figures just short of that, with Prometheus' own promtool."""
+"""Every alert with series that make it fire and series just short of that, run by promtool."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def site(metric):
 
 
 def steady(value):
-    """A gauge that stays."""
+    """A constant gauge."""
     return f"{value}+0{LONG}"
 
 
 def growing(a_step):
-    """A counter that grows by so much every 15 s."""
+    """A counter that grows by this much every 15 s."""
     return f"0+{a_step}{LONG}"
 
 
@@ -54,7 +54,7 @@ def models(avibe, avision, instance="a"):
 
 @dataclass
 class Case:
-    """fires: series under which the alert fires at `at`; not_yet: when it must not yet; quiet: series that leave it."""
+    """fires: series with which the alert fires at `at`; not_yet: when it must not fire; quiet: series without it."""
 
     alert: str
     severity: str
@@ -240,7 +240,7 @@ CASES = [
 
 
 def as_test(case, series, moments):
-    """Return promtool's test: how many of the alert fire at each of the moments."""
+    """Return promtool's test: the number of firing alerts at each moment."""
     query = f'count(ALERTS{{alertname="{case.alert}",severity="{case.severity}",alertstate="firing"}})'
     return {
         "name": f"{case.alert} {case.severity}",
@@ -260,7 +260,7 @@ def rules():
 
 
 def promtool_test(case, tests, folder):
-    """Return promtool's verdict on these tests of the one rule; the others would only take time."""
+    """Return promtool's result for these tests, with this rule only, which is faster."""
     (rule,) = [one for one in rules() if (one["alert"], one["labels"]["severity"]) == (case.alert, case.severity)]
     (folder / "rule.yml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
     file = folder / "rule.test.yml"
@@ -271,7 +271,7 @@ def promtool_test(case, tests, folder):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.severity}")
 @pytest.mark.needs("prometheus")
 def test_an_alert_fires_when_it_should_and_not_before(case, tmp_path):
-    """Under the figures that it is for, after its time; never under those just short of them."""
+    """It fires after its duration, and not for series just short of its threshold."""
     tests = [as_test(case, case.fires, [(case.not_yet, 0), (case.at, case.amount)])]
     tests += [
         as_test(case, quiet, [(at, 0) for at in ("5m", case.at, "29m")]) for quiet in (case.quiet, *case.also_quiet)
@@ -289,7 +289,7 @@ def test_promtool_notices_an_alert_that_does_not_fire(tmp_path):
 
 
 def test_every_alert_is_tested():
-    """Each rule, in each of its severities, has a case of its own."""
+    """Each rule has a case for each severity."""
     named = [(rule["alert"], rule["labels"]["severity"]) for rule in rules()]
     assert set(named) == {(case.alert, case.severity) for case in CASES}
     assert len(set(named)) == len(named)

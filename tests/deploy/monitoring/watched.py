@@ -1,4 +1,4 @@
-"""A real service, watched by real programs: Prometheus, Alertmanager and the blackbox exporter on loopback.
+"""A real service with real monitoring: Prometheus, Alertmanager and the blackbox exporter on loopback.
 
 Their configuration is what `render.py` writes, made impatient: intervals and waits of minutes become parts of seconds.
 """
@@ -26,7 +26,7 @@ APP = "tests.deploy.monitoring.stalling_app:app"
 
 
 class Watched:
-    """service: under Gunicorn; mailbox, hooks: what the receivers got."""
+    """service: under Gunicorn; mailbox, hooks: the received notifications."""
 
     def __init__(self, service, prometheus, mailbox, hooks):
         self.service, self.mailbox, self.hooks = service, mailbox, hooks
@@ -41,7 +41,7 @@ class Watched:
             return json.load(response)["data"]
 
     def told(self, alert, status):
-        """Wait until the webhook has been told that the alert is in this status; return that alert."""
+        """Wait until the webhook has received the alert with this status; return it."""
 
         def look():
             messages = list(self.hooks.get("/hook", []))
@@ -66,7 +66,7 @@ class Watched:
 
 @contextmanager
 def watched(folder):
-    """Start everything; end it with the context."""
+    """Run everything until the context ends."""
     with ExitStack() as running:
         start = running.enter_context
         mailbox, smtp = start(mail_server())
@@ -149,7 +149,7 @@ def _program(command, folder, environ):
 
 @contextmanager
 def _site(folder):
-    """Answer 200 over TLS, with a certificate that ends in two days; yield the port."""
+    """Return 200 over TLS, with a certificate that expires in two days; yield the port."""
     key, certificate = folder / "key.pem", folder / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

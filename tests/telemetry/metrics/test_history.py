@@ -1,4 +1,4 @@
-"""The ring of samples: what an interval holds, how it ends, and that nothing in it grows."""
+"""The ring of samples: content of an interval, bounded size, and the recorder thread."""
 
 import gc
 import sys
@@ -16,7 +16,7 @@ def history(models=None, machine=None):
 
 
 def test_a_sample_holds_what_happened_since_the_last_one(models, avibe, avision):
-    """Rates over the time that passed, states of the moment, ends by kind; then it begins again."""
+    """Rates over the elapsed time, current states and errors by code; then the counters restart."""
     gpu = GpuFigures("GPU", allocated=25, reserved=30, total=100, busy=0.5)
     taken, clock = history(models, FakeMachine(gpu))
     avibe.report(generation_tokens_total=200, num_requests_waiting=3, kv_cache_tokens_used=1, kv_cache_tokens_total=4)
@@ -42,7 +42,7 @@ def test_a_sample_holds_what_happened_since_the_last_one(models, avibe, avision)
 
 
 def test_an_engine_that_starts_again_makes_no_negative_rate(models, avibe):
-    """Its counts begin from zero."""
+    """A restarted engine counts from zero."""
     taken, clock = history(models)
     avibe.report(generation_tokens_total=100)
     taken.take()
@@ -53,7 +53,7 @@ def test_an_engine_that_starts_again_makes_no_negative_rate(models, avibe):
 
 
 def test_memory_is_bounded():
-    """An hour of samples and no more; a flood of answers between two samples keeps only the last ones."""
+    """At most an hour of samples, and a bounded number of first-token times per interval."""
     taken, clock = history()
     for _ in range(SAMPLES + 10):
         clock.advance(5)
@@ -71,7 +71,7 @@ def test_memory_is_bounded():
 
 
 def test_recording_begins_once_and_ends_with_the_history():
-    """One thread takes the first sample at once, and does not keep its history alive."""
+    """One thread takes the first sample at once, and does not keep the history alive."""
     taken, _ = history()
     taken.record()
     taken.record()

@@ -1,4 +1,4 @@
-"""The machine's figures: real ones of the host, and a GPU that is absent, present, or out of order."""
+"""The machine's figures: real ones of the host, and a GPU that is absent, present or broken."""
 
 import threading
 from collections import namedtuple
@@ -10,7 +10,7 @@ from telemetry.metrics.machine import GpuFigures, Processors, ThisMachine, shown
 
 
 class Cuda:
-    """What is asked of `torch.cuda`."""
+    """The part of `torch.cuda` that is used."""
 
     def __init__(self, available=True, initialized=True, broken=False):
         self.available, self.initialized, self.broken = available, initialized, broken
@@ -37,7 +37,7 @@ class Cuda:
 
 
 class Nvml:
-    """What is asked of NVML: the busy share of a GPU by its UUID."""
+    """The part of NVML that is used: the utilization of a GPU by UUID."""
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
         assert uuid == "GPU-abc"
@@ -48,7 +48,7 @@ class Nvml:
 
 
 class BrokenNvml:
-    """A driver that does not answer."""
+    """A driver that fails."""
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
         raise RuntimeError("NVML: Driver Not Loaded")
@@ -68,7 +68,7 @@ def test_the_host_is_measured():
 
 
 def test_the_processors_are_measured_since_the_last_look_of_any_thread():
-    """Half of the time idle is 50%; waiting for a disk is idle; a look too soon repeats the last one."""
+    """Half of the time idle is 50%; I/O wait counts as idle; a measurement too soon repeats the last value."""
     times = namedtuple("times", "user idle iowait guest")
     looks = iter([times(10, 10, 0, 1), times(15, 13, 2, 3), times(15.01, 13, 2, 3), times(25, 13, 2, 3)])
     processors, seen = Processors(lambda: next(looks)), []
@@ -81,28 +81,28 @@ def test_the_processors_are_measured_since_the_last_look_of_any_thread():
 
 
 def test_a_gpu_is_measured_by_torch_and_nvml():
-    """Memory as this process sees it, the busy share as the driver does."""
+    """Memory comes from torch, utilization from the driver."""
     assert machine(Cuda()).gpu() == GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37)
 
 
 def test_a_probe_learns_the_memory_without_asking_the_driver():
-    """Readiness must answer at once, so NVML is left out of it."""
+    """Readiness does not call NVML, since it must respond at once."""
     assert machine(Cuda(), BrokenNvml()).gpu_memory() == 1000
 
 
 @pytest.mark.parametrize("cuda", [Cuda(available=False), Cuda(initialized=False), Cuda(broken=True)])
 def test_a_gpu_that_is_absent_unused_or_broken_is_no_error(cuda):
-    """A probe that asks gets an answer in any case."""
+    """Such a GPU counts as absent."""
     assert machine(cuda).gpu() is machine(cuda).gpu_memory() is None
 
 
 def test_torch_is_not_imported_to_ask():
-    """Until the models' thread has imported it there is no GPU to speak of."""
+    """Until the loading thread has imported torch, the GPU counts as absent."""
     assert ThisMachine(lambda: None).gpu() is None
 
 
 def test_without_nvml_the_busy_share_is_unknown():
-    """No library, driver or right to ask: the rest is told all the same."""
+    """Without library, driver or permission, all else is reported."""
     figures = machine(Cuda(), BrokenNvml()).gpu()
     assert (figures.total, figures.busy) == (1000, None)
     assert "gpu_busy" not in shown_gpu(figures)

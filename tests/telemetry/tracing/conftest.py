@@ -1,4 +1,4 @@
-"""The application with traces that stay in memory."""
+"""The application with traces kept in memory."""
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -8,7 +8,7 @@ from telemetry.tracing.collector import CollectorTracing
 
 
 class Traced:
-    """What was traced so far, by name."""
+    """The recorded spans, by name."""
 
     def __init__(self, share=1.0):
         self.exporter = InMemorySpanExporter()
@@ -22,7 +22,7 @@ class Traced:
         return [span for span in self.spans() if span.name == name]
 
     def only(self, name):
-        """Return the one span of that name."""
+        """Return the only span of that name."""
         (span,) = self.named(name)
         return span
 

@@ -1,4 +1,4 @@
-"""A collector of traces for tests: it takes OTLP/HTTP on a free port of loopback and keeps what it decodes."""
+"""A trace collector for tests: it accepts OTLP/HTTP on a free local port and records the spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e.gunicorn_process import until
 
 
 class OtlpSink:
-    """status: what it answers; hold: an event that it waits for before it does."""
+    """status: of its responses; hold: an event to wait for before each response."""
 
     def __init__(self):
         self.status = 200
@@ -21,7 +21,7 @@ class OtlpSink:
         self.address = ""
 
     def spans(self, amount):
-        """Wait for so many spans; return them by name, each a list of (resource, span)."""
+        """Wait for this many spans; return lists of (resource, span) by name."""
         until(lambda: len(self._all()) >= amount)
         found = {}
         for resource, span in self._all():
@@ -50,7 +50,7 @@ def _value(value):
 
 @contextmanager
 def otlp_sink():
-    """Run a sink; it ends with the context."""
+    """Run a sink until the context ends."""
     sink = OtlpSink()
 
     class Handler(BaseHTTPRequestHandler):

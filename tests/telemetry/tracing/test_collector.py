@@ -1,4 +1,4 @@
-"""Sending to a collector: a real one over HTTP, one that is away, one that hangs; and the settings that name it."""
+"""Exporting to a collector that works, is down or hangs; and its settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_LIMITS = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
 
 
 class Unreliable(SpanExporter):
-    """Fails while it is told to, by its result or by raising."""
+    """Fails on demand, by its result or an exception."""
 
     def __init__(self):
         self.results = []
@@ -61,7 +61,7 @@ def ask(client):
 
 
 def test_spans_reach_a_collector_over_http(models, machine, sink):
-    """A collector at the endpoint gets the spans as protobuf, with the service's name and the headers that it wants."""
+    """A collector gets the spans as protobuf, with the service's name and the configured headers."""
     client, tracing = application(
         models,
         machine,
@@ -81,7 +81,7 @@ def test_spans_reach_a_collector_over_http(models, machine, sink):
 
 
 def test_a_collector_that_is_away_costs_one_log_line(settings, models, machine, caplog):
-    """Requests are answered as ever, the traces are lost, and one line says so, whatever the library has to say."""
+    """Requests succeed, traces are dropped, and one line is logged instead of the library's."""
     settings = replace(settings, tracing=TracingSettings(f"http://127.0.0.1:{free_port()}"))
     tracing = collector.collector_tracing(settings, send_timeout=0.2)
     client = create_app(settings, models, machine, tracing).test_client()
@@ -97,7 +97,7 @@ def test_a_collector_that_is_away_costs_one_log_line(settings, models, machine, 
 
 
 def test_a_collector_that_refuses_costs_one_log_line_and_its_return_another(caplog):
-    """However it fails and however often; whatever the library raises ends no thread."""
+    """For any kind and number of failures; an exception does not end the thread."""
     unreliable = Unreliable()
     reporter = collector.Reporter(unreliable)
     good, bad = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
@@ -109,7 +109,7 @@ def test_a_collector_that_refuses_costs_one_log_line_and_its_return_another(capl
 
 
 def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, models, machine, sink):
-    """While the sender waits for an answer, requests are answered; a stop waits no longer than it says."""
+    """While the exporter waits, requests are not delayed, and a stop waits no longer than its limit."""
     sink.hold = threading.Event()
     exporter = OTLPSpanExporter(endpoint=sink.address, timeout=10 * PATIENCE)
     tracing = collector.CollectorTracing(exporter, "avito-ai", 1.0, patience=0.2)
@@ -126,7 +126,7 @@ def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, m
 
 
 def test_more_spans_than_the_queue_holds_are_dropped(models, machine, sink):
-    """The queue is bounded: what does not fit is lost, and no request waits or fails for it."""
+    """The queue is bounded: excess spans are dropped, and no request waits or fails."""
     sink.hold = threading.Event()
     client, tracing = application(models, machine, OTEL_EXPORTER_OTLP_ENDPOINT=sink.address)
     for number in range(collector.QUEUE + 2 * collector.BATCH):
@@ -141,14 +141,14 @@ def test_more_spans_than_the_queue_holds_are_dropped(models, machine, sink):
 
 @pytest.mark.parametrize("endpoint", ["collector:4318", "ftp://collector", "http://", "http://a b", "http://c:99999"])
 def test_an_endpoint_that_is_none_stops_the_start(endpoint):
-    """A mistake in the address is told at start, not lost in a log."""
+    """An invalid URL is an error at the start."""
     with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_ENDPOINT="):
         load_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}, None)
 
 
 @pytest.mark.parametrize("headers", ["authorization", "a b=c", "=c", "a=%0A", ","])
 def test_headers_that_are_none_stop_the_start_and_are_not_shown(headers):
-    """What was written may be a secret, also where it is wrong."""
+    """An invalid value may be a secret too."""
     with pytest.raises(SettingsError, match="OTEL_EXPORTER_OTLP_HEADERS=") as raised:
         load_settings({"OTEL_EXPORTER_OTLP_HEADERS": headers}, None)
     assert f"'{headers}'" not in str(raised.value)
@@ -157,13 +157,13 @@ def test_headers_that_are_none_stop_the_start_and_are_not_shown(headers):
 
 
 def test_a_service_name_is_a_word():
-    """Names with blanks would be split by whoever reads them."""
+    """Names with spaces are refused."""
     with pytest.raises(SettingsError, match="OTEL_SERVICE_NAME="):
         load_settings({"OTEL_SERVICE_NAME": "our service"}, None)
 
 
 def test_off_imports_nothing():
-    """A service without a collector does not even load OpenTelemetry."""
+    """Without a collector OpenTelemetry is not imported."""
     script = (
         "import sys\n"
         "from app_production import create_app\n"
@@ -178,7 +178,7 @@ def test_off_imports_nothing():
 
 
 def test_a_worker_of_gunicorn_sends_its_spans_and_the_last_ones_as_it_ends(tmp_path, sink):
-    """The sender lives in the worker, after the fork; SIGTERM sends what had not been sent."""
+    """The exporter runs in the worker, after the fork; SIGTERM exports pending spans."""
     settings = NO_LIMITS | {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.address}
     with GunicornProcess(tmp_path, app="tests.e2e.answering_app:app", **settings) as service:
         body = b'{"prompt": "Hello"}'

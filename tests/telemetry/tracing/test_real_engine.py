@@ -1,4 +1,4 @@
-"""A request of the real engine, over a tiny checkpoint: its spans have the times and counts of what it did."""
+"""A request of the real engine with a tiny checkpoint: its spans have the engine's times and counts."""
 
 from __future__ import annotations
 

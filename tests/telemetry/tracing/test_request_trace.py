@@ -1,4 +1,4 @@
-"""A request as spans: what they are named, what they say, when they begin and end, and what is never in them."""
+"""A request as spans: names, attributes, times, and what is never in them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def seconds(span):
 
 
 def test_a_request_is_a_server_span_with_the_conventions_names(client, traced):
-    """The request's span says what was asked and what came of it."""
+    """The request's span has its parameters and its outcome."""
     response = client.post(GENERATE, json=ASKED)
     span = traced.only("chat avibe")
     assert span.kind is SpanKind.SERVER
@@ -62,7 +62,7 @@ def test_a_request_is_a_server_span_with_the_conventions_names(client, traced):
 
 
 def test_the_names_are_those_of_the_published_conventions(client, traced, avibe):
-    """Every attribute is one that OpenTelemetry's own package knows, or is marked as ours."""
+    """Every attribute is in OpenTelemetry's own package, or has the prefix avito_ai."""
     avibe.failure = ModelError("The model failed.")
     client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "seed": 3, "top_k": 4, "presence_penalty": 0.5})
     avibe.failure = None
@@ -82,7 +82,7 @@ def test_the_names_are_those_of_the_published_conventions(client, traced, avibe)
 
 
 def test_the_parts_of_an_answer_have_the_engines_own_times(client, traced, avibe):
-    """One span each below the request's, end to end, as long as the engine says, beginning when it was asked."""
+    """One child span each, back to back, with the engine's durations."""
     avibe.timings = Timings(queued=0.25, first_token=0.75, total=2.75)
     before = time.time_ns()
     client.post(GENERATE, json=ASKED)
@@ -102,7 +102,7 @@ def test_the_parts_of_an_answer_have_the_engines_own_times(client, traced, avibe
 
 
 def test_preparing_is_no_waiting(traced):
-    """What passes until the model has taken a request is its preparation, and never longer than until it began."""
+    """The time until the engine has accepted a request is its preparation, at most until it started."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
     trace.asked("avibe", "avibe", 1, 2)
     request = GenerationRequest("id", TextPrompt("x"), SamplingParams(1))
@@ -118,7 +118,7 @@ def test_preparing_is_no_waiting(traced):
 
 
 def test_the_clients_trace_goes_on(client, traced):
-    """A `traceparent` of the client makes the request a part of its trace; one that is none changes nothing."""
+    """A `traceparent` of the client continues its trace; an invalid one is ignored."""
     client.post(GENERATE, json=ASKED, headers={"traceparent": PARENT, "tracestate": "vendor=1"})
     span = traced.only("chat avibe")
     assert f"{span.context.trace_id:032x}" == PARENT.split("-")[1]
@@ -130,7 +130,7 @@ def test_the_clients_trace_goes_on(client, traced):
 
 @pytest.mark.parametrize(("share", "flag", "spans"), [(0.0, "01", 5), (0.0, None, 0), (1.0, "00", 0), (1.0, None, 5)])
 def test_the_client_decides_first_and_then_the_share(settings, models, machine, share, flag, spans):
-    """What a client samples or does not is so here too; the share is for those who do not say."""
+    """The client's sampling decision is followed; the share applies to requests without one."""
     traced = Traced(share)
     headers = {} if flag is None else {"traceparent": PARENT[:-2] + flag}
     client = create_app(settings, models, machine, traced.tracing).test_client()
@@ -140,7 +140,7 @@ def test_the_client_decides_first_and_then_the_share(settings, models, machine, 
 
 
 def test_a_stream_is_traced_to_its_end(client, traced, avibe):
-    """The span of a stream ends with the stream, not with its headers, and knows the first chunk's time."""
+    """The span of a stream ends with the stream, not with its headers, and has the time of the first chunk."""
     avibe.hold = True
     response = client.post(CHAT, json=STREAMED, buffered=False)
     assert traced.spans() == []
@@ -168,7 +168,7 @@ def test_a_stream_that_fails_says_so_in_its_span(client, traced, avibe):
 
 
 def test_a_client_that_leaves_a_stream_is_an_abort(client, traced, avibe):
-    """A stream that nobody reads to its end is marked as aborted, and is no error of the service."""
+    """A stream whose client disconnects is aborted, which is not an error of the service."""
     avibe.hold = True
     response = client.post(CHAT, json=STREAMED, buffered=False)
     next(iter(response.response))
@@ -179,7 +179,7 @@ def test_a_client_that_leaves_a_stream_is_an_abort(client, traced, avibe):
 
 
 def test_several_answers_share_one_request(client, traced):
-    """With n=3 the prompt is counted once, the answers each, and every part says whose it is."""
+    """With n=3 the prompt is counted once, each answer separately, and every part has its answer's number."""
     response = client.post(CHAT, json={"model": "avibe", "messages": MESSAGES, "n": 3})
     span = traced.only("chat avibe")
     assert span.attributes["gen_ai.response.id"] == response.json["id"]
@@ -191,7 +191,7 @@ def test_several_answers_share_one_request(client, traced):
 
 
 def test_texts_to_be_continued_are_text_completions(client, traced):
-    """Plain completions carry the conventions' other operation, and prompts of their own are counted each."""
+    """Plain completions have the operation text_completion, and each prompt is counted."""
     response = client.post("/v1/completions", json={"model": "avibe", "prompt": [PRIVATE, "another"]})
     span = traced.only("text_completion avibe")
     assert span.attributes["gen_ai.operation.name"] == "text_completion"
@@ -202,7 +202,7 @@ def test_texts_to_be_continued_are_text_completions(client, traced):
 
 
 def test_a_batch_is_one_trace(client, traced):
-    """Each text of a batch has its three parts below the one request; a bad text is its error."""
+    """Each text of a batch has its parts below the request; an invalid text is the request's error."""
     response = client.post("/api/v1/text/batch", json={"prompts": [PRIVATE, "", "another"]})
     assert len([json.loads(line) for line in response.data.splitlines() if line]) == 3
     response.close()
@@ -214,7 +214,7 @@ def test_a_batch_is_one_trace(client, traced):
 
 
 def test_refusals_are_traced_without_a_model_s_parts(client, traced, avibe):
-    """A refused request is one span: with the error's code, and its status only where the service is to blame."""
+    """A refused request is one span with the error code; its status is an error only for server errors."""
     client.post(GENERATE, json={"prompt": ""})
     assert traced.only("chat").attributes["error.type"] == "validation_error"
     assert traced.only("chat").status.status_code is StatusCode.UNSET
@@ -227,7 +227,7 @@ def test_refusals_are_traced_without_a_model_s_parts(client, traced, avibe):
 
 
 def test_only_generation_is_traced(client, traced):
-    """Probes, pages, metrics and unknown addresses leave no spans."""
+    """Probes, pages, metrics and unknown paths have no spans."""
     for path in ("/", "/api/health", "/api/health/ready", "/metrics", "/v1/models", "/nowhere"):
         client.get(path)
     assert traced.spans() == []
@@ -248,7 +248,7 @@ def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
 
 
 def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
-    """Letting go twice, from two threads, ends a request's span once."""
+    """Releasing twice, from two threads, ends a request's span once."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
     release = trace.hold()
     trace.responded(200, True)
@@ -260,7 +260,7 @@ def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
 
 
 def test_without_a_collector_nothing_is_traced(settings):
-    """Off is the default, and what does nothing has nothing to stop."""
+    """Tracing is off by default, and stopping it does nothing."""
     tracing = tracing_for(settings)
     assert isinstance(tracing, NoTracing)
     trace = tracing.begin("POST", GENERATE, {"traceparent": PARENT}, "id", 0.0)
