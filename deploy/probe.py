@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ REACH_TIMEOUT = 5.0  # seconds for one on the Internet
 POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
 GIB = 1024**3
+LISTENING = "0A"  # the state in /proc/net/tcp
 OUR_NAME = "Avito AI API"
 DEVELOPMENT = "./deploy.sh development"
 
@@ -109,7 +110,7 @@ def find_holder(port: int, proc: Path = Path("/proc")) -> Holder | None:
 
 def holder_from_proc(port: int) -> Holder | None:
     """Find the listener in proc(5): the socket's inode, then the process with the lowest pid that has it open."""
-    inodes = listening_inodes(port)
+    inodes = {name for _, listening, name in listening_sockets() if listening == port}
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         try:
             if not inodes.isdisjoint(os.readlink(link) for link in (folder / "fd").iterdir()):
@@ -119,15 +120,14 @@ def holder_from_proc(port: int) -> Holder | None:
     return None
 
 
-def listening_inodes(port: int) -> set[str]:
-    """Return the `socket:[N]` names of all TCP sockets that listen on the port (state 0A of /proc/net/tcp)."""
-    found = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+def listening_sockets(proc: Path = Path("/proc")) -> Iterator[tuple[str, int, str]]:
+    """Yield address, in the hexadecimal form of proc(5), port and `socket:[N]` name of each listening TCP socket."""
+    for table in (proc / "net/tcp", proc / "net/tcp6"):
         for line in table.read_text().splitlines()[1:] if table.exists() else []:
             fields = line.split()
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
-    return found
+            if fields[3] == LISTENING:
+                host, _, port = fields[1].rpartition(":")
+                yield host, int(port, 16), f"socket:[{fields[9]}]"
 
 
 def holder_from_lsof(port: int) -> Holder | None:

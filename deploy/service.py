@@ -14,23 +14,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.probe import address, describe_progress, fetch_json
+from deploy.probe import address, describe_progress, fetch_json, listening_sockets
 
 EVERY = 5.0  # seconds between two lines of progress
-LISTENING = "0A"  # the state in /proc/net/tcp
 
 
 def listeners(pid: int, proc: Path = Path("/proc")) -> list[tuple[str, int]]:
     """Return host and port of each TCP socket on which the process listens; empty if it is not visible."""
     own = _sockets(proc / str(pid) / "fd")
-    found = []
-    for table in (proc / "net/tcp", proc / "net/tcp6"):
-        for line in table.read_text().splitlines()[1:] if table.exists() else []:
-            fields = line.split()
-            if fields[3] == LISTENING and f"socket:[{fields[9]}]" in own:
-                host, _, port = fields[1].rpartition(":")
-                found.append((_host(host), int(port, 16)))
-    return found
+    return [(_host(host), port) for host, port, name in listening_sockets(proc) if name in own]
 
 
 def url_of(pid: int, proc: Path = Path("/proc")) -> str | None:
