@@ -22,7 +22,7 @@ from gunicorn.workers.gthread import TConn
 if TYPE_CHECKING:
     from socket import _SendableFile
 
-    from _typeshed import ReadableBuffer
+    from typing_extensions import Buffer
 
 log = logging.getLogger("avito_ai.serving")
 
@@ -72,7 +72,7 @@ class ClientSocket(socket.socket):
         self._received += len(data)
         return data
 
-    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+    def sendall(self, data: Buffer, flags: int = 0) -> None:
         # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
         # system call; socket.sendall would poll for room before each write.
         try:

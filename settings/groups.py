@@ -161,7 +161,7 @@ class TracingSettings(Group):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Group):
     """All settings, checked. warnings: sentences for the operator; sources: where each value that was set came from."""
 
     environment: str = setting(

@@ -9,12 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 from settings.kinds import MASK, Kind
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -66,7 +63,7 @@ def setting(default: T | None, kind: Kind[T], help: str, *, secret: bool = False
     return dataclasses.field(default=cast(T, default), metadata=declared)
 
 
-def settings_in(cls: type[DataclassInstance], group: str = "") -> Iterator[Setting]:
+def settings_in(cls: type[Group], group: str = "") -> Iterator[Setting]:
     """Yield the settings of a dataclass and of its groups, in the order of their declaration."""
     types = get_type_hints(cls)
     for field in dataclasses.fields(cls):
