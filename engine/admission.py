@@ -29,7 +29,7 @@ def make_sequence(
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
     """
     prompt = loaded.preparer.prepare(request.prompt)
-    check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
+    _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
     return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position)
@@ -53,7 +53,7 @@ def sequence_of(
     return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
 
 
-def check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:
+def _check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:
     """Raise ContextTooLong if prompt and answer together exceed `max_model_len` tokens."""
     if prompt_tokens + sampling.max_tokens > max_model_len:
         raise ContextTooLong(

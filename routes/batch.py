@@ -159,7 +159,7 @@ class Batch:
         return event is not None
 
     def _ended(self, index: int) -> None:
-        """Send the line of a finished text; one that was preempted waits again while it has time."""
+        """Send the line of a finished text; one that was evicted waits again while it has time."""
         with self._lock:
             text, generation = self._running.pop(index)
         try:

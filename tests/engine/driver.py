@@ -1,4 +1,4 @@
-"""Drives the engine's heart by hand, step by step, on a clock that only the test moves."""
+"""Drives the engine's core step by step, on a clock that only the test moves."""
 
 from __future__ import annotations
 

@@ -36,14 +36,20 @@ def few(avibe):
     return avibe
 
 
+def begun(app, prompts):
+    """Return a batch of which nothing has been read."""
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        return Batch(
+            [services(app).request_models.text(prompt=prompt) for prompt in prompts], lambda made: {"text": made.text}
+        )
+
+
 class Reader:
     """Reads a batch in a thread, as a client does while the model still holds the answers."""
 
     def __init__(self, app, prompts):
-        with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
-            app.preprocess_request()
-            requests = [services(app).request_models.text(prompt=prompt) for prompt in prompts]
-            self.batch = Batch(requests, lambda made: {"text": made.text})
+        self.batch = begun(app, prompts)
         self.lines = []
         self.thread = threading.Thread(target=self._read)
         self.thread.start()
@@ -166,7 +172,7 @@ def test_interactive_requests_keep_their_capacity(app, few):
 
 
 def test_a_text_without_capacity_is_tried_again(app, few):
-    """Neither a refusal nor preemption is an error of a batch."""
+    """Neither a refusal nor an eviction is an error of a batch."""
     few.hold, few.refusal = True, Overloaded("The service is busy; try again later.", 1)
     reader = Reader(app, ["a"])
     few.refusal = None
@@ -214,11 +220,38 @@ def test_a_closed_batch_counts_what_was_in_flight(client, app, few):
     assert (figures["failed_requests"], figures["avibe_requests"]) == (3, 0)
 
 
+def test_a_closed_batch_waits_for_no_engine(client, app, few, monkeypatch):
+    """Texts that the engine has not ended yet count as aborted; one that was evicted just before, as overloaded."""
+    few.hold = True
+    monkeypatch.setattr(few, "_aborted", few.aborted.append)
+    batch = begun(app, ["a", "b"])
+    assert next(batch.lines(idle=0.0)) == b"\n"
+    few.fail("mine-0", Overloaded("The service is at capacity; try again later.", 1))
+    batch.end()
+    assert few.aborted == ["mine-1"]
+    assert client.get("/api/metrics").json["application"]["failed_requests"] == 2
+
+
+def test_a_batch_closed_while_it_submits_aborts_that_text(app, few, monkeypatch):
+    """The client may leave while the prompt is tokenized."""
+    few.hold, submit = True, few.submit
+    batch = begun(app, ["a", "b"])
+
+    def close_after(request):
+        generation = submit(request)
+        batch.close()
+        return generation
+
+    monkeypatch.setattr(few, "submit", close_after)
+    assert list(batch.lines()) == []
+    few.wait_for(lambda one: one.aborted == ["mine-0"])
+    assert len(few.submitted) == 1
+    batch.end()
+
+
 def test_a_closed_batch_submits_nothing(app, few):
     """Even if it is closed before the first text."""
-    with app.test_request_context(method="POST"):
-        app.preprocess_request()
-        batch = Batch([services(app).request_models.text(prompt="x")], lambda made: {"text": made.text})
+    batch = begun(app, ["x"])
     batch.end()
     assert list(batch.lines()) == []
     assert few.submitted == []
@@ -227,9 +260,7 @@ def test_a_closed_batch_submits_nothing(app, few):
 def test_keep_alives_are_blank_lines(app, few):
     """A proxy does not close a batch that takes long."""
     few.hold = True
-    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
-        app.preprocess_request()
-        batch = Batch([services(app).request_models.text(prompt="x")], lambda made: {"text": made.text})
+    batch = begun(app, ["x"])
     made = batch.lines(idle=0.01)
     assert next(made) == b"\n"
     few.wait_for(lambda one: one.submitted)
