@@ -1,4 +1,4 @@
-# What a developer types most; each line is one command that works by itself too.
+# Shortcuts for developers; each recipe works by itself as well.
 .PHONY: install run test lint format bench lighthouse
 
 PYTHON = .venv/bin/python

@@ -47,7 +47,7 @@ def pretended(how: str, folder: Path) -> tuple[str, str]:
 
 
 def answers(report: Report) -> Report:
-    """Return what a source that knows this much has to say, the known holes included."""
+    """Return the report of a source with these advisories and the known one."""
     return {**HOLES, **report}
 
 
@@ -78,7 +78,7 @@ def test_all_pins_are_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Those of CUDA and those for other systems too; a source that knows jinja2 3.1.4 and nothing else is a pass."""
     assert main(partial(pip_audit, command=pretended("works", tmp_path))) == 1
     printed = capsys.readouterr().out
-    assert f"{len(read_pins(RUN, CUDA))} pins audited, 1 with known holes" in printed
+    assert f"{len(read_pins(RUN, CUDA))} pins audited, 1 with known vulnerabilities" in printed
     assert "jinja2" in printed  # the program takes every release of it for bad
 
 
@@ -90,7 +90,7 @@ def test_a_pin_that_the_source_does_not_know_is_no_pass() -> None:
 
 def test_a_source_that_misses_a_known_hole_is_no_pass() -> None:
     """A mirror may have the packages and not the advisories."""
-    with pytest.raises(NotAuditedError, match="no hole in jinja2"):
+    with pytest.raises(NotAuditedError, match="no vulnerability of jinja2"):
         audit([*GOOD], asking({**GOOD, KNOWN_BAD: []}))
 
 
