@@ -61,7 +61,7 @@ def generate_text(base: str) -> str:
 def analyze_image(base: str) -> str:
     """Return a text of Avision about an image. Raises WrongAnswer."""
     image = f"data:image/png;base64,{base64.b64encode(IMAGE.read_bytes()).decode()}"
-    body = {"prompt": "What is in the image?", "image": image, "max_tokens": 8}
+    body = {"prompt": "What is in the picture?", "image": image, "max_tokens": 8}
     return _generated(f"{base}/api/v1/image/analyze", body)
 
 

@@ -81,7 +81,7 @@ def test_it_serves_until_control_c(development: Development) -> None:
     assert f"==> Ready at {address} (Ctrl+C stops it)" in screen
     assert "CUDA: no NVIDIA GPU" in screen
     again = development.run_again()
-    assert (again.returncode, again.stdout) == (0, f"==> It already runs at {address}\n")
+    assert (again.returncode, again.stdout) == (0, f"==> Already running at {address}\n")
     assert development.press_control_c() == 0
     assert bind_error("127.0.0.1", int(development.port)) is None
 
