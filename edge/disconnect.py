@@ -20,16 +20,16 @@ from typing import Any, Protocol
 
 log = logging.getLogger("avito_ai.disconnect")
 
-LOOK_EVERY = 0.05  # seconds
+POLL_SECONDS = 0.05
 
-Call = Callable[[], None]
+Callback = Callable[[], None]
 
 
 class Watcher(Protocol):
     """Detects closed peers of sockets, in a thread of its own."""
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        """Call `gone` once, soon after the peer disconnects; return what ends the watch, safe at any time."""
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        """Call `on_disconnect` once, soon after the peer disconnects; return what ends the watch, safe at any time."""
 
 
 class ClientWatch:
@@ -40,12 +40,12 @@ class ClientWatch:
         self._lock = threading.Lock()  # guards the field below
         self._watcher: Watcher | None = None
 
-    def watch(self, environ: Mapping[str, Any], gone: Call) -> Call:
-        """Call `gone` if the client disconnects; return what ends the watch, which must always be called."""
+    def watch(self, environ: Mapping[str, Any], on_disconnect: Callback) -> Callback:
+        """Call `on_disconnect` if the client disconnects; return what ends the watch, which must always be called."""
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         if sock is None or sock.fileno() < 0:
             return lambda: None
-        return self._started().add(sock, gone)
+        return self._started().add(sock, on_disconnect)
 
     def _started(self) -> Watcher:
         with self._lock:
@@ -59,7 +59,7 @@ class _Watch:
     """One generation in flight. Compared by identity, since streams can share a socket."""
 
     sock: socket.socket
-    gone: Call
+    on_disconnect: Callback
 
 
 class EpollWatcher:
@@ -71,8 +71,8 @@ class EpollWatcher:
         self._watched: dict[int, list[_Watch]] = {}
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        watch, descriptor = _Watch(sock, gone), sock.fileno()
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        watch, descriptor = _Watch(sock, on_disconnect), sock.fileno()
         with self._lock:
             sharing = self._watched.setdefault(descriptor, [])
             sharing.append(watch)
@@ -92,12 +92,12 @@ class EpollWatcher:
         while True:
             for descriptor, _ in self._epoll.poll():
                 for watch in self._take(descriptor):
-                    _call(watch.gone)
+                    _call(watch.on_disconnect)
 
     def _take(self, descriptor: int) -> list[_Watch]:
         """Return the watches of this descriptor, unless it was reused after the kernel reported it."""
         with self._lock:
-            if descriptor not in self._watched or not _has_gone(descriptor):
+            if descriptor not in self._watched or not _has_hung_up(descriptor):
                 return []
             watches = self._watched[descriptor]
             self._forget(descriptor)
@@ -112,17 +112,17 @@ class EpollWatcher:
 class PollingWatcher:
     """Polls the sockets every `every` seconds while there are any; works on every system.
 
-    Unread bytes that the client sent ahead hide a disconnect: there is no portable way to look past them.
+    Unread bytes that the client sent ahead hide a disconnect: there is no portable way to detect it behind them.
     """
 
-    def __init__(self, every: float = LOOK_EVERY) -> None:
+    def __init__(self, every: float = POLL_SECONDS) -> None:
         self._every = every
         self._changed = threading.Condition()  # guards the field below
         self._watched: list[_Watch] = []
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        watch = _Watch(sock, gone)
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        watch = _Watch(sock, on_disconnect)
         with self._changed:
             self._watched.append(watch)
             self._changed.notify()
@@ -139,30 +139,30 @@ class PollingWatcher:
                 left = [watch for watch in self._watched if _peer_closed(watch.sock)]
                 self._watched = [watch for watch in self._watched if watch not in left]
             for watch in left:
-                _call(watch.gone)
+                _call(watch.on_disconnect)
             time.sleep(self._every)
 
 
-def _has_gone(descriptor: int) -> bool:
-    look = select.poll()
-    look.register(descriptor, select.POLLRDHUP)
-    return bool(look.poll(0))
+def _has_hung_up(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def _peer_closed(sock: socket.socket) -> bool:
     try:
-        with selectors.DefaultSelector() as look:
-            look.register(sock, selectors.EVENT_READ)
-            return bool(look.select(0)) and sock.recv(1, socket.MSG_PEEK) == b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, selectors.EVENT_READ)
+            return bool(selector.select(0)) and sock.recv(1, socket.MSG_PEEK) == b""
     except ValueError:  # closed on our side, or a TLS socket, which cannot be peeked
         return sock.fileno() < 0
     except OSError:  # reset
         return True
 
 
-def _call(gone: Call) -> None:
-    """Call, and survive any error: without the watcher's thread, later disconnects would go unnoticed."""
+def _call(on_disconnect: Callback) -> None:
+    """Call it, and survive any error: without the watcher's thread, later disconnects would go unnoticed."""
     try:
-        gone()
+        on_disconnect()
     except Exception:
         log.exception("A client disconnected, and its generation could not be stopped.")

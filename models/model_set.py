@@ -19,8 +19,8 @@ log = logging.getLogger("avito_ai.loading")
 class ModelSet:
     """The models by name, loaded one after another. Safe to use from any thread.
 
-    check: called before the first is loaded; it raises StartError where that is foreseen to fail. overlapping: set
-    before the start where another copy is still in memory, so that the room kept for one counts as used.
+    check: called before the first is loaded; it raises StartError if a load is bound to fail. overlapping: set
+    before the start where another copy is still in memory, so that the memory reserved for it counts as used.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ModelSet:
 
     @property
     def restart_needed(self) -> bool:
-        """True where only a new process can help."""
+        """True if only a new process can recover."""
         return any(state.restart_needed for state in self.states().values())
 
     @property
@@ -83,7 +83,7 @@ class ModelSet:
         self._loader.start()
 
     def announce_stop(self) -> None:
-        """Call ready models draining from now on, though they still take requests: a balancer shall look elsewhere."""
+        """Report ready models as draining while they still accept requests, so that balancers avoid this copy."""
         self._stop_announced = True
 
     def drain(self) -> None:
@@ -121,6 +121,6 @@ class ModelSet:
         except StartError:
             raise
         except Exception as error:
-            log.exception("Loading %s failed in a way that nobody expected.", name)
+            log.exception("Loading %s failed unexpectedly.", name)
             raise StartError(f"{name} could not be loaded: {type(error).__name__}; the traceback is above.") from error
         log.info("%s is ready after %.1f s.", name, self._clock() - began)

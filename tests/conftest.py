@@ -16,7 +16,7 @@ pytest_plugins = ["tests.needs"]
 
 @pytest.fixture
 def environ():
-    """The variables that `settings` are made from; limits off, so that only their own tests meet them."""
+    """The variables of `settings`; limits are off, except in the tests of limits."""
     return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
 
 

@@ -64,7 +64,7 @@ def part(file):
 
 @pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_point_down_only(file):
-    """Nobody imports what stands above; nothing of the engine knows HTTP, settings or logs."""
+    """No module imports from a layer above; the engine knows no HTTP, settings or logging configuration."""
     own = part(file)
     reached = {name.split(".")[0] for name in imported(file)}
     ours = (reached & {*OURS, *TOP}) - {own}
@@ -121,7 +121,7 @@ def loggers(file):
 
 
 def test_every_logger_is_a_topic_that_the_documents_name():
-    """An operator can tell lines apart by topic, wherever the code stands that logs them."""
+    """Operators can distinguish lines by topic, whichever module logs them."""
     named = set(re.findall(r"^\| `(avito_ai\.\w+)` \|", (ROOT / "docs" / "monitoring.md").read_text(), re.MULTILINE))
     used = {name.strip("'") for file in modules() for name in loggers(file)}
     assert used | {"avito_ai.gunicorn"} == named

@@ -82,7 +82,7 @@ def test_a_spent_budget_is_told_before_the_body_is_read(limited):
 
 
 def test_a_client_cannot_choose_its_address(models, machine, caplog):
-    """Without trusted proxies a forwarded header changes nothing, and is told once, naming the setting."""
+    """Without trusted proxies a forwarded header changes nothing and is logged once, with the name of the setting."""
     client = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None), models, machine).test_client()
     statuses = [
         client.get("/api/health", headers={"X-Forwarded-For": f"1.1.1.{number}"}).status_code for number in range(5)

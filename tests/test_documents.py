@@ -78,7 +78,7 @@ def urls() -> Map:
     return create_app(load_settings({}, None), ModelSet(backends)).url_map
 
 
-# --- one place for each fact ---
+# --- each fact is stated once ---
 
 
 def test_the_first_screen_is_the_two_commands() -> None:
@@ -178,7 +178,7 @@ def test_commands_of_deploy_sh_exist() -> None:
 
 
 def test_make_targets_exist() -> None:
-    """Each short name is in the Makefile, and each of the Makefile is told."""
+    """Each documented target is in the Makefile, and each target is documented."""
     targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
     assert targets <= commands("make") <= targets | {"check"}
 

@@ -100,7 +100,7 @@ def test_a_full_queue_is_ready(client, avibe):
 
 @pytest.mark.parametrize("reason", ["", "CUDA failed."])
 def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
-    """503 tells the supervisor to restart the process."""
+    """503 makes the supervisor restart the process."""
     avision.become(Status.DEAD, reason=reason, restart_needed=True)
     response = client.get("/api/health/live")
     assert (response.status_code, response.json["status"]) == (503, "restart_needed")

@@ -71,7 +71,7 @@ def test_what_is_left_out_is_said_last(tmp_path: Path, workers: tuple[str, ...])
 
 
 def test_a_run_that_leaves_out_nothing_says_nothing(tmp_path: Path) -> None:
-    """Nobody needs to read what is as it should be."""
+    """Without omissions there is no summary of them."""
     assert "left out" not in run(tmp_path, "--leave-out", "haproxy", "-k", "plain").stdout
 
 

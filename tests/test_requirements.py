@@ -105,7 +105,7 @@ def test_what_the_service_is_made_of_is_there() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_what_the_packages_need_is_pinned_too(python: str) -> None:
-    """Nothing comes in by the back door, on any supported Python."""
+    """Transitive requirements are pinned on every supported Python."""
     assert list(missing(RUN, python)) == []
     assert list(missing(RUN | TEST, python)) == []
 

@@ -16,7 +16,7 @@ from deploy.pins import CUDA, RUN, Pin, read_pins
 GOOD = {Pin("flask", "3.1.3"): [], Pin("colorama", "0.4.6"): []}
 HOLES = {KNOWN_BAD: ["GHSA-q2x7-8rv6-6q7h"]}
 
-# What pip-audit 2.10 does where its source answers 404, where nobody answers, where the source is a mirror without
+# What pip-audit 2.10 does where its source answers 404, where nothing answers, where the source is a mirror without
 # advisories, and where all is well: its report or none, and its exit status.
 PRETENDED = {
     "skips": "print('ERROR:pip_audit._cli:flask: Dependency not found on PyPI', file=sys.stderr); sys.exit(1)",
@@ -64,13 +64,13 @@ def asking(report: Report):
 def test_advisories_that_cannot_be_read_are_no_pass(
     how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whether nobody answers, or somebody who knows no advisories: status 2, and the reason."""
+    """An unreachable source and one without advisories both give status 2 and the reason."""
     assert main(partial(pip_audit, command=pretended(how, tmp_path))) == 2
     assert capsys.readouterr().err.startswith("NOT AUDITED: ")
 
 
 def test_pip_audit_that_is_not_installed_is_no_pass() -> None:
-    """A missing program is told like a missing source."""
+    """A missing program is reported like a missing source."""
     assert main(partial(pip_audit, command=("/nonexistent/pip-audit",))) == 2
 
 

@@ -190,7 +190,7 @@ def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
 def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_proxy):
     """Without a copy, the error is a 5xx with Retry-After and the request id, as JSON under /api and /v1."""
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays refused and nobody else's
+        nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays taken and refuses connections
         proxy = new_proxy([nobody.getsockname()[1]] * 3)
         if proxy.name == "haproxy":
             until(lambda: "has no server available" in proxy.log())

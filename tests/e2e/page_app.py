@@ -43,7 +43,7 @@ class PageBackend(ScriptedBackend):
     def submit(self, request):
         told = script()
         self.hold = True
-        self.refusal = Overloaded("All places are taken. Please try again later.", 2) if told.get("refuse") else None
+        self.refusal = Overloaded("The service is busy. Please try again later.", 2) if told.get("refuse") else None
         self.become(Status(told.get("status", "ready")))
         generation = super().submit(request)
         generation.queue_position = queue_position

@@ -80,7 +80,7 @@ def close_with_more_sent(connection):
 
 @pytest.mark.parametrize("leave", [close, reset, close_with_more_sent])
 def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leave):
-    """However it leaves; the place is free again and the thread serves others."""
+    """However it disconnects; the capacity is free again and the thread serves others."""
 
     def attempt(number):
         request_id = f"{leave.__name__}-{number}"
@@ -93,7 +93,7 @@ def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leav
 
 
 def test_overload_is_answered_in_under_50_ms(service):
-    """Every place is held: a further image is refused at once, probes answer, and a freed place is taken again."""
+    """At capacity, a further image is refused at once, probes answer, and freed capacity is used again."""
     held = [ask(service, f"held-{number}", VISION) for number in range(4)]
 
     def attempt(_):

@@ -46,7 +46,7 @@ class Visitor:
 
 
 def test_take_over_loses_no_request(server):
-    """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; nobody is refused."""
+    """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; none is refused."""
     old = server.state()
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
@@ -130,7 +130,7 @@ def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
 
 
 def test_without_room_for_two_copies_requests_wait(server):
-    """The old master ends before the new one loads; what it admitted is answered, and who comes meanwhile waits."""
+    """The old master ends before the new one loads; it answers what it admitted, and later requests wait."""
     old = server.state()
     server.say("tight")
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:

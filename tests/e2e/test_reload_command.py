@@ -17,7 +17,7 @@ def start(gunicorn, tmp_path):
 
     def started(**settings):
         (tmp_path / "runtime").mkdir(exist_ok=True)
-        # Nobody listens on this socket; only that there is one counts.
+        # Nothing listens on this socket; only its presence counts.
         notify = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "RUNTIME_DIRECTORY": str(tmp_path / "runtime")}
         server = gunicorn(**notify | settings)
         server.say("load")
@@ -51,7 +51,7 @@ def outcome(process):
 
 
 def test_it_ends_when_the_new_one_serves_and_the_old_one_is_gone(start, reload):
-    """Twice in a row, without a pause in which a master would not hear the call."""
+    """Twice in a row, without a pause in which a master would ignore the signal."""
     server = start()
     masters = [server.process.pid]
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_wrong_words_are_a_usage(arguments):
 
 
 def test_process_that_is_gone_cannot_be_reloaded(reload):
-    """There is nobody to ask."""
+    """There is no process to signal."""
     status, _, complained = outcome(reload(2**22 + 1))
     assert status == 1
     assert "is not running" in complained

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or lazy hold up nobody but themselves, on a real Gunicorn."""
+"""Clients that are slow, silent or lazy delay no other client, on a real Gunicorn."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.gunicorn_process import PATIENCE
 
 FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34"}
-# Whoever had to wait for a client to be given up would fail the test: nobody here waits longer than PATIENCE.
+# A request that had to wait until a slow client is disconnected would fail the test: none waits longer than PATIENCE.
 NEVER = str(int(4 * PATIENCE))
 HALF_A_REQUEST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
 ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -30,7 +30,7 @@ def start(gunicorn):
 
 @pytest.fixture
 def patient(start):
-    """A service that gives nobody up while a test lasts."""
+    """A service that disconnects no client during a test."""
     return start(SEND_TIMEOUT=NEVER, DRAIN_SECONDS=NEVER)
 
 
@@ -69,7 +69,7 @@ def test_request_that_does_not_arrive_is_given_up(server):
 
 
 def test_body_that_does_not_arrive_is_given_up(server):
-    """A client that promises a body and stops sending is let go after SEND_TIMEOUT."""
+    """A client that announces a body and stops sending is disconnected after SEND_TIMEOUT."""
     connection = server.connect(HALF_A_REQUEST + b"\r\nhalf")
     began = time.monotonic()
     while connection.recv(65536):

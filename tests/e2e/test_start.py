@@ -8,7 +8,7 @@ from tests.e2e.gunicorn_process import until
 
 
 def test_the_log_says_what_starts(gunicorn):
-    """Version and release, before the worker boots, so that a log alone tells which one failed."""
+    """Version and release, before the worker boots, so that the log alone shows which one failed."""
     server = gunicorn()
     server.answering()
     before, _, _ = server.log().partition("Booting worker")

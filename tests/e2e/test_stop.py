@@ -1,4 +1,4 @@
-"""How a real Gunicorn stops: what was admitted is answered, what comes later refused in words, the status is 0."""
+"""How a real Gunicorn stops: admitted requests are answered, later ones are refused with a message, the status is 0."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from tests.e2e.gunicorn_process import until
 
 
 def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):
-    """SIGTERM: the request in flight is answered, a new one hears 503 meanwhile, then the status is 0."""
+    """SIGTERM: the request in flight is answered, a new one gets 503 meanwhile, then the status is 0."""
     server = gunicorn()
     server.say("load")
     server.ready()
@@ -45,7 +45,7 @@ def test_stop_during_the_load_ends_at_once(gunicorn):
 
 
 def test_interrupt_aborts_what_runs(gunicorn):
-    """Ctrl+C does not wait for the answers: the engine is told to stop and the status is 0."""
+    """Ctrl+C does not wait for the answers: the engine is stopped and the status is 0."""
     server = gunicorn(DRAIN_SECONDS="300")
     server.say("load")
     server.ready()
@@ -91,7 +91,7 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
 
 
 def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
-    """DRAIN_DELAY: readiness says no at once, what comes is still answered, and only then refused."""
+    """DRAIN_DELAY: readiness is 503 at once; requests are still answered during the delay and refused after it."""
     server = gunicorn(DRAIN_DELAY="2")
     server.say("load")
     server.say("answer")

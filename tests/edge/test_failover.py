@@ -63,7 +63,7 @@ def test_a_full_queue_is_no_reason_to_hand_over(client, avibe):
     assert "X-Accel-Redirect" not in answer.headers
 
 
-def test_without_other_copies_the_client_hears_why(client, avibe):
+def test_without_other_copies_the_client_gets_the_reason(client, avibe):
     """Without X-Another-Copy the response names no location."""
     avibe.become(Status.LOADING)
     answer = client.post("/api/v1/text/generate", **TEXT)

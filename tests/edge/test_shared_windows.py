@@ -216,7 +216,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
 @pytest.mark.needs("redis-server")
 def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog, monkeypatch):
     """Limits are local in each copy, then shared again, without the counts that Redis lost."""
-    monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # whoever waited for it would be seen
+    monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # a request that waited for it would be noticed
     caplog.set_level("INFO")
     one, other = new_copy(3), new_copy(3)
     assert spend_all(one.limiter, 2) == [2, 1]

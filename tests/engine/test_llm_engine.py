@@ -334,7 +334,7 @@ def test_an_abort_takes_no_lock_of_the_waiting_room():
 
 
 def test_a_request_meets_its_deadlines(start, runner):
-    """Waiting too long, and taking too long in all, end typed while the engine goes on."""
+    """Waiting too long and taking too long in total each end with a typed error, and the engine continues."""
     clock, gate = Clock(), Gate()
     engine = start(clock, max_num_seqs=1)
     runner.on_run = gate

@@ -82,7 +82,7 @@ def test_unknown_model_is_a_key_error():
 
 
 def test_first_failure_ends_the_load():
-    """A model that cannot be loaded keeps the next one from loading, and its own sentence is what is raised."""
+    """After a failed load the next model is not loaded, and the first error is raised."""
     models = pair(failure=StartError("VIBE_MODEL_DIR=/x: broken."))
     with pytest.raises(StartError, match="VIBE_MODEL_DIR=/x: broken"):
         models.start()
@@ -115,14 +115,14 @@ def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
 
 
 def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog):
-    """What nobody expected is logged whole, and whoever started the load hears one sentence."""
+    """An unexpected error is logged with its traceback, and the caller gets one sentence."""
     with pytest.raises(StartError, match=r"avibe could not be loaded: ZeroDivisionError; the traceback is above\."):
         pair(failure=ZeroDivisionError("x")).start()
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_load_in_the_background_says_when_it_is_ready():
-    """The caller goes on at once and hears of the end once."""
+    """The caller continues at once and is called back once, at the end."""
     gate, outcome = threading.Event(), Outcome()
     models = pair(gate=gate)
     models.start_in_background(outcome.failed, outcome.called.set)
@@ -141,7 +141,7 @@ def test_load_in_the_background_says_why_it_failed():
 
 
 def test_stop_during_the_load_is_the_end_of_it():
-    """After a stop the rest is not loaded and nobody is called."""
+    """After a stop the rest is not loaded and neither callback runs."""
     gate, outcome = threading.Event(), Outcome()
     models = pair(gate=gate)
     models.start_in_background(outcome.failed, outcome.called.set)
@@ -302,7 +302,7 @@ def test_deferred_backend_is_loading_until_it_is_built():
 
 
 def test_deferred_backend_that_could_not_be_built_needs_a_restart():
-    """A failed load is told by the state as well, for as long as the process lives."""
+    """The state reports a failed load for the lifetime of the process."""
     backend = deferred(lambda: LoadingBackend(failure=StartError("no.")))
     with pytest.raises(StartError):
         backend.start()

@@ -92,7 +92,7 @@ def test_the_error_of_a_stream_is_translated_as_well(client, avibe):
 
 
 def test_the_errors_of_a_batch_are_translated_as_well(client, avibe):
-    """Each line has its own; one without a key is told by its code."""
+    """Each line has its own; one without a key is shown by its code."""
     avibe.failure = ModelError("The model failed on this request.")
     lines = client.post("/api/v1/text/batch", json={"prompts": ["", "x"]}, headers=RU).text
     assert LOCALES["ru"].texts["messages"]["prompt_blank"] in lines

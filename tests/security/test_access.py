@@ -32,7 +32,7 @@ def guarded(environ, models, machine):
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 def test_nothing_can_be_loaded_changed_or_run(client, method):
-    """There is no such route, for nobody: what a service serves is set before it starts."""
+    """There is no such route for any caller: what a service serves is set before it starts."""
     paths = " ".join(OF_OTHER_SERVERS).split()
     answers = {path: client.open(path, method=method, json={"name": "x"}).status_code for path in paths}
     assert {path: status for path, status in answers.items() if status not in (404, 405)} == {}
@@ -128,7 +128,7 @@ def test_a_line_of_the_log_is_one_line(client, caplog, path):
 
 @pytest.mark.parametrize("query", ["__debugger__=yes&cmd=resource&f=debugger.js", "__debugger__=yes&cmd=pinauth&pin=1"])
 def test_no_debugger_answers(client, avibe, query):
-    """In development too, and after an error that nobody expected."""
+    """In development too, and after an unexpected error."""
     avibe.refusal = RuntimeError("unexpected")
     assert client.post("/api/v1/text/generate", json={"prompt": "Hello"}).status_code == 500
     for path in ("/", "/console", "/api/v1/text/generate"):

@@ -45,7 +45,7 @@ def test_addresses_in_a_text_are_text(client, avibe, address, connected):
     "claimed", ["___decode_addr_10.0.0.9:21001___", "http://10.0.0.9/", "cmpl-1", "10.0.0.9:21001"]
 )
 def test_a_request_id_is_a_label(client, claimed, connected):
-    """Whatever it spells, it is returned or replaced, and nothing is made of it."""
+    """Whatever it spells, it is returned or replaced, and never interpreted."""
     response = client.post("/api/v1/text/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": claimed})
     assert response.status_code == 200
     assert connected == []

@@ -10,7 +10,7 @@ from tests.e2e.gunicorn_process import GunicornProcess, until
 SECOND = b"GET /api/health/live HTTP/1.1\r\nHost: second\r\nConnection: close\r\n\r\n"
 HEAD = b"POST /api/v1/text/generate HTTP/1.1\r\nHost: first\r\nContent-Type: application/json\r\n"
 CHUNKED = b"0\r\n\r\n"
-# Framing that a server must not guess at. What follows each is a second request, for whoever reads it so.
+# Framing that a server must not guess at. What follows each is a second request, for a server that reads it so.
 AMBIGUOUS = {
     "both, chunked first": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
     "both, length first": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -77,9 +77,11 @@ def test_a_body_of_unclear_length_ends_the_connection(server, framing):
     ids=["one long line", "many lines", "one long cookie"],
 )
 def test_a_head_is_bounded(server, head):
-    """Lines and their number have limits, which are met while the head comes and not when it is whole."""
+    """Lines and their number have limits, which apply while the head arrives and not only once it is complete."""
     with server.connect(b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n") as connection:
-        with contextlib.suppress(OSError):  # the answer comes, and the connection ends, before all of it is sent
+        with contextlib.suppress(
+            OSError
+        ):  # the response is sent and the connection closed before all of it has arrived
             connection.sendall(head + b"\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert b" 200 " not in connection.recv(65536)

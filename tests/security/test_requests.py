@@ -26,7 +26,7 @@ def refused(response, field, code="validation_error"):
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("number", [10**9, 2**63, 9, 0, -1])
 def test_the_number_of_answers_is_bounded(client, avibe, path, number):
-    """`n` is at most 8, and is checked before anything is made for each answer."""
+    """`n` is at most 8, and is checked before any work for the answers."""
     refused(ask(client, path, n=number), "n")
     assert avibe.submitted == []
 

@@ -12,13 +12,13 @@ from tests.fakes import Clock, FakeMachine, scripted_models
 
 
 class RecordedTrace(Trace):
-    """A trace that remembers what it is told."""
+    """A trace that records its calls."""
 
     def __init__(self):
         self.events = []
 
-    def asked(self, model, served_id, prompts, wanted):
-        self.events.append(("asked", model, served_id, prompts, wanted))
+    def validated(self, model, served_id, prompts, answers):
+        self.events.append(("validated", model, served_id, prompts, answers))
 
     def answered(self, number, completion):
         self.events.append(("answered", number))
@@ -62,7 +62,7 @@ def test_an_answer_is_counted_traced_and_logged(metrics, trace, clock, caplog):
     seen.answered(0, COMPLETION)
     assert metrics.application.shown()["avg_response_time"] == "2.000s"
     assert metrics.application.shown()["avibe_requests"] == 1
-    assert trace.events == [("asked", "avibe", "avibe-demo", 1, 1), ("answered", 0)]
+    assert trace.events == [("validated", "avibe", "avibe-demo", 1, 1), ("answered", 0)]
     assert caplog.messages == [
         "validated: avibe",
         "tokenized: 7 prompt tokens",

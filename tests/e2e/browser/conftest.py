@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.system_programs import program
 
-# Nothing but the page itself shall use the network.
+# Nothing but the page itself may use the network.
 FLAGS = (
     "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"

@@ -82,7 +82,7 @@ def test_an_image_over_a_limit_is_refused_before_it_is_sent(service, open_page, 
         expect(page.locator(IMAGE)).to_have_count(0)
 
 
-# The beginning of each file, how many bytes follow it, its type, and what is said of it.
+# The start of each file, how many bytes follow it, its type, and the message about it.
 REFUSED = [
     (b"", 0, "image/png", "The image is empty.", "Файл с картинкой пуст."),
     (image_bytes(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),

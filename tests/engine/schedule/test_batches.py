@@ -144,7 +144,7 @@ def test_a_batch_that_stops_waiting_is_not_woken():
     assert (first.calls, second.calls) == (0, 1)
 
 
-def test_a_slot_that_is_taken_by_another_wakes_nobody():
+def test_a_slot_that_is_taken_by_another_wakes_no_batch():
     """An end that leaves no slot free is none for a batch."""
     room, wake = room_of(1, 10), Waker()
     come(room, "a")
@@ -189,7 +189,7 @@ def test_a_closed_room_refuses_a_batch():
 
 
 def test_a_text_too_long_for_the_queue_is_tried_again_when_prompts_have_left_it():
-    """It is not woken by its own leaving, and at once if the queue has emptied meanwhile."""
+    """Giving up its own capacity does not wake it; it is woken at once if the queue has emptied meanwhile."""
     room, wake = room_of(2, 10, max_tokens=100), Waker()
     come(room, "a", tokens=90)
     assert room.admit_when_free("a", True, wake)

@@ -118,8 +118,8 @@ def test_a_sequence_that_cannot_begin_leaves_its_slot_to_the_next():
     assert (bad.phase, bad.slot, good.phase) == (Phase.FINISHED, -1, Phase.RUNNING)
 
 
-def test_who_was_aborted_or_is_out_of_time_is_named():
-    """With the error that its client is to hear."""
+def test_aborted_and_overdue_sequences_are_returned():
+    """With the error that its client gets."""
     floor = Floor()
     left, late, kept = floor.come(), floor.come(timeout=5.0), floor.come()
     floor.step()
@@ -179,8 +179,8 @@ def test_a_batch_in_the_only_slot_ends_in_spite_of_people():
     assert made.num_output >= 5
 
 
-def test_people_are_not_preempted_for_another_clients_batch():
-    """Only equals are made equal."""
+def test_interactive_requests_are_not_preempted_for_another_clients_batch():
+    """Only requests of the same priority are balanced."""
     floor = Floor(slots=2)
     for _ in range(2):
         floor.come("visitor")

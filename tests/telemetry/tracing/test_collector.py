@@ -119,7 +119,7 @@ def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, m
     sender.start()
     assert [ask(client) for _ in range(20)] == [200] * 20
     tracing.stop()
-    assert sender.is_alive(), "nobody has waited for what the collector holds"
+    assert sender.is_alive(), "the stop did not wait for the collector"
     sink.hold.set()
     sender.join(PATIENCE)
     assert not sender.is_alive()
