@@ -14,6 +14,8 @@ import pytest
 
 from tests.sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 TWO_GPUS = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-bbbb)'"
 STOP_AT_SETTINGS = {"DEVICE": "nonsense"}  # development runs up to the check of the settings, then ends
 

@@ -32,6 +32,7 @@ def test_without_cuda_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_measures_each_model_alone_and_both_together(tmp_path: Path) -> None:
     """The whole program on tiny shapes."""
     assert gpu.main(["--device", "cpu", "--tiny", "--c", "1,2", "--results", str(tmp_path)]) == 0

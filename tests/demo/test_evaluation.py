@@ -11,6 +11,8 @@ from demo.image_data import TRAINING_SEEDS, draw_image
 from demo.image_dialogues import Mixture, dialogue_stream
 from demo.text_data import training_stream
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def taught():

@@ -10,6 +10,8 @@ from demo.evaluate_images import image_items, two_image_items
 from demo.image_questions import IMAGE_TALK
 from tests.demo.samples import at_least, percent
 
+pytestmark = pytest.mark.slow
+
 SEED = 5
 
 

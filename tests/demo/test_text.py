@@ -13,6 +13,8 @@ from demo.evaluate_text import (
 )
 from tests.demo.samples import at_least, percent
 
+pytestmark = pytest.mark.slow
+
 SEED = 5
 SAMPLE = 40
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 TWO_WORDS = ("--certificate", "--certificate-key")
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 
 def tree(folder: Path) -> list[str]:
     """Return every path below a folder with its content."""

@@ -14,6 +14,8 @@ from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.fakes import image_bytes, multipart
 from tests.timing import once_within
 
+pytestmark = pytest.mark.slow
+
 TEXT, VISION = "/api/v1/text/generate", "/api/v1/image/analyze"
 
 

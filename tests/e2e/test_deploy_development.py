@@ -15,6 +15,8 @@ from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.e2e.gunicorn_process import free_port, until
 from tests.sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 90.0  # seconds for importing torch and loading two tiny models beside other tests
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "127.0.0.1:8085"
 
 

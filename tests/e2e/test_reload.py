@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(gunicorn, tmp_path):

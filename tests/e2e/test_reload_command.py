@@ -10,6 +10,8 @@ import pytest
 from deploy.reload import look
 from tests.e2e.gunicorn_process import PATIENCE, ROOT, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def start(gunicorn, tmp_path):

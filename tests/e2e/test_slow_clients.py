@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34"}
 # A request that had to wait until a slow client is disconnected would fail the test: none waits longer than PATIENCE.
 NEVER = str(int(4 * PATIENCE))

@@ -3,8 +3,12 @@
 import os
 import signal
 
+import pytest
+
 from telemetry.version import RELEASE, VERSION
 from tests.e2e.gunicorn_process import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_log_says_what_starts(gunicorn):

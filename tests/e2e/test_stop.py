@@ -3,7 +3,11 @@
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.e2e.gunicorn_process import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):

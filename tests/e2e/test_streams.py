@@ -9,6 +9,8 @@ from tests.e2e.gunicorn_process import GunicornProcess, until
 from tests.e2e.test_clients import alive, close, moment, reset
 from tests.timing import once_within
 
+pytestmark = pytest.mark.slow
+
 CHAT, OWN, BATCH = "/v1/chat/completions", "/api/v1/text/generate", "/api/v1/text/batch"
 BODIES = {
     CHAT: {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "stream": True},

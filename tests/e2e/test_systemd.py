@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def systemd(tmp_path):

@@ -141,6 +141,7 @@ def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
         assert_equal(run_schedule(seed, text_cases, *text_runner))
 
 
+@pytest.mark.slow
 def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner):
     """The same for batches of requests with no image, one, and two of different sizes."""
     for seed in range(SCHEDULES):
@@ -167,6 +168,7 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
         assert sequence.generation.result().text == greedy(text_model, prompt, 12)[0]
 
 
+@pytest.mark.needs("cc")
 def test_unsupported_head_sizes_use_torch_attention(tmp_path, kernels):
     """A model with a head size that the kernels do not support gives the same answers."""
     folder = write_text_checkpoint(tmp_path, head_dim=24)

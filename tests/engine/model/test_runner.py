@@ -18,17 +18,17 @@ BATCHES = 120
 
 
 @pytest.fixture(scope="module")
-def text(text_folder, kernels):
+def text(text_folder, maybe_kernels):
     """A loaded text model and its runner."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module")
-def vision(vision_folder, kernels):
+def vision(vision_folder, maybe_kernels):
     """The same for the vision model."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
 
 
 @pytest.fixture
