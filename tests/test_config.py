@@ -251,6 +251,7 @@ def test_repr_shows_no_secret():
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="@/?#"), min_size=4).filter(lambda s: s.strip() == s))
+@pytest.mark.slow
 def test_no_credential_is_ever_shown(word):
     """No error message contains the text at the position of a password."""
     urls = (

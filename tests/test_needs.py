@@ -60,6 +60,7 @@ def test_the_programs_of_the_selected_tests_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
+@pytest.mark.slow
 def test_what_is_left_out_is_said_last(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Programs with the number of their tests, then the sum and the packages, then pytest's own line."""
     done = run(tmp_path, "--leave-out", "nginx openssl", *workers)

@@ -135,6 +135,7 @@ def test_answers_about_images_equal_those_of_transformers(vision_folder, vision_
         assert sequence.token_ids == wanted[0].tolist()
 
 
+@pytest.mark.slow
 def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
     """With random joins, aborts, chunked prompts and cached prefixes, every answer is that of `generate()` alone."""
     for seed in range(SCHEDULES):
@@ -148,6 +149,7 @@ def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_run
         assert_equal(run_schedule(seed, vision_cases, *vision_runner))
 
 
+@pytest.mark.slow
 def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
     """The step that a CUDA graph captures computes the same as the flat step and leaves other slots intact."""
     cases, loaded, runner = fixed_shapes
@@ -155,6 +157,7 @@ def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
         assert_equal(run_schedule(seed, cases, loaded, runner))
 
 
+@pytest.mark.slow
 def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runner):
     """A preempted sequence continues where it was: the client sees the same text."""
     driver = Driver(*text_runner, max_num_seqs=2)

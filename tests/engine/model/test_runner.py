@@ -46,6 +46,7 @@ def seeded(rng):
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
 
 
+@pytest.mark.slow
 def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
     """In random batches, with random joins, chunked and preempted: each seed gives its one answer."""
     rng = random.Random(3)
