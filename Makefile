@@ -15,7 +15,7 @@ check: ## what to run after each edit: no system program, no slow test; see CONT
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow and not needs and not gpu and not deploy"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow and not needs and not gpu and not deploy" --ignore=tests/e2e
 
 test:
 	./deploy.sh test

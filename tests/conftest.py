@@ -5,6 +5,7 @@ Fixtures: `app` and `client` over two scripted models (`avibe`, `avision`); `set
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ["ENV_FILE"] = os.devnull
@@ -12,6 +13,16 @@ os.environ["ENV_FILE"] = os.devnull
 import pytest
 
 pytest_plugins = ["tests.needs"]
+
+# Modules and tests live to the end. To look for garbage among them took a sixth of a run's processor time.
+gc.disable()
+
+
+def pytest_collection_finish(session):
+    """Collect garbage from here on, and only among what the tests make."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture
