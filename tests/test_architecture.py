@@ -1,4 +1,4 @@
-"""The direction of imports: down only, and each thing known to the few who must know it."""
+"""The direction of imports: down only, and who may import torch or read the environment."""
 
 import ast
 import re
@@ -75,7 +75,7 @@ def test_imports_point_down_only(file):
         assert not reached & HEAVY
 
 
-def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
+def test_types_errors_and_backend_import_nothing_else_of_the_engine():
     """engine/types, errors and backend can be read, and faked, alone."""
     for name, allowed in (("types", set()), ("errors", set()), ("backend", {"engine.errors", "engine.types"})):
         ours = {module for module in imported(ROOT / "engine" / f"{name}.py") if module.split(".")[0] in OURS}
@@ -83,7 +83,7 @@ def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
 
 
 def test_scheduling_and_the_seam_load_without_torch():
-    """Rooms that only do bookkeeping are imported, and tested, without the seconds that torch takes."""
+    """Packages that only do accounting are imported and tested without torch, which takes seconds to import."""
     files = (file for file in (ROOT / "engine").rglob("*.py") if file.name != "__init__.py")
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     light = [name for name in names if name in WITHOUT_TORCH or not name.startswith(LOADS_TORCH)]

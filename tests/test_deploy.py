@@ -97,7 +97,7 @@ def test_development_refuses_arguments(box: Sandbox) -> None:
 # --- Python ---
 
 
-def test_a_machine_without_python_is_told_which_package_brings_it(box: Sandbox) -> None:
+def test_a_machine_without_python_gets_the_name_of_the_package(box: Sandbox) -> None:
     """The suggestion is a package that this system's apt has."""
     box.tool("apt-cache", '[ "$2" = python3.12-venv ]')
     done = box.run("development")

@@ -55,7 +55,7 @@ def test_ready_names_both_models(client):
     )
 
 
-def test_ready_tells_the_gpu(on_gpu):
+def test_ready_shows_the_gpu(on_gpu):
     """Memory in gigabytes with two decimals, as text."""
     assert on_gpu.get(READY).json["cuda_available"] is True
     assert on_gpu.get(READY).json["gpu_memory_gb"] == "141.00"
@@ -169,7 +169,7 @@ def test_application_figures_count_generation_requests(client, avibe):
     }
 
 
-def test_reset_begins_the_json_figures_again_but_never_prometheus(client):
+def test_reset_clears_the_json_figures_but_never_prometheus(client):
     """A reset leaves Prometheus' counters as they are."""
     client.post(TEXT, json={"prompt": "x"})
     assert client.post("/api/metrics/reset").json["success"] is True

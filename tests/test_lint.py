@@ -42,7 +42,7 @@ def tool(name: str) -> str:
 )
 @pytest.mark.slow
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
-    """What `make lint` runs passes."""
+    """The linters of `make lint` pass."""
     name, *arguments = command
     done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,7 +51,7 @@ def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("git")
 def test_no_secret_is_in_the_tree() -> None:
-    """Nothing that is committed looks like a key; what only looks like one is marked on its line."""
+    """No committed text looks like a key; false positives are marked on their line."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [name for name in listed.split("\0") if name and not RESULTS.match(name) and (ROOT / name).is_file()]
     command = [tool("detect-secrets-hook"), "--no-verify", *files]

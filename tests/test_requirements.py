@@ -1,4 +1,4 @@
-"""The pinned packages: every version, transitive ones too, no build of torch, and nothing that the code lacks."""
+"""The pinned packages: every version, transitive ones too, without local suffixes, and all that the code imports."""
 
 from __future__ import annotations
 

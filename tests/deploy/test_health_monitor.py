@@ -74,7 +74,7 @@ def test_a_service_that_is_well_is_left_alone() -> None:
 
 @pytest.mark.parametrize("state", ["activating", "reloading", "deactivating", "inactive", ""])
 def test_a_service_on_its_way_or_stopped_is_left_alone(state: str) -> None:
-    """systemd bounds a start, and who stopped it had a reason."""
+    """systemd bounds a start, and a stop is deliberate."""
     assert verdicts(*[Check(state)] * 9) == [Verdict()] * 9
 
 
@@ -137,13 +137,15 @@ def test_the_memory_lasts_between_checks(tmp_path: Path) -> None:
     assert monitor.recall(path) == monitor.recall(tmp_path / "none") == Memory()
 
 
-def test_a_look_asks_where_the_service_listens(webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]) -> None:
+def test_a_check_uses_the_address_where_the_service_listens(
+    webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]
+) -> None:
     """Not the address in the settings, which may have been edited since."""
     systemctl("active")
     assert monitor.check() == STALLED
 
 
-def test_a_unit_that_is_not_active_is_not_asked(systemctl: Callable[[str], None]) -> None:
+def test_a_unit_that_is_not_active_gets_no_request(systemctl: Callable[[str], None]) -> None:
     """An inactive unit is not requested."""
     systemctl("failed")
     assert monitor.check() == Check("failed")

@@ -69,7 +69,7 @@ class GunicornProcess:
         self.process.wait(PATIENCE)
 
     def say(self, name, text=""):
-        """Give the application a file of its remote control."""
+        """Write a file of the application's remote control."""
         (self.folder / name).write_text(text)
 
     def heard(self, name):

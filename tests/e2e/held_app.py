@@ -1,4 +1,4 @@
-"""The whole application for a real Gunicorn, over models whose answers stay open, with a diary of what happened.
+"""The whole application for a real Gunicorn, over models whose answers stay open, with a log of events.
 
 Each line of `diary` in TINY_FOLDER is an event with its moment on the machine's monotonic clock.
 """
@@ -16,7 +16,7 @@ DIARY = Path(os.environ["TINY_FOLDER"]) / "diary"
 
 
 class HeldBackend(ScriptedBackend):
-    """Keeps every answer open, up to four, and writes down when one began and when its client was gone."""
+    """Keeps every answer open, up to four, and records when one began and when its client disconnected."""
 
     def __init__(self, name):
         super().__init__(name)

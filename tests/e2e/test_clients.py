@@ -1,4 +1,4 @@
-"""Clients of the whole application on a real Gunicorn: those that leave, and those that come when it is full."""
+"""Clients of the whole application on a real Gunicorn: disconnects, and requests at capacity."""
 
 import base64
 import functools
@@ -120,14 +120,14 @@ def test_overload_is_answered_in_under_50_ms(service):
 
 
 def test_an_aborted_answer_is_logged_as_what_it_was(service):
-    """499, as nginx calls a client that closed its end; and no stack for it."""
+    """Status 499, as in nginx, for a client that disconnected, without a traceback."""
     ask(service, "logged").close()
     until(lambda: f"[logged] POST {TEXT} 499" in service.log())
     assert "Traceback" not in service.log()
 
 
 def test_early_refusal_reaches_a_client_that_still_sends(service):
-    """What is refused from its head alone is read to its end all the same, so that no reset overtakes the answer."""
+    """A request refused from its head alone is still read to its end, so that no reset precedes the response."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
     connection.request("POST", TEXT, b"x" * (20 * 2**20), {"Content-Type": "text/plain"})
     response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""`./deploy.sh development` with the real service behind it: what a person at a terminal sees and types."""
+"""`./deploy.sh development` with the real service behind it: what a user at a terminal sees and types."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Development:
         return self.box.run("development", **self.settings)
 
     def press_control_c(self) -> int:
-        """Send what a terminal sends to all of the foreground, and return the exit status."""
+        """Send the terminal's SIGINT to the foreground process group, and return the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        """Leave nothing behind, however the test went."""
+        """Stop everything, whether the test passed or not."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""`deploy.reload`, which `systemctl reload` runs, with a real Gunicorn: what it waits for, and when it says no."""
+"""`deploy.reload`, which `systemctl reload` runs, with a real Gunicorn: what it waits for, and when it fails."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def start(gunicorn, tmp_path):
-    """Start a service whose readiness is left in a folder, as under systemd; ready."""
+    """Start a service that writes its readiness to a folder, as under systemd; return it ready."""
 
     def started(**settings):
         (tmp_path / "runtime").mkdir(exist_ok=True)
@@ -31,7 +31,7 @@ def start(gunicorn, tmp_path):
 
 @pytest.fixture
 def reload(tmp_path):
-    """Start the command for a master; `communicate` gives what it said."""
+    """Start the command for a master; `communicate` returns its output."""
 
     def started(master):
         return subprocess.Popen(
@@ -67,7 +67,7 @@ def test_it_ends_when_the_new_one_serves_and_the_old_one_is_gone(start, reload):
 
 
 def test_release_that_cannot_load_is_a_failure(start, reload):
-    """The old master serves on, and the command says so."""
+    """The old master keeps serving, and the command says so."""
     server = start()
     server.say("load", "broken")
     status, _, complained = outcome(reload(server.process.pid))
@@ -77,8 +77,8 @@ def test_release_that_cannot_load_is_a_failure(start, reload):
     assert server.state()["master"] == server.process.pid
 
 
-def test_release_that_loses_its_worker_is_dismissed(start, reload):
-    """Gunicorn would try for ever with the next worker: the new master is stopped instead."""
+def test_release_that_loses_its_worker_is_stopped(start, reload):
+    """Gunicorn would retry forever with the next worker: the new master is stopped instead."""
     server = start()
     (server.folder / "load").unlink()
     command = reload(server.process.pid)
@@ -100,7 +100,7 @@ def test_release_that_loses_its_worker_is_dismissed(start, reload):
     until(lambda: server.masters() == [server.process.pid])
 
 
-def test_reload_that_is_called_off_leaves_the_old_one(start, reload):
+def test_cancelled_reload_leaves_the_old_one(start, reload):
     """SIGTERM, as systemd sends it when a reload takes too long, stops the new master as well."""
     server = start()
     (server.folder / "load").unlink()
@@ -115,7 +115,7 @@ def test_reload_that_is_called_off_leaves_the_old_one(start, reload):
 
 
 def test_service_that_ends_meanwhile_is_a_failure(start, reload):
-    """A master that does not live to make another is no success."""
+    """A master that exits before it starts another is a failure."""
     server = start()
     server.signal(signal.SIGSTOP)
     command = reload(server.process.pid)
@@ -127,8 +127,8 @@ def test_service_that_ends_meanwhile_is_a_failure(start, reload):
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"]])
-def test_wrong_words_are_a_usage(arguments):
-    """It wants one number, that of the master."""
+def test_wrong_arguments_print_the_usage(arguments):
+    """It takes one argument, the pid of the master."""
     run = subprocess.run(
         [sys.executable, "-m", "deploy.reload", *arguments], cwd=ROOT, env={}, capture_output=True, text=True
     )

@@ -19,7 +19,7 @@ ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture
 def start(gunicorn):
-    """Start a service with as few threads as it may have."""
+    """Start a service with the minimum number of threads."""
 
     def start(**settings):
         server = gunicorn(**FEW_THREADS, **settings)
@@ -38,7 +38,7 @@ def patient(start):
 
 @pytest.fixture
 def server(start):
-    """A service with little patience."""
+    """A service with short time-outs."""
     return start(SEND_TIMEOUT="2")
 
 
@@ -50,8 +50,8 @@ def test_silent_connections_hold_no_thread(patient):
         connection.close()
 
 
-def test_client_that_does_not_close_delays_nobody(patient):
-    """After `Connection: close` a client may keep its end open; the next ones are accepted all the same."""
+def test_client_that_does_not_close_delays_no_other(patient):
+    """After `Connection: close` a client may keep its end open; the next ones are accepted anyway."""
     lazy = [patient.connect(ONE_REQUEST) for _ in range(40)]
     for connection in lazy:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -60,7 +60,7 @@ def test_client_that_does_not_close_delays_nobody(patient):
         connection.close()
 
 
-def test_request_that_does_not_arrive_is_given_up(server):
+def test_request_that_does_not_arrive_is_dropped(server):
     """All threads taken by half a request each are free again after SEND_TIMEOUT."""
     halves = [server.connect(HALF_A_REQUEST) for _ in range(40)]
     assert server.get("/state")[0] == 200
@@ -70,7 +70,7 @@ def test_request_that_does_not_arrive_is_given_up(server):
     assert "Traceback" not in server.log()
 
 
-def test_body_that_does_not_arrive_is_given_up(server):
+def test_body_that_does_not_arrive_is_dropped(server):
     """A client that announces a body and stops sending is disconnected after SEND_TIMEOUT."""
     connection = server.connect(HALF_A_REQUEST + b"\r\nhalf")
     began = time.monotonic()
@@ -80,7 +80,7 @@ def test_body_that_does_not_arrive_is_given_up(server):
     connection.close()
 
 
-def test_answer_that_is_not_read_is_given_up(server):
+def test_response_that_is_not_read_is_dropped(server):
     """A client that stops reading its stream frees its thread after SEND_TIMEOUT, and the stream is closed."""
     connection = server.connect(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
     server.heard("flood-ended")

@@ -108,7 +108,7 @@ def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
     assert log.index("requests are accepted for another 2 s") < log.index("new ones are refused")
 
 
-def test_nobody_who_connects_to_a_stopping_service_is_left_hanging(gunicorn):
+def test_no_connection_to_a_stopping_service_is_left_hanging(gunicorn):
     """Up to its last moment a connection is answered or refused by the kernel, never accepted and reset."""
     server = gunicorn()
     server.say("load")

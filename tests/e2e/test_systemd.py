@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def systemd(tmp_path):
-    """The socket that stands for systemd's; `recv` waits for the next message."""
+    """A socket in place of systemd's; `recv` waits for the next message."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
         channel.settimeout(PATIENCE)
@@ -61,7 +61,7 @@ def test_watchdog_gets_keep_alives_until_a_restart_is_needed(gunicorn, systemd, 
     assert server.ended() == 4
 
 
-def test_drain_asks_for_the_time_it_may_take(gunicorn, systemd, tmp_path):
+def test_drain_requests_the_time_it_may_take(gunicorn, systemd, tmp_path):
     """A stop of any DRAIN_SECONDS is waited for: the service says how long it may last, in microseconds."""
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), DRAIN_SECONDS="300")
     server.say("load")

@@ -120,7 +120,7 @@ def test_the_operators_key_must_be_exactly_it(header, admin):
     assert is_admin(request, KEY) is admin
 
 
-def test_without_a_key_nobody_is_admin():
+def test_without_a_key_no_caller_is_admin():
     """Without ADMIN_KEY no key matches, an empty one included."""
     assert not is_admin(call(Authorization="Bearer "), None)
     assert not is_admin(call(Authorization="Bearer "), "")

@@ -78,7 +78,7 @@ class TestWithoutAProxy:
     def environ(self):
         return {"TRUSTED_PROXIES": "0"}
 
-    def test_header_of_anybody_else_is_ignored(self, client, avibe):
+    def test_header_of_an_untrusted_client_is_ignored(self, client, avibe):
         """A client cannot make the response name an internal location of nginx."""
         avibe.become(Status.LOADING)
         answer = client.post("/api/v1/text/generate", headers=KNOWN, **TEXT)

@@ -121,7 +121,7 @@ def test_a_sequence_that_fails_while_decoding_fails_alone():
 
 
 def test_bad_input_found_at_the_start_fails_alone():
-    """What cannot begin leaves at once; the next takes its slot in the same step."""
+    """A sequence that cannot start leaves at once; the next takes its slot in the same step."""
     core = Core(max_num_seqs=1)
     bad, good = core.come(), core.come()
 
@@ -169,7 +169,7 @@ def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
 
 
 def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
-    """It says so, its slot is free and clean, and its neighbours go on."""
+    """Its error says so, its slot is free and zeroed, and its neighbours continue."""
     core = Core()
     made = [core.come(tokens=20) for _ in range(3)]
     core.runner.on_run = raise_for(made[1], out_of_memory())
@@ -318,7 +318,7 @@ def test_a_slot_left_during_prefill_is_zeroed():
 
 
 def test_deadlines_hold_for_waiting_and_for_the_whole_request():
-    """Each ends typed, at its moment and not before."""
+    """Each ends with a typed error, at its deadline and not before."""
     core = Core(max_num_seqs=1)
     running = core.come(max_tokens=10_000, timeout=2.0)
     waiting = core.come(wait=1.0)
@@ -334,7 +334,7 @@ def test_deadlines_hold_for_waiting_and_for_the_whole_request():
 
 
 def test_a_preempted_answer_goes_on_where_it_was():
-    """Its prefix is cached; every answer has all its tokens once."""
+    """Its prefix is cached; every answer has each of its tokens once."""
     core = Core(max_num_seqs=2)
     core.runner.choose = lambda row: Choice(row.num_output % 26, True)
     greedy = [core.come("greedy", max_tokens=12) for _ in range(2)]
@@ -392,7 +392,7 @@ def test_an_idle_engine_finds_inconsistent_accounting(fault):
 
 
 def test_a_core_at_its_end_fails_all_sequences_and_zeroes_their_slots():
-    """Running and waiting requests each get an error of their own; only the slots in use need cleaning."""
+    """Running and waiting requests each get a separate error; only the slots in use are zeroed."""
     core = Core(max_num_seqs=2)
     made = [core.come() for _ in range(4)]
     core.run(2)

@@ -48,7 +48,7 @@ TOKEN = 200  # a token with a text in the tiny checkpoints
 
 
 class Death(BaseException):
-    """What no step is expected to raise."""
+    """An error that no step is expected to raise."""
 
 
 class Gate:
@@ -110,7 +110,7 @@ def start(text_model, text_folder, runner):
 
 @contextmanager
 def held(runner):
-    """Hold the engine's thread at its next step, and let it go in the end."""
+    """Hold the engine's thread at its next step, and release it in the end."""
     gate = Gate()
     runner.on_run = gate
     try:
@@ -224,7 +224,7 @@ def test_plain_text_and_token_ids_are_continued(start, prompt):
     assert start().submit(request).result().output_tokens == 8
 
 
-def test_overload_is_told_before_anything_is_prepared(start, runner):
+def test_overload_is_reported_before_anything_is_prepared(start, runner):
     """At capacity a request is refused with Retry-After, and its prompt is not read."""
     engine = start(max_num_seqs=1, max_waiting=1)
     with held(runner) as gate:
@@ -250,7 +250,7 @@ def test_an_evicted_request_ends_as_overloaded(start, runner):
 
 
 def test_a_waiting_answer_has_a_queue_position_and_a_running_one_has_none(start, runner):
-    """By the order in which they start: a client's second request stands behind another client's first."""
+    """By the order in which they start: a client's second request comes after another client's first."""
     engine = start(max_num_seqs=1, max_waiting=4)
     with held(runner) as gate:
         running = engine.submit(ask(client="a"))
@@ -281,7 +281,7 @@ def test_a_batch_waits_for_a_slot_without_a_thread(start, runner):
 
 
 def test_a_batch_waits_where_too_much_text_waits(start, runner):
-    """A refusal by the queue's bound on tokens is none for a batch; its capacity is free meanwhile."""
+    """The queue's bound on tokens does not refuse a batch; its capacity is free meanwhile."""
     engine, woken = start(max_num_seqs=1, max_waiting=4), threading.Event()
     engine._room._max_tokens = 1
     with held(runner) as gate:
@@ -386,7 +386,7 @@ def test_stop_aborts_what_is_left_after_its_time(start, runner):
 
 
 def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, monkeypatch):
-    """The stopping thread fails its requests; the engine's thread is left alone."""
+    """The stopping thread fails its requests and does not wait for the engine's thread."""
     monkeypatch.setattr("engine.llm_engine.END_GRACE", 0.05)
     engine = start(max_num_seqs=1)
     with held(runner) as gate:
@@ -401,7 +401,7 @@ def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, mo
 
 
 def test_stop_before_and_after_a_start_is_harmless(text_folder, start):
-    """Nothing was begun, or everything has ended: nothing to wait for."""
+    """There is nothing to wait for."""
     LLMEngine(text_spec(text_folder), EngineConfig()).stop(1.0)
     engine = start()
     engine.stop(1.0)
@@ -447,7 +447,7 @@ def test_a_request_that_races_with_the_end_never_hangs(start, runner, monkeypatc
     [(ValueError("a library's text"), "failed on this request"), (torch.OutOfMemoryError("CUDA"), "out of memory")],
 )
 def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, error, words):
-    """Among many; typed, without the library's text, and the engine did not die of it."""
+    """Among many: a typed error without the library's text, and the loop continues."""
     engine = start()
 
     def on_run(plan):
@@ -591,7 +591,7 @@ def test_a_stall_is_reported_until_it_ends(start, runner):
 
 
 def test_an_idle_engine_is_never_stalled(start):
-    """Without work there is nothing to be late with."""
+    """Without work it cannot be late."""
     clock = Clock()
     engine = start(clock)
     engine.submit(ask(timeout=1e9, wait=1e9)).result()
@@ -614,7 +614,7 @@ def test_inconsistent_accounting_restarts_an_idle_engine(start):
 # --- start ---
 
 
-def test_a_load_that_fails_is_raised_where_it_was_asked_for(start):
+def test_a_load_that_fails_is_raised_by_start(start):
     """The state says so, with the sentence for the operator left to the caller."""
 
     def load(spec, report, limit):
@@ -659,7 +659,7 @@ def test_logits_that_are_not_finite_stop_the_start(start, runner, text_model, te
 
 
 def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text_folder, runner):
-    """The end was asked for before the start was done."""
+    """The drain was requested before the start was complete."""
     engine = LLMEngine(text_spec(text_folder), EngineConfig(), lambda *args: text_model, lambda *args, **kw: runner)
     engine.drain()
     engine.start()
@@ -695,7 +695,7 @@ def test_nothing_grows_over_many_requests(start, runner):
 
 
 def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
-    """With the real runner: not-a-number in one slot's cache ends that request; others answer as they do alone."""
+    """With the real runner: NaN in one slot's cache ends that request; others answer as they do alone."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
     engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=4, cpu_threads=1), lambda *args: loaded)
     engine.start()

@@ -65,7 +65,7 @@ def test_a_message_is_its_english_sentence():
     assert LOCALES["ru"].sentence(message, "validation_error") == "Запрос слишком длинный. Не больше 2000 символов"
 
 
-def test_a_message_without_a_key_is_told_in_general():
+def test_a_message_without_a_key_is_shown_by_its_code():
     """What no visitor is meant to see is shown by its code, and never half in English."""
     assert LOCALES["ru"].sentence("Something odd.", "model_error") == LOCALES["ru"].texts["codes"]["model_error"]
 

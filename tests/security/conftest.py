@@ -1,4 +1,4 @@
-"""What the tests of published holes share: a process that may open no connection, encoded images, tiny checkpoints."""
+"""Shared by the tests of published vulnerabilities: a process without connections, encoded images, tiny checkpoints."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ AMBIGUOUS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The whole application over models that answer at once, with little patience for bodies that do not come."""
+    """The whole application over models that answer at once, with a short time-out for bodies that do not arrive."""
     folder = tmp_path_factory.mktemp("server")
     settings = {"SEND_TIMEOUT": "2", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
     with GunicornProcess(folder, app="tests.e2e.answering_app:app", **settings) as process:
@@ -60,7 +60,7 @@ def exchange(server, sent):
 
 @pytest.mark.parametrize("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_a_body_of_unclear_length_ends_the_connection(server, framing):
-    """What follows is never read as a request of its own: at most one answer comes, an error, and then the end."""
+    """What follows is never read as a request: there is at most one response, an error, then the connection closes."""
     received = exchange(server, HEAD + framing + b"\r\n" + CHUNKED + SECOND)
     assert received.count(b"HTTP/1.1 ") <= 1
     assert b"HTTP/1.1 200" not in received
@@ -88,8 +88,8 @@ def test_a_head_is_bounded(server, head):
     assert answers(server)
 
 
-def test_one_socket_listens_and_only_where_it_is_told(server):
-    """No port of a worker, a queue or a debugger stands beside that of the service."""
+def test_one_socket_listens_at_the_configured_address_only(server):
+    """No worker, queue or debugger listens beside the service."""
     (master,) = server.masters()
     processes = [psutil.Process(master), *psutil.Process(master).children(recursive=True)]
     listening = {

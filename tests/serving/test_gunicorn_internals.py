@@ -1,4 +1,4 @@
-"""The parts of Gunicorn that serving/ and gunicorn_config.py build on and that Gunicorn does not document as stable.
+"""The parts of Gunicorn that serving/ and gunicorn_config.py use and that Gunicorn does not document as stable.
 
 An upgrade that removes or changes one fails here, with its name. Why they are used is in
 docs/decisions/gunicorn-hand-over.md.
@@ -63,7 +63,7 @@ WORKER_ATTRIBUTES = {
 
 
 class Application:
-    """What a worker asks for its WSGI callable."""
+    """The application object from which a worker gets its WSGI callable."""
 
     def wsgi(self) -> str:
         return "the application"
@@ -96,7 +96,7 @@ def test_a_worker_has_what_is_read_of_it(worker: ThreadWorker, name: str) -> Non
 
 
 def test_connections_that_wait_are_kept_in_a_sequence_that_grows(worker: ThreadWorker) -> None:
-    """A connection that was accepted is appended there, and found there once its first byte has come."""
+    """An accepted connection is appended there, and found there once its first byte has arrived."""
     assert hasattr(worker.pending_conns, "append"), lost("ThreadWorker.pending_conns")
     source = inspect.getsource(ThreadWorker.on_pending_socket_readable)
     for part in ("self.pending_conns.remove(conn)", "self.poller.unregister(client)", "conn.data_ready = True"):
@@ -104,7 +104,7 @@ def test_connections_that_wait_are_kept_in_a_sequence_that_grows(worker: ThreadW
 
 
 def test_a_connection_says_until_when_it_may_be_silent() -> None:
-    """`timeout` is a moment of the monotonic clock; `sock` is the socket that was given."""
+    """`timeout` is a time on the monotonic clock; `sock` is the given socket."""
     source = inspect.getsource(TConn)
     assert "self.timeout = time.monotonic() +" in source, lost("TConn.timeout")
     assert "self.sock = sock" in source, lost("TConn.sock")
@@ -112,7 +112,7 @@ def test_a_connection_says_until_when_it_may_be_silent() -> None:
 
 
 def test_the_masters_marks_are_what_they_were() -> None:
-    """Statuses at which it gives up, its workers, and how SIGUSR2 makes a new master and leaves its own number."""
+    """The exit statuses at which it stops, its workers, and how SIGUSR2 starts a new master and passes its own pid."""
     assert (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR) == (3, 4), lost("Arbiter.WORKER_BOOT_ERROR")
     assert Arbiter.WORKERS == {}, lost("Arbiter.WORKERS")
     assert isinstance(Arbiter.num_workers, property), lost("Arbiter.num_workers")
@@ -121,8 +121,8 @@ def test_the_masters_marks_are_what_they_were() -> None:
         assert part in source, lost(f"Arbiter.reexec: {part}")
 
 
-def test_the_access_log_can_be_switched_off_where_it_is_asked_for() -> None:
-    """Ours has the request's id; Gunicorn's would be a second one."""
+def test_the_access_log_can_be_switched_off() -> None:
+    """Ours has the request id; Gunicorn's would be a second line."""
     assert "self._access_log_enabled" in inspect.getsource(Logger), lost("Logger._access_log_enabled")
     assert "self.error_log" in inspect.getsource(Logger.__init__), lost("Logger.error_log")
 

@@ -120,5 +120,5 @@ def open_page(chromium):
 
 
 def breach(message):
-    """True for what only a mistake of ours makes a browser say; that a request was refused is no such thing."""
+    """True for console messages that only a fault of ours causes; refused requests are none."""
     return message.type in ("error", "warning") and "Failed to load resource" not in message.text

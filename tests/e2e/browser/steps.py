@@ -1,4 +1,4 @@
-"""The steps of a visitor on the page, and the locators of the answers."""
+"""The actions of a visitor on the page, and the locators of the answers."""
 
 from playwright.sync_api import expect
 

@@ -51,7 +51,7 @@ def test_without_scripts_the_image_stays_for_more_questions(service, open_page):
 
 
 def test_a_script_that_comes_late_takes_the_image_over(service, open_page):
-    """The page that answers a question sent without the script gives the image to the script."""
+    """If a question was sent before the script loaded, the script takes the image from the page."""
     page = open_page(service.url)
     choose(page)
     page.fill("#image-prompt", "First")

@@ -16,7 +16,7 @@ OTHERS = "bcdefgh"
 
 
 class Simulation:
-    """Clients who ask, wait for their answer, pause and ask again; one of them keeps `open_by_greedy` requests open."""
+    """Clients that ask, wait for the answer, pause and repeat; one keeps `open_by_greedy` requests open."""
 
     def __init__(self, open_by_greedy, seed):
         self.driver = Driver(None, ScriptedRunner(), max_num_seqs=SLOTS, max_waiting=24, max_num_batched_tokens=64)

@@ -15,7 +15,7 @@ INTERACTIVE, BATCH = Priority
 
 
 def come(room, client="", **details):
-    """Let a request in and queue it; return its sequence."""
+    """Admit a request and queue it; return its sequence."""
     room.admit(client)
     made = sequence(client, on_abort=room.notify_abort, **details)
     room.put(made)
@@ -23,7 +23,7 @@ def come(room, client="", **details):
 
 
 def start(room, held):
-    """Take the next one as the engine does: it holds a slot from then on."""
+    """Take the next one as the engine does; it then holds a slot."""
     taken = room.take(held)
     held[taken.request.priority][taken.request.client] += 1
     return taken

@@ -1,4 +1,4 @@
-"""The scheduler: what each step computes, who gets a slot, who gives one back."""
+"""The scheduler: what each step computes, which sequences get slots and which are preempted."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.engine.sequences import sequence
 
 
 class Floor:
-    """A scheduler with its room; `step` plans and computes at once."""
+    """A scheduler with its waiting room; `step` plans and computes at once."""
 
     def __init__(self, slots=4, budget=16, can_start=lambda made: True):
         self.room = WaitingRoom(100, 1_000_000)
@@ -73,7 +73,7 @@ def test_decoding_goes_on_while_a_long_prompt_is_read():
 
 
 def test_a_long_prompt_shares_the_budget_with_one_that_waits():
-    """Half of it is left to others, so that a short prompt does not stand behind a long one."""
+    """Half of it is left to others, so that a short prompt does not wait for a long one."""
     floor = Floor(budget=16)
     floor.come(tokens=100)
     floor.come(tokens=4)
@@ -81,7 +81,7 @@ def test_a_long_prompt_shares_the_budget_with_one_that_waits():
 
 
 def test_a_prompt_that_fits_into_a_step_is_read_whole():
-    """Cut in two it would take twice as long, and no other would be served sooner."""
+    """Split in two it would take twice as long without serving any other sooner."""
     floor = Floor(budget=16)
     floor.come(tokens=12)
     floor.come(tokens=100)
@@ -89,7 +89,7 @@ def test_a_prompt_that_fits_into_a_step_is_read_whole():
 
 
 def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
-    """At least one token of a prompt a step: nothing waits for ever."""
+    """Each step computes at least one token of a prompt: no prompt starves."""
     floor = Floor(slots=5, budget=4)
     for _ in range(4):
         floor.come(tokens=1)
@@ -130,7 +130,7 @@ def test_aborted_and_overdue_sequences_are_returned():
 
 
 def test_a_client_alone_keeps_all_slots_until_another_comes():
-    """Then it gives them back one by one until both are as equal as can be, its youngest first."""
+    """Then it gives them back one by one, youngest first, until both are as equal as possible."""
     floor = Floor(slots=4)
     greedy = [floor.come("greedy") for _ in range(6)]
     floor.step()
@@ -145,7 +145,7 @@ def test_a_client_alone_keeps_all_slots_until_another_comes():
 
 
 def test_equal_clients_do_not_preempt_each_other():
-    """Sending one back must bring them closer to equal, or it would go on for ever."""
+    """A preemption must bring them closer to equal, or preemptions would never end."""
     floor = Floor(slots=2)
     for client in "abc":
         floor.come(client)
@@ -153,8 +153,8 @@ def test_equal_clients_do_not_preempt_each_other():
     assert floor.scheduler.sequence_to_preempt() is None
 
 
-def test_people_take_slots_from_batches_but_for_their_share():
-    """The youngest batch gives way; the share (an eighth, at least one) runs to its end."""
+def test_interactive_requests_take_slots_from_batches_except_their_share():
+    """The youngest batch is preempted; the share (an eighth, at least one) runs to its end."""
     floor = Floor(slots=4)
     batch = [floor.come("job", batch=True) for _ in range(4)]
     floor.step()
@@ -166,8 +166,8 @@ def test_people_take_slots_from_batches_but_for_their_share():
     assert len(floor.scheduler.running) == 4
 
 
-def test_a_batch_in_the_only_slot_ends_in_spite_of_people():
-    """Its turn is one of eight; it is not sent back at once, or it would never finish."""
+def test_a_batch_in_the_only_slot_finishes_despite_interactive_requests():
+    """It gets one start in eight; it is not preempted at once, or it would never finish."""
     floor = Floor(slots=1)
     made = floor.come("job", batch=True)
     floor.step()
@@ -190,7 +190,7 @@ def test_interactive_requests_are_not_preempted_for_another_clients_batch():
 
 
 def test_a_preempted_sequence_computes_everything_again():
-    """Its slot is another's now; its tokens stay."""
+    """Its slot has been reused; its tokens are kept."""
     floor = Floor(slots=1)
     made = floor.come(tokens=3)
     floor.step()
@@ -202,7 +202,7 @@ def test_a_preempted_sequence_computes_everything_again():
 
 
 def test_two_halves_are_the_whole_plan():
-    """However many decode and read; one row alone is cut within its chunk."""
+    """For any number of decode rows and chunks; a single row is split within its chunk."""
     for decoding in range(4):
         for reading in range(4):
             whole = Plan([sequence() for _ in range(decoding)], [(sequence(), 3) for _ in range(reading)])
@@ -219,8 +219,8 @@ def test_two_halves_are_the_whole_plan():
 
 
 @pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
-def test_check_finds_books_that_are_wrong(fault):
-    """A lost slot, one that two hold, one held by a sequence that is not running."""
+def test_check_finds_inconsistent_accounting(fault):
+    """A lost slot, a slot held twice, a slot held by a sequence that is not running."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()

@@ -1,4 +1,4 @@
-"""The waiting room: capacity is conserved, clients are treated alike, refusals are immediate, no request is lost."""
+"""The waiting room: capacity is conserved, clients are treated equally, refusals are immediate, no request is lost."""
 
 import threading
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from tests.fakes import PATIENCE, Clock
 
 
 def come(room, client="", **details):
-    """Let a request in and queue it; return its sequence."""
+    """Admit a request and queue it; return its sequence."""
     room.admit(client)
     made = sequence(client, on_abort=room.notify_abort, **details)
     room.put(made)
@@ -35,7 +35,7 @@ def start(room, held=NO_SLOTS):
 
 
 class Accounts:
-    """A room, and what should be in it by a simple account."""
+    """A waiting room, and its expected content by a simple model."""
 
     def __init__(self, capacity):
         self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now), 0.0
@@ -128,7 +128,7 @@ def test_a_clients_requests_start_in_their_order(arrivals):
 
 
 def test_clients_share_starts_by_tokens():
-    """A client with requests four times as long starts a quarter as many meanwhile."""
+    """A client whose requests are four times as long starts a quarter as many."""
     room = WaitingRoom(1000, 1_000_000)
     for _ in range(100):
         come(room, "small", tokens=200, max_tokens=56)
@@ -219,7 +219,7 @@ def test_a_batch_alone_starts_at_once():
 
 
 def test_a_preempted_sequence_is_first_of_its_client():
-    """It has waited before."""
+    """It has already waited."""
     room = WaitingRoom(5, 1000)
     come(room, "a")
     first = start(room)
@@ -241,7 +241,7 @@ def test_an_abort_ends_a_waiting_request_at_the_next_sweep():
 
 
 def test_a_request_waits_no_longer_than_it_said():
-    """Each has its own time; the message tells waiting from running."""
+    """Each has its own limit; the message says whether it was waiting or running."""
     room = WaitingRoom(5, 1000)
     short, long = come(room, "a", wait=5.0), come(room, "a", wait=50.0, timeout=60.0)
     assert room.sweep(4.9) == []
@@ -310,7 +310,7 @@ def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
 
 
 def test_a_closed_room_refuses_and_loses_no_request():
-    """A request that was being prepared when it closed gets an error instead of waiting for ever."""
+    """A request that was being prepared when it closed gets an error instead of waiting forever."""
     room = WaitingRoom(5, 1000)
     waiting = come(room, "a")
     room.admit("b")

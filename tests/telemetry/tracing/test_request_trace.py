@@ -247,7 +247,7 @@ def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
     assert [word for word in words.values() if word in shown] == []
 
 
-def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
+def test_a_trace_that_is_released_twice_ends_once(client, traced, avibe):
     """Releasing twice, from two threads, ends a request's span once."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
     release = trace.hold()
