@@ -34,7 +34,7 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-audit: ## published holes in the pinned packages; needs pip-audit in .venv and a way to PyPI
+audit: ## known vulnerabilities of the pinned packages; needs pip-audit in .venv and a way to PyPI
 	$(PYTHON) -m deploy.audit
 
 sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materials of both images

@@ -103,7 +103,7 @@ def test_the_decisions_are_all_listed() -> None:
 
 
 def test_the_settings_table_is_the_codes_own() -> None:
-    """Every setting, its default and its meaning are the same in the documents and in the code."""
+    """The table of settings is up to date; `python -m settings.generate` updates it."""
     assert markdown(SETTINGS) in text("docs/settings.md")
 
 

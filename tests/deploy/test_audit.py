@@ -35,9 +35,9 @@ def pretended(how: str, folder: Path) -> tuple[str, str]:
             asked = pathlib.Path(sys.argv[sys.argv.index("--requirement") + 1]).read_text().split()
             assert {"--strict", "--no-deps", "--disable-pip", "--cache-dir"} <= set(sys.argv)
 
-            def report(holes_of):
+            def report(vulns_of):
                 pins = [line.split("==") for line in asked]
-                found = [{"name": name, "version": version, "vulns": holes_of(name)} for name, version in pins]
+                found = [{"name": name, "version": version, "vulns": vulns_of(name)} for name, version in pins]
                 print(json.dumps({"dependencies": found, "fixes": []}))
                 sys.exit(any(entry["vulns"] for entry in found))
         """)
@@ -88,14 +88,14 @@ def test_a_pin_that_the_source_does_not_know_is_no_pass() -> None:
         audit([*GOOD, Pin("nobody", "1.0")], asking(GOOD))
 
 
-def test_a_source_that_misses_a_known_hole_is_no_pass() -> None:
+def test_a_source_without_a_known_vulnerability_is_no_pass() -> None:
     """A mirror may have the packages and not the advisories."""
     with pytest.raises(NotAuditedError, match="no vulnerability of jinja2"):
         audit([*GOOD], asking({**GOOD, KNOWN_BAD: []}))
 
 
-def test_holes_are_named_and_nothing_is_a_pass() -> None:
-    """The result has the pins with holes alone; a pin that only some systems take is looked up like any other."""
+def test_vulnerable_pins_are_named_and_none_is_a_pass() -> None:
+    """The result has vulnerable pins only; a pin that only some systems take is looked up like any other."""
     assert audit([Pin("flask", "3.1.3"), Pin("colorama", "0.4.6", everywhere=False)], asking(GOOD)) == {}
     bad = {Pin("flask", "3.1.3"): ["CVE-1"]}
     assert audit([*bad], asking(bad)) == bad

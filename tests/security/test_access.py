@@ -1,4 +1,4 @@
-"""Access rules, and what other servers allowed anonymous callers; docs/known-holes.md says which."""
+"""Access rules, and what other servers allowed anonymous callers; docs/known-vulnerabilities.md says which."""
 
 import hmac
 import logging

@@ -1,4 +1,4 @@
-"""Model folders that ran code in other servers; docs/known-holes.md says where."""
+"""Model folders that ran code in other servers; docs/known-vulnerabilities.md says where."""
 
 import ast
 import json

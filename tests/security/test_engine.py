@@ -1,4 +1,4 @@
-"""Prompts, schemas and neighbours that stopped or confused other engines; docs/known-holes.md says which."""
+"""Prompts, schemas and neighbours that stopped or confused other engines; docs/known-vulnerabilities.md says which."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""Nothing that a client names is fetched, opened or connected to; docs/known-holes.md says which servers did."""
+"""Nothing that a client names is fetched, opened or connected to; see docs/known-vulnerabilities.md."""
 
 import pytest
 

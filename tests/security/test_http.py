@@ -1,4 +1,4 @@
-"""A real Gunicorn against requests that two servers could read differently; docs/known-holes.md says which did."""
+"""A real Gunicorn against requests that two servers could read differently; see docs/known-vulnerabilities.md."""
 
 import contextlib
 

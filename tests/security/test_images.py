@@ -1,4 +1,4 @@
-"""Images that crashed or exposed other servers, or bypassed Pillow's own limits; docs/known-holes.md says which."""
+"""Images that crashed or exposed other servers, or bypassed Pillow's own limits; see docs/known-vulnerabilities.md."""
 
 import pytest
 from PIL import Image
@@ -21,7 +21,7 @@ def send(client, image, name="a.png"):
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_only_five_formats_are_given_to_pillow(client, avision, encoded, kind):
-    """Known by content, so the decoders of all other formats, and their holes, cannot be reached."""
+    """Known by content, so the decoders of all other formats, and their vulnerabilities, cannot be reached."""
     response = send(client, encoded(kind=kind))
     assert response.status_code == 415
     assert (avision.submitted, avision.decoded) == ([], [])

@@ -1,4 +1,4 @@
-"""Markup injected into a page: scripts in answers, names and addresses; docs/known-holes.md says where they ran."""
+"""Markup injected into a page: scripts in answers, names and addresses; see docs/known-vulnerabilities.md."""
 
 import re
 

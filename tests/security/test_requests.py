@@ -1,4 +1,4 @@
-"""Fields of a request that crashed, blocked or exposed other servers; docs/known-holes.md says which."""
+"""Fields of a request that crashed, blocked or exposed other servers; docs/known-vulnerabilities.md says which."""
 
 import base64
 from urllib.parse import quote

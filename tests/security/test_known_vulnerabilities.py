@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TABLE = "docs/known-holes.md"
+TABLE = "docs/known-vulnerabilities.md"
 FEWEST = 40
 ROW = re.compile(
     r"^\| \[(?P<id>[\w-]+)\]\((?P<source>\S+)\) \| (.+?) \| (.+?) \| (.+?) \| `(?P<test>[\w/.]+::\w+)` \|$"
