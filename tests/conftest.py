@@ -68,12 +68,33 @@ def machine():
     return FakeMachine()
 
 
+@pytest.fixture(scope="session")
+def compiled_templates():
+    """What Jinja has compiled for one application, kept for the next; it takes longer than most tests."""
+    from jinja2 import BytecodeCache
+
+    class Compiled(BytecodeCache):
+        def __init__(self):
+            self.code = {}
+
+        def load_bytecode(self, bucket):
+            if bucket.key in self.code:
+                bucket.bytecode_from_string(self.code[bucket.key])
+
+        def dump_bytecode(self, bucket):
+            self.code[bucket.key] = bucket.bytecode_to_string()
+
+    return Compiled()
+
+
 @pytest.fixture
-def app(settings, models, machine):
+def app(settings, models, machine, compiled_templates):
     """The application over the scripted models."""
     from app_production import create_app
 
-    return create_app(settings, models, machine)
+    app = create_app(settings, models, machine)
+    app.jinja_env.bytecode_cache = compiled_templates
+    return app
 
 
 @pytest.fixture
