@@ -48,17 +48,17 @@ class Plan:
 class _Chunks:
     """Divides a step's tokens among prompts.
 
-    A prompt that fits into a step is computed whole; a longer one takes at most `most` tokens, so that it does not hold
-    up those behind it.
+    A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
+    does not hold up those behind it.
     """
 
-    def __init__(self, budget: int, most: int) -> None:
-        self._step, self._most, self.left = budget, most, budget
+    def __init__(self, budget: int, longest: int) -> None:
+        self._step, self._longest, self.left = budget, longest, budget
 
     def take(self, sequence: Sequence) -> int:
         """Return how many tokens of a prompt this step computes."""
         whole = sequence.remaining <= self._step
-        count = min(sequence.remaining, self.left, self._step if whole else self._most)
+        count = min(sequence.remaining, self.left, self._step if whole else self._longest)
         self.left -= count
         return count
 
@@ -66,7 +66,7 @@ class _Chunks:
 class Scheduler:
     """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
 
-    on_start: called with each sequence that has just got its slot; it may set `num_computed` (a cached prefix), and
+    on_start: called with each sequence that gets a slot; it may set `num_computed` (a cached prefix), and
     returns whether the sequence can run.
     """
 
@@ -84,18 +84,18 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def schedule(self) -> Plan:
-        """Return the next step; sequences that start in it have got their slots."""
+        """Return the next step; sequences that start in it have their slots."""
         decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
         budget = max(1, self._max_tokens - len(decode))
-        readers = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
-        chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
+        prompts = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
+        chunks = _Chunks(budget, max(1, budget // 2) if prompts > 1 else budget)
         prefill = [(s, chunks.take(s)) for s in self.running if s.remaining > 1 and chunks.left]
         self._start_new(prefill, chunks)
         return Plan(decode, prefill)
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot of a sequence that has ended."""
-        self._leave(sequence)
+        self._release_slot(sequence)
         sequence.phase = Phase.FINISHED
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
@@ -116,12 +116,12 @@ class Scheduler:
         priority, client = waiting.request.priority, waiting.request.client
         if priority is Priority.INTERACTIVE and self._held[Priority.BATCH].total() > self._batch_share:
             return self._youngest(Priority.BATCH)
-        greedy, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
-        return self._youngest(priority, greedy) if slots >= self._held[priority][client] + 2 else None
+        richest, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
+        return self._youngest(priority, richest) if slots >= self._held[priority][client] + 2 else None
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the queue; all its tokens will be computed again."""
-        self._leave(sequence)
+        self._release_slot(sequence)
         sequence.phase = Phase.WAITING
         sequence.num_computed = 0
         self._room.put_back(sequence)
@@ -137,11 +137,11 @@ class Scheduler:
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks) -> None:
         while chunks.left and self._free_slots and (sequence := self._room.take(self._held)) is not None:
-            self._enter(sequence)
+            self._give_slot(sequence)
             if self._on_start(sequence):
                 prefill.append((sequence, chunks.take(sequence)))
 
-    def _enter(self, sequence: Sequence) -> None:
+    def _give_slot(self, sequence: Sequence) -> None:
         sequence.slot = heapq.heappop(self._free_slots)
         sequence.phase = Phase.RUNNING
         self._started += 1
@@ -149,7 +149,7 @@ class Scheduler:
         self.running.append(sequence)
         self._held[sequence.request.priority][sequence.request.client] += 1
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _release_slot(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1

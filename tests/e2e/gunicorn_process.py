@@ -72,7 +72,7 @@ class GunicornProcess:
         """Write a file of the application's remote control."""
         (self.folder / name).write_text(text)
 
-    def heard(self, name):
+    def wait_for(self, name):
         """Wait for a file that the application writes."""
         until((self.folder / name).exists)
 

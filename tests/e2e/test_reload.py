@@ -52,7 +52,7 @@ def test_take_over_loses_no_request(server):
     old = server.state()
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGUSR2)
         new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
         server.say("answer")
@@ -137,7 +137,7 @@ def test_without_room_for_two_copies_requests_wait(server):
     server.say("tight")
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGUSR2)
         until(lambda: "The old master is stopped first" in server.log())
         (server.folder / "tight").unlink()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from deploy.reload import look
+from deploy.reload import find_process
 from tests.e2e.gunicorn_process import PATIENCE, ROOT, until
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_it_ends_when_the_new_one_serves_and_the_old_one_is_gone(start, reload):
         status, said, complained = outcome(reload(masters[-1]))
         assert (status, complained) == (0, "")
         assert "The new release serves" in said
-        assert look(masters[-1]) is None
+        assert find_process(masters[-1]) is None
         masters.append(server.state()["master"])
         assert server.state()["ready"]
     assert len(set(masters)) == 3
@@ -84,7 +84,7 @@ def test_release_that_loses_its_worker_is_stopped(start, reload):
     command = reload(server.process.pid)
     until(lambda: server.log().count("Loading avibe") == 2)
     new = next(pid for pid in server.masters() if pid != server.process.pid)
-    master = look(new)
+    master = find_process(new)
 
     def worker_is_lost():
         # The command may not have seen the first worker yet, so each next one is killed as well.

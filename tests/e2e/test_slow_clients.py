@@ -83,7 +83,7 @@ def test_body_that_does_not_arrive_is_dropped(server):
 def test_response_that_is_not_read_is_dropped(server):
     """A client that stops reading its stream frees its thread after SEND_TIMEOUT, and the stream is closed."""
     connection = server.connect(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-    server.heard("flood-ended")
+    server.wait_for("flood-ended")
     assert "did not read its response for 2 s" in server.log()
     assert "Traceback" not in server.log()
     connection.close()

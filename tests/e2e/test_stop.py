@@ -17,7 +17,7 @@ def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         assert server.get("/work", "POST") == (503, {"error": "not_ready"})
@@ -33,7 +33,7 @@ def test_drain_ends_when_its_time_is_up(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         assert admitted.result()[1]["answer"] == "aborted"
     assert server.ended() == 0
@@ -55,9 +55,9 @@ def test_interrupt_aborts_what_runs(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGINT)
-        server.heard("stopped")
+        server.wait_for("stopped")
         assert server.ended() == 0
 
 
@@ -68,7 +68,7 @@ def test_second_stop_changes_nothing(gunicorn):
     worker = server.ready()["pid"]
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         server.signal(signal.SIGTERM)
@@ -86,7 +86,7 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.say("dead")
         assert admitted.result()[1]["answer"] == "aborted"
     assert server.ended() == 4
@@ -124,7 +124,7 @@ def test_no_connection_to_a_stopping_service_is_left_hanging(gunicorn):
 
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         knockers = [pool.submit(knock) for _ in range(3)]

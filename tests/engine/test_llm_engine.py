@@ -451,7 +451,7 @@ def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, er
     engine = start()
 
     def on_run(plan):
-        if any(made.request.request_id == "bad" for made, _ in plan.rows):
+        if any(submitted.request.request_id == "bad" for submitted, _ in plan.rows):
             raise error
 
     runner.on_run = on_run
@@ -465,7 +465,7 @@ def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, er
 def test_logits_that_are_not_finite_fail_one_request_and_are_counted(start, runner):
     """The neighbours' answers are whole."""
     engine = start()
-    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    runner.choose = lambda submitted: Choice(TOKEN, submitted.request.request_id != "bad")
     generations = [engine.submit(ask(request_id=name)) for name in ("a", "bad", "b")]
     with pytest.raises(ModelError, match="NaN"):
         generations[1].result()
@@ -544,7 +544,7 @@ def test_a_poisoned_device_is_final_at_once(start, runner, where):
     elif where == "cache_prefix":
         runner.cache_prefix = fail
     else:
-        runner.choose = lambda made: Choice(TOKEN, False)
+        runner.choose = lambda submitted: Choice(TOKEN, False)
         runner.zero = fail
     generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
     for generation in generations:
@@ -673,7 +673,7 @@ def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text
 def test_nothing_grows_over_many_requests(start, runner):
     """Threads, capacity, slots and references are the same after hundreds of requests of every end."""
     engine = start(max_num_seqs=4, max_waiting=60)
-    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    runner.choose = lambda submitted: Choice(TOKEN, submitted.request.request_id != "bad")
     engine.submit(ask()).result()
     threads, held_ones = threading.active_count(), []
     for number in range(40):
@@ -703,9 +703,9 @@ def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
     runner, run = engine._runner, engine._runner.run
 
     def poison(plan):
-        for made, _ in plan.rows:
-            if made.request.request_id == "bad" and made.num_output == 3:
-                runner._cache.values[0][made.slot].fill_(float("nan"))
+        for submitted, _ in plan.rows:
+            if submitted.request.request_id == "bad" and submitted.num_output == 3:
+                runner._cache.values[0][submitted.slot].fill_(float("nan"))
         return run(plan)
 
     runner.run = poison

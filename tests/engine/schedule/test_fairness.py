@@ -36,11 +36,11 @@ class Simulation:
         return self
 
     def collect(self, client, number):
-        for made in [made for made in self.open[client] if made.generation.done]:
-            self.open[client].remove(made)
+        for submitted in [submitted for submitted in self.open[client] if submitted.generation.done]:
+            self.open[client].remove(submitted)
             self.pause_until[client] = number + self.rng.randrange(10)
             if client != "greedy":
-                self.seconds.append(made.generation.result().timings.total)
+                self.seconds.append(submitted.generation.result().timings.total)
 
     def ask(self, client, number):
         while len(self.open[client]) < self.quota[client] and number >= self.pause_until[client]:
@@ -49,9 +49,9 @@ class Simulation:
             except Overloaded:
                 assert client == "greedy"
                 return
-            made = sequence(client, self.rng.randint(4, 40), self.rng.randint(10, 40), arrival=self.driver.now)
-            self.driver.room.put(made)
-            self.open[client].append(made)
+            submitted = sequence(client, self.rng.randint(4, 40), self.rng.randint(10, 40), arrival=self.driver.now)
+            self.driver.room.put(submitted)
+            self.open[client].append(submitted)
 
     def p95(self):
         return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
@@ -72,7 +72,7 @@ def test_batches_advance_while_interactive_requests_want_every_slot():
     batch = []
     interactive = []
     for step in range(600):
-        interactive = [made for made in interactive if not made.generation.done]
+        interactive = [submitted for submitted in interactive if not submitted.generation.done]
         while len(interactive) < 12:
             driver.room.admit(f"visitor-{len(interactive)}")
             interactive.append(sequence(f"visitor-{len(interactive)}", 8, 10, arrival=driver.now))
@@ -83,4 +83,6 @@ def test_batches_advance_while_interactive_requests_want_every_slot():
             driver.room.put(batch[-1])
         driver.core.step()
         driver.now += STEP
-    assert all(made.generation.done and made.generation.result().finish_reason == "length" for made in batch)
+    assert all(
+        submitted.generation.done and submitted.generation.result().finish_reason == "length" for submitted in batch
+    )

@@ -12,32 +12,32 @@ from tests.engine.sequences import sequence
 class Floor:
     """A scheduler with its waiting room; `step` plans and computes at once."""
 
-    def __init__(self, slots=4, budget=16, can_start=lambda made: True):
+    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True):
         self.room = WaitingRoom(100, 1_000_000)
-        self.scheduler = Scheduler(self.room, slots, budget, lambda made: self.begin(made, can_start))
+        self.scheduler = Scheduler(self.room, slots, budget, lambda submitted: self.begin(submitted, can_start))
 
-    def begin(self, made, can_start):
-        made.started_at = 0.0
-        if can_start(made):
+    def begin(self, submitted, can_start):
+        submitted.started_at = 0.0
+        if can_start(submitted):
             return True
-        self.scheduler.finish(made)
+        self.scheduler.finish(submitted)
         return False
 
     def come(self, client="", **details):
         self.room.admit(client)
-        made = sequence(client, **details)
-        self.room.put(made)
-        return made
+        submitted = sequence(client, **details)
+        self.room.put(submitted)
+        return submitted
 
     def step(self):
         victim = self.scheduler.sequence_to_preempt()
         if victim is not None:
             self.scheduler.preempt(victim)
         plan = self.scheduler.schedule()
-        for made, count in plan.rows:
-            made.num_computed += count
-            if made.remaining == 0:
-                made.append(0)
+        for submitted, count in plan.rows:
+            submitted.num_computed += count
+            if submitted.remaining == 0:
+                submitted.append(0)
         assert self.scheduler.check() is None
         return plan
 
@@ -55,9 +55,9 @@ def test_an_empty_engine_has_nothing_to_do():
 def test_a_lone_prompt_takes_the_whole_budget():
     """A long prompt is read in chunks of a step's budget, then decoded token by token."""
     floor = Floor(budget=16)
-    made = floor.come(tokens=40)
+    submitted = floor.come(tokens=40)
     assert [counts(floor.step()) for _ in range(3)] == [[16], [16], [8]]
-    assert floor.step().decode == [made]
+    assert floor.step().decode == [submitted]
 
 
 def test_decoding_goes_on_while_a_long_prompt_is_read():
@@ -101,9 +101,9 @@ def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
 def test_decode_rows_stand_by_slot_and_low_slots_go_first():
     """Neighbouring slots are neighbouring rows, which is what attention is fast at."""
     floor = Floor()
-    made = [floor.come(tokens=1) for _ in range(4)]
+    submitted = [floor.come(tokens=1) for _ in range(4)]
     floor.step()
-    floor.scheduler.finish(made[1])
+    floor.scheduler.finish(submitted[1])
     late = floor.come(tokens=1)
     floor.step()
     assert [row.slot for row in floor.step().decode] == [0, 1, 2, 3]
@@ -112,9 +112,9 @@ def test_decode_rows_stand_by_slot_and_low_slots_go_first():
 
 def test_a_sequence_that_cannot_begin_leaves_its_slot_to_the_next():
     """One bad request delays no other by a step."""
-    floor = Floor(slots=1, can_start=lambda made: made.request.client != "bad")
+    floor = Floor(slots=1, can_start=lambda submitted: submitted.request.client != "bad")
     bad, good = floor.come("bad"), floor.come("good")
-    assert [made for made, _ in floor.step().prefill] == [good]
+    assert [submitted for submitted, _ in floor.step().prefill] == [good]
     assert (bad.phase, bad.slot, good.phase) == (Phase.FINISHED, -1, Phase.RUNNING)
 
 
@@ -125,8 +125,11 @@ def test_aborted_and_overdue_sequences_are_returned():
     floor.step()
     left.generation.abort()
     ended = floor.scheduler.ended(5.0)
-    assert [(made, type(error)) for made, error in ended] == [(left, RequestAborted), (late, DeadlineExceeded)]
-    assert kept not in [made for made, _ in ended]
+    assert [(submitted, type(error)) for submitted, error in ended] == [
+        (left, RequestAborted),
+        (late, DeadlineExceeded),
+    ]
+    assert kept not in [submitted for submitted, _ in ended]
 
 
 def test_a_client_alone_keeps_all_slots_until_another_comes():
@@ -134,14 +137,14 @@ def test_a_client_alone_keeps_all_slots_until_another_comes():
     floor = Floor(slots=4)
     greedy = [floor.come("greedy") for _ in range(6)]
     floor.step()
-    assert [made.slot >= 0 for made in greedy] == [True] * 4 + [False] * 2
+    assert [submitted.slot >= 0 for submitted in greedy] == [True] * 4 + [False] * 2
     for _ in range(4):
         floor.come("modest")
     for _ in range(6):
         floor.step()
-    held = [made.request.client for made in floor.scheduler.running]
+    held = [submitted.request.client for submitted in floor.scheduler.running]
     assert sorted(held) == ["greedy"] * 2 + ["modest"] * 2
-    assert all(made in floor.scheduler.running for made in greedy[:2])
+    assert all(submitted in floor.scheduler.running for submitted in greedy[:2])
 
 
 def test_equal_clients_do_not_preempt_each_other():
@@ -162,21 +165,21 @@ def test_interactive_requests_take_slots_from_batches_except_their_share():
         floor.come(client)
     for _ in range(6):
         floor.step()
-    assert [made in floor.scheduler.running for made in batch] == [True, False, False, False]
+    assert [submitted in floor.scheduler.running for submitted in batch] == [True, False, False, False]
     assert len(floor.scheduler.running) == 4
 
 
 def test_a_batch_in_the_only_slot_finishes_despite_interactive_requests():
     """It gets one start in eight; it is not preempted at once, or it would never finish."""
     floor = Floor(slots=1)
-    made = floor.come("job", batch=True)
+    submitted = floor.come("job", batch=True)
     floor.step()
     for _ in range(10):
         floor.come("visitor")
     for _ in range(5):
         floor.step()
-    assert made in floor.scheduler.running
-    assert made.num_output >= 5
+    assert submitted in floor.scheduler.running
+    assert submitted.num_output >= 5
 
 
 def test_interactive_requests_are_not_preempted_for_another_clients_batch():
@@ -192,12 +195,17 @@ def test_interactive_requests_are_not_preempted_for_another_clients_batch():
 def test_a_preempted_sequence_computes_everything_again():
     """Its slot has been reused; its tokens are kept."""
     floor = Floor(slots=1)
-    made = floor.come(tokens=3)
+    submitted = floor.come(tokens=3)
     floor.step()
     floor.step()
-    tokens = list(made.token_ids)
-    floor.scheduler.preempt(made)
-    assert (made.phase, made.slot, made.num_computed, made.token_ids) == (Phase.WAITING, -1, 0, tokens)
+    tokens = list(submitted.token_ids)
+    floor.scheduler.preempt(submitted)
+    assert (submitted.phase, submitted.slot, submitted.num_computed, submitted.token_ids) == (
+        Phase.WAITING,
+        -1,
+        0,
+        tokens,
+    )
     assert counts(floor.step()) == [len(tokens)]
 
 
@@ -213,9 +221,9 @@ def test_two_halves_are_the_whole_plan():
             assert second.rows
             assert first.decode + second.decode == whole.decode
             assert first.prefill + second.prefill == whole.prefill
-    made = sequence()
-    first, second = Plan(prefill=[(made, 5)]).halves()
-    assert first.prefill + second.prefill == [(made, 2), (made, 3)]
+    submitted = sequence()
+    first, second = Plan(prefill=[(submitted, 5)]).halves()
+    assert first.prefill + second.prefill == [(submitted, 2), (submitted, 3)]
 
 
 @pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
