@@ -14,8 +14,8 @@ ROW = re.compile(r'^ {4}"([^\s"]+) ([^\s"]+) ([^\s"]+) ([^\s"]+)"$', re.MULTILIN
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table: a program, what shows that it is there, the package and the service that come with it."""
+class SystemProgram:
+    """A line of the table: a program, what shows that it is installed, its package and its service."""
 
     program: str
     shown_by: str
@@ -34,9 +34,9 @@ def found(command: str) -> str | None:
 
 
 @cache
-def read_table() -> tuple[Row, ...]:
+def read_table() -> tuple[SystemProgram, ...]:
     """Return the rows of the table."""
-    return tuple(Row(*row) for row in ROW.findall(TABLE.read_text(encoding="utf-8")))
+    return tuple(SystemProgram(*row) for row in ROW.findall(TABLE.read_text(encoding="utf-8")))
 
 
 def program(name: str) -> str:
