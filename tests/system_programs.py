@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,9 @@ class SystemProgram:
 
     @property
     def here(self) -> bool:
-        """True if one of the commands, or the file, is on this machine."""
+        """True if one of the commands, or the file, is on this machine; the files are where Linux has them."""
+        if self.shown_by.startswith("/") and sys.platform != "linux":
+            return True
         return any(Path(name).is_file() or found(name) for name in self.shown_by.split("|"))
 
 
