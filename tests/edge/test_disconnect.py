@@ -10,7 +10,7 @@ import pytest
 
 from edge.disconnect import ClientWatch, EpollWatcher, PollingWatcher
 from tests.fakes import PATIENCE
-from tests.timing import once_within
+from tests.timing import NewThreads, once_within
 
 
 def connection():
@@ -185,11 +185,11 @@ def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
     """Without a socket, or with a closed one, nothing is watched and no thread starts."""
     _, server = ends
     server.close()
-    threads = threading.active_count()
+    threads = NewThreads()
     for environ in ({}, {"gunicorn.socket": server}):
         with watched(ClientWatch(), environ, gone.set):
             pass
-    assert threading.active_count() == threads
+    assert len(threads) == 0
 
 
 def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):
