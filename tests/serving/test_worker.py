@@ -12,6 +12,14 @@ import pytest
 from serving.worker import ServiceWorker, has_sibling
 
 NO_PROCESS = 2**22 + 1
+# A process with one child, which ends at a line.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print("child", flush=True)
+input()
+child.communicate(b"\\n")
+"""
 
 
 class FailingListener:
@@ -71,9 +79,16 @@ def test_broken_listening_socket_raises():
 
 def test_sibling_is_another_living_child_of_the_parent():
     """A process has a sibling while its parent has another running child."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert has_sibling(os.getpid())
-        child.stdin.close()
-        child.wait()
-    assert not has_sibling(os.getpid())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
+        assert parent.stdout.readline() == b"child\n"
+        assert has_sibling(parent.pid)
+        parent.communicate(b"\n")
     assert not has_sibling(NO_PROCESS)
+
+
+def test_without_another_child_there_is_no_sibling():
+    """A process whose child has ended has none."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
+        assert not has_sibling(parent.pid)
+        parent.communicate(b"\n")
