@@ -27,7 +27,8 @@ def test_plain(): pass
 
 def names_of_markers() -> set[str]:
     """Return every program that a marker in the tests names."""
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "tests").rglob("*.py")]
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py")]
+    trees = [ast.parse(text) for text in texts if "pytest.mark.needs" in text]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     marks = [call for call in calls if ast.unparse(call.func) == "pytest.mark.needs"]
     return {word.value for mark in marks for word in mark.args if isinstance(word, ast.Constant)}
@@ -46,6 +47,7 @@ def test_the_markers_name_exactly_the_programs_of_the_table() -> None:
     assert names_of_markers() == {row.program for row in read_table()}
 
 
+@pytest.mark.slow
 def test_a_program_that_the_table_lacks_is_refused(tmp_path: Path) -> None:
     """A mistyped marker would install nothing and leave nothing out."""
     done = run(tmp_path, tests=TESTS.replace("openssl", "opensll"))
@@ -53,6 +55,7 @@ def test_a_program_that_the_table_lacks_is_refused(tmp_path: Path) -> None:
     assert "opensll: no such program in system_packages.sh" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_selected_tests_are_listed(tmp_path: Path) -> None:
     """deploy.sh reads these lines."""
     listed = run(tmp_path, "--collect-only", "--quiet", "--list-needs", "-k", "site or plain").stdout.splitlines()
@@ -71,11 +74,13 @@ def test_what_is_left_out_is_printed_last(tmp_path: Path, workers: tuple[str, ..
     assert " 1 passed" in closing
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_out_nothing_says_nothing(tmp_path: Path) -> None:
     """Without omissions there is no summary of them."""
     assert "left out" not in run(tmp_path, "--leave-out", "haproxy", "-k", "plain").stdout
 
 
+@pytest.mark.slow
 def test_what_only_linux_has_is_left_out_elsewhere(tmp_path: Path) -> None:
     """A Mac has no /proc and no GNU tools."""
     elsewhere = "import sys\nsys.platform = 'darwin'\n"
@@ -86,6 +91,7 @@ def test_what_only_linux_has_is_left_out_elsewhere(tmp_path: Path) -> None:
     assert "deselected" in closing
 
 
+@pytest.mark.slow
 def test_a_missing_program_fails_its_tests_with_the_remedy(tmp_path: Path) -> None:
     """Never a silent skip: the message names the program."""
     missing = "import tests.system_programs as programs\nprograms.found = lambda name: None\n"

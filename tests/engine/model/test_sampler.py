@@ -134,6 +134,7 @@ def test_a_temperature_near_zero_is_greedy(temperature, choose):
 @pytest.mark.parametrize(
     "params", [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 8, "top_p": 0.7}]
 )
+@pytest.mark.slow
 def test_answers_are_distributed_as_they_should_be(params, choose):
     """Over thousands of seeds each token comes as often as its probability says (chi-squared, p about 0.001)."""
     draws, logits = 4000, random_logits(1, 5)
