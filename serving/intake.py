@@ -1,0 +1,256 @@
+"""Reads requests from connections in the worker's one polling thread, and hands over those that are whole.
+
+A connection costs a thread only once its request has arrived. Until then it waits here: for its first byte, for the end
+of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
+as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
+us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
+the client would lose its answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from serving.body_budget import BodyBudget, Reservation
+from serving.connection import MIN_BYTES_PER_SECOND, Connection
+from serving.framing import Framing, Stage
+
+READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
+DISCARD_SECONDS = 2.0
+DISCARD_BYTES = 64 * 1024 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is decided from a request's head. client: whose budget the body counts in; refusal: the whole response to a
+    request that is not to be read on, None for one that is.
+    """
+
+    client: str
+    refusal: bytes | None = None
+
+
+Gate = Callable[[bytes, str], Verdict]  # of a head and the address of the connection's peer
+
+
+class Poller(Protocol):
+    """The part of `selectors.BaseSelector` that is used here."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
+    def unregister(self, fileobj: Any) -> Any: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A request on its way. until: when its connection is given up; began: its first byte's time, None before that."""
+
+    until: float
+    framing: Framing = field(default_factory=Framing)
+    began: float | None = None
+    client: str = ""
+    reservation: Reservation | None = None
+    judged: bool = False
+
+
+class Intake:
+    """The connections that no thread serves at the moment. Belongs to the polling thread.
+
+    dispatch: called with a connection whose request is whole, or is to be refused by whoever serves it; closed: called
+    when a connection has ended here. patience: seconds that a head may take, and a body beyond what its bytes need at
+    the slowest rate; max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many
+    connections of one address may wait here, None for any number: beyond it the longest waiting one is closed.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        dispatch: Callable[[Connection], None],
+        closed: Callable[[Connection], None],
+        budget: BodyBudget,
+        gate: Gate,
+        patience: float,
+        max_body_bytes: int,
+        per_peer: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._poller, self._dispatch, self._closed = poller, dispatch, closed
+        self._budget, self._gate, self._clock = budget, gate, clock
+        self._patience, self._max_body_bytes, self._per_peer = patience, max_body_bytes, per_peer
+        self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
+        self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
+        self._peers: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._arriving) + len(self._discarding)
+
+    def expect(self, conn: Connection, seconds: float) -> None:
+        """Wait for a connection's next request, at most `seconds` for its first byte."""
+        peer = conn.peer
+        if self._per_peer is not None and self._peers[peer] >= self._per_peer:
+            self._give_up(next(other for other in self._arriving if other.peer == peer))
+        arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
+        self._peers[peer] += 1
+        conn.sock.setblocking(False)
+        self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._readable, conn))
+        early, conn.leftover = conn.leftover, b""
+        if early:
+            self._take(conn, arrival, early)
+
+    def discard(self, conn: Connection) -> None:
+        """Close a connection whose client may still be sending, so that it receives its answer all the same."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown_sending()
+            self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard_some, conn))
+        except (OSError, ValueError):  # the client has gone
+            self._end(conn)
+        else:
+            self._discarding[conn] = (self._clock() + DISCARD_SECONDS, DISCARD_BYTES)
+
+    def sweep(self) -> None:
+        """Give up the connections whose time is over."""
+        now = self._clock()
+        for conn in [conn for conn, arrival in self._arriving.items() if now >= arrival.until]:
+            self._give_up(conn)
+        for conn in [conn for conn, (until, _) in self._discarding.items() if now >= until]:
+            self._stop_discarding(conn)
+
+    def cap(self, deadline: float) -> None:
+        """Let no connection that has not begun a request wait beyond `deadline`."""
+        for arrival in self._arriving.values():
+            if arrival.began is None:
+                arrival.until = min(arrival.until, deadline)
+
+    def close_longest_waiting(self) -> bool:
+        """Close the connection that has waited longest, for its descriptor; False where none waits."""
+        conn = next(iter(self._arriving), None)
+        if conn is None:
+            return False
+        self._give_up(conn)
+        return True
+
+    def close(self) -> None:
+        """Give up every connection."""
+        for conn in [*self._arriving]:
+            self._give_up(conn)
+        for conn in [*self._discarding]:
+            self._stop_discarding(conn)
+
+    # --- a request that arrives ---
+
+    def _readable(self, conn: Connection, _: object) -> None:
+        if conn not in self._arriving:  # given up since the kernel reported it
+            return
+        try:
+            data = conn.sock.receive_now(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(conn, self._arriving[conn], data)
+        else:
+            self._give_up(conn)
+
+    def _take(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
+        if arrival.began is None:
+            arrival.began = self._clock()
+        framing, before = arrival.framing, arrival.framing.body_received
+        conn.leftover = framing.feed(data)
+        arrival.until = arrival.began + self._patience + framing.body_received / MIN_BYTES_PER_SECOND
+        if framing.stage is Stage.HEAD:
+            return
+        if not arrival.judged and not self._judge(conn, arrival):
+            return
+        grown = framing.body_received - before if framing.content_length is None else 0
+        if grown and not self._admit(arrival, grown):
+            self._hand_over(conn, arrival, refused=True)
+        elif framing.stage is not Stage.BODY:
+            self._hand_over(conn, arrival)
+
+    def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
+        """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
+        arrival.judged = True
+        framing, verdict = arrival.framing, self._gate(arrival.framing.head, conn.peer)
+        arrival.client = verdict.client
+        if verdict.refusal is not None:
+            self._leave(conn)
+            conn.leftover = b""
+            with contextlib.suppress(OSError):
+                conn.sock.send(verdict.refusal)
+            self.discard(conn)
+            return False
+        length = framing.content_length or 0
+        if length > self._max_body_bytes:
+            self._hand_over(conn, arrival)
+            return False
+        if length and not self._admit(arrival, length):
+            self._hand_over(conn, arrival, refused=True)
+            return False
+        if framing.expects_continue and framing.stage is Stage.BODY:
+            with contextlib.suppress(OSError):
+                conn.sock.send(CONTINUE)
+        return True
+
+    def _admit(self, arrival: _Arrival, size: int) -> bool:
+        if arrival.reservation is None:
+            arrival.reservation = self._budget.reserve(arrival.client, size)
+            return arrival.reservation is not None
+        return arrival.reservation.grow(size)
+
+    def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
+        self._leave(conn)
+        conn.begin_request(arrival.framing, arrival.reservation, refused)
+        self._dispatch(conn)
+
+    # --- the ends ---
+
+    def _give_up(self, conn: Connection) -> None:
+        arrival = self._arriving[conn]
+        self._leave(conn)
+        arrival.framing.close()
+        if arrival.reservation is not None:
+            arrival.reservation.release()
+        self._end(conn)
+
+    def _leave(self, conn: Connection) -> None:
+        del self._arriving[conn]
+        self._peers[conn.peer] -= 1
+        if not self._peers[conn.peer]:
+            del self._peers[conn.peer]
+        self._forget(conn)
+
+    def _discard_some(self, conn: Connection, _: object) -> None:
+        if conn not in self._discarding:
+            return
+        until, left = self._discarding[conn]
+        try:
+            received = len(conn.sock.receive_now(READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            received = 0
+        self._discarding[conn] = (until, left - received)
+        if not received or left <= received:
+            self._stop_discarding(conn)
+
+    def _stop_discarding(self, conn: Connection) -> None:
+        del self._discarding[conn]
+        self._forget(conn)
+        self._end(conn)
+
+    def _forget(self, conn: Connection) -> None:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # a socket that is closed already
+            self._poller.unregister(conn.sock)
+
+    def _end(self, conn: Connection) -> None:
+        conn.close()
+        self._closed(conn)
