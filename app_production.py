@@ -21,11 +21,13 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from config import Settings, settings_or_exit
+from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
+from edge.gate import Gate
 from edge.operator_session import sign_in_tries
 from edge.rate_limit import RateLimiter
-from edge.route_table import check_routes
+from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
 from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
@@ -74,6 +76,8 @@ def create_app(
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
+        body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
+        gate=Gate(settings.server.trusted_proxies),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
         grammars=GrammarCache(),

@@ -21,14 +21,16 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, errors, failover, operator_session
 from edge.charging import charge
+from edge.gate import body_refused
 from edge.request_state import RequestState, put, request_state
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
-from engine.errors import Message, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 
+BODIES_FULL = Message("bodies_full", "Too many large requests are being read; try again later.")
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 CORS_METHODS = ["GET", "POST", "OPTIONS"]
@@ -137,6 +139,8 @@ def _check_body(row: Row) -> None:
     request_state().too_large = message
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(message)
+    if body_refused(request):
+        raise Overloaded(BODIES_FULL)
 
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:

@@ -47,9 +47,14 @@ def client_address(request: Request, trusted_proxies: int) -> str:
     from the right; entries to the left of it are the client's own claims. If the list is shorter or the entry is not
     an address, the socket's peer counts.
     """
-    hops = [hop.strip() for line in request.headers.getlist("X-Forwarded-For") for hop in line.split(",")]
+    return address_of(request.headers.getlist("X-Forwarded-For"), request.remote_addr or "", trusted_proxies)
+
+
+def address_of(forwarded: list[str], peer: str, trusted_proxies: int) -> str:
+    """Return the same from the values of X-Forwarded-For and the address of the socket's peer."""
+    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
     claimed = hops[-trusted_proxies] if 0 < trusted_proxies <= len(hops) else ""
-    return _normal(claimed) or _normal(request.remote_addr or "") or "unknown"
+    return _normal(claimed) or _normal(peer) or "unknown"
 
 
 def budget_key(address: str) -> str:

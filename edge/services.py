@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from config import Settings
+from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
+from edge.gate import Gate
 from edge.rate_limit import RateLimiter
 from models import ModelSet
 from telemetry.metrics import Metrics
@@ -29,6 +31,8 @@ class Services:
     tracing: Tracing
     client_watch: ClientWatch
     forwarded_warning: ForwardedWarning
+    body_budget: BodyBudget
+    gate: Gate
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""

@@ -95,12 +95,12 @@ class Framing:
             return b""
         rest = bytes(self._head[end + len(END_OF_HEAD) :])
         del self._head[end + len(END_OF_HEAD) :]
-        self._store.write(self._head)
         self.stage = self._frame()
+        self._store.write(self._head)
         return rest
 
     def _frame(self) -> Stage:
-        """Read from the fields how long the body is."""
+        """Read from the fields how long the body is; an expectation is met by the intake, and taken out."""
         lengths, codings = [], []
         for line in bytes(self._head).split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
@@ -109,8 +109,9 @@ class Framing:
                     lengths.append(value.strip())
                 case b"transfer-encoding":
                     codings.append(value.strip().lower())
-                case b"expect":
-                    self.expects_continue = value.strip().lower() == b"100-continue"
+                case b"expect" if value.strip().lower() == b"100-continue":
+                    self.expects_continue = True
+                    self._head = self._head.replace(line + b"\r\n", b"")
         if codings:
             self.chunked = codings == [b"chunked"] and not lengths
             return Stage.BODY if self.chunked else Stage.BROKEN

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,27 +19,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from serving.body_budget import BodyBudget, Reservation
-from serving.connection import MIN_BYTES_PER_SECOND, Connection
+from edge.body_budget import BodyBudget, Reservation
+from edge.gate import Gate
+from serving.connection import Connection
 from serving.framing import Framing, Stage
 
+# The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
+MIN_BYTES_PER_SECOND = 16 * 1024
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 DISCARD_SECONDS = 2.0
 DISCARD_BYTES = 64 * 1024 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is decided from a request's head. client: whose budget the body counts in; refusal: the whole response to a
-    request that is not to be read on, None for one that is.
-    """
-
-    client: str
-    refusal: bytes | None = None
-
-
-Gate = Callable[[bytes, str], Verdict]  # of a head and the address of the connection's peer
 
 
 class Poller(Protocol):
@@ -108,7 +99,7 @@ class Intake:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
         try:
             conn.sock.setblocking(False)
-            conn.sock.shutdown_sending()
+            conn.sock.shutdown(socket.SHUT_WR)
             self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard_some, conn))
         except (OSError, ValueError):  # the client has gone
             self._end(conn)
@@ -179,10 +170,11 @@ class Intake:
     def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
         """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
         arrival.judged = True
-        framing, verdict = arrival.framing, self._gate(arrival.framing.head, conn.peer)
+        framing, verdict = arrival.framing, self._gate.judge(arrival.framing.head, conn.peer)
         arrival.client = verdict.client
         if verdict.refusal is not None:
             self._leave(conn)
+            framing.close()
             conn.leftover = b""
             with contextlib.suppress(OSError):
                 conn.sock.send(verdict.refusal)
@@ -208,7 +200,7 @@ class Intake:
 
     def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
         self._leave(conn)
-        conn.begin_request(arrival.framing, arrival.reservation, refused)
+        conn.sock.begin_request(arrival.framing, arrival.reservation, refused)
         self._dispatch(conn)
 
     # --- the ends ---

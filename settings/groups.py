@@ -45,6 +45,11 @@ class ServerSettings(Group):
         number(1, SECONDS_A_DAY),
         "seconds after which a client that stops reading its response or sending its request is disconnected",
     )
+    max_bodies_mib: int = setting(
+        256,
+        whole(128, 1_000_000),
+        "request bodies in flight in MiB, of all clients together; one client may have half of them",
+    )
     drain_delay: float = setting(
         0.0,
         number(0, 3600),

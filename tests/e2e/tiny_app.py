@@ -13,6 +13,8 @@ from types import SimpleNamespace
 from flask import Flask, Response, request
 
 from config import settings_or_exit
+from edge.body_budget import BodyBudget
+from edge.gate import Gate
 from engine.errors import NoRoom, NotReady, StartError
 from engine.types import BackendState, BackendStats, Progress, Status
 from models import ModelSet
@@ -85,7 +87,9 @@ def check_room():
 def create_app():
     app = Flask(__name__)
     models = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
-    app.extensions["services"] = SimpleNamespace(models=models, begin_serving=lambda: None)
+    app.extensions["services"] = SimpleNamespace(
+        models=models, begin_serving=lambda: None, body_budget=BodyBudget(2**28, 2**27), gate=Gate(0)
+    )
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
 

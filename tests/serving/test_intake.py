@@ -1,0 +1,321 @@
+"""Connections that no thread serves: read in the poller, handed over when their request is whole, bounded in all."""
+
+import selectors
+import socket
+
+import pytest
+
+from edge.body_budget import BodyBudget
+from edge.gate import Verdict
+from serving.connection import ClientSocket, Connection
+from serving.intake import CONTINUE, DISCARD_SECONDS, MIN_BYTES_PER_SECOND, Intake
+from tests.fakes import Clock
+
+PATIENCE = 10.0
+SMALL = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Gate:
+    """Judges as told; remembers the heads."""
+
+    def __init__(self):
+        self.refusal, self.heads = None, []
+
+    def judge(self, head, peer):
+        self.heads.append(head)
+        return Verdict(peer, self.refusal)
+
+
+class Room:
+    """An intake over real sockets and a clock that stands still; `pump` lets the poller have its turn."""
+
+    def __init__(self, per_peer=None, total=1000, per_client=600, max_body_bytes=1_000_000):
+        self.clock, self.gate, self.selector = Clock(), Gate(), selectors.DefaultSelector()
+        self.budget = BodyBudget(total, per_client)
+        self.whole, self.closed, self.clients = [], [], []
+        self.intake = Intake(
+            self.selector,
+            self.whole.append,
+            self.closed.append,
+            self.budget,
+            self.gate,
+            PATIENCE,
+            max_body_bytes,
+            per_peer,
+            self.clock,
+        )
+
+    def connect(self, peer="1.2.3.4", seconds=PATIENCE):
+        """Return a new connection, and the client's end of it."""
+        ours, client = socket.socketpair()
+        client.settimeout(5)
+        conn = Connection(None, ClientSocket(ours, PATIENCE), (peer, 1), None)
+        self.clients.append(client)
+        self.intake.expect(conn, seconds)
+        return conn, client
+
+    def pump(self):
+        """Handle everything that the sockets have for us."""
+        while events := self.selector.select(0):
+            for key, _ in events:
+                key.data(key.fileobj)
+
+    def close(self):
+        self.intake.close()
+        for conn in self.whole:
+            conn.close()
+        for client in self.clients:
+            client.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def room():
+    """Make rooms; in the end nothing is left open."""
+    made = []
+
+    def make(**options):
+        made.append(Room(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def read(conn):
+    """All that the thread which serves the request reads."""
+    return b"".join(iter(lambda: conn.sock.recv(7), b""))
+
+
+def test_a_request_is_handed_over_when_it_is_whole(room):
+    """Not before, and with every byte of it; the thread that serves it reads nothing from the network."""
+    room = room()
+    conn, client = room.connect()
+    for byte in SMALL:
+        assert room.whole == []
+        client.sendall(bytes([byte]))
+        room.pump()
+    assert room.whole == [conn]
+    assert read(conn) == SMALL
+    assert conn.sock.request_whole
+    assert len(room.intake) == 0
+
+
+def test_requests_that_arrive_together_are_served_in_turn(room):
+    """What arrives behind a request is kept for when that one has been answered."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL + SMALL + b"GET / ")
+    room.pump()
+    assert read(conn) == SMALL
+    for served in (2, 3):
+        conn.sock.end_request()
+        room.intake.expect(conn, PATIENCE)
+        if served == 3:
+            client.sendall(b"HTTP/1.1\r\n\r\n")
+            room.pump()
+        assert len(room.whole) == served
+        assert read(conn) == (SMALL if served == 2 else b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_head_that_does_not_end_is_given_up(room):
+    """A byte now and then does not extend the time."""
+    room = room()
+    _, client = room.connect()
+    client.sendall(b"GET / HTTP/1.1\r\n")
+    room.pump()
+    for _ in range(3):
+        room.clock.advance(PATIENCE / 4)
+        client.sendall(b"A: b\r\n")
+        room.pump()
+        room.intake.sweep()
+        assert len(room.intake) == 1
+    room.clock.advance(PATIENCE / 2)
+    room.intake.sweep()
+    assert len(room.closed) == 1
+    assert client.recv(10) == b""
+
+
+def test_a_body_may_take_the_time_that_its_bytes_need(room):
+    """A slow uplink is served; one that is slower than that is given up, and its bytes are free again."""
+    room = room(total=10**8, per_client=10**8)
+    _, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + b"x" * 10 * MIN_BYTES_PER_SECOND)
+    room.pump()
+    room.clock.advance(PATIENCE + 9)
+    room.intake.sweep()
+    assert (len(room.intake), room.budget.in_flight) == (1, 900000)
+    room.clock.advance(2)
+    room.intake.sweep()
+    assert (len(room.intake), room.budget.in_flight) == (0, 0)
+
+
+def test_a_silent_connection_is_given_up(room):
+    """Also one that has been served before, after its own time."""
+    room = room()
+    room.connect(seconds=75.0)
+    room.clock.advance(74)
+    room.intake.sweep()
+    assert len(room.intake) == 1
+    room.clock.advance(2)
+    room.intake.sweep()
+    assert len(room.intake) == 0
+
+
+def test_a_client_that_leaves_is_forgotten(room):
+    """Before, within and behind its head; its bytes are free again."""
+    room = room()
+    for sent in (b"", b"GET", b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\nab"):
+        _, client = room.connect()
+        client.sendall(sent)
+        client.close()
+        room.pump()
+    assert (len(room.intake), len(room.closed), room.budget.in_flight) == (0, 3, 0)
+
+
+def test_a_body_without_room_is_handed_over_unread(room):
+    """From its head alone, before a byte of it is read, to be refused; the connection serves no other request."""
+    room = room(total=1000, per_client=600)
+    for peer in ("1.1.1.1", "1.1.1.1", "2.2.2.2", "3.3.3.3"):
+        _, client = room.connect(peer)
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n")
+        room.pump()
+    refused = room.whole
+    assert [conn.peer for conn in refused] == ["1.1.1.1", "3.3.3.3"]  # over its own share; over everybody's
+    assert all(conn.sock.body_refused and not conn.sock.request_whole for conn in refused)
+    assert read(refused[0]) == b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"
+    assert (room.budget.in_flight, room.budget.refusals) == (1000, 2)
+
+
+def test_a_body_of_unknown_length_is_admitted_as_it_comes(room):
+    """Each chunk takes its room; the one that finds none ends it."""
+    room = room(total=1000, per_client=600)
+    conn, client = room.connect()
+    client.sendall(CHUNKED + b"100\r\n" + b"x" * 256 + b"\r\n")
+    room.pump()
+    assert 256 < room.budget.in_flight < 300
+    client.sendall(b"200\r\n" + b"x" * 512 + b"\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert conn.sock.body_refused
+    conn.sock.end_request()
+    assert room.budget.in_flight == 0
+
+
+def test_a_body_that_no_route_reads_is_not_read(room):
+    """It is handed over from its head, and takes no room: whoever serves it refuses its length."""
+    room = room(max_body_bytes=300)
+    conn, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 301\r\n\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert (conn.sock.body_refused, conn.sock.request_whole, room.budget.in_flight) == (False, False, 0)
+
+
+def test_the_bytes_of_a_body_are_held_until_they_are_released(room):
+    """By whoever has read them, or at the end of the request; once."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert room.budget.in_flight == 5
+    conn.sock.release_body()
+    assert room.budget.in_flight == 0
+    conn.sock.end_request()
+    assert room.budget.in_flight == 0
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(room):
+    """Only once its body has been admitted."""
+    room = room()
+    ask = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    _, admitted = room.connect()
+    _, refused = room.connect()
+    admitted.sendall(ask % 500)
+    refused.sendall(ask % 601)
+    room.pump()
+    assert admitted.recv(100) == CONTINUE
+    refused.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        refused.recv(100)
+
+
+def test_the_gate_refuses_from_the_head(room):
+    """The response is sent before the body is read; what still arrives of it is discarded, then the connection ends."""
+    room = room()
+    room.gate.refusal = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+    _, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n" + b"x" * 100)
+    room.pump()
+    assert room.gate.heads == [b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"]
+    assert client.recv(1000) == room.gate.refusal
+    client.sendall(b"x" * 400)  # no reset
+    room.pump()
+    assert (room.whole, room.closed, room.budget.in_flight) == ([], [], 0)
+    client.close()
+    room.pump()
+    assert len(room.closed) == 1
+
+
+def test_what_is_discarded_is_bounded(room):
+    """A client that goes on sending, or that never closes its end, is left after a while."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    room.intake.discard(conn)
+    client.sendall(b"more")
+    room.pump()
+    room.intake.sweep()
+    assert len(room.intake) == 1
+    room.clock.advance(DISCARD_SECONDS)
+    room.intake.sweep()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+
+
+def test_an_address_has_a_bounded_number_of_waiting_connections(room):
+    """Beyond it the one that has waited longest is closed; others' connections stay."""
+    room = room(per_peer=2)
+    first, client = room.connect("1.1.1.1")
+    for peer in ("2.2.2.2", "1.1.1.1", "1.1.1.1"):
+        room.connect(peer)
+    assert room.closed == [first]
+    assert client.recv(10) == b""
+    assert len(room.intake) == 3
+
+
+def test_what_cannot_be_framed_is_handed_over(room):
+    """The parser refuses it; nothing waits for more of it."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(CHUNKED + b"nonsense\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert not conn.sock.request_whole
+    assert read(conn).endswith(b"nonsense\r\n")
+
+
+def test_a_stopping_worker_waits_for_no_silent_connection(room):
+    """A request that has begun keeps its time."""
+    room = room()
+    room.connect(seconds=75.0)
+    _, client = room.connect()
+    client.sendall(b"GET")
+    room.pump()
+    room.intake.cap(room.clock() + 1)
+    room.clock.advance(1)
+    room.intake.sweep()
+    assert len(room.intake) == 1
+
+
+def test_a_descriptor_can_be_had_from_whoever_waited_longest(room):
+    """For the next connection; without anybody who waits, there is none to be had."""
+    room = room()
+    first, _ = room.connect()
+    room.connect()
+    assert room.intake.close_longest_waiting()
+    assert room.closed == [first]
+    assert room.intake.close_longest_waiting()
+    assert not room.intake.close_longest_waiting()
