@@ -73,6 +73,8 @@ def decode(encoded: EncodedImage) -> Image.Image:
         try:
             image.load()
             return _upright(_to_rgb(image), image)
+        except MemoryError:
+            raise  # says nothing of the file
         except Exception as error:  # decoders raise many types for damaged files
             raise ValidationError(DAMAGED, "image") from error
 

@@ -1,0 +1,314 @@
+"""The processes that decode images for this one: a fixed number, shared fairly between clients, each job bounded.
+
+A job that takes too long, or that nobody waits for any longer, ends with its process, and another process takes its
+place. So does one that takes too much memory. Nothing that is sent here can hold the interpreter's lock for long.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import errors
+from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError, ValidationError
+from engine.text.image_worker import JOB, OUTCOME, READY
+
+log = logging.getLogger("avito_ai.images")
+
+ROOT = Path(__file__).parents[2]
+TICK = 0.1  # seconds between two looks at whether a job is still wanted
+START_SECONDS = 30.0
+RETRY_AFTER = 5  # seconds
+MEMORY_BYTES = 1 << 30  # of one process
+DECODE_SECONDS = 20.0  # of one job
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded image: RGB, row by row, 3 bytes a pixel."""
+
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to decode. factor, min_pixels, max_pixels: as `image_worker.fitted` takes them; for a thumbnail factor is
+    0 and max_pixels its longest side.
+    """
+
+    data: bytes
+    factor: int
+    min_pixels: int
+    max_pixels: int
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """Whether somebody still waits for a result. deadline: on the monotonic clock, in seconds."""
+
+    deadline: float
+    client: str = ""
+    cancelled: bool = False
+    changed: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Want it no longer; from any thread."""
+        self.cancelled = True
+        self.changed.set()
+
+    def check(self, now: float) -> None:
+        """Raise RequestAborted or DeadlineExceeded where it is not wanted any more."""
+        if self.cancelled:
+            raise RequestAborted("The request was stopped before it finished.")
+        if now >= self.deadline:
+            raise DeadlineExceeded("The request did not finish in time.")
+
+
+class _Process:
+    """One process and our end of its socket."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            arguments = [word.format(socket=theirs.fileno()) for word in command]
+            self._process = subprocess.Popen(
+                arguments, pass_fds=(theirs.fileno(),), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
+            )
+        self._socket.settimeout(TICK)
+        self._ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until_ready(self, check: Callable[[], None]) -> None:
+        """Wait until it takes jobs. Raises EOFError where it has ended."""
+        if not self._ready:
+            self._receive(len(READY), check)
+            self._ready = True
+
+    def do(self, job: Job, check: Callable[[], None]) -> Pixels | ServiceError:
+        """Return what becomes of a job. Raises EOFError where the process ended, and what `check` raises, which is
+        called now and then.
+        """
+        self.wait_until_ready(check)
+        self._send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels) + job.data, check)
+        good, width, height = OUTCOME.unpack(self._receive(OUTCOME.size, check))
+        if good:
+            return Pixels(width, height, self._receive(3 * width * height, check))
+        return _error(self._receive(width, check))
+
+    def end(self) -> None:
+        """Kill it and release everything it holds."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+
+    def _send(self, data: bytes, check: Callable[[], None]) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._socket.send(view) :]
+            except TimeoutError:
+                check()
+            except OSError as error:
+                raise EOFError from error
+
+    def _receive(self, size: int, check: Callable[[], None]) -> bytes:
+        data, filled = bytearray(size), 0
+        while filled < size:
+            try:
+                received = self._socket.recv_into(memoryview(data)[filled:])
+            except TimeoutError:
+                check()
+                continue
+            except OSError as error:
+                raise EOFError from error
+            if not received:
+                raise EOFError
+            filled += received
+        return bytes(data)
+
+
+class ImageWorkers:
+    """A pool of processes. `decode` may be called from any thread once it is started.
+
+    count: of processes; seconds: that one job may take; memory_bytes: that one process may take; command: what starts a
+    process, with `{socket}` where the number of its socket belongs.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seconds: float = DECODE_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        command: Sequence[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.count, self.memory_bytes = count, memory_bytes
+        self._seconds, self._clock = seconds, clock
+        module = [sys.executable, "-m", "engine.text.image_worker", "{socket}", str(memory_bytes)]
+        self._command = list(command or module)
+        self._lock = threading.Lock()  # guards everything below
+        self._idle: list[_Process] = []
+        self._busy: dict[_Process, str] = {}
+        self._lines: OrderedDict[str, deque[tuple[Wanted, list[_Process]]]] = OrderedDict()
+        self._stopped = False
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start every process and wait until they take jobs. Raises StartError."""
+        made = [_Process(self._command) for _ in range(self.count)]
+        until = self._clock() + START_SECONDS
+        try:
+            for process in made:
+                process.wait_until_ready(lambda: Wanted(until).check(self._clock()))
+        except (EOFError, ServiceError) as error:
+            for process in made:
+                process.end()
+            raise errors.StartError("The processes that decode images cannot be started.") from error
+        with self._lock:
+            self._idle += made
+
+    def stop(self) -> None:
+        """End every process; jobs under way fail."""
+        with self._lock:
+            self._stopped = True
+            ended = [*self._idle, *self._busy]
+            self._idle.clear()
+            waiting = [wanted for line in self._lines.values() for wanted, _ in line]
+        for process in ended:
+            process.end()
+        for wanted in waiting:
+            wanted.changed.set()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' numbers."""
+        with self._lock:
+            return [process.pid for process in (*self._idle, *self._busy)]
+
+    def decode(self, job: Job, wanted: Wanted) -> Pixels:
+        """Return the pixels of an image, decoded by one of the processes.
+
+        Raises ValidationError for a file that cannot be decoded, or not in its time; RequestAborted, DeadlineExceeded
+        where nobody waits any longer; Overloaded where there is too little memory for it; NotReady once stopped.
+        """
+        process = self._take(wanted)
+        until = self._clock() + self._seconds
+
+        def check() -> None:
+            now = self._clock()
+            wanted.check(now)
+            if now >= until:
+                raise ValidationError("The image takes too long to decode.", "image")
+
+        try:
+            outcome = process.do(job, check)
+        except EOFError:
+            self._replace(process)
+            raise Overloaded("There is too little memory for this image; try again later.", RETRY_AFTER) from None
+        except BaseException:
+            self._replace(process)
+            raise
+        self._give_back(process)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+    def _take(self, wanted: Wanted) -> _Process:
+        """Wait for a process."""
+        given: list[_Process] = []
+        entry = (wanted, given)
+        with self._lock:
+            self._lines.setdefault(wanted.client, deque()).append(entry)
+            self._hand_out()
+        try:
+            while not given:
+                if self._stopped:
+                    raise NotReady("The service is stopping.", RETRY_AFTER)
+                wanted.check(self._clock())
+                wanted.changed.wait(max(0.0, wanted.deadline - self._clock()))
+                wanted.changed.clear()
+            wanted.check(self._clock())
+        except BaseException:
+            with self._lock:
+                self._leave(entry)
+                if given:
+                    self._put_back(given[0])
+            raise
+        return given[0]
+
+    def _hand_out(self) -> None:
+        """Give idle processes to those who wait, client by client; one client does not get all of them while another
+        waits or might come. With the lock held.
+        """
+        share = max(1, self.count - 1)
+        while self._idle:
+            held = Counter(self._busy.values())
+            client = next((client for client in self._lines if held[client] < share), None)
+            if client is None:
+                return
+            line = self._lines[client]
+            wanted, given = line.popleft()
+            self._lines.move_to_end(client)
+            if not line:
+                del self._lines[client]
+            process = self._idle.pop()
+            self._busy[process] = client
+            given.append(process)
+            wanted.changed.set()
+
+    def _leave(self, entry: tuple[Wanted, list[_Process]]) -> None:
+        client = entry[0].client
+        line = self._lines.get(client)
+        if line is not None and entry in line:
+            line.remove(entry)
+            if not line:
+                del self._lines[client]
+
+    def _give_back(self, process: _Process) -> None:
+        with self._lock:
+            self._put_back(process)
+
+    def _put_back(self, process: _Process) -> None:
+        del self._busy[process]
+        if not self._stopped:
+            self._idle.append(process)
+            self._hand_out()
+
+    def _replace(self, process: _Process) -> None:
+        """Kill a process that is of no use any more, and start another one in its place."""
+        process.end()
+        with self._lock:
+            if self._stopped:
+                self._busy.pop(process, None)
+                return
+        log.warning("A process that decodes images was ended and is replaced.")
+        fresh = _Process(self._command)
+        with self._lock:
+            self.restarts += 1
+            self._busy[fresh] = self._busy.pop(process)
+            self._put_back(fresh)
+
+
+def _error(told: bytes) -> ServiceError:
+    """Return the error that a process told."""
+    content = json.loads(told)
+    kind = getattr(errors, content["error"], ValidationError)
+    by_field = issubclass(kind, ValidationError)
+    error: ServiceError = kind(content["message"], "image") if by_field else kind(content["message"])
+    return error
