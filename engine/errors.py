@@ -39,6 +39,13 @@ class Message(str):
         message.key, message.values = key, values
         return message
 
+    @classmethod
+    def restored(cls, key: str, text: str, values: dict[str, object]) -> Message:
+        """Return a message that another process has sent, with its English sentence."""
+        message = super().__new__(cls, text)
+        message.key, message.values = key, values
+        return message
+
 
 class ServiceError(Exception):
     """A failure with a sentence for the client; a `Message` where pages translate it."""

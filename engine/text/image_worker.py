@@ -18,7 +18,7 @@ import sys
 
 from PIL import Image
 
-from engine.errors import ServiceError, ValidationError
+from engine.errors import Message, ServiceError, ValidationError
 from engine.text.images import decode
 from engine.types import EncodedImage
 
@@ -30,6 +30,7 @@ OUTCOME = struct.Struct("!BII")
 READY = b"R"
 PR_SET_PDEATHSIG = 1
 MAX_ASPECT = 200
+SHAPE = Message("image_shape", "The image's shape is not one that this model can read.")
 
 
 def fitted(width: int, height: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
@@ -39,7 +40,7 @@ def fitted(width: int, height: int, factor: int, min_pixels: int, max_pixels: in
     Source: the image processor of Qwen2-VL.
     """
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValidationError("The image's shape is not one that this model can read.", "image")
+        raise ValidationError(SHAPE, "image")
     near = [round(side / factor) * factor for side in (width, height)]
     if near[0] * near[1] > max_pixels:
         scale = math.sqrt(width * height / max_pixels)
@@ -68,10 +69,17 @@ def serve(jobs: socket.socket) -> None:
         try:
             image = resized(data, factor, min_pixels, max_pixels)
         except ServiceError as error:
-            told = json.dumps({"error": type(error).__name__, "message": error.message}).encode()
+            told = json.dumps(_told(error)).encode()
             jobs.sendall(OUTCOME.pack(0, len(told), 0) + told)
         else:
             jobs.sendall(OUTCOME.pack(1, *image.size) + image.tobytes())
+
+
+def _told(error: ServiceError) -> dict[str, object]:
+    told: dict[str, object] = {"error": type(error).__name__, "message": error.message}
+    if isinstance(error.message, Message):
+        told |= {"key": error.message.key, "values": error.message.values}
+    return told
 
 
 def _receive(source: socket.socket, size: int) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import errors
-from engine.errors import DeadlineExceeded, NotReady, Overloaded, RequestAborted, ServiceError, ValidationError
+from engine.errors import DeadlineExceeded, Message, NotReady, Overloaded, RequestAborted, ServiceError, ValidationError
 from engine.text.image_worker import JOB, OUTCOME, READY
 
 log = logging.getLogger("avito_ai.images")
@@ -28,9 +27,10 @@ log = logging.getLogger("avito_ai.images")
 ROOT = Path(__file__).parents[2]
 TICK = 0.1  # seconds between two looks at whether a job is still wanted
 START_SECONDS = 30.0
-RETRY_AFTER = 5  # seconds
 MEMORY_BYTES = 1 << 30  # of one process
 DECODE_SECONDS = 20.0  # of one job
+TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
+NO_MEMORY = Message("image_memory", "There is too little memory for this image; try again later.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class _Process:
     def __init__(self, command: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+            environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # and no secret of the service
             arguments = [word.format(socket=theirs.fileno()) for word in command]
             self._process = subprocess.Popen(
                 arguments, pass_fds=(theirs.fileno(),), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
@@ -214,13 +214,13 @@ class ImageWorkers:
             now = self._clock()
             wanted.check(now)
             if now >= until:
-                raise ValidationError("The image takes too long to decode.", "image")
+                raise ValidationError(TOO_SLOW, "image")
 
         try:
             outcome = process.do(job, check)
         except EOFError:
             self._replace(process)
-            raise Overloaded("There is too little memory for this image; try again later.", RETRY_AFTER) from None
+            raise Overloaded(NO_MEMORY) from None
         except BaseException:
             self._replace(process)
             raise
@@ -239,7 +239,7 @@ class ImageWorkers:
         try:
             while not given:
                 if self._stopped:
-                    raise NotReady("The service is stopping.", RETRY_AFTER)
+                    raise NotReady("The service is stopping.")
                 wanted.check(self._clock())
                 wanted.changed.wait(max(0.0, wanted.deadline - self._clock()))
                 wanted.changed.clear()
@@ -308,7 +308,8 @@ class ImageWorkers:
 def _error(told: bytes) -> ServiceError:
     """Return the error that a process told."""
     content = json.loads(told)
-    kind = getattr(errors, content["error"], ValidationError)
-    by_field = issubclass(kind, ValidationError)
-    error: ServiceError = kind(content["message"], "image") if by_field else kind(content["message"])
+    kind, message = getattr(errors, content["error"], ValidationError), str(content["message"])
+    if "key" in content:
+        message = Message.restored(content["key"], message, content["values"])
+    error: ServiceError = kind(message, "image") if issubclass(kind, ValidationError) else kind(message)
     return error

@@ -123,6 +123,7 @@ def test_what_cannot_be_decoded_is_the_clients_mistake(workers, data, error):
     with pytest.raises(error) as raised:
         pool.decode(job(data), Wanted(FOR_EVER))
     assert type(raised.value) is error
+    assert raised.value.message.key.startswith("image_")  # it can be translated
     pool.decode(job(png()[1]), Wanted(FOR_EVER))
     assert (pool.pids, pool.restarts) == (before, 0)
 
