@@ -9,6 +9,7 @@ from engine.backend import Generation
 from engine.errors import ContextTooLong, Message, ValidationError
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
+from engine.text.prompt_size import check_prompt_size
 from engine.types import GenerationRequest, QueuePosition, SamplingParams
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def make_sequence(
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
     """
+    check_prompt_size(request.prompt, loaded.max_model_len)
     prompt = loaded.preparer.prepare(request.prompt)
     _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):

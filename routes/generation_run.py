@@ -10,6 +10,7 @@ from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import ServiceError
+from engine.text.prompt_size import check_prompt_size
 from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
 from routes.services import services
 
@@ -19,7 +20,8 @@ Prompts = Sequence[tuple[Prompt, SamplingParams]]
 class Run:
     """One or more answers of one model to one client. `close` must be called in any case; it may be called twice.
 
-    Made in the request's thread, inside its context, and used by that thread alone.
+    Made in the request's thread, inside its context, and used by that thread alone. Raises the error that the request
+    is refused with; ContextTooLong before anything is submitted.
     """
 
     def __init__(self, model: str, backend: Backend, prompts: Prompts) -> None:
@@ -27,7 +29,10 @@ class Run:
         self.served_id = backend.info.served_id
         self._generations: list[Generation] = []
         self._observer = state.observer
-        self._observer.validated(model, self.served_id, len({id(prompt) for prompt, _ in prompts}), len(prompts))
+        distinct = {id(prompt): prompt for prompt, _ in prompts}
+        for prompt in distinct.values():
+            check_prompt_size(prompt, backend.info.max_model_len)
+        self._observer.validated(model, self.served_id, len(distinct), len(prompts))
         try:
             for number, (prompt, sampling) in enumerate(prompts):
                 generation_request = _generation_request(number, prompt, sampling)
