@@ -16,6 +16,7 @@ What the engine raises stands in `engine.errors`.
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ FRAMEWORK: dict[int, ServiceError] = {
 }
 
 
+MALFORMED = "The request is malformed."
+
 Sentence = Callable[[str, str], str]
 
 
@@ -125,11 +128,23 @@ def as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, HTTPException) and (error.code or 500) < 500:
-        return FRAMEWORK.get(error.code or 0) or ValidationError("The request is malformed.")
+        return FRAMEWORK.get(error.code or 0) or ValidationError(MALFORMED)
+    if _about_the_body(error):
+        log.info("Malformed request body: %s", type(error).__name__)
+        return ValidationError(MALFORMED)
     # An exception's text can quote the request, so only its traceback and its type are logged.
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("Unexpected %s:\n%s", type(error).__name__, where)
     return InternalError("Something went wrong on our side. Please try again.")
+
+
+def _about_the_body(error: Exception) -> bool:
+    """Return whether the server could not read the body, such as one of broken chunks.
+
+    Gunicorn raises its own errors while a view reads. It is not imported, since the service also runs without it.
+    """
+    server = sys.modules.get("gunicorn.http.errors")
+    return server is not None and isinstance(error, server.ParseException | server.NoMoreData)
 
 
 def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
