@@ -25,7 +25,8 @@ from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
 from edge.gate import Gate
-from edge.operator_session import sign_in_tries
+from edge.key_tries import KeyTries
+from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
 from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
@@ -65,13 +66,15 @@ def create_app(
     """Return the application; its models are not loaded yet. Raises StartError and RouteTableError."""
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
+    app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
         rate_limiter=limiter,
-        sign_in_tries=sign_in_tries(),
+        key_tries=KeyTries(),
+        ended_sessions=EndedSessions(),
         metrics=Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures),
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),

@@ -22,6 +22,8 @@ from config import Settings
 from edge import caller, errors, failover, operator_session
 from edge.charging import charge
 from edge.gate import body_refused
+from edge.key_tries import BUDGET
+from edge.rate_limit import OverBudget
 from edge.request_state import RequestState, put, request_state
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
@@ -31,6 +33,7 @@ from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 
 BODIES_FULL = Message("bodies_full", "Too many large requests are being read; try again later.")
+FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 CORS_METHODS = ["GET", "POST", "OPTIONS"]
@@ -113,16 +116,29 @@ def _trace(row: Row | None, request_id: str, began: float) -> Trace:
 
 
 def _check_access(row: Row) -> None:
+    settings = services().settings
+    if row.own_page and caller.is_foreign_page(request, settings.server.trusted_proxies):
+        raise errors.Forbidden(FOREIGN_PAGE)
     if row.need not in (Need.LOCAL_OR_ADMIN, Need.OPERATOR) or caller.is_local(request):
         return
-    admin_key = services().settings.security.admin_key
-    if caller.is_admin(request, admin_key):
-        return
-    if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
-        return
+    admin_key = settings.security.admin_key
     if admin_key is None:
         raise errors.Forbidden("This address answers only programs on the same machine.")
-    raise errors.Unauthorized("This address needs the administrator's key.")
+    if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key, services().ended_sessions):
+        return
+    offered = caller.bearer_key(request)
+    if offered is None or not _key_fits(offered, admin_key):
+        raise errors.Unauthorized("This address needs the administrator's key.")
+
+
+def _key_fits(offered: str, admin_key: str) -> bool:
+    state = request_state()
+    try:
+        return services().key_tries.fits(offered, admin_key, caller.budget_key(state.client))
+    except OverBudget as refusal:
+        state.quota = refusal.quota
+        state.observer.over_budget(BUDGET, refusal.window)
+        raise
 
 
 def _check_body(row: Row) -> None:

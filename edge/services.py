@@ -11,6 +11,8 @@ from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
 from edge.gate import Gate
+from edge.key_tries import KeyTries
+from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
 from models import ModelSet
 from telemetry.metrics import Metrics
@@ -21,12 +23,13 @@ KEY = "services"
 
 @dataclass(frozen=True)
 class Services:
-    """What the hooks around every route use. sign_in_tries: the budgets of tries to sign in to the operator's page."""
+    """What the hooks around every route use. ended_sessions: those of the operator's page that were signed out."""
 
     settings: Settings
     models: ModelSet
     rate_limiter: RateLimiter
-    sign_in_tries: RateLimiter
+    key_tries: KeyTries
+    ended_sessions: EndedSessions
     metrics: Metrics
     tracing: Tracing
     client_watch: ClientWatch

@@ -65,6 +65,14 @@ def test_unknown_addresses_under_api_are_json(client, path):
     assert response.json["error"] == "not_found"
 
 
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/", "///", "//api/health", "/api//health"])
+def test_no_address_leads_to_another_host(client, path):
+    """Slashes too many are not corrected by a redirect, which would go to the Host that the client chose."""
+    response = client.open("/", headers={"Host": "evil.example"}, environ_overrides={"PATH_INFO": path})
+    assert response.status_code in (200, 404)
+    assert "Location" not in response.headers
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/static/../config.py", "/static/nothing.css", "/apiary"])
 def test_unknown_addresses_elsewhere_are_a_page(client, path):
     """Outside /api and /v1 a failure is a page with the same status."""
