@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.backend import Generation
 from engine.errors import ContextTooLong, Message, ValidationError
+from engine.prefix_scopes import PrefixScopes
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
 from engine.text.prompt_size import check_prompt_size
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from engine.loading.loader import LoadedModel
     from engine.text.prompt import PreparedPrompt
 
+WITHIN_CLIENTS = PrefixScopes()
+
 
 def make_sequence(
     loaded: LoadedModel,
@@ -24,17 +27,19 @@ def make_sequence(
     on_abort: Callable[[], None],
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
+    scopes: PrefixScopes = WITHIN_CLIENTS,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
-    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
+    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
+    scopes: whose cached prefixes it may reuse.
     """
     check_prompt_size(request.prompt, loaded.max_model_len)
     prompt = loaded.preparer.prepare(request.prompt)
     _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position)
+    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position, scopes)
 
 
 def sequence_of(
@@ -45,6 +50,7 @@ def sequence_of(
     on_abort: Callable[[], None],
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
+    scopes: PrefixScopes = WITHIN_CLIENTS,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
     generation = Generation(
@@ -52,7 +58,8 @@ def sequence_of(
     )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
-    return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
+    scope = scopes.of(request.client, prompt.token_ids)
+    return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images, scope)
 
 
 def _check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:

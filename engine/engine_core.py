@@ -128,7 +128,8 @@ class EngineCore:
             self._fail_sequence(sequence, error)
             return False
         if first:
-            sequence.cached_tokens = sequence.num_computed
+            # What is public may have been computed for anybody, and the client is told of its own only.
+            sequence.cached_tokens = max(0, sequence.num_computed - sequence.scope.public_tokens)
             self._counters.prompt_tokens += sequence.num_prompt
             self._counters.cached_tokens += sequence.cached_tokens
         return True
@@ -191,7 +192,7 @@ class EngineCore:
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:
             sequence.first_token_at = now
-            self._runner.cache_prefix(sequence)
+            self._keep_prefix(sequence)
         sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
@@ -222,9 +223,14 @@ class EngineCore:
         sequence.unsent_text += sequence.detokenizer.flush()
         sequence.generation.push(sequence.take_piece(now))
         completion = sequence.completion(reason, now)
-        self._runner.cache_prefix(sequence)
+        self._keep_prefix(sequence)
         self._leave(sequence)
         sequence.generation.finish(completion)
+
+    def _keep_prefix(self, sequence: Sequence) -> None:
+        """Cache what is computed of a sequence for later ones."""
+        if sequence.scope.kept:
+            self._runner.cache_prefix(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
         self._leave(sequence)

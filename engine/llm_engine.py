@@ -25,6 +25,7 @@ from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
+from engine.prefix_scopes import PrefixScopes, constant_heads
 from engine.schedule.in_flight import Wake
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
@@ -75,6 +76,7 @@ class LLMEngine:
         self._loaded: LoadedModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
+        self._scopes = PrefixScopes(config.prefix_sharing)
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
         self._reason = "the model is loading"
@@ -176,7 +178,9 @@ class LLMEngine:
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None
         position = partial(self._room.queue_position, request)
-        sequence = make_sequence(self._loaded, request, arrival, self._notify_abort, self._clock, position)
+        sequence = make_sequence(
+            self._loaded, request, arrival, self._notify_abort, self._clock, position, self._scopes
+        )
         self._room.put(sequence)
         self._loop.wake()
         return sequence.generation
@@ -225,6 +229,7 @@ class LLMEngine:
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._vocabulary = vocabulary_of(loaded)
+        self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
         self._loaded = loaded
         self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults)
 

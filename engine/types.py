@@ -261,6 +261,7 @@ class EngineConfig:
     stall_seconds: float = 20.0
     cpu_threads: int = 0
     prefix_cache: bool = True
+    prefix_sharing: str = "client"
     cuda_graphs: bool = True
     reload_reserve: bool = False
 

@@ -83,6 +83,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         stall_seconds=engine.stall_seconds,
         cpu_threads=engine.cpu_threads,
         prefix_cache=engine.prefix_cache,
+        prefix_sharing=engine.prefix_sharing,
         cuda_graphs=engine.cuda_graphs,
         reload_reserve=engine.reload_reserve,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from flask import request
 
+from edge import caller
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
@@ -192,7 +193,7 @@ class Batch:
             request_id=f"{self._request_id}-{index}",
             prompt=conversation(body.prompt),
             sampling=sampling(backend, body),
-            client=request_state().client,
+            client=caller.budget_key(request_state().client),
             priority=Priority.BATCH,
             queue_timeout=timeout,
             timeout=timeout,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from flask import request
 
+from edge import caller
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
@@ -113,7 +114,7 @@ def _generation_request(number: int, prompt: Prompt, sampling: SamplingParams) -
         request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",
         prompt=prompt,
         sampling=sampling,
-        client=state.client,
+        client=caller.budget_key(state.client),
         priority=Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,

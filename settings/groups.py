@@ -128,6 +128,11 @@ class EngineSettings(Group):
     )
     cpu_threads: int = setting(0, whole(0, 1024), "compute threads on the CPU; 0: one per core")
     prefix_cache: bool = setting(True, kinds.switch(), "cache keys and values of shared prompt prefixes")
+    prefix_sharing: str = setting(
+        "client",
+        kinds.choice("client", "all", "none"),
+        "between whom cached prompt prefixes are reused: requests of one client, of all clients, or none",
+    )
     cuda_graphs: bool = setting(True, kinds.switch(), "replay decode steps as CUDA graphs")
     reload_reserve: bool = setting(
         False, kinds.switch(), "reserve GPU memory for a second copy of the weights during a reload"
