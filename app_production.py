@@ -75,7 +75,12 @@ def create_app(
         rate_limiter=limiter,
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
-        metrics=Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures),
+        metrics=Metrics(
+            models,
+            machine or ThisMachine(),
+            lambda: limiter.shared_failures,
+            lambda: models.image_decoder.restarts,
+        ),
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),

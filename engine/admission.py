@@ -12,6 +12,7 @@ from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
 from engine.text.prompt_size import check_prompt_size
 from engine.types import GenerationRequest, QueuePosition, SamplingParams
+from engine.wanted import Wanted
 
 if TYPE_CHECKING:
     from engine.loading.loader import LoadedModel
@@ -28,14 +29,15 @@ def make_sequence(
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
+    wanted: Wanted | None = None,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
-    scopes: whose cached prefixes it may reuse.
+    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors.
     """
     check_prompt_size(request.prompt, loaded.max_model_len)
-    prompt = loaded.preparer.prepare(request.prompt)
+    prompt = loaded.preparer.prepare(request.prompt, wanted)
     _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")

@@ -48,7 +48,8 @@ class Backend(Protocol):
         """Admit one request and return its generation.
 
         Raises NotReady and Overloaded before any work. Then tokenizes in the caller's thread; raises ValidationError or
-        a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported).
+        a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported), and
+        RequestAborted or DeadlineExceeded soon after `request.cancellation` or its time has ended that work.
         """
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:

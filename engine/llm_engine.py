@@ -42,6 +42,7 @@ from engine.types import (
     TokensPrompt,
     Vocabulary,
 )
+from engine.wanted import Wanted
 
 HOPELESS_STALL = 3  # times `stall_seconds` after which a step is not expected to return
 WAITING_TOKENS_SHARE = 0.25  # of the tokens that a full queue of the longest prompts would hold
@@ -178,9 +179,11 @@ class LLMEngine:
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None
         position = partial(self._room.queue_position, request)
-        sequence = make_sequence(
-            self._loaded, request, arrival, self._notify_abort, self._clock, position, self._scopes
-        )
+        wanted = Wanted(arrival + min(request.queue_timeout, request.timeout), request.client, self._clock)
+        with request.cancellation.notifying(wanted.cancel):
+            sequence = make_sequence(
+                self._loaded, request, arrival, self._notify_abort, self._clock, position, self._scopes, wanted
+            )
         self._room.put(sequence)
         self._loop.wake()
         return sequence.generation

@@ -18,6 +18,8 @@ from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
 from engine.loading.device import DeviceRequest, choose_device, find_gpus, find_torch_support
+from engine.text.image_decoder import ImageDecoder
+from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
@@ -53,8 +55,13 @@ def build_models(settings: Settings) -> ModelSet:
         limits = engine_config(settings, where)
         return where, replace(limits, reload_reserve=limits.reload_reserve and not models.overlapping)
 
-    backends = {name: _deferred(name, chosen, settings, resolve_device) for name, chosen in checkpoints.items()}
-    models = ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, resolve_device))
+    decoder = ImageWorkers(settings.engine.image_workers)
+    backends = {
+        name: _deferred(name, chosen, settings, resolve_device, decoder) for name, chosen in checkpoints.items()
+    }
+    models = ModelSet(
+        backends, check=lambda: _check_memory(checkpoints, settings, resolve_device), image_decoder=decoder
+    )
     return models
 
 
@@ -128,12 +135,13 @@ def _choose(name: str, setting: str, wanted: ChosenCheckpoint, production: bool,
 
 
 def _deferred(
-    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice
+    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice, decoder: ImageDecoder
 ) -> DeferredBackend:
     def build() -> Backend:
         where, limits = resolve_device()
+        load = functools.partial(import_module("engine.loading.loader").load_model, decoder=decoder)
         backend: Backend = import_module("engine.llm_engine").LLMEngine(
-            model_spec(name, chosen, settings, where), limits
+            model_spec(name, chosen, settings, where), limits, load
         )
         fold_in_libraries()
         return backend

@@ -22,7 +22,7 @@ from edge.errors import api_body, as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
-from engine.types import Completion, GenerationRequest, Priority
+from engine.types import Cancellation, Completion, GenerationRequest, Priority
 from routes import sse
 from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.locale import api_sentence
@@ -67,6 +67,7 @@ class Batch:
         self._lines: deque[bytes] = deque()
         self._todo: deque[_Text] = deque()
         self._mailbox = Mailbox()
+        self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
@@ -96,6 +97,7 @@ class Batch:
         with self._lock:
             self._closed = True
             running = list(self._running.values())
+        self._cancellation.cancel()
         for _, generation in running:
             generation.abort()
         self._mailbox.wake()
@@ -197,6 +199,7 @@ class Batch:
             priority=Priority.BATCH,
             queue_timeout=timeout,
             timeout=timeout,
+            cancellation=self._cancellation,
         )
 
 

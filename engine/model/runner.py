@@ -199,7 +199,7 @@ class ModelRunner:
 
     def _embed_images(self, sequences: list[Sequence]) -> None:
         device = self.decoder.device
-        pixels = torch.cat([s.images.pixel_values for s in sequences]).to(device)
+        pixels = torch.cat([s.images.pixel_values(device) for s in sequences])
         grids = torch.cat([s.images.grid_thw for s in sequences]).to(device)
         assert self._tower is not None  # admission rejects images for a model without a vision tower
         embeds = iter(self._tower(pixels, grids))

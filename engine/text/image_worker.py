@@ -7,67 +7,36 @@ one at a time, until the other end is closed; `engine.text.image_workers` is tha
 
 from __future__ import annotations
 
-import ctypes
 import json
-import math
+import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
+import threading
 
-from PIL import Image
+from engine.errors import Message, ServiceError
+from engine.text.image_decoder import Job, resized
 
-from engine.errors import Message, ServiceError, ValidationError
-from engine.text.images import decode
-from engine.types import EncodedImage
-
-# A job: the length of the file that follows, and the limits of the result: factor of its sides, fewest and most pixels;
-# for a thumbnail the factor is 0 and the last number its longest side.
-JOB = struct.Struct("!QIQQ")
+# A job: the length of the file that follows, then the other fields of `Job`.
+JOB = struct.Struct("!QIQQB")
 # The outcome: 1 with the size of the RGB pixels that follow, or 0 with the length of the JSON that tells the error.
 OUTCOME = struct.Struct("!BII")
 READY = b"R"
-PR_SET_PDEATHSIG = 1
-MAX_ASPECT = 200
-SHAPE = Message("image_shape", "The image's shape is not one that this model can read.")
-
-
-def fitted(width: int, height: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Return the width and height that the model reads an image in: multiples of `factor`, about the same shape, and
-    between `min_pixels` and `max_pixels` in all. Raises ValidationError for a shape that no model reads.
-
-    Source: the image processor of Qwen2-VL.
-    """
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValidationError(SHAPE, "image")
-    near = [round(side / factor) * factor for side in (width, height)]
-    if near[0] * near[1] > max_pixels:
-        scale = math.sqrt(width * height / max_pixels)
-        near = [max(factor, math.floor(side / scale / factor) * factor) for side in (width, height)]
-    elif near[0] * near[1] < min_pixels:
-        scale = math.sqrt(min_pixels / (width * height))
-        near = [math.ceil(side * scale / factor) * factor for side in (width, height)]
-    return near[0], near[1]
-
-
-def resized(data: bytes, factor: int, min_pixels: int, max_pixels: int) -> Image.Image:
-    """Return an image as the model reads it, or as a thumbnail (factor 0), in RGB. Raises ServiceError."""
-    image = decode(EncodedImage(data, 0, 0))
-    if factor == 0:
-        image.thumbnail((max_pixels, max_pixels))
-        return image
-    return image.resize(fitted(*image.size, factor, min_pixels, max_pixels), Image.Resampling.BICUBIC)
+# A stop is the service's to handle, which may need the jobs under way; this process ends when its socket is closed.
+LEFT_TO_THE_SERVICE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def serve(jobs: socket.socket) -> None:
     """Do one job after another until the other end is closed."""
     jobs.sendall(READY)
     while head := _receive(jobs, JOB.size):
-        size, factor, min_pixels, max_pixels = JOB.unpack(head)
+        size, *limits = JOB.unpack(head)
         data = _receive(jobs, size)
         try:
-            image = resized(data, factor, min_pixels, max_pixels)
+            image = resized(Job(data, *limits))
         except ServiceError as error:
             told = json.dumps(_told(error)).encode()
             jobs.sendall(OUTCOME.pack(0, len(told), 0) + told)
@@ -93,22 +62,31 @@ def _receive(source: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
+def _end_with(jobs: socket.socket) -> None:
+    """End this process once the other end is closed, also in the middle of a job."""
+    look = select.poll()
+    look.register(jobs, 0)  # a hang-up is always reported
+    look.poll()
+    os._exit(1)
+
+
 def _confine(memory_bytes: int) -> None:
-    """End with the service, leave its signals to it, and take no more memory than allowed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave the service's signals to it, and take no more memory than allowed."""
+    for number in LEFT_TO_THE_SERVICE:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main(descriptor: int, memory_bytes: int) -> None:
     """Serve on an inherited socket."""
-    _confine(memory_bytes)
     with socket.socket(fileno=descriptor) as jobs:
+        threading.Thread(target=_end_with, args=(jobs,), daemon=True).start()
+        _confine(memory_bytes)
         try:
             serve(jobs)
-        except (MemoryError, BrokenPipeError):  # the other end sees that this process is gone
+        except (MemoryError, BrokenPipeError, ConnectionResetError):  # the other end sees that this process is gone
             sys.exit(1)
 
 

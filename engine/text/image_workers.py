@@ -2,6 +2,7 @@
 
 A job that takes too long, or that nobody waits for any longer, ends with its process, and another process takes its
 place. So does one that takes too much memory. Nothing that is sent here can hold the interpreter's lock for long.
+`ImageWorkers` is the `ImageDecoder` of the service.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import errors
-from engine.errors import DeadlineExceeded, Message, NotReady, Overloaded, RequestAborted, ServiceError, ValidationError
+from engine.errors import Message, NotReady, Overloaded, ServiceError, ValidationError
+from engine.text.image_decoder import Job, Pixels
 from engine.text.image_worker import JOB, OUTCOME, READY
+from engine.wanted import Wanted
 
 log = logging.getLogger("avito_ai.images")
 
@@ -30,50 +32,8 @@ START_SECONDS = 30.0
 MEMORY_BYTES = 1 << 30  # of one process
 DECODE_SECONDS = 20.0  # of one job
 TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
+STOPPING = "The service is stopping."
 NO_MEMORY = Message("image_memory", "There is too little memory for this image; try again later.")
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """A decoded image: RGB, row by row, 3 bytes a pixel."""
-
-    width: int
-    height: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A file to decode. factor, min_pixels, max_pixels: as `image_worker.fitted` takes them; for a thumbnail factor is
-    0 and max_pixels its longest side.
-    """
-
-    data: bytes
-    factor: int
-    min_pixels: int
-    max_pixels: int
-
-
-@dataclass(slots=True, eq=False)
-class Wanted:
-    """Whether somebody still waits for a result. deadline: on the monotonic clock, in seconds."""
-
-    deadline: float
-    client: str = ""
-    cancelled: bool = False
-    changed: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """Want it no longer; from any thread."""
-        self.cancelled = True
-        self.changed.set()
-
-    def check(self, now: float) -> None:
-        """Raise RequestAborted or DeadlineExceeded where it is not wanted any more."""
-        if self.cancelled:
-            raise RequestAborted("The request was stopped before it finished.")
-        if now >= self.deadline:
-            raise DeadlineExceeded("The request did not finish in time.")
 
 
 class _Process:
@@ -82,11 +42,16 @@ class _Process:
     def __init__(self, command: Sequence[str]) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # and no secret of the service
+            # One thread, one heap, and no secret of the service.
+            environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": str(ROOT)}
             arguments = [word.format(socket=theirs.fileno()) for word in command]
-            self._process = subprocess.Popen(
-                arguments, pass_fds=(theirs.fileno(),), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
-            )
+            try:
+                self._process = subprocess.Popen(
+                    arguments, pass_fds=(theirs.fileno(),), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
+                )
+            except OSError:
+                self._socket.close()
+                raise
         self._socket.settimeout(TICK)
         self._ready = False
 
@@ -105,16 +70,21 @@ class _Process:
         called now and then.
         """
         self.wait_until_ready(check)
-        self._send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels) + job.data, check)
+        self._send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels, job.resample), check)
+        self._send(job.data, check)
         good, width, height = OUTCOME.unpack(self._receive(OUTCOME.size, check))
         if good:
             return Pixels(width, height, self._receive(3 * width * height, check))
         return _error(self._receive(width, check))
 
-    def end(self) -> None:
-        """Kill it and release everything it holds."""
+    def kill(self) -> None:
+        """Kill it; whoever waits for it sees its end."""
         self._process.kill()
         self._process.wait()
+
+    def end(self) -> None:
+        """Kill it and release everything it holds."""
+        self.kill()
         self._socket.close()
 
     def _send(self, data: bytes, check: Callable[[], None]) -> None:
@@ -171,27 +141,34 @@ class ImageWorkers:
 
     def start(self) -> None:
         """Start every process and wait until they take jobs. Raises StartError."""
-        made = [_Process(self._command) for _ in range(self.count)]
-        until = self._clock() + START_SECONDS
+        made: list[_Process] = []
+        wanted = Wanted(self._clock() + START_SECONDS, clock=self._clock)
         try:
+            for _ in range(self.count):
+                made.append(_Process(self._command))
             for process in made:
-                process.wait_until_ready(lambda: Wanted(until).check(self._clock()))
-        except (EOFError, ServiceError) as error:
+                process.wait_until_ready(wanted.check)
+        except (EOFError, OSError, ServiceError) as error:
             for process in made:
                 process.end()
             raise errors.StartError("The processes that decode images cannot be started.") from error
         with self._lock:
             self._idle += made
+            stopped = self._stopped
+        if stopped:
+            self.stop()
 
     def stop(self) -> None:
         """End every process; jobs under way fail."""
         with self._lock:
             self._stopped = True
-            ended = [*self._idle, *self._busy]
+            idle, busy = [*self._idle], [*self._busy]
             self._idle.clear()
             waiting = [wanted for line in self._lines.values() for wanted, _ in line]
-        for process in ended:
+        for process in idle:
             process.end()
+        for process in busy:  # the thread that uses it releases the rest
+            process.kill()
         for wanted in waiting:
             wanted.changed.set()
 
@@ -202,25 +179,20 @@ class ImageWorkers:
             return [process.pid for process in (*self._idle, *self._busy)]
 
     def decode(self, job: Job, wanted: Wanted) -> Pixels:
-        """Return the pixels of an image, decoded by one of the processes.
-
-        Raises ValidationError for a file that cannot be decoded, or not in its time; RequestAborted, DeadlineExceeded
-        where nobody waits any longer; Overloaded where there is too little memory for it; NotReady once stopped.
-        """
+        """Return the pixels of an image, decoded by one of the processes. Raises as `ImageDecoder.decode` does."""
         process = self._take(wanted)
         until = self._clock() + self._seconds
 
         def check() -> None:
-            now = self._clock()
-            wanted.check(now)
-            if now >= until:
+            wanted.check()
+            if self._clock() >= until:
                 raise ValidationError(TOO_SLOW, "image")
 
         try:
             outcome = process.do(job, check)
         except EOFError:
             self._replace(process)
-            raise Overloaded(NO_MEMORY) from None
+            raise (NotReady(STOPPING) if self._stopped else Overloaded(NO_MEMORY)) from None
         except BaseException:
             self._replace(process)
             raise
@@ -239,11 +211,9 @@ class ImageWorkers:
         try:
             while not given:
                 if self._stopped:
-                    raise NotReady("The service is stopping.")
-                wanted.check(self._clock())
-                wanted.changed.wait(max(0.0, wanted.deadline - self._clock()))
-                wanted.changed.clear()
-            wanted.check(self._clock())
+                    raise NotReady(STOPPING)
+                wanted.wait()
+            wanted.check()
         except BaseException:
             with self._lock:
                 self._leave(entry)
@@ -286,21 +256,27 @@ class ImageWorkers:
 
     def _put_back(self, process: _Process) -> None:
         del self._busy[process]
-        if not self._stopped:
+        if self._stopped:
+            process.end()
+        else:
             self._idle.append(process)
             self._hand_out()
 
     def _replace(self, process: _Process) -> None:
-        """Kill a process that is of no use any more, and start another one in its place."""
+        """Kill a process that is of no use any more, and start another one in its place.
+
+        Where none can be started, the old one stays in its place: the next job fails on it, and tries again.
+        """
         process.end()
+        fresh = process
+        if not self._stopped:
+            log.warning("A process that decodes images was ended and is replaced.")
+            try:
+                fresh = _Process(self._command)
+            except OSError as error:
+                log.error("No process that decodes images can be started: %s.", error.strerror)
         with self._lock:
-            if self._stopped:
-                self._busy.pop(process, None)
-                return
-        log.warning("A process that decodes images was ended and is replaced.")
-        fresh = _Process(self._command)
-        with self._lock:
-            self.restarts += 1
+            self.restarts += fresh is not process
             self._busy[fresh] = self._busy.pop(process)
             self._put_back(fresh)
 

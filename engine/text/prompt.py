@@ -15,6 +15,7 @@ from engine.errors import Unsupported, ValidationError
 from engine.text.processor import ImageInputs, ImagePreparer
 from engine.text.special_tokens import SpecialTokens
 from engine.types import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from engine.wanted import Wanted
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -48,10 +49,15 @@ class PromptPreparer:
         self._images = images
         self._special = SpecialTokens(tokenizer.backend_tokenizer, template)
 
-    def prepare(self, prompt: Prompt) -> PreparedPrompt:
-        """Return the ids and images of a prompt. Raises ValidationError or a subclass, with the field at fault."""
+    def prepare(self, prompt: Prompt, wanted: Wanted | None = None) -> PreparedPrompt:
+        """Return the ids and images of a prompt.
+
+        Raises ValidationError or a subclass, with the field at fault, and as `wanted` does once it is not wanted.
+        """
+        wanted = wanted or Wanted()
+        wanted.check()
         if isinstance(prompt, ChatPrompt):
-            return self._prepare_chat(prompt)
+            return self._prepare_chat(prompt, wanted)
         if isinstance(prompt, TextPrompt):
             return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text)))
         return PreparedPrompt(self._checked(prompt))
@@ -60,17 +66,19 @@ class PromptPreparer:
         """Return the ids of a text that the model itself could generate, control tokens included."""
         return self._special.encode(text)
 
-    def _prepare_chat(self, prompt: ChatPrompt) -> PreparedPrompt:
+    def _prepare_chat(self, prompt: ChatPrompt, wanted: Wanted) -> PreparedPrompt:
         if prompt.images and self._images is None:
             raise Unsupported("This model does not read images.", "image")
-        ids = _not_empty(self._special.encode(self._render(prompt)))
+        rendered = self._render(prompt)
+        wanted.check()
+        ids = _not_empty(self._special.encode(rendered))
         if self._images is None:
             return PreparedPrompt(ids)
         if ids.count(self._images.pad_token_id) != len(prompt.images):
             raise ValidationError("The conversation and its images do not match.", "messages")
         if not prompt.images:
             return PreparedPrompt(ids)
-        images = self._images.prepare(prompt.images)
+        images = self._images.prepare(prompt.images, wanted)
         return PreparedPrompt(self._expanded(ids, self._images, images), images)
 
     def _render(self, prompt: ChatPrompt) -> str:
@@ -86,6 +94,8 @@ class PromptPreparer:
                     tokenize=False,
                 )
             )
+        except MemoryError:
+            raise  # says nothing of the conversation
         except Exception as error:  # templates raise any type for conversations they do not support
             raise ValidationError("The conversation does not fit this model's chat template.", "messages") from error
 

@@ -300,6 +300,10 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 [(f"increase(avito_ai_rate_limit_storage_failures_total{{{ONE}}}[5m])", "{{instance}}")],
             ),
             Panel(
+                "Image decoders", "Decoding processes that were ended and replaced, in five minutes.", "short",
+                [(f"increase(avito_ai_image_worker_restarts_total{{{ONE}}}[5m])", "{{instance}}")],
+            ),
+            Panel(
                 "Certificate", "Days until it expires. Empty without SITE_URL.", "d",
                 [('(probe_ssl_earliest_cert_expiry{job="avito-ai-site"} - time()) / 86400', "{{instance}}")],
                 warn=14, limit=3, falling=True,

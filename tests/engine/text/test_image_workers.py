@@ -1,12 +1,16 @@
 """The processes that decode images: the right pixels, and an end to what takes too long or nobody wants any more."""
 
+import errno
 import os
 import random
+import signal
+import subprocess
 import sys
 import threading
 import time
 from io import BytesIO
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -19,8 +23,9 @@ from engine.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
-from engine.text.image_worker import fitted
-from engine.text.image_workers import ImageWorkers, Job, Wanted
+from engine.text.image_decoder import Job, fitted
+from engine.text.image_workers import ImageWorkers
+from engine.wanted import Wanted
 
 FOR_EVER = 1e9
 PATIENCE = 60.0
@@ -84,12 +89,11 @@ def until(condition):
 
 
 def gone(pid):
-    """Whether a process has ended."""
+    """Whether a process has ended, whoever may still have to take note of it."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return True
-    return False
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 400), (1000, 700), (28, 28), (3000, 16)])
@@ -200,6 +204,62 @@ def test_a_stop_ends_every_process_and_every_wait(workers):
         thread.join(PATIENCE)
         assert isinstance(outcome[0], Overloaded | NotReady)
     assert all(gone(pid) for pid in pids)
+
+
+def test_a_stop_of_the_service_is_not_theirs(workers):
+    """A service manager signals every process; those under way finish, since the service drains."""
+    pool = workers()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(pool.pids[0], number)
+    pool.decode(job(png()[1]), Wanted(FOR_EVER))
+    assert pool.restarts == 0
+
+
+def test_processes_end_with_the_service(tmp_path):
+    """Even where it is killed while they work, and whichever thread has started them."""
+    script = """
+import sys, threading, time
+from engine.text.image_decoder import Job
+from engine.text.image_workers import ImageWorkers
+from engine.wanted import Wanted
+
+pool = ImageWorkers(2)
+starter = threading.Thread(target=pool.start)
+starter.start()
+starter.join()
+image = open(sys.argv[1], "rb").read()
+pool.decode(Job(image, 0, 0, 10), Wanted())  # the thread that started them is gone, and they are not
+print(*pool.pids, flush=True)
+time.sleep(1e6)
+"""
+    file = tmp_path / "image.png"
+    file.write_bytes(png()[1])
+    service = subprocess.Popen([sys.executable, "-c", script, str(file)], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in service.stdout.readline().split()]
+    assert len(pids) == 2
+    service.kill()
+    service.communicate()
+    until(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_process_that_cannot_be_replaced_is_tried_again(workers, monkeypatch):
+    """Out of descriptors or memory, its place stays, and is filled once there are some again."""
+    pool = workers(command=command(DIES))
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuse)
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                pool.decode(job(png()[1]), Wanted(FOR_EVER))
+        with pytest.raises(StartError):
+            ImageWorkers(1).start()
+    assert pool.restarts == 0
+    with pytest.raises(Overloaded):
+        pool.decode(job(png()[1]), Wanted(FOR_EVER))
+    assert (pool.restarts, len(pool.pids)) == (1, 1)
 
 
 def test_processes_that_cannot_start_stop_the_start():
