@@ -22,6 +22,7 @@ from engine import errors
 from engine.errors import Message, NotReady, Overloaded, ServiceError, ValidationError
 from engine.text.image_decoder import Job, Pixels
 from engine.text.image_worker import JOB, OUTCOME, READY
+from engine.text.images import TOO_SLOW
 from engine.wanted import Wanted
 
 log = logging.getLogger("avito_ai.images")
@@ -31,7 +32,6 @@ TICK = 0.1  # seconds between two looks at whether a job is still wanted
 START_SECONDS = 30.0
 MEMORY_BYTES = 1 << 30  # of one process
 DECODE_SECONDS = 20.0  # of one job
-TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
 STOPPING = "The service is stopping."
 NO_MEMORY = Message("image_memory", "There is too little memory for this image; try again later.")
 
