@@ -12,10 +12,10 @@ next mask; a thread of this module starts to compute it when the previous token 
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from engine.errors import Overloaded, ValidationError
 from engine.types import Vocabulary
+from engine.wanted import Wanted
 
 COMPILE_SECONDS = 5.0
 COMPILE_THREADS = 2
@@ -97,8 +98,8 @@ class Grammars:
         self._ready: OrderedDict[str, LLMatcher] = OrderedDict()
         self._compiling = 0
 
-    def mask(self, grammar: str) -> GrammarMask:
-        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`.
+    def mask(self, grammar: str, wanted: Wanted | None = None) -> GrammarMask:
+        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: ends the wait for a new one.
 
         Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
         many compile already. Neither names a field; the message is a predicate whose subject the caller adds.
@@ -108,7 +109,7 @@ class Grammars:
             if matcher is not None:
                 self._ready.move_to_end(grammar)
         if matcher is None:
-            matcher = self._compiled(grammar)
+            matcher = self._compiled(grammar, wanted or Wanted())
         return GrammarMask(matcher.deep_copy(), self._words, self._maskers)
 
     @property
@@ -122,7 +123,7 @@ class Grammars:
         for pool in (self._compilers, self._maskers):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _compiled(self, grammar: str) -> LLMatcher:
+    def _compiled(self, grammar: str, wanted: Wanted) -> LLMatcher:
         with self._lock:
             if self._compiling >= self._most_waiting:
                 raise Overloaded("Too many new schemas at once; try again later.", 1)
@@ -130,10 +131,10 @@ class Grammars:
         future = self._compilers.submit(self._compile, grammar)
         future.add_done_callback(self._compiled_one)
         try:
-            matcher = future.result(self._seconds)
-        except concurrent.futures.TimeoutError:
+            matcher = _result(future, self._seconds, wanted)
+        except BaseException:
             future.cancel()
-            raise ValidationError(TOO_COMPLEX) from None
+            raise
         with self._lock:
             self._ready[grammar] = matcher
             while len(self._ready) > CACHED_GRAMMARS:
@@ -176,6 +177,18 @@ class _Tokens:
 
     def __call__(self, text: str | bytes) -> list[int]:
         return self._encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+
+def _result(future: Future[LLMatcher], seconds: float, wanted: Wanted) -> LLMatcher:
+    """Wait for a compilation. Raises ValidationError after `seconds`, and as `wanted` does."""
+    future.add_done_callback(lambda _: wanted.changed.set())
+    until = time.monotonic() + seconds
+    while not future.done():
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ValidationError(TOO_COMPLEX)
+        wanted.wait(left)
+    return future.result()
 
 
 def json_grammar(schema: str) -> str:

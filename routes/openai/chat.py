@@ -7,7 +7,7 @@ from flask import Response, jsonify
 from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt
-from routes.generation_run import Run
+from routes.generation_run import Run, watching
 from routes.openai import catalogue, structured_output
 from routes.openai.chat_response import ChatResponse
 from routes.openai.messages import Conversation
@@ -59,4 +59,5 @@ def _new_mask(body: ChatRequest, toolbox: Toolbox, backend: Backend) -> structur
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
     if constrained and body.ignore_eos:
         raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
-    return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars)
+    with watching() as wanted:
+        return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars, wanted)

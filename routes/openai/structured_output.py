@@ -12,6 +12,7 @@ from engine.backend import Backend
 from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import Grammars, json_grammar, lark_grammar
 from engine.types import Status, TokenMask
+from engine.wanted import Wanted
 from routes.openai.base import OpenaiRequest
 from routes.openai.tools import Toolbox
 from routes.sse import compact
@@ -86,14 +87,17 @@ def new_mask(
     toolbox: Toolbox,
     backend: Backend,
     cache: GrammarCache,
+    wanted: Wanted,
 ) -> NewMask:
-    """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong."""
+    """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
+    `wanted` does.
+    """
     field, grammar = _grammar(response_format, toolbox)
     if grammar is None:
         return lambda: None
     grammars = cache.for_model(backend)
     try:
-        grammars.mask(grammar)  # compiles it now, in the request's thread
+        grammars.mask(grammar, wanted)  # compiles it now, while the request's thread waits
     except ValidationError as error:
         raise ValidationError(f"{field} {error.message}.", field) from None
     return lambda: grammars.mask(grammar)

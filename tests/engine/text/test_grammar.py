@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.errors import Overloaded, ValidationError
+from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
 from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
 from engine.text.grammar import CACHED_GRAMMARS, GrammarFailed, Grammars, json_grammar, lark_grammar
 from engine.types import Vocabulary
+from engine.wanted import Wanted
 from tests.checkpoints import text_spec
 from tests.engine.conftest import ignore
 from tests.fakes import PATIENCE
@@ -219,3 +220,22 @@ def test_sentencepiece_markers_are_replaced_in_the_vocabulary(vision_model):
     marked = [number for number, piece in enumerate(table.pieces) if "\u2581".encode() in piece]
     assert table.cleans
     assert all(b"\xe2\x96\x81" not in vocabulary.tokens[number] for number in marked)
+
+
+def test_nobody_waits_for_a_grammar_that_nobody_wants(grammars, monkeypatch):
+    """A client that leaves, or a deadline, ends the wait for a compilation, which has a bound of its own."""
+    gate = threading.Event()
+    compile_now = grammars._compile
+
+    def slow(grammar):
+        assert gate.wait(PATIENCE)
+        return compile_now(grammar)
+
+    monkeypatch.setattr(grammars, "_compile", slow)
+    left, late = Wanted(), Wanted(deadline=time.monotonic() + 0.05)
+    left.cancel()
+    for wanted, error in ((left, RequestAborted), (late, DeadlineExceeded)):
+        with pytest.raises(error):
+            grammars.mask(json_grammar('{"type": "object"}'), wanted)
+    gate.set()
+    assert allowed(grammars.mask(json_grammar('{"type": "object"}'), Wanted()))
