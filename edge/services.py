@@ -40,6 +40,7 @@ class Services:
     def begin_serving(self) -> None:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()
+        self.client_watch.start()
 
 
 def services(app: Flask | None = None) -> Services:

@@ -3,6 +3,10 @@
 Requests are read by `serving.intake` before a thread serves them; here that thread reads what has arrived, and never
 the network. Gunicorn does not bound sending a response, so a few clients that do not read could occupy every thread: a
 write that blocks for `limit` seconds ends the connection.
+
+A client that has sent its last byte may be waiting for its answer (half-closed), or have left; TCP shows the same in
+both cases. What is sent to one that left is answered with a reset, so `probe` sends something that HTTP has clients
+pass over.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,6 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("avito_ai.serving")
 
+# RFC 9110, section 15.2: a client passes over interim responses, however many. This is the one that all of them know.
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What readers of a stream pass over, by its type.
+FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
+LAST_CHUNK = b"0\r\n\r\n"
+
 
 class ClientSocket(socket.socket):
     """An accepted socket whose blocking mode is a time-out of `limit` seconds.
@@ -38,6 +49,10 @@ class ClientSocket(socket.socket):
     def __init__(self, accepted: socket.socket, limit: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self._limit = limit
+        self._writing = threading.Lock()  # guards what is sent, and the three fields below
+        self._head_sent = False
+        self._filler: bytes | None = None  # what may be sent now and means nothing, None where that is unknown
+        self._owed = b""  # the rest of a filler, to be sent before anything else
         self._request: Framing | None = None
         self._reservation: Reservation | None = None
         self.body_refused = False
@@ -46,6 +61,9 @@ class ClientSocket(socket.socket):
         """Serve this request next. reservation: the bytes of its body, released when they are no longer needed."""
         self._request, self._reservation, self.body_refused = request, reservation, body_refused
         request.rewind()
+        with self._writing:
+            self._head_sent = False
+            self._filler = INTERIM if request.http_1_1 else None
 
     def release_body(self) -> None:
         """Release the bytes of the body: it has been read, and nothing of it is kept."""
@@ -77,7 +95,36 @@ class ClientSocket(socket.socket):
         """Return at most `size` bytes from the network. Raises BlockingIOError where there are none."""
         return super().recv(size)
 
+    def probe(self) -> bool:
+        """Send a client that has sent its last byte something to pass over: if it has left, a reset will follow.
+
+        False where it has been reset already, or nothing can be sent: a client of HTTP/1.0 that waits for its head.
+        """
+        if not self._writing.acquire(blocking=False):
+            return True  # what is being written serves as well
+        try:
+            if self._filler:
+                sent = os.write(self.fileno(), self._filler)
+                self._owed = self._filler[sent:]
+            return self._filler is not None
+        except BlockingIOError:
+            return True  # so does what has not been taken yet
+        except OSError:
+            return False
+        finally:
+            self._writing.release()
+
     def sendall(self, data: Buffer, flags: int = 0) -> None:
+        with self._writing:
+            if not self._head_sent:
+                self._head_sent, self._filler = True, _filler(bytes(data))
+            elif data == LAST_CHUNK:
+                self._filler = b""
+            if self._owed:
+                data, self._owed = self._owed + bytes(data), b""
+            self._send_whole(data, flags)
+
+    def _send_whole(self, data: Buffer, flags: int) -> None:
         # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
         # system call; socket.sendall would poll for room before each write.
         try:
@@ -126,3 +173,13 @@ class Connection(TConn):  # type: ignore[misc]
             self._closed = True
             self.sock.end_request()
             super().close()
+
+
+def _filler(head: bytes) -> bytes:
+    """Return what may follow this head of a response, between two events or lines of its body; b"" for nothing."""
+    fields = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    kind = next((field.partition(b":")[2] for field in fields if field.startswith(b"content-type:")), b"")
+    filler = FILLERS.get(kind.partition(b";")[0].strip(), b"")
+    if filler and b"transfer-encoding: chunked" in fields:
+        return b"%X\r\n%s\r\n" % (len(filler), filler)
+    return filler

@@ -52,6 +52,11 @@ class Framing:
         """The request line and the fields, as far as they have arrived."""
         return bytes(self._head)
 
+    @property
+    def http_1_1(self) -> bool:
+        """True where the client speaks HTTP/1.1."""
+        return self._head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes that arrived. Return what follows the end of the request: the beginning of the next one."""
         if self.stage is Stage.HEAD:

@@ -4,6 +4,7 @@ Each line of `diary` in TINY_FOLDER is an event with its moment on the machine's
 """
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,10 @@ DIARY = Path(os.environ["TINY_FOLDER"]) / "diary"
 
 
 class HeldBackend(ScriptedBackend):
-    """Keeps every answer open, up to four, and writes down when one began and when its client was gone."""
+    """Keeps every answer open, up to four, and writes down when one began and when its client was gone.
+
+    An answer ends well once there is a file `finish-<request id>`.
+    """
 
     def __init__(self, name):
         super().__init__(name)
@@ -26,7 +30,15 @@ class HeldBackend(ScriptedBackend):
     def submit(self, request):
         generation = super().submit(request)
         self._note("began", request.request_id)
+        threading.Thread(target=self._finish_when_told, args=(generation, request.request_id), daemon=True).start()
         return generation
+
+    def _finish_when_told(self, generation, request_id):
+        pause = threading.Event()
+        while not generation.done:
+            if (DIARY.parent / f"finish-{request_id}").exists():
+                self.finish(request_id)
+            pause.wait(0.02)
 
     def _aborted(self, request_id):
         self._note("aborted", request_id)
