@@ -27,6 +27,7 @@ from edge.bodies import ApiFailure, OpenaiFailure, OpenaiFailureDetails
 from engine.errors import (
     ContextTooLong,
     DeadlineExceeded,
+    Message,
     ModelError,
     NotReady,
     Overloaded,
@@ -115,6 +116,8 @@ FRAMEWORK: dict[int, ServiceError] = {
 
 MALFORMED = "The request is malformed."
 
+NO_MEMORY = Message("no_memory", "The service has too little memory at the moment; try again later.")
+
 Sentence = Callable[[str, str], str]
 
 
@@ -127,6 +130,9 @@ def as_service_error(error: Exception) -> ServiceError:
     """Return the error as one of our tree. An unexpected one is logged, without any text that a client sent."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, MemoryError):
+        log.error("Out of memory:\n%s", "".join(traceback.format_tb(error.__traceback__)))
+        return Overloaded(NO_MEMORY)
     if isinstance(error, HTTPException) and (error.code or 500) < 500:
         return FRAMEWORK.get(error.code or 0) or ValidationError(MALFORMED)
     if _about_the_body(error):

@@ -10,7 +10,7 @@
     │   ├── Overloaded           the service is at capacity
     │   └── NotReady             loading, draining, stalled or dead
     ├── DeadlineExceeded         the request's time is up
-    ├── RequestAborted           the client disconnected, or the service stopped
+    ├── RequestAborted           the client disconnected
     └── ModelError               the model failed on this request
         └── EngineDead           the engine's loop died while this request was in it
     StartError                   the service cannot start; not a request's error

@@ -18,6 +18,8 @@ from gunicorn.http.errors import (
 from gunicorn.http.message import Request
 from gunicorn.util import write_nonblock
 
+from edge.errors import NO_MEMORY
+from engine.errors import RETRY_AFTER
 from serving.connection import ClientSocket
 
 log = logging.getLogger("avito_ai.serving")
@@ -29,7 +31,9 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (ExpectationFailed, 417, "Expectation Failed", "This expectation cannot be met."),
     (UnsupportedTransferCoding, 501, "Not Implemented", "This transfer coding is not read here."),
     (ParseException, 400, "Bad Request", "The request is malformed."),
+    (MemoryError, 503, "Service Unavailable", NO_MEMORY),
 )
+CODES = {500: "internal_error", 503: "overloaded"}
 OURS = (ConfigurationProblem, InvalidResponseHeader)
 
 
@@ -38,7 +42,7 @@ def send_failure(req: Request | None, client: ClientSocket, error: BaseException
     refusal = next((row[1:] for row in REFUSALS if isinstance(error, row[0]) and not isinstance(error, OURS)), None)
     status, reason, message = refusal or (500, "Internal Server Error", "An internal error occurred; please try again.")
     request_id = str(uuid.uuid4())
-    if refusal is None:
+    if refusal is None or status == 503:
         log.error("A request failed outside of the application.", exc_info=error, extra={"request_id": request_id})
     else:
         log.info("Malformed request: %d %s", status, type(error).__name__, extra={"request_id": request_id})
@@ -50,7 +54,7 @@ def send_failure(req: Request | None, client: ClientSocket, error: BaseException
 
 def failure_response(status: int, reason: str, message: str, request_id: str) -> bytes:
     """Return a whole response; the connection is closed behind it."""
-    code = "internal_error" if status >= 500 and status != 501 else "validation_error"
+    code = CODES.get(status, "validation_error")
     body = json.dumps({"error": code, "message": message, "request_id": request_id}).encode()
     fields = {
         "Content-Type": "application/json",
@@ -60,5 +64,7 @@ def failure_response(status: int, reason: str, message: str, request_id: str) ->
         "X-Request-ID": request_id,
         "Connection": "close",
     }
+    if status == 503:
+        fields["Retry-After"] = str(RETRY_AFTER)
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body
