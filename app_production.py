@@ -35,7 +35,7 @@ from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.description import describe
-from routes.locale import api_sentence
+from routes.locale import api_sentence, sentence_in
 from routes.openai.requests import openai_models
 from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
@@ -69,23 +69,24 @@ def create_app(
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
+    metrics = Metrics(
+        models,
+        machine or ThisMachine(),
+        lambda: limiter.shared_failures,
+        lambda: models.image_decoder.restarts,
+    )
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
         rate_limiter=limiter,
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
-        metrics=Metrics(
-            models,
-            machine or ThisMachine(),
-            lambda: limiter.shared_failures,
-            lambda: models.image_decoder.restarts,
-        ),
+        metrics=metrics,
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
-        gate=Gate(settings.server.trusted_proxies),
+        gate=Gate(settings, models, limiter, metrics, sentence_in),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
         grammars=GrammarCache(),

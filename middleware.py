@@ -7,9 +7,7 @@ place (`_answer_failure`), by the table in `edge.errors` and in the format of th
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +22,9 @@ from edge.charging import charge
 from edge.gate import body_refused
 from edge.key_tries import BUDGET
 from edge.rate_limit import OverBudget
+from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
+from edge.response_headers import CORS_EXPOSED, CORS_HEADERS, CORS_METHODS, SECURITY_HEADERS
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
@@ -34,29 +34,6 @@ from telemetry.tracing import Trace
 
 BODIES_FULL = Message("bodies_full", "Too many large requests are being read; try again later.")
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
-CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-CORS_METHODS = ["GET", "POST", "OPTIONS"]
-CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
-CORS_EXPOSED = [
-    "X-Request-ID",
-    "X-Response-Time",
-    "Retry-After",
-    "RateLimit-Limit",
-    "RateLimit-Remaining",
-    "RateLimit-Reset",
-    "RateLimit-Policy",
-]
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +67,7 @@ def _before() -> None:
     row = request_state().row
     if row is not None:
         _check_access(row)
-        failover.hand_over_early(request, services().settings, services().models, row)
+        failover.hand_over_early(failover.HEADER in request.headers, services().settings, services().models, row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
 
@@ -98,8 +75,7 @@ def _before() -> None:
 def _begin() -> None:
     began = time.monotonic()
     row = row_of(request)
-    claimed = request.headers.get("X-Request-ID", "")
-    request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
+    request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
     client = caller.client_address(request, services().settings.server.trusted_proxies)
     trace, model = _trace(row, request_id, began), row.model if row is not None else None
@@ -175,7 +151,7 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
         body = make_response(failures.page(error, meaning.status))
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
-    body.headers.update(failover.headers_of(error, request, services().settings))
+    body.headers.update(failover.headers_of(error, failover.HEADER in request.headers, services().settings))
     return body
 
 

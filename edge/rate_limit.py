@@ -88,6 +88,16 @@ class RateLimiter:
         with self._lock:
             return self._spend_in(self._local, budget, client, cost, only_look)
 
+    def spend_local(self, budget: str, client: str, *, only_look: bool) -> Quota | None:
+        """Charge one request as `spend` does, unless another process would have to be asked: then charge nothing.
+
+        Raises OverBudget. Never waits for the network.
+        """
+        if not self._items or (self._shared is not None and not self._shared.unavailable):
+            return None
+        with self._lock:
+            return self._spend_in(self._local, budget, client, 1, only_look)
+
     def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged."""
         strategy = MovingWindowRateLimiter(windows.storage)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, Message, RequestAborted, RetryLater, ServiceError
 from engine.types import (
     BackendState,
     BackendStats,
@@ -50,6 +50,12 @@ class Backend(Protocol):
         Raises NotReady and Overloaded before any work. Then tokenizes in the caller's thread; raises ValidationError or
         a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported), and
         RequestAborted or DeadlineExceeded soon after `request.cancellation` or its time has ended that work.
+        """
+
+    def would_refuse(self, client: str) -> RetryLater | None:
+        """Return what `submit` would refuse a client's request with at this moment, None if it would admit it.
+
+        Costs microseconds and never blocks on the engine's work.
         """
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:

@@ -17,7 +17,7 @@ from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import NotReady, Overloaded
+from engine.errors import NotReady, Overloaded, RetryLater
 from engine.loading.host import usable_cores
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, plan_budget
@@ -108,6 +108,9 @@ class LLMEngine:
             self._room.give_up(request.client)
             raise
 
+    def would_refuse(self, client: str) -> RetryLater | None:
+        return self._not_ready() or self._room.would_refuse(client)
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
         arrival, client = self._clock(), request.client
         self._check_ready()
@@ -172,9 +175,12 @@ class LLMEngine:
     # --- the caller's thread ---
 
     def _check_ready(self) -> None:
+        if (refusal := self._not_ready()) is not None:
+            raise refusal
+
+    def _not_ready(self) -> NotReady | None:
         state = self.state()
-        if state.status is not Status.READY:
-            raise NotReady(f"The model is not ready: {state.reason}.")
+        return None if state.status is Status.READY else NotReady(f"The model is not ready: {state.reason}.")
 
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None

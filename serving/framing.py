@@ -80,6 +80,13 @@ class Framing:
         """Return at most `size` bytes of what has arrived, b"" at the end of it."""
         return self._store.read(size)
 
+    def body(self, most: int) -> bytes:
+        """Return the body as it has arrived, b"" for one of more than `most` bytes."""
+        if self.body_received > most:
+            return b""
+        self._store.seek(len(self._head))
+        return self._store.read(most)
+
     def close(self) -> None:
         """Release the memory, or the file."""
         self._store.close()

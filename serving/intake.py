@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from edge.body_budget import BodyBudget, Reservation
-from edge.gate import Gate
+from edge.gate import NAMING_BYTES, Verdict
 from serving.connection import Connection
 from serving.framing import Framing, Stage
 
@@ -30,6 +30,12 @@ READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
 DISCARD_SECONDS = 2.0
 DISCARD_BYTES = 64 * 1024 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Gate(Protocol):
+    """Decides which requests are read and served; `edge.gate.Gate`."""
+
+    def judge(self, head: bytes, peer: str) -> Verdict: ...
 
 
 class Poller(Protocol):
@@ -46,9 +52,14 @@ class _Arrival:
     until: float
     framing: Framing = field(default_factory=Framing)
     began: float | None = None
-    client: str = ""
+    verdict: Verdict | None = None
     reservation: Reservation | None = None
-    judged: bool = False
+
+    def close(self) -> None:
+        """Release what the request holds; it is not served."""
+        self.framing.close()
+        if self.reservation is not None:
+            self.reservation.release()
 
 
 class Intake:
@@ -56,8 +67,9 @@ class Intake:
 
     dispatch: called with a connection whose request is whole, or is to be refused by whoever serves it; closed: called
     when a connection has ended here. patience: seconds that a head may take, and a body beyond what its bytes need at
-    the slowest rate; max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many
-    connections of one address may wait here, None for any number: beyond it the longest waiting one is closed.
+    the slowest rate; keepalive: seconds that a connection may be silent behind a refusal; max_body_bytes: a longer body
+    is not read, since every route refuses it; per_peer: how many connections of one address may wait here, None for any
+    number: beyond it the longest waiting one is closed.
     """
 
     def __init__(
@@ -69,12 +81,14 @@ class Intake:
         gate: Gate,
         patience: float,
         max_body_bytes: int,
+        keepalive: float,
         per_peer: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._poller, self._dispatch, self._closed = poller, dispatch, closed
         self._budget, self._gate, self._clock = budget, gate, clock
-        self._patience, self._max_body_bytes, self._per_peer = patience, max_body_bytes, per_peer
+        self._patience, self._keepalive, self._max_body_bytes = patience, keepalive, max_body_bytes
+        self._per_peer = per_peer
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._peers: Counter[str] = Counter()
@@ -159,26 +173,30 @@ class Intake:
         arrival.until = arrival.began + self._patience + framing.body_received / MIN_BYTES_PER_SECOND
         if framing.stage is Stage.HEAD:
             return
-        if not arrival.judged and not self._judge(conn, arrival):
+        if arrival.verdict is None and not self._judge(conn, arrival):
             return
         grown = framing.body_received - before if framing.content_length is None else 0
         if grown and not self._admit(arrival, grown):
             self._hand_over(conn, arrival, refused=True)
         elif framing.stage is not Stage.BODY:
+            self._finish(conn, arrival)
+
+    def _finish(self, conn: Connection, arrival: _Arrival) -> None:
+        """Hand over a request that has arrived, unless it is refused now that its body is known."""
+        framing, verdict = arrival.framing, arrival.verdict
+        again = None if verdict is None or framing.stage is not Stage.WHOLE else verdict.again
+        refusal = again(framing.body(NAMING_BYTES)) if again is not None else None
+        if refusal is None:
             self._hand_over(conn, arrival)
+        else:
+            self._refuse(conn, arrival, refusal)
 
     def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
         """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
-        arrival.judged = True
-        framing, verdict = arrival.framing, self._gate.judge(arrival.framing.head, conn.peer)
-        arrival.client = verdict.client
+        framing = arrival.framing
+        verdict = arrival.verdict = self._gate.judge(framing.head, conn.peer)
         if verdict.refusal is not None:
-            self._leave(conn)
-            framing.close()
-            conn.leftover = b""
-            with contextlib.suppress(OSError):
-                conn.sock.send(verdict.refusal)
-            self.discard(conn)
+            self._refuse(conn, arrival, verdict.refusal)
             return False
         length = framing.content_length or 0
         if length > self._max_body_bytes:
@@ -192,9 +210,29 @@ class Intake:
                 conn.sock.send(CONTINUE)
         return True
 
+    def _refuse(self, conn: Connection, arrival: _Arrival, refusal: bytes) -> None:
+        """Send a refusal, and wait for the connection's next request where all of this one has arrived."""
+        self._leave(conn)
+        whole = arrival.framing.stage is Stage.WHOLE
+        plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
+        keep = plain and arrival.verdict is not None and arrival.verdict.keeps_alive
+        arrival.close()
+        try:
+            sent = conn.sock.send(refusal) == len(refusal)
+        except OSError:
+            sent = False
+        if keep and sent:
+            self.expect(conn, self._keepalive)
+        elif plain and sent:
+            self._end(conn)  # nothing is left unread, so the client loses nothing of its answer
+        else:
+            conn.leftover = b""
+            self.discard(conn)
+
     def _admit(self, arrival: _Arrival, size: int) -> bool:
         if arrival.reservation is None:
-            arrival.reservation = self._budget.reserve(arrival.client, size)
+            assert arrival.verdict is not None  # a body is admitted behind its head
+            arrival.reservation = self._budget.reserve(arrival.verdict.client, size)
             return arrival.reservation is not None
         return arrival.reservation.grow(size)
 
@@ -208,9 +246,7 @@ class Intake:
     def _give_up(self, conn: Connection) -> None:
         arrival = self._arriving[conn]
         self._leave(conn)
-        arrival.framing.close()
-        if arrival.reservation is not None:
-            arrival.reservation.release()
+        arrival.close()
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:

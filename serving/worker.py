@@ -184,6 +184,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             budget=services.body_budget,
             gate=services.gate,
             patience=self.send_timeout,
+            keepalive=self.cfg.keepalive,
             max_body_bytes=MAX_BODY_BYTES,
             per_peer=None if services.gate.behind_proxy else max(1, self.worker_connections // 2),
         )

@@ -16,7 +16,7 @@ from io import BytesIO
 from PIL import Image
 
 from engine.backend import Generation
-from engine.errors import NotReady, Overloaded, RequestAborted, ServiceError
+from engine.errors import NotReady, Overloaded, RequestAborted, RetryLater, ServiceError
 from engine.text.images import decode
 from engine.types import (
     BackendState,
@@ -116,6 +116,14 @@ class ScriptedBackend:
         elif not self.hold:
             self.finish(request.request_id)
         return generation
+
+    def would_refuse(self, client: str) -> RetryLater | None:
+        try:
+            with self._changed:
+                self._admit()
+        except Exception as error:
+            return error if isinstance(error, RetryLater) else None
+        return None
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         with self._changed:

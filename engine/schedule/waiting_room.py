@@ -51,8 +51,20 @@ class WaitingRoom:
         with self._changed:
             self._check_open()
             if not self._make_room(client):
-                raise Overloaded("The service is busy; try again later.", self._retry_after())
+                raise self._busy()
             self._in_flight.enter(client)
+
+    def would_refuse(self, client: str) -> Overloaded | None:
+        """Return what `admit` would refuse this client with at this moment, None if it would admit it; evicts nobody.
+
+        Takes no lock while there is room.
+        """
+        if not self._in_flight.full:
+            return None
+        with self._changed:
+            if not self._in_flight.full or self._victim_for(client) is not None:
+                return None
+            return self._busy()
 
     def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
         """Admit a request of a batch if it can run at once; return whether it was admitted.
@@ -220,10 +232,17 @@ class WaitingRoom:
         """Return whether a client's next request can be admitted; evicts a request of a greedier client if need be."""
         if not self._in_flight.full:
             return True
-        victim = self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
+        victim = self._victim_for(client)
         if victim is not None:
             self._evict(victim)
         return victim is not None
+
+    def _busy(self) -> Overloaded:
+        return Overloaded("The service is busy; try again later.", self._retry_after())
+
+    def _victim_for(self, client: str) -> Sequence | None:
+        """Return the waiting sequence that a client's next request may evict."""
+        return self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
 
     def _make_token_room(self, sequence: Sequence) -> bool:
         while self._queue.tokens and self._queue.tokens + sequence.num_prompt > self._max_tokens:
@@ -238,9 +257,10 @@ class WaitingRoom:
 
     def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
         """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
-        for greedy, amount in held.most_common():
-            if amount <= bound:
-                return None
+        if max(held.values(), default=0) <= bound:  # as it mostly is under a flood
+            return None
+        greedier = [(amount, client) for client, amount in held.items() if amount > bound]
+        for _, greedy in sorted(greedier, key=lambda pair: pair[0], reverse=True):
             if (victim := self._queue.evictable(greedy)) is not None:
                 return victim
         return None

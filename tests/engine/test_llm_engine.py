@@ -307,6 +307,16 @@ def test_a_batch_is_refused_as_any_request_is(start):
     assert engine._room.num_in_flight() == 0
 
 
+def test_a_refusal_is_foretold_with_its_reason(start):
+    """None while a request would be admitted; while draining, what `submit` would raise."""
+    engine = start(max_num_seqs=1, max_waiting=0)
+    assert engine.would_refuse("") is None
+    engine.drain()
+    assert isinstance(engine.would_refuse(""), NotReady)
+    with pytest.raises(NotReady, match=str(engine.would_refuse(""))):
+        engine.submit(ask())
+
+
 # --- ends ---
 
 

@@ -12,6 +12,8 @@ from serving.intake import CONTINUE, DISCARD_SECONDS, MIN_BYTES_PER_SECOND, Inta
 from tests.fakes import Clock
 
 PATIENCE = 10.0
+KEEPALIVE = 5.0
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
 SMALL = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -20,11 +22,11 @@ class Gate:
     """Judges as told; remembers the heads."""
 
     def __init__(self):
-        self.refusal, self.heads = None, []
+        self.refusal, self.heads, self.keeps_alive, self.again = None, [], False, None
 
     def judge(self, head, peer):
         self.heads.append(head)
-        return Verdict(peer, self.refusal)
+        return Verdict(peer, self.refusal, self.keeps_alive, self.again)
 
 
 class Room:
@@ -42,6 +44,7 @@ class Room:
             self.gate,
             PATIENCE,
             max_body_bytes,
+            KEEPALIVE,
             per_peer,
             self.clock,
         )
@@ -319,3 +322,77 @@ def test_a_descriptor_can_be_had_from_whoever_waited_longest(room):
     assert room.closed == [first]
     assert room.intake.close_longest_waiting()
     assert not room.intake.close_longest_waiting()
+
+
+def test_a_refused_connection_goes_on_where_its_request_was_whole(room):
+    """The client sends its next request on it; silent, it is given up after the keep-alive's time."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    conn, client = room.connect()
+    for _ in range(3):
+        client.sendall(SMALL)
+        room.pump()
+        assert client.recv(1000) == REFUSAL
+    room.gate.refusal = None
+    client.sendall(SMALL)
+    room.pump()
+    assert (room.whole, room.closed, room.budget.in_flight) == ([conn], [], 5)
+    assert read(conn) == SMALL
+
+
+def test_a_refused_connection_that_is_silent_ends(room):
+    """After the keep-alive's time, like any other."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    room.clock.advance(KEEPALIVE)
+    room.intake.sweep()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+
+
+def test_a_refused_client_that_closes_costs_no_wait(room):
+    """Nothing is left unread, so the connection is closed at once, and its answer arrives."""
+    room = room()
+    room.gate.refusal = REFUSAL
+    _, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1000) == b""
+
+
+def test_requests_sent_ahead_of_a_refusal_are_discarded(room):
+    """However many, the first alone is answered, and the connection ends."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    client.sendall(SMALL * 2000)
+    room.pump()
+    assert len(room.gate.heads) == 1
+    assert client.recv(10_000) == REFUSAL
+    client.close()
+    room.pump()
+    assert len(room.closed) == 1
+
+
+def test_a_request_is_judged_again_once_it_is_whole(room):
+    """With its body; what it had reserved is free behind a refusal."""
+    room, bodies = room(), []
+    room.gate.again = lambda body: bodies.append(body) or (REFUSAL if body == b"hello" else None)
+    _, client = room.connect()
+    client.sendall(SMALL[:-2])
+    room.pump()
+    assert (bodies, room.budget.in_flight) == ([], 5)
+    client.sendall(SMALL[-2:])
+    room.pump()
+    assert (bodies, room.whole, room.budget.in_flight) == ([b"hello"], [], 0)
+    assert client.recv(1000) == REFUSAL
+    passed, client = room.connect()
+    client.sendall(SMALL.replace(b"hello", b"other"))
+    room.pump()
+    assert (bodies, room.whole) == ([b"hello", b"other"], [passed])
+    assert read(passed) == SMALL.replace(b"hello", b"other")

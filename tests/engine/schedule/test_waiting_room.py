@@ -1,5 +1,6 @@
 """The waiting room: capacity is conserved, clients are treated alike, refusals are immediate, no request is lost."""
 
+import random
 import threading
 from collections import Counter, defaultdict
 
@@ -399,3 +400,24 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
     worker.join(PATIENCE)
     assert room.num_in_flight() == 0
     assert room.check([]) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_would_refuse_foretells_admit(seed):
+    """At every moment it says what `admit` does, and changes nothing."""
+    rng, made = random.Random(seed), WaitingRoom(6, 1000)
+    for _ in range(60):
+        client = rng.choice("aaab")
+        before = made.num_in_flight()
+        foretold = made.would_refuse(client)
+        assert made.num_in_flight() == before
+        if rng.random() < 0.3 and (started := made.take({priority: {} for priority in Priority})) is not None:
+            made.release(started.request.client)
+            continue
+        if foretold is None:
+            made.admit(client)
+            made.put(sequence(client))
+            continue
+        with pytest.raises(Overloaded) as told:
+            made.admit(client)
+        assert (str(foretold), foretold.retry_after) == (str(told.value), told.value.retry_after)
