@@ -67,16 +67,16 @@ class ToolCall(OpenaiRequest):
     function: CalledFunction
 
 
-TextParts = Annotated[list[TextPart], Field(min_length=1)]
+TextParts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 UserPart = Annotated[TextPart | ImagePart, Discriminator("type")]
 AssistantPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(min_length=1), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
@@ -104,7 +104,7 @@ class AssistantMessage(OpenaiRequest):
     content: AssistantContent | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     annotations: list[Any] | None = None
     name: str | None = None
     audio: None = None

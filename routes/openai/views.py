@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify
 from edge.charging import charge, charge_if_refused
 from routes import parsing
 from routes.openai import catalogue, chat, completions
+from routes.openai.requests import json_limits
 from routes.response_models import ModelList
 from routes.services import services
 from routes.validation import AnyRequest, validated
@@ -44,4 +45,5 @@ def text_completions() -> Response:
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
     """Return the validated body; a body that is refused is charged as one answer."""
-    return charge_if_refused(lambda: validated(model, parsing.json_object()))
+    limits = json_limits(services().settings.generation.max_model_len)
+    return charge_if_refused(lambda: validated(model, parsing.json_object(limits)))
