@@ -71,7 +71,9 @@ class EngineCore:
         self._room, self._runner, self._clock = room, runner, clock
         self._eos_token_ids, self._token_text = eos_token_ids, token_text
         self._counters = counters
-        self.scheduler = Scheduler(room, config.max_num_seqs, config.max_num_batched_tokens, self._begin)
+        self.scheduler = Scheduler(
+            room, config.max_num_seqs, config.max_num_batched_tokens, self._begin, config.step_overhead
+        )
 
     def step(self) -> bool:
         """Compute one step of all running sequences; return False if there was nothing to do."""

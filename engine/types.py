@@ -296,7 +296,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens."""
+    """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens.
+
+    step_overhead: the fixed cost of a step, in the tokens that take as long.
+    """
 
     max_num_seqs: int = 64
     max_waiting: int = 128
@@ -306,6 +309,7 @@ class EngineConfig:
     cpu_threads: int = 0
     prefix_cache: bool = True
     prefix_sharing: str = "client"
+    step_overhead: int = 8
     cuda_graphs: bool = True
     reload_reserve: bool = False
 

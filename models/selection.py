@@ -28,6 +28,8 @@ log = logging.getLogger("avito_ai.loading")
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows
+# The fixed cost of a step in tokens: measured on the CPU with the demo; on CUDA, reading the weights once.
+STEP_OVERHEAD = {"cpu": 8, "cuda": 256}
 DTYPES = {"cpu": "float32", "cuda": "float16"}
 
 # Returns the device, and the engine's limits on it; called by the thread that loads.
@@ -91,6 +93,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         cpu_threads=engine.cpu_threads,
         prefix_cache=engine.prefix_cache,
         prefix_sharing=engine.prefix_sharing,
+        step_overhead=STEP_OVERHEAD[device],
         cuda_graphs=engine.cuda_graphs,
         reload_reserve=engine.reload_reserve,
     )
