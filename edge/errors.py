@@ -117,6 +117,7 @@ FRAMEWORK: dict[int, ServiceError] = {
 MALFORMED = "The request is malformed."
 
 NO_MEMORY = Message("no_memory", "The service has too little memory at the moment; try again later.")
+UNEXPECTED = "Something went wrong on our side. Please try again."
 
 Sentence = Callable[[str, str], str]
 
@@ -138,10 +139,14 @@ def as_service_error(error: Exception) -> ServiceError:
     if _about_the_body(error):
         log.info("Malformed request body: %s", type(error).__name__)
         return ValidationError(MALFORMED)
-    # An exception's text can quote the request, so only its traceback and its type are logged.
+    log_unexpected(error)
+    return InternalError(UNEXPECTED)
+
+
+def log_unexpected(error: BaseException) -> None:
+    """Log an error's type and traceback; its text can quote the request."""
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("Unexpected %s:\n%s", type(error).__name__, where)
-    return InternalError("Something went wrong on our side. Please try again.")
 
 
 def _about_the_body(error: Exception) -> bool:

@@ -78,6 +78,16 @@ class ClientSocket(socket.socket):
             self._request = None
 
     @property
+    def request_head(self) -> bytes:
+        """The request line and the fields, as far as they have arrived."""
+        return b"" if self._request is None else self._request.head
+
+    @property
+    def request_unreadable(self) -> bool:
+        """True where the head has no end: it is too long, or no head at all."""
+        return self._request is not None and self._request.unreadable
+
+    @property
     def request_whole(self) -> bool:
         """True where all of the request has arrived, so that another may follow on the connection."""
         return self._request is not None and self._request.stage is Stage.WHOLE
@@ -166,13 +176,18 @@ class Connection(TConn):  # type: ignore[misc]
     @property
     def peer(self) -> str:
         """The address at the other end of the socket."""
-        return str(self.client[0]) if isinstance(self.client, tuple) else "unknown"
+        return peer_of(self.client)
 
     def close(self, graceful: bool = False) -> None:
         if not self._closed:
             self._closed = True
             self.sock.end_request()
             super().close()
+
+
+def peer_of(address: object) -> str:
+    """Return the host of a socket's address, "unknown" where it has none."""
+    return str(address[0]) if isinstance(address, tuple) else "unknown"
 
 
 def _filler(head: bytes) -> bytes:

@@ -18,6 +18,8 @@ MAX_TRAILER_BYTES = 16 * 1024
 SPOOL_BYTES = 1024 * 1024  # a longer request lies in a file
 END_OF_HEAD = b"\r\n\r\n"
 LENGTH = re.compile(rb"\d{1,18}")
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+NO_TOKEN = re.compile(rb"[^\r\n!-~]")  # what no request begins with, a TLS handshake for one
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
@@ -56,6 +58,11 @@ class Framing:
     def http_1_1(self) -> bool:
         """True where the client speaks HTTP/1.1."""
         return self._head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")
+
+    @property
+    def unreadable(self) -> bool:
+        """True where the head has no end: it is too long, or no head at all."""
+        return self.stage is Stage.BROKEN and END_OF_HEAD not in self._head
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes that arrived. Return what follows the end of the request: the beginning of the next one."""
@@ -101,7 +108,8 @@ class Framing:
         self._head += data
         end = self._head.find(END_OF_HEAD, searched)
         if end < 0:
-            if len(self._head) > MAX_HEAD_BYTES:
+            hopeless = NO_TOKEN.match(self._head) or BARE_LINE_FEED.search(self._head, searched)
+            if hopeless or len(self._head) > MAX_HEAD_BYTES:
                 self._store.write(self._head)
                 self.stage = Stage.BROKEN
             return b""

@@ -33,10 +33,10 @@ from gunicorn.workers.gthread import ThreadWorker
 from edge.route_table import MIB
 from engine.errors import StartError
 from models import ModelSet
-from serving.connection import ClientSocket, Connection
+from serving.connection import ClientSocket, Connection, peer_of
 from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
-from serving.malformed import send_failure
+from serving.malformed import FailureResponses, endless
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
@@ -127,12 +127,16 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             pool.submit(started.wait, THREADS_START_SECONDS)
         return pool
 
-    def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: BaseException) -> None:
+    def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
         """Answer a request that is no HTTP, or that failed outside of the application, in the API's own shape."""
-        send_failure(req, client, exc)
+        assert self.wsgi is not None  # built before the worker runs
+        FailureResponses(self.wsgi.extensions["services"]).send(client, peer_of(addr), exc)
 
     def handle(self, conn: Connection) -> bool:
         """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
+        if conn.sock.request_unreadable:
+            self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
+            return False
         keep = Context().run(super().handle, conn)
         return bool(keep) and conn.sock.request_whole
 

@@ -5,8 +5,10 @@ import socket
 
 import pytest
 
+from edge.services import services
 from engine.errors import NotReady
-from serving.malformed import send_failure
+from serving.connection import ClientSocket
+from serving.malformed import FailureResponses
 from tests.fakes import image_bytes, multipart
 
 TEXT, CHAT = "/api/v1/text/generate", "/v1/chat/completions"
@@ -56,11 +58,11 @@ def test_a_stream_ends_with_the_same_error(client, monkeypatch):
         assert (last["error"]["code"] if path == CHAT else last["error"]) == "overloaded"
 
 
-def test_outside_of_the_application_it_is_told_as_well():
+def test_outside_of_the_application_it_is_told_as_well(app):
     """Where Gunicorn parses a head or writes a response."""
     ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send_failure(None, ours, MemoryError())
+    with ClientSocket(ours, 5.0) as ours, theirs:
+        FailureResponses(services(app)).send(ours, "127.0.0.1", MemoryError())
         head, _, body = theirs.recv(65536).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 5" in head

@@ -103,3 +103,25 @@ def test_the_head_says_what_there_will_be(new):
     assert (framing.stage, framing.content_length, framing.body_received) == (Stage.BODY, 70000, 2)
     assert framing.expects_continue
     assert framing.head == b"POST / HTTP/1.1\r\nContent-Length: 70000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "start", [b"\x16\x03\x01", b"\x00", b"\xff", b" GET", b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nA: b\n"]
+)
+def test_a_head_that_can_have_no_end_is_broken_at_once(new, start):
+    """A handshake of TLS, or a line that ends in a bare line feed: its client is not waited for."""
+    framing = new()
+    for byte in start:
+        framing.feed(bytes([byte]))
+    assert framing.stage is Stage.BROKEN
+    assert framing.unreadable
+
+
+@pytest.mark.parametrize("start", [b"G", b"\r\nGET", b"GET / HTTP/1.1\r\nA: b\r\n", b"GET / HTTP/1.1\r\nA: \xff \r\n"])
+def test_the_beginning_of_a_head_is_waited_for(new, start):
+    """However it is cut, and whatever its fields contain."""
+    framing = new()
+    for byte in start:
+        framing.feed(bytes([byte]))
+    assert framing.stage is Stage.HEAD
+    assert not framing.unreadable
