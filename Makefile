@@ -1,5 +1,5 @@
 # What a developer types most; each line is one command that works by itself too.
-.PHONY: install run test lint format bench lighthouse
+.PHONY: install run test lint format bench proof lighthouse
 
 PYTHON = .venv/bin/python
 # The results name the commits that they were measured at, which look like keys.
@@ -37,6 +37,9 @@ sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materia
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
+
+proof: ## an hour and more: hostile clients, floods and faults against a real Gunicorn; writes tests/RELIABILITY.md
+	$(PYTHON) -m benchmarks.proof
 
 # Scores of the page of a server that runs on PORT. Needs npm and Chromium; both pages shall have 98 and more.
 lighthouse:

@@ -1,1 +1,1 @@
-"""One program for each promise of the service; each prints its figures and exits with 1 where the promise is broken."""
+"""Programs that try to break the service's promises, each against a real Gunicorn; `python -m benchmarks.proof`."""
