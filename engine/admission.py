@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.backend import Generation
@@ -11,8 +13,10 @@ from engine.prefix_scopes import PrefixScopes
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
 from engine.text.prompt_size import check_prompt_size
-from engine.types import GenerationRequest, QueuePosition, SamplingParams
+from engine.types import GenerationRequest, QueuePosition, SamplingParams, TokensPrompt
 from engine.wanted import Wanted
+
+PREPARED = TokensPrompt(())  # in the place of a prompt that has been prepared
 
 if TYPE_CHECKING:
     from engine.loading.loader import LoadedModel
@@ -27,11 +31,13 @@ def make_sequence(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
-    queue_position: Callable[[], QueuePosition | None] = lambda: None,
+    queue_position: Callable[[GenerationRequest], QueuePosition | None] = lambda request: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
     wanted: Wanted | None = None,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
+
+    The sequence does not keep the prompt, whose images and texts may be large.
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
     scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors.
@@ -41,7 +47,8 @@ def make_sequence(
     _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position, scopes)
+    bare = replace(request, prompt=PREPARED)
+    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, partial(queue_position, bare), scopes)
 
 
 def sequence_of(

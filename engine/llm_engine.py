@@ -184,11 +184,17 @@ class LLMEngine:
 
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None
-        position = partial(self._room.queue_position, request)
         wanted = Wanted(arrival + min(request.queue_timeout, request.timeout), request.client, self._clock)
         with request.cancellation.notifying(wanted.cancel):
             sequence = make_sequence(
-                self._loaded, request, arrival, self._notify_abort, self._clock, position, self._scopes, wanted
+                self._loaded,
+                request,
+                arrival,
+                self._notify_abort,
+                self._clock,
+                self._room.queue_position,
+                self._scopes,
+                wanted,
             )
         self._room.put(sequence)
         self._loop.wake()

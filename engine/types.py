@@ -312,6 +312,7 @@ class EngineConfig:
     step_overhead: int = 8
     cuda_graphs: bool = True
     reload_reserve: bool = False
+    image_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

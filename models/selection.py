@@ -96,6 +96,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         step_overhead=STEP_OVERHEAD[device],
         cuda_graphs=engine.cuda_graphs,
         reload_reserve=engine.reload_reserve,
+        image_workers=engine.image_workers,
     )
 
 

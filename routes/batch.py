@@ -13,12 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import request
 
 from edge import caller
 from edge.errors import api_body, as_service_error, meaning_of
+from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
@@ -77,6 +79,8 @@ class Batch:
                 self._failed(index, one)
             else:
                 self._todo.append(_Text(index, self._generation_request(backend, index, one)))
+        held = request._get_current_object()  # type: ignore[attr-defined] # a proxy; lines are sent outside of its context
+        self._release_body = partial(release_body, held)
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
 
@@ -125,6 +129,7 @@ class Batch:
                     self._waits = True
                     return
                 self._run(text, generation)
+        self._release_body()
         self._stop_waiting()
 
     def _submit_one(self, text: _Text) -> Generation | None:

@@ -67,6 +67,8 @@ class ClientSocket(socket.socket):
 
     def release_body(self) -> None:
         """Release the bytes of the body: it has been read, and nothing of it is kept."""
+        if self._request is not None:
+            self._request.close()
         if self._reservation is not None:
             self._reservation.release()
 

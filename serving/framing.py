@@ -84,8 +84,8 @@ class Framing:
         self._store.seek(0)
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes of what has arrived, b"" at the end of it."""
-        return self._store.read(size)
+        """Return at most `size` bytes of what has arrived, b"" at the end of it, and once it is closed."""
+        return b"" if self._store.closed else self._store.read(size)
 
     def body(self, most: int) -> bytes:
         """Return the body as it has arrived, b"" for one of more than `most` bytes."""

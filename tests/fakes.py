@@ -101,11 +101,12 @@ class ScriptedBackend:
             self._admit()
             images = request.prompt.images if isinstance(request.prompt, ChatPrompt) else ()
             self.decoded += [decode(image).size for image in images]
+            request_id = request.request_id  # nothing else of the request is kept beside `submitted`
             generation = Generation(
-                request.request_id,
+                request_id,
                 prompt_tokens=7,
                 deadline=time.monotonic() + request.timeout,
-                on_abort=lambda: self._aborted(request.request_id),
+                on_abort=lambda: self._aborted(request_id),
                 queue_position=lambda: self.queue_position,
             )
             self.submitted.append(request)

@@ -75,7 +75,7 @@ def load_model(
     log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.dtype)
     model = load_weights(spec, checkpoint, report)
     length = _context_length(model, max_model_len)
-    images = None if processor is None else _image_preparer(spec, processor, max(1, length // 2), decoder)
+    images = None if processor is None else _image_preparer(spec, processor, image_tokens(length), decoder)
     return _assemble(spec, model, tokenizer, _chat_template(spec, tokenizer, processor), images, length)
 
 
@@ -101,6 +101,11 @@ def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrained
         return tokenizer, load_processor(checkpoint.folder)
     except Exception as error:
         raise StartError(f"{spec.dir_setting}: the image processor in {checkpoint.folder} cannot be loaded.") from error
+
+
+def image_tokens(length: int) -> int:
+    """Return how many tokens the images of one prompt may have together in a context of `length` tokens."""
+    return max(1, length // 2)
 
 
 def _context_length(model: PreTrainedModel, limit: int | None) -> int:

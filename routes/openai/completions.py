@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flask import Response, jsonify
-
 from edge.request_state import request_state
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
 from routes import sse
@@ -23,8 +21,11 @@ def cost(body: CompletionRequest) -> int:
     return len(_prompts(body)) * (body.n or 1)
 
 
-def create_completion(body: CompletionRequest) -> Response:
-    """Continue texts. Raises the ServiceError that the request is refused with or fails with."""
+def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]:
+    """Submit texts; return their run and the response to come, which keep nothing of the body.
+
+    Raises the ServiceError that the request is refused with.
+    """
     name, backend = catalogue.find(body.model)
     check_stream_options(body)
     prompts = _prompts(body)
@@ -33,10 +34,7 @@ def create_completion(body: CompletionRequest) -> Response:
         backend,
         [(prompt, params) for prompt in prompts for params in choices(backend, body, body.logprobs)],
     )
-    response = CompletionResponse(run, body, len(prompts))
-    if body.stream:
-        return sse.EventStream(response.events(), run.close).response()
-    return jsonify(response.whole(run.results()))
+    return run, CompletionResponse(run, body, len(prompts))
 
 
 def _prompts(body: CompletionRequest) -> list[Prompt]:

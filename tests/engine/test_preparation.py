@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from engine.admission import PREPARED
 from engine.errors import DeadlineExceeded, RequestAborted
 from engine.llm_engine import LLMEngine
 from engine.text.image_workers import ImageWorkers
@@ -165,3 +166,13 @@ def test_a_cancellation_tells_all_that_listen_once():
     with cancellation.notifying(lambda: told.append("later")):
         assert told == ["waiting", "later"]
     assert cancellation.cancelled
+
+
+def test_a_prepared_request_does_not_keep_its_prompt(engine, make_image):
+    """The encoded image, and the texts of a conversation, go once the model's input is there."""
+    seen = []
+    put = engine._room.put
+    engine._room.put = lambda sequence: (seen.append(sequence), put(sequence))
+    engine.submit(about(make_image(28, 28))).result()
+    assert seen[0].request.prompt == PREPARED
+    assert seen[0].request.request_id == "r"
