@@ -1,5 +1,5 @@
-# What a developer types most; each line is one command that works by itself too.
-.PHONY: install run test lint format bench proof lighthouse
+# Shortcuts for developers; each recipe works by itself as well.
+.PHONY: install run check test lint format bench proof lighthouse
 
 PYTHON = .venv/bin/python
 # The results name the commits that they were measured at, which look like keys.
@@ -11,6 +11,12 @@ install: ## set up .venv with what the tests need, and run nothing but a listing
 run:
 	./deploy.sh development
 
+check: ## what to run after each edit: no system program, no slow test; see CONTRIBUTING.md
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not slow and not needs and not gpu and not deploy" --ignore=tests/e2e
+
 test:
 	./deploy.sh test
 
@@ -18,7 +24,7 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m shellcheck -x deploy.sh .ci/run $$(find deploy -name '*.sh')
+	.venv/bin/shellcheck -x deploy.sh .ci/run $$(find deploy -name '*.sh')
 	$(PYTHON) -m yamllint --strict .github compose.yaml deploy/compose/gpu.yaml deploy
 	.venv/bin/hadolint Dockerfile
 	$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive .
@@ -28,7 +34,7 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-audit: ## published holes in the pinned packages; needs pip-audit in .venv and a way to PyPI
+audit: ## known vulnerabilities of the pinned packages; needs pip-audit in .venv and a way to PyPI
 	$(PYTHON) -m deploy.audit
 
 sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materials of both images

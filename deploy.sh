@@ -91,7 +91,7 @@ run_tests() {
         assume_yes=yes
         shift
     fi
-    # Two processes test side by side; with as many threads as cores in each, torch's would only wait for one another.
+    # The tests run in two processes; with one thread per core in each, torch's threads would compete.
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
     find_python
     if [ $# -gt 0 ]; then
@@ -102,13 +102,13 @@ run_tests() {
     make_venv
     install_packages requirements-test.txt
     say "Running the tests; the last line has the result."
-    # A part of the tests says nothing about coverage.
+    # Coverage of a part of the tests is meaningless.
     if [ -z "$LEFT_OUT" ]; then set -- -p pytest_cov --cov --cov-report=term:skip-covered; fi
     run_pytest -p xdist -n 2 --dist worksteal "$@"
 }
 
-# $1: as for install_system_programs; the rest selects tests as pytest's arguments do. Only what these tests need is
-# installed, and they are not even listed where nothing is missing.
+# $1: as for install_system_programs; the other arguments select tests, as for pytest. Only programs that these tests
+# need are installed; if no program is missing, the tests are not even collected.
 run_some_tests() {
     local assume_yes="$1"
     shift
@@ -123,7 +123,7 @@ run_some_tests() {
     run_pytest "$@"
 }
 
-# Prints the programs that the selected tests need, one a line. What is wrong with the selection, the run itself says.
+# Prints the programs that the selected tests need, one per line. The run itself reports errors in the selection.
 needed_programs() {
     { "$VENV_PYTHON" -m pytest --collect-only --quiet --list-needs "$@" 2>/dev/null || true; } | sed -n 's/^needs //p'
 }

@@ -21,7 +21,7 @@ from gunicorn.arbiter import Arbiter
 from config import settings_or_exit
 from engine.errors import StartError
 from serving.gunicorn_log import GunicornLogger
-from serving.startup import leave_process, start_models
+from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
 from serving.worker import ServiceWorker
 from telemetry.logs import set_up_logging
@@ -143,7 +143,7 @@ def post_worker_init(worker: ServiceWorker) -> None:
     worker.on_drain = _extend_stop_timeout
     worker.begin_serving()
     old_master = os.environ.get("GUNICORN_PID")
-    start_models(worker, int(old_master) if old_master else None, notify, leave_process(Arbiter.WORKER_BOOT_ERROR))
+    start_models(worker, int(old_master) if old_master else None, notify, exit_process(Arbiter.WORKER_BOOT_ERROR))
 
 
 def worker_int(worker: ServiceWorker) -> None:

@@ -49,10 +49,10 @@ def ready() -> Response:
     )
     if status is Status.READY:
         return jsonify(body)
-    blamed = next(state for state in states.values() if state.status is status)
-    body["reason"] = blamed.reason or REASONS[status]
-    if blamed.progress is not None:
-        body["progress"] = _shown(blamed.progress)
+    worst = next(state for state in states.values() if state.status is status)
+    body["reason"] = worst.reason or REASONS[status]
+    if worst.progress is not None:
+        body["progress"] = _shown(worst.progress)
     response = jsonify(body)
     response.status_code = 503
     response.headers["Retry-After"] = str(LATER.get(status, RETRY_AFTER))

@@ -93,19 +93,19 @@ def _about(words: str, image: EncodedImage) -> ChatPrompt:
     return ChatPrompt(({"role": "user", "content": [{"type": "text", "text": words}, {"type": "image"}]},), (image,))
 
 
-def _request(asked: Prompt, sizes: Sizes, number: int) -> GenerationRequest:
-    return generation(asked, Job("", sizes.answer, temperature=0.7), number)
+def _request(prompt: Prompt, sizes: Sizes, number: int) -> GenerationRequest:
+    return generation(prompt, Job("", sizes.answer, temperature=0.7), number)
 
 
-def start(kind: str, shape: Shape, requests: Iterator[GenerationRequest], asked: argparse.Namespace) -> Model:
+def start(kind: str, shape: Shape, requests: Iterator[GenerationRequest], options: argparse.Namespace) -> Model:
     """Create a model and start its engine. Raises StartError."""
     load = RandomLoad(shape)
     vision, here = shape.tower is not None, Path()
-    spec = ModelSpec(kind, shape.name, vision, here, here, asked.device, DTYPES[asked.device], "-", "-", "DTYPE")
+    spec = ModelSpec(kind, shape.name, vision, here, here, options.device, DTYPES[options.device], "-", "-", "DTYPE")
     config = EngineConfig(
-        max_num_seqs=max(asked.c),
-        max_model_len=asked.sizes.context,
-        max_num_batched_tokens=max(BATCHED_TOKENS[asked.device], max(asked.c)),
+        max_num_seqs=max(options.c),
+        max_model_len=options.sizes.context,
+        max_num_batched_tokens=max(BATCHED_TOKENS[options.device], max(options.c)),
     )
     engine = LLMEngine(spec, config, load)
     engine.start()
@@ -144,17 +144,17 @@ def points(models: Sequence[Model], clients: Sequence[int]) -> list[tuple[str, l
     return [(name, own, c) for name, own in loads for c in clients]
 
 
-def measure(models: Sequence[Model], asked: argparse.Namespace, end: float) -> Iterator[Measured]:
+def measure(models: Sequence[Model], options: argparse.Namespace, end: float) -> Iterator[Measured]:
     """Measure until `end`; after each measurement yield all results so far and the names of those skipped."""
     done = Measured()
-    with tqdm(points(models, asked.c), unit="point", disable=None) as bar:
+    with tqdm(points(models, options.c), unit="point", disable=None) as bar:
         for name, own, clients in bar:
             point = f"{name}, c={clients}"
             bar.set_description(point)
-            if time.monotonic() + asked.sizes.settle + asked.sizes.window > end:
+            if time.monotonic() + options.sizes.settle + options.sizes.window > end:
                 done.skipped.append(point)
             else:
-                done.figures[point] = steady(own, clients, asked.sizes)
+                done.figures[point] = steady(own, clients, options.sizes)
             yield done
 
 
@@ -167,28 +167,28 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.5, help="from the start of the program")
     parser.add_argument("--name", default="gpu", help="name of the results files")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
-    asked = parser.parse_args(argv)
-    asked.sizes = SMALL if asked.tiny else FULL
-    return asked
+    options = parser.parse_args(argv)
+    options.sizes = SMALL if options.tiny else FULL
+    return options
 
 
 def main(argv: Sequence[str] | None = None, cuda_available: Callable[[], bool] = torch.cuda.is_available) -> int:
     """Measure, print and write the results; return the exit status: 2 without CUDA, 1 if a model cannot start."""
-    asked = arguments(argv)
-    end = time.monotonic() + asked.minutes * 60
-    if asked.device == "cuda" and not cuda_available():
+    options = arguments(argv)
+    end = time.monotonic() + options.minutes * 60
+    if options.device == "cuda" and not cuda_available():
         print("No CUDA device is available; try the program with --device cpu --tiny.", file=sys.stderr)
         return NO_DEVICE
     found = record.facts(["torch", "transformers"])
-    bandwidth = copy_bandwidth(asked.device)
-    text, vision = shapes(asked.tiny)
+    bandwidth = copy_bandwidth(options.device)
+    text, vision = shapes(options.tiny)
     models: list[Model] = []
     try:
-        models.append(start(TEXT, text, text_requests(text, asked.sizes), asked))
-        models.append(start(VISION, vision, vision_requests(asked.sizes), asked))
-        most = limits([model.demand(asked.sizes) for model in models], asked.c, bandwidth)
-        for done in measure(models, asked, end):
-            path = report(found, done, most, bandwidth, asked)
+        models.append(start(TEXT, text, text_requests(text, options.sizes), options))
+        models.append(start(VISION, vision, vision_requests(options.sizes), options))
+        most = limits([model.demand(options.sizes) for model in models], options.c, bandwidth)
+        for done in measure(models, options, end):
+            path = report(found, done, most, bandwidth, options)
     except StartError as error:
         print(f"A model cannot start: {error}", file=sys.stderr)
         return 1

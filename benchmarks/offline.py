@@ -68,24 +68,24 @@ def requests(workload: Workload, count: int, *seed: object) -> Iterator[Generati
         yield request_of(job, number, None if job.image is None else check_header(job.image))
 
 
-def measure_steps(folder: Path, asked: argparse.Namespace) -> StepFigures:
+def measure_steps(folder: Path, options: argparse.Namespace) -> StepFigures:
     """Run the text model with each number of clients; return its steps by shape and its throughput."""
     loaded = load_model(spec(folder, vision=False), lambda progress: None, MODEL_LENGTH)
-    engine = SteppedEngine(loaded, EngineConfig(max_num_seqs=max(asked.c), max_model_len=MODEL_LENGTH))
-    workload = Workload(tokens=asked.tokens)
-    for _ in engine.closed_loop(requests(workload, 2, asked.seed, "warm-up"), 2):
+    engine = SteppedEngine(loaded, EngineConfig(max_num_seqs=max(options.c), max_model_len=MODEL_LENGTH))
+    workload = Workload(tokens=options.tokens)
+    for _ in engine.closed_loop(requests(workload, 2, options.seed, "warm-up"), 2):
         pass
     steps, speeds = list[Step](), {}
-    for clients in asked.c:
-        count = max(4, asked.n * clients)
+    for clients in options.c:
+        count = max(4, options.n * clients)
         began = time.perf_counter()
-        own = engine.closed_loop(requests(workload, count, asked.seed, clients), clients)
+        own = engine.closed_loop(requests(workload, count, options.seed, clients), clients)
         steps += tqdm(own, desc=f"c={clients}", unit="step", disable=None)
-        speeds[f"c={clients}"] = count * asked.tokens / (time.perf_counter() - began)
+        speeds[f"c={clients}"] = count * options.tokens / (time.perf_counter() - began)
     return {"by_shape": by_shape(steps), "tokens_per_second": speeds}
 
 
-def measure_images(folder: Path, asked: argparse.Namespace) -> ImageFigures:
+def measure_images(folder: Path, options: argparse.Namespace) -> ImageFigures:
     """Answer image requests by the engine and one by one, in alternating rounds."""
     own = spec(folder, vision=True)
     engine = LLMEngine(own, EngineConfig(max_num_seqs=IMAGE_CLIENTS, max_model_len=MODEL_LENGTH))
@@ -96,9 +96,9 @@ def measure_images(folder: Path, asked: argparse.Namespace) -> ImageFigures:
     speeds: dict[str, list[float]] = {name: [] for name in servers}
     engine.start()
     try:
-        for number in range(asked.rounds + 1):  # the first one warms up
+        for number in range(options.rounds + 1):  # the first one warms up
             for name, (server, clients) in servers.items():
-                speed = image_speed(server, clients, name, asked, number)
+                speed = image_speed(server, clients, name, options, number)
                 speeds[name] += [speed] if number else []
     finally:
         engine.stop(0.0)
@@ -106,11 +106,11 @@ def measure_images(folder: Path, asked: argparse.Namespace) -> ImageFigures:
     return {"clients": IMAGE_CLIENTS, "tokens_per_second": speeds, "ratios": ratios}
 
 
-def image_speed(server: Server, clients: int, name: str, asked: argparse.Namespace, number: int) -> float:
+def image_speed(server: Server, clients: int, name: str, options: argparse.Namespace, number: int) -> float:
     """Return the tokens per second of one round; both servers get the same images."""
-    count = asked.images if number else clients
+    count = options.images if number else clients
     # The word "pictures" is part of the seed: with another one the requests would be others.
-    todo = requests(Workload(tokens=asked.tokens, images=True), count, asked.seed, "pictures", number)
+    todo = requests(Workload(tokens=options.tokens, images=True), count, options.seed, "pictures", number)
     with tqdm(total=count, desc=f"images, {name}", unit="request", disable=None) as bar:
         own = Clients(server, todo, clients, bar.update)
         began = time.perf_counter()
@@ -163,26 +163,26 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit status."""
-    asked = arguments(argv)
-    keep_to_core(asked.core)
-    if asked.core is not None:
+    options = arguments(argv)
+    keep_to_core(options.core)
+    if options.core is not None:
         torch.set_num_threads(1)
     found = record.facts(["torch", "transformers", "numpy"])
-    with checkpoint("text", asked.text) as folder:
-        steps = measure_steps(folder, asked)
+    with checkpoint("text", options.text) as folder:
+        steps = measure_steps(folder, options)
     shapes, speeds = steps["by_shape"], steps["tokens_per_second"]
     tables = ["## Steps: medians in milliseconds; host is everything except the model", steps_table(shapes)]
     rows = [(name, f"{value:.1f}") for name, value in speeds.items()]
     tables += [host_verdict(shapes), "## Text", record.table(("clients", "tokens/s"), rows)]
     written: dict[str, object] = {"steps": steps}
     gc.collect()
-    if asked.images:
-        with checkpoint("vision", asked.vision) as folder:
-            images = measure_images(folder, asked)
+    if options.images:
+        with checkpoint("vision", options.vision) as folder:
+            images = measure_images(folder, options)
         written["images"] = images
         tables += ["## Images", *image_lines(images)]
     drawn = panels(shapes, speeds)
-    path = record.write(asked.name, found, written, "The engine alone", tables, asked.results, drawn)
+    path = record.write(options.name, found, written, "The engine alone", tables, options.results, drawn)
     print(path.read_text(encoding="utf-8"))
     return 0
 

@@ -101,30 +101,30 @@ def measure_server(
     return figures
 
 
-def compare(compared: list[Server], todo: list[Task], asked: argparse.Namespace) -> Iterator[Measured]:
+def compare(compared: list[Server], todo: list[Task], options: argparse.Namespace) -> Iterator[Measured]:
     """Measure all rounds; yield the results so far after each server."""
     measured: Measured = {server.name: {} for server in compared}
-    with tqdm(total=asked.rounds * len(compared) * len(todo), unit="load", disable=None) as bar:
-        for number, server in in_turn(compared, asked.rounds):
-            plan = Plan(each=asked.n, seconds=asked.seconds, seed=1000 * asked.seed + number)
-            log = asked.logs / f"{server.name.replace(' ', '_')}.log"
-            for name, figures in measure_server(server, todo, plan, log, asked.server_core, bar).items():
+    with tqdm(total=options.rounds * len(compared) * len(todo), unit="load", disable=None) as bar:
+        for number, server in in_turn(compared, options.rounds):
+            plan = Plan(each=options.n, seconds=options.seconds, seed=1000 * options.seed + number)
+            log = options.logs / f"{server.name.replace(' ', '_')}.log"
+            for name, figures in measure_server(server, todo, plan, log, options.server_core, bar).items():
                 measured[server.name].setdefault(name, []).append(figures)
             yield measured
 
 
-def report(found: Facts, measured: Measured, todo: list[Task], asked: argparse.Namespace) -> Path:
+def report(found: Facts, measured: Measured, todo: list[Task], options: argparse.Namespace) -> Path:
     """Write the results so far; return the path of the Markdown file."""
     names = [task.name for task in todo]
     tables = ["## Tokens a second: median (lowest to highest round)", _table(measured, names, ("tokens_per_second",))]
     tables += ["## First text, p50, ms", _table(measured, names, FIRST_TEXT)]
     tables += ["## First text, p99, ms", _table(measured, names, FIRST_TEXT_WORST)]
     tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
-    rows = verdicts(measured, OURS, goals(asked.c))
+    rows = verdicts(measured, OURS, goals(options.c))
     tables += ["## Targets", record.table(("target", "load", "ratio", "verdict"), rows)]
-    tables += [_failures(measured), f"Each load: {asked.n} requests per client, none after {asked.seconds:g} s."]
-    title, panels = "The same model behind four servers", _panels(measured, asked.c)
-    return record.write(asked.name, found, {"figures": measured}, title, tables, asked.results, panels)
+    tables += [_failures(measured), f"Each load: {options.n} requests per client, none after {options.seconds:g} s."]
+    title, panels = "The same model behind four servers", _panels(measured, options.c)
+    return record.write(options.name, found, {"figures": measured}, title, tables, options.results, panels)
 
 
 def _table(measured: Measured, names: list[str], path: tuple[str, ...]) -> str:
@@ -191,35 +191,35 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen(asked: argparse.Namespace) -> list[Server]:
+def chosen(options: argparse.Namespace) -> list[Server]:
     """Return the servers to compare, ours first."""
-    chat = not asked.own_api
-    compared = [servers.ours(OURS, asked.text, asked.vision, MODEL_LENGTH, chat)]
-    if not asked.no_lock:
-        compared.append(servers.under_a_lock(LOCK, asked.text, asked.vision, MODEL_LENGTH))
-    if asked.vllm:
-        compared.append(servers.vllm(asked.vllm, asked.text, asked.server_core or 0, MODEL_LENGTH))
-    if asked.transformers:
-        compared.append(servers.transformers_serve(asked.transformers, asked.text))
+    chat = not options.own_api
+    compared = [servers.ours(OURS, options.text, options.vision, MODEL_LENGTH, chat)]
+    if not options.no_lock:
+        compared.append(servers.under_a_lock(LOCK, options.text, options.vision, MODEL_LENGTH))
+    if options.vllm:
+        compared.append(servers.vllm(options.vllm, options.text, options.server_core or 0, MODEL_LENGTH))
+    if options.transformers:
+        compared.append(servers.transformers_serve(options.transformers, options.text))
     return compared
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit status, 1 if a server did not start."""
-    asked = arguments(argv)
-    if asked.pin:
-        keep_to_core(asked.client_core)
+    options = arguments(argv)
+    if options.pin:
+        keep_to_core(options.client_core)
     else:
-        asked.server_core = None
-    asked.logs.mkdir(parents=True, exist_ok=True)
+        options.server_core = None
+    options.logs.mkdir(parents=True, exist_ok=True)
     found = record.facts(["torch", "transformers", "gunicorn", "flask"])
-    todo = tasks(asked.c, asked.vision is not None)
+    todo = tasks(options.c, options.vision is not None)
     path, status = None, 0
     try:
-        for measured in compare(chosen(asked), todo, asked):
-            path = report(found, measured, todo, asked)
+        for measured in compare(chosen(options), todo, options):
+            path = report(found, measured, todo, options)
     except RuntimeError as error:
-        print(f"{error} Its log is in {asked.logs}.", file=sys.stderr)
+        print(f"{error} Its log is in {options.logs}.", file=sys.stderr)
         status = 1
     if path is not None:
         print(path.read_text(encoding="utf-8"))

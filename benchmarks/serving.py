@@ -75,23 +75,23 @@ async def run(target: Target, loads: list[Load], plan: Plan) -> dict[str, Figure
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write the results; return the exit status, 1 if every request of a load failed."""
-    asked = arguments(argv)
-    keep_to_core(asked.core)
-    first, per_token = (milliseconds / 1e3 for milliseconds in asked.objective)
-    workload = Workload(asked.tokens, asked.temperature, asked.mixed, asked.images)
-    plan = Plan(workload, asked.n, asked.seconds, Objective(first, per_token), asked.seed)
-    key = asked.key_file.read_text(encoding="utf-8").strip() if asked.key_file else None
-    target = Target(asked.url, asked.model, key, whole=asked.whole)
-    loads = [*(Load(clients=c) for c in asked.c), *(Load(rate=rate) for rate in asked.rate)]
+    options = arguments(argv)
+    keep_to_core(options.core)
+    first, per_token = (milliseconds / 1e3 for milliseconds in options.objective)
+    workload = Workload(options.tokens, options.temperature, options.mixed, options.images)
+    plan = Plan(workload, options.n, options.seconds, Objective(first, per_token), options.seed)
+    key = options.key_file.read_text(encoding="utf-8").strip() if options.key_file else None
+    target = Target(options.url, options.model, key, whole=options.whole)
+    loads = [*(Load(clients=c) for c in options.c), *(Load(rate=rate) for rate in options.rate)]
     found = record.facts(["tqdm", "numpy"])
     results = asyncio.run(run(target, loads, plan))
     objective = (
         f"Goodput: first text within {first:g} s and at most {per_token:g} s for each token after it, on average."
     )
     tables = [record.table(HEADER, [row(name, figures) for name, figures in results.items()]), objective]
-    written = {"url": asked.url, "figures": results}
+    written = {"url": options.url, "figures": results}
     title = f"Serving, measured at {target.path}"
-    path = record.write(asked.name, found, written, title, tables, asked.results, panels(results, loads))
+    path = record.write(options.name, found, written, title, tables, options.results, panels(results, loads))
     print(path.read_text(encoding="utf-8"))
     return int(any(figures["failures"] == figures["requests"] for figures in results.values()))
 

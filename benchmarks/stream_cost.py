@@ -105,10 +105,10 @@ def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Ite
     backend.hold = True
     off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "WARNING"}
     app = create_app(load_settings(off, None), ModelSet({"avibe": backend}), FakeMachine())
-    asked = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    body = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
         app.preprocess_request()
-        run, response = chat.submit_chat(ChatRequest.model_validate(asked))
+        run, response = chat.submit_chat(ChatRequest.model_validate(body))
     if ready:
         for _ in range(events):
             backend.push("event", TEXT)

@@ -1,10 +1,10 @@
-"""Asks pip-audit for published holes in the pinned packages, and makes sure that it could know of any.
+"""Audits the pinned packages for known vulnerabilities with pip-audit, and verifies that its source is complete.
 
     python -m deploy.audit
 
-pip-audit takes a package that its source does not know for one to be skipped, and a source without advisories for one
-without findings. So every pin has to be in its report, and the holes of a release that is known to have some have to be
-found first. Exit status: 0 no known hole, 1 known holes, 2 not audited.
+pip-audit skips packages that its source does not know, and finds nothing in a source without advisories. Every pin must
+therefore be in its report, and it must first find the vulnerability of a release that is known to have one. Exit
+status: 0 no known vulnerability, 1 known vulnerabilities, 2 not audited.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SECONDS = 600
 SHOWN = 10
 
 Report = dict[Pin, list[str]]
-"""Identifiers of the holes of each release that was looked up."""
+"""The vulnerability ids of each release that was looked up."""
 
 
 class NotAuditedError(Exception):
-    """The advisories could not be read; the text says why."""
+    """The audit could not be made; the message has the reason."""
 
 
 def pip_audit(pins: Sequence[Pin], command: Sequence[str] = (sys.executable, "-m", "pip_audit")) -> Report:
-    """Return what pip-audit finds. Raises NotAuditedError where it has no report to give."""
+    """Return the report of pip-audit. Raises NotAuditedError if there is none."""
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "pins.txt"
         listed.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins), "utf-8")
-        # Without a cache: an answer of last week must not stand in for a source that is away.
+        # Without a cache, so that an old result does not hide an unreachable source.
         options = ["--strict", "--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
         options += ["--cache-dir", folder, "--requirement", str(listed)]
         try:
@@ -48,8 +48,8 @@ def pip_audit(pins: Sequence[Pin], command: Sequence[str] = (sys.executable, "-m
     try:
         found: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError) as error:
-        raise NotAuditedError(f"pip-audit made no report:\n{done.stderr.strip()[-2000:]}") from error
-    return {_release(entry): [hole["id"] for hole in entry["vulns"]] for entry in found if "vulns" in entry}
+        raise NotAuditedError(f"pip-audit returned no report:\n{done.stderr.strip()[-2000:]}") from error
+    return {_release(entry): [advisory["id"] for advisory in entry["vulns"]] for entry in found if "vulns" in entry}
 
 
 def _release(entry: dict[str, Any]) -> Pin:
@@ -57,11 +57,11 @@ def _release(entry: dict[str, Any]) -> Pin:
 
 
 def audit(pins: Sequence[Pin], ask: Callable[[Sequence[Pin]], Report] = pip_audit) -> Report:
-    """Return the pins with known holes. Raises NotAuditedError where the source does not know all it should."""
+    """Return the pins with known vulnerabilities. Raises NotAuditedError if the source is incomplete."""
     asked = [Pin(pin.name, pin.version) for pin in pins]
     if not ask([KNOWN_BAD]).get(KNOWN_BAD):
         raise NotAuditedError(
-            f"The source knows of no hole in {KNOWN_BAD.name} {KNOWN_BAD.version}, so it has no advisories."
+            f"The source reports no vulnerability of {KNOWN_BAD.name} {KNOWN_BAD.version}, so it has no advisories."
         )
     report = ask(asked)
     unknown = [f"{pin.name} {pin.version}" for pin in asked if pin not in report]
@@ -70,7 +70,7 @@ def audit(pins: Sequence[Pin], ask: Callable[[Sequence[Pin]], Report] = pip_audi
         raise NotAuditedError(
             f"{len(unknown)} of {len(asked)} pins were not looked up: {', '.join(unknown[:SHOWN])}{more}"
         )
-    return {pin: holes for pin, holes in report.items() if holes}
+    return {pin: ids for pin, ids in report.items() if ids}
 
 
 def main(ask: Callable[[Sequence[Pin]], Report] = pip_audit) -> int:
@@ -80,9 +80,9 @@ def main(ask: Callable[[Sequence[Pin]], Report] = pip_audit) -> int:
     except NotAuditedError as error:
         print(f"NOT AUDITED: {error}", file=sys.stderr)
         return 2
-    for pin, holes in sorted(bad.items()):
-        print(f"{pin.name} {pin.version}: {', '.join(holes)}")
-    print(f"{len(pins)} pins audited, {len(bad)} with known holes")
+    for pin, ids in sorted(bad.items()):
+        print(f"{pin.name} {pin.version}: {', '.join(ids)}")
+    print(f"{len(pins)} pins audited, {len(bad)} with known vulnerabilities")
     return 1 if bad else 0
 
 

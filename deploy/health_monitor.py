@@ -27,23 +27,23 @@ from deploy.service import main_pid, unit_property, url_of
 
 UNIT = "avito-ai.service"
 ANSWER_SECONDS = 10.0
-TELL_AFTER = 2
+REPORT_AFTER = 2
 RESTART_AFTER = 3
 MAX_RESTARTS = 3
 HOUR = 3600.0
 # States of readiness that pass by themselves.
 PASSING = ("loading", "draining")
-PASSING_LOOKS = 40  # 20 minutes at the timer's 30 s
+PASSING_CHECKS = 40  # 20 minutes at the timer's 30 s
 ERROR, NOTICE = "<3>", "<5>"  # log levels of the journal
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """The result of one check. answer: HTTP status of readiness, 0 without a response; said: the state in its body."""
+class Check:
+    """The result of one check. answer: HTTP status of readiness, 0 for no response; status: the state in its body."""
 
     unit: str
     answer: int = 0
-    said: str = ""
+    status: str = ""
     reason: str = ""
 
 
@@ -51,14 +51,14 @@ class Look:
 class Memory:
     """The state kept between checks.
 
-    silent, unwell, passing: checks in a row with that result; told: the current problem was reported; restarts: their
-    times in seconds since the epoch.
+    silent, unwell, passing: checks in a row with that result; reported: whether the current problem was;
+    restarts: their times in seconds since the epoch.
     """
 
     silent: int = 0
     unwell: int = 0
     passing: int = 0
-    told: bool = False
+    reported: bool = False
     restarts: list[float] = field(default_factory=list)
 
 
@@ -70,20 +70,20 @@ class Verdict:
     restart: bool = False
 
 
-def look(unit: str = UNIT) -> Look:
+def check(unit: str = UNIT) -> Check:
     """Return the unit's state from systemd and the service's readiness, at the address on which it listens."""
     state = unit_property(unit, "ActiveState")
     if state != "active":
-        return Look(state)
+        return Check(state)
     url = url_of(main_pid(unit))
     if url is None:
-        return Look(state, reason="its main process listens on no port")
+        return Check(state, reason="its main process listens on no port")
     status, body = fetch_json(f"{url}/api/health/ready", timeout=ANSWER_SECONDS)
     reason = str(body.get("reason", "")) if status else f"no answer from {url} within {ANSWER_SECONDS:.0f} s"
-    return Look(state, status, str(body.get("status", "")), reason)
+    return Check(state, status, str(body.get("status", "")), reason)
 
 
-def judge(seen: Look, memory: Memory, now: float) -> Verdict:
+def judge(seen: Check, memory: Memory, now: float) -> Verdict:
     """Add the check to the memory and return its consequence."""
     if seen.unit in ("activating", "reloading", "deactivating", "inactive", ""):
         memory.silent = memory.unwell = memory.passing = 0
@@ -92,14 +92,14 @@ def judge(seen: Look, memory: Memory, now: float) -> Verdict:
         memory.silent = memory.passing = 0
         return Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")
     memory.silent = memory.silent + 1 if seen.answer == 0 else 0
-    memory.passing = memory.passing + 1 if seen.said in PASSING else 0
-    if seen.answer == 200 or 0 < memory.passing < PASSING_LOOKS:
+    memory.passing = memory.passing + 1 if seen.status in PASSING else 0
+    if seen.answer == 200 or 0 < memory.passing < PASSING_CHECKS:
         memory.unwell = 0
         return Verdict()
     memory.unwell += 1
     restart = memory.silent >= RESTART_AFTER and _may_restart(memory, now)
-    trouble = f"the service is not ready ({seen.said or 'silent'}): {seen.reason or 'no reason given'}"
-    return Verdict(trouble if memory.unwell >= TELL_AFTER or restart else "", restart)
+    trouble = f"the service is not ready ({seen.status or 'silent'}): {seen.reason or 'no reason given'}"
+    return Verdict(trouble if memory.unwell >= REPORT_AFTER or restart else "", restart)
 
 
 def _may_restart(memory: Memory, now: float) -> bool:
@@ -108,18 +108,18 @@ def _may_restart(memory: Memory, now: float) -> bool:
 
 
 def act(
-    verdict: Verdict, memory: Memory, now: float, tell: Callable[[str], None], restart: Callable[[], None]
+    verdict: Verdict, memory: Memory, now: float, report: Callable[[str], None], restart: Callable[[], None]
 ) -> list[str]:
     """Carry out the verdict; return the lines for the journal."""
     lines = []
     if verdict.trouble:
         lines.append(f"{ERROR}{verdict.trouble}")
-        if not memory.told:
-            tell(f"Avito AI API: {verdict.trouble}")
-    elif memory.told:
+        if not memory.reported:
+            report(f"Avito AI API: {verdict.trouble}")
+    elif memory.reported:
         lines.append(f"{NOTICE}the service has recovered")
-        tell("Avito AI API has recovered.")
-    memory.told = bool(verdict.trouble)
+        report("Avito AI API has recovered.")
+    memory.reported = bool(verdict.trouble)
     if verdict.restart:
         lines.append(f"{ERROR}it sends watchdog keep-alives but does not respond: restarting it")
         memory.restarts.append(now)
@@ -129,7 +129,7 @@ def act(
 
 
 def recall(path: Path) -> Memory:
-    """Return the kept state; an unreadable file counts as none."""
+    """Return the stored state; an unreadable file counts as none."""
     try:
         return Memory(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -152,7 +152,7 @@ def post(address: str, text: str) -> None:
         print(f"{ERROR}the webhook cannot be reached: {error}", flush=True)
 
 
-def teller(webhook: Path | None) -> Callable[[str], None]:
+def reporter(webhook: Path | None) -> Callable[[str], None]:
     """Return a function that sends a message to the webhook, if there is one."""
     try:
         address = webhook.read_text().strip() if webhook else ""
@@ -173,8 +173,8 @@ def main(arguments: list[str], restart: Callable[[], None] = restart_unit) -> in
     parser.add_argument("--webhook", type=Path)
     options = parser.parse_args(arguments)
     memory, now = recall(options.state), time.time()
-    verdict = judge(look(), memory, now)
-    for line in act(verdict, memory, now, teller(options.webhook), restart):
+    verdict = judge(check(), memory, now)
+    for line in act(verdict, memory, now, reporter(options.webhook), restart):
         print(line, flush=True)
     keep(memory, options.state)
     return 1 if verdict.trouble else 0

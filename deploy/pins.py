@@ -1,7 +1,7 @@
-"""The pinned packages, as the requirements files name them: what the SBOM lists and what the audit asks about.
+"""The pinned packages of the requirements files, for the SBOM and the audit.
 
-A file has one `name==version` a line, with a marker where only some systems take it. Options such as `--constraint` are
-not followed.
+A file has one `name==version` per line, with a marker if it is for some systems only. Options such as `--constraint`
+are ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VARIANTS = {"cpu": (RUN,), "cuda": (RUN, CUDA)}
 
 @dataclass(frozen=True, order=True)
 class Pin:
-    """One release of one package, by its canonical name; everywhere: no marker restricts it to some systems."""
+    """A release of a package, by its canonical name; everywhere: it has no marker."""
 
     name: str
     version: str
@@ -28,7 +28,7 @@ class Pin:
 
 
 def read_pins(*files: Path) -> list[Pin]:
-    """Return the pins of the files in the order of their names. Raises ValueError for a line that pins nothing."""
+    """Return the pins of the files, sorted by name. Raises ValueError for a line without a pinned version."""
     lines = (line.partition("#")[0].strip() for file in files for line in file.read_text("utf-8").splitlines())
     return sorted(_pin(line) for line in lines if line and not line.startswith("-"))
 

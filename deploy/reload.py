@@ -20,8 +20,8 @@ from types import FrameType
 from typing import NamedTuple
 
 PATIENCE = 840.0  # seconds, a minute less than the unit's TimeoutStartSec
-ANSWER_SECONDS = 2.0  # from SIGUSR2 to a new master
-CALLS = 5
+FORK_SECONDS = 2.0  # from SIGUSR2 to a new master
+ATTEMPTS = 5
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 SERVING = "serving"
@@ -33,17 +33,17 @@ class Failure(Exception):
 
 
 class Process(NamedTuple):
-    """A process in /proc; `began` distinguishes it from a later one with the same pid."""
+    """A process in /proc; `start_time` distinguishes it from a later one with the same pid."""
 
     pid: int
     parent: int
-    began: int
+    start_time: int
 
     @property
     def alive(self) -> bool:
         """True until it has exited, reaped or not."""
-        found = look(self.pid)
-        return found is not None and found.began == self.began
+        found = find_process(self.pid)
+        return found is not None and found.start_time == self.start_time
 
     def children(self) -> set[int]:
         """Return the pids of its running children."""
@@ -55,7 +55,7 @@ class Process(NamedTuple):
             os.kill(self.pid, number)
 
 
-def look(pid: int) -> Process | None:
+def find_process(pid: int) -> Process | None:
     """Return the process with this pid; None if it does not exist or has exited."""
     try:
         # The name in brackets may hold any character; state and further fields follow it (proc(5)).
@@ -68,7 +68,7 @@ def look(pid: int) -> Process | None:
 def processes() -> Iterator[Process]:
     """Yield every running process that is visible."""
     for folder in PROC.iterdir():
-        if folder.name.isdigit() and (found := look(int(folder.name))):
+        if folder.name.isdigit() and (found := find_process(int(folder.name))):
             yield found
 
 
@@ -84,13 +84,13 @@ def successor_of(old: Process) -> Process | None:
     return None
 
 
-def call_successor(old: Process) -> Process:
+def start_successor(old: Process) -> Process:
     """Request a new master and return it. Repeated, since a master that has just taken over ignores SIGUSR2."""
-    for _ in range(CALLS):
+    for _ in range(ATTEMPTS):
         if found := successor_of(old):
             return found
         old.signal(signal.SIGUSR2)
-        if wait_for(lambda: successor_of(old) is not None or not old.alive, ANSWER_SECONDS) and not old.alive:
+        if wait_for(lambda: successor_of(old) is not None or not old.alive, FORK_SECONDS) and not old.alive:
             raise Failure("The service exited before a new release could take over.")
     raise Failure("The service does not react to SIGUSR2; use `systemctl restart`.")
 
@@ -129,9 +129,9 @@ def await_take_over(new: Process, runtime: Path, patience: float) -> None:
     raise Failure(f"The new release was not ready within {patience:.0f} s.")
 
 
-def dismiss(new: Process) -> None:
+def stop(new: Process) -> None:
     """Stop the new master and its children."""
-    family = [new, *(found for pid in new.children() if (found := look(pid)))]
+    family = [new, *(found for pid in new.children() if (found := find_process(pid)))]
     new.signal(signal.SIGTERM)
     if not wait_for(lambda: not new.alive, STOP_SECONDS):
         for process in family:
@@ -140,20 +140,20 @@ def dismiss(new: Process) -> None:
 
 def take_over(old: Process, runtime: Path, patience: float = PATIENCE) -> None:
     """Replace the old master. Raises Failure."""
-    began = time.monotonic()
-    new = call_successor(old)
+    started = time.monotonic()
+    new = start_successor(old)
     try:
         await_take_over(new, runtime, patience)
     except BaseException:
-        dismiss(new)
+        stop(new)
         raise
-    if wait_for(lambda: not old.alive, max(0.0, patience - (time.monotonic() - began))):
+    if wait_for(lambda: not old.alive, max(0.0, patience - (time.monotonic() - started))):
         print("The new release serves; the previous one has finished its requests and exited.", flush=True)
     else:
         print("The new release serves; the previous one is still finishing its requests.", flush=True)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _cancel(number: int, frame: FrameType | None) -> None:
     raise Failure("The reload was cancelled.")
 
 
@@ -162,8 +162,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not arguments[0].isdigit() or "RUNTIME_DIRECTORY" not in os.environ:
         print(__doc__, file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _leave)
-    old = look(int(arguments[0]))
+    signal.signal(signal.SIGTERM, _cancel)
+    old = find_process(int(arguments[0]))
     try:
         if old is None:
             raise Failure("The service is not running.")

@@ -1,9 +1,9 @@
-"""Writes the software bill of materials of one variant of the image: CycloneDX 1.6 as JSON, made of the pins alone.
+"""Prints the software bill of materials (SBOM) of one variant of the image: CycloneDX 1.6 as JSON, from the pins.
 
     python -m deploy.sbom cpu >sbom-cpu.cdx.json
 
-The same tree gives the same bytes: there is no time in it, and its serial number is made from what it lists. The page's
-vendored scripts are listed too. The base image's system packages are in the SBOM that the build attaches to the image.
+The output is reproducible: it has no time, and its serial number is a hash of its components. It includes the page's
+vendored scripts. The base image's system packages are in the SBOM that the build attaches to the image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import sys
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 from deploy.pins import ROOT, VARIANTS, read_pins
 from telemetry.version import VERSION
@@ -22,7 +21,7 @@ VENDORED = ROOT / "static/vendor"
 FIRST_LINE = re.compile(r"/\*! ([\w-]+) (\d+\.\d+\.\d+)\b")
 
 
-def bill(variant: str) -> dict[str, Any]:
+def bill(variant: str) -> dict[str, object]:
     """Return the document for `cpu` or `cuda`."""
     components = [*_packages(variant), *_scripts()]
     listed = [component["bom-ref"] for component in components]
@@ -39,22 +38,22 @@ def bill(variant: str) -> dict[str, Any]:
     }
 
 
-def _packages(variant: str) -> Iterator[dict[str, Any]]:
+def _packages(variant: str) -> Iterator[dict[str, str]]:
     for pin in read_pins(*VARIANTS[variant]):
         component = _component(f"pkg:pypi/{pin.name}@{pin.version}", pin.name, pin.version)
         yield component if pin.everywhere else {**component, "scope": "optional"}
 
 
-def _scripts() -> Iterator[dict[str, Any]]:
+def _scripts() -> Iterator[dict[str, str]]:
     for path in sorted(VENDORED.glob("*.js")):
         found = FIRST_LINE.match(path.read_text("utf-8"))
         if found is None:
-            raise ValueError(f"the first line of {path} does not say what it is")
+            raise ValueError(f"the first line of {path} has no name and version")
         name, version = found.groups()
         yield _component(f"pkg:npm/{name}@{version}", name, version)
 
 
-def _component(purl: str, name: str, version: str) -> dict[str, Any]:
+def _component(purl: str, name: str, version: str) -> dict[str, str]:
     return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
 
 

@@ -24,18 +24,18 @@ from typing import Any, Protocol
 
 log = logging.getLogger("avito_ai.disconnect")
 
-LOOK_EVERY = 0.05  # seconds
+POLL_SECONDS = 0.05  # seconds
 FIRST_PROBE_GAP, LAST_PROBE_GAP = 0.05, 10.0  # seconds; each gap is twice the one before
 LEFT = select.POLLHUP | select.POLLERR if hasattr(select, "poll") else 0
 
-Call = Callable[[], None]
+Callback = Callable[[], None]
 
 
 class Watcher(Protocol):
     """Detects closed peers of sockets, in a thread of its own."""
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        """Call `gone` once, soon after the peer disconnects; return what ends the watch, safe at any time."""
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        """Call `on_disconnect` once, soon after the peer disconnects; return what ends the watch, safe at any time."""
 
 
 class ClientWatch:
@@ -50,12 +50,12 @@ class ClientWatch:
         """Start the thread, once the process is forked: later there might be no room for another."""
         self._started()
 
-    def watch(self, environ: Mapping[str, Any], gone: Call) -> Call:
-        """Call `gone` if the client disconnects; return what ends the watch, which must always be called."""
+    def watch(self, environ: Mapping[str, Any], on_disconnect: Callback) -> Callback:
+        """Call `on_disconnect` if the client disconnects; return what ends the watch, which must always be called."""
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         if sock is None or sock.fileno() < 0:
             return lambda: None
-        return self._started().add(sock, gone)
+        return self._started().add(sock, on_disconnect)
 
     def _started(self) -> Watcher:
         with self._lock:
@@ -69,7 +69,7 @@ class _Watch:
     """One generation in flight. Compared by identity, since streams can share a socket."""
 
     sock: socket.socket
-    gone: Call
+    on_disconnect: Callback
 
 
 class _Probes:
@@ -100,8 +100,8 @@ class EpollWatcher:
         self._half_closed: dict[int, _Probes] = {}
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        watch, descriptor = _Watch(sock, gone), sock.fileno()
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        watch, descriptor = _Watch(sock, on_disconnect), sock.fileno()
         with self._lock:
             sharing = self._watched.setdefault(descriptor, [])
             sharing.append(watch)
@@ -135,7 +135,7 @@ class EpollWatcher:
 
     def _look(self, descriptor: int) -> None:
         for watch in self._take_if_left(descriptor):
-            _call(watch.gone)
+            _call(watch.on_disconnect)
 
     def _take_if_left(self, descriptor: int) -> list[_Watch]:
         """Return the watches of this descriptor if its client has left; it may have been reused since it was reported.
@@ -168,18 +168,18 @@ class EpollWatcher:
 class PollingWatcher:
     """Polls the sockets every `every` seconds while there are any; works on every system.
 
-    Unread bytes that the client sent ahead hide a disconnect: there is no portable way to look past them.
+    Unread bytes that the client sent ahead hide a disconnect: there is no portable way to detect it behind them.
     """
 
-    def __init__(self, every: float = LOOK_EVERY) -> None:
+    def __init__(self, every: float = POLL_SECONDS) -> None:
         self._every = every
         self._changed = threading.Condition()  # guards the fields below
         self._watched: list[_Watch] = []
         self._half_closed: dict[_Watch, _Probes] = {}
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
-    def add(self, sock: socket.socket, gone: Call) -> Call:
-        watch = _Watch(sock, gone)
+    def add(self, sock: socket.socket, on_disconnect: Callback) -> Callback:
+        watch = _Watch(sock, on_disconnect)
         with self._changed:
             self._watched.append(watch)
             self._changed.notify()
@@ -197,7 +197,7 @@ class PollingWatcher:
                 for watch in left:
                     self._forget(watch)
             for watch in left:
-                _call(watch.gone)
+                _call(watch.on_disconnect)
             time.sleep(self._every)
 
     def _has_left(self, watch: _Watch) -> bool:
@@ -247,9 +247,9 @@ def _reset(sock: socket.socket) -> bool:
         return True
 
 
-def _call(gone: Call) -> None:
+def _call(on_disconnect: Callback) -> None:
     """Call, and survive any error: without the watcher's thread, later disconnects would go unnoticed."""
     try:
-        gone()
+        on_disconnect()
     except Exception:
         log.exception("A client disconnected, and its generation could not be stopped.")

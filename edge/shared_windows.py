@@ -22,7 +22,7 @@ log = logging.getLogger("avito_ai.rate_limit")
 # Between two attempts after a failure, and at most for one call, in seconds.
 REDIS_PAUSE = 5.0
 REDIS_TIMEOUT = 0.25
-# What an unavailable storage raises; whoever catches it calls `SharedWindows.failed`.
+# What an unavailable storage raises; the code that catches it calls `SharedWindows.failed`.
 STORAGE_ERRORS = (StorageError, OSError)
 TRY = RateLimitItemPerSecond(1_000_000)
 

@@ -147,7 +147,7 @@ class EngineCore:
         try:
             choices = self._runner.run(plan)
         except Exception as error:
-            parts = self._smaller(plan, error)
+            parts = self._split_or_fail(plan, error)
         else:
             for sequence, count in plan.rows:
                 sequence.num_computed += count
@@ -155,7 +155,7 @@ class EngineCore:
         # Outside the handler, so that the memory of the failed step is free again.
         return [row for part in parts if part.rows[0][0].phase is Phase.RUNNING for row in self._run(part)]
 
-    def _smaller(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
+    def _split_or_fail(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
         """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""
         raise_if_poisoned(error)
         rows = plan.rows

@@ -6,7 +6,7 @@
     │   └── ContextTooLong       prompt and answer do not fit the model's context
     ├── PayloadTooLarge          an image, or a body, is over its limit
     ├── UnsupportedMediaType     an image format, or a content type, that is not read
-    ├── RetryLater               a refusal that time cures; `retry_after` is in seconds
+    ├── RetryLater               a refusal for now; `retry_after` is in seconds
     │   ├── Overloaded           the service is at capacity
     │   └── NotReady             loading, draining, stalled or dead
     ├── DeadlineExceeded         the request's time is up
@@ -22,13 +22,13 @@ Every message is one plain sentence that may be shown to a client: no path, stac
 
 from __future__ import annotations
 
-RETRY_AFTER = 5  # seconds after which a client may ask a model again that is not ready
+RETRY_AFTER = 5  # seconds until a client may retry with a model that is not ready
 
 
 class Message(str):
     """A sentence for a client that can be translated: the English one, made of a template and its values.
 
-    key: names its translations in `locales/`, which have the same holes as the template.
+    key: names its translations in `locales/`, which have the same placeholders as the template.
     """
 
     key: str
@@ -80,7 +80,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class RetryLater(ServiceError):
-    """A refusal that time cures; `retry_after` is in whole seconds, at least 1."""
+    """A refusal for now; a later retry may succeed. `retry_after` is in whole seconds, at least 1."""
 
     def __init__(self, message: str, retry_after: int = RETRY_AFTER) -> None:
         super().__init__(message)

@@ -64,7 +64,7 @@ class ModelSet:
 
     @property
     def restart_needed(self) -> bool:
-        """True where only a new process can help."""
+        """True if only a new process can recover."""
         return any(state.restart_needed for state in self.states().values())
 
     @property
@@ -89,7 +89,7 @@ class ModelSet:
         self._loader.start()
 
     def announce_stop(self) -> None:
-        """Call ready models draining from now on, though they still take requests: a balancer shall look elsewhere."""
+        """Report ready models as draining while they still accept requests, so that balancers avoid this copy."""
         self._stop_announced = True
 
     def drain(self) -> None:
@@ -128,6 +128,6 @@ class ModelSet:
         except StartError:
             raise
         except Exception as error:
-            log.exception("Loading %s failed in a way that nobody expected.", name)
+            log.exception("Loading %s failed unexpectedly.", name)
             raise StartError(f"{name} could not be loaded: {type(error).__name__}; the traceback is above.") from error
         log.info("%s is ready after %.1f s.", name, self._clock() - began)

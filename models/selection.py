@@ -68,7 +68,7 @@ def build_models(settings: Settings) -> ModelSet:
 
 
 def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
-    """Decide for each model between the operator's folders and the demo's. Raises StartError with all that is wrong."""
+    """Decide for each model between the operator's folders and the demo's. Raises StartError with every problem."""
     model, wrong = settings.model, list[str]()
     vibe = ChosenCheckpoint(model.vibe_model_dir, model.vibe_tokenizer_dir)
     vision = ChosenCheckpoint(model.vision_model_dir, model.vision_model_dir)
@@ -101,7 +101,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
 
 
 def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> ModelSpec:
-    """Return what to load as this model, and which settings an error about it shall name."""
+    """Return what to load as this model, and which settings its errors name."""
     vision = name == "avision"
     prefix = "VISION" if vision else "VIBE"
     own_dtype = settings.model.vision_dtype if vision else settings.model.vibe_dtype
@@ -120,22 +120,24 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
     )
 
 
-def _choose(name: str, setting: str, wanted: ChosenCheckpoint, production: bool, wrong: list[str]) -> ChosenCheckpoint:
-    """Return the checkpoint to load; where there can be none, a sentence goes to `wrong`."""
+def _choose(
+    name: str, setting: str, requested: ChosenCheckpoint, production: bool, wrong: list[str]
+) -> ChosenCheckpoint:
+    """Return the checkpoint to load; if there is none, append the reason to `wrong`."""
     demo = ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
-    if wanted.model_dir == DEMO:
+    if requested.model_dir == DEMO:
         return demo
-    asked = f"{setting}={wanted.model_dir}"
+    stated = f"{setting}={requested.model_dir}"
     try:
-        wanted.model_dir.stat()
+        requested.model_dir.stat()
     except (FileNotFoundError, NotADirectoryError):
         if not production:
-            log.warning("%s: there is no such folder, so the demo model stands in for %s.", asked, name)
+            log.warning("%s: there is no such folder, so the demo model stands in for %s.", stated, name)
             return demo
-        wrong.append(f"{asked}: there is no such folder; name one, or ask for the demo with {setting}=demo.")
+        wrong.append(f"{stated}: there is no such folder; name one, or ask for the demo with {setting}=demo.")
     except OSError as error:
-        wrong.append(f"{asked}: the folder cannot be read: {error.strerror}.")
-    return wanted
+        wrong.append(f"{stated}: the folder cannot be read: {error.strerror}.")
+    return requested
 
 
 def _deferred(
@@ -157,7 +159,7 @@ def _deferred(
 def _check_memory(
     checkpoints: Mapping[str, ChosenCheckpoint], settings: Settings, resolve_device: ResolveDevice
 ) -> None:
-    """Raise StartError where both models together would not fit."""
+    """Raise StartError if both models together do not fit."""
     where, limits = resolve_device()
     specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
     import_module("engine.loading.memory_budget").check_together([(spec, limits) for spec in specs])

@@ -32,11 +32,11 @@ PREDECESSOR_GRACE = 10.0
 
 
 def start_models(
-    worker: ServiceWorker, old_master: int | None, notify: Notify, leave: Callable[[StartError], None]
+    worker: ServiceWorker, old_master: int | None, notify: Notify, on_failure: Callable[[StartError], None]
 ) -> None:
     """Load the models, as a first worker or as a successor.
 
-    old_master: pid of the master that this worker's master replaces, or None; leave: ends the process with an exit
+    old_master: pid of the master that this worker's master replaces, or None; on_failure: ends the process with an exit
     status that Gunicorn understands.
     """
     if old_master is not None and not is_parent(old_master, worker.ppid):
@@ -44,17 +44,17 @@ def start_models(
         old_master = None
     if old_master is None and not worker.predecessors:
         notify("STATUS=Loading the models")
-        worker.models.start_in_background(leave, lambda: notify("READY=1\nSTATUS=Serving"))
+        worker.models.start_in_background(on_failure, lambda: notify("READY=1\nSTATUS=Serving"))
         return
     _wait_for_predecessors(worker)
     worker.models.overlapping = old_master is not None
-    crowded = _load(worker, leave, gives_way=old_master is not None)
-    if crowded is not None and old_master is not None:
-        log.warning("%s The old master is stopped first, and requests wait until the new one is ready.", crowded)
+    no_room = _load(worker, on_failure, return_no_room=old_master is not None)
+    if no_room is not None and old_master is not None:
+        log.warning("%s The old master is stopped first, and requests wait until the new one is ready.", no_room)
         notify(f"MAINPID={worker.ppid}\nSTATUS=Loading the models; requests wait meanwhile")
-        _make_room(worker, old_master)
+        _stop_old_master(worker, old_master)
         worker.models.overlapping = False
-        _load(worker, leave, gives_way=False)
+        _load(worker, on_failure, return_no_room=False)
     if worker.alive and not worker.orphaned:
         _take_over(worker, old_master, notify)
 
@@ -67,41 +67,41 @@ def is_parent(pid: int, child: int) -> bool:
         return False
 
 
-def leave_process(status: int) -> Callable[[StartError], None]:
+def exit_process(status: int) -> Callable[[StartError], None]:
     """Return a function that logs the error and ends this process with `status` at once, from any thread."""
 
-    def leave(error: StartError) -> None:
+    def exit_now(error: StartError) -> None:
         log.critical("The service cannot start: %s", error)
         logging.shutdown()
         os._exit(status)
 
-    return leave
+    return exit_now
 
 
-def _load(worker: ServiceWorker, leave: Callable[[StartError], None], gives_way: bool) -> NoRoom | None:
+def _load(worker: ServiceWorker, on_failure: Callable[[StartError], None], return_no_room: bool) -> NoRoom | None:
     """Load until all models are ready or the worker has to end.
 
-    gives_way: lack of memory is returned instead of ending the process.
+    return_no_room: lack of memory is returned instead of ending the process.
     """
-    settled, crowded = threading.Event(), list[NoRoom]()
+    settled, no_room = threading.Event(), list[NoRoom]()
 
     def fail(error: StartError) -> None:
-        if not (gives_way and isinstance(error, NoRoom)):
-            leave(error)
+        if not (return_no_room and isinstance(error, NoRoom)):
+            on_failure(error)
         else:
-            crowded.append(error)
+            no_room.append(error)
             settled.set()
 
     worker.models.start_in_background(fail, settled.set)
-    _live_until(worker, settled.is_set)
-    return crowded[0] if crowded else None
+    _heartbeat_until(worker, settled.is_set)
+    return no_room[0] if no_room else None
 
 
-def _make_room(worker: ServiceWorker, old_master: int) -> None:
+def _stop_old_master(worker: ServiceWorker, old_master: int) -> None:
     """Stop the old master and wait for it to exit; its worker finishes the admitted requests."""
     if is_parent(old_master, worker.ppid):
         os.kill(old_master, signal.SIGTERM)
-    _live_until(worker, lambda: not is_parent(old_master, worker.ppid))
+    _heartbeat_until(worker, lambda: not is_parent(old_master, worker.ppid))
 
 
 def _take_over(worker: ServiceWorker, old_master: int | None, notify: Notify) -> None:
@@ -115,10 +115,10 @@ def _wait_for_predecessors(worker: ServiceWorker) -> None:
     until = time.monotonic() + worker.drain_seconds + PREDECESSOR_GRACE
     if worker.predecessors:
         log.info("Waiting for the old worker to exit before loading; new requests wait meanwhile.")
-    _live_until(worker, lambda: time.monotonic() > until or not any(map(psutil.pid_exists, worker.predecessors)))
+    _heartbeat_until(worker, lambda: time.monotonic() > until or not any(map(psutil.pid_exists, worker.predecessors)))
 
 
-def _live_until(worker: ServiceWorker, done: Callable[[], bool]) -> None:
+def _heartbeat_until(worker: ServiceWorker, done: Callable[[], bool]) -> None:
     """Send heartbeats to Gunicorn and systemd until `done`, a stop signal, or the loss of the master."""
     pause = threading.Event()
     while not done() and worker.alive and not worker.orphaned:

@@ -1,4 +1,4 @@
-"""The text of `.env.example`, generated from the settings: `python -m settings.example > .env.example`.
+"""The text of `.env.example`, generated from the settings; `settings.generate` writes it.
 
 Docker, Compose, systemd and python-dotenv parse it alike: no inline comments, quotes, `export` or interpolation.
 """
@@ -48,9 +48,3 @@ def _entry(setting: Setting) -> str:
     line = f"{setting.name}={ACTIVE[setting.name]}" if setting.name in ACTIVE else f"#{setting.name}={default}"
     unset = f" (default: {setting.unset})" if setting.default is None else ""
     return f"# {setting.help[0].upper()}{setting.help[1:]}{unset}\n{line}"
-
-
-if __name__ == "__main__":
-    from config import SETTINGS
-
-    print(env_example(SETTINGS), end="")

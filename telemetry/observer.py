@@ -1,4 +1,4 @@
-"""Reports a request's life to metrics, trace and log; whoever serves the request reports events here and nowhere else.
+"""Reports the events of a request to metrics, trace and log; the code that serves it calls this module alone.
 
 begun → validated → submitting, submitted (each answer) → tokenized → answered or failed (each answer)
                                                                         responded, once, before the body is sent
@@ -48,21 +48,21 @@ class RequestObserver:
         return self._trace.hold()
 
     def validated(self, model: str, served_id: str, prompts: int, answers: int, *, level: int = logging.INFO) -> None:
-        """Note which model is asked for how many answers in all, to how many prompts. level: of the log lines."""
+        """Note the model, and the total numbers of prompts and answers. level: of the log lines."""
         self._model, self.served_id, self._level = model, served_id, level
-        self._trace.asked(model, served_id, prompts, answers)
+        self._trace.validated(model, served_id, prompts, answers)
         self._log.log(level, "validated: %s", model)
 
     def submitting(self, number: int, request: GenerationRequest) -> None:
         """Note that the engine is about to take this answer's request."""
-        self._trace.submits(number, request)
+        self._trace.submitting(number, request)
 
     def submitted(self, number: int) -> None:
         """Note that the engine has taken it: its prompt is tokenized, its images are decoded."""
         self._trace.submitted(number)
 
     def tokenized(self, prompt_tokens: int) -> None:
-        """Note how many tokens the prompts of all answers have together."""
+        """Note the total number of prompt tokens."""
         self._log.log(self._level, "tokenized: %d prompt tokens", prompt_tokens)
 
     def answered(self, number: int, completion: Completion) -> None:
@@ -75,7 +75,7 @@ class RequestObserver:
         self._log.log(self._level, "generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, reason)
 
     def failed(self, code: str, status: int, message: str) -> None:
-        """Count an error that the request or one of its answers ended with, in the words of its HTTP answer."""
+        """Count an error of the request or of one of its answers, by the code and status of its response."""
         if self._model is not None:
             self._metrics.generation_failed(self._model, code)
         self._trace.failed(code, status, message)

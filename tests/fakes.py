@@ -206,7 +206,7 @@ class ScriptedBackend:
         if self._state.status is not Status.READY:
             raise NotReady("The model is not ready.", 5)
         if len(self._open) >= self.capacity:
-            raise Overloaded("All places are taken. Please try again later.", 3)
+            raise Overloaded("The service is busy. Please try again later.", 3)
 
     def _closed(self, request_id: str) -> Generation:
         with self._changed:

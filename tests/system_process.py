@@ -47,7 +47,7 @@ class SystemProcess:
         self.process.send_signal(number)
 
     def kill(self):
-        """End it without a chance to say goodbye."""
+        """Kill it without a clean shutdown."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
@@ -66,7 +66,7 @@ class SystemProcess:
 
 
 class Redis(SystemProcess):
-    """A Redis that keeps nothing on disk; it can be killed and begun again on the same port."""
+    """A Redis without persistence; it can be killed and restarted on the same port."""
 
     def __init__(self, folder):
         super().__init__(folder, free_port())

@@ -81,6 +81,7 @@ def run(**environ):
     return subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_wrong_settings_end_the_program_with_status_2():
     """All of them are reported at once, before anything starts."""
     result = run(PORT="no port", THREADS="-1")
@@ -89,6 +90,7 @@ def test_wrong_settings_end_the_program_with_status_2():
     assert "THREADS=" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_model_ends_the_program_with_status_1():
     """In production no demo replaces it; one sentence names the setting."""
     result = run(ENVIRONMENT="production", DEVICE="cpu", VIBE_MODEL_DIR="/nowhere", VISION_MODEL_DIR="demo")
@@ -97,6 +99,7 @@ def test_a_missing_model_ends_the_program_with_status_1():
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_taken_port_ends_the_program():
     """A second server on the same port fails immediately."""
     with make_server("127.0.0.1", 0, Flask(__name__)) as holder:
@@ -105,6 +108,7 @@ def test_a_taken_port_ends_the_program():
     assert f"Port {holder.port} is in use" in result.stderr
 
 
+@pytest.mark.slow
 def test_importing_builds_nothing():
     """`app` is built once, on first access, as Gunicorn does; other names raise AttributeError."""
     code = (

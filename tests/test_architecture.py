@@ -1,4 +1,4 @@
-"""The direction of imports: down only, and each thing known to the few who must know it."""
+"""The direction of imports: down only, and who may import torch or read the environment."""
 
 import ast
 import re
@@ -64,7 +64,7 @@ def part(file):
 
 @pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_point_down_only(file):
-    """Nobody imports what stands above; nothing of the engine knows HTTP, settings or logs."""
+    """No module imports from a layer above; the engine knows no HTTP, settings or logging configuration."""
     own = part(file)
     reached = {name.split(".")[0] for name in imported(file)}
     ours = (reached & {*OURS, *TOP}) - {own}
@@ -75,7 +75,7 @@ def test_imports_point_down_only(file):
         assert not reached & HEAVY
 
 
-def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
+def test_types_errors_and_backend_import_nothing_else_of_the_engine():
     """engine/types, errors and backend can be read, and faked, alone."""
     for name, allowed in (("types", set()), ("errors", set()), ("backend", {"engine.errors", "engine.types"})):
         ours = {module for module in imported(ROOT / "engine" / f"{name}.py") if module.split(".")[0] in OURS}
@@ -83,7 +83,7 @@ def test_the_words_the_errors_and_the_seam_stand_on_nothing_of_ours():
 
 
 def test_scheduling_and_the_seam_load_without_torch():
-    """Rooms that only do bookkeeping are imported, and tested, without the seconds that torch takes."""
+    """Packages that only do accounting are imported and tested without torch, which takes seconds to import."""
     files = (file for file in (ROOT / "engine").rglob("*.py") if file.name != "__init__.py")
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     light = [name for name in names if name in WITHOUT_TORCH or not name.startswith(LOADS_TORCH)]
@@ -121,7 +121,7 @@ def loggers(file):
 
 
 def test_every_logger_is_a_topic_that_the_documents_name():
-    """An operator can tell lines apart by topic, wherever the code stands that logs them."""
+    """Operators can distinguish lines by topic, whichever module logs them."""
     named = set(re.findall(r"^\| `(avito_ai\.\w+)` \|", (ROOT / "docs" / "monitoring.md").read_text(), re.MULTILINE))
     used = {name.strip("'") for file in modules() for name in loggers(file)}
     assert used | {"avito_ai.gunicorn"} == named

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.txt leads to what is there: its questions to names in files, its drawing to folders."""
+"""ARCHITECTURE.txt matches the code: its questions name existing definitions, its drawing existing folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def answers() -> list[tuple[str, str]]:
 
 
 def test_each_answer_of_the_architecture_stands_where_it_says() -> None:
-    """A question leads to a file, and there to a class, a function, a method or a constant that it defines."""
+    """Each question names a file and a class, function, method or constant that the file defines."""
     assert len(answers()) > 20
     for file, name in answers():
         assert name in defined(ast.parse((ROOT / file).read_text(encoding="utf-8")).body), f"{file} defines no {name}"

@@ -1,4 +1,4 @@
-"""What each client may spend: the budgets around the routes, and whose they are."""
+"""The rate budgets: which routes share one, and which client is charged."""
 
 from io import BytesIO
 
@@ -17,7 +17,7 @@ def limited(models, machine):
 
 
 def test_generation_routes_share_one_budget(limited):
-    """Ten in all, whichever form or API they come through; then 429 with all its headers."""
+    """Ten in total through any form or API, then 429 with all its headers."""
     for number in range(10):
         path = GENERATIONS[number % len(GENERATIONS)]
         assert limited.post(path, **good_request(path)).status_code == 200
@@ -57,7 +57,7 @@ def test_cheap_refusals_come_before_the_budget(limited):
 
 
 def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
-    """What the rate limit refused is in neither count of the JSON figures; Prometheus has it."""
+    """Requests refused by the rate limit are not in the JSON metrics; Prometheus counts them."""
     for _ in range(13):
         limited.post(TEXT, json={"prompt": "x"})
     figures = limited.get("/api/metrics").json["application"]
@@ -68,8 +68,8 @@ def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
     assert 'avito_ai_requests_total{model="avibe",status="rate_limit_exceeded"} 3.0' in text
 
 
-def test_a_spent_budget_is_told_before_the_body_is_read(limited):
-    """Where the body says what a call costs, a client with nothing left is refused without its 64 MiB being read."""
+def test_a_spent_budget_is_refused_before_the_body_is_read(limited):
+    """If the cost is in the body, a client with a spent budget is refused before its 64 MiB are read."""
     for _ in range(10):
         limited.post(TEXT, json={"prompt": "x"})
     unread = BytesIO(b"x" * 1000)
@@ -82,7 +82,7 @@ def test_a_spent_budget_is_told_before_the_body_is_read(limited):
 
 
 def test_a_client_cannot_choose_its_address(models, machine, caplog):
-    """Without trusted proxies a forwarded header changes nothing, and is told once, naming the setting."""
+    """Without trusted proxies a forwarded header changes nothing and is logged once, with the name of the setting."""
     client = create_app(load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None), models, machine).test_client()
     statuses = [
         client.get("/api/health", headers={"X-Forwarded-For": f"1.1.1.{number}"}).status_code for number in range(5)
@@ -92,7 +92,7 @@ def test_a_client_cannot_choose_its_address(models, machine, caplog):
 
 
 def test_behind_a_trusted_proxy_each_client_has_its_own_budget(models, machine, caplog):
-    """The proxy's own entry counts; what a client put in front of it does not."""
+    """The proxy's own entry counts; the client's entries before it do not."""
     environ = {"RATE_LIMIT_PER_MINUTE": "1", "TRUSTED_PROXIES": "1"}
     client = create_app(load_settings(environ, None), models, machine).test_client()
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.sandbox import Sandbox
 
+pytestmark = pytest.mark.slow
+
 TWO_GPUS = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'; echo 'GPU 1: NVIDIA H200 (UUID: GPU-bbbb)'"
 STOP_AT_SETTINGS = {"DEVICE": "nonsense"}  # development runs up to the check of the settings, then ends
 
@@ -95,7 +97,7 @@ def test_development_refuses_arguments(box: Sandbox) -> None:
 # --- Python ---
 
 
-def test_a_machine_without_python_is_told_which_package_brings_it(box: Sandbox) -> None:
+def test_a_machine_without_python_gets_the_name_of_the_package(box: Sandbox) -> None:
     """The suggestion is a package that this system's apt has."""
     box.tool("apt-cache", '[ "$2" = python3.12-venv ]')
     done = box.run("development")

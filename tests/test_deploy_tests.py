@@ -11,6 +11,8 @@ import pytest
 
 from tests.sandbox import TIMEOUT, Sandbox
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def box(tmp_path: Path) -> Sandbox:

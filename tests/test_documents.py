@@ -1,4 +1,4 @@
-"""The documents, held to the code: what they name exists, and what they list is all there is."""
+"""The documents match the code: what they name exists, and their lists are complete."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def urls() -> Map:
     return create_app(load_settings({}, None), ModelSet(backends)).url_map
 
 
-# --- one place for each fact ---
+# --- each fact is stated once ---
 
 
 def test_the_first_screen_is_the_two_commands() -> None:
-    """A stranger sees what it is, how to start it, how to test it and what it looks like, without scrolling."""
+    """A newcomer sees what it is, how to start it, how to test it and what it looks like, without scrolling."""
     screen = "\n".join(text("README.md").splitlines()[:ABOVE_THE_FOLD])
     assert "./deploy.sh development" in screen
     assert "./deploy.sh test" in screen
@@ -103,12 +103,12 @@ def test_the_decisions_are_all_listed() -> None:
 
 
 def test_the_settings_table_is_the_codes_own() -> None:
-    """Every setting, its default and its meaning stand in the documents as they stand in the code."""
+    """The table of settings is up to date; `python -m settings.generate` updates it."""
     assert markdown(SETTINGS) in text("docs/settings.md")
 
 
 def test_the_routes_table_is_the_codes_own() -> None:
-    """Every route with what it needs, none missing and none invented."""
+    """Every route with its access and budget, and no other."""
     documented = {route.strip("`"): need for route, _, need in table_rows("docs/api.md", "Routes")}
     assert documented == {route: row.need.value for route, row in ROUTES.items()}
 
@@ -120,7 +120,7 @@ def test_the_errors_table_is_the_codes_own() -> None:
 
 
 def test_the_metrics_that_are_named_exist() -> None:
-    """A dashboard made from the document finds what it looks for."""
+    """A dashboard built from the document finds its metrics."""
     backends = {name: ScriptedBackend(name) for name in ("avibe", "avision")}
     app = create_app(load_settings({}, None), ModelSet(backends))
     exposed = set(re.findall(r"^# TYPE (\w+)", app.test_client().get("/metrics").text, re.MULTILINE))
@@ -155,7 +155,7 @@ def walk(folder: Path, skipped: set[str]) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_that_are_named_exist(name: str, tree: frozenset[str]) -> None:
-    """No document sends its reader to a file that is not there."""
+    """No document names a missing file."""
     words = re.sub(r"https?://\S+", "", LINK.sub("", text(name)))
     named = {found.removeprefix("./") for found in NAMED_FILE.findall(words)}
     assert sorted(named - tree - NOT_IN_THE_TREE) == []
@@ -178,7 +178,7 @@ def test_commands_of_deploy_sh_exist() -> None:
 
 
 def test_make_targets_exist() -> None:
-    """Each short name is in the Makefile, and each of the Makefile is told."""
+    """Each documented target is in the Makefile, and each target is documented."""
     targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
     assert targets <= commands("make") <= targets | {"check"}
 
@@ -189,8 +189,8 @@ def test_modules_that_are_run_exist() -> None:
     assert sorted(module for module in modules if find_spec(module) is None) == []
 
 
-def test_addresses_that_are_asked_exist(urls: Map) -> None:
-    """Each curl in the documents goes to a route of the service."""
+def test_addresses_in_curl_commands_exist(urls: Map) -> None:
+    """Each curl command in the documents requests a route of the service."""
     adapter = urls.bind("127.0.0.1")
     for name in DOCUMENTS:
         for line in code_blocks(name).splitlines():

@@ -1,4 +1,4 @@
-"""The trees of errors drawn in the documentation of two modules are those of the classes."""
+"""The error trees drawn in two docstrings match the classes."""
 
 import inspect
 import re
@@ -12,7 +12,7 @@ LINE = re.compile(r"^ {4}((?:│   |    )*(?:[├└]── )?)(\w+)(?: {2,}|$)"
 
 
 def documented(module):
-    """Return the lines of the tree in a module's docstring, without what they say of each class."""
+    """Return the lines of the tree in a module's docstring, without the descriptions."""
     return [match[1] + match[2] for line in module.__doc__.splitlines() if (match := LINE.match(line))]
 
 
@@ -36,7 +36,7 @@ def drawn(module):
 
 @pytest.mark.parametrize("module", [engine.errors, edge.errors], ids=lambda module: module.__name__)
 def test_the_drawn_tree_is_the_one_of_the_classes(module):
-    """Every class stands in the drawing, below its base, in the order in which they are defined."""
+    """Every class is in the drawing, below its base, in the order of definition."""
     found, roots = documented(module), drawn(module)
     ordered = [line for name in found if name in roots for line in roots[name]]
     assert found == ordered

@@ -71,6 +71,7 @@ def test_only_intended_names_are_taken_as_settings():
 
 
 @pytest.mark.parametrize("arguments", [[], ["--check-config"]])
+@pytest.mark.slow
 def test_application_is_named_in_the_file(arguments):
     """`gunicorn -c gunicorn_config.py` needs no application argument."""
     run = subprocess.run(

@@ -55,7 +55,7 @@ def test_ready_names_both_models(client):
     )
 
 
-def test_ready_tells_the_gpu(on_gpu):
+def test_ready_shows_the_gpu(on_gpu):
     """Memory in gigabytes with two decimals, as text."""
     assert on_gpu.get(READY).json["cuda_available"] is True
     assert on_gpu.get(READY).json["gpu_memory_gb"] == "141.00"
@@ -100,7 +100,7 @@ def test_a_full_queue_is_ready(client, avibe):
 
 @pytest.mark.parametrize("reason", ["", "CUDA failed."])
 def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
-    """503 tells the supervisor to restart the process."""
+    """503 makes the supervisor restart the process."""
     avision.become(Status.DEAD, reason=reason, restart_needed=True)
     response = client.get("/api/health/live")
     assert (response.status_code, response.json["status"]) == (503, "restart_needed")
@@ -169,7 +169,7 @@ def test_application_figures_count_generation_requests(client, avibe):
     }
 
 
-def test_reset_begins_the_json_figures_again_but_never_prometheus(client):
+def test_reset_clears_the_json_figures_but_never_prometheus(client):
     """A reset leaves Prometheus' counters as they are."""
     client.post(TEXT, json={"prompt": "x"})
     assert client.post("/api/metrics/reset").json["success"] is True

@@ -40,15 +40,18 @@ def tool(name: str) -> str:
     ],
     ids=["ruff-check", "ruff-format", "mypy", "shellcheck", "yamllint", "bandit"],
 )
+@pytest.mark.slow
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
-    """What `make lint` runs passes."""
+    """The linters of `make lint` pass."""
     name, *arguments = command
     done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.needs("git")
 def test_no_secret_is_in_the_tree() -> None:
-    """Nothing that is committed looks like a key; what only looks like one is marked on its line."""
+    """No committed text looks like a key; false positives are marked on their line."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [name for name in listed.split("\0") if name and not RESULTS.match(name) and (ROOT / name).is_file()]
     command = [tool("detect-secrets-hook"), "--no-verify", *files]
@@ -68,6 +71,7 @@ def test_no_secret_is_in_the_tree() -> None:
     ],
     ids=["bandit", "detect-secrets"],
 )
+@pytest.mark.slow
 def test_the_scanners_find_what_they_are_for(command: list[str], name: str, finding: str, tmp_path: Path) -> None:
     """A shell command from input and a key of a cloud fail the lint step, with the options that it uses."""
     (tmp_path / name).write_text(finding)

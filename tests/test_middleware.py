@@ -120,7 +120,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("path", GENERATIONS)
 @pytest.mark.parametrize("kind", sorted(STATUSES, key=lambda kind: kind.__name__))
-def test_every_generation_route_tells_every_error(client, avibe, avision, path, kind):
+def test_every_generation_route_returns_every_error(client, avibe, avision, path, kind):
     """Each error class has its status and code, as JSON and as a page; none becomes a 500 by accident."""
     error = made(kind)
     avibe.failure = avision.failure = error
@@ -166,7 +166,7 @@ def test_any_other_request_id_is_replaced(client, claimed):
     assert uuid.UUID(made_here).version == 4
 
 
-def test_the_access_line_tells_method_route_status_seconds_and_address(client, caplog):
+def test_the_access_line_has_method_route_status_seconds_and_address(client, caplog):
     """One line per request, with the route as the table has it."""
     caplog.set_level("INFO")
     client.get("/api/health")
@@ -223,7 +223,7 @@ def test_a_proxy_on_this_machine_is_not_this_machine(client, name, header):
 
 
 @pytest.mark.parametrize("name", sorted(set(ROUTES) - set(GUARDED)))
-def test_open_routes_answer_everybody(client, name):
+def test_open_routes_answer_every_caller(client, name):
     """A remote address without a key."""
     assert call(client, name, environ_base=FOREIGN).status_code in (200, 303)
 

@@ -60,7 +60,8 @@ def test_the_programs_of_the_selected_tests_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")])
-def test_what_is_left_out_is_said_last(tmp_path: Path, workers: tuple[str, ...]) -> None:
+@pytest.mark.slow
+def test_what_is_left_out_is_printed_last(tmp_path: Path, workers: tuple[str, ...]) -> None:
     """Programs with the number of their tests, then the sum and the packages, then pytest's own line."""
     done = run(tmp_path, "--leave-out", "nginx openssl", *workers)
     *_, nginx, openssl, tests, packages, closing = done.stdout.splitlines()
@@ -71,12 +72,12 @@ def test_what_is_left_out_is_said_last(tmp_path: Path, workers: tuple[str, ...])
 
 
 def test_a_run_that_leaves_out_nothing_says_nothing(tmp_path: Path) -> None:
-    """Nobody needs to read what is as it should be."""
+    """Without omissions there is no summary of them."""
     assert "left out" not in run(tmp_path, "--leave-out", "haproxy", "-k", "plain").stdout
 
 
 def test_a_missing_program_fails_its_tests_with_the_remedy(tmp_path: Path) -> None:
-    """Never a silent skip, never a riddle: the message names the program."""
+    """Never a silent skip: the message names the program."""
     missing = "import tests.system_programs as programs\nprograms.found = lambda name: None\n"
     done = run(tmp_path, tests=missing + TESTS)
     assert "nginx, openssl not installed: `./deploy.sh test` installs it" in done.stdout

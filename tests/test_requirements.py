@@ -1,4 +1,4 @@
-"""The pinned packages: every version, transitive ones too, no build of torch, and nothing that the code lacks."""
+"""The pinned packages: every version, transitive ones too, without local suffixes, and all that the code imports."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_what_the_service_is_made_of_is_there() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_what_the_packages_need_is_pinned_too(python: str) -> None:
-    """Nothing comes in by the back door, on any supported Python."""
+    """Transitive requirements are pinned on every supported Python."""
     assert list(missing(RUN, python)) == []
     assert list(missing(RUN | TEST, python)) == []
 
@@ -123,12 +123,14 @@ def test_the_tests_install_what_runs() -> None:
     assert not set(RUN) & set(TEST)
 
 
+@pytest.mark.slow
 def test_all_that_the_service_imports_is_pinned() -> None:
     """A fresh machine has every package that the code asks for; the tests' own are not among them."""
     service = (path for path in sources() if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks", "demo"))
     assert foreign(service) - set(RUN) == set()
 
 
+@pytest.mark.slow
 def test_all_that_tests_and_benchmarks_import_is_pinned() -> None:
     """`deploy.sh test` brings what the rest of the tree needs; only the benchmarks' plots ask for more."""
     assert foreign(sources()) - set(RUN) - set(TEST) == set(DRAW) & {"matplotlib"}

@@ -1,4 +1,4 @@
-"""Promises about time, held so that a busy machine cannot break them."""
+"""Tests of durations that do not fail because the machine is busy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ TRIES = 50
 
 
 def once_within(seconds: float, attempt: Callable[[int], float]) -> None:
-    """Repeat an attempt until it has once taken less than `seconds`; fail where it never does.
+    """Repeat an attempt until it takes less than `seconds` once; fail if it never does.
 
-    attempt: gets the number of the try and returns how long it took. A busy machine delays some tries and not all; what
-    is slow by its making is slow each time.
+    attempt: gets the number of the try and returns how long it took. A busy machine delays some tries, not all; code
+    that is too slow is slow each time.
     """
     took = []
     for number in range(TRIES):

@@ -85,7 +85,7 @@ def _word(met: bool) -> str:
 
 
 def report(
-    found: Facts, measured: Measured, most: dict[str, float], bandwidth: float, asked: argparse.Namespace
+    found: Facts, measured: Measured, most: dict[str, float], bandwidth: float, options: argparse.Namespace
 ) -> Path:
     """Write the results so far; return the path of the Markdown file."""
     figures, rows = measured.figures, []
@@ -98,13 +98,13 @@ def report(
     tables = [
         record.table((*HEADER, "step, ms", "of the limit"), rows),
         f"Memory: {bandwidth / 1e9:.0f} GB/s measured by copying, read plus written.",
-        record.table(("target", "measured", "verdict"), verdicts(figures, most, asked.c)),
+        record.table(("target", "measured", "verdict"), verdicts(figures, most, options.c)),
     ]
     if measured.skipped:
         tables.append(f"Skipped for lack of time: {', '.join(measured.skipped)}.")
     written = {"figures": figures, "skipped": measured.skipped, "bandwidth": bandwidth, "limits": most}
-    title, panels = "The engine on a GPU, random weights", _panels(figures, most, asked.c)
-    return record.write(asked.name, found, written, title, tables, asked.results, panels)
+    title, panels = "The engine on a GPU, random weights", _panels(figures, most, options.c)
+    return record.write(options.name, found, written, title, tables, options.results, panels)
 
 
 def _panels(figures: ByPoint, most: dict[str, float], clients: Sequence[int]) -> list[Panel]:

@@ -35,7 +35,7 @@ class EventParser:
 
 
 @dataclass
-class Heard:
+class Received:
     """The content of a body so far. arrivals: when text arrived, on the caller's clock; tokens: of the whole answer."""
 
     arrivals: list[float] = field(default_factory=list)
@@ -49,20 +49,20 @@ class _Stream:
     unfinished = "the stream ended early"
 
     def __init__(self) -> None:
-        self.heard = Heard()
+        self.received = Received()
         self._events = EventParser()
 
     def feed(self, body: bytes, now: float) -> None:
         """Add a part of the body. Raises BadAnswer on an error event."""
         for event in self._events.feed(body):
-            self._hear(event, now)
+            self._read(event, now)
 
     def end(self) -> None:
         """Check that the stream was complete. Raises BadAnswer."""
-        if not self.heard.complete:
+        if not self.received.complete:
             raise BadAnswer(self.unfinished)
 
-    def _hear(self, event: bytes, now: float) -> None:
+    def _read(self, event: bytes, now: float) -> None:
         raise NotImplementedError
 
 
@@ -71,19 +71,19 @@ class ChatStream(_Stream):
 
     unfinished = "the stream ended without a finish"
 
-    def _hear(self, event: bytes, now: float) -> None:
+    def _read(self, event: bytes, now: float) -> None:
         if event == b"[DONE]":
-            self.heard.complete = True
+            self.received.complete = True
             return
         said = json.loads(event)
         if said.get("error"):
             raise BadAnswer("the stream carried an error")
         if said.get("usage"):
-            self.heard.tokens = said["usage"]["completion_tokens"]
+            self.received.tokens = said["usage"]["completion_tokens"]
         choices = said.get("choices") or ()
-        self.heard.complete |= any(choice.get("finish_reason") for choice in choices)
+        self.received.complete |= any(choice.get("finish_reason") for choice in choices)
         if any((choice.get("delta") or {}).get("content") for choice in choices):
-            self.heard.arrivals.append(now)
+            self.received.arrivals.append(now)
 
 
 class OwnStream(_Stream):
@@ -91,22 +91,22 @@ class OwnStream(_Stream):
 
     unfinished = "the stream ended without its figures"
 
-    def _hear(self, event: bytes, now: float) -> None:
+    def _read(self, event: bytes, now: float) -> None:
         said = json.loads(event)
         if said.get("error"):
             raise BadAnswer("the stream carried an error")
         if said.get("success"):
-            self.heard.tokens = said["data"]["generated_tokens"]
-            self.heard.complete = True
+            self.received.tokens = said["data"]["generated_tokens"]
+            self.received.complete = True
         elif said.get("text"):
-            self.heard.arrivals.append(now)
+            self.received.arrivals.append(now)
 
 
 class WholeJson:
     """An answer of /api/v1 in one piece; the time of its first token is unknown."""
 
     def __init__(self) -> None:
-        self.heard = Heard()
+        self.received = Received()
         self._body = b""
 
     def feed(self, body: bytes, now: float) -> None:
@@ -118,8 +118,8 @@ class WholeJson:
         answer = json.loads(self._body)
         if not answer.get("success"):
             raise BadAnswer("the answer is not a success")
-        self.heard.tokens = answer["data"]["generated_tokens"]
-        self.heard.complete = True
+        self.received.tokens = answer["data"]["generated_tokens"]
+        self.received.complete = True
 
 
 Answer = ChatStream | OwnStream | WholeJson

@@ -62,8 +62,8 @@ class Target:
 
     def request(self, job: Job) -> tuple[h11.Request, bytes]:
         """Return one request and its body."""
-        asked = _chat(job, self.model) if self.path.endswith(CHAT) else _own(job, self.whole)
-        body = json.dumps(asked).encode()
+        payload = _chat(job, self.model) if self.path.endswith(CHAT) else _own(job, self.whole)
+        body = json.dumps(payload).encode()
         host, port = self.address
         headers = [
             ("Host", f"{host}:{port}"),
@@ -104,13 +104,13 @@ async def _exchange(target: Target, job: Job, answer: Answer) -> None:
 
 
 def _outcome(answer: Answer, due: float, ended: float, error: str | None) -> Outcome:
-    heard = answer.heard
-    arrivals = heard.arrivals
-    if error is None and heard.tokens is None:
+    received = answer.received
+    arrivals = received.arrivals
+    if error is None and received.tokens is None:
         error = "the answer did not say how many tokens it has"
     return Outcome(
         seconds=ended - due,
-        tokens=heard.tokens or 0,
+        tokens=received.tokens or 0,
         first=arrivals[0] - due if arrivals else None,
         gaps=[later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)],
         error=error,

@@ -36,14 +36,14 @@ def create_app(text: str, vision: str | None = None, max_model_len: int = 1024) 
 
     @app.post("/v1/chat/completions")
     def chat() -> Response:
-        asked = request.get_json()
-        model, wanted = models[asked["model"]], _wanted(asked)
-        if asked.get("stream"):
-            return Response(_events(model, wanted), mimetype="text/event-stream")
-        made = model.answer(wanted, lambda part: None)
-        message = {"role": "assistant", "content": made.text}
-        choice = {"index": 0, "message": message, "finish_reason": made.finish_reason}
-        return jsonify({"object": "chat.completion", "choices": [choice], "usage": _usage(made)})
+        body = request.get_json()
+        model, generation_request = models[body["model"]], _request(body)
+        if body.get("stream"):
+            return Response(_events(model, generation_request), mimetype="text/event-stream")
+        completion = model.answer(generation_request, lambda part: None)
+        message = {"role": "assistant", "content": completion.text}
+        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
+        return jsonify({"object": "chat.completion", "choices": [choice], "usage": _usage(completion)})
 
     return app
 
@@ -53,13 +53,13 @@ def spec(name: str, folder: Path) -> ModelSpec:
     return ModelSpec(name, name, name == "avision", folder, folder, "cpu", "float32", "", "", "")
 
 
-def _events(model: OneByOne, wanted: GenerationRequest) -> Iterator[str]:
+def _events(model: OneByOne, generation_request: GenerationRequest) -> Iterator[str]:
     """Yield the events of a stream while another thread generates."""
     parts: queue.SimpleQueue[str | Completion | Exception] = queue.SimpleQueue()
 
     def generate() -> None:
         try:
-            parts.put(model.answer(wanted, parts.put))
+            parts.put(model.answer(generation_request, parts.put))
         except Exception as error:
             parts.put(error)
 
@@ -76,19 +76,19 @@ def _event(said: dict[str, Any]) -> str:
     return f"data: {json.dumps({'object': 'chat.completion.chunk'} | said)}\n\n"
 
 
-def _usage(made: Completion) -> dict[str, int]:
-    return {"prompt_tokens": made.prompt_tokens, "completion_tokens": made.output_tokens}
+def _usage(completion: Completion) -> dict[str, int]:
+    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.output_tokens}
 
 
-def _wanted(asked: dict[str, Any]) -> GenerationRequest:
+def _request(body: dict[str, Any]) -> GenerationRequest:
     messages, images = list[dict[str, Any]](), list[EncodedImage]()
-    for message in asked["messages"]:
+    for message in body["messages"]:
         content = message["content"]
         if isinstance(content, list):
             images += [_image(part["image_url"]["url"]) for part in content if part["type"] == "image_url"]
             content = [part if part["type"] == "text" else {"type": "image"} for part in content]
         messages.append({"role": message["role"], "content": content})
-    sampling = SamplingParams(asked.get("max_tokens", 256), asked.get("temperature", 1.0))
+    sampling = SamplingParams(body.get("max_tokens", 256), body.get("temperature", 1.0))
     return GenerationRequest("", ChatPrompt(tuple(messages), tuple(images)), sampling, timeout=TIMEOUT)
 
 

@@ -54,17 +54,17 @@ class Plan:
 class _Chunks:
     """Divides a step's tokens among prompts.
 
-    A prompt that fits into a step is computed whole; a longer one takes at most `most` tokens, so that it does not hold
-    up those behind it.
+    A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
+    does not hold up those behind it.
     """
 
-    def __init__(self, budget: int, most: int) -> None:
-        self._step, self._most, self.left = budget, most, budget
+    def __init__(self, budget: int, longest: int) -> None:
+        self._step, self._longest, self.left = budget, longest, budget
 
     def take(self, sequence: Sequence, at_most: int | None = None) -> int:
         """Return how many tokens of a prompt this step computes, `at_most` so many if that is given."""
         whole = sequence.remaining <= self._step
-        count = min(sequence.remaining, self.left, self._step if whole else self._most)
+        count = min(sequence.remaining, self.left, self._step if whole else self._longest)
         count = count if at_most is None else min(count, at_most)
         self.left -= count
         return count
@@ -110,7 +110,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot of a sequence that has ended."""
-        self._leave(sequence)
+        self._release_slot(sequence)
         sequence.phase = Phase.FINISHED
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
@@ -131,12 +131,12 @@ class Scheduler:
         priority, client = waiting.request.priority, waiting.request.client
         if priority is Priority.INTERACTIVE and self._held[Priority.BATCH].total() > self._batch_share:
             return self._youngest(Priority.BATCH)
-        greedy, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
-        return self._youngest(priority, greedy) if slots >= self._held[priority][client] + 2 else None
+        richest, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
+        return self._youngest(priority, richest) if slots >= self._held[priority][client] + 2 else None
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the queue; all its tokens will be computed again."""
-        self._leave(sequence)
+        self._release_slot(sequence)
         sequence.phase = Phase.WAITING
         sequence.num_computed = 0
         self._room.put_back(sequence)
@@ -176,7 +176,7 @@ class Scheduler:
         """
         beyond = []
         while chunks.left and self._free_slots and (sequence := self._room.take(self._held)) is not None:
-            self._enter(sequence)
+            self._give_slot(sequence)
             if not self._on_start(sequence):
                 continue
             client = sequence.request.client
@@ -206,7 +206,7 @@ class Scheduler:
                 prefill.append((sequence, count))
             spare -= count
 
-    def _enter(self, sequence: Sequence) -> None:
+    def _give_slot(self, sequence: Sequence) -> None:
         sequence.slot = heapq.heappop(self._free_slots)
         sequence.phase = Phase.RUNNING
         self._started += 1
@@ -214,7 +214,7 @@ class Scheduler:
         self.running.append(sequence)
         self._held[sequence.request.priority][sequence.request.client] += 1
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _release_slot(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1

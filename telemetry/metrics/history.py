@@ -61,7 +61,7 @@ class History:
         self._answers = 0
         self._errors: Counter[str] = Counter()
         self._taken_at = clock()
-        self._made = self._generated_tokens(self._stats())
+        self._generated = self._generated_tokens(self._stats())
         self._recorder: threading.Thread | None = None
 
     def answered(self, first_token: float | None) -> None:
@@ -84,7 +84,7 @@ class History:
     def take(self) -> None:
         """Take one sample of the time since the previous one."""
         stats, gpu = self._stats(), self._machine.gpu()
-        made = self._generated_tokens(stats)
+        generated = self._generated_tokens(stats)
         with self._lock:
             now = self._clock()
             seconds = max(now - self._taken_at, 1e-9)
@@ -93,7 +93,10 @@ class History:
                 Sample(
                     at=self._wall_clock(),
                     # A restarted engine counts from zero.
-                    tokens={name: max(0, count - self._made.get(name, 0)) / seconds for name, count in made.items()},
+                    tokens={
+                        name: max(0, count - self._generated.get(name, 0)) / seconds
+                        for name, count in generated.items()
+                    },
                     running={name: figures.num_requests_running for name, figures in stats.items()},
                     waiting={name: figures.num_requests_waiting for name, figures in stats.items()},
                     cache={name: _share(f.kv_cache_tokens_used, f.kv_cache_tokens_total) for name, f in stats.items()},
@@ -105,7 +108,7 @@ class History:
                     errors=dict(self._errors),
                 )
             )
-            self._taken_at, self._made, self._answers = now, made, 0
+            self._taken_at, self._generated, self._answers = now, generated, 0
             self._first_tokens.clear()
             self._errors.clear()
 

@@ -48,7 +48,7 @@ class RequestTrace(Trace):
         self._operation = OPERATIONS.get(route, CHAT)
         self._lock = threading.Lock()  # guards the fields below
         self._holders = 1  # the response itself
-        self._wanted, self._each = 0, 1  # number of answers: in total, and per prompt
+        self._expected, self._each = 0, 1  # number of answers: in total, and per prompt
         self._submitted: dict[int, float] = {}  # by answer number, as the next two
         self._prepared: dict[int, float] = {}
         self._answers: dict[int, Completion] = {}
@@ -61,17 +61,17 @@ class RequestTrace(Trace):
         held = [self._release]
         return lambda: held.pop()() if held else None
 
-    def asked(self, model: str, served_id: str, prompts: int, wanted: int) -> None:
+    def validated(self, model: str, served_id: str, prompts: int, answers: int) -> None:
         with self._lock:
-            self._wanted, self._each = wanted, wanted // prompts
+            self._expected, self._each = answers, answers // prompts
         self._span.update_name(f"{self._operation} {model}")
         self._span.set_attributes({"gen_ai.request.model": model, "gen_ai.response.model": served_id})
-        if wanted != prompts:
+        if answers != prompts:
             self._span.set_attribute("gen_ai.request.choice.count", self._each)
-        if wanted != 1:
-            self._span.set_attribute("avito_ai.answers", wanted)
+        if answers != 1:
+            self._span.set_attribute("avito_ai.answers", answers)
 
-    def submits(self, number: int, request: GenerationRequest) -> None:
+    def submitting(self, number: int, request: GenerationRequest) -> None:
         with self._lock:
             first = not self._submitted
             self._submitted[number] = self._clock()
@@ -114,7 +114,7 @@ class RequestTrace(Trace):
             self._holders -= 1
             if self._holders:
                 return
-            if not self._error and len(self._answers) < self._wanted:
+            if not self._error and len(self._answers) < self._expected:
                 self._error = ABORTED
         self._span.set_attributes(self._outcome())
         self._span.end(self._time(self._clock()))
@@ -154,7 +154,7 @@ class RequestTrace(Trace):
                 "gen_ai.response.finish_reasons": [completion.finish_reason],
             },
         }
-        return tokens.get(name, {}) | ({"avito_ai.answer": number} if self._wanted > 1 else {})
+        return tokens.get(name, {}) | ({"avito_ai.answer": number} if self._expected > 1 else {})
 
     def _time(self, moment: float) -> int:
         return int(moment * 1e9) + self._wall
@@ -187,7 +187,7 @@ def begun(tracer: Tracer, context: Context, method: str, route: str, request_id:
 
 def _sampling(params: SamplingParams) -> dict[str, AttributeValue]:
     """Return the sampling parameters without neutral values."""
-    told: dict[str, AttributeValue] = {
+    attributes: dict[str, AttributeValue] = {
         "gen_ai.request.max_tokens": params.max_tokens,
         "gen_ai.request.temperature": float(params.temperature),
         "gen_ai.request.top_p": float(params.top_p),
@@ -199,4 +199,4 @@ def _sampling(params: SamplingParams) -> dict[str, AttributeValue]:
         "gen_ai.request.frequency_penalty": params.frequency_penalty or None,
         "gen_ai.request.presence_penalty": params.presence_penalty or None,
     }
-    return told | {name: value for name, value in optional.items() if value is not None}
+    return attributes | {name: value for name, value in optional.items() if value is not None}

@@ -25,10 +25,10 @@ class Trace:
         """Keep the trace open until the returned function is called; further calls of it do nothing."""
         return _nothing
 
-    def asked(self, model: str, served_id: str, prompts: int, wanted: int) -> None:
-        """Record the model and the number of answers (`wanted`) and prompts."""
+    def validated(self, model: str, served_id: str, prompts: int, answers: int) -> None:
+        """Record the model and the total numbers of prompts and answers."""
 
-    def submits(self, number: int, request: GenerationRequest) -> None:
+    def submitting(self, number: int, request: GenerationRequest) -> None:
         """Record that this answer is about to be submitted to the engine, now."""
 
     def submitted(self, number: int) -> None:

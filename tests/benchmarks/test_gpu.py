@@ -32,6 +32,7 @@ def test_without_cuda_it_stops(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_measures_each_model_alone_and_both_together(tmp_path: Path) -> None:
     """The whole program on tiny shapes."""
     assert gpu.main(["--device", "cpu", "--tiny", "--c", "1,2", "--results", str(tmp_path)]) == 0
@@ -43,6 +44,7 @@ def test_it_measures_each_model_alone_and_both_together(tmp_path: Path) -> None:
     assert (written["skipped"], written["bandwidth"] > 0) == ([], True)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_time_is_skipped_and_listed(tmp_path: Path) -> None:
     """It ends in time with the results so far, and lists the rest."""
     options = ["--device", "cpu", "--tiny", "--c", "1", "--minutes", "0", "--results", str(tmp_path)]
@@ -51,6 +53,7 @@ def test_what_does_not_fit_into_the_time_is_skipped_and_listed(tmp_path: Path) -
     assert "text, c=1, vision, c=1, both, c=1" in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_start_ends_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A cache for a million clients fits nowhere: one sentence and status 1."""
     options = ["--device", "cpu", "--tiny", "--c", "10000000", "--results", str(tmp_path)]

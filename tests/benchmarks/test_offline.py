@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import offline
 from benchmarks.harness.step_report import by_shape
 from benchmarks.harness.stepping import PARTS, Step
@@ -17,6 +19,7 @@ def step(rows: int, prompt_tokens: int) -> Step:
     return Step(rows, prompt_tokens, *[0.001] * len(PARTS))
 
 
+@pytest.mark.slow
 def test_the_command_times_steps_and_images(tmp_path: Path) -> None:
     """End to end on tiny models: each part of a step is timed, and every figure is written."""
     text, vision = write_text_checkpoint(tmp_path / "text"), write_vision_checkpoint(tmp_path / "vision")

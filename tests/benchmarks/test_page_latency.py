@@ -25,6 +25,7 @@ def test_the_verdict_follows_the_median(median: float, word: str) -> None:
     assert f": {word} (" in page_latency.verdict({"median": median})
 
 
+@pytest.mark.slow
 def test_every_token_is_seen_once_and_after_its_arrival(tmp_path: Path) -> None:
     """The whole program, on a few tokens."""
     command = [sys.executable, "-m", "benchmarks.page_latency", "--tokens", "20", "--results", str(tmp_path)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import peers
 from benchmarks.harness.figures import Objective, Outcome, summary
 from tests.benchmarks.harness.figures_of_rounds import rounds
@@ -29,6 +31,7 @@ def test_the_report_has_every_load_and_every_goal(tmp_path, capsys) -> None:
     assert "Failed requests: 1. transformers serve: status 503 (1)" in text
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_ends_the_run(tmp_path, capsys) -> None:
     """One sentence that says where to look, and an exit status; earlier results are kept."""
     command = ["--text", str(tmp_path / "nothing"), "--no-lock", "--no-pin", "--c", "1", "--rounds", "1"]

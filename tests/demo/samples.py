@@ -1,4 +1,4 @@
-"""What a sample of held-out items has to reach."""
+"""The targets of a sample of held-out items."""
 
 import math
 
@@ -11,5 +11,5 @@ def percent(marks):
 
 
 def at_least(target, count):
-    """Return the target in percent, less what a sample of `count` items may miss it by through chance alone."""
+    """Return the target in percent, less the sampling error of `count` items."""
     return target - STANDARD_ERRORS * math.sqrt(target * (100 - target) / count)

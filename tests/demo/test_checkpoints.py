@@ -67,6 +67,7 @@ def test_a_word_has_the_same_pieces_wherever_it_stands(text):
     assert tokenizer.decode(tokenizer(f" {text}, 4500 ₽").input_ids) == f" {text}, 4500 ₽"
 
 
+@pytest.mark.slow
 def test_the_tokenizer_can_be_made_again(tmp_path):
     """The script makes the committed tokenizer, byte for byte, and both checkpoints share it with its template."""
     build(tmp_path)

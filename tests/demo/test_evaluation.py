@@ -11,6 +11,8 @@ from demo.image_data import TRAINING_SEEDS, draw_image
 from demo.image_dialogues import Mixture, dialogue_stream
 from demo.text_data import training_stream
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def taught():
@@ -42,7 +44,7 @@ def test_a_training_image_is_noticed(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("right", "status"), [(100, 0), (90, evaluate.EXIT_MISSED)])
 def test_a_missed_target_is_an_error(monkeypatch, capsys, right, status):
-    """The exit status tells a met target from a missed one, and a missed one is named."""
+    """The exit status distinguishes met targets from missed ones, and a missed one is named."""
     monkeypatch.setattr(evaluate, "evaluate", lambda share: [evaluate.Row("text: listing", right, 100, 98.0)])
     assert evaluate.main([]) == status
     assert ("missed: text: listing" in capsys.readouterr().err) == bool(status)

@@ -1,4 +1,4 @@
-"""What the image demo says: plain phrasings, odd uploads, and a sample of its held-out evaluation."""
+"""Answers of the image demo: plain phrasings, odd uploads, and a sample of its held-out evaluation."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,8 @@ from demo import evaluate, vision_batch
 from demo.evaluate_images import image_items, two_image_items
 from demo.image_questions import IMAGE_TALK
 from tests.demo.samples import at_least, percent
+
+pytestmark = pytest.mark.slow
 
 SEED = 5
 
@@ -52,7 +54,7 @@ def test_other_questions_are_declined(look):
 
 
 def test_an_empty_question_is_answered_in_english(look):
-    """An image without a word gets the English description."""
+    """An image without a question gets the English description."""
     assert look("", red_square()) == "A red square."
 
 

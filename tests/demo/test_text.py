@@ -1,4 +1,4 @@
-"""What the text demo says: plain phrasings, odd ones, and a sample of its held-out evaluation."""
+"""Answers of the text demo: plain phrasings, odd ones, and a sample of its held-out evaluation."""
 
 import pytest
 
@@ -12,6 +12,8 @@ from demo.evaluate_text import (
     title_items,
 )
 from tests.demo.samples import at_least, percent
+
+pytestmark = pytest.mark.slow
 
 SEED = 5
 SAMPLE = 40
@@ -61,7 +63,7 @@ def test_a_greeting_is_returned(say, question, lang):
 
 @pytest.mark.parametrize(("question", "lang"), [("What can you do?", "en"), ("Что ты умеешь?", "ru")])
 def test_it_says_what_it_can_do(say, question, lang):
-    """Asked what it can do, the demo says that it is small and what it can do."""
+    """The answer says that the demo is small, and what it can do."""
     assert say(question) == small_talk.ABOUT[lang]
 
 
@@ -82,7 +84,7 @@ def test_the_rest_is_declined_honestly(say, question, lang):
 
 
 def test_a_long_message_is_declined_and_ends(text_model):
-    """Several hundred tokens of anything else get the refusal and an end, no babble."""
+    """Several hundred tokens of anything else get the refusal and an end token."""
     items = long_items(4, SEED)
     assert all(len(text_model.tokenizer(item.question).input_ids) > 200 for item in items)
     assert text_model.judge(items) == [True] * len(items)

@@ -1,6 +1,6 @@
 """Keeps a service under load and writes down what each client saw; with the standard library alone.
 
-`python3 load.py PORT FOLDER RATE` sends RATE requests a second, whatever becomes of them: streams, answers of the API
+`python3 load.py PORT FOLDER RATE` sends RATE requests a second, whatever happens to them: streams, answers of the API
 and forms of the page in turn, each on a connection of its own. Beside them it asks every PROBE_SECONDS whether the
 service lives, and keeps a long stream open: half-way through one it begins the next, so that on a machine of any speed
 one is under way at every moment in which the service takes requests. It ends when the file `enough` stands in FOLDER

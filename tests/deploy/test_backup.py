@@ -11,6 +11,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 
 def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

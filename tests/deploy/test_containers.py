@@ -209,7 +209,7 @@ def test_every_dependency_and_file_exists(name: str) -> None:
 
 
 def test_only_the_site_is_reached_from_outside() -> None:
-    """nginx has the ports of the web; figures and alerts answer this machine alone, the service and Redis nobody."""
+    """nginx has the web ports; metrics and alerts listen on loopback, the service and Redis have no port."""
     ports = {name: service.get("ports", []) for name, service in SERVICES.items()}
     assert ports.pop("nginx") == ["80:80", "443:443"]
     assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from deploy import health_monitor as monitor
-from deploy.health_monitor import HOUR, Look, Memory, Verdict
+from deploy.health_monitor import HOUR, Check, Memory, Verdict
 
-WELL = Look("active", 200, "ready")
-SILENT = Look("active", reason="no answer")
-STALLED = Look("active", 503, "stalled", "The model is stalled.")
-LOADING = Look("active", 503, "loading")
+WELL = Check("active", 200, "ready")
+SILENT = Check("active", reason="no answer")
+STALLED = Check("active", 503, "stalled", "The model is stalled.")
+LOADING = Check("active", 503, "loading")
 
 
-def verdicts(*looks: Look) -> list[Verdict]:
+def verdicts(*checks: Check) -> list[Verdict]:
     memory = Memory()
-    return [monitor.judge(seen, memory, 30.0 * number) for number, seen in enumerate(looks)]
+    return [monitor.judge(seen, memory, 30.0 * number) for number, seen in enumerate(checks)]
 
 
 class Webhook(BaseHTTPRequestHandler):
@@ -74,11 +74,11 @@ def test_a_service_that_is_well_is_left_alone() -> None:
 
 @pytest.mark.parametrize("state", ["activating", "reloading", "deactivating", "inactive", ""])
 def test_a_service_on_its_way_or_stopped_is_left_alone(state: str) -> None:
-    """systemd bounds a start, and who stopped it had a reason."""
-    assert verdicts(*[Look(state)] * 9) == [Verdict()] * 9
+    """systemd bounds a start, and a stop is deliberate."""
+    assert verdicts(*[Check(state)] * 9) == [Verdict()] * 9
 
 
-def test_silence_is_told_at_the_second_and_restarted_at_the_third_look() -> None:
+def test_silence_is_reported_at_the_second_and_restarted_at_the_third_check() -> None:
     """A single failed check may be a coincidence."""
     first, second, third = verdicts(SILENT, SILENT, SILENT)
     assert first == Verdict()
@@ -91,23 +91,23 @@ def test_an_answer_in_between_begins_the_count_again() -> None:
     assert not any(verdict.restart for verdict in verdicts(SILENT, SILENT, WELL, SILENT, SILENT))
 
 
-def test_a_stalled_engine_is_told_and_left_to_the_watchdog() -> None:
+def test_a_stalled_engine_is_reported_and_left_to_the_watchdog() -> None:
     """A process that responds is never restarted here."""
     found = verdicts(*[STALLED] * 9)
     assert not any(verdict.restart for verdict in found)
     assert found[1].trouble == "the service is not ready (stalled): The model is stalled."
 
 
-def test_loading_is_told_only_when_it_does_not_end() -> None:
+def test_loading_is_reported_only_when_it_does_not_end() -> None:
     """No load takes 20 minutes."""
-    found = verdicts(*[LOADING] * (monitor.PASSING_LOOKS + 1))
+    found = verdicts(*[LOADING] * (monitor.PASSING_CHECKS + 1))
     assert not any(verdict.trouble for verdict in found[:-1])
     assert "loading" in found[-1].trouble
 
 
-def test_what_systemd_gave_up_is_told_and_not_started() -> None:
+def test_what_systemd_gave_up_is_reported_and_not_started() -> None:
     """The cause would still be there."""
-    assert verdicts(Look("failed")) == [Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")]
+    assert verdicts(Check("failed")) == [Verdict("systemd has given up on the service; see: journalctl -u avito-ai -e")]
 
 
 def test_restarts_are_few() -> None:
@@ -117,42 +117,44 @@ def test_restarts_are_few() -> None:
     assert monitor.judge(SILENT, memory, HOUR + 60.0).restart
 
 
-def test_trouble_is_told_once_and_its_end_too() -> None:
+def test_trouble_is_reported_once_and_its_end_too() -> None:
     """Every check is logged; messages are sent at the beginning and at the end only."""
-    memory, told, restarts = Memory(), list[str](), list[int]()
+    memory, reports, restarts = Memory(), list[str](), list[int]()
     for verdict in (Verdict("trouble"), Verdict("trouble", restart=True), Verdict(), Verdict()):
-        lines = monitor.act(verdict, memory, 5.0, told.append, lambda: restarts.append(1))
+        lines = monitor.act(verdict, memory, 5.0, reports.append, lambda: restarts.append(1))
         assert all(line.startswith(("<3>", "<5>")) for line in lines)
-    assert told == ["Avito AI API: trouble", "Avito AI API has recovered."]
+    assert reports == ["Avito AI API: trouble", "Avito AI API has recovered."]
     assert restarts == [1]
     assert memory.restarts == [5.0]
 
 
-def test_the_memory_lasts_between_looks(tmp_path: Path) -> None:
+def test_the_memory_lasts_between_checks(tmp_path: Path) -> None:
     """State that is damaged or of another release counts as none."""
     path = tmp_path / "state"
-    monitor.keep(Memory(silent=2, told=True, restarts=[1.0]), path)
-    assert monitor.recall(path) == Memory(silent=2, told=True, restarts=[1.0])
+    monitor.keep(Memory(silent=2, reported=True, restarts=[1.0]), path)
+    assert monitor.recall(path) == Memory(silent=2, reported=True, restarts=[1.0])
     path.write_text('{"other": 1}')
     assert monitor.recall(path) == monitor.recall(tmp_path / "none") == Memory()
 
 
-def test_a_look_asks_where_the_service_listens(webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]) -> None:
+def test_a_check_uses_the_address_where_the_service_listens(
+    webhook: ThreadingHTTPServer, systemctl: Callable[[str], None]
+) -> None:
     """Not the address in the settings, which may have been edited since."""
     systemctl("active")
-    assert monitor.look() == STALLED
+    assert monitor.check() == STALLED
 
 
-def test_a_unit_that_is_not_active_is_not_asked(systemctl: Callable[[str], None]) -> None:
+def test_a_unit_that_is_not_active_gets_no_request(systemctl: Callable[[str], None]) -> None:
     """An inactive unit is not requested."""
     systemctl("failed")
-    assert monitor.look() == Look("failed")
+    assert monitor.check() == Check("failed")
 
 
 def test_a_process_without_a_port_is_silent(systemctl: Callable[[str], None]) -> None:
     """A process that does not listen counts as silent."""
     systemctl("active")
-    seen = monitor.look()
+    seen = monitor.check()
     assert (seen.answer, seen.reason) == (0, "its main process listens on no port")
 
 

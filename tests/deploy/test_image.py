@@ -93,7 +93,7 @@ def test_a_variant_that_there_is_not_is_refused(podman: Podman) -> None:
     assert "VARIANT=gpu: expected cpu or cuda" in done.stdout + done.stderr
 
 
-def test_it_answers_a_text_and_a_picture(service: Service) -> None:
+def test_it_answers_a_text_and_an_image(service: Service) -> None:
     """Both demo models serve from the image."""
     text = json.loads(service.ask("/api/v1/text/generate", {"prompt": "Привет!", "max_tokens": 20}))
     assert text["data"]["generated_tokens"] > 0

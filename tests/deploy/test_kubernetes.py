@@ -180,7 +180,7 @@ def test_the_ingress_opens_what_is_for_clients(overlay: str) -> None:
 
 
 @overlays
-def test_the_ingress_lets_streams_and_pictures_through(overlay: str) -> None:
+def test_the_ingress_lets_streams_and_images_through(overlay: str) -> None:
     """No buffering, the largest body fits, and the service's time-out comes first, for both controllers."""
     notes = cluster.the(overlay, "Ingress")["metadata"]["annotations"]
     deadline = SETTING["REQUEST_TIMEOUT"].default

@@ -12,6 +12,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 TWO_WORDS = ("--certificate", "--certificate-key")
 
 
@@ -69,7 +71,7 @@ def test_status_where_nothing_is_installed_is_four(bare: ProductionBox) -> None:
     assert (done.returncode, "./deploy.sh production" in done.stdout) == (4, True)
 
 
-def test_status_tells_of_settings_that_wait(box: ProductionBox) -> None:
+def test_status_reports_settings_that_are_not_applied(box: ProductionBox) -> None:
     """The output says that an edited settings file is not applied yet."""
     with (box.system / "etc/avito-ai/.env").open("a") as file:
         file.write("MAX_WAITING=7\n")
@@ -205,7 +207,7 @@ def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
     assert box.production().returncode == 0
 
 
-def test_uninstall_purges_when_told_to(box: ProductionBox) -> None:
+def test_uninstall_purges_on_request(box: ProductionBox) -> None:
     """Settings, state, logs and the user are removed too; a second run is not an error."""
     assert box.run("uninstall", "--purge", "--yes").returncode == 0
     assert not (box.system / "etc/avito-ai").exists()
@@ -213,7 +215,7 @@ def test_uninstall_purges_when_told_to(box: ProductionBox) -> None:
     assert box.run("uninstall", "--purge").returncode == 0
 
 
-def test_uninstall_refuses_other_words(box: ProductionBox) -> None:
+def test_uninstall_refuses_other_arguments(box: ProductionBox) -> None:
     """A typo removes nothing."""
     assert box.run("uninstall", "--dry-run").returncode == 1
     assert box.serving == box.current

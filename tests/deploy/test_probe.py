@@ -146,13 +146,13 @@ def test_macos_is_asked_through_lsof(stand_in: Callable[[str, str], None]) -> No
     assert probe.find_holder(8085, proc=Path("/no/proc")) == probe.Holder(71, "Python", "/Users/me/app")
 
 
-def test_lsof_that_sees_nothing_names_nobody(stand_in: Callable[[str, str], None]) -> None:
+def test_lsof_that_sees_nothing_names_no_holder(stand_in: Callable[[str, str], None]) -> None:
     """Another user's process is not visible."""
     stand_in("lsof", "exit 1")
     assert probe.find_holder(8085, proc=Path("/no/proc")) is None
 
 
-def test_without_proc_and_lsof_nobody_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_and_lsof_no_holder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system with neither is not an error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert probe.find_holder(8085, proc=Path("/no/proc")) is None
@@ -198,26 +198,26 @@ def test_a_service_that_ended_is_not_waited_for(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_is_said_while_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_while_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is printed before the server has opened its port."""
     assert probe.describe_progress({}) == ""
     assert probe.describe_progress({"progress": "soon"}) == ""
 
 
-def test_the_port_question_prints_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_port_command_prints_its_result(capsys: pytest.CaptureFixture[str]) -> None:
     """deploy.sh reads one line."""
     assert probe.main(["port", "127.0.0.1", "none", "/"]) == 0
     assert capsys.readouterr().out == "free\n"
 
 
-def test_the_announcement_is_a_question_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_announcement_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
     """deploy.sh starts the companion by its process id."""
     with serving({"/api/health/ready": [(200, body(status="ready"))]}) as port:
         assert probe.main(["announce", str(os.getpid()), "127.0.0.1", str(port)]) == 0
     assert "==> Ready at" in capsys.readouterr().out
 
 
-def test_an_unknown_question_is_answered_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown command prints the usage."""
     assert probe.main(["what"]) == 2
     assert "probe.py port HOST PORT ROOT" in capsys.readouterr().err

@@ -8,6 +8,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 
 def tree(folder: Path) -> list[str]:
     """Return every path below a folder with its content."""
@@ -19,7 +21,7 @@ def tree(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("system", [("debian", "11"), ("ubuntu", "22.04"), ("fedora", "41")])
-def test_another_system_is_refused_with_a_clear_word(bare: ProductionBox, system: tuple[str, str]) -> None:
+def test_another_system_is_refused_with_a_clear_message(bare: ProductionBox, system: tuple[str, str]) -> None:
     """Only Debian 12 and Ubuntu 24.04, or newer, are supported; elsewhere nothing is created."""
     bare.os_release(*system)
     done = bare.production()
@@ -44,7 +46,7 @@ def test_a_system_without_systemd_is_refused(bare: ProductionBox) -> None:
     assert "is not run by systemd" in bare.production().stderr
 
 
-def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
+def test_without_root_the_command_is_printed(bare: ProductionBox) -> None:
     """Without root, nothing is started that would fail half-way."""
     bare.tool("id", "echo 1000")
     done = bare.production()
@@ -52,7 +54,7 @@ def test_who_is_not_root_is_told_the_command(bare: ProductionBox) -> None:
     assert "sudo ./deploy.sh production" in done.stderr
 
 
-def test_no_gpu_must_be_said(bare: ProductionBox) -> None:
+def test_a_machine_without_gpu_must_be_declared(bare: ProductionBox) -> None:
     """The CPU must be set explicitly; the command is given before anything is downloaded."""
     done = bare.run("production", "VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
     assert done.returncode == 1
@@ -61,7 +63,7 @@ def test_no_gpu_must_be_said(bare: ProductionBox) -> None:
     assert not bare.prefix.exists()
 
 
-def test_a_card_without_its_driver_is_told_apart(bare: ProductionBox) -> None:
+def test_a_card_without_its_driver_has_its_own_message(bare: ProductionBox) -> None:
     """A missing driver has a different remedy from a missing card."""
     device = bare.system / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
@@ -118,7 +120,7 @@ def test_a_python_in_a_home_folder_is_not_used(bare: ProductionBox) -> None:
         (["--domain", "a.example", "--certificate", "/no/c", "--certificate-key", "/no/k"], "/no/c cannot be read"),
     ],
 )
-def test_a_wrong_word_is_refused(bare: ProductionBox, words: list[str], sentence: str) -> None:
+def test_a_wrong_argument_is_refused(bare: ProductionBox, words: list[str], sentence: str) -> None:
     """No argument is silently ignored."""
     done = bare.run("production", *words)
     assert done.returncode == 1

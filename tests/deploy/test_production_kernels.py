@@ -6,6 +6,8 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
+pytestmark = pytest.mark.slow
+
 DEMO = ("VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
 GPU = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"
 FAILING_APT = 'case "$*" in *gcc*) echo "E: no such package"; exit 100 ;; esac'

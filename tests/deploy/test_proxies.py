@@ -187,10 +187,10 @@ def test_first_piece_arrives_before_the_last_is_made(proxy, copies, path, body):
     connection.close()
 
 
-def test_copies_that_cannot_be_reached_are_told_in_the_shape_of_each_api(new_proxy):
+def test_unreachable_copies_are_reported_in_the_format_of_each_api(new_proxy):
     """Without a copy, the error is a 5xx with Retry-After and the request id, as JSON under /api and /v1."""
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays refused and nobody else's
+        nobody.bind(("127.0.0.1", 0))  # and never listens, so that the port stays taken and refuses connections
         proxy = new_proxy([nobody.getsockname()[1]] * 3)
         if proxy.name == "haproxy":
             until(lambda: "has no server available" in proxy.log())
@@ -219,7 +219,7 @@ def test_generation_that_began_is_never_repeated(new_proxy):
             assert len(first.requests + second.requests) == 1
 
 
-def test_copy_that_does_not_answer_in_time_is_told(new_proxy):
+def test_copy_that_does_not_answer_in_time_is_reported(new_proxy):
     """504 in the shape of each API, and the request is not repeated."""
     edits = {
         "nginx": {"proxy_read_timeout 310s": "proxy_read_timeout 1s"},
@@ -248,7 +248,7 @@ def test_body_over_the_largest_limit_is_refused_before_it_is_sent(proxy):
         connection.close()
 
 
-def test_body_over_a_routes_own_limit_is_refused_in_the_services_words(proxy):
+def test_body_over_a_routes_own_limit_is_refused_by_the_service(proxy):
     """Between the route's limit and the proxy's, the service refuses a body."""
     response, body = proxy.ask(TEXT, b'{"prompt": "' + b"x" * (2 * 2**20) + b'"}', method="POST")
     assert (response.status, failure_of_api(response, body)) == (415, "unsupported_media_type")
@@ -258,7 +258,7 @@ def test_body_over_a_routes_own_limit_is_refused_in_the_services_words(proxy):
     assert "Maximum size: 1 MiB" in json.loads(body)["message"]
 
 
-def test_largest_picture_passes(proxy):
+def test_largest_image_passes(proxy):
     """A body of 23 MiB reaches the route with a limit of 24 MiB."""
     body = json.dumps({"prompt": "What?", "image": "x" * (23 * 2**20)}).encode()
     response, answer = proxy.ask(VISION, body, "127.7.0.1", headers={"Content-Type": "application/json"})
@@ -330,7 +330,7 @@ def slow_client_times(seconds):
 
 
 @pytest.mark.parametrize("seconds", [int(4 * PATIENCE), 1], ids=["kept", "let-go"])
-def test_slow_clients_reach_no_copy_and_are_let_go(new_proxy, copies, seconds):
+def test_slow_clients_reach_no_copy_and_are_disconnected(new_proxy, copies, seconds):
     """A hundred half requests: others are answered while all are kept, no copy sees one, each is closed in its time.
 
     Where they are kept, a request that had to wait for their end would outlast the test's patience.

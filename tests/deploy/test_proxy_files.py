@@ -59,7 +59,7 @@ def test_nginx_takes_the_site_that_certbot_needs_first(nginx_takes):
     assert nginx_takes(rendered.stdout).returncode == 0
 
 
-def test_only_several_copies_are_told_of_each_other():
+def test_only_several_copies_are_configured_for_failover():
     """A single copy returns 503 itself, since a hand-over would come back to it."""
     files = ("ai.example", "/c.pem", "/k.pem")
     assert 'another_copy "";' in render("site", *files, "8085").stdout
@@ -78,7 +78,7 @@ def test_only_several_copies_are_told_of_each_other():
         (["page", "ai.example"], "neither 'challenge' nor 'site'"),
     ],
 )
-def test_words_that_would_break_the_site_are_refused(arguments, word):
+def test_arguments_that_would_break_the_site_are_refused(arguments, word):
     """Nothing is printed to stdout."""
     done = render(*arguments)
     assert (done.returncode, done.stdout) == (1, "")

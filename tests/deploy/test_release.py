@@ -96,7 +96,7 @@ def test_a_release_that_does_not_serve_is_taken_back(cluster: Cluster, fault: st
     assert cluster.leftovers() == []
 
 
-def test_a_first_release_that_does_not_serve_is_told_as_one(cluster: Cluster) -> None:
+def test_a_first_release_that_does_not_serve_is_not_called_a_rollback(cluster: Cluster) -> None:
     """Without a previous release, the message does not claim a rollback."""
     for fault in ("not-ready", "first"):
         (cluster.folder / fault).touch()

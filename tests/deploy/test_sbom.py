@@ -59,7 +59,7 @@ def test_one_tree_has_one_bill(document: dict[str, Any], variant: str) -> None:
     assert bill("cpu")["serialNumber"] != bill("cuda")["serialNumber"]
 
 
-def test_another_variant_is_a_usage() -> None:
+def test_another_variant_prints_the_usage() -> None:
     """There are two."""
     assert main(["gpu"]) == 2
     assert main([]) == 2

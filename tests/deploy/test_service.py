@@ -94,7 +94,7 @@ def test_a_service_that_is_ready_has_no_progress(base: str, stand_in: Callable[[
     assert service.progress("x") == ""
 
 
-def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: ModelSet) -> None:
+def test_the_state_is_printed_in_words(base: str, server: BaseWSGIServer, models: ModelSet) -> None:
     """Readiness, each model and the reason."""
     ready, lines = service.state(os.getpid())
     assert ready
@@ -107,7 +107,7 @@ def test_the_state_is_told_in_words(base: str, server: BaseWSGIServer, models: M
     assert service.main(["state", str(os.getpid())]) == 1
 
 
-def test_nobody_who_listens_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_does_not_listen_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
     """The output says so."""
     assert service.main(["state", "999999999"]) == 1
     assert service.main(["url", "999999999"]) == 0
@@ -121,7 +121,7 @@ def test_a_port_that_does_not_speak_http_is_no_answer() -> None:
         assert "no answer from" in service.state(os.getpid())[1][0]
 
 
-def test_an_unknown_question_gets_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown command prints the usage."""
     assert service.main(["watch", "x"]) == 2
     assert ask.main(["x"]) == 2

@@ -136,7 +136,7 @@ def test_machine_without_a_card_is_left_alone(machine):
     assert machine.run() == ("", [])
 
 
-def test_missing_tool_is_a_word_and_no_failure(machine):
+def test_missing_tool_is_a_message_and_no_failure(machine):
     """Without nvidia-modprobe something else may have created the nodes."""
     machine.has_card("0x10de")
     complaint, notes = machine.run()

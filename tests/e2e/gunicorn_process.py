@@ -24,7 +24,7 @@ OURS = {setting.name for setting in SETTINGS} | {"NOTIFY_SOCKET", "WATCHDOG_USEC
 
 
 def free_port():
-    """Return a port that nobody listens on and that no outgoing connection takes before it is used."""
+    """Return a port without a listener that no outgoing connection takes before it is used."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -69,11 +69,11 @@ class GunicornProcess:
         self.process.wait(PATIENCE)
 
     def say(self, name, text=""):
-        """Give the application a file of its remote control."""
+        """Write a file of the application's remote control."""
         (self.folder / name).write_text(text)
 
-    def heard(self, name):
-        """Wait for a file the application makes."""
+    def wait_for(self, name):
+        """Wait for a file that the application writes."""
         until((self.folder / name).exists)
 
     def log(self):
@@ -91,7 +91,7 @@ class GunicornProcess:
             connection.close()
 
     def state(self):
-        """Return the application's state, None while nobody answers."""
+        """Return the application's state, None while nothing answers."""
         try:
             return self.get("/state", timeout=2)[1]
         except (OSError, http.client.HTTPException):

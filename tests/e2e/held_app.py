@@ -1,4 +1,4 @@
-"""The whole application for a real Gunicorn, over models whose answers stay open, with a diary of what happened.
+"""The whole application for a real Gunicorn, over models whose answers stay open, with a log of events.
 
 Each line of `diary` in TINY_FOLDER is an event with its moment on the machine's monotonic clock.
 """

@@ -28,7 +28,7 @@ def wait_while(condition):
 
 
 class PacedBackend(ScriptedBackend):
-    """Loads when told, and makes each answer in a thread of its own."""
+    """Loads on request, and generates each answer in a separate thread."""
 
     def __init__(self, name):
         super().__init__(name)

@@ -24,7 +24,7 @@ FOLDER = Path(os.environ["TINY_FOLDER"])
 
 
 def script():
-    """Return what the test has asked for last."""
+    """Return the latest script of the test."""
     try:
         return json.loads((FOLDER / "script.json").read_text())
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def script():
 
 
 def queue_position():
-    """Return where the question stands, behind all who wait."""
+    """Return the queue position behind all waiting requests."""
     waiting = script().get("waiting")
     return None if waiting is None else QueuePosition(waiting, 1.3 * waiting)
 
@@ -43,7 +43,7 @@ class PageBackend(ScriptedBackend):
     def submit(self, request):
         told = script()
         self.hold = True
-        self.refusal = Overloaded("All places are taken. Please try again later.", 2) if told.get("refuse") else None
+        self.refusal = Overloaded("The service is busy. Please try again later.", 2) if told.get("refuse") else None
         self.become(Status(told.get("status", "ready")))
         generation = super().submit(request)
         generation.queue_position = queue_position

@@ -1,4 +1,4 @@
-"""Pictures for schemathesis, which can make texts of a schema but nothing that a decoder reads."""
+"""Images for schemathesis, which can generate texts of a schema but no image that can be decoded."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""Clients of the whole application on a real Gunicorn: those that leave, and those that come when it is full."""
+"""Clients of the whole application on a real Gunicorn: disconnects, and requests at capacity."""
 
 import base64
 import functools
@@ -13,6 +13,8 @@ import pytest
 from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.fakes import image_bytes, multipart
 from tests.timing import once_within
+
+pytestmark = pytest.mark.slow
 
 TEXT, VISION = "/api/v1/text/generate", "/api/v1/image/analyze"
 
@@ -80,7 +82,7 @@ def close_with_more_sent(connection):
 
 @pytest.mark.parametrize("leave", [close, reset, close_with_more_sent])
 def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leave):
-    """However it leaves; the place is free again and the thread serves others."""
+    """However it disconnects; the capacity is free again and the thread serves others."""
 
     def attempt(number):
         request_id = f"{leave.__name__}-{number}"
@@ -153,7 +155,7 @@ def test_a_client_of_http_1_0_that_half_closes_counts_as_left(service):
 
 
 def test_overload_is_answered_in_under_50_ms(service):
-    """Every place is held: a further image is refused at once, probes answer, and a freed place is taken again."""
+    """At capacity, a further image is refused at once, probes answer, and freed capacity is used again."""
     held = [ask(service, f"held-{number}", VISION) for number in range(4)]
 
     def attempt(_):
@@ -178,14 +180,14 @@ def test_overload_is_answered_in_under_50_ms(service):
 
 
 def test_an_aborted_answer_is_logged_as_what_it_was(service):
-    """499, as nginx calls a client that closed its end; and no stack for it."""
+    """Status 499, as in nginx, for a client that disconnected, without a traceback."""
     ask(service, "logged").close()
     until(lambda: f"[logged] POST {TEXT} 499" in service.log())
     assert "Traceback" not in service.log()
 
 
 def test_early_refusal_reaches_a_client_that_still_sends(service):
-    """What is refused from its head alone is read to its end all the same, so that no reset overtakes the answer."""
+    """A request refused from its head alone is still read to its end, so that no reset precedes the response."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
     connection.request("POST", TEXT, b"x" * (20 * 2**20), {"Content-Type": "text/plain"})
     response = connection.getresponse()

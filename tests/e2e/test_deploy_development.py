@@ -1,4 +1,4 @@
-"""`./deploy.sh development` with the real service behind it: what a person at a terminal sees and types."""
+"""`./deploy.sh development` with the real service behind it: what a user at a terminal sees and types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from deploy.probe import bind_error
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.e2e.gunicorn_process import free_port, until
 from tests.sandbox import Sandbox
+
+pytestmark = pytest.mark.slow
 
 PATIENCE = 90.0  # seconds for importing torch and loading two tiny models beside other tests
 
@@ -44,12 +46,12 @@ class Development:
         return self.box.run("development", **self.settings)
 
     def press_control_c(self) -> int:
-        """Send what a terminal sends to all of the foreground, and return the exit status."""
+        """Send the terminal's SIGINT to the foreground process group, and return the exit status."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(PATIENCE)
 
     def end(self) -> None:
-        """Leave nothing behind, however the test went."""
+        """Stop everything, whether the test passed or not."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(PATIENCE)
@@ -81,7 +83,7 @@ def test_it_serves_until_control_c(development: Development) -> None:
     assert f"==> Ready at {address} (Ctrl+C stops it)" in screen
     assert "CUDA: no NVIDIA GPU" in screen
     again = development.run_again()
-    assert (again.returncode, again.stdout) == (0, f"==> It already runs at {address}\n")
+    assert (again.returncode, again.stdout) == (0, f"==> Already running at {address}\n")
     assert development.press_control_c() == 0
     assert bind_error("127.0.0.1", int(development.port)) is None
 

@@ -11,7 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.gunicorn_process import ROOT, GunicornProcess, until
+
+pytestmark = pytest.mark.slow
 
 SEED, EXAMPLES = "1", "10"
 

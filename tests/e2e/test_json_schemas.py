@@ -8,6 +8,8 @@ import jsonschema
 import openai
 import pytest
 
+pytestmark = pytest.mark.slow
+
 NO_KEY = "none"  # the client insists on one, the service does not
 COUNT = 200
 MAX_TOKENS = 400

@@ -1,6 +1,10 @@
 """The log file of a real service: one that cannot be opened stops the start, one that fills later stops nothing."""
 
+import pytest
+
 from tests.e2e.gunicorn_process import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_log_file_that_cannot_be_written_stops_the_start(gunicorn, tmp_path):

@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from tests.e2e.gunicorn_process import ROOT
 from tests.fakes import image_bytes
 
+pytestmark = pytest.mark.slow
+
 NO_KEY = "none"  # the client insists on one, the service does not
 HELLO = [{"role": "user", "content": "Привет! Напиши объявление о продаже велосипеда."}]
 TOKENIZER = str(ROOT / "demo/avibe/tokenizer.json")

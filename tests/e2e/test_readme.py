@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT, GunicornProcess, until
 
-pytestmark = pytest.mark.needs("curl")
+pytestmark = [pytest.mark.needs("curl"), pytest.mark.slow]
 
 Ask = Callable[[str], dict]
 

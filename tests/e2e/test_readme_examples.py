@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT
 
+pytestmark = pytest.mark.slow
+
 ADDRESS = "127.0.0.1:8085"
 
 
@@ -39,7 +41,7 @@ SHOWN = [*examples("OpenAI's clients"), *examples("Streams and batches")]
 
 
 def test_the_examples_are_found():
-    """A renamed heading would leave nothing to try."""
+    """A renamed heading would leave no example to run."""
     assert [language for language, _ in SHOWN] == ["bash"] * 4 + ["python", "bash"]
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(gunicorn, tmp_path):
@@ -20,7 +22,7 @@ def server(gunicorn, tmp_path):
 
 
 class Visitor:
-    """Asks for the state again and again in a thread, and keeps what went wrong."""
+    """Requests the state repeatedly in a thread, and records failures."""
 
     def __init__(self, server):
         self.server = server
@@ -46,11 +48,11 @@ class Visitor:
 
 
 def test_take_over_loses_no_request(server):
-    """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; nobody is refused."""
+    """SIGUSR2: the old worker serves until the new one is ready and finishes what it admitted; none is refused."""
     old = server.state()
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGUSR2)
         new = until(lambda: (state := server.state()) and state["pid"] != old["pid"] and state)
         server.say("answer")
@@ -75,7 +77,7 @@ def test_release_that_cannot_load_leaves_the_old_one_serving(server):
 
 
 def test_two_take_overs_in_a_row(server):
-    """A service that took over can be taken over."""
+    """A service that took over can itself be replaced."""
     first = server.state()["master"]
     server.signal(signal.SIGUSR2)
     second = until(lambda: (state := server.state()) and state["master"] != first and state["master"])
@@ -87,7 +89,7 @@ def test_two_take_overs_in_a_row(server):
 
 
 def test_new_master_stopped_before_it_is_ready_leaves_the_old_one(server):
-    """A take-over called off while it loads costs nothing."""
+    """A hand-over cancelled during the load has no effect."""
     old = server.state()
     (server.folder / "load").unlink()
     server.signal(signal.SIGUSR2)
@@ -99,7 +101,7 @@ def test_new_master_stopped_before_it_is_ready_leaves_the_old_one(server):
 
 
 def test_take_over_of_a_master_that_died_meanwhile_serves_by_itself(server):
-    """When the old master dies during the load, the new one goes on alone and keeps the address."""
+    """When the old master dies during the load, the new one continues alone on the same address."""
     old = server.state()
     (server.folder / "load").unlink()
     server.signal(signal.SIGUSR2)
@@ -111,7 +113,7 @@ def test_take_over_of_a_master_that_died_meanwhile_serves_by_itself(server):
 
 
 def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
-    """Started in a folder that is a link, the service reloads into what that link leads to by then, and stays there."""
+    """Started in a folder that is a link, the service reloads into the link's current target, and stays there."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         for item in ROOT.iterdir():
@@ -130,12 +132,12 @@ def test_take_over_runs_what_the_link_names_now(gunicorn, tmp_path):
 
 
 def test_without_room_for_two_copies_requests_wait(server):
-    """The old master ends before the new one loads; what it admitted is answered, and who comes meanwhile waits."""
+    """The old master ends before the new one loads; it answers what it admitted, and later requests wait."""
     old = server.state()
     server.say("tight")
     with ThreadPoolExecutor() as pool, Visitor(server) as visitor:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGUSR2)
         until(lambda: "The old master is stopped first" in server.log())
         (server.folder / "tight").unlink()
@@ -160,7 +162,7 @@ def test_hang_up_reloads_in_place_while_requests_wait(server, tmp_path):
 
 
 def test_hang_up_with_broken_settings_keeps_the_old_ones(server, tmp_path):
-    """A mistake in `.env` is printed at SIGHUP and the service goes on with the settings it has."""
+    """A mistake in `.env` is printed at SIGHUP, and the service continues with its current settings."""
     old = server.state()
     (tmp_path / "settings.env").write_text("TEMPERATURE=hot\n")
     server.signal(signal.SIGHUP)

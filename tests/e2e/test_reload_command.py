@@ -1,4 +1,4 @@
-"""`deploy.reload`, which `systemctl reload` runs, with a real Gunicorn: what it waits for, and when it says no."""
+"""`deploy.reload`, which `systemctl reload` runs, with a real Gunicorn: what it waits for, and when it fails."""
 
 import contextlib
 import signal
@@ -7,17 +7,19 @@ import sys
 
 import pytest
 
-from deploy.reload import look
+from deploy.reload import find_process
 from tests.e2e.gunicorn_process import PATIENCE, ROOT, until
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def start(gunicorn, tmp_path):
-    """Start a service whose readiness is left in a folder, as under systemd; ready."""
+    """Start a service that writes its readiness to a folder, as under systemd; return it ready."""
 
     def started(**settings):
         (tmp_path / "runtime").mkdir(exist_ok=True)
-        # Nobody listens on this socket; only that there is one counts.
+        # Nothing listens on this socket; only its presence counts.
         notify = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "RUNTIME_DIRECTORY": str(tmp_path / "runtime")}
         server = gunicorn(**notify | settings)
         server.say("load")
@@ -29,7 +31,7 @@ def start(gunicorn, tmp_path):
 
 @pytest.fixture
 def reload(tmp_path):
-    """Start the command for a master; `communicate` gives what it said."""
+    """Start the command for a master; `communicate` returns its output."""
 
     def started(master):
         return subprocess.Popen(
@@ -51,21 +53,21 @@ def outcome(process):
 
 
 def test_it_ends_when_the_new_one_serves_and_the_old_one_is_gone(start, reload):
-    """Twice in a row, without a pause in which a master would not hear the call."""
+    """Twice in a row, without a pause in which a master would ignore the signal."""
     server = start()
     masters = [server.process.pid]
     for _ in range(2):
         status, said, complained = outcome(reload(masters[-1]))
         assert (status, complained) == (0, "")
         assert "The new release serves" in said
-        assert look(masters[-1]) is None
+        assert find_process(masters[-1]) is None
         masters.append(server.state()["master"])
         assert server.state()["ready"]
     assert len(set(masters)) == 3
 
 
 def test_release_that_cannot_load_is_a_failure(start, reload):
-    """The old master serves on, and the command says so."""
+    """The old master keeps serving, and the command says so."""
     server = start()
     server.say("load", "broken")
     status, _, complained = outcome(reload(server.process.pid))
@@ -75,14 +77,14 @@ def test_release_that_cannot_load_is_a_failure(start, reload):
     assert server.state()["master"] == server.process.pid
 
 
-def test_release_that_loses_its_worker_is_dismissed(start, reload):
-    """Gunicorn would try for ever with the next worker: the new master is stopped instead."""
+def test_release_that_loses_its_worker_is_stopped(start, reload):
+    """Gunicorn would retry forever with the next worker: the new master is stopped instead."""
     server = start()
     (server.folder / "load").unlink()
     command = reload(server.process.pid)
     until(lambda: server.log().count("Loading avibe") == 2)
     new = next(pid for pid in server.masters() if pid != server.process.pid)
-    master = look(new)
+    master = find_process(new)
 
     def worker_is_lost():
         # The command may not have seen the first worker yet, so each next one is killed as well.
@@ -98,7 +100,7 @@ def test_release_that_loses_its_worker_is_dismissed(start, reload):
     until(lambda: server.masters() == [server.process.pid])
 
 
-def test_reload_that_is_called_off_leaves_the_old_one(start, reload):
+def test_cancelled_reload_leaves_the_old_one(start, reload):
     """SIGTERM, as systemd sends it when a reload takes too long, stops the new master as well."""
     server = start()
     (server.folder / "load").unlink()
@@ -113,7 +115,7 @@ def test_reload_that_is_called_off_leaves_the_old_one(start, reload):
 
 
 def test_service_that_ends_meanwhile_is_a_failure(start, reload):
-    """A master that does not live to make another is no success."""
+    """A master that exits before it starts another is a failure."""
     server = start()
     server.signal(signal.SIGSTOP)
     command = reload(server.process.pid)
@@ -125,8 +127,8 @@ def test_service_that_ends_meanwhile_is_a_failure(start, reload):
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"]])
-def test_wrong_words_are_a_usage(arguments):
-    """It wants one number, that of the master."""
+def test_wrong_arguments_print_the_usage(arguments):
+    """It takes one argument, the pid of the master."""
     run = subprocess.run(
         [sys.executable, "-m", "deploy.reload", *arguments], cwd=ROOT, env={}, capture_output=True, text=True
     )
@@ -135,7 +137,7 @@ def test_wrong_words_are_a_usage(arguments):
 
 
 def test_process_that_is_gone_cannot_be_reloaded(reload):
-    """There is nobody to ask."""
+    """There is no process to signal."""
     status, _, complained = outcome(reload(2**22 + 1))
     assert status == 1
     assert "is not running" in complained

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or lazy hold up nobody but themselves, on a real Gunicorn."""
+"""Clients that are slow, silent or lazy delay no other client, on a real Gunicorn."""
 
 import http.client
 import json
@@ -8,8 +8,10 @@ import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 FEW_THREADS = {"MAX_NUM_SEQS": "1", "MAX_WAITING": "0", "THREADS": "34"}
-# Whoever had to wait for a client to be given up would fail the test: nobody here waits longer than PATIENCE.
+# A request that had to wait until a slow client is disconnected would fail the test: none waits longer than PATIENCE.
 NEVER = str(int(4 * PATIENCE))
 HALF_A_REQUEST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
 ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -17,7 +19,7 @@ ONE_REQUEST = b"GET /state HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture
 def start(gunicorn):
-    """Start a service with as few threads as it may have."""
+    """Start a service with the minimum number of threads."""
 
     def start(**settings):
         server = gunicorn(**FEW_THREADS, **settings)
@@ -30,13 +32,13 @@ def start(gunicorn):
 
 @pytest.fixture
 def patient(start):
-    """A service that gives nobody up while a test lasts."""
+    """A service that disconnects no client during a test."""
     return start(SEND_TIMEOUT=NEVER, DRAIN_SECONDS=NEVER)
 
 
 @pytest.fixture
 def server(start):
-    """A service with little patience."""
+    """A service with short time-outs."""
     return start(SEND_TIMEOUT="2")
 
 
@@ -48,8 +50,8 @@ def test_silent_connections_hold_no_thread(patient):
         connection.close()
 
 
-def test_client_that_does_not_close_delays_nobody(patient):
-    """After `Connection: close` a client may keep its end open; the next ones are accepted all the same."""
+def test_client_that_does_not_close_delays_no_other(patient):
+    """After `Connection: close` a client may keep its end open; the next ones are accepted anyway."""
     lazy = [patient.connect(ONE_REQUEST) for _ in range(40)]
     for connection in lazy:
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
@@ -58,7 +60,7 @@ def test_client_that_does_not_close_delays_nobody(patient):
         connection.close()
 
 
-def test_request_that_does_not_arrive_is_given_up(server):
+def test_request_that_does_not_arrive_is_dropped(server):
     """All threads taken by half a request each are free again after SEND_TIMEOUT."""
     halves = [server.connect(HALF_A_REQUEST) for _ in range(40)]
     assert server.get("/state")[0] == 200
@@ -68,8 +70,8 @@ def test_request_that_does_not_arrive_is_given_up(server):
     assert "Traceback" not in server.log()
 
 
-def test_body_that_does_not_arrive_is_given_up(server):
-    """A client that promises a body and stops sending is let go after SEND_TIMEOUT."""
+def test_body_that_does_not_arrive_is_dropped(server):
+    """A client that announces a body and stops sending is disconnected after SEND_TIMEOUT."""
     connection = server.connect(HALF_A_REQUEST + b"\r\nhalf")
     began = time.monotonic()
     while connection.recv(65536):
@@ -78,10 +80,10 @@ def test_body_that_does_not_arrive_is_given_up(server):
     connection.close()
 
 
-def test_answer_that_is_not_read_is_given_up(server):
+def test_response_that_is_not_read_is_dropped(server):
     """A client that stops reading its stream frees its thread after SEND_TIMEOUT, and the stream is closed."""
     connection = server.connect(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-    server.heard("flood-ended")
+    server.wait_for("flood-ended")
     assert "did not read its response for 2 s" in server.log()
     assert "Traceback" not in server.log()
     connection.close()

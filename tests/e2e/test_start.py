@@ -3,12 +3,16 @@
 import os
 import signal
 
+import pytest
+
 from telemetry.version import RELEASE, VERSION
 from tests.e2e.gunicorn_process import until
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_log_says_what_starts(gunicorn):
-    """Version and release, before the worker boots, so that a log alone tells which one failed."""
+    """Version and release, before the worker boots, so that the log alone shows which one failed."""
     server = gunicorn()
     server.answering()
     before, _, _ = server.log().partition("Booting worker")
@@ -16,7 +20,7 @@ def test_the_log_says_what_starts(gunicorn):
 
 
 def test_answers_while_the_models_load(gunicorn):
-    """HTTP answers although nothing is loaded, and says so until it is."""
+    """HTTP answers before anything is loaded, and reports that until it is."""
     server = gunicorn()
     assert server.answering()["ready"] is False
     server.say("load")
@@ -87,7 +91,7 @@ def test_killed_worker_comes_back_and_answers_while_it_loads(gunicorn):
     assert server.ready()["master"] == first["master"]
 
 
-def test_one_worker_whatever_is_asked_for(gunicorn):
+def test_there_is_always_one_worker(gunicorn):
     """Neither SIGTTIN nor Gunicorn's own variable brings a second worker, which would load the weights again."""
     server = gunicorn(GUNICORN_CMD_ARGS="--workers 2")
     server.answering()

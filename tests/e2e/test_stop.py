@@ -1,19 +1,23 @@
-"""How a real Gunicorn stops: what was admitted is answered, what comes later refused in words, the status is 0."""
+"""How a real Gunicorn stops: admitted requests are answered, later ones are refused with a message, the status is 0."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.e2e.gunicorn_process import until
+
+pytestmark = pytest.mark.slow
 
 
 def test_stop_finishes_what_was_admitted_and_refuses_the_rest(gunicorn):
-    """SIGTERM: the request in flight is answered, a new one hears 503 meanwhile, then the status is 0."""
+    """SIGTERM: the request in flight is answered, a new one gets 503 meanwhile, then the status is 0."""
     server = gunicorn()
     server.say("load")
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         assert server.get("/work", "POST") == (503, {"error": "not_ready"})
@@ -29,7 +33,7 @@ def test_drain_ends_when_its_time_is_up(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         assert admitted.result()[1]["answer"] == "aborted"
     assert server.ended() == 0
@@ -45,15 +49,15 @@ def test_stop_during_the_load_ends_at_once(gunicorn):
 
 
 def test_interrupt_aborts_what_runs(gunicorn):
-    """Ctrl+C does not wait for the answers: the engine is told to stop and the status is 0."""
+    """Ctrl+C does not wait for the answers: the engine is stopped and the status is 0."""
     server = gunicorn(DRAIN_SECONDS="300")
     server.say("load")
     server.ready()
     with ThreadPoolExecutor() as pool:
         pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGINT)
-        server.heard("stopped")
+        server.wait_for("stopped")
         assert server.ended() == 0
 
 
@@ -64,7 +68,7 @@ def test_second_stop_changes_nothing(gunicorn):
     worker = server.ready()["pid"]
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         server.signal(signal.SIGTERM)
@@ -82,7 +86,7 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
     server.ready()
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.say("dead")
         assert admitted.result()[1]["answer"] == "aborted"
     assert server.ended() == 4
@@ -91,7 +95,7 @@ def test_model_that_only_a_restart_cures_ends_the_service(gunicorn):
 
 
 def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
-    """DRAIN_DELAY: readiness says no at once, what comes is still answered, and only then refused."""
+    """DRAIN_DELAY: readiness is 503 at once; requests are still answered during the delay and refused after it."""
     server = gunicorn(DRAIN_DELAY="2")
     server.say("load")
     server.say("answer")
@@ -104,7 +108,7 @@ def test_stop_takes_requests_for_the_delay_that_balancers_need(gunicorn):
     assert log.index("requests are accepted for another 2 s") < log.index("new ones are refused")
 
 
-def test_nobody_who_connects_to_a_stopping_service_is_left_hanging(gunicorn):
+def test_no_connection_to_a_stopping_service_is_left_hanging(gunicorn):
     """Up to its last moment a connection is answered or refused by the kernel, never accepted and reset."""
     server = gunicorn()
     server.say("load")
@@ -120,7 +124,7 @@ def test_nobody_who_connects_to_a_stopping_service_is_left_hanging(gunicorn):
 
     with ThreadPoolExecutor() as pool:
         admitted = pool.submit(server.get, "/work", "POST")
-        server.heard("working")
+        server.wait_for("working")
         server.signal(signal.SIGTERM)
         until(lambda: not server.state()["ready"])
         knockers = [pool.submit(knock) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Streams of the whole application on a real Gunicorn: clients that leave, and that their tokens stop."""
+"""Streams of the whole application on a real Gunicorn: generation stops when clients disconnect."""
 
 import json
 import time
@@ -8,6 +8,8 @@ import pytest
 from tests.e2e.gunicorn_process import GunicornProcess, until
 from tests.e2e.test_clients import alive, close, moment, reset
 from tests.timing import once_within
+
+pytestmark = pytest.mark.slow
 
 CHAT, OWN, BATCH = "/v1/chat/completions", "/api/v1/text/generate", "/api/v1/text/batch"
 BODIES = {
@@ -39,7 +41,7 @@ def begin(process, path, request_id):
 @pytest.mark.parametrize("path", [CHAT, OWN, BATCH])
 @pytest.mark.parametrize("leave", [close, reset])
 def test_a_client_that_leaves_a_stream_has_its_answer_aborted_within_100_ms(service, path, leave):
-    """Whatever it streams, and although nothing was to be written meanwhile."""
+    """For any stream, and although nothing was written meanwhile."""
 
     def attempt(number):
         request_id = f"{path.rpartition('/')[2]}-{leave.__name__}-{number}"
@@ -53,7 +55,7 @@ def test_a_client_that_leaves_a_stream_has_its_answer_aborted_within_100_ms(serv
 
 
 def test_the_first_event_of_a_chat_is_there_before_its_first_token(service):
-    """The headers and the role leave at once, unbuffered."""
+    """The headers and the role are sent at once, unbuffered."""
     connection = begin(service, CHAT, "first")
     received = b""
     while b'"role":"assistant"' not in received:

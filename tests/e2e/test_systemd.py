@@ -1,4 +1,4 @@
-"""What systemd hears from a real Gunicorn."""
+"""The notifications that systemd gets from a real Gunicorn."""
 
 import signal
 import socket
@@ -7,10 +7,12 @@ import pytest
 
 from tests.e2e.gunicorn_process import PATIENCE, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def systemd(tmp_path):
-    """The socket that stands for systemd's; `recv` waits for the next message."""
+    """A socket in place of systemd's; `recv` waits for the next message."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))
         channel.settimeout(PATIENCE)
@@ -25,8 +27,8 @@ def next_ready(systemd):
             return message
 
 
-def test_ready_is_said_when_the_models_are_loaded(gunicorn, systemd, tmp_path):
-    """READY=1 comes once, from the loaded worker, never from a master that has loaded nothing."""
+def test_ready_is_sent_when_the_models_are_loaded(gunicorn, systemd, tmp_path):
+    """READY=1 is sent once, by the loaded worker, never by a master that has loaded nothing."""
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"))
     server.answering()
     assert systemd.recv(4096) == b"STATUS=Loading the models"
@@ -35,7 +37,7 @@ def test_ready_is_said_when_the_models_are_loaded(gunicorn, systemd, tmp_path):
 
 
 def test_take_over_names_the_new_master(gunicorn, systemd, tmp_path):
-    """After SIGUSR2, and after a SIGHUP before it, systemd hears MAINPID together with READY=1."""
+    """After SIGUSR2, and after a SIGHUP before it, systemd gets MAINPID together with READY=1."""
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"))
     server.say("load")
     next_ready(systemd)
@@ -48,8 +50,8 @@ def test_take_over_names_the_new_master(gunicorn, systemd, tmp_path):
     assert said["MAINPID"] == str(new["master"])
 
 
-def test_watchdog_hears_the_service_until_it_needs_a_restart(gunicorn, systemd, tmp_path):
-    """WATCHDOG=1 comes while a restart would not help; when only a restart does, the service ends with a failure."""
+def test_watchdog_gets_keep_alives_until_a_restart_is_needed(gunicorn, systemd, tmp_path):
+    """WATCHDOG=1 is sent until only a restart helps; then the service ends with a failure."""
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="100000")
     server.say("load")
     next_ready(systemd)
@@ -59,12 +61,12 @@ def test_watchdog_hears_the_service_until_it_needs_a_restart(gunicorn, systemd, 
     assert server.ended() == 4
 
 
-def test_drain_asks_for_the_time_it_may_take(gunicorn, systemd, tmp_path):
+def test_drain_requests_the_time_it_may_take(gunicorn, systemd, tmp_path):
     """A stop of any DRAIN_SECONDS is waited for: the service says how long it may last, in microseconds."""
     server = gunicorn(NOTIFY_SOCKET=str(tmp_path / "notify"), DRAIN_SECONDS="300")
     server.say("load")
     next_ready(systemd)
-    server.ready()  # a worker that serves nobody yet ends without a drain
+    server.ready()  # a worker that has served no request ends without a drain
     server.signal(signal.SIGTERM)
     name, _, microseconds = systemd.recv(4096).decode().partition("=")
     assert name == "EXTEND_TIMEOUT_USEC"

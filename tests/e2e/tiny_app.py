@@ -24,7 +24,7 @@ PATIENCE = 600.0
 
 
 def wait_for_file(name, given_up=lambda: False):
-    """Poll for a file of the remote control and return its text; "" where it is given up."""
+    """Poll for a file of the remote control and return its text; "" after the time-out."""
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.02)):
         if given_up() or (FOLDER / name).exists():

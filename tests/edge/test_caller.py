@@ -160,7 +160,7 @@ def test_the_operators_key_must_be_exactly_it(header, admin):
     assert (offered is not None and key_fits(offered, KEY)) is admin
 
 
-def test_without_a_key_nobody_is_admin():
+def test_without_a_key_no_caller_is_admin():
     """Without ADMIN_KEY no key matches, an empty one included."""
     assert not key_fits("", None)
     assert not key_fits("", "")

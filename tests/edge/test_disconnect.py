@@ -92,7 +92,7 @@ def reset(client):
 @pytest.mark.parametrize("leave", [close, half_close, reset])
 @pytest.mark.parametrize("server_name", ["gunicorn.socket", "werkzeug.socket"])
 def test_a_client_that_leaves_is_noticed_within_100_ms(watch, leave, server_name):
-    """Closed, closed for writing or reset: the call comes within 100 ms of it."""
+    """Closed, closed for writing or reset: the callback runs within 100 ms."""
 
     def attempt(_):
         (client, server), gone = connection(), threading.Event()
@@ -141,7 +141,7 @@ def test_a_client_that_stays_is_left_alone(watch, ends, gone):
     other_server.close()
 
 
-def test_after_the_watch_nobody_is_called(watch, ends, gone):
+def test_nothing_is_called_after_the_watch(watch, ends, gone):
     """A disconnect after the response aborts nothing, and a watch may be ended twice."""
     client, server = ends
     release = watch.watch({"gunicorn.socket": server}, gone.set)
@@ -174,8 +174,8 @@ def test_a_reused_descriptor_is_another_client(watch, gone):
     assert not gone.is_set()
 
 
-def test_streams_that_share_a_socket_are_all_told(watch, ends):
-    """All streams on one connection are told of its end, except those that have ended their watch."""
+def test_streams_that_share_a_socket_are_all_notified(watch, ends):
+    """All streams on one connection are notified of its end, except those that have ended their watch."""
     client, server = ends
     calls = [threading.Event() for _ in range(3)]
     releases = [watch.watch({"gunicorn.socket": server}, call.set) for call in calls]

@@ -63,7 +63,7 @@ def test_a_full_queue_is_no_reason_to_hand_over(client, avibe):
     assert "X-Accel-Redirect" not in answer.headers
 
 
-def test_without_other_copies_the_client_hears_why(client, avibe):
+def test_without_other_copies_the_client_gets_the_reason(client, avibe):
     """Without X-Another-Copy the response names no location."""
     avibe.become(Status.LOADING)
     answer = client.post("/api/v1/text/generate", **TEXT)
@@ -78,7 +78,7 @@ class TestWithoutAProxy:
     def environ(self):
         return {"TRUSTED_PROXIES": "0"}
 
-    def test_header_of_anybody_else_is_ignored(self, client, avibe):
+    def test_header_of_an_untrusted_client_is_ignored(self, client, avibe):
         """A client cannot make the response name an internal location of nginx."""
         avibe.become(Status.LOADING)
         answer = client.post("/api/v1/text/generate", headers=KNOWN, **TEXT)

@@ -78,7 +78,7 @@ def test_a_batch_costs_what_it_holds(clock):
     assert limiter.spend("generation", "1.1.1.1", 3).remaining == 0
 
 
-def test_a_look_charges_nothing_and_refuses_who_has_nothing_left(clock):
+def test_a_check_charges_nothing_and_refuses_a_spent_budget(clock):
     """A check before the body is read refuses spent budgets and charges nothing."""
     limiter = RateLimiter(1, 0, clock=clock)
     for _ in range(3):
@@ -95,7 +95,7 @@ def test_a_cost_that_no_window_can_hold_is_a_mistake_of_the_request(clock):
 
 
 @pytest.mark.parametrize(("minute", "hour", "window"), [(0, 2, "hour"), (2, 0, "minute")])
-def test_nought_switches_a_window_off(clock, minute, hour, window):
+def test_zero_switches_a_window_off(clock, minute, hour, window):
     """The other window still applies."""
     limiter = RateLimiter(minute, hour, clock=clock)
     spend_all(limiter, 2)
@@ -108,7 +108,7 @@ def test_without_limits_nothing_is_counted(clock):
     assert [limiter.spend("generation", "1.1.1.1") for _ in range(500)] == [None] * 500
 
 
-def test_headers_tell_the_tightest_window(clock):
+def test_headers_show_the_tightest_window(clock):
     """Limit, remaining requests, seconds until one is free, and both windows as the policy."""
     limiter = RateLimiter(10, 100, clock=clock)
     assert limiter.spend("generation", "1.1.1.1").headers() == {

@@ -103,7 +103,7 @@ def test_copies_share_their_limits(clock, storage):
     assert all(refused(copy) for copy in copies)
 
 
-def test_a_place_that_another_copy_takes_first_is_refused(clock, shared, storage):
+def test_a_request_that_another_copy_takes_first_is_refused(clock, shared, storage):
     """Another copy may take the last request between check and charge."""
     limiter = RateLimiter(4, 0, shared, clock)
     storage.lost_race = True
@@ -144,7 +144,7 @@ def test_calls_that_meet_the_outage_together_start_one_thread_and_say_one_line(s
     assert len(caplog.records) == 1
 
 
-def test_a_redis_that_nobody_runs_costs_no_request(clock, pauses):
+def test_an_unreachable_redis_fails_no_request(clock, pauses):
     """With the real client and a closed port, limits are local immediately."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -216,7 +216,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
 @pytest.mark.needs("redis-server")
 def test_redis_that_is_killed_and_comes_back_fails_and_delays_nothing(redis, new_copy, caplog, monkeypatch):
     """Limits are local in each copy, then shared again, without the counts that Redis lost."""
-    monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # whoever waited for it would be seen
+    monkeypatch.setattr("edge.shared_windows.REDIS_TIMEOUT", PATIENCE)  # a request that waited for it would be noticed
     caplog.set_level("INFO")
     one, other = new_copy(3), new_copy(3)
     assert spend_all(one.limiter, 2) == [2, 1]

@@ -37,11 +37,11 @@ def sequence(
     return Sequence(request, prompt, generation, Detokenizer(LETTERS, sampling.stop), arrival, list(prompt))
 
 
-def outcome(made):
+def outcome(submitted):
     """Return the error that a sequence ended with, its completion, or None while it goes on."""
-    if not made.generation.done:
+    if not submitted.generation.done:
         return None
     try:
-        return made.generation.result()
+        return submitted.generation.result()
     except Exception as error:
         return error

@@ -95,7 +95,7 @@ def test_a_reader_that_stops_early_aborts():
     assert aborts.count == 1
 
 
-def test_an_abort_is_asked_for_once():
+def test_an_abort_is_requested_once():
     """on_abort is called once, however often abort is, and not at all after the end."""
     aborts = Aborts()
     generation = generation_of(on_abort=aborts)

@@ -24,9 +24,9 @@ class Core(Driver):
 
     def come(self, client="", **details):
         self.room.admit(client)
-        made = sequence(client, arrival=self.now, on_abort=self.room.notify_abort, **details)
-        self.room.put(made)
-        return made
+        submitted = sequence(client, arrival=self.now, on_abort=self.room.notify_abort, **details)
+        self.room.put(submitted)
+        return submitted
 
     def assert_clean(self):
         """Check that no slot is held and no request is in flight."""
@@ -46,7 +46,7 @@ def raise_for(culprit, error, times=10**9):
     left = [times]
 
     def on_run(plan):
-        if left[0] and culprit in [made for made, _ in plan.rows]:
+        if left[0] and culprit in [submitted for submitted, _ in plan.rows]:
             left[0] -= 1
             raise error
 
@@ -55,17 +55,17 @@ def raise_for(culprit, error, times=10**9):
 
 def lengths(rows):
     """Return the number of tokens of each answer."""
-    return [outcome(made).output_tokens for made in rows]
+    return [outcome(submitted).output_tokens for submitted in rows]
 
 
 def test_every_answer_gets_its_length():
     """Requests of different lengths finish in one batch, and the counters know all of them."""
     core = Core()
-    made = [core.come(tokens=3, max_tokens=length) for length in (1, 5, 9, 2, 7)]
+    submitted = [core.come(tokens=3, max_tokens=length) for length in (1, 5, 9, 2, 7)]
     core.run()
-    assert lengths(made) == [1, 5, 9, 2, 7]
-    assert {outcome(row).finish_reason for row in made} == {"length"}
-    assert outcome(made[0]).text == "a"
+    assert lengths(submitted) == [1, 5, 9, 2, 7]
+    assert {outcome(row).finish_reason for row in submitted} == {"length"}
+    assert outcome(submitted[0]).text == "a"
     assert (core.counters.prompt_tokens, core.counters.generation_tokens) == (15, 24)
     assert core.counters.steps == len(core.runner.steps)
     core.assert_clean()
@@ -75,9 +75,9 @@ def test_times_are_those_of_the_engines_clock():
     """Waiting, the first token and the end, in seconds from arrival."""
     core = Core(max_num_seqs=1)
     core.come(max_tokens=10)
-    made = core.come(max_tokens=3)
+    submitted = core.come(max_tokens=3)
     core.run()
-    timings = outcome(made).timings
+    timings = outcome(submitted).timings
     assert (round(timings.queued, 3), round(timings.first_token, 3), round(timings.total, 3)) == (0.1, 0.1, 0.12)
 
 
@@ -85,48 +85,48 @@ def test_a_cached_prefix_is_counted_and_not_computed_again():
     """Cached tokens are the prompt's alone, also if a preempted answer finds its own prefix."""
     core = Core(max_num_seqs=1)
     core.runner.known = 100
-    made = core.come(tokens=8, max_tokens=10)
+    submitted = core.come(tokens=8, max_tokens=10)
     core.run(4)
-    core.core.scheduler.preempt(made)
+    core.core.scheduler.preempt(submitted)
     core.run()
-    assert outcome(made).cached_tokens == core.counters.cached_tokens == 7
+    assert outcome(submitted).cached_tokens == core.counters.cached_tokens == 7
     assert core.counters.prompt_tokens == 8
 
 
 def test_one_bad_sequence_fails_alone():
     """A step that raises for one of many is tried in halves until that one is found; the others get their answers."""
     core = Core(max_num_seqs=8)
-    made = [core.come() for _ in range(8)]
-    core.runner.on_run = raise_for(made[5], ValueError("a library's text"))
+    submitted = [core.come() for _ in range(8)]
+    core.runner.on_run = raise_for(submitted[5], ValueError("a library's text"))
     core.run()
-    failed = outcome(made[5])
+    failed = outcome(submitted[5])
     assert type(failed) is ModelError
     assert failed.message == "The model failed on this request."
-    assert lengths([*made[:5], *made[6:]]) == [8] * 7
+    assert lengths([*submitted[:5], *submitted[6:]]) == [8] * 7
     core.assert_clean()
 
 
 def test_a_sequence_that_fails_while_decoding_fails_alone():
     """The others lose no token and get none twice."""
     core = Core(max_num_seqs=4)
-    made = [core.come(max_tokens=9) for _ in range(4)]
+    submitted = [core.come(max_tokens=9) for _ in range(4)]
     core.run(4)
-    slot = made[2].slot
-    core.runner.on_run = raise_for(made[2], RuntimeError("boom"))
+    slot = submitted[2].slot
+    core.runner.on_run = raise_for(submitted[2], RuntimeError("boom"))
     core.run()
-    assert type(outcome(made[2])) is ModelError
-    assert lengths([made[0], made[1], made[3]]) == [9] * 3
+    assert type(outcome(submitted[2])) is ModelError
+    assert lengths([submitted[0], submitted[1], submitted[3]]) == [9] * 3
     assert core.runner.zeroed == [slot]
     core.assert_clean()
 
 
 def test_bad_input_found_at_the_start_fails_alone():
-    """What cannot begin leaves at once; the next takes its slot in the same step."""
+    """A sequence that cannot start leaves at once; the next takes its slot in the same step."""
     core = Core(max_num_seqs=1)
     bad, good = core.come(), core.come()
 
-    def on_begin(made):
-        if made is bad:
+    def on_begin(submitted):
+        if submitted is bad:
             raise IndexError("bad")
 
     core.runner.on_begin = on_begin
@@ -140,7 +140,7 @@ def test_bad_input_found_at_the_start_fails_alone():
 def test_out_of_memory_shrinks_the_step_before_a_sequence_fails(error):
     """A step of eight that fits in halves delays no sequence."""
     core = Core(max_num_seqs=8)
-    made = [core.come(tokens=4) for _ in range(8)]
+    submitted = [core.come(tokens=4) for _ in range(8)]
 
     def on_run(plan):
         if sum(count for _, count in plan.rows) > 8:
@@ -148,14 +148,14 @@ def test_out_of_memory_shrinks_the_step_before_a_sequence_fails(error):
 
     core.runner.on_run = on_run
     core.run()
-    assert lengths(made) == [8] * 8
+    assert lengths(submitted) == [8] * 8
     core.assert_clean()
 
 
 def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
     """A chunk of one sequence is cut before the sequence fails, and no token is read twice."""
     core = Core()
-    made = core.come(tokens=50, max_tokens=2)
+    submitted = core.come(tokens=50, max_tokens=2)
 
     def on_run(plan):
         if max(count for _, count in plan.rows) > 13:
@@ -163,19 +163,19 @@ def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
 
     core.runner.on_run = on_run
     core.run()
-    assert lengths([made]) == [2]
+    assert lengths([submitted]) == [2]
     assert sum(count for step in core.runner.steps[:-1] for _, count in step) == 50
     core.assert_clean()
 
 
 def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
-    """It says so, its slot is free and clean, and its neighbours go on."""
+    """Its error says so, its slot is free and zeroed, and its neighbours continue."""
     core = Core()
-    made = [core.come(tokens=20) for _ in range(3)]
-    core.runner.on_run = raise_for(made[1], out_of_memory())
+    submitted = [core.come(tokens=20) for _ in range(3)]
+    core.runner.on_run = raise_for(submitted[1], out_of_memory())
     core.run()
-    assert outcome(made[1]).message == "The model ran out of memory for this request."
-    assert lengths([made[0], made[2]]) == [8, 8]
+    assert outcome(submitted[1]).message == "The model ran out of memory for this request."
+    assert lengths([submitted[0], submitted[2]]) == [8, 8]
     assert core.runner.zeroed
     core.assert_clean()
 
@@ -183,25 +183,25 @@ def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
 def test_out_of_memory_once_costs_nothing():
     """The same step in halves succeeds."""
     core = Core()
-    made = [core.come() for _ in range(4)]
-    core.runner.on_run = raise_for(made[0], out_of_memory(), times=1)
+    submitted = [core.come() for _ in range(4)]
+    core.runner.on_run = raise_for(submitted[0], out_of_memory(), times=1)
     core.run()
-    assert lengths(made) == [8] * 4
+    assert lengths(submitted) == [8] * 4
 
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_logits_that_are_not_finite_fail_only_their_row(at):
     """At the first token or later: the request fails, is counted, its slot zeroed, the prefix cache cleared."""
     core = Core()
-    made = [core.come() for _ in range(3)]
-    core.runner.choose = lambda row: Choice(0, row is not made[1] or row.num_output < at)
+    submitted = [core.come() for _ in range(3)]
+    core.runner.choose = lambda row: Choice(0, row is not submitted[1] or row.num_output < at)
     core.run(1)
     slot = 1
     core.run()
-    failed = outcome(made[1])
+    failed = outcome(submitted[1])
     assert type(failed) is ModelError
     assert "NaN" in failed.message
-    assert lengths([made[0], made[2]]) == [8, 8]
+    assert lengths([submitted[0], submitted[2]]) == [8, 8]
     assert core.runner.zeroed == [slot]
     assert core.runner.cleared == 1
     assert core.counters.nan_logits == 1
@@ -227,11 +227,11 @@ def test_a_grammar_follows_each_token_and_its_failure_is_its_own():
     """A mask that does not accept a token ends its request alone; the token is not shown."""
     core = Core()
     good, bad, other = Grammar(0, 0, 0), Grammar(0, 9), None
-    made = [core.come(max_tokens=3, token_mask=mask) for mask in (good, bad, other)]
+    submitted = [core.come(max_tokens=3, token_mask=mask) for mask in (good, bad, other)]
     core.run()
-    assert lengths([made[0], made[2]]) == [3, 3]
+    assert lengths([submitted[0], submitted[2]]) == [3, 3]
     assert good.taken == [0, 0, 0]
-    assert type(outcome(made[1])) is ModelError
+    assert type(outcome(submitted[1])) is ModelError
     core.assert_clean()
 
 
@@ -239,18 +239,22 @@ def test_stop_strings_end_an_answer_and_are_not_shown():
     """Across token borders; the answer ends as `stop`."""
     core = Core()
     core.runner.choose = lambda row: Choice(row.num_output, True)
-    made = core.come(max_tokens=20, stop=("ef", "de"))
+    submitted = core.come(max_tokens=20, stop=("ef", "de"))
     core.run()
-    assert (outcome(made).text, outcome(made).finish_reason, outcome(made).output_tokens) == ("abc", "stop", 5)
+    assert (outcome(submitted).text, outcome(submitted).finish_reason, outcome(submitted).output_tokens) == (
+        "abc",
+        "stop",
+        5,
+    )
 
 
 def test_an_unfinished_stop_string_is_shown_at_the_end():
     """What was held back because it could have been one belongs to the answer."""
     core = Core()
     core.runner.choose = lambda row: Choice(row.num_output, True)
-    made = core.come(max_tokens=4, stop=("dx",))
+    submitted = core.come(max_tokens=4, stop=("dx",))
     core.run()
-    assert (outcome(made).text, outcome(made).finish_reason) == ("abcd", "length")
+    assert (outcome(submitted).text, outcome(submitted).finish_reason) == ("abcd", "length")
 
 
 def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
@@ -258,12 +262,12 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
     monkeypatch.setattr("engine.engine_core.STREAM_INTERVAL", 0.025)
     core = Core()
     core.runner.choose = lambda row: Choice(row.num_output, True, -0.5, ((1, -0.1), (2, -0.2)))
-    made = core.come(max_tokens=9, logprobs=2)
-    stream = made.generation.pieces(idle=0.0)
+    submitted = core.come(max_tokens=9, logprobs=2)
+    stream = submitted.generation.pieces(idle=0.0)
     assert next(stream).text == ""
     core.run()
     pieces = list(stream)
-    completion = outcome(made)
+    completion = outcome(submitted)
     assert [piece.text for piece in pieces] == ["a", "bcd", "efg", "hi"]
     assert sum((piece.token_ids for piece in pieces), ()) == tuple(range(9))
     assert sum((piece.logprobs for piece in pieces), ()) == completion.logprobs
@@ -275,23 +279,23 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
 def test_a_request_that_does_not_stream_is_handed_over_once():
     """The consumer is not woken for parts that it does not read."""
     core = Core()
-    made = core.come(max_tokens=9)
+    submitted = core.come(max_tokens=9)
     core.run()
-    assert [len(piece.token_ids) for piece in made.generation.pieces()] == [9]
+    assert [len(piece.token_ids) for piece in submitted.generation.pieces()] == [9]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 6])
 def test_an_abort_is_effective_within_two_steps(steps):
     """Waiting, in prefill, in decode: no more tokens, slot and capacity are free, the others continue."""
     core = Core(max_num_seqs=2, max_num_batched_tokens=8)
-    other, made = core.come(tokens=2, max_tokens=40), core.come(tokens=20, max_tokens=40)
+    other, submitted = core.come(tokens=2, max_tokens=40), core.come(tokens=20, max_tokens=40)
     core.run(steps)
-    made.generation.abort()
-    output = made.num_output
+    submitted.generation.abort()
+    output = submitted.num_output
     core.run(2)
-    assert isinstance(outcome(made), RequestAborted)
-    assert made.num_output <= output + 1
-    assert made.phase is (Phase.WAITING if steps == 0 else Phase.FINISHED)
+    assert isinstance(outcome(submitted), RequestAborted)
+    assert submitted.num_output <= output + 1
+    assert submitted.phase is (Phase.WAITING if steps == 0 else Phase.FINISHED)
     core.run()
     assert lengths([other]) == [40]
     core.assert_clean()
@@ -300,25 +304,25 @@ def test_an_abort_is_effective_within_two_steps(steps):
 def test_an_abort_after_the_end_changes_nothing():
     """The answer stays."""
     core = Core()
-    made = core.come()
+    submitted = core.come()
     core.run()
-    made.generation.abort()
+    submitted.generation.abort()
     core.assert_clean()
-    assert lengths([made]) == [8]
+    assert lengths([submitted]) == [8]
 
 
 def test_a_slot_left_during_prefill_is_zeroed():
     """No logits have shown yet that what lies there is finite, and the next one's padding will touch it."""
     core = Core(max_num_batched_tokens=8)
-    made = core.come(tokens=20)
+    submitted = core.come(tokens=20)
     core.run(1)
-    made.generation.abort()
+    submitted.generation.abort()
     core.run()
     assert core.runner.zeroed == [0]
 
 
 def test_deadlines_hold_for_waiting_and_for_the_whole_request():
-    """Each ends typed, at its moment and not before."""
+    """Each ends with a typed error, at its deadline and not before."""
     core = Core(max_num_seqs=1)
     running = core.come(max_tokens=10_000, timeout=2.0)
     waiting = core.come(wait=1.0)
@@ -334,7 +338,7 @@ def test_deadlines_hold_for_waiting_and_for_the_whole_request():
 
 
 def test_a_preempted_answer_goes_on_where_it_was():
-    """Its prefix is cached; every answer has all its tokens once."""
+    """Its prefix is cached; every answer has each of its tokens once."""
     core = Core(max_num_seqs=2)
     core.runner.choose = lambda row: Choice(row.num_output % 26, True)
     greedy = [core.come("greedy", max_tokens=12) for _ in range(2)]
@@ -342,16 +346,16 @@ def test_a_preempted_answer_goes_on_where_it_was():
     core.come("other", max_tokens=6)
     core.run()
     assert core.counters.preemptions == 1
-    assert {outcome(made).text for made in greedy} == {"abcdefghijkl"}
+    assert {outcome(submitted).text for submitted in greedy} == {"abcdefghijkl"}
     core.assert_clean()
 
 
 def test_the_prefix_of_a_finished_sequence_is_cached():
     """After the prompt, and again with the answer, less its last token."""
     core = Core()
-    made = core.come(tokens=4, max_tokens=3)
+    submitted = core.come(tokens=4, max_tokens=3)
     core.run()
-    name = made.request.request_id
+    name = submitted.request.request_id
     assert core.runner.cached == [(name, 4), (name, 6)]
 
 
@@ -362,7 +366,7 @@ def test_the_prefix_of_a_finished_sequence_is_cached():
 def test_a_lost_device_fails_no_sequence_in_the_core(error, where):
     """An error that poisons the process is not tried again and leaves the core as such."""
     core = Core()
-    made = [core.come() for _ in range(4)]
+    submitted = [core.come() for _ in range(4)]
     calls = []
 
     def fail(_):
@@ -373,7 +377,7 @@ def test_a_lost_device_fails_no_sequence_in_the_core(error, where):
     with pytest.raises(Poisoned):
         core.core.step()
     assert len(calls) == 1
-    assert all(outcome(row) is None for row in made)
+    assert all(outcome(row) is None for row in submitted)
 
 
 @pytest.mark.parametrize("fault", ["slot", "in flight"])
@@ -392,13 +396,13 @@ def test_an_idle_engine_finds_inconsistent_accounting(fault):
 
 
 def test_a_core_at_its_end_fails_all_sequences_and_zeroes_their_slots():
-    """Running and waiting requests each get an error of their own; only the slots in use need cleaning."""
+    """Running and waiting requests each get a separate error; only the slots in use are zeroed."""
     core = Core(max_num_seqs=2)
-    made = [core.come() for _ in range(4)]
+    submitted = [core.come() for _ in range(4)]
     core.run(2)
     core.core.fail_all(ModelError, "over")
     core.core.clean()
-    errors = [outcome(row) for row in made]
+    errors = [outcome(row) for row in submitted]
     assert {type(error) for error in errors} == {ModelError}
     assert len({id(error) for error in errors}) == 4
     assert core.runner.zeroed == [0, 1]
@@ -410,13 +414,13 @@ def test_nothing_of_a_finished_request_is_kept():
     """After many requests of every end, no sequence and no generation is held by the engine."""
     core = Core()
     core.runner.choose = lambda row: Choice(0, row.num_prompt != 7)
-    made = [core.come(client, tokens=tokens) for client in "abc" for tokens in (4, 7, 9) for _ in range(10)]
-    for row in made[::4]:
+    submitted = [core.come(client, tokens=tokens) for client in "abc" for tokens in (4, 7, 9) for _ in range(10)]
+    for row in submitted[::4]:
         row.generation.abort()
     core.run()
     core.assert_clean()
-    held = [weakref.ref(row.generation) for row in made]
-    del made, row
+    held = [weakref.ref(row.generation) for row in submitted]
+    del submitted, row
     gc.collect()
     assert [ref for ref in held if ref() is not None] == []
 
@@ -424,9 +428,9 @@ def test_nothing_of_a_finished_request_is_kept():
 def test_the_hosts_own_work_is_a_small_part_of_a_step():
     """Scheduling, accounting and delivery take under a millisecond at 32 rows with a full queue."""
     core = Core(max_num_seqs=32, max_waiting=128)
-    made = [core.come(str(number % 40), max_tokens=4000, timeout=1e9, wait=1e9) for number in range(160)]
+    submitted = [core.come(str(number % 40), max_tokens=4000, timeout=1e9, wait=1e9) for number in range(160)]
     core.run(5)
-    streams = [row.generation.pieces(idle=0.0) for row in made[:32]]
+    streams = [row.generation.pieces(idle=0.0) for row in submitted[:32]]
     for stream in streams:
         next(stream)
     seconds = []

@@ -1,4 +1,4 @@
-"""What an exception out of the model means, by torch's own classes and by what the libraries say."""
+"""What an exception from the model means, by torch's classes and the libraries' messages."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ from engine.faults import Poisoned, is_memory, is_poison, raise_if_poisoned
         (ValueError("shapes do not match"), False, False),
     ],
 )
-def test_faults_are_told_apart(error, memory, poison):
-    """Too little memory passes, a lost device does not, and the rest is the request's own."""
+def test_faults_are_distinguished(error, memory, poison):
+    """Running out of memory is temporary, a lost device is final, and other errors belong to the request."""
     assert (is_memory(error), is_poison(error)) == (memory, poison)
 
 
 def test_a_lost_device_is_raised_as_such():
-    """Whatever torch called it; another error is left to the caller."""
+    """Whichever class torch raised; other errors are left to the caller."""
     with pytest.raises(Poisoned, match="lost"):
         raise_if_poisoned(torch.AcceleratorError("lost"))
     raise_if_poisoned(ValueError("shapes do not match"))

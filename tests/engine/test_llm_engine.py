@@ -48,7 +48,7 @@ TOKEN = 200  # a token with a text in the tiny checkpoints
 
 
 class Death(BaseException):
-    """What no step is expected to raise."""
+    """An error that no step is expected to raise."""
 
 
 class Gate:
@@ -110,7 +110,7 @@ def start(text_model, text_folder, runner):
 
 @contextmanager
 def held(runner):
-    """Hold the engine's thread at its next step, and let it go in the end."""
+    """Hold the engine's thread at its next step, and release it in the end."""
     gate = Gate()
     runner.on_run = gate
     try:
@@ -224,7 +224,7 @@ def test_plain_text_and_token_ids_are_continued(start, prompt):
     assert start().submit(request).result().output_tokens == 8
 
 
-def test_overload_is_told_before_anything_is_prepared(start, runner):
+def test_overload_is_reported_before_anything_is_prepared(start, runner):
     """At capacity a request is refused with Retry-After, and its prompt is not read."""
     engine = start(max_num_seqs=1, max_waiting=1)
     with held(runner) as gate:
@@ -250,7 +250,7 @@ def test_an_evicted_request_ends_as_overloaded(start, runner):
 
 
 def test_a_waiting_answer_has_a_queue_position_and_a_running_one_has_none(start, runner):
-    """By the order in which they start: a client's second request stands behind another client's first."""
+    """By the order in which they start: a client's second request comes after another client's first."""
     engine = start(max_num_seqs=1, max_waiting=4)
     with held(runner) as gate:
         running = engine.submit(ask(client="a"))
@@ -281,7 +281,7 @@ def test_a_batch_waits_for_a_slot_without_a_thread(start, runner):
 
 
 def test_a_batch_waits_where_too_much_text_waits(start, runner):
-    """A refusal by the queue's bound on tokens is none for a batch; its capacity is free meanwhile."""
+    """The queue's bound on tokens does not refuse a batch; its capacity is free meanwhile."""
     engine, woken = start(max_num_seqs=1, max_waiting=4), threading.Event()
     engine._room._max_tokens = 1
     with held(runner) as gate:
@@ -344,7 +344,7 @@ def test_an_abort_takes_no_lock_of_the_waiting_room():
 
 
 def test_a_request_meets_its_deadlines(start, runner):
-    """Waiting too long, and taking too long in all, end typed while the engine goes on."""
+    """Waiting too long and taking too long in total each end with a typed error, and the engine continues."""
     clock, gate = Clock(), Gate()
     engine = start(clock, max_num_seqs=1)
     runner.on_run = gate
@@ -396,7 +396,7 @@ def test_stop_aborts_what_is_left_after_its_time(start, runner):
 
 
 def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, monkeypatch):
-    """The stopping thread fails its requests; the engine's thread is left alone."""
+    """The stopping thread fails its requests and does not wait for the engine's thread."""
     monkeypatch.setattr("engine.llm_engine.END_GRACE", 0.05)
     engine = start(max_num_seqs=1)
     with held(runner) as gate:
@@ -411,7 +411,7 @@ def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, mo
 
 
 def test_stop_before_and_after_a_start_is_harmless(text_folder, start):
-    """Nothing was begun, or everything has ended: nothing to wait for."""
+    """There is nothing to wait for."""
     LLMEngine(text_spec(text_folder), EngineConfig()).stop(1.0)
     engine = start()
     engine.stop(1.0)
@@ -457,11 +457,11 @@ def test_a_request_that_races_with_the_end_never_hangs(start, runner, monkeypatc
     [(ValueError("a library's text"), "failed on this request"), (torch.OutOfMemoryError("CUDA"), "out of memory")],
 )
 def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, error, words):
-    """Among many; typed, without the library's text, and the engine did not die of it."""
+    """Among many: a typed error without the library's text, and the loop continues."""
     engine = start()
 
     def on_run(plan):
-        if any(made.request.request_id == "bad" for made, _ in plan.rows):
+        if any(submitted.request.request_id == "bad" for submitted, _ in plan.rows):
             raise error
 
     runner.on_run = on_run
@@ -475,7 +475,7 @@ def test_a_sequence_that_raises_fails_alone_on_the_real_thread(start, runner, er
 def test_logits_that_are_not_finite_fail_one_request_and_are_counted(start, runner):
     """The neighbours' answers are whole."""
     engine = start()
-    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    runner.choose = lambda submitted: Choice(TOKEN, submitted.request.request_id != "bad")
     generations = [engine.submit(ask(request_id=name)) for name in ("a", "bad", "b")]
     with pytest.raises(ModelError, match="NaN"):
         generations[1].result()
@@ -554,7 +554,7 @@ def test_a_poisoned_device_is_final_at_once(start, runner, where):
     elif where == "cache_prefix":
         runner.cache_prefix = fail
     else:
-        runner.choose = lambda made: Choice(TOKEN, False)
+        runner.choose = lambda submitted: Choice(TOKEN, False)
         runner.zero = fail
     generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
     for generation in generations:
@@ -601,7 +601,7 @@ def test_a_stall_is_reported_until_it_ends(start, runner):
 
 
 def test_an_idle_engine_is_never_stalled(start):
-    """Without work there is nothing to be late with."""
+    """Without work it cannot be late."""
     clock = Clock()
     engine = start(clock)
     engine.submit(ask(timeout=1e9, wait=1e9)).result()
@@ -624,7 +624,7 @@ def test_inconsistent_accounting_restarts_an_idle_engine(start):
 # --- start ---
 
 
-def test_a_load_that_fails_is_raised_where_it_was_asked_for(start):
+def test_a_load_that_fails_is_raised_by_start(start):
     """The state says so, with the sentence for the operator left to the caller."""
 
     def load(spec, report, limit):
@@ -669,7 +669,7 @@ def test_logits_that_are_not_finite_stop_the_start(start, runner, text_model, te
 
 
 def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text_folder, runner):
-    """The end was asked for before the start was done."""
+    """The drain was requested before the start was complete."""
     engine = LLMEngine(text_spec(text_folder), EngineConfig(), lambda *args: text_model, lambda *args, **kw: runner)
     engine.drain()
     engine.start()
@@ -683,7 +683,7 @@ def test_a_model_drained_while_it_loads_takes_no_request(start, text_model, text
 def test_nothing_grows_over_many_requests(start, runner):
     """Threads, capacity, slots and references are the same after hundreds of requests of every end."""
     engine = start(max_num_seqs=4, max_waiting=60)
-    runner.choose = lambda made: Choice(TOKEN, made.request.request_id != "bad")
+    runner.choose = lambda submitted: Choice(TOKEN, submitted.request.request_id != "bad")
     engine.submit(ask()).result()
     threads, held_ones = threading.active_count(), []
     for number in range(40):
@@ -705,7 +705,7 @@ def test_nothing_grows_over_many_requests(start, runner):
 
 
 def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
-    """With the real runner: not-a-number in one slot's cache ends that request; others answer as they do alone."""
+    """With the real runner: NaN in one slot's cache ends that request; others answer as they do alone."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
     engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=4, cpu_threads=1), lambda *args: loaded)
     engine.start()
@@ -713,9 +713,9 @@ def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
     runner, run = engine._runner, engine._runner.run
 
     def poison(plan):
-        for made, _ in plan.rows:
-            if made.request.request_id == "bad" and made.num_output == 3:
-                runner._cache.values[0][made.slot].fill_(float("nan"))
+        for submitted, _ in plan.rows:
+            if submitted.request.request_id == "bad" and submitted.num_output == 3:
+                runner._cache.values[0][submitted.slot].fill_(float("nan"))
         return run(plan)
 
     runner.run = poison

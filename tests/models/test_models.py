@@ -82,14 +82,14 @@ def test_unknown_model_is_a_key_error():
 
 
 def test_first_failure_ends_the_load():
-    """A model that cannot be loaded keeps the next one from loading, and its own sentence is what is raised."""
+    """After a failed load the next model is not loaded, and the first error is raised."""
     models = pair(failure=StartError("VIBE_MODEL_DIR=/x: broken."))
     with pytest.raises(StartError, match="VIBE_MODEL_DIR=/x: broken"):
         models.start()
     assert models.get("avision").state().status is Status.LOADING
 
 
-def test_what_is_foreseen_to_fail_stops_before_anything_is_loaded():
+def test_a_failed_check_stops_the_start_before_anything_is_loaded():
     """The check of both models together comes first."""
 
     def check():
@@ -103,7 +103,7 @@ def test_what_is_foreseen_to_fail_stops_before_anything_is_loaded():
 
 
 def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
-    """Limits that no machine can hold stop the start of the engine."""
+    """Limits that fit no machine stop the start of the engine."""
     text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
     vision = write_vision_checkpoint(tmp_path / "vision", max_position_embeddings=1_000_000)
     huge = {
@@ -115,14 +115,14 @@ def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
 
 
 def test_unexpected_failure_becomes_a_sentence_and_a_traceback_in_the_log(caplog):
-    """What nobody expected is logged whole, and whoever started the load hears one sentence."""
+    """An unexpected error is logged with its traceback, and the caller gets one sentence."""
     with pytest.raises(StartError, match=r"avibe could not be loaded: ZeroDivisionError; the traceback is above\."):
         pair(failure=ZeroDivisionError("x")).start()
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_load_in_the_background_says_when_it_is_ready():
-    """The caller goes on at once and hears of the end once."""
+    """The caller continues at once and is called back once, at the end."""
     gate, outcome = threading.Event(), Outcome()
     models = pair(gate=gate)
     models.start_in_background(outcome.failed, outcome.called.set)
@@ -141,7 +141,7 @@ def test_load_in_the_background_says_why_it_failed():
 
 
 def test_stop_during_the_load_is_the_end_of_it():
-    """After a stop the rest is not loaded and nobody is called."""
+    """After a stop the rest is not loaded and neither callback runs."""
     gate, outcome = threading.Event(), Outcome()
     models = pair(gate=gate)
     models.start_in_background(outcome.failed, outcome.called.set)
@@ -154,7 +154,7 @@ def test_stop_during_the_load_is_the_end_of_it():
 
 
 def test_stop_shares_its_time_among_the_models():
-    """Both drain at once; the second has what the first has left of the time."""
+    """Both drain at once; the second gets the time that the first has left."""
     clock = Clock()
     first, second = ScriptedBackend("avibe"), ScriptedBackend("avision")
     first_stop = first.stop
@@ -208,21 +208,21 @@ def test_missing_folders_stop_the_start_in_production(tmp_path):
     assert "VISION_MODEL_DIR=/mnt/data/avito/vision/models: there is no such folder" in str(caught.value)
 
 
-def test_demo_asked_for_by_name_is_given_in_production(caplog):
+def test_demo_named_in_the_settings_is_used_in_production(caplog):
     """`demo` is the demo in every environment, without a warning."""
     chosen = choose_checkpoints(settings(ENVIRONMENT="production", VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo"))
     assert all(checkpoint.demo for checkpoint in chosen.values())
     assert caplog.text == ""
 
 
-def test_folder_that_cannot_be_looked_at_is_no_reason_for_the_demo():
-    """Where the folder may be there but cannot be read, the start stops and says so, in development too."""
+def test_unreadable_folder_is_not_replaced_by_the_demo():
+    """If the folder may exist but cannot be read, the start stops and says so, in development too."""
     with pytest.raises(StartError, match=r"the folder cannot be read: File name too long\."):
         choose_checkpoints(settings(VIBE_MODEL_DIR="/" + "x" * 300))
 
 
 def test_spec_names_the_settings_of_each_model(tmp_path):
-    """An error about a model names what the operator can mend: the folder's, the tokenizer's, the format's setting."""
+    """An error about a model names the settings to correct: folder, tokenizer or dtype."""
     found = settings(
         VIBE_MODEL_DIR=str(tmp_path), VISION_MODEL_DIR=str(tmp_path), VISION_DTYPE="bfloat16", DTYPE="float32"
     )
@@ -246,7 +246,7 @@ def test_spec_names_the_settings_of_each_model(tmp_path):
 
 @pytest.mark.parametrize(("device", "dtype", "tokens"), [("cpu", "float32", 320), ("cuda", "float16", 2048)])
 def test_automatic_values_follow_the_device(device, dtype, tokens):
-    """Number format and tokens a step are chosen for the device, and a step has room for all that run."""
+    """The dtype and the token budget are chosen for the device, and a step fits all running sequences."""
     found = settings()
     assert model_spec("avibe", choose_checkpoints(found)["avibe"], found, device).dtype == dtype
     assert engine_config(found, device).max_num_batched_tokens == tokens
@@ -302,7 +302,7 @@ def test_deferred_backend_is_loading_until_it_is_built():
 
 
 def test_deferred_backend_that_could_not_be_built_needs_a_restart():
-    """A failed load is told by the state as well, for as long as the process lives."""
+    """The state reports a failed load for the lifetime of the process."""
     backend = deferred(lambda: LoadingBackend(failure=StartError("no.")))
     with pytest.raises(StartError):
         backend.start()
@@ -338,7 +338,7 @@ def test_deferred_backend_hands_requests_on():
 
 
 def test_announced_stop_shows_in_the_state_while_requests_are_taken():
-    """A balancer that asks for readiness looks elsewhere; who is not ready for another reason still says that one."""
+    """Load balancers that query readiness avoid this copy; another reason for not being ready takes precedence."""
     models = ModelSet({"avibe": ScriptedBackend("avibe"), "avision": LoadingBackend("avision")})
     models.announce_stop()
     assert [state.status for state in models.states().values()] == [Status.DRAINING, Status.LOADING]
@@ -347,8 +347,8 @@ def test_announced_stop_shows_in_the_state_while_requests_are_taken():
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-def test_room_kept_for_a_second_copy_is_what_that_copy_uses(tmp_path, overlapping):
-    """While the old copy is still in memory, RELOAD_RESERVE does not ask for room for a third."""
+def test_the_reserve_for_a_second_copy_is_what_that_copy_uses(tmp_path, overlapping):
+    """While the old copy is still in memory, RELOAD_RESERVE does not reserve memory for a third."""
     text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
     huge = {"VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text), "MAX_NUM_SEQS": "4096"}
     huge |= {"DEVICE": "cpu", "VISION_MODEL_DIR": "demo", "MAX_MODEL_LEN": "1000000", "RELOAD_RESERVE": "on"}

@@ -232,7 +232,7 @@ def test_a_model_that_is_loading_says_when_to_retry(client, avibe):
 
 
 def test_a_generation_request_leaves_its_three_lines(client, caplog):
-    """Validated, tokenized and generated are told at INFO, and never what was asked or answered."""
+    """Validated, tokenized and generated are logged at INFO, without the text of prompt or answer."""
     caplog.set_level("INFO")
     client.post(TEXT, json={"prompt": "my secret prompt"})
     lines = [record.getMessage() for record in caplog.records]

@@ -54,7 +54,7 @@ EXCHANGES = {
     "text stream": ({}, OWN, {"json": {"prompt": "x", "stream": True}}),
     "text stream that fails": ({"failure": ModelError("It failed.")}, OWN, {"json": {"prompt": "x", "stream": True}}),
     "text that fails": ({"failure": ModelError("It failed.")}, OWN, {"json": {"prompt": "x"}}),
-    "text overloaded": ({"refusal": Overloaded("All places are taken.", 3)}, OWN, {"json": {"prompt": "x"}}),
+    "text overloaded": ({"refusal": Overloaded("The service is busy.", 3)}, OWN, {"json": {"prompt": "x"}}),
     "text of another type": ({}, OWN, {"data": b"x", "content_type": "text/plain"}),
     "batch": ({}, BATCH, {"json": {"prompts": ["x"]}}),
     "batch of a bad prompt": ({}, BATCH, {"json": {"prompts": [""]}}),

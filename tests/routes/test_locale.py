@@ -13,15 +13,15 @@ RU = {"X-Message-Language": "ru"}
 TOO_LONG = {"prompt": "x" * 2001}
 
 
-def holes(text):
-    """Return the names of the values that a text has room for."""
+def placeholders(text):
+    """Return the names of the placeholders of a text."""
     return sorted(re.findall(r"\{(\w+)\}", text))
 
 
 def shape(texts):
-    """Return the keys of a locale, the holes of its texts beside them."""
+    """Return the keys of a locale, the placeholders of its texts beside them."""
     if isinstance(texts, str):
-        return holes(texts)
+        return placeholders(texts)
     if isinstance(texts, list):
         return [shape(text) for text in texts]
     return {key: shape(value) for key, value in texts.items() if key != "messages"}
@@ -48,7 +48,9 @@ def test_every_message_of_the_code_is_translated_and_no_other(code):
     """English stands in the code; each other language has its messages, with the same values."""
     translated = LOCALES[code].texts["messages"]
     english = dict(messages_in_the_code())
-    assert {key: holes(text) for key, text in translated.items()} == {key: holes(text) for key, text in english.items()}
+    assert {key: placeholders(text) for key, text in translated.items()} == {
+        key: placeholders(text) for key, text in english.items()
+    }
 
 
 def test_a_key_has_one_message():
@@ -65,7 +67,7 @@ def test_a_message_is_its_english_sentence():
     assert LOCALES["ru"].sentence(message, "validation_error") == "Запрос слишком длинный. Не больше 2000 символов"
 
 
-def test_a_message_without_a_key_is_told_in_general():
+def test_a_message_without_a_key_is_shown_by_its_code():
     """What no visitor is meant to see is shown by its code, and never half in English."""
     assert LOCALES["ru"].sentence("Something odd.", "model_error") == LOCALES["ru"].texts["codes"]["model_error"]
 
@@ -92,7 +94,7 @@ def test_the_error_of_a_stream_is_translated_as_well(client, avibe):
 
 
 def test_the_errors_of_a_batch_are_translated_as_well(client, avibe):
-    """Each line has its own; one without a key is told by its code."""
+    """Each line has its own; one without a key is shown by its code."""
     avibe.failure = ModelError("The model failed on this request.")
     lines = client.post("/api/v1/text/batch", json={"prompts": ["", "x"]}, headers=RU).text
     assert LOCALES["ru"].texts["messages"]["prompt_blank"] in lines

@@ -34,7 +34,7 @@ def test_the_page_has_both_forms(client):
 @pytest.mark.parametrize(
     ("accepted", "lang"), [("ru", "ru"), ("en-GB", "en"), ("de, ru;q=0.5", "ru"), ("de", "en"), ("", "en"), ("*", "en")]
 )
-def test_the_visitors_language_is_spoken(client, accepted, lang):
+def test_the_visitors_language_is_used(client, accepted, lang):
     """Russian or English by Accept-Language, with Vary for caches."""
     response = client.get("/", headers={"Accept-Language": accepted})
     assert f'<html lang="{lang}">' in response.text
@@ -85,7 +85,7 @@ def test_what_a_model_says_stays_text(client, avibe):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
-def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
+def test_an_empty_answer_is_shown_as_empty(client, avibe):
     """An empty answer is stated as such."""
     avibe.text = " "
     assert "returned an empty answer" in client.post("/avibe", data={"prompt": "x"}).text
@@ -98,7 +98,7 @@ def test_an_answer_without_a_word_is_said_to_be_one(client, avibe):
         ("x" * 2001, "Prompt too long. Maximum length: 2000 characters", "Не больше 2000 символов"),
     ],
 )
-def test_mistakes_are_told_in_the_form_in_both_languages(client, prompt, english, russian):
+def test_mistakes_are_shown_in_the_form_in_both_languages(client, prompt, english, russian):
     """The status of the JSON route, the message beside the form, and the form keeps its values."""
     for headers, sentence in (({}, english), (RU, russian)):
         page = client.post("/avibe", data={"prompt": prompt}, headers=headers)
@@ -115,7 +115,7 @@ def test_mistakes_are_told_in_the_form_in_both_languages(client, prompt, english
         (image_bytes(size=(300, 1)), 400, "слишком узкая"),
     ],
 )
-def test_a_bad_image_is_told_in_the_form(client, data, status, russian):
+def test_a_bad_image_is_shown_in_the_form(client, data, status, russian):
     """400, 413 or 415 as under /api, in the visitor's language."""
     page = client.post("/avision", **upload(data), headers=RU)
     assert page.status_code == status
@@ -123,7 +123,7 @@ def test_a_bad_image_is_told_in_the_form(client, data, status, russian):
     assert "data:image" not in page.text
 
 
-def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avision):
+def test_overload_is_shown_with_retry_after_and_decodes_nothing(client, avision):
     """503 with Retry-After, and no image is decoded."""
     avision.capacity = 0
     page = client.post("/avision", **upload(), headers=RU)
@@ -132,12 +132,12 @@ def test_overload_is_told_with_when_to_come_back_and_decodes_nothing(client, avi
     assert avision.decoded == []
 
 
-def test_a_sentence_without_translation_is_said_in_general(client, avibe):
+def test_a_message_without_translation_is_shown_by_its_code(client, avibe):
     """Every error is shown in Russian to a Russian visitor."""
-    avibe.refusal = Overloaded("Some sentence that nobody has translated.", 1)
+    avibe.refusal = Overloaded("Some sentence without a translation.", 1)
     page = client.post("/avibe", data={"prompt": "x"}, headers=RU).text
     assert "Сейчас все места заняты." in page
-    assert "nobody" not in page
+    assert "Some sentence" not in page
 
 
 @pytest.mark.parametrize("path", ["/avibe", "/avision"])
@@ -187,7 +187,7 @@ def test_a_page_with_an_answer_is_not_reloaded(client, avision):
 
 
 @pytest.mark.parametrize("status", [Status.DRAINING, Status.STALLED, Status.DEAD])
-def test_trouble_is_told_on_the_page(client, avibe, status):
+def test_trouble_is_shown_on_the_page(client, avibe, status):
     """Each state has its notice."""
     avibe.become(status)
     for code, locale in LOCALES.items():
@@ -236,7 +236,7 @@ def test_an_example_that_is_none_leaves_the_form_empty(client, query):
     assert client.get(f"/?{query}").text.count("></textarea>") == 2
 
 
-def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
+def test_an_open_page_gets_the_state_alone(client, avibe, machine):
     """Which model is busy and for how long, and that there is no GPU."""
     avibe.report(num_requests_waiting=3, max_num_seqs=0, estimated_wait_seconds=1.2)
     state = client.get("/state").text
@@ -247,7 +247,7 @@ def test_the_state_alone_is_told_to_an_open_page(client, avibe, machine):
     assert "no GPU" not in client.get("/state").text
 
 
-def test_a_model_with_a_free_place_is_not_busy(client, avibe):
+def test_a_model_with_free_capacity_is_not_busy(client, avibe):
     """Requests about to start are not a queue, and an unmeasured wait is not shown."""
     avibe.report(num_requests_waiting=1, max_num_seqs=1)
     assert "is busy" not in client.get("/state").text

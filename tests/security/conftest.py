@@ -1,4 +1,4 @@
-"""What the tests of published holes share: a process that may connect to nobody, encoded images, tiny checkpoints."""
+"""Shared by the tests of published vulnerabilities: a process without connections, encoded images, tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     def refuse(*arguments: object) -> None:
         asked.append(arguments)
-        raise OSError("this test connects to nobody")
+        raise OSError("this test opens no connection")
 
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: refuse(address))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -1,4 +1,4 @@
-"""Who may do what, and what other servers let strangers do; docs/known-holes.md says which."""
+"""Access rules, and what other servers allowed anonymous callers; docs/known-vulnerabilities.md says which."""
 
 import hmac
 import logging
@@ -32,7 +32,7 @@ def guarded(environ, models, machine):
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 def test_nothing_can_be_loaded_changed_or_run(client, method):
-    """There is no such route, for nobody: what a service serves is set before it starts."""
+    """There is no such route for any caller: what a service serves is set before it starts."""
     paths = " ".join(OF_OTHER_SERVERS).split()
     answers = {path: client.open(path, method=method, json={"name": "x"}).status_code for path in paths}
     assert {path: status for path, status in answers.items() if status not in (404, 405)} == {}
@@ -49,14 +49,14 @@ def test_every_route_that_changes_something_needs_the_operator():
     "host", ["rebind.example", "rebind.example:8085", "localhost.rebind.example", "127.0.0.1.rebind.example", "0.0.0.0"]
 )
 def test_a_name_that_is_rebound_is_not_this_machine(client, host):
-    """A page whose name leads to loopback may come from there, and is still a stranger."""
+    """A page whose host name resolves to loopback is still a foreign origin."""
     assert client.post(RESET, headers={"Host": host}).status_code == 403
     assert client.get("/status/figures", headers={"Host": host}).status_code == 403
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "file://"])
 def test_a_page_elsewhere_cannot_use_what_is_local(client, origin):
-    """Whatever the browser is called that brings its request."""
+    """Whatever the browser's User-Agent."""
     for agent in ("Mozilla/5.0", "curl/8", ""):
         response = client.post(RESET, headers={"Origin": origin, "User-Agent": agent})
         assert response.status_code == 403
@@ -78,8 +78,8 @@ def test_an_origin_is_checked_with_a_cookie_too(environ, models, machine, cookie
 
 
 @pytest.mark.parametrize("path", [RESET, "/api/metrics/./reset", "//api/metrics/reset", "/x/../api/metrics/reset"])
-def test_neither_host_nor_path_leads_round_the_key(guarded, path):
-    """What a route needs is looked up by the route that answers, not by what an address looks like."""
+def test_neither_host_nor_path_bypasses_the_key(guarded, path):
+    """Access is looked up by the matched route, not by the form of the address."""
     for host in ("localhost/v1", "localhost/api/health#", "x/api/health?", "localhost@x/static/", "[::1]/", "a b", ""):
         response = guarded.post(path, headers={"Host": host}, environ_base=STRANGER)
         assert response.status_code in (308, 400, 401, 404, 405)
@@ -90,7 +90,7 @@ WRONG = ["", "x", KEY[:-1], KEY + "x", KEY.upper(), "x' OR (SELECT pg_sleep(8)) 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_every_wrong_key_is_the_same_wrong_key(guarded, wrong):
-    """The answer says nothing of how wrong it is, and no part of it is a query."""
+    """The response does not reveal how close it was, and no part of the key is a query."""
     headers = {"Authorization": f"Bearer {wrong}".encode().decode("latin-1"), "X-Request-ID": "one"}
     response = guarded.post(RESET, headers=headers, environ_base=STRANGER)
     other = guarded.post(RESET, headers=headers | {"Authorization": "Bearer another"}, environ_base=STRANGER)
@@ -98,7 +98,7 @@ def test_every_wrong_key_is_the_same_wrong_key(guarded, wrong):
 
 
 def test_keys_are_compared_in_constant_time(guarded, monkeypatch):
-    """The header's and the form's, also where their lengths differ."""
+    """The header's and the form's, also for different lengths."""
     compared = []
 
     class Recording:
@@ -116,7 +116,7 @@ def test_keys_are_compared_in_constant_time(guarded, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/a%0d%0aFAKE%20line", "/a%0aFAKE", "/a%1b[2J", "/a%e2%80%a8FAKE", "/" + "a" * 4000])
 def test_a_line_of_the_log_is_one_line(client, caplog, path):
-    """A path cannot begin another one, colour it, or fill the disk."""
+    """A path cannot start another line, contain escape codes, or fill the disk."""
     with caplog.at_level(logging.DEBUG):
         client.get(path)
     for record in caplog.records:
@@ -127,7 +127,7 @@ def test_a_line_of_the_log_is_one_line(client, caplog, path):
 
 @pytest.mark.parametrize("query", ["__debugger__=yes&cmd=resource&f=debugger.js", "__debugger__=yes&cmd=pinauth&pin=1"])
 def test_no_debugger_answers(client, avibe, query):
-    """In development too, and after an error that nobody expected."""
+    """In development too, and after an unexpected error."""
     avibe.refusal = RuntimeError("unexpected")
     assert client.post("/api/v1/text/generate", json={"prompt": "Hello"}).status_code == 500
     for path in ("/", "/console", "/api/v1/text/generate"):

@@ -1,4 +1,4 @@
-"""Model folders that ran code in other servers; docs/known-holes.md says where."""
+"""Model folders that ran code in other servers; docs/known-vulnerabilities.md says where."""
 
 import ast
 import json
@@ -24,7 +24,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "unsafe_load", "full
 
 
 class Bomb:
-    """Leaves a mark where it is unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -47,7 +47,7 @@ def sources():
 
 
 def test_a_pickle_is_not_opened(text_checkpoint, tmp_path):
-    """A folder with pickled weights alone is refused before one byte of them is read as a pickle."""
+    """A folder with pickled weights alone is refused before any byte of them is unpickled."""
     mark = tmp_path / "mark"
     for file in text_checkpoint.glob("*.safetensors*"):
         file.unlink()
@@ -58,7 +58,7 @@ def test_a_pickle_is_not_opened(text_checkpoint, tmp_path):
 
 
 def test_a_pickle_beside_the_weights_is_left_alone(text_checkpoint, tmp_path):
-    """Training state, caches and old weights in the folder are not looked at."""
+    """Training state, caches and old weights in the folder are ignored."""
     mark = tmp_path / "mark"
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "tokenizer.pkl", "flax_model.msgpack"):
         (text_checkpoint / name).write_bytes(pickle.dumps(Bomb(mark)))
@@ -67,7 +67,7 @@ def test_a_pickle_beside_the_weights_is_left_alone(text_checkpoint, tmp_path):
 
 
 def test_code_of_a_checkpoint_is_not_run(text_checkpoint, tmp_path):
-    """Whatever `auto_map` names, here or elsewhere, the library's own classes are used."""
+    """Whatever `auto_map` names, locally or remotely, the library's own classes are used."""
     mark = tmp_path / "mark"
     (text_checkpoint / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n\nclass Evil:\n    pass\n")
     mapped = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "evil.Evil")
@@ -102,7 +102,7 @@ def test_an_index_leads_nowhere_else(text_checkpoint, name):
     ],
 )
 def test_a_template_of_a_checkpoint_stays_in_its_sandbox(text_checkpoint, template, tmp_path, monkeypatch):
-    """It reaches no attribute beyond its data, changes nothing and opens nothing: the request fails and no more."""
+    """It reaches no attribute beyond its data, changes nothing and opens nothing: only the request fails."""
     monkeypatch.chdir(tmp_path)
     tokenizer = load_tokenizer(text_checkpoint)
     preparer = PromptPreparer(tokenizer, len(tokenizer), template)
@@ -132,7 +132,7 @@ def test_formatting_is_no_way_out_of_the_sandbox(text_checkpoint, template):
 
 
 def test_nothing_that_is_shipped_turns_bytes_into_code():
-    """No pickle, no message queue of objects and no `eval` is there to be reached, by whatever socket."""
+    """No code path uses pickle, a message queue of objects or `eval`."""
     found = []
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Prompts, schemas and neighbours that stopped or confused other engines; docs/known-holes.md says which."""
+"""Prompts, schemas and neighbours that stopped or confused other engines; docs/known-vulnerabilities.md says which."""
 
 import ast
 import inspect
@@ -42,7 +42,7 @@ def grammars():
 
 @pytest.mark.parametrize("pattern", HOSTILE)
 def test_a_pattern_is_matched_within_its_limits_or_refused(grammars, pattern):
-    """Its work is counted, at first and at each token, so it ends whatever the pattern; the next one is compiled."""
+    """Its work is limited, at compilation and at each token, so it ends for any pattern; the next one is compiled."""
     try:
         mask = grammars.mask(json_grammar(json.dumps({"type": "string", "pattern": pattern})))
         for token in b'"' + b"a" * 64:
@@ -67,7 +67,7 @@ def test_a_pattern_is_matched_within_its_limits_or_refused(grammars, pattern):
     ],
 )
 def test_a_schema_that_is_none_is_the_clients_mistake(grammars, schema):
-    """Whatever the library makes of it, the error is of our own tree, and the next one is compiled."""
+    """Whatever the library raises, the error is one of ours, and the next schema is compiled."""
     with pytest.raises(ValidationError):
         grammars.mask(json_grammar(schema))
     assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
@@ -87,7 +87,7 @@ class Colliding:
 
 
 def test_colliding_hashes_are_no_cache_hit():
-    """A block is found by its very tokens and those before it; an equal hash is not enough."""
+    """A block is found by its exact tokens and those before it; an equal hash is not enough."""
     cache = PrefixCache(8)
     known: list[Hashable] = [Colliding(f"a{n}") for n in range(2 * BLOCK)]
     forged: list[Hashable] = [Colliding(f"b{n}") for n in range(2 * BLOCK)]

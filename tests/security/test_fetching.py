@@ -1,4 +1,4 @@
-"""Nothing is fetched, opened or connected to because a client names it; docs/known-holes.md says who did."""
+"""Nothing that a client names is fetched, opened or connected to; see docs/known-vulnerabilities.md."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_no_address_in_place_of_an_image_is_fetched(client, avision, address, co
 
 @pytest.mark.parametrize("address", ELSEWHERE)
 def test_addresses_in_a_text_are_text(client, avibe, address, connected):
-    """Markdown images and links of a prompt are not looked at, alone, in a batch or in a chat."""
+    """Markdown images and links in a prompt are not fetched, alone, in a batch or in a chat."""
     prompt = f"![image]({address}) [link]({address})"
     assert client.post("/api/v1/text/generate", json={"prompt": prompt}).status_code == 200
     assert client.post("/api/v1/text/batch", json={"prompts": [prompt, prompt]}).text.count("\n") >= 2
@@ -45,7 +45,7 @@ def test_addresses_in_a_text_are_text(client, avibe, address, connected):
     "claimed", ["___decode_addr_10.0.0.9:21001___", "http://10.0.0.9/", "cmpl-1", "10.0.0.9:21001"]
 )
 def test_a_request_id_is_a_label(client, claimed, connected):
-    """Whatever it spells, it is returned or replaced, and nothing is made of it."""
+    """Whatever it spells, it is returned or replaced, and never interpreted."""
     response = client.post("/api/v1/text/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": claimed})
     assert response.status_code == 200
     assert connected == []

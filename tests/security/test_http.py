@@ -1,4 +1,4 @@
-"""A real Gunicorn against requests that two servers could read differently; docs/known-holes.md says which did."""
+"""A real Gunicorn against requests that two servers could read differently; see docs/known-vulnerabilities.md."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from tests.e2e.gunicorn_process import GunicornProcess, until
 SECOND = b"GET /api/health/live HTTP/1.1\r\nHost: second\r\nConnection: close\r\n\r\n"
 HEAD = b"POST /api/v1/text/generate HTTP/1.1\r\nHost: first\r\nContent-Type: application/json\r\n"
 CHUNKED = b"0\r\n\r\n"
-# Framing that a server must not guess at. What follows each is a second request, for whoever reads it so.
+# Framing that a server must not guess at. What follows each is a second request, for a server that reads it so.
 AMBIGUOUS = {
     "both, chunked first": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
     "both, length first": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -51,7 +51,7 @@ BROKEN_CHUNKS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The whole application over models that answer at once, with little patience for bodies that do not come."""
+    """The whole application over models that answer at once, with a short time-out for bodies that do not arrive."""
     folder = tmp_path_factory.mktemp("server")
     settings = {"SEND_TIMEOUT": "2", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
     with GunicornProcess(folder, app="tests.e2e.answering_app:app", **settings) as process:
@@ -83,7 +83,7 @@ def received_from(connection):
 
 @pytest.mark.parametrize("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_a_body_of_unclear_length_ends_the_connection(server, framing):
-    """What follows is never read as a request of its own: at most one answer comes, an error, and then the end."""
+    """What follows is never read as a request: there is at most one response, an error, then the connection closes."""
     received = exchange(server, HEAD + framing + b"\r\n" + CHUNKED + SECOND)
     assert received.count(b"HTTP/1.1 ") <= 1
     assert b"HTTP/1.1 200" not in received
@@ -117,17 +117,19 @@ def test_a_broken_chunked_body_is_the_clients_mistake(server, path, body):
     ids=["one long line", "many lines", "one long cookie"],
 )
 def test_a_head_is_bounded(server, head):
-    """Lines and their number have limits, which are met while the head comes and not when it is whole."""
+    """Lines and their number have limits, which apply while the head arrives and not only once it is complete."""
     with server.connect(b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n") as connection:
-        with contextlib.suppress(OSError):  # the answer comes, and the connection ends, before all of it is sent
+        with contextlib.suppress(
+            OSError
+        ):  # the response is sent and the connection closed before all of it has arrived
             connection.sendall(head + b"\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert b" 200 " not in connection.recv(65536)
     assert answers(server)
 
 
-def test_one_socket_listens_and_only_where_it_is_told(server):
-    """No port of a worker, a queue or a debugger stands beside that of the service."""
+def test_one_socket_listens_at_the_configured_address_only(server):
+    """No worker, queue or debugger listens beside the service."""
     (master,) = server.masters()
     processes = [psutil.Process(master), *psutil.Process(master).children(recursive=True)]
     listening = {

@@ -1,4 +1,4 @@
-"""Images that crashed or opened other servers, or went round Pillow's own limits; docs/known-holes.md says which."""
+"""Images that crashed or exposed other servers, or bypassed Pillow's own limits; see docs/known-vulnerabilities.md."""
 
 import pytest
 from PIL import Image
@@ -21,7 +21,7 @@ def send(client, image, name="a.png"):
 
 @pytest.mark.parametrize("kind", UNSUPPORTED)
 def test_only_five_formats_are_given_to_pillow(client, avision, encoded, kind):
-    """Known by content, so the decoders of all other formats, and their holes, cannot be reached."""
+    """Known by content, so the decoders of all other formats, and their vulnerabilities, cannot be reached."""
     response = send(client, encoded(kind=kind))
     assert response.status_code == 415
     assert (avision.submitted, avision.decoded) == ([], [])
@@ -40,7 +40,7 @@ def test_only_five_formats_are_given_to_pillow(client, avision, encoded, kind):
     ids=["FITS", "SVG", "HTML", "WAV and HTML", "BDF", "GD"],
 )
 def test_what_only_claims_to_be_an_image_is_refused(client, avision, data):
-    """Whatever its name says; nothing that a browser would run is taken, kept or given back."""
+    """Whatever its name says; nothing that a browser would run is accepted, stored or returned."""
     response = send(client, data)
     assert response.status_code == 415
     assert b"<script>" not in response.data
@@ -48,7 +48,7 @@ def test_what_only_claims_to_be_an_image_is_refused(client, avision, data):
 
 
 def test_a_frame_that_is_not_shown_is_not_decoded(encoded, monkeypatch):
-    """Of a JPEG with further, larger images in it only the first one is looked at."""
+    """Of a JPEG that contains further, larger images only the first one is decoded."""
     data = encoded((32, 24), "MPO", frames=((640, 480), (800, 600)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow itself would refuse to look further
     header = check_header(data)
@@ -57,7 +57,7 @@ def test_a_frame_that_is_not_shown_is_not_decoded(encoded, monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3), (3, 1), (1, 199), (199, 1), (2, 2)])
 def test_an_image_of_a_few_pixels_is_prepared_or_refused(vision_checkpoint, encoded, size):
-    """Its height is never taken for its channels; the tokens are those of its grid."""
+    """Its height is never mistaken for its channels; the tokens are those of its grid."""
     processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
     try:
         inputs = processor.prepare((check_header(encoded(size)),))
@@ -67,7 +67,7 @@ def test_an_image_of_a_few_pixels_is_prepared_or_refused(vision_checkpoint, enco
 
 
 def test_images_of_equal_bytes_and_other_shape_differ(vision_checkpoint, encoded):
-    """The prefix cache tells 56 x 112 from 112 x 56 although the pixels are the same bytes."""
+    """The prefix cache distinguishes 56 x 112 from 112 x 56 although the pixels are the same bytes."""
     processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
     hashes = set()
     for size in ((56, 112), (112, 56), (84, 56), (56, 84)):
@@ -76,8 +76,8 @@ def test_images_of_equal_bytes_and_other_shape_differ(vision_checkpoint, encoded
 
 
 @pytest.mark.parametrize("keep", [9, 40, 100, -30])
-def test_a_damaged_image_is_told_without_an_address(client, encoded, keep):
-    """The message is ours: no object, address, path or text of a library is in it."""
+def test_the_message_about_a_damaged_image_has_no_address(client, encoded, keep):
+    """The message contains no object, address, path or text of a library."""
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
         response = send(client, encoded((300, 200), kind)[:keep])
         assert response.status_code in (200, 400, 415)

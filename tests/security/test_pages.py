@@ -1,4 +1,4 @@
-"""What a page may be made to show: scripts in answers, names and addresses; docs/known-holes.md says where they ran."""
+"""Markup injected into a page: scripts in answers, names and addresses; see docs/known-vulnerabilities.md."""
 
 import re
 
@@ -41,7 +41,7 @@ def test_a_link_leads_to_the_web_or_to_mail(address):
     ],
 )
 def test_formulas_diagrams_and_markup_are_text(text):
-    """Nothing in an answer is drawn, embedded or run: its markup is shown as it was written."""
+    """Nothing in an answer is rendered, embedded or run: its markup is shown as text."""
     html = str(rendered(text))
     assert not re.search(r"<(script|img|iframe|svg|details|object|embed|style|link|form)", html)
     assert not [name for name, _ in attributes(html) if name.startswith("on")]
@@ -49,14 +49,14 @@ def test_formulas_diagrams_and_markup_are_text(text):
 
 @pytest.mark.parametrize("path", [f"/{SCRIPT}", f"/?q={SCRIPT}", f"/status?name={SCRIPT}", f"/v1/models/{SCRIPT}"])
 def test_an_address_is_not_repeated_as_markup(client, path):
-    """Neither a page nor a message shows what stood in it as an element."""
+    """Neither a page nor a message contains its text as an element."""
     response = client.get(path)
     assert SCRIPT not in response.text or response.mimetype == "application/json"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_a_page_runs_its_own_scripts_alone(client):
-    """Whatever got into it would not run: no inline script, no foreign one, no frame, no plug-in."""
+    """Injected code would not run: no inline scripts, foreign scripts, frames or plug-ins."""
     policy = client.get("/").headers["Content-Security-Policy"]
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy

@@ -1,4 +1,4 @@
-"""Fields of a request that crashed, blocked or opened other servers; docs/known-holes.md says which."""
+"""Fields of a request that crashed, blocked or exposed other servers; docs/known-vulnerabilities.md says which."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ def ask_ascii(client, path, body):
 
 
 def refused(response, field, code="validation_error"):
-    """Check that a request was refused as the client's mistake, with the field to blame."""
+    """Check that a request was refused as the client's mistake, with the field at fault."""
     error = response.json["error"]
     assert (response.status_code, error["code"]) == (400, code)
     assert error["param"].startswith(field)
@@ -33,7 +33,7 @@ def refused(response, field, code="validation_error"):
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("number", [10**9, 2**63, 9, 0, -1])
 def test_the_number_of_answers_is_bounded(client, avibe, path, number):
-    """`n` is at most 8, and is checked before anything is made for each answer."""
+    """`n` is at most 8, and is checked before any work for the answers."""
     refused(ask(client, path, n=number), "n")
     assert avibe.submitted == []
 
@@ -63,7 +63,7 @@ def test_an_empty_prompt_is_a_mistake(client, avibe, prompt):
     ],
 )
 def test_a_client_cannot_bring_a_template(client, avibe, fields, blamed):
-    """Neither a chat template nor an argument of the one that is used, but for the switch that it knows."""
+    """Neither a chat template nor an argument of the loaded one, except `enable_thinking`."""
     refused(ask(client, **fields), blamed)
     assert avibe.submitted == []
 
@@ -78,7 +78,7 @@ def test_a_client_cannot_bring_a_template(client, avibe, fields, blamed):
     ],
 )
 def test_a_client_cannot_bring_tensors(client, avibe, part):
-    """Embeddings are neither parts of a message nor fields of a request; nothing of them is decoded."""
+    """Embeddings are neither parts of a message nor fields of a request, and are not decoded."""
     refused(ask(client, messages=[{"role": "user", "content": [part]}]), "messages[0].content[0]")
     refused(ask(client, TEXT, prompt_embeds=TENSOR), "prompt_embeds")
     assert avibe.submitted == []
@@ -106,7 +106,7 @@ def test_a_client_cannot_bring_tensors(client, avibe, part):
 )
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 def test_fields_of_other_servers_are_refused_by_name(client, avibe, path, fields, connected):
-    """An unknown field is a mistake, so none can reach a library by being passed on."""
+    """An unknown field is an error, so none is passed on to a library."""
     refused(ask(client, path, **fields), next(iter(fields)))
     assert (avibe.submitted, connected) == ([], [])
 
@@ -124,7 +124,7 @@ def test_a_malformed_schema_of_a_tool_is_no_failure_of_ours(client, schema):
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "/etc/passwd", "sha256:../../x", "hf.co/a/b", "C:\\x", "\0"])
 def test_the_name_of_a_model_is_no_path(client, name):
-    """Names are looked up among the loaded models alone, so a file that exists is answered as one that does not."""
+    """Names are looked up among the loaded models only, so existing and missing files give the same response."""
     asked, other = ask(client, model=name), ask(client, model="nothing")
     assert (asked.status_code, other.status_code) == (404, 404)
     assert asked.json["error"]["code"] == other.json["error"]["code"] == "model_not_found"
@@ -133,7 +133,7 @@ def test_the_name_of_a_model_is_no_path(client, name):
 
 
 def test_a_compressed_body_is_not_unpacked(client, avibe):
-    """A bomb of a thousandth of its size is refused from its header alone."""
+    """A decompression bomb is refused from its header alone."""
     response = client.post(
         CHAT,
         data=b"\x1f\x8b\x08\x00" + b"\x00" * 64,
@@ -153,7 +153,7 @@ def upload(client, prompt, image, name="a.png"):
 
 
 def test_a_form_is_bounded_before_it_is_read(client, avision, encoded):
-    """A field that is no file has a limit of its own, far below that of the whole body, which has one too."""
+    """A field that is not a file has a limit far below that of the whole body."""
     assert upload(client, "a" * (2 * 1024 * 1024), encoded()).status_code in (400, 413)
     assert upload(client, "Hello", b"\0" * (18 * 1024 * 1024)).status_code == 413
     assert avision.submitted == []
@@ -161,7 +161,7 @@ def test_a_form_is_bounded_before_it_is_read(client, avision, encoded):
 
 @pytest.mark.parametrize("name", ["a.png; touch marker", "$(touch marker).png", "../../../marker.png", "pwn.html"])
 def test_the_name_of_an_upload_is_not_used(client, encoded, name, tmp_path, monkeypatch):
-    """Nothing is run, written or served under it."""
+    """Nothing is run, written or served under that name."""
     monkeypatch.chdir(tmp_path)
     response = upload(client, "Hello", encoded(), name)
     assert (response.status_code, list(tmp_path.iterdir())) == (200, [])

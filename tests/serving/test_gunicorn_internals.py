@@ -1,4 +1,4 @@
-"""The parts of Gunicorn that serving/ and gunicorn_config.py build on and that Gunicorn does not document as stable.
+"""The parts of Gunicorn that serving/ and gunicorn_config.py use and that Gunicorn does not document as stable.
 
 An upgrade that removes or changes one fails here, with its name. Why they are used is in
 docs/decisions/gunicorn-hand-over.md.
@@ -66,7 +66,7 @@ WORKER_ATTRIBUTES = {
 
 
 class Application:
-    """What a worker asks for its WSGI callable."""
+    """The application object from which a worker gets its WSGI callable."""
 
     def wsgi(self) -> str:
         return "the application"
@@ -119,7 +119,7 @@ def test_a_stopping_worker_closes_what_waits() -> None:
 
 
 def test_the_masters_marks_are_what_they_were() -> None:
-    """Statuses at which it gives up, its workers, and how SIGUSR2 makes a new master and leaves its own number."""
+    """The exit statuses at which it stops, its workers, and how SIGUSR2 starts a new master and passes its own pid."""
     assert (Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR) == (3, 4), lost("Arbiter.WORKER_BOOT_ERROR")
     assert Arbiter.WORKERS == {}, lost("Arbiter.WORKERS")
     assert isinstance(Arbiter.num_workers, property), lost("Arbiter.num_workers")
@@ -128,8 +128,8 @@ def test_the_masters_marks_are_what_they_were() -> None:
         assert part in source, lost(f"Arbiter.reexec: {part}")
 
 
-def test_the_access_log_can_be_switched_off_where_it_is_asked_for() -> None:
-    """Ours has the request's id; Gunicorn's would be a second one."""
+def test_the_access_log_can_be_switched_off() -> None:
+    """Ours has the request id; Gunicorn's would be a second line."""
     assert "self._access_log_enabled" in inspect.getsource(Logger), lost("Logger._access_log_enabled")
     assert "self.error_log" in inspect.getsource(Logger.__init__), lost("Logger.error_log")
 

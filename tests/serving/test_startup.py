@@ -45,7 +45,7 @@ def test_hand_over_from_a_master_that_has_exited_is_a_first_start(caplog):
             ready.set()
 
     worker = StandingWorker(ModelSet({"avibe": ScriptedBackend()}))
-    start_models(worker, NO_PROCESS, notify, leave=None)
+    start_models(worker, NO_PROCESS, notify, on_failure=None)
     assert ready.wait(PATIENCE)
     assert said[0] == "STATUS=Loading the models"
     assert not any("MAINPID" in message for message in said)
@@ -63,7 +63,7 @@ def test_successor_sends_heartbeats_while_it_loads():
 
     worker.models = ModelSet({"avibe": SlowBackend()})
     worker.predecessors = (NO_PROCESS,)
-    start_models(worker, None, said.append, leave=None)
+    start_models(worker, None, said.append, on_failure=None)
     assert worker.models.ready
     assert said == [f"MAINPID={os.getppid()}\nREADY=1\nSTATUS=Serving"]
     assert worker.signs[:2] == ["alive", "beat"]
@@ -91,11 +91,11 @@ def take_over_from_a_child(check_times, refused):
         check = Crowded(worker, check_times)
         worker.models = ModelSet({"avibe": ScriptedBackend()}, check=check)
 
-        def leave(error):
+        def on_failure(error):
             refused.append(error)
             worker.alive = False
 
-        start_models(worker, old.pid, said.append, leave)
+        start_models(worker, old.pid, said.append, on_failure)
         if refused:
             old.terminate()
     return said, check
@@ -136,12 +136,12 @@ def test_other_failures_leave_the_old_master_alone():
 
     refused, said, worker = [], [], StandingWorker(ModelSet({"avibe": ScriptedBackend()}, check=broken))
 
-    def leave(error):
+    def on_failure(error):
         refused.append(str(error))
         worker.alive = False
 
     worker.ppid = os.getpid()
-    start_models(worker, os.getppid(), said.append, leave)
+    start_models(worker, os.getppid(), said.append, on_failure)
     assert refused == ["The checkpoint is broken."]
     assert said == []
 
@@ -156,8 +156,8 @@ def test_only_the_running_parent_counts():
 def test_failed_load_exits_from_any_thread_with_its_status():
     """The process exits at once with one sentence and the status that Gunicorn reads."""
     code = (
-        "import threading; from engine.errors import StartError; from serving.startup import leave_process\n"
-        "threading.Thread(target=leave_process(3), args=(StartError('no model.'),)).start()\n"
+        "import threading; from engine.errors import StartError; from serving.startup import exit_process\n"
+        "threading.Thread(target=exit_process(3), args=(StartError('no model.'),)).start()\n"
         "threading.Event().wait(60)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

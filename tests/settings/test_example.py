@@ -13,7 +13,7 @@ EXAMPLE = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8
 
 
 def test_example_is_the_one_the_settings_make():
-    """`.env.example` is up to date; `python -m settings.example > .env.example` updates it."""
+    """`.env.example` is up to date; `python -m settings.generate` updates it."""
     assert env_example(SETTINGS) == EXAMPLE
 
 

@@ -172,7 +172,7 @@ def test_log_file_that_cannot_be_opened_stops_the_start(set_up, tmp_path):
         set_up_logging(settings)
 
 
-def test_full_disk_reaches_nobody_who_logs():
+def test_full_disk_raises_in_no_caller():
     """A full disk is reported once on stderr; lines still go to stdout, and the process exits with 0."""
     code = (
         "import logging, config, telemetry.logs as logs\n"
@@ -184,7 +184,7 @@ def test_full_disk_reaches_nobody_who_logs():
     assert run.stdout.count("line") == 3
 
 
-def test_folder_that_vanishes_and_returns_is_told_once_each(set_up, capsys, tmp_path):
+def test_folder_that_vanishes_and_returns_is_reported_once_each(set_up, capsys, tmp_path):
     """While the folder is missing nothing is raised; once it is back, the file is written again, with a message."""
     folder = tmp_path / "logs"
     folder.mkdir()

@@ -12,13 +12,13 @@ from tests.fakes import Clock, FakeMachine, scripted_models
 
 
 class RecordedTrace(Trace):
-    """A trace that remembers what it is told."""
+    """A trace that records its calls."""
 
     def __init__(self):
         self.events = []
 
-    def asked(self, model, served_id, prompts, wanted):
-        self.events.append(("asked", model, served_id, prompts, wanted))
+    def validated(self, model, served_id, prompts, answers):
+        self.events.append(("validated", model, served_id, prompts, answers))
 
     def answered(self, number, completion):
         self.events.append(("answered", number))
@@ -62,7 +62,7 @@ def test_an_answer_is_counted_traced_and_logged(metrics, trace, clock, caplog):
     seen.answered(0, COMPLETION)
     assert metrics.application.shown()["avg_response_time"] == "2.000s"
     assert metrics.application.shown()["avibe_requests"] == 1
-    assert trace.events == [("asked", "avibe", "avibe-demo", 1, 1), ("answered", 0)]
+    assert trace.events == [("validated", "avibe", "avibe-demo", 1, 1), ("answered", 0)]
     assert caplog.messages == [
         "validated: avibe",
         "tokenized: 7 prompt tokens",
@@ -72,7 +72,7 @@ def test_an_answer_is_counted_traced_and_logged(metrics, trace, clock, caplog):
     assert seen.served_id == "avibe-demo"
 
 
-def test_the_lines_of_a_batch_are_of_the_level_it_asks_for(metrics, trace, clock, caplog):
+def test_the_lines_of_a_batch_have_its_level(metrics, trace, clock, caplog):
     """Hundreds of texts in one request do not fill the log."""
     caplog.set_level("INFO")
     seen = observer(metrics, trace, clock)
@@ -83,7 +83,7 @@ def test_the_lines_of_a_batch_are_of_the_level_it_asks_for(metrics, trace, clock
 
 @pytest.mark.parametrize(("model", "failures"), [("avibe", 1), (None, 0)])
 def test_a_failure_counts_where_the_model_is_known(metrics, trace, clock, model, failures):
-    """What is no request for a generation is no failed one."""
+    """Only requests for a generation count as failed ones."""
     observer(metrics, trace, clock, model).failed("validation_error", 400, "A message.")
     assert metrics.application.shown()["failed_requests"] == failures
     assert (b'status="validation_error"} 1.0' in metrics.prometheus.text()) == bool(failures)
@@ -91,7 +91,7 @@ def test_a_failure_counts_where_the_model_is_known(metrics, trace, clock, model,
 
 
 def test_a_response_is_counted_by_its_route_and_logged(metrics, trace, clock, caplog):
-    """A path that no route has shows its start, escaped, and no metric takes it as a label."""
+    """Of a path without a route the start is logged, escaped, and no metric has it as a label."""
     caplog.set_level("INFO")
     seen = observer(metrics, trace, clock)
     clock.advance(1.5)

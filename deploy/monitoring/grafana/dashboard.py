@@ -77,8 +77,8 @@ def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, object]:
 
 def _field(panel: Panel) -> dict[str, object]:
     field: dict[str, object] = {"unit": panel.unit, "min": 0, "thresholds": _thresholds(panel)}
-    if panel.most is not None:
-        field["max"] = panel.most
+    if panel.axis_max is not None:
+        field["max"] = panel.axis_max
     if panel.kind == OVER_TIME:
         limited = panel.warn is not None or panel.limit is not None
         field["custom"] = {

@@ -19,7 +19,7 @@ Query = tuple[str, str]  # an expression and the legend of its series
 
 @dataclass(frozen=True)
 class Panel:
-    """limit, warn: thresholds of red and yellow; falling: values below, not above, are bad; most: end of the axis."""
+    """limit, warn: thresholds of red and yellow; falling: low values are bad; axis_max: end of the axis."""
 
     title: str
     text: str
@@ -32,7 +32,7 @@ class Panel:
     limit: float | None = None
     falling: bool = False
     stacked: bool = False
-    most: float | None = None
+    axis_max: float | None = None
 
 
 def quantiles(metric: str, *shares: float) -> list[Query]:
@@ -205,7 +205,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 "KV cache", "Used share.", "percentunit",
                 [(f"avito_ai_kv_cache_usage_ratio{{{SELECT}}}", "{{instance}} {{model}}")],
-                most=1, warn=0.8, limit=0.95,
+                axis_max=1, warn=0.8, limit=0.95,
             ),
             Panel(
                 "KV cache tokens", "In use, and the capacity.", "short",
@@ -221,7 +221,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                     + " / " + rate("avito_ai_prompt_tokens_total", "model"),
                     "{{model}}",
                 )],
-                most=1,
+                axis_max=1,
             ),
             Panel(
                 "Steps", "Engine steps per second.", "ops", [(rate("avito_ai_steps_total", "model"), "{{model}}")]
@@ -253,11 +253,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 "GPU utilization", "Empty without a GPU.", "percentunit",
-                [(f"avito_ai_gpu_busy_ratio{{{ONE}}}", "{{instance}}")], most=1,
+                [(f"avito_ai_gpu_busy_ratio{{{ONE}}}", "{{instance}}")], axis_max=1,
             ),
             Panel(
                 "GPU in use", "1 if the models run on a GPU.", "short",
-                [(f"avito_ai_gpu_available{{{ONE}}}", "{{instance}}")], most=1,
+                [(f"avito_ai_gpu_available{{{ONE}}}", "{{instance}}")], axis_max=1,
             ),
             Panel(
                 "CPU", "Utilization of the machine, and the cores used by the service.", "short",
@@ -268,11 +268,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 "Memory", "Used share of the machine's memory.", "percentunit",
-                [(f"avito_ai_system_memory_ratio{{{ONE}}}", "{{instance}}")], most=1, warn=0.85, limit=0.92,
+                [(f"avito_ai_system_memory_ratio{{{ONE}}}", "{{instance}}")], axis_max=1, warn=0.85, limit=0.92,
             ),
             Panel(
                 "Disk", "Used share of the file system of /.", "percentunit",
-                [(f"avito_ai_system_disk_ratio{{{ONE}}}", "{{instance}}")], most=1, warn=0.85, limit=0.95,
+                [(f"avito_ai_system_disk_ratio{{{ONE}}}", "{{instance}}")], axis_max=1, warn=0.85, limit=0.95,
             ),
         ),
     ),
@@ -289,7 +289,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 "File descriptors", "Used share of the limit.", "percentunit",
                 [(f"process_open_fds{{{PROCESS}}} / process_max_fds{{{PROCESS}}}", "{{instance}}")],
-                most=1, warn=0.6, limit=0.8,
+                axis_max=1, warn=0.6, limit=0.8,
             ),
             Panel(
                 "Age of the process", "Every drop to zero is a restart.", "s",
@@ -310,7 +310,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 "Site", "1 while it responds through the proxy. Empty without SITE_URL.", "short",
-                [('probe_success{job="avito-ai-site"}', "{{instance}}")], most=1,
+                [('probe_success{job="avito-ai-site"}', "{{instance}}")], axis_max=1,
             ),
         ),
     ),

@@ -44,5 +44,5 @@ def test_what_was_not_measured_has_no_ratio() -> None:
     ],
 )
 def test_the_verdict_follows_the_median_ratio(goal: Goal, word: str) -> None:
-    """At the bound a goal is met; without a measurement it is neither met nor missed."""
+    """A goal is met at its bound; without a measurement it is neither met nor missed."""
     assert verdicts(MEASURED, "ours", [goal])[0][-1] == word

@@ -10,14 +10,14 @@ OBJECTIVE = Objective(first=1.0, per_token=0.1)
 
 
 def test_a_percentile_lies_between_its_neighbours() -> None:
-    """Linear interpolation, as numpy and spreadsheets have it."""
+    """Linear interpolation, as in numpy and spreadsheets."""
     assert percentile([1.0, 2.0, 3.0, 4.0], 50) == pytest.approx(2.5)
     assert percentile(list(range(101)), 95) == pytest.approx(95)
     assert percentile([7.0], 99) == 7.0
 
 
 def test_no_values_have_no_percentile() -> None:
-    """What is not known is not zero."""
+    """An unknown value is not zero."""
     assert percentile([], 50) is None
 
 
@@ -33,8 +33,8 @@ def test_no_values_have_no_percentile() -> None:
     ],
     ids=["at the border", "late first text", "slow after it", "one token", "failed", "first text unknown"],
 )
-def test_goodput_counts_only_who_was_content(outcome: Outcome, met: bool) -> None:
-    """Both parts of the objective hold, and the request did not fail."""
+def test_goodput_counts_only_requests_within_the_objective(outcome: Outcome, met: bool) -> None:
+    """Both parts of the objective are met, and the request did not fail."""
     assert OBJECTIVE.met(outcome) is met
 
 
@@ -62,7 +62,7 @@ def test_a_summary_counts_tokens_of_successes_over_the_whole_time() -> None:
     assert figures["goodput_requests_per_second"] == pytest.approx(0.25)
 
 
-def test_what_an_answer_in_one_piece_does_not_tell_is_not_invented() -> None:
+def test_unknown_figures_of_an_answer_in_one_piece_are_not_invented() -> None:
     """Without a stream the first text, the gaps and the goodput are n/a."""
     figures = summary([Outcome(2.0, tokens=64)], 2.0, OBJECTIVE)
     cells = dict(zip(HEADER, row("c=1", figures), strict=True))

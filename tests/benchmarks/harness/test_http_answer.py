@@ -38,7 +38,7 @@ def test_only_text_counts_as_an_arrival() -> None:
     answer.feed(event(choices=[{"delta": {}, "finish_reason": "length"}]), 3.0)
     answer.feed(event(choices=[], usage={"completion_tokens": 5}) + b"data: [DONE]\n\n", 4.0)
     answer.end()
-    assert (answer.heard.arrivals, answer.heard.tokens) == ([2.0, 2.0], 5)
+    assert (answer.received.arrivals, answer.received.tokens) == ([2.0, 2.0], 5)
 
 
 def test_our_own_stream_ends_with_its_figures() -> None:
@@ -48,7 +48,7 @@ def test_our_own_stream_ends_with_its_figures() -> None:
     answer.feed(event(text="b"), 2.0)
     answer.feed(event(success=True, data={"text": "ab", "generated_tokens": 2}), 3.0)
     answer.end()
-    assert (answer.heard.arrivals, answer.heard.tokens) == ([1.0, 2.0], 2)
+    assert (answer.received.arrivals, answer.received.tokens) == ([1.0, 2.0], 2)
 
 
 def test_a_finish_reason_ends_an_answer_too() -> None:
@@ -56,7 +56,7 @@ def test_a_finish_reason_ends_an_answer_too() -> None:
     answer = ChatStream()
     answer.feed(event(choices=[{"delta": {}, "finish_reason": "length"}], usage={"completion_tokens": 5}), 1.0)
     answer.end()
-    assert answer.heard.tokens == 5
+    assert answer.received.tokens == 5
 
 
 @pytest.mark.parametrize("kind", [ChatStream, OwnStream])
@@ -81,7 +81,7 @@ def test_an_answer_in_one_piece_has_its_tokens() -> None:
     answer.feed(b'{"success": true, "data": {"gene', 1.0)
     answer.feed(b'rated_tokens": 7}}', 1.0)
     answer.end()
-    assert (answer.heard.tokens, answer.heard.arrivals) == (7, [])
+    assert (answer.received.tokens, answer.received.arrivals) == (7, [])
     refused = WholeJson()
     refused.feed(b'{"error": "overloaded"}', 1.0)
     with pytest.raises(BadAnswer, match="success"):

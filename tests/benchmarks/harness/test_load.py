@@ -15,7 +15,7 @@ JOBS = Workload().jobs(10, "load")
 
 @dataclass
 class Clock:
-    """Stands still until it is set; records every requested sleep."""
+    """Advances only when it is set; records every requested sleep."""
 
     time: float = 1000.0
     slept: list[float] = field(default_factory=list)

@@ -63,7 +63,7 @@ def test_a_stream_carries_the_same_answer(client: FlaskClient) -> None:
     events = [json.loads(line[6:]) for line in sent.decode().splitlines() if line.startswith("data: {")]
     parts = [event["choices"][0]["delta"].get("content", "") for event in events]
     assert "".join(parts) == whole["choices"][0]["message"]["content"]
-    assert stream.heard.tokens == whole["usage"]["completion_tokens"]
+    assert stream.received.tokens == whole["usage"]["completion_tokens"]
 
 
 def test_a_question_about_an_image_is_answered(client: FlaskClient) -> None:

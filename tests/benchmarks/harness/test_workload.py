@@ -34,7 +34,7 @@ def test_lengths_are_fixed_or_mixed() -> None:
 
 
 def test_images_are_images_and_hardly_ever_the_same() -> None:
-    """Our own readers take them."""
+    """Our own image decoder accepts them."""
     images = [job.image for job in Workload(images=True).jobs(8, 0)]
     sizes = [decode(check_header(image)).size for image in images if image is not None]
     assert len(sizes) == len(set(images)) == 8

@@ -63,7 +63,7 @@ def test_an_alert_fires_is_delivered_and_clears(running):
     assert base64.b64decode(running.mailbox.logins[0]) == b"\0avito-ai\0a password"
 
 
-def test_a_certificate_that_ends_soon_is_told_once(running):
+def test_a_certificate_that_ends_soon_is_reported_once(running):
     """The probe reads a real certificate, both rules fire, and the critical alert inhibits the warning."""
     alert = running.told(CERTIFICATE, "firing")
     assert alert["labels"]["severity"] == "critical"

@@ -48,7 +48,7 @@ def test_a_mistake_in_a_dashboard_is_found(spoil, tmp_path):
     assert mistakes(board, tmp_path)
 
 
-def test_every_panel_says_what_it_tells():
+def test_every_panel_has_a_description():
     """A panel has a description, and its data from the provisioned source."""
     provisioned = yaml.safe_load((MONITORING / "grafana/provisioning/datasources/prometheus.yml").read_text("utf-8"))
     (source,) = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "datasource"]

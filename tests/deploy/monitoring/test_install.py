@@ -1,4 +1,4 @@
-"""install.sh on a bare Debian in a booted systemd: the three programs run, watch, tell, and survive a bad change.
+"""install.sh on a bare Debian in a booted systemd: the three programs run, monitor, alert, and survive a bad change.
 
 Run it with `python -m pytest -m deploy tests/deploy/monitoring`; it needs what tests/deploy/systemd_box.py names.
 """
@@ -54,7 +54,7 @@ def active(box):
     return [box.run(f"systemctl is-active {unit}", check=False).stdout.strip() for unit in UNITS]
 
 
-def test_it_installs_watches_and_tells(box):
+def test_it_installs_monitors_and_alerts(box):
     """After one run Prometheus has the service's metrics, and an alert reaches the configured receiver."""
     done = box.run(INSTALL)
     assert "Running. Alerts and targets: http://127.0.0.1:9090." in done.stdout

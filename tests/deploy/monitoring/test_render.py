@@ -120,14 +120,14 @@ def test_without_a_site_none_is_probed(tmp_path):
         ("export A=1", "expected NAME=value"),
     ],
 )
-def test_a_mistake_is_told_by_its_name(line, said):
+def test_a_mistake_is_reported_by_its_name(line, said):
     """A mistake is reported before anything is written."""
     with pytest.raises(SettingsError) as raised:
         read_settings(line)
     assert said in str(raised.value)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     """One run reports all mistakes."""
     with pytest.raises(SettingsError) as raised:
         read_settings("SMTP_TLS=yes\nSMTP_SERVER=mail\nNOTHING=1\n")

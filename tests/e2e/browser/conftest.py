@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
 from tests.system_programs import program
 
-# Nothing but the page itself shall use the network.
+# Nothing but the page itself may use the network.
 FLAGS = (
     "--no-sandbox --disable-dev-shm-usage --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -120,5 +120,5 @@ def open_page(chromium):
 
 
 def breach(message):
-    """True for what only a mistake of ours makes a browser say; that a request was refused is no such thing."""
+    """True for console messages that only a fault of ours causes; refused requests are none."""
     return message.type in ("error", "warning") and "Failed to load resource" not in message.text

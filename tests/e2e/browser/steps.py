@@ -1,4 +1,4 @@
-"""The steps of a visitor on the page, and the locators of the answers."""
+"""The actions of a visitor on the page, and the locators of the answers."""
 
 from playwright.sync_api import expect
 
@@ -7,7 +7,7 @@ from tests.fakes import image_bytes
 TEXT, IMAGE = "[data-exchanges=text] .exchange", "[data-exchanges=image] .exchange"
 RED = {"name": "red.png", "mimeType": "image/png", "buffer": image_bytes()}
 
-# Hands a file to the page the way a browser does when somebody drops or pastes it. The file comes as base64.
+# Hands a file to the page the way a browser does when a user drops or pastes it. The file comes as base64.
 HAND_OVER = """([kind, data, name, type]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const carrier = new DataTransfer();

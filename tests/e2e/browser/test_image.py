@@ -51,7 +51,7 @@ def test_without_scripts_the_image_stays_for_more_questions(service, open_page):
 
 
 def test_a_script_that_comes_late_takes_the_image_over(service, open_page):
-    """The page that answers a question sent without the script gives the image to the script."""
+    """If a question was sent before the script loaded, the script takes the image from the page."""
     page = open_page(service.url)
     choose(page)
     page.fill("#image-prompt", "First")
@@ -82,7 +82,7 @@ def test_an_image_over_a_limit_is_refused_before_it_is_sent(service, open_page, 
         expect(page.locator(IMAGE)).to_have_count(0)
 
 
-# The beginning of each file, how many bytes follow it, its type, and what is said of it.
+# The start of each file, how many bytes follow it, its type, and the message about it.
 REFUSED = [
     (b"", 0, "image/png", "The image is empty.", "Файл с картинкой пуст."),
     (image_bytes(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),

@@ -26,7 +26,7 @@ def test_loading_shows_its_progress_and_sends_by_itself_when_ready(service, open
     expect(page.locator("#text-prompt")).to_have_value("Early")
 
 
-def test_a_queue_tells_the_place(service, open_page):
+def test_a_queue_shows_the_position(service, open_page):
     """The queue position is shown, announced once, updated, and the request can be stopped."""
     service.script(waiting=3)
     page = open_page(service.url)
@@ -46,7 +46,7 @@ def test_a_queue_tells_the_place(service, open_page):
     expect(exchange.locator(".note")).to_contain_text("Stopped")
 
 
-def test_a_full_service_is_asked_again_by_itself(service, open_page):
+def test_an_overloaded_service_is_retried_automatically(service, open_page):
     """Overloaded: the page counts down and sends the question again."""
     service.script(refuse=True)
     page = open_page(service.url)
@@ -78,7 +78,7 @@ def test_a_failure_says_what_to_do_next(service, open_page, locale, said, next_s
         expect(page.locator("#text-prompt")).to_have_value("x")
 
 
-def test_a_spent_limit_tells_when_it_frees(own_service, open_page):
+def test_a_spent_limit_shows_when_it_resets(own_service, open_page):
     """A countdown to the second; the same sentence without JavaScript, and in the reader's language either way."""
     service = own_service(RATE_LIMIT_PER_MINUTE="1", RATE_LIMIT_PER_HOUR="0")
     page = open_page(service.url)
@@ -122,7 +122,7 @@ def workers(master):
         return [int(pid) for pid in children.read().split()]
 
 
-def test_a_demo_and_a_missing_gpu_are_told(own_service, open_page):
+def test_a_demo_and_a_missing_gpu_are_shown(own_service, open_page):
     """Demo models and a missing GPU are named."""
     service = own_service(PAGE_DEMO="1", **UNLIMITED)
     page = open_page(service.url, locale="ru-RU")

@@ -10,7 +10,7 @@ from tests.e2e.browser.steps import ask_text, finished
 
 pytestmark = pytest.mark.needs("chromium")
 
-ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # what a proxy adds, so that nobody behind it counts as local
+ELSEWHERE = {"X-Forwarded-For": "203.0.113.7"}  # what a proxy adds, so that no client behind it counts as local
 
 
 def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):

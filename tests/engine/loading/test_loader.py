@@ -98,6 +98,7 @@ def test_a_vision_model_from_a_hub_cache(vision_model, vision_folder, tmp_path):
     assert next_token(load_model(vision_spec(tmp_path), ignore)) == next_token(vision_model)
 
 
+@pytest.mark.slow
 def test_a_load_never_holds_a_second_copy(tmp_path):
     """In the saved dtype the weights are the mapped file; in another only the converted ones are allocated."""
     size = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8}

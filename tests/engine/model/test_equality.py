@@ -135,18 +135,21 @@ def test_answers_about_images_equal_those_of_transformers(vision_folder, vision_
         assert sequence.token_ids == wanted[0].tolist()
 
 
+@pytest.mark.slow
 def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
     """With random joins, aborts, chunked prompts and cached prefixes, every answer is that of `generate()` alone."""
     for seed in range(SCHEDULES):
         assert_equal(run_schedule(seed, text_cases, *text_runner))
 
 
+@pytest.mark.slow
 def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner):
     """The same for batches of requests with no image, one, and two of different sizes."""
     for seed in range(SCHEDULES):
         assert_equal(run_schedule(seed, vision_cases, *vision_runner))
 
 
+@pytest.mark.slow
 def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
     """The step that a CUDA graph captures computes the same as the flat step and leaves other slots intact."""
     cases, loaded, runner = fixed_shapes
@@ -154,6 +157,7 @@ def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
         assert_equal(run_schedule(seed, cases, loaded, runner))
 
 
+@pytest.mark.slow
 def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runner):
     """A preempted sequence continues where it was: the client sees the same text."""
     driver = Driver(*text_runner, max_num_seqs=2)
@@ -167,6 +171,7 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
         assert sequence.generation.result().text == greedy(text_model, prompt, 12)[0]
 
 
+@pytest.mark.needs("cc")
 def test_unsupported_head_sizes_use_torch_attention(tmp_path, kernels):
     """A model with a head size that the kernels do not support gives the same answers."""
     folder = write_text_checkpoint(tmp_path, head_dim=24)

@@ -27,6 +27,7 @@ SLOWER = dict.fromkeys(PROBED_ROWS, 2.0)
 @pytest.mark.parametrize("few_rows", [0, 2])
 @pytest.mark.parametrize("packing", ["plain", "onednn", "mkl", "kernels"])
 @torch.inference_mode()
+@pytest.mark.needs("cc")
 def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, kernels):
     """With one copy or two, with and without bias, at any number of rows, alone or added to a tensor."""
     generator = torch.Generator().manual_seed(rows)
@@ -43,6 +44,7 @@ def test_every_layout_is_the_linear_layer(packing, few_rows, bias, rows, add, ke
 @pytest.mark.parametrize(
     ("dtype", "names"), [(torch.float32, {"onednn", "mkl", "kernels"}), (torch.bfloat16, {"onednn"})]
 )
+@pytest.mark.needs("cc")
 def test_each_dtype_has_its_packings(dtype, names, kernels):
     """The layout selected on this machine is correct for both dtypes."""
     weight = torch.ones(64, 48, dtype=dtype)
@@ -52,6 +54,7 @@ def test_each_dtype_has_its_packings(dtype, names, kernels):
     torch.testing.assert_close(Linear(weight, None, layout)(x), F.linear(x, weight), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.needs("cc")
 def test_other_dtypes_and_devices_stay_plain(kernels):
     """Without a packing nothing is measured."""
     assert choose_layout([torch.ones(64, 64, dtype=torch.float16)], 1, kernels) == Layout()

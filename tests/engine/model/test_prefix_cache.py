@@ -1,5 +1,6 @@
 """The prefix cache: after any inserts and evictions, the blocks that `match` returns hold exactly those tokens."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ class Blocks:
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 6), st.lists(st.tuples(st.booleans(), prompts), max_size=30))
+@pytest.mark.slow
 def test_a_match_holds_exactly_the_requested_prefix(size, calls):
     """After any inserts and evictions each matched block was computed after exactly the tokens that precede it."""
     blocks = Blocks(size)

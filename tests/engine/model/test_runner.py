@@ -19,17 +19,17 @@ BATCHES = 120
 
 
 @pytest.fixture(scope="module")
-def text(text_folder, kernels):
+def text(text_folder, maybe_kernels):
     """A loaded text model and its runner."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module")
-def vision(vision_folder, kernels):
+def vision(vision_folder, maybe_kernels):
     """The same for the vision model."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=kernels)
+    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def seeded(rng):
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
 
 
+@pytest.mark.slow
 def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
     """In random batches, with random joins, chunked and preempted: each seed gives its one answer."""
     rng = random.Random(3)
@@ -54,9 +55,9 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
     alone = []
     for prompt, params in cases:
         driver = Driver(*text, max_num_seqs=6)
-        made = driver.submit(prompt, 10, **params)
+        submitted = driver.submit(prompt, 10, **params)
         driver.run()
-        alone.append(outcome(made).text)
+        alone.append(outcome(submitted).text)
     assert len(set(alone)) == len(alone)
     for _ in range(BATCHES):
         driver = Driver(*text, max_num_seqs=rng.choice((2, 4, 6)), max_num_batched_tokens=rng.choice((8, 32, 64)))
@@ -66,7 +67,7 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
             batch.append((number, driver.submit(prompt, 10, client=rng.choice("ab"), **params)))
             driver.run(rng.randint(0, 3))
         driver.run()
-        assert [outcome(made).text for _, made in batch] == [alone[number] for number, _ in batch]
+        assert [outcome(submitted).text for _, submitted in batch] == [alone[number] for number, _ in batch]
 
 
 def test_a_cached_prefix_is_not_computed_again(driver):
@@ -109,12 +110,12 @@ def test_logits_that_are_not_finite_fail_their_sequence_alone(driver):
     runner, prompt = driver.runner, chat("Синий диван, цена 100")
     healthy = driver.submit(prompt, 12)
     driver.run()
-    made = [driver.submit(prompt, 12, request_id=str(number)) for number in range(3)]
+    submitted = [driver.submit(prompt, 12, request_id=str(number)) for number in range(3)]
     driver.run(4)
-    runner._cache.all[:, made[1].slot] = float("nan")
+    runner._cache.all[:, submitted[1].slot] = float("nan")
     driver.run()
-    assert type(outcome(made[1])) is ModelError
-    assert {outcome(made[0]).text, outcome(made[2]).text} == {outcome(healthy).text}
+    assert type(outcome(submitted[1])) is ModelError
+    assert {outcome(submitted[0]).text, outcome(submitted[2]).text} == {outcome(healthy).text}
     assert bool(torch.isfinite(runner._cache.all).all())
     assert len(runner._prefixes) > 0  # the other sequences cached their prefixes after it was cleared
     again = [driver.submit(prompt, 12) for _ in range(6)]
@@ -151,9 +152,9 @@ def test_a_grammar_constrains_its_own_row(driver):
     ]
     beside = driver.submit(chat("Диван"), 10)
     driver.run()
-    for made, grammar in zip(bound, grammars, strict=True):
-        assert outcome(made).finish_reason == "stop"
-        assert outcome(made).output_tokens == 4
+    for submitted, grammar in zip(bound, grammars, strict=True):
+        assert outcome(submitted).finish_reason == "stop"
+        assert outcome(submitted).output_tokens == 4
         assert set(grammar.taken[:3]) <= set(allowed)
     assert outcome(beside).text == outcome(free).text
 
@@ -171,9 +172,9 @@ def test_the_end_token_ends_an_answer_unless_ignored(driver):
 
 def test_log_probabilities_have_a_row_for_each_token(driver):
     """With the requested number of alternatives, best first, and the greedy token as the first of them."""
-    made = driver.submit(chat("Диван"), 6, logprobs=3)
+    submitted = driver.submit(chat("Диван"), 6, logprobs=3)
     driver.run()
-    completion = outcome(made)
+    completion = outcome(submitted)
     assert len(completion.logprobs) == 6
     for row in completion.logprobs:
         assert [value for _, _, value in row.top] == sorted((value for _, _, value in row.top), reverse=True)

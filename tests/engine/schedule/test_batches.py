@@ -34,7 +34,7 @@ def room_of(slots, waiting, max_tokens=1_000_000):
 
 
 def come(room, client="", **details):
-    """Let an interactive request in and queue it."""
+    """Admit an interactive request and queue it."""
     room.admit(client)
     made = sequence(client, on_abort=room.notify_abort, **details)
     room.put(made)
@@ -67,7 +67,7 @@ def test_a_batch_takes_the_free_slots_and_does_not_queue():
 
 
 def test_each_end_wakes_a_waiting_batch_once():
-    """It is not woken again until it has asked again."""
+    """It is not woken again until it has tried again."""
     room, wake = room_of(2, 10), Waker()
     submit(room, wake, alone=True)
     submit(room, wake, alone=False)
@@ -123,7 +123,7 @@ def test_batches_are_woken_in_turn():
 
 
 def test_a_batch_that_stops_waiting_passes_its_turn_on():
-    """A slot that one was woken for and does not want goes to the next."""
+    """A slot that one was woken for and does not use goes to the next."""
     room, first, second = room_of(1, 10), Waker(), Waker()
     come(room, "a")
     submit(room, first, alone=False)
@@ -144,8 +144,8 @@ def test_a_batch_that_stops_waiting_is_not_woken():
     assert (first.calls, second.calls) == (0, 1)
 
 
-def test_a_slot_that_is_taken_by_another_wakes_nobody():
-    """An end that leaves no slot free is none for a batch."""
+def test_a_slot_that_is_taken_by_another_wakes_no_batch():
+    """An end that leaves no slot free does not wake a batch."""
     room, wake = room_of(1, 10), Waker()
     come(room, "a")
     come(room, "b")
@@ -189,7 +189,7 @@ def test_a_closed_room_refuses_a_batch():
 
 
 def test_a_text_too_long_for_the_queue_is_tried_again_when_prompts_have_left_it():
-    """It is not woken by its own leaving, and at once if the queue has emptied meanwhile."""
+    """Giving up its own capacity does not wake it; it is woken at once if the queue has emptied meanwhile."""
     room, wake = room_of(2, 10, max_tokens=100), Waker()
     come(room, "a", tokens=90)
     assert room.admit_when_free("a", True, wake)
@@ -282,7 +282,7 @@ def test_no_batch_is_forgotten(slots, waiting, steps):
 
 
 def batch_of(room, name, texts, ended):
-    """Be a batch's thread: submit what there is room for, read the ends, follow the wakes."""
+    """Act as a batch's thread: submit while there is capacity, read the ends, react to the wakes."""
     mailbox, todo, waits = Mailbox(), deque(range(texts)), False
     while todo or len(mailbox):
         while todo and (made := submit(room, mailbox.wake, alone=not len(mailbox), client=name)):

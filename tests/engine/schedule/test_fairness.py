@@ -16,7 +16,7 @@ OTHERS = "bcdefgh"
 
 
 class Simulation:
-    """Clients who ask, wait for their answer, pause and ask again; one of them keeps `open_by_greedy` requests open."""
+    """Clients that ask, wait for the answer, pause and repeat; one keeps `open_by_greedy` requests open."""
 
     def __init__(self, open_by_greedy, seed, slots=8):
         self.driver = Driver(None, ScriptedRunner(), max_num_seqs=slots, max_waiting=24, max_num_batched_tokens=64)
@@ -42,11 +42,11 @@ class Simulation:
         return STEP * (1 + tokens / OVERHEAD)
 
     def collect(self, client, number):
-        for made in [made for made in self.open[client] if made.generation.done]:
-            self.open[client].remove(made)
+        for submitted in [submitted for submitted in self.open[client] if submitted.generation.done]:
+            self.open[client].remove(submitted)
             self.pause_until[client] = number + self.rng.randrange(10)
             if client != "greedy":
-                self.seconds.append(made.generation.result().timings.total)
+                self.seconds.append(submitted.generation.result().timings.total)
 
     def ask(self, client, number):
         while len(self.open[client]) < self.quota[client] and number >= self.pause_until[client]:
@@ -55,9 +55,9 @@ class Simulation:
             except Overloaded:
                 assert client == "greedy"
                 return
-            made = sequence(client, self.rng.randint(4, 40), self.rng.randint(10, 40), arrival=self.driver.now)
-            self.driver.room.put(made)
-            self.open[client].append(made)
+            submitted = sequence(client, self.rng.randint(4, 40), self.rng.randint(10, 40), arrival=self.driver.now)
+            self.driver.room.put(submitted)
+            self.open[client].append(submitted)
 
     def p95(self):
         return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
@@ -82,7 +82,7 @@ def test_batches_advance_while_interactive_requests_want_every_slot():
     batch = []
     interactive = []
     for step in range(600):
-        interactive = [made for made in interactive if not made.generation.done]
+        interactive = [submitted for submitted in interactive if not submitted.generation.done]
         while len(interactive) < 12:
             driver.room.admit(f"visitor-{len(interactive)}")
             interactive.append(sequence(f"visitor-{len(interactive)}", 8, 10, arrival=driver.now))
@@ -93,4 +93,6 @@ def test_batches_advance_while_interactive_requests_want_every_slot():
             driver.room.put(batch[-1])
         driver.core.step()
         driver.now += STEP
-    assert all(made.generation.done and made.generation.result().finish_reason == "length" for made in batch)
+    assert all(
+        submitted.generation.done and submitted.generation.result().finish_reason == "length" for submitted in batch
+    )

@@ -15,15 +15,15 @@ INTERACTIVE, BATCH = Priority
 
 
 def come(room, client="", **details):
-    """Let a request in and queue it; return its sequence."""
+    """Admit a request and queue it; return its sequence."""
     room.admit(client)
-    made = sequence(client, on_abort=room.notify_abort, **details)
-    room.put(made)
-    return made
+    submitted = sequence(client, on_abort=room.notify_abort, **details)
+    room.put(submitted)
+    return submitted
 
 
 def start(room, held):
-    """Take the next one as the engine does: it holds a slot from then on."""
+    """Take the next one as the engine does; it then holds a slot."""
     taken = room.take(held)
     held[taken.request.priority][taken.request.client] += 1
     return taken
@@ -48,7 +48,7 @@ def test_sequences_start_in_the_order_of_their_positions(requests, slots, starte
         waiting.remove(start(room, held))
     room.peek(held)
     clock.advance(ORDER_LASTS)
-    positions = {id(made): room.queue_position(made.request).ahead for made in waiting}
+    positions = {id(submitted): room.queue_position(submitted.request).ahead for submitted in waiting}
     assert [positions[id(start(room, held))] for _ in waiting] == list(range(len(positions)))
 
 
@@ -56,11 +56,11 @@ def test_a_request_that_has_started_or_left_has_no_position():
     """At once, also while an older order is still reported."""
     room = WaitingRoom(10, 1_000_000, Clock())
     first, gone, last = (come(room, "a") for _ in range(3))
-    assert [room.queue_position(made.request).ahead for made in (first, gone, last)] == [0, 1, 2]
+    assert [room.queue_position(submitted.request).ahead for submitted in (first, gone, last)] == [0, 1, 2]
     start(room, {priority: Counter() for priority in Priority})
     gone.generation.abort()
     room.sweep(0.0)
-    assert [room.queue_position(made.request) for made in (first, gone)] == [None, None]
+    assert [room.queue_position(submitted.request) for submitted in (first, gone)] == [None, None]
     room.clear()
     assert room.queue_position(last.request) is None
 

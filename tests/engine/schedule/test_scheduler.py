@@ -1,4 +1,4 @@
-"""The scheduler: what each step computes, who gets a slot, who gives one back."""
+"""The scheduler: what each step computes, which sequences get slots and which are preempted."""
 
 import pytest
 
@@ -10,34 +10,35 @@ from tests.engine.sequences import sequence
 
 
 class Floor:
-    """A scheduler with its room; `step` plans and computes at once."""
+    """A scheduler with its waiting room; `step` plans and computes at once."""
 
-    def __init__(self, slots=4, budget=16, can_start=lambda made: True, overhead=0):
+    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True, overhead=0):
         self.room = WaitingRoom(100, 1_000_000)
-        self.scheduler = Scheduler(self.room, slots, budget, lambda made: self.begin(made, can_start), overhead)
+        self.can_start = can_start
+        self.scheduler = Scheduler(self.room, slots, budget, self.begin, overhead)
 
-    def begin(self, made, can_start):
-        made.started_at = 0.0
-        if can_start(made):
+    def begin(self, submitted):
+        submitted.started_at = 0.0
+        if self.can_start(submitted):
             return True
-        self.scheduler.finish(made)
+        self.scheduler.finish(submitted)
         return False
 
     def come(self, client="", **details):
         self.room.admit(client)
-        made = sequence(client, **details)
-        self.room.put(made)
-        return made
+        submitted = sequence(client, **details)
+        self.room.put(submitted)
+        return submitted
 
     def step(self):
         victim = self.scheduler.sequence_to_preempt()
         if victim is not None:
             self.scheduler.preempt(victim)
         plan = self.scheduler.schedule()
-        for made, count in plan.rows:
-            made.num_computed += count
-            if made.remaining == 0:
-                made.append(0)
+        for submitted, count in plan.rows:
+            submitted.num_computed += count
+            if submitted.remaining == 0:
+                submitted.append(0)
         assert self.scheduler.check() is None
         return plan
 
@@ -55,9 +56,9 @@ def test_an_empty_engine_has_nothing_to_do():
 def test_a_lone_prompt_takes_the_whole_budget():
     """A long prompt is read in chunks of a step's budget, then decoded token by token."""
     floor = Floor(budget=16)
-    made = floor.come(tokens=40)
+    submitted = floor.come(tokens=40)
     assert [counts(floor.step()) for _ in range(3)] == [[16], [16], [8]]
-    assert floor.step().decode == [made]
+    assert floor.step().decode == [submitted]
 
 
 def test_decoding_goes_on_while_a_long_prompt_is_read():
@@ -73,7 +74,7 @@ def test_decoding_goes_on_while_a_long_prompt_is_read():
 
 
 def test_a_long_prompt_shares_the_budget_with_one_that_waits():
-    """Half of it is left to others, so that a short prompt does not stand behind a long one."""
+    """Half of it is left to others, so that a short prompt does not wait for a long one."""
     floor = Floor(budget=16)
     floor.come(tokens=100)
     floor.come(tokens=4)
@@ -81,7 +82,7 @@ def test_a_long_prompt_shares_the_budget_with_one_that_waits():
 
 
 def test_a_prompt_that_fits_into_a_step_is_read_whole():
-    """Cut in two it would take twice as long, and no other would be served sooner."""
+    """Split in two it would take twice as long without serving any other sooner."""
     floor = Floor(budget=16)
     floor.come(tokens=12)
     floor.come(tokens=100)
@@ -89,7 +90,7 @@ def test_a_prompt_that_fits_into_a_step_is_read_whole():
 
 
 def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
-    """At least one token of a prompt a step: nothing waits for ever."""
+    """Each step computes at least one token of a prompt: no prompt starves."""
     floor = Floor(slots=5, budget=4)
     for _ in range(4):
         floor.come(tokens=1)
@@ -101,9 +102,9 @@ def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():
 def test_decode_rows_stand_by_slot_and_low_slots_go_first():
     """Neighbouring slots are neighbouring rows, which is what attention is fast at."""
     floor = Floor()
-    made = [floor.come(tokens=1) for _ in range(4)]
+    submitted = [floor.come(tokens=1) for _ in range(4)]
     floor.step()
-    floor.scheduler.finish(made[1])
+    floor.scheduler.finish(submitted[1])
     late = floor.come(tokens=1)
     floor.step()
     assert [row.slot for row in floor.step().decode] == [0, 1, 2, 3]
@@ -112,40 +113,43 @@ def test_decode_rows_stand_by_slot_and_low_slots_go_first():
 
 def test_a_sequence_that_cannot_begin_leaves_its_slot_to_the_next():
     """One bad request delays no other by a step."""
-    floor = Floor(slots=1, can_start=lambda made: made.request.client != "bad")
+    floor = Floor(slots=1, can_start=lambda submitted: submitted.request.client != "bad")
     bad, good = floor.come("bad"), floor.come("good")
-    assert [made for made, _ in floor.step().prefill] == [good]
+    assert [submitted for submitted, _ in floor.step().prefill] == [good]
     assert (bad.phase, bad.slot, good.phase) == (Phase.FINISHED, -1, Phase.RUNNING)
 
 
-def test_who_was_aborted_or_is_out_of_time_is_named():
-    """With the error that its client is to hear."""
+def test_aborted_and_overdue_sequences_are_returned():
+    """With the error that its client gets."""
     floor = Floor()
     left, late, kept = floor.come(), floor.come(timeout=5.0), floor.come()
     floor.step()
     left.generation.abort()
     ended = floor.scheduler.ended(5.0)
-    assert [(made, type(error)) for made, error in ended] == [(left, RequestAborted), (late, DeadlineExceeded)]
-    assert kept not in [made for made, _ in ended]
+    assert [(submitted, type(error)) for submitted, error in ended] == [
+        (left, RequestAborted),
+        (late, DeadlineExceeded),
+    ]
+    assert kept not in [submitted for submitted, _ in ended]
 
 
 def test_a_client_alone_keeps_all_slots_until_another_comes():
-    """Then it gives them back one by one until both are as equal as can be, its youngest first."""
+    """Then it gives them back one by one, youngest first, until both are as equal as possible."""
     floor = Floor(slots=4)
     greedy = [floor.come("greedy") for _ in range(6)]
     floor.step()
-    assert [made.slot >= 0 for made in greedy] == [True] * 4 + [False] * 2
+    assert [submitted.slot >= 0 for submitted in greedy] == [True] * 4 + [False] * 2
     for _ in range(4):
         floor.come("modest")
     for _ in range(6):
         floor.step()
-    held = [made.request.client for made in floor.scheduler.running]
+    held = [submitted.request.client for submitted in floor.scheduler.running]
     assert sorted(held) == ["greedy"] * 2 + ["modest"] * 2
-    assert all(made in floor.scheduler.running for made in greedy[:2])
+    assert all(submitted in floor.scheduler.running for submitted in greedy[:2])
 
 
 def test_equal_clients_do_not_preempt_each_other():
-    """Sending one back must bring them closer to equal, or it would go on for ever."""
+    """A preemption must bring them closer to equal, or preemptions would never end."""
     floor = Floor(slots=2)
     for client in "abc":
         floor.come(client)
@@ -153,8 +157,8 @@ def test_equal_clients_do_not_preempt_each_other():
     assert floor.scheduler.sequence_to_preempt() is None
 
 
-def test_people_take_slots_from_batches_but_for_their_share():
-    """The youngest batch gives way; the share (an eighth, at least one) runs to its end."""
+def test_interactive_requests_take_slots_from_batches_except_their_share():
+    """The youngest batch is preempted; the share (an eighth, at least one) runs to its end."""
     floor = Floor(slots=4)
     batch = [floor.come("job", batch=True) for _ in range(4)]
     floor.step()
@@ -162,25 +166,25 @@ def test_people_take_slots_from_batches_but_for_their_share():
         floor.come(client)
     for _ in range(6):
         floor.step()
-    assert [made in floor.scheduler.running for made in batch] == [True, False, False, False]
+    assert [submitted in floor.scheduler.running for submitted in batch] == [True, False, False, False]
     assert len(floor.scheduler.running) == 4
 
 
-def test_a_batch_in_the_only_slot_ends_in_spite_of_people():
-    """Its turn is one of eight; it is not sent back at once, or it would never finish."""
+def test_a_batch_in_the_only_slot_finishes_despite_interactive_requests():
+    """It gets one start in eight; it is not preempted at once, or it would never finish."""
     floor = Floor(slots=1)
-    made = floor.come("job", batch=True)
+    submitted = floor.come("job", batch=True)
     floor.step()
     for _ in range(10):
         floor.come("visitor")
     for _ in range(5):
         floor.step()
-    assert made in floor.scheduler.running
-    assert made.num_output >= 5
+    assert submitted in floor.scheduler.running
+    assert submitted.num_output >= 5
 
 
-def test_people_are_not_preempted_for_another_clients_batch():
-    """Only equals are made equal."""
+def test_interactive_requests_are_not_preempted_for_another_clients_batch():
+    """Only requests of the same priority are balanced."""
     floor = Floor(slots=2)
     for _ in range(2):
         floor.come("visitor")
@@ -190,19 +194,24 @@ def test_people_are_not_preempted_for_another_clients_batch():
 
 
 def test_a_preempted_sequence_computes_everything_again():
-    """Its slot is another's now; its tokens stay."""
+    """Its slot has been reused; its tokens are kept."""
     floor = Floor(slots=1)
-    made = floor.come(tokens=3)
+    submitted = floor.come(tokens=3)
     floor.step()
     floor.step()
-    tokens = list(made.token_ids)
-    floor.scheduler.preempt(made)
-    assert (made.phase, made.slot, made.num_computed, made.token_ids) == (Phase.WAITING, -1, 0, tokens)
+    tokens = list(submitted.token_ids)
+    floor.scheduler.preempt(submitted)
+    assert (submitted.phase, submitted.slot, submitted.num_computed, submitted.token_ids) == (
+        Phase.WAITING,
+        -1,
+        0,
+        tokens,
+    )
     assert counts(floor.step()) == [len(tokens)]
 
 
 def test_two_halves_are_the_whole_plan():
-    """However many decode and read; one row alone is cut within its chunk."""
+    """For any number of decode rows and chunks; a single row is split within its chunk."""
     for decoding in range(4):
         for reading in range(4):
             whole = Plan([sequence() for _ in range(decoding)], [(sequence(), 3) for _ in range(reading)])
@@ -213,14 +222,14 @@ def test_two_halves_are_the_whole_plan():
             assert second.rows
             assert first.decode + second.decode == whole.decode
             assert first.prefill + second.prefill == whole.prefill
-    made = sequence()
-    first, second = Plan(prefill=[(made, 5)]).halves()
-    assert first.prefill + second.prefill == [(made, 2), (made, 3)]
+    submitted = sequence()
+    first, second = Plan(prefill=[(submitted, 5)]).halves()
+    assert first.prefill + second.prefill == [(submitted, 2), (submitted, 3)]
 
 
 @pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
-def test_check_finds_books_that_are_wrong(fault):
-    """A lost slot, one that two hold, one held by a sequence that is not running."""
+def test_check_finds_inconsistent_accounting(fault):
+    """A lost slot, a slot held twice, a slot held by a sequence that is not running."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()

@@ -7,7 +7,7 @@ EOS = frozenset({25})
 
 
 def test_a_sequence_counts_what_is_left_to_compute():
-    """Reading a prompt there is more than one token left, decoding exactly one."""
+    """More than one token during prefill, exactly one while decoding."""
     one = sequence(tokens=4, max_tokens=3)
     assert (one.remaining, one.num_output, one.cost) == (4, 0, 7)
     one.num_computed = 4
@@ -17,7 +17,7 @@ def test_a_sequence_counts_what_is_left_to_compute():
 
 
 def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
-    """Asking twice for a step gives the same number, so a step may be run again; the next token has another."""
+    """Two calls for a step give the same number, so a step can be repeated; the next token has another."""
     numbers = []
     for _ in range(2):
         one = sequence(seed=7)
@@ -30,7 +30,7 @@ def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
 
 
 def test_without_a_seed_two_sequences_differ():
-    """Each draws from a generator of its own."""
+    """Each draws from a separate generator."""
     assert sequence().uniform() != sequence().uniform()
 
 
@@ -45,7 +45,7 @@ def test_output_is_counted_only_where_a_penalty_asks_for_it():
 
 
 def test_an_answer_ends_at_a_stop_string_the_end_token_or_its_length():
-    """In this order; the end token is passed over where it is to be ignored."""
+    """In this order; with ignore_eos the end token is skipped."""
     one = sequence(max_tokens=2)
     one.append(1)
     assert one.finish_reason(1, EOS) is None

@@ -1,4 +1,4 @@
-"""The waiting room: capacity is conserved, clients are treated alike, refusals are immediate, no request is lost."""
+"""The waiting room: capacity is conserved, clients are treated equally, refusals are immediate, no request is lost."""
 
 import random
 import threading
@@ -17,11 +17,11 @@ from tests.fakes import PATIENCE, Clock
 
 
 def come(room, client="", **details):
-    """Let a request in and queue it; return its sequence."""
+    """Admit a request and queue it; return its sequence."""
     room.admit(client)
-    made = sequence(client, on_abort=room.notify_abort, **details)
-    room.put(made)
-    return made
+    submitted = sequence(client, on_abort=room.notify_abort, **details)
+    room.put(submitted)
+    return submitted
 
 
 NO_SLOTS = {priority: {} for priority in Priority}
@@ -36,7 +36,7 @@ def start(room, held=NO_SLOTS):
 
 
 class Accounts:
-    """A room, and what should be in it by a simple account."""
+    """A waiting room, and its expected content by a simple model."""
 
     def __init__(self, capacity):
         self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now), 0.0
@@ -53,9 +53,9 @@ class Accounts:
     def queue(self, batch):
         if self.preparing:
             client = self.preparing.pop()
-            made = sequence(client, batch=batch, arrival=self.now, wait=5.0, on_abort=self.room.notify_abort)
-            self.room.put(made)
-            self.waiting.append(made)
+            submitted = sequence(client, batch=batch, arrival=self.now, wait=5.0, on_abort=self.room.notify_abort)
+            self.room.put(submitted)
+            self.waiting.append(submitted)
 
     def give_up(self, _):
         if self.preparing:
@@ -71,22 +71,24 @@ class Accounts:
 
     def preempt(self, _):
         if self.running:
-            made = self.running.pop()
-            self.room.put_back(made)
-            self.waiting.append(made)
+            submitted = self.running.pop()
+            self.room.put_back(submitted)
+            self.waiting.append(submitted)
 
     def abort(self, _):
-        waiting = [made for made in self.waiting if outcome(made) is None]
+        waiting = [submitted for submitted in self.waiting if outcome(submitted) is None]
         if waiting:
             waiting[-1].generation.abort()
 
     def sweep(self, seconds):
         self.now += seconds
-        for made, error in self.room.sweep(self.now):
-            made.generation.fail(error)
+        for submitted, error in self.room.sweep(self.now):
+            submitted.generation.fail(error)
 
     def total(self):
-        self.waiting = [made for made in self.waiting if outcome(made) is None and made not in self.running]
+        self.waiting = [
+            submitted for submitted in self.waiting if outcome(submitted) is None and submitted not in self.running
+        ]
         return len(self.preparing) + len(self.waiting) + len(self.running)
 
 
@@ -120,16 +122,16 @@ def test_a_clients_requests_start_in_their_order(arrivals):
         put[client].append(come(room, client, tokens=tokens))
     for _ in arrivals:
         expected = room.peek(NO_SLOTS)
-        made = start(room)
-        assert made is expected
-        taken[made.request.client].append(made)
+        submitted = start(room)
+        assert submitted is expected
+        taken[submitted.request.client].append(submitted)
     assert taken == put
     assert room.peek(NO_SLOTS) is None
     assert start(room) is None
 
 
 def test_clients_share_starts_by_tokens():
-    """A client with requests four times as long starts a quarter as many meanwhile."""
+    """A client whose requests are four times as long starts a quarter as many."""
     room = WaitingRoom(1000, 1_000_000)
     for _ in range(100):
         come(room, "small", tokens=200, max_tokens=56)
@@ -156,8 +158,8 @@ def test_a_greedy_client_cannot_keep_others_out():
     greedy = [come(room, "greedy") for _ in range(8)]
     start(room)
     modest = [come(room, "modest") for _ in range(4)]
-    assert all(outcome(made) is None for made in modest)
-    evicted = [outcome(made) for made in greedy[4:]]
+    assert all(outcome(submitted) is None for submitted in modest)
+    evicted = [outcome(submitted) for submitted in greedy[4:]]
     assert all(isinstance(error, Overloaded) for error in evicted)
     with pytest.raises(Overloaded):
         room.admit("modest")
@@ -196,7 +198,7 @@ def test_a_client_cannot_fill_the_bound_on_tokens_alone():
     greedy = [come(room, "greedy", tokens=25) for _ in range(4)]
     modest = come(room, "modest", tokens=20)
     assert outcome(modest) is None
-    assert [isinstance(outcome(made), Overloaded) for made in greedy] == [False, False, False, True]
+    assert [isinstance(outcome(submitted), Overloaded) for submitted in greedy] == [False, False, False, True]
     room.admit("modest")
     with pytest.raises(Overloaded):
         room.put(sequence("modest", tokens=90))
@@ -215,12 +217,12 @@ def test_interactive_requests_start_before_batches_which_are_not_starved():
 def test_a_batch_alone_starts_at_once():
     """It does not wait while there are no interactive requests."""
     room = WaitingRoom(5, 1000)
-    made = come(room, "job", batch=True)
-    assert start(room) is made
+    submitted = come(room, "job", batch=True)
+    assert start(room) is submitted
 
 
 def test_a_preempted_sequence_is_first_of_its_client():
-    """It has waited before."""
+    """It has already waited."""
     room = WaitingRoom(5, 1000)
     come(room, "a")
     first = start(room)
@@ -235,25 +237,25 @@ def test_an_abort_ends_a_waiting_request_at_the_next_sweep():
     kept, left = come(room, "a"), come(room, "a")
     assert room.sweep(0.0) == []
     left.generation.abort()
-    ((made, error),) = room.sweep(0.0)
-    assert made is left
+    ((submitted, error),) = room.sweep(0.0)
+    assert submitted is left
     assert isinstance(error, RequestAborted)
     assert (start(room), start(room), room.num_in_flight()) == (kept, None, 1)
 
 
 def test_a_request_waits_no_longer_than_it_said():
-    """Each has its own time; the message tells waiting from running."""
+    """Each has its own limit; the message says whether it was waiting or running."""
     room = WaitingRoom(5, 1000)
     short, long = come(room, "a", wait=5.0), come(room, "a", wait=50.0, timeout=60.0)
     assert room.sweep(4.9) == []
-    ((made, error),) = room.sweep(5.0)
-    assert made is short
+    ((submitted, error),) = room.sweep(5.0)
+    assert submitted is short
     assert isinstance(error, DeadlineExceeded)
     assert "turn" in error.message
     room.put_back(start(room))
     assert room.sweep(50.0) == []
-    ((made, error),) = room.sweep(60.0)
-    assert made is long
+    ((submitted, error),) = room.sweep(60.0)
+    assert submitted is long
     assert "finish in time" in error.message
 
 
@@ -311,7 +313,7 @@ def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
 
 
 def test_a_closed_room_refuses_and_loses_no_request():
-    """A request that was being prepared when it closed gets an error instead of waiting for ever."""
+    """A request that was being prepared when it closed gets an error instead of waiting forever."""
     room = WaitingRoom(5, 1000)
     waiting = come(room, "a")
     room.admit("b")
@@ -378,17 +380,17 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
             if number % 5 == 0:
                 room.give_up(name)
                 continue
-            made = sequence(name, on_abort=room.notify_abort)
-            room.put(made)
+            submitted = sequence(name, on_abort=room.notify_abort)
+            room.put(submitted)
             if number % 7 == 0:
-                made.generation.abort()
+                submitted.generation.abort()
 
     def engine():
         while not done.is_set() or len(room):
-            for made, error in room.sweep(0.0):
-                made.generation.fail(error)
-            if (made := start(room)) is not None:
-                room.release(made.request.client)
+            for submitted, error in room.sweep(0.0):
+                submitted.generation.fail(error)
+            if (submitted := start(room)) is not None:
+                room.release(submitted.request.client)
 
     clients = [threading.Thread(target=client, args=(name,)) for name in "abcd"]
     worker = threading.Thread(target=engine)

@@ -162,6 +162,7 @@ def test_markers_become_their_characters(parts, split):
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["<0x0A>", "<0x", "0A", ">", "\u2581", "and", "\u2581and", "<", "0"]), max_size=12))
+@pytest.mark.slow
 def test_no_piece_ever_shows_a_marker(parts):
     """At no point of a stream has a client seen a whole marker."""
     ids = [token_id for part in parts for token_id in encode(CONVERTED, part)]

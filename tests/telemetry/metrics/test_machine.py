@@ -67,7 +67,7 @@ def test_the_host_is_measured():
     assert 0 <= figures.disk_percent <= 100
 
 
-def test_the_processors_are_measured_since_the_last_look_of_any_thread():
+def test_the_processors_are_measured_since_the_last_query_of_any_thread():
     """Half of the time idle is 50%; I/O wait counts as idle; a measurement too soon repeats the last value."""
     times = namedtuple("times", "user idle iowait guest")
     looks = iter([times(10, 10, 0, 1), times(15, 13, 2, 3), times(15.01, 13, 2, 3), times(25, 13, 2, 3)])
@@ -85,7 +85,7 @@ def test_a_gpu_is_measured_by_torch_and_nvml():
     assert machine(Cuda()).gpu() == GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37)
 
 
-def test_a_probe_learns_the_memory_without_asking_the_driver():
+def test_a_probe_gets_the_memory_without_querying_the_driver():
     """Readiness does not call NVML, since it must respond at once."""
     assert machine(Cuda(), BrokenNvml()).gpu_memory() == 1000
 
@@ -96,7 +96,7 @@ def test_a_gpu_that_is_absent_unused_or_broken_is_no_error(cuda):
     assert machine(cuda).gpu() is machine(cuda).gpu_memory() is None
 
 
-def test_torch_is_not_imported_to_ask():
+def test_torch_is_not_imported_for_a_query():
     """Until the loading thread has imported torch, the GPU counts as absent."""
     assert ThisMachine(lambda: None).gpu() is None
 

@@ -119,7 +119,7 @@ def test_a_collector_that_hangs_delays_neither_a_request_nor_the_end(settings, m
     sender.start()
     assert [ask(client) for _ in range(20)] == [200] * 20
     tracing.stop()
-    assert sender.is_alive(), "nobody has waited for what the collector holds"
+    assert sender.is_alive(), "the stop did not wait for the collector"
     sink.hold.set()
     sender.join(PATIENCE)
     assert not sender.is_alive()
@@ -162,6 +162,7 @@ def test_a_service_name_is_a_word():
         load_settings({"OTEL_SERVICE_NAME": "our service"}, None)
 
 
+@pytest.mark.slow
 def test_off_imports_nothing():
     """Without a collector OpenTelemetry is not imported."""
     script = (
@@ -177,6 +178,7 @@ def test_off_imports_nothing():
     assert shown.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_a_worker_of_gunicorn_sends_its_spans_and_the_last_ones_as_it_ends(tmp_path, sink):
     """The exporter runs in the worker, after the fork; SIGTERM exports pending spans."""
     settings = NO_LIMITS | {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.address}

@@ -19,7 +19,7 @@ from telemetry.tracing.request_trace import PARTS
 from tests.fakes import image_bytes, multipart
 from tests.telemetry.tracing.conftest import Traced
 
-PRIVATE = "a prompt that nobody else may read"
+PRIVATE = "a prompt that must stay private"
 GENERATE = "/api/v1/text/generate"
 CHAT = "/v1/chat/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -104,10 +104,10 @@ def test_the_parts_of_an_answer_have_the_engines_own_times(client, traced, avibe
 def test_preparing_is_no_waiting(traced):
     """The time until the engine has accepted a request is its preparation, at most until it started."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
-    trace.asked("avibe", "avibe", 1, 2)
+    trace.validated("avibe", "avibe", 1, 2)
     request = GenerationRequest("id", TextPrompt("x"), SamplingParams(1))
     for number, queued in enumerate((0.0, 100.0)):
-        trace.submits(number, request)
+        trace.submitting(number, request)
         trace.submitted(number)
         trace.answered(number, Completion("x", "stop", 1, 1, Timings(queued, 101.0, 102.0)))
     begun_at_once, waited = traced.named("queue")
@@ -218,11 +218,11 @@ def test_refusals_are_traced_without_a_model_s_parts(client, traced, avibe):
     client.post(GENERATE, json={"prompt": ""})
     assert traced.only("chat").attributes["error.type"] == "validation_error"
     assert traced.only("chat").status.status_code is StatusCode.UNSET
-    avibe.refusal = Overloaded("All places are taken.", 3)
+    avibe.refusal = Overloaded("The service is busy.", 3)
     client.post(GENERATE, json=ASKED)
     span = traced.only("chat avibe")
     assert (span.attributes["error.type"], span.attributes["http.response.status_code"]) == ("overloaded", 503)
-    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "All places are taken.")
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "The service is busy.")
     assert len(traced.spans()) == 2
 
 
@@ -247,7 +247,7 @@ def test_nothing_that_a_client_wrote_is_in_a_span(client, traced, avibe):
     assert [word for word in words.values() if word in shown] == []
 
 
-def test_a_trace_that_is_told_too_much_stays_one_trace(client, traced, avibe):
+def test_a_trace_that_is_released_twice_ends_once(client, traced, avibe):
     """Releasing twice, from two threads, ends a request's span once."""
     trace = traced.tracing.begin("POST", GENERATE, {}, "id", time.monotonic())
     release = trace.hold()

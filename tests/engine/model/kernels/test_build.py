@@ -38,6 +38,7 @@ def test_a_machine_without_cpuinfo_has_no_level(tmp_path):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.needs("cc")
 def test_the_source_compiles_for_every_level_without_a_warning(level, tmp_path):
     """Including levels that this processor may not support."""
     strict = program(tmp_path / "strict", 'exec cc -Wall -Wextra -Werror "$@"')
@@ -46,6 +47,7 @@ def test_the_source_compiles_for_every_level_without_a_warning(level, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.needs("cc")
 def test_the_lower_level_computes_the_same(tmp_path, kernels):
     """It is what a processor without AVX-512 runs."""
     lower = load_from(tmp_path, "x86-64-v3")
@@ -67,6 +69,7 @@ def test_the_lower_level_computes_the_same(tmp_path, kernels):
     torch.testing.assert_close(out[0], out[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.needs("cc")
 def test_the_library_is_kept_beside_the_source(tmp_path, kernels):
     """The second load needs no compiler; the library of an earlier source is deleted."""
     level = level_of()
@@ -105,6 +108,7 @@ def test_a_truncated_library_is_not_loaded(tmp_path, caplog):
     assert "slower" in caplog.text
 
 
+@pytest.mark.needs("cc")
 def test_a_read_only_folder_is_left_unchanged(tmp_path, kernels):
     """As in a release owned by another user: the library is compiled in a temporary folder."""
     folder = tmp_path / "release"
@@ -138,6 +142,7 @@ def test_the_named_levels_are_built(tmp_path, capsys):
     assert (tmp_path / "asked").read_text().split() == [f"march={level}" for level in LEVELS]
 
 
+@pytest.mark.needs("cc")
 def test_without_a_name_the_level_of_this_processor_is_built(tmp_path, kernels):
     """As an installation on the machine itself does."""
     folder = tmp_path / "built"

@@ -1,4 +1,4 @@
-"""The table of published holes: enough of them, each once, each with a test that is there to be run."""
+"""The table of published vulnerabilities: enough of them, each once, each with an existing test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TABLE = "docs/known-holes.md"
+TABLE = "docs/known-vulnerabilities.md"
 FEWEST = 40
 ROW = re.compile(
     r"^\| \[(?P<id>[\w-]+)\]\((?P<source>\S+)\) \| (.+?) \| (.+?) \| (.+?) \| `(?P<test>[\w/.]+::\w+)` \|$"
@@ -44,7 +44,7 @@ def test_there_are_enough_and_each_once() -> None:
 
 
 def test_each_leads_to_where_it_was_published() -> None:
-    """By the register that gave the name; none is older than 2024."""
+    """In the register that assigned the name; none is older than 2024."""
     for row in rows():
         name = row["id"]
         assert row["source"] == SOURCES[name.partition("-")[0]] + name
@@ -61,7 +61,7 @@ def test_each_has_a_test_that_exists() -> None:
 
 
 def test_each_test_of_this_folder_is_in_the_table() -> None:
-    """What plays a published hole says which one."""
+    """Each test of a published vulnerability names it."""
     named = {row["test"].partition("::")[2] for row in rows()}
     files = sorted(Path(__file__).parent.glob("test_*.py"))
     written = {name for file in files if file != Path(__file__) for name in collected_from(str(file.relative_to(ROOT)))}
