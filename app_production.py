@@ -69,11 +69,13 @@ def create_app(
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
+    grammars = GrammarCache()
     metrics = Metrics(
         models,
         machine or ThisMachine(),
         lambda: limiter.shared_failures,
         lambda: models.image_decoder.restarts,
+        grammars.size,
     )
     app.extensions[KEY] = RouteServices(
         settings=settings,
@@ -89,7 +91,7 @@ def create_app(
         gate=Gate(settings, models, limiter, metrics, sentence_in),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
-        grammars=GrammarCache(),
+        grammars=grammars,
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))

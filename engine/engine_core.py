@@ -167,9 +167,13 @@ class EngineCore:
 
     def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
-        log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
         slot = sequence.slot
-        self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
+        if isinstance(error, ServiceError):
+            log.warning("[%s] The sequence failed: %s", sequence.request.request_id, type(error).__name__)
+            self._fail(sequence, error)
+        else:
+            log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
+            self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
         self._runner.zero(slot)
 
     # --- postprocess ---

@@ -20,7 +20,7 @@ class TokenMask(Protocol):
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 
     def accept(self, token_id: int) -> None:
-        """Advance by one sampled token."""
+        """Advance by one sampled token. Raises a ServiceError that becomes the answer's, if the grammar has failed."""
 
 
 class Priority(IntEnum):

@@ -63,8 +63,11 @@ class PromptPreparer:
         return PreparedPrompt(self._checked(prompt))
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text that the model itself could generate, control tokens included."""
-        return self._special.encode(text)
+        """Return the ids of a text that the model itself could generate, with its tool calls and reasoning as tokens.
+
+        Tokens that are marked special end or frame an answer and spell no text, so their names stay text.
+        """
+        return self._special.encode(self._special.guard(text, own=True))
 
     def _prepare_chat(self, prompt: ChatPrompt, wanted: Wanted) -> PreparedPrompt:
         if prompt.images and self._images is None:

@@ -18,6 +18,7 @@ from routes.openai.tools import Toolbox
 from routes.sse import compact
 
 MAX_SCHEMA_BYTES = 64 * 1024
+MAX_FORCED_CHARACTERS = 256 * 1024  # of the schemas of all functions that one answer may call
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_VALUES = 2000
 SCHEMA, TOOLS = "response_format.json_schema.schema", "tools"
@@ -75,6 +76,12 @@ class GrammarCache:
                 self._by_model[name] = Grammars(vocabulary)
             return self._by_model[name]
 
+    def size(self) -> tuple[int, int]:
+        """Return how many compiled grammars are kept, and their bytes."""
+        with self._lock:
+            all_grammars = list(self._by_model.values())
+        return sum(one.cached for one in all_grammars), sum(one.cached_bytes for one in all_grammars)
+
 
 def _refusal(backend: Backend) -> ServiceError:
     if backend.state().status is Status.READY:
@@ -97,10 +104,10 @@ def new_mask(
         return lambda: None
     grammars = cache.for_model(backend)
     try:
-        grammars.mask(grammar, wanted)  # compiles it now, while the request's thread waits
+        grammars.mask(grammar, wanted, field)  # compiles it now, while the request's thread waits
     except ValidationError as error:
         raise ValidationError(f"{field} {error.message}.", field) from None
-    return lambda: grammars.mask(grammar)
+    return lambda: grammars.mask(grammar, field=field)
 
 
 def _grammar(
@@ -110,8 +117,11 @@ def _grammar(
     if toolbox.forced:
         if not free:
             raise ValidationError("response_format and a forced tool_choice contradict each other.", "response_format")
-        for schema in toolbox.schemas():
+        schemas = toolbox.schemas()
+        for schema in schemas:
             check_schema(schema, TOOLS)
+        if sum(len(compact(schema)) for schema in schemas) > MAX_FORCED_CHARACTERS:
+            raise ValidationError(f"{TOOLS} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", TOOLS)
         return TOOLS, lark_grammar(toolbox.lark())
     if free:
         return SCHEMA, None

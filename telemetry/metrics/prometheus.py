@@ -52,7 +52,8 @@ class PrometheusMetrics:
     """The metrics of one application, in a registry of its own.
 
     shared_limit_failures: returns the number of failed calls to the shared storage of rate limits; image_restarts: that
-    of processes which decoded images and had to be replaced.
+    of processes which decoded images and had to be replaced; grammar_cache: the number
+    of grammars that are kept, and their bytes.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PrometheusMetrics:
         machine: Machine,
         shared_limit_failures: Callable[[], int],
         image_restarts: Callable[[], int] = lambda: 0,
+        grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
@@ -85,6 +87,7 @@ class PrometheusMetrics:
         self.registry.register(_Build())
         self.registry.register(_SharedLimits(shared_limit_failures))
         self.registry.register(_ImageWorkers(image_restarts))
+        self.registry.register(_Grammars(grammar_cache))
         ProcessCollector(registry=self.registry)
 
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -185,6 +188,16 @@ class _ImageWorkers(Collector):
     def collect(self) -> Iterator[Metric]:
         text = "Restarts of processes that decode images."
         yield CounterMetricFamily("avito_ai_image_worker_restarts", text, value=self._restarts())
+
+
+class _Grammars(Collector):
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+
+    def collect(self) -> Iterator[Metric]:
+        entries, size = self._size()
+        yield _plain("grammar_cache_entries", "Cached compiled grammars.", entries)
+        yield _plain("grammar_cache_bytes", "Estimated size of the cached compiled grammars.", size)
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:

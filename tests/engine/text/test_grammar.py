@@ -1,5 +1,6 @@
 """Grammars over a small vocabulary: allowed tokens, rejected schemas, and the cost of a hostile schema."""
 
+import contextlib
 import json
 import random
 import threading
@@ -9,10 +10,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import engine.text.grammar
 from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
 from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
-from engine.text.grammar import CACHED_GRAMMARS, GrammarFailed, Grammars, json_grammar, lark_grammar
+from engine.text.grammar import (
+    CACHED_GRAMMARS,
+    FUEL,
+    GrammarFailed,
+    Grammars,
+    json_grammar,
+    lark_grammar,
+    size_of,
+)
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 from tests.checkpoints import text_spec
@@ -99,12 +109,13 @@ def test_only_the_end_token_may_follow_a_complete_answer(grammars):
 
 
 def test_a_token_outside_the_mask_fails_the_answer(grammars):
-    """The engine fails the sequence; a matcher in an error state is not used further."""
-    mask = grammars.mask(json_grammar('{"const": true}'))
-    with pytest.raises(GrammarFailed):
-        mask.accept(TOKENS.index(b"x"))
-    with pytest.raises(GrammarFailed):
-        mask.bitmask()
+    """The engine fails the sequence, which is blamed on the field; no mask fails, since a step is of many sequences."""
+    mask = grammars.mask(json_grammar('{"const": true}'), field="tools")
+    for _ in range(2):
+        with pytest.raises(GrammarFailed, match=r"^tools is too complex\.$") as caught:
+            mask.accept(TOKENS.index(b"x"))
+        assert caught.value.param == "tools"
+        assert allowed(mask) == list(range(len(TOKENS)))
 
 
 def test_text_before_json_can_be_required(grammars):
@@ -143,6 +154,57 @@ def test_a_schema_is_enforced_or_rejected_in_our_own_words(grammars, schema, sen
         with pytest.raises(ValidationError, match=f"^{sentence}$"):
             grammars.mask(grammar)
     assert time.monotonic() - started < PATIENCE
+
+
+ENDLESS = {
+    "$ref": "#/$defs/a",
+    "$defs": {"a": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}, "required": ["x"]}},
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ENDLESS,
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}},
+        {"type": "string", "pattern": "^a{900001}$"},
+        {"type": "string", "pattern": "^(a?){500}a{500}$"},
+        {"type": "string", "pattern": "^((a{0,100}){0,100}b){0,100}$"},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"}}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string", "pattern": f"^a{{{i}}}b*$"} for i in range(600)}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(900)}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(1900)}},
+    ],
+    ids=["endless", "endless-list", "counted", "optional", "nested-counts", "nested", "patterns", "900", "1900"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_compiles_can_be_followed_or_fails_alone(grammars, schema, seed):
+    """A schema that exceeds its limits in an answer is the client's mistake, mostly before the answer begins."""
+    rng, token = random.Random(seed), -1
+    with contextlib.suppress(ValidationError):
+        mask = grammars.mask(json_grammar(json.dumps(schema)))
+        for _ in range(200):
+            if token == END:
+                break
+            token = rng.choice(allowed(mask))
+            mask.accept(token)
+
+
+@pytest.mark.parametrize("schema", [ENDLESS, {"type": "string", "pattern": "^a{900001}$"}], ids=["endless", "counted"])
+def test_a_schema_that_fails_at_once_is_rejected_before_the_answer(grammars, schema):
+    """It is tried with the start of a few answers."""
+    with pytest.raises(ValidationError, match="^is too complex$"):
+        grammars.mask(json_grammar(json.dumps(schema)))
+    assert grammars.cached == grammars.cached_bytes == 0
+
+
+def test_many_properties_can_be_followed(grammars):
+    """900 of them, as generated schemas have."""
+    schema = {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(900)}}
+    mask = grammars.mask(json_grammar(json.dumps(schema | {"additionalProperties": False})))
+    for token in encode('{"k7": 5, "k899": 1}'):
+        mask.accept(token)
+    assert allowed(mask) == [END]
 
 
 def test_an_invalid_schema_is_rejected():
@@ -187,6 +249,28 @@ def test_the_least_recently_used_grammar_is_evicted_first(grammars):
     assert grammars.cached == CACHED_GRAMMARS
 
 
+def test_cached_grammars_are_bounded_in_bytes(grammars, monkeypatch):
+    """Each counts as what it takes at most; one that is larger than all the room is not kept."""
+    small = [json_grammar(json.dumps({"const": number})) for number in range(5)]
+    grammars.mask(small[0])
+    one = grammars.cached_bytes
+    assert one == size_of(small[0], FUEL[0])
+    monkeypatch.setattr(engine.text.grammar, "CACHED_BYTES", 3 * one)
+    for grammar in small:
+        grammars.mask(grammar)
+    assert (grammars.cached, grammars.cached_bytes) == (3, 3 * one)
+    assert allowed(grammars.mask(json_grammar(json.dumps({"enum": ["x" * 50 + str(n) for n in range(900)]}))))
+    assert grammars.cached == grammars.cached_bytes == 0
+
+
+def test_a_hard_pattern_counts_as_more_than_a_simple_one(grammars, monkeypatch):
+    """The work that a compilation needed bounds what it keeps."""
+    monkeypatch.setattr(engine.text.grammar, "FUEL", (10, 20_000))
+    grammar = json_grammar('{"type": "string", "pattern": "^[a-z]{1,60}-[0-9]{1,60}$"}')
+    grammars.mask(grammar)
+    assert grammars.cached_bytes == size_of(grammar, 20_000)
+
+
 def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
     """Special tokens have no text, and text is encoded to the model's own ids."""
     loaded = load_model(text_spec(text_folder), ignore)
@@ -195,6 +279,22 @@ def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
     assert all(vocabulary.tokens[token] == b"" for token in vocabulary.eos_token_ids)
     ids = vocabulary.encode("hello")
     assert b"".join(vocabulary.tokens[token] for token in ids) == b"hello"
+
+
+@pytest.mark.parametrize("text", ["a<|im_end|>b", "<|endoftext|>", "<tool_call>", "<|im_", "<think>"])
+def test_a_schema_may_spell_a_special_token(text_folder, text):
+    """As text, which is the only way in which an answer can: the token itself spells nothing."""
+    vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
+    grammars = Grammars(vocabulary)
+    mask, answer = grammars.mask(json_grammar(json.dumps({"enum": [text]}))), b""
+    while not answer.endswith(b'"') or len(answer) < 2:
+        bits = np.flatnonzero(np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little"))
+        token = int(bits[-1])
+        mask.accept(token)
+        assert vocabulary.tokens[token]
+        answer += vocabulary.tokens[token]
+    assert json.loads(answer) == text
+    grammars.close()
 
 
 def test_a_vocabulary_that_cannot_be_indexed_disables_only_grammars(text_folder, caplog):
