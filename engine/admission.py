@@ -34,13 +34,15 @@ def make_sequence(
     queue_position: Callable[[GenerationRequest], QueuePosition | None] = lambda request: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
     wanted: Wanted | None = None,
+    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
     The sequence does not keep the prompt, whose images and texts may be large.
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
-    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors.
+    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors; commit_early: as
+    `Generation` takes it.
     """
     check_prompt_size(request.prompt, loaded.max_model_len)
     prompt = loaded.preparer.prepare(request.prompt, wanted)
@@ -48,7 +50,8 @@ def make_sequence(
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
     bare = replace(request, prompt=PREPARED)
-    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, partial(queue_position, bare), scopes)
+    position = partial(queue_position, bare)
+    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, position, scopes, commit_early)
 
 
 def sequence_of(
@@ -60,10 +63,17 @@ def sequence_of(
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
+    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
     generation = Generation(
-        request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock, queue_position
+        request.request_id,
+        len(prompt.token_ids),
+        arrival + request.timeout,
+        on_abort,
+        clock,
+        queue_position,
+        commit_early,
     )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)

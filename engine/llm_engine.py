@@ -195,6 +195,7 @@ class LLMEngine:
                 self._room.queue_position,
                 self._scopes,
                 wanted,
+                self._room.commit_early,
             )
         self._room.put(sequence)
         self._loop.wake()

@@ -62,6 +62,7 @@ def _response(run: Run, stream: bool) -> Response:
     state = request_state()
     if not stream:
         return jsonify(_body(generation.finished(run.results()[0], state.began), state.request_id))
+    run.wait_for_commitment()
     return EventStream(generation.events(run, partial(_last, request_id=state.request_id)), run.close).response()
 
 

@@ -88,6 +88,18 @@ class Run:
         self.abort()
         self._end_trace()
 
+    def wait_for_commitment(self) -> None:
+        """Wait until no answer of a stream is refused for want of capacity any longer: then its head may be sent.
+
+        Raises the error of the first that ends before; then the run is closed.
+        """
+        try:
+            for generation in self._generations:
+                generation.wait_for_commitment()
+        except BaseException:
+            self.close()
+            raise
+
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the error of the first that fails."""
         try:

@@ -55,8 +55,8 @@ class ScriptedBackend:
     """A `Backend` that does what the test says.
 
     text: what it answers; hold: keep every answer open until `finish` or `fail`; failure: what an admitted request
-    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded; place:
-    where every open answer waits.
+    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded;
+    commits: whether answers that wait are committed before they start; queue_position: where every open answer waits.
     """
 
     def __init__(self, name: str = "avibe", text: str = "An answer.", demo: bool = False, **info: object) -> None:
@@ -71,6 +71,7 @@ class ScriptedBackend:
         self._refusal: Exception | None = None
         self._wakes: list[Callable[[], None]] = []
         self.capacity = 1000
+        self.commits = True
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
@@ -108,6 +109,7 @@ class ScriptedBackend:
                 deadline=time.monotonic() + request.timeout,
                 on_abort=lambda: self._aborted(request_id),
                 queue_position=lambda: self.queue_position,
+                commit_early=lambda generation: self.commits,
             )
             self.submitted.append(request)
             self._open[request.request_id] = generation
@@ -175,6 +177,10 @@ class ScriptedBackend:
     def push(self, request_id: str, text: str, **details: object) -> None:
         """Hand over a part of an open answer; details: what else a `Piece` may hold."""
         self._open[request_id].push(Piece(text, **details))
+
+    def commit(self, request_id: str) -> None:
+        """Start an open answer."""
+        self._open[request_id].commit()
 
     def finish(self, request_id: str) -> None:
         """End an open answer well."""

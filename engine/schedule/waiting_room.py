@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from engine.backend import Generation
 from engine.errors import NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
@@ -46,7 +47,8 @@ class WaitingRoom:
     def admit(self, client: str) -> None:
         """Admit a request. Raises Overloaded at capacity, NotReady where the room is closed; never waits.
 
-        At capacity, a client with fewer requests than the one with most evicts that one's newest waiting request.
+        At capacity, a client with fewer requests than the one with most evicts the newest one of it that is not
+        committed.
         """
         with self._changed:
             self._check_open()
@@ -116,6 +118,17 @@ class WaitingRoom:
             self._in_flight.prepared(sequence.request.client)
             self._insert(sequence)
 
+    def commit_early(self, generation: Generation) -> bool:
+        """Commit an answer that waits, while at most half of the capacity is in flight; return whether it was.
+
+        The rest of the waiting ones can be evicted, so that no client holds every place by streams that are open.
+        """
+        with self._changed:
+            if generation.done or self._in_flight.total > self._in_flight.capacity // 2:
+                return False
+            generation.commit()
+            return True
+
     def notify_abort(self) -> None:
         """Note that a sequence may have been aborted. Takes no lock, so it may be called with any held."""
         self._abort_pending = True
@@ -175,6 +188,7 @@ class WaitingRoom:
             sequence = self._queue.take(held)
             if sequence is not None:
                 self._before.pop(id(sequence.request), None)
+                sequence.generation.commit()
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
