@@ -164,14 +164,14 @@ class ClientSocket(socket.socket):
 class Connection(TConn):  # type: ignore[misc]
     """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
 
-    leftover: bytes that arrived behind the request that is being served.
+    closed: on our side; leftover: bytes that arrived behind the request that is being served.
     """
 
     sock: ClientSocket
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self._closed = False
+        self.closed = False
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
 
@@ -181,8 +181,8 @@ class Connection(TConn):  # type: ignore[misc]
         return peer_of(self.client)
 
     def close(self, graceful: bool = False) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.sock.end_request()
             super().close()
 

@@ -7,10 +7,15 @@ Source: RFC 9112, sections 2.1, 6 and 7.1.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import tempfile
 from enum import Enum
+from io import BytesIO
 from typing import IO
+
+log = logging.getLogger("avito_ai.serving")
 
 MAX_HEAD_BYTES = 64 * 1024  # the parser's own limits are lower and give the typed refusal
 MAX_CHUNK_LINE_BYTES = 4 * 1024
@@ -30,6 +35,7 @@ class Stage(Enum):
     BODY = "body"
     WHOLE = "whole"
     BROKEN = "broken"  # cannot be framed; the parser is to refuse it
+    UNSTORED = "unstored"  # could not be kept, for want of space or of a descriptor; its head alone can be read
 
 
 class Framing:
@@ -73,8 +79,9 @@ class Framing:
         taken = self._chunks.feed(data) if self.chunked else min(len(data), self._missing)
         if taken is None:
             self.stage, taken = Stage.BROKEN, len(data)
-        self._store.write(data[:taken])
         self.body_received += taken
+        if not self._kept(data[:taken]):
+            return b""
         if self._chunks.complete or (not self.chunked and not self._missing):
             self.stage = Stage.WHOLE
         return data[taken:]
@@ -96,11 +103,24 @@ class Framing:
 
     def close(self) -> None:
         """Release the memory, or the file."""
-        self._store.close()
+        with contextlib.suppress(OSError):  # what was not written yet is not needed any more
+            self._store.close()
 
     @property
     def _missing(self) -> int:
         return (self.content_length or 0) - self.body_received
+
+    def _kept(self, data: bytes) -> bool:
+        """Keep bytes of the body; False where that cannot be done."""
+        try:
+            self._store.write(data)
+            self._store.flush()  # here, and not when the request is read
+        except OSError as error:
+            log.warning("A request body cannot be kept in a file: %s", error.strerror)
+            self.close()
+            self._store = BytesIO(self._head)
+            self.stage = Stage.UNSTORED
+        return self.stage is not Stage.UNSTORED
 
     def _feed_head(self, data: bytes) -> bytes:
         """Take bytes of the head; return what follows it."""
