@@ -55,6 +55,9 @@ EXHAUSTION_LOGGED = 60.0
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 THREADS_START_SECONDS = 30.0
+# Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
+# for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
+SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 
 
@@ -113,6 +116,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         for listener in self.sockets:
             listen_again(listener, self.cfg.backlog)
         self._intake = self._new_intake()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
 
     def murder_keepalived(self, force: bool = False) -> None:

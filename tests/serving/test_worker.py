@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 
-from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, ServiceWorker, has_sibling
+from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, SWITCH_INTERVAL, ServiceWorker, has_sibling
 
 NO_PROCESS = 2**22 + 1
 
@@ -178,3 +179,16 @@ def test_sibling_is_another_living_child_of_the_parent():
         child.wait()
     assert not has_sibling(os.getpid())
     assert not has_sibling(NO_PROCESS)
+
+
+def test_the_engine_gets_the_interpreter_lock_back_soon(monkeypatch):
+    """A thread that serves a request gives the lock up after half a millisecond, once the worker serves."""
+    before, during = sys.getswitchinterval(), []
+    monkeypatch.setattr(ThreadWorker, "run", lambda worker: during.append(sys.getswitchinterval()))
+    worker = object.__new__(ServiceWorker)
+    worker.sockets, worker._new_intake = [], lambda: None
+    try:
+        worker.run()
+    finally:
+        sys.setswitchinterval(before)
+    assert during == [pytest.approx(SWITCH_INTERVAL)]

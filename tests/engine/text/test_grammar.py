@@ -249,6 +249,16 @@ def test_the_least_recently_used_grammar_is_evicted_first(grammars):
     assert grammars.cached == CACHED_GRAMMARS
 
 
+def test_a_client_finds_its_own_grammars_only(grammars):
+    """The same schema of another client is compiled again, so that time does not tell that it was sent before."""
+    grammar, compiled = json_grammar('{"const": "a secret"}'), []
+    compile_one = grammars._compile
+    grammars._compile = lambda text: compiled.append(text) or compile_one(text)
+    for owner in ("a", "b", "a", "b"):
+        assert allowed(grammars.mask(grammar, owner=owner))
+    assert (len(compiled), grammars.cached) == (2, 2)
+
+
 def test_cached_grammars_are_bounded_in_bytes(grammars, monkeypatch):
     """Each counts as what it takes at most; one that is larger than all the room is not kept."""
     small = [json_grammar(json.dumps({"const": number})) for number in range(5)]
