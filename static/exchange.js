@@ -31,9 +31,9 @@ export class Exchange {
 
   restart() {
     this.raw = this.unsaid = "";
-    this.announced = false;
+    this.told = false;
     this.part(".answer").replaceChildren();
-    this.markdown = writer(this.part(".answer"), (text) => this.speak(text));
+    this.markdown = writer(this.part(".answer"), (text) => this.hear(text));
     for (const hidden of [".failure", ".figures", ".actions", ".note"]) this.part(hidden).hidden = true;
     this.element.setAttribute("aria-busy", "true");
   }
@@ -50,10 +50,10 @@ export class Exchange {
 
   // The queue is fair between clients, so the position can also grow.
   queued({ before, seconds }) {
-    const position = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
-    const text = seconds ? `${position} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : position;
-    if (!this.announced) say(text);
-    this.announced = true;
+    const place = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
+    const text = seconds ? `${place} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : place;
+    if (!this.told) say(text);
+    this.told = true;
     this.wait(text);
   }
 
@@ -99,7 +99,7 @@ export class Exchange {
   // Ends an answer, complete or not: shows all of its text, the buttons, and the remark if there is one.
   end(remark) {
     this.markdown.end();
-    this.speak("\n");
+    this.hear("\n");
     this.wait("");
     this.part(".note").textContent = remark;
     this.part(".note").hidden = !remark;
@@ -109,7 +109,7 @@ export class Exchange {
   }
 
   // Screen readers get whole sentences, not fragments.
-  speak(text) {
+  hear(text) {
     this.unsaid += text;
     const found = /^[\s\S]*(?:[.!?…](?=\s)|\n)/.exec(this.unsaid);
     if (!found) return;

@@ -11,7 +11,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = [pytest.mark.slow, pytest.mark.linux]
+pytestmark = pytest.mark.slow
 
 
 def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = [pytest.mark.slow, pytest.mark.linux]
+pytestmark = pytest.mark.slow
 
 
 def tree(folder: Path) -> list[str]:
