@@ -20,6 +20,7 @@ from gunicorn.arbiter import Arbiter
 
 from config import settings_or_exit
 from engine.errors import StartError
+from serving.allocator import share_heaps
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
@@ -128,6 +129,7 @@ def pre_exec(server: Arbiter) -> None:
 
 def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
     """Give the worker its settings and the pids of older workers, which only the master knows."""
+    share_heaps()
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
     worker.drain_delay = settings.server.drain_delay

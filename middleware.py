@@ -148,11 +148,19 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
     elif _under("/v1"):
         body = jsonify(errors.openai_body(error))
     else:
-        body = make_response(failures.page(error, meaning.status))
+        body = _page(error, meaning.status, failures)
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
     body.headers.update(failover.headers_of(error, failover.HEADER in request.headers, services().settings))
     return body
+
+
+def _page(error: ServiceError, status: int, failures: Failures) -> Response:
+    try:
+        return make_response(failures.page(error, status))
+    except Exception as another:  # rendering needs what the machine may lack: memory, a descriptor
+        errors.log_unexpected(another)
+        return Response(f"{error.message}\n", mimetype="text/plain")
 
 
 def _under(prefix: str) -> bool:

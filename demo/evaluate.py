@@ -63,8 +63,8 @@ class LeakageError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table; `target` is in percent."""
+class Result:
+    """The result of one group of items; `target` is in percent."""
 
     name: str
     right: int
@@ -125,22 +125,22 @@ def check_split(items: Iterable[texts.TextItem], shown: Iterable[images.ImageIte
                 raise LeakageError(f"training item in the evaluation: image seed {seed}")
 
 
-def rows_by_group(items: Sequence[Item], right: Sequence[bool], targets: dict[str, float], prefix: str) -> list[Row]:
+def rows_by_group(items: Sequence[Item], right: Sequence[bool], targets: dict[str, float], prefix: str) -> list[Result]:
     """Return one row for each group of items."""
     rows = []
     for group, target in targets.items():
         marks = [mark for item, mark in zip(items, right, strict=True) if item.group == group]
-        rows.append(Row(f"{prefix}: {group}", sum(marks), len(marks), target))
+        rows.append(Result(f"{prefix}: {group}", sum(marks), len(marks), target))
     return rows
 
 
-def sampled_row(model: Model[ItemT], items: Sequence[ItemT], greedy: Row) -> Row:
+def sampled_row(model: Model[ItemT], items: Sequence[ItemT], greedy: Result) -> Result:
     """Return the row of the same items sampled at TEMPERATURE; the target is the greedy one less the slack."""
     marks = [mark for seed in SAMPLING_SEEDS for mark in model.judge(items, TEMPERATURE, seed)]
-    return Row(f"{greedy.name}, sampled", sum(marks), len(marks), greedy.target - SAMPLED_SLACK)
+    return Result(f"{greedy.name}, sampled", sum(marks), len(marks), greedy.target - SAMPLED_SLACK)
 
 
-def evaluate(share: float = 1.0) -> list[Row]:
+def evaluate(share: float = 1.0) -> list[Result]:
     """Check the split, ask everything and return the rows."""
     asked, shown = text_items(share), image_items(share)
     check_split(asked, shown, training_keys())
@@ -160,7 +160,7 @@ def checkpoint_bytes() -> int:
     )
 
 
-def print_table(rows: Sequence[Row]) -> None:
+def print_table(rows: Sequence[Result]) -> None:
     """Print the rows as a Markdown table."""
     print("| held-out group | right | of | % | target % | |\n|---|---|---|---|---|---|")
     for row in rows:

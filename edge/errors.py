@@ -117,10 +117,10 @@ FRAMEWORK: dict[int, ServiceError] = {
 
 MALFORMED = "The request is malformed."
 
-# What the system says when it has run out of memory, disk space or descriptors.
-EXHAUSTED = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE}
 NO_MEMORY = Message("no_memory", "The service has too little memory at the moment; try again later.")
-NO_SPACE = Message("no_space", "The service has too little space for requests at the moment; try again later.")
+NO_RESOURCES = Message("no_resources", "The service lacks files, threads or disk space at the moment; try again later.")
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOBUFS}
+NO_THREAD = "can't start new thread"  # what Python's RuntimeError says
 UNEXPECTED = "Something went wrong on our side. Please try again."
 
 Sentence = Callable[[str, str], str]
@@ -138,9 +138,9 @@ def as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, MemoryError):
         log.error("Out of memory:\n%s", "".join(traceback.format_tb(error.__traceback__)))
         return Overloaded(NO_MEMORY)
-    if isinstance(error, OSError) and error.errno in EXHAUSTED:
-        log.error("%s:\n%s", error.strerror, "".join(traceback.format_tb(error.__traceback__)))
-        return Overloaded(NO_SPACE)
+    if _exhausted(error):
+        log_unexpected(error)
+        return Overloaded(NO_RESOURCES)
     if isinstance(error, HTTPException) and (error.code or 500) < 500:
         return FRAMEWORK.get(error.code or 0) or ValidationError(MALFORMED)
     if _about_the_body(error):
@@ -154,6 +154,13 @@ def log_unexpected(error: BaseException) -> None:
     """Log an error's type and traceback; its text can quote the request."""
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("Unexpected %s:\n%s", type(error).__name__, where)
+
+
+def _exhausted(error: Exception) -> bool:
+    """Return whether the machine has no more of something that others will give back."""
+    if isinstance(error, OSError):
+        return error.errno in EXHAUSTED
+    return isinstance(error, RuntimeError) and str(error) == NO_THREAD
 
 
 def _about_the_body(error: Exception) -> bool:

@@ -41,6 +41,7 @@ class Services:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()
         self.client_watch.start()
+        self.rate_limiter.begin()
 
 
 def services(app: Flask | None = None) -> Services:

@@ -90,11 +90,6 @@ class ClientSocket(socket.socket):
         return self._request is not None and self._request.unreadable
 
     @property
-    def request_failure(self) -> Exception | None:
-        """What failed while the request was read, through no fault of its client's."""
-        return None if self._request is None else self._request.failure
-
-    @property
     def request_whole(self) -> bool:
         """True where all of the request has arrived, so that another may follow on the connection."""
         return self._request is not None and self._request.stage is Stage.WHOLE
@@ -169,14 +164,14 @@ class ClientSocket(socket.socket):
 class Connection(TConn):  # type: ignore[misc]
     """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
 
-    leftover: bytes that arrived behind the request that is being served.
+    closed: on our side; leftover: bytes that arrived behind the request that is being served.
     """
 
     sock: ClientSocket
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self._closed = False
+        self.closed = False
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
 
@@ -186,8 +181,8 @@ class Connection(TConn):  # type: ignore[misc]
         return peer_of(self.client)
 
     def close(self, graceful: bool = False) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.sock.end_request()
             super().close()
 

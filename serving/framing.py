@@ -8,10 +8,14 @@ Source: RFC 9112, sections 2.1, 6 and 7.1.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import tempfile
 from enum import Enum
+from io import BytesIO
 from typing import IO
+
+log = logging.getLogger("avito_ai.serving")
 
 MAX_HEAD_BYTES = 64 * 1024  # the parser's own limits are lower and give the typed refusal
 MAX_CHUNK_LINE_BYTES = 4 * 1024
@@ -31,14 +35,14 @@ class Stage(Enum):
     BODY = "body"
     WHOLE = "whole"
     BROKEN = "broken"  # cannot be framed; the parser is to refuse it
+    UNSTORED = "unstored"  # could not be kept, for want of space or of a descriptor; its head alone can be read
 
 
 class Framing:
     """The bytes of one request. One thread at a time: first the poller's, then the one that serves the request.
 
     content_length: of the body, in bytes, None for none or one that is chunked; body_received: bytes of the body so
-    far, framing included. expects_continue: the client waits for an interim response before it sends the body; failure:
-    what went wrong while the request was read, such as a full disk.
+    far, framing included. expects_continue: the client waits for an interim response before it sends the body.
     """
 
     def __init__(self, spool_bytes: int = SPOOL_BYTES) -> None:
@@ -46,7 +50,6 @@ class Framing:
         self.content_length: int | None = None
         self.chunked = False
         self.expects_continue = False
-        self.failure: Exception | None = None
         self.body_received = 0
         self._head = bytearray()
         self._store: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=spool_bytes)
@@ -76,21 +79,16 @@ class Framing:
         taken = self._chunks.feed(data) if self.chunked else min(len(data), self._missing)
         if taken is None:
             self.stage, taken = Stage.BROKEN, len(data)
-        self._store.write(data[:taken])
         self.body_received += taken
+        if not self._kept(data[:taken]):
+            return b""
         if self._chunks.complete or (not self.chunked and not self._missing):
             self.stage = Stage.WHOLE
         return data[taken:]
 
-    def fail(self, error: Exception) -> None:
-        """Give the request up, and drop what has arrived of it."""
-        self.stage, self.failure = Stage.BROKEN, error
-        self.close()
-
     def rewind(self) -> None:
         """Start to read what has arrived."""
-        if not self._store.closed:
-            self._store.seek(0)
+        self._store.seek(0)
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of what has arrived, b"" at the end of it, and once it is closed."""
@@ -105,12 +103,24 @@ class Framing:
 
     def close(self) -> None:
         """Release the memory, or the file."""
-        with contextlib.suppress(OSError):  # what a full disk has not taken is lost, the descriptor is free
+        with contextlib.suppress(OSError):  # what was not written yet is not needed any more
             self._store.close()
 
     @property
     def _missing(self) -> int:
         return (self.content_length or 0) - self.body_received
+
+    def _kept(self, data: bytes) -> bool:
+        """Keep bytes of the body; False where that cannot be done."""
+        try:
+            self._store.write(data)
+            self._store.flush()  # here, and not when the request is read
+        except OSError as error:
+            log.warning("A request body cannot be kept in a file: %s", error.strerror)
+            self.close()
+            self._store = BytesIO(self._head)
+            self.stage = Stage.UNSTORED
+        return self.stage is not Stage.UNSTORED
 
     def _feed_head(self, data: bytes) -> bytes:
         """Take bytes of the head; return what follows it."""

@@ -4,13 +4,12 @@ A connection costs a thread only once its request has arrived. Until then it wai
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
 us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
-the client would lose its answer.
+the client would lose its answer. An error in the handling of one connection ends that connection and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import selectors
 import socket
 import time
@@ -20,12 +19,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from edge import errors
 from edge.body_budget import BodyBudget, Reservation
 from edge.gate import NAMING_BYTES, Verdict
 from serving.connection import Connection
 from serving.framing import Framing, Stage
-
-log = logging.getLogger("avito_ai.serving")
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
@@ -60,9 +58,9 @@ class _Arrival:
 
     def close(self) -> None:
         """Release what the request holds; it is not served."""
-        self.framing.close()
         if self.reservation is not None:
             self.reservation.release()
+        self.framing.close()
 
 
 class Intake:
@@ -101,13 +99,17 @@ class Intake:
 
     def expect(self, conn: Connection, seconds: float) -> None:
         """Wait for a connection's next request, at most `seconds` for its first byte."""
+        self._guarded(conn, partial(self._expect, conn, seconds))
+
+    def _expect(self, conn: Connection, seconds: float) -> None:
         peer = conn.peer
         if self._per_peer is not None and self._peers[peer] >= self._per_peer:
             self._give_up(next(other for other in self._arriving if other.peer == peer))
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
         self._peers[peer] += 1
         conn.sock.setblocking(False)
-        self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._readable, conn))
+        step = partial(self._readable, conn)
+        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
         early, conn.leftover = conn.leftover, b""
         if early:
             self._take(conn, arrival, early)
@@ -117,7 +119,8 @@ class Intake:
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
-            self._poller.register(conn.sock, selectors.EVENT_READ, partial(self._discard_some, conn))
+            step = partial(self._discard_some, conn)
+            self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
         except (OSError, ValueError):  # the client has gone
             self._end(conn)
         else:
@@ -127,9 +130,9 @@ class Intake:
         """Give up the connections whose time is over."""
         now = self._clock()
         for conn in [conn for conn, arrival in self._arriving.items() if now >= arrival.until]:
-            self._give_up(conn)
+            self._guarded(conn, partial(self._give_up, conn))
         for conn in [conn for conn, (until, _) in self._discarding.items() if now >= until]:
-            self._stop_discarding(conn)
+            self._guarded(conn, partial(self._stop_discarding, conn))
 
     def cap(self, deadline: float) -> None:
         """Let no connection that has not begun a request wait beyond `deadline`."""
@@ -148,13 +151,30 @@ class Intake:
     def close(self) -> None:
         """Give up every connection."""
         for conn in [*self._arriving]:
-            self._give_up(conn)
+            self._guarded(conn, partial(self._give_up, conn))
         for conn in [*self._discarding]:
-            self._stop_discarding(conn)
+            self._guarded(conn, partial(self._stop_discarding, conn))
+
+    def drop(self, conn: Connection) -> None:
+        """Close a connection, wherever its handling was interrupted, and release all that it holds."""
+        arrival = self._arriving.get(conn)
+        if arrival is not None:
+            self._leave(conn)
+            arrival.close()
+        self._discarding.pop(conn, None)
+        self._forget(conn)
+        self._end(conn)
+
+    def _guarded(self, conn: Connection, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            errors.log_unexpected(error)
+            self.drop(conn)
 
     # --- a request that arrives ---
 
-    def _readable(self, conn: Connection, _: object) -> None:
+    def _readable(self, conn: Connection) -> None:
         if conn not in self._arriving:  # given up since the kernel reported it
             return
         try:
@@ -169,18 +189,6 @@ class Intake:
             self._give_up(conn)
 
     def _take(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
-        """Take bytes that arrived. A failure, such as a full disk, ends this request and no other."""
-        try:
-            self._take_in(conn, arrival, data)
-        except Exception as error:
-            if conn in self._arriving:
-                arrival.framing.fail(error)
-                self._hand_over(conn, arrival)
-            else:
-                log.exception("A connection failed while it was given away.")
-                self._end(conn)
-
-    def _take_in(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
         if arrival.began is None:
             arrival.began = self._clock()
         framing, before = arrival.framing, arrival.framing.body_received
@@ -191,7 +199,7 @@ class Intake:
         if arrival.verdict is None and not self._judge(conn, arrival):
             return
         grown = framing.body_received - before if framing.content_length is None else 0
-        if grown and not self._admit(arrival, grown):
+        if framing.stage is Stage.UNSTORED or (grown and not self._admit(arrival, grown)):
             self._hand_over(conn, arrival, refused=True)
         elif framing.stage is not Stage.BODY:
             self._finish(conn, arrival)
@@ -271,7 +279,7 @@ class Intake:
             del self._peers[conn.peer]
         self._forget(conn)
 
-    def _discard_some(self, conn: Connection, _: object) -> None:
+    def _discard_some(self, conn: Connection) -> None:
         if conn not in self._discarding:
             return
         until, left = self._discarding[conn]
@@ -295,5 +303,6 @@ class Intake:
             self._poller.unregister(conn.sock)
 
     def _end(self, conn: Connection) -> None:
-        conn.close()
-        self._closed(conn)
+        if not conn.closed:
+            conn.close()
+            self._closed(conn)

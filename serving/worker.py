@@ -3,7 +3,8 @@
 Differences from gthread:
 - A connection waits in the poller, not in a thread, until its request is whole; all its waits are bounded, and bodies
   are admitted by their bytes (`serving.intake`). There it also lingers before it is closed.
-- Out of descriptors, accepting pauses; all threads exist from the start, so that no limit of tasks is met later.
+- Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
+  not help; all threads exist from the start, so that no limit of tasks is met later.
 - What is no HTTP gets a JSON response with a request id.
 - At SIGTERM the listening socket stays open while admitted requests finish, and new requests get a typed 503 instead of
   waiting in the backlog. With a successor on the same socket, that one accepts them at once. Without one, connections
@@ -30,6 +31,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.http.message import Request
 from gunicorn.workers.gthread import ThreadWorker
 
+from edge import errors
 from edge.route_table import MIB
 from engine.errors import StartError
 from models import ModelSet
@@ -40,14 +42,22 @@ from serving.malformed import FailureResponses, endless
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
-NOT_A_CLIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
-# Errors of accept that time cures, and for how long it is not tried again, in seconds.
+# Nobody to accept, or a connection that has failed already; accept(2) names the latter.
+NOT_A_CLIENT = {
+    *(errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.ETIMEDOUT),
+}
+# Errors of accept that time cures, for how long it is not tried again, and how often that is logged, in seconds.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_PAUSE = 0.5
+EXHAUSTION_LOGGED = 60.0
 # How long a stopping worker keeps a connection for a request that its client may already be sending, in seconds.
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 THREADS_START_SECONDS = 30.0
+# Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
+# for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
+SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 
 
@@ -74,6 +84,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refusing = False
         self._aborted = False
         self._accept_again = 0.0
+        self._exhaustion_logged = -EXHAUSTION_LOGGED
         self._next_sweep = 0.0
         self.lost = False
 
@@ -105,6 +116,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         for listener in self.sockets:
             listen_again(listener, self.cfg.backlog)
         self._intake = self._new_intake()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
 
     def murder_keepalived(self, force: bool = False) -> None:
@@ -134,9 +146,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Connection) -> bool:
         """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
-        if conn.sock.request_failure is not None:
-            self.handle_error(None, conn.sock, conn.client, conn.sock.request_failure)
-            return False
         if conn.sock.request_unreadable:
             self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
             return False
@@ -146,7 +155,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it."""
         keep = not future.cancelled() and future.exception() is None and future.result()
-        conn.sock.end_request()
+        try:
+            conn.sock.end_request()
+        except Exception as error:
+            errors.log_unexpected(error)
+            self._intake.drop(conn)
+            return
         if keep and self.alive:
             self._intake.expect(conn, self.cfg.keepalive)
         elif keep:
@@ -173,13 +187,23 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             stop()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        super().wait_for_and_dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
+        self._dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
         self._sweep()
         self.beat()
         if not self.lost and not self.models.loading and self.models.restart_needed:
             self._give_up()
         if self._drain_until is not None:
             self._drain(self._drain_until)
+
+    def _dispatch_events(self, timeout: float) -> None:
+        """Wait for events and handle them. Only an error of a listening socket ends the worker."""
+        for key, _ in self.poller.select(timeout):
+            try:
+                key.data(key.fileobj)
+            except Exception as error:
+                if key.fileobj in self.sockets:
+                    raise
+                errors.log_unexpected(error)
 
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs
@@ -202,21 +226,33 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             accepted, address = listener.accept()
         except OSError as error:
             if error.errno in EXHAUSTED:
-                self._pause_accepting(error)
+                self._make_room(error)
             elif error.errno not in NOT_A_CLIENT:
                 raise
             return False
-        self.nr_conns += 1
         client = ClientSocket(accepted, self.send_timeout)
-        self._intake.expect(Connection(self.cfg, client, address, listener.getsockname()), self.send_timeout)
+        try:
+            conn = Connection(self.cfg, client, address, listener.getsockname())
+        except OSError as error:
+            errors.log_unexpected(error)
+            client.close()
+            return True
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._intake.close_longest_waiting()
+        self._intake.expect(conn, self.send_timeout)
         return True
 
-    def _pause_accepting(self, error: OSError) -> None:
-        """Leave new connections in the backlog for a while, and close the one that has waited longest."""
-        self.log.warning("No connection can be accepted (%s); the next try is in %g s.", error.strerror, ACCEPT_PAUSE)
-        self._accept_again = time.monotonic() + ACCEPT_PAUSE
+    def _make_room(self, error: OSError) -> None:
+        """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""
+        now = time.monotonic()
+        if now >= self._exhaustion_logged + EXHAUSTION_LOGGED:
+            self._exhaustion_logged = now
+            self.log.warning("No connection can be accepted: %s. The longest silent ones are closed.", error.strerror)
+        if self._intake.close_longest_waiting() and error.errno == errno.EMFILE:
+            return
+        self._accept_again = now + ACCEPT_PAUSE
         self.set_accept_enabled(False)
-        self._intake.close_longest_waiting()
 
     def _connection_closed(self, conn: Connection) -> None:
         self.nr_conns -= 1

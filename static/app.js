@@ -82,7 +82,7 @@ class Conversation {
     const stop = ask(question, {
       uploading: (percent) => !begun && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
       sent: () => begun || exchange.wait(texts.thinking),
-      queued: (place) => begun || exchange.queued(place),
+      queued: (position) => begun || exchange.queued(position),
       text: (part) => {
         if (!begun) {
           begun = true;
@@ -106,8 +106,8 @@ class Conversation {
     if (error.code === "not_ready") {
       this.later(texts.waiting_ready, ready(leaving.signal), question, exchange, leaving);
     } else if (error.code === "overloaded") {
-      const told = (seconds) => exchange.wait(fill(texts.again_in, { seconds }));
-      this.later("", countdown(error.retryAfter ?? 3, told, leaving.signal), question, exchange, leaving);
+      const show = (seconds) => exchange.wait(fill(texts.again_in, { seconds }));
+      this.later("", countdown(error.retryAfter ?? 3, show, leaving.signal), question, exchange, leaving);
     } else {
       this.idle(leaving);
       exchange.failed(error);
@@ -179,10 +179,10 @@ function pause(milliseconds, signal) {
   });
 }
 
-async function countdown(seconds, told, signal) {
+async function countdown(seconds, show, signal) {
   const end = Date.now() + 1000 * seconds;
   for (let left = seconds; left > 0 && !signal.aborted; left = Math.ceil((end - Date.now()) / 1000)) {
-    told(left);
+    show(left);
     await pause(Math.min(1000, end - Date.now()), signal);
   }
 }

@@ -4,40 +4,40 @@ import { language } from "./texts.js";
 const LOADING = 3;
 const IN_OUR_LANGUAGE = { "X-Message-Language": language };
 
-// question: { url, prompt, maxTokens, temperature, file }. hears: uploading(percent), sent(), queued({ before, seconds }),
+// question: { url, prompt, maxTokens, temperature, file }. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
 // text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that aborts the request, which stops the model.
-export function ask(question, hears) {
+export function ask(question, on) {
   const fields = { prompt: question.prompt, stream: true };
   if (question.maxTokens) fields.max_tokens = Number(question.maxTokens);
   if (question.temperature) fields.temperature = Number(question.temperature);
-  return question.file ? upload(question, fields, hears) : send(question, fields, hears);
+  return question.file ? upload(question, fields, on) : send(question, fields, on);
 }
 
 // With fetch: every part of an answer is handled as soon as it arrives.
-function send({ url }, fields, hears) {
+function send({ url }, fields, on) {
   const leaving = new AbortController();
-  const events = reader(hears);
+  const events = reader(on);
   const options = { method: "POST", headers: { "Content-Type": "application/json", ...IN_OUR_LANGUAGE }, body: JSON.stringify(fields), signal: leaving.signal };
   const follow = async () => {
     const response = await fetch(url, options);
-    if (!response.ok) return hears.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
+    if (!response.ok) return on.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
     const parts = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await parts.read(); !part.done; part = await parts.read()) events.take(part.value);
-    if (!events.ended) hears.lost();
+    if (!events.ended) on.lost();
   };
-  follow().catch(() => leaving.signal.aborted || events.ended || hears.lost());
+  follow().catch(() => leaving.signal.aborted || events.ended || on.lost());
   return () => leaving.abort();
 }
 
 // With XMLHttpRequest, which reports upload progress and fetch does not; parts of an answer may arrive up to 50 ms late.
-function upload({ url, file }, fields, hears) {
+function upload({ url, file }, fields, on) {
   const call = new XMLHttpRequest();
-  const events = reader(hears);
+  const events = reader(on);
   let read = 0;
   call.open("POST", url);
   for (const [name, value] of Object.entries(IN_OUR_LANGUAGE)) call.setRequestHeader(name, value);
-  call.upload.onprogress = (event) => event.lengthComputable && hears.uploading(Math.floor((100 * event.loaded) / event.total));
-  call.upload.onload = () => hears.sent();
+  call.upload.onprogress = (event) => event.lengthComputable && on.uploading(Math.floor((100 * event.loaded) / event.total));
+  call.upload.onload = () => on.sent();
   call.onreadystatechange = () => {
     if (call.readyState < LOADING || call.status !== 200) return;
     const text = call.responseText;
@@ -45,10 +45,10 @@ function upload({ url, file }, fields, hears) {
     read = text.length;
   };
   call.onload = () => {
-    if (call.status !== 200) hears.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
-    else if (!events.ended) hears.lost();
+    if (call.status !== 200) on.failed(refusal(call.status, (name) => call.getResponseHeader(name), call.responseText));
+    else if (!events.ended) on.lost();
   };
-  call.onerror = () => events.ended || hears.lost();
+  call.onerror = () => events.ended || on.lost();
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
   form.append("image", file, file.name || "image");
@@ -59,7 +59,7 @@ function upload({ url, file }, fields, hears) {
 const QUEUE = ": queue ";
 
 // Reads server-sent events, one JSON object each. A comment may carry the queue position.
-function reader(hears) {
+function reader(on) {
   let rest = "";
   return {
     ended: false,
@@ -68,29 +68,29 @@ function reader(hears) {
       rest = blocks.pop();
       for (const block of blocks) {
         if (block.startsWith("data: ")) this.event(JSON.parse(block.slice(6)));
-        else if (block.startsWith(QUEUE)) hears.queued(JSON.parse(block.slice(QUEUE.length)));
+        else if (block.startsWith(QUEUE)) on.queued(JSON.parse(block.slice(QUEUE.length)));
       }
     },
     event(value) {
-      if ("text" in value) return hears.text(value.text);
+      if ("text" in value) return on.text(value.text);
       this.ended = true;
-      if ("error" in value) hears.failed({ code: value.error, message: value.message, requestId: value.request_id });
-      else hears.done(value);
+      if ("error" in value) on.failed({ code: value.error, message: value.message, requestId: value.request_id });
+      else on.done(value);
     },
   };
 }
 
 function refusal(status, header, body) {
-  let told = {};
+  let failure = {};
   try {
-    told = JSON.parse(body);
+    failure = JSON.parse(body);
   } catch {
     // A proxy answered instead of the server; only the status is known.
   }
   return {
-    code: told.error ?? (status === 413 ? "payload_too_large" : status >= 502 ? "not_ready" : "internal_error"),
-    message: told.message ?? "",
-    requestId: told.request_id ?? header("X-Request-ID") ?? "",
+    code: failure.error ?? (status === 413 ? "payload_too_large" : status >= 502 ? "not_ready" : "internal_error"),
+    message: failure.message ?? "",
+    requestId: failure.request_id ?? header("X-Request-ID") ?? "",
     retryAfter: Number(header("Retry-After")) || null,
   };
 }

@@ -31,9 +31,9 @@ export class Exchange {
 
   restart() {
     this.raw = this.unsaid = "";
-    this.told = false;
+    this.announced = false;
     this.part(".answer").replaceChildren();
-    this.markdown = writer(this.part(".answer"), (text) => this.hear(text));
+    this.markdown = writer(this.part(".answer"), (text) => this.speak(text));
     for (const hidden of [".failure", ".figures", ".actions", ".note"]) this.part(hidden).hidden = true;
     this.element.setAttribute("aria-busy", "true");
   }
@@ -50,10 +50,10 @@ export class Exchange {
 
   // The queue is fair between clients, so the position can also grow.
   queued({ before, seconds }) {
-    const place = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
-    const text = seconds ? `${place} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : place;
-    if (!this.told) say(text);
-    this.told = true;
+    const position = before ? fill(texts.queued, { before: figure(before) }) : texts.queued_next;
+    const text = seconds ? `${position} ${fill(texts.queued_seconds, { seconds: figure(Math.ceil(seconds)) })}` : position;
+    if (!this.announced) say(text);
+    this.announced = true;
     this.wait(text);
   }
 
@@ -99,7 +99,7 @@ export class Exchange {
   // Ends an answer, complete or not: shows all of its text, the buttons, and the remark if there is one.
   end(remark) {
     this.markdown.end();
-    this.hear("\n");
+    this.speak("\n");
     this.wait("");
     this.part(".note").textContent = remark;
     this.part(".note").hidden = !remark;
@@ -109,7 +109,7 @@ export class Exchange {
   }
 
   // Screen readers get whole sentences, not fragments.
-  hear(text) {
+  speak(text) {
     this.unsaid += text;
     const found = /^[\s\S]*(?:[.!?…](?=\s)|\n)/.exec(this.unsaid);
     if (!found) return;

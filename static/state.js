@@ -13,7 +13,7 @@ function status() {
 }
 
 function changing() {
-  return status() !== "ready" || document.querySelector("[data-told=busy]") !== null;
+  return status() !== "ready" || document.querySelector("[data-notice=busy]") !== null;
 }
 
 // Polls now and again later: soon if a change is expected.

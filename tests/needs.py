@@ -1,25 +1,29 @@
-"""The marker `needs`: which system programs a test drives, itself or through a script.
+"""The markers `needs` and `linux`: what a test needs of the system, itself or through a script.
 
-`@pytest.mark.needs("nginx", "openssl")`; the names are those of the table in deploy/lib/system_packages.sh, which says
-what package brings each program. `-m "not needs"` runs what needs none of them; `--leave-out "nginx openssl"` leaves
-out the tests that need one of these and says so at the end.
+`@pytest.mark.needs("nginx", "openssl")` names programs of the table in deploy/lib/system_packages.sh, which has the
+package of each. `-m "not needs"` runs what needs none of them; `--leave-out "nginx openssl"` leaves out the tests that
+need one of these. A test marked `linux` uses /proc, systemd's protocol or GNU tools, and is left out on other systems.
+What is left out is listed at the end of a run.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
 
 from tests.system_programs import TABLE, read_table
 
+LINUX = "Linux"
+
 
 class LeftOut:
-    """What this run leaves out: the number of tests, and of those that need each program."""
+    """What this run leaves out: the number of tests, and of those that need each program, or Linux."""
 
     def __init__(self) -> None:
         self.tests = 0
-        self.by_program: Counter[str] = Counter()
+        self.by_need: Counter[str] = Counter()
 
 
 LEFT_OUT = pytest.StashKey[LeftOut]()
@@ -27,8 +31,9 @@ NEEDED = pytest.StashKey[set[str]]()
 
 
 def needs(item: pytest.Item) -> set[str]:
-    """Return the programs that a test needs."""
-    return {name for mark in item.iter_markers("needs") for name in mark.args}
+    """Return the programs that a test needs, and Linux where it needs that."""
+    linux = {LINUX} if item.get_closest_marker("linux") else set()
+    return linux | {name for mark in item.iter_markers("needs") for name in mark.args}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*programs): drives these system programs; see tests/needs.py")
+    config.addinivalue_line("markers", "linux: uses what other systems do not have; see tests/needs.py")
     config.stash[LEFT_OUT] = LeftOut()
     config.stash[NEEDED] = set()
 
@@ -47,13 +53,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse programs that the table lacks, and leave out the tests that need one of --leave-out."""
-    config.stash[NEEDED] = {name for item in items for name in needs(item)}
+    config.stash[NEEDED] = {name for item in items for name in needs(item)} - {LINUX}
     if unknown := config.stash[NEEDED] - {row.program for row in read_table()}:
         raise pytest.UsageError(f"{', '.join(sorted(unknown))}: no such program in {TABLE.name}")
-    missing = set(config.getoption("leave_out").split())
+    missing = set(config.getoption("leave_out").split()) | (set() if sys.platform == "linux" else {LINUX})
     if left := [item for item in items if needs(item) & missing]:
         config.stash[LEFT_OUT].tests = len(left)
-        config.stash[LEFT_OUT].by_program.update(name for item in left for name in needs(item) & missing)
+        config.stash[LEFT_OUT].by_need.update(name for item in left for name in needs(item) & missing)
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if not needs(item) & missing]
 
@@ -70,15 +76,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand what a worker of pytest-xdist has left out to the process that prints the summary."""
     if hasattr(session.config, "workeroutput"):
         left = session.config.stash[LEFT_OUT]
-        session.config.workeroutput["left_out"] = left.tests, dict(left.by_program)
+        session.config.workeroutput["left_out"] = left.tests, dict(left.by_need)
 
 
 # Every worker collects every test, so one of them speaks for all.
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
     left = node.config.stash[LEFT_OUT]
-    left.tests, by_program = getattr(node, "workeroutput", {}).get("left_out", (left.tests, left.by_program))
-    left.by_program = Counter(by_program)
+    left.tests, by_need = getattr(node, "workeroutput", {}).get("left_out", (left.tests, left.by_need))
+    left.by_need = Counter(by_need)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -89,8 +95,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     left = config.stash[LEFT_OUT]
     if left.tests:
         terminalreporter.section("left out", yellow=True)
-        for name, number in sorted(left.by_program.items()):
+        for name, number in sorted(left.by_need.items()):
             terminalreporter.write_line(f"{name}: {number} tests need it")
-        packages = sorted({row.package for row in read_table() if row.program in left.by_program})
-        terminalreporter.write_line(f"{left.tests} tests were left out for want of programs that are missing here.")
-        terminalreporter.write_line(f"Debian and Ubuntu have these as packages: {' '.join(packages)}")
+        packages = sorted({row.package for row in read_table() if row.program in left.by_need})
+        terminalreporter.write_line(f"{left.tests} tests were left out for want of what is missing here.")
+        if packages:
+            terminalreporter.write_line(f"Debian and Ubuntu have these as packages: {' '.join(packages)}")

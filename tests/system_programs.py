@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,8 @@ ROW = re.compile(r'^ {4}"([^\s"]+) ([^\s"]+) ([^\s"]+) ([^\s"]+)"$', re.MULTILIN
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table: a program, what shows that it is there, the package and the service that come with it."""
+class SystemProgram:
+    """A line of the table: a program, what shows that it is installed, its package and its service."""
 
     program: str
     shown_by: str
@@ -24,7 +25,9 @@ class Row:
 
     @property
     def here(self) -> bool:
-        """True if one of the commands, or the file, is on this machine."""
+        """True if one of the commands, or the file, is on this machine; the files are where Linux has them."""
+        if self.shown_by.startswith("/") and sys.platform != "linux":
+            return True
         return any(Path(name).is_file() or found(name) for name in self.shown_by.split("|"))
 
 
@@ -34,9 +37,9 @@ def found(command: str) -> str | None:
 
 
 @cache
-def read_table() -> tuple[Row, ...]:
+def read_table() -> tuple[SystemProgram, ...]:
     """Return the rows of the table."""
-    return tuple(Row(*row) for row in ROW.findall(TABLE.read_text(encoding="utf-8")))
+    return tuple(SystemProgram(*row) for row in ROW.findall(TABLE.read_text(encoding="utf-8")))
 
 
 def program(name: str) -> str:

@@ -76,6 +76,16 @@ def test_a_run_that_leaves_out_nothing_says_nothing(tmp_path: Path) -> None:
     assert "left out" not in run(tmp_path, "--leave-out", "haproxy", "-k", "plain").stdout
 
 
+def test_what_only_linux_has_is_left_out_elsewhere(tmp_path: Path) -> None:
+    """A Mac has no /proc and no GNU tools."""
+    elsewhere = "import sys\nsys.platform = 'darwin'\n"
+    tests = elsewhere + TESTS.replace("def test_plain", "@pytest.mark.linux\ndef test_plain")
+    *_, linux, number, closing = run(tmp_path, "-k", "plain", tests=tests).stdout.splitlines()
+    assert linux == "Linux: 1 tests need it"
+    assert number.startswith("1 tests were left out")
+    assert "deselected" in closing
+
+
 def test_a_missing_program_fails_its_tests_with_the_remedy(tmp_path: Path) -> None:
     """Never a silent skip: the message names the program."""
     missing = "import tests.system_programs as programs\nprograms.found = lambda name: None\n"

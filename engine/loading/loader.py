@@ -135,7 +135,7 @@ def _assemble(
             f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has token ids "
             f"beyond the model's vocabulary of {vocab_size:,}."
         )
-    preparer = PromptPreparer(tokenizer, vocab_size, template, images)
+    preparer = PromptPreparer(tokenizer, vocab_size, template, images, length)
     # The published Avision shows SentencePiece markers in its text whatever its vocabulary, so it is always cleaned.
     table = TokenTable.of(tokenizer.backend_tokenizer, vocab_size, eos, cleans=True if spec.vision else None)
     defaults = _take_defaults(model, tokenizer, eos)

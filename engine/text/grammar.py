@@ -117,23 +117,26 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = vocabulary.index
         self._tokenizer_lock = threading.Lock()  # guards the creation of `_tokenizer` if the vocabulary has no index
         self._lock = threading.Lock()  # guards the three fields below
-        self._ready: OrderedDict[str, _Compiled] = OrderedDict()
+        self._ready: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()  # by owner and grammar
         self._bytes = 0
         self._compiling = 0
 
-    def mask(self, grammar: str, wanted: Wanted | None = None, field: str = "response_format") -> GrammarMask:
+    def mask(
+        self, grammar: str, wanted: Wanted | None = None, field: str = "response_format", owner: str = ""
+    ) -> GrammarMask:
         """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: ends the wait for a new one;
-        field: of the request, which an answer that fails is blamed on.
+        field: of the request, which an answer that fails is blamed on. owner: who may find the compiled grammar again,
+        so that the time of a request does not tell what schemas others have sent.
 
         Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
         many compile already. Neither names a field; the message is a predicate whose subject the caller adds.
         """
         with self._lock:
-            compiled = self._ready.get(grammar)
+            compiled = self._ready.get((owner, grammar))
             if compiled is not None:
-                self._ready.move_to_end(grammar)
+                self._ready.move_to_end((owner, grammar))
         if compiled is None:
-            compiled = self._compiled(grammar, wanted or Wanted())
+            compiled = self._compiled(grammar, wanted or Wanted(), owner)
         return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field)
 
     @property
@@ -153,7 +156,7 @@ class Grammars:
         for pool in (self._compilers, self._maskers):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _compiled(self, grammar: str, wanted: Wanted) -> _Compiled:
+    def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
         with self._lock:
             if self._compiling >= self._most_waiting:
                 raise Overloaded("Too many new schemas at once; try again later.", 1)
@@ -165,14 +168,14 @@ class Grammars:
         except BaseException:
             future.cancel()
             raise
-        self._keep(grammar, compiled)
+        self._keep((owner, grammar), compiled)
         return compiled
 
-    def _keep(self, grammar: str, compiled: _Compiled) -> None:
+    def _keep(self, key: tuple[str, str], compiled: _Compiled) -> None:
         with self._lock:
-            if grammar in self._ready:
+            if key in self._ready:
                 return
-            self._ready[grammar] = compiled
+            self._ready[key] = compiled
             self._bytes += compiled.size
             while len(self._ready) > CACHED_GRAMMARS or self._bytes > CACHED_BYTES:
                 self._bytes -= self._ready.popitem(last=False)[1].size

@@ -28,7 +28,7 @@ from engine.wanted import Wanted
 log = logging.getLogger("avito_ai.images")
 
 ROOT = Path(__file__).parents[2]
-TICK = 0.1  # seconds between two looks at whether a job is still wanted
+TICK = 0.05  # seconds between two looks at whether a job is still wanted
 START_SECONDS = 30.0
 MEMORY_BYTES = 1 << 30  # of one process
 DECODE_SECONDS = 20.0  # of one job

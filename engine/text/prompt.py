@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.errors import Unsupported, ValidationError
 from engine.text.processor import ImageInputs, ImagePreparer
-from engine.text.special_tokens import SpecialTokens
+from engine.text.prompt_size import too_long
+from engine.text.special_tokens import SpecialTokens, TooManyTokens
 from engine.types import ChatPrompt, Prompt, TextPrompt, TokensPrompt
 from engine.wanted import Wanted
 
@@ -33,7 +34,8 @@ class PreparedPrompt:
 class PromptPreparer:
     """Renders, tokenizes and adds images. Special tokens in user input stay text.
 
-    template: the chat template (Jinja); images: None for a model without vision.
+    template: the chat template (Jinja); images: None for a model without vision; max_tokens:
+    the context, beyond which a text is not tokenized to its end.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class PromptPreparer:
         vocab_size: int,
         template: str,
         images: ImagePreparer | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._template = template
         self._images = images
+        self._max_tokens = max_tokens
         self._special = SpecialTokens(tokenizer.backend_tokenizer, template)
 
     def prepare(self, prompt: Prompt, wanted: Wanted | None = None) -> PreparedPrompt:
@@ -56,11 +60,14 @@ class PromptPreparer:
         """
         wanted = wanted or Wanted()
         wanted.check()
-        if isinstance(prompt, ChatPrompt):
-            return self._prepare_chat(prompt, wanted)
-        if isinstance(prompt, TextPrompt):
-            return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text)))
-        return PreparedPrompt(self._checked(prompt))
+        try:
+            if isinstance(prompt, ChatPrompt):
+                return self._prepare_chat(prompt, wanted)
+            if isinstance(prompt, TextPrompt):
+                return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text, self._max_tokens)))
+            return PreparedPrompt(self._checked(prompt))
+        except TooManyTokens as error:
+            raise too_long(prompt, error.most) from None
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text that the model itself could generate, with its tool calls and reasoning as tokens.
@@ -74,7 +81,7 @@ class PromptPreparer:
             raise Unsupported("This model does not read images.", "image")
         rendered = self._render(prompt)
         wanted.check()
-        ids = _not_empty(self._special.encode(rendered))
+        ids = _not_empty(self._special.encode(rendered, self._max_tokens))
         if self._images is None:
             return PreparedPrompt(ids)
         if ids.count(self._images.pad_token_id) != len(prompt.images):

@@ -22,12 +22,17 @@ def check_prompt_size(prompt: Prompt, max_model_len: int) -> None:
     """Raise ContextTooLong for a prompt that cannot fit into `max_model_len` tokens, whatever its text."""
     most = LONGEST_TOKEN * max_model_len
     if isinstance(prompt, ChatPrompt):
-        if _longer([prompt.messages, prompt.tools], most):
-            raise ContextTooLong(
-                f"The messages are too long for this model's context of {max_model_len} tokens.", "messages"
-            )
-    elif isinstance(prompt, TextPrompt) and len(prompt.text) > most:
-        raise ContextTooLong(f"The prompt is too long for this model's context of {max_model_len} tokens.", "prompt")
+        longer = _longer([prompt.messages, prompt.tools], most)
+    else:
+        longer = isinstance(prompt, TextPrompt) and len(prompt.text) > most
+    if longer:
+        raise too_long(prompt, max_model_len)
+
+
+def too_long(prompt: Prompt, max_model_len: int) -> ContextTooLong:
+    """Return the error for a prompt that alone does not fit, its exact length unknown."""
+    field, are = ("messages", "are") if isinstance(prompt, ChatPrompt) else ("prompt", "is")
+    return ContextTooLong(f"The {field} {are} too long for this model's context of {max_model_len} tokens.", field)
 
 
 def _longer(values: list[Any], most: int) -> bool:

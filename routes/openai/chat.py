@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge import caller
 from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt
@@ -56,5 +57,7 @@ def _new_mask(body: ChatRequest, toolbox: Toolbox, backend: Backend) -> structur
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
     if constrained and body.ignore_eos:
         raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
+    shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:
-        return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars, wanted)
+        owner = "" if shared else caller.budget_key(wanted.client)
+        return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars, wanted, owner)

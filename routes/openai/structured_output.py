@@ -95,19 +95,20 @@ def new_mask(
     backend: Backend,
     cache: GrammarCache,
     wanted: Wanted,
+    owner: str,
 ) -> NewMask:
     """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
-    `wanted` does.
+    `wanted` does. owner: who may find the compiled grammar again.
     """
     field, grammar = _grammar(response_format, toolbox)
     if grammar is None:
         return lambda: None
     grammars = cache.for_model(backend)
     try:
-        grammars.mask(grammar, wanted, field)  # compiles it now, while the request's thread waits
+        grammars.mask(grammar, wanted, field, owner)  # compiles it now, while the request's thread waits
     except ValidationError as error:
         raise ValidationError(f"{field} {error.message}.", field) from None
-    return lambda: grammars.mask(grammar, field=field)
+    return lambda: grammars.mask(grammar, field=field, owner=owner)
 
 
 def _grammar(

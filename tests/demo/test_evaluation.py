@@ -45,7 +45,7 @@ def test_a_training_image_is_noticed(monkeypatch, capsys):
 @pytest.mark.parametrize(("right", "status"), [(100, 0), (90, evaluate.EXIT_MISSED)])
 def test_a_missed_target_is_an_error(monkeypatch, capsys, right, status):
     """The exit status distinguishes met targets from missed ones, and a missed one is named."""
-    monkeypatch.setattr(evaluate, "evaluate", lambda share: [evaluate.Row("text: listing", right, 100, 98.0)])
+    monkeypatch.setattr(evaluate, "evaluate", lambda share: [evaluate.Result("text: listing", right, 100, 98.0)])
     assert evaluate.main([]) == status
     assert ("missed: text: listing" in capsys.readouterr().err) == bool(status)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 
 def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[str]:

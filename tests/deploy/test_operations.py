@@ -12,7 +12,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 TWO_WORDS = ("--certificate", "--certificate-key")
 

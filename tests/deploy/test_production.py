@@ -8,7 +8,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 
 def tree(folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from tests.deploy.production_box import ProductionBox
 from tests.e2e.gunicorn_process import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 # A shell cannot trap what was ignored when it began, as SIGINT is in the background of a script and SIGHUP under nohup;
 # what holds here must not depend on how the tests themselves were started.

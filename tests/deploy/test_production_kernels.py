@@ -6,7 +6,7 @@ import pytest
 
 from tests.deploy.production_box import ProductionBox
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 DEMO = ("VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
 GPU = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"

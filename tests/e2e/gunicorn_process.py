@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from config import SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +140,6 @@ class GunicornProcess:
 
 def _alive(pid):
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False

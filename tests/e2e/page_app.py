@@ -41,36 +41,36 @@ class PageBackend(ScriptedBackend):
     """Answers with the pieces of the script, each its own event."""
 
     def submit(self, request):
-        told = script()
+        scripted = script()
         self.hold = True
-        self.refusal = Overloaded("The service is busy. Please try again later.", 2) if told.get("refuse") else None
-        self.become(Status(told.get("status", "ready")))
+        self.refusal = Overloaded("The service is busy. Please try again later.", 2) if scripted.get("refuse") else None
+        self.become(Status(scripted.get("status", "ready")))
         generation = super().submit(request)
         generation.queue_position = queue_position
-        if told.get("fail"):
+        if scripted.get("fail"):
             self.fail(request.request_id, ModelError("The model failed on this request."))
-        elif "waiting" not in told:
-            threading.Thread(target=self._answer, args=(request.request_id, generation, told), daemon=True).start()
+        elif "waiting" not in scripted:
+            threading.Thread(target=self._answer, args=(request.request_id, generation, scripted), daemon=True).start()
         return generation
 
     def state(self):
-        told = script()
-        progress = Progress("weights", *told["progress"], 3.0) if "progress" in told else None
-        return replace(super().state(), status=Status(told.get("status", "ready")), progress=progress)
+        scripted = script()
+        progress = Progress("weights", *scripted["progress"], 3.0) if "progress" in scripted else None
+        return replace(super().state(), status=Status(scripted.get("status", "ready")), progress=progress)
 
     def stats(self):
         waiting = script().get("waiting", 0)
         running = {"num_requests_running": 64} if waiting else {}
         return replace(super().stats(), num_requests_waiting=waiting, estimated_wait_seconds=1.3 * waiting, **running)
 
-    def _answer(self, request_id, generation, told):
-        pieces = told.get("pieces", ["An answer."])
+    def _answer(self, request_id, generation, scripted):
+        pieces = scripted.get("pieces", ["An answer."])
         for text in pieces:
             generation.push(Piece(text, (1,)))
-        if not told.get("hold"):
+        if not scripted.get("hold"):
             text = "".join(pieces)
             timings = Timings(queued=0.0, first_token=0.05, total=0.5)
-            generation.finish(Completion(text, told.get("end", "stop"), 7, len(pieces), timings))
+            generation.finish(Completion(text, scripted.get("end", "stop"), 7, len(pieces), timings))
             self._open.pop(request_id, None)
 
     def _aborted(self, request_id):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.gunicorn_process import ROOT, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from deploy.reload import find_process
 from tests.e2e.gunicorn_process import PATIENCE, ROOT, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder, 
 @pytest.mark.parametrize(
     ("prompt", "sampling", "error", "field"),
     [
-        (chat("Hello " * 2000), {}, ContextTooLong, "prompt"),
+        (chat("Hello " * 2000), {}, ContextTooLong, "messages"),
         (chat("Hello"), {"max_tokens": 1020}, ContextTooLong, "max_tokens"),
         (chat("Hello"), {"logit_bias": {10**6: 1.0}}, ValidationError, "logit_bias"),
         (TextPrompt(""), {}, ValidationError, "prompt"),

@@ -1,10 +1,13 @@
 """Out of memory, wherever it shows, is the service's own trouble: 503 with Retry-After, and the next request works."""
 
+import errno
 import json
+import os
 import socket
 
 import pytest
 
+from edge import errors
 from edge.services import services
 from engine.errors import NotReady
 from serving.connection import ClientSocket
@@ -73,3 +76,37 @@ def test_clients_of_a_service_that_stops_are_told_that_it_does(client, avibe):
     """They are there: 499 is for those who have left."""
     avibe.failure = NotReady("The service stopped before the request finished.")
     assert client.post(TEXT, json={"prompt": "x"}).status_code == 503
+
+
+RESOURCES = [
+    *(OSError(number, os.strerror(number)) for number in sorted(errors.EXHAUSTED)),
+    RuntimeError(errors.NO_THREAD),
+]
+
+
+@pytest.mark.parametrize("error", RESOURCES, ids=str)
+@pytest.mark.parametrize("path", [TEXT, CHAT, "/avibe"])
+def test_a_lack_of_files_threads_or_disk_is_told_as_ours(client, monkeypatch, path, error):
+    """503 with Retry-After, in the shape of the path."""
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("middleware._check_body", fail)
+    body = {"data": {"prompt": "x"}} if path == "/avibe" else {"json": QUESTION if path == CHAT else {"prompt": "x"}}
+    response = client.post(path, **body)
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_failure_whose_page_cannot_be_rendered_is_a_line_of_text(client, monkeypatch):
+    """With the same status and headers."""
+
+    def fail(*arguments, **named):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("routes.pages.render_template", fail)
+    response = client.get("/nothing")
+    assert (response.status_code, response.mimetype) == (404, "text/plain")
+    assert response.text == "There is nothing at this address.\n"
+    assert client.get("/").status_code == 503

@@ -1,6 +1,9 @@
 """Where one HTTP/1.1 request ends in the bytes of a connection, however they are cut on the way."""
 
+import errno
+import os
 import random
+from tempfile import SpooledTemporaryFile
 
 import pytest
 
@@ -125,3 +128,47 @@ def test_the_beginning_of_a_head_is_waited_for(new, start):
         framing.feed(bytes([byte]))
     assert framing.stage is Stage.HEAD
     assert not framing.unreadable
+
+
+class FullDisk(SpooledTemporaryFile):
+    """Keeps what fits into memory, and fails where a file would be needed."""
+
+    number = errno.ENOSPC
+
+    def rollover(self):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+class FullDiskBehindTheBuffer(SpooledTemporaryFile):
+    """Makes the file, and fails when bytes are to reach it."""
+
+    def flush(self):
+        if self._rolled:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class FullDiskAtTheEnd(FullDisk):
+    """Fails to close as well."""
+
+    number = errno.EMFILE
+
+    def close(self):
+        super().close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("store", [FullDisk, FullDiskBehindTheBuffer, FullDiskAtTheEnd])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_cannot_be_kept_leaves_its_head(monkeypatch, store, chunked):
+    """No space or no descriptor is no error here; the head can be read, so that the request can be refused."""
+    monkeypatch.setattr("serving.framing.tempfile.SpooledTemporaryFile", store)
+    head = b"POST / HTTP/1.1\r\n" + (b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 500") + b"\r\n\r\n"
+    framing = Framing(spool_bytes=200)
+    framing.feed(head)
+    framing.feed(b"1F4\r\n" if chunked else b"")
+    assert framing.stage is Stage.BODY
+    assert framing.feed(b"x" * 300) == b""
+    assert framing.stage is Stage.UNSTORED
+    framing.rewind()
+    assert framing.read(10_000) == head
+    framing.close()

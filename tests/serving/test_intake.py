@@ -1,14 +1,17 @@
 """Connections that no thread serves: read in the poller, handed over when their request is whole, bounded in all."""
 
 import errno
+import os
 import selectors
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from edge.body_budget import BodyBudget
 from edge.gate import Verdict
 from serving.connection import ClientSocket, Connection
+from serving.framing import Stage
 from serving.intake import CONTINUE, DISCARD_SECONDS, MIN_BYTES_PER_SECOND, Intake
 from tests.fakes import Clock
 
@@ -399,31 +402,98 @@ def test_a_request_is_judged_again_once_it_is_whole(room):
     assert read(passed) == SMALL.replace(b"hello", b"other")
 
 
-@pytest.mark.parametrize("request_", [SMALL, CHUNKED + b"5\r\nhello\r\n0\r\n\r\n"])
-def test_a_request_that_cannot_be_kept_ends_alone(room, request_):
-    """A full disk is told by the thread that gets the request; the poller goes on, and the budget is free again."""
+SECRET = "what a client sent"
+
+
+class Bug(Exception):
+    """What nobody expects."""
+
+
+def fail(*arguments, **named):
+    raise Bug(SECRET)
+
+
+def no_space(*arguments, **named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+PLACES = {
+    "the judge": lambda room: setattr(room.gate, "judge", fail),
+    "the judge of the whole": lambda room: setattr(room.gate, "again", fail),
+    "the budget": lambda room: setattr(room.budget, "reserve", fail),
+    "the dispatch": lambda room: setattr(room.intake, "_dispatch", fail),
+    "the clock": lambda room: setattr(room.intake, "_clock", fail),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_in_one_connection_ends_that_one_alone(room, caplog, place):
+    """Wherever it comes from: everything it held is released, others go on, the log has no word of a client's."""
     room = room()
-    full, client = room.connect()
-    error = OSError(errno.ENOSPC, "No space left on device")
-    room.intake._arriving[full].framing._store.write = Refuser(error)
-    client.sendall(request_)
-    other, second = room.connect()
-    second.sendall(SMALL)
+    _, other = room.connect("5.6.7.8")
+    conn, client = room.connect()
+    PLACES[place](room)
+    client.sendall(SMALL)
     room.pump()
-    assert room.whole == [full, other]
-    assert (full.sock.request_failure, other.sock.request_failure) == (error, None)
-    assert not full.sock.request_whole
-    assert full.sock.recv(10) == b""
-    for conn in room.whole:
-        conn.close()
+    assert room.closed == [conn]
+    assert client.recv(1) == b""
+    assert room.budget.in_flight == 0
+    assert len(room.intake) == 1
+    assert "Bug" in caplog.text
+    assert SECRET not in caplog.text
+    room.intake._clock, room.gate.judge, room.intake._dispatch = room.clock, Gate().judge, room.whole.append
+    room.budget.reserve = BodyBudget(1000, 600).reserve
+    other.sendall(SMALL)
+    room.pump()
+    assert len(room.whole) == 1
+
+
+@pytest.mark.parametrize("broken", [fail, no_space])
+def test_a_connection_that_cannot_be_watched_is_closed(room, broken):
+    """As where the kernel has no room for another watch: before its request, and behind its answer."""
+    room = room()
+    kept, kept_client = room.connect()
+    kept_client.sendall(SMALL)
+    room.pump()
+    room.intake._poller = SimpleNamespace(register=broken, unregister=room.selector.unregister)
+    conn, client = room.connect()
+    kept.sock.end_request()
+    room.intake.expect(kept, PATIENCE)
+    assert room.closed == [conn, kept]
+    assert client.recv(1) == kept_client.recv(1) == b""
+    assert len(room.intake) == 0
+
+
+def test_a_connection_that_cannot_be_closed_well_keeps_no_other(room):
+    """The sweep and the end go on to the next one."""
+    room = room()
+    for number in range(3):
+        conn, _ = room.connect(f"1.2.3.{number}")
+        closes_badly(room.intake._arriving[conn].framing)
+    room.clock.advance(PATIENCE + 1)
+    room.intake.sweep()
+    assert len(room.intake) == 0
+
+
+def closes_badly(framing):
+    close = framing.close
+    framing.close = lambda: (close(), fail())
+
+
+def test_a_body_that_cannot_be_kept_is_refused(room, monkeypatch):
+    """It is handed over with its head alone, as one that found no room; its bytes are given back."""
+    monkeypatch.setattr("serving.framing.Framing._kept", unstored)
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert room.whole == [conn]
+    assert conn.sock.body_refused
+    assert not conn.sock.request_whole
+    conn.close()
     assert room.budget.in_flight == 0
 
 
-class Refuser:
-    """A function that raises."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __call__(self, *arguments):
-        raise self.error
+def unstored(framing, data):
+    framing.stage = Stage.UNSTORED
+    return False

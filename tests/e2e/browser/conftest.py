@@ -27,10 +27,10 @@ class Service:
         self.process = process
         self.url = f"http://127.0.0.1:{process.port}"
 
-    def script(self, **told):
+    def script(self, **values):
         """Set how the models answer from now on; by default immediately and successfully."""
         draft = self.process.folder / "script.draft"
-        draft.write_text(json.dumps(told))
+        draft.write_text(json.dumps(values))
         draft.replace(self.process.folder / "script.json")
 
     def aborted(self):

@@ -99,10 +99,10 @@ def test_no_violation_where_a_limit_is_spent(own_service, look):
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("told", [LOADING, *({"status": status} for status in ("draining", "stalled", "dead"))])
-def test_no_violation_in_any_state_of_the_models(service, look, told):
+@pytest.mark.parametrize("script", [LOADING, *({"status": status} for status in ("draining", "stalled", "dead"))])
+def test_no_violation_in_any_state_of_the_models(service, look, script):
     """Loading with progress, stopping, stalled and failed: the forms, a waiting question, the operator's page."""
-    service.script(**told)
+    service.script(**script)
     page = look(service.url)
     expect(page.locator("#state .notice").first).to_be_visible()
     expect(ask_text(page).locator(".wait")).to_be_visible()

@@ -30,7 +30,7 @@ def test_a_queue_shows_the_position(service, open_page):
     """The queue position is shown, announced once, updated, and the request can be stopped."""
     service.script(waiting=3)
     page = open_page(service.url)
-    expect(page.locator("[data-told=busy]").first).to_have_text(
+    expect(page.locator("[data-notice=busy]").first).to_have_text(
         "Avibe is busy: 3 waiting. A new question waits about 4 s."
     )
     exchange = ask_text(page)
@@ -41,7 +41,7 @@ def test_a_queue_shows_the_position(service, open_page):
     service.script(waiting=0)
     expect(wait).to_have_text("The service is at capacity. Your question is next.")
     expect(page.locator("#spoken p")).to_have_count(1)
-    expect(page.locator("[data-told=busy]")).to_have_count(0)
+    expect(page.locator("[data-notice=busy]")).to_have_count(0)
     page.click("form[data-kind=text] [data-do=stop]")
     expect(exchange.locator(".note")).to_contain_text("Stopped")
 
@@ -126,5 +126,5 @@ def test_a_demo_and_a_missing_gpu_are_shown(own_service, open_page):
     """Demo models and a missing GPU are named."""
     service = own_service(PAGE_DEMO="1", **UNLIMITED)
     page = open_page(service.url, locale="ru-RU")
-    expect(page.locator("[data-told=demo]")).to_contain_text("avibe-demo, avision-demo")
-    expect(page.locator("[data-told=no-gpu]")).to_contain_text("нет видеокарты")
+    expect(page.locator("[data-notice=demo]")).to_contain_text("avibe-demo, avision-demo")
+    expect(page.locator("[data-notice=no-gpu]")).to_contain_text("нет видеокарты")

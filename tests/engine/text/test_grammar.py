@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import engine.text.grammar
 from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
@@ -207,6 +209,42 @@ def test_many_properties_can_be_followed(grammars):
     assert allowed(mask) == [END]
 
 
+keywords = st.sampled_from(
+    ["type", "enum", "const", "pattern", "items", "minItems", "maxItems", "properties", "required", "$ref", "format"]
+    + ["additionalProperties", "patternProperties", "anyOf", "allOf", "oneOf", "not", "minimum", "maxLength", "$defs"]
+)
+leaves = (
+    st.sampled_from(["object", "array", "string", "integer", "null", "#", "#/$defs/a", "^a{9,99}$", "(", "date", "a"])
+    | st.integers(-9, 10**7)
+    | st.floats(allow_nan=False)
+    | st.booleans()
+    | st.none()
+)
+schemas = st.recursive(
+    st.dictionaries(keywords, leaves, max_size=3),
+    lambda inner: st.dictionaries(
+        keywords,
+        inner | leaves | st.lists(inner | leaves, max_size=3) | st.dictionaries(st.just("a"), inner),
+        max_size=4,
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schemas, st.randoms(use_true_random=False))
+def test_any_schema_is_followed_or_a_typed_refusal(grammars, schema, rng):
+    """Whatever the keywords hold; an answer goes on, ends, or fails as the client's mistake."""
+    token = -1
+    with contextlib.suppress(ValidationError):
+        mask = grammars.mask(json_grammar(json.dumps(schema)))
+        for _ in range(30):
+            if token == END:
+                break
+            token = rng.choice(allowed(mask))
+            mask.accept(token)
+
+
 def test_an_invalid_schema_is_rejected():
     """Before anything is compiled."""
     with pytest.raises(ValidationError, match="cannot be read"):
@@ -247,6 +285,16 @@ def test_the_least_recently_used_grammar_is_evicted_first(grammars):
     for number in range(CACHED_GRAMMARS + 3):
         grammars.mask(json_grammar(json.dumps({"const": number})))
     assert grammars.cached == CACHED_GRAMMARS
+
+
+def test_a_client_finds_its_own_grammars_only(grammars):
+    """The same schema of another client is compiled again, so that time does not tell that it was sent before."""
+    grammar, compiled = json_grammar('{"const": "a secret"}'), []
+    compile_one = grammars._compile
+    grammars._compile = lambda text: compiled.append(text) or compile_one(text)
+    for owner in ("a", "b", "a", "b"):
+        assert allowed(grammars.mask(grammar, owner=owner))
+    assert (len(compiled), grammars.cached) == (2, 2)
 
 
 def test_cached_grammars_are_bounded_in_bytes(grammars, monkeypatch):
