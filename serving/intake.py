@@ -93,6 +93,7 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._peers: Counter[str] = Counter()
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._arriving) + len(self._discarding)
@@ -135,7 +136,8 @@ class Intake:
             self._guarded(conn, partial(self._stop_discarding, conn))
 
     def cap(self, deadline: float) -> None:
-        """Let no connection that has not begun a request wait beyond `deadline`."""
+        """At a stop, let no connection without a request wait beyond `deadline`, and keep none behind a refusal."""
+        self._stopping = True
         for arrival in self._arriving.values():
             if arrival.began is None:
                 arrival.until = min(arrival.until, deadline)
@@ -238,7 +240,7 @@ class Intake:
         self._leave(conn)
         whole = arrival.framing.stage is Stage.WHOLE
         plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
-        keep = plain and arrival.verdict is not None and arrival.verdict.keeps_alive
+        keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
         arrival.close()
         try:
             sent = conn.sock.send(refusal) == len(refusal)

@@ -497,3 +497,16 @@ def test_a_body_that_cannot_be_kept_is_refused(room, monkeypatch):
 def unstored(framing, data):
     framing.stage = Stage.UNSTORED
     return False
+
+
+def test_a_stopping_worker_keeps_no_refused_connection(room):
+    """A client that goes on asking does not hold up the stop."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    room.intake.cap(room.clock() + 1.0)
+    client.sendall(SMALL)
+    room.pump()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1000) == b""
