@@ -21,6 +21,7 @@ from engine.loading.device import DeviceRequest, choose_device, find_gpus, find_
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
+from models.memory_plan import log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
 
@@ -161,8 +162,20 @@ def _check_memory(
 ) -> None:
     """Raise StartError if both models together do not fit."""
     where, limits = resolve_device()
-    specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
-    import_module("engine.loading.memory_budget").check_together([(spec, limits) for spec in specs])
+    models = [(model_spec(name, chosen, settings, where), limits) for name, chosen in checkpoints.items()]
+    import_module("engine.loading.memory_budget").check_together(models)
+    log_plan(memory_plan(settings, models))
+
+
+def planned_models(settings: Settings) -> list[tuple[ModelSpec, EngineConfig]]:
+    """Return what `build_models` would load. Raises StartError as it does."""
+    request = DeviceRequest(settings.model.device, apply_gpu_choice(settings), settings.production)
+    where = choose_device(request, find_gpus, find_torch_support)
+    checkpoints = choose_checkpoints(settings)
+    return [
+        (model_spec(name, chosen, settings, where), engine_config(settings, where))
+        for name, chosen in checkpoints.items()
+    ]
 
 
 def _served_id(name: str, chosen: ChosenCheckpoint) -> str:
