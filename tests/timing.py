@@ -1,7 +1,8 @@
-"""Tests of durations that do not fail because the machine is busy."""
+"""Promises about time and threads, held so that a busy machine cannot break them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 TRIES = 50
@@ -19,3 +20,13 @@ def once_within(seconds: float, attempt: Callable[[int], float]) -> None:
         if took[-1] < seconds:
             return
     raise AssertionError(f"none of {TRIES} tries took less than {seconds} s; the best took {min(took):.3f} s")
+
+
+class NewThreads:
+    """The threads started since this was made and still alive; threads of earlier tests may end meanwhile."""
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+
+    def __len__(self) -> int:
+        return len(set(threading.enumerate()) - self._before)

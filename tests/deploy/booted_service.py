@@ -154,10 +154,6 @@ class BoxLoad:
         """Return the generation requests in flight at a moment of the monotonic clock."""
         return [r for r in self.seen if r["began"] < moment < r["ended"] and r["kind"] != "probe"]
 
-    def longest_wait(self, *kinds: str) -> float:
-        """Return the longest silence, in seconds, that a client of these kinds has seen."""
-        return max(request["longest_wait"] for request in self.seen if request["kind"] in kinds)
-
 
 def now() -> float:
     """Return the current time of the clock that the load records, which box and host share."""

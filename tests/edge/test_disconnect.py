@@ -12,7 +12,7 @@ from edge.disconnect import ClientWatch, EpollWatcher, PollingWatcher
 from serving.connection import INTERIM, ClientSocket
 from serving.framing import Framing
 from tests.fakes import PATIENCE
-from tests.timing import once_within
+from tests.timing import NewThreads, once_within
 
 
 def connection():
@@ -209,11 +209,11 @@ def test_a_server_without_sockets_is_served_all_the_same(ends, gone):
     """Without a socket, or with a closed one, nothing is watched and no thread starts."""
     _, server = ends
     server.close()
-    threads = threading.active_count()
+    threads = NewThreads()
     for environ in ({}, {"gunicorn.socket": server}):
         with watched(ClientWatch(), environ, gone.set):
             pass
-    assert threading.active_count() == threads
+    assert len(threads) == 0
 
 
 def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):

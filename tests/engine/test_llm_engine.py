@@ -43,6 +43,7 @@ from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import chat
 from tests.engine.scripted_runner import ScriptedRunner
 from tests.fakes import PATIENCE, Clock
+from tests.timing import NewThreads
 
 TOKEN = 200  # a token with a text in the tiny checkpoints
 
@@ -685,7 +686,7 @@ def test_nothing_grows_over_many_requests(start, runner):
     engine = start(max_num_seqs=4, max_waiting=60)
     runner.choose = lambda submitted: Choice(TOKEN, submitted.request.request_id != "bad")
     engine.submit(ask()).result()
-    threads, held_ones = threading.active_count(), []
+    threads, held_ones = NewThreads(), []
     for number in range(40):
         generations = [engine.submit(ask(request_id=name, max_tokens=3)) for name in ("a", "bad", "left", "b")]
         if number % 2:
@@ -699,7 +700,7 @@ def test_nothing_grows_over_many_requests(start, runner):
     del generation, generations
     wait_until(lambda: engine.stats().num_requests_running == 0 and engine._room.num_in_flight() == 0)
     gc.collect()
-    assert threading.active_count() == threads
+    assert len(threads) == 0
     assert [ref for ref in held_ones if ref() is not None] == []
     assert engine._loop.core.scheduler.check() is None
 
