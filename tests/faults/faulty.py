@@ -13,6 +13,7 @@ from tests.fakes import image_bytes
 
 TEXT, CHAT, IMAGE = "/api/v1/text/generate", "/v1/chat/completions", "/api/v1/image/analyze"
 BATCH = "/api/v1/text/batch"
+LARGE = 3_000_000  # bytes
 JSON = {"Content-Type": "application/json"}
 Answer = tuple[int, dict[str, Any]]
 
@@ -57,6 +58,10 @@ class Faulty:
         """Ask for a text; the prompt is a new one each time, which no prefix cache knows."""
         prompt = f"{next(self._prompts)} is a number."
         return self.ask(TEXT, json.dumps({"prompt": prompt, "max_tokens": 4, **fields}).encode())
+
+    def large(self) -> Answer:
+        """Send a body that is kept in a file while it arrives, and is refused once it is read."""
+        return self.ask(CHAT, b'{"model":"' + b"x" * LARGE + b'"}')
 
     def image(self) -> Answer:
         """Ask about an image."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ def _step(runner: ModelRunner, plan: Any) -> str:
 
 
 weaken(Framing, "feed", lambda framing, data: "reading-body" if b"\r\n\r\n" in framing.head else "reading-head")
+weaken(SpooledTemporaryFile, "rollover", "storing")
 weaken(parsing, "read_json", "parsing")
 weaken(WaitingRoom, "put", "queue")
 weaken(ImageWorkers, "decode", "decoding")
