@@ -8,8 +8,8 @@ import pytest
 from tests.e2e.gunicorn_process import GunicornProcess, until
 
 PAGE = "https://page.example"
-SECRET = "SECRETKEY"
-KEY = f"Authorization: Bearer {SECRET}\r\n".encode()
+MARKED = "MARKEDTEXT"
+KEY = f"Authorization: Bearer {MARKED}\r\n".encode()
 END = b"\r\n\r\n"
 API, OPENAI, OURS, NOWHERE = "/api/v1/text/generate", "/v1/chat/completions", "/avibe", ""
 LONG = b"x" * 9000
@@ -121,7 +121,7 @@ def assert_shape(path, headers, body, request_id):
     else:
         assert headers["Content-Type"].startswith("text/plain")
         assert request_id in body.decode()
-    assert SECRET not in body.decode()
+    assert MARKED not in body.decode()
 
 
 @pytest.mark.parametrize("name", PATHLESS)
@@ -172,5 +172,5 @@ def test_nothing_that_was_sent_is_in_the_log(service):
         send(service, request)
     send(service, b"POST /api/v1/text/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + KEY
          + b"Transfer-Encoding: chunked\r\n\r\nSECRETKEY\r\n")  # fmt: skip
-    for word in (SECRET, "Bearer", "Traceback", "Invalid HTTP", "<html"):
+    for word in (MARKED, "Bearer", "Traceback", "Invalid HTTP", "<html"):
         assert word not in service.log()

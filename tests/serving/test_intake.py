@@ -402,7 +402,7 @@ def test_a_request_is_judged_again_once_it_is_whole(room):
     assert read(passed) == SMALL.replace(b"hello", b"other")
 
 
-SECRET = "what a client sent"
+CLIENT_TEXT = "what a client sent"
 
 
 class Bug(Exception):
@@ -410,7 +410,7 @@ class Bug(Exception):
 
 
 def fail(*arguments, **named):
-    raise Bug(SECRET)
+    raise Bug(CLIENT_TEXT)
 
 
 def no_space(*arguments, **named):
@@ -440,7 +440,7 @@ def test_an_error_in_one_connection_ends_that_one_alone(room, caplog, place):
     assert room.budget.in_flight == 0
     assert len(room.intake) == 1
     assert "Bug" in caplog.text
-    assert SECRET not in caplog.text
+    assert CLIENT_TEXT not in caplog.text
     room.intake._clock, room.gate.judge, room.intake._dispatch = room.clock, Gate().judge, room.whole.append
     room.budget.reserve = BodyBudget(1000, 600).reserve
     other.sendall(SMALL)
