@@ -16,32 +16,32 @@ LONG = b"x" * 9000
 
 # Each is a request to a path, with a key somewhere in it; and the status of its refusal.
 REQUESTS = {
-    "a field without its colon": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization Bearer SECRETKEY" + END, 400),
-    "a field of another coding": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"\xff\xfe: SECRETKEY" + END, 400),
-    "a control character": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer SECRETKEY\x01" + END, 400),
-    "a zero byte": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer SECRETKEY\x00" + END, 400),
-    "a folded field": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer\r\n SECRETKEY" + END, 400),
-    "a space before the colon": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer SECRETKEY" + END, 400),
-    "a bare line feed": (b"POST %b HTTP/1.1\r\nHost: a\nAuthorization: Bearer SECRETKEY\n\n", 400),
+    "a field without its colon": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization Bearer MARKEDTEXT" + END, 400),
+    "a field of another coding": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"\xff\xfe: MARKEDTEXT" + END, 400),
+    "a control character": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer MARKEDTEXT\x01" + END, 400),
+    "a zero byte": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer MARKEDTEXT\x00" + END, 400),
+    "a folded field": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer\r\n MARKEDTEXT" + END, 400),
+    "a space before the colon": (b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer MARKEDTEXT" + END, 400),
+    "a bare line feed": (b"POST %b HTTP/1.1\r\nHost: a\nAuthorization: Bearer MARKEDTEXT\n\n", 400),
     "two lengths": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Content-Length: 1\r\nContent-Length: 2" + END, 400),
-    "a length that is none": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Content-Length: SECRETKEY" + END, 400),
+    "a length that is none": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Content-Length: MARKEDTEXT" + END, 400),
     "an unknown version": (b"POST %b HTTP/3.9\r\nHost: a\r\n" + KEY + b"\r\n", 400),
     "no version": (b"POST %b\r\nHost: a\r\n" + KEY + b"\r\n", 400),
-    "a version that is a key": (b"POST %b SECRETKEY\r\nHost: a\r\n\r\n", 400),
+    "a version that is a key": (b"POST %b MARKEDTEXT\r\nHost: a\r\n\r\n", 400),
     "a method that is none": (b"PO(ST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"\r\n", 400),
     "a long line": (b"POST %b?" + LONG + b" HTTP/1.1\r\nHost: a\r\n" + KEY + b"\r\n", 414),
     "a long field": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"X: " + LONG + END, 431),
-    "many fields": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"A: SECRETKEY\r\n" * 200 + b"\r\n", 431),
-    "a head without end": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"A: SECRETKEY\r\n" * 6000, 431),
-    "a line without end": (b"POST %b" + b"?SECRETKEY" * 7000, 414),
-    "an expectation": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Expect: SECRETKEY" + END, 417),
-    "an unknown coding": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Transfer-Encoding: SECRETKEY" + END, 501),
+    "many fields": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"A: MARKEDTEXT\r\n" * 200 + b"\r\n", 431),
+    "a head without end": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"A: MARKEDTEXT\r\n" * 6000, 431),
+    "a line without end": (b"POST %b" + b"?MARKEDTEXT" * 7000, 414),
+    "an expectation": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Expect: MARKEDTEXT" + END, 417),
+    "an unknown coding": (b"POST %b HTTP/1.1\r\nHost: a\r\n" + KEY + b"Transfer-Encoding: MARKEDTEXT" + END, 501),
 }
 PATHLESS = {
-    "nothing but words": b"SECRETKEY and more\r\n\r\n",
-    "a field first": b"Authorization: Bearer SECRETKEY\r\nGET / HTTP/1.1\r\n\r\n",
-    "a handshake": b"\x16\x03\x01\x02\x00\x01\x00SECRETKEY",
-    "empty lines": b"\r\n\r\n\r\nSECRETKEY\r\n\r\n",
+    "nothing but words": b"MARKEDTEXT and more\r\n\r\n",
+    "a field first": b"Authorization: Bearer MARKEDTEXT\r\nGET / HTTP/1.1\r\n\r\n",
+    "a handshake": b"\x16\x03\x01\x02\x00\x01\x00MARKEDTEXT",
+    "empty lines": b"\r\n\r\n\r\nMARKEDTEXT\r\n\r\n",
 }
 
 
@@ -145,7 +145,7 @@ def test_head_gets_no_body(service):
     assert int(headers["Content-Length"]) > 0
 
 
-@pytest.mark.parametrize("path", ["/%61pi/x", "//api/x", "http://a/api/x", "/api/x?y=SECRETKEY", "/api"])
+@pytest.mark.parametrize("path", ["/%61pi/x", "//api/x", "http://a/api/x", "/api/x?y=MARKEDTEXT", "/api"])
 def test_a_path_is_read_as_the_application_reads_it(service, path):
     """Encoded, doubled or absolute, and never with its query."""
     _, headers, body = send(service, f"GET {path} HTTP/1.1\r\nHost: a\r\nbroken\r\n\r\n".encode())
@@ -156,7 +156,7 @@ def test_a_path_is_read_as_the_application_reads_it(service, path):
 @pytest.mark.parametrize("end", [socket.SHUT_WR, None])
 def test_a_request_that_breaks_off_is_not_quoted(service, cut, end):
     """Its connection is closed, whether its client waits for an answer or has left."""
-    request = b"POST /api/v1/text/generate HTTP/1.1\r\n" + KEY + b"X: SECRETKEY\r\nContent-Length: 90\r\n\r\nSECRETKEY"
+    request = b"POST /api/v1/text/generate HTTP/1.1\r\n" + KEY + b"X: MARKEDTEXT\r\nContent-Length: 90\r\n\r\nMARKEDTEXT"
     connection = service.connect(request[:cut])
     if end is not None:
         connection.shutdown(end)
@@ -171,6 +171,6 @@ def test_nothing_that_was_sent_is_in_the_log(service):
     for request in PATHLESS.values():
         send(service, request)
     send(service, b"POST /api/v1/text/generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + KEY
-         + b"Transfer-Encoding: chunked\r\n\r\nSECRETKEY\r\n")  # fmt: skip
+         + b"Transfer-Encoding: chunked\r\n\r\nMARKEDTEXT\r\n")  # fmt: skip
     for word in (MARKED, "Bearer", "Traceback", "Invalid HTTP", "<html"):
         assert word not in service.log()
