@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask, Response, jsonify, make_response, request
+from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
@@ -156,6 +157,8 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
 
 
 def _page(error: ServiceError, status: int, failures: Failures) -> Response:
+    if request_ctx.url_adapter is None:  # the Host is no name, so a page could link to nothing
+        return Response(f"{error.message}\n", mimetype="text/plain")
     try:
         return make_response(failures.page(error, status))
     except Exception as another:  # rendering needs what the machine may lack: memory, a descriptor

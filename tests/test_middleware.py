@@ -273,3 +273,11 @@ def test_a_list_of_origins_is_kept_to(environ, models, machine):
     for origin in ("https://c.example", "https://a.example.evil", "https://aXexample"):
         foreign = client.get("/api/health", headers={"Origin": origin})
         assert "Access-Control-Allow-Origin" not in foreign.headers
+
+
+@pytest.mark.parametrize("host", ["..", "a..b", "x" * 70])
+def test_a_host_that_is_no_name_is_the_clients_mistake(client, caplog, host):
+    """A page cannot be rendered for it, so a line of text says so; nothing is logged as an error of ours."""
+    for path in ("/", "//x", "/api/health", "/v1/models"):
+        assert client.get(path, headers={"Host": host}).status_code == 400, path
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
