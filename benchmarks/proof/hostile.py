@@ -55,7 +55,7 @@ def run(size: Size) -> Report:
     """Send each kind to one service."""
     report = Report("hostile", "one request, whatever it is, has a typed answer in time, and others notice nothing")
     cpu = OwnCpu()
-    with serving(size.model) as service:
+    with serving(size.model, SEND_TIMEOUT=f"{DEADLINE / 2:g}") as service:
         with observing(service) as quiet:
             time.sleep(QUIET_SECONDS)
         with observing(service) as seen:

@@ -22,8 +22,7 @@ SETTINGS = {
     "QUEUE_TIMEOUT": f"{DEADLINE:g}",
     "LOG_LEVEL": "INFO",
 }
-# The last line of the table of memory that the start prints.
-BOUND = re.compile(r"\bin all\s+([\d.]+) GB")
+BOUND = re.compile(r'memory plan: \{"total": (\d+)')  # what the start promises, in bytes
 SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) (\S+)$", re.MULTILINE)
 QUIET_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -59,7 +58,7 @@ class Service:
     def memory_bound(self) -> float | None:
         """Bytes that the start promised not to exceed, None if it printed no bound."""
         found = BOUND.findall(self.log.read_text(encoding="utf-8", errors="replace"))
-        return float(found[-1]) * 1e9 if found else None
+        return float(found[-1]) if found else None
 
     def footprint(self) -> Footprint:
         """Return what master, worker and helpers hold now."""

@@ -25,7 +25,7 @@ class Answer:
     """What came of one request. Times in seconds from the moment its head was sent, None for what never came.
 
     status: 0 without an answer; tokens: pieces of text; code: the error that the body told; trouble: the connection's
-    end, where it was none that HTTP has.
+    end, where it was none that HTTP has; numbered: whether it has a request id, as the service's own pages have.
     """
 
     status: int = 0
@@ -35,6 +35,7 @@ class Answer:
     tokens: int = 0
     complete: bool = False
     retry_after: bool = False
+    numbered: bool = False
     code: str = ""
     trouble: str = ""
 
@@ -42,7 +43,8 @@ class Answer:
     def typed(self) -> bool:
         """Whether it is a success, or an error of the service's own shape that is no fault of the service."""
         good = 200 <= self.status < 300 and not self.code
-        return good or (bool(self.code) and self.status not in (0, 500))
+        own = bool(self.code) or self.numbered
+        return good or (own and self.status not in (0, 500))
 
 
 def request(
@@ -101,6 +103,7 @@ async def _read(reader: asyncio.StreamReader, answer: Answer, began: float) -> N
     head = await reader.readuntil(b"\r\n\r\n")
     answer.head = time.perf_counter() - began
     answer.status = int(head[9:12])
+    answer.numbered = b"\nx-request-id:" in head.lower()
     answer.retry_after = b"\nretry-after:" in head.lower()
     end = b""
     while piece := await reader.read(65536):
