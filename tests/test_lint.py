@@ -101,6 +101,7 @@ def test_the_shell_scripts_keep_to_old_bash() -> None:
     assert [(script, word) for script, text in texts.items() for word in newer if word in text] == []
 
 
+@pytest.mark.needs("git")
 def test_the_commit_hooks_run_the_same_linters() -> None:
     """Each hook uses a tool that requirements-test.txt brings, so nothing is downloaded, and no linter is left out."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))

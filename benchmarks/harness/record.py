@@ -108,7 +108,10 @@ def state_of(folder: Path) -> Commit:
     """Return the commit of a working tree, "unknown" if there is none, and whether tracked files differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        except OSError:  # a machine without git
+            return ""
         return done.stdout.strip()
 
     changes = git("status", "--porcelain", "--untracked-files=no")

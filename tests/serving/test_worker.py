@@ -18,6 +18,14 @@ from gunicorn.workers.gthread import ThreadWorker
 from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, SWITCH_INTERVAL, ServiceWorker, has_sibling
 
 NO_PROCESS = 2**22 + 1
+# A process with one child, which ends at a line.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print("child", flush=True)
+input()
+child.communicate(b"\\n")
+"""
 
 
 class FailingListener:
@@ -173,11 +181,11 @@ def test_a_connection_that_cannot_be_set_up_is_closed(idle):
 
 def test_sibling_is_another_living_child_of_the_parent():
     """A process has a sibling while its parent has another running child."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        assert has_sibling(os.getpid())
-        child.stdin.close()
-        child.wait()
-    assert not has_sibling(os.getpid())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
+        assert parent.stdout.readline() == b"child\n"
+        assert has_sibling(parent.pid)
+        parent.communicate(b"\n")
     assert not has_sibling(NO_PROCESS)
 
 
@@ -192,3 +200,10 @@ def test_the_engine_gets_the_interpreter_lock_back_soon(monkeypatch):
     finally:
         sys.setswitchinterval(before)
     assert during == [pytest.approx(SWITCH_INTERVAL)]
+
+
+def test_without_another_child_there_is_no_sibling():
+    """A process whose child has ended has none."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
+        assert not has_sibling(parent.pid)
+        parent.communicate(b"\n")

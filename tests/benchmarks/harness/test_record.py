@@ -45,3 +45,9 @@ def test_the_state_of_a_working_tree_is_recorded(tmp_path: Path) -> None:
     assert (len(clean["commit"]), clean["uncommitted_changes"]) == (40, False)
     tracked.write_text("two")
     assert record.state_of(tmp_path) == {**clean, "uncommitted_changes": True}
+
+
+def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark also runs in a container that has no git."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}

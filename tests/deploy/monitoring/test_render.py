@@ -35,7 +35,7 @@ def loaded(folder, name):
 
 
 @pytest.mark.parametrize("text", ["", MINIMAL, FULL, "SLACK_WEBHOOK_FILE=/x\n", "WEBHOOK_URL=https://a.example/\n"])
-@pytest.mark.needs("prometheus", "alertmanager")
+@pytest.mark.needs("prometheus", "alertmanager", "blackbox-exporter")
 def test_what_is_rendered_is_valid(text, tmp_path):
     """Alertmanager, Prometheus and the blackbox exporter accept the result for any choice of receivers."""
     render(read_settings(text), tmp_path)
