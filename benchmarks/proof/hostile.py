@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from benchmarks.proof import bodies, images
 from benchmarks.proof.bodies import MULTIPART
-from benchmarks.proof.observer import observing
+from benchmarks.proof.observer import Seen, observing
 from benchmarks.proof.report import Report
 from benchmarks.proof.service import DEADLINE, Service, serving
 from benchmarks.proof.size import Size
@@ -54,12 +54,13 @@ def _image_attacks(size: Size) -> Iterator[Attack]:
 def run(size: Size) -> Report:
     """Send each kind to one service."""
     report = Report("hostile", "one request, whatever it is, has a typed answer in time, and others notice nothing")
-    cpu = OwnCpu()
+    cpu, began = OwnCpu(), dict[str, float]()
     with serving(size.model, SEND_TIMEOUT=f"{DEADLINE / 2:g}") as service:
         with observing(service) as quiet:
             time.sleep(QUIET_SECONDS)
         with observing(service) as seen:
             for name, requests in attacks(size):
+                began[name] = min(began.get(name, time.monotonic()), time.monotonic())
                 _try(service, report, name, requests)
                 if not service.alive:
                     break
@@ -67,8 +68,19 @@ def run(size: Size) -> Report:
         if service.alive:
             report.check("seconds until nothing is in flight", service.seconds_until_quiet(), 1)
         seen.judge(report, service, quiet)
+        report.notes["late_during"] = _late(seen, began)
     report.client_cpu = cpu.share
     return report
+
+
+def _late(seen: Seen, began: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Return the longest probe and gap of others, in seconds, during each kind that had long ones."""
+    found: dict[str, dict[str, float]] = {}
+    for moment, what, seconds in seen.late:
+        name = max((name for name in began if began[name] <= moment), key=began.__getitem__, default="the beginning")
+        worst = found.setdefault(name, {})
+        worst[what] = max(worst.get(what, 0.0), seconds)
+    return found
 
 
 def _try(service: Service, report: Report, name: str, requests: list[bytes]) -> None:

@@ -27,6 +27,7 @@ from benchmarks.proof.traffic import chat, request
 PROBES = ("/api/health/ready", "/api/health/live")
 PROBE_EVERY = 0.05  # seconds
 MEMORY_EVERY = 0.05
+LATE = 0.1
 PATIENCE = 60.0
 TOKENS = 1000  # of one stream of the other client
 END_SECONDS = 120.0
@@ -35,7 +36,8 @@ END_SECONDS = 120.0
 @dataclass(slots=True)
 class Seen:
     """probes: seconds of each; failed: probes that were not answered 200; gaps: seconds between two parts of the other
-    client's stream; broken: its streams that did not end well; peak: bytes resident, of all processes of the service.
+    client's stream; broken: its streams that did not end well; peak: bytes resident, of all processes of the service;
+    late: what took long of both, with the moment on the machine's monotonic clock at which it was over.
     """
 
     probes: list[float] = field(default_factory=list)
@@ -43,6 +45,13 @@ class Seen:
     gaps: list[float] = field(default_factory=list)
     broken: int = 0
     peak: int = 0
+    late: list[tuple[float, str, float]] = field(default_factory=list)
+
+    def waited(self, what: str, seconds: float) -> None:
+        """Keep the time of a probe or of a gap in the stream."""
+        (self.probes if what == "probe" else self.gaps).append(seconds)
+        if seconds > LATE:
+            self.late.append((time.monotonic(), what, seconds))
 
     def judge(self, report: Report, service: Service, quiet: Seen | None = None) -> None:
         """Add the promises that hold under everything. quiet: what was seen without a load, for the stream's gaps."""
@@ -84,7 +93,7 @@ class Observer:
                 good = False
                 with suppress(OSError):
                     good = _get(self._port, path)
-                self.seen.probes.append(time.perf_counter() - began)
+                self.seen.waited("probe", time.perf_counter() - began)
                 self.seen.failed += not good
 
     def _weigh(self) -> None:
@@ -119,7 +128,7 @@ class Observer:
                     self.seen.broken += b"data: [DONE]" not in end or b'"error"' in end
                     return
                 if last is not None:
-                    self.seen.gaps.append(now - last)
+                    self.seen.waited("gap", now - last)
                 last, end = (now, (end + data)[-4000:]) if b"data:" in data or end else (None, end)
 
 
