@@ -25,6 +25,7 @@ END_OF_HEAD = b"\r\n\r\n"
 LENGTH = re.compile(rb"\d{1,18}")
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 NO_TOKEN = re.compile(rb"[^\r\n!-~]")  # what no request begins with, a TLS handshake for one
+EXPECTATION = re.compile(rb"expect:[ \t]*100-continue[ \t]*", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
@@ -141,6 +142,7 @@ class Framing:
 
     def _frame(self) -> Stage:
         """Read from the fields how long the body is; an expectation is met by the intake, and taken out."""
+        self._take_expectation()
         lengths, codings = [], []
         for line in bytes(self._head).split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
@@ -149,9 +151,6 @@ class Framing:
                     lengths.append(value.strip())
                 case b"transfer-encoding":
                     codings.append(value.strip().lower())
-                case b"expect" if value.strip().lower() == b"100-continue":
-                    self.expects_continue = True
-                    self._head = self._head.replace(line + b"\r\n", b"")
         if codings:
             self.chunked = codings == [b"chunked"] and not lengths
             return Stage.BODY if self.chunked else Stage.BROKEN
@@ -161,6 +160,14 @@ class Framing:
             return Stage.BROKEN
         self.content_length = int(lengths[0])
         return Stage.BODY if self.content_length else Stage.WHOLE
+
+    def _take_expectation(self) -> None:
+        """Take the expectation out, as a whole line that is one: any other is for the parser to refuse."""
+        request_line, *lines = bytes(self._head).split(b"\r\n")
+        others = [line for line in lines if not EXPECTATION.fullmatch(line)]
+        self.expects_continue = len(others) < len(lines)
+        if self.expects_continue:
+            self._head = bytearray(b"\r\n".join([request_line, *others]))
 
 
 class _Chunks:

@@ -43,6 +43,9 @@ def seeds(target: str) -> Iterator[bytes]:
         case "http_head":
             yield from (data for _, data in bodies.framings())
             yield b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.1\r\n\r\n"
+            # Once taken apart so that other fields changed.
+            yield b"POST /a HTTP/1.1\r\n\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"
+            yield b"POST /a HTTP/1.1\r\nX-Expect: 100-continue\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nab"
             yield b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nab\r\n0\r\nA: b\r\n\r\nrest"
 
 

@@ -81,6 +81,9 @@ def http_head(data: bytes) -> None:
     """Framing is the same however the bytes arrive, loses none, and what is whole is what Gunicorn's parser reads."""
     with closing(Framing()) as at_once, closing(Framing()) as apart:
         rest = at_once.feed(data)
+        if at_once.stage in (Stage.BODY, Stage.WHOLE):  # whole lines may be taken out; none is made
+            sent = iter(data.split(b"\r\n"))
+            assert all(line in sent for line in at_once.head.removesuffix(b"\r\n\r\n").split(b"\r\n"))
         read_attempt(at_once.head)
         if (head := read_head(at_once.head)) is not None:
             assert head.path

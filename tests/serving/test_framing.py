@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from contextlib import closing
 from tempfile import SpooledTemporaryFile
 
 import pytest
@@ -172,3 +173,22 @@ def test_a_body_that_cannot_be_kept_leaves_its_head(monkeypatch, store, chunked)
     framing.rewind()
     assert framing.read(10_000) == head
     framing.close()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"X-Expect: 100-continue\r\nContent-Length: 2\r\n",
+        b"\nExpect: 100-continue\r\nContent-Length: 2\r\n",
+        b" Expect: 100-continue\r\nContent-Length: 2\r\n",
+        b"Expect : 100-continue\r\nContent-Length: 2\r\n",
+    ],
+)
+def test_only_a_whole_expectation_is_taken_out(fields):
+    """No other line changes with it: the parser reads, or refuses, the fields that were sent."""
+    sent = b"POST / HTTP/1.1\r\n" + fields
+    with closing(Framing()) as alone, closing(Framing()) as beside:
+        alone.feed(sent + b"\r\nab")
+        beside.feed(sent + b"Expect: 100-continue\r\n\r\nab")
+        assert (alone.expects_continue, beside.expects_continue) == (False, True)
+        assert alone.head == beside.head == sent + b"\r\n"
