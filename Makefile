@@ -1,5 +1,5 @@
 # Shortcuts for developers; each recipe works by itself as well.
-.PHONY: install run check test lint format bench lighthouse
+.PHONY: install run check test lint format bench proof fuzz lighthouse
 
 PYTHON = .venv/bin/python
 # The results name the commits that they were measured at, which look like keys.
@@ -43,6 +43,13 @@ sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materia
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
+
+proof: ## an hour and more: hostile clients, floods and faults against a real Gunicorn; writes tests/RELIABILITY.md
+	$(PYTHON) -m benchmarks.proof
+
+fuzz: ## half an hour for each parser; needs tests/fuzz/requirements.txt in .venv
+	for target in image json data_url multipart form http_head; do \
+	  $(PYTHON) -m tests.fuzz $$target -max_total_time=1800 || exit 1; done
 
 # Scores of the page of a server that runs on PORT. Needs npm and Chromium; both pages shall have 98 and more.
 lighthouse:

@@ -21,18 +21,21 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from config import Settings, settings_or_exit
+from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
-from edge.operator_session import sign_in_tries
+from edge.gate import Gate
+from edge.key_tries import KeyTries
+from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
-from edge.route_table import check_routes
+from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
 from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.description import describe
-from routes.locale import api_sentence
+from routes.locale import api_sentence, sentence_in
 from routes.openai.requests import openai_models
 from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
@@ -63,20 +66,32 @@ def create_app(
     """Return the application; its models are not loaded yet. Raises StartError and RouteTableError."""
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
+    app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
+    grammars = GrammarCache()
+    metrics = Metrics(
+        models,
+        machine or ThisMachine(),
+        lambda: limiter.shared_failures,
+        lambda: models.image_decoder.restarts,
+        grammars.size,
+    )
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
         rate_limiter=limiter,
-        sign_in_tries=sign_in_tries(),
-        metrics=Metrics(models, machine or ThisMachine(), lambda: limiter.shared_failures),
+        key_tries=KeyTries(),
+        ended_sessions=EndedSessions(),
+        metrics=metrics,
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
+        body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
+        gate=Gate(settings, models, limiter, metrics, sentence_in),
         request_models=request_models(settings),
         openai_models=openai_models(settings),
-        grammars=GrammarCache(),
+        grammars=grammars,
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))

@@ -20,6 +20,8 @@ from gunicorn.arbiter import Arbiter
 
 from config import settings_or_exit
 from engine.errors import StartError
+from models.memory_plan import IDLE_CONNECTIONS
+from serving.allocator import share_heaps
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
@@ -28,7 +30,6 @@ from telemetry.logs import set_up_logging
 from telemetry.version import RELEASE, VERSION
 
 KEPT_NOTIFY_SOCKET = "AVITO_AI_NOTIFY_SOCKET"
-IDLE_CONNECTIONS = 1024
 DESCRIPTORS = 65_536
 SPARE_DESCRIPTORS = 256
 # How long the service may take to stop beyond the worker's drain, in seconds.
@@ -128,6 +129,7 @@ def pre_exec(server: Arbiter) -> None:
 
 def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
     """Give the worker its settings and the pids of older workers, which only the master knows."""
+    share_heaps()
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
     worker.drain_delay = settings.server.drain_delay

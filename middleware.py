@@ -7,13 +7,12 @@ place (`_answer_failure`), by the table in `edge.errors` and in the format of th
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask, Response, jsonify, make_response, request
+from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
@@ -21,37 +20,21 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, errors, failover, operator_session
 from edge.charging import charge
+from edge.gate import body_refused
+from edge.key_tries import BUDGET
+from edge.rate_limit import OverBudget
+from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
+from edge.response_headers import CORS_EXPOSED, CORS_HEADERS, CORS_METHODS, SECURITY_HEADERS
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
-from engine.errors import Message, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 
-CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-CORS_METHODS = ["GET", "POST", "OPTIONS"]
-CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
-CORS_EXPOSED = [
-    "X-Request-ID",
-    "X-Response-Time",
-    "Retry-After",
-    "RateLimit-Limit",
-    "RateLimit-Remaining",
-    "RateLimit-Reset",
-    "RateLimit-Policy",
-]
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
+BODIES_FULL = Message("bodies_full", "Too many large requests are being read; try again later.")
+FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +68,7 @@ def _before() -> None:
     row = request_state().row
     if row is not None:
         _check_access(row)
-        failover.hand_over_early(request, services().settings, services().models, row)
+        failover.hand_over_early(failover.HEADER in request.headers, services().settings, services().models, row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
 
@@ -93,8 +76,7 @@ def _before() -> None:
 def _begin() -> None:
     began = time.monotonic()
     row = row_of(request)
-    claimed = request.headers.get("X-Request-ID", "")
-    request_id = claimed if CLIENT_ID.fullmatch(claimed) else str(uuid.uuid4())
+    request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
     client = caller.client_address(request, services().settings.server.trusted_proxies)
     trace, model = _trace(row, request_id, began), row.model if row is not None else None
@@ -111,16 +93,29 @@ def _trace(row: Row | None, request_id: str, began: float) -> Trace:
 
 
 def _check_access(row: Row) -> None:
+    settings = services().settings
+    if row.own_page and caller.is_foreign_page(request, settings.server.trusted_proxies):
+        raise errors.Forbidden(FOREIGN_PAGE)
     if row.need not in (Need.LOCAL_OR_ADMIN, Need.OPERATOR) or caller.is_local(request):
         return
-    admin_key = services().settings.security.admin_key
-    if caller.is_admin(request, admin_key):
-        return
-    if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key):
-        return
+    admin_key = settings.security.admin_key
     if admin_key is None:
         raise errors.Forbidden("This address answers only programs on the same machine.")
-    raise errors.Unauthorized("This address needs the administrator's key.")
+    if row.need is Need.OPERATOR and operator_session.is_signed_in(request, admin_key, services().ended_sessions):
+        return
+    offered = caller.bearer_key(request)
+    if offered is None or not _key_fits(offered, admin_key):
+        raise errors.Unauthorized("This address needs the administrator's key.")
+
+
+def _key_fits(offered: str, admin_key: str) -> bool:
+    state = request_state()
+    try:
+        return services().key_tries.fits(offered, admin_key, caller.budget_key(state.client))
+    except OverBudget as refusal:
+        state.quota = refusal.quota
+        state.observer.over_budget(BUDGET, refusal.window)
+        raise
 
 
 def _check_body(row: Row) -> None:
@@ -137,6 +132,8 @@ def _check_body(row: Row) -> None:
     request_state().too_large = message
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(message)
+    if body_refused(request):
+        raise Overloaded(BODIES_FULL)
 
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
@@ -152,11 +149,21 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
     elif _under("/v1"):
         body = jsonify(errors.openai_body(error))
     else:
-        body = make_response(failures.page(error, meaning.status))
+        body = _page(error, meaning.status, failures)
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
-    body.headers.update(failover.headers_of(error, request, services().settings))
+    body.headers.update(failover.headers_of(error, failover.HEADER in request.headers, services().settings))
     return body
+
+
+def _page(error: ServiceError, status: int, failures: Failures) -> Response:
+    if request_ctx.url_adapter is None:  # the Host is no name, so a page could link to nothing
+        return Response(f"{error.message}\n", mimetype="text/plain")
+    try:
+        return make_response(failures.page(error, status))
+    except Exception as another:  # rendering needs what the machine may lack: memory, a descriptor
+        errors.log_unexpected(another)
+        return Response(f"{error.message}\n", mimetype="text/plain")
 
 
 def _under(prefix: str) -> bool:

@@ -7,14 +7,18 @@ import hmac
 import ipaddress
 import logging
 import re
-from urllib.parse import urlsplit
 
 from flask import Request
 
 log = logging.getLogger("avito_ai.access")
 
 FORWARDED = ("HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_FORWARDED_")
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+# RFC 9110, sections 4.2 and 7.2: a name or an address, and nothing before it; a list of several hosts is none.
+HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
+# RFC 6454, section 7.1.
+ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>.+)", re.ASCII)
+DEFAULT_PORTS = {"http": "80", "https": "443"}
 # An address as proxies write it: bare, or with a port; IPv6 in brackets where a port follows.
 WITH_PORT = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](:\d+)?|(?P<v4>\d+\.\d+\.\d+\.\d+):\d+")
 
@@ -47,9 +51,14 @@ def client_address(request: Request, trusted_proxies: int) -> str:
     from the right; entries to the left of it are the client's own claims. If the list is shorter or the entry is not
     an address, the socket's peer counts.
     """
-    hops = [hop.strip() for line in request.headers.getlist("X-Forwarded-For") for hop in line.split(",")]
+    return address_of(request.headers.getlist("X-Forwarded-For"), request.remote_addr or "", trusted_proxies)
+
+
+def address_of(forwarded: list[str], peer: str, trusted_proxies: int) -> str:
+    """Return the same from the values of X-Forwarded-For and the address of the socket's peer."""
+    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
     claimed = hops[-trusted_proxies] if 0 < trusted_proxies <= len(hops) else ""
-    return _normal(claimed) or _normal(request.remote_addr or "") or "unknown"
+    return _normal(claimed) or _normal(peer) or "unknown"
 
 
 def budget_key(address: str) -> str:
@@ -65,9 +74,28 @@ def is_local(request: Request) -> bool:
     if not peer or not ipaddress.ip_address(peer).is_loopback or is_forwarded(request):
         return False
     origin = request.headers.get("Origin")
-    return _host_name(f"//{request.headers.get('Host', '')}") in LOCAL_NAMES and (
-        origin is None or _host_name(origin) in LOCAL_NAMES
+    return _host(request.headers.get("Host", ""))[0] in LOCAL_NAMES and (
+        origin is None or _origin(origin)[0] in LOCAL_NAMES
     )
+
+
+def is_foreign_page(request: Request, trusted_proxies: int) -> bool:
+    """True if a browser sent this for a page of another origin. A program, which names no origin, is not a page.
+
+    Browsers name the relation themselves over HTTPS and on localhost (Fetch Metadata, section 2.4); elsewhere the
+    origin is compared with the host that was asked for. A proxy may have taken the port from that.
+    """
+    relation = request.headers.get("Sec-Fetch-Site")
+    if relation is not None:
+        return relation.strip().lower() not in ("same-origin", "none")
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return False
+    asked = [request.headers.get("Host", "")]
+    if trusted_proxies > 0:
+        asked.append(request.headers.get("X-Forwarded-Host", "").rpartition(",")[2].strip())
+    name, port = _origin(origin)
+    return not name or not any(name == host and ours in ("", port) for host, ours in map(_host, asked))
 
 
 def came_over_https(request: Request, trusted_proxies: int) -> bool:
@@ -76,12 +104,15 @@ def came_over_https(request: Request, trusted_proxies: int) -> bool:
     return request.is_secure or (trusted_proxies > 0 and nearest.lower() == "https")
 
 
-def is_admin(request: Request, admin_key: str | None) -> bool:
-    """True if the request carries `Authorization: Bearer <ADMIN_KEY>`; compared in constant time."""
+def bearer_key(request: Request) -> str | None:
+    """Return the key of `Authorization: Bearer <key>`, None if the request carries none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if not admin_key or scheme.lower() != "bearer":
-        return False
-    return hmac.compare_digest(token.strip().encode(), admin_key.encode())
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def key_fits(offered: str, admin_key: str | None) -> bool:
+    """True for ADMIN_KEY; compared in constant time."""
+    return bool(admin_key) and hmac.compare_digest(offered.encode(), str(admin_key).encode())
 
 
 @functools.lru_cache(maxsize=4096)
@@ -96,8 +127,16 @@ def _normal(text: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def _host_name(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+def _host(text: str) -> tuple[str, str]:
+    """Return the name in lower case and the port of a Host field, ("", "") if it is not one."""
+    match = HOST.fullmatch(text)
+    return (match["name"].lower(), match["port"] or "") if match else ("", "")
+
+
+def _origin(text: str) -> tuple[str, str]:
+    """Return the name and the port of an origin, ("", "") for `null` and whatever else has none."""
+    match = ORIGIN.fullmatch(text)
+    if match is None:
+        return "", ""
+    name, port = _host(match["host"])
+    return name, port or DEFAULT_PORTS[match["scheme"]]

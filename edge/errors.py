@@ -15,7 +15,9 @@ What the engine raises stands in `engine.errors`.
 
 from __future__ import annotations
 
+import errno
 import logging
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from edge.bodies import ApiFailure, OpenaiFailure, OpenaiFailureDetails
 from engine.errors import (
     ContextTooLong,
     DeadlineExceeded,
+    Message,
     ModelError,
     NotReady,
     Overloaded,
@@ -112,6 +115,14 @@ FRAMEWORK: dict[int, ServiceError] = {
 }
 
 
+MALFORMED = "The request is malformed."
+
+NO_MEMORY = Message("no_memory", "The service has too little memory at the moment; try again later.")
+NO_RESOURCES = Message("no_resources", "The service lacks files, threads or disk space at the moment; try again later.")
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.ENOBUFS}
+NO_THREAD = "can't start new thread"  # what Python's RuntimeError says
+UNEXPECTED = "Something went wrong on our side. Please try again."
+
 Sentence = Callable[[str, str], str]
 
 
@@ -124,12 +135,41 @@ def as_service_error(error: Exception) -> ServiceError:
     """Return the error as one of our tree. An unexpected one is logged, without any text that a client sent."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, MemoryError):
+        log.error("Out of memory:\n%s", "".join(traceback.format_tb(error.__traceback__)))
+        return Overloaded(NO_MEMORY)
+    if _exhausted(error):
+        log_unexpected(error)
+        return Overloaded(NO_RESOURCES)
     if isinstance(error, HTTPException) and (error.code or 500) < 500:
-        return FRAMEWORK.get(error.code or 0) or ValidationError("The request is malformed.")
-    # An exception's text can quote the request, so only its traceback and its type are logged.
+        return FRAMEWORK.get(error.code or 0) or ValidationError(MALFORMED)
+    if _about_the_body(error):
+        log.info("Malformed request body: %s", type(error).__name__)
+        return ValidationError(MALFORMED)
+    log_unexpected(error)
+    return InternalError(UNEXPECTED)
+
+
+def log_unexpected(error: BaseException) -> None:
+    """Log an error's type and traceback; its text can quote the request."""
     where = "".join(traceback.format_tb(error.__traceback__))
     log.error("Unexpected %s:\n%s", type(error).__name__, where)
-    return InternalError("Something went wrong on our side. Please try again.")
+
+
+def _exhausted(error: Exception) -> bool:
+    """Return whether the machine has no more of something that others will give back."""
+    if isinstance(error, OSError):
+        return error.errno in EXHAUSTED
+    return isinstance(error, RuntimeError) and str(error) == NO_THREAD
+
+
+def _about_the_body(error: Exception) -> bool:
+    """Return whether the server could not read the body, such as one of broken chunks.
+
+    Gunicorn raises its own errors while a view reads. It is not imported, since the service also runs without it.
+    """
+    server = sys.modules.get("gunicorn.http.errors")
+    return server is not None and isinstance(error, server.ParseException | server.NoMoreData)
 
 
 def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from limits.storage import MovingWindowSupport, Storage
 
 SWEEP_SECONDS = 60.0
+# Together at most about 100 MB. Beyond that the clients that were charged longest ago begin anew.
+MAX_WINDOWS, MAX_HITS = 50_000, 500_000
 
 
 @dataclass(slots=True)
@@ -38,8 +40,9 @@ class LocalWindows(Storage, MovingWindowSupport):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two fields below
-        self._windows: dict[str, _Window] = {}
+        self._lock = threading.Lock()  # guards the fields below
+        self._windows: dict[str, _Window] = {}  # the one charged longest ago first
+        self._hits = 0  # of all windows, an upper limit between two sweeps
         self._swept = clock()
 
     def __len__(self) -> int:
@@ -50,12 +53,15 @@ class LocalWindows(Storage, MovingWindowSupport):
         with self._lock:
             now = self._clock()
             self._sweep(now)
-            window = self._windows.setdefault(key, _Window(expiry))
+            window = self._windows.pop(key, None) or _Window(expiry)
+            self._windows[key] = window
             window.forget_before(now - expiry)
             if window.count + amount > limit:
                 return False
             window.hits.append((now, amount))
             window.count += amount
+            self._hits += 1
+            self._bound()
             return True
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
@@ -68,6 +74,11 @@ class LocalWindows(Storage, MovingWindowSupport):
             window.forget_before(now - expiry)
             return (window.hits[0][0] if window.hits else now), window.count
 
+    def _bound(self) -> None:
+        """Forget the windows charged longest ago while there are too many, or too many hits; never the last one."""
+        while len(self._windows) > 1 and (len(self._windows) > MAX_WINDOWS or self._hits > MAX_HITS):
+            self._hits -= len(self._windows.pop(next(iter(self._windows))).hits)
+
     def _sweep(self, now: float) -> None:
         """Remove the clients whose windows are empty; rarely, since it visits all of them."""
         if now - self._swept < SWEEP_SECONDS:
@@ -77,6 +88,7 @@ class LocalWindows(Storage, MovingWindowSupport):
             window.forget_before(now - window.expiry)
             if not window.hits:
                 del self._windows[key]
+        self._hits = sum(len(window.hits) for window in self._windows.values())
 
     # Required by the library's base class, beyond moving windows.
 
@@ -94,6 +106,7 @@ class LocalWindows(Storage, MovingWindowSupport):
         with self._lock:
             forgotten = len(self._windows)
             self._windows.clear()
+            self._hits = 0
             return forgotten
 
     def clear(self, key: str) -> None:

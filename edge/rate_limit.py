@@ -17,7 +17,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
-from edge.shared_windows import STORAGE_ERRORS, SharedWindows, Windows
+from edge.shared_windows import SharedWindows, Windows
 from engine.errors import Message, ValidationError
 
 
@@ -69,6 +69,11 @@ class RateLimiter:
         self._shared = shared
         self._lock = threading.Lock()  # guards a check and the charge that follows it
 
+    def begin(self) -> None:
+        """Try the shared storage, if there is one."""
+        if self._shared is not None:
+            self._shared.begin()
+
     def spend(self, budget: str, client: str, cost: int = 1, *, only_look: bool = False) -> Quota | None:
         """Charge `cost` requests and return what is left; None if no limit is set. only_look: charge nothing.
 
@@ -83,10 +88,22 @@ class RateLimiter:
         if self._shared is not None and not self._shared.unavailable:
             try:
                 return self._spend_in(self._shared.windows, budget, client, cost, only_look)
-            except STORAGE_ERRORS as error:
+            except OverBudget:
+                raise
+            except Exception as error:  # whatever comes of a storage that is away, full, or no Redis at all
                 self._shared.failed(error)
         with self._lock:
             return self._spend_in(self._local, budget, client, cost, only_look)
+
+    def spend_local(self, budget: str, client: str, *, only_look: bool) -> Quota | None:
+        """Charge one request as `spend` does, unless another process would have to be asked: then charge nothing.
+
+        Raises OverBudget. Never waits for the network.
+        """
+        if not self._items or (self._shared is not None and not self._shared.unavailable):
+            return None
+        with self._lock:
+            return self._spend_in(self._local, budget, client, 1, only_look)
 
     def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged."""

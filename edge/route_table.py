@@ -38,6 +38,7 @@ class Budget(Enum):
 class Row:
     """The rules of one route.
 
+    own_page: the route changes what a browser keeps, and refuses a browser that calls it for another site's page.
     bodies: the accepted content types with their limits in bytes; empty for a route that reads no body. cost_in_body:
     the route charges its budget itself, once it has read how many answers are requested. model: the model whose
     figures a failed request counts in, unless the body names it.
@@ -48,6 +49,7 @@ class Row:
     bodies: Mapping[str, int] = field(default_factory=dict)
     cost_in_body: bool = False
     model: str | None = None
+    own_page: bool = False
 
 
 # The body names the model and the number of answers.
@@ -56,13 +58,13 @@ OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=Tru
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
     "GET /state": Row(),
-    "POST /language": Row(bodies=FORM_OF_TEXT),
+    "POST /language": Row(bodies=FORM_OF_TEXT, own_page=True),
     "GET /static/<path:filename>": Row(),
     "GET /status": Row(need=Need.OPERATOR),
     "GET /status/figures": Row(need=Need.OPERATOR),
     "GET /status/samples": Row(need=Need.OPERATOR),
-    "POST /status/sign-in": Row(bodies=FORM_OF_TEXT),
-    "POST /status/sign-out": Row(),
+    "POST /status/sign-in": Row(bodies=FORM_OF_TEXT, own_page=True),
+    "POST /status/sign-out": Row(own_page=True),
     "GET /avibe": Row(),
     "POST /avibe": Row(budget=Budget.GENERATION, bodies=FORM_OF_TEXT, model="avibe"),
     "GET /avision": Row(),

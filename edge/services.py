@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from config import Settings
+from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
+from edge.gate import Gate
+from edge.key_tries import KeyTries
+from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
 from models import ModelSet
 from telemetry.metrics import Metrics
@@ -19,20 +23,25 @@ KEY = "services"
 
 @dataclass(frozen=True)
 class Services:
-    """What the hooks around every route use. sign_in_tries: the budgets of tries to sign in to the operator's page."""
+    """What the hooks around every route use. ended_sessions: those of the operator's page that were signed out."""
 
     settings: Settings
     models: ModelSet
     rate_limiter: RateLimiter
-    sign_in_tries: RateLimiter
+    key_tries: KeyTries
+    ended_sessions: EndedSessions
     metrics: Metrics
     tracing: Tracing
     client_watch: ClientWatch
     forwarded_warning: ForwardedWarning
+    body_budget: BodyBudget
+    gate: Gate
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()
+        self.client_watch.start()
+        self.rate_limiter.begin()
 
 
 def services(app: Flask | None = None) -> Services:

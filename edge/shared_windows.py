@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from limits import RateLimitItemPerSecond
-from limits.errors import StorageError
 from limits.storage import RedisStorage, Storage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -22,8 +21,6 @@ log = logging.getLogger("avito_ai.rate_limit")
 # Between two attempts after a failure, and at most for one call, in seconds.
 REDIS_PAUSE = 5.0
 REDIS_TIMEOUT = 0.25
-# What an unavailable storage raises; the code that catches it calls `SharedWindows.failed`.
-STORAGE_ERRORS = (StorageError, OSError)
 TRY = RateLimitItemPerSecond(1_000_000)
 
 Pause = Callable[[float], bool]
@@ -57,6 +54,16 @@ class SharedWindows:
         """How many calls and retries have failed since the start."""
         return self._failures
 
+    def begin(self) -> None:
+        """Try the storage in the background, so that a wrong setting is reported at the start."""
+        threading.Thread(target=self._try_first, name="limits-storage-first", daemon=True).start()
+
+    def _try_first(self) -> None:
+        try:
+            self._hit()
+        except Exception as error:
+            self.failed(error)
+
     def failed(self, error: Exception) -> None:
         """Keep requests away from the storage until a retry succeeds."""
         with self._lock:
@@ -64,7 +71,14 @@ class SharedWindows:
             first, self._unavailable = not self._unavailable, True
         if first:
             log.warning("RATE_LIMIT_STORAGE is unavailable (%s): this process counts on its own.", _kind_of(error))
+            self._retry_in_background()
+
+    def _retry_in_background(self) -> None:
+        try:
             threading.Thread(target=self._retry, name="limits-storage", daemon=True).start()
+        except RuntimeError:  # no room for a thread: the next request tries the storage itself
+            with self._lock:
+                self._unavailable = False
 
     def _retry(self) -> None:
         while not self._pause(REDIS_PAUSE):
@@ -77,11 +91,14 @@ class SharedWindows:
     def _try(self) -> bool:
         """Run the operation of a request, so that a Redis that is full or read-only does not count as available."""
         try:
-            return MovingWindowRateLimiter(self.windows.storage).hit(TRY, "try")
-        except STORAGE_ERRORS:
+            return self._hit()
+        except Exception:
             with self._lock:
                 self._failures += 1
             return False
+
+    def _hit(self) -> bool:
+        return MovingWindowRateLimiter(self.windows.storage).hit(TRY, "try")
 
 
 def redis_windows(url: str) -> Windows:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.backend import Generation
 from engine.errors import ContextTooLong, Message, ValidationError
+from engine.prefix_scopes import PrefixScopes
 from engine.schedule.sequence import Sequence
 from engine.text.detokenizer import Detokenizer
-from engine.types import GenerationRequest, QueuePosition, SamplingParams
+from engine.text.prompt_size import check_prompt_size
+from engine.types import GenerationRequest, QueuePosition, SamplingParams, TokensPrompt
+from engine.wanted import Wanted
+
+PREPARED = TokensPrompt(())  # in the place of a prompt that has been prepared
 
 if TYPE_CHECKING:
     from engine.loading.loader import LoadedModel
     from engine.text.prompt import PreparedPrompt
+
+WITHIN_CLIENTS = PrefixScopes()
 
 
 def make_sequence(
@@ -22,17 +31,27 @@ def make_sequence(
     arrival: float,
     on_abort: Callable[[], None],
     clock: Callable[[], float],
-    queue_position: Callable[[], QueuePosition | None] = lambda: None,
+    queue_position: Callable[[GenerationRequest], QueuePosition | None] = lambda request: None,
+    scopes: PrefixScopes = WITHIN_CLIENTS,
+    wanted: Wanted | None = None,
+    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
-    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits.
+    The sequence does not keep the prompt, whose images and texts may be large.
+
+    arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
+    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors; commit_early: as
+    `Generation` takes it.
     """
-    prompt = loaded.preparer.prepare(request.prompt)
+    check_prompt_size(request.prompt, loaded.max_model_len)
+    prompt = loaded.preparer.prepare(request.prompt, wanted)
     _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    return sequence_of(loaded, request, prompt, arrival, on_abort, clock, queue_position)
+    bare = replace(request, prompt=PREPARED)
+    position = partial(queue_position, bare)
+    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, position, scopes, commit_early)
 
 
 def sequence_of(
@@ -43,14 +62,23 @@ def sequence_of(
     on_abort: Callable[[], None],
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
+    scopes: PrefixScopes = WITHIN_CLIENTS,
+    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
     generation = Generation(
-        request.request_id, len(prompt.token_ids), arrival + request.timeout, on_abort, clock, queue_position
+        request.request_id,
+        len(prompt.token_ids),
+        arrival + request.timeout,
+        on_abort,
+        clock,
+        queue_position,
+        commit_early,
     )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
-    return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images)
+    scope = scopes.of(request.client, prompt.token_ids)
+    return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images, scope)
 
 
 def _check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:

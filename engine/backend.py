@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.errors import DeadlineExceeded, Message, RequestAborted, RetryLater, ServiceError
 from engine.types import (
     BackendState,
     BackendStats,
@@ -29,6 +29,7 @@ from engine.types import (
 
 # Seconds after its deadline in which the engine may still end a request itself.
 DEADLINE_GRACE = 1.0
+COMMITMENT_INTERVAL = 0.5  # seconds
 
 
 class Backend(Protocol):
@@ -48,7 +49,14 @@ class Backend(Protocol):
         """Admit one request and return its generation.
 
         Raises NotReady and Overloaded before any work. Then tokenizes in the caller's thread; raises ValidationError or
-        a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported).
+        a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported), and
+        RequestAborted or DeadlineExceeded soon after `request.cancellation` or its time has ended that work.
+        """
+
+    def would_refuse(self, client: str) -> RetryLater | None:
+        """Return what `submit` would refuse a client's request with at this moment, None if it would admit it.
+
+        Costs microseconds and never blocks on the engine's work.
         """
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
@@ -87,7 +95,8 @@ class Generation:
 
     deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that no request hangs on a
     stalled engine. on_abort: asks the engine to stop the sequence; it is called with this object's lock held, so it
-    must not block. queue_position: where the request waits, None once it has started.
+    must not block. queue_position: where the request waits, None once it has started. commit_early: asked for an answer
+    that waits whether it may be committed before it starts; if so, it is.
     """
 
     def __init__(
@@ -98,10 +107,12 @@ class Generation:
         on_abort: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         queue_position: Callable[[], QueuePosition | None] = lambda: None,
+        commit_early: Callable[[Generation], bool] = lambda generation: True,
     ) -> None:
         self.request_id = request_id
         self.prompt_tokens = prompt_tokens
         self.queue_position = queue_position
+        self._commit_early = commit_early
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock
@@ -112,8 +123,15 @@ class Generation:
         self._completion: Completion | None = None
         self._error: ServiceError | None = None
         self._aborted = False
+        self._committed = False
 
     # --- the producer's side: one thread ---
+
+    def commit(self) -> None:
+        """Refuse this answer for want of capacity no longer: it has started, or its client has been told so."""
+        with self._changed:
+            self._committed = True
+            self._changed.notify_all()
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
@@ -152,6 +170,11 @@ class Generation:
         return self._streaming
 
     @property
+    def committed(self) -> bool:
+        """True once the answer is no longer refused for want of capacity."""
+        return self._committed
+
+    @property
     def aborted(self) -> bool:
         """True once an abort was requested."""
         return self._aborted
@@ -170,6 +193,21 @@ class Generation:
         finally:
             if not self.done:
                 self.abort()
+
+    def wait_for_commitment(self, ask_every: float = COMMITMENT_INTERVAL) -> None:
+        """Wait until the answer is committed, for a consumer that streams; before that no client may be told 200.
+
+        Raises the error that it ended with before. ask_every: seconds after which an early commitment is asked for.
+        """
+        with self._changed:
+            self._streaming = True
+        while not self._commit_early(self):
+            with self._changed:
+                if self._error is not None and not self._committed:
+                    raise self._error
+                if self._committed or self.done:
+                    return
+                self._wait(ask_every)
 
     def result(self) -> Completion:
         """Wait for the end and return the whole answer. Raises the error that it ended with."""

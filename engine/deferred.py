@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.backend import Backend, Generation
-from engine.errors import Message, NotReady
+from engine.errors import Message, NotReady, RetryLater
 from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
+
+NOT_LOADED = NotReady(Message("loading", "The model is still loading; try again later."))
 
 
 class DeferredBackend:
@@ -45,6 +47,9 @@ class DeferredBackend:
     def submit(self, request: GenerationRequest) -> Generation:
         return self._built().submit(request)
 
+    def would_refuse(self, client: str) -> RetryLater | None:
+        return NOT_LOADED if self._backend is None else self._backend.would_refuse(client)
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         return self._built().submit_when_free(request, alone, wake)
 
@@ -77,5 +82,5 @@ class DeferredBackend:
 
     def _built(self) -> Backend:
         if self._backend is None:
-            raise NotReady(Message("loading", "The model is still loading; try again later."))
+            raise NotReady(NOT_LOADED.message)
         return self._backend

@@ -71,7 +71,9 @@ class EngineCore:
         self._room, self._runner, self._clock = room, runner, clock
         self._eos_token_ids, self._token_text = eos_token_ids, token_text
         self._counters = counters
-        self.scheduler = Scheduler(room, config.max_num_seqs, config.max_num_batched_tokens, self._begin)
+        self.scheduler = Scheduler(
+            room, config.max_num_seqs, config.max_num_batched_tokens, self._begin, config.step_overhead
+        )
 
     def step(self) -> bool:
         """Compute one step of all running sequences; return False if there was nothing to do."""
@@ -128,7 +130,8 @@ class EngineCore:
             self._fail_sequence(sequence, error)
             return False
         if first:
-            sequence.cached_tokens = sequence.num_computed
+            # What is public may have been computed for anybody, and the client is told of its own only.
+            sequence.cached_tokens = max(0, sequence.num_computed - sequence.scope.public_tokens)
             self._counters.prompt_tokens += sequence.num_prompt
             self._counters.cached_tokens += sequence.cached_tokens
         return True
@@ -164,9 +167,13 @@ class EngineCore:
 
     def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
-        log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
         slot = sequence.slot
-        self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
+        if isinstance(error, ServiceError):
+            log.warning("[%s] The sequence failed: %s", sequence.request.request_id, type(error).__name__)
+            self._fail(sequence, error)
+        else:
+            log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
+            self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
         self._runner.zero(slot)
 
     # --- postprocess ---
@@ -191,7 +198,7 @@ class EngineCore:
         self._counters.generation_tokens += 1
         if sequence.first_token_at is None:
             sequence.first_token_at = now
-            self._runner.cache_prefix(sequence)
+            self._keep_prefix(sequence)
         sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
@@ -222,9 +229,14 @@ class EngineCore:
         sequence.unsent_text += sequence.detokenizer.flush()
         sequence.generation.push(sequence.take_piece(now))
         completion = sequence.completion(reason, now)
-        self._runner.cache_prefix(sequence)
+        self._keep_prefix(sequence)
         self._leave(sequence)
         sequence.generation.finish(completion)
+
+    def _keep_prefix(self, sequence: Sequence) -> None:
+        """Cache what is computed of a sequence for later ones."""
+        if sequence.scope.kept:
+            self._runner.cache_prefix(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
         self._leave(sequence)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from engine.engine_core import EngineCore
-from engine.errors import EngineDead, RequestAborted
+from engine.errors import EngineDead, NotReady
 from engine.faults import is_poison
 from engine.schedule.waiting_room import WaitingRoom
 
@@ -72,7 +72,7 @@ class EngineLoop:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(grace)
-        self._close(RequestAborted, STOPPED)
+        self._close(NotReady, STOPPED)
 
     # --- the engine's thread ---
 
@@ -120,7 +120,7 @@ class EngineLoop:
         self.lost = True
         self._close(EngineDead, DIED)
 
-    def _close(self, kind: type[EngineDead] | type[RequestAborted], message: str) -> None:
+    def _close(self, kind: type[EngineDead] | type[NotReady], message: str) -> None:
         """Admit nothing more, then fail what is in flight: in this order, so that no request is left behind."""
         self._room.close()
         if self.core is not None:

@@ -10,7 +10,7 @@
     │   ├── Overloaded           the service is at capacity
     │   └── NotReady             loading, draining, stalled or dead
     ├── DeadlineExceeded         the request's time is up
-    ├── RequestAborted           the client disconnected, or the service stopped
+    ├── RequestAborted           the client disconnected
     └── ModelError               the model failed on this request
         └── EngineDead           the engine's loop died while this request was in it
     StartError                   the service cannot start; not a request's error
@@ -36,6 +36,13 @@ class Message(str):
 
     def __new__(cls, key: str, template: str, /, **values: object) -> Message:
         message = super().__new__(cls, template.format(**values))
+        message.key, message.values = key, values
+        return message
+
+    @classmethod
+    def restored(cls, key: str, text: str, values: dict[str, object]) -> Message:
+        """Return a message that another process has sent, with its English sentence."""
+        message = super().__new__(cls, text)
         message.key, message.values = key, values
         return message
 

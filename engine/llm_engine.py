@@ -17,7 +17,7 @@ from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
-from engine.errors import NotReady, Overloaded
+from engine.errors import NotReady, Overloaded, RetryLater
 from engine.loading.host import usable_cores
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, plan_budget
@@ -25,6 +25,7 @@ from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
+from engine.prefix_scopes import PrefixScopes, constant_heads
 from engine.schedule.in_flight import Wake
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
@@ -41,6 +42,7 @@ from engine.types import (
     TokensPrompt,
     Vocabulary,
 )
+from engine.wanted import Wanted
 
 HOPELESS_STALL = 3  # times `stall_seconds` after which a step is not expected to return
 WAITING_TOKENS_SHARE = 0.25  # of the tokens that a full queue of the longest prompts would hold
@@ -75,6 +77,7 @@ class LLMEngine:
         self._loaded: LoadedModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
+        self._scopes = PrefixScopes(config.prefix_sharing)
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
         self._reason = "the model is loading"
@@ -104,6 +107,9 @@ class LLMEngine:
         except BaseException:
             self._room.give_up(request.client)
             raise
+
+    def would_refuse(self, client: str) -> RetryLater | None:
+        return self._not_ready() or self._room.would_refuse(client)
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Wake) -> Generation | None:
         arrival, client = self._clock(), request.client
@@ -169,14 +175,28 @@ class LLMEngine:
     # --- the caller's thread ---
 
     def _check_ready(self) -> None:
+        if (refusal := self._not_ready()) is not None:
+            raise refusal
+
+    def _not_ready(self) -> NotReady | None:
         state = self.state()
-        if state.status is not Status.READY:
-            raise NotReady(f"The model is not ready: {state.reason}.")
+        return None if state.status is Status.READY else NotReady(f"The model is not ready: {state.reason}.")
 
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None
-        position = partial(self._room.queue_position, request)
-        sequence = make_sequence(self._loaded, request, arrival, self._notify_abort, self._clock, position)
+        wanted = Wanted(arrival + min(request.queue_timeout, request.timeout), request.client, self._clock)
+        with request.cancellation.notifying(wanted.cancel):
+            sequence = make_sequence(
+                self._loaded,
+                request,
+                arrival,
+                self._notify_abort,
+                self._clock,
+                self._room.queue_position,
+                self._scopes,
+                wanted,
+                self._room.commit_early,
+            )
         self._room.put(sequence)
         self._loop.wake()
         return sequence.generation
@@ -225,6 +245,7 @@ class LLMEngine:
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._vocabulary = vocabulary_of(loaded)
+        self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
         self._loaded = loaded
         self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from pathlib import Path
@@ -18,7 +20,7 @@ class TokenMask(Protocol):
         """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
 
     def accept(self, token_id: int) -> None:
-        """Advance by one sampled token."""
+        """Advance by one sampled token. Raises a ServiceError that becomes the answer's, if the grammar has failed."""
 
 
 class Priority(IntEnum):
@@ -94,12 +96,53 @@ class TokensPrompt:
 Prompt = ChatPrompt | TextPrompt | TokensPrompt
 
 
+class Cancellation:
+    """Whether the answers to a request are still wanted; its work before the queue ends once they are not.
+
+    Safe to use from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two fields below
+        self._cancelled = False
+        self._calls: list[Callable[[], None]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """True once `cancel` has been called."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Want no answer any longer."""
+        with self._lock:
+            self._cancelled = True
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
+    @contextmanager
+    def notifying(self, call: Callable[[], None]) -> Iterator[None]:
+        """Have `call` called by `cancel` meanwhile, at once if that has happened already; it must not block."""
+        with self._lock:
+            cancelled = self._cancelled
+            if not cancelled:
+                self._calls.append(call)
+        if cancelled:
+            call()
+        try:
+            yield
+        finally:
+            with self._lock:
+                if call in self._calls:
+                    self._calls.remove(call)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A request for one answer. Times are in seconds from `submit`.
 
     client: the key or address between which capacity is shared fairly. queue_timeout: how long it may wait in the
-    queue; timeout: how long it may take in total.
+    queue; timeout: how long it may take in total. cancellation: ends the work of `submit`.
     """
 
     request_id: str
@@ -109,6 +152,7 @@ class GenerationRequest:
     priority: Priority = Priority.INTERACTIVE
     queue_timeout: float = 30.0
     timeout: float = 300.0
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +296,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens."""
+    """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens.
+
+    step_overhead: the fixed cost of a step, in the tokens that take as long.
+    """
 
     max_num_seqs: int = 64
     max_waiting: int = 128
@@ -261,8 +308,11 @@ class EngineConfig:
     stall_seconds: float = 20.0
     cpu_threads: int = 0
     prefix_cache: bool = True
+    prefix_sharing: str = "client"
+    step_overhead: int = 8
     cuda_graphs: bool = True
     reload_reserve: bool = False
+    image_workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

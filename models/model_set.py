@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from engine.backend import Backend
 from engine.errors import StartError
+from engine.text.image_decoder import ImageDecoder, InProcessDecoder
 from engine.types import BackendState, Status
 
 log = logging.getLogger("avito_ai.loading")
@@ -19,8 +20,9 @@ log = logging.getLogger("avito_ai.loading")
 class ModelSet:
     """The models by name, loaded one after another. Safe to use from any thread.
 
-    check: called before the first is loaded; it raises StartError if a load is bound to fail. overlapping: set
-    before the start where another copy is still in memory, so that the memory reserved for it counts as used.
+    check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder: of all
+    images of the service; it starts before the models and stops after them. overlapping: set before the start where
+    another copy is still in memory, so that the room kept for one counts as used.
     """
 
     def __init__(
@@ -28,9 +30,11 @@ class ModelSet:
         backends: Mapping[str, Backend],
         clock: Callable[[], float] = time.monotonic,
         check: Callable[[], None] = lambda: None,
+        image_decoder: ImageDecoder | None = None,
     ) -> None:
         self._backends = dict(backends)
         self._clock, self._check = clock, check
+        self.image_decoder = image_decoder or InProcessDecoder()
         self._stopping = threading.Event()
         self._stop_announced = False
         self.overlapping = False
@@ -71,6 +75,8 @@ class ModelSet:
     def start(self) -> None:
         """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError."""
         self._check()
+        if not self._stopping.is_set():
+            self.image_decoder.start()
         for name, backend in self:
             if not self._stopping.is_set():
                 self._start_one(name, backend)
@@ -98,6 +104,7 @@ class ModelSet:
         deadline = self._clock() + timeout
         for _, backend in self:
             backend.stop(max(0.0, deadline - self._clock()))
+        self.image_decoder.stop()
 
     def _shown(self, state: BackendState) -> BackendState:
         announced = self._stop_announced and state.status is Status.READY

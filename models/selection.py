@@ -18,7 +18,10 @@ from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
 from engine.loading.device import DeviceRequest, choose_device, find_gpus, find_torch_support
+from engine.text.image_decoder import ImageDecoder
+from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
+from models.memory_plan import log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
 
@@ -26,6 +29,8 @@ log = logging.getLogger("avito_ai.loading")
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows
+# The fixed cost of a step in tokens: measured on the CPU with the demo; on CUDA, reading the weights once.
+STEP_OVERHEAD = {"cpu": 8, "cuda": 256}
 DTYPES = {"cpu": "float32", "cuda": "float16"}
 
 # Returns the device, and the engine's limits on it; called by the thread that loads.
@@ -53,8 +58,13 @@ def build_models(settings: Settings) -> ModelSet:
         limits = engine_config(settings, where)
         return where, replace(limits, reload_reserve=limits.reload_reserve and not models.overlapping)
 
-    backends = {name: _deferred(name, chosen, settings, resolve_device) for name, chosen in checkpoints.items()}
-    models = ModelSet(backends, check=lambda: _check_memory(checkpoints, settings, resolve_device))
+    decoder = ImageWorkers(settings.engine.image_workers)
+    backends = {
+        name: _deferred(name, chosen, settings, resolve_device, decoder) for name, chosen in checkpoints.items()
+    }
+    models = ModelSet(
+        backends, check=lambda: _check_memory(checkpoints, settings, resolve_device), image_decoder=decoder
+    )
     return models
 
 
@@ -83,8 +93,11 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         stall_seconds=engine.stall_seconds,
         cpu_threads=engine.cpu_threads,
         prefix_cache=engine.prefix_cache,
+        prefix_sharing=engine.prefix_sharing,
+        step_overhead=STEP_OVERHEAD[device],
         cuda_graphs=engine.cuda_graphs,
         reload_reserve=engine.reload_reserve,
+        image_workers=engine.image_workers,
     )
 
 
@@ -129,12 +142,13 @@ def _choose(
 
 
 def _deferred(
-    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice
+    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice, decoder: ImageDecoder
 ) -> DeferredBackend:
     def build() -> Backend:
         where, limits = resolve_device()
+        load = functools.partial(import_module("engine.loading.loader").load_model, decoder=decoder)
         backend: Backend = import_module("engine.llm_engine").LLMEngine(
-            model_spec(name, chosen, settings, where), limits
+            model_spec(name, chosen, settings, where), limits, load
         )
         fold_in_libraries()
         return backend
@@ -148,8 +162,20 @@ def _check_memory(
 ) -> None:
     """Raise StartError if both models together do not fit."""
     where, limits = resolve_device()
-    specs = [model_spec(name, chosen, settings, where) for name, chosen in checkpoints.items()]
-    import_module("engine.loading.memory_budget").check_together([(spec, limits) for spec in specs])
+    models = [(model_spec(name, chosen, settings, where), limits) for name, chosen in checkpoints.items()]
+    import_module("engine.loading.memory_budget").check_together(models)
+    log_plan(memory_plan(settings, models))
+
+
+def planned_models(settings: Settings) -> list[tuple[ModelSpec, EngineConfig]]:
+    """Return what `build_models` would load. Raises StartError as it does."""
+    request = DeviceRequest(settings.model.device, apply_gpu_choice(settings), settings.production)
+    where = choose_device(request, find_gpus, find_torch_support)
+    checkpoints = choose_checkpoints(settings)
+    return [
+        (model_spec(name, chosen, settings, where), engine_config(settings, where))
+        for name, chosen in checkpoints.items()
+    ]
 
 
 def _served_id(name: str, chosen: ChosenCheckpoint) -> str:

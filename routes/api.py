@@ -7,13 +7,13 @@ from functools import partial
 from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge, charge_if_refused
+from edge.gate import release_body
 from edge.request_state import request_state
 from edge.route_table import JSON
-from engine.types import EncodedImage
 from routes import generation, request_reading
 from routes.batch import Batch
 from routes.generation import GenerationResult
-from routes.request_models import StreamedImageRequest, StreamedTextRequest
+from routes.generation_run import Run
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
 from routes.sse import EventStream
 
@@ -25,7 +25,7 @@ JSON_LINES = "application/x-ndjson"
 @api.post("/text/generate")
 def text_generate() -> Response:
     """Generate a text."""
-    return _response("avibe", request_reading.text_in_json())
+    return _response(*_submit_text())
 
 
 @api.post("/text/batch")
@@ -40,19 +40,30 @@ def text_batch() -> Response:
 @api.post("/image/analyze")
 def image_analyze() -> Response:
     """Answer a question about an image."""
-    if request.mimetype == JSON:
-        return _response("avision", *request_reading.image_in_json())
-    return _response("avision", *request_reading.image_in_upload())
+    return _response(*_submit_image())
 
 
-def _response(
-    model: str, body: StreamedTextRequest | StreamedImageRequest, image: EncodedImage | None = None
-) -> Response:
-    request_id = request_state().request_id
-    if not body.stream:
-        return jsonify(_body(generation.generate(model, body, image), request_id))
-    run = generation.start(model, body, image)
-    return EventStream(generation.events(run, partial(_last, request_id=request_id)), run.close).response()
+# The body is read and dropped in functions of their own, so that nothing holds it while its answer is generated.
+
+
+def _submit_text() -> tuple[Run, bool]:
+    body = request_reading.text_in_json()
+    return generation.start("avibe", body), bool(body.stream)
+
+
+def _submit_image() -> tuple[Run, bool]:
+    in_json = request.mimetype == JSON
+    body, image = request_reading.image_in_json() if in_json else request_reading.image_in_upload()
+    return generation.start("avision", body, image), bool(body.stream)
+
+
+def _response(run: Run, stream: bool) -> Response:
+    release_body(request)
+    state = request_state()
+    if not stream:
+        return jsonify(_body(generation.finished(run.results()[0], state.began), state.request_id))
+    run.wait_for_commitment()
+    return EventStream(generation.events(run, partial(_last, request_id=state.request_id)), run.close).response()
 
 
 def _body(result: GenerationResult, request_id: str) -> GenerationAnswer:

@@ -13,15 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import request
 
+from edge import caller
 from edge.errors import api_body, as_service_error, meaning_of
+from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
-from engine.types import Completion, GenerationRequest, Priority
+from engine.types import Cancellation, Completion, GenerationRequest, Priority
 from routes import sse
 from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.locale import api_sentence
@@ -66,6 +69,7 @@ class Batch:
         self._lines: deque[bytes] = deque()
         self._todo: deque[_Text] = deque()
         self._mailbox = Mailbox()
+        self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
@@ -75,6 +79,8 @@ class Batch:
                 self._failed(index, one)
             else:
                 self._todo.append(_Text(index, self._generation_request(backend, index, one)))
+        held = request._get_current_object()  # type: ignore[attr-defined] # a proxy; lines are sent outside of its context
+        self._release_body = partial(release_body, held)
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
 
@@ -95,6 +101,7 @@ class Batch:
         with self._lock:
             self._closed = True
             running = list(self._running.values())
+        self._cancellation.cancel()
         for _, generation in running:
             generation.abort()
         self._mailbox.wake()
@@ -122,6 +129,7 @@ class Batch:
                     self._waits = True
                     return
                 self._run(text, generation)
+        self._release_body()
         self._stop_waiting()
 
     def _submit_one(self, text: _Text) -> Generation | None:
@@ -192,10 +200,11 @@ class Batch:
             request_id=f"{self._request_id}-{index}",
             prompt=conversation(body.prompt),
             sampling=sampling(backend, body),
-            client=request_state().client,
+            client=caller.budget_key(request_state().client),
             priority=Priority.BATCH,
             queue_timeout=timeout,
             timeout=timeout,
+            cancellation=self._cancellation,
         )
 
 

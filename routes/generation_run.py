@@ -3,49 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flask import request
 
+from edge import caller
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import ServiceError
-from engine.types import Completion, GenerationRequest, Piece, Priority, Prompt, QueuePosition, SamplingParams
+from engine.text.prompt_size import check_prompt_size
+from engine.types import (
+    Cancellation,
+    Completion,
+    GenerationRequest,
+    Piece,
+    Priority,
+    Prompt,
+    QueuePosition,
+    SamplingParams,
+)
+from engine.wanted import Wanted
 from routes.services import services
 
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
 
 
+@contextmanager
+def watching() -> Iterator[Wanted]:
+    """Yield what ends work for this request outside of a `Run`: its client's leaving, or its deadline."""
+    state = request_state()
+    wanted = Wanted(state.began + services().settings.engine.request_timeout, state.client)
+    release = services().client_watch.watch(request.environ, wanted.cancel)
+    try:
+        yield wanted
+    finally:
+        release()
+
+
 class Run:
     """One or more answers of one model to one client. `close` must be called in any case; it may be called twice.
 
-    Made in the request's thread, inside its context, and used by that thread alone.
+    Made in the request's thread, inside its context, and used by that thread alone. Raises the error that the request
+    is refused with; ContextTooLong before anything is submitted.
     """
 
     def __init__(self, model: str, backend: Backend, prompts: Prompts) -> None:
         state = request_state()
         self.served_id = backend.info.served_id
         self._generations: list[Generation] = []
+        self._cancellation = Cancellation()
         self._observer = state.observer
-        self._observer.validated(model, self.served_id, len({id(prompt) for prompt, _ in prompts}), len(prompts))
+        distinct = {id(prompt): prompt for prompt, _ in prompts}
+        for prompt in distinct.values():
+            check_prompt_size(prompt, backend.info.max_model_len)
+        self._observer.validated(model, self.served_id, len(distinct), len(prompts))
+        self._release = services().client_watch.watch(request.environ, self.abort)
         try:
             for number, (prompt, sampling) in enumerate(prompts):
-                generation_request = _generation_request(number, prompt, sampling)
-                self._observer.submitting(number, generation_request)
-                self._generations.append(backend.submit(generation_request))
-                self._observer.submitted(number)
+                self._submit(backend, number, prompt, sampling)
         except BaseException:
+            self._release()
             self.abort()
             raise
         self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
-        self._release = services().client_watch.watch(request.environ, self.abort)
         self._end_trace = self._observer.hold()
 
     def __len__(self) -> int:
         return len(self._generations)
 
     def abort(self) -> None:
-        """Abort every answer; from any thread."""
+        """Abort every answer, also while it is being submitted; from any thread."""
+        self._cancellation.cancel()
         for generation in self._generations:
             generation.abort()
 
@@ -58,6 +87,18 @@ class Run:
         self._release()
         self.abort()
         self._end_trace()
+
+    def wait_for_commitment(self) -> None:
+        """Wait until no answer of a stream is refused for want of capacity any longer: then its head may be sent.
+
+        Raises the error of the first that ends before; then the run is closed.
+        """
+        try:
+            for generation in self._generations:
+                generation.wait_for_commitment()
+        except BaseException:
+            self.close()
+            raise
 
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the error of the first that fails."""
@@ -91,6 +132,14 @@ class Run:
         self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
 
+    def _submit(self, backend: Backend, number: int, prompt: Prompt, sampling: SamplingParams) -> None:
+        generation_request = _generation_request(number, prompt, sampling, self._cancellation)
+        self._observer.submitting(number, generation_request)
+        self._generations.append(backend.submit(generation_request))
+        if self._cancellation.cancelled:  # `abort` may have come before the generation was there
+            self.abort()
+        self._observer.submitted(number)
+
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
         mailbox = Mailbox()
         for number, generation in enumerate(self._generations):
@@ -102,14 +151,17 @@ class Run:
             yield event or (0, Piece(""))
 
 
-def _generation_request(number: int, prompt: Prompt, sampling: SamplingParams) -> GenerationRequest:
+def _generation_request(
+    number: int, prompt: Prompt, sampling: SamplingParams, cancellation: Cancellation
+) -> GenerationRequest:
     state, limits = request_state(), services().settings.engine
     return GenerationRequest(
         request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",
         prompt=prompt,
         sampling=sampling,
-        client=state.client,
+        client=caller.budget_key(state.client),
         priority=Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,
+        cancellation=cancellation,
     )

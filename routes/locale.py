@@ -10,13 +10,13 @@ from typing import Any
 from flask import request
 
 from edge.errors import Sentence
+from edge.ready_made import LANGUAGE_HEADER
 from engine.errors import Message
 from engine.text import images
 
 FOLDER = Path(__file__).parent.parent / "locales"
 DEFAULT = "en"
 COOKIE = "avito_ai_language"
-LANGUAGE_HEADER = "X-Message-Language"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,12 @@ def api_sentence() -> Sentence:
 
     The scripts of the page name theirs. A browser's Accept-Language does not count, so that programs get English.
     """
-    return LOCALES.get(request.headers.get(LANGUAGE_HEADER, DEFAULT), LOCALES[DEFAULT]).sentence
+    return sentence_in(request.headers.get(LANGUAGE_HEADER, DEFAULT))
+
+
+def sentence_in(language: str) -> Sentence:
+    """Return what translates messages into this language, if there is a locale for it, else into English."""
+    return LOCALES.get(language, LOCALES[DEFAULT]).sentence
 
 
 def visitors_locale() -> Locale:

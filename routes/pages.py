@@ -11,10 +11,12 @@ from werkzeug.wrappers import Response
 
 from edge.errors import RateLimitExceeded, Unauthorized, meaning_of
 from edge.request_state import request_state
-from engine.errors import PayloadTooLarge, RetryLater, ServiceError, UnsupportedMediaType
+from engine.errors import DeadlineExceeded, PayloadTooLarge, RetryLater, ServiceError, UnsupportedMediaType
 from engine.text import images
+from engine.types import EncodedImage
 from routes import kept_image, request_reading
 from routes.generation import GenerationResult, generate
+from routes.generation_run import watching
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
 from routes.parsing import submitted_form
@@ -76,7 +78,14 @@ def avision() -> str:
     """Answer a question about an image and show the page with both."""
     body, image = request_reading.image_in_form()
     result = generate("avision", body, image)
-    return _render(answer=result, thumbnail=thumbnail_url(image))
+    return _render(answer=result, thumbnail=_thumbnail(image))
+
+
+def _thumbnail(image: EncodedImage) -> str | None:
+    """Return a small copy of the image to show, None where there is no capacity for it now."""
+    with suppress(RetryLater, DeadlineExceeded), watching() as wanted:
+        return thumbnail_url(image, services().models.image_decoder, wanted)
+    return None
 
 
 def failure_page(error: ServiceError, status: int) -> str:

@@ -1,15 +1,14 @@
-"""Parses request bodies strictly: JSON without duplicate names or NaN, forms in valid UTF-8. Knows no fields."""
+"""Parses request bodies strictly: JSON objects, forms in valid UTF-8, images in base64. Knows no fields."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from flask import request
@@ -20,8 +19,10 @@ from werkzeug.formparser import MultiPartParser
 from edge.route_table import MIB, MULTIPART
 from engine.errors import Message, PayloadTooLarge, ValidationError
 from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
+from routes.json_text import USUAL, JsonLimits, read_json, repeated, shown_name
 
 MAX_PARTS = 32
+BASE64_PIECE = 256 * 1024  # characters decoded at once, whole groups of four
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 
 
@@ -44,17 +45,9 @@ def body() -> bytes:
     return data
 
 
-def json_object() -> dict[str, Any]:
-    """Return the request's JSON object. Raises ValidationError for anything else (RFC 8259, I-JSON for names)."""
-    try:
-        text = body().decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_number, parse_constant=_no_number)
-    except UnicodeDecodeError as error:
-        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
-    except ValueError as error:
-        raise ValidationError("The request body is not valid JSON.") from error
-    except RecursionError as error:
-        raise ValidationError("The request body is nested too deeply.") from error
+def json_object(limits: JsonLimits = USUAL, check_strings: bool = True) -> dict[str, Any]:
+    """Return the request's JSON object. Raises as `read_json` does, and ValidationError for any other value."""
+    value = read_json(body(), limits, check_strings)
     if not isinstance(value, dict):
         raise ValidationError("The request body must be a JSON object.")
     return value
@@ -88,15 +81,15 @@ def image_in_base64(encoded: str) -> bytes:
     """Return the bytes of an image in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
     if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
         raise PayloadTooLarge(TOO_LARGE)
+    if "=" in encoded[:-2]:  # in the middle, where a piece would take it for its end
+        raise ValidationError("image is not valid base64.", "image")
     try:
-        return base64.b64decode(encoded, validate=True)
+        return b"".join(
+            base64.b64decode(encoded[start : start + BASE64_PIECE], validate=True)
+            for start in range(0, len(encoded), BASE64_PIECE)
+        )
     except (binascii.Error, ValueError) as error:
         raise ValidationError("image is not valid base64.", "image") from error
-
-
-def shown_name(name: str) -> str:
-    """Return a field's name if it is printable and short, as messages and logs need it."""
-    return name if name.isprintable() and 0 < len(name) <= 64 else "(unreadable)"
 
 
 class _StrictParts(MultiPartParser):
@@ -138,33 +131,6 @@ def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
     for key, value in pairs:
         name = key or ""
         if name in found:
-            raise _repeated(shown_name(name))
+            raise repeated(shown_name(name))
         found[name] = value
     return found
-
-
-def _repeated(name: str) -> ValidationError:
-    if name == "image":
-        return ValidationError(Message("image_repeated", "image was sent more than once."), name)
-    return ValidationError(Message("field_repeated", "{name} was sent more than once.", name=name), name)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(not _is_text(name) for name, _ in pairs):
-        raise ValueError
-    return _once(pairs)
-
-
-def _is_text(name: str) -> bool:
-    """Return False for a lone surrogate, which JSON can express and UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _number(text: str) -> float | int:
-    """Return a number; 5.0 is the integer 5, as in JSON Schema."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
-
-
-def _no_number(_: str) -> NoReturn:
-    raise ValueError

@@ -53,7 +53,12 @@ class BatchRequest(RequestModel):
 
     prompts: Annotated[
         list[str | dict[str, Any]],
-        Field(min_length=1, max_length=MAX_BATCH, description=f"a list of 1 to {MAX_BATCH} prompts, texts or objects"),
+        Field(
+            min_length=1,
+            max_length=MAX_BATCH,
+            fail_fast=True,
+            description=f"a list of 1 to {MAX_BATCH} prompts, texts or objects",
+        ),
     ]
 
 

@@ -9,6 +9,7 @@ from engine.errors import Message, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage
 from routes import kept_image, parsing
+from routes.json_text import shown_name
 from routes.request_models import (
     ImageJsonRequest,
     ImageRequest,
@@ -31,7 +32,7 @@ def texts_in_json() -> list[TextRequest | ValidationError]:
 
     Raises ValidationError for a body that is no batch.
     """
-    batch = validated(services().request_models.batch, parsing.json_object())
+    batch = validated(services().request_models.batch, parsing.json_object(check_strings=False))
     return [_one_text(item) for item in batch.prompts]
 
 
@@ -90,4 +91,4 @@ def _image_in(form: parsing.Form, model: type[AnyRequest]) -> tuple[AnyRequest, 
 def _refuse_files(form: parsing.Form, expected: tuple[str, ...]) -> None:
     for name in form.files:
         if name not in expected:
-            raise unknown_field(parsing.shown_name(name))
+            raise unknown_field(shown_name(name))

@@ -36,7 +36,9 @@ def show() -> str:
         interval=round(INTERVAL),
         span=round(INTERVAL * SAMPLES),
         version=VERSION,
-        signed_in=operator_session.is_signed_in(request, services().settings.security.admin_key),
+        signed_in=operator_session.is_signed_in(
+            request, services().settings.security.admin_key, services().ended_sessions
+        ),
         **_figures(),
     )
 
@@ -66,12 +68,12 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
     if admin_key is None or caller.is_local(request):
         return redirect(url_for("status.show"), 303)  # no key is needed there, or none is set
     try:
-        services().sign_in_tries.spend("sign-in", caller.budget_key(_client()))
+        fits = services().key_tries.fits(offered, admin_key, caller.budget_key(_client()))
     except OverBudget as refusal:
         headers = {"Retry-After": str(refusal.retry_after)}
         message = visitors_locale().sentence(refusal.message, "rate_limit_exceeded")
         return sign_in_page(message, refusal.retry_after), 429, headers
-    if not operator_session.key_fits(offered, admin_key):
+    if not fits:
         return sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
     response = redirect(url_for("status.show"), 303)
     secure = caller.came_over_https(request, services().settings.server.trusted_proxies)
@@ -81,9 +83,10 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
 
 @status.post("/status/sign-out")
 def sign_out() -> Response:
-    """Delete the cookie of the session."""
-    response = redirect(url_for("status.show"), 303)
-    operator_session.sign_out(cast(FlaskResponse, response))
+    """End the session and delete its cookie."""
+    response = cast(FlaskResponse, redirect(url_for("status.show"), 303))
+    admin_key = services().settings.security.admin_key
+    operator_session.sign_out(request, response, admin_key, services().ended_sessions)
     return response
 
 

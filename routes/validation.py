@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from engine.errors import Message, ValidationError
-from routes.parsing import shown_name
+from routes.json_text import shown_name
 
 AnyRequest = TypeVar("AnyRequest", bound="RequestModel")
 
@@ -67,6 +67,16 @@ class RequestModel(BaseModel):
 
     names_parts: ClassVar[bool] = False
     union_tags: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, values: Any) -> Any:
+        """Keep the first of the unknown fields: pydantic makes an error of each, and one is shown."""
+        if not isinstance(values, dict) or len(values) <= len(cls.model_fields):
+            return values
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = next((name for name in values if name not in known), None)
+        return {name: value for name, value in values.items() if name in known or name == unknown}
 
 
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:

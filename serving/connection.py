@@ -1,8 +1,12 @@
-"""A client connection on which every read and write is bounded in time.
+"""A client connection: a request that has arrived whole, and a response whose every write is bounded in time.
 
-Gunicorn bounds neither receiving a request nor sending a response, so a few slow or silent clients could occupy every
-thread. Here a write that blocks for `limit` seconds ends the connection, and receiving a request may take `limit`
-seconds plus the time its bytes need at MIN_BYTES_PER_SECOND.
+Requests are read by `serving.intake` before a thread serves them; here that thread reads what has arrived, and never
+the network. Gunicorn does not bound sending a response, so a few clients that do not read could occupy every thread: a
+write that blocks for `limit` seconds ends the connection.
+
+A client that has sent its last byte may be waiting for its answer (half-closed), or have left; TCP shows the same in
+both cases. What is sent to one that left is answered with a reset, so `probe` sends something that HTTP has clients
+pass over.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ import errno
 import logging
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn
+
+from edge.body_budget import Reservation
+from serving.framing import Framing, Stage
 
 if TYPE_CHECKING:
     from socket import _SendableFile
@@ -26,53 +32,111 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("avito_ai.serving")
 
-# The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
-MIN_BYTES_PER_SECOND = 16 * 1024
-# How long and how much of a request that was answered early is still read before its connection is closed. With unread
-# data the kernel would reset the connection, and a proxy that is still sending would lose the response.
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 64 * 1024 * 1024
+# RFC 9110, section 15.2: a client passes over interim responses, however many. This is the one that all of them know.
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What readers of a stream pass over, by its type.
+FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class ClientSocket(socket.socket):
     """An accepted socket whose blocking mode is a time-out of `limit` seconds.
 
-    A client that is too slow is reported as disconnected, by errors that Gunicorn handles.
+    A client that is too slow is reported as disconnected, by errors that Gunicorn handles. `recv` reads the request
+    that `begin_request` gave it. body_refused: there was no room in the budget for its body, which was not read.
     """
 
-    def __init__(self, accepted: socket.socket, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, accepted: socket.socket, limit: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self._limit = limit
-        self._clock = clock
-        self.begin_request()
+        self._writing = threading.Lock()  # guards what is sent, and the three fields below
+        self._head_sent = False
+        self._filler: bytes | None = None  # what may be sent now and means nothing, None where that is unknown
+        self._owed = b""  # the rest of a filler, to be sent before anything else
+        self._request: Framing | None = None
+        self._reservation: Reservation | None = None
+        self.body_refused = False
 
-    def begin_request(self) -> None:
-        """Reset the time and bytes counted for a request."""
-        self._waited = 0.0
-        self._received = 0
+    def begin_request(self, request: Framing, reservation: Reservation | None, body_refused: bool) -> None:
+        """Serve this request next. reservation: the bytes of its body, released when they are no longer needed."""
+        self._request, self._reservation, self.body_refused = request, reservation, body_refused
+        request.rewind()
+        with self._writing:
+            self._head_sent = False
+            self._filler = INTERIM if request.http_1_1 else None
+
+    def release_body(self) -> None:
+        """Release the bytes of the body: it has been read, and nothing of it is kept."""
+        if self._request is not None:
+            self._request.close()
+        if self._reservation is not None:
+            self._reservation.release()
+
+    def end_request(self) -> None:
+        """Release everything that the request holds."""
+        self.release_body()
+        if self._request is not None:
+            self._request.close()
+            self._request = None
+
+    @property
+    def request_head(self) -> bytes:
+        """The request line and the fields, as far as they have arrived."""
+        return b"" if self._request is None else self._request.head
+
+    @property
+    def request_unreadable(self) -> bool:
+        """True where the head has no end: it is too long, or no head at all."""
+        return self._request is not None and self._request.unreadable
+
+    @property
+    def request_whole(self) -> bool:
+        """True where all of the request has arrived, so that another may follow on the connection."""
+        return self._request is not None and self._request.stage is Stage.WHOLE
 
     def setblocking(self, flag: bool) -> None:
         self.settimeout(self._limit if flag else 0.0)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Return received bytes. Raises ConnectionResetError once the request has exceeded its time."""
-        patience = self.gettimeout()
-        if flags or not patience:
+        """Return bytes of the request, b"" at its end. flags: read the socket itself, to peek at it."""
+        if flags or self._request is None:
             return super().recv(bufsize, flags)
-        allowed = self._limit + self._received / MIN_BYTES_PER_SECOND - self._waited
-        self.settimeout(max(0.001, min(patience, allowed)))
-        began = self._clock()
+        return self._request.read(bufsize)
+
+    def receive_now(self, size: int) -> bytes:
+        """Return at most `size` bytes from the network. Raises BlockingIOError where there are none."""
+        return super().recv(size)
+
+    def probe(self) -> bool:
+        """Send a client that has sent its last byte something to pass over: if it has left, a reset will follow.
+
+        False where it has been reset already, or nothing can be sent: a client of HTTP/1.0 that waits for its head.
+        """
+        if not self._writing.acquire(blocking=False):
+            return True  # what is being written serves as well
         try:
-            data = super().recv(bufsize)
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the request took too long to arrive") from None
+            if self._filler:
+                sent = os.write(self.fileno(), self._filler)
+                self._owed = self._filler[sent:]
+            return self._filler is not None
+        except BlockingIOError:
+            return True  # so does what has not been taken yet
+        except OSError:
+            return False
         finally:
-            self._waited += self._clock() - began
-            self.settimeout(patience)
-        self._received += len(data)
-        return data
+            self._writing.release()
 
     def sendall(self, data: Buffer, flags: int = 0) -> None:
+        with self._writing:
+            if not self._head_sent:
+                self._head_sent, self._filler = True, _filler(bytes(data))
+            elif data == LAST_CHUNK:
+                self._filler = b""
+            if self._owed:
+                data, self._owed = self._owed + bytes(data), b""
+            self._send_whole(data, flags)
+
+    def _send_whole(self, data: Buffer, flags: int) -> None:
         # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
         # system call; socket.sendall would poll for room before each write.
         try:
@@ -98,19 +162,41 @@ class ClientSocket(socket.socket):
 
 
 class Connection(TConn):  # type: ignore[misc]
-    """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent."""
+    """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
+
+    closed: on our side; leftover: bytes that arrived behind the request that is being served.
+    """
 
     sock: ClientSocket
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self._closed = False
+        self.closed = False
+        self.data_ready = True  # the intake hands over whole requests
+        self.leftover = b""
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end of the socket."""
+        return peer_of(self.client)
 
     def close(self, graceful: bool = False) -> None:
-        if not self._closed:
-            self._closed = True
-            self.sock.begin_request()
-            if graceful:
-                close_graceful(self.sock, LINGER_SECONDS, LINGER_BYTES)
-            else:
-                super().close()
+        if not self.closed:
+            self.closed = True
+            self.sock.end_request()
+            super().close()
+
+
+def peer_of(address: object) -> str:
+    """Return the host of a socket's address, "unknown" where it has none."""
+    return str(address[0]) if isinstance(address, tuple) else "unknown"
+
+
+def _filler(head: bytes) -> bytes:
+    """Return what may follow this head of a response, between two events or lines of its body; b"" for nothing."""
+    fields = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    kind = next((field.partition(b":")[2] for field in fields if field.startswith(b"content-type:")), b"")
+    filler = FILLERS.get(kind.partition(b";")[0].strip(), b"")
+    if filler and b"transfer-encoding: chunked" in fields:
+        return b"%X\r\n%s\r\n" % (len(filler), filler)
+    return filler

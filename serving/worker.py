@@ -1,9 +1,11 @@
 """The Gunicorn worker: gthread with bounded connections, a drain that keeps responding, and watchdog keep-alives.
 
 Differences from gthread:
-- A new connection waits for its first byte in the poller, not in a thread, and all its waits are bounded.
-- A connection is closed in the thread that served it. gthread lingers for up to 2 s in the thread that accepts, so one
-  slow client would delay all others.
+- A connection waits in the poller, not in a thread, until its request is whole; all its waits are bounded, and bodies
+  are admitted by their bytes (`serving.intake`). There it also lingers before it is closed.
+- Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
+  not help; all threads exist from the start, so that no limit of tasks is met later.
+- What is no HTTP gets a JSON response with a request id.
 - At SIGTERM the listening socket stays open while admitted requests finish, and new requests get a typed 503 instead of
   waiting in the backlog. With a successor on the same socket, that one accepts them at once. Without one, connections
   established by the end of the drain are answered and later ones refused by the kernel, so that a proxy may retry them.
@@ -14,10 +16,11 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
 from types import FrameType
@@ -25,16 +28,37 @@ from types import FrameType
 import psutil
 from flask import Flask
 from gunicorn.arbiter import Arbiter
+from gunicorn.http.message import Request
 from gunicorn.workers.gthread import ThreadWorker
 
+from edge import errors
+from edge.route_table import MIB
 from engine.errors import StartError
 from models import ModelSet
-from serving.connection import ClientSocket, Connection
+from serving.connection import ClientSocket, Connection, peer_of
+from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
+from serving.malformed import FailureResponses, endless
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
-NOT_A_CLIENT = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED)
+# Nobody to accept, or a connection that has failed already; accept(2) names the latter.
+NOT_A_CLIENT = {
+    *(errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.ETIMEDOUT),
+}
+# Errors of accept that time cures, for how long it is not tried again, and how often that is logged, in seconds.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE = 0.5
+EXHAUSTION_LOGGED = 60.0
+# How long a stopping worker keeps a connection for a request that its client may already be sending, in seconds.
+STOP_KEEPALIVE = 2.0
+SWEEP_INTERVAL = 0.25
+THREADS_START_SECONDS = 30.0
+# Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
+# for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
+SWITCH_INTERVAL = 0.0005
+MAX_BODY_BYTES = 64 * MIB
 
 
 class ServiceWorker(ThreadWorker):  # type: ignore[misc]
@@ -59,6 +83,9 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refuse_at = 0.0
         self._refusing = False
         self._aborted = False
+        self._accept_again = 0.0
+        self._exhaustion_logged = -EXHAUSTION_LOGGED
+        self._next_sweep = 0.0
         self.lost = False
 
     @property
@@ -88,26 +115,58 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         """Serve; listen again if an earlier worker has shut the socket down."""
         for listener in self.sockets:
             listen_again(listener, self.cfg.backlog)
+        self._intake = self._new_intake()
+        sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
 
-    def accept(self, listener: Listener) -> None:
-        try:
-            accepted, address = listener.accept()
-        except OSError as error:
-            if error.errno not in NOT_A_CLIENT:
-                raise
-            return
-        self.nr_conns += 1
-        client = ClientSocket(accepted, self.send_timeout)
-        self._await_first_byte(Connection(self.cfg, client, address, listener.getsockname()))
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close, at the end, every connection that no thread serves; before that, `Intake.sweep` does it."""
+        if force:
+            self._intake.close()
 
-    def handle(self, conn: Connection) -> object:
+    def accept(self, listener: Listener) -> None:
+        """Accept a connection, if there is one."""
+        self._accept(listener)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections, or not; not while accepting is paused."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the pool with all its threads started: later there might be no room for another."""
+        pool, started = ThreadPoolExecutor(self.cfg.threads), threading.Barrier(self.cfg.threads)
+        for _ in range(self.cfg.threads):
+            pool.submit(started.wait, THREADS_START_SECONDS)
+        return pool
+
+    def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
+        """Answer a request that is no HTTP, or that failed outside of the application, in the API's own shape."""
+        assert self.wsgi is not None  # built before the worker runs
+        FailureResponses(self.wsgi.extensions["services"]).send(client, peer_of(addr), exc)
+
+    def handle(self, conn: Connection) -> bool:
         """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
-        conn.sock.begin_request()
+        if conn.sock.request_unreadable:
+            self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
+            return False
         keep = Context().run(super().handle, conn)
-        if keep is False:
-            conn.close(graceful=True)
-        return keep
+        return bool(keep) and conn.sock.request_whole
+
+    def finish_request(self, conn: Connection, future: Future[bool]) -> None:
+        """Wait for the connection's next request, or close it."""
+        keep = not future.cancelled() and future.exception() is None and future.result()
+        try:
+            conn.sock.end_request()
+        except Exception as error:
+            errors.log_unexpected(error)
+            self._intake.drop(conn)
+            return
+        if keep and self.alive:
+            self._intake.expect(conn, self.cfg.keepalive)
+        elif keep:
+            self._intake.expect(conn, STOP_KEEPALIVE)
+        else:
+            self._intake.discard(conn)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """At SIGTERM, begin the drain in the main loop; a worker that is not serving yet just ends."""
@@ -128,17 +187,81 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             stop()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        super().wait_for_and_dispatch_events(timeout if self._drain_until is None else min(timeout, DRAIN_TICK))
+        self._dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
+        self._sweep()
         self.beat()
         if not self.lost and not self.models.loading and self.models.restart_needed:
             self._give_up()
         if self._drain_until is not None:
             self._drain(self._drain_until)
 
-    def _await_first_byte(self, conn: Connection) -> None:
-        conn.timeout = time.monotonic() + self.send_timeout
-        self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+    def _dispatch_events(self, timeout: float) -> None:
+        """Wait for events and handle them. Only an error of a listening socket ends the worker."""
+        for key, _ in self.poller.select(timeout):
+            try:
+                key.data(key.fileobj)
+            except Exception as error:
+                if key.fileobj in self.sockets:
+                    raise
+                errors.log_unexpected(error)
+
+    def _new_intake(self) -> Intake:
+        assert self.wsgi is not None  # built before the worker runs
+        services = self.wsgi.extensions["services"]
+        return Intake(
+            self.poller,
+            dispatch=self.enqueue_req,
+            closed=self._connection_closed,
+            budget=services.body_budget,
+            gate=services.gate,
+            patience=self.send_timeout,
+            keepalive=self.cfg.keepalive,
+            max_body_bytes=MAX_BODY_BYTES,
+            per_peer=None if services.gate.behind_proxy else max(1, self.worker_connections // 2),
+        )
+
+    def _accept(self, listener: Listener) -> bool:
+        """Accept a connection; False where there is none to accept."""
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self._make_room(error)
+            elif error.errno not in NOT_A_CLIENT:
+                raise
+            return False
+        client = ClientSocket(accepted, self.send_timeout)
+        try:
+            conn = Connection(self.cfg, client, address, listener.getsockname())
+        except OSError as error:
+            errors.log_unexpected(error)
+            client.close()
+            return True
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._intake.close_longest_waiting()
+        self._intake.expect(conn, self.send_timeout)
+        return True
+
+    def _make_room(self, error: OSError) -> None:
+        """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""
+        now = time.monotonic()
+        if now >= self._exhaustion_logged + EXHAUSTION_LOGGED:
+            self._exhaustion_logged = now
+            self.log.warning("No connection can be accepted: %s. The longest silent ones are closed.", error.strerror)
+        if self._intake.close_longest_waiting() and error.errno == errno.EMFILE:
+            return
+        self._accept_again = now + ACCEPT_PAUSE
+        self.set_accept_enabled(False)
+
+    def _connection_closed(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_INTERVAL
+            self._intake.sweep()
 
     def _begin_drain(self) -> None:
         if self._drain_until is not None:
@@ -190,16 +313,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             end_listening(listener, partial(self._accept_all, listener))
 
     def _accept_all(self, listener: Listener) -> None:
-        accepted = -1
-        while accepted != self.nr_conns:
-            accepted = self.nr_conns
-            self.accept(listener)
+        while self._accept(listener):
+            pass
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Bound new silent connections of a stopping worker like kept-alive ones."""
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
+        """Bound the silent connections of a stopping worker."""
+        self._intake.cap(deadline)
 
 
 def has_sibling(parent: int) -> bool:

@@ -45,6 +45,11 @@ class ServerSettings(Group):
         number(1, SECONDS_A_DAY),
         "seconds after which a client that stops reading its response or sending its request is disconnected",
     )
+    max_bodies_mib: int = setting(
+        256,
+        whole(128, 1_000_000),
+        "request bodies in flight in MiB, of all clients together; one client may have half of them",
+    )
     drain_delay: float = setting(
         0.0,
         number(0, 3600),
@@ -123,7 +128,13 @@ class EngineSettings(Group):
     )
     cpu_threads: int = setting(0, whole(0, 1024), "compute threads on the CPU; 0: one per core")
     prefix_cache: bool = setting(True, kinds.switch(), "cache keys and values of shared prompt prefixes")
+    prefix_sharing: str = setting(
+        "client",
+        kinds.choice("client", "all", "none"),
+        "between whom cached prompt prefixes are reused: requests of one client, of all clients, or none",
+    )
     cuda_graphs: bool = setting(True, kinds.switch(), "replay decode steps as CUDA graphs")
+    image_workers: int = setting(2, whole(1, 64), "processes that decode images; they serve both models and the page")
     reload_reserve: bool = setting(
         False, kinds.switch(), "reserve GPU memory for a second copy of the weights during a reload"
     )

@@ -16,7 +16,7 @@ from io import BytesIO
 from PIL import Image
 
 from engine.backend import Generation
-from engine.errors import NotReady, Overloaded, RequestAborted, ServiceError
+from engine.errors import NotReady, Overloaded, RequestAborted, RetryLater, ServiceError
 from engine.text.images import decode
 from engine.types import (
     BackendState,
@@ -55,8 +55,8 @@ class ScriptedBackend:
     """A `Backend` that does what the test says.
 
     text: what it answers; hold: keep every answer open until `finish` or `fail`; failure: what an admitted request
-    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded; place:
-    where every open answer waits.
+    ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded;
+    commits: whether answers that wait are committed before they start; queue_position: where every open answer waits.
     """
 
     def __init__(self, name: str = "avibe", text: str = "An answer.", demo: bool = False, **info: object) -> None:
@@ -71,6 +71,7 @@ class ScriptedBackend:
         self._refusal: Exception | None = None
         self._wakes: list[Callable[[], None]] = []
         self.capacity = 1000
+        self.commits = True
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
@@ -101,12 +102,14 @@ class ScriptedBackend:
             self._admit()
             images = request.prompt.images if isinstance(request.prompt, ChatPrompt) else ()
             self.decoded += [decode(image).size for image in images]
+            request_id = request.request_id  # nothing else of the request is kept beside `submitted`
             generation = Generation(
-                request.request_id,
+                request_id,
                 prompt_tokens=7,
                 deadline=time.monotonic() + request.timeout,
-                on_abort=lambda: self._aborted(request.request_id),
+                on_abort=lambda: self._aborted(request_id),
                 queue_position=lambda: self.queue_position,
+                commit_early=lambda generation: self.commits,
             )
             self.submitted.append(request)
             self._open[request.request_id] = generation
@@ -116,6 +119,14 @@ class ScriptedBackend:
         elif not self.hold:
             self.finish(request.request_id)
         return generation
+
+    def would_refuse(self, client: str) -> RetryLater | None:
+        try:
+            with self._changed:
+                self._admit()
+        except Exception as error:
+            return error if isinstance(error, RetryLater) else None
+        return None
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
         with self._changed:
@@ -166,6 +177,10 @@ class ScriptedBackend:
     def push(self, request_id: str, text: str, **details: object) -> None:
         """Hand over a part of an open answer; details: what else a `Piece` may hold."""
         self._open[request_id].push(Piece(text, **details))
+
+    def commit(self, request_id: str) -> None:
+        """Start an open answer."""
+        self._open[request_id].commit()
 
     def finish(self, request_id: str) -> None:
         """End an open answer well."""

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "middleware": {"edge", "telemetry", "models", "engine", "config"},
     "edge": {"telemetry", "models", "engine", "config"},
     "gunicorn_config": {"serving", "telemetry", "models", "engine", "config"},
-    "serving": {"telemetry", "models", "engine", "config"},
+    "serving": {"edge", "telemetry", "models", "engine", "config"},
     "models": {"telemetry", "engine", "config"},
     "telemetry": {"engine", "config"},
     "config": {"settings"},

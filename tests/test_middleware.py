@@ -65,6 +65,14 @@ def test_unknown_addresses_under_api_are_json(client, path):
     assert response.json["error"] == "not_found"
 
 
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/", "///", "//api/health", "/api//health"])
+def test_no_address_leads_to_another_host(client, path):
+    """Slashes too many are not corrected by a redirect, which would go to the Host that the client chose."""
+    response = client.open("/", headers={"Host": "evil.example"}, environ_overrides={"PATH_INFO": path})
+    assert response.status_code in (200, 404)
+    assert "Location" not in response.headers
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/static/../config.py", "/static/nothing.css", "/apiary"])
 def test_unknown_addresses_elsewhere_are_a_page(client, path):
     """Outside /api and /v1 a failure is a page with the same status."""
@@ -265,3 +273,11 @@ def test_a_list_of_origins_is_kept_to(environ, models, machine):
     for origin in ("https://c.example", "https://a.example.evil", "https://aXexample"):
         foreign = client.get("/api/health", headers={"Origin": origin})
         assert "Access-Control-Allow-Origin" not in foreign.headers
+
+
+@pytest.mark.parametrize("host", ["..", "a..b", "x" * 70])
+def test_a_host_that_is_no_name_is_the_clients_mistake(client, caplog, host):
+    """A page cannot be rendered for it, so a line of text says so; nothing is logged as an error of ours."""
+    for path in ("/", "//x", "/api/health", "/v1/models"):
+        assert client.get(path, headers={"Host": host}).status_code == 400, path
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

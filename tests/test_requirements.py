@@ -39,7 +39,7 @@ def pins(name: str) -> dict[str, Requirement]:
 
 
 RUN, TEST, CUDA = pins("requirements.txt"), pins("requirements-test.txt"), pins("deploy/constraints-cuda.txt")
-DRAW = pins("benchmarks/requirements.txt")
+DRAW, FUZZ = pins("benchmarks/requirements.txt"), pins("tests/fuzz/requirements.txt")
 
 
 def environment(python: str) -> dict[str, str]:
@@ -133,4 +133,4 @@ def test_all_that_the_service_imports_is_pinned() -> None:
 @pytest.mark.slow
 def test_all_that_tests_and_benchmarks_import_is_pinned() -> None:
     """`deploy.sh test` brings what the rest of the tree needs; only the benchmarks' plots ask for more."""
-    assert foreign(sources()) - set(RUN) - set(TEST) == set(DRAW) & {"matplotlib"}
+    assert foreign(sources()) - set(RUN) - set(TEST) == set(DRAW) & {"matplotlib"} | set(FUZZ)

@@ -77,7 +77,7 @@ def _generate(loaded: LoadedModel, prompt: PreparedPrompt, sampling: SamplingPar
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if prompt.images is not None:
         inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
-        inputs["pixel_values"] = prompt.images.pixel_values.to(device, model.dtype)
+        inputs["pixel_values"] = prompt.images.pixel_values().to(device, model.dtype)
         inputs["image_grid_thw"] = prompt.images.grid_thw.to(device)
     model.generate(
         **inputs,

@@ -44,6 +44,9 @@ class StampingBackend:
     def vocabulary(self) -> None:
         """There are no tokens, so there are no grammars."""
 
+    def would_refuse(self, client: str) -> None:
+        """There is always capacity."""
+
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation:
         """There is always capacity."""
         return self.submit(request)

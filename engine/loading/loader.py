@@ -18,6 +18,7 @@ from engine.loading.checkpoint import Checkpoint, find_checkpoint, find_tokenize
 from engine.loading.host import available_bytes
 from engine.loading.weights import load_weights
 from engine.text.detokenizer import TokenTable
+from engine.text.image_decoder import ImageDecoder
 from engine.text.processor import ImagePreparer, load_processor, load_tokenizer
 from engine.text.prompt import PromptPreparer
 from engine.types import ModelSpec, Progress
@@ -57,11 +58,13 @@ def load_model(
     report: Callable[[Progress], None],
     max_model_len: int | None = None,
     available: Callable[[str], int] = available_bytes,
+    decoder: ImageDecoder | None = None,
 ) -> LoadedModel:
     """Load the checkpoint of `spec`. Raises StartError and then leaves nothing loaded.
 
     report: receives the progress, in this thread. max_model_len: the configured limit in tokens; the limit of the
-    checkpoint applies too. available: returns the free bytes of a device.
+    checkpoint applies too. available: returns the free bytes of a device. decoder: of images, by default in the thread
+    that brings them.
     """
     report(Progress("checking the files"))
     checkpoint = find_checkpoint(
@@ -71,7 +74,9 @@ def load_model(
     tokenizer, processor = _load_tokenizer(spec, checkpoint)
     log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.dtype)
     model = load_weights(spec, checkpoint, report)
-    return _assemble(spec, model, tokenizer, processor, max_model_len)
+    length = _context_length(model, max_model_len)
+    images = None if processor is None else _image_preparer(spec, processor, image_tokens(length), decoder)
+    return _assemble(spec, model, tokenizer, _chat_template(spec, tokenizer, processor), images, length)
 
 
 def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> None:
@@ -98,21 +103,39 @@ def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrained
         raise StartError(f"{spec.dir_setting}: the image processor in {checkpoint.folder} cannot be loaded.") from error
 
 
+def image_tokens(length: int) -> int:
+    """Return how many tokens the images of one prompt may have together in a context of `length` tokens."""
+    return max(1, length // 2)
+
+
+def _context_length(model: PreTrainedModel, limit: int | None) -> int:
+    own = int(model.config.get_text_config().max_position_embeddings)
+    return min(own, limit or own)
+
+
+def _image_preparer(spec: ModelSpec, processor: Any, max_tokens: int, decoder: ImageDecoder | None) -> ImagePreparer:
+    try:
+        return ImagePreparer(processor, max_tokens, decoder)
+    except ValueError as error:
+        raise StartError(f"{spec.dir_setting}: the image processor in {spec.model_dir} is not supported.") from error
+
+
 def _assemble(
-    spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, processor: Any, limit: int | None
+    spec: ModelSpec,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    images: ImagePreparer | None,
+    length: int,
 ) -> LoadedModel:
-    text_config = model.config.get_text_config()
-    own_length = int(text_config.max_position_embeddings)
-    length = min(own_length, limit or own_length)
-    vocab_size = int(text_config.vocab_size)
+    vocab_size = int(model.config.get_text_config().vocab_size)
     eos = _end_tokens(spec, model, tokenizer)
     if max(max(tokenizer.get_vocab().values()), *eos) >= vocab_size:
         raise StartError(
             f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} is not this model's: it has token ids "
             f"beyond the model's vocabulary of {vocab_size:,}."
         )
-    images = ImagePreparer(processor, max_tokens=max(1, length // 2)) if processor is not None else None
-    preparer = PromptPreparer(tokenizer, vocab_size, _chat_template(spec, tokenizer, processor), images)
+    preparer = PromptPreparer(tokenizer, vocab_size, template, images, length)
     # The published Avision shows SentencePiece markers in its text whatever its vocabulary, so it is always cleaned.
     table = TokenTable.of(tokenizer.backend_tokenizer, vocab_size, eos, cleans=True if spec.vision else None)
     defaults = _take_defaults(model, tokenizer, eos)

@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from engine.errors import NoRoom, StartError
 from engine.loading.checkpoint import find_checkpoint
 from engine.loading.host import available_bytes, total_bytes
-from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE
+from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens
 from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
+from engine.text.image_workers import MEMORY_BYTES
 from engine.types import EngineConfig, ModelSpec
 
 log = logging.getLogger("avito_ai.loading")
@@ -36,6 +37,8 @@ class MemoryBudget:
     """Bytes by purpose, and the sizes of KV cache and prefix cache in tokens.
 
     second_layout: the upper limit for a second packing of small weights on the CPU; work: estimated working memory.
+    images, decoders: the upper limits of what the images of requests take in the host's memory while they are admitted,
+    and of the processes that decode them; nothing of it is taken before they come.
     """
 
     weights: int
@@ -45,6 +48,8 @@ class MemoryBudget:
     work: int
     cache_tokens: int
     prefix_tokens: int
+    images: int = 0
+    decoders: int = 0
 
     @property
     def to_allocate(self) -> int:
@@ -65,6 +70,8 @@ class MemoryBudget:
             ("cache", self.cache, f"{self.cache_tokens:,} tokens"),
             ("prefix cache", self.prefix_cache, f"{self.prefix_tokens:,} tokens"),
             ("work", self.work, "estimated"),
+            *([("images", self.images, "at most, in the host's memory")] if self.images else []),
+            *([("image decoders", self.decoders, "at most, in the host's memory")] if self.decoders else []),
             ("left", left, f"a second copy for a seamless reload {'fits' if left >= self.total else 'does not fit'}"),
         ]
         return "\n".join(f"  {name:<18}{size / 1e9:>9.3f} GB  {note}".rstrip() for name, size, note in rows)
@@ -73,7 +80,7 @@ class MemoryBudget:
 def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> MemoryBudget:
     """Return the budget of a loaded model. max_model_len: tokens per slot."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return _budget(model.config.get_text_config(), model.dtype, model.device.type, weights, config, max_model_len)
+    return _budget(model.config, model.dtype, model.device.type, weights, config, max_model_len)
 
 
 def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
@@ -84,7 +91,7 @@ def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
     text = whole.get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)
     length = min(config.max_model_len, text.max_position_embeddings)
-    return _budget(text, dtype, spec.device, checkpoint.loaded_bytes(dtype.itemsize), config, length)
+    return _budget(whole, dtype, spec.device, checkpoint.loaded_bytes(dtype.itemsize), config, length)
 
 
 def check_together(
@@ -136,9 +143,10 @@ def check_budget(
 
 
 def _budget(
-    text: Any, dtype: torch.dtype, device: str, weights: int, config: EngineConfig, length: int
+    model: Any, dtype: torch.dtype, device: str, weights: int, config: EngineConfig, length: int
 ) -> MemoryBudget:
-    """Return the budget of a model with this text configuration. length: tokens per slot."""
+    """Return the budget of a model with this configuration. length: tokens per slot."""
+    text, vision = model.get_text_config(), getattr(model, "vision_config", None)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     per_token = KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype)
     cache_tokens = config.max_num_seqs * length
@@ -153,4 +161,12 @@ def _budget(
         work=config.max_num_batched_tokens * row + logits,
         cache_tokens=cache_tokens,
         prefix_tokens=prefix_tokens,
+        images=0 if vision is None else _image_bytes(vision, config, length),
+        decoders=0 if vision is None else config.image_workers * MEMORY_BYTES,
     )
+
+
+def _image_bytes(vision: Any, config: EngineConfig, length: int) -> int:
+    """Return what the images of all admitted requests take at most, each with a byte for each of its values."""
+    token = 3 * int(vision.patch_size * vision.spatial_merge_size) ** 2
+    return (config.max_num_seqs + config.max_waiting) * image_tokens(length) * token

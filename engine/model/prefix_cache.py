@@ -5,16 +5,39 @@ form a tree: a node is identified by its parent and its own tokens, so equal nod
 shared prefix is stored once. The number of blocks is bounded; the least recently used one is evicted first. A use
 touches the last block of a path first and the root last, so the evicted block is always a leaf: a block without its
 prefix could not be found again.
+
+Every block has an owner, so that owners never find each other's blocks; a prompt's public blocks have none.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 BLOCK = 16  # tokens
 
-_Key = tuple[int, tuple[Hashable, ...]]
+_Key = tuple[int, Hashable, tuple[Hashable, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixScope:
+    """Where the blocks of one sequence are found and cached.
+
+    owner: of its blocks, None for everybody; public_tokens: at its beginning, in whole blocks, that have no owner all
+    the same; kept: whether its blocks are cached for others of the same owner, rather than for its own resumption only.
+    """
+
+    owner: Hashable = None
+    public_tokens: int = 0
+    kept: bool = True
+
+    def owner_of(self, start: int) -> Hashable:
+        """Return the owner of the block that begins with this token."""
+        return None if start < self.public_tokens else self.owner
+
+
+EVERYBODY = PrefixScope()
 
 
 class PrefixCache:
@@ -25,21 +48,22 @@ class PrefixCache:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._next_node = 1
 
-    def match(self, keys: Sequence[Hashable]) -> list[int]:
+    def match(self, keys: Sequence[Hashable], scope: PrefixScope = EVERYBODY) -> list[int]:
         """Return the blocks of the longest cached prefix of `keys`; at least one key is always left to compute."""
-        path = self._walk(keys[: max(0, len(keys) - 1)])
+        path = self._walk(keys[: max(0, len(keys) - 1)], scope)
         self._touch(path)
         return [self._blocks[key][1] for key in path]
 
-    def insert(self, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
+    def insert(self, keys: Sequence[Hashable], scope: PrefixScope = EVERYBODY) -> list[tuple[int, int]]:
         """Add every whole block of `keys`; return (index of the block in `keys`, cache block) for each new one."""
-        path, new = self._walk(keys), []
+        path, new = self._walk(keys, scope), []
         self._touch(path)
         node = self._blocks[path[-1]][0] if path else 0
         for index in range(len(path), len(keys) // BLOCK):
             if (block := self._take_block(len(path))) is None:
                 break
-            path.append((node, tuple(keys[index * BLOCK : (index + 1) * BLOCK])))
+            start = index * BLOCK
+            path.append((node, scope.owner_of(start), tuple(keys[start : start + BLOCK])))
             node = self._next_node
             self._next_node += 1
             self._blocks[path[-1]] = (node, block)
@@ -55,12 +79,12 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def _walk(self, keys: Sequence[Hashable]) -> list[_Key]:
+    def _walk(self, keys: Sequence[Hashable], scope: PrefixScope) -> list[_Key]:
         """Return the path of the cached blocks of `keys`, from the root."""
         path: list[_Key] = []
         node = 0
         for start in range(0, len(keys) - BLOCK + 1, BLOCK):
-            key = (node, tuple(keys[start : start + BLOCK]))
+            key = (node, scope.owner_of(start), tuple(keys[start : start + BLOCK]))
             if (found := self._blocks.get(key)) is None:
                 break
             path.append(key)

@@ -65,7 +65,7 @@ class ModelRunner:
             self._async_decode.hold(sequence)
         if sequence.images is not None and sequence.positions is None:
             self._set_image_positions(sequence)
-        blocks = self._prefixes.match(sequence.keys())
+        blocks = self._prefixes.match(sequence.keys(), sequence.scope)
         if blocks:
             self._load_prefix(sequence.slot, blocks)
             sequence.num_computed = len(blocks) * BLOCK
@@ -99,7 +99,7 @@ class ModelRunner:
     @torch.inference_mode()
     def cache_prefix(self, sequence: Sequence) -> None:
         """Copy the computed whole blocks of a sequence into the prefix cache."""
-        new = self._prefixes.insert(sequence.keys()[: sequence.num_computed])
+        new = self._prefixes.insert(sequence.keys()[: sequence.num_computed], sequence.scope)
         if not new:
             return
         kernels = self.decoder.kernels
@@ -199,7 +199,7 @@ class ModelRunner:
 
     def _embed_images(self, sequences: list[Sequence]) -> None:
         device = self.decoder.device
-        pixels = torch.cat([s.images.pixel_values for s in sequences]).to(device)
+        pixels = torch.cat([s.images.pixel_values(device) for s in sequences])
         grids = torch.cat([s.images.grid_thw for s in sequences]).to(device)
         assert self._tower is not None  # admission rejects images for a model without a vision tower
         embeds = iter(self._tower(pixels, grids))

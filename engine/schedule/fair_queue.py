@@ -87,7 +87,7 @@ class FairQueue:
             del self._lines[client], self._deficit[client]
         self._length -= 1
 
-    def newest(self, client: str) -> Sequence | None:
-        """Return the last sequence in a client's line, None if it has none."""
-        line = self._lines.get(client)
-        return line[-1] if line else None
+    def newest_uncommitted(self, client: str) -> Sequence | None:
+        """Return the last sequence in a client's line whose answer is not committed, None if it has none."""
+        line = reversed(self._lines.get(client, ()))
+        return next((sequence for sequence in line if not sequence.generation.committed), None)

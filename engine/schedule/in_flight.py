@@ -22,15 +22,12 @@ class InFlight:
 
     def __init__(self, capacity: int, slots: int, clock: Callable[[], float]) -> None:
         self.capacity, self.slots, self._clock = capacity, slots, clock
+        self.total = 0  # may be read without the lock
         self.by_client: Counter[str] = Counter()
         self.preparing: Counter[str] = Counter()  # of these, those that are not queued yet
         self._batches: dict[Wake, bool] = {}  # waiting to submit, in turn; whether each has nothing in flight
         self._last_end = 0.0
         self.between_ends: float | None = None  # mean, in seconds, of a busy engine
-
-    @property
-    def total(self) -> int:
-        return self.by_client.total()
 
     @property
     def full(self) -> bool:
@@ -41,6 +38,7 @@ class InFlight:
         if not self.by_client:
             self._last_end = self._clock()  # idle time says nothing about the rate
         self.by_client[client] += 1
+        self.total += 1
         self.preparing[client] += 1
 
     def prepared(self, client: str) -> None:
@@ -50,6 +48,7 @@ class InFlight:
     def leave(self, client: str) -> None:
         """Count a request no longer, and wake a batch that may use the capacity."""
         _take_one(self.by_client, client)
+        self.total -= 1
         if self._batches:
             self.wake_batch()
 
@@ -63,6 +62,7 @@ class InFlight:
     def clear(self) -> None:
         """Count only those that are being prepared."""
         self.by_client = Counter(self.preparing)
+        self.total = self.by_client.total()
         self.wake_batches()
 
     # --- batches ---

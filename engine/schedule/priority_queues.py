@@ -66,10 +66,9 @@ class PriorityQueues:
             starts += 1
 
     def evictable(self, client: str) -> Sequence | None:
-        """Return the newest sequence of a client that has never run, batches first."""
+        """Return the newest sequence of a client whose answer is not committed, batches first."""
         for queue in (self._batch, self._interactive):
-            newest = queue.newest(client)
-            if newest is not None and newest.started_at is None:
+            if (newest := queue.newest_uncommitted(client)) is not None:
                 return newest
         return None
 

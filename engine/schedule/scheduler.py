@@ -3,6 +3,10 @@
 Each step decodes one token for every sequence past its prompt, and spends the rest of the token budget on prompts, long
 ones in chunks, so that decoding hardly slows down (iteration-level scheduling: Orca, OSDI 2022; chunked prefill:
 Sarathi-Serve, OSDI 2024).
+
+A step that is longer for one client's sake is longer for every other client too. So while several clients have slots,
+each computes as many sequences as the median client has; those beyond it, the oldest first, may lengthen the step by a
+fifth at most. A lone client, and clients that are alike, are not held back.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
+
+EXCESS_SHARE = 5  # a step may be longer by one part in so many for clients that have more than their share
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,11 @@ class _Chunks:
     def __init__(self, budget: int, longest: int) -> None:
         self._step, self._longest, self.left = budget, longest, budget
 
-    def take(self, sequence: Sequence) -> int:
-        """Return how many tokens of a prompt this step computes."""
+    def take(self, sequence: Sequence, at_most: int | None = None) -> int:
+        """Return how many tokens of a prompt this step computes, `at_most` so many if that is given."""
         whole = sequence.remaining <= self._step
         count = min(sequence.remaining, self.left, self._step if whole else self._longest)
+        count = count if at_most is None else min(count, at_most)
         self.left -= count
         return count
 
@@ -66,14 +73,19 @@ class _Chunks:
 class Scheduler:
     """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
 
-    on_start: called with each sequence that gets a slot; it may set `num_computed` (a cached prefix), and
-    returns whether the sequence can run.
+    overhead: the fixed cost of a step, in tokens. on_start: called with each sequence that has just got its slot; it
+    may set `num_computed` (a cached prefix), and returns whether the sequence can run.
     """
 
     def __init__(
-        self, room: WaitingRoom, max_num_seqs: int, max_tokens: int, on_start: Callable[[Sequence], bool]
+        self,
+        room: WaitingRoom,
+        max_num_seqs: int,
+        max_tokens: int,
+        on_start: Callable[[Sequence], bool],
+        overhead: int = 0,
     ) -> None:
-        self._room, self._on_start = room, on_start
+        self._room, self._on_start, self._overhead = room, on_start, overhead
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
         self._batch_share = max(
             1, max_num_seqs // BATCH_EVERY
@@ -84,14 +96,17 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def schedule(self) -> Plan:
-        """Return the next step; sequences that start in it have their slots."""
-        decode = sorted((s for s in self.running if s.remaining == 1), key=lambda s: s.slot)
+        """Return the next step; sequences that start in it have got their slots."""
+        share = self._share()
+        within, beyond = self._divided(share)
+        decode = [s for s in within if s.remaining == 1]
         budget = max(1, self._max_tokens - len(decode))
-        prompts = sum(s.remaining > 1 for s in self.running) + min(len(self._room), len(self._free_slots))
-        chunks = _Chunks(budget, max(1, budget // 2) if prompts > 1 else budget)
-        prefill = [(s, chunks.take(s)) for s in self.running if s.remaining > 1 and chunks.left]
-        self._start_new(prefill, chunks)
-        return Plan(decode, prefill)
+        readers = sum(s.remaining > 1 for s in within) + min(len(self._room), len(self._free_slots))
+        chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
+        prefill = [(s, chunks.take(s)) for s in within if s.remaining > 1 and chunks.left]
+        beyond += self._start_new(prefill, chunks, share)
+        self._add_excess(decode, prefill, beyond, chunks)
+        return Plan(sorted(decode, key=lambda s: s.slot), prefill)
 
     def finish(self, sequence: Sequence) -> None:
         """Free the slot of a sequence that has ended."""
@@ -135,11 +150,61 @@ class Scheduler:
             return "a sequence that is not running holds a slot"
         return None
 
-    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks) -> None:
+    def _share(self) -> int | None:
+        """Return how many sequences the median client runs, None while there is one client at most."""
+        counts = sorted(Counter(sequence.request.client for sequence in self.running).values())
+        return counts[(len(counts) - 1) // 2] if len(counts) > 1 else None
+
+    def _divided(self, share: int | None) -> tuple[list[Sequence], list[Sequence]]:
+        """Return the running sequences within their clients' share and those beyond it, both from the oldest on.
+
+        Of one client, interactive ones come first.
+        """
+        if share is None:
+            return list(self.running), []
+        within, beyond, counts = list[Sequence](), list[Sequence](), Counter[str]()
+        for sequence in sorted(self.running, key=lambda s: (s.request.priority, s.order)):
+            client = sequence.request.client
+            counts[client] += 1
+            (within if counts[client] <= share else beyond).append(sequence)
+        return within, beyond
+
+    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, share: int | None) -> list[Sequence]:
+        """Start waiting sequences while there are slots and tokens; return those beyond their clients' share.
+
+        The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too.
+        """
+        beyond = []
         while chunks.left and self._free_slots and (sequence := self._room.take(self._held)) is not None:
             self._give_slot(sequence)
-            if self._on_start(sequence):
-                prefill.append((sequence, chunks.take(sequence)))
+            if not self._on_start(sequence):
+                continue
+            client = sequence.request.client
+            if share is not None and sum(s.request.client == client for s in self.running) > share:
+                beyond.append(sequence)
+                break
+            prefill.append((sequence, chunks.take(sequence)))
+        return beyond
+
+    def _add_excess(
+        self,
+        decode: list[Sequence],
+        prefill: list[tuple[Sequence, int]],
+        beyond: list[Sequence],
+        chunks: _Chunks,
+    ) -> None:
+        """Add what is beyond its client's share, as far as that lengthens the step by no more than its part."""
+        spare = (self._overhead + len(decode) + sum(count for _, count in prefill)) // EXCESS_SHARE
+        for sequence in beyond:
+            if min(spare, chunks.left) <= 0:
+                return
+            if sequence.remaining == 1:
+                decode.append(sequence)
+                chunks.left, count = chunks.left - 1, 1
+            else:
+                count = chunks.take(sequence, spare)
+                prefill.append((sequence, count))
+            spare -= count
 
     def _give_slot(self, sequence: Sequence) -> None:
         sequence.slot = heapq.heappop(self._free_slots)

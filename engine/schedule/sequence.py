@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.model.prefix_cache import EVERYBODY, PrefixScope
 from engine.text.detokenizer import Detokenizer
 from engine.types import (
     Completion,
@@ -37,7 +38,8 @@ class Sequence:
     """State of one sequence; policy is the scheduler's. Belongs to the engine's thread once it is queued.
 
     token_ids: prompt and answer. prefix_keys: one key for each prompt token, equal where the model computes the same
-    (an image's tokens carry the image's hash). num_computed: how many tokens have keys and values in the slot.
+    (an image's tokens carry the image's hash); scope: who may reuse them. cached_tokens: its own, found at its first
+    start. num_computed: how many tokens have keys and values in the slot.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
     adjusts_logits: whether its parameters change logits. images, positions, rope_delta and image_embeds are the
     runner's. Times are on the engine's clock, in seconds.
@@ -50,6 +52,7 @@ class Sequence:
     arrival: float
     prefix_keys: list[Hashable]
     images: Any = None
+    scope: PrefixScope = EVERYBODY
     positions: Any = None
     image_embeds: Any = None
     rope_delta: int = 0

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from engine.backend import Generation
 from engine.errors import NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
@@ -46,13 +47,26 @@ class WaitingRoom:
     def admit(self, client: str) -> None:
         """Admit a request. Raises Overloaded at capacity, NotReady where the room is closed; never waits.
 
-        At capacity, a client with fewer requests than the one with most evicts that one's newest waiting request.
+        At capacity, a client with fewer requests than the one with most evicts the newest one of it that is not
+        committed.
         """
         with self._changed:
             self._check_open()
             if not self._make_room(client):
-                raise Overloaded("The service is busy; try again later.", self._retry_after())
+                raise self._busy()
             self._in_flight.enter(client)
+
+    def would_refuse(self, client: str) -> Overloaded | None:
+        """Return what `admit` would refuse this client with at this moment, None if it would admit it; evicts nobody.
+
+        Takes no lock while there is room.
+        """
+        if not self._in_flight.full:
+            return None
+        with self._changed:
+            if not self._in_flight.full or self._victim_for(client) is not None:
+                return None
+            return self._busy()
 
     def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
         """Admit a request of a batch if it can run at once; return whether it was admitted.
@@ -103,6 +117,17 @@ class WaitingRoom:
                 raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
             self._in_flight.prepared(sequence.request.client)
             self._insert(sequence)
+
+    def commit_early(self, generation: Generation) -> bool:
+        """Commit an answer that waits, while at most half of the capacity is in flight; return whether it was.
+
+        The rest of the waiting ones can be evicted, so that no client holds every place by streams that are open.
+        """
+        with self._changed:
+            if generation.done or self._in_flight.total > self._in_flight.capacity // 2:
+                return False
+            generation.commit()
+            return True
 
     def notify_abort(self) -> None:
         """Note that a sequence may have been aborted. Takes no lock, so it may be called with any held."""
@@ -163,6 +188,7 @@ class WaitingRoom:
             sequence = self._queue.take(held)
             if sequence is not None:
                 self._before.pop(id(sequence.request), None)
+                sequence.generation.commit()
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
@@ -220,10 +246,17 @@ class WaitingRoom:
         """Return whether a client's next request can be admitted; evicts a request of a greedier client if need be."""
         if not self._in_flight.full:
             return True
-        victim = self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
+        victim = self._victim_for(client)
         if victim is not None:
             self._evict(victim)
         return victim is not None
+
+    def _busy(self) -> Overloaded:
+        return Overloaded("The service is busy; try again later.", self._retry_after())
+
+    def _victim_for(self, client: str) -> Sequence | None:
+        """Return the waiting sequence that a client's next request may evict."""
+        return self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
 
     def _make_token_room(self, sequence: Sequence) -> bool:
         while self._queue.tokens and self._queue.tokens + sequence.num_prompt > self._max_tokens:
@@ -238,9 +271,10 @@ class WaitingRoom:
 
     def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
         """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
-        for greedy, amount in held.most_common():
-            if amount <= bound:
-                return None
+        if max(held.values(), default=0) <= bound:  # as it mostly is under a flood
+            return None
+        greedier = [(amount, client) for client, amount in held.items() if amount > bound]
+        for _, greedy in sorted(greedier, key=lambda pair: pair[0], reverse=True):
             if (victim := self._queue.evictable(greedy)) is not None:
                 return victim
         return None

@@ -3,8 +3,8 @@
 They are matched by llguidance. It was chosen over xgrammar, which depends on apache-tvm-ffi and, on Linux, Triton, and
 over outlines-core, which builds the whole automaton of a schema first: that takes seconds for some small schemas.
 llguidance has one wheel for Python 3.9 and later and no dependencies; it is lazy, so a grammar is ready after about a
-millisecond; it releases the GIL; and it counts its own work, so even a malicious grammar takes no longer in a step than
-LIMITS allow.
+millisecond; it releases the GIL; and it counts its own work, so even a malicious grammar takes no longer in a step, and
+no more memory, than its limits allow.
 
 Grammars are compiled and warmed up in threads of this module, never in the engine's thread, which only requests the
 next mask; a thread of this module starts to compute it when the previous token is accepted.
@@ -12,12 +12,13 @@ next mask; a thread of this module starts to compute it when the previous token 
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,38 +27,63 @@ from numpy.typing import NDArray
 
 from engine.errors import Overloaded, ValidationError
 from engine.types import Vocabulary
+from engine.wanted import Wanted
 
 COMPILE_SECONDS = 5.0
 COMPILE_THREADS = 2
 WAITING_COMPILES = 32
 CACHED_GRAMMARS = 128
+CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 MASK_THREADS = 4
 NICENESS = 10
 
-# About 10 ms of work in a step, and one second before the first step.
-LIMITS = LLParserLimits(
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=50_000,
-    max_grammar_size=200_000,
-    verbose_errors=False,
-)
+# What a compilation may use; most schemas need the first only. llguidance keeps about 110 bytes for each unit, measured
+# with counted patterns such as ^a{900001}$, and about 170 for each byte of a schema of many properties.
+FUEL = (2_000, 20_000, 60_000, 200_000)
+BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170
+# A new grammar is tried with answers of this many tokens, so that one that soon exceeds its limits is refused at once.
+TRIED_TOKENS = 16
+# Which of the allowed tokens each of these answers takes, as a share of them.
+TRIED_ANSWERS = (0.0, 0.35, 0.7, 1.0)
 
 
-class GrammarFailed(Exception):
-    """A grammar exceeded its limits, or got a token that it does not allow, during an answer."""
+def limits_of(fuel: int) -> LLParserLimits:
+    """Return the limits of a grammar: about 10 ms of work in a step, and a few MiB of states for each answer."""
+    return LLParserLimits(
+        initial_lexer_fuel=fuel,
+        step_lexer_fuel=100_000,
+        step_max_items=20_000,
+        max_items_in_row=10_000,
+        max_lexer_states=20_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+
+
+def size_of(grammar: str, fuel: int) -> int:
+    """Return how many bytes a compiled grammar takes at most. fuel: what it was compiled with."""
+    return len(grammar) * BYTES_PER_CHARACTER + fuel * BYTES_PER_FUEL
+
+
+class GrammarFailed(ValidationError):
+    """A grammar exceeded its limits, or left no token to go on with, during an answer."""
 
 
 class GrammarMask:
-    """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool."""
+    """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
-    def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor) -> None:
-        self._matcher, self._words, self._pool = matcher, words, pool
+    field: of the request, which an answer that fails is blamed on.
+    """
+
+    def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str) -> None:
+        self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
         self._next: Future[NDArray[np.int32]] | None = None
 
     def bitmask(self) -> NDArray[np.int32]:
-        """Return the tokens allowed next, packed into int32 words. Raises GrammarFailed."""
+        """Return the tokens allowed next, packed into int32 words.
+
+        All tokens once the grammar has failed: the step is that of other answers too, and `accept` raises.
+        """
         if self._next is None:
             self._next = self._pool.submit(self._compute)
         return self._next.result()
@@ -67,15 +93,12 @@ class GrammarMask:
         if self._next is not None:
             self._next.result()  # a matcher must not be used concurrently
         if not self._matcher.consume_token(token_id):
-            raise GrammarFailed
+            raise GrammarFailed(f"{self._field} {TOO_COMPLEX}.", self._field)
         self._next = None if self._matcher.is_stopped() else self._pool.submit(self._compute)
 
     def _compute(self) -> NDArray[np.int32]:
-        mask = np.zeros(self._words, dtype=np.int32)
-        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if self._matcher.is_error():
-            raise GrammarFailed
-        return mask
+        mask = _mask_of(self._matcher, self._words)
+        return np.full_like(mask, -1) if self._matcher.is_error() or not mask.any() else mask
 
 
 class Grammars:
@@ -93,23 +116,28 @@ class Grammars:
         self._maskers = ThreadPoolExecutor(MASK_THREADS, "grammar-mask")
         self._tokenizer: LLTokenizer | None = vocabulary.index
         self._tokenizer_lock = threading.Lock()  # guards the creation of `_tokenizer` if the vocabulary has no index
-        self._lock = threading.Lock()  # guards the two fields below
-        self._ready: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()  # guards the three fields below
+        self._ready: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()  # by owner and grammar
+        self._bytes = 0
         self._compiling = 0
 
-    def mask(self, grammar: str) -> GrammarMask:
-        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`.
+    def mask(
+        self, grammar: str, wanted: Wanted | None = None, field: str = "response_format", owner: str = ""
+    ) -> GrammarMask:
+        """Return a new mask. grammar: from `json_grammar` or `lark_grammar`; wanted: ends the wait for a new one;
+        field: of the request, which an answer that fails is blamed on. owner: who may find the compiled grammar again,
+        so that the time of a request does not tell what schemas others have sent.
 
         Raises ValidationError for a grammar that is invalid, too large, or not compiled in time, and Overloaded if too
         many compile already. Neither names a field; the message is a predicate whose subject the caller adds.
         """
         with self._lock:
-            matcher = self._ready.get(grammar)
-            if matcher is not None:
-                self._ready.move_to_end(grammar)
-        if matcher is None:
-            matcher = self._compiled(grammar)
-        return GrammarMask(matcher.deep_copy(), self._words, self._maskers)
+            compiled = self._ready.get((owner, grammar))
+            if compiled is not None:
+                self._ready.move_to_end((owner, grammar))
+        if compiled is None:
+            compiled = self._compiled(grammar, wanted or Wanted(), owner)
+        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field)
 
     @property
     def cached(self) -> int:
@@ -117,12 +145,18 @@ class Grammars:
         with self._lock:
             return len(self._ready)
 
+    @property
+    def cached_bytes(self) -> int:
+        """The size of the cached grammars, as `size_of` estimates it; at most CACHED_BYTES."""
+        with self._lock:
+            return self._bytes
+
     def close(self) -> None:
         """Shut down the threads."""
         for pool in (self._compilers, self._maskers):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _compiled(self, grammar: str) -> LLMatcher:
+    def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
         with self._lock:
             if self._compiling >= self._most_waiting:
                 raise Overloaded("Too many new schemas at once; try again later.", 1)
@@ -130,35 +164,66 @@ class Grammars:
         future = self._compilers.submit(self._compile, grammar)
         future.add_done_callback(self._compiled_one)
         try:
-            matcher = future.result(self._seconds)
-        except concurrent.futures.TimeoutError:
+            compiled = _result(future, self._seconds, wanted)
+        except BaseException:
             future.cancel()
-            raise ValidationError(TOO_COMPLEX) from None
-        with self._lock:
-            self._ready[grammar] = matcher
-            while len(self._ready) > CACHED_GRAMMARS:
-                self._ready.popitem(last=False)
-        return matcher
+            raise
+        self._keep((owner, grammar), compiled)
+        return compiled
 
-    def _compiled_one(self, _: Future[LLMatcher]) -> None:
+    def _keep(self, key: tuple[str, str], compiled: _Compiled) -> None:
+        with self._lock:
+            if key in self._ready:
+                return
+            self._ready[key] = compiled
+            self._bytes += compiled.size
+            while len(self._ready) > CACHED_GRAMMARS or self._bytes > CACHED_BYTES:
+                self._bytes -= self._ready.popitem(last=False)[1].size
+
+    def _compiled_one(self, _: Future[_Compiled]) -> None:
         with self._lock:
             self._compiling -= 1
 
-    def _compile(self, grammar: str) -> LLMatcher:
-        matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=LIMITS)
-        if not matcher.is_error():
-            # Fills the cache of the matcher, so that no answer waits for its first mask.
-            scratch = np.zeros(self._words, dtype=np.int32)
-            matcher.unsafe_compute_mask_ptr(scratch.ctypes.data, scratch.nbytes)
-        if matcher.is_error():
-            raise ValidationError(_reason(matcher.get_error()))
-        return matcher
+    def _compile(self, grammar: str) -> _Compiled:
+        """Compile with as little as is enough, which bounds the size of what is kept. Raises ValidationError."""
+        reason = ""
+        for fuel in FUEL:
+            matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits_of(fuel))
+            if not matcher.is_error():
+                _mask_of(matcher, self._words)  # kept by the matcher, so that no answer waits for its first one
+            reason = _reason(matcher.get_error()) if matcher.is_error() else ""
+            if reason != TOO_COMPLEX:
+                break
+        if not reason and not all(self._goes_on(matcher.deep_copy(), share) for share in TRIED_ANSWERS):
+            reason = TOO_COMPLEX
+        if reason:
+            raise ValidationError(reason)
+        return _Compiled(matcher, size_of(grammar, fuel))
+
+    def _goes_on(self, matcher: LLMatcher, share: float) -> bool:
+        """Return whether the start of an answer stays within the limits. share: which of the allowed tokens to take."""
+        for _ in range(TRIED_TOKENS):
+            mask = _mask_of(matcher, self._words)
+            allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
+            if matcher.is_error() or not len(allowed):
+                return False
+            if matcher.is_stopped() or not matcher.consume_token(int(allowed[int(share * (len(allowed) - 1))])):
+                return not matcher.is_error()
+        return True
 
     def _tokens(self) -> LLTokenizer:
         with self._tokenizer_lock:
             if self._tokenizer is None:
                 self._tokenizer = index_of(self._vocabulary)
             return self._tokenizer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Compiled:
+    """A compiled grammar, to be copied for each answer. size: what it takes at most, in bytes."""
+
+    matcher: LLMatcher
+    size: int
 
 
 class _Tokens:
@@ -176,6 +241,25 @@ class _Tokens:
 
     def __call__(self, text: str | bytes) -> list[int]:
         return self._encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+
+
+def _mask_of(matcher: LLMatcher, words: int) -> NDArray[np.int32]:
+    """Return the tokens allowed next, packed into int32 words; what a matcher in error returns means nothing."""
+    mask = np.zeros(words, dtype=np.int32)
+    matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+    return mask
+
+
+def _result(future: Future[_Compiled], seconds: float, wanted: Wanted) -> _Compiled:
+    """Wait for a compilation. Raises ValidationError after `seconds`, and as `wanted` does."""
+    future.add_done_callback(lambda _: wanted.changed.set())
+    until = time.monotonic() + seconds
+    while not future.done():
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ValidationError(TOO_COMPLEX)
+        wanted.wait(left)
+    return future.result()
 
 
 def json_grammar(schema: str) -> str:
@@ -213,8 +297,8 @@ def _reason(message: str) -> str:
     if found:
         names = [name.strip(' "') for name in keys.partition("]")[0].strip("[").split(",")]
         return f"uses what cannot be enforced: {', '.join(name for name in names if name.isidentifier())}"
-    limits = ("limit", "too complex", "too large", "Too many", "fuel", "max is")
-    return TOO_COMPLEX if any(word in message for word in limits) else "cannot be enforced"
+    limits = ("limit", "too complex", "too large", "too many", "fuel", "max is")
+    return TOO_COMPLEX if any(word in message.lower() for word in limits) else "cannot be enforced"
 
 
 def _lower_priority() -> None:

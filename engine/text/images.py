@@ -2,7 +2,8 @@
 
 `check_header` is cheap and runs before a request is admitted; `decode` is expensive and runs after admission. Their
 errors name the field `image`. The format is detected by content; the Pillow plugins are called directly, so no other
-format is tried, and Pillow's own limits (which warn through global state) are not reached before ours.
+format is tried, and Pillow's own limits (which warn through global state) are not reached before ours. `decode` is for
+the processes of `engine.text.image_workers`, and for images that are trusted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from engine.errors import Message, PayloadTooLarge, UnsupportedMediaType, ValidationError
+from engine.text import image_header
 from engine.types import EncodedImage
 
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
@@ -39,6 +41,21 @@ TOO_NARROW = Message("image_aspect", "The image is too narrow. Maximum aspect ra
 # Everything that may be wrong with an image, for a page that checks one before it is sent.
 PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
 
+TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
+
+# A progressive JPEG has about ten scans; each one more is another pass over all of its pixels for a few bytes.
+MAX_SCANS = 100
+START_OF_SCAN = b"\xff\xda"
+STRIP = 256  # rows that are composed at once
+
+Reader = Callable[[bytes], tuple[int, int]]
+_PLUGINS: dict[Reader, Callable[[BytesIO], ImageFile]] = {
+    image_header.read_png: PngImageFile,
+    image_header.read_jpeg: JpegImageFile,
+    image_header.read_webp: WebPImageFile,
+    image_header.read_gif: GifImageFile,
+    image_header.read_bmp: BmpImageFile,
+}
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,42 +77,45 @@ def check_header(data: bytes) -> EncodedImage:
         raise ValidationError(EMPTY, "image")
     if len(data) > MAX_IMAGE_BYTES:
         raise PayloadTooLarge(TOO_LARGE)
-    with _open(data) as image:
-        width, height = image.size
+    try:
+        width, height = _reader(data)(data)
+    except image_header.Damaged as error:
+        raise ValidationError(DAMAGED, "image") from error
     _check_size(width, height)
     return EncodedImage(data, width, height)
 
 
 def decode(encoded: EncodedImage) -> Image.Image:
-    """Return the first frame in RGB, upright, with transparency over white. Raises ValidationError if damaged."""
+    """Return the first frame in RGB, upright, with transparency over white.
+
+    Raises ValidationError if damaged, PayloadTooLarge as `check_header`.
+    """
     with _open(encoded.data) as image:
         _check_size(*image.size)
         try:
             image.load()
             return _upright(_to_rgb(image), image)
+        except MemoryError:
+            raise  # says nothing of the file
         except Exception as error:  # decoders raise many types for damaged files
             raise ValidationError(DAMAGED, "image") from error
 
 
-def _plugin(data: bytes) -> Callable[[BytesIO], ImageFile] | None:
-    """Return the Pillow plugin for the signature at the start of the file, None if there is none."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return WebPImageFile
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return GifImageFile
-    return BmpImageFile if data.startswith(b"BM") else None
+def _reader(data: bytes) -> Reader:
+    reader = image_header.reader_for(data)
+    if reader is None:
+        raise UnsupportedMediaType(UNKNOWN_FORMAT)
+    return reader
 
 
 def _open(data: bytes) -> ImageFile:
-    plugin = _plugin(data)
-    if plugin is None:
-        raise UnsupportedMediaType(UNKNOWN_FORMAT)
+    reader = _reader(data)
+    if reader is image_header.read_jpeg and data.count(START_OF_SCAN) > MAX_SCANS:
+        raise ValidationError(TOO_SLOW, "image")
     try:
-        return plugin(BytesIO(data))
+        return _PLUGINS[reader](BytesIO(data))
+    except MemoryError:
+        raise  # says nothing of the file
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PayloadTooLarge(TOO_MANY_PIXELS) from error
     except Exception as error:  # plugins raise many types for damaged files
@@ -119,16 +139,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    layer = image.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, "white")
-    ground.alpha_composite(layer)
-    return ground.convert("RGB")
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, STRIP):  # in strips, since a whole ground takes as much memory as the image
+        strip = layer.crop((0, top, image.width, min(top + STRIP, image.height)))
+        ground = Image.new("RGBA", strip.size, "white")
+        rgb.paste(Image.alpha_composite(ground, strip).convert("RGB"), (0, top))
+    return rgb
 
 
 def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
     """Rotate `pixels` by the EXIF orientation of `source`; damaged EXIF data is ignored."""
     try:
         orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
     except Exception:
         return pixels
     method = _UPRIGHT.get(orientation)

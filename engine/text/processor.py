@@ -1,5 +1,9 @@
 """Loads the tokenizer and the image processor of a checkpoint, and prepares images for the vision model.
 
+Images are prepared in two halves. Until its request starts, an image is kept as bytes, an eighth of the model's input:
+decoded and resized by an `ImageDecoder`, cut into patches in the caller's thread without torch, whose operations would
+give each such thread an OpenMP team of its own. The engine's thread converts the bytes, on the model's device.
+
 Without torchvision the processor of transformers cannot be built, because of its video part only; the same processor
 without that part is used instead. Images are processed by the Pillow implementation in both cases, so the pixels do not
 depend on the installed packages.
@@ -14,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -26,9 +32,9 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from engine.errors import Message, ValidationError
-from engine.text.images import decode
+from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job
 from engine.types import EncodedImage
+from engine.wanted import Wanted
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -37,57 +43,119 @@ _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PixelTable:
+    """What the library's processor makes of each value of a channel: float32 [channels, 256].
+
+    frames: how often it repeats a patch, for the frames of a still image.
+    """
+
+    values: torch.Tensor
+    frames: int
+
+    def convert(self, patches: torch.Tensor) -> torch.Tensor:
+        """Return the model's input [patches, channels * frames * patch^2].
+
+        patches: uint8 [patches, channels * patch^2], on any device.
+        """
+        channels = self.values.shape[0]
+        index = patches.unflatten(1, (channels, -1)).int()
+        index += 256 * torch.arange(channels, dtype=torch.int32, device=index.device)[:, None]
+        pixels = self.values.to(index.device).flatten().index_select(0, index.flatten()).view(index.shape)
+        return pixels[:, :, None].expand(-1, -1, self.frames, -1).flatten(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageInputs:
-    """The images of one prompt: pixel_values [patches, channels] float32, grid_thw [images, 3] int64.
+    """The images of one prompt: patches uint8 [patches, channels * patch^2], grids int64 [images, 3].
 
     hashes: SHA-256 of the pixels and the grid of each image, equal exactly if the model gets the same input.
     """
 
-    pixel_values: torch.Tensor
-    grid_thw: torch.Tensor
+    patches: NDArray[np.uint8]
+    grids: NDArray[np.int64]
     hashes: tuple[bytes, ...]
+    table: PixelTable
+
+    @property
+    def grid_thw(self) -> torch.Tensor:
+        """The grids, as the model takes them."""
+        return torch.from_numpy(self.grids)
+
+    def pixel_values(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Return the model's input, float32 [patches, channels * frames * patch^2]."""
+        return self.table.convert(torch.from_numpy(self.patches).to(device))
 
 
 class ImagePreparer:
     """Converts encoded images to patches. Thread-safe.
 
     processor: the processor of a Qwen2.5-VL checkpoint. max_tokens: limit of the tokens of all images of one prompt;
-    larger images are scaled down, in the same way as for the limit of the processor itself.
+    larger images are scaled down, in the same way as for the limit of the processor itself. Raises ValueError for a
+    processor that does something else than this class.
     """
 
-    def __init__(self, processor: Any, max_tokens: int) -> None:
+    def __init__(self, processor: Any, max_tokens: int, decoder: ImageDecoder | None = None) -> None:
         self._processor = processor.image_processor
         self._max_tokens = max_tokens
-        self._merge = int(self._processor.merge_size) ** 2
-        self._token_pixels = int(self._processor.patch_size) ** 2 * self._merge
+        self._decoder = decoder or InProcessDecoder()
+        self._patch, self._merge = int(self._processor.patch_size), int(self._processor.merge_size)
+        self._factor = self._patch * self._merge
         self.pad_token_id = int(processor.image_token_id)
         self.video_token_id = int(processor.video_token_id)
+        self._table = self._read_table()
 
-    def prepare(self, images: tuple[EncodedImage, ...]) -> ImageInputs:
-        """Decode, scale and split the images. Raises ValidationError for a damaged image or an extreme aspect ratio."""
-        size = self._size(len(images))
-        parts = [self._patches(image, size) for image in images]
-        hashes = tuple(_digest(pixels, grid) for pixels, grid in parts)
-        return ImageInputs(torch.cat([pixels for pixels, _ in parts]), torch.cat([grid for _, grid in parts]), hashes)
+    def prepare(self, images: tuple[EncodedImage, ...], wanted: Wanted) -> ImageInputs:
+        """Decode, scale and split the images. Raises as `ImageDecoder.decode` does."""
+        limits = self._limits(len(images))
+        parts, grids, hashes = [], [], []
+        for image in images:
+            pixels = self._decoder.decode(Job(image.data, self._factor, *limits, int(self._processor.resample)), wanted)
+            grid = (1, pixels.height // self._patch, pixels.width // self._patch)
+            parts.append(self._split(np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)))
+            grids.append(grid)
+            hashes.append(hashlib.sha256(repr(grid).encode() + pixels.data).digest())
+        return ImageInputs(np.concatenate(parts), np.array(grids, np.int64), tuple(hashes), self._table)
 
     def token_counts(self, images: ImageInputs) -> list[int]:
         """Return the number of tokens of each image."""
-        return [count // self._merge for count in images.grid_thw.prod(dim=1).tolist()]
+        return [int(count) // self._merge**2 for count in images.grids.prod(axis=1)]
 
-    def _patches(self, image: EncodedImage, size: dict[str, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = decode(image)
-        try:
-            inputs = self._processor(images=[pixels], size=size, return_tensors="pt")
-        except ValueError as error:
-            message = Message("image_shape", "The image's shape is not one that this model can read.")
-            raise ValidationError(message, "image") from error
-        return inputs["pixel_values"], inputs["image_grid_thw"]
+    def _split(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the patches [patches, 3 * patch^2] of an image [height, width, 3], in merge order."""
+        height, width = (side // self._factor for side in pixels.shape[:2])
+        split = pixels.reshape(height, self._merge, self._patch, width, self._merge, self._patch, 3)
+        return split.transpose(0, 3, 1, 4, 6, 2, 5).reshape(height * width * self._merge**2, -1)
 
-    def _size(self, count: int) -> dict[str, int]:
+    def _limits(self, count: int) -> tuple[int, int]:
         """Return the limits of the processor, in pixels, for each of `count` images."""
-        shortest, longest = self._processor.size["shortest_edge"], self._processor.size["longest_edge"]
-        share = self._max_tokens // count * self._token_pixels
-        return {"shortest_edge": shortest, "longest_edge": max(shortest, min(longest, share))}
+        shortest, longest = int(self._processor.size["shortest_edge"]), int(self._processor.size["longest_edge"])
+        share = self._max_tokens // count * self._factor**2
+        return shortest, max(shortest, min(longest, share))
+
+    def _read_table(self) -> PixelTable:
+        """Have the library process two images that are made for it: one to read the table from, one to prove it."""
+        side = self._factor * -(-16 // self._factor)  # at least as many pixels as a channel has values
+        ramp = np.minimum(np.arange(side**2), 255).astype(np.uint8).reshape(side, side, 1).repeat(3, axis=2)
+        mixed = np.arange(side * 2 * side * 3, dtype=np.uint32) * 2654435761 >> 7
+        proof = mixed.astype(np.uint8).reshape(side, 2 * side, 3)
+        levels, processed = self._split(ramp), self._process(ramp)
+        frames = processed.shape[1] // levels.shape[1]
+        values = np.zeros((3, 256), np.float32)
+        for channel in range(3):
+            mine, theirs = levels.reshape(len(levels), 3, -1), processed.reshape(len(levels), 3, frames, -1)
+            values[channel, mine[:, channel].ravel()] = theirs[:, channel, 0].ravel()
+        table = PixelTable(torch.from_numpy(values), frames)
+        if not np.array_equal(table.convert(torch.from_numpy(self._split(proof))).numpy(), self._process(proof)):
+            raise ValueError("the image processor is not that of Qwen2-VL")
+        return table
+
+    def _process(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what the library makes of an image [height, width, 3] that needs no resizing."""
+        inputs = self._processor(
+            images=[pixels], do_resize=False, input_data_format="channels_last", return_tensors="np"
+        )
+        processed: NDArray[np.float32] = inputs["pixel_values"]
+        return processed
 
 
 class _ImagesOnly(Qwen2_5_VLProcessor):
@@ -138,9 +206,3 @@ def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMi
     auto: Any = AutoImageProcessor
     processor.image_processor = auto.from_pretrained(folder, backend="pil", **_LOCAL)
     return processor
-
-
-def _digest(pixels: torch.Tensor, grid: torch.Tensor) -> bytes:
-    digest = hashlib.sha256(grid.numpy().tobytes())
-    digest.update(pixels.contiguous().numpy().data)
-    return digest.digest()

@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.errors import Unsupported, ValidationError
 from engine.text.processor import ImageInputs, ImagePreparer
-from engine.text.special_tokens import SpecialTokens
+from engine.text.prompt_size import too_long
+from engine.text.special_tokens import SpecialTokens, TooManyTokens
 from engine.types import ChatPrompt, Prompt, TextPrompt, TokensPrompt
+from engine.wanted import Wanted
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 
@@ -32,7 +34,8 @@ class PreparedPrompt:
 class PromptPreparer:
     """Renders, tokenizes and adds images. Special tokens in user input stay text.
 
-    template: the chat template (Jinja); images: None for a model without vision.
+    template: the chat template (Jinja); images: None for a model without vision; max_tokens:
+    the context, beyond which a text is not tokenized to its end.
     """
 
     def __init__(
@@ -41,36 +44,51 @@ class PromptPreparer:
         vocab_size: int,
         template: str,
         images: ImagePreparer | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._template = template
         self._images = images
+        self._max_tokens = max_tokens
         self._special = SpecialTokens(tokenizer.backend_tokenizer, template)
 
-    def prepare(self, prompt: Prompt) -> PreparedPrompt:
-        """Return the ids and images of a prompt. Raises ValidationError or a subclass, with the field at fault."""
-        if isinstance(prompt, ChatPrompt):
-            return self._prepare_chat(prompt)
-        if isinstance(prompt, TextPrompt):
-            return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text)))
-        return PreparedPrompt(self._checked(prompt))
+    def prepare(self, prompt: Prompt, wanted: Wanted | None = None) -> PreparedPrompt:
+        """Return the ids and images of a prompt.
+
+        Raises ValidationError or a subclass, with the field at fault, and as `wanted` does once it is not wanted.
+        """
+        wanted = wanted or Wanted()
+        wanted.check()
+        try:
+            if isinstance(prompt, ChatPrompt):
+                return self._prepare_chat(prompt, wanted)
+            if isinstance(prompt, TextPrompt):
+                return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text, self._max_tokens)))
+            return PreparedPrompt(self._checked(prompt))
+        except TooManyTokens as error:
+            raise too_long(prompt, error.most) from None
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text that the model itself could generate, control tokens included."""
-        return self._special.encode(text)
+        """Return the ids of a text that the model itself could generate, with its tool calls and reasoning as tokens.
 
-    def _prepare_chat(self, prompt: ChatPrompt) -> PreparedPrompt:
+        Tokens that are marked special end or frame an answer and spell no text, so their names stay text.
+        """
+        return self._special.encode(self._special.guard(text, own=True))
+
+    def _prepare_chat(self, prompt: ChatPrompt, wanted: Wanted) -> PreparedPrompt:
         if prompt.images and self._images is None:
             raise Unsupported("This model does not read images.", "image")
-        ids = _not_empty(self._special.encode(self._render(prompt)))
+        rendered = self._render(prompt)
+        wanted.check()
+        ids = _not_empty(self._special.encode(rendered, self._max_tokens))
         if self._images is None:
             return PreparedPrompt(ids)
         if ids.count(self._images.pad_token_id) != len(prompt.images):
             raise ValidationError("The conversation and its images do not match.", "messages")
         if not prompt.images:
             return PreparedPrompt(ids)
-        images = self._images.prepare(prompt.images)
+        images = self._images.prepare(prompt.images, wanted)
         return PreparedPrompt(self._expanded(ids, self._images, images), images)
 
     def _render(self, prompt: ChatPrompt) -> str:
@@ -86,6 +104,8 @@ class PromptPreparer:
                     tokenize=False,
                 )
             )
+        except MemoryError:
+            raise  # says nothing of the conversation
         except Exception as error:  # templates raise any type for conversations they do not support
             raise ValidationError("The conversation does not fit this model's chat template.", "messages") from error
 

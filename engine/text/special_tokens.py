@@ -16,7 +16,18 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+BEGINNING = 8  # characters for each token that fits; ordinary text has about four
+CUT = 64  # tokens that a text may have less than its beginning, whose last word is cut
+
 _BRACKETED = re.compile(r"<[^<>\s]+>")
+
+
+class TooManyTokens(Exception):
+    """The text has more than `most` tokens, which is what the caller can use."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
 
 
 class SpecialTokens:
@@ -60,14 +71,29 @@ class SpecialTokens:
             return [self.guard(item, own) for item in value]
         return value
 
-    def encode(self, rendered: str) -> list[int]:
-        """Return the ids of a rendered conversation whose inputs went through `guard`."""
-        named = self._finder.sub(lambda match: self._names[match[0]], rendered)
-        return list(self._private.encode(named.replace(self._mark, ""), add_special_tokens=False).ids)
+    def encode(self, rendered: str, most: int | None = None) -> list[int]:
+        """Return the ids of a rendered conversation whose inputs went through `guard`.
 
-    def encode_plain(self, text: str) -> list[int]:
-        """Return the ids of plain text, with the tokenizer's own leading tokens and without control tokens in it."""
-        return list(self._private.encode(text, add_special_tokens=True).ids)
+        most: the tokens that the caller can use. Raises TooManyTokens where the beginning alone has more, which spares
+        the work for the rest.
+        """
+        named = self._finder.sub(lambda match: self._names[match[0]], rendered)
+        return self._encoded(named.replace(self._mark, ""), most, add_special_tokens=False)
+
+    def encode_plain(self, text: str, most: int | None = None) -> list[int]:
+        """Return the ids of plain text, with the tokenizer's own leading tokens and without control tokens in it.
+
+        most: as for `encode`.
+        """
+        return self._encoded(text, most, add_special_tokens=True)
+
+    def _encoded(self, text: str, most: int | None, add_special_tokens: bool) -> list[int]:
+        if most is not None and len(text) > most * BEGINNING:
+            if len(self._encoded(text[: most * BEGINNING], None, add_special_tokens)) > most + CUT:
+                raise TooManyTokens(most)
+        # Unlike `encode`, this releases the GIL, and it does not compute the offsets of each token in the text.
+        (encoding,) = self._private.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        return list(encoding.ids)
 
 
 class _Guard:

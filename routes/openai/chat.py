@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Response, jsonify
-
+from edge import caller
 from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt
-from routes.generation_run import Run
+from routes.generation_run import Run, watching
 from routes.openai import catalogue, structured_output
 from routes.openai.chat_response import ChatResponse
 from routes.openai.messages import Conversation
@@ -15,14 +14,16 @@ from routes.openai.requests import ChatRequest
 from routes.openai.sampling import check_stream_options, choices
 from routes.openai.tools import Toolbox
 from routes.services import services
-from routes.sse import EventStream
 
 # Values of reasoning_effort that switch reasoning on.
 REASONING_EFFORTS = ("low", "medium", "high", "xhigh")
 
 
-def create_chat_completion(body: ChatRequest) -> Response:
-    """Answer a conversation. Raises the ServiceError that the request is refused with or fails with."""
+def submit_chat(body: ChatRequest) -> tuple[Run, ChatResponse]:
+    """Submit a conversation; return its run and the response to come, which keep nothing of the body.
+
+    Raises the ServiceError that the request is refused with.
+    """
     name, backend = catalogue.find(body.model)
     check_stream_options(body)
     toolbox = Toolbox(body.tools, body.tool_choice, backend.info)
@@ -30,10 +31,7 @@ def create_chat_completion(body: ChatRequest) -> Response:
     logprobs = _logprobs(body)
     params = choices(backend, body, logprobs, _new_mask(body, toolbox, backend))
     run = Run(name, backend, [(prompt, one) for one in params])
-    response = ChatResponse(run, body, toolbox.names, reasoning_enabled(body))
-    if body.stream:
-        return EventStream(response.events(), run.close).response()
-    return jsonify(response.whole(run.results()))
+    return run, ChatResponse(run, body, toolbox.names, reasoning_enabled(body))
 
 
 def reasoning_enabled(body: ChatRequest) -> bool:
@@ -59,4 +57,7 @@ def _new_mask(body: ChatRequest, toolbox: Toolbox, backend: Backend) -> structur
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
     if constrained and body.ignore_eos:
         raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
-    return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars)
+    shared = services().settings.engine.prefix_sharing == "all"
+    with watching() as wanted:
+        owner = "" if shared else caller.budget_key(wanted.client)
+        return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars, wanted, owner)

@@ -6,16 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flask import Response, jsonify
-
 from edge.request_state import request_state
-from engine.backend import Backend
-from engine.errors import ContextTooLong
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
 from routes import sse
 from routes.generation_run import Run
 from routes.openai import answers, catalogue
-from routes.openai.messages import LONGEST_TOKEN
 from routes.openai.requests import CompletionRequest
 from routes.openai.sampling import check_stream_options, choices
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
@@ -26,21 +21,20 @@ def cost(body: CompletionRequest) -> int:
     return len(_prompts(body)) * (body.n or 1)
 
 
-def create_completion(body: CompletionRequest) -> Response:
-    """Continue texts. Raises the ServiceError that the request is refused with or fails with."""
+def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]:
+    """Submit texts; return their run and the response to come, which keep nothing of the body.
+
+    Raises the ServiceError that the request is refused with.
+    """
     name, backend = catalogue.find(body.model)
     check_stream_options(body)
     prompts = _prompts(body)
-    _check_lengths(prompts, backend)
     run = Run(
         name,
         backend,
         [(prompt, params) for prompt in prompts for params in choices(backend, body, body.logprobs)],
     )
-    response = CompletionResponse(run, body, len(prompts))
-    if body.stream:
-        return sse.EventStream(response.events(), run.close).response()
-    return jsonify(response.whole(run.results()))
+    return run, CompletionResponse(run, body, len(prompts))
 
 
 def _prompts(body: CompletionRequest) -> list[Prompt]:
@@ -50,13 +44,6 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
     if isinstance(prompt[0], int):
         return [TokensPrompt(tuple(prompt))]
     return [TextPrompt(one) if isinstance(one, str) else TokensPrompt(tuple(one)) for one in prompt]
-
-
-def _check_lengths(prompts: Sequence[Prompt], backend: Backend) -> None:
-    """Raise ContextTooLong for a text that cannot fit into the context, before it is tokenized."""
-    most = backend.info.max_model_len
-    if any(isinstance(prompt, TextPrompt) and len(prompt.text) > LONGEST_TOKEN * most for prompt in prompts):
-        raise ContextTooLong(f"The prompt is too long for this model's context of {most} tokens.", "prompt")
 
 
 class CompletionResponse:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from engine.errors import ContextTooLong, ServiceError, Unsupported, ValidationError
+from engine.errors import ServiceError, Unsupported, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.openai.base import OpenaiRequest
@@ -16,8 +16,6 @@ from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
 MAX_IMAGES = 4
-# No token of the served vocabularies is longer, so a text that cannot fit is refused without tokenizing it.
-LONGEST_TOKEN = 128  # characters
 
 TEXT, PARTS = f"{BRANCH}text", f"{BRANCH}parts"
 
@@ -69,16 +67,16 @@ class ToolCall(OpenaiRequest):
     function: CalledFunction
 
 
-TextParts = Annotated[list[TextPart], Field(min_length=1)]
+TextParts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 UserPart = Annotated[TextPart | ImagePart, Discriminator("type")]
 AssistantPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(min_length=1), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
@@ -106,7 +104,7 @@ class AssistantMessage(OpenaiRequest):
     content: AssistantContent | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     annotations: list[Any] | None = None
     name: str | None = None
     audio: None = None
@@ -132,19 +130,13 @@ def _called(call: ToolCall) -> dict[str, Any]:
 class Conversation:
     """The messages as a chat template takes them, and their images in order.
 
-    Raises ServiceError with the path of the part for images that cannot be read, and for texts that cannot fit into
-    the context.
+    Raises ServiceError with the path of the part for images that cannot be read.
     """
 
     def __init__(self, messages: Sequence[Message], info: ModelInfo) -> None:
         self.images: list[EncodedImage] = []
         self._info = info
-        self._characters = 0
         self.messages = tuple(self._plain(message, f"messages[{index}]") for index, message in enumerate(messages))
-        if self._characters > LONGEST_TOKEN * info.max_model_len:
-            raise ContextTooLong(
-                f"The messages are too long for this model's context of {info.max_model_len} tokens.", "messages"
-            )
 
     def _plain(self, message: Message, path: str) -> dict[str, Any]:
         if isinstance(message, AssistantMessage):
@@ -162,12 +154,10 @@ class Conversation:
         answer: dict[str, Any] = {"role": "assistant", "content": self._content(said, f"{path}.content")}
         if message.tool_calls:
             answer["tool_calls"] = [_called(call) for call in message.tool_calls]
-            self._characters += sum(len(call.function.arguments) for call in message.tool_calls)
         return answer
 
     def _content(self, content: str | Sequence[Any], path: str) -> str | list[dict[str, str]]:
         if isinstance(content, str):
-            self._characters += len(content)
             return content
         return [self._part(part, f"{path}[{index}]") for index, part in enumerate(content)]
 
@@ -176,7 +166,6 @@ class Conversation:
             self._add_image(part.image_url.url, f"{path}.image_url.url")
             return {"type": "image"}
         text = part.text if isinstance(part, TextPart) else part.refusal
-        self._characters += len(text)
         return {"type": "text", "text": text}
 
     def _add_image(self, url: str, path: str) -> None:

@@ -11,8 +11,12 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
+from pydantic_core import PydanticCustomError
 
 from config import Settings
+from edge.route_table import MIB
+from engine.text.prompt_size import LONGEST_TOKEN
+from routes.json_text import MAX_VALUES, JsonLimits
 from routes.openai.base import OpenaiRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
@@ -25,7 +29,7 @@ MAX_STOPS = 4
 MAX_BIASES = 1024
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
+Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)]
 
 
 def _one_or_more(value: Any) -> str:
@@ -35,6 +39,13 @@ def _one_or_more(value: Any) -> str:
 OneOrMoreStops = Annotated[
     Annotated[Stop, Tag(f"{BRANCH}one")] | Annotated[Stops, Tag(f"{BRANCH}list")], Discriminator(_one_or_more)
 ]
+
+
+def _few_biases(values: Any) -> Any:
+    """Refuse too many before each is checked, since each could be a mistake."""
+    if isinstance(values, dict) and len(values) > MAX_BIASES:
+        raise PydanticCustomError("too_many", "too many")
+    return values
 
 
 class StreamOptions(OpenaiRequest):
@@ -64,6 +75,7 @@ class SamplingRequest(OpenaiRequest):
         Annotated[
             dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
             Field(max_length=MAX_BIASES),
+            BeforeValidator(_few_biases),
         ]
         | None
     ) = Field(None, description=f"an object of at most {MAX_BIASES} token ids, each with a number from -100 to 100")
@@ -96,12 +108,12 @@ class ChatTemplateKwargs(OpenaiRequest):
 class ChatRequest(SamplingRequest):
     """A conversation to answer."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
@@ -113,12 +125,14 @@ class ChatRequest(SamplingRequest):
     web_search_options: None = Field(None, description="absent; nothing is searched")
     functions: None = Field(None, description="absent; use tools")
     function_call: Literal["none"] | None = Field(None, description='"none"; use tool_choice')
-    modalities: list[Literal["text"]] | None = Field(None, description='["text"]; this service writes text alone')
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = Field(
+        None, description='["text"]; this service writes text alone'
+    )
     verbosity: Literal["medium"] | None = Field(None, description='"medium"; the length is not steered')
 
 
 Number = Annotated[int, Field(ge=0, lt=2**31)]
-Tokens = Annotated[list[Number], Field(min_length=1)]
+Tokens = Annotated[list[Number], Field(min_length=1, fail_fast=True)]
 
 
 def _kind_of_prompt(value: Any) -> str:
@@ -135,11 +149,11 @@ Prompts = Annotated[
     Annotated[str, Field(min_length=1), Tag(f"{BRANCH}text")]
     | Annotated[
         list[Annotated[str, Field(min_length=1)]],
-        Field(min_length=1, max_length=MAX_PROMPTS),
+        Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True),
         Tag(f"{BRANCH}texts"),
     ]
     | Annotated[Tokens, Tag(f"{BRANCH}tokens")]
-    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS), Tag(f"{BRANCH}many")],
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag(f"{BRANCH}many")],
     Discriminator(_kind_of_prompt),
 ]
 
@@ -166,6 +180,16 @@ class CompletionRequest(SamplingRequest):
         None, description="false; the prompt is not repeated"
     )
     suffix: Literal[""] | None = Field(None, description="an empty text; nothing is inserted before it")
+
+
+def json_limits(max_model_len: int) -> JsonLimits:
+    """Return what a body may have that could fit a context of so many tokens: every prompt as ids, or the text of one.
+
+    A character takes at most twelve bytes of JSON, as the escapes of a surrogate pair.
+    """
+    return JsonLimits(
+        values=MAX_VALUES + MAX_PROMPTS * max_model_len, text_bytes=MIB + 12 * LONGEST_TOKEN * max_model_len
+    )
 
 
 @dataclass(frozen=True, slots=True)

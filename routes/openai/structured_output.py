@@ -12,11 +12,13 @@ from engine.backend import Backend
 from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import Grammars, json_grammar, lark_grammar
 from engine.types import Status, TokenMask
+from engine.wanted import Wanted
 from routes.openai.base import OpenaiRequest
 from routes.openai.tools import Toolbox
 from routes.sse import compact
 
 MAX_SCHEMA_BYTES = 64 * 1024
+MAX_FORCED_CHARACTERS = 256 * 1024  # of the schemas of all functions that one answer may call
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_VALUES = 2000
 SCHEMA, TOOLS = "response_format.json_schema.schema", "tools"
@@ -74,6 +76,12 @@ class GrammarCache:
                 self._by_model[name] = Grammars(vocabulary)
             return self._by_model[name]
 
+    def size(self) -> tuple[int, int]:
+        """Return how many compiled grammars are kept, and their bytes."""
+        with self._lock:
+            all_grammars = list(self._by_model.values())
+        return sum(one.cached for one in all_grammars), sum(one.cached_bytes for one in all_grammars)
+
 
 def _refusal(backend: Backend) -> ServiceError:
     if backend.state().status is Status.READY:
@@ -86,17 +94,21 @@ def new_mask(
     toolbox: Toolbox,
     backend: Backend,
     cache: GrammarCache,
+    wanted: Wanted,
+    owner: str,
 ) -> NewMask:
-    """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong."""
+    """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
+    `wanted` does. owner: who may find the compiled grammar again.
+    """
     field, grammar = _grammar(response_format, toolbox)
     if grammar is None:
         return lambda: None
     grammars = cache.for_model(backend)
     try:
-        grammars.mask(grammar)  # compiles it now, in the request's thread
+        grammars.mask(grammar, wanted, field, owner)  # compiles it now, while the request's thread waits
     except ValidationError as error:
         raise ValidationError(f"{field} {error.message}.", field) from None
-    return lambda: grammars.mask(grammar)
+    return lambda: grammars.mask(grammar, field=field, owner=owner)
 
 
 def _grammar(
@@ -106,8 +118,11 @@ def _grammar(
     if toolbox.forced:
         if not free:
             raise ValidationError("response_format and a forced tool_choice contradict each other.", "response_format")
-        for schema in toolbox.schemas():
+        schemas = toolbox.schemas()
+        for schema in schemas:
             check_schema(schema, TOOLS)
+        if sum(len(compact(schema)) for schema in schemas) > MAX_FORCED_CHARACTERS:
+            raise ValidationError(f"{TOOLS} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", TOOLS)
         return TOOLS, lark_grammar(toolbox.lark())
     if free:
         return SCHEMA, None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from edge.charging import charge, charge_if_refused
+from edge.gate import release_body
 from routes import parsing
+from routes.generation_run import Run
 from routes.openai import catalogue, chat, completions
+from routes.openai.chat_response import ChatResponse
+from routes.openai.completions import CompletionResponse
+from routes.openai.requests import json_limits
 from routes.response_models import ModelList
 from routes.services import services
+from routes.sse import EventStream
 from routes.validation import AnyRequest, validated
 
 openai = Blueprint("openai", __name__, url_prefix="/v1")
@@ -29,19 +35,39 @@ def model(model_id: str) -> Response:
 @openai.post("/chat/completions")
 def chat_completions() -> Response:
     """Answer a conversation."""
-    body = _read(services().openai_models.chat)
-    charge(body.n or 1)
-    return chat.create_chat_completion(body)
+    return _response(*_submit_chat())
 
 
 @openai.post("/completions")
 def text_completions() -> Response:
     """Continue texts."""
+    return _response(*_submit_completion())
+
+
+# The body is read and dropped in functions of their own, so that nothing holds it while its answer is generated.
+
+
+def _submit_chat() -> tuple[Run, ChatResponse, bool]:
+    body = _read(services().openai_models.chat)
+    charge(body.n or 1)
+    return (*chat.submit_chat(body), bool(body.stream))
+
+
+def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
     body = _read(services().openai_models.completion)
     charge(completions.cost(body))
-    return completions.create_completion(body)
+    return (*completions.submit_completion(body), bool(body.stream))
+
+
+def _response(run: Run, response: ChatResponse | CompletionResponse, stream: bool) -> Response:
+    release_body(request)
+    if stream:
+        run.wait_for_commitment()
+        return EventStream(response.events(), run.close).response()
+    return jsonify(response.whole(run.results()))
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
     """Return the validated body; a body that is refused is charged as one answer."""
-    return charge_if_refused(lambda: validated(model, parsing.json_object()))
+    limits = json_limits(services().settings.generation.max_model_len)
+    return charge_if_refused(lambda: validated(model, parsing.json_object(limits)))

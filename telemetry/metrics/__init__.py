@@ -25,10 +25,12 @@ class Metrics:
         models: Models,
         machine: Machine,
         shared_limit_failures: Callable[[], int],
+        image_restarts: Callable[[], int] = lambda: 0,
+        grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = ApplicationFigures()
-        self.prometheus = PrometheusMetrics(models, machine, shared_limit_failures)
+        self.prometheus = PrometheusMetrics(models, machine, shared_limit_failures, image_restarts, grammar_cache)
         self.history = History(models, machine)
         self.machine = machine
         self._clock = clock

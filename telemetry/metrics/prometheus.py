@@ -51,10 +51,19 @@ COUNTS = {
 class PrometheusMetrics:
     """The metrics of one application, in a registry of its own.
 
-    shared_limit_failures: returns the number of failed calls to the shared storage of rate limits.
+    shared_limit_failures: returns the number of failed calls to the shared storage of rate limits; image_restarts: that
+    of processes which decoded images and had to be replaced; grammar_cache: the number
+    of grammars that are kept, and their bytes.
     """
 
-    def __init__(self, models: Models, machine: Machine, shared_limit_failures: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        models: Models,
+        machine: Machine,
+        shared_limit_failures: Callable[[], int],
+        image_restarts: Callable[[], int] = lambda: 0,
+        grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._http_seconds = self._histogram("http_request_duration_seconds", "Time to the headers.", SECONDS, "route")
@@ -77,6 +86,8 @@ class PrometheusMetrics:
         self.registry.register(_Machine(machine))
         self.registry.register(_Build())
         self.registry.register(_SharedLimits(shared_limit_failures))
+        self.registry.register(_ImageWorkers(image_restarts))
+        self.registry.register(_Grammars(grammar_cache))
         ProcessCollector(registry=self.registry)
 
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -168,6 +179,25 @@ class _SharedLimits(Collector):
     def collect(self) -> Iterator[Metric]:
         text = "Failed calls to the shared storage of rate limits."
         yield CounterMetricFamily("avito_ai_rate_limit_storage_failures", text, value=self._failures())
+
+
+class _ImageWorkers(Collector):
+    def __init__(self, restarts: Callable[[], int]) -> None:
+        self._restarts = restarts
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Restarts of processes that decode images."
+        yield CounterMetricFamily("avito_ai_image_worker_restarts", text, value=self._restarts())
+
+
+class _Grammars(Collector):
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+
+    def collect(self) -> Iterator[Metric]:
+        entries, size = self._size()
+        yield _plain("grammar_cache_entries", "Cached compiled grammars.", entries)
+        yield _plain("grammar_cache_bytes", "Estimated size of the cached compiled grammars.", size)
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:

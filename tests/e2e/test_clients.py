@@ -48,11 +48,11 @@ def moment(process, event, request_id):
     return until(lambda: diary(process).get((event, request_id)))
 
 
-def ask(process, request_id, path=TEXT):
+def ask(process, request_id, path=TEXT, version="1.1", **fields):
     """Send a request whose answer stays open; return the connection once the model has it."""
     image = {"image": f"data:image/png;base64,{base64.b64encode(image_bytes()).decode()}"} if path == VISION else {}
-    body = json.dumps({"prompt": "Hello", **image})
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n"
+    body = json.dumps({"prompt": "Hello", **image, **fields})
+    head = f"POST {path} HTTP/{version}\r\nHost: localhost\r\nX-Request-ID: {request_id}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     connection = process.connect((head + body).encode())
     moment(process, "began", request_id)
@@ -92,6 +92,66 @@ def test_a_client_that_leaves_has_its_answer_aborted_within_100_ms(service, leav
         return moment(service, "aborted", request_id) - left
 
     once_within(0.1, attempt)
+
+
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def half_closed(process, request_id, **options):
+    """Return the connection of a client that has sent its last byte and waits for its answer."""
+    connection = ask(process, request_id, **options)
+    connection.shutdown(socket.SHUT_WR)
+    return connection
+
+
+@pytest.mark.parametrize(("path", "fields"), [(TEXT, {}), (VISION, {}), (TEXT, {"stream": True})])
+def test_a_half_closed_client_gets_its_answer(service, path, fields):
+    """It receives interim responses, or comments in a stream, and then the answer, whole."""
+    request_id = f"half-{path.rpartition('/')[2]}-{len(fields)}"
+    connection = half_closed(service, request_id, path=path, **fields)
+    received = b""
+    while received.count(INTERIM) + received.count(b": keep-alive\n\n") < 3:
+        received += (more := connection.recv(65536))
+        assert more, received
+    service.say(f"finish-{request_id}")
+    received += b"".join(iter(lambda: connection.recv(65536), b""))
+    connection.close()
+    answer = received.replace(INTERIM, b"")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"An answer." in answer
+    assert ("aborted", request_id) not in diary(service)
+    until(lambda: f"[{request_id}] POST {path} 200" in service.log())
+
+
+def test_a_client_of_the_standard_library_may_half_close(service):
+    """It passes over however many interim responses."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    connection.request("POST", TEXT, '{"prompt": "Hello"}', {"Content-Type": "application/json", "X-Request-ID": "lib"})
+    connection.sock.shutdown(socket.SHUT_WR)
+    moment(service, "began", "lib")
+    until(lambda: connection.sock.recv(4 * len(INTERIM), socket.MSG_PEEK).count(INTERIM) >= 3)
+    service.say("finish-lib")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}])
+@pytest.mark.parametrize("leave", [close, reset])
+def test_a_half_closed_client_that_leaves_has_its_answer_aborted(service, leave, fields):
+    """Its end sends nothing more; the next probe is answered with a reset."""
+    request_id = f"half-then-{leave.__name__}-{len(fields)}"
+    connection = half_closed(service, request_id, **fields)
+    assert connection.recv(1)
+    leave(connection)
+    moment(service, "aborted", request_id)
+
+
+def test_a_client_of_http_1_0_that_half_closes_counts_as_left(service):
+    """It does not know interim responses, so it cannot be told from one that left."""
+    connection = half_closed(service, "half-old", version="1.0")
+    moment(service, "aborted", "half-old")
+    assert b" 499 " in connection.recv(65536)
+    connection.close()
 
 
 def test_overload_is_answered_in_under_50_ms(service):

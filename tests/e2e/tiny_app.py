@@ -13,6 +13,8 @@ from types import SimpleNamespace
 from flask import Flask, Response, request
 
 from config import settings_or_exit
+from edge.body_budget import BodyBudget
+from edge.gate import Verdict
 from engine.errors import NoRoom, NotReady, StartError
 from engine.types import BackendState, BackendStats, Progress, Status
 from models import ModelSet
@@ -77,6 +79,15 @@ class FileBackend:
         (FOLDER / "stopped").touch()
 
 
+class OpenGate:
+    """Lets every request through."""
+
+    behind_proxy = False
+
+    def judge(self, head, peer):
+        return Verdict(peer)
+
+
 def check_room():
     if (FOLDER / "tight").exists():
         raise NoRoom("The models do not fit.")
@@ -85,7 +96,9 @@ def check_room():
 def create_app():
     app = Flask(__name__)
     models = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
-    app.extensions["services"] = SimpleNamespace(models=models, begin_serving=lambda: None)
+    app.extensions["services"] = SimpleNamespace(
+        models=models, begin_serving=lambda: None, body_budget=BodyBudget(2**28, 2**27), gate=OpenGate()
+    )
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
 

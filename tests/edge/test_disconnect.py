@@ -9,6 +9,8 @@ import time
 import pytest
 
 from edge.disconnect import ClientWatch, EpollWatcher, PollingWatcher
+from serving.connection import INTERIM, ClientSocket
+from serving.framing import Framing
 from tests.fakes import PATIENCE
 from tests.timing import NewThreads, once_within
 
@@ -50,6 +52,28 @@ def watched(watch, environ, gone):
         yield
     finally:
         release()
+
+
+def serve(server, version="1.1"):
+    """Return the server's end as Gunicorn has it while a request of this version is served."""
+    served, request = ClientSocket(server, 30.0), Framing()
+    request.feed(f"POST /work HTTP/{version}\r\n\r\n".encode())
+    served.begin_request(request, None, body_refused=False)
+    served.setblocking(True)
+    return served
+
+
+def exactly(client, size):
+    """Return so many bytes of what the client receives."""
+    received = b""
+    while len(received) < size and (more := client.recv(size - len(received))):
+        received += more
+    return received
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n"
+LINES = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/x-ndjson\r\n\r\n"
+OLD_STREAM = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 
 
 def close(client):
@@ -199,3 +223,109 @@ def test_polling_ends_the_watch_of_a_socket_closed_on_our_side(ends, gone):
     with watched(watch, {"gunicorn.socket": server}, gone.set):
         server.close()
         assert gone.wait(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("version", "sent", "filler"),
+    [
+        ("1.1", b"", INTERIM),
+        ("1.1", STREAM, b"E\r\n: keep-alive\n\n\r\n"),
+        ("1.1", LINES, b"1\r\n\n\r\n"),
+        ("1.0", OLD_STREAM, b": keep-alive\n\n"),
+    ],
+)
+def test_a_half_closed_client_is_waited_for_until_it_leaves(watch, ends, gone, version, sent, filler):
+    """One that has sent its last byte receives what it passes over, again and again; once it closes, it is gone."""
+    client, server = ends
+    client.settimeout(PATIENCE)
+    served = serve(server, version)
+    if sent:
+        served.sendall(sent)
+    with watched(watch, {"gunicorn.socket": served}, gone.set):
+        client.shutdown(socket.SHUT_WR)
+        expected = sent + 3 * filler
+        assert exactly(client, len(expected)) == expected
+        assert not gone.is_set()
+        client.close()
+        assert gone.wait(PATIENCE)
+    served.end_request()
+    served.close()
+
+
+@pytest.mark.parametrize("sent", [b"", STREAM])
+def test_a_probed_answer_arrives_whole(watch, ends, gone, sent):
+    """What is probed between the writes of an answer changes none of its bytes."""
+    client, server = ends
+    client.settimeout(PATIENCE)
+    served = serve(server)
+    with watched(watch, {"gunicorn.socket": served}, gone.set):
+        client.shutdown(socket.SHUT_WR)
+        if not sent:
+            assert exactly(client, len(INTERIM)) == INTERIM
+        served.sendall(STREAM)
+        for _ in range(50):
+            served.sendall(b"5\r\nevent\r\n")
+        served.sendall(b"0\r\n\r\n")
+        assert served.probe()
+    served.end_request()
+    served.close()
+    received = b"".join(iter(lambda: client.recv(65536), b""))
+    received = received.replace(INTERIM, b"").replace(b"E\r\n: keep-alive\n\n\r\n", b"")
+    assert received == STREAM + 50 * b"5\r\nevent\r\n" + b"0\r\n\r\n"
+    assert not gone.is_set()
+
+
+def test_a_client_of_http_1_0_that_sent_its_last_byte_counts_as_left(watch, ends, gone):
+    """Before the head of its answer nothing may be sent to it, so it cannot be told from one that left."""
+    client, server = ends
+    served = serve(server, "1.0")
+    with watched(watch, {"gunicorn.socket": served}, gone.set):
+        client.shutdown(socket.SHUT_WR)
+        assert gone.wait(PATIENCE)
+        with pytest.raises(BlockingIOError):
+            client.recv(1, socket.MSG_DONTWAIT)
+    served.end_request()
+    served.close()
+
+
+@pytest.mark.parametrize("leave", [close, reset])
+def test_a_served_client_that_leaves_is_noticed_within_100_ms(watch, leave):
+    """The first probe goes out with the client's last byte."""
+
+    def attempt(_):
+        (client, server), gone = connection(), threading.Event()
+        served = serve(server)
+        with watched(watch, {"gunicorn.socket": served}, gone.set):
+            began = time.monotonic()
+            leave(client)
+            assert gone.wait(PATIENCE)
+            took = time.monotonic() - began
+        served.end_request()
+        served.close()
+        return took
+
+    once_within(0.1, attempt)
+
+
+def test_a_relay_that_passes_the_half_close_on_hides_nobody(watch, ends, gone):
+    """Behind it a client that left looks half-closed until the relay has written to it twice."""
+    (client, relay_front), (relay_back, server) = connection(), ends
+    served = serve(server)
+    relaying = threading.Thread(target=relay, args=(relay_back, relay_front))
+    relaying.start()
+    with watched(watch, {"gunicorn.socket": served}, gone.set):
+        client.close()
+        assert relay_front.recv(1) == b""
+        relay_back.shutdown(socket.SHUT_WR)
+        assert gone.wait(PATIENCE)
+    relaying.join(PATIENCE)
+    relay_front.close()
+    served.end_request()
+    served.close()
+
+
+def relay(source, target):
+    """Pass bytes on until the target has left."""
+    with source, contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)

@@ -1,5 +1,7 @@
 """The operator's cookie: who gets one, how long it is valid, and what invalidates it."""
 
+import threading
+
 import pytest
 from flask import Flask, request
 from itsdangerous import TimestampSigner
@@ -7,6 +9,12 @@ from itsdangerous import TimestampSigner
 from app_production import create_app
 from config import load_settings
 from edge import caller, operator_session
+from edge.key_tries import KeyTries
+from edge.operator_session import SECONDS, EndedSessions
+from edge.rate_limit import OverBudget, RateLimiter
+from edge.route_table import ROUTES
+from tests.fakes import PATIENCE, Clock
+from tests.good_requests import call
 
 KEY = "a-key-of-an-operator"
 ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
@@ -63,6 +71,125 @@ def test_signing_out_takes_the_cookie_away(stranger):
     assert stranger.get("/status").status_code == 401
 
 
+def cookie_of(response):
+    """Return the cookie that a response sets."""
+    return response.headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+
+
+def test_a_copy_of_the_cookie_ends_with_the_session(stranger, app):
+    """Whoever kept the cookie is signed out as well; another session goes on."""
+    kept, other = cookie_of(sign_in(stranger)), app.test_client()
+    other.set_cookie(operator_session.COOKIE, cookie_of(sign_in(stranger)), path="/status")
+    stranger.set_cookie(operator_session.COOKIE, kept, path="/status")
+    stranger.post("/status/sign-out")
+    stranger.set_cookie(operator_session.COOKIE, kept, path="/status")
+    assert [stranger.get(path).status_code for path in PAGES] == [401, 401, 401]
+    assert other.get("/status", environ_base=ELSEWHERE).status_code == 200
+
+
+@pytest.mark.parametrize("cookie", [None, "", "forged", "Im9wZXJhdG9yIg.aaaaaa.bbbbbb"])
+def test_a_sign_out_without_a_session_keeps_nothing(stranger, app, cookie):
+    """Only a valid cookie can end a session, so a stranger cannot fill the memory of ended ones."""
+    if cookie is not None:
+        stranger.set_cookie(operator_session.COOKIE, cookie, path="/status")
+    assert stranger.post("/status/sign-out").status_code == 303
+    assert len(app.extensions["services"].ended_sessions) == 0
+
+
+def test_ended_sessions_are_bounded():
+    """Expired ones are forgotten; one that is dropped before takes along all that began no later."""
+    clock = Clock(100_000.0)
+    ended = EndedSessions(capacity=2, clock=clock)
+    ended.end("old", clock.now)
+    clock.advance(SECONDS + 1)
+    ended.end("a", clock.now)
+    assert len(ended) == 1
+    clock.advance(10)
+    ended.end("b", clock.now)
+    ended.end("c", clock.now)
+    assert len(ended) == 2
+    assert ended.has("a", clock.now - 10)
+    assert ended.has("another", clock.now - 10)
+    assert ended.has("b", clock.now)
+    assert not ended.has("another", clock.now)
+
+
+@pytest.mark.parametrize("relation", ["cross-site", "same-site"])
+@pytest.mark.parametrize("name", sorted(name for name, row in ROUTES.items() if row.own_page))
+def test_a_foreign_page_changes_nothing(stranger, name, relation):
+    """It can neither sign out, sign in nor choose the language; the refusal sets no cookie."""
+    sign_in(stranger)
+    for headers in ({"Sec-Fetch-Site": relation}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        response = call(stranger, name, headers=headers)
+        assert response.status_code == 403
+        assert "Set-Cookie" not in response.headers
+    assert stranger.get("/status").status_code == 200
+
+
+def test_every_route_of_a_page_that_sets_a_cookie_is_its_own(stranger):
+    """No POST route outside the API sets a cookie for a foreign page."""
+    for name in (name for name, row in ROUTES.items() if name.startswith("POST") and not row.own_page):
+        response = call(stranger, name, headers={"Origin": "https://evil.example"})
+        assert "Set-Cookie" not in response.headers
+
+
+WRONG, RIGHT = {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("path", ["/api/metrics/reset", "/status", "/status/figures", "/status/samples"])
+def test_wrong_keys_in_a_header_are_limited_too(stranger, path, app):
+    """Five a minute and address, then 429 for a right one as well; other addresses are not affected."""
+    method = "POST" if path.startswith("/api") else "GET"
+    statuses = [stranger.open(path, method=method, headers=WRONG).status_code for _ in range(7)]
+    assert statuses == [401] * 5 + [429] * 2
+    refused = stranger.open(path, method=method, headers=RIGHT)
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert refused.headers["RateLimit-Limit"] == "5"
+    neighbour = app.test_client()
+    elsewhere = {"REMOTE_ADDR": "203.0.113.8"}
+    assert neighbour.open(path, method=method, headers=RIGHT, environ_base=elsewhere).status_code == 200
+
+
+def test_header_and_form_share_their_tries(stranger):
+    """Guessing in both ways is no faster than in one."""
+    for _ in range(3):
+        assert stranger.post("/api/metrics/reset", headers=WRONG).status_code == 401
+    assert [sign_in(stranger, "wrong").status_code for _ in range(3)] == [401, 401, 429]
+
+
+def test_a_right_key_costs_no_try(stranger):
+    """A program of the operator may use its key as often as it likes, and may leave it out."""
+    assert {stranger.post("/api/metrics/reset", headers=RIGHT).status_code for _ in range(30)} == {200}
+    assert {stranger.post("/api/metrics/reset").status_code for _ in range(30)} == {401}
+
+
+def test_a_session_is_not_affected_by_spent_tries(stranger):
+    """Who is signed in stays so while somebody at the same address guesses."""
+    sign_in(stranger)
+    for _ in range(7):
+        stranger.post("/api/metrics/reset", headers=WRONG)
+    assert stranger.get("/status", headers=WRONG).status_code == 200
+
+
+def test_guesses_at_the_same_time_are_all_counted():
+    """Of many concurrent guesses five are compared."""
+    tries, refused = KeyTries(RateLimiter(5, 0)), []
+
+    def guess():
+        try:
+            assert not tries.fits("wrong", KEY, "203.0.113.7")
+        except OverBudget as error:
+            refused.append(error)
+
+    guessing = [threading.Thread(target=guess) for _ in range(30)]
+    for thread in guessing:
+        thread.start()
+    for thread in guessing:
+        thread.join(PATIENCE)
+    assert len(refused) == 25
+
+
 @pytest.mark.parametrize("key", ["", "wrong", KEY + "x", "ключ"])
 def test_a_wrong_key_gets_no_cookie(stranger, key):
     """The page says that the key is wrong."""
@@ -73,7 +200,7 @@ def test_a_wrong_key_gets_no_cookie(stranger, key):
 
 
 def test_tries_are_limited_for_each_address(stranger, app):
-    """Five attempts per minute and address, successful or not."""
+    """Five wrong keys per minute and address; after them a right one is refused as well."""
     assert [sign_in(stranger, "wrong").status_code for _ in range(6)] == [401] * 5 + [429]
     refused = sign_in(stranger)
     assert refused.status_code == 429
@@ -91,7 +218,7 @@ def test_a_cookie_grows_old(stranger, hours, status):
         def get_timestamp(self):
             return super().get_timestamp() - round(hours * 3600)
 
-    cookie = operator_session.cookie_serializer(KEY, Earlier).dumps(operator_session.OPERATOR)
+    cookie = operator_session.cookie_serializer(KEY, Earlier).dumps("a-session")
     stranger.set_cookie(operator_session.COOKIE, cookie, path="/status")
     assert stranger.get("/status").status_code == status
 
@@ -105,7 +232,7 @@ def test_a_forged_cookie_is_worthless(stranger, cookie):
 
 def test_a_new_key_ends_every_session(stranger, models, machine):
     """Without ADMIN_KEY there are no sessions."""
-    cookie = sign_in(stranger).headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+    cookie = cookie_of(sign_in(stranger))
     for environ, status in (({"ADMIN_KEY": KEY[::-1]}, 401), ({}, 403), ({"ADMIN_KEY": KEY}, 200)):
         client = create_app(load_settings(environ, None), models, machine).test_client()
         client.set_cookie(operator_session.COOKIE, cookie, path="/status")

@@ -164,3 +164,20 @@ def test_local_windows_are_a_whole_storage(clock):
     for fixed in (lambda: storage.incr("a", 1), lambda: storage.get("a"), lambda: storage.get_expiry("a")):
         with pytest.raises(NotImplementedError):
             fixed()
+
+
+@pytest.mark.parametrize(("windows", "hits"), [(3, 1000), (1000, 6)])
+def test_many_clients_are_bounded_in_memory(clock, monkeypatch, windows, hits):
+    """Those charged longest ago begin anew; whoever was charged last is never forgotten."""
+    monkeypatch.setattr("edge.local_windows.MAX_WINDOWS", windows)
+    monkeypatch.setattr("edge.local_windows.MAX_HITS", hits)
+    storage = LocalWindows(clock)
+    for client in "abcde":
+        assert storage.acquire_entry("kept", 100, 60)
+        assert storage.acquire_entry(client, 100, 60)
+    assert len(storage) <= 4
+    assert storage.get_moving_window("kept", 100, 60)[1] >= 3
+    assert storage.get_moving_window("a", 100, 60)[1] == 0
+    for _ in range(20):
+        assert storage.acquire_entry("kept", 100, 60)
+    assert storage.get_moving_window("kept", 100, 60)[1] >= 20

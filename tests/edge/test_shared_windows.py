@@ -145,6 +145,18 @@ def test_calls_that_meet_the_outage_together_start_one_thread_and_say_one_line(s
     assert len(caplog.records) == 1
 
 
+def test_without_room_for_a_thread_the_next_request_tries_again(shared, monkeypatch):
+    """The storage is not given up for good."""
+
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        shared.failed(OSError("away"))
+    assert not shared.unavailable
+
+
 def test_an_unreachable_redis_fails_no_request(clock, pauses):
     """With the real client and a closed port, limits are local immediately."""
     with socket.socket() as nobody:
@@ -157,6 +169,69 @@ def test_an_unreachable_redis_fails_no_request(clock, pauses):
 
 
 # --- a real Redis ---
+
+
+class Impostor:
+    """A server on a free port that sends the same to everybody, and is no Redis, or one with another password."""
+
+    def __init__(self, reply):
+        self._reply, self._listener, self._open = reply, socket.create_server(("127.0.0.1", 0)), []
+        self.url = f"redis://:wrong-password@127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._serving = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._serving.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._serving.join(PATIENCE)
+        for connection in [*self._open, self._listener]:
+            connection.close()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                connection.recv(65536)
+                connection.sendall(self._reply)
+                if not self._reply:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+IMPOSTORS = {
+    "another server": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+    "noise": bytes(range(128, 256)) + b"\r\n",
+    "a wrong password": b"-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    "no password": b"-NOAUTH Authentication required.\r\n",
+    "a wrong type": b":1\r\n*1\r\n$-1\r\n+OK\r\n",
+    "a number that is none": b":many\r\n",
+    "one that hangs up": b"",
+}
+
+
+@pytest.mark.parametrize("name", IMPOSTORS)
+def test_a_wrong_storage_is_reported_at_the_start_and_fails_nothing(pauses, caplog, name):
+    """One warning that names the setting and not the password; limits are local."""
+    with Impostor(IMPOSTORS[name]) as impostor:
+        limiter = RateLimiter(2, 0, SharedWindows(redis_windows(impostor.url), pauses))
+        limiter.begin()
+        until(lambda: caplog.records)
+        assert [limiter.spend("generation", "a").remaining for _ in range(2)] == [1, 0]
+        with pytest.raises(OverBudget):
+            limiter.spend("generation", "a")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "RATE_LIMIT_STORAGE is unavailable" in record.getMessage()
+    assert "wrong-password" not in caplog.text
+
+
+def test_limits_in_memory_are_not_tried(caplog):
+    """There is nothing to report, and no thread."""
+    threads = threading.active_count()
+    RateLimiter(1, 0).begin()
+    assert threading.active_count() == threads
 
 
 @pytest.fixture

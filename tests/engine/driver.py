@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.admission import make_sequence
 from engine.engine_core import Counters, EngineCore
+from engine.prefix_scopes import PrefixScopes
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingParams
 
@@ -19,7 +20,7 @@ class Driver:
 
     def __init__(self, loaded, runner, **limits):
         self.now = 0.0
-        self.loaded, self.runner = loaded, runner
+        self.loaded, self.runner, self.scopes = loaded, runner, PrefixScopes()
         self.config = EngineConfig(**({"max_num_seqs": 4, "max_num_batched_tokens": 64} | limits))
         self.room = WaitingRoom(self.config.max_num_seqs + self.config.max_waiting, 1_000_000, self.clock)
         self.counters = Counters()
@@ -43,7 +44,7 @@ class Driver:
         sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | params))
         request = GenerationRequest(request_id, prompt, sampling, client, priority, wait, timeout)
         self.room.admit(client)
-        sequence = make_sequence(self.loaded, request, self.now, self.room.notify_abort, self.clock)
+        sequence = make_sequence(self.loaded, request, self.now, self.room.notify_abort, self.clock, scopes=self.scopes)
         self.room.put(sequence)
         return sequence
 

@@ -38,6 +38,6 @@ def _inputs(loaded: LoadedModel, prompt: PreparedPrompt) -> dict[str, Any]:
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if prompt.images is not None:
         inputs["mm_token_type_ids"] = (ids == loaded.model.config.image_token_id).int()
-        inputs["pixel_values"] = prompt.images.pixel_values.to(device, loaded.model.dtype)
+        inputs["pixel_values"] = prompt.images.pixel_values().to(device, loaded.model.dtype)
         inputs["image_grid_thw"] = prompt.images.grid_thw.to(device)
     return inputs

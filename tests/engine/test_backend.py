@@ -210,3 +210,46 @@ def test_an_answer_says_where_it_waits():
     assert generation_of().queue_position() is None
     placed = Generation("r", 3, PATIENCE, lambda: None, Clock(), lambda: QueuePosition(2, 1.5))
     assert placed.queue_position() == QueuePosition(2, 1.5)
+
+
+class TestCommitment:
+    """A client that streams is told nothing before its answer is certain not to be refused any more."""
+
+    @staticmethod
+    def uncommitted(answers):
+        """Return a generation whose room answers so, in turn, when it is asked for an early commitment."""
+        asked = iter(answers)
+        return Generation("r", 3, PATIENCE, lambda: None, Clock(0.0), commit_early=lambda one: next(asked))
+
+    def test_it_is_asked_for_again(self):
+        """Where the room refuses at first; nothing waits once it has agreed."""
+        self.uncommitted([True]).wait_for_commitment()
+        self.uncommitted([False, False, True]).wait_for_commitment(ask_every=0.0)
+
+    def test_the_start_of_the_answer_ends_the_wait(self):
+        """Whoever waits is woken; parts that came meanwhile are read as ever."""
+        generation = self.uncommitted([False] * 10)
+        waiter = threading.Thread(target=generation.wait_for_commitment, args=(PATIENCE,))
+        waiter.start()
+        generation.push(Piece("a"))
+        generation.commit()
+        waiter.join(PATIENCE)
+        assert not waiter.is_alive()
+        assert generation.streaming
+        generation.finish(DONE)
+        assert [piece.text for piece in generation.pieces()] == ["a"]
+
+    def test_a_refusal_before_it_is_raised(self):
+        """With its own type, so that it becomes the status of the response."""
+        generation = self.uncommitted([False, False])
+        generation.fail(Overloaded("Full.", 7))
+        with pytest.raises(Overloaded) as told:
+            generation.wait_for_commitment()
+        assert told.value.retry_after == 7
+
+    def test_an_answer_that_has_ended_well_is_read(self):
+        """However little time it took."""
+        generation = self.uncommitted([False])
+        generation.finish(DONE)
+        generation.wait_for_commitment()
+        assert generation.result() is DONE

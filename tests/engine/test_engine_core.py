@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from engine.errors import DeadlineExceeded, ModelError, RequestAborted
+from engine.errors import DeadlineExceeded, ModelError, RequestAborted, ValidationError
 from engine.faults import Inconsistent, Poisoned
 from engine.model.choice import Choice
 from engine.schedule.sequence import Phase
@@ -209,17 +209,18 @@ def test_logits_that_are_not_finite_fail_only_their_row(at):
 
 
 class Grammar:
-    """Follows a script of allowed tokens, and raises beyond it."""
+    """Follows a script of allowed tokens, and raises `error` beyond it."""
 
-    def __init__(self, *tokens):
+    def __init__(self, *tokens, error=None):
         self.left, self.taken = list(tokens), []
+        self.error = error or ValueError("the grammar does not go on like this")
 
     def bitmask(self):
         raise AssertionError("the scripted runner asks for no mask")
 
     def accept(self, token_id):
         if token_id != self.left.pop(0):
-            raise ValueError("the grammar does not go on like this")
+            raise self.error
         self.taken.append(token_id)
 
 
@@ -232,6 +233,17 @@ def test_a_grammar_follows_each_token_and_its_failure_is_its_own():
     assert lengths([submitted[0], submitted[2]]) == [3, 3]
     assert good.taken == [0, 0, 0]
     assert type(outcome(submitted[1])) is ModelError
+    core.assert_clean()
+
+
+def test_a_schema_that_cannot_be_followed_is_the_clients_mistake(caplog):
+    """The error of the mask is that of the request; it is no failure of the model and leaves no stack in the log."""
+    core = Core()
+    error = ValidationError("tools is too complex.", "tools")
+    made = core.come(max_tokens=3, token_mask=Grammar(0, 9, error=error))
+    core.run()
+    assert outcome(made) is error
+    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
     core.assert_clean()
 
 

@@ -171,7 +171,7 @@ def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder, 
 @pytest.mark.parametrize(
     ("prompt", "sampling", "error", "field"),
     [
-        (chat("Hello " * 2000), {}, ContextTooLong, "prompt"),
+        (chat("Hello " * 2000), {}, ContextTooLong, "messages"),
         (chat("Hello"), {"max_tokens": 1020}, ContextTooLong, "max_tokens"),
         (chat("Hello"), {"logit_bias": {10**6: 1.0}}, ValidationError, "logit_bias"),
         (TextPrompt(""), {}, ValidationError, "prompt"),
@@ -308,6 +308,16 @@ def test_a_batch_is_refused_as_any_request_is(start):
     assert engine._room.num_in_flight() == 0
 
 
+def test_a_refusal_is_foretold_with_its_reason(start):
+    """None while a request would be admitted; while draining, what `submit` would raise."""
+    engine = start(max_num_seqs=1, max_waiting=0)
+    assert engine.would_refuse("") is None
+    engine.drain()
+    assert isinstance(engine.would_refuse(""), NotReady)
+    with pytest.raises(NotReady, match=str(engine.would_refuse(""))):
+        engine.submit(ask())
+
+
 # --- ends ---
 
 
@@ -374,13 +384,13 @@ def test_stop_waits_for_the_admitted(start):
 
 
 def test_stop_aborts_what_is_left_after_its_time(start, runner):
-    """Running and waiting requests end as RequestAborted."""
+    """Running and waiting requests end as NotReady: their clients are there, and may ask again."""
     engine = start(max_num_seqs=1)
     runner.on_run = lambda plan: threading.Event().wait(0.01)
     generations = [engine.submit(ask(max_tokens=900)) for _ in range(3)]
     engine.stop(0.05)
     for generation in generations:
-        with pytest.raises(RequestAborted):
+        with pytest.raises(NotReady):
             generation.result()
     with pytest.raises(NotReady):
         engine.submit(ask())
@@ -395,7 +405,7 @@ def test_stop_does_not_wait_for_a_step_that_does_not_come_back(start, runner, mo
         gate.wait_until_held()
         engine.stop(0.0)
         for generation in generations:
-            with pytest.raises(RequestAborted):
+            with pytest.raises(NotReady):
                 generation.result()
     engine._loop._thread.join(PATIENCE)
     assert not engine._loop._thread.is_alive()

@@ -4,8 +4,12 @@ import base64
 
 import pytest
 
+from routes.parsing import BASE64_PIECE
 from tests.fakes import image_bytes, multipart
 from tests.routes.test_api import IMAGE, refused, upload
+
+# Padding in the middle, where a piece that is decoded alone ends.
+SPLIT = "data:image/png;base64," + "A" * (BASE64_PIECE - 1) + "=AAAA"
 
 
 def data_url(data, kind="image/png"):
@@ -84,7 +88,7 @@ def test_blank_numbers_of_a_form_count_as_absent(client, avision):
 
 @pytest.mark.parametrize(
     "image",
-    ["https://example.com/a.png", "data:image/png,abc", "iVBORw0KGgo=", "data:image/png;base64,!!!"],
+    ["https://example.com/a.png", "data:image/png,abc", "iVBORw0KGgo=", "data:image/png;base64,!!!", SPLIT],
 )
 def test_json_accepts_only_base64_data_urls(client, image):
     """Nothing is fetched from other addresses, and invalid base64 is refused."""

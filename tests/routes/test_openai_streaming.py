@@ -1,12 +1,13 @@
 """Streams of /v1 and /api/v1: their events, their ends, and disconnected clients."""
 
 import json
+import threading
 
 import pytest
 from flask import g
 from pydantic import TypeAdapter
 
-from engine.errors import ModelError
+from engine.errors import ModelError, Overloaded
 from engine.types import ChatPrompt, QueuePosition, SamplingParams, Timings, TokenLogprob
 from routes import generation
 from routes.generation_run import Run
@@ -15,7 +16,7 @@ from routes.openai.completions import CompletionResponse
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
-from tests.fakes import image_bytes, multipart
+from tests.fakes import PATIENCE, image_bytes, multipart
 from tests.timing import NewThreads
 
 CHAT, TEXT, OWN = "/v1/chat/completions", "/v1/completions", "/api/v1/text/generate"
@@ -200,6 +201,35 @@ def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
     avibe.capacity = 0
     response = client.post(CHAT, json={"model": "avibe", "messages": HELLO, "stream": True})
     assert (response.status_code, response.mimetype) == (503, "application/json")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"), [(CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"}), (OWN, {"prompt": "x"})]
+)
+def test_who_is_evicted_has_not_been_told_200(client, avibe, path, fields):
+    """At capacity the head of a stream that waits is not sent; evicted, it is 503 with Retry-After, counted once."""
+    avibe.commits, avibe.failure = False, Overloaded("The service is at capacity; try again later.", 7)
+    named = {} if path == OWN else {"model": "avibe"}
+    response = client.post(path, json={"stream": True} | named | fields)
+    assert (response.status_code, response.mimetype, response.headers["Retry-After"]) == (503, "application/json", "7")
+    assert 'requests_total{model="avibe",status="overloaded"} 1.0' in client.get("/metrics").text
+    assert avibe.stats().num_requests_running == 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stream_whose_answers_all_started_is_told_200(client, avibe, n):
+    """Without an early commitment it begins once each of its answers has."""
+    avibe.commits, avibe.hold = False, True
+    told = []
+    ask = threading.Thread(target=lambda: told.append(stream(client, n=n)))
+    ask.start()
+    avibe.wait_for(lambda one: len(one.submitted) == n)
+    for number, request in enumerate(avibe.submitted):
+        assert told == [], number
+        avibe.commit(request.request_id)
+        avibe.finish(request.request_id)
+    ask.join(PATIENCE)
+    assert told[0][1][-1] == "[DONE]"
 
 
 def test_keep_alives_are_comments(app, avibe):

@@ -7,7 +7,7 @@ import pytest
 
 from app_production import create_app
 from config import load_settings
-from edge import caller, operator_session
+from edge import caller
 from edge.route_table import ROUTES, Need
 
 KEY = "a-key-of-an-operator"
@@ -107,8 +107,7 @@ def test_keys_are_compared_in_constant_time(guarded, monkeypatch):
             compared.append(offered)
             return hmac.compare_digest(offered, key)
 
-    for module in (caller, operator_session):
-        monkeypatch.setattr(module, "hmac", Recording)
+    monkeypatch.setattr(caller, "hmac", Recording)
     guarded.post(RESET, headers={"Authorization": "Bearer short"}, environ_base=STRANGER)
     guarded.post("/status/sign-in", data={"key": "longer than the key that is the right one"}, environ_base=STRANGER)
     assert b"short" in compared

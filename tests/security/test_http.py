@@ -1,6 +1,7 @@
 """A real Gunicorn against requests that two servers could read differently; see docs/known-vulnerabilities.md."""
 
 import contextlib
+import json
 
 import psutil
 import pytest
@@ -29,6 +30,23 @@ AMBIGUOUS = {
     "a bare line feed": b"X: y\nTransfer-Encoding: chunked\r\n",
     "a NUL": b"X: \x00\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
 }
+# A chunked body that breaks off or is none; the first chunk of all but the first few is whole.
+BROKEN_CHUNKS = {
+    "no size": b"\r\n",
+    "a size that is no number": b"xyz\r\n{}\r\n0\r\n\r\n",
+    "a signed size": b"+2\r\n{}\r\n0\r\n\r\n",
+    "a size with a blank": b"2 2\r\n{}\r\n0\r\n\r\n",
+    "a size with a prefix": b"0x2\r\n{}\r\n0\r\n\r\n",
+    "a size beyond 64 bits": b"1" + b"0" * 40 + b"\r\n{}\r\n0\r\n\r\n",
+    "a bare line feed": b"2\n{}\r\n0\r\n\r\n",
+    "a chunk longer than it says": b"2\r\n{}{}\r\n0\r\n\r\n",
+    "a chunk with another end": b"2\r\n{}xx0\r\n\r\n",
+    "an extension of control characters": b"2;\x00\r\n{}\r\n0\r\n\r\n",
+    "an extension with a bare carriage return": b"2;a\rb\r\n{}\r\n0\r\n\r\n",
+    "an endless extension": b"2;" + b"a" * 100_000 + b"\r\n{}\r\n0\r\n\r\n",
+    "a trailer without a colon": b"2\r\n{}\r\n0\r\nnonsense\r\n\r\n",
+    "endless trailers": b"2\r\n{}\r\n0\r\n" + b"A: b\r\n" * 100_000 + b"\r\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +69,16 @@ def answers(server):
 def exchange(server, sent):
     """Send bytes and return all that comes back until the connection is closed."""
     with server.connect(sent) as connection:
-        received = b""
-        with contextlib.suppress(ConnectionResetError):
-            while data := connection.recv(65536):
-                received += data
-        return received
+        return received_from(connection)
+
+
+def received_from(connection):
+    """Return all that comes back until the connection is closed."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += data
+    return received
 
 
 @pytest.mark.parametrize("framing", AMBIGUOUS.values(), ids=AMBIGUOUS)
@@ -65,6 +88,23 @@ def test_a_body_of_unclear_length_ends_the_connection(server, framing):
     assert received.count(b"HTTP/1.1 ") <= 1
     assert b"HTTP/1.1 200" not in received
     assert answers(server)
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/text/generate", b"/v1/chat/completions"])
+@pytest.mark.parametrize("body", BROKEN_CHUNKS.values(), ids=BROKEN_CHUNKS)
+def test_a_broken_chunked_body_is_the_clients_mistake(server, path, body):
+    """400 in the API's own shape with a request id, then the end of the connection; nothing is logged but a line."""
+    head = HEAD.replace(b"/api/v1/text/generate", path) + b"Transfer-Encoding: chunked\r\n\r\n"
+    with server.connect(head) as connection:
+        with contextlib.suppress(OSError):  # the answer comes before all of it is sent
+            connection.sendall(body + SECOND)
+        received = received_from(connection)
+    head, _, answer = received.partition(b"\r\n\r\n")
+    assert (head.split(b" ")[1], received.count(b"HTTP/1.1 ")) == (b"400", 1)
+    assert b"X-Request-ID: " in head
+    assert json.loads(answer)["error"]
+    assert "Traceback" not in server.log()
+    assert "[ERROR]" not in server.log()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from PIL import Image
 from engine.errors import ValidationError
 from engine.text.images import check_header, decode
 from engine.text.processor import ImagePreparer, load_processor
+from engine.wanted import Wanted
 
 URL = "/api/v1/image/analyze"
 UNSUPPORTED = ["TIFF", "DDS", "ICO", "PPM", "TGA", "SGI", "PDF", "EPS", "JPEG2000", "SPIDER", "PCX"]
@@ -60,10 +61,10 @@ def test_an_image_of_a_few_pixels_is_prepared_or_refused(vision_checkpoint, enco
     """Its height is never mistaken for its channels; the tokens are those of its grid."""
     processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
     try:
-        inputs = processor.prepare((check_header(encoded(size)),))
+        inputs = processor.prepare((check_header(encoded(size)),), Wanted())
     except ValidationError:
         return
-    assert len(inputs.pixel_values) == int(inputs.grid_thw.prod())
+    assert len(inputs.pixel_values()) == int(inputs.grid_thw.prod())
 
 
 def test_images_of_equal_bytes_and_other_shape_differ(vision_checkpoint, encoded):
@@ -71,7 +72,7 @@ def test_images_of_equal_bytes_and_other_shape_differ(vision_checkpoint, encoded
     processor = ImagePreparer(load_processor(vision_checkpoint), max_tokens=512)
     hashes = set()
     for size in ((56, 112), (112, 56), (84, 56), (56, 84)):
-        hashes.update(processor.prepare((check_header(encoded(size)),)).hashes)
+        hashes.update(processor.prepare((check_header(encoded(size)),), Wanted()).hashes)
     assert len(hashes) == 4
 
 

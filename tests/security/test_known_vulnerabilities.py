@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TABLE = "docs/known-vulnerabilities.md"
 FEWEST = 40
+# Of the same kind as those beside them, and published nowhere.
+UNPUBLISHED = {"test_a_broken_chunked_body_is_the_clients_mistake"}
 ROW = re.compile(
     r"^\| \[(?P<id>[\w-]+)\]\((?P<source>\S+)\) \| (.+?) \| (.+?) \| (.+?) \| `(?P<test>[\w/.]+::\w+)` \|$"
 )
@@ -65,4 +67,4 @@ def test_each_test_of_this_folder_is_in_the_table() -> None:
     named = {row["test"].partition("::")[2] for row in rows()}
     files = sorted(Path(__file__).parent.glob("test_*.py"))
     written = {name for file in files if file != Path(__file__) for name in collected_from(str(file.relative_to(ROOT)))}
-    assert sorted(written - named) == []
+    assert sorted(written - named) == sorted(UNPUBLISHED)

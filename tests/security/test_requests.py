@@ -1,6 +1,7 @@
 """Fields of a request that crashed, blocked or exposed other servers; docs/known-vulnerabilities.md says which."""
 
 import base64
+import json
 from urllib.parse import quote
 
 import pytest
@@ -14,6 +15,11 @@ TENSOR = base64.b64encode(b"\x80\x02" + b"tensor" * 8).decode()  # a pickle's fi
 def ask(client, path=CHAT, **fields):
     prompt = {"messages": HELLO} if path == CHAT else {"prompt": "Hello"}
     return client.post(path, json={"model": "avibe"} | prompt | fields)
+
+
+def ask_ascii(client, path, body):
+    """Send JSON in ASCII, which can express what UTF-8 cannot."""
+    return client.post(path, data=json.dumps(body), content_type="application/json")
 
 
 def refused(response, field, code="validation_error"):

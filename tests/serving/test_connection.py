@@ -1,19 +1,20 @@
 """The bounded socket of a client, over a pair of real sockets."""
 
+import contextlib
 import socket
 
 import pytest
 
-from serving.connection import MIN_BYTES_PER_SECOND, ClientSocket
-from tests.fakes import Clock
+from serving.connection import ClientSocket
+from serving.framing import Framing
 
 
 class PairedSockets:
     """Both ends of one connection: `server` is bounded, `client` is not."""
 
-    def __init__(self, limit, clock=None):
+    def __init__(self, limit):
         ours, self.client = socket.socketpair()
-        self.server = ClientSocket(ours, limit, clock) if clock else ClientSocket(ours, limit)
+        self.server = ClientSocket(ours, limit)
         self.server.setblocking(True)
 
     def __enter__(self):
@@ -24,54 +25,18 @@ class PairedSockets:
         self.client.close()
 
 
-def test_what_arrives_is_received():
-    """Data from a fast client is returned as it was sent."""
-    with PairedSockets(5.0) as pair:
-        pair.client.sendall(b"hello")
-        assert pair.server.recv(3) == b"hel"
-        assert pair.server.recv(100, socket.MSG_PEEK) == b"lo"
-        assert pair.server.recv(100) == b"lo"
-        pair.client.close()
+def test_the_network_is_read_only_where_it_is_asked_for():
+    """A request is read from what has arrived of it; peeking shows what lies in the socket."""
+    with PairedSockets(5.0) as pair, contextlib.closing(Framing()) as request:
+        request.feed(b"GET / HTTP/1.1\r\n\r\n")
+        pair.server.begin_request(request, None, body_refused=False)
+        pair.client.sendall(b"next")
+        assert pair.server.recv(100, socket.MSG_PEEK) == b"next"
+        assert pair.server.recv(5) == b"GET /"
+        assert pair.server.recv(100) == b" HTTP/1.1\r\n\r\n"
         assert pair.server.recv(100) == b""
-
-
-def test_request_without_data_is_reset():
-    """After `limit` seconds without a byte the connection counts as reset."""
-    with PairedSockets(0.05) as pair, pytest.raises(ConnectionResetError):
-        pair.server.recv(100)
-
-
-def test_slow_request_is_reset_although_each_wait_is_short():
-    """The waits of one request are added up."""
-
-    class Dripping(Clock):
-        def __call__(self):
-            self.advance(0.5)
-            return self.now
-
-    with PairedSockets(2.0, Dripping()) as pair:
-        pair.client.sendall(b"x" * 10)
-        for _ in range(4):
-            assert pair.server.recv(1) == b"x"
-        with pytest.raises(ConnectionResetError):
-            [pair.server.recv(1, 0) for _ in range(7)]
-
-
-def test_large_request_gets_time_for_its_bytes():
-    """A body may take as long as its bytes need at the minimum rate; each request is counted separately."""
-    clock = Clock()
-    with PairedSockets(1.0, clock) as pair:
-        pair.client.sendall(b"x" * MIN_BYTES_PER_SECOND)
-        pair.server.recv(MIN_BYTES_PER_SECOND)
-        pair.server._waited = 1.9
-        pair.client.sendall(b"y")
-        assert pair.server.recv(1) == b"y"
-        pair.server._waited = 2.5
-        with pytest.raises(ConnectionResetError):
-            pair.server.recv(1)
-        pair.server.begin_request()
-        pair.client.sendall(b"z")
-        assert pair.server.recv(1) == b"z"
+        pair.server.setblocking(False)
+        assert pair.server.receive_now(100) == b"next"
 
 
 def test_non_blocking_socket_stays_non_blocking():

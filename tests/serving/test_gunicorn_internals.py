@@ -18,7 +18,7 @@ import pytest
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from gunicorn.util import close_graceful
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
 from serving.worker import ServiceWorker
@@ -31,7 +31,11 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "ThreadWorker.handle_quit": (ThreadWorker.handle_quit, ["self", "sig", "frame"]),
     "ThreadWorker.load_wsgi": (ThreadWorker.load_wsgi, ["self"]),
     "ThreadWorker.notify": (ThreadWorker.notify, ["self"]),
-    "ThreadWorker.on_pending_socket_readable": (ThreadWorker.on_pending_socket_readable, ["self", "conn", "client"]),
+    "ThreadWorker.enqueue_req": (ThreadWorker.enqueue_req, ["self", "conn"]),
+    "ThreadWorker.finish_request": (ThreadWorker.finish_request, ["self", "conn", "fs"]),
+    "ThreadWorker.get_thread_pool": (ThreadWorker.get_thread_pool, ["self"]),
+    "ThreadWorker.handle_error": (ThreadWorker.handle_error, ["self", "req", "client", "addr", "exc"]),
+    "ThreadWorker.murder_keepalived": (ThreadWorker.murder_keepalived, ["self", "force"]),
     "ThreadWorker.run": (ThreadWorker.run, ["self"]),
     "ThreadWorker.set_accept_enabled": (ThreadWorker.set_accept_enabled, ["self", "enabled"]),
     "ThreadWorker.wait_for_and_dispatch_events": (
@@ -42,7 +46,6 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "PollableMethodQueue.defer": (PollableMethodQueue.defer, ["self", "callback", "args"]),
     "TConn.__init__": (TConn.__init__, ["self", "cfg", "sock", "client", "server"]),
     "TConn.close": (TConn.close, ["self", "graceful"]),
-    "util.close_graceful": (close_graceful, ["sock", "timeout", "max_drain"]),
     "Logger.setup": (Logger.setup, ["self", "cfg"]),
 }
 # Read or written on a worker.
@@ -53,11 +56,11 @@ WORKER_ATTRIBUTES = {
     "log",
     "method_queue",
     "nr_conns",
-    "pending_conns",
     "pid",
     "poller",
     "ppid",
     "sockets",
+    "worker_connections",
     "wsgi",
 }
 
@@ -95,20 +98,24 @@ def test_a_worker_has_what_is_read_of_it(worker: ThreadWorker, name: str) -> Non
     assert hasattr(worker, name), lost(f"ThreadWorker.{name}")
 
 
-def test_connections_that_wait_are_kept_in_a_sequence_that_grows(worker: ThreadWorker) -> None:
-    """An accepted connection is appended there, and found there once its first byte has arrived."""
-    assert hasattr(worker.pending_conns, "append"), lost("ThreadWorker.pending_conns")
-    source = inspect.getsource(ThreadWorker.on_pending_socket_readable)
-    for part in ("self.pending_conns.remove(conn)", "self.poller.unregister(client)", "conn.data_ready = True"):
-        assert part in source, lost(f"ThreadWorker.on_pending_socket_readable: {part}")
+def test_a_thread_takes_a_connection_whose_request_has_arrived() -> None:
+    """It neither waits for a first byte nor reads what has not arrived; the parser reads through `recv` alone."""
+    assert "if not conn.initialized and not conn.data_ready:" in inspect.getsource(ThreadWorker.handle), lost(
+        "ThreadWorker.handle: data_ready"
+    )
+    assert "self.sock = sock" in inspect.getsource(TConn), lost("TConn.sock")
+    assert "self.sock.recv(size)" in inspect.getsource(SocketUnreader.chunk), lost("SocketUnreader.chunk")
 
 
-def test_a_connection_says_until_when_it_may_be_silent() -> None:
-    """`timeout` is a time on the monotonic clock; `sock` is the given socket."""
-    source = inspect.getsource(TConn)
-    assert "self.timeout = time.monotonic() +" in source, lost("TConn.timeout")
-    assert "self.sock = sock" in source, lost("TConn.sock")
-    assert "conn.timeout - now" in inspect.getsource(ThreadWorker.murder_pending), lost("ThreadWorker.murder_pending")
+def test_a_request_that_was_served_comes_back_to_the_main_loop() -> None:
+    """`finish_request` is called there, with the connection and the future of the thread that served it."""
+    source = inspect.getsource(ThreadWorker.enqueue_req)
+    assert "self.method_queue.defer(self.finish_request, conn, fut)" in source, lost("ThreadWorker.enqueue_req")
+
+
+def test_a_stopping_worker_closes_what_waits() -> None:
+    """At the end it gives up every connection that no thread serves."""
+    assert "self.murder_keepalived(force=True)" in inspect.getsource(ThreadWorker.run), lost("ThreadWorker.run")
 
 
 def test_the_masters_marks_are_what_they_were() -> None:

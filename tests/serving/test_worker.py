@@ -1,15 +1,21 @@
 """Parts of the worker that no client can trigger on a real Gunicorn."""
 
 import errno
+import logging
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.workers.gthread import ThreadWorker
 
-from serving.worker import ServiceWorker, has_sibling
+from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, SWITCH_INTERVAL, ServiceWorker, has_sibling
 
 NO_PROCESS = 2**22 + 1
 # A process with one child, which ends at a line.
@@ -32,7 +38,7 @@ class FailingListener:
         raise OSError(self.number, os.strerror(self.number))
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ECONNABORTED])
+@pytest.mark.parametrize("number", sorted(NOT_A_CLIENT))
 def test_client_that_left_before_accept_is_ignored(number):
     """If another worker was faster or the client disconnected, nothing happens."""
     worker = object.__new__(ServiceWorker)
@@ -77,6 +83,102 @@ def test_broken_listening_socket_raises():
         object.__new__(ServiceWorker).accept(FailingListener(errno.EBADF))
 
 
+class Waiting:
+    """An intake that counts whom it closes, and drops."""
+
+    def __init__(self):
+        self.waiting, self.closed, self.dropped = 3, 0, []
+
+    def close_longest_waiting(self):
+        self.closed += 1
+        return self.closed <= self.waiting
+
+    def drop(self, conn):
+        self.dropped.append(conn)
+
+
+@pytest.fixture
+def idle():
+    """A worker that was not started."""
+    worker = object.__new__(ServiceWorker)
+    worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
+    worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
+    worker.log = logging.getLogger("avito_ai.test")
+    yield worker
+    worker.poller.close()
+
+
+@pytest.mark.parametrize("number", EXHAUSTED)
+def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
+    """For each failed try the longest silent connection is closed; the next try is at once only if that helps."""
+    for tries in range(1, 6):
+        before = time.monotonic()
+        idle.accept(FailingListener(number))
+        assert idle._intake.closed == tries
+        paused = idle._accept_again >= before + ACCEPT_PAUSE
+        assert paused is (number != errno.EMFILE or tries > 3)
+    assert len(caplog.records) == 1
+
+
+def test_an_error_in_a_callback_ends_no_worker(idle, caplog):
+    """The other callbacks of the same turn are called; an error of a listening socket is raised."""
+    ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+    called = []
+
+    def broken(_):
+        called.append("broken")
+        raise ValueError("what a client sent".upper())
+
+    for end, callback in zip(ours, (broken, called.append, broken), strict=True):
+        idle.poller.register(end, selectors.EVENT_READ, callback)
+    for end in theirs:
+        end.sendall(b"x")
+    idle._dispatch_events(1.0)
+    assert len(called) == 3
+    assert "ValueError" in caplog.text
+    assert "WHAT A CLIENT" not in caplog.text
+    idle.sockets = [ours[0]]
+    with pytest.raises(ValueError, match="WHAT"):
+        idle._dispatch_events(1.0)
+    for end in ours + theirs:
+        end.close()
+
+
+def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
+    """Its connection is closed, and the poller goes on."""
+    future = Future()
+    future.set_result(True)
+
+    def end_request():
+        raise OSError(errno.EIO, "damaged")
+
+    conn = SimpleNamespace(sock=SimpleNamespace(end_request=end_request))
+    idle.finish_request(conn, future)
+    assert idle._intake.dropped == [conn]
+
+
+class Unnamed:
+    """A listening socket that has lost its name; what it accepts is real."""
+
+    def __init__(self):
+        self.accepted, self.client = socket.socketpair()
+
+    def accept(self):
+        return self.accepted, ("127.0.0.1", 1)
+
+    def getsockname(self):
+        raise OSError(errno.ENOBUFS, "no room")
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(idle):
+    """It is not counted as one of the worker's."""
+    idle.cfg, idle.nr_conns, listener = None, 0, Unnamed()
+    idle.accept(listener)
+    assert idle.nr_conns == 0
+    assert listener.client.recv(1) == b""
+    listener.client.close()
+
+
 def test_sibling_is_another_living_child_of_the_parent():
     """A process has a sibling while its parent has another running child."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -85,6 +187,19 @@ def test_sibling_is_another_living_child_of_the_parent():
         assert has_sibling(parent.pid)
         parent.communicate(b"\n")
     assert not has_sibling(NO_PROCESS)
+
+
+def test_the_engine_gets_the_interpreter_lock_back_soon(monkeypatch):
+    """A thread that serves a request gives the lock up after half a millisecond, once the worker serves."""
+    before, during = sys.getswitchinterval(), []
+    monkeypatch.setattr(ThreadWorker, "run", lambda worker: during.append(sys.getswitchinterval()))
+    worker = object.__new__(ServiceWorker)
+    worker.sockets, worker._new_intake = [], lambda: None
+    try:
+        worker.run()
+    finally:
+        sys.setswitchinterval(before)
+    assert during == [pytest.approx(SWITCH_INTERVAL)]
 
 
 def test_without_another_child_there_is_no_sibling():

@@ -300,6 +300,17 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 [(f"increase(avito_ai_rate_limit_storage_failures_total{{{ONE}}}[5m])", "{{instance}}")],
             ),
             Panel(
+                "Image decoders", "Decoding processes that were ended and replaced, in five minutes.", "short",
+                [(f"increase(avito_ai_image_worker_restarts_total{{{ONE}}}[5m])", "{{instance}}")],
+            ),
+            Panel(
+                "Grammar cache", "Compiled grammars that are kept; at most 64 MiB for each model.", "bytes",
+                [
+                    (f"avito_ai_grammar_cache_bytes{{{ONE}}}", "{{model}}"),
+                    (f"avito_ai_grammar_cache_entries{{{ONE}}}", "{{model}}, entries"),
+                ],
+            ),
+            Panel(
                 "Certificate", "Days until it expires. Empty without SITE_URL.", "d",
                 [('(probe_ssl_earliest_cert_expiry{job="avito-ai-site"} - time()) / 86400', "{{instance}}")],
                 warn=14, limit=3, falling=True,

@@ -7,6 +7,7 @@ import pytest
 
 from engine.errors import NoRoom, StartError
 from engine.loading.memory_budget import check_budget, check_together, estimate_budget, plan_budget
+from engine.text.image_workers import MEMORY_BYTES
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, vision_spec
 
@@ -116,3 +117,15 @@ def test_models_that_would_fit_without_other_processes_raise_no_room(text_folder
     with pytest.raises(StartError) as hopeless:
         check_together(models, lambda device: needed - 1, lambda device: needed - 1)
     assert not isinstance(hopeless.value, NoRoom)
+
+
+def test_images_have_a_bound_in_the_hosts_memory(vision_model, text_model):
+    """Of each admitted request as many as half of its context holds, with a byte for each value; and their decoders."""
+    config = replace(CONFIG, max_waiting=16, image_workers=3)
+    budget = plan_budget(vision_model.model, config, 512)
+    assert budget.images == (8 + 16) * 256 * 3 * 28 * 28
+    assert budget.decoders == 3 * MEMORY_BYTES
+    assert plan_budget(vision_model.model, replace(config, max_waiting=0), 512).to_allocate == budget.to_allocate
+    for row in ("images", "image decoders", "at most, in the host's memory"):
+        assert row in budget.table(0)
+        assert row not in plan_budget(text_model.model, config, 512).table(0)

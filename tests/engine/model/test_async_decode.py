@@ -109,7 +109,7 @@ def test_a_finished_row_keeps_its_keys_and_values(text_folder):
         short = driver.submit(TokensPrompt(tuple(range(200, 210))), 2 * BLOCK - 10 + 1, ignore_eos=True)
         driver.submit(TokensPrompt(tuple(range(100, 120))), 60, ignore_eos=True)
         driver.run()
-        blocks = runner._prefixes.match([*short.keys()[: 2 * BLOCK], "next"])
+        blocks = runner._prefixes.match([*short.keys()[: 2 * BLOCK], "next"], short.scope)
         assert len(blocks) == 2
         cached.append(runner._blocks.all[:, blocks])
     torch.testing.assert_close(*cached, rtol=1e-3, atol=1e-3)

@@ -10,6 +10,7 @@ from engine.errors import ModelError
 from engine.loading.loader import load_model
 from engine.model.prefix_cache import BLOCK
 from engine.model.runner import ModelRunner
+from engine.prefix_scopes import PrefixScopes
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.sequences import outcome
@@ -180,3 +181,47 @@ def test_log_probabilities_have_a_row_for_each_token(driver):
         assert (row.token_id, row.token) == row.top[0][:2]
         assert row.logprob == pytest.approx(row.top[0][2])
         assert len(row.top) == 3
+
+
+def test_another_client_finds_nothing_cached(driver):
+    """The same memo costs another client all its tokens, with exact counts; each finds its own again."""
+    prompt = chat("Salary memo for person A: 412,000 roubles a month, approved by the board on 3 May.")
+    made = []
+    for client in ("a", "b", "b", "a"):
+        made.append(driver.submit(prompt, 4, client=client))
+        driver.run()
+    whole = (outcome(made[0]).prompt_tokens - 1) // BLOCK * BLOCK
+    assert [outcome(one).cached_tokens for one in made] == [0, 0, whole, whole]
+    assert driver.counters.cached_tokens == 2 * whole
+    assert len({outcome(one).text for one in made}) == 1
+
+
+def test_public_tokens_are_reused_and_not_told(driver):
+    """What the template writes is reused for every client; the figure counts a client's own tokens only."""
+    prompt = chat("Продам велосипед, красный, хорошее состояние, цена 4500 рублей. Hello, fox!")
+    ids = driver.loaded.preparer.prepare(prompt).token_ids
+    driver.scopes = PrefixScopes("client", [ids[: 2 * BLOCK]])
+    starts, made, begin = [], [], driver.runner.begin
+    driver.runner.begin = lambda sequence: (begin(sequence), starts.append(sequence.num_computed))
+    for client in ("a", "b", "b"):
+        made.append(driver.submit(prompt, 4, client=client))
+        driver.run()
+    driver.runner.begin = begin
+    whole = (len(ids) - 1) // BLOCK * BLOCK
+    assert starts == [0, 2 * BLOCK, whole]
+    assert [outcome(one).cached_tokens for one in made] == [0, 0, whole - 2 * BLOCK]
+
+
+def test_without_sharing_a_preempted_sequence_resumes_from_its_own_tokens(driver):
+    """With `none` no later request finds anything, and a preempted one still finds itself."""
+    driver.scopes = PrefixScopes("none")
+    prompt = chat("Синий диван, цена 100, самовывоз из центра города, торг уместен, звоните вечером.")
+    first = driver.submit(prompt, 8, client="a")
+    driver.run(4)
+    driver.runner.cache_prefix(first)
+    driver.core.scheduler.preempt(first)
+    driver.run()
+    second = driver.submit(prompt, 8, client="a")
+    driver.run()
+    assert (outcome(first).cached_tokens, outcome(second).cached_tokens) == (0, 0)
+    assert outcome(first).text == outcome(second).text

@@ -12,13 +12,14 @@ from tests.engine.sequences import sequence
 class Floor:
     """A scheduler with its waiting room; `step` plans and computes at once."""
 
-    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True):
+    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True, overhead=0):
         self.room = WaitingRoom(100, 1_000_000)
-        self.scheduler = Scheduler(self.room, slots, budget, lambda submitted: self.begin(submitted, can_start))
+        self.can_start = can_start
+        self.scheduler = Scheduler(self.room, slots, budget, self.begin, overhead)
 
-    def begin(self, submitted, can_start):
+    def begin(self, submitted):
         submitted.started_at = 0.0
-        if can_start(submitted):
+        if self.can_start(submitted):
             return True
         self.scheduler.finish(submitted)
         return False
@@ -239,3 +240,75 @@ def test_check_finds_inconsistent_accounting(fault):
     else:
         first.phase = Phase.WAITING
     assert floor.scheduler.check()
+
+
+class TestShares:
+    """A client that runs more sequences than the median client lengthens a step by a fifth at most."""
+
+    @staticmethod
+    def floor(overhead=8, **held):
+        """Return a floor on which every client decodes so many sequences, and those by client."""
+        floor = Floor(slots=32, budget=64, overhead=overhead)
+        made = {client: [floor.come(client, tokens=2) for _ in range(many)] for client, many in held.items()}
+        floor.step()
+        return floor, made
+
+    def test_the_oldest_of_a_greedy_client_go_on(self):
+        """As many as the others have, and those that a fifth of the step's cost allows; always the same ones."""
+        floor, made = self.floor(greedy=10, a=1, b=1)
+        for _ in range(3):
+            assert set(floor.step().decode) == {*made["greedy"][:3], *made["a"], *made["b"]}  # 1 + (8 + 3) // 5
+
+    def test_a_lone_client_is_not_held_back(self):
+        """All its rows decode in every step, and again once the others have gone."""
+        floor, made = self.floor(greedy=10, a=1)
+        assert len(floor.step().decode) == 4  # 2 + (8 + 2) // 5
+        floor.scheduler.finish(made["a"][0])
+        assert floor.step().decode == made["greedy"]
+
+    def test_clients_that_are_alike_are_not_held_back(self):
+        """Nor is the first of several answers more than others have, where it hardly lengthens the step."""
+        floor, _ = self.floor(a=4, b=4, c=3)
+        assert len(floor.step().decode) == 11
+        floor, _ = self.floor(a=2, b=1, c=1)
+        assert len(floor.step().decode) == 4
+
+    def test_a_second_address_does_not_double_the_share(self):
+        """The median counts, so that several greedy clients among more modest ones are held back together."""
+        floor, made = self.floor(overhead=0, greedy=8, again=8, a=1, b=1, c=1)
+        assert set(floor.step().decode) == {made[client][0] for client in made} | {made["greedy"][1]}  # 5 // 5
+
+    def test_where_steps_cost_the_same_all_go_on(self):
+        """With the fixed cost of a CUDA device, a full house of one client does not lengthen a step by a fifth."""
+        floor, _ = self.floor(overhead=256, greedy=30, a=1)
+        assert len(floor.step().decode) == 31
+
+    def test_a_prompt_beyond_the_share_is_read_in_what_is_left(self):
+        """A new request of a client with more than its share does not delay others' tokens by a whole prompt."""
+        floor, made = self.floor(greedy=1, a=1, b=1)
+        late = floor.come("greedy", tokens=40)
+        plan = floor.step()
+        assert plan.prefill == [(late, 2)]  # (8 + 3) // 5
+        assert len(plan.decode) == 3
+        for client in "ab":
+            floor.scheduler.finish(made[client][0])
+        assert floor.step().prefill == [(late, 38)]
+
+    def test_a_prompt_within_the_share_is_read_whole(self):
+        """A client's first sequence is never held back, whatever its prompt."""
+        floor, _ = self.floor(greedy=10, a=1)
+        late = floor.come("b", tokens=40)
+        plan = floor.step()
+        assert (late, 40) in plan.prefill
+
+    def test_batches_are_beyond_the_share_first(self):
+        """Of one client, its interactive sequence runs before texts of its batch that started earlier."""
+        floor = Floor(slots=32, budget=64, overhead=0)
+        for _ in range(3):
+            floor.come("a", tokens=2, batch=True)
+        floor.come("b", tokens=2)
+        floor.step()
+        chat = floor.come("a", tokens=2)
+        floor.step()
+        floor.step()
+        assert chat in floor.step().decode

@@ -1,5 +1,6 @@
 """The waiting room: capacity is conserved, clients are treated equally, refusals are immediate, no request is lost."""
 
+import random
 import threading
 from collections import Counter, defaultdict
 
@@ -401,3 +402,56 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
     worker.join(PATIENCE)
     assert room.num_in_flight() == 0
     assert room.check([]) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_would_refuse_foretells_admit(seed):
+    """At every moment it says what `admit` does, and changes nothing."""
+    rng, made = random.Random(seed), WaitingRoom(6, 1000)
+    for _ in range(60):
+        client = rng.choice("aaab")
+        before = made.num_in_flight()
+        foretold = made.would_refuse(client)
+        assert made.num_in_flight() == before
+        if rng.random() < 0.3 and (started := made.take({priority: {} for priority in Priority})) is not None:
+            made.release(started.request.client)
+            continue
+        if foretold is None:
+            made.admit(client)
+            made.put(sequence(client))
+            continue
+        with pytest.raises(Overloaded) as told:
+            made.admit(client)
+        assert (str(foretold), foretold.retry_after) == (str(told.value), told.value.retry_after)
+
+
+def test_who_was_told_200_is_never_evicted():
+    """The greediest client's newest answer that is not committed is; without any, the newcomer is refused."""
+    room = WaitingRoom(8, 1000)
+    made = [come(room, "greedy") for _ in range(4)]
+    assert [room.commit_early(one.generation) for one in made] == [True] * 4
+    made += [come(room, "greedy") for _ in range(4)]
+    for number in (7, 6, 5, 4):
+        room.admit(f"other-{number}")
+        assert [one.generation.done for one in made] == [at >= number for at in range(8)]
+        assert outcome(made[number]).retry_after >= 1
+    assert str(room.would_refuse("last")) == "The service is busy; try again later."
+    with pytest.raises(Overloaded):
+        room.admit("last")
+
+
+def test_streams_that_wait_are_committed_up_to_half_of_the_capacity():
+    """Beyond it a client is told nothing, so that its place can go to another one; what starts is committed."""
+    room = WaitingRoom(8, 1000)
+    made = [come(room, "greedy") for _ in range(8)]
+    assert not any(room.commit_early(one.generation) for one in made)
+    first = room.take({priority: {} for priority in Priority})
+    assert first is made[0]
+    assert [one.generation.committed for one in made] == [True] + [False] * 7
+    for one in range(4):
+        room.admit(f"other-{one}")
+        room.give_up(f"other-{one}")
+    assert [one.generation.done for one in made] == [False] * 7 + [True]
+    for _ in range(3):
+        room.release("greedy")
+    assert room.commit_early(made[1].generation)

@@ -1,5 +1,6 @@
 """Grammars over a small vocabulary: allowed tokens, rejected schemas, and the cost of a hostile schema."""
 
+import contextlib
 import json
 import random
 import threading
@@ -8,12 +9,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from engine.errors import Overloaded, ValidationError
+import engine.text.grammar
+from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
 from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
-from engine.text.grammar import CACHED_GRAMMARS, GrammarFailed, Grammars, json_grammar, lark_grammar
+from engine.text.grammar import (
+    CACHED_GRAMMARS,
+    FUEL,
+    GrammarFailed,
+    Grammars,
+    json_grammar,
+    lark_grammar,
+    size_of,
+)
 from engine.types import Vocabulary
+from engine.wanted import Wanted
 from tests.checkpoints import text_spec
 from tests.engine.conftest import ignore
 from tests.fakes import PATIENCE
@@ -98,12 +111,13 @@ def test_only_the_end_token_may_follow_a_complete_answer(grammars):
 
 
 def test_a_token_outside_the_mask_fails_the_answer(grammars):
-    """The engine fails the sequence; a matcher in an error state is not used further."""
-    mask = grammars.mask(json_grammar('{"const": true}'))
-    with pytest.raises(GrammarFailed):
-        mask.accept(TOKENS.index(b"x"))
-    with pytest.raises(GrammarFailed):
-        mask.bitmask()
+    """The engine fails the sequence, which is blamed on the field; no mask fails, since a step is of many sequences."""
+    mask = grammars.mask(json_grammar('{"const": true}'), field="tools")
+    for _ in range(2):
+        with pytest.raises(GrammarFailed, match=r"^tools is too complex\.$") as caught:
+            mask.accept(TOKENS.index(b"x"))
+        assert caught.value.param == "tools"
+        assert allowed(mask) == list(range(len(TOKENS)))
 
 
 def test_text_before_json_can_be_required(grammars):
@@ -142,6 +156,93 @@ def test_a_schema_is_enforced_or_rejected_in_our_own_words(grammars, schema, sen
         with pytest.raises(ValidationError, match=f"^{sentence}$"):
             grammars.mask(grammar)
     assert time.monotonic() - started < PATIENCE
+
+
+ENDLESS = {
+    "$ref": "#/$defs/a",
+    "$defs": {"a": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}, "required": ["x"]}},
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ENDLESS,
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 1}}},
+        {"type": "string", "pattern": "^a{900001}$"},
+        {"type": "string", "pattern": "^(a?){500}a{500}$"},
+        {"type": "string", "pattern": "^((a{0,100}){0,100}b){0,100}$"},
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"}}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string", "pattern": f"^a{{{i}}}b*$"} for i in range(600)}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(900)}},
+        {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(1900)}},
+    ],
+    ids=["endless", "endless-list", "counted", "optional", "nested-counts", "nested", "patterns", "900", "1900"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_compiles_can_be_followed_or_fails_alone(grammars, schema, seed):
+    """A schema that exceeds its limits in an answer is the client's mistake, mostly before the answer begins."""
+    rng, token = random.Random(seed), -1
+    with contextlib.suppress(ValidationError):
+        mask = grammars.mask(json_grammar(json.dumps(schema)))
+        for _ in range(200):
+            if token == END:
+                break
+            token = rng.choice(allowed(mask))
+            mask.accept(token)
+
+
+@pytest.mark.parametrize("schema", [ENDLESS, {"type": "string", "pattern": "^a{900001}$"}], ids=["endless", "counted"])
+def test_a_schema_that_fails_at_once_is_rejected_before_the_answer(grammars, schema):
+    """It is tried with the start of a few answers."""
+    with pytest.raises(ValidationError, match="^is too complex$"):
+        grammars.mask(json_grammar(json.dumps(schema)))
+    assert grammars.cached == grammars.cached_bytes == 0
+
+
+def test_many_properties_can_be_followed(grammars):
+    """900 of them, as generated schemas have."""
+    schema = {"type": "object", "properties": {f"k{i}": {"type": "integer"} for i in range(900)}}
+    mask = grammars.mask(json_grammar(json.dumps(schema | {"additionalProperties": False})))
+    for token in encode('{"k7": 5, "k899": 1}'):
+        mask.accept(token)
+    assert allowed(mask) == [END]
+
+
+keywords = st.sampled_from(
+    ["type", "enum", "const", "pattern", "items", "minItems", "maxItems", "properties", "required", "$ref", "format"]
+    + ["additionalProperties", "patternProperties", "anyOf", "allOf", "oneOf", "not", "minimum", "maxLength", "$defs"]
+)
+leaves = (
+    st.sampled_from(["object", "array", "string", "integer", "null", "#", "#/$defs/a", "^a{9,99}$", "(", "date", "a"])
+    | st.integers(-9, 10**7)
+    | st.floats(allow_nan=False)
+    | st.booleans()
+    | st.none()
+)
+schemas = st.recursive(
+    st.dictionaries(keywords, leaves, max_size=3),
+    lambda inner: st.dictionaries(
+        keywords,
+        inner | leaves | st.lists(inner | leaves, max_size=3) | st.dictionaries(st.just("a"), inner),
+        max_size=4,
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schemas, st.randoms(use_true_random=False))
+def test_any_schema_is_followed_or_a_typed_refusal(grammars, schema, rng):
+    """Whatever the keywords hold; an answer goes on, ends, or fails as the client's mistake."""
+    token = -1
+    with contextlib.suppress(ValidationError):
+        mask = grammars.mask(json_grammar(json.dumps(schema)))
+        for _ in range(30):
+            if token == END:
+                break
+            token = rng.choice(allowed(mask))
+            mask.accept(token)
 
 
 def test_an_invalid_schema_is_rejected():
@@ -193,6 +294,38 @@ def test_the_least_recently_used_grammar_is_evicted_first(grammars):
     assert grammars.cached == CACHED_GRAMMARS
 
 
+def test_a_client_finds_its_own_grammars_only(grammars):
+    """The same schema of another client is compiled again, so that time does not tell that it was sent before."""
+    grammar, compiled = json_grammar('{"const": "a secret"}'), []
+    compile_one = grammars._compile
+    grammars._compile = lambda text: compiled.append(text) or compile_one(text)
+    for owner in ("a", "b", "a", "b"):
+        assert allowed(grammars.mask(grammar, owner=owner))
+    assert (len(compiled), grammars.cached) == (2, 2)
+
+
+def test_cached_grammars_are_bounded_in_bytes(grammars, monkeypatch):
+    """Each counts as what it takes at most; one that is larger than all the room is not kept."""
+    small = [json_grammar(json.dumps({"const": number})) for number in range(5)]
+    grammars.mask(small[0])
+    one = grammars.cached_bytes
+    assert one == size_of(small[0], FUEL[0])
+    monkeypatch.setattr(engine.text.grammar, "CACHED_BYTES", 3 * one)
+    for grammar in small:
+        grammars.mask(grammar)
+    assert (grammars.cached, grammars.cached_bytes) == (3, 3 * one)
+    assert allowed(grammars.mask(json_grammar(json.dumps({"enum": ["x" * 50 + str(n) for n in range(900)]}))))
+    assert grammars.cached == grammars.cached_bytes == 0
+
+
+def test_a_hard_pattern_counts_as_more_than_a_simple_one(grammars, monkeypatch):
+    """The work that a compilation needed bounds what it keeps."""
+    monkeypatch.setattr(engine.text.grammar, "FUEL", (10, 20_000))
+    grammar = json_grammar('{"type": "string", "pattern": "^[a-z]{1,60}-[0-9]{1,60}$"}')
+    grammars.mask(grammar)
+    assert grammars.cached_bytes == size_of(grammar, 20_000)
+
+
 def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
     """Special tokens have no text, and text is encoded to the model's own ids."""
     loaded = load_model(text_spec(text_folder), ignore)
@@ -201,6 +334,22 @@ def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
     assert all(vocabulary.tokens[token] == b"" for token in vocabulary.eos_token_ids)
     ids = vocabulary.encode("hello")
     assert b"".join(vocabulary.tokens[token] for token in ids) == b"hello"
+
+
+@pytest.mark.parametrize("text", ["a<|im_end|>b", "<|endoftext|>", "<tool_call>", "<|im_", "<think>"])
+def test_a_schema_may_spell_a_special_token(text_folder, text):
+    """As text, which is the only way in which an answer can: the token itself spells nothing."""
+    vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
+    grammars = Grammars(vocabulary)
+    mask, answer = grammars.mask(json_grammar(json.dumps({"enum": [text]}))), b""
+    while not answer.endswith(b'"') or len(answer) < 2:
+        bits = np.flatnonzero(np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little"))
+        token = int(bits[-1])
+        mask.accept(token)
+        assert vocabulary.tokens[token]
+        answer += vocabulary.tokens[token]
+    assert json.loads(answer) == text
+    grammars.close()
 
 
 def test_a_vocabulary_that_cannot_be_indexed_disables_only_grammars(text_folder, caplog):
@@ -226,3 +375,22 @@ def test_sentencepiece_markers_are_replaced_in_the_vocabulary(vision_model):
     marked = [number for number, piece in enumerate(table.pieces) if "\u2581".encode() in piece]
     assert table.cleans
     assert all(b"\xe2\x96\x81" not in vocabulary.tokens[number] for number in marked)
+
+
+def test_nobody_waits_for_a_grammar_that_nobody_wants(grammars, monkeypatch):
+    """A client that leaves, or a deadline, ends the wait for a compilation, which has a bound of its own."""
+    gate = threading.Event()
+    compile_now = grammars._compile
+
+    def slow(grammar):
+        assert gate.wait(PATIENCE)
+        return compile_now(grammar)
+
+    monkeypatch.setattr(grammars, "_compile", slow)
+    left, late = Wanted(), Wanted(deadline=time.monotonic() + 0.05)
+    left.cancel()
+    for wanted, error in ((left, RequestAborted), (late, DeadlineExceeded)):
+        with pytest.raises(error):
+            grammars.mask(json_grammar('{"type": "object"}'), wanted)
+    gate.set()
+    assert allowed(grammars.mask(json_grammar('{"type": "object"}'), Wanted()))

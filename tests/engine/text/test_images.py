@@ -224,3 +224,34 @@ def test_decode_checks_the_size_again() -> None:
     """A size that was not checked before is rejected before its pixels are decoded."""
     with pytest.raises(PayloadTooLarge):
         decode(EncodedImage(png_claiming(16_000, 16_000), 1, 1))
+
+
+def test_a_jpeg_of_too_many_scans_is_rejected_before_it_is_decoded():
+    """Each scan is another pass over all pixels for a few bytes; real files have about ten."""
+    data = encoded(Image.new("RGB", (64, 64), RED), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert decode(check_header(data[:-2] + last * 20 + data[-2:])).size == (64, 64)
+    with pytest.raises(ValidationError, match="too long"):
+        decode(check_header(data[:-2] + last * images.MAX_SCANS + data[-2:]))
+
+
+@pytest.mark.parametrize("size", [(7, 700), (300, 257), (9, 256)])
+def test_transparency_is_the_same_in_every_strip(size):
+    """Images are composed in strips, which nobody can see."""
+    layer = Image.frombytes("RGBA", size, random.Random(5).randbytes(4 * size[0] * size[1]))
+    whole = Image.alpha_composite(Image.new("RGBA", size, "white"), layer).convert("RGB")
+    assert decode(check_header(encoded(layer))).tobytes() == whole.tobytes()
+
+
+def test_a_lack_of_memory_says_nothing_of_the_file(monkeypatch):
+    """Wherever it shows, it is not told as damage."""
+
+    def fail(*args):
+        raise MemoryError
+
+    image = check_header(encoded(Image.new("RGBA", (8, 8)), exif=b"Exif\0\0"))
+    for owner, name in ((images, "BytesIO"), (images, "_to_rgb"), (Image.Image, "getexif")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, fail)
+            with pytest.raises(MemoryError):
+                decode(image)

@@ -152,7 +152,7 @@ def test_images_are_prepared_as_by_the_processor_of_transformers(vision, process
     wanted = processor(text=[rendered], images=[decode(image) for image in images], return_tensors="pt")
     assert prepared.token_ids == wanted["input_ids"][0].tolist()
     assert prepared.images.grid_thw.tolist() == wanted["image_grid_thw"].tolist()
-    assert prepared.images.pixel_values.equal(wanted["pixel_values"])
+    assert prepared.images.pixel_values().equal(wanted["pixel_values"])
 
 
 def test_a_typed_pad_token_is_text(vision, make_image):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from engine.text.special_tokens import SpecialTokens
+from engine.text.special_tokens import BEGINNING, SpecialTokens, TooManyTokens
 from tests.checkpoints import CHAT_TEMPLATE
 from tests.trained_tokenizers import MARKER_TOKENS, SPECIAL_TOKENS, sentencepiece_tokenizer, trained_tokenizer
 
@@ -176,3 +176,26 @@ def test_saved_truncation_does_not_cut_prompts():
 def rendered_with(text):
     """Return the conversation with one user message, as plain text in the tokenizer's normal form."""
     return unicodedata.normalize("NFC", f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("most", [100, 500])
+def test_a_text_is_not_tokenized_beyond_what_fits(most):
+    """The beginning shows that there are too many tokens; all that could fit is tokenized whole."""
+    text = "привет, мир " * (most * BEGINNING)
+    tokens = len(TOKENIZER.encode(text).ids)
+    for encoded in (SPECIAL.encode, SPECIAL.encode_plain):
+        with pytest.raises(TooManyTokens):
+            encoded(text, most)
+        assert len(encoded(text, tokens)) == tokens
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), st.integers(1, 50))
+def test_what_fits_is_never_refused(text, most):
+    """Only a text of more than `most` tokens is."""
+    try:
+        ids = SPECIAL.encode_plain(text, most)
+    except TooManyTokens:
+        ids = SPECIAL.encode_plain(text)
+        assert len(ids) > most
+    assert ids == TOKENIZER.encode(text).ids

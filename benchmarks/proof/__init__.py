@@ -1,0 +1,1 @@
+"""Programs that try to break the service's promises, each against a real Gunicorn; `python -m benchmarks.proof`."""

@@ -1,0 +1,136 @@
+"""More requests than there is capacity, which come whether or not earlier ones are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from benchmarks.proof.observer import observing
+from benchmarks.proof.report import Report, milliseconds, percentile
+from benchmarks.proof.service import Service, serving
+from benchmarks.proof.size import Size
+from benchmarks.proof.traffic import CHAT, Answer, OwnCpu, ask, chat, closed_loop, open_loop, request
+
+TOKENS = 300
+SLOTS, WAITING = 64, 128  # the settings' defaults
+CLIENTS = 200
+LARGE_EVERY = 25  # of so many requests one has a body of 60 MB, of which it sends the head and a first part
+LARGE_HEAD = 200_000  # bytes that are sent of it
+LARGE_PATIENCE = 5.0  # seconds that the answer to it is waited for; there is none where the body is to be read
+TIMES = (2, 10)
+REFUSED = (429, 503)
+
+
+@dataclass(slots=True)
+class Load:
+    """What one load brought. large: the answers to those with huge bodies; seconds: from the first request to the last
+    answer, those apart.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    large: list[Answer] = field(default_factory=list)
+    seconds: float = 0.0
+    _began: float = field(default_factory=time.perf_counter)
+
+    async def add(self, service: Service, number: int) -> None:
+        """Send one chat request and wait for its answer."""
+        self.answers.append(await ask(service.port, chat(f"item {number}", TOKENS, _client(number))))
+        self.seconds = time.perf_counter() - self._began
+
+    @property
+    def complete(self) -> list[Answer]:
+        return [answer for answer in self.answers if answer.complete]
+
+    @property
+    def goodput(self) -> float:
+        """Complete answers a second."""
+        return len(self.complete) / self.seconds
+
+    @property
+    def first(self) -> float | None:
+        """Seconds to the first token at the 95th percentile of the complete answers."""
+        return percentile((answer.first for answer in self.complete), 95)
+
+
+async def full_service(service: Service, seconds: float, clients: int) -> Load:
+    """Keep `clients` waiting for their answers for some seconds."""
+    load = Load()
+
+    async def one(number: int) -> None:
+        await load.add(service, number)
+
+    await closed_loop(clients, seconds, one)
+    return load
+
+
+async def flood(service: Service, rate: float, seconds: float) -> Load:
+    """Send `rate` requests a second; some have huge bodies."""
+    load = Load()
+
+    async def one(number: int) -> None:
+        if number % LARGE_EVERY:
+            await load.add(service, number)
+        else:
+            data = request(CHAT, b'{"model":"' + b"x" * LARGE_HEAD, _client(number), Content_Length="60000000")
+            load.large.append(await ask(service.port, data, LARGE_PATIENCE))
+
+    await open_loop(rate, seconds, one)
+    return load
+
+
+def run(size: Size) -> Report:
+    """Find the capacity, then come with a multiple of it."""
+    report = Report("overload", "a flood is refused at once, and those who were admitted do not feel it")
+    cpu = OwnCpu()
+    with serving(size.model, REQUEST_TIMEOUT="120", QUEUE_TIMEOUT="60") as service:
+        asyncio.run(full_service(service, 3, 8))
+        busy = asyncio.run(full_service(service, size.seconds, SLOTS))
+        full = asyncio.run(full_service(service, size.seconds, SLOTS + WAITING))
+        capacity = busy.goodput
+        report.notes |= {"capacity_per_second": capacity, "first_token_p95_full_s": full.first}
+        for times in TIMES:
+            with observing(service, stream=False) as seen:
+                load = asyncio.run(flood(service, times * capacity, size.seconds))
+            _judge(report, f"{times}x", load, capacity, full.first)
+            report.check(f"{times}x: probes p99.9, ms", milliseconds(percentile(seen.probes, 99.9)), 100)
+            report.check(f"{times}x: probes that failed", seen.failed, 0)
+            service.seconds_until_quiet()
+        report.check("the process lives", service.alive, 1, at_least=True)
+    report.client_cpu = cpu.share
+    return report
+
+
+def _judge(report: Report, name: str, load: Load, capacity: float, full_first: float | None) -> None:
+    refused = [answer for answer in load.answers if answer.status in REFUSED]
+    for answer in (*load.answers, *(answer for answer in load.large if answer.status)):
+        report.count(_trouble(name, answer))
+    report.notes[name] = {
+        "statuses": dict(Counter(answer.status for answer in (*load.answers, *load.large))),
+        "large_bodies": len(load.large),
+        "large_bodies_refused": sum(bool(answer.status) for answer in load.large),
+        "goodput_per_second": load.goodput,
+        "first_token_p95_s": load.first,
+        "refusal_p50_ms": milliseconds(percentile((answer.head for answer in refused), 50)),
+    }
+    report.check(f"{name}: goodput, of the capacity", load.goodput / capacity if capacity else None, 0.9, at_least=True)
+    if refused:
+        report.check(f"{name}: refusal p99, ms", milliseconds(percentile((a.head for a in refused), 99)), 50)
+    turned = [answer.head for answer in load.large if answer.status]
+    if turned:  # while there is room, their bodies are read
+        report.check(f"{name}: refusal of 60 MB from its head p99, ms", milliseconds(percentile(turned, 99)), 50)
+    first = load.first / full_first if load.first is not None and full_first else None
+    report.check(f"{name}: first token p95 of the admitted, of a full service's", first, 2)
+
+
+def _trouble(name: str, answer: Answer) -> str | None:
+    if answer.status in REFUSED:
+        return None if answer.retry_after else f"{name}: a refusal without Retry-After"
+    if answer.status == 200 and not answer.complete:
+        return f"{name}: admitted and then {answer.code or answer.trouble or 'cut off'}"
+    return None if answer.typed else f"{name}: {answer.status or 'no answer'} {answer.trouble}"
+
+
+def _client(number: int) -> str:
+    return f"10.2.{number % CLIENTS}.1"

@@ -1,0 +1,154 @@
+"""What is decided of a request before a thread serves it: from its head, before its body is read, and once it is whole.
+
+Under a flood, a refusal may cost the engine next to nothing. So the requests that would certainly be refused, because
+no model can take them or the client's limit is spent, are refused here in the polling thread. What is not certain
+from the head alone is left to the hooks, which check in the same order: failover, kind of body, rate limit, capacity.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from flask import Request
+
+from config import Settings
+from edge import caller, failover
+from edge.rate_limit import OverBudget, Quota, RateLimiter
+from edge.ready_made import ReadyMade, Refused, Sentences
+from edge.request_head import RequestHead, read_head
+from edge.route_table import ROUTES, Budget, Row
+from engine.backend import Backend
+from engine.errors import ServiceError
+from models import ModelSet
+from telemetry.metrics import Metrics
+
+log = logging.getLogger("avito_ai.access")
+
+NAMING_BYTES = 256 * 1024  # of a body in which the model's name is looked for
+_NAME_FIELD = re.compile(rb'"model"\s*:\s*"([^"\\]{1,128})"')
+# The routes whose refusals are JSON; the pages' own are rendered by the framework.
+GATED = {
+    name.removeprefix("POST "): row
+    for name, row in ROUTES.items()
+    if row.budget is Budget.GENERATION and name.startswith(("POST /api/", "POST /v1/"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of a request.
+
+    client: whose budget of bytes the body counts in; refusal: the whole response to a request that is not to be read
+    on, None for one that is; keeps_alive: whether the connection may serve another request behind that. again: judges
+    the request once more, given its whole body of at most NAMING_BYTES; None where nothing is left to be judged.
+    """
+
+    client: str
+    refusal: bytes | None = None
+    keeps_alive: bool = False
+    again: Callable[[bytes], bytes | None] | None = None
+
+
+class Gate:
+    """Judges requests; called by the polling thread only, and never blocks. sentences: translate refusals."""
+
+    def __init__(
+        self, settings: Settings, models: ModelSet, limiter: RateLimiter, metrics: Metrics, sentences: Sentences
+    ) -> None:
+        self._settings, self._models, self._limiter = settings, models, limiter
+        self._trusted_proxies = settings.server.trusted_proxies
+        self._ready_made = ReadyMade(settings, metrics, sentences)
+
+    @property
+    def behind_proxy(self) -> bool:
+        """True where a connection's peer is a proxy, and not the client."""
+        return self._trusted_proxies > 0
+
+    def judge(self, head: bytes, peer: str) -> Verdict:
+        """Return the verdict on a request. head: its request line and fields; peer: the address of its connection."""
+        try:
+            return self._verdict(head, peer)
+        except Exception:  # in the polling thread, where it would end everybody's requests
+            log.exception("A request could not be judged from its head; the hooks decide.")
+            return Verdict("unknown")
+
+    def _verdict(self, head: bytes, peer: str) -> Verdict:
+        read = read_head(head) if head.startswith(b"POST /") else None
+        forwarded = _forwarded(head, read) if self.behind_proxy else []
+        address = caller.address_of(forwarded, peer, self._trusted_proxies)
+        client = caller.budget_key(address)
+        row = None if read is None else GATED.get(read.path)
+        if read is None or row is None:
+            return Verdict(client)
+        case = Refused(read, row, address, client)
+        if failover.can_take(read.has("x-another-copy"), self._settings) and not self._models.ready:
+            return Verdict(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
+        if not _is_read(read, row):
+            return Verdict(client)
+        named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
+        refusal = self._judge(case, [] if named or row.model is None else [self._models.get(row.model)])
+        return Verdict(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
+
+    def _judge_named(self, case: Refused, body: bytes) -> bytes | None:
+        """Judge a request of /v1 by the one model that its body names."""
+        try:
+            return self._by_name(case, body)
+        except Exception:  # as above
+            log.exception("A request could not be judged from its body; the hooks decide.")
+            return None
+
+    def _by_name(self, case: Refused, body: bytes) -> bytes | None:
+        names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
+        wanted = names[0].decode("latin-1") if names else ""
+        backend = next((one for name, one in self._models if wanted in (name, one.info.served_id)), None)
+        return None if backend is None else self._judge(case, [backend])
+
+    def _judge(self, case: Refused, models: list[Backend]) -> bytes | None:
+        """Refuse if the model, where there is one, would, or if the client's limit is spent."""
+        error = models[0].would_refuse(case.client) if models else None
+        try:
+            # A request that is refused is charged as one answer, like one whose body is refused.
+            quota = self._limiter.spend_local(Budget.GENERATION.value, case.client, only_look=error is None)
+        except OverBudget as spent:
+            return self._refuse(case, spent, spent.quota)
+        return None if error is None else self._refuse(case, error, quota, models[0])
+
+    def _refuse(
+        self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None
+    ) -> bytes:
+        return self._ready_made.refusal(case, error, quota, None if backend is None else backend.info)
+
+
+def _is_read(head: RequestHead, row: Row) -> bool:
+    """Return whether the route reads such a body; otherwise the hooks refuse it."""
+    limit = row.bodies.get(head.mimetype)
+    plain = head.get("content-encoding", "identity").lower() == "identity"
+    return limit is not None and plain and int(head.get("content-length", "0")) <= limit
+
+
+def _forwarded(head: bytes, read: RequestHead | None) -> list[str]:
+    """Return the values of X-Forwarded-For, in order."""
+    if read is not None:
+        return read.fields.get("x-forwarded-for", [])
+    found = []
+    for line in head.split(b"\r\n")[1:]:
+        field, colon, value = line.partition(b":")
+        if colon and field.strip().lower() == b"x-forwarded-for":
+            found.append(value.strip().decode("latin-1"))
+    return found
+
+
+def body_refused(request: Request) -> bool:
+    """True where there was no room in the budget for the request's body, which has not been read."""
+    return bool(getattr(request.environ.get("gunicorn.socket"), "body_refused", False))
+
+
+def release_body(request: Request) -> None:
+    """Give the bytes of the request's body back to the budget: nothing of it is kept any longer."""
+    release = getattr(request.environ.get("gunicorn.socket"), "release_body", None)
+    if release is not None:
+        release()

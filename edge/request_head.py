@@ -1,0 +1,69 @@
+"""The head of a POST request as plain fields, read without the framework; only heads that leave no doubt are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# One field a line, no folded one, none without its colon; the target is a path without a query.
+_HEAD = re.compile(
+    rb"POST (/[A-Za-z0-9/_\-.]*) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n){0,100})\r\n"
+)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_MAX_HEAD_BYTES = 8000  # below every limit of the server's parser
+_ONCE = frozenset(
+    {"host", "content-type", "content-length", "content-encoding", "transfer-encoding", "expect", "connection"}
+)
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """path: as sent; fields: the values of each field in order, by its name in lower case, without spaces around."""
+
+    path: str
+    fields: dict[str, list[str]]
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the first value of a field."""
+        return self.fields[name][0] if name in self.fields else default
+
+    def has(self, name: str) -> bool:
+        """Return whether the request has this field."""
+        return name in self.fields
+
+    @cached_property
+    def mimetype(self) -> str:
+        """The type of the body without its parameters, in lower case."""
+        return self.get("content-type").partition(";")[0].strip().lower()
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the client may send its next request on the same connection."""
+        return "close" not in self.get("connection").lower()
+
+
+def read_head(head: bytes) -> RequestHead | None:
+    """Return the head of a POST request, None where the server's parser might see another request in it, or none."""
+    if len(head) > _MAX_HEAD_BYTES or (match := _HEAD.fullmatch(head)) is None:
+        return None
+    path, block = match.groups()
+    fields: dict[str, list[str]] = {}
+    for line in block.decode("latin-1").split("\r\n")[:-1]:
+        name, _, value = line.partition(":")
+        name = name.lower()
+        if name in fields and name in _ONCE:
+            return None
+        fields.setdefault(name, []).append(value.strip(" \t"))
+    if not _framed(fields):
+        return None
+    return RequestHead(path.decode(), fields)
+
+
+def _framed(fields: dict[str, list[str]]) -> bool:
+    """Return whether the length of the body is stated in one plain way."""
+    length, coding = fields.get("content-length"), fields.get("transfer-encoding")
+    if "host" not in fields or (length and coding) or fields.get("expect", ["100-continue"]) != ["100-continue"]:
+        return False
+    return coding == ["chunked"] if coding else length is None or _LENGTH.fullmatch(length[0]) is not None

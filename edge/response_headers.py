@@ -1,0 +1,37 @@
+"""The headers that every response carries, whoever makes it."""
+
+from __future__ import annotations
+
+CORS_METHODS = ["GET", "POST", "OPTIONS"]
+CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
+CORS_EXPOSED = [
+    "X-Request-ID",
+    "X-Response-Time",
+    "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "RateLimit-Policy",
+]
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def cors_headers(allowed_origins: tuple[str, ...], origin: str | None) -> dict[str, str]:
+    """Return what flask-cors adds to a response that is no preflight's. origin: of the page that asks, if one does."""
+    exposed = {"Access-Control-Expose-Headers": ", ".join(sorted(CORS_EXPOSED))}
+    if allowed_origins == ("*",):
+        return {"Access-Control-Allow-Origin": "*"} | exposed
+    origin = sorted(allowed_origins)[0] if origin is None else origin
+    if origin.lower() not in (allowed.lower() for allowed in allowed_origins):
+        return {}
+    return {"Access-Control-Allow-Origin": origin} | exposed | ({"Vary": "Origin"} if len(allowed_origins) > 1 else {})

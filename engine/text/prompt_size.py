@@ -1,0 +1,52 @@
+"""The least that a prompt can take of a model's context, counted before any of it is rendered or tokenized.
+
+Rendering and tokenizing cost time and memory for every character, so what cannot fit is refused by counting. Everything
+that a chat template is given counts: contents, names, ids, arguments, definitions of tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.errors import ContextTooLong
+from engine.types import ChatPrompt, Prompt, TextPrompt
+
+# No token of the served vocabularies is longer, in characters.
+LONGEST_TOKEN = 128
+# Characters that a value takes at least in a rendered text: itself and what separates it from the next.
+VALUE = 2
+
+
+def check_prompt_size(prompt: Prompt, max_model_len: int) -> None:
+    """Raise ContextTooLong for a prompt that cannot fit into `max_model_len` tokens, whatever its text."""
+    most = LONGEST_TOKEN * max_model_len
+    if isinstance(prompt, ChatPrompt):
+        longer = _longer([prompt.messages, prompt.tools], most)
+    else:
+        longer = isinstance(prompt, TextPrompt) and len(prompt.text) > most
+    if longer:
+        raise too_long(prompt, max_model_len)
+
+
+def too_long(prompt: Prompt, max_model_len: int) -> ContextTooLong:
+    """Return the error for a prompt that alone does not fit, its exact length unknown."""
+    field, are = ("messages", "are") if isinstance(prompt, ChatPrompt) else ("prompt", "is")
+    return ContextTooLong(f"The {field} {are} too long for this model's context of {max_model_len} tokens.", field)
+
+
+def _longer(values: list[Any], most: int) -> bool:
+    """Return whether JSON-like values have more than `most` characters; counts no further than that."""
+    counted = 0
+    while values and counted <= most:
+        value = values.pop()
+        if isinstance(value, str):
+            counted += len(value)
+            continue
+        counted += VALUE
+        if isinstance(value, Mapping):
+            counted += sum(len(key) for key in value)
+            values.extend(value.values())
+        elif isinstance(value, list | tuple):
+            values.extend(value)
+    return counted > most

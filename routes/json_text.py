@@ -1,0 +1,267 @@
+"""Reads a JSON text of a client without holding the interpreter lock for long, whatever the text.
+
+A parser in C holds the lock for all of a text. So a long text is first counted: the values outside of its strings are
+bounded, and so is all that is not an image; beyond it nothing is parsed. Then its long strings are taken out, decoded
+in pieces, and put back into what was parsed of the rest.
+
+Strict JSON (RFC 8259), with names that are unique and text (RFC 7493, sections 2.1 and 2.3).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from engine.errors import Message, PayloadTooLarge, ValidationError
+
+SHORT_TEXT = 64 * 1024  # bytes that are parsed as they are
+LONG_STRING = 16 * 1024  # bytes
+MAX_VALUES = 100_000
+MAX_CONTAINERS = 20_000  # objects and lists; each costs as much as ten numbers
+MAX_TEXT_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 100
+MAX_DIGITS = 400  # the largest floating-point numbers have 309
+TOO_LARGE = Message("json_too_large", "The request has more text or more values than any valid request.")
+
+IMAGE = b"data:"
+# Escapes inside a string, each with what follows it; bounded, so that one match holds the lock for a moment only.
+ESCAPES = re.compile(rb"(?:\\.[^\"\\]{0,1024}+){1,1024}+", re.DOTALL)
+# A piece of a string that ends neither within an escape nor between the two of a surrogate pair.
+PIECE = re.compile(
+    rb"(?:[^\\]{1,64}+|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|\\){1,1024}+",
+    re.DOTALL,
+)
+SURROGATE = re.compile("[\ud800-\udfff]")
+SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """What a text may have. values: outside of strings; text_bytes: of everything but images."""
+
+    values: int = MAX_VALUES
+    containers: int = MAX_CONTAINERS
+    text_bytes: int = MAX_TEXT_BYTES
+
+
+USUAL = JsonLimits()
+
+
+def read_json(text: bytes, limits: JsonLimits = USUAL, check_strings: bool = True) -> Any:
+    """Return the value of a JSON text.
+
+    check_strings: refuse a string with a lone surrogate, which is no text, and name its field. Raises ValidationError
+    for that and for a text that is no JSON, PayloadTooLarge for a long text beyond the limits.
+    """
+    try:
+        strings = _long_strings(text, limits) if len(text) > SHORT_TEXT else []
+        return _parsed(text, strings, check_strings)
+    except UnicodeDecodeError as error:
+        raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
+    except ValueError as error:
+        raise ValidationError("The request body is not valid JSON.") from error
+    except RecursionError as error:
+        raise ValidationError("The request body is nested too deeply.") from error
+
+
+def _parsed(text: bytes, strings: list[tuple[int, int]], check_strings: bool) -> Any:
+    """Return the value of a text. strings: where its long strings begin and end."""
+    held = _Held()
+    rest, position = [], 0
+    for start, end in strings:
+        rest += [text[position:start], held.add(_decoded(text, start, end)).encode()]
+        position = end
+    short = b"".join([*rest, text[position:]]) if rest else text
+    value = json.loads(
+        short.decode("utf-8-sig"),
+        object_pairs_hook=held.object,
+        parse_int=_integer,
+        parse_float=_number,
+        parse_constant=_no_number,
+    )
+    if isinstance(value, list | str):
+        value = held.restored(value)
+    if short.count(b"{") + short.count(b"[") > MAX_DEPTH:
+        _check_depth(value)
+    if check_strings and (held.surrogates or SURROGATE_ESCAPE.search(short)):
+        _check_text(value)
+    return value
+
+
+class _Held:
+    """The long strings of one text, each with a name that stands for it while the rest is parsed.
+
+    surrogates: whether any of them has a lone surrogate.
+    """
+
+    def __init__(self) -> None:
+        self.surrogates = False
+        self._mark = secrets.token_hex(16)
+        self._strings: dict[str, str] = {}
+
+    def add(self, pieces: list[str]) -> str:
+        """Keep a string; return its name."""
+        name = f"{self._mark}{len(self._strings)}"
+        self._strings[name] = "".join(pieces)
+        self.surrogates = self.surrogates or not all(map(_is_text, pieces))
+        return name
+
+    def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Return an object of these fields. Raises ValidationError for a name that is repeated."""
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            name = self._strings.get(key, key) if self._strings else key
+            if name in found:
+                raise repeated(shown_name(name))
+            found[name] = self.restored(value) if self._strings else value
+        if not all(map(_is_text, found)):
+            raise ValueError
+        return found
+
+    def restored(self, value: Any) -> Any:
+        """Return a value, and those of its lists, with the strings that the names stand for."""
+        if isinstance(value, str):
+            return self._strings.get(value, value)
+        return [self.restored(item) for item in value] if isinstance(value, list) and self._strings else value
+
+
+def _long_strings(text: bytes, limits: JsonLimits) -> list[tuple[int, int]]:
+    """Return where each long string begins and ends. Raises PayloadTooLarge for a text beyond the limits."""
+    found: list[tuple[int, int]] = []
+    position = 0
+    values = containers = strings = size = 0
+    while True:
+        start = text.find(b'"', position) + 1 or len(text) + 1
+        size += start - position
+        if size <= limits.text_bytes:
+            values += text.count(b",", position, start)
+            containers += text.count(b"[", position, start) + text.count(b"{", position, start)
+        if containers > limits.containers:
+            ended = text.count(b"]", 0, start) + text.count(b"}", 0, start)
+            raise RecursionError if containers - ended > MAX_DEPTH else PayloadTooLarge(TOO_LARGE)
+        if size > limits.text_bytes or values > limits.values:
+            raise PayloadTooLarge(TOO_LARGE)
+        if start > len(text):
+            return found
+        image = text[start : start + len(IMAGE)].lower() == IMAGE
+        end = _end_of_string(text, start, len(text) if image else start + limits.text_bytes - size)
+        strings += 1
+        size += 0 if image else end - start
+        if strings > 2 * (limits.values + limits.containers):
+            raise PayloadTooLarge(TOO_LARGE)
+        if end - start > LONG_STRING:
+            found.append((start, end))
+        position = end + 1
+
+
+def _end_of_string(text: bytes, start: int, most: int) -> int:
+    """Return where the string that begins at `start` has its closing quote.
+
+    Raises PayloadTooLarge where there is none up to `most`, ValueError where there is none at all.
+    """
+    quote = -1
+    while True:
+        if quote < start:
+            quote = text.find(b'"', start, most + 1)
+            if quote < 0:
+                raise PayloadTooLarge(TOO_LARGE) if most < len(text) else ValueError
+        escape = text.find(b"\\", start, quote)
+        if escape < 0:
+            return quote
+        start = _end_of_escapes(text, escape)
+
+
+def _end_of_escapes(text: bytes, start: int) -> int:
+    """Return a position behind the escape at `start` that no escape includes. Raises ValueError for half of one."""
+    match = ESCAPES.match(text, start)
+    if match is None:
+        raise ValueError
+    return match.end()
+
+
+def _decoded(text: bytes, start: int, end: int) -> list[str]:
+    """Return the pieces of the string between two quotes. Raises ValueError where it is none of JSON."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    pieces = []
+    while start < end:
+        match = PIECE.match(text, start, end)
+        assert match is not None  # any byte begins a piece
+        start = match.end()
+        pieces.append(json.loads(f'"{decoder.decode(match[0], start == end)}"'))
+    return pieces
+
+
+def _check_text(value: Any) -> None:
+    """Raise ValidationError for the first string that has a lone surrogate, which UTF-8 cannot express."""
+    for path, string in _texts(value, ""):
+        if not _is_text(string):
+            raise ValidationError(
+                Message("text_characters", "{name} has characters that are not allowed in a text.", name=path), path
+            )
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield each string in a value with its path, as a client would write it: `messages[2].content`."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{path}.{shown_name(name)}" if path else shown_name(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{path}[{index}]")
+
+
+def _is_text(string: str) -> bool:
+    """Return False for a string with a lone surrogate, which JSON can express and UTF-8 cannot."""
+    return string.isascii() or SURROGATE.search(string) is None
+
+
+def shown_name(name: str) -> str:
+    """Return a field's name if it is printable and short, as messages and logs need it."""
+    return name if 0 < len(name) <= 64 and name.isprintable() else "(unreadable)"
+
+
+def repeated(name: str) -> ValidationError:
+    """Return the error for a field that was sent twice."""
+    if name == "image":
+        return ValidationError(Message("image_repeated", "image was sent more than once."), name)
+    return ValidationError(Message("field_repeated", "{name} was sent more than once.", name=name), name)
+
+
+def _check_depth(value: Any) -> None:
+    """Raise RecursionError for a value of more than MAX_DEPTH levels: those who use it may be recursive."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _integer(text: str) -> int:
+    """Return an integer. Python code lets other threads run within a long list; a long number takes too long."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError
+    return int(text)
+
+
+def _number(text: str) -> float | int:
+    """Return a number; 5.0 is the integer 5, as in JSON Schema."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError

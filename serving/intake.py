@@ -1,0 +1,310 @@
+"""Reads requests from connections in the worker's one polling thread, and hands over those that are whole.
+
+A connection costs a thread only once its request has arrived. Until then it waits here: for its first byte, for the end
+of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
+as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
+us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
+the client would lose its answer. An error in the handling of one connection ends that connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from edge import errors
+from edge.body_budget import BodyBudget, Reservation
+from edge.gate import NAMING_BYTES, Verdict
+from serving.connection import Connection
+from serving.framing import Framing, Stage
+
+# The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
+MIN_BYTES_PER_SECOND = 16 * 1024
+READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
+DISCARD_SECONDS = 2.0
+DISCARD_BYTES = 64 * 1024 * 1024
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Gate(Protocol):
+    """Decides which requests are read and served; `edge.gate.Gate`."""
+
+    def judge(self, head: bytes, peer: str) -> Verdict: ...
+
+
+class Poller(Protocol):
+    """The part of `selectors.BaseSelector` that is used here."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any: ...
+    def unregister(self, fileobj: Any) -> Any: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Arrival:
+    """A request on its way. until: when its connection is given up; began: its first byte's time, None before that."""
+
+    until: float
+    framing: Framing = field(default_factory=Framing)
+    began: float | None = None
+    verdict: Verdict | None = None
+    reservation: Reservation | None = None
+
+    def close(self) -> None:
+        """Release what the request holds; it is not served."""
+        if self.reservation is not None:
+            self.reservation.release()
+        self.framing.close()
+
+
+class Intake:
+    """The connections that no thread serves at the moment. Belongs to the polling thread.
+
+    dispatch: called with a connection whose request is whole, or is to be refused by whoever serves it; closed: called
+    when a connection has ended here. patience: seconds that a head may take, and a body beyond what its bytes need at
+    the slowest rate; keepalive: seconds that a connection may be silent behind a refusal; max_body_bytes: a longer body
+    is not read, since every route refuses it; per_peer: how many connections of one address may wait here, None for any
+    number: beyond it the longest waiting one is closed.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        dispatch: Callable[[Connection], None],
+        closed: Callable[[Connection], None],
+        budget: BodyBudget,
+        gate: Gate,
+        patience: float,
+        max_body_bytes: int,
+        keepalive: float,
+        per_peer: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._poller, self._dispatch, self._closed = poller, dispatch, closed
+        self._budget, self._gate, self._clock = budget, gate, clock
+        self._patience, self._keepalive, self._max_body_bytes = patience, keepalive, max_body_bytes
+        self._per_peer = per_peer
+        self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
+        self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
+        self._peers: Counter[str] = Counter()
+        self._stopping = False
+
+    def __len__(self) -> int:
+        return len(self._arriving) + len(self._discarding)
+
+    def expect(self, conn: Connection, seconds: float) -> None:
+        """Wait for a connection's next request, at most `seconds` for its first byte."""
+        self._guarded(conn, partial(self._expect, conn, seconds))
+
+    def _expect(self, conn: Connection, seconds: float) -> None:
+        peer = conn.peer
+        if self._per_peer is not None and self._peers[peer] >= self._per_peer:
+            self._give_up(next(other for other in self._arriving if other.peer == peer))
+        arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
+        self._peers[peer] += 1
+        conn.sock.setblocking(False)
+        step = partial(self._readable, conn)
+        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
+        early, conn.leftover = conn.leftover, b""
+        if early:
+            self._take(conn, arrival, early)
+
+    def discard(self, conn: Connection) -> None:
+        """Close a connection whose client may still be sending, so that it receives its answer all the same."""
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            step = partial(self._discard_some, conn)
+            self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
+        except (OSError, ValueError):  # the client has gone
+            self._end(conn)
+        else:
+            self._discarding[conn] = (self._clock() + DISCARD_SECONDS, DISCARD_BYTES)
+
+    def sweep(self) -> None:
+        """Give up the connections whose time is over."""
+        now = self._clock()
+        for conn in [conn for conn, arrival in self._arriving.items() if now >= arrival.until]:
+            self._guarded(conn, partial(self._give_up, conn))
+        for conn in [conn for conn, (until, _) in self._discarding.items() if now >= until]:
+            self._guarded(conn, partial(self._stop_discarding, conn))
+
+    def cap(self, deadline: float) -> None:
+        """At a stop, let no connection without a request wait beyond `deadline`, and keep none behind a refusal."""
+        self._stopping = True
+        for arrival in self._arriving.values():
+            if arrival.began is None:
+                arrival.until = min(arrival.until, deadline)
+
+    def close_longest_waiting(self) -> bool:
+        """Close the connection that has waited longest, for its descriptor; False where none waits."""
+        conn = next(iter(self._arriving), None)
+        if conn is None:
+            return False
+        self._give_up(conn)
+        return True
+
+    def close(self) -> None:
+        """Give up every connection."""
+        for conn in [*self._arriving]:
+            self._guarded(conn, partial(self._give_up, conn))
+        for conn in [*self._discarding]:
+            self._guarded(conn, partial(self._stop_discarding, conn))
+
+    def drop(self, conn: Connection) -> None:
+        """Close a connection, wherever its handling was interrupted, and release all that it holds."""
+        arrival = self._arriving.get(conn)
+        if arrival is not None:
+            self._leave(conn)
+            arrival.close()
+        self._discarding.pop(conn, None)
+        self._forget(conn)
+        self._end(conn)
+
+    def _guarded(self, conn: Connection, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:
+            errors.log_unexpected(error)
+            self.drop(conn)
+
+    # --- a request that arrives ---
+
+    def _readable(self, conn: Connection) -> None:
+        if conn not in self._arriving:  # given up since the kernel reported it
+            return
+        try:
+            data = conn.sock.receive_now(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(conn, self._arriving[conn], data)
+        else:
+            self._give_up(conn)
+
+    def _take(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
+        if arrival.began is None:
+            arrival.began = self._clock()
+        framing, before = arrival.framing, arrival.framing.body_received
+        conn.leftover = framing.feed(data)
+        arrival.until = arrival.began + self._patience + framing.body_received / MIN_BYTES_PER_SECOND
+        if framing.stage is Stage.HEAD:
+            return
+        if arrival.verdict is None and not self._judge(conn, arrival):
+            return
+        grown = framing.body_received - before if framing.content_length is None else 0
+        if framing.stage is Stage.UNSTORED or (grown and not self._admit(arrival, grown)):
+            self._hand_over(conn, arrival, refused=True)
+        elif framing.stage is not Stage.BODY:
+            self._finish(conn, arrival)
+
+    def _finish(self, conn: Connection, arrival: _Arrival) -> None:
+        """Hand over a request that has arrived, unless it is refused now that its body is known."""
+        framing, verdict = arrival.framing, arrival.verdict
+        again = None if verdict is None or framing.stage is not Stage.WHOLE else verdict.again
+        refusal = again(framing.body(NAMING_BYTES)) if again is not None else None
+        if refusal is None:
+            self._hand_over(conn, arrival)
+        else:
+            self._refuse(conn, arrival, refusal)
+
+    def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
+        """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
+        framing = arrival.framing
+        verdict = arrival.verdict = self._gate.judge(framing.head, conn.peer)
+        if verdict.refusal is not None:
+            self._refuse(conn, arrival, verdict.refusal)
+            return False
+        length = framing.content_length or 0
+        if length > self._max_body_bytes:
+            self._hand_over(conn, arrival)
+            return False
+        if length and not self._admit(arrival, length):
+            self._hand_over(conn, arrival, refused=True)
+            return False
+        if framing.expects_continue and framing.stage is Stage.BODY:
+            with contextlib.suppress(OSError):
+                conn.sock.send(CONTINUE)
+        return True
+
+    def _refuse(self, conn: Connection, arrival: _Arrival, refusal: bytes) -> None:
+        """Send a refusal, and wait for the connection's next request where all of this one has arrived."""
+        self._leave(conn)
+        whole = arrival.framing.stage is Stage.WHOLE
+        plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
+        keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
+        arrival.close()
+        try:
+            sent = conn.sock.send(refusal) == len(refusal)
+        except OSError:
+            sent = False
+        if keep and sent:
+            self.expect(conn, self._keepalive)
+        elif plain and sent:
+            self._end(conn)  # nothing is left unread, so the client loses nothing of its answer
+        else:
+            conn.leftover = b""
+            self.discard(conn)
+
+    def _admit(self, arrival: _Arrival, size: int) -> bool:
+        if arrival.reservation is None:
+            assert arrival.verdict is not None  # a body is admitted behind its head
+            arrival.reservation = self._budget.reserve(arrival.verdict.client, size)
+            return arrival.reservation is not None
+        return arrival.reservation.grow(size)
+
+    def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
+        self._leave(conn)
+        conn.sock.begin_request(arrival.framing, arrival.reservation, refused)
+        self._dispatch(conn)
+
+    # --- the ends ---
+
+    def _give_up(self, conn: Connection) -> None:
+        arrival = self._arriving[conn]
+        self._leave(conn)
+        arrival.close()
+        self._end(conn)
+
+    def _leave(self, conn: Connection) -> None:
+        del self._arriving[conn]
+        self._peers[conn.peer] -= 1
+        if not self._peers[conn.peer]:
+            del self._peers[conn.peer]
+        self._forget(conn)
+
+    def _discard_some(self, conn: Connection) -> None:
+        if conn not in self._discarding:
+            return
+        until, left = self._discarding[conn]
+        try:
+            received = len(conn.sock.receive_now(READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            received = 0
+        self._discarding[conn] = (until, left - received)
+        if not received or left <= received:
+            self._stop_discarding(conn)
+
+    def _stop_discarding(self, conn: Connection) -> None:
+        del self._discarding[conn]
+        self._forget(conn)
+        self._end(conn)
+
+    def _forget(self, conn: Connection) -> None:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # a socket that is closed already
+            self._poller.unregister(conn.sock)
+
+    def _end(self, conn: Connection) -> None:
+        if not conn.closed:
+            conn.close()
+            self._closed(conn)

@@ -1,0 +1,157 @@
+"""The response to what Gunicorn cannot parse, or could not hand to the application, in the shape of the API.
+
+It is counted and leaves an access line like any other. Nothing that the client sent is logged, apart from a path.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from gunicorn.http.errors import (
+    ConfigurationProblem,
+    ExpectationFailed,
+    InvalidRequestLine,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
+from gunicorn.util import write_nonblock
+from werkzeug.http import HTTP_STATUS_CODES
+
+from edge import caller, errors
+from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
+from edge.services import Services
+from engine.errors import ServiceError, ValidationError
+from serving.connection import ClientSocket
+from serving.framing import MAX_HEAD_BYTES
+from telemetry.logs import request_id_var
+from telemetry.metrics.prometheus import METHODS
+from telemetry.observer import RequestObserver
+from telemetry.tracing import Trace
+
+log = logging.getLogger("avito_ai.serving")
+
+# The first class that fits counts.
+REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (LimitRequestLine, 414, "URI Too Long", "The request line is too long."),
+    (LimitRequestHeaders, 431, "Request Header Fields Too Large", "The header fields are too large."),
+    (ExpectationFailed, 417, "Expectation Failed", "This expectation cannot be met."),
+    (UnsupportedTransferCoding, 501, "Not Implemented", "This transfer coding is not read here."),
+    (ParseException, 400, "Bad Request", "The request is malformed."),
+)
+OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
+ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What can be read of a request that is no HTTP. method, path: "" where the request line does not say it."""
+
+    method: str
+    path: str
+    origin: str | None
+    forwarded: list[str]
+
+    def under(self, prefix: str) -> bool:
+        """True if the path is this one, or below it."""
+        return self.path == prefix or self.path.startswith(f"{prefix}/")
+
+
+def read_attempt(head: bytes) -> Attempt:
+    """Return what the head of a request says, as far as it can be read."""
+    line, *fields = head.decode("latin-1").split("\r\n")
+    method, _, rest = line.partition(" ")
+    target = ABSOLUTE.sub("", rest.partition(" ")[0], count=1)
+    path = "/" + unquote(re.split("[?#]", target)[0]).lstrip("/") if target.startswith("/") else ""
+    values: dict[str, list[str]] = {}
+    for name, _, value in (field.partition(":") for field in fields):
+        values.setdefault(name.lower(), []).append(value.strip())
+    origin = values.get("origin", [None])[0]
+    return Attempt(method if method in METHODS else "", path, origin, values.get("x-forwarded-for", []))
+
+
+def endless(head: bytes) -> ParseException:
+    """Return what is wrong with a head that has no end."""
+    if len(head) <= MAX_HEAD_BYTES:
+        return InvalidRequestLine("")
+    return LimitRequestHeaders("") if b"\r\n" in head else LimitRequestLine(len(head), MAX_HEAD_BYTES)
+
+
+class FailureResponses:
+    """Responds to requests that never reached the application, or left it by an error that it did not handle."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def send(self, client: ClientSocket, peer: str, error: Exception) -> None:
+        """Send the response to a request that ended with `error`. peer: the address of its connection."""
+        began, request_id, attempt = time.monotonic(), str(uuid.uuid4()), read_attempt(client.request_head)
+        token = request_id_var.set(request_id)
+        try:
+            status, reason, shown = _refusal(error)
+            settings = self._services.settings
+            address = caller.address_of(attempt.forwarded, peer, settings.server.trusted_proxies)
+            RequestObserver(self._services.metrics, Trace(), request_id, began).responded(
+                attempt.method or "-", None, attempt.path or "-", address, status, streamed=False, level=logging.INFO
+            )
+            cors = cors_headers(settings.security.allowed_origins, attempt.origin)
+            write_nonblock(client, failure_response(status, reason, shown, request_id, attempt, cors))
+        except OSError:
+            log.debug("The client of a malformed request has gone.")
+        finally:
+            request_id_var.reset(token)
+
+
+def failure_response(
+    status: int, reason: str, error: ServiceError, request_id: str, attempt: Attempt, cors: dict[str, str]
+) -> bytes:
+    """Return a whole response; the connection is closed behind it."""
+    kind, body = _body(error, request_id, attempt)
+    fields = {
+        "Content-Type": kind,
+        "Content-Length": str(len(body)),
+        "X-Request-ID": request_id,
+        "X-Response-Time": "0.000s",
+        "Connection": "close",
+        **NO_STORE,
+        **SECURITY_HEADERS,
+        **errors.headers_of(error, error),
+        **cors,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode("latin-1") + (b"" if attempt.method == "HEAD" else body)
+
+
+def _body(error: ServiceError, request_id: str, attempt: Attempt) -> tuple[str, bytes]:
+    """Return type and content: a text for a path of the pages, JSON for the API's and for one that is unknown."""
+    if attempt.under("/v1"):
+        return "application/json", _json(errors.openai_body(error))
+    if attempt.under("/api") or not attempt.path:
+        return "application/json", _json(errors.api_body(error, request_id, lambda message, _: message))
+    return "text/plain; charset=utf-8", f"{error.message}\nRequest id: {request_id}\n".encode()
+
+
+def _json(body: object) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+
+
+def _refusal(error: Exception) -> tuple[int, str, ServiceError]:
+    """Return status, reason phrase and the error that is shown; what is not the client's fault is logged."""
+    if isinstance(error, OURS):
+        errors.log_unexpected(error)
+        return 500, HTTP_STATUS_CODES[500], errors.InternalError(errors.UNEXPECTED)
+    for kind, status, reason, message in REFUSALS:
+        if isinstance(error, kind):
+            return status, reason, ValidationError(message)
+    shown = errors.as_service_error(error)
+    status = errors.meaning_of(shown).status
+    return status, HTTP_STATUS_CODES[status], shown

@@ -1,0 +1,292 @@
+"""The gate refuses what the hooks would refuse, with the same response, and lets everything else through."""
+
+import json
+import re
+
+import pytest
+
+from edge.gate import GATED
+from edge.services import services
+from engine.errors import NotReady, Overloaded
+from engine.types import Status
+from tests.fakes import image_bytes, multipart
+
+TEXT, BATCH, IMAGE = "/api/v1/text/generate", "/api/v1/text/batch", "/api/v1/image/analyze"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+BODIES = {
+    TEXT: {"prompt": "Hello"},
+    BATCH: {"prompts": ["Hello"]},
+    CHAT: {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]},
+    COMPLETIONS: {"model": "avibe", "prompt": "Hello"},
+}
+# What only the server that sends a response can know.
+ITS_OWN = {"server", "date", "connection", "x-response-time"}
+
+
+@pytest.fixture
+def environ():
+    """Two requests a minute."""
+    return {"RATE_LIMIT_PER_MINUTE": "2", "TRUSTED_PROXIES": "1", "LOG_LEVEL": "INFO"}
+
+
+@pytest.fixture
+def gate(app):
+    return services(app).gate
+
+
+def head_of(path, body, headers=None, method="POST"):
+    """Return a request's head as bytes, with the fields that a JSON client sends."""
+    fields = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": len(body)} | (headers or {})
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value is not None)
+    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
+def judged(gate, path, body=None, headers=None, peer="127.0.0.1"):
+    """Return the gate's refusal, None for a request that it lets through to the hooks."""
+    body = json.dumps(BODIES[path]).encode() if body is None else body
+    verdict = gate.judge(head_of(path, body, headers), peer)
+    return verdict.again(body) if verdict.refusal is None and verdict.again is not None else verdict.refusal
+
+
+def parsed(response):
+    """Return status, headers by lower name, and body of a response in bytes."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    assert len(headers) == len(lines)
+    assert int(headers["content-length"]) == len(body)
+    return int(first.split()[1]), headers, json.loads(body)
+
+
+def by_the_hooks(client, path, headers=None):
+    """Return the same of the response that the hooks and the view give."""
+    answer = client.post(path, json=BODIES[path], headers=headers)
+    names = [name.lower() for name in answer.headers.keys()]
+    assert len(names) == len(set(names))
+    return answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, answer.json
+
+
+def figures(app):
+    """Return the counters of requests, by their series, without those of time."""
+    text = services(app).metrics.prometheus.text().decode()
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if re.match(r"avito_ai_(http_requests|requests|rate_limit_refusals|http_request_duration_seconds_count)", line)
+        and "_created" not in line
+    }
+
+
+def full(avibe, avision):
+    avibe.capacity = avision.capacity = 0
+
+
+def draining(avibe, avision):
+    avibe.become(Status.DRAINING)
+    avision.become(Status.DRAINING)
+
+
+def nothing(avibe, avision):
+    """Leave the models as they are."""
+
+
+PLAIN, OTHER_COPY = {}, {"X-Another-Copy": "yes", "X-Forwarded-For": "1.2.3.4"}
+PAGE = {"Origin": "https://shop.example", "X-Message-Language": "ru"}
+
+
+@pytest.mark.parametrize("origins", ["*", "https://shop.example", "https://shop.example,https://other.example"])
+@pytest.mark.parametrize("headers", [PLAIN, OTHER_COPY, PAGE], ids=["plain", "other copy", "page"])
+@pytest.mark.parametrize("path", [TEXT, CHAT, COMPLETIONS])
+@pytest.mark.parametrize(("become", "spent"), [(full, 0), (draining, 0), (full, 2), (nothing, 2)])
+class TestTheSameResponse:
+    """What the gate sends is what the hooks would have sent."""
+
+    @pytest.fixture
+    def environ(self, environ, origins):
+        return environ | {"ALLOWED_ORIGINS": origins}
+
+    def test_header_by_header(self, app, client, gate, avibe, avision, become, spent, path, headers):
+        """Status, body and every header, the quota included; both count in the same series, once each."""
+        outcomes, counted = [], []
+        for key, send in (("a", by_the_hooks), ("b", None)):
+            who = headers | {"X-Forwarded-For": f"10.0.0.{1 if key == 'a' else 2}", "X-Request-ID": "an-id"}
+            for _ in range(spent):
+                assert client.post(TEXT, json=BODIES[TEXT], headers=who).status_code == 200
+            become(avibe, avision)
+            before = figures(app)
+            outcomes.append(send(client, path, who) if send else parsed(judged(gate, path, headers=who)))
+            after = {name: value - before.get(name, 0) for name, value in figures(app).items()}
+            counted.append({name: value for name, value in after.items() if value})
+            avibe.become(Status.READY)
+            avision.become(Status.READY)
+            avibe.capacity = avision.capacity = 1000
+        hooks, ours = outcomes
+        assert (ours[0], ours[2]) == (hooks[0], hooks[2])
+        assert ours[0] in (429, 503)
+        assert {n: v for n, v in ours[1].items() if n not in ITS_OWN} == {
+            n: v for n, v in hooks[1].items() if n not in ITS_OWN
+        }
+        assert ITS_OWN <= ours[1].keys()
+        assert counted[0] == counted[1]
+
+
+def test_the_access_line_is_written_once(client, gate, avibe, caplog):
+    """One line with the request's id, route, status and client, as the hooks write it."""
+    avibe.capacity = 0
+    caplog.set_level("INFO", "avito_ai.access")
+    judged(gate, TEXT, headers={"X-Forwarded-For": "9.9.9.9"})
+    (ours,) = [record.getMessage() for record in caplog.records if record.name == "avito_ai.access"]
+    caplog.clear()
+    client.post(TEXT, json=BODIES[TEXT], headers={"X-Forwarded-For": "9.9.9.9"})
+    (hooks,) = [record.getMessage() for record in caplog.records if record.name == "avito_ai.access"]
+    assert re.sub(r"[\d.]+s", "", ours) == re.sub(r"[\d.]+s", "", hooks) == f"POST {TEXT} 503  9.9.9.9"
+
+
+def test_a_refusal_is_charged_as_one_answer(gate, avibe, avision):
+    """Beyond its limit the client is told 429; at an open model a request that passes is charged by the hooks."""
+    full(avibe, avision)
+    assert [parsed(judged(gate, TEXT))[0] for _ in range(4)] == [503, 503, 429, 429]
+    assert [parsed(judged(gate, CHAT, peer="1.1.1.1"))[0] for _ in range(3)] == [503, 503, 429]
+
+
+def test_what_may_be_admitted_passes_uncharged(gate, client):
+    """The gate only looks where it does not refuse."""
+    for path in BODIES:
+        assert [judged(gate, path) for _ in range(5)] == [None] * 5
+    assert client.post(TEXT, json=BODIES[TEXT]).headers["RateLimit-Remaining"] == "1"
+
+
+def test_a_request_of_v1_is_refused_by_the_model_that_it_names(gate, avibe):
+    """Only that one's capacity counts, wherever in the body its name stands."""
+    avibe.capacity = 0
+    cases = (
+        (b'{"model": "avibe", "messages": []}', 503),
+        (b'{"messages": [], "model":"avibe"}', 503),
+        (b'{"messages": [], "model":"avision"}', None),
+        (b'{"messages": [{"content": "\\"model\\": \\"avibe\\""}], "model": "avision"}', None),
+        (b'{"model": "avision", "model": "avibe"}', None),
+        (b'{"model": "another"}', None),
+        (b'{"model": 5}', None),
+        (b"{}", None),
+        (b"\x00\xff", None),
+    )
+    for number, (body, status) in enumerate(cases):
+        refusal = judged(gate, CHAT, body, peer=f"1.1.1.{number}")
+        assert (refusal and parsed(refusal)[0]) == status, body
+
+
+def test_a_batch_is_never_refused_for_capacity(gate, avibe):
+    """It waits for capacity; only a spent limit refuses it here."""
+    avibe.capacity = 0
+    assert [judged(gate, BATCH) for _ in range(3)] == [None] * 3
+
+
+def test_an_image_is_refused_unread(gate, avision):
+    """From the head of its upload."""
+    avision.capacity = 0
+    body = multipart([("image", (image_bytes(), "a.png")), ("prompt", "What?")])
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": 10_000_000}
+    assert parsed(gate.judge(head_of(IMAGE, b"", headers), "1.1.1.1").refusal)[0] == 503
+    assert body
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        (TEXT, {"Content-Type": "text/plain"}),
+        (TEXT, {"Content-Type": None}),
+        (TEXT, {"Content-Encoding": "gzip"}),
+        (TEXT, {"Content-Length": 2 * 1024 * 1024}),
+        (TEXT, {"Content-Length": "x"}),
+        (TEXT, {"Content-Length": "1, 1"}),
+        (TEXT, {"Content-Length": "9" * 30}),
+        (TEXT, {"Transfer-Encoding": "gzip, chunked", "Content-Length": None}),
+        (TEXT, {"Transfer-Encoding": "chunked"}),
+        (TEXT, {"Expect": "a miracle"}),
+        (TEXT, {"Host": None}),
+        (TEXT, {"Bad Name": "x"}),
+        (TEXT, {"X": "a\x00b"}),
+        (TEXT, {"X-Long": "x" * 9000}),
+        (f"{TEXT}?a=b", {}),
+        (f"{TEXT}/", {}),
+        ("/avibe", {"Content-Type": "application/x-www-form-urlencoded"}),
+        ("/api/metrics/reset", {}),
+        ("/language", {}),
+        ("/", {}),
+    ],
+)
+def test_what_is_not_certain_is_left_to_the_hooks(gate, avibe, avision, path, headers):
+    """What they would refuse as 4xx never becomes 503, and pages are rendered."""
+    full(avibe, avision)
+    assert gate.judge(head_of(path, b"{}", headers), "1.1.1.1").refusal is None
+
+
+@pytest.mark.parametrize("head", [b"", b"\r\n\r\n", b"POST /api/v1/text/generate\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n"])
+def test_what_is_no_http_is_left_to_the_parser(gate, head):
+    """Whatever the bytes, there is a verdict."""
+    assert gate.judge(head, "").refusal is None
+
+
+@pytest.mark.parametrize("line", [b"X: y", b" folded", b"NoColon", b"X\x01: y", b"Host: a", b"X: \r y"])
+def test_odd_field_lines_pass(gate, avibe, line):
+    """A field that the parser may refuse, or a second Host, is not the gate's to judge; a plain one is."""
+    avibe.capacity = 0
+    head = head_of(TEXT, b"{}").replace(b"Content-Type", line + b"\r\nContent-Type")
+    assert (gate.judge(head, "1.1.1.1").refusal is not None) == (line == b"X: y")
+
+
+def test_methods_that_generate_nothing_pass(gate, avibe):
+    """GET, HEAD and OPTIONS of a generation route are the framework's."""
+    avibe.capacity = 0
+    for method in ("GET", "HEAD", "OPTIONS", "PUT", "post"):
+        assert gate.judge(head_of(TEXT, b"{}", method=method), "1.1.1.1").refusal is None
+
+
+def test_the_client_is_the_one_of_the_hooks(gate):
+    """Whose bytes count, whatever the request: the address that trusted proxies saw, IPv6 by its /64."""
+    head = head_of("/", b"", {"X-Forwarded-For": "6.6.6.6, 2001:db8::1"})
+    assert gate.judge(head, "127.0.0.1").client == "2001:db8::/64"
+
+
+def test_refusals_keep_their_kind(gate, avibe):
+    """The model's own refusal is told: its reason, and when to try again."""
+    for refusal, code in ((Overloaded("Busy.", 17), "overloaded"), (NotReady("Not yet.", 17), "not_ready")):
+        avibe.refusal = refusal
+        status, headers, body = parsed(judged(gate, TEXT, headers={"X-Forwarded-For": code}, peer=f"1.1.1.{len(code)}"))
+        assert (status, headers["retry-after"], body["error"], body["message"]) == (503, "17", code, refusal.message)
+
+
+def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
+    """`Connection: close` is honoured."""
+    avibe.capacity = 0
+    for value, keeps in (("close", False), ("Close", False), ("keep-alive", True)):
+        verdict = gate.judge(head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
+        assert verdict.keeps_alive is keeps
+        assert parsed(verdict.refusal)[1]["connection"] == ("keep-alive" if keeps else "close")
+
+
+def test_the_gated_routes_are_those_that_generate_and_answer_in_json():
+    """A new route of that kind is gated, or this test says so."""
+    assert set(GATED) == {TEXT, BATCH, IMAGE, CHAT, COMPLETIONS}
+
+
+class TestSharedLimits:
+    """Where limits are counted in Redis, the gate does not ask it."""
+
+    @pytest.fixture
+    def environ(self, environ):
+        return environ | {"RATE_LIMIT_STORAGE": "redis://127.0.0.1:1/0"}
+
+    def test_a_full_model_refuses_without_a_quota(self, gate, avibe):
+        """Neither charged nor limited; the response has no figures of a limit."""
+        avibe.capacity = 0
+        status, headers, _ = parsed(judged(gate, TEXT))
+        assert status == 503
+        assert "ratelimit-limit" not in headers
+
+
+def test_a_fault_of_the_gate_ends_nobody(gate, avibe, caplog):
+    """It is logged, and the hooks decide."""
+    avibe.would_refuse = lambda client: 1 / 0
+    assert [judged(gate, path) for path in (TEXT, CHAT)] == [None, None]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]

@@ -1,0 +1,109 @@
+"""Bodies that no honest client sends: half characters, thousands of mistakes or values, prompts that cannot fit."""
+
+import json
+
+import pytest
+from pydantic import ValidationError as PydanticError
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def ask(client, path=CHAT, **fields):
+    prompt = {"messages": HELLO} if path == CHAT else {"prompt": "Hello"}
+    return client.post(path, json={"model": "avibe"} | prompt | fields)
+
+
+def ask_ascii(client, path, body):
+    """Send JSON in ASCII, which can express what UTF-8 cannot."""
+    return client.post(path, data=json.dumps(body), content_type="application/json")
+
+
+def refused(response, field, code="validation_error"):
+    """Check that a request was refused as the client's mistake, with the field at fault."""
+    error = response.json["error"]
+    assert (response.status_code, error["code"]) == (400, code)
+    assert error["param"].startswith(field)
+
+
+HALF = "hi \ud83d"  # half of an emoji, as JavaScript's slice makes it
+TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
+HALVES = [
+    ("messages[0].content", {"messages": [{"role": "user", "content": HALF}]}),
+    ("messages[0].content", {"messages": [{"role": "system", "content": HALF}]}),
+    ("messages[0].content[0].text", {"messages": [{"role": "user", "content": [{"type": "text", "text": HALF}]}]}),
+    ("messages[0].tool_call_id", {"messages": [{"role": "tool", "content": "", "tool_call_id": HALF}]}),
+    (
+        "messages[0].tool_calls[0].function.arguments",
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": HALF}}]}
+            ]
+        },
+    ),
+    ("tools[0].function.description", {"tools": [TOOL | {"function": TOOL["function"] | {"description": HALF}}]}),
+    ("response_format.schema.enum[0]", {"response_format": {"schema": {"enum": [HALF]}}}),
+    ("stop", {"stop": HALF}),
+    ("user", {"user": HALF, "stream": True}),
+]
+
+
+@pytest.mark.parametrize(("field", "fields"), HALVES)
+def test_half_a_character_is_named(client, avibe, field, fields):
+    """Whatever field it stands in: 400, once and for all where JSON is read."""
+    refused(ask_ascii(client, CHAT, {"model": "avibe", "messages": HELLO} | fields), field)
+    assert avibe.submitted == []
+
+
+def test_half_a_character_is_named_elsewhere(client):
+    """Also for the routes of this service's own."""
+    for path in ("/api/v1/text/generate", "/api/v1/image/analyze"):
+        response = ask_ascii(client, path, {"prompt": HALF})
+        assert (response.status_code, response.json["message"]) == (
+            400,
+            "prompt has characters that are not allowed in a text.",
+        )
+
+
+@pytest.mark.parametrize("field", ["messages", "tools", "stop", "logit_bias", "prompt", "more"])
+def test_one_mistake_is_made_of_many(client, field):
+    """Pydantic builds an error for each mistake, with the lock held; it is stopped at the first."""
+    many = {f"k{number}": 1 for number in range(5000)}
+    body = {
+        "messages": {"messages": [{"role": "user", "content": "x"} | many] * 3},
+        "tools": {"tools": [TOOL | many] * 3},
+        "stop": {"stop": [1] * 5000},
+        "logit_bias": {"logit_bias": many},
+        "prompt": {"prompt": [1, *["x"] * 5000]},
+        "more": many,
+    }[field]
+    models = client.application.extensions["services"].openai_models
+    model = models.completion if field == "prompt" else models.chat
+    with pytest.raises(PydanticError) as caught:
+        model.model_validate({"model": "avibe", "messages": HELLO} | body)
+    assert caught.value.error_count() <= 2
+    blamed = "k0" if field == "more" else field
+    refused(ask(client, TEXT if field == "prompt" else CHAT, **body), blamed)
+
+
+def test_a_body_of_more_values_than_any_request_is_not_parsed(client, avibe):
+    """413, for lists, objects, strings and numbers."""
+    for item in (b"1,", b"{},", b"[],", b'"",'):
+        body = b'{"model": "avibe", "messages": [' + item * 400_000 + b"1]}"
+        response = client.post(CHAT, data=body, content_type="application/json")
+        assert (response.status_code, response.json["error"]["code"]) == (413, "payload_too_large")
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize("field", ["description", "name", "arguments"])
+def test_what_a_template_renders_is_bounded(client, avibe, field):
+    """Not contents alone: definitions, names and arguments that cannot fit are refused before they are rendered."""
+    long = "word " * 200_000
+    called = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"} | {field: long}}
+    body = {
+        "description": {"tools": [TOOL | {"function": TOOL["function"] | {"description": long}}]},
+        "name": {"messages": [*HELLO, {"role": "assistant", "tool_calls": [called]}]},
+        "arguments": {"messages": [*HELLO, {"role": "assistant", "tool_calls": [called]}]},
+    }[field]
+    refused(ask(client, **body), "messages", "context_length_exceeded")
+    assert avibe.submitted == []

@@ -1,0 +1,159 @@
+"""Any bytes are a value or a typed refusal; long texts are counted before, and read as short ones are."""
+
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import routes.json_text
+from engine.errors import PayloadTooLarge, ServiceError, ValidationError
+from routes.json_text import JsonLimits, read_json
+
+FEW = JsonLimits(values=20, containers=10, text_bytes=400)
+ENOUGH = JsonLimits(values=1000, containers=1000, text_bytes=10**6)
+
+NO_UTF8 = (ValidationError, "The request body is not valid UTF-8.")
+NO_JSON = (ValidationError, "The request body is not valid JSON.")
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | texts,
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(texts, inner, max_size=6),
+    max_leaves=30,
+)
+escaped = st.sampled_from(["\\n", '\\"', "\\\\", "\\/", "\\u0041", "\\ud83d\\ude00", "\\ud83d", "\\x", "\\u12", "é"])
+fragments = st.lists(
+    st.sampled_from(["{", "}", "[", "]", ",", ":", '"', '"a"', "1", "1.5", "1e999", "NaN", "null", " ", "\\", "data:"])
+    | escaped
+    | texts,
+    max_size=40,
+).map("".join)
+
+
+@pytest.fixture(autouse=True)
+def long(monkeypatch):
+    """Take every text for a long one, and every string of a few letters."""
+    monkeypatch.setattr(routes.json_text, "SHORT_TEXT", 0)
+    monkeypatch.setattr(routes.json_text, "LONG_STRING", 3)
+
+
+def outcome(text, limits=ENOUGH):
+    """Return the value of a text, or the refusal."""
+    try:
+        return read_json(text, limits)
+    except ServiceError as error:
+        return type(error), str(error)
+
+
+def as_short(text):
+    """Return the outcome for a text that is parsed in one piece."""
+    whole = routes.json_text.SHORT_TEXT, routes.json_text.LONG_STRING
+    routes.json_text.SHORT_TEXT = 10**9
+    try:
+        return outcome(text)
+    finally:
+        routes.json_text.SHORT_TEXT, routes.json_text.LONG_STRING = whole
+
+
+@given(values)
+def test_values_are_read_as_the_library_reads_them(value):
+    """With and without escapes."""
+    for ascii_only in (True, False):
+        assert read_json(json.dumps(value, ensure_ascii=ascii_only).encode(), ENOUGH) == value
+
+
+@settings(max_examples=300)
+@given(fragments.map(lambda text: text.encode()) | st.binary(max_size=60))
+@example(b'{"a": "\\\\ud83d\\ude00"}')
+@example(b'["\\u12"34"]')
+@example(b'["abcd\\')
+@example(b'["data:\\')
+@example('["data:\ufeff"]'.encode())
+@example(b'\xef\xbb\xbf["abcdef"]')
+@example(b'["abcdef\xff"]')
+def test_any_bytes_are_a_value_or_a_refusal(text):
+    """The same one whether strings are taken out or not, but for which of two mistakes is named."""
+    one, other = outcome(text), as_short(text)
+    assert repr(one) == repr(other) or {one, other} <= {NO_UTF8, NO_JSON}
+
+
+@given(texts.filter(lambda text: len(text) > 3), st.integers(1, 2000))
+def test_a_string_in_pieces_is_the_string(text, times):
+    """No piece ends within a character, an escape or a surrogate pair."""
+    for ascii_only in (True, False):
+        encoded = json.dumps([text * times], ensure_ascii=ascii_only).encode()
+        assert read_json(encoded, JsonLimits()) == [text * times]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"1," * 30 + b"1]",
+        b"[" + b"[]," * 12 + b"1]",
+        b"[" + b"{}," * 12 + b"1]",
+        b'{"a":"' + b"x" * 500 + b'"}',
+        b'{"a":"' + b'\\"' * 500 + b'"}',
+        b'{"a":"' + b"x" * 500,
+        b'["data:", "' + b"x" * 500 + b'"]',
+        b" " * 500 + b"{}",
+        b'""' * 100,
+        b"[" * 500,
+        b"1" * 500,
+    ],
+)
+def test_a_text_beyond_its_limits_is_not_parsed(text, monkeypatch):
+    """Values, containers, strings and bytes are counted before; what it holds costs nothing."""
+
+    def parse(*_, **__):
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr(routes.json_text.json, "loads", parse)
+    assert outcome(text, FEW)[0] is PayloadTooLarge
+
+
+def test_what_stands_in_strings_is_not_counted():
+    """Commas and brackets of a text are no values; an image is no text."""
+    text = "[{,:}]" * 60
+    assert read_json(json.dumps({"a": text}).encode(), FEW) == {"a": text}
+    image = "data:image/png;base64," + "A" * 5000
+    assert read_json(json.dumps({"a": [[image]]}).encode(), FEW) == {"a": [[image]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (b'{"prompt": "hi \\ud83d"}', "prompt"),
+        (b'{"a": 1, "b": [0, {"c": "\\udc00"}]}', "b[1].c"),
+        (b'{"b": ["\\ud83d\\ude00", "\\ude00\\ud83d"]}', "b[1]"),
+        (b'{"messages": [{"content": [{"text": "' + b"x" * 99 + b'\\uD800"}]}]}', "messages[0].content[0].text"),
+    ],
+)
+def test_a_lone_surrogate_is_named_by_its_field(text, field):
+    """In a short string and in a long one."""
+    for read in (outcome, as_short):
+        assert read(text) == (ValidationError, f"{field} has characters that are not allowed in a text.")
+
+
+def test_names_are_text_and_unique():
+    """Long names too."""
+    assert outcome(b'{"\\ud800": 1}') == outcome(b'{"abcdef\\ud800": 1}') == outcome(b"{")
+    assert outcome(b'{"abcdef": 1, "abcdef": 2}') == (ValidationError, "abcdef was sent more than once.")
+    assert read_json(b'{"abcdef": {"abcdefg": 1}}', ENOUGH) == {"abcdef": {"abcdefg": 1}}
+
+
+def test_a_name_that_stands_for_a_string_cannot_be_guessed():
+    """It is another one in each text."""
+    marks = {routes.json_text._Held().add(["x"]) for _ in range(3)}
+    assert len(marks) == 3
+
+
+@pytest.mark.parametrize("depth", [101, 5000, 200_000])
+@pytest.mark.parametrize("level", [b"[", b'{"a":', b'[{"a":'])
+def test_depth_is_bounded(depth, level):
+    """Whoever walks a value afterwards needs no check of his own."""
+    ends = {b"[": b"]", b'{"a":': b"}", b'[{"a":': b"}]"}
+    text = level * depth + b"1" + ends[level] * depth
+    assert outcome(text, JsonLimits(containers=10**7))[1] == "The request body is nested too deeply."
+    fits = b"[" * 100 + b"]" * 100
+    assert outcome(fits) == json.loads(fits)

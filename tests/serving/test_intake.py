@@ -1,0 +1,512 @@
+"""Connections that no thread serves: read in the poller, handed over when their request is whole, bounded in all."""
+
+import errno
+import os
+import selectors
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from edge.body_budget import BodyBudget
+from edge.gate import Verdict
+from serving.connection import ClientSocket, Connection
+from serving.framing import Stage
+from serving.intake import CONTINUE, DISCARD_SECONDS, MIN_BYTES_PER_SECOND, Intake
+from tests.fakes import Clock
+
+PATIENCE = 10.0
+KEEPALIVE = 5.0
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+SMALL = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Gate:
+    """Judges as told; remembers the heads."""
+
+    def __init__(self):
+        self.refusal, self.heads, self.keeps_alive, self.again = None, [], False, None
+
+    def judge(self, head, peer):
+        self.heads.append(head)
+        return Verdict(peer, self.refusal, self.keeps_alive, self.again)
+
+
+class Room:
+    """An intake over real sockets and a clock that stands still; `pump` lets the poller have its turn."""
+
+    def __init__(self, per_peer=None, total=1000, per_client=600, max_body_bytes=1_000_000):
+        self.clock, self.gate, self.selector = Clock(), Gate(), selectors.DefaultSelector()
+        self.budget = BodyBudget(total, per_client)
+        self.whole, self.closed, self.clients = [], [], []
+        self.intake = Intake(
+            self.selector,
+            self.whole.append,
+            self.closed.append,
+            self.budget,
+            self.gate,
+            PATIENCE,
+            max_body_bytes,
+            KEEPALIVE,
+            per_peer,
+            self.clock,
+        )
+
+    def connect(self, peer="1.2.3.4", seconds=PATIENCE):
+        """Return a new connection, and the client's end of it."""
+        ours, client = socket.socketpair()
+        client.settimeout(5)
+        conn = Connection(None, ClientSocket(ours, PATIENCE), (peer, 1), None)
+        self.clients.append(client)
+        self.intake.expect(conn, seconds)
+        return conn, client
+
+    def pump(self):
+        """Handle everything that the sockets have for us."""
+        while events := self.selector.select(0):
+            for key, _ in events:
+                key.data(key.fileobj)
+
+    def close(self):
+        self.intake.close()
+        for conn in self.whole:
+            conn.close()
+        for client in self.clients:
+            client.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def room():
+    """Make rooms; in the end nothing is left open."""
+    made = []
+
+    def make(**options):
+        made.append(Room(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def read(conn):
+    """All that the thread which serves the request reads."""
+    return b"".join(iter(lambda: conn.sock.recv(7), b""))
+
+
+def test_a_request_is_handed_over_when_it_is_whole(room):
+    """Not before, and with every byte of it; the thread that serves it reads nothing from the network."""
+    room = room()
+    conn, client = room.connect()
+    for byte in SMALL:
+        assert room.whole == []
+        client.sendall(bytes([byte]))
+        room.pump()
+    assert room.whole == [conn]
+    assert read(conn) == SMALL
+    assert conn.sock.request_whole
+    assert len(room.intake) == 0
+
+
+def test_requests_that_arrive_together_are_served_in_turn(room):
+    """What arrives behind a request is kept for when that one has been answered."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL + SMALL + b"GET / ")
+    room.pump()
+    assert read(conn) == SMALL
+    for served in (2, 3):
+        conn.sock.end_request()
+        room.intake.expect(conn, PATIENCE)
+        if served == 3:
+            client.sendall(b"HTTP/1.1\r\n\r\n")
+            room.pump()
+        assert len(room.whole) == served
+        assert read(conn) == (SMALL if served == 2 else b"GET / HTTP/1.1\r\n\r\n")
+
+
+def test_a_head_that_does_not_end_is_given_up(room):
+    """A byte now and then does not extend the time."""
+    room = room()
+    _, client = room.connect()
+    client.sendall(b"GET / HTTP/1.1\r\n")
+    room.pump()
+    for _ in range(3):
+        room.clock.advance(PATIENCE / 4)
+        client.sendall(b"A: b\r\n")
+        room.pump()
+        room.intake.sweep()
+        assert len(room.intake) == 1
+    room.clock.advance(PATIENCE / 2)
+    room.intake.sweep()
+    assert len(room.closed) == 1
+    assert client.recv(10) == b""
+
+
+def test_a_body_may_take_the_time_that_its_bytes_need(room):
+    """A slow uplink is served; one that is slower than that is given up, and its bytes are free again."""
+    room = room(total=10**8, per_client=10**8)
+    _, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 900000\r\n\r\n" + b"x" * 10 * MIN_BYTES_PER_SECOND)
+    room.pump()
+    room.clock.advance(PATIENCE + 9)
+    room.intake.sweep()
+    assert (len(room.intake), room.budget.in_flight) == (1, 900000)
+    room.clock.advance(2)
+    room.intake.sweep()
+    assert (len(room.intake), room.budget.in_flight) == (0, 0)
+
+
+def test_a_silent_connection_is_given_up(room):
+    """Also one that has been served before, after its own time."""
+    room = room()
+    room.connect(seconds=75.0)
+    room.clock.advance(74)
+    room.intake.sweep()
+    assert len(room.intake) == 1
+    room.clock.advance(2)
+    room.intake.sweep()
+    assert len(room.intake) == 0
+
+
+def test_a_client_that_leaves_is_forgotten(room):
+    """Before, within and behind its head; its bytes are free again."""
+    room = room()
+    for sent in (b"", b"GET", b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\nab"):
+        _, client = room.connect()
+        client.sendall(sent)
+        client.close()
+        room.pump()
+    assert (len(room.intake), len(room.closed), room.budget.in_flight) == (0, 3, 0)
+
+
+def test_a_body_without_room_is_handed_over_unread(room):
+    """From its head alone, before a byte of it is read, to be refused; the connection serves no other request."""
+    room = room(total=1000, per_client=600)
+    for peer in ("1.1.1.1", "1.1.1.1", "2.2.2.2", "3.3.3.3"):
+        _, client = room.connect(peer)
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n")
+        room.pump()
+    refused = room.whole
+    assert [conn.peer for conn in refused] == ["1.1.1.1", "3.3.3.3"]  # over its own share; over everybody's
+    assert all(conn.sock.body_refused and not conn.sock.request_whole for conn in refused)
+    assert read(refused[0]) == b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"
+    assert (room.budget.in_flight, room.budget.refusals) == (1000, 2)
+
+
+def test_a_body_of_unknown_length_is_admitted_as_it_comes(room):
+    """Each chunk takes its room; the one that finds none ends it."""
+    room = room(total=1000, per_client=600)
+    conn, client = room.connect()
+    client.sendall(CHUNKED + b"100\r\n" + b"x" * 256 + b"\r\n")
+    room.pump()
+    assert 256 < room.budget.in_flight < 300
+    client.sendall(b"200\r\n" + b"x" * 512 + b"\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert conn.sock.body_refused
+    conn.sock.end_request()
+    assert room.budget.in_flight == 0
+
+
+def test_a_body_that_no_route_reads_is_not_read(room):
+    """It is handed over from its head, and takes no room: whoever serves it refuses its length."""
+    room = room(max_body_bytes=300)
+    conn, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 301\r\n\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert (conn.sock.body_refused, conn.sock.request_whole, room.budget.in_flight) == (False, False, 0)
+
+
+def test_the_bytes_of_a_body_are_held_until_they_are_released(room):
+    """By whoever has read them, or at the end of the request; once."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert room.budget.in_flight == 5
+    conn.sock.release_body()
+    assert room.budget.in_flight == 0
+    conn.sock.end_request()
+    assert room.budget.in_flight == 0
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(room):
+    """Only once its body has been admitted."""
+    room = room()
+    ask = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    _, admitted = room.connect()
+    _, refused = room.connect()
+    admitted.sendall(ask % 500)
+    refused.sendall(ask % 601)
+    room.pump()
+    assert admitted.recv(100) == CONTINUE
+    refused.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        refused.recv(100)
+
+
+def test_the_gate_refuses_from_the_head(room):
+    """The response is sent before the body is read; what still arrives of it is discarded, then the connection ends."""
+    room = room()
+    room.gate.refusal = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+    _, client = room.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n" + b"x" * 100)
+    room.pump()
+    assert room.gate.heads == [b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"]
+    assert client.recv(1000) == room.gate.refusal
+    client.sendall(b"x" * 400)  # no reset
+    room.pump()
+    assert (room.whole, room.closed, room.budget.in_flight) == ([], [], 0)
+    client.close()
+    room.pump()
+    assert len(room.closed) == 1
+
+
+def test_what_is_discarded_is_bounded(room):
+    """A client that goes on sending, or that never closes its end, is left after a while."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    room.intake.discard(conn)
+    client.sendall(b"more")
+    room.pump()
+    room.intake.sweep()
+    assert len(room.intake) == 1
+    room.clock.advance(DISCARD_SECONDS)
+    room.intake.sweep()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+
+
+def test_an_address_has_a_bounded_number_of_waiting_connections(room):
+    """Beyond it the one that has waited longest is closed; others' connections stay."""
+    room = room(per_peer=2)
+    first, client = room.connect("1.1.1.1")
+    for peer in ("2.2.2.2", "1.1.1.1", "1.1.1.1"):
+        room.connect(peer)
+    assert room.closed == [first]
+    assert client.recv(10) == b""
+    assert len(room.intake) == 3
+
+
+def test_what_cannot_be_framed_is_handed_over(room):
+    """The parser refuses it; nothing waits for more of it."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(CHUNKED + b"nonsense\r\n")
+    room.pump()
+    assert room.whole == [conn]
+    assert not conn.sock.request_whole
+    assert read(conn).endswith(b"nonsense\r\n")
+
+
+def test_a_stopping_worker_waits_for_no_silent_connection(room):
+    """A request that has begun keeps its time."""
+    room = room()
+    room.connect(seconds=75.0)
+    _, client = room.connect()
+    client.sendall(b"GET")
+    room.pump()
+    room.intake.cap(room.clock() + 1)
+    room.clock.advance(1)
+    room.intake.sweep()
+    assert len(room.intake) == 1
+
+
+def test_a_descriptor_can_be_had_from_whoever_waited_longest(room):
+    """For the next connection; without anybody who waits, there is none to be had."""
+    room = room()
+    first, _ = room.connect()
+    room.connect()
+    assert room.intake.close_longest_waiting()
+    assert room.closed == [first]
+    assert room.intake.close_longest_waiting()
+    assert not room.intake.close_longest_waiting()
+
+
+def test_a_refused_connection_goes_on_where_its_request_was_whole(room):
+    """The client sends its next request on it; silent, it is given up after the keep-alive's time."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    conn, client = room.connect()
+    for _ in range(3):
+        client.sendall(SMALL)
+        room.pump()
+        assert client.recv(1000) == REFUSAL
+    room.gate.refusal = None
+    client.sendall(SMALL)
+    room.pump()
+    assert (room.whole, room.closed, room.budget.in_flight) == ([conn], [], 5)
+    assert read(conn) == SMALL
+
+
+def test_a_refused_connection_that_is_silent_ends(room):
+    """After the keep-alive's time, like any other."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    room.clock.advance(KEEPALIVE)
+    room.intake.sweep()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+
+
+def test_a_refused_client_that_closes_costs_no_wait(room):
+    """Nothing is left unread, so the connection is closed at once, and its answer arrives."""
+    room = room()
+    room.gate.refusal = REFUSAL
+    _, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1000) == b""
+
+
+def test_requests_sent_ahead_of_a_refusal_are_discarded(room):
+    """However many, the first alone is answered, and the connection ends."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    client.sendall(SMALL * 2000)
+    room.pump()
+    assert len(room.gate.heads) == 1
+    assert client.recv(10_000) == REFUSAL
+    client.close()
+    room.pump()
+    assert len(room.closed) == 1
+
+
+def test_a_request_is_judged_again_once_it_is_whole(room):
+    """With its body; what it had reserved is free behind a refusal."""
+    room, bodies = room(), []
+    room.gate.again = lambda body: bodies.append(body) or (REFUSAL if body == b"hello" else None)
+    _, client = room.connect()
+    client.sendall(SMALL[:-2])
+    room.pump()
+    assert (bodies, room.budget.in_flight) == ([], 5)
+    client.sendall(SMALL[-2:])
+    room.pump()
+    assert (bodies, room.whole, room.budget.in_flight) == ([b"hello"], [], 0)
+    assert client.recv(1000) == REFUSAL
+    passed, client = room.connect()
+    client.sendall(SMALL.replace(b"hello", b"other"))
+    room.pump()
+    assert (bodies, room.whole) == ([b"hello", b"other"], [passed])
+    assert read(passed) == SMALL.replace(b"hello", b"other")
+
+
+CLIENT_TEXT = "what a client sent"
+
+
+class Bug(Exception):
+    """What nobody expects."""
+
+
+def fail(*arguments, **named):
+    raise Bug(CLIENT_TEXT)
+
+
+def no_space(*arguments, **named):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+PLACES = {
+    "the judge": lambda room: setattr(room.gate, "judge", fail),
+    "the judge of the whole": lambda room: setattr(room.gate, "again", fail),
+    "the budget": lambda room: setattr(room.budget, "reserve", fail),
+    "the dispatch": lambda room: setattr(room.intake, "_dispatch", fail),
+    "the clock": lambda room: setattr(room.intake, "_clock", fail),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_in_one_connection_ends_that_one_alone(room, caplog, place):
+    """Wherever it comes from: everything it held is released, others go on, the log has no word of a client's."""
+    room = room()
+    _, other = room.connect("5.6.7.8")
+    conn, client = room.connect()
+    PLACES[place](room)
+    client.sendall(SMALL)
+    room.pump()
+    assert room.closed == [conn]
+    assert client.recv(1) == b""
+    assert room.budget.in_flight == 0
+    assert len(room.intake) == 1
+    assert "Bug" in caplog.text
+    assert CLIENT_TEXT not in caplog.text
+    room.intake._clock, room.gate.judge, room.intake._dispatch = room.clock, Gate().judge, room.whole.append
+    room.budget.reserve = BodyBudget(1000, 600).reserve
+    other.sendall(SMALL)
+    room.pump()
+    assert len(room.whole) == 1
+
+
+@pytest.mark.parametrize("broken", [fail, no_space])
+def test_a_connection_that_cannot_be_watched_is_closed(room, broken):
+    """As where the kernel has no room for another watch: before its request, and behind its answer."""
+    room = room()
+    kept, kept_client = room.connect()
+    kept_client.sendall(SMALL)
+    room.pump()
+    room.intake._poller = SimpleNamespace(register=broken, unregister=room.selector.unregister)
+    conn, client = room.connect()
+    kept.sock.end_request()
+    room.intake.expect(kept, PATIENCE)
+    assert room.closed == [conn, kept]
+    assert client.recv(1) == kept_client.recv(1) == b""
+    assert len(room.intake) == 0
+
+
+def test_a_connection_that_cannot_be_closed_well_keeps_no_other(room):
+    """The sweep and the end go on to the next one."""
+    room = room()
+    for number in range(3):
+        conn, _ = room.connect(f"1.2.3.{number}")
+        closes_badly(room.intake._arriving[conn].framing)
+    room.clock.advance(PATIENCE + 1)
+    room.intake.sweep()
+    assert len(room.intake) == 0
+
+
+def closes_badly(framing):
+    close = framing.close
+    framing.close = lambda: (close(), fail())
+
+
+def test_a_body_that_cannot_be_kept_is_refused(room, monkeypatch):
+    """It is handed over with its head alone, as one that found no room; its bytes are given back."""
+    monkeypatch.setattr("serving.framing.Framing._kept", unstored)
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert room.whole == [conn]
+    assert conn.sock.body_refused
+    assert not conn.sock.request_whole
+    conn.close()
+    assert room.budget.in_flight == 0
+
+
+def unstored(framing, data):
+    framing.stage = Stage.UNSTORED
+    return False
+
+
+def test_a_stopping_worker_keeps_no_refused_connection(room):
+    """A client that goes on asking does not hold up the stop."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    _, client = room.connect()
+    room.intake.cap(room.clock() + 1.0)
+    client.sendall(SMALL)
+    room.pump()
+    assert (len(room.intake), len(room.closed)) == (0, 1)
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1000) == b""
