@@ -298,13 +298,15 @@ class ModelSpec:
 class EngineConfig:
     """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens.
 
-    step_overhead: the fixed cost of a step, in the tokens that take as long.
+    kv_cache_tokens: size of the KV cache; 0: by the memory budget. step_overhead: the fixed cost of a step, in the
+    tokens that take as long.
     """
 
     max_num_seqs: int = 64
     max_waiting: int = 128
     max_model_len: int = 4096
     max_num_batched_tokens: int = 320
+    kv_cache_tokens: int = 0
     stall_seconds: float = 20.0
     cpu_threads: int = 0
     prefix_cache: bool = True
