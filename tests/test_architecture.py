@@ -73,6 +73,8 @@ def test_imports_point_down_only(file):
         assert not reached & WEB
     if own not in MAY_IMPORT_HEAVY:
         assert not reached & HEAVY
+    if ROOT / "engine" / "model" / "cuda" not in file.parents:
+        assert "triton" not in reached
 
 
 def test_types_errors_and_backend_import_nothing_else_of_the_engine():

@@ -22,6 +22,8 @@ NEEDED = (
 ).split()
 # Imported only where it happens to be installed.
 OPTIONAL = {"torchvision"}
+# Brought by torch's CUDA build, and imported only where a card is used.
+WITH_CUDA = {"triton"}
 # Known to type checkers alone, which bring it along.
 TYPES_ONLY = {"_typeshed"}
 
@@ -127,7 +129,7 @@ def test_the_tests_install_what_runs() -> None:
 def test_all_that_the_service_imports_is_pinned() -> None:
     """A fresh machine has every package that the code asks for; the tests' own are not among them."""
     service = (path for path in sources() if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks", "demo"))
-    assert foreign(service) - set(RUN) == set()
+    assert foreign(service) - set(RUN) == WITH_CUDA <= set(CUDA)
 
 
 @pytest.mark.slow

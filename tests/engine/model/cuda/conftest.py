@@ -1,0 +1,47 @@
+"""The kernels run on the card if there is one, otherwise on CPU tensors in Triton's interpreter (tests/conftest.py)."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+# There is no Triton elsewhere.
+collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The device that the kernels run on."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    round_to_bfloat16()
+    return torch.device("cpu")
+
+
+@pytest.fixture(params=["float32", "float16", "bfloat16"])
+def dtype(request):
+    """Each precision that a model is loaded in."""
+    import torch
+
+    return getattr(torch, request.param)
+
+
+def round_to_bfloat16():
+    """Let the interpreter round to the nearest bfloat16, ties to even, as the card does; Triton 3.7 truncates."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    def rounded(values, source, target, mode):
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return convert(values, source, target, mode)
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        up = bits + 0x7FFF + ((bits >> 16) & 1)
+        return np.where(np.isnan(values), 0x7FC0, up >> 16).astype(np.uint16)
+
+    interpreter._convert_float = rounded
