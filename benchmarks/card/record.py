@@ -1,0 +1,91 @@
+"""The tables of one part, written after every row, so that a run that is killed keeps what it measured."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.harness.record import table
+
+Cell = str | float | int | None
+Row = dict[str, Cell]
+# A part yields the name of a table and a row of it.
+Rows = Iterator[tuple[str, Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the parts measure. device: `cuda` or `cpu`; tiny: small shapes, to try the program; minutes: of one part."""
+
+    device: str = "cuda"
+    tiny: bool = False
+    minutes: float = 3.0
+    results: Path = Path("card")
+
+    def pick(self, full: int, tiny: int) -> int:
+        """Return the number for this run."""
+        return tiny if self.tiny else full
+
+
+Part = Callable[[Options], Rows]
+
+
+@dataclass(slots=True)
+class PartRecord:
+    """What one part has measured so far. error: why it ended early, "" if it did not."""
+
+    name: str
+    card: str
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""
+
+    def markdown(self) -> str:
+        """Return the tables for readers."""
+        parts = [f"# {self.name} ({self.card}, {self.seconds:.0f} s)"]
+        for title, rows in self.tables.items():
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            parts.append(f"## {title}")
+            parts.append(table(columns, [[shown(row.get(key)) for key in columns] for row in rows]))
+        if self.error:
+            parts.append(f"Ended early: {self.error}")
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write NAME.json and NAME.md."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"part": self.name, "card": self.card, "seconds": self.seconds, "error": self.error}
+        written = json.dumps({**content, "tables": self.tables}, indent=1, ensure_ascii=False)
+        (folder / f"{self.name}.json").write_text(written + "\n", encoding="utf-8")
+        (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+
+
+def measure(name: str, part: Part, options: Options, card: str) -> PartRecord:
+    """Run one part until it ends, raises or has used its minutes; print and write each row as it comes."""
+    record, began = PartRecord(name, card), time.monotonic()
+    print(f"== {name}", flush=True)
+    try:
+        for title, row in part(options):
+            record.tables.setdefault(title, []).append(row)
+            record.seconds = time.monotonic() - began
+            print(f"{title}: {'  '.join(f'{key} {shown(value)}' for key, value in row.items())}", flush=True)
+            record.write(options.results)
+            if record.seconds > options.minutes * 60:
+                record.error = f"{options.minutes:g} minutes were over"
+                break
+    except Exception as error:  # the next part goes on
+        record.error = f"{type(error).__name__}: {error}"
+        print(f"{name} failed: {record.error}", flush=True)
+    record.seconds = time.monotonic() - began
+    record.write(options.results)
+    return record
+
+
+def shown(value: Cell) -> str:
+    """Return a cell for readers."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)

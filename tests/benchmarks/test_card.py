@@ -1,0 +1,97 @@
+"""The program for a card rehearsed without one: every part runs on tiny shapes and writes what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.card import __main__ as card
+from benchmarks.card.record import Options, Rows, measure
+
+
+def rehearse(part: str, folder: Path) -> dict[str, list[dict[str, object]]]:
+    """Run one part on the CPU; return its tables as written."""
+    assert card.main(["--tiny", "--device", "cpu", "--here", "--parts", part, "--results", str(folder)]) == 0
+    assert (folder / f"{part}.md").read_text().startswith(f"# {part} (CPU")
+    tables: dict[str, list[dict[str, object]]] = json.loads((folder / f"{part}.json").read_text())["tables"]
+    return tables
+
+
+def test_a_part_that_raises_keeps_what_it_measured(tmp_path: Path) -> None:
+    """The rows before the error are written, with the error; the caller goes on."""
+
+    def part(options: Options) -> Rows:
+        yield "table", {"row": 1}
+        raise RuntimeError("out of memory")
+
+    assert measure("broken", part, Options("cpu", results=tmp_path), "CPU").error == "RuntimeError: out of memory"
+    written = json.loads((tmp_path / "broken.json").read_text())
+    assert (written["tables"], written["error"]) == ({"table": [{"row": 1}]}, "RuntimeError: out of memory")
+    assert "out of memory" in (tmp_path / "broken.md").read_text()
+
+
+def test_a_part_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+    """A part without end is cut at its first row past the limit, which it keeps."""
+
+    def part(options: Options) -> Rows:
+        while True:
+            yield "table", {"row": 1}
+
+    assert measure("endless", part, Options("cpu", minutes=0.0, results=tmp_path), "CPU").tables == {
+        "table": [{"row": 1}]
+    }
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything runs, with the names."""
+    with pytest.raises(SystemExit):
+        card.main(["--parts", "facts,speed"])
+    assert "no such part: speed" in capsys.readouterr().err
+
+
+def test_facts_name_the_versions_and_the_compiler(tmp_path: Path) -> None:
+    """What the figures of the other parts depend on."""
+    tables = rehearse("facts", tmp_path)
+    assert {"torch", "triton", "gcc", "Python.h", "cudnn_sdp_enabled"} <= {row["name"] for row in tables["facts"]}
+    assert float(str(tables["bandwidth"][0]["GB/s"])) > 0
+
+
+def test_attention_is_timed_for_every_backend(tmp_path: Path) -> None:
+    """A backend that refuses a shape is listed with its reason."""
+    rows = rehearse("attention", tmp_path)["SDPA, ms"]
+    assert {row["backend"] for row in rows} == {"chosen by torch", "cudnn", "flash", "efficient", "math"}
+    assert all("refused" in row or float(str(row["second to tenth, median"])) > 0 for row in rows)
+    assert "refused" not in rows[0]
+
+
+def test_products_are_summed_over_a_step(tmp_path: Path) -> None:
+    """The sum counts every layer."""
+    tables = rehearse("linear", tmp_path)
+    us = {row["weight"]: row["us"] for row in tables["products"] if (row["tokens"], row["variant"]) == (1, "default")}
+    step = next(row for row in tables["all products of a step"] if row["model"] == "8B" and row["tokens"] == 1)
+    expected = 2 * float(str(us["8B qkv"])) + float(str(us["8B head"]))
+    assert float(str(step["ms"])) * 1e3 == pytest.approx(expected)
+    assert float(str(tables["adding in place"][0]["error, added in place"])) < 1e-4
+
+
+def test_launching_is_timed(tmp_path: Path) -> None:
+    """One by one and as a graph."""
+    assert rehearse("graphs", tmp_path)["launching"][0]["kernels"] == 150
+
+
+@pytest.mark.slow
+def test_the_tests_on_a_gpu_can_be_collected_apart(tmp_path: Path) -> None:
+    """Without the settings of the project, its conftest and the web's packages."""
+    lines = [str(row["line"]) for row in rehearse("gpu_tests", tmp_path)["pytest"]]
+    assert "exit status 0" in lines
+    assert any("tests collected" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_load_of_random_lengths(tmp_path: Path) -> None:
+    """The text model alone, with each number of clients."""
+    tables = rehearse("load", tmp_path)
+    assert [row["load"] for row in tables["load"]] == ["c=1", "c=2"]
+    assert all(row["failed"] == 0 and float(str(row["tokens/s"])) > 0 for row in tables["load"])
