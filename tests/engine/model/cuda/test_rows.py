@@ -10,6 +10,7 @@ from engine.model.cuda.rows import gather_tokens, qk_norm_rope_store, rms_norm, 
 from engine.model.decoder import _Rotary
 from engine.model.layers import QkNormRope
 from engine.model.layers import silu_and_mul as torch_silu_and_mul
+from tests.engine.model.cuda.compile_kernels import compiled_by
 
 BLOCK = 16
 
@@ -123,3 +124,33 @@ def test_rotary_tables_equal_the_decoders_rotation(tokens, image, half, device):
     out = torch.empty(2, tokens, half, device=device)
     rotary_tables(positions, rotary._frequencies, rotary._axes, rotary._scale, (out[0], out[1]))
     assert torch.equal(out, torch.stack((cos, sin)))
+
+
+def launch_real_shapes():
+    """Launch every kernel with the shapes of both models."""
+    tokens, table = 64, torch.zeros(2, 64, 64)
+    positions = torch.zeros(3, tokens, dtype=torch.long)
+    axes = torch.zeros(64, dtype=torch.long)
+    for heads, kv_heads, hidden, ffn, norm in ((32, 8, 4096, 12288, True), (28, 4, 3584, 18944, False)):
+        x, weight = torch.zeros(tokens, hidden).half(), torch.zeros(hidden).half()
+        rms_norm(x, weight, 1e-6, x)
+        qkv, layer = (
+            torch.zeros(tokens, (heads + 2 * kv_heads) * 128).half(),
+            torch.zeros(2, 2, kv_heads, 16, 128).half(),
+        )
+        q_weight = weight[:128] if norm else None
+        qk_norm_rope_store(qkv, q_weight, q_weight, 1e-6, table[0], table[1], layer, positions[0])
+        silu_and_mul(torch.zeros(tokens, 2 * ffn).half(), torch.zeros(tokens, ffn).half())
+    gather_tokens(positions[0], positions[1], positions[2])
+    rotary_tables(positions, table[0, 0], axes, 1.0)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
+    """For the shapes of both models, with registers for at least 16 warps on a multiprocessor."""
+    for kernels in compiled_by("tests.engine.model.cuda.test_rows:launch_real_shapes", tmp_path).values():
+        assert len(kernels) == 8
+        for kernel in kernels:
+            # The range reduction of sines and cosines keeps an array in local memory.
+            assert kernel["spilled_bytes"] == 0 or kernel["kernel"] == "_rotary_tables", kernel
+            assert kernel["registers"] <= 128, kernel

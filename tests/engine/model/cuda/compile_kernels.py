@@ -1,0 +1,93 @@
+"""Compiles kernels without a card, as their host functions launch them, and prints the resources that each takes.
+
+Run as a program without TRITON_INTERPRET: `python -m tests.engine.model.cuda.compile_kernels MODULE:FUNCTION`, where
+the function launches kernels on CPU tensors. The launches compile for each architecture and run nothing. Prints one
+JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes"}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[4]
+ARCHITECTURES = (80, 89, 90)
+USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
+
+
+def compiled_by(function, cache):
+    """Return, by architecture, the resources of the kernels that a function "module:name" launches.
+
+    Runs in a process of its own, since this one may be interpreting. cache: where Triton keeps what it compiled.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(cache)
+    command = [sys.executable, "-m", "tests.engine.model.cuda.compile_kernels", function]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {int(name): kernels for name, kernels in json.loads(done.stdout).items()}
+
+
+class CompilingDriver:
+    """Stands where Triton expects the driver of a card of one architecture."""
+
+    def __init__(self, architecture):
+        self.architecture = architecture
+
+    def get_current_device(self):
+        """Return a number for each architecture, by which Triton caches what it compiled."""
+        return self.architecture
+
+    def get_current_stream(self, device):
+        """Return the default stream."""
+        return 0
+
+    def get_current_target(self):
+        """Return the architecture to compile for."""
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+def main(function):
+    """Compile what the function launches."""
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    module, _, name = function.partition(":")
+    launch, run, launched = getattr(importlib.import_module(module), name), JITFunction.run, []
+
+    def compile_only(self, *arguments, grid, warmup, **options):
+        launched.append((self.fn.__name__, run(self, *arguments, grid=grid, warmup=True, **options)))
+
+    JITFunction.run = compile_only
+    found = {}
+    for architecture in ARCHITECTURES:
+        triton.runtime.driver.set_active(CompilingDriver(architecture))
+        launch()
+        found[architecture] = [{"kernel": kernel, **resources(binary)} for kernel, binary in launched]
+        launched.clear()
+    print(json.dumps(found))
+
+
+def resources(binary):
+    """Return registers and spilled bytes of a thread, and shared memory of a program in bytes."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = map(int, USAGE.search(listed).groups())
+    return {"registers": registers, "spilled_bytes": stack + local, "shared_bytes": binary.metadata.shared}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
