@@ -34,7 +34,7 @@ MAY_IMPORT_HEAVY = {"engine"}
 LOADS_TORCH = ("engine.llm_engine", "engine.model", "engine.loading", "engine.text.processor", "engine.text.prompt")
 WITHOUT_TORCH = {
     "engine.model.choice", "engine.model.prefix_cache", "engine.model.kernels.build",
-    "engine.loading.checkpoint", "engine.loading.device",
+    "engine.model.cuda.attention_plan", "engine.loading.checkpoint", "engine.loading.device",
 }  # fmt: skip
 
 

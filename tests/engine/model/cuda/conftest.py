@@ -19,6 +19,7 @@ def device():
     if torch.cuda.is_available():
         return torch.device("cuda")
     round_to_bfloat16()
+    multiply_in_bfloat16()
     return torch.device("cpu")
 
 
@@ -45,3 +46,19 @@ def round_to_bfloat16():
         return np.where(np.isnan(values), 0x7FC0, up >> 16).astype(np.uint16)
 
     interpreter._convert_float = rounded
+
+
+def multiply_in_bfloat16():
+    """Let the interpreter multiply matrices of bfloat16; Triton 3.7 multiplies their bits."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    multiply = InterpreterBuilder.create_dot
+
+    def widened(builder, *operands):
+        a, b, *rest = operands
+        if a.dtype == tl.bfloat16:
+            a, b = (TensorHandle((part.data.astype(np.uint32) << 16).view(np.float32), tl.float32) for part in (a, b))
+        return multiply(builder, a, b, *rest)
+
+    InterpreterBuilder.create_dot = widened

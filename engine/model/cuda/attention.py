@@ -1,0 +1,211 @@
+"""Paged attention on a CUDA device, in Triton: decode rows and chunks of prompts in one launch, merges in a second.
+
+Keys and values lie in pages of PAGE tokens, found through block tables. Which program reads which keys is planned by
+`attention_plan`, which defines items and merges. All query heads that share a key head are rows of one tile, so keys
+and values are read once. Softmax is computed while reading, in base 2 and float32 (FlashAttention, arXiv:2205.14135);
+parts of one context are joined by their maxima and sums (flash decoding).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.model.cuda import attention_plan
+
+PAGE = tl.constexpr(16)  # tokens
+TILE_ROWS = tl.constexpr(attention_plan.TILE_ROWS)
+DECODE_ROWS = tl.constexpr(16)  # the least rows of a matrix product; at most so many query rows take the path of decode
+LOWEST = tl.constexpr(-1e30)  # a maximum before the first key: finite, so that differences are never NaN
+# Key tiles and pipeline stages of both paths, and warps of a program.
+META = {"DECODE_KEYS": 64, "TILE_KEYS": 64, "DECODE_STAGES": 3, "TILE_STAGES": 2, "num_warps": 4}
+
+
+class Scratch(NamedTuple):
+    """Partial results. acc: float32 [P, heads, D], unnormalised; stats: float32 [P, heads, 2], maximum and sum."""
+
+    acc: Tensor
+    stats: Tensor
+
+    @classmethod
+    def empty(cls, partials: int, heads: int, head_dim: int, device: torch.device) -> Scratch:
+        """Return room for `partials` rows."""
+        acc = torch.empty(partials, heads, head_dim, dtype=torch.float32, device=device)
+        return cls(acc, torch.empty(partials, heads, 2, dtype=torch.float32, device=device))
+
+
+def paged_attention(
+    q: Tensor,
+    layer: Tensor,
+    block_tables: Tensor,
+    items: Tensor,
+    merges: Tensor,
+    scratch: Scratch,
+    out: Tensor,
+    scale: float | None = None,
+    meta: dict[str, Any] = META,
+) -> None:
+    """Write the attention of the planned query tokens to `out`; rows that no item covers stay as they are.
+
+    q: [T, heads, D], a token's heads contiguous; layer: [blocks, 2, kv_heads, PAGE, D], contiguous; block_tables: int32
+    [rows, max_blocks]; items: int32 [W, 8]; merges: int32 [M, 4]; out: [T, heads * D], contiguous. D is a power of two
+    from 16. scale: of the scores, 1 / sqrt(D) by default. Keys and values that no item reads may be anything, NaN too.
+    """
+    heads, head_dim = q.shape[1:]
+    kv_heads = layer.shape[2]
+    attend_kernel[(kv_heads, items.shape[0])](
+        q,
+        layer,
+        block_tables,
+        items,
+        scratch.acc,
+        scratch.stats,
+        out,
+        q.stride(0),
+        block_tables.stride(0),
+        (head_dim**-0.5 if scale is None else scale) * math.log2(math.e),
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        HEAD_DIM=head_dim,
+        **meta,
+    )
+    if merges.shape[0]:
+        merge_kernel[(heads, merges.shape[0])](merges, scratch.acc, scratch.stats, out, HEADS=heads, HEAD_DIM=head_dim)
+
+
+@triton.jit
+def attend_kernel(
+    q,
+    layer,
+    block_tables,
+    items,
+    acc,
+    stats,
+    out,
+    q_stride,
+    table_stride,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    DECODE_KEYS: tl.constexpr,
+    TILE_KEYS: tl.constexpr,
+    DECODE_STAGES: tl.constexpr,
+    TILE_STAGES: tl.constexpr,
+):
+    """Grid (kv_heads, W): the attention of one item for the query heads of one key head."""
+    head = tl.program_id(0)
+    item = items + tl.program_id(1) * 8
+    tokens = tl.load(item + 1)
+    if tokens == 0:
+        return
+    if tokens * GROUP <= DECODE_ROWS:
+        attend_tile(
+            q, layer, block_tables, item, tokens, head, acc, stats, out, q_stride, table_stride, scale,
+            KV_HEADS, GROUP, HEAD_DIM, DECODE_ROWS, DECODE_KEYS, DECODE_STAGES,
+        )  # fmt: skip
+    else:
+        attend_tile(
+            q, layer, block_tables, item, tokens, head, acc, stats, out, q_stride, table_stride, scale,
+            KV_HEADS, GROUP, HEAD_DIM, TILE_ROWS, TILE_KEYS, TILE_STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def attend_tile(
+    q,
+    layer,
+    block_tables,
+    item,
+    tokens,
+    head,
+    acc,
+    stats,
+    out,
+    q_stride,
+    table_stride,
+    scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Compute one item with a tile of ROWS query rows (token-major, then heads of the group) and KEYS keys a step."""
+    first_token, table_row = tl.load(item), tl.load(item + 2)
+    first_position, key_start, key_end = tl.load(item + 3), tl.load(item + 4), tl.load(item + 5)
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM)
+    token, q_head = rows // GROUP, head * GROUP + rows % GROUP
+    valid = token < tokens
+    queries = tl.load(
+        q + (first_token + token).to(tl.int64)[:, None] * q_stride + (q_head * HEAD_DIM)[:, None] + dims[None, :],
+        mask=valid[:, None],
+        other=0.0,
+    )
+    ends = tl.minimum(first_position + token + 1, key_end)
+    highest = tl.full([ROWS], LOWEST, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    result = tl.zeros([ROWS, HEAD_DIM], tl.float32)
+    table = block_tables + table_row.to(tl.int64) * table_stride
+    for start in tl.range(key_start, key_end, KEYS, num_stages=STAGES):
+        key = start + tl.arange(0, KEYS)
+        inside = key < key_end
+        block = tl.load(table + key // PAGE, mask=inside, other=0).to(tl.int64)
+        offset = ((block * (2 * KV_HEADS) + head) * PAGE + key % PAGE) * HEAD_DIM
+        place = layer + offset[:, None] + dims[None, :]
+        keys = tl.load(place, mask=inside[:, None], other=0.0)
+        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
+        scores = tl.where(key[None, :] < ends[:, None], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weights, 1)
+        # Zeros where no key is: a weight of zero times whatever lies in memory could be NaN.
+        values = tl.load(place + KV_HEADS * PAGE * HEAD_DIM, mask=inside[:, None], other=0.0)
+        result = tl.dot(weights.to(values.dtype), values, result * shrink[:, None], input_precision="ieee")
+        highest = higher
+    partial = tl.load(item + 6)
+    if partial < 0:
+        result = result / tl.where(total > 0.0, total, 1.0)[:, None]
+        target = ((first_token + token).to(tl.int64) * (KV_HEADS * GROUP) + q_head) * HEAD_DIM
+        tl.store(out + target[:, None] + dims[None, :], result.to(out.dtype.element_ty), mask=valid[:, None])
+    else:
+        row = (partial + token).to(tl.int64) * (KV_HEADS * GROUP) + q_head
+        tl.store(acc + row[:, None] * HEAD_DIM + dims[None, :], result, mask=valid[:, None])
+        tl.store(stats + row * 2, highest, mask=valid)
+        tl.store(stats + row * 2 + 1, total, mask=valid)
+
+
+@triton.jit
+def merge_kernel(merges, acc, stats, out, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PARTS: tl.constexpr = 16):
+    """Grid (heads, M): join the parts of one tile for one query head, PARTS at a time."""
+    head = tl.program_id(0)
+    merge = merges + tl.program_id(1) * 4
+    first_token, tokens = tl.load(merge), tl.load(merge + 1)
+    first_partial, parts = tl.load(merge + 2), tl.load(merge + 3)
+    dims = tl.arange(0, HEAD_DIM)
+    for token in range(tokens):
+        highest = tl.max(tl.full([PARTS], LOWEST, tl.float32), 0)
+        total = tl.sum(tl.zeros([PARTS], tl.float32), 0)
+        result = tl.zeros([HEAD_DIM], tl.float32)
+        for first in range(0, parts, PARTS):
+            part = first + tl.arange(0, PARTS)
+            inside = part < parts
+            row = (first_partial + part * tokens + token).to(tl.int64) * HEADS + head
+            maxima = tl.load(stats + row * 2, mask=inside, other=LOWEST)
+            sums = tl.load(stats + row * 2 + 1, mask=inside, other=0.0)
+            results = tl.load(acc + row[:, None] * HEAD_DIM + dims[None, :], mask=inside[:, None], other=0.0)
+            higher = tl.maximum(highest, tl.max(maxima, 0))
+            weights = tl.exp2(maxima - higher)
+            shrink = tl.exp2(highest - higher)
+            total = total * shrink + tl.sum(weights * sums, 0)
+            result = result * shrink + tl.sum(weights[:, None] * results, 0)
+            highest = higher
+        target = ((first_token + token).to(tl.int64) * HEADS + head) * HEAD_DIM
+        tl.store(out + target + dims, (result / total).to(out.dtype.element_ty))
