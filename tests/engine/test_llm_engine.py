@@ -544,20 +544,22 @@ def test_deaths_far_apart_are_not_final(start, runner, monkeypatch):
 @pytest.mark.parametrize("where", ["run", "cache_prefix", "zero"])
 def test_a_poisoned_device_is_final_at_once(start, runner, where):
     """Wherever a CUDA error shows: all requests fail, and only a new process can serve."""
-    engine = start()
+    engine, gate = start(), Gate()
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def fail(*_):
         raise error
 
+    runner.on_run = gate  # until both requests are in
     if where == "run":
-        runner.on_run = fail
+        runner.on_run = lambda plan: (gate(plan), fail())
     elif where == "cache_prefix":
         runner.cache_prefix = fail
     else:
         runner.choose = lambda submitted: Choice(TOKEN, False)
         runner.zero = fail
     generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
+    gate.open()
     for generation in generations:
         with pytest.raises(ModelError):
             generation.result()
