@@ -4,7 +4,8 @@ A connection costs a thread only once its request has arrived. Until then it wai
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
 us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
-the client would lose its answer. An error in the handling of one connection ends that connection and nothing else.
+the client would lose its answer. An error in the handling of one connection ends that connection and nothing else; a
+request that it meets is answered, unless it has been already.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class _Arrival:
     began: float | None = None
     verdict: Verdict | None = None
     reservation: Reservation | None = None
+    answered: bool = False  # or about to be, so that nothing else may be sent
 
     def close(self) -> None:
         """Release what the request holds; it is not served."""
@@ -67,10 +69,11 @@ class Intake:
     """The connections that no thread serves at the moment. Belongs to the polling thread.
 
     dispatch: called with a connection whose request is whole, or is to be refused by whoever serves it; closed: called
-    when a connection has ended here. patience: seconds that a head may take, and a body beyond what its bytes need at
-    the slowest rate; keepalive: seconds that a connection may be silent behind a refusal; max_body_bytes: a longer body
-    is not read, since every route refuses it; per_peer: how many connections of one address may wait here, None for any
-    number: beyond it the longest waiting one is closed.
+    when a connection has ended here; failure: returns the response to a request that an error ended, given its head as
+    far as it has arrived, its peer and the error, which it logs. patience: seconds that a head may take, and a body
+    beyond what its bytes need at the slowest rate; keepalive: seconds that a connection may be silent behind a refusal;
+    max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many connections of one
+    address may wait here, None for any number: beyond it the longest waiting one is closed.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Intake:
         poller: Poller,
         dispatch: Callable[[Connection], None],
         closed: Callable[[Connection], None],
+        failure: Callable[[bytes, str, Exception], bytes],
         budget: BodyBudget,
         gate: Gate,
         patience: float,
@@ -86,7 +90,7 @@ class Intake:
         per_peer: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._poller, self._dispatch, self._closed = poller, dispatch, closed
+        self._poller, self._dispatch, self._closed, self._failure = poller, dispatch, closed, failure
         self._budget, self._gate, self._clock = budget, gate, clock
         self._patience, self._keepalive, self._max_body_bytes = patience, keepalive, max_body_bytes
         self._per_peer = per_peer
@@ -109,11 +113,11 @@ class Intake:
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
         self._peers[peer] += 1
         conn.sock.setblocking(False)
-        step = partial(self._readable, conn)
-        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step))
+        step = partial(self._readable, conn, arrival)
+        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step, arrival))
         early, conn.leftover = conn.leftover, b""
         if early:
-            self._take(conn, arrival, early)
+            self._guarded(conn, partial(self._take, conn, arrival, early), arrival)
 
     def discard(self, conn: Connection) -> None:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
@@ -167,17 +171,32 @@ class Intake:
         self._forget(conn)
         self._end(conn)
 
-    def _guarded(self, conn: Connection, step: Callable[[], None]) -> None:
+    def _guarded(self, conn: Connection, step: Callable[[], None], arrival: _Arrival | None = None) -> None:
+        """Handle a connection; an error ends it. arrival: the request that the error is then the answer to."""
         try:
             step()
         except Exception as error:
-            errors.log_unexpected(error)
-            self.drop(conn)
+            if arrival is None or arrival.answered:
+                errors.log_unexpected(error)
+                self.drop(conn)
+            else:
+                self._guarded(conn, partial(self._fail, conn, arrival, error))
+
+    def _fail(self, conn: Connection, arrival: _Arrival, error: Exception) -> None:
+        """Answer a request that an error ended, wherever that was, and close its connection behind the answer."""
+        if conn in self._arriving:
+            self._leave(conn)
+        arrival.close()
+        conn.sock.end_request()
+        conn.leftover = b""
+        with contextlib.suppress(OSError):  # the client has gone
+            conn.sock.send(self._failure(arrival.framing.head, conn.peer, error))
+        self.discard(conn)
 
     # --- a request that arrives ---
 
-    def _readable(self, conn: Connection) -> None:
-        if conn not in self._arriving:  # given up since the kernel reported it
+    def _readable(self, conn: Connection, arrival: _Arrival) -> None:
+        if self._arriving.get(conn) is not arrival:  # given up since the kernel reported it
             return
         try:
             data = conn.sock.receive_now(READ_BYTES)
@@ -186,7 +205,7 @@ class Intake:
         except OSError:
             data = b""
         if data:
-            self._take(conn, self._arriving[conn], data)
+            self._take(conn, arrival, data)
         else:
             self._give_up(conn)
 
@@ -242,6 +261,7 @@ class Intake:
         plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
         keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
         arrival.close()
+        arrival.answered = True
         try:
             sent = conn.sock.send(refusal) == len(refusal)
         except OSError:

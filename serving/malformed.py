@@ -94,7 +94,14 @@ class FailureResponses:
 
     def send(self, client: ClientSocket, peer: str, error: Exception) -> None:
         """Send the response to a request that ended with `error`. peer: the address of its connection."""
-        began, request_id, attempt = time.monotonic(), str(uuid.uuid4()), read_attempt(client.request_head)
+        try:
+            write_nonblock(client, self.response(client.request_head, peer, error))
+        except OSError:
+            log.debug("The client of a malformed request has gone.")
+
+    def response(self, head: bytes, peer: str, error: Exception) -> bytes:
+        """Return the response to a request that ended with `error`; it is counted and logged. head: what was read."""
+        began, request_id, attempt = time.monotonic(), str(uuid.uuid4()), read_attempt(head)
         token = request_id_var.set(request_id)
         try:
             status, reason, shown = _refusal(error)
@@ -104,9 +111,7 @@ class FailureResponses:
                 attempt.method or "-", None, attempt.path or "-", address, status, streamed=False, level=logging.INFO
             )
             cors = cors_headers(settings.security.allowed_origins, attempt.origin)
-            write_nonblock(client, failure_response(status, reason, shown, request_id, attempt, cors))
-        except OSError:
-            log.debug("The client of a malformed request has gone.")
+            return failure_response(status, reason, shown, request_id, attempt, cors)
         finally:
             request_id_var.reset(token)
 

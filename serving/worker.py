@@ -212,6 +212,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             self.poller,
             dispatch=self.enqueue_req,
             closed=self._connection_closed,
+            failure=FailureResponses(services).response,
             budget=services.body_budget,
             gate=services.gate,
             patience=self.send_timeout,

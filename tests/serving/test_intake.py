@@ -18,6 +18,7 @@ from tests.fakes import Clock
 PATIENCE = 10.0
 KEEPALIVE = 5.0
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+FAILURE = b"HTTP/1.1 500 Internal Server Error\r\n\r\n"
 SMALL = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -39,11 +40,12 @@ class Room:
     def __init__(self, per_peer=None, total=1000, per_client=600, max_body_bytes=1_000_000):
         self.clock, self.gate, self.selector = Clock(), Gate(), selectors.DefaultSelector()
         self.budget = BodyBudget(total, per_client)
-        self.whole, self.closed, self.clients = [], [], []
+        self.whole, self.closed, self.clients, self.failures = [], [], [], []
         self.intake = Intake(
             self.selector,
             self.whole.append,
             self.closed.append,
+            self.failed,
             self.budget,
             self.gate,
             PATIENCE,
@@ -52,6 +54,11 @@ class Room:
             per_peer,
             self.clock,
         )
+
+    def failed(self, head, peer, error):
+        """Note what is to be answered for an error."""
+        self.failures.append((head, peer, type(error)))
+        return FAILURE
 
     def connect(self, peer="1.2.3.4", seconds=PATIENCE):
         """Return a new connection, and the client's end of it."""
@@ -413,6 +420,10 @@ def fail(*arguments, **named):
     raise Bug(CLIENT_TEXT)
 
 
+def no_memory(*arguments, **named):
+    raise MemoryError
+
+
 def no_space(*arguments, **named):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -427,25 +438,74 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_an_error_in_one_connection_ends_that_one_alone(room, caplog, place):
-    """Wherever it comes from: everything it held is released, others go on, the log has no word of a client's."""
+def test_an_error_in_one_connection_ends_that_one_alone(room, place):
+    """Its request is answered, wherever the error comes from; all that it held is released, and others go on."""
     room = room()
     _, other = room.connect("5.6.7.8")
     conn, client = room.connect()
     PLACES[place](room)
     client.sendall(SMALL)
     room.pump()
-    assert room.closed == [conn]
+    assert client.recv(1000) == FAILURE
     assert client.recv(1) == b""
-    assert room.budget.in_flight == 0
-    assert len(room.intake) == 1
-    assert "Bug" in caplog.text
-    assert CLIENT_TEXT not in caplog.text
+    client.close()
+    room.pump()
+    assert room.closed == [conn]
+    read = b"" if place == "the clock" else SMALL.removesuffix(b"hello")
+    assert room.failures == [(read, "1.2.3.4", Bug)]
+    assert (room.budget.in_flight, len(room.intake)) == (0, 1)
     room.intake._clock, room.gate.judge, room.intake._dispatch = room.clock, Gate().judge, room.whole.append
     room.budget.reserve = BodyBudget(1000, 600).reserve
     other.sendall(SMALL)
     room.pump()
     assert len(room.whole) == 1
+
+
+def test_a_request_is_answered_once(room, caplog):
+    """An error behind its refusal ends the connection; the log has no word of a client's."""
+    room = room()
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    conn, client = room.connect()
+    room.intake.expect = fail
+    client.sendall(SMALL)
+    room.pump()
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1) == b""
+    assert (room.closed, room.failures) == ([conn], [])
+    assert "Bug" in caplog.text
+    assert CLIENT_TEXT not in caplog.text
+
+
+def test_a_failure_that_cannot_be_told_ends_its_connection_alone(room, caplog):
+    """As where no memory is left for the answer either."""
+    room = room()
+    room.connect("5.6.7.8")
+    conn, client = room.connect()
+    room.gate.judge = room.intake._failure = fail
+    client.sendall(SMALL)
+    room.pump()
+    assert client.recv(1) == b""
+    assert (room.closed, room.budget.in_flight, len(room.intake)) == ([conn], 0, 1)
+    assert "Bug" in caplog.text
+    assert CLIENT_TEXT not in caplog.text
+
+
+def test_an_error_while_bytes_are_read_is_told(room):
+    """Before any of the head is known, and within what a client has sent ahead."""
+    room = room()
+    conn, client = room.connect()
+    conn.sock.receive_now = no_memory
+    client.sendall(SMALL)
+    room.pump()
+    assert client.recv(1000) == FAILURE
+    ahead, client = room.connect()
+    client.sendall(SMALL + SMALL)
+    room.pump()
+    ahead.sock.end_request()
+    room.gate.judge = fail
+    room.intake.expect(ahead, PATIENCE)
+    assert client.recv(1000) == FAILURE
+    assert [(head, kind) for head, _, kind in room.failures] == [(b"", MemoryError), (SMALL[:-5], Bug)]
 
 
 @pytest.mark.parametrize("broken", [fail, no_space])
