@@ -8,14 +8,23 @@ from collections.abc import Hashable
 import pytest
 
 from engine.errors import ValidationError
+from engine.llm_engine import LLMEngine
 from engine.model.prefix_cache import BLOCK, PrefixCache
-from engine.text.grammar import GrammarFailed, Grammars, json_grammar
+from engine.text.grammar import CACHED_BYTES, GrammarFailed, Grammars, json_grammar
 from engine.text.processor import ImagePreparer, load_processor
 from engine.text.prompt import PromptPreparer
-from engine.types import ChatPrompt, TextPrompt, TokensPrompt, Vocabulary
+from engine.types import (
+    ChatPrompt,
+    EngineConfig,
+    GenerationRequest,
+    SamplingParams,
+    TextPrompt,
+    TokensPrompt,
+    Vocabulary,
+)
 from routes.openai import output
 from routes.openai.output import CALL, CALL_END, Call, Content, OutputParser
-from tests.checkpoints import CHAT_TEMPLATE
+from tests.checkpoints import CHAT_TEMPLATE, text_spec
 
 HOSTILE = [
     r"^(a+)+b$",
@@ -71,6 +80,41 @@ def test_a_schema_that_is_none_is_the_clients_mistake(grammars, schema):
     with pytest.raises(ValidationError):
         grammars.mask(json_grammar(schema))
     assert grammars.mask(json_grammar('{"type": "boolean"}')).bitmask().any()
+
+
+def test_compiled_schemas_are_bounded_in_bytes(grammars):
+    """However large each is and however many are sent, what is kept of them stays under its bound."""
+    sizes = []
+    for number in range(8):
+        schema = json.dumps({"enum": [f"{value:050}{number}" for value in range(900)]})
+        alone = Grammars(grammars._vocabulary)
+        for one in (grammars, alone):
+            assert one.mask(json_grammar(schema)).bitmask().any()
+            assert one.cached_bytes <= CACHED_BYTES
+        sizes.append(alone.cached_bytes)
+        alone.close()
+    assert sum(sizes) > CACHED_BYTES
+
+
+MEMO = "Salary memo for person A: 412,000 roubles a month, approved by the board on 3 May."
+
+
+def test_a_neighbours_prompt_is_not_in_the_cache(text_checkpoint):
+    """Another client's guess is computed like any other, right or wrong; only the one who asked finds it cached."""
+    engine = LLMEngine(text_spec(text_checkpoint), EngineConfig(max_num_seqs=2, cpu_threads=1))
+    engine.start()
+
+    def cached(client, memo):
+        prompt = ChatPrompt(({"role": "user", "content": memo},))
+        request = GenerationRequest("r", prompt, SamplingParams(2), client, timeout=60)
+        return engine.submit(request).result().cached_tokens
+
+    try:
+        assert cached("a", MEMO) == 0
+        assert [cached("b", MEMO), cached("c", MEMO.replace("412", "413"))] == [0, 0]
+        assert cached("a", MEMO) > 0
+    finally:
+        engine.stop(0.0)
 
 
 class Colliding:

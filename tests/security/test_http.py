@@ -49,11 +49,23 @@ BROKEN_CHUNKS = {
 }
 
 
+KEY = "sk-4f9Qm2Zx7LrT0vBw8KcY3nHd"  # of no service
+# A request that names it; which of these the parser takes is another matter.
+WITH_A_KEY = {
+    "a field": b"Authorization: Bearer %b\r\n",
+    "a field without its colon": b"Authorization Bearer %b\r\n",
+    "a folded field": b"Authorization: Bearer\r\n %b\r\n",
+    "a field of a strange name": b"Authorization(%b): Bearer\r\n",
+    "a cookie": b"Cookie: avito_ai_operator=%b\r\n",
+    "the id of a request": b"X-Request-ID: a %b\r\n",
+}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The whole application over models that answer at once, with a short time-out for bodies that do not arrive."""
     folder = tmp_path_factory.mktemp("server")
-    settings = {"SEND_TIMEOUT": "2", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    settings = {"SEND_TIMEOUT": "2", "RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "DEBUG"}
     with GunicornProcess(folder, app="tests.e2e.answering_app:app", **settings) as process:
         until(lambda: answers(process))
         yield process
@@ -126,6 +138,18 @@ def test_a_head_is_bounded(server, head):
         with contextlib.suppress(ConnectionResetError):
             assert b" 200 " not in connection.recv(65536)
     assert answers(server)
+
+
+@pytest.mark.parametrize("field", WITH_A_KEY.values(), ids=WITH_A_KEY)
+@pytest.mark.parametrize("path", [b"/api/metrics", b"/v1/models", b"/api/health/live?key=%b", b"/nowhere"])
+def test_no_part_of_a_key_is_logged(server, path, field):
+    """Not the beginning of it either, whatever is wrong with the request, in the most talkative log."""
+    head = b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + field + b"\r\n"
+    before = len(server.log())
+    received = exchange(server, head.replace(b"%b", KEY.encode()))
+    assert received.startswith(b"HTTP/1.1 ")
+    until(lambda: path.partition(b"?")[0].decode() in server.log()[before:])  # its access line
+    assert not any(KEY[start : start + 5] in server.log()[before:] for start in range(len(KEY) - 4))
 
 
 def test_one_socket_listens_at_the_configured_address_only(server):

@@ -1,12 +1,16 @@
 """Images that crashed or exposed other servers, or bypassed Pillow's own limits; see docs/known-vulnerabilities.md."""
 
+import base64
+
 import pytest
 from PIL import Image
 
 from engine.errors import ValidationError
-from engine.text.images import check_header, decode
+from engine.text.images import MAX_IMAGE_BYTES, check_header, decode
 from engine.text.processor import ImagePreparer, load_processor
 from engine.wanted import Wanted
+from routes import parsing
+from routes.openai.messages import MAX_IMAGES
 
 URL = "/api/v1/image/analyze"
 UNSUPPORTED = ["TIFF", "DDS", "ICO", "PPM", "TGA", "SGI", "PDF", "EPS", "JPEG2000", "SPIDER", "PCX"]
@@ -46,6 +50,37 @@ def test_what_only_claims_to_be_an_image_is_refused(client, avision, data):
     assert response.status_code == 415
     assert b"<script>" not in response.data
     assert avision.submitted == []
+
+
+def promising(encoded, width, height):
+    """Return a PNG of a few bytes whose header promises this size."""
+    data = encoded((1, 1))
+    return data[:16] + width.to_bytes(4) + height.to_bytes(4) + data[24:]
+
+
+@pytest.mark.parametrize(
+    ("urls", "status"),
+    [
+        (lambda encoded: [promising(encoded, 16_384, 16_384)], 413),
+        (lambda encoded: [promising(encoded, 2**31 - 1, 1)], 413),
+        (lambda encoded: [bytes(MAX_IMAGE_BYTES + 3)], 413),
+        (lambda encoded: [encoded()] * (MAX_IMAGES + 1), 400),
+    ],
+    ids=["pixels", "side", "bytes", "number"],
+)
+def test_what_is_beyond_a_limit_is_not_decoded(client, avision, encoded, monkeypatch, urls, status):
+    """Pixels are known from the header, bytes from the length of the base64, and further images are not looked at."""
+    decoded, decode_text = [], parsing.image_in_base64
+    monkeypatch.setattr(parsing, "image_in_base64", lambda text: decoded.append(decode_text(text)) or decoded[-1])
+    parts = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(data).decode()}}
+        for data in urls(encoded)
+    ]
+    body = {"model": "avision", "messages": [{"role": "user", "content": parts}]}
+    assert client.post("/v1/chat/completions", json=body).status_code == status
+    assert (avision.submitted, avision.decoded) == ([], [])
+    assert len(decoded) <= MAX_IMAGES
+    assert sum(map(len, decoded)) <= MAX_IMAGE_BYTES
 
 
 def test_a_frame_that_is_not_shown_is_not_decoded(encoded, monkeypatch):
