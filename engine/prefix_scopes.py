@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from engine.errors import ServiceError
-from engine.model.prefix_cache import BLOCK, PrefixScope
+from engine.schedule.block_pool import BLOCK, PrefixScope
 from engine.types import ChatPrompt
 
 if TYPE_CHECKING:

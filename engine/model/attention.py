@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.model.kernels.library import Kernels
-from engine.model.kv_cache import KVCache
+from engine.model.kv_cache import SlotCache
 
 # Bytes of keys and values that the CPU reads in the time of one more call (measured: 15 us per call, 11 GB/s).
 CALL_BYTES = 160 * 1024
@@ -75,7 +75,7 @@ class AttentionMetadata:
 class SlotAttention:
     """The `Attend` callable of one step, computed by torch."""
 
-    def __init__(self, cache: KVCache, metadata: AttentionMetadata) -> None:
+    def __init__(self, cache: SlotCache, metadata: AttentionMetadata) -> None:
         decode, chunks = metadata.decode, metadata.chunks
         self._cache, self._device = cache, cache.all.device
         token_bytes = cache.all[0, 0, :, :, 0].nbytes
@@ -118,7 +118,7 @@ class SlotAttention:
 class KernelAttention:
     """The `Attend` callable of one step, computed by the kernels: a decode row reads its own keys and values only."""
 
-    def __init__(self, cache: KVCache, metadata: AttentionMetadata, kernels: Kernels) -> None:
+    def __init__(self, cache: SlotCache, metadata: AttentionMetadata, kernels: Kernels) -> None:
         self._kernels, self._cache = kernels, cache
         self._slots, self._chunks = metadata.slots, metadata.chunks
         self._offsets = cache.offsets(metadata.slots, metadata.positions)
@@ -126,7 +126,7 @@ class KernelAttention:
         self._longest = max((span.start + 1 for span in metadata.decode), default=0)
 
     @staticmethod
-    def supports(cache: KVCache) -> bool:
+    def supports(cache: SlotCache) -> bool:
         """Return whether the kernels support the head size of this cache."""
         return Kernels.supports_head(cache.all.shape[-1])
 
@@ -143,7 +143,7 @@ class KernelAttention:
         return out
 
 
-def _chunk(cache: KVCache, span: Span) -> _Chunk:
+def _chunk(cache: SlotCache, span: Span) -> _Chunk:
     length, device = span.start + span.size, cache.all.device
     mask = None
     if span.start:
@@ -152,7 +152,7 @@ def _chunk(cache: KVCache, span: Span) -> _Chunk:
     return _Chunk(*_views(cache, slice(span.slot, span.slot + 1), length), mask)
 
 
-def _views(cache: KVCache, slots: slice, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _views(cache: SlotCache, slots: slice, length: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Return keys and values of these slots, by layer; called once per step, since each view costs host time."""
     kv = cache.all[:, slots, :, :, :length]
     return kv[:, :, 0].unbind(0), kv[:, :, 1].unbind(0)

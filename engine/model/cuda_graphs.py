@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.model.decoder import Decoder
-from engine.model.kv_cache import KVCache
+from engine.model.kv_cache import SlotCache
 from engine.model.sampler import to_device
 from engine.types import Progress
 
@@ -32,7 +32,7 @@ WARM_UP_RUNS = 2  # before a capture, so that every library has allocated its wo
 class DecodeGraph:
     """The decode step of one bucket: `rows` slots, the first `length` tokens of each."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, rows: int, length: int) -> None:
+    def __init__(self, decoder: Decoder, cache: SlotCache, rows: int, length: int) -> None:
         self._decoder, self._cache, self._rows, self._length = decoder, cache, rows, length
         self._inputs = torch.zeros(3, rows, dtype=torch.long, device=decoder.device)
         self._slots = torch.arange(rows, device=decoder.device)
@@ -102,7 +102,7 @@ class DecodeRow:
 class DecodeGraphs:
     """One `DecodeGraph` per bucket, up to the size of the cache. On CUDA each is captured, with progress reports."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, report: Callable[[Progress], None]) -> None:
+    def __init__(self, decoder: Decoder, cache: SlotCache, report: Callable[[Progress], None]) -> None:
         self._device = decoder.device
         self.longest = cache.length
         self._rows = row_buckets(cache.slots)

@@ -1,15 +1,65 @@
-"""The KV cache: one slot of `max_model_len` tokens for each running sequence."""
+"""The KV cache: keys and values in blocks of a few tokens, which the block pool gives to sequences."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.schedule.block_pool import BLOCK
+
 
 class KVCache:
+    """Preallocated keys and values in blocks of `BLOCK` tokens.
+
+    `all` is one tensor [layers, blocks, 2, kv_heads, BLOCK, head_dim]: the keys of a head in a block are contiguous.
+    `layers` are its views by layer. A sequence has a table of blocks: its position p is at [:, table[p // BLOCK], :, :,
+    p % BLOCK]. Block `SCRAP` takes what belongs to no sequence. What lies past the end of a sequence may be anything
+    finite; attention gives it no weight.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks, self.num_kv_heads = num_blocks, num_kv_heads
+        self.all = _zeros((num_layers, num_blocks, 2, num_kv_heads, BLOCK, head_dim), dtype, device)
+        self.layers = list(self.all.unbind(0))
+
+    @staticmethod
+    def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """Return the size of one token's keys and values in bytes."""
+        return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+
+    @staticmethod
+    def slot_mapping(blocks: Tensor, positions: Tensor) -> Tensor:
+        """Return where `write` puts T tokens, block * BLOCK + offset [T], from their blocks [T] and positions [T]."""
+        return blocks * BLOCK + positions % BLOCK
+
+    def write(self, layer: int, slot_mapping: Tensor, kv: Tensor) -> None:
+        """Write keys and values [T, 2 * kv_heads, D], the key heads first, to the slots of `slot_mapping`."""
+        blocks, offsets = slot_mapping // BLOCK, slot_mapping % BLOCK
+        self.layers[layer][blocks, :, :, offsets] = kv.unflatten(1, (2, -1))
+
+    def zero(self, blocks: Sequence[int]) -> None:
+        """Zero blocks, which may hold values that are not finite."""
+        self.all[:, list(blocks)] = 0.0
+
+    def not_finite(self, blocks: Sequence[int]) -> list[int]:
+        """Return those of these blocks that hold a value that is not finite. Waits for the device."""
+        finite = torch.isfinite(self.all[:, list(blocks)]).flatten(2).all(-1).all(0).tolist()
+        return [block for block, good in zip(blocks, finite, strict=True) if not good]
+
+
+class SlotCache:
     """Preallocated keys and values.
 
     `all` is one tensor [layers, slots, 2, kv_heads, length, head_dim]: the keys of one head are contiguous, in the

@@ -13,31 +13,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
-BLOCK = 16  # tokens
+from engine.schedule.block_pool import BLOCK, EVERYBODY, PrefixScope
 
 _Key = tuple[int, Hashable, tuple[Hashable, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixScope:
-    """Where the blocks of one sequence are found and cached.
-
-    owner: of its blocks, None for everybody; public_tokens: at its beginning, in whole blocks, that have no owner all
-    the same; kept: whether its blocks are cached for others of the same owner, rather than for its own resumption only.
-    """
-
-    owner: Hashable = None
-    public_tokens: int = 0
-    kept: bool = True
-
-    def owner_of(self, start: int) -> Hashable:
-        """Return the owner of the block that begins with this token."""
-        return None if start < self.public_tokens else self.owner
-
-
-EVERYBODY = PrefixScope()
 
 
 class PrefixCache:

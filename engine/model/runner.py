@@ -18,10 +18,11 @@ from engine.model.choice import Choice
 from engine.model.cuda_graphs import DecodeGraphs
 from engine.model.decoder import Attend, Decoder
 from engine.model.kernels.library import Kernels
-from engine.model.kv_cache import KVCache
-from engine.model.prefix_cache import BLOCK, PrefixCache
+from engine.model.kv_cache import SlotCache
+from engine.model.prefix_cache import PrefixCache
 from engine.model.sampler import sample
 from engine.model.vision import VisionTower
+from engine.schedule.block_pool import BLOCK
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.types import Progress
@@ -51,10 +52,10 @@ class ModelRunner:
         visual = getattr(model.model, "visual", None)
         self._tower = None if visual is None else VisionTower(visual, kernels)
         d = self.decoder
-        self._cache = KVCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._cache = SlotCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._prefixes = PrefixCache(prefix_tokens // BLOCK)
         blocks = max(1, prefix_tokens // BLOCK)
-        self._blocks = KVCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._blocks = SlotCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._async_decode = AsyncDecode(DecodeGraphs(d, self._cache, report)) if decode_graphs else None
         self._image_token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
-from engine.model.prefix_cache import EVERYBODY, PrefixScope
+from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
 from engine.text.detokenizer import Detokenizer
 from engine.types import (
     Completion,
@@ -39,7 +39,8 @@ class Sequence:
 
     token_ids: prompt and answer. prefix_keys: one key for each prompt token, equal where the model computes the same
     (an image's tokens carry the image's hash); scope: who may reuse them. cached_tokens: its own, found at its first
-    start. num_computed: how many tokens have keys and values in the slot.
+    start. num_computed: how many tokens have keys and values. slot: its row while it runs; blocks: its table in the KV
+    cache, to which blocks are appended as it grows; any other change makes a new list.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
     adjusts_logits: whether its parameters change logits. images, positions, rope_delta and image_embeds are the
     runner's. Times are on the engine's clock, in seconds.
@@ -59,6 +60,7 @@ class Sequence:
 
     phase: Phase = Phase.WAITING
     slot: int = -1
+    blocks: list[int] = field(default_factory=list)
     order: int = 0  # of its latest start among all starts
     num_computed: int = 0
     cached_tokens: int = 0
@@ -103,6 +105,10 @@ class Sequence:
     def num_output(self) -> int:
         """Tokens of the answer so far."""
         return len(self.token_ids) - self.num_prompt
+
+    def blocks_needed(self, ahead: int = 0) -> int:
+        """Return how many blocks it needs to compute all its tokens, and `ahead` more as far as its answer may go."""
+        return blocks_for(min(len(self.token_ids) + ahead, self.num_prompt + self.sampling.max_tokens))
 
     @property
     def cost(self) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.model.attention import AttentionMetadata, KernelAttention, SlotAttention, Span
-from engine.model.kv_cache import KVCache
+from engine.model.kv_cache import SlotCache
 
 SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 6, 2, 16
 
@@ -44,7 +44,7 @@ def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
     """
     torch.manual_seed(seed)
     decode, chunks = random_spans(random.Random(seed))
-    cache = KVCache(1, SLOTS, LENGTH, KV_HEADS, SIZE, torch.float32, torch.device("cpu"))
+    cache = SlotCache(1, SLOTS, LENGTH, KV_HEADS, SIZE, torch.float32, torch.device("cpu"))
     cache.keys[0].normal_(std=100)
     cache.values[0].normal_(std=100)
     spans = [*decode, *chunks]

@@ -9,12 +9,12 @@ import torch
 from engine.errors import StartError
 from engine.model.attention import AttentionMetadata, SlotAttention, Span
 from engine.model.decoder import Decoder
-from engine.model.kv_cache import KVCache
+from engine.model.kv_cache import SlotCache
 
 
 def run(decoder, ids, keep=None):
     """Return the logits of one prompt, computed in slot 1 of a cache."""
-    cache = KVCache(
+    cache = SlotCache(
         decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
     )
     attend = SlotAttention(cache, AttentionMetadata.of([], [Span(1, 0, len(ids))], cache.all.device))
