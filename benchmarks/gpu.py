@@ -97,9 +97,15 @@ def _request(prompt: Prompt, sizes: Sizes, number: int) -> GenerationRequest:
     return generation(prompt, Job("", sizes.answer, temperature=0.7), number)
 
 
-def start(kind: str, shape: Shape, requests: Iterator[GenerationRequest], options: argparse.Namespace) -> Model:
+def start(
+    kind: str,
+    shape: Shape,
+    requests: Iterator[GenerationRequest],
+    options: argparse.Namespace,
+    load_shape: Callable[[Shape], RandomLoad] = RandomLoad,
+) -> Model:
     """Create a model and start its engine. Raises StartError."""
-    load = RandomLoad(shape)
+    load = load_shape(shape)
     vision, here = shape.tower is not None, Path()
     spec = ModelSpec(kind, shape.name, vision, here, here, options.device, DTYPES[options.device], "-", "-", "DTYPE")
     config = EngineConfig(

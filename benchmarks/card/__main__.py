@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.card.record import Options, Part, measure
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("facts", "gpu_tests", "attention", "linear", "graphs", "load")
+PARTS = ("facts", "gpu_tests", "load", "long_row", "profile", "both", "graphs", "attention", "linear")
 NO_DEVICE = 2
 
 

@@ -37,13 +37,23 @@ def generation(prompt: Prompt, job: Job, number: int) -> GenerationRequest:
     return GenerationRequest(f"benchmark-{number}", prompt, sampling, queue_timeout=TIMEOUT, timeout=TIMEOUT)
 
 
-def ask(server: Server, request: GenerationRequest) -> Outcome:
-    """Send a request and wait for its answer; the first token is timed by the server, from `submit`."""
+def ask(server: Server, request: GenerationRequest, answers: set[Generation] | None = None) -> Outcome:
+    """Send a request and wait for its answer; the first token is timed by the server, from `submit`.
+
+    answers: holds the answer while it is waited for.
+    """
     began = time.perf_counter()
+    held: set[Generation] = set() if answers is None else answers
+    answer: Generation | None = None
     try:
-        completion = server.submit(request).result()
+        answer = server.submit(request)
+        held.add(answer)
+        completion = answer.result()
     except ServiceError as error:
         return Outcome(time.perf_counter() - began, error=type(error).__name__)
+    finally:
+        if answer is not None:
+            held.discard(answer)
     seconds = time.perf_counter() - began
     return Outcome(seconds, completion.output_tokens, completion.timings.first_token)
 
@@ -62,6 +72,7 @@ class Clients:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # guards the requests and the outcomes
         self._outcomes: list[Outcome] = []
+        self._answers: set[Generation] = set()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
 
     def start(self) -> None:
@@ -80,6 +91,13 @@ class Clients:
         self._stopping.set()
         self.join()
 
+    def abandon(self) -> None:
+        """Send nothing new, and abort the answers in progress."""
+        self._stopping.set()
+        for answer in list(self._answers):
+            answer.abort()
+        self.join()
+
     def join(self) -> None:
         """Wait until every client has finished."""
         for thread in self._threads:
@@ -87,7 +105,7 @@ class Clients:
 
     def _run(self) -> None:
         while not self._stopping.is_set() and (request := self._next()) is not None:
-            outcome = ask(self._server, request)
+            outcome = ask(self._server, request, self._answers)
             with self._lock:
                 self._outcomes.append(outcome)
                 self._tick()

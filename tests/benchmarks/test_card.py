@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.card import __main__ as card
 from benchmarks.card.record import Options, Rows, measure
+from engine import engine_core
 
 
 def rehearse(part: str, folder: Path) -> dict[str, list[dict[str, object]]]:
@@ -95,3 +96,34 @@ def test_load_of_random_lengths(tmp_path: Path) -> None:
     tables = rehearse("load", tmp_path)
     assert [row["load"] for row in tables["load"]] == ["c=1", "c=2"]
     assert all(row["failed"] == 0 and float(str(row["tokens/s"])) > 0 for row in tables["load"])
+
+
+@pytest.mark.slow
+def test_gaps_beside_a_long_row(tmp_path: Path) -> None:
+    """Short rows alone, beside the long one and alone again, which no error ends; streaming is as before."""
+    tables = rehearse("long_row", tmp_path)
+    assert [row["rows"] for row in tables["short rows"]] == ["alone", "beside one of 80 tokens", "alone again"]
+    assert all(row["failed"] == 0 for row in tables["short rows"] + tables["the long row"])
+    assert engine_core.STREAM_INTERVAL > 0
+
+
+@pytest.mark.slow
+def test_the_profile_of_three_loads(tmp_path: Path) -> None:
+    """Each has its steps, and the functions of the engine's thread."""
+    tables = rehearse("profile", tmp_path)
+    for load in ("1 row", "2 rows", "2 rows and prompts"):
+        assert int(str(tables[f"{load}: steps"][0]["steps"])) > 0
+        functions = [str(row["function"]) for row in tables[f"{load}: the engine's thread"]]
+        assert "engine/engine_core.py:EngineCore.step" in functions
+
+
+@pytest.mark.slow
+def test_both_models_at_once_and_many_sizes_of_images(tmp_path: Path) -> None:
+    """The first answers while the second starts; nothing fails and every logit is finite."""
+    tables = rehearse("both", tmp_path)
+    assert int(str(tables["start"][1]["answers of the first model meanwhile"])) > 0
+    assert tables["start"][1]["failed"] == 0
+    assert [row["load"] for row in tables["load"]] == [
+        "text, c=2: text", "vision, c=2: vision", "both, c=2: text", "both, c=2: vision"
+    ]  # fmt: skip
+    assert tables["images of any size"] == [{"images": 3, "failed": 0, "logits that are not finite": 0}]

@@ -1,0 +1,88 @@
+"""Both models on one card: while one of them starts, at the same time, and over many sizes of images."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks import gpu
+from benchmarks.card.engines import Started, figures_row, random_lengths
+from benchmarks.card.record import Options, Row, Rows
+from benchmarks.harness.gpu_report import BOTH, TEXT, VISION, ByPoint, together
+from benchmarks.harness.in_process import Clients, ask, request_of
+from benchmarks.harness.shapes import shapes
+from benchmarks.harness.workload import Job, draw_image
+from engine.text.images import check_header
+from engine.types import GenerationRequest
+
+IMAGE_SIDES = (28, 900)  # pixels
+
+
+def both(options: Options) -> Rows:
+    """Yield the failures while the second model starts, the figures of each alone and both, and those of images."""
+    clients = options.pick(64, 2)
+    text_shape, vision_shape = shapes(options.tiny)
+    sizes = gpu.SMALL if options.tiny else gpu.FULL
+    with Started(TEXT, text_shape, random_lengths(text_shape, options), options, clients) as text:
+        yield "start", text.facts
+        early = Clients(text.engine, text.running.requests, options.pick(8, 1))
+        early.start()
+        vision = Started(VISION, vision_shape, gpu.vision_requests(sizes), options, clients)
+        early.stop()
+        with vision:
+            yield "start", {**vision.facts, **_outcomes(early)}
+            yield from _together(text, vision, clients, options)
+            for row in _images(vision, options):
+                yield "images of any size", row
+
+
+def _outcomes(early: Clients) -> Row:
+    ended = early.take_outcomes()
+    return {
+        "answers of the first model meanwhile": len(ended),
+        "failed": sum(outcome.error is not None for outcome in ended),
+        "longest answer, s": max((outcome.seconds for outcome in ended), default=None),
+    }
+
+
+def _together(text: Started, vision: Started, clients: int, options: Options) -> Rows:
+    figures: ByPoint = {}
+    for name, models in ((TEXT, [text]), (VISION, [vision]), (BOTH, [text, vision])):
+        figures[f"{name}, c={clients}"] = gpu.steady([model.running for model in models], clients, text.sizes)
+        for kind, own in figures[f"{name}, c={clients}"].items():
+            yield "load", figures_row(f"{name}, c={clients}: {kind}", own)
+        if options.device == "cuda":
+            free, total = torch.cuda.mem_get_info()
+            row: Row = {
+                "after": name,
+                "GB used": (total - free) / 1e9,
+                "GB in use": torch.cuda.memory_allocated() / 1e9,
+            }
+            yield "memory", row
+    ratio = together(figures, clients)
+    yield "together", {"clients of each": clients, "of alternation": None if ratio is None else f"{ratio:.0%}"}
+
+
+def _images(vision: Started, options: Options) -> Iterator[Row]:
+    before = vision.engine.stats().nan_logits_total
+    failed: list[str] = []
+    images = options.pick(40, 3)
+    for number, request in enumerate(itertools.islice(_any_size(), images)):
+        outcome = ask(vision.engine, request)
+        if outcome.error is not None:
+            failed.append(f"{number}: {outcome.error}")
+    yield {
+        "images": images,
+        "failed": ", ".join(failed) or 0,
+        "logits that are not finite": vision.engine.stats().nan_logits_total - before,
+    }
+
+
+def _any_size() -> Iterator[GenerationRequest]:
+    rng = random.Random(7)
+    for number in itertools.count():
+        image = check_header(draw_image(rng, IMAGE_SIDES))
+        yield request_of(Job("sofa", 4, temperature=0.0), number, image)

@@ -1,0 +1,49 @@
+"""What one long chat costs the short ones beside it: the gaps between their tokens with it and without."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+from benchmarks.card.engines import Reader, Started, every_token_streamed, gaps_row, one_request, random_lengths
+from benchmarks.card.record import Options, Row, Rows
+from benchmarks.harness.gpu_report import TEXT
+from benchmarks.harness.in_process import Clients
+from benchmarks.harness.shapes import shapes
+
+SHORT, READERS = 63, 4  # rows that are short, and how many of them are read token by token
+LONG_PROMPT, LONG_ANSWER = 2100, 1900  # tokens
+
+
+def long_row(options: Options) -> Rows:
+    """Yield the gaps of short rows alone, beside a long one while it decodes, and alone again."""
+    short, watched = options.pick(SHORT, 3), options.pick(READERS, 1)
+    shape = shapes(options.tiny)[0]
+    prompt, answer = options.pick(LONG_PROMPT, 80), options.pick(LONG_ANSWER, 200)
+    started = Started(TEXT, shape, random_lengths(shape, options), options, short + 1)
+    with every_token_streamed(), started as model:
+        yield "start", model.facts
+        others = Clients(model.engine, model.running.requests, short - watched)
+        readers = [Reader(model, random_lengths(shape, options, seed)) for seed in range(1, watched + 1)]
+        others.start()
+        for reader in readers:
+            reader.start()
+        time.sleep(model.sizes.settle)
+        yield "short rows", _window("alone", readers, model)
+        long = Reader(model, (one_request(shape, prompt, answer, number) for number in itertools.count()))
+        long.start()
+        while not long.gaps(0.0) and not long.errors:  # its prompt is being read
+            time.sleep(0.001)
+        yield "short rows", _window(f"beside one of {prompt} tokens", readers, model)
+        yield "the long row", gaps_row(f"{prompt} tokens", [long], 0.0)
+        long.stop()
+        yield "short rows", _window("alone again", readers, model)
+        for reader in readers:
+            reader.stop()
+        others.stop()
+
+
+def _window(name: str, readers: list[Reader], model: Started) -> Row:
+    since = time.perf_counter()
+    time.sleep(model.sizes.window)
+    return gaps_row(name, readers, since)
