@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from settings import table
+from settings.gpus import has_gpu
 from settings.groups import Settings
-from settings.rules import DEMO, broken_rules, threads_needed
+from settings.rules import DEMO, broken_rules, default_num_seqs, threads_needed
 from settings.sources import Sources, read_sources
 from settings.table import Setting
 
@@ -36,10 +37,13 @@ class SettingsError(Exception):
 SETTINGS: tuple[Setting, ...] = tuple(table.settings_in(Settings))
 
 
-def load_settings(environ: Mapping[str, str], env_file: Path | None) -> Settings:
-    """Read and check all settings; env_file None: there is no `.env`. Raises SettingsError with every mistake."""
+def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Callable[[], bool] = has_gpu) -> Settings:
+    """Read and check all settings; env_file None: there is no `.env`. Raises SettingsError with every mistake.
+
+    has_gpu: whether this machine has a GPU, asked where a default depends on it.
+    """
     sources = read_sources(SETTINGS, environ, env_file)
-    settings = _build(_parse(sources), sources)
+    settings = _build(_parse(sources), sources, has_gpu)
     sources.mistakes += broken_rules(settings)
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
@@ -97,8 +101,8 @@ def _parse(sources: Sources) -> dict[str, object]:
     return values
 
 
-def _build(values: Mapping[str, object], sources: Sources) -> Settings:
-    """Return the settings with these values, by name; THREADS is computed if it is unset."""
+def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[], bool]) -> Settings:
+    """Return the settings with these values, by name; MAX_NUM_SEQS and THREADS are computed if they are unset."""
     settings = Settings(
         environment=str(values["ENVIRONMENT"]),
         warnings=tuple(sources.warnings),
@@ -107,6 +111,8 @@ def _build(values: Mapping[str, object], sources: Sources) -> Settings:
     for name in {s.group for s in SETTINGS if s.group}:
         own = {s.name.lower(): values[s.name] for s in SETTINGS if s.group == name}
         settings = replace(settings, **{name: replace(getattr(settings, name), **own)})
+    rows = settings.engine.max_num_seqs or default_num_seqs(settings.model, has_gpu)
+    settings = replace(settings, engine=replace(settings.engine, max_num_seqs=rows))
     threads = settings.server.threads or threads_needed(settings.engine)
     return replace(settings, server=replace(settings.server, threads=threads))
 

@@ -19,7 +19,7 @@ from engine.loading.device import (
     DeviceRequest,
     InstalledGpus,
     TorchSupport,
-    choose_device,
+    choose_devices,
     find_gpus,
     find_torch_support,
 )
@@ -90,14 +90,17 @@ def check_gpu(
     visible: str | None,
     installed_gpus: Callable[[], InstalledGpus] = find_gpus,
     torch_support: Callable[[], TorchSupport] = find_torch_support,
-    use: Callable[[], str] | None = None,
+    use: Callable[[str], str] | None = None,
 ) -> str:
-    """Return a line about the device. use: runs a computation on the GPU and returns its name."""
+    """Return a line about the devices. use: runs a computation on a GPU such as `cuda:0` and returns its name."""
     request = DeviceRequest(settings.model.device, visible, settings.production)
     try:
-        if choose_device(request, installed_gpus, torch_support) == "cpu":
+        chosen = choose_devices(request, settings.model.own_devices, installed_gpus, torch_support).values()
+        gpus = sorted(set(chosen) - {"cpu"})
+        if not gpus:
             return "The models run on the CPU."
-        return f"The models run on {(use or compute_on_gpu)()}; CUDA works."
+        names = [(use or compute_on_gpu)(gpu) for gpu in gpus]
+        return f"The models run on {' and '.join([*names, *(['the CPU'] if 'cpu' in chosen else [])])}; CUDA works."
     except StartError as error:
         hint = "If nvidia-smi shows the GPU, the unit's DeviceAllow lines lack one of its /dev/nvidia* nodes."
         return f"Error: {error} {hint}"
@@ -106,14 +109,14 @@ def check_gpu(
         return f"Error: CUDA sees the GPU but cannot compute on it: {reason}. nvidia-smi shows its state and processes."
 
 
-def compute_on_gpu() -> str:  # pragma: no cover - CUDA
+def compute_on_gpu(device: str) -> str:  # pragma: no cover - CUDA
     """Run a matrix product on the GPU and return its name. Raises RuntimeError if it fails."""
     import torch
 
-    ones = torch.ones(64, 64, device="cuda")
+    ones = torch.ones(64, 64, device=device)
     if float((ones @ ones)[0, 0]) != 64.0:
         raise RuntimeError("a matrix product was wrong")
-    return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name(device)
 
 
 def _first_closed(path: Path) -> Path:

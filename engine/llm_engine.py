@@ -20,7 +20,7 @@ from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater
 from engine.loading.host import usable_cores
 from engine.loading.loader import LoadedModel, load_model
-from engine.loading.memory_budget import check_budget, plan_budget
+from engine.loading.memory_budget import PREFIX_CONTEXTS, check_budget, plan_budget
 from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
@@ -226,9 +226,11 @@ class LLMEngine:
         )
 
     def _load_and_warm(self) -> None:
-        config = self._config
-        if self._spec.device == "cpu":
+        config, on_cpu = self._config, self._spec.device_type == "cpu"
+        if on_cpu:
             torch.set_num_threads(config.cpu_threads or usable_cores())
+        else:  # pragma: no cover - CUDA; the current GPU is a property of the thread
+            torch.cuda.set_device(torch.device(self._spec.device).index or 0)
         loaded = self._load(self._spec, self._report, config.max_model_len)
         self._report(Progress("allocating the KV cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
@@ -237,10 +239,10 @@ class LLMEngine:
             loaded.model,
             config.max_num_seqs,
             loaded.max_model_len,
-            budget.prefix_tokens,
-            decode_graphs=config.cuda_graphs and self._spec.device == "cuda",
+            PREFIX_CONTEXTS * loaded.max_model_len if config.prefix_cache else 0,
+            decode_graphs=config.cuda_graphs and not on_cpu,
             report=self._report,
-            kernels=load_kernels() if self._spec.device == "cpu" else None,
+            kernels=load_kernels() if on_cpu else None,
         )
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)

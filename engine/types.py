@@ -278,7 +278,8 @@ class ModelSpec:
     """Which checkpoint to load, where, and which settings an error about it names.
 
     name: `avibe` or `avision`, the label in metrics and logs; served_id: the value of `X-Model` (`avibe-demo` for the
-    demo); vision: whether it reads images; device: `cpu` or `cuda`; dtype: `float16`, `bfloat16` or `float32`.
+    demo); vision: whether it reads images; device: `cpu`, `cuda` or `cuda:N`, counted among the GPUs that CUDA shows;
+    dtype: `float16`, `bfloat16` or `float32`.
     """
 
     name: str
@@ -292,6 +293,11 @@ class ModelSpec:
     tokenizer_setting: str
     dtype_setting: str
     demo: bool = False
+
+    @property
+    def device_type(self) -> str:
+        """Return `cpu` or `cuda`."""
+        return self.device.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)

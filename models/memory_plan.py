@@ -30,6 +30,8 @@ LIMIT_BYTES = 128 * MIB  # the windows of the rate limits, see `edge.local_windo
 RECORD_BYTES = 64 * MIB  # metrics, an hour of samples, queued traces, ended sessions
 HEADROOM = 1.1  # of limits that the kernel enforces, over the plan
 
+Budgets = dict[str, tuple[str, Any]]  # the device and the MemoryBudget of each model
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
@@ -59,23 +61,41 @@ class MemoryPlan:
 
 def memory_plan(settings: Settings, models: Iterable[tuple[ModelSpec, EngineConfig]]) -> MemoryPlan:
     """Return the plan, from the settings and the files of the checkpoints. Raises StartError if these are invalid."""
+    return plan_of(settings, budgets_of(models))
+
+
+def budgets_of(models: Iterable[tuple[ModelSpec, EngineConfig]]) -> Budgets:
+    """Return the budgets, from the files of the checkpoints. Raises StartError if these are invalid."""
     budget = import_module("engine.loading.memory_budget")
-    return plan_of(
-        settings, {spec.name: (spec.device, budget.estimate_budget(spec, config)) for spec, config in models}
-    )
+    return {spec.name: (spec.device, budget.estimate_budget(spec, config)) for spec, config in models}
 
 
-def plan_of(settings: Settings, budgets: dict[str, tuple[str, Any]]) -> MemoryPlan:
-    """Return the plan of models with these budgets. budgets: of each model, with its device."""
+def plan_of(settings: Settings, budgets: Budgets) -> MemoryPlan:
+    """Return the plan of models with these budgets."""
+    models = {name: one.total for name, (device, one) in budgets.items() if device == "cpu"}
+    ready = _ready(settings, budgets) | models
+    return MemoryPlan(ready | _later(settings, budgets), sum(ready.values()))
+
+
+def bytes_beside(settings: Settings, budgets: Budgets) -> int:
+    """Return what the service takes of the host's memory beside the models that run there."""
+    return sum((_ready(settings, budgets) | _later(settings, budgets)).values())
+
+
+def _ready(settings: Settings, budgets: Budgets) -> dict[str, int]:
+    """Return what is taken before the first request, without the models on the CPU."""
     threads = settings.server.threads
-    device = "cuda" if any(device == "cuda" for device, _ in budgets.values()) else "cpu"
-    ready = {"base": BASE_BYTES[device], "threads": threads * THREAD_BYTES}
-    if device == "cpu":
-        ready |= {name: one.total for name, (_, one) in budgets.items()}
-    else:  # one model passes through the host's memory at a time
-        ready["loading"] = max(one.weights for _, one in budgets.values())
-    later = {
-        "connections": (threads + IDLE_CONNECTIONS) * CONNECTION_BYTES,
+    on_gpus = [one for device, one in budgets.values() if device != "cpu"]
+    lines = {"base": BASE_BYTES["cuda" if on_gpus else "cpu"], "threads": threads * THREAD_BYTES}
+    if on_gpus:  # one model passes through the host's memory at a time
+        lines["loading"] = max(one.weights for one in on_gpus)
+    return lines
+
+
+def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
+    """Return what requests take."""
+    return {
+        "connections": (settings.server.threads + IDLE_CONNECTIONS) * CONNECTION_BYTES,
         "bodies": settings.server.max_bodies_mib * MIB * BODY_COPIES,
         "images": sum(one.images for _, one in budgets.values()),
         "image_decoders": max(one.decoders for _, one in budgets.values()),  # both models share them
@@ -83,7 +103,6 @@ def plan_of(settings: Settings, budgets: dict[str, tuple[str, Any]]) -> MemoryPl
         "rate_limits": LIMIT_BYTES,
         "records": RECORD_BYTES,
     }
-    return MemoryPlan(ready | later, sum(ready.values()))
 
 
 def log_plan(plan: MemoryPlan) -> None:

@@ -17,11 +17,11 @@ from config import DEMO, Settings, apply_gpu_choice
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
-from engine.loading.device import DeviceRequest, choose_device, find_gpus, find_torch_support
+from engine.loading.device import DeviceRequest, choose_devices, find_gpus, find_torch_support
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
-from models.memory_plan import log_plan, memory_plan
+from models.memory_plan import budgets_of, bytes_beside, log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
 
@@ -32,9 +32,11 @@ BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens besi
 # The fixed cost of a step in tokens: measured on the CPU with the demo; on CUDA, reading the weights once.
 STEP_OVERHEAD = {"cpu": 8, "cuda": 256}
 DTYPES = {"cpu": "float32", "cuda": "float16"}
+SETTING_PREFIX = {"avibe": "VIBE", "avision": "VISION"}
 
-# Returns the device, and the engine's limits on it; called by the thread that loads.
-ResolveDevice = Callable[[], tuple[str, EngineConfig]]
+Planned = tuple[ModelSpec, EngineConfig]
+# Returns what to load, by the models' names; called by the thread that loads.
+PlanModels = Callable[[], dict[str, Planned]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +50,17 @@ class ChosenCheckpoint:
 
 def build_models(settings: Settings) -> ModelSet:
     """Return the two models, not yet loaded. Raises StartError if a folder is missing and no demo may replace it."""
-    visible = apply_gpu_choice(settings)
-    request = DeviceRequest(settings.model.device, visible, settings.production)
-    device = functools.cache(lambda: choose_device(request, find_gpus, find_torch_support))
+    apply_gpu_choice(settings)
     checkpoints = choose_checkpoints(settings)
+    planned = functools.cache(lambda: planned_models(settings, checkpoints))
 
-    def resolve_device() -> tuple[str, EngineConfig]:
-        where = device()
-        limits = engine_config(settings, where)
-        return where, replace(limits, reload_reserve=limits.reload_reserve and not models.overlapping)
+    def plan() -> dict[str, Planned]:
+        reserve = settings.engine.reload_reserve and not models.overlapping
+        return {spec.name: (spec, replace(limits, reload_reserve=reserve)) for spec, limits in planned()}
 
     decoder = ImageWorkers(settings.engine.image_workers)
-    backends = {
-        name: _deferred(name, chosen, settings, resolve_device, decoder) for name, chosen in checkpoints.items()
-    }
-    models = ModelSet(
-        backends, check=lambda: _check_memory(checkpoints, settings, resolve_device), image_decoder=decoder
-    )
+    backends = {name: _deferred(name, chosen, settings, plan, decoder) for name, chosen in checkpoints.items()}
+    models = ModelSet(backends, check=lambda: _check_memory(settings, plan), image_decoder=decoder)
     return models
 
 
@@ -83,7 +79,7 @@ def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
 
 
 def engine_config(settings: Settings, device: str) -> EngineConfig:
-    """Return the engine's limits on this device, the automatic ones filled in."""
+    """Return the engine's limits on `cpu` or `cuda`, the automatic ones filled in."""
     engine = settings.engine
     return EngineConfig(
         max_num_seqs=engine.max_num_seqs,
@@ -104,7 +100,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
 def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> ModelSpec:
     """Return what to load as this model, and which settings its errors name."""
     vision = name == "avision"
-    prefix = "VISION" if vision else "VIBE"
+    prefix = SETTING_PREFIX[name]
     own_dtype = settings.model.vision_dtype if vision else settings.model.vibe_dtype
     return ModelSpec(
         name=name,
@@ -113,7 +109,7 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
         model_dir=chosen.model_dir,
         tokenizer_dir=chosen.tokenizer_dir,
         device=device,
-        dtype=own_dtype or settings.model.dtype or DTYPES[device],
+        dtype=own_dtype or settings.model.dtype or DTYPES[device.partition(":")[0]],
         dir_setting=f"{prefix}_MODEL_DIR",
         tokenizer_setting="VISION_MODEL_DIR" if vision else "VIBE_TOKENIZER_DIR",
         dtype_setting=f"{prefix}_DTYPE" if own_dtype else "DTYPE",
@@ -142,14 +138,12 @@ def _choose(
 
 
 def _deferred(
-    name: str, chosen: ChosenCheckpoint, settings: Settings, resolve_device: ResolveDevice, decoder: ImageDecoder
+    name: str, chosen: ChosenCheckpoint, settings: Settings, plan: PlanModels, decoder: ImageDecoder
 ) -> DeferredBackend:
     def build() -> Backend:
-        where, limits = resolve_device()
+        spec, limits = plan()[name]
         load = functools.partial(import_module("engine.loading.loader").load_model, decoder=decoder)
-        backend: Backend = import_module("engine.llm_engine").LLMEngine(
-            model_spec(name, chosen, settings, where), limits, load
-        )
+        backend: Backend = import_module("engine.llm_engine").LLMEngine(spec, limits, load)
         fold_in_libraries()
         return backend
 
@@ -157,25 +151,31 @@ def _deferred(
     return DeferredBackend(ModelInfo.of(spec, settings.generation.max_model_len), build)
 
 
-def _check_memory(
-    checkpoints: Mapping[str, ChosenCheckpoint], settings: Settings, resolve_device: ResolveDevice
-) -> None:
-    """Raise StartError if both models together do not fit."""
-    where, limits = resolve_device()
-    models = [(model_spec(name, chosen, settings, where), limits) for name, chosen in checkpoints.items()]
+def _check_memory(settings: Settings, plan: PlanModels) -> None:
+    """Raise StartError if the models of a device do not fit on it together."""
+    models = list(plan().values())
     import_module("engine.loading.memory_budget").check_together(models)
     log_plan(memory_plan(settings, models))
 
 
-def planned_models(settings: Settings) -> list[tuple[ModelSpec, EngineConfig]]:
-    """Return what `build_models` would load. Raises StartError as it does."""
+def planned_models(settings: Settings, checkpoints: Mapping[str, ChosenCheckpoint] | None = None) -> list[Planned]:
+    """Return what `build_models` loads, by default from the folders of the settings. Raises StartError."""
     request = DeviceRequest(settings.model.device, apply_gpu_choice(settings), settings.production)
-    where = choose_device(request, find_gpus, find_torch_support)
-    checkpoints = choose_checkpoints(settings)
-    return [
-        (model_spec(name, chosen, settings, where), engine_config(settings, where))
-        for name, chosen in checkpoints.items()
+    own = settings.model.own_devices
+    devices = choose_devices(request, own, find_gpus, functools.cache(find_torch_support))
+    models = [
+        _planned(name, chosen, settings, devices[f"{SETTING_PREFIX[name]}_DEVICE"])
+        for name, chosen in (checkpoints or choose_checkpoints(settings)).items()
     ]
+    rest = bytes_beside(settings, budgets_of(models))
+    sized: list[Planned] = import_module("engine.loading.cache_size").with_cache_sizes(models, rest)
+    return sized
+
+
+def _planned(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> Planned:
+    """Return what to load as this model, with the size of its KV cache if the settings name one."""
+    spec, sizes = model_spec(name, chosen, settings, device), settings.engine.kv_cache_tokens or {}
+    return spec, replace(engine_config(settings, spec.device_type), kv_cache_tokens=sizes.get(name, 0))
 
 
 def _served_id(name: str, chosen: ChosenCheckpoint) -> str:

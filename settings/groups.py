@@ -61,12 +61,21 @@ class ServerSettings(Group):
 @dataclass(frozen=True, repr=False)
 class ModelSettings(Group):
     cuda_visible_devices: str | None = setting(
-        None, kinds.gpus(), "GPU to use: index in PCI order, UUID or MIG name", unset="all of them"
+        None,
+        kinds.gpus(),
+        "GPUs that are visible: comma-separated indexes in PCI order, UUIDs or MIG names",
+        unset="all of them",
     )
     device: str = setting(
         "auto",
         kinds.choice("auto", "cuda", "cpu"),
         "device of the models; in production the CPU must be set explicitly",
+    )
+    vibe_device: str | None = setting(
+        None, kinds.device(), "device of Avibe; cuda:1 is the second of the visible GPUs", unset="DEVICE"
+    )
+    vision_device: str | None = setting(
+        None, kinds.device(), "device of Avision; cuda:1 is the second of the visible GPUs", unset="DEVICE"
     )
     dtype: str | None = setting(
         None, kinds.choice(*DTYPES), "dtype of both models", unset="float16 on CUDA, float32 on CPU"
@@ -86,6 +95,11 @@ class ModelSettings(Group):
         kinds.folder(),
         "Avision's checkpoint or Hugging Face cache folder; `demo` for the demo model",
     )
+
+    @property
+    def own_devices(self) -> Mapping[str, str | None]:
+        """Return the devices of single models, by setting."""
+        return {"VIBE_DEVICE": self.vibe_device, "VISION_DEVICE": self.vision_device}
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +130,18 @@ class LimitSettings(Group):
 
 @dataclass(frozen=True, repr=False)
 class EngineSettings(Group):
-    max_num_seqs: int = setting(64, whole(1, 4096), "maximum number of concurrent sequences per model")
+    max_num_seqs: int = setting(
+        None,
+        whole(1, 4096),
+        "maximum number of concurrent sequences per model; the KV cache may hold fewer",
+        unset="256 on CUDA, 64 on the CPU",
+    )
+    kv_cache_tokens: Mapping[str, int] | None = setting(
+        None,
+        kinds.tokens_by_model(16, 1_000_000_000),
+        "size of each model's KV cache in tokens, one figure for both or avibe=...,avision=...",
+        unset="as many contexts for both as the device's memory holds",
+    )
     max_waiting: int = setting(128, whole(0, 65_536), "maximum length of the waiting queue per model")
     max_num_batched_tokens: int = setting(
         0, whole(0, ANY_COUNT), "token budget of one step; 0: 320 on the CPU, 2048 on CUDA"

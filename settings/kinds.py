@@ -15,9 +15,11 @@ T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
 MASK = "********"
+MODEL_NAMES = ("avibe", "avision")
 ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
 HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){HOST_LABEL}(\.{HOST_LABEL})*")
+DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 GPU_NAME = re.compile(r"\d{1,3}|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
 KEY = re.compile(r"[!-~]{16,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -91,6 +93,39 @@ def gpus() -> Kind[str]:
         return ",".join(names)
 
     return Kind(parse, "the number, UUID (GPU-...) or MIG name (MIG-...) of a GPU; to use none, set DEVICE=cpu")
+
+
+def device() -> Kind[str]:
+    """The CPU, or a GPU by its number among those that CUDA shows."""
+
+    def parse(text: str) -> str:
+        if not DEVICE.fullmatch(folded := text.casefold()):
+            raise ValueError(text)
+        return folded
+
+    return Kind(parse, "cpu, cuda, or a GPU such as cuda:1, counted from cuda:0 among the visible ones")
+
+
+def tokens_by_model(low: int, high: int) -> Kind[Mapping[str, int]]:
+    """One number of tokens for all models, or `name=number` for some of them."""
+
+    def parse(text: str) -> dict[str, int]:
+        if "=" not in text:
+            return dict.fromkeys(MODEL_NAMES, _within(_whole(text), low, high))
+        pairs = [[half.strip() for half in part.split("=")] for part in text.split(",")]
+        tokens = {name: _within(_whole(number), low, high) for name, number in pairs}
+        if len(tokens) < len(pairs) or not tokens.keys() <= set(MODEL_NAMES):
+            raise ValueError(text)
+        return tokens
+
+    def show(tokens: Mapping[str, int]) -> str:
+        figures = set(tokens.values())
+        if len(figures) == 1 and len(tokens) == len(MODEL_NAMES):
+            return str(figures.pop())
+        return ",".join(f"{name}={number}" for name, number in tokens.items())
+
+    names = ",".join(f"{name}=..." for name in MODEL_NAMES)
+    return Kind(parse, f"a whole number from {low} to {high}, or one for each model as {names}", show)
 
 
 def origins() -> Kind[tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from settings.groups import EngineSettings, GenerationSettings, ModelSettings, Settings
@@ -11,6 +11,14 @@ from settings.groups import EngineSettings, GenerationSettings, ModelSettings, S
 DEMO = Path("demo")
 MODELS = 2
 SPARE_THREADS = 32
+NUM_SEQS = {"cpu": 64, "cuda": 256}
+
+
+def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
+    """Return the default of MAX_NUM_SEQS for the devices of the models. has_gpu: asked where these are automatic."""
+    devices = {own or model.device for own in model.own_devices.values()}
+    on_cuda = any(device.startswith("cuda") for device in devices) or ("auto" in devices and has_gpu())
+    return NUM_SEQS["cuda" if on_cuda else "cpu"]
 
 
 def threads_needed(engine: EngineSettings) -> int:

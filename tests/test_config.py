@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import DEMO, SettingsError, load_settings
+from config import DEMO, SETTINGS, SettingsError, load_settings
 
 KEY = "correct-horse-battery"
 
 
-def load(env_file=None, **environ):
-    return load_settings(environ, env_file)
+def load(env_file=None, has_gpu=lambda: False, **environ):
+    return load_settings(environ, env_file, has_gpu)
 
 
 def mistakes(env_file=None, **environ):
     with pytest.raises(SettingsError) as caught:
-        load_settings(environ, env_file)
+        load_settings(environ, env_file, lambda: False)
     return caught.value.mistakes
 
 
@@ -76,6 +76,43 @@ def test_too_few_threads_are_refused_with_the_arithmetic():
     )
 
 
+@pytest.mark.parametrize(
+    ("devices", "has_gpu", "sequences"),
+    [
+        ({}, True, 256),
+        ({}, False, 64),
+        ({"DEVICE": "cpu"}, True, 64),
+        ({"DEVICE": "cuda"}, False, 256),
+        ({"DEVICE": "cpu", "VISION_DEVICE": "cuda:1"}, False, 256),
+        ({"VIBE_DEVICE": "cpu", "VISION_DEVICE": "cpu"}, True, 64),
+    ],
+)
+def test_the_number_of_sequences_follows_the_device(devices, has_gpu, sequences):
+    """More on CUDA, where one of the models is; the threads follow, and a number that is set is kept."""
+    settings = load(has_gpu=lambda: has_gpu, **devices)
+    assert settings.engine.max_num_seqs == sequences
+    assert settings.server.threads == 2 * (sequences + 128) + 32
+    assert load(has_gpu=lambda: has_gpu, MAX_NUM_SEQS="7", **devices).engine.max_num_seqs == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "shown"),
+    [
+        ("100000", {"avibe": 100_000, "avision": 100_000}, "100000"),
+        ("avision=4096, avibe=8192", {"avision": 4096, "avibe": 8192}, "avision=4096,avibe=8192"),
+        ("avibe=8192,avision=8192", {"avibe": 8192, "avision": 8192}, "8192"),
+        ("avision=4096", {"avision": 4096}, "avision=4096"),
+        ("", None, ""),
+    ],
+)
+def test_the_cache_has_one_figure_or_one_each(text, tokens, shown):
+    """Without one for a model, its size is computed."""
+    settings = load(KV_CACHE_TOKENS=text)
+    (setting,) = (setting for setting in SETTINGS if setting.name == "KV_CACHE_TOKENS")
+    assert settings.engine.kv_cache_tokens == tokens
+    assert settings.show(setting) == shown
+
+
 def test_all_mistakes_are_reported_at_once():
     """Each message has the value and what was expected."""
     found = mistakes(PORT="70000", TEMPERATURE="nan", DEVICE="gpu", PREFIX_CACHE="maybe", WORKERS="4")
@@ -108,6 +145,15 @@ def test_all_mistakes_are_reported_at_once():
         ("MAX_TOKENS_AVISION", "0"),
         ("MAX_NUM_BATCHED_TOKENS", "63"),
         ("MAX_NUM_SEQS", "0"),
+        ("KV_CACHE_TOKENS", "0"),
+        ("KV_CACHE_TOKENS", "many"),
+        ("KV_CACHE_TOKENS", "gpt=4096"),
+        ("KV_CACHE_TOKENS", "avibe=4096,4096"),
+        ("KV_CACHE_TOKENS", "avibe=4096=1"),
+        ("KV_CACHE_TOKENS", "avibe=4096,avibe=8192"),
+        ("VIBE_DEVICE", "auto"),
+        ("VISION_DEVICE", "cuda:-1"),
+        ("VISION_DEVICE", "1"),
         ("TEMPERATURE", "2.1"),
         ("TEMPERATURE", "inf"),
         ("QUEUE_TIMEOUT", "0"),
@@ -143,6 +189,8 @@ def test_wrong_value_is_refused_by_name(name, value):
         ("CUDA_VISIBLE_DEVICES", "GPU-8f1c", "model.cuda_visible_devices", "GPU-8f1c"),
         ("CUDA_VISIBLE_DEVICES", "MIG-GPU-8f1c/1/0", "model.cuda_visible_devices", "MIG-GPU-8f1c/1/0"),
         ("DTYPE", "BFloat16", "model.dtype", "bfloat16"),
+        ("VIBE_DEVICE", "CPU", "model.vibe_device", "cpu"),
+        ("VISION_DEVICE", "cuda:1", "model.vision_device", "cuda:1"),
         ("VIBE_MODEL_DIR", "demo", "model.vibe_model_dir", DEMO),
         ("RATE_LIMIT_PER_MINUTE", "0", "limits.rate_limit_per_minute", 0),
         ("RATE_LIMIT_STORAGE", "rediss://u:p@h:6379/0", "limits.rate_limit_storage", "rediss://u:p@h:6379/0"),

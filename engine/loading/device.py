@@ -1,4 +1,4 @@
-"""Chooses the device of the models from the settings, the GPUs that NVML lists and the GPUs that torch can use.
+"""Chooses the device of each model from the settings, the GPUs that NVML lists and the GPUs that torch can use.
 
 A GPU that is present but unusable stops the start: falling back to the CPU would hide the fault behind a slow service.
 NVML is queried because it lists every GPU, including those that CUDA_VISIBLE_DEVICES hides from torch.
@@ -7,8 +7,8 @@ NVML is queried because it lists every GPU, including those that CUDA_VISIBLE_DE
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import StartError
@@ -35,11 +35,57 @@ class TorchSupport:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """The settings. device: `auto`, `cpu` or `cuda`; visible: CUDA_VISIBLE_DEVICES, None if not set."""
+    """The settings. device: `auto`, `cpu` or `cuda`; visible: CUDA_VISIBLE_DEVICES, None if not set.
+
+    setting: the name of the setting that asks for the device.
+    """
 
     device: str
     visible: str | None
     production: bool
+    setting: str = "DEVICE"
+
+
+def choose_devices(
+    request: DeviceRequest,
+    own: Mapping[str, str | None],
+    installed_gpus: Callable[[], InstalledGpus],
+    torch_support: Callable[[], TorchSupport],
+) -> dict[str, str]:
+    """Return `cpu` or `cuda:N` for each setting of `own`, and warn of GPUs that none of them uses. Raises StartError.
+
+    own: the device that the setting of one model names, `cpu`, `cuda` or `cuda:N`; None: that of the request. N counts
+    the GPUs that CUDA shows to this process.
+    """
+    chosen = {
+        setting: _resolve(
+            replace(request, device=device, setting=setting) if device else request, installed_gpus, torch_support
+        )
+        for setting, device in own.items()
+    }
+    if used := set(chosen.values()) - {"cpu"}:
+        for unused in sorted({f"cuda:{index}" for index in range(torch_support().gpus)} - used):
+            log.warning(
+                "The GPU %s is visible and no model uses it: set %s to it, or hide it with CUDA_VISIBLE_DEVICES.",
+                unused,
+                " or ".join(own),
+            )
+    return chosen
+
+
+def _resolve(
+    request: DeviceRequest, installed_gpus: Callable[[], InstalledGpus], torch_support: Callable[[], TorchSupport]
+) -> str:
+    kind, _, index = request.device.partition(":")
+    if choose_device(replace(request, device=kind), installed_gpus, torch_support) == "cpu":
+        return "cpu"
+    visible = torch_support().gpus
+    if int(index or 0) >= visible:
+        raise StartError(
+            f"{request.setting}={request.device}, but CUDA shows {visible} GPU{'s' if visible > 1 else ''} to this "
+            f"process, counted from cuda:0; CUDA_VISIBLE_DEVICES is {_shown(request.visible)}."
+        )
+    return f"cuda:{int(index or 0)}"
 
 
 def choose_device(
@@ -54,7 +100,9 @@ def choose_device(
     if installed.gpus or installed.error:
         raise StartError(_unusable(request, installed, usable))
     if request.device == "cuda":
-        raise StartError("DEVICE=cuda, but this machine has no NVIDIA GPU: set DEVICE=cpu to run without one.")
+        raise StartError(
+            f"{request.setting}=cuda, but this machine has no NVIDIA GPU: set {request.setting}=cpu to run without one."
+        )
     if request.production:
         raise StartError("This machine has no NVIDIA GPU: in production set DEVICE=cpu to run without one.")
     if request.visible:
@@ -93,9 +141,13 @@ def find_torch_support() -> TorchSupport:
 
 def _unusable(request: DeviceRequest, installed: InstalledGpus, usable: TorchSupport) -> str:
     present = f"GPU {', GPU '.join(installed.gpus)}" if installed.gpus else f"an NVIDIA driver ({installed.error})"
-    setting = "not set" if request.visible is None else request.visible or "empty, which hides them all"
     return (
-        f"torch can use no GPU, but this machine has {present}. CUDA_VISIBLE_DEVICES is {setting}, the driver is "
+        f"torch can use no GPU, but this machine has {present}. CUDA_VISIBLE_DEVICES is {_shown(request.visible)}, the "
+        f"driver is "
         f"{installed.driver or 'unknown'}, torch's CUDA is {usable.cuda or 'none (a build for the CPU)'}. Name a GPU "
         "that is present, install a driver and a torch that fit each other, or set DEVICE=cpu to run without it."
     )
+
+
+def _shown(visible: str | None) -> str:
+    return "not set" if visible is None else visible or "empty, which hides them all"

@@ -24,19 +24,25 @@ def usable_cores(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int:
 
 
 def available_bytes(device: str) -> int:
-    """Return how many bytes can be allocated on `cpu` or `cuda` now."""
-    if device == "cuda":  # pragma: no cover - CUDA
-        free, _ = torch.cuda.mem_get_info()
-        return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    """Return how many bytes can be allocated on `cpu`, `cuda` or `cuda:N` now."""
+    if device != "cpu":  # pragma: no cover - CUDA
+        gpu = _gpu(device)
+        free, _ = torch.cuda.mem_get_info(gpu)
+        return int(free) + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
     limits = [psutil.virtual_memory().available, cgroup_bytes()]
     return min(limit for limit in limits if limit is not None)
 
 
 def total_bytes(device: str) -> int:
-    """Return the total memory of `cpu` or `cuda` in bytes, used and free."""
-    if device == "cuda":  # pragma: no cover - CUDA
-        return int(torch.cuda.mem_get_info()[1])
+    """Return the total memory of `cpu`, `cuda` or `cuda:N` in bytes, used and free."""
+    if device != "cpu":  # pragma: no cover - CUDA
+        return int(torch.cuda.get_device_properties(_gpu(device)).total_memory)
     return int(psutil.virtual_memory().total)
+
+
+def _gpu(device: str) -> int:  # pragma: no cover - CUDA
+    """Return the index of a GPU among those that CUDA shows: `cuda` is the first one."""
+    return torch.device(device).index or 0
 
 
 def cgroup_bytes(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int | None:
@@ -45,6 +51,11 @@ def cgroup_bytes(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int | None:
     Cached file pages count as free: the kernel reclaims them under memory pressure.
     """
     return min((free for group in _own_groups(root, own) if (free := _free_in(group)) is not None), default=None)
+
+
+def cgroup_limit(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> int | None:
+    """Return the memory limit of this process's control groups in bytes, None if they set none."""
+    return min((limit for group in _own_groups(root, own) if (limit := _limit_of(group)) is not None), default=None)
 
 
 def _own_groups(root: Path, own: Path) -> list[Path]:
@@ -66,13 +77,19 @@ def _core_quota(group: Path) -> int | None:
         return None
 
 
-def _free_in(group: Path) -> int | None:
+def _limit_of(group: Path) -> int | None:
     try:
-        limit = (group / "memory.max").read_text().strip()
+        return int((group / "memory.max").read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _free_in(group: Path) -> int | None:
+    if (limit := _limit_of(group)) is None:
+        return None
+    try:
         used = int((group / "memory.current").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    if limit == "max":
-        return None
-    return max(0, int(limit) - used + int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0)))
+    return max(0, limit - used + int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0)))

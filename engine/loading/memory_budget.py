@@ -1,12 +1,14 @@
-"""The memory budget of a model on its device: weights, KV cache, prefix cache, working memory.
+"""The memory budget of a model on its device: weights, KV cache, and what its steps need beside them.
 
-The size of the KV cache follows from the settings, never from the free memory, so the same settings always start the
-same way, and the logged table tells the operator whether a second copy fits beside the first for a seamless reload.
+Every line follows from the settings, the checkpoint and the device's total memory, never from the memory that happens
+to be free, so the same card always starts the same way. The logged table tells the operator how many requests fit, and
+whether a second copy fits beside the first for a seamless reload.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,67 +20,99 @@ from engine.errors import NoRoom, StartError
 from engine.loading.checkpoint import find_checkpoint
 from engine.loading.host import available_bytes, total_bytes
 from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens
+from engine.loading.step_memory import graph_bytes, sampling_bytes, vision_bytes, work_bytes, workspace_bytes
 from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
+from engine.model.prefix_cache import BLOCK
 from engine.text.image_workers import MEMORY_BYTES
 from engine.types import EngineConfig, ModelSpec
 
 log = logging.getLogger("avito_ai.loading")
 
-PREFIX_CONTEXTS = 4  # size of the prefix cache in contexts of full length
-LOGITS_COPIES = 4  # float32 copies of the logits of a step that exist at once during sampling
-HIDDEN_COPIES = 6  # copies of the hidden states of a step that exist at once
-FFN_COPIES = 3  # the same for the intermediate states of the feed-forward layers
-SETTINGS_TO_LOWER = "lower MAX_NUM_SEQS or MAX_MODEL_LEN"
+PREFIX_CONTEXTS = 4  # contexts beyond those of running sequences that a cache of the largest default size holds
+TYPICAL_TOKENS = 310  # of a request, prompt and answer together
+SETTINGS_TO_LOWER = "set a lower KV_CACHE_TOKENS or MAX_MODEL_LEN"
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """Bytes by purpose, and the sizes of KV cache and prefix cache in tokens.
+    """Bytes by purpose, and the size of the KV cache.
 
-    second_layout: the upper limit for a second packing of small weights on the CPU; work: estimated working memory.
-    images, decoders: the upper limits of what the images of requests take in the host's memory while they are admitted,
-    and of the processes that decode them; nothing of it is taken before they come.
+    second_layout: the upper limit for a second packing of small weights on the CPU. work: the activations of the
+    largest step. sampling: the logits of its rows, and what the sampler makes of them. vision: the activations of the
+    vision tower. workspaces, graphs: of the libraries and the CUDA graphs. images, decoders: the upper limits of what
+    the images of requests take in the host's memory while they are admitted, and of the processes that decode them;
+    nothing of it is taken before they come. cache_tokens, max_model_len: in tokens; token_bytes: of keys and values.
     """
 
     weights: int
     second_layout: int
-    cache: int
-    prefix_cache: int
     work: int
+    sampling: int
+    vision: int
+    workspaces: int
+    graphs: int
     cache_tokens: int
-    prefix_tokens: int
+    max_model_len: int
+    token_bytes: int
     images: int = 0
     decoders: int = 0
 
     @property
+    def cache(self) -> int:
+        """The KV cache with the block that padding tokens write to."""
+        return (self.cache_tokens + BLOCK) * self.token_bytes
+
+    @property
+    def step(self) -> int:
+        """What steps need beside weights and KV cache."""
+        return self.work + self.sampling + self.vision + self.workspaces + self.graphs
+
+    @property
     def to_allocate(self) -> int:
         """Memory still to be allocated after the weights are loaded."""
-        return self.second_layout + self.cache + self.prefix_cache + self.work
+        return self.second_layout + self.cache + self.step
 
     @property
     def total(self) -> int:
         """All memory including the weights: what a second copy would take."""
         return self.weights + self.to_allocate
 
+    @property
+    def contexts(self) -> float:
+        """How many sequences of the full length the KV cache holds."""
+        return self.cache_tokens / _in_blocks(self.max_model_len)
+
+    @property
+    def typical_requests(self) -> int:
+        """How many requests of typical size the KV cache holds."""
+        return self.cache_tokens // _in_blocks(TYPICAL_TOKENS)
+
     def table(self, available: int) -> str:
         """Return the budget as a text table. available: free bytes, with the weights already loaded."""
         left = available - self.to_allocate
+        room = f"{self.contexts:.1f} contexts of {self.max_model_len:,}, or {self.typical_requests:,} requests of "
         rows = [
             ("weights (loaded)", self.weights, ""),
-            *([("second layout", self.second_layout, "at most")] if self.second_layout else []),
-            ("cache", self.cache, f"{self.cache_tokens:,} tokens"),
-            ("prefix cache", self.prefix_cache, f"{self.prefix_tokens:,} tokens"),
-            ("work", self.work, "estimated"),
-            *([("images", self.images, "at most, in the host's memory")] if self.images else []),
-            *([("image decoders", self.decoders, "at most, in the host's memory")] if self.decoders else []),
-            ("left", left, f"a second copy for a seamless reload {'fits' if left >= self.total else 'does not fit'}"),
+            ("second layout", self.second_layout, "at most"),
+            ("KV cache", self.cache, f"{self.cache_tokens:,} tokens: {room}{TYPICAL_TOKENS}"),
+            ("work", self.work, "activations of the largest step"),
+            ("sampling", self.sampling, "logits of all rows"),
+            ("vision tower", self.vision, "activations of the images of one step"),
+            ("workspaces", self.workspaces, "of cuBLAS and attention"),
+            ("CUDA graphs", self.graphs, "at most"),
+            ("images", self.images, "at most, in the host's memory"),
+            ("image decoders", self.decoders, "at most, in the host's memory"),
         ]
+        rows = [(name, size, note) for name, size, note in rows if size]
+        rows.append(
+            ("left", left, f"a second copy for a seamless reload {'fits' if left >= self.total else 'does not fit'}")
+        )
         return "\n".join(f"  {name:<18}{size / 1e9:>9.3f} GB  {note}".rstrip() for name, size, note in rows)
 
 
 def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> MemoryBudget:
-    """Return the budget of a loaded model. max_model_len: tokens per slot."""
+    """Return the budget of a loaded model. max_model_len: of a sequence, in tokens."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return _budget(model.config, model.dtype, model.device.type, weights, config, max_model_len)
 
@@ -91,7 +125,7 @@ def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
     text = whole.get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)
     length = min(config.max_model_len, text.max_position_embeddings)
-    return _budget(whole, dtype, spec.device, checkpoint.loaded_bytes(dtype.itemsize), config, length)
+    return _budget(whole, dtype, spec.device_type, checkpoint.loaded_bytes(dtype.itemsize), config, length)
 
 
 def check_together(
@@ -99,27 +133,37 @@ def check_together(
     available: Callable[[str], int] = available_bytes,
     total: Callable[[str], int] = total_bytes,
 ) -> None:
-    """Check, before anything is loaded, that all models fit on their device together.
+    """Check, before anything is loaded, that the models of each device fit on it together.
 
     Raises NoRoom if they would fit without the memory that other processes use, StartError if they never fit.
     """
-    budgets = [(spec, config, estimate_budget(spec, config)) for spec, config in models]
-    spec, config, _ = budgets[0]
-    free, needed = available(spec.device), sum(budget.total for _, _, budget in budgets)
-    reserve = needed if config.reload_reserve else 0
+    by_device = defaultdict[str, list[tuple[ModelSpec, EngineConfig, MemoryBudget]]](list)
+    for spec, config in models:
+        budget = estimate_budget(spec, config)
+        _check_context(spec, budget)
+        by_device[spec.device].append((spec, config, budget))
+    for device, planned in by_device.items():
+        _check_device(device, planned, available(device), total(device))
+
+
+def _check_device(
+    device: str, planned: list[tuple[ModelSpec, EngineConfig, MemoryBudget]], free: int, total: int
+) -> None:
+    needed = sum(budget.total for _, _, budget in planned)
+    reserve = needed if planned[0][1].reload_reserve else 0
     if needed + reserve <= free:
         return
     sums = "; ".join(
         f"{spec.name} {budget.total / 1e9:.2f} GB "
         f"({(budget.weights + budget.second_layout) / 1e9:.2f} weights in {spec.dtype}, "
-        f"{budget.cache / 1e9:.2f} cache, {budget.prefix_cache / 1e9:.2f} prefix cache, {budget.work / 1e9:.2f} work)"
-        for spec, _, budget in budgets
+        f"{budget.cache / 1e9:.2f} KV cache of {budget.cache_tokens:,} tokens, {budget.step / 1e9:.2f} work)"
+        for spec, _, budget in planned
     )
     twice = f", and RELOAD_RESERVE keeps as much for a second copy: {2 * needed / 1e9:.2f} GB" if reserve else ""
-    kind = NoRoom if needed + reserve <= total(spec.device) else StartError
+    kind = NoRoom if needed + reserve <= total else StartError
     raise kind(
-        f"The models do not fit on {spec.device} together: {sums}; that is {needed / 1e9:.2f} GB{twice}, and "
-        f"{free / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
+        f"The models do not fit on {device} together: {sums}; that is {needed / 1e9:.2f} GB{twice}, and "
+        f"{free / 1e9:.2f} of {total / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
     )
 
 
@@ -127,6 +171,7 @@ def check_budget(
     spec: ModelSpec, config: EngineConfig, budget: MemoryBudget, available: Callable[[str], int] = available_bytes
 ) -> None:
     """Log the table of the budget. Raises StartError with the sizes and the settings to lower if it does not fit."""
+    _check_context(spec, budget)
     free = available(spec.device)
     log.info("%s: memory on %s\n%s", spec.name, spec.device, budget.table(free))
     reserve = budget.total if config.reload_reserve else 0
@@ -136,31 +181,42 @@ def check_budget(
     reserved = f" and {reserve / 1e9:.2f} GB that RELOAD_RESERVE keeps for a second copy" if reserve else ""
     raise StartError(
         f"{spec.name} does not fit on {spec.device}: in addition to its weights it needs {layout}"
-        f"{budget.cache / 1e9:.2f} GB for {budget.cache_tokens:,} cache tokens (MAX_NUM_SEQS x MAX_MODEL_LEN), "
-        f"{budget.prefix_cache / 1e9:.2f} GB for prefix cache (PREFIX_CACHE), {budget.work / 1e9:.2f} GB of working "
-        f"memory{reserved}, and {free / 1e9:.2f} GB are free: {SETTINGS_TO_LOWER}."
+        f"{budget.cache / 1e9:.2f} GB for a KV cache of {budget.cache_tokens:,} tokens (KV_CACHE_TOKENS), "
+        f"{budget.step / 1e9:.2f} GB of working memory{reserved}, and {free / 1e9:.2f} GB are free: "
+        f"{SETTINGS_TO_LOWER}."
     )
 
 
+def default_contexts(config: EngineConfig) -> int:
+    """Return how many sequences of the full length a KV cache holds at most, unless KV_CACHE_TOKENS says otherwise."""
+    return config.max_num_seqs + (PREFIX_CONTEXTS if config.prefix_cache else 0)
+
+
+def _check_context(spec: ModelSpec, budget: MemoryBudget) -> None:
+    if budget.contexts < 1:
+        raise StartError(
+            f"The KV cache of {spec.name} has {budget.cache_tokens:,} tokens (KV_CACHE_TOKENS), and one sequence of "
+            f"the full length takes {_in_blocks(budget.max_model_len):,} (MAX_MODEL_LEN): raise one or lower the other."
+        )
+
+
 def _budget(
-    model: Any, dtype: torch.dtype, device: str, weights: int, config: EngineConfig, length: int
+    model: Any, dtype: torch.dtype, device_type: str, weights: int, config: EngineConfig, length: int
 ) -> MemoryBudget:
-    """Return the budget of a model with this configuration. length: tokens per slot."""
+    """Return the budget of a model with this configuration. length: of a sequence, in tokens."""
     text, vision = model.get_text_config(), getattr(model, "vision_config", None)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype)
-    cache_tokens = config.max_num_seqs * length
-    prefix_tokens = PREFIX_CONTEXTS * length if config.prefix_cache else 0
-    row = (HIDDEN_COPIES * text.hidden_size + FFN_COPIES * text.intermediate_size) * dtype.itemsize
-    logits = LOGITS_COPIES * config.max_num_seqs * text.vocab_size * 4
     return MemoryBudget(
         weights=weights,
-        second_layout=weights if device == "cpu" and weights <= KEEP_BOTH_BYTES else 0,
-        cache=cache_tokens * per_token,
-        prefix_cache=prefix_tokens * per_token,
-        work=config.max_num_batched_tokens * row + logits,
-        cache_tokens=cache_tokens,
-        prefix_tokens=prefix_tokens,
+        second_layout=weights if device_type == "cpu" and weights <= KEEP_BOTH_BYTES else 0,
+        work=work_bytes(text, config.max_num_batched_tokens, dtype),
+        sampling=sampling_bytes(text, config.max_num_seqs),
+        vision=0 if vision is None else vision_bytes(vision, config.max_num_batched_tokens, length, dtype),
+        workspaces=workspace_bytes(device_type),
+        graphs=graph_bytes(device_type) if config.cuda_graphs else 0,
+        cache_tokens=config.kv_cache_tokens or default_contexts(config) * _in_blocks(length),
+        max_model_len=length,
+        token_bytes=KVCache.bytes_per_token(text.num_hidden_layers, text.num_key_value_heads, head_dim, dtype),
         images=0 if vision is None else _image_bytes(vision, config, length),
         decoders=0 if vision is None else config.image_workers * MEMORY_BYTES,
     )
@@ -170,3 +226,8 @@ def _image_bytes(vision: Any, config: EngineConfig, length: int) -> int:
     """Return what the images of all admitted requests take at most, each with a byte for each of its values."""
     token = 3 * int(vision.patch_size * vision.spatial_merge_size) ** 2
     return (config.max_num_seqs + config.max_waiting) * image_tokens(length) * token
+
+
+def _in_blocks(tokens: int) -> int:
+    """Return the tokens that whole blocks of these hold."""
+    return -(-tokens // BLOCK) * BLOCK

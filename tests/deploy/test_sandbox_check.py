@@ -90,18 +90,32 @@ def test_the_processor_is_no_trouble() -> None:
     assert "CPU" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
 
 
-def gpu_line(installed: InstalledGpus, gpus: int, use: Callable[[], str]) -> str:
+def gpu_line(installed: InstalledGpus, gpus: int, use: Callable[[str], str]) -> str:
     return sandbox_check.check_gpu(settings(), None, lambda: installed, lambda: TorchSupport(gpus, "13.0"), use)
 
 
 def test_the_gpu_is_used_once() -> None:
     """The GPU must compute, not only be visible."""
-    assert gpu_line(ONE_GPU, 1, lambda: "NVIDIA H200") == "The models run on NVIDIA H200; CUDA works."
+    assert gpu_line(ONE_GPU, 1, lambda gpu: "NVIDIA H200") == "The models run on NVIDIA H200; CUDA works."
+
+
+def test_every_gpu_of_a_model_is_used() -> None:
+    """Each must compute; a model on the CPU is told of as well."""
+    two = InstalledGpus(("0: NVIDIA H200", "1: NVIDIA L4"), "580.1")
+    names = {"cuda:0": "NVIDIA H200", "cuda:1": "NVIDIA L4"}
+
+    def line(**devices: str) -> str:
+        chosen = settings(**devices)
+        return sandbox_check.check_gpu(chosen, None, lambda: two, lambda: TorchSupport(2, "13.0"), names.__getitem__)
+
+    assert line(VISION_DEVICE="cuda:1") == "The models run on NVIDIA H200 and NVIDIA L4; CUDA works."
+    assert line(VIBE_DEVICE="cuda:1", VISION_DEVICE="cpu") == "The models run on NVIDIA L4 and the CPU; CUDA works."
+    assert line(VISION_DEVICE="cuda:2").startswith("Error: VISION_DEVICE=cuda:2, but CUDA shows 2 GPUs")
 
 
 def test_a_gpu_that_torch_cannot_see_is_an_error() -> None:
     """The message has the engine's reason, and a hint about the sandbox."""
-    line = gpu_line(ONE_GPU, 0, lambda: "")
+    line = gpu_line(ONE_GPU, 0, lambda gpu: "")
     assert line.startswith("Error: torch can use no GPU")
     assert "DeviceAllow" in line
 
@@ -109,7 +123,7 @@ def test_a_gpu_that_torch_cannot_see_is_an_error() -> None:
 def test_a_gpu_that_cannot_compute_is_an_error() -> None:
     """The message has the first line of CUDA's error."""
 
-    def fail() -> str:
+    def fail(gpu: str) -> str:
         raise RuntimeError("CUDA error: out of memory\nmore\nmore")
 
     line = gpu_line(ONE_GPU, 1, fail)

@@ -12,8 +12,8 @@ from config import load_settings
 from engine.deferred import DeferredBackend
 from engine.errors import NotReady, StartError
 from engine.types import BackendState, Status
-from models import ModelSet, build_models
-from models.selection import DEMO_FOLDER, choose_checkpoints, engine_config, model_spec
+from models import ModelSet, build_models, selection
+from models.selection import DEMO_FOLDER, choose_checkpoints, engine_config, model_spec, planned_models
 from tests.checkpoints import write_text_checkpoint, write_vision_checkpoint
 from tests.fakes import PATIENCE, Clock, ScriptedBackend
 
@@ -108,9 +108,9 @@ def test_memory_is_checked_with_the_settings_of_both_models(tmp_path):
     vision = write_vision_checkpoint(tmp_path / "vision", max_position_embeddings=1_000_000)
     huge = {
         "DEVICE": "cpu", "VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text),
-        "VISION_MODEL_DIR": str(vision), "MAX_NUM_SEQS": "4096", "MAX_MODEL_LEN": "1000000",
+        "VISION_MODEL_DIR": str(vision), "KV_CACHE_TOKENS": "1000000000", "MAX_MODEL_LEN": "1000000",
     }  # fmt: skip
-    with pytest.raises(StartError, match="avibe .* avision .* lower MAX_NUM_SEQS or MAX_MODEL_LEN"):
+    with pytest.raises(StartError, match="avibe .* avision .* lower KV_CACHE_TOKENS or MAX_MODEL_LEN"):
         build_models(settings(**huge)).start()
 
 
@@ -254,6 +254,24 @@ def test_automatic_values_follow_the_device(device, dtype, tokens):
     assert engine_config(settings(MAX_NUM_BATCHED_TOKENS="100"), device).max_num_batched_tokens == 100
 
 
+def test_each_model_has_the_limits_of_its_device(monkeypatch):
+    """A model on the CPU beside one on a GPU: dtype, step and cache follow each one's device."""
+    monkeypatch.setattr(selection, "choose_devices", lambda *_: {"VIBE_DEVICE": "cuda:1", "VISION_DEVICE": "cpu"})
+    (vibe, on_gpu), (vision, on_cpu) = planned_models(
+        settings(VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo", KV_CACHE_TOKENS="avibe=8192,avision=4096")
+    )
+    assert (vibe.device, vibe.device_type, vibe.dtype) == ("cuda:1", "cuda", "float16")
+    assert (vision.device, vision.device_type, vision.dtype) == ("cpu", "cpu", "float32")
+    assert (on_gpu.max_num_batched_tokens, on_gpu.kv_cache_tokens) == (2048, 8192)
+    assert (on_cpu.max_num_batched_tokens, on_cpu.kv_cache_tokens) == (320, 4096)
+
+
+def test_a_cache_whose_size_is_open_is_sized(caplog):
+    """The demos on the CPU hold every sequence at its full length, and some prefixes."""
+    planned = planned_models(settings(DEVICE="cpu", VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo", MAX_NUM_SEQS="8"))
+    assert [config.kv_cache_tokens for _, config in planned] == [(8 + 4) * 2048] * 2
+
+
 def test_models_are_known_before_they_are_loaded():
     """Right after the building, readiness can name both models and nothing has imported torch."""
     code = (
@@ -350,7 +368,7 @@ def test_announced_stop_shows_in_the_state_while_requests_are_taken():
 def test_the_reserve_for_a_second_copy_is_what_that_copy_uses(tmp_path, overlapping):
     """While the old copy is still in memory, RELOAD_RESERVE does not reserve memory for a third."""
     text = write_text_checkpoint(tmp_path / "text", max_position_embeddings=1_000_000)
-    huge = {"VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text), "MAX_NUM_SEQS": "4096"}
+    huge = {"VIBE_MODEL_DIR": str(text), "VIBE_TOKENIZER_DIR": str(text), "KV_CACHE_TOKENS": "1000000000"}
     huge |= {"DEVICE": "cpu", "VISION_MODEL_DIR": "demo", "MAX_MODEL_LEN": "1000000", "RELOAD_RESERVE": "on"}
     models = build_models(settings(**huge))
     models.overlapping = overlapping

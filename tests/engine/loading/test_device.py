@@ -10,6 +10,7 @@ from engine.loading.device import (
     InstalledGpus,
     TorchSupport,
     choose_device,
+    choose_devices,
     find_gpus,
     find_torch_support,
 )
@@ -92,6 +93,58 @@ def test_machine_without_gpu_stops_the_start_in_production():
 def test_requested_cuda_must_be_present():
     """DEVICE=cuda on a machine without a GPU is an error in every environment."""
     assert refusal(NO_GPU, CPU_TORCH, "cuda").startswith("DEVICE=cuda, but this machine has no NVIDIA GPU")
+
+
+# --- a device for each model ---
+
+TWO_USABLE = TorchSupport(gpus=2, cuda="13.0")
+
+
+def choose_each(vibe, vision, device="auto", torch=TWO_USABLE, visible=None):
+    own = {"VIBE_DEVICE": vibe, "VISION_DEVICE": vision}
+    chosen = choose_devices(DeviceRequest(device, visible, True), own, lambda: TWO_GPUS, lambda: torch)
+    return chosen["VIBE_DEVICE"], chosen["VISION_DEVICE"]
+
+
+@pytest.mark.parametrize(
+    ("vibe", "vision", "device", "expected"),
+    [
+        (None, None, "auto", ("cuda:0", "cuda:0")),
+        (None, "cuda:1", "auto", ("cuda:0", "cuda:1")),
+        ("cuda", "cpu", "auto", ("cuda:0", "cpu")),
+        ("cuda:1", None, "cpu", ("cuda:1", "cpu")),
+        (None, None, "cpu", ("cpu", "cpu")),
+    ],
+)
+def test_each_model_may_have_its_own_device(vibe, vision, device, expected):
+    """Without one of its own it is DEVICE; the first visible GPU is cuda:0."""
+    assert choose_each(vibe, vision, device) == expected
+
+
+def test_a_gpu_that_is_not_visible_stops_the_start():
+    """The message names the setting, how many GPUs there are, and CUDA_VISIBLE_DEVICES."""
+    with pytest.raises(StartError) as caught:
+        choose_each(None, "cuda:1", torch=CUDA_TORCH, visible="1")
+    for fact in ("VISION_DEVICE=cuda:1", "CUDA shows 1 GPU to", "CUDA_VISIBLE_DEVICES is 1."):
+        assert fact in str(caught.value)
+
+
+def test_the_setting_of_one_model_is_named_where_there_is_no_gpu():
+    """Not DEVICE, which says something else."""
+    own = {"VIBE_DEVICE": "cuda:1"}
+    with pytest.raises(StartError, match="VIBE_DEVICE=cuda, but this machine has no NVIDIA GPU: set VIBE_DEVICE=cpu"):
+        choose_devices(DeviceRequest("cpu", None, False), own, lambda: NO_GPU, lambda: CPU_TORCH)
+
+
+def test_a_visible_gpu_that_no_model_uses_is_warned_about(caplog):
+    """One line for each; none where all are used, or none is."""
+    choose_each(None, None)
+    (warning,) = caplog.messages
+    assert warning.startswith("The GPU cuda:1 is visible and no model uses it: set VIBE_DEVICE or VISION_DEVICE to it")
+    caplog.clear()
+    choose_each("cuda:1", "cuda:0")
+    choose_each("cpu", "cpu")
+    assert caplog.messages == []
 
 
 class FakeNvml:

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from engine.loading.host import available_bytes, cgroup_bytes, total_bytes
+from engine.loading.host import available_bytes, cgroup_bytes, cgroup_limit, total_bytes
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def test_the_tightest_group_counts(groups):
     assert cgroup_bytes(root, own) == 300
     limit(root / "outer", 1000, 950)
     assert cgroup_bytes(root, own) == 50
+    assert cgroup_limit(root, own) == 500
 
 
 def test_no_limit_is_no_limit(groups):
@@ -38,6 +39,7 @@ def test_no_limit_is_no_limit(groups):
     root, own = groups
     limit(root / "outer" / "inner", "max", 300)
     assert cgroup_bytes(root, own) is None
+    assert cgroup_limit(root, own) is None
     own.write_text("3:memory:/x\n")
     assert cgroup_bytes(root, own) is None
     assert cgroup_bytes(root, root / "nothing") is None

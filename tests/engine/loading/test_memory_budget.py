@@ -16,17 +16,43 @@ TOKEN_BYTES = 2 * 2 * 2 * 16 * 4  # keys and values, layers, kv heads, head size
 
 
 def test_the_sizes_follow_from_the_settings(text_model):
-    """A KV cache of slots times length, and a prefix cache of four contexts."""
-    budget = plan_budget(text_model.model, CONFIG, 512)
-    assert (budget.cache_tokens, budget.prefix_tokens) == (8 * 512, 4 * 512)
-    assert budget.cache == 8 * 512 * TOKEN_BYTES
-    assert budget.prefix_cache == 4 * 512 * TOKEN_BYTES
+    """A KV cache of so many tokens and a block, and the step's memory by line."""
+    budget = plan_budget(text_model.model, replace(CONFIG, kv_cache_tokens=4096), 512)
+    assert (budget.cache_tokens, budget.contexts, budget.typical_requests) == (4096, 8, 4096 // 320)
+    assert budget.cache == (4096 + 16) * TOKEN_BYTES
     assert budget.weights == sum(p.numel() * 4 for p in text_model.model.parameters())
+    assert budget.total == budget.weights + budget.to_allocate
+    assert budget.to_allocate == budget.second_layout + budget.cache + budget.work + budget.sampling
+    assert budget.sampling == 4 * 8 * text_model.vocab_size * 4
+
+
+def test_a_size_that_is_left_open_holds_every_sequence_and_some_prefixes(text_model):
+    """The largest that all sequences can use, in whole blocks, and four contexts of cached prefixes."""
+    assert plan_budget(text_model.model, CONFIG, 512).cache_tokens == (8 + 4) * 512
+    assert plan_budget(text_model.model, replace(CONFIG, prefix_cache=False), 500).cache_tokens == 8 * 512
+
+
+def test_a_gpu_has_lines_of_its_own(text_folder, vision_folder):
+    """Workspaces and graphs, which CUDA_GRAPHS=false spares; the tower's images, for Avision alone."""
+    on_gpu = estimate_budget(replace(text_spec(text_folder), device="cuda:1"), CONFIG)
+    assert (on_gpu.workspaces, on_gpu.graphs) == (320 * 2**20, 512 * 2**20)
     assert (
-        budget.total
-        == budget.weights + budget.to_allocate
-        == budget.weights + sum((budget.second_layout, budget.cache, budget.prefix_cache, budget.work))
+        estimate_budget(replace(text_spec(text_folder), device="cuda"), replace(CONFIG, cuda_graphs=False)).graphs == 0
     )
+    seeing = estimate_budget(vision_spec(vision_folder), CONFIG)
+    assert (seeing.workspaces, seeing.graphs, on_gpu.vision) == (0, 0, 0)
+    assert seeing.vision > 0
+
+
+def test_a_step_of_more_tokens_needs_more_memory(vision_folder):
+    """Work and images grow with the budget of a step; logits with the rows alone."""
+    small, large = (
+        estimate_budget(vision_spec(vision_folder), replace(CONFIG, max_num_batched_tokens=tokens))
+        for tokens in (64, 128)
+    )
+    assert large.work == 2 * small.work
+    assert large.vision == small.vision * (128 + 256) / (64 + 256)
+    assert large.sampling == small.sampling
 
 
 def test_small_weights_may_take_a_second_layout_on_a_processor(text_model, text_folder):
@@ -36,12 +62,6 @@ def test_small_weights_may_take_a_second_layout_on_a_processor(text_model, text_
     assert estimate_budget(replace(text_spec(text_folder), device="cuda"), CONFIG).second_layout == 0
     assert "second layout" in planned.table(0)
     assert "second layout" not in replace(planned, second_layout=0).table(0)
-
-
-def test_a_disabled_prefix_cache_takes_no_memory(text_model):
-    """PREFIX_CACHE=false frees it."""
-    budget = plan_budget(text_model.model, replace(CONFIG, prefix_cache=False), 512)
-    assert (budget.prefix_cache, budget.prefix_tokens) == (0, 0)
 
 
 def test_the_estimate_equals_the_plan(text_model, text_folder, vision_model, vision_folder):
@@ -58,7 +78,7 @@ def test_the_estimate_equals_the_plan(text_model, text_folder, vision_model, vis
 def test_the_checkpoints_own_length_bounds_the_cache(text_folder):
     """A MAX_MODEL_LEN above that of the checkpoint takes no more memory."""
     longer = estimate_budget(text_spec(text_folder), replace(CONFIG, max_model_len=100_000))
-    assert longer.cache_tokens == 8 * 1024
+    assert (longer.cache_tokens, longer.max_model_len) == (12 * 1024, 1024)
 
 
 def test_the_table_says_whether_a_second_copy_fits(text_model, text_folder, caplog):
@@ -70,7 +90,8 @@ def test_the_table_says_whether_a_second_copy_fits(text_model, text_folder, capl
     first, second = (record.getMessage() for record in caplog.records)
     assert "does not fit" in first
     assert "reload fits" in second
-    for row in ("weights (loaded)", "cache", "4,096 tokens", "prefix cache", "work", "left"):
+    room = "6,144 tokens: 12.0 contexts of 512, or 19 requests of 310"
+    for row in ("weights (loaded)", "KV cache", room, "work", "sampling", "left"):
         assert row in first
 
 
@@ -79,7 +100,7 @@ def test_a_model_that_does_not_fit_stops_the_start(text_model, text_folder):
     budget = plan_budget(text_model.model, CONFIG, 512)
     with pytest.raises(StartError) as stopped:
         check_budget(text_spec(text_folder), CONFIG, budget, lambda device: budget.to_allocate - 1)
-    for part in ("avibe", "4,096 cache tokens", "PREFIX_CACHE", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "GB are free"):
+    for part in ("avibe", "KV cache of 6,144 tokens", "lower KV_CACHE_TOKENS", "MAX_MODEL_LEN", "GB are free"):
         assert part in str(stopped.value)
     assert "RELOAD_RESERVE" not in str(stopped.value)
 
@@ -103,7 +124,7 @@ def test_both_models_must_fit_together_before_either_is_loaded(text_folder, visi
     with pytest.raises(StartError) as stopped:
         check_together(models, lambda device: needed - 1)
     message = str(stopped.value)
-    for part in ("avibe", "avision", "weights in float32", "cache", "together", "MAX_NUM_SEQS", "GB are free"):
+    for part in ("avibe", "avision", "weights in float32", "cache", "together", "KV_CACHE_TOKENS", "GB are free"):
         assert part in message
     assert ("RELOAD_RESERVE" in message) is reserve
 
@@ -129,3 +150,23 @@ def test_images_have_a_bound_in_the_hosts_memory(vision_model, text_model):
     for row in ("images", "image decoders", "at most, in the host's memory"):
         assert row in budget.table(0)
         assert row not in plan_budget(text_model.model, config, 512).table(0)
+
+
+def test_a_cache_that_holds_no_context_stops_the_start(text_model, text_folder):
+    """Both numbers and both settings are named, before anything is loaded and after."""
+    config = replace(CONFIG, kv_cache_tokens=496)
+    spec, budget = text_spec(text_folder), plan_budget(text_model.model, config, 512)
+    with pytest.raises(StartError, match=r"496 tokens \(KV_CACHE_TOKENS\), .* 512 \(MAX_MODEL_LEN\)"):
+        check_together([(spec, config)], lambda device: 10**12)
+    with pytest.raises(StartError, match="raise one or lower the other"):
+        check_budget(spec, config, budget, lambda device: 10**12)
+
+
+def test_each_device_is_checked_for_its_own_models(text_folder, vision_folder):
+    """Two cards hold one model each, and the message names the one that is too small."""
+    models = [(text_spec(text_folder, device="cuda:0"), CONFIG), (vision_spec(vision_folder, device="cuda:1"), CONFIG)]
+    needed = {spec.device: estimate_budget(spec, CONFIG).total for spec, _ in models}
+    check_together(models, needed.__getitem__, needed.__getitem__)
+    small = needed | {"cuda:1": needed["cuda:1"] - 1}
+    with pytest.raises(NoRoom, match="do not fit on cuda:1 together: avision"):
+        check_together(models, small.__getitem__, needed.__getitem__)
