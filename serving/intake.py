@@ -109,7 +109,8 @@ class Intake:
     def _expect(self, conn: Connection, seconds: float) -> None:
         peer = conn.peer
         if self._per_peer is not None and self._peers[peer] >= self._per_peer:
-            self._give_up(next(other for other in self._arriving if other.peer == peer))
+            oldest = next(other for other in self._arriving if other.peer == peer)
+            self._guarded(oldest, partial(self._give_up, oldest))
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
         self._peers[peer] += 1
         conn.sock.setblocking(False)
@@ -151,7 +152,7 @@ class Intake:
         conn = next(iter(self._arriving), None)
         if conn is None:
             return False
-        self._give_up(conn)
+        self._guarded(conn, partial(self._give_up, conn))
         return True
 
     def close(self) -> None:

@@ -231,10 +231,14 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             elif error.errno not in NOT_A_CLIENT:
                 raise
             return False
-        client = ClientSocket(accepted, self.send_timeout)
+        except MemoryError:
+            self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+            return False
+        client = accepted
         try:
+            client = ClientSocket(accepted, self.send_timeout)
             conn = Connection(self.cfg, client, address, listener.getsockname())
-        except OSError as error:
+        except Exception as error:
             errors.log_unexpected(error)
             client.close()
             return True

@@ -535,6 +535,17 @@ def test_a_connection_that_cannot_be_closed_well_keeps_no_other(room):
     assert len(room.intake) == 0
 
 
+def test_a_connection_that_cannot_be_closed_well_makes_room_all_the_same(room):
+    """For the next one, from the same address or any."""
+    room = room(per_peer=1)
+    for _ in range(2):
+        conn, _ = room.connect()
+        closes_badly(room.intake._arriving[conn].framing)
+    assert len(room.intake) == 1
+    assert room.intake.close_longest_waiting()
+    assert (len(room.intake), len(room.closed)) == (0, 2)
+
+
 def closes_badly(framing):
     close = framing.close
     framing.close = lambda: (close(), fail())

@@ -32,10 +32,10 @@ class FailingListener:
     """A listening socket whose accept fails."""
 
     def __init__(self, number):
-        self.number = number
+        self.error = OSError(number, os.strerror(number))
 
     def accept(self):
-        raise OSError(self.number, os.strerror(self.number))
+        raise self.error
 
 
 @pytest.mark.parametrize("number", sorted(NOT_A_CLIENT))
@@ -120,6 +120,16 @@ def test_exhaustion_pauses_accepting_and_is_logged_once(idle, number, caplog):
     assert len(caplog.records) == 1
 
 
+def test_a_lack_of_memory_pauses_accepting(idle, caplog):
+    """As where the kernel has too little of it."""
+    listener = FailingListener(errno.ENOMEM)
+    listener.error = MemoryError()
+    before = time.monotonic()
+    idle.accept(listener)
+    assert (idle._intake.closed, idle._accept_again >= before + ACCEPT_PAUSE) == (1, True)
+    assert os.strerror(errno.ENOMEM) in caplog.text
+
+
 def test_an_error_in_a_callback_ends_no_worker(idle, caplog):
     """The other callbacks of the same turn are called; an error of a listening socket is raised."""
     ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
@@ -160,19 +170,21 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
 class Unnamed:
     """A listening socket that has lost its name; what it accepts is real."""
 
-    def __init__(self):
+    def __init__(self, error):
+        self.error = error
         self.accepted, self.client = socket.socketpair()
 
     def accept(self):
         return self.accepted, ("127.0.0.1", 1)
 
     def getsockname(self):
-        raise OSError(errno.ENOBUFS, "no room")
+        raise self.error
 
 
-def test_a_connection_that_cannot_be_set_up_is_closed(idle):
+@pytest.mark.parametrize("error", [OSError(errno.ENOBUFS, "no room"), MemoryError(), ValueError("a bug")])
+def test_a_connection_that_cannot_be_set_up_is_closed(idle, error):
     """It is not counted as one of the worker's."""
-    idle.cfg, idle.nr_conns, listener = None, 0, Unnamed()
+    idle.cfg, idle.nr_conns, listener = None, 0, Unnamed(error)
     idle.accept(listener)
     assert idle.nr_conns == 0
     assert listener.client.recv(1) == b""
