@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,19 @@ from pathlib import Path
 from benchmarks.card.record import Options, Part, measure
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("facts", "gpu_tests", "load", "long_row", "profile", "both", "graphs", "attention", "linear")
+PARTS = (
+    "facts",
+    "gpu_tests",
+    "load",
+    "long_row",
+    "profile",
+    "both",
+    "kernels",
+    "graphs",
+    "attention",
+    "linear",
+    "tuning",
+)
 NO_DEVICE = 2
 
 
@@ -41,8 +54,11 @@ def run_apart(name: str, options: Options) -> int:
     """Run one part in a process of its own, a minute longer than its minutes at most; return its exit status."""
     command = [sys.executable, "-m", "benchmarks.card", "--here", "--parts", name, "--device", options.device]
     command += ["--minutes", str(options.minutes), "--results", str(options.results), *["--tiny"] * options.tiny]
+    # Without a card, Triton's interpreter runs its kernels.
+    environment = os.environ if options.device == "cuda" else {**os.environ, "TRITON_INTERPRET": "1"}
+    seconds = options.minutes * 60 + 60
     try:
-        return subprocess.run(command, cwd=ROOT, timeout=options.minutes * 60 + 60, check=False).returncode
+        return subprocess.run(command, cwd=ROOT, env=environment, timeout=seconds, check=False).returncode
     except subprocess.TimeoutExpired:
         print(f"{name} was stopped: it hung", flush=True)
         return 1

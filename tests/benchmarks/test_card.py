@@ -12,9 +12,9 @@ from benchmarks.card.record import Options, Rows, measure
 from engine import engine_core
 
 
-def rehearse(part: str, folder: Path) -> dict[str, list[dict[str, object]]]:
+def rehearse(part: str, folder: Path, where: tuple[str, ...] = ("--here",)) -> dict[str, list[dict[str, object]]]:
     """Run one part on the CPU; return its tables as written."""
-    assert card.main(["--tiny", "--device", "cpu", "--here", "--parts", part, "--results", str(folder)]) == 0
+    assert card.main(["--tiny", "--device", "cpu", *where, "--parts", part, "--results", str(folder)]) == 0
     assert (folder / f"{part}.md").read_text().startswith(f"# {part} (CPU")
     tables: dict[str, list[dict[str, object]]] = json.loads((folder / f"{part}.json").read_text())["tables"]
     return tables
@@ -85,9 +85,10 @@ def test_launching_is_timed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tests_on_a_gpu_can_be_collected_apart(tmp_path: Path) -> None:
     """Without the settings of the project, its conftest and the web's packages."""
-    lines = [str(row["line"]) for row in rehearse("gpu_tests", tmp_path)["pytest"]]
-    assert "exit status 0" in lines
-    assert any("tests collected" in line for line in lines)
+    for rows in rehearse("gpu_tests", tmp_path).values():
+        lines = [str(row["line"]) for row in rows]
+        assert "exit status 0" in lines
+        assert any("tests collected" in line for line in lines)
 
 
 @pytest.mark.slow
@@ -127,3 +128,13 @@ def test_both_models_at_once_and_many_sizes_of_images(tmp_path: Path) -> None:
         "text, c=2: text", "vision, c=2: vision", "both, c=2: text", "both, c=2: vision"
     ]  # fmt: skip
     assert tables["images of any size"] == [{"images": 3, "failed": 0, "logits that are not finite": 0}]
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+@pytest.mark.parametrize(("part", "table", "rows"), [("kernels", "paged attention", 4), ("tuning", "DECODE", 1)])
+def test_kernels_are_timed(part: str, table: str, rows: int, tmp_path: Path) -> None:
+    """In a process of its own, whose kernels Triton interprets."""
+    tables = rehearse(part, tmp_path, where=())
+    assert len(tables[table]) == rows
+    assert not any("refused" in row for row in tables[table])
