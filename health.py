@@ -72,13 +72,16 @@ def live() -> tuple[Response, int]:
 def json_metrics() -> Response:
     """Return the figures in the form that dashboards read; times in UTC."""
     figures = services().metrics
+    gpus = figures.machine.gpus()
     body = JsonFigures(
         timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
         uptime_seconds=int(figures.uptime),
         system=shown_system(figures.machine.system()),
-        gpu=shown_gpu(figures.machine.gpu()),
+        gpu=shown_gpu(gpus[0] if gpus else None),
         application=figures.application.shown(),
     )
+    if len(gpus) > 1:
+        body["gpus"] = {gpu.device: shown_gpu(gpu) for gpu in gpus}
     return jsonify(body)
 
 

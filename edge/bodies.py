@@ -84,13 +84,14 @@ class Liveness(Body):
 
 
 class JsonFigures(Body):
-    """The figures of the service, times in UTC."""
+    """The figures of the service, times in UTC. `gpu`: the first one in use; `gpus`: all of them, if there are more."""
 
     timestamp: str
     uptime_seconds: int
     system: dict[str, str]
     gpu: dict[str, str | bool]
     application: dict[str, int | str]
+    gpus: NotRequired[dict[str, dict[str, str | bool]]]
 
 
 class ResetAnswer(Body):

@@ -130,7 +130,7 @@ def _tiles(taken: Sequence[Sample], texts: dict[str, Any]) -> dict[str, str]:
 
 
 def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
-    """Yield every line of every plot: plot, key, model ("" for all), values."""
+    """Yield every line of every plot: plot, key, model or GPU ("" for all), values."""
     models = [name for name, _ in services().models]
     for name in models:
         yield "tokens", "tokens", name, [sample.tokens[name] for sample in taken]
@@ -139,9 +139,11 @@ def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
         yield "requests", "waiting", name, [sample.waiting[name] for sample in taken]
     yield "first_token", "p50", "", [sample.first_token_p50 for sample in taken]
     yield "first_token", "p95", "", [sample.first_token_p95 for sample in taken]
-    if any(sample.gpu_memory is not None for sample in taken):
-        yield "memory", "gpu_memory", "", [_percent(sample.gpu_memory) for sample in taken]
-        yield "memory", "gpu_busy", "", [_percent(sample.gpu_busy) for sample in taken]
+    gpus = sorted({gpu for sample in taken for gpu in sample.gpu_memory})
+    for gpu in gpus:
+        name = gpu if len(gpus) > 1 else ""
+        yield "memory", "gpu_memory", name, [_percent(sample.gpu_memory.get(gpu)) for sample in taken]
+        yield "memory", "gpu_busy", name, [_percent(sample.gpu_busy.get(gpu)) for sample in taken]
     for name in models:
         yield "memory", "cache", name, [_percent(sample.cache[name]) for sample in taken]
     for code in sorted({code for sample in taken for code in sample.errors}):
@@ -151,7 +153,8 @@ def _lines(taken: Sequence[Sample]) -> Iterator[tuple[str, str, str, Values]]:
 def _label(plot: str, key: str, model: str, texts: dict[str, Any]) -> str:
     """Return `<plot>: <line>`; errors are named by their code, models by their name."""
     line = texts["series"].get(key, model or key).format(model=model)
-    return f"{texts['plots'][plot]}: {line}"
+    named = "" if model in line else f" {model}"
+    return f"{texts['plots'][plot]}: {line}{named}"
 
 
 def _row(label: str, values: Values) -> tuple[str, str, str, str]:

@@ -35,7 +35,8 @@ async function get(address) {
 function take(fresh) {
   for (const { plot, key, model } of fresh.lines) {
     const name = `${plot} ${key} ${model}`;
-    const label = (words.series[key] ?? (model || key)).replace("{model}", model);
+    const text = (words.series[key] ?? (model || key)).replace("{model}", model);
+    const label = text.includes(model) ? text : `${text} ${model}`;
     if (!lines.has(name)) lines.set(name, { plot, label, values: at.map(() => (plot === "errors" ? 0 : null)) });
   }
   const come = new Map(fresh.lines.map(({ plot, key, model, values }) => [`${plot} ${key} ${model}`, values]));

@@ -239,19 +239,19 @@ class ScriptedBackend:
 
 
 class FakeMachine:
-    """A machine with round figures; `gpu_figures` None: it has no GPU."""
+    """A machine with round figures and these GPUs."""
 
-    def __init__(self, gpu_figures: GpuFigures | None = None) -> None:
+    def __init__(self, *gpu_figures: GpuFigures) -> None:
         self.gpu_figures = gpu_figures
 
     def system(self) -> SystemFigures:
         return SystemFigures(15.2, 45.8, int(128.5 * 1024**3), 60.2)
 
-    def gpu(self) -> GpuFigures | None:
+    def gpus(self) -> tuple[GpuFigures, ...]:
         return self.gpu_figures
 
     def gpu_memory(self) -> int | None:
-        return None if self.gpu_figures is None else self.gpu_figures.total
+        return sum(figures.total for figures in self.gpu_figures) or None
 
 
 def scripted_models() -> ModelSet:

@@ -146,6 +146,19 @@ def test_gpu_figures_keep_their_old_meaning(on_gpu):
     }
 
 
+def test_every_gpu_in_use_has_its_figures(settings, models):
+    """In JSON beside the first one, in Prometheus by its name, and their sum for probes."""
+    second = GpuFigures("NVIDIA L4", 2 * GIB, 3 * GIB, 22 * GIB, device="cuda:1")
+    both = create_app(settings, models, FakeMachine(H200, second)).test_client()
+    figures = both.get("/api/metrics").json
+    assert figures["gpu"] == figures["gpus"]["cuda:0"]
+    assert figures["gpus"]["cuda:1"]["gpu_name"] == "NVIDIA L4"
+    samples = scraped(both)
+    assert samples["avito_ai_gpu_memory_reserved_bytes", ("gpu", "cuda:1")] == 3 * GIB
+    assert ("avito_ai_gpu_busy_ratio", ("gpu", "cuda:1")) not in samples
+    assert both.get(READY).json["gpu_memory_gb"] == "163.00"
+
+
 def test_application_figures_count_generation_requests(client, avibe):
     """total = successful + failed; successes per model; tokens; other routes do not count."""
     for _ in range(3):
@@ -254,9 +267,9 @@ def test_prometheus_has_the_machine(client, on_gpu):
     """Host metrics always, GPU metrics with a GPU."""
     without, with_gpu = scraped(client), scraped(on_gpu)
     assert without["avito_ai_gpu_available",] == 0
-    assert ("avito_ai_gpu_memory_total_bytes",) not in without
-    assert with_gpu["avito_ai_gpu_memory_total_bytes",] == 141 * GIB
-    assert with_gpu["avito_ai_gpu_busy_ratio",] == 0.37
+    assert ("avito_ai_gpu_memory_total_bytes", ("gpu", "cuda:0")) not in without
+    assert with_gpu["avito_ai_gpu_memory_total_bytes", ("gpu", "cuda:0")] == 141 * GIB
+    assert with_gpu["avito_ai_gpu_busy_ratio", ("gpu", "cuda:0")] == 0.37
     assert with_gpu["avito_ai_system_cpu_ratio",] == pytest.approx(0.152)
     assert with_gpu["avito_ai_rate_limit_storage_failures_total",] == 0
 

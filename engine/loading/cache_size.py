@@ -12,7 +12,7 @@ from dataclasses import replace
 from engine.loading.host import cgroup_limit, total_bytes
 from engine.loading.memory_budget import MemoryBudget, default_contexts, estimate_budget
 from engine.loading.step_memory import gpu_reserve
-from engine.model.prefix_cache import BLOCK
+from engine.schedule.block_pool import BLOCK, blocks_for
 from engine.types import EngineConfig, ModelSpec
 
 HOST_SHARE = 1 / 2  # of the room on a machine, which others use as well
@@ -62,7 +62,7 @@ def _host_room(taken: int, total: int, limit: int | None, copies: int) -> int:
 
 def _split(models: Sequence[Planned], budgets: dict[str, MemoryBudget], room: int) -> dict[str, int]:
     """Return the tokens of each model's cache: as many contexts for each as fit into `room` bytes."""
-    lengths = {spec.name: -(-budgets[spec.name].max_model_len // BLOCK) * BLOCK for spec, _ in models}
+    lengths = {spec.name: blocks_for(budgets[spec.name].max_model_len) * BLOCK for spec, _ in models}
     context_bytes = sum(length * budgets[name].token_bytes for name, length in lengths.items())
     contexts = max(1.0, room / context_bytes)
     most = {spec.name: default_contexts(config) for spec, config in models}

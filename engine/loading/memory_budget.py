@@ -23,7 +23,7 @@ from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_
 from engine.loading.step_memory import graph_bytes, sampling_bytes, vision_bytes, work_bytes, workspace_bytes
 from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
-from engine.model.prefix_cache import BLOCK
+from engine.schedule.block_pool import BLOCK, blocks_for
 from engine.text.image_workers import MEMORY_BYTES
 from engine.types import EngineConfig, ModelSpec
 
@@ -230,4 +230,4 @@ def _image_bytes(vision: Any, config: EngineConfig, length: int) -> int:
 
 def _in_blocks(tokens: int) -> int:
     """Return the tokens that whole blocks of these hold."""
-    return -(-tokens // BLOCK) * BLOCK
+    return blocks_for(tokens) * BLOCK

@@ -27,7 +27,8 @@ FIRST_TOKENS = 512
 class Sample:
     """One interval. Rates are per second; times in seconds, None if nothing was measured; ratios 0 to 1.
 
-    at: seconds since the epoch; tokens, running, waiting, cache: by model; errors: failed requests by error code.
+    at: seconds since the epoch; tokens, running, waiting, cache: by model; gpu_memory, gpu_busy: by GPU; errors: failed
+    requests by error code.
     """
 
     at: float
@@ -35,8 +36,8 @@ class Sample:
     running: dict[str, int]
     waiting: dict[str, int]
     cache: dict[str, float]
-    gpu_memory: float | None
-    gpu_busy: float | None
+    gpu_memory: dict[str, float]
+    gpu_busy: dict[str, float | None]
     first_token_p50: float | None
     first_token_p95: float | None
     answers: int
@@ -83,7 +84,7 @@ class History:
 
     def take(self) -> None:
         """Take one sample of the time since the previous one."""
-        stats, gpu = self._stats(), self._machine.gpu()
+        stats, gpus = self._stats(), self._machine.gpus()
         generated = self._generated_tokens(stats)
         with self._lock:
             now = self._clock()
@@ -100,8 +101,8 @@ class History:
                     running={name: figures.num_requests_running for name, figures in stats.items()},
                     waiting={name: figures.num_requests_waiting for name, figures in stats.items()},
                     cache={name: _share(f.kv_cache_tokens_used, f.kv_cache_tokens_total) for name, f in stats.items()},
-                    gpu_memory=None if gpu is None else _share(gpu.allocated, gpu.total),
-                    gpu_busy=None if gpu is None else gpu.busy,
+                    gpu_memory={gpu.device: _share(gpu.allocated, gpu.total) for gpu in gpus},
+                    gpu_busy={gpu.device: gpu.busy for gpu in gpus},
                     first_token_p50=_quantile(first, 0.5),
                     first_token_p95=_quantile(first, 0.95),
                     answers=self._answers,

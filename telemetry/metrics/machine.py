@@ -23,13 +23,17 @@ SHORTEST_INTERVAL = 0.1
 
 @dataclass(frozen=True, slots=True)
 class GpuFigures:
-    """One GPU as this process sees it. Sizes in bytes; busy: utilization, 0 to 1, None if unknown."""
+    """One GPU as this process sees it. Sizes in bytes; busy: utilization, 0 to 1, None if unknown.
+
+    device: as the settings name it, counted among the visible GPUs.
+    """
 
     name: str
     allocated: int
     reserved: int
     total: int
     busy: float | None = None
+    device: str = "cuda:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,11 @@ class Machine(Protocol):
     def system(self) -> SystemFigures:
         """Return the host's current figures."""
 
-    def gpu(self) -> GpuFigures | None:
-        """Return the GPU's figures; None without a GPU in use."""
+    def gpus(self) -> tuple[GpuFigures, ...]:
+        """Return the figures of the GPUs in use; none without one."""
 
     def gpu_memory(self) -> int | None:
-        """Return the GPU's total memory in bytes without querying the driver, for probes; None without a GPU in use."""
+        """Return their total memory in bytes without querying the driver, for probes; None without a GPU in use."""
 
 
 class CpuTimes(Protocol):
@@ -107,24 +111,28 @@ class ThisMachine:
             self._processors.percent(), memory.percent, memory.available, psutil.disk_usage("/").percent
         )
 
-    def gpu(self) -> GpuFigures | None:
+    def gpus(self) -> tuple[GpuFigures, ...]:
         with contextlib.suppress(Exception):  # a failing driver must not fail the caller
             cuda = self._cuda_in_use()
-            properties = cuda.get_device_properties(cuda.current_device())
-            return GpuFigures(
-                name=properties.name,
-                allocated=cuda.memory_allocated(),
-                reserved=cuda.memory_reserved(),
-                total=properties.total_memory,
-                busy=self._busy(getattr(properties, "uuid", None)),
-            )
-        return None
+            return tuple(self._figures(cuda, index) for index in _used(cuda))
+        return ()
 
     def gpu_memory(self) -> int | None:
         with contextlib.suppress(Exception):
             cuda = self._cuda_in_use()
-            return int(cuda.get_device_properties(cuda.current_device()).total_memory)
+            return sum(int(cuda.get_device_properties(index).total_memory) for index in _used(cuda))
         return None
+
+    def _figures(self, cuda: ModuleType, index: int) -> GpuFigures:
+        properties = cuda.get_device_properties(index)
+        return GpuFigures(
+            name=properties.name,
+            allocated=cuda.memory_allocated(index),
+            reserved=cuda.memory_reserved(index),
+            total=properties.total_memory,
+            busy=self._busy(getattr(properties, "uuid", None)),
+            device=f"cuda:{index}",
+        )
 
     def _cuda_in_use(self) -> ModuleType:
         """Return torch.cuda. Raises LookupError while this process does not use a GPU."""
@@ -155,6 +163,11 @@ def shown_system(figures: SystemFigures) -> dict[str, str]:
         "memory_available_gb": f"{figures.memory_available / GIB:.1f}",
         "disk_percent": f"{figures.disk_percent:.1f}%",
     }
+
+
+def _used(cuda: ModuleType) -> list[int]:
+    """Return the GPUs that hold memory of this process, the first one before any does."""
+    return [index for index in range(cuda.device_count()) if cuda.memory_reserved(index)] or [0]
 
 
 def shown_gpu(figures: GpuFigures | None) -> dict[str, str | bool]:

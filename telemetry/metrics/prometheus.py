@@ -5,7 +5,7 @@ Request counters are kept here; what the backends count themselves is read from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -149,17 +149,17 @@ class _Backends(Collector):
 
 
 class _Machine(Collector):
-    """The host and its GPU."""
+    """The host and its GPUs."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
     def collect(self) -> Iterator[Metric]:
         yield from _host(self._machine.system())
-        gpu = self._machine.gpu()
-        yield _plain("gpu_available", "1 if a GPU is in use.", float(gpu is not None))
-        if gpu is not None:
-            yield from _gpu(gpu)
+        gpus = self._machine.gpus()
+        yield _plain("gpu_available", "1 if a GPU is in use.", float(bool(gpus)))
+        if gpus:
+            yield from _gpus(gpus)
 
 
 class _Build(Collector):
@@ -207,12 +207,15 @@ def _host(host: SystemFigures) -> Iterator[Metric]:
     yield _plain("system_disk_ratio", "Used share of the disk.", host.disk_percent / 100)
 
 
-def _gpu(gpu: GpuFigures) -> Iterator[Metric]:
-    yield _plain("gpu_memory_allocated_bytes", "Allocated GPU memory.", gpu.allocated)
-    yield _plain("gpu_memory_reserved_bytes", "GPU memory reserved by this process.", gpu.reserved)
-    yield _plain("gpu_memory_total_bytes", "Total GPU memory.", gpu.total)
-    if gpu.busy is not None:
-        yield _plain("gpu_busy_ratio", "GPU utilization, 0 to 1.", gpu.busy)
+def _gpus(gpus: Sequence[GpuFigures]) -> Iterator[Metric]:
+    def gauge(name: str, text: str, values: Iterable[float | None]) -> Metric:
+        known = [(gpu.device, value) for gpu, value in zip(gpus, values, strict=True) if value is not None]
+        return _gauge(name, text, known, label="gpu")
+
+    yield gauge("gpu_memory_allocated_bytes", "Allocated GPU memory.", [gpu.allocated for gpu in gpus])
+    yield gauge("gpu_memory_reserved_bytes", "GPU memory reserved by this process.", [gpu.reserved for gpu in gpus])
+    yield gauge("gpu_memory_total_bytes", "Total GPU memory.", [gpu.total for gpu in gpus])
+    yield gauge("gpu_busy_ratio", "GPU utilization, 0 to 1.", [gpu.busy for gpu in gpus])
 
 
 def _statuses(states: Iterable[tuple[str, BackendState]]) -> Metric:
@@ -227,10 +230,10 @@ def _cache_usage(figures: BackendStats) -> float:
     return figures.kv_cache_tokens_used / (figures.kv_cache_tokens_total or 1)
 
 
-def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> Metric:
-    family = GaugeMetricFamily(f"avito_ai_{name}", text, labels=["model"])
-    for model, value in values:
-        family.add_metric([model], value)
+def _gauge(name: str, text: str, values: Iterable[tuple[str, float]], label: str = "model") -> Metric:
+    family = GaugeMetricFamily(f"avito_ai_{name}", text, labels=[label])
+    for labelled, value in values:
+        family.add_metric([labelled], value)
     return family
 
 

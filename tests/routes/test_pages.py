@@ -243,7 +243,7 @@ def test_an_open_page_gets_the_state_alone(client, avibe, machine):
     assert state.startswith('<div id="state" data-status="ready"')
     assert "Avibe is busy: 3 waiting. A new question waits about 2\N{NO-BREAK SPACE}s." in state
     assert "There is no GPU here" in state
-    machine.gpu_figures = GpuFigures("GPU", 1, 1, 2)
+    machine.gpu_figures = (GpuFigures("GPU", 1, 1, 2),)
     assert "no GPU" not in client.get("/state").text
 
 

@@ -42,6 +42,17 @@ def test_every_plot_has_its_lines(client, history, avibe):
     assert {plot for plot, _, _ in found} == {"tokens", "requests", "first_token", "memory", "errors"}
 
 
+def test_each_gpu_has_its_lines(client, history, machine):
+    """Named where there are several."""
+    machine.gpu_figures += (GpuFigures("GPU", allocated=1, reserved=1, total=10, busy=0.5, device="cuda:1"),)
+    history.take()
+    found = lines(client)
+    assert found["memory", "gpu_memory", "cuda:0"] == [25.0]
+    assert found["memory", "gpu_memory", "cuda:1"] == [10.0]
+    assert found["memory", "gpu_busy", "cuda:1"] == [50.0]
+    assert "GPU memory cuda:1" in client.get("/status").text
+
+
 def test_only_new_samples_are_sent(client, history):
     """An open page requests the samples after its last one."""
     history.take()

@@ -246,14 +246,14 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             Panel(
                 "GPU memory", "Allocated, reserved by this process, and total. Empty without a GPU.", "bytes",
                 [
-                    (f"avito_ai_gpu_memory_allocated_bytes{{{ONE}}}", "{{instance}} allocated"),
-                    (f"avito_ai_gpu_memory_reserved_bytes{{{ONE}}}", "{{instance}} reserved"),
-                    (f"avito_ai_gpu_memory_total_bytes{{{ONE}}}", "{{instance}} total"),
+                    (f"avito_ai_gpu_memory_allocated_bytes{{{ONE}}}", "{{instance}} {{gpu}} allocated"),
+                    (f"avito_ai_gpu_memory_reserved_bytes{{{ONE}}}", "{{instance}} {{gpu}} reserved"),
+                    (f"avito_ai_gpu_memory_total_bytes{{{ONE}}}", "{{instance}} {{gpu}} total"),
                 ],
             ),
             Panel(
                 "GPU utilization", "Empty without a GPU.", "percentunit",
-                [(f"avito_ai_gpu_busy_ratio{{{ONE}}}", "{{instance}}")], axis_max=1,
+                [(f"avito_ai_gpu_busy_ratio{{{ONE}}}", "{{instance}} {{gpu}}")], axis_max=1,
             ),
             Panel(
                 "GPU in use", "1 if the models run on a GPU.", "short",

@@ -30,7 +30,7 @@ def test_a_sample_holds_what_happened_since_the_last_one(models, avibe, avision)
     assert sample.at == clock.now
     assert sample.tokens == {"avibe": 50.0, "avision": 0.0}
     assert (sample.waiting["avibe"], sample.running["avibe"], sample.cache["avibe"]) == (3, 0, 0.25)
-    assert (sample.gpu_memory, sample.gpu_busy) == (0.25, 0.5)
+    assert (sample.gpu_memory, sample.gpu_busy) == ({"cuda:0": 0.25}, {"cuda:0": 0.5})
     assert (sample.first_token_p50, sample.first_token_p95, sample.answers) == (0.2, 0.4, 4)
     assert sample.errors == {"overloaded": 2}
     clock.advance(4)

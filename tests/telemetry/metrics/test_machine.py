@@ -12,8 +12,9 @@ from telemetry.metrics.machine import GpuFigures, Processors, ThisMachine, shown
 class Cuda:
     """The part of `torch.cuda` that is used."""
 
-    def __init__(self, available=True, initialized=True, broken=False):
+    def __init__(self, available=True, initialized=True, broken=False, reserved=(200,)):
         self.available, self.initialized, self.broken = available, initialized, broken
+        self.reserved = reserved
 
     def is_available(self):
         return self.available
@@ -21,19 +22,19 @@ class Cuda:
     def is_initialized(self):
         return self.initialized
 
-    def current_device(self):
+    def device_count(self):
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        return 0
+        return len(self.reserved)
 
     def get_device_properties(self, device):
         return SimpleNamespace(name="NVIDIA H200", total_memory=1000, uuid="abc")
 
-    def memory_allocated(self):
-        return 100
+    def memory_allocated(self, device):
+        return self.reserved[device] // 2
 
-    def memory_reserved(self):
-        return 200
+    def memory_reserved(self, device):
+        return self.reserved[device]
 
 
 class Nvml:
@@ -82,7 +83,15 @@ def test_the_processors_are_measured_since_the_last_query_of_any_thread():
 
 def test_a_gpu_is_measured_by_torch_and_nvml():
     """Memory comes from torch, utilization from the driver."""
-    assert machine(Cuda()).gpu() == GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37)
+    assert machine(Cuda()).gpus() == (GpuFigures("NVIDIA H200", 100, 200, 1000, 0.37),)
+
+
+def test_gpus_in_use_are_those_that_hold_memory():
+    """By their number among the visible ones; before anything is loaded it is the first one."""
+    used = machine(Cuda(reserved=(0, 40, 60)))
+    assert [(figures.device, figures.reserved) for figures in used.gpus()] == [("cuda:1", 40), ("cuda:2", 60)]
+    assert used.gpu_memory() == 2000
+    assert [figures.device for figures in machine(Cuda(reserved=(0, 0))).gpus()] == ["cuda:0"]
 
 
 def test_a_probe_gets_the_memory_without_querying_the_driver():
@@ -93,16 +102,16 @@ def test_a_probe_gets_the_memory_without_querying_the_driver():
 @pytest.mark.parametrize("cuda", [Cuda(available=False), Cuda(initialized=False), Cuda(broken=True)])
 def test_a_gpu_that_is_absent_unused_or_broken_is_no_error(cuda):
     """Such a GPU counts as absent."""
-    assert machine(cuda).gpu() is machine(cuda).gpu_memory() is None
+    assert (machine(cuda).gpus(), machine(cuda).gpu_memory()) == ((), None)
 
 
 def test_torch_is_not_imported_for_a_query():
     """Until the loading thread has imported torch, the GPU counts as absent."""
-    assert ThisMachine(lambda: None).gpu() is None
+    assert ThisMachine(lambda: None).gpus() == ()
 
 
 def test_without_nvml_the_busy_share_is_unknown():
     """Without library, driver or permission, all else is reported."""
-    figures = machine(Cuda(), BrokenNvml()).gpu()
+    (figures,) = machine(Cuda(), BrokenNvml()).gpus()
     assert (figures.total, figures.busy) == (1000, None)
     assert "gpu_busy" not in shown_gpu(figures)
