@@ -14,12 +14,15 @@ NOT_LOADED = NotReady(Message("loading", "The model is still loading; try again 
 class DeferredBackend:
     """Proxy for the backend that `build` makes: LOADING before, that backend itself afterwards.
 
-    info: what is known of the model before it is loaded.
+    info: what is known of the model before it is loaded. is_open: whether it may serve once it is started; it may not
+    while another model loads, since loading takes the device's memory and time.
     """
 
-    def __init__(self, info: ModelInfo, build: Callable[[], Backend]) -> None:
+    def __init__(
+        self, info: ModelInfo, build: Callable[[], Backend], is_open: Callable[[], bool] = lambda: True
+    ) -> None:
         self._info = info
-        self._build = build
+        self._build, self._is_open = build, is_open
         self._backend: Backend | None = None
         self._started = False
         self._draining = False
@@ -45,13 +48,13 @@ class DeferredBackend:
             self._backend.drain()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        return self._built().submit(request)
+        return self._opened().submit(request)
 
     def would_refuse(self, client: str) -> RetryLater | None:
-        return NOT_LOADED if self._backend is None else self._backend.would_refuse(client)
+        return NOT_LOADED if self._backend is None or not self._is_open() else self._backend.would_refuse(client)
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
-        return self._built().submit_when_free(request, alone, wake)
+        return self._opened().submit_when_free(request, alone, wake)
 
     def stop_waiting(self, wake: Callable[[], None]) -> None:
         if self._backend is not None:
@@ -64,7 +67,10 @@ class DeferredBackend:
             return BackendState(Status.DRAINING, "The service is stopping.")
         if self._backend is None:
             return BackendState(Status.LOADING, progress=Progress("waiting"))
-        return self._backend.state()
+        state = self._backend.state()
+        if state.status is Status.READY and not self._is_open():
+            return BackendState(Status.LOADING, progress=Progress("waiting for the other models"))
+        return state
 
     def stats(self) -> BackendStats:
         return BackendStats() if self._backend is None else self._backend.stats()
@@ -80,7 +86,7 @@ class DeferredBackend:
         if self._started and self._backend is not None:
             self._backend.stop(timeout)
 
-    def _built(self) -> Backend:
-        if self._backend is None:
+    def _opened(self) -> Backend:
+        if self._backend is None or not self._is_open():
             raise NotReady(NOT_LOADED.message)
         return self._backend

@@ -38,6 +38,7 @@ class ModelSet:
         self._stopping = threading.Event()
         self._stop_announced = False
         self.overlapping = False
+        self.loaded = False  # all models; before, none of them serves
         self._loader: threading.Thread | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Backend]]:
@@ -80,6 +81,7 @@ class ModelSet:
         for name, backend in self:
             if not self._stopping.is_set():
                 self._start_one(name, backend)
+        self.loaded = True
 
     def start_in_background(
         self, on_failure: Callable[[StartError], None], on_ready: Callable[[], None] = lambda: None

@@ -59,7 +59,10 @@ def build_models(settings: Settings) -> ModelSet:
         return {spec.name: (spec, replace(limits, reload_reserve=reserve)) for spec, limits in planned()}
 
     decoder = ImageWorkers(settings.engine.image_workers)
-    backends = {name: _deferred(name, chosen, settings, plan, decoder) for name, chosen in checkpoints.items()}
+    backends = {
+        name: _deferred(name, chosen, settings, plan, decoder, lambda: models.loaded)
+        for name, chosen in checkpoints.items()
+    }
     models = ModelSet(backends, check=lambda: _check_memory(settings, plan), image_decoder=decoder)
     return models
 
@@ -138,7 +141,12 @@ def _choose(
 
 
 def _deferred(
-    name: str, chosen: ChosenCheckpoint, settings: Settings, plan: PlanModels, decoder: ImageDecoder
+    name: str,
+    chosen: ChosenCheckpoint,
+    settings: Settings,
+    plan: PlanModels,
+    decoder: ImageDecoder,
+    is_open: Callable[[], bool],
 ) -> DeferredBackend:
     def build() -> Backend:
         spec, limits = plan()[name]
@@ -148,7 +156,7 @@ def _deferred(
         return backend
 
     spec = model_spec(name, chosen, settings, "cpu")  # the device is not known yet, and is nothing that clients see
-    return DeferredBackend(ModelInfo.of(spec, settings.generation.max_model_len), build)
+    return DeferredBackend(ModelInfo.of(spec, settings.generation.max_model_len), build, is_open)
 
 
 def _check_memory(settings: Settings, plan: PlanModels) -> None:

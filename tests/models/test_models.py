@@ -284,11 +284,13 @@ def test_models_are_known_before_they_are_loaded():
 
 
 def test_built_models_answer_on_the_cpu():
-    """The engine loads the demo checkpoint that it was built for."""
+    """The engine loads the demo checkpoint that it was built for, and serves it once all models are loaded."""
     models = build_models(settings(DEVICE="cpu", VIBE_MODEL_DIR="demo", CPU_THREADS="1"))
     backend = models.get("avibe")
     try:
         backend.start()
+        assert backend.state().status is Status.LOADING
+        models.loaded = True
         assert backend.state().status is Status.READY
         assert (backend.info.served_id, backend.info.demo) == ("avibe-demo", True)
     finally:
@@ -317,6 +319,20 @@ def test_deferred_backend_is_loading_until_it_is_built():
     assert backend.stats().max_num_seqs == 64
     backend.stop(3.0)
     assert (built.drained, built.stopped_with) == (True, 3.0)
+
+
+def test_deferred_backend_serves_only_once_it_is_open():
+    """A model that is started takes no request while another one still loads."""
+    opened = []
+    backend = DeferredBackend(ScriptedBackend("avibe").info, lambda: ScriptedBackend("avibe"), lambda: bool(opened))
+    backend.start()
+    assert backend.state().status is Status.LOADING
+    assert backend.would_refuse("client") is not None
+    with pytest.raises(NotReady):
+        backend.submit(None)
+    opened.append(True)
+    assert backend.state().status is Status.READY
+    assert backend.would_refuse("client") is None
 
 
 def test_deferred_backend_that_could_not_be_built_needs_a_restart():
