@@ -12,9 +12,10 @@ from deploy.memory_limits import main
 from engine.text.grammar import CACHED_BYTES
 from engine.text.image_workers import MEMORY_BYTES
 from models.memory_plan import CONNECTION_BYTES, MIB, memory_plan, plan_of
-from models.selection import planned_models
+from models.selection import engine_config, planned_models
 from serving.framing import MAX_HEAD_BYTES
 from serving.intake import READ_BYTES
+from tests.sparse_checkpoints import sparse_text, sparse_vision
 
 DEMO = {"VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "DEVICE": "cpu", "MAX_BODIES_MIB": "128"}
 
@@ -91,6 +92,20 @@ def test_the_manifests_leave_room_for_the_plan():
     assert request * 2**30 >= plan.ready
     assert limit * 2**30 >= plan.total
     assert int(re.search(r"memory: (\d+)G, pids: 2048", Path("compose.yaml").read_text())[1]) * 2**30 >= plan.total
+
+
+def test_the_manifests_for_a_gpu_leave_room_for_the_published_models(tmp_path):
+    """The weights of one model at a time pass through the host's memory."""
+    settings = load_settings({"DEVICE": "cuda"}, None)
+    limits = engine_config(settings, "cuda")
+    on_gpu = {"device": "cuda:0", "dtype": "float16"}
+    specs = sparse_text(tmp_path / "vibe", **on_gpu), sparse_vision(tmp_path / "vision", **on_gpu)
+    plan = memory_plan(settings, [(spec, limits) for spec in specs])
+    deployment = Path("deploy/kubernetes/overlays/gpu/deployment.yaml").read_text()
+    request, limit = (int(size) for size in re.findall(r"memory: (\d+)Gi", deployment))
+    assert request * 2**30 >= plan.ready
+    assert limit * 2**30 >= plan.total
+    assert int(re.search(r"memory: (\d+)G", Path("deploy/compose/gpu.yaml").read_text())[1]) * 10**9 >= plan.total
 
 
 def plan_with_defaults():

@@ -1,6 +1,8 @@
 """The default size of the KV caches: the published shapes on cards of every size, and on the CPU."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +121,20 @@ def test_the_reserve_for_a_reload_halves_the_card(shapes):
     once, _ = sized(shapes, H200)
     half, _ = sized(shapes, H200, replace(ON_CUDA, reload_reserve=True))
     assert 4 < half.contexts < once.contexts / 2
+
+
+def test_the_documented_sizes_are_those_of_the_code(shapes):
+    """Each row of the table in docs/settings.md."""
+    text = (Path(__file__).parents[3] / "docs/settings.md").read_text()
+    rows = re.findall(
+        r"^\| [^|]+ \| (\d+\.\d) \| (Qwen.*|both) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \|$", text, re.MULTILINE
+    )
+    assert len(rows) == 5
+    for gib, models, *figures in rows:
+        chosen = {"Qwen3-8B": shapes[:1], "Qwen2.5-VL-7B": shapes[1:], "both": shapes}[models]
+        for budget in sized(chosen, int(float(gib) * GIB)):
+            told = [f"{budget.cache_tokens:,}", f"{budget.contexts:.1f}", f"{budget.typical_requests:,}"]
+            assert told == figures
 
 
 def test_on_the_cpu_a_cache_of_the_largest_size_leaves_half_of_the_room(small, text_folder):
