@@ -39,6 +39,7 @@ from models.selection import BATCHED_TOKENS, DTYPES
 NO_DEVICE = 2
 OBJECTIVE = Objective(first=1.0, per_token=0.05)
 IMAGE_TOKENS = (LONGEST_SIDE // 28) ** 2
+ROW_TOKENS = 1024  # of the KV cache for each client; both models and all clients then fit on 80 GB
 IMAGES = 16  # different ones; the text before them differs in every request
 
 
@@ -112,6 +113,7 @@ def start(
         max_num_seqs=max(options.c),
         max_model_len=options.sizes.context,
         max_num_batched_tokens=max(BATCHED_TOKENS[options.device], max(options.c)),
+        kv_cache_tokens=max(options.c) * ROW_TOKENS + options.sizes.context,
     )
     engine = LLMEngine(spec, config, load)
     engine.start()
