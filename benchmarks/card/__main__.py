@@ -31,6 +31,7 @@ PARTS = (
     "graphs",
     "attention",
     "linear",
+    "paged_attention",
     "tuning",
 )
 NO_DEVICE = 2

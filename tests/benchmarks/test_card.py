@@ -138,3 +138,12 @@ def test_kernels_are_timed(part: str, table: str, rows: int, tmp_path: Path) -> 
     tables = rehearse(part, tmp_path, where=())
     assert len(tables[table]) == rows
     assert not any("refused" in row for row in tables[table])
+
+
+@pytest.mark.slow
+@pytest.mark.linux
+def test_our_attention_is_compared_with_torch_and_tuned(tmp_path: Path) -> None:
+    """Every row says how far the result is from torch's; the kernels run in Triton's interpreter."""
+    tables = rehearse("paged_attention", tmp_path)
+    assert {row["model"] for row in tables["paged attention"]} == {"8B", "7B"}
+    assert all(float(str(row["error"])) < 0.01 for row in tables["paged attention"] + tables["tuning"])

@@ -16,14 +16,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.model.cuda import attention_plan
+from engine.model.cuda.attention_plan import TILE_ROWS
 
 PAGE = tl.constexpr(16)  # tokens
-TILE_ROWS = tl.constexpr(attention_plan.TILE_ROWS)
 DECODE_ROWS = tl.constexpr(16)  # the least rows of a matrix product; at most so many query rows take the path of decode
 LOWEST = tl.constexpr(-1e30)  # a maximum before the first key: finite, so that differences are never NaN
 # Key tiles and pipeline stages of both paths, and warps of a program.
-META = {"DECODE_KEYS": 64, "TILE_KEYS": 64, "DECODE_STAGES": 3, "TILE_STAGES": 2, "num_warps": 4}
+META = {
+    "TILE_ROWS": TILE_ROWS,
+    "DECODE_KEYS": 64,
+    "TILE_KEYS": 64,
+    "DECODE_STAGES": 3,
+    "TILE_STAGES": 2,
+    "num_warps": 4,
+}
 
 
 class Scratch(NamedTuple):
@@ -78,7 +84,8 @@ def paged_attention(
         merge_kernel[(heads, merges.shape[0])](merges, scratch.acc, scratch.stats, out, HEADS=heads, HEAD_DIM=head_dim)
 
 
-@triton.jit
+# Whatever the number of blocks in a row of the tables: the same program.
+@triton.jit(do_not_specialize=["table_stride"])
 def attend_kernel(
     q,
     layer,
@@ -93,6 +100,7 @@ def attend_kernel(
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
     DECODE_KEYS: tl.constexpr,
     TILE_KEYS: tl.constexpr,
     DECODE_STAGES: tl.constexpr,
@@ -153,12 +161,15 @@ def attend_tile(
     total = tl.zeros([ROWS], tl.float32)
     result = tl.zeros([ROWS, HEAD_DIM], tl.float32)
     table = block_tables + table_row.to(tl.int64) * table_stride
+    key = key_start + tl.arange(0, KEYS)
+    # The blocks of the next keys are read a step ahead: else keys and values would wait for them in the pipeline.
+    block = tl.load(table + key // PAGE, mask=key < key_end, other=0)
     for start in tl.range(key_start, key_end, KEYS, num_stages=STAGES):
         key = start + tl.arange(0, KEYS)
         inside = key < key_end
-        block = tl.load(table + key // PAGE, mask=inside, other=0).to(tl.int64)
-        offset = ((block * (2 * KV_HEADS) + head) * PAGE + key % PAGE) * HEAD_DIM
+        offset = ((block.to(tl.int64) * (2 * KV_HEADS) + head) * PAGE + key % PAGE) * HEAD_DIM
         place = layer + offset[:, None] + dims[None, :]
+        block = tl.load(table + (key + KEYS) // PAGE, mask=key + KEYS < key_end, other=0)
         keys = tl.load(place, mask=inside[:, None], other=0.0)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
         scores = tl.where(key[None, :] < ends[:, None], scores, float("-inf"))

@@ -30,13 +30,24 @@ SLACK = 1.25  # a tile is left whole if it is longer than a part by no more than
 class AttentionPlanner:
     """Plans the steps of one model on one device.
 
-    multiprocessors: of the device; the plan gives work to all of them as far as PART_KEYS allows.
+    multiprocessors: of the device; the plan gives work to all of them as far as `part_keys` allows. max_num_seqs: the
+    most sequences of a step, which bounds its items. tile_rows is the kernel's.
     """
 
-    def __init__(self, heads: int, kv_heads: int, multiprocessors: int = 132, max_num_seqs: int | None = None) -> None:
-        self.tile_tokens = TILE_ROWS // (heads // kv_heads)
-        self.max_splits = -(-PROGRAMS * multiprocessors // kv_heads)
-        self._max_num_seqs = max_num_seqs
+    def __init__(
+        self,
+        heads: int,
+        kv_heads: int,
+        multiprocessors: int = 132,
+        max_num_seqs: int | None = None,
+        *,
+        tile_rows: int = TILE_ROWS,
+        part_keys: int = PART_KEYS,
+        programs: int = PROGRAMS,
+    ) -> None:
+        self.tile_tokens = tile_rows // (heads // kv_heads)
+        self.max_splits = -(-programs * multiprocessors // kv_heads)
+        self._max_num_seqs, self._shortest = max_num_seqs, part_keys
 
     def max_items(self, total_tokens: int) -> int:
         """Return W, the most items of a step of this many tokens."""
@@ -99,7 +110,7 @@ class AttentionPlanner:
     def _part_keys(self, total_keys: int) -> int:
         """Return the length of a part: the parts exceed the tiles in number by at most `max_splits`."""
         share = -(-total_keys // self.max_splits)
-        return max(PART_KEYS, -(-share // KEY_STEP) * KEY_STEP)
+        return max(self._shortest, -(-share // KEY_STEP) * KEY_STEP)
 
 
 def _split(

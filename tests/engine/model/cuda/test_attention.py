@@ -8,6 +8,7 @@ import torch
 
 from engine.model.cuda.attention import Scratch, paged_attention
 from engine.model.cuda.attention_plan import AttentionPlanner
+from tests.engine.model.cuda.compile_kernels import compiled_by
 
 PAGE = 16
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -116,3 +117,26 @@ def test_nothing_planned_leaves_the_output_alone(device):
     cache, tables = step.cache.to(device), step.tables.to(device)
     paged_attention(step.q, cache, tables, items.to(device), merges.to(device), scratch, out)
     assert out.unique().tolist() == [7.0]
+
+
+def launch_real_shapes():
+    """Launch attention with the shapes of both models."""
+    for heads, kv_heads in ((32, 8), (28, 4)):
+        for dtype in (torch.float16, torch.bfloat16):
+            q = torch.zeros(16, heads + 2 * kv_heads, 128, dtype=dtype)[:, :heads]
+            layer = torch.zeros(2, 2, kv_heads, PAGE, 128, dtype=dtype)
+            integers = torch.zeros(8, 16, dtype=torch.int32)
+            scratch = Scratch.empty(2, heads, 128, torch.device("cpu"))
+            out = torch.zeros(16, heads * 128, dtype=dtype)
+            paged_attention(q, layer, integers, integers.view(-1, 8), integers.view(-1, 4), scratch, out)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_each_card_and_fit_it(tmp_path):
+    """Hopper runs two programs on a multiprocessor and spills nothing; the others may spill a few words."""
+    found = compiled_by("tests.engine.model.cuda.test_attention:launch_real_shapes", tmp_path)
+    for architecture, (shared, programs, spilled) in {80: (163, 2, 64), 89: (99, 1, 64), 90: (227, 2, 0)}.items():
+        assert len(found[architecture]) == 8
+        for kernel in found[architecture]:
+            assert kernel["spilled_bytes"] <= spilled, (architecture, kernel)
+            assert programs * (kernel["shared_bytes"] + 1024) <= shared * 1024, (architecture, kernel)
