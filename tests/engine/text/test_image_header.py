@@ -121,13 +121,14 @@ def test_no_header_costs_more_than_its_steps(name, data):
         ran[0] += 1
         return count
 
+    others = sys.gettrace()  # coverage's own, which is to go on measuring
     sys.settrace(count)
     try:
         size_of(data)
     except Damaged:
         pass
     finally:
-        sys.settrace(None)
+        sys.settrace(others)
     assert ran[0] < 20 * STEPS
 
 
