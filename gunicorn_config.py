@@ -12,6 +12,8 @@ import os
 import resource
 import signal
 import sys
+import traceback
+from types import FrameType
 
 # Resolve links, so that later imports come from this process's own release even after `current` has moved.
 sys.path[:] = map(os.path.realpath, sys.path)
@@ -63,9 +65,20 @@ def _start_logging() -> None:
 
 
 def _dump_stacks_on_abort() -> None:
-    """On SIGABRT, which systemd's watchdog sends, print the stack of every thread and exit."""
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    """On SIGABRT, which systemd's watchdog sends, print the stacks and exit.
+
+    faulthandler prints those of the hundred newest threads, whatever they are stuck in. The main one is the oldest,
+    behind the pool's; it prints its own once it runs Python, and else both supervisors kill the process soon after.
+    """
+    signal.signal(signal.SIGABRT, _print_stack_and_exit)
     faulthandler.enable()
+
+
+def _print_stack_and_exit(number: int, frame: FrameType | None) -> None:
+    print("Main thread:", file=sys.stderr)
+    traceback.print_stack(frame)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _extend_stop_timeout() -> None:
