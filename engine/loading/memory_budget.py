@@ -152,6 +152,8 @@ def _check_device(
     needed = sum(budget.total for _, _, budget in planned)
     reserve = needed if planned[0][1].reload_reserve else 0
     if needed + reserve <= free:
+        shares = ", ".join(f"{spec.name} {budget.total / 1e9:.2f}" for spec, _, budget in planned)
+        log.info("memory of %s in GB: %s; %.2f of %.2f are free.", device, shares, free / 1e9, total / 1e9)
         return
     sums = "; ".join(
         f"{spec.name} {budget.total / 1e9:.2f} GB "

@@ -162,11 +162,13 @@ def test_a_cache_that_holds_no_context_stops_the_start(text_model, text_folder):
         check_budget(spec, config, budget, lambda device: 10**12)
 
 
-def test_each_device_is_checked_for_its_own_models(text_folder, vision_folder):
-    """Two cards hold one model each, and the message names the one that is too small."""
+def test_each_device_is_checked_for_its_own_models(text_folder, vision_folder, caplog):
+    """Two cards hold one model each, a line in the log for each, and the error names the one that is too small."""
     models = [(text_spec(text_folder, device="cuda:0"), CONFIG), (vision_spec(vision_folder, device="cuda:1"), CONFIG)]
     needed = {spec.device: estimate_budget(spec, CONFIG).total for spec, _ in models}
-    check_together(models, needed.__getitem__, needed.__getitem__)
+    with caplog.at_level(logging.INFO):
+        check_together(models, needed.__getitem__, needed.__getitem__)
+    assert [message.split(":")[1] for message in caplog.messages] == ["0 in GB", "1 in GB"]
     small = needed | {"cuda:1": needed["cuda:1"] - 1}
     with pytest.raises(NoRoom, match="do not fit on cuda:1 together: avision"):
         check_together(models, small.__getitem__, needed.__getitem__)
