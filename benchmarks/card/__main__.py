@@ -31,6 +31,7 @@ PARTS = (
     "graphs",
     "attention",
     "linear",
+    "skinny",
     "paged_attention",
     "tuning",
 )

@@ -77,6 +77,18 @@ def test_products_are_summed_over_a_step(tmp_path: Path) -> None:
     assert float(str(tables["adding in place"][0]["error, added in place"])) < 1e-4
 
 
+@pytest.mark.slow
+def test_products_of_few_tokens_are_compared_with_cublas(tmp_path: Path) -> None:
+    """Every tiles is right and timed, the fastest is named, and a step counts every layer."""
+    pytest.importorskip("triton")
+    tables = rehearse("skinny", tmp_path)
+    assert all(float(str(row["us"])) > 0 and float(str(row["error"])) < 1e-5 for row in tables["products"])
+    best = [row for row in tables["best"] if row["T"] == 1 and str(row["weight"]).startswith("8B")]
+    assert [row["weight"] for row in best] == ["8B qkv", "8B head"]
+    least = [min(float(str(row["us"])), float(str(row["cuBLAS us"]))) for row in best]
+    assert float(str(tables["step"][0]["best ms"])) * 1e3 == pytest.approx(2 * least[0] + least[1])
+
+
 def test_launching_is_timed(tmp_path: Path) -> None:
     """One by one and as a graph."""
     assert rehearse("graphs", tmp_path)["launching"][0]["kernels"] == 150
