@@ -22,7 +22,14 @@ missing_compiler_packages() {
     [ -f "$SYSTEM_ROOT/usr/include/stdio.h" ] || echo libc6-dev
 }
 
-runs_on_cpu() { [ "$(wanted_setting DEVICE auto)" = cpu ]; }
+# Whether neither model runs on a GPU.
+runs_on_cpu() {
+    local name device
+    device="$(wanted_setting DEVICE auto)"
+    for name in VIBE_DEVICE VISION_DEVICE; do
+        [ "$(wanted_setting "$name" "$device")" = cpu ] || return 1
+    done
+}
 
 # Prints a Python that the service's user can run, so not one in a home folder.
 production_python() {
@@ -84,7 +91,7 @@ find_production_python() {
 # A quick check before the download; the release's own check in the unit's sandbox is thorough.
 check_gpu() {
     if runs_on_cpu; then
-        say "DEVICE=cpu: the models run on the CPU."
+        say "The models run on the CPU."
     elif [ "$(gpu_count)" -gt 0 ]; then
         say "GPU: $(nvidia-smi -L | head -n 1 | cut -d '(' -f 1)with driver $(driver_version), $(gpu_count) in total."
         check_gpu_choice

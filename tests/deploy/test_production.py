@@ -63,6 +63,14 @@ def test_a_machine_without_gpu_must_be_declared(bare: ProductionBox) -> None:
     assert not bare.prefix.exists()
 
 
+def test_a_gpu_for_one_model_needs_a_gpu(bare: ProductionBox) -> None:
+    """DEVICE=cpu is for the model without a device of its own."""
+    demos = ("VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
+    assert "no NVIDIA GPU" in bare.run("production", "DEVICE=cpu", "VISION_DEVICE=cuda:1", *demos).stderr
+    on_cpu = bare.run("production", "--dry-run", "VIBE_DEVICE=cpu", "VISION_DEVICE=cpu", *demos)
+    assert on_cpu.returncode == 0
+
+
 def test_a_card_without_its_driver_has_its_own_message(bare: ProductionBox) -> None:
     """A missing driver has a different remedy from a missing card."""
     device = bare.system / "sys/bus/pci/devices/0000:01:00.0"
