@@ -18,9 +18,9 @@ from engine.backend import Generation
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater
-from engine.loading.host import usable_cores
+from engine.loading.host import reserved_bytes, usable_cores
 from engine.loading.loader import LoadedModel, load_model
-from engine.loading.memory_budget import PREFIX_CONTEXTS, check_budget, plan_budget
+from engine.loading.memory_budget import PREFIX_CONTEXTS, check_budget, log_use, plan_budget
 from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
@@ -231,6 +231,7 @@ class LLMEngine:
             torch.set_num_threads(config.cpu_threads or usable_cores())
         else:  # pragma: no cover - CUDA; the current GPU is a property of the thread
             torch.cuda.set_device(torch.device(self._spec.device).index or 0)
+        reserved = reserved_bytes(self._spec.device)
         loaded = self._load(self._spec, self._report, config.max_model_len)
         self._report(Progress("allocating the KV cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
@@ -250,6 +251,7 @@ class LLMEngine:
         self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
         self._loaded = loaded
         self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults)
+        log_use(self._spec, budget, reserved_bytes(self._spec.device) - reserved)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
         """Return the logits after a fixed prompt, computed in slot 0 before any request is served."""

@@ -40,6 +40,11 @@ def total_bytes(device: str) -> int:
     return int(psutil.virtual_memory().total)
 
 
+def reserved_bytes(device: str) -> int:
+    """Return what this process has reserved on `cuda` or `cuda:N` for tensors; 0 on `cpu`."""
+    return 0 if device == "cpu" else int(torch.cuda.memory_reserved(_gpu(device)))
+
+
 def _gpu(device: str) -> int:  # pragma: no cover - CUDA
     """Return the index of a GPU among those that CUDA shows: `cuda` is the first one."""
     return torch.device(device).index or 0

@@ -189,6 +189,18 @@ def check_budget(
     )
 
 
+def log_use(spec: ModelSpec, budget: MemoryBudget, reserved: int) -> None:
+    """Log what the start of a model has reserved on its GPU, in bytes, beside its budget; nothing where that is 0."""
+    if reserved:
+        log.info(
+            "%s: %.2f GB of %s are reserved after the start, the budget has %.2f.",
+            spec.name,
+            reserved / 1e9,
+            spec.device,
+            budget.total / 1e9,
+        )
+
+
 def default_contexts(config: EngineConfig) -> int:
     """Return how many sequences of the full length a KV cache holds at most, unless KV_CACHE_TOKENS says otherwise."""
     return config.max_num_seqs + (PREFIX_CONTEXTS if config.prefix_cache else 0)

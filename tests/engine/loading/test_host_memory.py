@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from engine.loading.host import available_bytes, cgroup_bytes, cgroup_limit, total_bytes
+from engine.loading.host import available_bytes, cgroup_bytes, cgroup_limit, reserved_bytes, total_bytes
 
 
 @pytest.fixture
@@ -53,3 +53,8 @@ def test_the_host_has_some_memory():
 def test_total_is_the_memory_of_the_machine():
     """Used and free."""
     assert total_bytes("cpu") == psutil.virtual_memory().total >= available_bytes("cpu")
+
+
+def test_on_the_cpu_nothing_is_reserved():
+    """Only a GPU's allocator keeps memory apart."""
+    assert reserved_bytes("cpu") == 0

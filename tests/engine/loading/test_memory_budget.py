@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import NoRoom, StartError
-from engine.loading.memory_budget import check_budget, check_together, estimate_budget, plan_budget
+from engine.loading.memory_budget import check_budget, check_together, estimate_budget, log_use, plan_budget
 from engine.text.image_workers import MEMORY_BYTES
 from engine.types import EngineConfig
 from tests.checkpoints import text_spec, vision_spec
@@ -172,3 +172,13 @@ def test_each_device_is_checked_for_its_own_models(text_folder, vision_folder, c
     small = needed | {"cuda:1": needed["cuda:1"] - 1}
     with pytest.raises(NoRoom, match="do not fit on cuda:1 together: avision"):
         check_together(models, small.__getitem__, needed.__getitem__)
+
+
+def test_what_a_start_has_reserved_is_told_beside_the_budget(text_model, text_folder, caplog):
+    """On a GPU, where it shows whether the estimates hold; on the CPU nothing is reserved."""
+    budget, spec = plan_budget(text_model.model, CONFIG, 512), text_spec(text_folder, device="cuda:1")
+    with caplog.at_level(logging.INFO):
+        log_use(spec, replace(budget, weights=4_000_000_000), 3_000_000_000)
+        log_use(spec, budget, 0)
+    (message,) = caplog.messages
+    assert message.startswith("avibe: 3.00 GB of cuda:1 are reserved after the start, the budget has 4.0")
