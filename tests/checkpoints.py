@@ -128,7 +128,8 @@ def write_vision_checkpoint(
     }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     vision = {
-        "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64,
+        "depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48,
+        "out_hidden_size": changes.get("hidden_size", 64),
         "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 56,
         "fullatt_block_indexes": [1], "initializer_range": 0.2,
     }  # fmt: skip

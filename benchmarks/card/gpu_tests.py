@@ -28,6 +28,7 @@ def gpu_tests(options: Options) -> Rows:
     """Yield the lines of pytest that say what passed, failed, was skipped or took long; all of it goes to a file."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *_path()])}
     only = ["--collect-only", "-q"] if options.tiny else []
+    environment |= {"GPU_TESTS_DEVICE": options.device}
     options.results.mkdir(parents=True, exist_ok=True)
     for folder in FOLDERS:
         done = subprocess.run(
