@@ -23,19 +23,21 @@ HEADS = {"8B": (32, 8), "7B": (28, 4)}  # query heads, key heads
 PAGE = 16
 MOST_BYTES = 400_000_000  # of keys and values that one graph reads: more than the L2 cache holds
 MOST_LAYERS = 64
-PLANS: tuple[dict[str, int], ...] = ({"part_keys": 128}, {"part_keys": 512}, {"programs": 1}, {"programs": 4})
-METAS: tuple[dict[str, int], ...] = (
+PLANS: tuple[dict[str, Any], ...] = ({"part_keys": 128}, {"part_keys": 512}, {"programs": 1}, {"programs": 4})
+METAS: tuple[dict[str, Any], ...] = (
+    {"LAST_MERGES": True},
+    {"TILE_KEYS": 64, "TILE_STAGES": 2},
+    {"DECODE_KEYS": 32, "DECODE_STAGES": 4},
     {"DECODE_STAGES": 2},
     {"DECODE_STAGES": 4},
-    {"DECODE_KEYS": 32},
-    {"DECODE_KEYS": 32, "DECODE_STAGES": 4},
-    {"DECODE_KEYS": 128, "DECODE_STAGES": 2},
-    {"num_warps": 8},
-    {"TILE_ROWS": 128, "num_warps": 8},
-    {"TILE_STAGES": 3},
-    {"TILE_KEYS": 128},
-    {"TILE_KEYS": 32},
     {"maxnreg": 168},
+    {"TILE_ROWS": 128, "num_warps": 8},
+    {"DECODE_KEYS": 128, "DECODE_STAGES": 2},
+    {"TILE_KEYS": 64, "TILE_STAGES": 3},
+    {"TILE_STAGES": 4},
+    {"num_warps": 8},
+    {"TILE_KEYS": 128, "TILE_STAGES": 2, "num_warps": 8},
+    {"DECODE_KEYS": 32},
 )
 Sequences = list[tuple[int, int]]  # tokens of this step, position of the first
 
@@ -65,7 +67,7 @@ def paged_attention(options: Options) -> Rows:
         for case, sequences in cases(options).items():
             yield "paged attention", {"model": model, "case": case, **_measured(model, sequences, options, bandwidth)}
     variants = [("meta", meta) for meta in METAS] + [("plan", plan) for plan in PLANS]
-    for kind, variant in variants[:: options.pick(1, 9)]:
+    for kind, variant in variants[:: options.pick(1, 10)]:
         for model, case in _tuned(kind, variant):
             if case in cases(options):
                 plan, meta = (variant, {}) if kind == "plan" else ({}, variant)
@@ -73,7 +75,7 @@ def paged_attention(options: Options) -> Rows:
                 yield "tuning", {"changed": str(variant), "model": model, "case": case, **row}
 
 
-def _tuned(kind: str, variant: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+def _tuned(kind: str, variant: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the cases that a change touches."""
     for model in HEADS:
         if not any(name.startswith("TILE") for name in variant):
@@ -100,8 +102,8 @@ def _measured(
     sequences: Sequences,
     options: Options,
     bandwidth: float,
-    plan: Mapping[str, int] = MappingProxyType({}),
-    meta: Mapping[str, int] = MappingProxyType({}),
+    plan: Mapping[str, Any] = MappingProxyType({}),
+    meta: Mapping[str, Any] = MappingProxyType({}),
 ) -> Row:
     from engine.model.cuda.attention import META, Scratch
     from engine.model.cuda.attention import paged_attention as attend
@@ -129,7 +131,7 @@ def _measured(
     return row
 
 
-def _step(heads: int, kv_heads: int, sequences: Sequences, options: Options, plan: Mapping[str, int]) -> _Step:
+def _step(heads: int, kv_heads: int, sequences: Sequences, options: Options, plan: Mapping[str, Any]) -> _Step:
     from engine.model.cuda.attention_plan import AttentionPlanner
 
     device, dim = options.device, options.pick(128, 16)

@@ -1,14 +1,16 @@
-"""Paged attention on a CUDA device, in Triton: decode rows and chunks of prompts in one launch, merges in a second.
+"""Paged attention on a CUDA device, in Triton: decode rows and chunks of prompts in one launch.
 
 Keys and values lie in pages of PAGE tokens, found through block tables. Which program reads which keys is planned by
 `attention_plan`, which defines items and merges. All query heads that share a key head are rows of one tile, so keys
 and values are read once. Softmax is computed while reading, in base 2 and float32 (FlashAttention, arXiv:2205.14135);
-parts of one context are joined by their maxima and sums (flash decoding).
+parts of one context are joined by their maxima and sums (flash decoding): by a second launch or, with `LAST_MERGES`, by
+the last program to arrive of those that compute the parts of a tile.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -21,28 +23,35 @@ from engine.model.cuda.attention_plan import TILE_ROWS
 PAGE = tl.constexpr(16)  # tokens
 DECODE_ROWS = tl.constexpr(16)  # the least rows of a matrix product; at most so many query rows take the path of decode
 LOWEST = tl.constexpr(-1e30)  # a maximum before the first key: finite, so that differences are never NaN
-# Key tiles and pipeline stages of both paths, and warps of a program.
-META = {
+# Key tiles and pipeline stages of both paths, warps of a program, and who merges.
+META: dict[str, Any] = {
     "TILE_ROWS": TILE_ROWS,
     "DECODE_KEYS": 64,
-    "TILE_KEYS": 64,
     "DECODE_STAGES": 3,
-    "TILE_STAGES": 2,
+    "TILE_KEYS": 32,
+    "TILE_STAGES": 3,
+    "LAST_MERGES": False,
     "num_warps": 4,
 }
 
 
 class Scratch(NamedTuple):
-    """Partial results. acc: float32 [P, heads, D], unnormalised; stats: float32 [P, heads, 2], maximum and sum."""
+    """Partial results: of P tokens, and how many parts of each tile have arrived.
+
+    acc: float32 [P, heads, D], unnormalised; stats: float32 [P, heads, 2], maximum and sum; arrived: int32 [P, heads],
+    zeros between launches.
+    """
 
     acc: Tensor
     stats: Tensor
+    arrived: Tensor
 
     @classmethod
     def empty(cls, partials: int, heads: int, head_dim: int, device: torch.device) -> Scratch:
-        """Return room for `partials` rows."""
+        """Return room for the partial results of `partials` tokens."""
         acc = torch.empty(partials, heads, head_dim, dtype=torch.float32, device=device)
-        return cls(acc, torch.empty(partials, heads, 2, dtype=torch.float32, device=device))
+        stats = torch.empty(partials, heads, 2, dtype=torch.float32, device=device)
+        return cls(acc, stats, torch.zeros(partials, heads, dtype=torch.int32, device=device))
 
 
 def paged_attention(
@@ -54,7 +63,7 @@ def paged_attention(
     scratch: Scratch,
     out: Tensor,
     scale: float | None = None,
-    meta: dict[str, Any] = META,
+    meta: Mapping[str, Any] = META,
 ) -> None:
     """Write the attention of the planned query tokens to `out`; rows that no item covers stay as they are.
 
@@ -69,8 +78,10 @@ def paged_attention(
         layer,
         block_tables,
         items,
+        merges,
         scratch.acc,
         scratch.stats,
+        scratch.arrived,
         out,
         q.stride(0),
         block_tables.stride(0),
@@ -80,7 +91,7 @@ def paged_attention(
         HEAD_DIM=head_dim,
         **meta,
     )
-    if merges.shape[0]:
+    if merges.shape[0] and not meta["LAST_MERGES"]:
         merge_kernel[(heads, merges.shape[0])](merges, scratch.acc, scratch.stats, out, HEADS=heads, HEAD_DIM=head_dim)
 
 
@@ -91,8 +102,10 @@ def attend_kernel(
     layer,
     block_tables,
     items,
+    merges,
     acc,
     stats,
+    arrived,
     out,
     q_stride,
     table_stride,
@@ -105,6 +118,7 @@ def attend_kernel(
     TILE_KEYS: tl.constexpr,
     DECODE_STAGES: tl.constexpr,
     TILE_STAGES: tl.constexpr,
+    LAST_MERGES: tl.constexpr,
 ):
     """Grid (kv_heads, W): the attention of one item for the query heads of one key head."""
     head = tl.program_id(0)
@@ -114,13 +128,13 @@ def attend_kernel(
         return
     if tokens * GROUP <= DECODE_ROWS:
         attend_tile(
-            q, layer, block_tables, item, tokens, head, acc, stats, out, q_stride, table_stride, scale,
-            KV_HEADS, GROUP, HEAD_DIM, DECODE_ROWS, DECODE_KEYS, DECODE_STAGES,
+            q, layer, block_tables, item, merges, tokens, head, acc, stats, arrived, out, q_stride, table_stride, scale,
+            KV_HEADS, GROUP, HEAD_DIM, DECODE_ROWS, DECODE_KEYS, DECODE_STAGES, LAST_MERGES,
         )  # fmt: skip
     else:
         attend_tile(
-            q, layer, block_tables, item, tokens, head, acc, stats, out, q_stride, table_stride, scale,
-            KV_HEADS, GROUP, HEAD_DIM, TILE_ROWS, TILE_KEYS, TILE_STAGES,
+            q, layer, block_tables, item, merges, tokens, head, acc, stats, arrived, out, q_stride, table_stride, scale,
+            KV_HEADS, GROUP, HEAD_DIM, TILE_ROWS, TILE_KEYS, TILE_STAGES, LAST_MERGES,
         )  # fmt: skip
 
 
@@ -130,10 +144,12 @@ def attend_tile(
     layer,
     block_tables,
     item,
+    merges,
     tokens,
     head,
     acc,
     stats,
+    arrived,
     out,
     q_stride,
     table_stride,
@@ -144,6 +160,7 @@ def attend_tile(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
     STAGES: tl.constexpr,
+    LAST_MERGES: tl.constexpr,
 ):
     """Compute one item with a tile of ROWS query rows (token-major, then heads of the group) and KEYS keys a step."""
     first_token, table_row = tl.load(item), tl.load(item + 2)
@@ -191,6 +208,80 @@ def attend_tile(
         tl.store(acc + row[:, None] * HEAD_DIM + dims[None, :], result, mask=valid[:, None])
         tl.store(stats + row * 2, highest, mask=valid)
         tl.store(stats + row * 2 + 1, total, mask=valid)
+        if LAST_MERGES:
+            merge = tl.load(item + 7)
+            counter = arrived + merge * KV_HEADS + head
+            # Every thread's results are stored before one thread counts this part as arrived.
+            tl.debug_barrier()
+            before = tl.atomic_add(counter, 1, sem="acq_rel")
+            if before + 1 == tl.load(merges + merge * 4 + 3):
+                tl.store(counter, 0)
+                if tokens == 1:
+                    merge_token(merges + merge * 4, head, acc, stats, out, KV_HEADS, GROUP, HEAD_DIM)
+                else:
+                    merge_tile(merges + merge * 4, tokens, head, acc, stats, out, KV_HEADS, GROUP, HEAD_DIM, ROWS)
+
+
+@triton.jit
+def merge_token(
+    merge, head, acc, stats, out, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr
+):  # fmt: skip
+    """Join the parts of one token for the query heads of one key head, several parts at a time."""
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    LANES: tl.constexpr = 1 if GROUP == 1 else 2 if GROUP == 2 else 4 if GROUP <= 4 else 8 if GROUP <= 8 else 16
+    PARTS: tl.constexpr = 64 // LANES
+    first_token, first_partial, parts = tl.load(merge), tl.load(merge + 2), tl.load(merge + 3)
+    lane, dims = tl.arange(0, LANES), tl.arange(0, HEAD_DIM)
+    q_head = head * GROUP + lane
+    highest = tl.full([LANES], LOWEST, tl.float32)
+    total = tl.zeros([LANES], tl.float32)
+    result = tl.zeros([LANES, HEAD_DIM], tl.float32)
+    for first in range(0, parts, PARTS):
+        part = first + tl.arange(0, PARTS)
+        inside = (part < parts)[:, None] & (lane < GROUP)[None, :]
+        row = (first_partial + part).to(tl.int64)[:, None] * HEADS + q_head[None, :]
+        maxima = tl.load(stats + row * 2, mask=inside, other=LOWEST, cache_modifier=".cg")
+        sums = tl.load(stats + row * 2 + 1, mask=inside, other=0.0, cache_modifier=".cg")
+        place = acc + row[:, :, None] * HEAD_DIM + dims[None, None, :]
+        results = tl.load(place, mask=inside[:, :, None], other=0.0, cache_modifier=".cg")
+        higher = tl.maximum(highest, tl.max(maxima, 0))
+        weights, shrink = tl.exp2(maxima - higher[None, :]), tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weights * sums, 0)
+        result = result * shrink[:, None] + tl.sum(weights[:, :, None] * results, 0)
+        highest = higher
+    result = result / tl.where(total > 0.0, total, 1.0)[:, None]
+    target = (first_token.to(tl.int64) * HEADS + q_head) * HEAD_DIM
+    tl.store(out + target[:, None] + dims[None, :], result.to(out.dtype.element_ty), mask=(lane < GROUP)[:, None])
+
+
+@triton.jit
+def merge_tile(
+    merge, tokens, head, acc, stats, out,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Join the parts of a tile of several tokens for the query heads of one key head."""
+    HEADS: tl.constexpr = KV_HEADS * GROUP
+    first_token, first_partial, parts = tl.load(merge), tl.load(merge + 2), tl.load(merge + 3)
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, HEAD_DIM)
+    token, q_head = rows // GROUP, head * GROUP + rows % GROUP
+    valid = token < tokens
+    highest = tl.full([ROWS], LOWEST, tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    result = tl.zeros([ROWS, HEAD_DIM], tl.float32)
+    for part in range(parts):
+        row = (first_partial + part * tokens + token).to(tl.int64) * HEADS + q_head
+        maxima = tl.load(stats + row * 2, mask=valid, other=LOWEST, cache_modifier=".cg")
+        sums = tl.load(stats + row * 2 + 1, mask=valid, other=0.0, cache_modifier=".cg")
+        place = acc + row[:, None] * HEAD_DIM + dims[None, :]
+        results = tl.load(place, mask=valid[:, None], other=0.0, cache_modifier=".cg")
+        higher = tl.maximum(highest, maxima)
+        weights, shrink = tl.exp2(maxima - higher), tl.exp2(highest - higher)
+        total = total * shrink + weights * sums
+        result = result * shrink[:, None] + weights[:, None] * results
+        highest = higher
+    result = result / tl.where(total > 0.0, total, 1.0)[:, None]
+    target = ((first_token + token).to(tl.int64) * HEADS + q_head) * HEAD_DIM
+    tl.store(out + target[:, None] + dims[None, :], result.to(out.dtype.element_ty), mask=valid[:, None])
 
 
 @triton.jit

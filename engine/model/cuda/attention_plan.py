@@ -5,10 +5,11 @@ becomes tiles of `tile_tokens` tokens. Tiles with many more keys than the others
 decoding"), each an item that writes a partial result; a merge joins the parts of one tile. The grids have fixed sizes,
 so that a CUDA graph can replay them: the plan fills the rest with idle items and merges (`tokens` = 0).
 
-items: int32 [W, 8], (first_token, tokens, table_row, first_position, key_start, key_end, partial, 0). The query tokens
-are rows `first_token` ... of q, at positions `first_position` ... of the sequence in row `table_row` of the block
-tables; they attend to keys [key_start, key_end) up to their own position. partial: -1, or the first of `tokens` rows of
-the scratch that hold the partial result, one row for each token.
+items: int32 [W, 8], (first_token, tokens, table_row, first_position, key_start, key_end, partial, merge). The query
+tokens are rows `first_token` ... of q, at positions `first_position` ... of the sequence in row `table_row` of the
+block tables; they attend to keys [key_start, key_end) up to their own position. partial: the first of `tokens` rows of
+the scratch that hold the partial result, one row for each token; merge: the index of its merge; -1 both for an item
+that is the only part of its tile.
 merges: int32 [M, 4], (first_token, tokens, first_partial, parts). Part j of token t is in row
 `first_partial + j * tokens + t` of the scratch.
 """
@@ -82,14 +83,14 @@ class AttentionPlanner:
         if keys.max(initial=0) <= SLACK * part_keys:
             columns: tuple[Ints, ...] = (first_tokens, tokens, table_rows, starts, np.zeros_like(keys), keys)
             merged = 0
-            partials = np.full_like(keys, -1)
+            columns += (np.full_like(keys, -1),) * 2
         else:
-            columns, partials, merged = _split(first_tokens, tokens, table_rows, starts, keys, part_keys, merges)
-        used = len(partials)
+            columns, merged = _split(first_tokens, tokens, table_rows, starts, keys, part_keys, merges)
+        used = len(columns[0])
         if used > len(items):
             raise ValueError(f"{used} attention items do not fit {len(items)}")
         longest_first = np.argsort(columns[4] - columns[5], kind="stable")  # no long item ends the step alone
-        for column, values in enumerate((*columns, partials)):
+        for column, values in enumerate(columns):
             items[:used, column] = values[longest_first]
         items[used:, 1] = 0
         merges[merged:, 1] = 0
@@ -115,10 +116,10 @@ class AttentionPlanner:
 
 def _split(
     first_tokens: Ints, tokens: Ints, table_rows: Ints, starts: Ints, keys: Ints, part_keys: int, merges: Ints
-) -> tuple[tuple[Ints, ...], Ints, int]:
+) -> tuple[tuple[Ints, ...], int]:
     """Split tiles into parts of about `part_keys` keys.
 
-    Fills `merges`; returns the first six columns of the items, their partials, and the number of merges.
+    Fills `merges`; returns the columns of the items, and the number of merges.
     """
     wanted = np.maximum(np.ceil(keys / part_keys - (SLACK - 1)), 1).astype(np.int32)
     sizes = -(-keys // (wanted * KEY_STEP)) * KEY_STEP
@@ -134,11 +135,10 @@ def _split(
     key_starts = part * sizes[tile]
     key_ends = np.minimum(key_starts + sizes[tile], keys[tile])
     partials = np.where(parts[tile] > 1, first_partials[tile] + part * tokens[tile], -1)
-    return (
-        (first_tokens[tile], tokens[tile], table_rows[tile], starts[tile], key_starts, key_ends),
-        partials,
-        len(split),
-    )
+    merge_of = np.full(len(keys), -1, dtype=np.int32)
+    merge_of[split] = np.arange(len(split), dtype=np.int32)
+    chosen = (values[tile] for values in (first_tokens, tokens, table_rows, starts))
+    return (*chosen, key_starts, key_ends, partials, merge_of[tile]), len(split)
 
 
 def _counts_up(counts: Ints) -> Ints:

@@ -37,9 +37,11 @@ def test_every_token_is_covered_once_over_exactly_its_keys(sequences, heads, mul
     planner = AttentionPlanner(*heads, multiprocessors, len(sequences) if bounded else None)
     items, merges = plan(planner, sequences)
     tiles = {}
-    for first, tokens, row, position, start, end, partial, _ in items.tolist():
+    for first, tokens, row, position, start, end, partial, merge in items.tolist():
         assert 0 < tokens <= planner.tile_tokens
         assert start < end
+        assert (partial < 0) == (merge < 0)
+        assert merge < 0 or merges[merge, :2].tolist() == [first, tokens]
         tiles.setdefault((first, tokens, row, position), []).append((start, end, partial))
     covered, rows, merged = [], [], {}
     for first, tokens, first_partial, parts in merges.tolist():
