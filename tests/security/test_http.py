@@ -49,7 +49,7 @@ BROKEN_CHUNKS = {
 }
 
 
-KEY = "sk-4f9Qm2Zx7LrT0vBw8KcY3nHd"  # of no service
+KEY = "sk-4f9Qm2Zx7LrT0vBw8KcY3nHd"  # of no service  # pragma: allowlist secret
 # A request that names it; which of these the parser takes is another matter.
 WITH_A_KEY = {
     "a field": b"Authorization: Bearer %b\r\n",
