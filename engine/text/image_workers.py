@@ -1,7 +1,8 @@
 """The processes that decode images for this one: a fixed number, shared fairly between clients, each job bounded.
 
 A job that takes too long, or that nobody waits for any longer, ends with its process, and another process takes its
-place. So does one that takes too much memory. Nothing that is sent here can hold the interpreter's lock for long.
+place; one that is still starting is left to start. So does one that takes too much memory. Nothing that is sent here
+can hold the interpreter's lock for long.
 `ImageWorkers` is the `ImageDecoder` of the service.
 """
 
@@ -37,9 +38,10 @@ NO_MEMORY = Message("image_memory", "There is too little memory for this image; 
 
 
 class _Process:
-    """One process and our end of its socket."""
+    """One process and our end of its socket. ready_by: when it should take jobs, by whichever clock."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], ready_by: float) -> None:
+        self.ready_by = ready_by
         self._socket, theirs = socket.socketpair()
         with theirs:
             # One thread, one heap, and no secret of the service.
@@ -53,7 +55,7 @@ class _Process:
                 self._socket.close()
                 raise
         self._socket.settimeout(TICK)
-        self._ready = False
+        self.ready = False
 
     @property
     def pid(self) -> int:
@@ -61,15 +63,14 @@ class _Process:
 
     def wait_until_ready(self, check: Callable[[], None]) -> None:
         """Wait until it takes jobs. Raises EOFError where it has ended."""
-        if not self._ready:
+        if not self.ready:
             self._receive(len(READY), check)
-            self._ready = True
+            self.ready = True
 
     def do(self, job: Job, check: Callable[[], None]) -> Pixels | ServiceError:
-        """Return what becomes of a job. Raises EOFError where the process ended, and what `check` raises, which is
-        called now and then.
+        """Return what becomes of a job, once it is ready. Raises EOFError where the process ended, and what `check`
+        raises, which is called now and then.
         """
-        self.wait_until_ready(check)
         self._send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels, job.resample), check)
         self._send(job.data, check)
         good, width, height = OUTCOME.unpack(self._receive(OUTCOME.size, check))
@@ -145,7 +146,7 @@ class ImageWorkers:
         wanted = Wanted(self._clock() + START_SECONDS, clock=self._clock)
         try:
             for _ in range(self.count):
-                made.append(_Process(self._command))
+                made.append(self._new_process())
             for process in made:
                 process.wait_until_ready(wanted.check)
         except (EOFError, OSError, ServiceError) as error:
@@ -181,25 +182,35 @@ class ImageWorkers:
     def decode(self, job: Job, wanted: Wanted) -> Pixels:
         """Return the pixels of an image, decoded by one of the processes. Raises as `ImageDecoder.decode` does."""
         process = self._take(wanted)
-        until = self._clock() + self._seconds
+        try:
+            process.wait_until_ready(wanted.check)
+            outcome = process.do(job, self._check(wanted, self._clock() + self._seconds))
+        except EOFError:
+            self._replace(process)
+            raise (NotReady(STOPPING) if self._stopped else Overloaded(NO_MEMORY)) from None
+        except BaseException:
+            if process.ready or self._clock() >= process.ready_by:
+                self._replace(process)
+            else:  # it knows nothing of the job; were it replaced, impatient clients could keep any from being ready
+                self._give_back(process)
+            raise
+        self._give_back(process)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+    def _check(self, wanted: Wanted, until: float) -> Callable[[], None]:
+        """Return what raises once a job is not wanted any longer, or takes too long."""
 
         def check() -> None:
             wanted.check()
             if self._clock() >= until:
                 raise ValidationError(TOO_SLOW, "image")
 
-        try:
-            outcome = process.do(job, check)
-        except EOFError:
-            self._replace(process)
-            raise (NotReady(STOPPING) if self._stopped else Overloaded(NO_MEMORY)) from None
-        except BaseException:
-            self._replace(process)
-            raise
-        self._give_back(process)
-        if isinstance(outcome, ServiceError):
-            raise outcome
-        return outcome
+        return check
+
+    def _new_process(self) -> _Process:
+        return _Process(self._command, self._clock() + START_SECONDS)
 
     def _take(self, wanted: Wanted) -> _Process:
         """Wait for a process."""
@@ -272,7 +283,7 @@ class ImageWorkers:
         if not self._stopped:
             log.warning("A process that decodes images was ended and is replaced.")
             try:
-                fresh = _Process(self._command)
+                fresh = self._new_process()
             except OSError as error:
                 log.error("No process that decodes images can be started: %s.", error.strerror)
         with self._lock:

@@ -23,9 +23,9 @@ def begin(folder, **settings):
     return process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A service that no test ends."""
+    """A service that no test ends for good."""
     with begin(tmp_path_factory.mktemp("faults")) as process:
         yield process
 

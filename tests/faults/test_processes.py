@@ -89,22 +89,21 @@ def test_exhausted_descriptors_refuse_nobody_for_good(service: Faulty) -> None:
         assert service.works()
 
 
-def test_a_killed_worker_is_replaced(own_service: Faulty) -> None:
+def test_a_killed_worker_is_replaced(service: Faulty) -> None:
     """Its clients lose their connections at once, and the next request is served by another."""
-    server = own_service.server
-    killed = worker_of(server)
+    killed = worker_of(service.server)
     helpers = killed.children()
-    own_service.hold()
-    own_service.inject("decode", "stall")
+    service.hold()
+    service.inject("decode", "stall")
     with ThreadPoolExecutor() as pool:
-        lost = pool.submit(own_service.text)
-        until(lambda: own_service.was_hit("decode"))
+        lost = pool.submit(service.text)
+        until(lambda: service.was_hit("decode"))
         killed.kill()
         with pytest.raises((OSError, EOFError)):
             lost.result(PATIENCE)
-    own_service.heal()
-    until(lambda: ready(server))
-    assert own_service.works()
+    service.heal()
+    until(lambda: ready(service.server))
+    service.warm_up()
     until(lambda: not any(helper.is_running() for helper in helpers))
 
 

@@ -24,13 +24,23 @@ from engine.errors import (
     ValidationError,
 )
 from engine.text.image_decoder import Job, fitted
-from engine.text.image_workers import ImageWorkers
+from engine.text.image_workers import START_SECONDS, ImageWorkers
 from engine.wanted import Wanted
+from tests.fakes import Clock
 
 FOR_EVER = 1e9
 PATIENCE = 60.0
 # Says that it is ready, then never answers; says so and dies at its first job.
 HANGS = "import socket, sys, time; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'R'); time.sleep(1e6)"
+LATE = """
+import os, sys, time
+
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.01)
+from engine.text.image_worker import main
+
+main(int(sys.argv[1]), 1 << 30)
+"""
 DIES = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'R'); s.recv(1)"
 
 
@@ -155,6 +165,31 @@ def test_a_job_that_nobody_wants_ends_with_its_process(workers):
     with pytest.raises(DeadlineExceeded):
         pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.1))
     until(lambda: gone(before[0]))
+
+
+def test_clients_that_leave_keep_no_process_from_starting(workers, tmp_path):
+    """A process that is not ready yet has done nothing of a job: it goes on, unless it takes too long itself."""
+    may_start, clock = tmp_path / "may start", Clock()
+    may_start.touch()
+    pool = workers(command=[sys.executable, "-c", LATE, "{socket}", str(may_start)], clock=clock)
+    may_start.unlink()
+    os.kill(pool.pids[0], signal.SIGKILL)
+    with pytest.raises(Overloaded):
+        pool.decode(job(png()[1]), Wanted(FOR_EVER))
+    starting = pool.pids
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.01))
+        assert (pool.pids, pool.restarts) == (starting, 1)
+    clock.advance(START_SECONDS)
+    with pytest.raises(DeadlineExceeded):
+        pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.01))
+    assert pool.restarts == 2
+    started = pool.pids
+    assert started != starting
+    may_start.touch()
+    pool.decode(job(png()[1]), Wanted(FOR_EVER))
+    assert (pool.pids, pool.restarts) == (started, 2)
 
 
 def test_a_process_that_dies_is_replaced(workers):
