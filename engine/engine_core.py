@@ -16,6 +16,7 @@ from typing import Protocol
 from engine.errors import ModelError, ServiceError
 from engine.faults import Inconsistent, is_memory, raise_if_poisoned
 from engine.model.choice import Choice
+from engine.schedule.block_pool import BlockPool
 from engine.schedule.scheduler import Plan, Scheduler
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
@@ -33,11 +34,13 @@ NOT_FINITE = "The model produced invalid output (NaN) for this request."
 class Runner(Protocol):
     """Computes the steps: `ModelRunner`, or a scripted one in tests."""
 
+    ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
+
     def begin(self, sequence: Sequence) -> None: ...
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]: ...
-    def cache_prefix(self, sequence: Sequence) -> None: ...
-    def zero(self, slot: int) -> None: ...
-    def clear(self) -> None: ...
+    def zero(self, blocks: list[int]) -> None: ...
+    def not_finite(self, blocks: list[int]) -> list[int]: ...
+    def discard(self) -> None: ...
 
 
 @dataclass
@@ -55,13 +58,15 @@ class Counters:
 class EngineCore:
     """Everything between the waiting room and finished answers.
 
-    token_text: the text of one token, for log probabilities. clock: seconds, monotonic.
+    pool: the blocks of the runner's KV cache, none in use. token_text: the text of one token, for log probabilities.
+    clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         room: WaitingRoom,
         runner: Runner,
+        pool: BlockPool,
         config: EngineConfig,
         eos_token_ids: frozenset[int],
         token_text: Callable[[int], str],
@@ -72,7 +77,13 @@ class EngineCore:
         self._eos_token_ids, self._token_text = eos_token_ids, token_text
         self._counters = counters
         self.scheduler = Scheduler(
-            room, config.max_num_seqs, config.max_num_batched_tokens, self._begin, config.step_overhead
+            room,
+            pool,
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
+            self._begin,
+            config.step_overhead,
+            runner.ahead,
         )
 
     def step(self) -> bool:
@@ -85,7 +96,7 @@ class EngineCore:
         return True
 
     def check_idle(self) -> None:
-        """Raise Inconsistent if a slot or a request in flight has no owner."""
+        """Raise Inconsistent if a slot, a block or a request in flight has no owner."""
         wrong = self.scheduler.check() or self._room.check(self.scheduler.running)
         if wrong is not None:
             raise Inconsistent(wrong)
@@ -96,27 +107,22 @@ class EngineCore:
             sequence.generation.fail(kind(message))
 
     def clean(self) -> None:
-        """Zero the slots of the running sequences and clear the prefix cache; no step may follow."""
-        for sequence in self.scheduler.running:
-            self._runner.zero(sequence.slot)
-        self._runner.clear()
+        """Zero the blocks of the running sequences, and discard the step in flight; no step may follow."""
+        self._runner.discard()
+        self._runner.zero(sorted({block for sequence in self.scheduler.running for block in sequence.blocks}))
 
     # --- schedule ---
 
     def _end_overdue(self) -> None:
         now = self._clock()
         for sequence, error in self.scheduler.ended(now):
-            self._zero_unproven(sequence)
             self._fail(sequence, error)
         for sequence, error in self._room.sweep(now):
             sequence.generation.fail(error)
 
     def _schedule(self) -> Plan:
-        victim = self.scheduler.sequence_to_preempt()
-        if victim is not None:
-            self._runner.cache_prefix(victim)
-            self._zero_unproven(victim)
-            self.scheduler.preempt(victim)
+        while (victim := self.scheduler.sequence_to_preempt()) is not None:
+            self._zero_unproven(victim, self.scheduler.preempt(victim))
             self._counters.preemptions += 1
         return self.scheduler.schedule()
 
@@ -136,10 +142,10 @@ class EngineCore:
             self._counters.cached_tokens += sequence.cached_tokens
         return True
 
-    def _zero_unproven(self, sequence: Sequence) -> None:
-        """Zero the slot of a sequence that leaves before any logits have shown that its values are finite."""
-        if sequence.num_computed and not sequence.num_output:
-            self._runner.zero(sequence.slot)
+    def _zero_unproven(self, sequence: Sequence, freed: list[int]) -> None:
+        """Zero what a sequence leaves before any logits have shown that its values are finite."""
+        if not sequence.num_output:
+            self._runner.zero(freed)
 
     # --- run ---
 
@@ -167,14 +173,12 @@ class EngineCore:
 
     def _fail_sequence(self, sequence: Sequence, error: Exception) -> None:
         raise_if_poisoned(error)
-        slot = sequence.slot
         if isinstance(error, ServiceError):
             log.warning("[%s] The sequence failed: %s", sequence.request.request_id, type(error).__name__)
-            self._fail(sequence, error)
+            self._fail(sequence, error, zero=True)
         else:
             log.error("[%s] The model failed on this sequence.", sequence.request.request_id, exc_info=error)
-            self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED))
-        self._runner.zero(slot)
+            self._fail(sequence, ModelError(OUT_OF_MEMORY if is_memory(error) else MODEL_FAILED), zero=True)
 
     # --- postprocess ---
 
@@ -212,13 +216,12 @@ class EngineCore:
                 sequence.generation.push(sequence.take_piece(now))
 
     def _reject(self, sequence: Sequence) -> None:
-        """Fail a sequence whose logits are not finite, and clear the prefix cache, which may be the cause."""
+        """Fail a sequence whose logits are not finite; what it has computed, and the cause, are not found again."""
         self._counters.nan_logits += 1
         log.error("[%s] The model produced logits that are not finite.", sequence.request.request_id)
-        slot = sequence.slot
-        self._fail(sequence, ModelError(NOT_FINITE))
-        self._runner.zero(slot)
-        self._runner.clear()
+        freed = self.scheduler.disown(sequence, self._runner.not_finite(sequence.blocks))
+        self._runner.zero(freed)
+        self._fail(sequence, ModelError(NOT_FINITE), zero=True)
 
     def _logprob(self, choice: Choice) -> TokenLogprob:
         assert choice.logprob is not None
@@ -234,16 +237,23 @@ class EngineCore:
         sequence.generation.finish(completion)
 
     def _keep_prefix(self, sequence: Sequence) -> None:
-        """Cache what is computed of a sequence for later ones."""
+        """Let later sequences find what is computed of this one."""
         if sequence.scope.kept:
-            self._runner.cache_prefix(sequence)
+            self.scheduler.register(sequence)
 
-    def _fail(self, sequence: Sequence, error: ServiceError) -> None:
-        self._leave(sequence)
+    def _fail(self, sequence: Sequence, error: ServiceError, zero: bool = False) -> None:
+        self._leave(sequence, zero)
         sequence.generation.fail(error)
 
-    def _leave(self, sequence: Sequence) -> None:
-        """Free the slot and the capacity before the client learns of the end, so that its next request finds them."""
-        self.scheduler.finish(sequence)
+    def _leave(self, sequence: Sequence, zero: bool = False) -> None:
+        """Free slot, blocks and capacity before the client learns of the end, so that its next request finds them.
+
+        zero: whether what it computed may not be finite.
+        """
+        freed = self.scheduler.finish(sequence)
+        if zero:
+            self._runner.zero(freed)
+        else:
+            self._zero_unproven(sequence, freed)
         self._room.release(sequence.request.client)
         sequence.release()

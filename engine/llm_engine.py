@@ -20,12 +20,13 @@ from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater
 from engine.loading.host import reserved_bytes, usable_cores
 from engine.loading.loader import LoadedModel, load_model
-from engine.loading.memory_budget import PREFIX_CONTEXTS, check_budget, log_use, plan_budget
+from engine.loading.memory_budget import check_budget, log_use, plan_budget
 from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
 from engine.prefix_scopes import PrefixScopes, constant_heads
+from engine.schedule.block_pool import BLOCK, SCRAP, BlockPool
 from engine.schedule.in_flight import Wake
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
@@ -77,6 +78,7 @@ class LLMEngine:
         self._loaded: LoadedModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
+        self._cache_tokens = 0
         self._scopes = PrefixScopes(config.prefix_sharing)
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
@@ -151,8 +153,8 @@ class LLMEngine:
             num_requests_waiting=max(0, self._room.num_in_flight() - len(running)),
             max_num_seqs=self._config.max_num_seqs,
             max_waiting=self._config.max_waiting,
-            kv_cache_tokens_used=sum(sequence.num_computed for sequence in running),
-            kv_cache_tokens_total=self._config.max_num_seqs * self._info.max_model_len,
+            kv_cache_tokens_used=0 if core is None else core.scheduler.pool.used * BLOCK,
+            kv_cache_tokens_total=self._cache_tokens,
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             generation_tokens_total=counters.generation_tokens,
@@ -218,6 +220,7 @@ class LLMEngine:
         return EngineCore(
             self._room,
             self._runner,
+            BlockPool(self._cache_tokens // BLOCK + 1, self._config.prefix_cache),
             self._config,
             loaded.eos_token_ids,
             loaded.token_table.text,
@@ -236,13 +239,12 @@ class LLMEngine:
         self._report(Progress("allocating the KV cache"))
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
         check_budget(self._spec, config, budget)
+        self._cache_tokens = budget.cache_tokens // BLOCK * BLOCK
         self._runner = self._make_runner(
             loaded.model,
+            self._cache_tokens // BLOCK + 1,
             config.max_num_seqs,
             loaded.max_model_len,
-            PREFIX_CONTEXTS * loaded.max_model_len if config.prefix_cache else 0,
-            decode_graphs=config.cuda_graphs and not on_cpu,
-            report=self._report,
             kernels=load_kernels() if on_cpu else None,
         )
         self._report(Progress("checking the model"))
@@ -254,10 +256,10 @@ class LLMEngine:
         log_use(self._spec, budget, reserved_bytes(self._spec.device) - reserved)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
-        """Return the logits after a fixed prompt, computed in slot 0 before any request is served."""
+        """Return the logits after a fixed prompt, computed in the first blocks before any request is served."""
         request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
         sequence = sequence_of(loaded, request, prompt, 0.0, self._notify_abort, self._clock)
-        sequence.slot = 0
+        sequence.slot, sequence.blocks = 0, list(range(SCRAP + 1, SCRAP + 1 + sequence.blocks_needed()))
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)
         return logits

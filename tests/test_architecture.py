@@ -33,7 +33,7 @@ MAY_IMPORT_HEAVY = {"engine"}
 # Within the engine, these rooms and modules load torch; engine/schedule, the rest of the root and of the rooms do not.
 LOADS_TORCH = ("engine.llm_engine", "engine.model", "engine.loading", "engine.text.processor", "engine.text.prompt")
 WITHOUT_TORCH = {
-    "engine.model.choice", "engine.model.prefix_cache", "engine.model.kernels.build",
+    "engine.model.choice", "engine.model.kernels.build",
     "engine.model.cuda.attention_plan", "engine.loading.checkpoint", "engine.loading.device",
 }  # fmt: skip
 

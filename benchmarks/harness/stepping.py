@@ -16,8 +16,8 @@ from engine.engine_core import Counters, EngineCore
 from engine.loading.loader import LoadedModel
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
+from engine.schedule.block_pool import BlockPool, blocks_for
 from engine.schedule.scheduler import Plan
-from engine.schedule.sequence import Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, GenerationRequest, Piece
 
@@ -30,8 +30,9 @@ PARTS = ("schedule", "prepare", "model", "sample", "postprocess", "keep")
 class Step:
     """Seconds of one step by part, with its shape: decoding rows, and tokens of prompts.
 
-    schedule: choice of sequences, and prefix lookup; prepare: ids, positions and masks; model: embedding, layers and
-    head; sample: one token per row; postprocess: text, stop conditions, delivery; keep: copies to the prefix cache.
+    schedule: choice of sequences and their blocks, and prefix lookup; prepare: ids, positions and masks; model:
+    embedding, layers and head; sample: one token per row; postprocess: text, stop conditions, delivery; keep:
+    registration of prefixes.
     """
 
     rows: int
@@ -116,10 +117,17 @@ class _TimedRunner:
         self._engine.calls.runs.append((began, time.perf_counter()))
         return result
 
-    def cache_prefix(self, sequence: Sequence) -> None:
+
+class _TimedPool(BlockPool):
+    def __init__(self, num_blocks: int, engine: SteppedEngine) -> None:
+        super().__init__(num_blocks)
+        self._engine = engine
+
+    def register(self, *args: Any) -> list[int]:
         began = time.perf_counter()
-        self._runner.cache_prefix(sequence)
+        table = super().register(*args)
         self._engine.calls.keep.append((began, time.perf_counter()))
+        return table
 
 
 class SteppedEngine:
@@ -129,12 +137,13 @@ class SteppedEngine:
         self.calls = _Calls()
         self._loaded = loaded
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
-        runner = ModelRunner(
-            loaded.model, config.max_num_seqs, loaded.max_model_len, PREFIX_TOKENS, kernels=load_kernels()
-        )
+        rows, length = config.max_num_seqs, loaded.max_model_len
+        num_blocks = rows * blocks_for(length) + blocks_for(PREFIX_TOKENS) + 1
+        runner = ModelRunner(loaded.model, num_blocks, rows, length, kernels=load_kernels())
         self._core = EngineCore(
             self._room,
             _TimedRunner(runner, self),
+            _TimedPool(num_blocks, self),
             config,
             loaded.eos_token_ids,
             loaded.token_table.text,

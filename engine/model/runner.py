@@ -1,92 +1,61 @@
 """Runs one planned step on the model and returns a sampled token for each row.
 
-Owns the decoder, the vision tower, the KV cache and the prefix cache. Used by the engine's thread only.
+Owns the decoder, the vision tower and the KV cache; which block of it belongs to whom is the scheduler's. Used by the
+engine's thread only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.model.async_decode import AsyncDecode
-from engine.model.attention import AttentionMetadata, KernelAttention, SlotAttention, Span
+from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
 from engine.model.choice import Choice
-from engine.model.cuda_graphs import DecodeGraphs
 from engine.model.decoder import Attend, Decoder
 from engine.model.kernels.library import Kernels
-from engine.model.kv_cache import SlotCache
-from engine.model.prefix_cache import PrefixCache
+from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
 from engine.model.vision import VisionTower
-from engine.schedule.block_pool import BLOCK
+from engine.schedule.block_pool import blocks_for
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
-from engine.types import Progress
 
 
 class ModelRunner:
     """Computes the steps of one model.
 
-    model: a loaded transformers model, whose weights are moved out. slots, max_model_len: size of the KV cache, in
-    sequences and in tokens per sequence. prefix_tokens: size of the prefix cache, 0 for none. decode_graphs: whether
-    decode steps run through `DecodeGraphs` and `AsyncDecode`; report: receives the progress of capturing the graphs.
-    kernels: used on the CPU in float32; None for torch alone.
+    model: a loaded transformers model, whose weights are moved out. num_blocks: size of the KV cache. slots,
+    max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU in float32; None
+    for torch alone. ahead: how many tokens beyond its last one a sequence may be computed before it is known.
     """
 
+    ahead = 0
+
     def __init__(
-        self,
-        model: Any,
-        slots: int,
-        max_model_len: int,
-        prefix_tokens: int,
-        decode_graphs: bool = False,
-        report: Callable[[Progress], None] = lambda progress: None,
-        kernels: Kernels | None = None,
+        self, model: Any, num_blocks: int, slots: int, max_model_len: int, kernels: Kernels | None = None
     ) -> None:
-        self._model = model
+        self._model, self.num_blocks = model, num_blocks
         self.decoder = Decoder(model, kernels)
         visual = getattr(model.model, "visual", None)
         self._tower = None if visual is None else VisionTower(visual, kernels)
         d = self.decoder
-        self._cache = SlotCache(d.num_layers, slots, max_model_len, d.num_kv_heads, d.head_dim, d.dtype, d.device)
-        self._prefixes = PrefixCache(prefix_tokens // BLOCK)
-        blocks = max(1, prefix_tokens // BLOCK)
-        self._blocks = SlotCache(d.num_layers, blocks, BLOCK, d.num_kv_heads, d.head_dim, d.dtype, d.device)
-        self._async_decode = AsyncDecode(DecodeGraphs(d, self._cache, report)) if decode_graphs else None
+        self._cache = KVCache(d.num_layers, num_blocks, d.num_kv_heads, d.head_dim, d.dtype, d.device)
+        self._tables = BlockTables(slots, blocks_for(max_model_len))
         self._image_token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
-        """Prepare a sequence that has just got a slot: set its positions, copy its cached prefix into the slot."""
-        if self._async_decode is not None:
-            self._async_decode.hold(sequence)
+        """Prepare a sequence that has just got its slot and blocks: set its positions."""
         if sequence.images is not None and sequence.positions is None:
             self._set_image_positions(sequence)
-        blocks = self._prefixes.match(sequence.keys(), sequence.scope)
-        if blocks:
-            self._load_prefix(sequence.slot, blocks)
-            sequence.num_computed = len(blocks) * BLOCK
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
-        if self._async_decode is None or not plan.decode or any(s.num_computed < s.num_prompt for s in plan.decode):
-            return self._run_flat(plan)
-        launched = self._async_decode.launch(plan.decode)
-        if not plan.prefill:
-            self._async_decode.launch_next(launched, plan.decode)
-        prefilled = self._run_flat(Plan(prefill=plan.prefill))
-        decoded = zip(plan.decode, self._async_decode.collect(launched, plan.decode), strict=True)
-        return [*decoded, *prefilled]
-
-    def _run_flat(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
-        """Compute a plan as one flat list of tokens."""
-        if not plan:
-            return []
         done, logits = self._forward(plan)
         if not done:
             return []
@@ -94,43 +63,30 @@ class ModelRunner:
 
     @torch.inference_mode()
     def logits(self, sequence: Sequence) -> Tensor:
-        """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a slot."""
+        """Return the logits [1, vocabulary] after the whole prompt of a sequence that has a slot and blocks."""
         return self._forward(Plan(prefill=[(sequence, sequence.remaining)]))[1]
 
     @torch.inference_mode()
-    def cache_prefix(self, sequence: Sequence) -> None:
-        """Copy the computed whole blocks of a sequence into the prefix cache."""
-        new = self._prefixes.insert(sequence.keys()[: sequence.num_computed], sequence.scope)
-        if not new:
-            return
-        kernels = self.decoder.kernels
-        if kernels is not None:
-            source, target = self._block_offsets(sequence.slot, [i for i, _ in new], [block for _, block in new])
-            kernels.copy_blocks(self._cache.all, self._blocks.all, source, target, BLOCK * self.decoder.head_dim)
-            return
-        # The blocks cached already are the first ones, so the new ones are consecutive.
-        tokens = slice(new[0][0] * BLOCK, (new[-1][0] + 1) * BLOCK)
-        index = self._to_index([block for _, block in new])
-        for slots, blocks in zip(self._cache.all, self._blocks.all, strict=True):
-            blocks.index_copy_(0, index, slots[sequence.slot, :, :, tokens].unflatten(2, (-1, BLOCK)).movedim(2, 0))
+    def zero(self, blocks: Collection[int]) -> None:
+        """Zero blocks whose keys and values may not be finite."""
+        if blocks:
+            self._cache.zero(blocks)
 
     @torch.inference_mode()
-    def zero(self, slot: int) -> None:
-        """Zero a slot whose keys and values may not be finite."""
-        self._cache.zero(slot)
+    def not_finite(self, blocks: Collection[int]) -> list[int]:
+        """Return those of these blocks that hold keys or values that are not finite."""
+        return self._cache.not_finite(blocks)
 
-    def clear(self) -> None:
-        """Clear the prefix cache and discard the step in flight."""
-        self._prefixes.clear()
-        if self._async_decode is not None:
-            self._async_decode.discard()
+    def discard(self) -> None:
+        """Discard the step in flight; here there is none between two calls of `run`."""
 
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
         """Return the n sequences whose last token is in the plan, and their logits [n, vocabulary]."""
         rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
         spans = [span for _, span in rows]
         decode = len(plan.decode)
-        metadata = AttentionMetadata.of(spans[:decode], spans[decode:], self.decoder.device)
+        self._tables.update(sequence for sequence, _ in rows)
+        metadata = AttentionMetadata.of(spans[:decode], spans[decode:], self._tables, self.decoder.device)
         hidden = self.decoder.embed(self._token_ids(plan))
         self._insert_image_embeds(rows, hidden)
         attend = self._attention(metadata)
@@ -143,7 +99,7 @@ class ModelRunner:
         kernels = self.decoder.kernels
         if kernels is not None and KernelAttention.supports(self._cache):
             return KernelAttention(self._cache, metadata, kernels)
-        return SlotAttention(self._cache, metadata)
+        return TorchAttention(self._cache, metadata)
 
     def _token_ids(self, plan: Plan) -> Tensor:
         ids = [sequence.token_ids[-1] for sequence in plan.decode]
@@ -152,7 +108,7 @@ class ModelRunner:
         return self._to_index(ids)
 
     def _rope_positions(self, rows: list[tuple[Sequence, Span]], positions: Tensor) -> Tensor:
-        """Return the slot positions [T] as they are, or [3, T] if a sequence of the step has images."""
+        """Return the positions [T] as they are, or [3, T] if a sequence of the step has images."""
         if all(sequence.positions is None for sequence, _ in rows):
             return positions
         parts = []
@@ -206,22 +162,6 @@ class ModelRunner:
         embeds = iter(self._tower(pixels, grids))
         for sequence in sequences:
             sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
-
-    def _load_prefix(self, slot: int, cached: list[int]) -> None:
-        """Copy cached blocks into a slot, from position 0 on."""
-        kernels = self.decoder.kernels
-        if kernels is not None:
-            target, source = self._block_offsets(slot, list(range(len(cached))), cached)
-            kernels.copy_blocks(self._blocks.all, self._cache.all, source, target, BLOCK * self.decoder.head_dim)
-            return
-        index = self._to_index(cached)
-        for slots, blocks in zip(self._cache.all, self._blocks.all, strict=True):
-            slots[slot, :, :, : len(cached) * BLOCK] = blocks[index].movedim(0, 2).flatten(2, 3)
-
-    def _block_offsets(self, slot: int, indices: list[int], cached: list[int]) -> tuple[Tensor, Tensor]:
-        """Return the offsets of blocks `indices` of a slot in the KV cache, and of `cached` in the prefix cache."""
-        in_slot = self._cache.block_offsets([slot] * len(indices), [index * BLOCK for index in indices])
-        return in_slot, self._blocks.block_offsets(cached, [0] * len(cached))
 
     def _to_index(self, values: list[int]) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.decoder.device)  # faster than torch.tensor

@@ -4,6 +4,10 @@ Each step decodes one token for every sequence past its prompt, and spends the r
 ones in chunks, so that decoding hardly slows down (iteration-level scheduling: Orca, OSDI 2022; chunked prefill:
 Sarathi-Serve, OSDI 2024).
 
+A sequence runs with a slot, its row, and with blocks of the KV cache for all its tokens, and it gets another block
+whenever it grows into one. Where blocks run out, running sequences give theirs up, but never the one that started
+first: it can always go on to its end, so two large ones do not take turns for ever.
+
 A step that is longer for one client's sake is longer for every other client too. So while several clients have slots,
 each computes as many sequences as the median client has; those beyond it, the oldest first, may lengthen the step by a
 fifth at most. A lone client, and clients that are alike, are not held back.
@@ -17,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.errors import ServiceError
+from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
@@ -73,19 +78,23 @@ class _Chunks:
 class Scheduler:
     """Moves sequences from the waiting room to slots and back, and plans steps of at most `max_tokens` tokens.
 
-    overhead: the fixed cost of a step, in tokens. on_start: called with each sequence that has just got its slot; it
-    may set `num_computed` (a cached prefix), and returns whether the sequence can run.
+    pool: holds one sequence of the full length at least. on_start: called with each sequence that has just got its slot
+    and blocks, with what was found of its prefix; returns whether it can run. overhead: the fixed cost of a step, in
+    tokens. ahead: for how many tokens beyond its last one a running sequence has blocks.
     """
 
     def __init__(
         self,
         room: WaitingRoom,
+        pool: BlockPool,
         max_num_seqs: int,
         max_tokens: int,
         on_start: Callable[[Sequence], bool],
         overhead: int = 0,
+        ahead: int = 0,
     ) -> None:
-        self._room, self._on_start, self._overhead = room, on_start, overhead
+        self._room, self.pool, self._on_start = room, pool, on_start
+        self._overhead, self._ahead = overhead, ahead
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
         self._batch_share = max(
             1, max_num_seqs // BATCH_EVERY
@@ -96,7 +105,9 @@ class Scheduler:
         self.running: list[Sequence] = []
 
     def schedule(self) -> Plan:
-        """Return the next step; sequences that start in it have got their slots."""
+        """Return the next step; its sequences have their slots and blocks. No sequence may be left to preempt."""
+        for sequence in self.running:
+            self._grow(sequence)
         share = self._share()
         within, beyond = self._divided(share)
         decode = [s for s in within if s.remaining == 1]
@@ -108,10 +119,26 @@ class Scheduler:
         self._add_excess(decode, prefill, beyond, chunks)
         return Plan(sorted(decode, key=lambda s: s.slot), prefill)
 
-    def finish(self, sequence: Sequence) -> None:
-        """Free the slot of a sequence that has ended."""
-        self._release_slot(sequence)
+    def register(self, sequence: Sequence) -> None:
+        """Let later sequences find the whole blocks that are computed of this one."""
+        keys = sequence.keys()[: sequence.num_computed]
+        sequence.blocks = self.pool.register(sequence.blocks, keys, sequence.scope)
+
+    def disown(self, sequence: Sequence, bad: list[int]) -> list[int]:
+        """Let nobody find what this sequence alone has computed, nor `bad` ones of its blocks and what follows those.
+
+        Returns the blocks that are free now.
+        """
+        freed = self.pool.forget(bad)
+        self.pool.forget_own(sequence.blocks)
+        return freed
+
+    def finish(self, sequence: Sequence) -> list[int]:
+        """Free the slot and blocks of a sequence that has ended; return the blocks that nobody can find or use."""
+        if not sequence.scope.kept:
+            self.pool.forget_own(sequence.blocks)
         sequence.phase = Phase.FINISHED
+        return self._release(sequence)
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
         """Return the running sequences that were aborted or are past their deadline, each with its error."""
@@ -119,14 +146,18 @@ class Scheduler:
         return [(sequence, error) for sequence, error in reasons if error is not None]
 
     def sequence_to_preempt(self) -> Sequence | None:
-        """Return the sequence that must give its slot to the next in the queue, None if there is none.
+        """Return the sequence that must give its slot and blocks up before the next step, None if there is none.
 
-        Only if no slot is free. Interactive requests go before batches, which keep their share of the slots; within a
+        First for those that run, if they lack blocks for their next tokens, then for the next in the queue, if it finds
+        no slot or no blocks. Interactive requests go before batches, which keep their share of the slots; within a
         priority, the client with the most slots gives one up only if that makes the clients more equal. The sequence is
         the one that started last.
         """
-        waiting = None if self._free_slots else self._room.peek(self._held)
-        if waiting is None:
+        if self._lacks_blocks():
+            return self._largest_holder()
+        if not len(self._room) or (waiting := self._room.peek(self._held)) is None:
+            return None
+        if self._free_slots and self._fits(waiting):
             return None
         priority, client = waiting.request.priority, waiting.request.client
         if priority is Priority.INTERACTIVE and self._held[Priority.BATCH].total() > self._batch_share:
@@ -134,21 +165,60 @@ class Scheduler:
         richest, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
         return self._youngest(priority, richest) if slots >= self._held[priority][client] + 2 else None
 
-    def preempt(self, sequence: Sequence) -> None:
-        """Send a running sequence back to the queue; all its tokens will be computed again."""
-        self._release_slot(sequence)
+    def preempt(self, sequence: Sequence) -> list[int]:
+        """Send a running sequence back to the queue; return the blocks that nobody can find or use.
+
+        What is computed of it in whole blocks stays until its memory is needed.
+        """
+        self.register(sequence)
+        freed = self._release(sequence)
         sequence.phase = Phase.WAITING
         sequence.num_computed = 0
         self._room.put_back(sequence)
+        return freed
 
     def check(self) -> str | None:
-        """Return what is wrong with the accounting, None if every slot is free or held by one running sequence."""
+        """Return what is wrong with the accounting, None if slots and blocks are free or held by running sequences."""
         held = [sequence.slot for sequence in self.running]
         if sorted(held + self._free_slots) != list(range(self._max_num_seqs)):
             return f"slots held {sorted(held)}, free {sorted(self._free_slots)} of {self._max_num_seqs}"
         if any(sequence.phase is not Phase.RUNNING for sequence in self.running):
             return "a sequence that is not running holds a slot"
-        return None
+        return self.pool.check(sequence.blocks for sequence in self.running)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Return whether there are blocks for a waiting sequence, and one more for each that runs to grow into."""
+        needed = sequence.blocks_needed(self._ahead)
+        room = self.pool.available - self._lacking() - len(self.running)
+        return needed <= room or self.pool.cost(sequence.keys(), sequence.scope, needed) <= room
+
+    def _lacks_blocks(self) -> bool:
+        available = self.pool.available
+        return len(self.running) > available and self._lacking() > available  # each grows by one block at most
+
+    def _lacking(self) -> int:
+        """Return how many blocks the running sequences need for their next tokens and do not have yet."""
+        lacking = (sequence.blocks_needed(self._ahead) - len(sequence.blocks) for sequence in self.running)
+        return sum(number for number in lacking if number > 0)
+
+    def _largest_holder(self) -> Sequence | None:
+        """Return the youngest of the client with most blocks, batches beyond their share first; never the oldest."""
+        oldest = min(self.running, key=lambda s: s.order)
+        held: Counter[str] = Counter()
+        for sequence in self.running:
+            held[sequence.request.client] += len(sequence.blocks)
+        beyond = self._held[Priority.BATCH].total() > self._batch_share
+        return max(
+            (sequence for sequence in self.running if sequence is not oldest),
+            key=lambda s: (beyond and s.request.priority is Priority.BATCH, held[s.request.client], s.order),
+            default=None,
+        )
+
+    def _grow(self, sequence: Sequence) -> None:
+        """Give a running sequence the blocks for its next tokens."""
+        missing = sequence.blocks_needed(self._ahead) - len(sequence.blocks)
+        if missing > 0:
+            sequence.blocks += self.pool.allocate(missing)
 
     def _share(self) -> int | None:
         """Return how many sequences the median client runs, None while there is one client at most."""
@@ -170,13 +240,15 @@ class Scheduler:
         return within, beyond
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, share: int | None) -> list[Sequence]:
-        """Start waiting sequences while there are slots and tokens; return those beyond their clients' share.
+        """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
 
         The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too.
         """
         beyond = []
-        while chunks.left and self._free_slots and (sequence := self._room.take(self._held)) is not None:
-            self._give_slot(sequence)
+        while chunks.left and self._free_slots:
+            if (sequence := self._room.take(self._held, self._fits)) is None:
+                break
+            self._start(sequence)
             if not self._on_start(sequence):
                 continue
             client = sequence.request.client
@@ -206,7 +278,11 @@ class Scheduler:
                 prefill.append((sequence, count))
             spare -= count
 
-    def _give_slot(self, sequence: Sequence) -> None:
+    def _start(self, sequence: Sequence) -> None:
+        """Give a sequence its slot, and its blocks: those found of its prefix, and new ones."""
+        sequence.blocks = self.pool.find(sequence.keys(), sequence.scope)
+        sequence.num_computed = len(sequence.blocks) * BLOCK
+        self._grow(sequence)
         sequence.slot = heapq.heappop(self._free_slots)
         sequence.phase = Phase.RUNNING
         self._started += 1
@@ -214,7 +290,7 @@ class Scheduler:
         self.running.append(sequence)
         self._held[sequence.request.priority][sequence.request.client] += 1
 
-    def _release_slot(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence) -> list[int]:
         self.running.remove(sequence)
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
@@ -222,6 +298,8 @@ class Scheduler:
         held[client] -= 1
         if not held[client]:
             del held[client]
+        blocks, sequence.blocks = sequence.blocks, []
+        return self.pool.release(blocks)
 
     def _youngest(self, priority: Priority, client: str | None = None) -> Sequence:
         """Return the running sequence of a priority, and of a client if named, that started last."""

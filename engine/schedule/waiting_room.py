@@ -178,17 +178,20 @@ class WaitingRoom:
             self._held = held
             return self._queue.peek(held)
 
-    def take(self, held: Held) -> Sequence | None:
-        """Take the next sequence out of the queue, None if none waits; it stays in flight.
+    def take(self, held: Held, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
+        """Take the next sequence out of the queue, None if none waits or it does not fit; it stays in flight.
 
-        held: how many slots each client has, by priority.
+        held: how many slots each client has, by priority; fits: called with this room's lock held.
         """
         with self._changed:
             self._held = held
+            following = self._queue.peek(held)
+            if following is None or not fits(following):
+                return None
             sequence = self._queue.take(held)
-            if sequence is not None:
-                self._before.pop(id(sequence.request), None)
-                sequence.generation.commit()
+            assert sequence is following
+            self._before.pop(id(sequence.request), None)
+            sequence.generation.commit()
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.admission import make_sequence
 from engine.engine_core import Counters, EngineCore
 from engine.prefix_scopes import PrefixScopes
+from engine.schedule.block_pool import BlockPool
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingParams
 
@@ -16,17 +17,24 @@ def chat(text, *images):
 
 
 class Driver:
-    """An engine core over any runner, without its thread. `now` is its clock, in seconds; loaded may be None."""
+    """An engine core over any runner, without its thread. `now` is its clock, in seconds; loaded may be None.
 
-    def __init__(self, loaded, runner, **limits):
+    pool: by default a new one over all blocks of the runner's KV cache. Drivers of one runner share its pool where one
+    is to find what another computed.
+    """
+
+    def __init__(self, loaded, runner, pool=None, **limits):
         self.now = 0.0
         self.loaded, self.runner, self.scopes = loaded, runner, PrefixScopes()
         self.config = EngineConfig(**({"max_num_seqs": 4, "max_num_batched_tokens": 64} | limits))
         self.room = WaitingRoom(self.config.max_num_seqs + self.config.max_waiting, 1_000_000, self.clock)
         self.counters = Counters()
+        num_blocks = getattr(runner, "num_blocks", 1000)
+        self.pool = BlockPool(num_blocks, self.config.prefix_cache) if pool is None else pool
         self.core = EngineCore(
             self.room,
             runner,
+            self.pool,
             self.config,
             loaded.eos_token_ids if loaded else frozenset(),
             loaded.token_table.text if loaded else str,

@@ -9,24 +9,24 @@ class ScriptedRunner:
     """Stands in for ModelRunner; the arguments of its constructor are ignored.
 
     on_run: called before each step with its plan; it may raise, block or turn a clock. choose: from a sequence to its
-    Choice, `token` without end by default. known: the number of tokens of each prompt in the prefix cache.
+    Choice, `token` without end by default. bad: blocks that it says are not finite.
     """
+
+    ahead = 0
 
     def __init__(self, *args, **kwargs):
         self.on_run = lambda plan: None
         self.on_begin = lambda sequence: None
         self.choose = lambda sequence: Choice(self.token, True)
         self.first_logits = None
-        self.known = 0
         self.token = 0
         self.steps = []
-        self.cached = []
+        self.bad = set()
         self.zeroed = []
-        self.cleared = 0
+        self.discarded = 0
 
     def begin(self, sequence):
         self.on_begin(sequence)
-        sequence.num_computed = min(self.known, sequence.num_prompt - 1)
 
     def run(self, plan):
         self.on_run(plan)
@@ -42,11 +42,11 @@ class ScriptedRunner:
             self.first_logits = torch.zeros(1, 8)
         return self.first_logits
 
-    def cache_prefix(self, sequence):
-        self.cached.append((sequence.request.request_id, sequence.num_computed))
+    def zero(self, blocks):
+        self.zeroed += blocks
 
-    def zero(self, slot):
-        self.zeroed.append(slot)
+    def not_finite(self, blocks):
+        return [block for block in blocks if block in self.bad]
 
-    def clear(self):
-        self.cleared += 1
+    def discard(self):
+        self.discarded += 1

@@ -10,6 +10,8 @@ import pytest
 from engine.errors import DeadlineExceeded, ModelError, RequestAborted, ValidationError
 from engine.faults import Inconsistent, Poisoned
 from engine.model.choice import Choice
+from engine.prefix_scopes import PrefixScopes
+from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.sequence import Phase
 from tests.engine.driver import Driver
 from tests.engine.scripted_runner import ScriptedRunner
@@ -19,19 +21,21 @@ from tests.engine.sequences import outcome, sequence
 class Core(Driver):
     """A driver whose prompts need no tokenizer."""
 
-    def __init__(self, **limits):
-        super().__init__(None, ScriptedRunner(), **limits)
+    def __init__(self, pool=None, **limits):
+        super().__init__(None, ScriptedRunner(), pool, **limits)
 
     def come(self, client="", **details):
         self.room.admit(client)
         submitted = sequence(client, arrival=self.now, on_abort=self.room.notify_abort, **details)
+        submitted.scope = self.scopes.of(client, submitted.token_ids)
         self.room.put(submitted)
         return submitted
 
     def assert_clean(self):
-        """Check that no slot is held and no request is in flight."""
+        """Check that no slot and no block is held and no request is in flight."""
         assert not self.core.step()
         self.core.check_idle()
+        assert self.pool.used == 0
         assert self.room.num_in_flight() == 0
         assert self.core.scheduler.running == []
 
@@ -84,13 +88,16 @@ def test_times_are_those_of_the_engines_clock():
 def test_a_cached_prefix_is_counted_and_not_computed_again():
     """Cached tokens are the prompt's alone, also if a preempted answer finds its own prefix."""
     core = Core(max_num_seqs=1)
-    core.runner.known = 100
-    submitted = core.come(tokens=8, max_tokens=10)
-    core.run(4)
+    core.come(tokens=2 * BLOCK + 8, max_tokens=1)
+    core.run()
+    submitted = core.come(tokens=2 * BLOCK + 8, max_tokens=30)
+    core.run(20)
     core.core.scheduler.preempt(submitted)
     core.run()
-    assert outcome(submitted).cached_tokens == core.counters.cached_tokens == 7
-    assert core.counters.prompt_tokens == 8
+    assert outcome(submitted).cached_tokens == core.counters.cached_tokens == 2 * BLOCK
+    assert core.counters.prompt_tokens == 2 * (2 * BLOCK + 8)
+    name = submitted.request.request_id
+    assert [counts[name] for counts in map(dict, core.runner.steps) if counts.get(name, 1) > 1] == [8, 12]
 
 
 def test_one_bad_sequence_fails_alone():
@@ -111,12 +118,12 @@ def test_a_sequence_that_fails_while_decoding_fails_alone():
     core = Core(max_num_seqs=4)
     submitted = [core.come(max_tokens=9) for _ in range(4)]
     core.run(4)
-    slot = submitted[2].slot
+    blocks = submitted[2].blocks
     core.runner.on_run = raise_for(submitted[2], RuntimeError("boom"))
     core.run()
     assert type(outcome(submitted[2])) is ModelError
     assert lengths([submitted[0], submitted[1], submitted[3]]) == [9] * 3
-    assert core.runner.zeroed == [slot]
+    assert core.runner.zeroed == blocks
     core.assert_clean()
 
 
@@ -169,7 +176,7 @@ def test_a_prompt_that_does_not_fit_is_read_in_smaller_parts():
 
 
 def test_out_of_memory_for_good_fails_only_the_sequence_at_fault():
-    """Its error says so, its slot is free and zeroed, and its neighbours continue."""
+    """Its error says so, its blocks are free and zeroed, and its neighbours continue."""
     core = Core()
     submitted = [core.come(tokens=20) for _ in range(3)]
     core.runner.on_run = raise_for(submitted[1], out_of_memory())
@@ -191,20 +198,44 @@ def test_out_of_memory_once_costs_nothing():
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_logits_that_are_not_finite_fail_only_their_row(at):
-    """At the first token or later: the request fails, is counted, its slot zeroed, the prefix cache cleared."""
+    """At the first token or later: the request fails, is counted, and what it computed is zeroed and not found."""
     core = Core()
-    submitted = [core.come() for _ in range(3)]
+    submitted = [core.come(tokens=2 * BLOCK + 1, client=client) for client in "abc"]
     core.runner.choose = lambda row: Choice(0, row is not submitted[1] or row.num_output < at)
-    core.run(1)
-    slot = 1
+    core.run(3)
+    blocks = submitted[1].blocks
     core.run()
     failed = outcome(submitted[1])
     assert type(failed) is ModelError
     assert "NaN" in failed.message
     assert lengths([submitted[0], submitted[2]]) == [8, 8]
-    assert core.runner.zeroed == [slot]
-    assert core.runner.cleared == 1
+    assert {*core.runner.zeroed} >= {*blocks}
     assert core.counters.nan_logits == 1
+    core.assert_clean()
+    core.runner.choose = lambda row: Choice(0, True)
+    again = [core.come(tokens=2 * BLOCK + 1, client=client) for client in "abc"]
+    core.run()
+    assert [outcome(row).cached_tokens for row in again] == [2 * BLOCK, 0, 2 * BLOCK]
+
+
+def test_a_shared_block_that_is_not_finite_is_not_found_again():
+    """It fails all that use it, whoever computed it; what comes before it stays while others use it."""
+    core = Core()
+    core.scopes = PrefixScopes("all")
+    first = core.come(tokens=BLOCK + 1, max_tokens=40)
+    core.come(tokens=2 * BLOCK + 1)
+    core.run(20)
+    second, other = core.come(tokens=2 * BLOCK + 2), core.come(tokens=3 * BLOCK + 1)
+    core.run(1)
+    assert second.blocks[:2] == other.blocks[:2]
+    core.runner.bad = {second.blocks[1]}
+    core.runner.choose = lambda row: Choice(0, row not in (second, other))
+    core.run(2)
+    assert [type(outcome(row)) for row in (second, other)] == [ModelError] * 2
+    again = core.come(tokens=2 * BLOCK + 1)
+    core.run()
+    assert outcome(again).cached_tokens == BLOCK
+    assert lengths([first]) == [40]
     core.assert_clean()
 
 
@@ -323,14 +354,21 @@ def test_an_abort_after_the_end_changes_nothing():
     assert lengths([submitted]) == [8]
 
 
-def test_a_slot_left_during_prefill_is_zeroed():
-    """No logits have shown yet that what lies there is finite, and the next one's padding will touch it."""
-    core = Core(max_num_batched_tokens=8)
-    submitted = core.come(tokens=20)
+@pytest.mark.parametrize("preempted", [False, True])
+def test_blocks_left_during_prefill_are_zeroed(preempted):
+    """No logits have shown yet that what lies there is finite; what can be found again is kept."""
+    core = Core(max_num_batched_tokens=BLOCK + 4)
+    submitted = core.come(tokens=3 * BLOCK)
     core.run(1)
-    submitted.generation.abort()
-    core.run()
-    assert core.runner.zeroed == [0]
+    blocks = submitted.blocks
+    if preempted:
+        core.core._zero_unproven(submitted, core.core.scheduler.preempt(submitted))
+        assert core.runner.zeroed == blocks[:0:-1]
+        assert core.pool.find(submitted.keys(), submitted.scope) == blocks[:1]
+    else:
+        submitted.generation.abort()
+        core.run()
+        assert core.runner.zeroed == blocks[::-1]
 
 
 def test_deadlines_hold_for_waiting_and_for_the_whole_request():
@@ -362,13 +400,52 @@ def test_a_preempted_answer_goes_on_where_it_was():
     core.assert_clean()
 
 
-def test_the_prefix_of_a_finished_sequence_is_cached():
-    """After the prompt, and again with the answer, less its last token."""
-    core = Core()
-    submitted = core.come(tokens=4, max_tokens=3)
+def test_the_prefix_of_a_sequence_is_found_from_its_first_token_on():
+    """Its prompt's whole blocks at once, those of its answer, less its last token, when it has ended."""
+    core = Core(max_num_batched_tokens=200)
+    submitted = core.come(tokens=BLOCK, max_tokens=BLOCK + 1)
+    core.run(1)
+    keys = [*submitted.keys(), "next"]
+    assert core.pool.find(keys, submitted.scope) == submitted.blocks[:1]
+    core.pool.release(submitted.blocks[:1])
     core.run()
-    name = submitted.request.request_id
-    assert core.runner.cached == [(name, 4), (name, 6)]
+    assert len(core.pool.find([*submitted.keys(), "next"], submitted.scope)) == 2
+
+
+def test_a_prefix_is_not_found_before_its_first_token():
+    """Until the first logits have shown that it is finite."""
+    core = Core(max_num_batched_tokens=BLOCK + 4)
+    submitted = core.come(tokens=3 * BLOCK)
+    core.run(2)
+    assert len(core.pool) == 0
+    core.run()
+    assert len(core.pool) == (3 * BLOCK + 7) // BLOCK
+    assert lengths([submitted]) == [8]
+
+
+def test_a_scope_that_keeps_nothing_leaves_its_blocks_free():
+    """After a preemption too, when they are registered for its own resumption."""
+    core = Core(max_num_seqs=1)
+    submitted = core.come(tokens=2 * BLOCK, max_tokens=10)
+    submitted.scope = PrefixScopes("none").of("", submitted.token_ids)
+    core.run(4)
+    core.core.scheduler.preempt(submitted)
+    assert len(core.pool) == 2
+    core.run()
+    assert lengths([submitted]) == [10]
+    assert len(core.pool) == 0
+    core.assert_clean()
+
+
+def test_answers_are_whole_where_blocks_run_out():
+    """Sequences that need more than there is take their turns; each answer has every token once, in order."""
+    core = Core(BlockPool(9), max_num_seqs=8, max_num_batched_tokens=200)
+    core.runner.choose = lambda row: Choice(row.num_output % 26, True)
+    submitted = [core.come(client, tokens=20, max_tokens=60) for client in "aab" for _ in range(2)]
+    core.run()
+    assert core.counters.preemptions > 2
+    assert {outcome(row).text for row in submitted} == {"".join(chr(97 + n % 26) for n in range(60))}
+    core.assert_clean()
 
 
 @pytest.mark.parametrize(
@@ -392,33 +469,36 @@ def test_a_lost_device_fails_no_sequence_in_the_core(error, where):
     assert all(outcome(row) is None for row in submitted)
 
 
-@pytest.mark.parametrize("fault", ["slot", "in flight"])
+@pytest.mark.parametrize("fault", ["slot", "block", "in flight"])
 def test_an_idle_engine_finds_inconsistent_accounting(fault):
-    """A slot or a request in flight without an owner is found when there is nothing to do."""
+    """A slot, a block or a request in flight without an owner is found when there is nothing to do."""
     core = Core()
     core.come()
     core.run()
     core.core.check_idle()
     if fault == "slot":
         core.core.scheduler._free_slots.pop()
+    elif fault == "block":
+        core.pool.allocate(1)
     else:
         core.room._in_flight.by_client["ghost"] += 1
     with pytest.raises(Inconsistent):
         core.core.check_idle()
 
 
-def test_a_core_at_its_end_fails_all_sequences_and_zeroes_their_slots():
-    """Running and waiting requests each get a separate error; only the slots in use are zeroed."""
+def test_a_core_at_its_end_fails_all_sequences_and_zeroes_their_blocks():
+    """Running and waiting requests each get a separate error; only the blocks in use are zeroed."""
     core = Core(max_num_seqs=2)
     submitted = [core.come() for _ in range(4)]
     core.run(2)
+    blocks = sorted(block for row in submitted[:2] for block in row.blocks)
     core.core.fail_all(ModelError, "over")
     core.core.clean()
     errors = [outcome(row) for row in submitted]
     assert {type(error) for error in errors} == {ModelError}
     assert len({id(error) for error in errors}) == 4
-    assert core.runner.zeroed == [0, 1]
-    assert core.runner.cleared == 1
+    assert core.runner.zeroed == blocks
+    assert core.runner.discarded == 1
     assert core.room.num_in_flight() == 0
 
 

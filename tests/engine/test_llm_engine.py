@@ -27,6 +27,7 @@ from engine.errors import (
 )
 from engine.llm_engine import HOPELESS_STALL, LLMEngine
 from engine.loading.loader import load_model
+from engine.loading.memory_budget import PREFIX_CONTEXTS
 from engine.model.choice import Choice
 from engine.text.prompt import PreparedPrompt
 from engine.types import (
@@ -147,7 +148,8 @@ def test_an_engine_answers_and_says_what_it_is(start):
     stats = engine.stats()
     assert (stats.generation_tokens_total, stats.prompt_tokens_total) == (5, completion.prompt_tokens)
     assert (stats.max_num_seqs, stats.max_waiting, stats.steps_total) == (4, 4, 5)
-    assert stats.kv_cache_tokens_total == 4 * engine.info.max_model_len
+    assert stats.kv_cache_tokens_total == (4 + PREFIX_CONTEXTS) * engine.info.max_model_len
+    assert stats.kv_cache_tokens_used == 0
     assert engine.info.generation_defaults["top_k"] == 20
 
 
@@ -503,8 +505,8 @@ def test_a_dead_loop_fails_all_requests_at_once_and_serves_again(start, runner):
     assert engine.submit(ask()).result().output_tokens == 8
     assert engine.state().status is Status.READY
     assert engine.stats().engine_restarts_total == 1
-    assert runner.zeroed == [0]
-    assert runner.cleared == 1
+    assert runner.zeroed == [1, 2]  # the blocks of the one that ran
+    assert runner.discarded == 1
     assert engine._room.num_in_flight() == 0
 
 
@@ -541,7 +543,7 @@ def test_deaths_far_apart_are_not_final(start, runner, monkeypatch):
     assert not engine.state().restart_needed
 
 
-@pytest.mark.parametrize("where", ["run", "cache_prefix", "zero"])
+@pytest.mark.parametrize("where", ["run", "not_finite", "zero"])
 def test_a_poisoned_device_is_final_at_once(start, runner, where):
     """Wherever a CUDA error shows: all requests fail, and only a new process can serve."""
     engine, gate = start(), Gate()
@@ -553,11 +555,9 @@ def test_a_poisoned_device_is_final_at_once(start, runner, where):
     runner.on_run = gate  # until both requests are in
     if where == "run":
         runner.on_run = lambda plan: (gate(plan), fail())
-    elif where == "cache_prefix":
-        runner.cache_prefix = fail
     else:
         runner.choose = lambda submitted: Choice(TOKEN, False)
-        runner.zero = fail
+        setattr(runner, where, fail)
     generations = [engine.submit(ask(request_id=str(number))) for number in range(2)]
     gate.open()
     for generation in generations:
@@ -577,7 +577,7 @@ def test_a_cache_that_cannot_be_cleared_is_final(start, runner):
     def fail():
         raise RuntimeError("no")
 
-    runner.clear = fail
+    runner.discard = fail
     with pytest.raises(EngineDead):
         engine.submit(ask()).result()
     wait_until(lambda: engine.state().status is Status.DEAD)
@@ -707,8 +707,8 @@ def test_nothing_grows_over_many_requests(start, runner):
     assert engine._loop.core.scheduler.check() is None
 
 
-def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
-    """With the real runner: NaN in one slot's cache ends that request; others answer as they do alone."""
+def test_a_poisoned_block_fails_its_request_and_no_neighbour(text_folder):
+    """With the real runner: NaN in one sequence's block ends that request; others answer as they do alone."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
     engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=4, cpu_threads=1), lambda *args: loaded)
     engine.start()
@@ -718,7 +718,7 @@ def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
     def poison(plan):
         for submitted, _ in plan.rows:
             if submitted.request.request_id == "bad" and submitted.num_output == 3:
-                runner._cache.values[0][submitted.slot].fill_(float("nan"))
+                runner._cache.layers[0][submitted.blocks[-1], 1] = float("nan")
         return run(plan)
 
     runner.run = poison
@@ -728,7 +728,7 @@ def test_a_poisoned_slot_fails_its_request_and_no_neighbour(text_folder):
             generations[1].result()
         assert [generations[i].result().text for i in (0, 2)] == [alone, alone]
     assert engine.stats().nan_logits_total == 3
-    assert torch.isfinite(runner._cache.values[0]).all()
+    assert torch.isfinite(runner._cache.all).all()
     engine.stop(PATIENCE)
 
 

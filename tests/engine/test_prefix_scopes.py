@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.model.prefix_cache import BLOCK, PrefixCache, PrefixScope
 from engine.prefix_scopes import PrefixScopes, constant_heads
+from engine.schedule.block_pool import BLOCK, BlockPool, PrefixScope, blocks_for
 from engine.text.prompt import PreparedPrompt
 from engine.types import ChatPrompt
 
@@ -11,47 +11,48 @@ HEAD = list(range(100, 100 + 2 * BLOCK + 3))
 MEMO = list(range(4 * BLOCK))
 
 
-def cached(cache, scopes, client, ids):
-    """Start a prompt and keep it, as the engine does; return how many of its tokens were cached."""
-    scope = scopes.of(client, ids)
-    found = len(cache.match(ids, scope)) * BLOCK
-    cache.insert(ids, scope)
-    return found
+def cached(pool, scope, ids):
+    """Start a prompt, compute it and end it, as the engine does; return how many of its tokens were found."""
+    found = pool.find(ids, scope)
+    blocks = found + pool.allocate(blocks_for(len(ids)) - len(found))
+    pool.release(pool.register(blocks, ids, scope))
+    return len(found) * BLOCK
+
+
+def asked(scopes, clients, ids):
+    """Return how many tokens each of these clients finds, who send the same prompt one after another."""
+    pool = BlockPool(100)
+    return [cached(pool, scopes.of(client, ids), ids) for client in clients]
 
 
 def test_a_client_finds_its_own_prefixes_only():
     """The same memo of another client is computed again, and each finds its own from then on."""
-    cache, scopes = PrefixCache(100), PrefixScopes("client")
-    found = [cached(cache, scopes, client, [*MEMO, 999]) for client in ("a", "b", "a", "b", "c")]
-    assert found == [0, 0, len(MEMO), len(MEMO), 0]
+    assert asked(PrefixScopes("client"), "ababc", [*MEMO, 999]) == [0, 0, len(MEMO), len(MEMO), 0]
 
 
 def test_all_clients_share_where_the_operator_says_so():
     """With `all`, what one client sent is found by every other."""
-    cache, scopes = PrefixCache(100), PrefixScopes("all")
-    assert [cached(cache, scopes, client, [*MEMO, 999]) for client in ("a", "b")] == [0, len(MEMO)]
+    assert asked(PrefixScopes("all"), "ab", [*MEMO, 999]) == [0, len(MEMO)]
 
 
 def test_nothing_is_reused_with_none():
     """With `none`, a client does not find its own prompt either, and nothing is kept for it."""
-    cache, scopes = PrefixCache(100), PrefixScopes("none")
-    assert [cached(cache, scopes, "a", [*MEMO, 999]) for _ in range(2)] == [0, 0]
+    scopes = PrefixScopes("none")
+    assert asked(scopes, "aa", [*MEMO, 999]) == [0, 0]
     assert not scopes.of("a", MEMO).kept
 
 
 @pytest.mark.parametrize("sharing", ["client", "none", "all"])
 def test_a_sequence_finds_its_own_tokens_again(sharing):
     """A preempted sequence resumes from its own prefix, whatever is shared."""
-    cache, scope = PrefixCache(100), PrefixScopes(sharing).of("a", MEMO)
-    cache.insert(MEMO, scope)
-    assert len(cache.match([*MEMO, 999], scope)) * BLOCK == len(MEMO)
+    pool, scope = BlockPool(100), PrefixScopes(sharing).of("a", MEMO)
+    assert [cached(pool, scope, ids) for ids in (MEMO, [*MEMO, 999])] == [0, len(MEMO)]
 
 
 def test_public_heads_are_shared_in_whole_blocks():
     """Another client finds the head, and nothing of what follows it, the rest of the head's last block included."""
-    cache, scopes = PrefixCache(100), PrefixScopes("client", [HEAD])
-    found = [cached(cache, scopes, client, [*HEAD, *MEMO]) for client in ("a", "b", "a")]
-    assert found == [0, 2 * BLOCK, (len(HEAD) + len(MEMO) - 1) // BLOCK * BLOCK]
+    scopes = PrefixScopes("client", [HEAD])
+    assert asked(scopes, "aba", [*HEAD, *MEMO]) == [0, 2 * BLOCK, (len(HEAD) + len(MEMO) - 1) // BLOCK * BLOCK]
     assert scopes.of("a", [*HEAD, *MEMO]).public_tokens == 2 * BLOCK
 
 
@@ -70,13 +71,10 @@ def test_the_longest_public_head_counts():
 
 def test_owners_share_no_block_behind_a_public_one():
     """Blocks of two owners below the same public block are two blocks, also where their tokens are equal."""
-    cache = PrefixCache(100)
-    one, other = PrefixScope("a", BLOCK), PrefixScope("b", BLOCK)
-    first = cache.insert(MEMO[: 2 * BLOCK], one)
-    second = cache.insert(MEMO[: 2 * BLOCK], other)
-    assert [index for index, _ in first] == [0, 1]
-    assert [index for index, _ in second] == [1]
-    assert len(cache) == 3
+    pool, ids = BlockPool(100), MEMO[: 2 * BLOCK]
+    assert cached(pool, PrefixScope("a", BLOCK), ids) == 0
+    assert cached(pool, PrefixScope("b", BLOCK), ids) == BLOCK
+    assert len(pool) == 3
 
 
 class Template:

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import ValidationError
 from engine.llm_engine import LLMEngine
-from engine.model.prefix_cache import BLOCK, PrefixCache
+from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.text.grammar import CACHED_BYTES, GrammarFailed, Grammars, json_grammar
 from engine.text.processor import ImagePreparer, load_processor
 from engine.text.prompt import PromptPreparer
@@ -132,13 +132,14 @@ class Colliding:
 
 def test_colliding_hashes_are_no_cache_hit():
     """A block is found by its exact tokens and those before it; an equal hash is not enough."""
-    cache = PrefixCache(8)
+    pool = BlockPool(8)
     known: list[Hashable] = [Colliding(f"a{n}") for n in range(2 * BLOCK)]
     forged: list[Hashable] = [Colliding(f"b{n}") for n in range(2 * BLOCK)]
-    assert len(cache.insert(known)) == 2
-    assert cache.match([*known, 0]) == [block for _, block in [(0, 0), (1, 1)]]
-    assert cache.match([*forged, 0]) == []
-    assert cache.match([*forged[:BLOCK], *known[BLOCK:], 0]) == []
+    blocks = pool.allocate(2)
+    assert pool.register(blocks, known) is blocks
+    assert pool.find([*known, 0]) == blocks
+    assert pool.find([*forged, 0]) == []
+    assert pool.find([*forged[:BLOCK], *known[BLOCK:], 0]) == []
 
 
 def test_a_tool_call_is_read_without_backtracking():

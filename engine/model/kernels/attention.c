@@ -1,4 +1,5 @@
-/* Attention of decode rows over their slots, and causal attention of prompt chunks. */
+/* Attention of decode rows, and causal attention of prompt chunks, over the blocks of a paged KV cache. The keys, or the
+ * values, of one head are [BLOCK, dim] at base + block * stride; `blocks` is the table of a sequence. */
 #include "kernels.h"
 
 /* Softmax without normalization: replaces scores [n] by e^((score - highest) * scale), pads with zeros to a multiple of
@@ -32,8 +33,8 @@ INLINE vec horizontal_add(vec a, vec b) {
     return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
 }
 
-/* scores [LANES] of a query [dim] with the keys at LANES positions from `first`; positions beyond `last` repeat the key
- * at `last`. dim is a constant when inlined. */
+/* scores [LANES] of a query [dim] with the keys at LANES offsets of a block from `first`; offsets beyond `last` repeat
+ * the key at `last`. dim is a constant when inlined. */
 INLINE void score(const float *query, const float *keys, float *scores, long first, long last, const long dim) {
     vec sums[LANES];
 #pragma GCC unroll 16
@@ -50,15 +51,15 @@ INLINE void score(const float *query, const float *keys, float *scores, long fir
     *(vec *)scores = sums[0];
 }
 
-/* Weighted sum: adds to out [heads, dim] the values at positions `first` to `end`, weighted by weights
+/* Weighted sum: adds to out [heads, dim] the first `count` values [(count), dim], weighted by weights
  * [heads, (stride)]. heads and dim are constants when inlined. */
-INLINE void weighted_sum(const float *weights, long stride, const float *values, float *out, long first, long end,
+INLINE void weighted_sum(const float *weights, long stride, const float *values, float *out, long count,
                          const long heads, const long dim) {
     vec sums[2 * WIDEST / LANES];
     const long parts = dim / LANES;
 #pragma GCC unroll 16
     for (long i = 0; i < heads * parts; i++) sums[i] = *(const vec *)(out + i * LANES);
-    for (long p = first; p < end; p++)
+    for (long p = 0; p < count; p++)
 #pragma GCC unroll 2
         for (long h = 0; h < heads; h++)
 #pragma GCC unroll 8
@@ -68,55 +69,76 @@ INLINE void weighted_sum(const float *weights, long stride, const float *values,
     for (long i = 0; i < heads * parts; i++) *(vec *)(out + i * LANES) = sums[i];
 }
 
-/* Attention out [group, dim] of queries q [group, dim] that share keys and values [length, dim]. scores: scratch memory
- * [group, (stride)]; next: the keys to prefetch after these. dim, a multiple of LANES, is a constant when inlined. */
-INLINE void attend_head(const float *q, const float *keys, const float *values, const float *next, float *out,
-                        float *scores, long group, long length, long stride, const long dim) {
+INLINE long smaller(long a, long b) { return a < b ? a : b; }
+
+/* Attention out [group, dim] of queries q [group, dim] over the first `length` tokens of a sequence. keys, values: of
+ * their common head. scores: scratch memory [group, (width)]; next: the first keys to read after these. Each block is
+ * prefetched while the one before it is in use. dim, a multiple of LANES, is a constant when inlined. */
+INLINE void attend_head(const float *q, const float *keys, const float *values, const int *blocks, long stride,
+                        const float *next, float *out, float *scores, long group, long length, long width,
+                        const long dim) {
     const float scale = 1.0f / sqrtf((float)dim);
-    const long ahead = AHEAD / dim < length ? AHEAD / dim : length;
-    for (long first = 0; first < length; first += LANES) {
-        for (long p = first; p < first + LANES && p < length; p++)
-            prefetch(p + ahead < length ? keys + (p + ahead) * dim : values + (p + ahead - length) * dim, dim);
-        for (long g = 0; g < group; g++)
-            score(q + g * dim, keys, scores + g * stride + first, first, length - 1, dim);
+    for (long first = 0; first < length; first += BLOCK) {
+        const float *block = keys + blocks[first / BLOCK] * stride, *ahead = values + blocks[0] * stride;
+        long count = smaller(length - first, BLOCK), coming = smaller(length, BLOCK);
+        if (first + BLOCK < length) {
+            ahead = keys + blocks[first / BLOCK + 1] * stride;
+            coming = smaller(length - first - BLOCK, BLOCK);
+        }
+        for (long part = 0; part < count; part += LANES) {
+            prefetch(ahead + part * dim, smaller(coming - part, LANES) * dim);
+            for (long g = 0; g < group; g++)
+                score(q + g * dim, block, scores + g * width + first + part, part, count - 1, dim);
+        }
     }
     float factors[group];
-    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * stride, length, scale);
+    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * width, length, scale);
     for (long i = 0; i < group * dim; i++) out[i] = 0.0f;
-    for (long first = 0; first < length; first += LANES) {
-        long end = first + LANES < length ? first + LANES : length, g = 0;
-        for (long p = first; p < end; p++)
-            prefetch(p + ahead < length ? values + (p + ahead) * dim : next + (p + ahead - length) * dim, dim);
-        for (; g + 2 <= group; g += 2)
-            weighted_sum(scores + g * stride, stride, values, out + g * dim, first, end, 2, dim);
-        if (g < group) weighted_sum(scores + g * stride, stride, values, out + g * dim, first, end, 1, dim);
+    for (long first = 0; first < length; first += BLOCK) {
+        const float *block = values + blocks[first / BLOCK] * stride, *ahead = next;
+        long count = smaller(length - first, BLOCK), coming = BLOCK;
+        if (first + BLOCK < length) {
+            ahead = values + blocks[first / BLOCK + 1] * stride;
+            coming = smaller(length - first - BLOCK, BLOCK);
+        }
+        for (long part = 0; part < count; part += LANES) {
+            const float *weights = scores + first + part, *some = block + part * dim;
+            long n = smaller(count - part, LANES), g = 0;
+            prefetch(ahead + part * dim, smaller(coming - part, LANES) * dim);
+            for (; g + 2 <= group; g += 2)
+                weighted_sum(weights + g * width, width, some, out + g * dim, n, 2, dim);
+            if (g < group) weighted_sum(weights + g * width, width, some, out + g * dim, n, 1, dim);
+        }
     }
     for (long g = 0; g < group; g++)
         for (long i = 0; i < dim; i += LANES) *(vec *)(out + g * dim + i) *= factors[g];
 }
 
 /* `attend_head`, specialized for the usual head sizes. */
-static void attend_any_head(const float *q, const float *keys, const float *values, const float *next, float *out,
-                            float *scores, long group, long length, long stride, long dim) {
-    if (dim == 64) attend_head(q, keys, values, next, out, scores, group, length, stride, 64);
-    else if (dim == 128) attend_head(q, keys, values, next, out, scores, group, length, stride, 128);
-    else attend_head(q, keys, values, next, out, scores, group, length, stride, dim);
+static void attend_any_head(const float *q, const float *keys, const float *values, const int *blocks, long stride,
+                            const float *next, float *out, float *scores, long group, long length, long width,
+                            long dim) {
+    if (dim == 64) attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, 64);
+    else if (dim == 128) attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, 128);
+    else attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, dim);
 }
 
-/* Attention of rows of one token each over their slots: out [rows, kv_heads * group * dim] for q [rows, (stride)].
- * cache: one layer, [slots, 2, kv_heads, capacity, dim]; slots, lengths: [rows]; scores: scratch memory
- * [threads, group, longest]. */
-void attend(const float *q, const float *cache, const long *slots, const long *lengths, float *out, float *scores,
-            long rows, long stride, long kv_heads, long group, long dim, long capacity, long longest, long threads) {
-    const long heads = rows * kv_heads, half = kv_heads * capacity * dim, width = group * dim;
+/* Attention of rows of one token each: out [rows, kv_heads * group * dim] for q [rows, (stride)].
+ * cache: one layer, [blocks, 2, kv_heads, BLOCK, dim]; tables: [slots, (columns)]; slots, lengths: [rows]; scores:
+ * scratch memory [threads, group, width]. */
+void attend(const float *q, const float *cache, const int *tables, const long *slots, const long *lengths, float *out,
+            float *scores, long rows, long stride, long kv_heads, long group, long dim, long columns, long width,
+            long threads) {
+    const long heads = rows * kv_heads, half = kv_heads * BLOCK * dim;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long i = 0; i < heads; i++) {
         long row = i / kv_heads, head = i % kv_heads, following = i + 1 < heads ? i + 1 : i;
-        const float *keys = cache + slots[row] * 2 * half + head * capacity * dim;
-        const float *next = cache + slots[following / kv_heads] * 2 * half + following % kv_heads * capacity * dim;
-        float *scratch = scores + omp_get_thread_num() * group * longest;
-        attend_any_head(q + row * stride + head * width, keys, keys + half, next, out + i * width, scratch, group,
-                        lengths[row], longest, dim);
+        const int *blocks = tables + slots[row] * columns, *coming = tables + slots[following / kv_heads] * columns;
+        const float *keys = cache + head * BLOCK * dim;
+        const float *next = cache + coming[0] * 2 * half + following % kv_heads * BLOCK * dim;
+        float *scratch = scores + omp_get_thread_num() * group * width;
+        attend_any_head(q + row * stride + head * group * dim, keys, keys + half, blocks, 2 * half, next,
+                        out + i * group * dim, scratch, group, lengths[row], width, dim);
     }
 }
 
@@ -126,12 +148,27 @@ long chunk_scratch(long length, long dim) {
     return padded * dim + length * wide + TOKENS * padded + TOKENS * COLS;
 }
 
-/* Packs x [rows, dim] into panels [dim / COLS, rows, COLS], padded with zeros after the last column. */
-static void pack_columns(const float *x, float *panels, long rows, long dim) {
-    for (long first = 0; first < dim; first += COLS)
-        for (long row = 0; row < rows; row++)
-            for (long c = 0; c < COLS; c++)
-                *panels++ = first + c < dim ? x[row * dim + first + c] : 0.0f;
+/* Packs the keys of `length` tokens into panels [length / COLS, dim, COLS]; columns beyond `length` are zero. */
+static void pack_keys(const float *keys, const int *blocks, long stride, float *panels, long length, long dim) {
+    for (long first = 0; first < (length + COLS - 1) / COLS * COLS; first += BLOCK) {
+        const float *block = first < length ? keys + blocks[first / BLOCK] * stride : NULL;
+        float *panel = panels + first / COLS * COLS * dim + first % COLS;
+        for (long i = 0; i < dim; i++)
+            for (long c = 0; c < BLOCK; c++) panel[i * COLS + c] = first + c < length ? block[c * dim + i] : 0.0f;
+    }
+}
+
+/* Packs the values of `length` tokens into panels [dim / COLS, length, COLS], padded with zeros after the last column. */
+static void pack_values(const float *values, const int *blocks, long stride, float *panels, long length, long dim) {
+    for (long column = 0; column < dim; column += COLS)
+        for (long row = 0; row < length; row++) {
+            const float *from = values + blocks[row / BLOCK] * stride + row % BLOCK * dim + column;
+            long count = dim - column < COLS ? dim - column : COLS;
+#pragma omp simd
+            for (long c = 0; c < count; c++) panels[c] = from[c];
+            for (long c = count; c < COLS; c++) panels[c] = 0.0f;
+            panels += COLS;
+        }
 }
 
 /* y [rows, COLS] (ldy) = x [rows, in] (ldx) panel [in, COLS], for operands that are in the L1 and L2 caches. */
@@ -144,22 +181,21 @@ static void small_gemm(const float *x, long ldx, const float *panel, float *y, l
     }
 }
 
-/* Causal attention of `count` tokens after `start` earlier ones in their slot: out [count, (out_stride)] for
- * q [count, (stride)]. cache: the slot in one layer, [2, kv_heads, capacity, dim]; scratch:
+/* Causal attention of `count` tokens after `start` earlier ones of their sequence: out [count, (out_stride)] for
+ * q [count, (stride)]. cache: one layer, [blocks, 2, kv_heads, BLOCK, dim]; blocks: the table; scratch:
  * [threads, chunk_scratch]. */
-void attend_chunk(const float *q, const float *cache, float *out, float *scratch, long start, long count, long stride,
-                  long out_stride, long kv_heads, long group, long dim, long capacity, long threads) {
-    const long length = start + count, padded = (length + COLS - 1) / COLS * COLS;
+void attend_chunk(const float *q, const float *cache, const int *blocks, float *out, float *scratch, long start,
+                  long count, long stride, long out_stride, long kv_heads, long group, long dim, long threads) {
+    const long length = start + count, padded = (length + COLS - 1) / COLS * COLS, block = 2 * kv_heads * BLOCK * dim;
     const long wide = (dim + COLS - 1) / COLS * COLS, size = chunk_scratch(length, dim);
     const float scale = 1.0f / sqrtf((float)dim);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long head = 0; head < kv_heads; head++) {
-        float *keys = scratch + omp_get_thread_num() * size, *packed = keys + padded * dim;
-        float *scores = packed + length * wide, *part = scores + TOKENS * padded;
-        const float *values = cache + (kv_heads + head) * capacity * dim;
+        float *keys = scratch + omp_get_thread_num() * size, *values = keys + padded * dim;
+        float *scores = values + length * wide, *part = scores + TOKENS * padded;
         float factors[TOKENS];
-        pack(cache + head * capacity * dim, keys, length, dim, 1);
-        if (dim != COLS) pack_columns(values, packed, length, dim);
+        pack_keys(cache + head * BLOCK * dim, blocks, block, keys, length, dim);
+        pack_values(cache + (kv_heads + head) * BLOCK * dim, blocks, block, values, length, dim);
         for (long i = 0; i < group * ((count + TOKENS - 1) / TOKENS); i++) {
             long query_head = head * group + i % group, first = i / group * TOKENS;
             long tokens = count - first < TOKENS ? count - first : TOKENS, reach = start + first + tokens;
@@ -172,7 +208,7 @@ void attend_chunk(const float *q, const float *cache, float *out, float *scratch
                 for (long p = seen; p < reach; p++) scores[t * padded + p] = 0.0f;
             }
             for (long c = 0; c < dim; c += COLS) {
-                small_gemm(scores, padded, dim == COLS ? values : packed + c * length, part, COLS, tokens, reach);
+                small_gemm(scores, padded, values + c * length, part, COLS, tokens, reach);
                 for (long t = 0; t < tokens; t++)
                     for (long d = c; d < dim && d < c + COLS; d++)
                         out[(first + t) * out_stride + query_head * dim + d] = part[t * COLS + d - c] * factors[t];

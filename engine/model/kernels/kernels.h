@@ -22,7 +22,7 @@ enum {
     MANY_BLOCKS = 24,           /* number of blocks of rows from which each block prefetches a share */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
-    AHEAD = 1024,               /* floats: prefetch distance of attention */
+    BLOCK = 16,                 /* tokens in a block of the KV cache, a multiple of LANES */
     WIDEST = 256,               /* the largest supported head size */
     TOKENS = 48,                /* tokens of a chunk whose scores fit the cache together */
     MANY = 1 << 14              /* elements above which several threads are faster than one */

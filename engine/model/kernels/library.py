@@ -32,10 +32,9 @@ _SIGNATURES = {
     "norm": (2, "llfl", None),
     "silu_and_mul": (2, "lll", None),
     "qk_norm_rope": (3, "llllfl", None),
-    "store": (3, "lllll", None),
-    "attend": (6, "llllllll", None),
-    "attend_chunk": (4, "lllllllll", None),
-    "copy_blocks": (4, "ll", None),
+    "store": (3, "llll", None),
+    "attend": (7, "llllllll", None),
+    "attend_chunk": (5, "llllllll", None),
     "draw": (5, "lll", None),
 }
 _TYPES = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
@@ -113,56 +112,50 @@ class Kernels:
             x.data_ptr(), scales, rotary.data_ptr(), rows, x.stride(0), heads, dim, eps, torch.get_num_threads()
         )
 
-    def store(self, x: Tensor, layer: Tensor, offsets: Tensor) -> None:
-        """Write keys and values x [rows, 2 * kv_heads, D] to one layer of the cache, [slots, 2, kv_heads, length, D].
+    def store(self, x: Tensor, layer: Tensor, slot_mapping: Tensor) -> None:
+        """Write keys and values x [rows, 2 * kv_heads, D] to one layer of the cache, [blocks, 2, kv_heads, BLOCK, D].
 
-        offsets: [rows], offset of the first head of each row within the layer, in elements.
+        slot_mapping: int64 [rows]. x may be a view of wider rows.
         """
         rows, heads, dim = x.shape
-        self._library.store(
-            x.data_ptr(), layer.data_ptr(), offsets.data_ptr(), rows, x.stride(0), heads, dim, layer.stride(2)
-        )
-
-    def copy_blocks(self, source: Tensor, target: Tensor, offsets: Tensor, new_offsets: Tensor, size: int) -> None:
-        """Copy blocks of `size` floats from `offsets` [n] in `source` to `new_offsets` [n] in `target`, in elements."""
-        self._library.copy_blocks(
-            source.data_ptr(), target.data_ptr(), offsets.data_ptr(), new_offsets.data_ptr(), len(offsets), size
-        )
+        self._library.store(x.data_ptr(), layer.data_ptr(), slot_mapping.data_ptr(), rows, x.stride(0), heads, dim)
 
     @staticmethod
     def supports_head(head_dim: int) -> bool:
         """Return whether `attend` and `attend_chunk` support heads of this size."""
         return head_dim % _LANES == 0 and head_dim <= _WIDEST_HEAD
 
-    def attend(self, q: Tensor, layer: Tensor, slots: Tensor, lengths: Tensor, longest: int, out: Tensor) -> None:
+    def attend(
+        self, q: Tensor, layer: Tensor, tables: Tensor, slots: Tensor, lengths: Tensor, longest: int, out: Tensor
+    ) -> None:
         """Write the attention of q [rows, heads, D], which may be a view of wider rows, to `out` [rows, heads * D].
 
-        Each row attends to the first `lengths` [rows] tokens of its slot in `slots` [rows]. longest: the maximum of
-        `lengths`; layer: [slots, 2, kv_heads, length, D].
+        Each row attends to the first `lengths` [rows] tokens of the sequence in its slot. slots: int64 [rows]; tables:
+        int32 [slots, columns]; longest: the maximum of `lengths`; layer: [blocks, 2, kv_heads, BLOCK, D].
         """
         rows, heads, dim = q.shape
-        kv_heads, capacity = layer.shape[2], layer.shape[3]
+        kv_heads = layer.shape[2]
         threads, group = torch.get_num_threads(), heads // kv_heads
         padded = -(-longest // _LANES) * _LANES
         scores = q.new_empty(threads * group * padded)
         self._library.attend(
-            q.data_ptr(), layer.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(), scores.data_ptr(),
-            rows, q.stride(0), kv_heads, group, dim, capacity, padded, threads,
+            q.data_ptr(), layer.data_ptr(), tables.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(),
+            scores.data_ptr(), rows, q.stride(0), kv_heads, group, dim, tables.shape[1], padded, threads,
         )  # fmt: skip
 
-    def attend_chunk(self, q: Tensor, slot: Tensor, start: int, out: Tensor) -> None:
+    def attend_chunk(self, q: Tensor, layer: Tensor, table: Tensor, start: int, out: Tensor) -> None:
         """Write the causal attention of q [count, heads, D], which may be a view of wider rows, to `out`.
 
-        slot: one layer of the sequence's slot, [2, kv_heads, length, D], which already contains the keys and values of
-        the chunk, from position `start`. out: [count, heads * D].
+        layer: [blocks, 2, kv_heads, BLOCK, D], which already contains the keys and values of the chunk, from position
+        `start` of the sequence; table: its blocks, int32 [columns]. out: [count, heads * D].
         """
         count, heads, dim = q.shape
-        kv_heads, capacity = slot.shape[1], slot.shape[2]
+        kv_heads = layer.shape[2]
         threads = torch.get_num_threads()
         scratch = q.new_empty(threads * self._library.chunk_scratch(start + count, dim))
         self._library.attend_chunk(
-            q.data_ptr(), slot.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count, q.stride(0),
-            out.stride(0), kv_heads, heads // kv_heads, dim, capacity, threads,
+            q.data_ptr(), layer.data_ptr(), table.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count,
+            q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, threads,
         )  # fmt: skip
 
     def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:

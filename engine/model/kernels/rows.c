@@ -1,8 +1,6 @@
 /* Row-wise operations: norm, SiLU-and-multiply, rotary embedding, writing to the KV cache, drawing tokens. */
 #include "kernels.h"
 
-#include <string.h>
-
 /* Returns 1 / sqrt(|x|^2 + eps) for x [n]. */
 INLINE float inverse_norm(const float *x, long n, float eps) {
     float sum = 0.0f;
@@ -80,24 +78,16 @@ void qk_norm_rope(float *x, const float *weights, const float *rotary, long rows
     }
 }
 
-/* Copies the heads of each row of x [rows, (stride)] into the cache: head h to offsets[row] + h * head_stride. */
-void store(const float *x, float *cache, const long *offsets, long rows, long stride, long heads, long dim,
-           long head_stride) {
-    for (long row = 0; row < rows; row++)
+/* Copies the heads of each row of x [rows, (stride)] into one layer of the cache, [blocks, heads, BLOCK, dim].
+ * slots: [rows], block * BLOCK + offset. */
+void store(const float *x, float *layer, const long *slots, long rows, long stride, long heads, long dim) {
+    for (long row = 0; row < rows; row++) {
+        float *to = layer + (slots[row] / BLOCK * heads * BLOCK + slots[row] % BLOCK) * dim;
         for (long head = 0; head < heads; head++) {
             const float *from = x + row * stride + head * dim;
-            float *to = cache + offsets[row] + head * head_stride;
 #pragma omp simd
-            for (long i = 0; i < dim; i++) to[i] = from[i];
+            for (long i = 0; i < dim; i++) to[head * BLOCK * dim + i] = from[i];
         }
-}
-
-/* Copies `count` blocks of `size` floats, each from its offset in `from` to its offset in `to`. */
-void copy_blocks(const float *from, float *to, const long *from_offsets, const long *to_offsets, long count,
-                 long size) {
-    for (long i = 0; i < count; i++) {
-        if (i + 1 < count) prefetch(from + from_offsets[i + 1], size);
-        memcpy(to + to_offsets[i], from + from_offsets[i], size * sizeof(float));
     }
 }
 

@@ -1,66 +1,73 @@
-"""Attention over slots, against the attention of each sequence alone in double precision."""
+"""Attention over blocks, against the reference that computes one query after another in double precision."""
 
-import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
-from engine.model.attention import AttentionMetadata, KernelAttention, SlotAttention, Span
-from engine.model.kv_cache import SlotCache
+from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
+from engine.model.kv_cache import BlockTables
+from tests.engine.model.paged_attention import paged_attention_reference, random_cache, random_spans
 
-SLOTS, LENGTH, HEADS, KV_HEADS, SIZE = 8, 40, 6, 2, 16
-
-
-def alone(q, keys, values, start):
-    """Return the causal attention [T, heads * size] of T rows after `start` earlier ones."""
-    out = torch.empty(q.shape[0], HEADS, SIZE, dtype=torch.float64)
-    for row in range(q.shape[0]):
-        for head in range(HEADS):
-            k, v = (x[: start + row + 1, head // (HEADS // KV_HEADS)].double() for x in (keys, values))
-            weights = torch.softmax(k @ q[row, head].double() / math.sqrt(SIZE), dim=0)
-            out[row, head] = weights @ v
-    return out.flatten(1)
-
-
-def random_spans(rng):
-    """Return decode spans sorted by slot, and chunks of other slots; at least one of both."""
-    slots = rng.sample(range(SLOTS), rng.randint(1, SLOTS))
-    cut = rng.randint(0, len(slots))
-    decode = [Span(slot, rng.choice((0, 5, 5, rng.randrange(LENGTH))), 1) for slot in sorted(slots[:cut])]
-    chunks = []
-    for slot in slots[cut:]:
-        start = rng.choice((0, rng.randrange(LENGTH // 2)))
-        chunks.append(Span(slot, start, rng.randint(1, LENGTH - start)))
-    return decode, chunks
+SLOTS, LONGEST, HEADS, KV_HEADS, SIZE = 8, 70, 6, 2, 16
 
 
 @pytest.mark.parametrize("seed", range(40))
 @torch.inference_mode()
 def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
-    """Decode rows of any lengths in any slots, with prompt chunks in the same step: as if each were alone.
+    """Decode rows of any lengths in any blocks, with prompt chunks in the same step: as if each were alone.
 
-    Stale keys and values past the end of a sequence are finite and are not attended to.
+    What lies past the end of a sequence, not a number here, has no weight.
     """
     torch.manual_seed(seed)
-    decode, chunks = random_spans(random.Random(seed))
-    cache = SlotCache(1, SLOTS, LENGTH, KV_HEADS, SIZE, torch.float32, torch.device("cpu"))
-    cache.keys[0].normal_(std=100)
-    cache.values[0].normal_(std=100)
+    rng = random.Random(seed)
+    decode, chunks = ([Span(*span) for span in spans] for spans in random_spans(rng, SLOTS, LONGEST))
     spans = [*decode, *chunks]
-    past = {span.slot: (torch.randn(LENGTH, KV_HEADS, SIZE), torch.randn(LENGTH, KV_HEADS, SIZE)) for span in spans}
-    for slot, (keys, values) in past.items():
-        start = next(span.start for span in spans if span.slot == slot)
-        cache.keys[0][slot, :, :start] = keys[:start].transpose(0, 1)
-        cache.values[0][slot, :, :start] = values[:start].transpose(0, 1)
-    q = torch.randn(sum(span.size for span in spans), HEADS, SIZE)
-    new = [torch.cat([past[s.slot][part][s.start : s.start + s.size] for s in spans]) for part in (0, 1)]
-    metadata = AttentionMetadata.of(decode, chunks, cache.all.device)
-    attend = KernelAttention(cache, metadata, maybe_kernels) if maybe_kernels else SlotAttention(cache, metadata)
-    out = attend(0, q, torch.cat(new, dim=1))
-    row = 0
-    for span in spans:
-        keys, values = past[span.slot]
-        expected = alone(q[row : row + span.size], keys, values, span.start)
-        torch.testing.assert_close(out[row : row + span.size].double(), expected, rtol=1e-4, atol=1e-4)
-        row += span.size
+    cache, tables = random_cache(rng, spans, SLOTS, LONGEST, KV_HEADS, SIZE)
+    metadata = AttentionMetadata.of(decode, chunks, BlockTables(*tables.shape, tables.numpy()), cache.all.device)
+    tokens = sum(span.size for span in spans)
+    q, kv = torch.randn(tokens, HEADS, SIZE), torch.randn(tokens, 2 * KV_HEADS, SIZE)
+    attend = KernelAttention(cache, metadata, maybe_kernels) if maybe_kernels else TorchAttention(cache, metadata)
+    out = attend(0, q, kv)
+    expected = paged_attention_reference(q, cache.layers[0], tables, spans)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_rows_of_very_different_lengths_are_not_padded_to_the_longest():
+    """With torch alone, what the padding reads is bounded; the answers are the same."""
+    rng = random.Random(0)
+    spans = [Span(slot, start, 1) for slot, start in enumerate((5, 6000, 7, 6010))]
+    cache, tables = random_cache(rng, spans, 4, 6016, KV_HEADS, SIZE)
+    metadata = AttentionMetadata.of(spans, [], BlockTables(*tables.shape, tables.numpy()), cache.all.device)
+    attend = TorchAttention(cache, metadata)
+    assert len(attend._parts) > 1
+    q = torch.randn(4, HEADS, SIZE)
+    out = attend(0, q, torch.randn(4, 2 * KV_HEADS, SIZE))
+    torch.testing.assert_close(
+        out.double(), paged_attention_reference(q, cache.layers[0], tables, spans), rtol=1e-4, atol=1e-4
+    )
+
+
+class Row:
+    """What the tables need of a sequence."""
+
+    def __init__(self, slot, blocks):
+        self.slot, self.blocks = slot, blocks
+
+
+def test_tables_follow_their_sequences():
+    """Blocks that are appended, a table that is replaced, and a slot with a new sequence; only changed rows change."""
+    tables = BlockTables(3, 4)
+    one, two = Row(0, [5, 6]), Row(2, [7])
+    assert tables.update([one, two]) == [0, 2]
+    assert tables.update([one, two]) == []
+    two.blocks += [8, 9]
+    assert tables.update([one, two]) == [2]
+    one.blocks = [5, 3]
+    assert tables.update([one, two]) == [0]
+    assert tables.array.tolist() == [[5, 3, 0, 0], [0, 0, 0, 0], [7, 8, 9, 0]]
+    assert tables.update([Row(2, [4])]) == [2]
+    assert tables.array[2, 0] == 4
+    assert tables.array.dtype == np.int32

@@ -3,21 +3,21 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from engine.errors import StartError
-from engine.model.attention import AttentionMetadata, SlotAttention, Span
+from engine.model.attention import AttentionMetadata, Span, TorchAttention
 from engine.model.decoder import Decoder
-from engine.model.kv_cache import SlotCache
+from engine.model.kv_cache import BlockTables, KVCache
 
 
 def run(decoder, ids, keep=None):
-    """Return the logits of one prompt, computed in slot 1 of a cache."""
-    cache = SlotCache(
-        decoder.num_layers, 2, 32, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu")
-    )
-    attend = SlotAttention(cache, AttentionMetadata.of([], [Span(1, 0, len(ids))], cache.all.device))
+    """Return the logits of one prompt, computed in blocks 1 and 2 of a cache."""
+    cache = KVCache(decoder.num_layers, 3, decoder.num_kv_heads, decoder.head_dim, torch.float32, torch.device("cpu"))
+    tables = BlockTables(1, 2, np.array([[1, 2]], dtype=np.int32))
+    attend = TorchAttention(cache, AttentionMetadata.of([], [Span(0, 0, len(ids))], tables, cache.all.device))
     hidden = decoder.embed(torch.tensor(ids))
     return decoder.logits(decoder.forward(hidden, decoder.rotary(torch.arange(len(ids))), attend, keep))
 

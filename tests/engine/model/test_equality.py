@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from engine.errors import RequestAborted
 from engine.loading.loader import load_model
 from engine.model.runner import ModelRunner
+from engine.prefix_scopes import PrefixScopes
+from engine.schedule.block_pool import BLOCK, BlockPool, blocks_for
 from engine.text.images import decode
 from engine.text.processor import load_processor
 from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
@@ -16,8 +18,10 @@ from tests.engine.driver import Driver, chat
 from tests.engine.oracle import greedy
 
 SCHEDULES = 300  # each for text and for images
-FIXED_SHAPE_SCHEDULES = 60
-LENGTHS = (1, 3, 7, 12)
+QUICK_SCHEDULES = 20
+CONTEXT = 208  # tokens
+FULL, TIGHT = 5 * blocks_for(CONTEXT) + 1, (8, 9, 11, 15)  # blocks; in tight ones sequences must be preempted
+LENGTHS = (1, 7, 40, 60)
 WORDS = "велосипед red диван good квадрат price picture 4500 объявление fox used синий what цена".split()
 
 
@@ -29,11 +33,16 @@ def texts(count):
     return [f"{shared} {body}" if index % 3 == 0 else body for index, body in enumerate(bodies)]
 
 
+def case(loaded, prompt, tokens):
+    """Return a prompt, its number of tokens to generate, the expected outcome, and how many blocks both take."""
+    whole = len(loaded.preparer.prepare(prompt).token_ids) + tokens
+    return prompt, tokens, greedy(loaded, prompt, tokens), blocks_for(whole)
+
+
 @pytest.fixture(scope="module")
 def text_cases(text_model):
-    """(prompt, tokens, expected outcome) of text requests."""
-    cases = [(chat(text), LENGTHS[index % 4]) for index, text in enumerate(texts(24))]
-    return [(prompt, tokens, greedy(text_model, prompt, tokens)) for prompt, tokens in cases]
+    """The cases of text requests."""
+    return [case(text_model, chat(text), LENGTHS[index % 4]) for index, text in enumerate(texts(24))]
 
 
 @pytest.fixture(scope="module")
@@ -43,64 +52,79 @@ def vision_cases(vision_model, make_image):
     cases = []
     for index, text in enumerate(texts(20)):
         images = [make_image(width, height, seed=index % 7) for width, height in sizes[index % 5]]
-        cases.append((chat(text, *images), LENGTHS[index % 4]))
-    return [(prompt, tokens, greedy(vision_model, prompt, tokens)) for prompt, tokens in cases]
+        cases.append(case(vision_model, chat(text, *images), LENGTHS[index % 4]))
+    return cases
 
 
 @pytest.fixture(scope="module")
 def text_runner(text_folder, maybe_kernels):
     """A runner over its own copy of the text checkpoint, whose weights it takes over."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
+    return loaded, ModelRunner(loaded.model, FULL, 4, CONTEXT, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module")
 def vision_runner(vision_folder, maybe_kernels):
     """The same for the vision checkpoint."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=maybe_kernels)
+    return loaded, ModelRunner(loaded.model, FULL, 4, CONTEXT, kernels=maybe_kernels)
 
 
-@pytest.fixture(scope="module", params=["text", "vision"])
-def fixed_shapes(request):
-    """(cases, loaded, runner) of each model, with decode steps in the fixed shapes that CUDA graphs need."""
-    folder = request.getfixturevalue(f"{request.param}_folder")
-    spec = {"text": text_spec, "vision": vision_spec}[request.param](folder)
-    loaded = load_model(spec, lambda progress: None)
-    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, decode_graphs=True)
-    return request.getfixturevalue(f"{request.param}_cases"), loaded, runner
+class Pools:
+    """The pool of one runner over many schedules: it keeps what it has, until another size takes its place."""
+
+    def __init__(self):
+        self._pool = None
+
+    def pick(self, rng):
+        if self._pool is None or rng.random() < 0.2:
+            self._pool = BlockPool(rng.choice((FULL, *TIGHT)))
+        return self._pool
 
 
-def run_schedule(seed, cases, loaded, runner):
-    """Submit and abort requests at random moments; return (case, sequence, aborted) of each."""
+def run_schedule(seed, cases, loaded, runner, pools):
+    """Submit and abort requests at random moments; return (case, sequence, aborted) of each, and the counters."""
     rng = random.Random(seed)
-    driver = Driver(loaded, runner, max_num_seqs=4, max_num_batched_tokens=rng.choice((5, 16, 64)))
-    if rng.random() < 0.2:
-        runner.clear()
+    driver = Driver(loaded, runner, pools.pick(rng), max_num_seqs=4, max_num_batched_tokens=rng.choice((5, 16, 64)))
+    driver.scopes = PrefixScopes(rng.choice(("client", "all", "all", "none")))
+    cases = [case for case in cases if case[3] <= driver.pool.num_blocks - 1]
     submitted = []
     for _ in range(rng.randint(2, 8)):
-        case = rng.choice(cases)
-        sequence = driver.submit(case[0], case[1], client=rng.choice("abc"), priority=rng.choice((0, 0, 1)))
+        picked = rng.choice(cases)
+        sequence = driver.submit(picked[0], picked[1], client=rng.choice("aab"), priority=rng.choice((0, 0, 1)))
         aborted = rng.random() < 0.15
-        submitted.append((case, sequence, aborted))
+        submitted.append((picked, sequence, aborted))
         driver.run(rng.choice((0, 0, 1, 2, 5)))
         if aborted:
             sequence.generation.abort()
     driver.run()
     driver.core.check_idle()
     assert driver.room.num_in_flight() == 0
-    return submitted
+    assert driver.pool.used == 0
+    return submitted, driver.counters
+
+
+def run_schedules(count, cases, loaded, runner):
+    """Run so many schedules, and check that they share prefixes and preempt sequences."""
+    pools, preemptions, cached = Pools(), 0, 0
+    for seed in range(count):
+        submitted, counters = run_schedule(seed, cases, loaded, runner, pools)
+        assert_equal(submitted)
+        preemptions += counters.preemptions
+        cached += counters.cached_tokens
+    assert preemptions > count // 4
+    assert cached > count * BLOCK
 
 
 def assert_equal(submitted):
     """Each finished answer is the oracle's; an aborted request ends as aborted or had finished before."""
-    for case, sequence, aborted in submitted:
+    for picked, sequence, aborted in submitted:
         try:
             completion = sequence.generation.result()
         except RequestAborted:
             assert aborted
             continue
-        assert (completion.text, completion.finish_reason, completion.output_tokens) == case[2]
+        assert (completion.text, completion.finish_reason, completion.output_tokens) == picked[2]
 
 
 def test_text_answers_equal_those_of_transformers(text_folder, text_runner):
@@ -137,31 +161,27 @@ def test_answers_about_images_equal_those_of_transformers(vision_folder, vision_
 
 @pytest.mark.slow
 def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
-    """With random joins, aborts, chunked prompts and cached prefixes, every answer is that of `generate()` alone."""
-    for seed in range(SCHEDULES):
-        assert_equal(run_schedule(seed, text_cases, *text_runner))
+    """With random joins, aborts, chunks, shared prefixes and too few blocks, every answer is that of `generate()`."""
+    run_schedules(SCHEDULES, text_cases, *text_runner)
 
 
 @pytest.mark.slow
 def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner):
     """The same for batches of requests with no image, one, and two of different sizes."""
-    for seed in range(SCHEDULES):
-        assert_equal(run_schedule(seed, vision_cases, *vision_runner))
+    run_schedules(SCHEDULES, vision_cases, *vision_runner)
 
 
-@pytest.mark.slow
-def test_decoding_in_fixed_shapes_gives_the_same_answers(fixed_shapes):
-    """The step that a CUDA graph captures computes the same as the flat step and leaves other slots intact."""
-    cases, loaded, runner = fixed_shapes
-    for seed in range(FIXED_SHAPE_SCHEDULES):
-        assert_equal(run_schedule(seed, cases, loaded, runner))
+def test_a_few_schedules_equal_one_by_one_generate(text_model, text_runner):
+    """The same in short, for each run of the quick tests."""
+    cases = [case(text_model, chat(text), 40) for text in texts(4)]
+    run_schedules(QUICK_SCHEDULES, cases, *text_runner)
 
 
 @pytest.mark.slow
 def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runner):
     """A preempted sequence continues where it was: the client sees the same text."""
     driver = Driver(*text_runner, max_num_seqs=2)
-    prompts = [prompt for prompt, _, _ in text_cases[:2]]
+    prompts = [prompt for prompt, *_ in text_cases[:2]]
     preempted = [driver.submit(prompt, 12, client="greedy") for prompt in prompts]
     driver.run(4)
     driver.submit(text_cases[2][0], 12, client="other")
@@ -175,10 +195,8 @@ def test_a_preempted_answer_is_the_same_answer(text_model, text_cases, text_runn
 def test_unsupported_head_sizes_use_torch_attention(tmp_path, kernels):
     """A model with a head size that the kernels do not support gives the same answers."""
     folder = write_text_checkpoint(tmp_path, head_dim=24)
-    cases = [(chat(text), 7) for text in texts(6)]
     plain = load_model(text_spec(folder), lambda progress: None)
-    expected = [(prompt, tokens, greedy(plain, prompt, tokens)) for prompt, tokens in cases]
+    expected = [case(plain, chat(text), 40) for text in texts(6)]
     loaded = load_model(text_spec(folder), lambda progress: None)
-    runner = ModelRunner(loaded.model, 4, 256, prefix_tokens=512, kernels=kernels)
-    for seed in range(10):
-        assert_equal(run_schedule(seed, expected, loaded, runner))
+    runner = ModelRunner(loaded.model, FULL, 4, CONTEXT, kernels=kernels)
+    run_schedules(QUICK_SCHEDULES, expected, loaded, runner)

@@ -8,9 +8,10 @@ import torch
 
 from engine.errors import ModelError
 from engine.loading.loader import load_model
-from engine.model.prefix_cache import BLOCK
 from engine.model.runner import ModelRunner
 from engine.prefix_scopes import PrefixScopes
+from engine.schedule.block_pool import BLOCK, BlockPool
+from engine.types import TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.sequences import outcome
@@ -22,20 +23,19 @@ BATCHES = 120
 def text(text_folder, maybe_kernels):
     """A loaded text model and its runner."""
     loaded = load_model(text_spec(text_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
+    return loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=maybe_kernels)
 
 
 @pytest.fixture(scope="module")
 def vision(vision_folder, maybe_kernels):
     """The same for the vision model."""
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
-    return loaded, ModelRunner(loaded.model, 6, 256, prefix_tokens=1024, kernels=maybe_kernels)
+    return loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=maybe_kernels)
 
 
 @pytest.fixture
 def driver(text):
-    """An engine core over the text model, with an empty prefix cache."""
-    text[1].clear()
+    """An engine core over the text model, with no prefix known."""
     return Driver(*text, max_num_seqs=6)
 
 
@@ -52,15 +52,15 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
     """In random batches, with random joins, chunked and preempted: each seed gives its one answer."""
     rng = random.Random(3)
     cases = [(chat(f"Диван номер {number} price"), seeded(rng)) for number in range(10)]
-    alone = []
+    alone, pool = [], BlockPool(text[1].num_blocks)
     for prompt, params in cases:
-        driver = Driver(*text, max_num_seqs=6)
+        driver = Driver(*text, pool, max_num_seqs=6)
         submitted = driver.submit(prompt, 10, **params)
         driver.run()
         alone.append(outcome(submitted).text)
     assert len(set(alone)) == len(alone)
     for _ in range(BATCHES):
-        driver = Driver(*text, max_num_seqs=rng.choice((2, 4, 6)), max_num_batched_tokens=rng.choice((8, 32, 64)))
+        driver = Driver(*text, pool, max_num_seqs=rng.choice((2, 4, 6)), max_num_batched_tokens=rng.choice((8, 32, 64)))
         batch = []
         for number in rng.choices(range(10), k=rng.randint(2, 8)):
             prompt, params = cases[number]
@@ -86,7 +86,6 @@ def test_a_cached_prefix_is_not_computed_again(driver):
 def test_a_cached_image_is_not_embedded_again(vision, make_image):
     """Its tokens come from the prefix cache, so the vision tower does not run; for another image it does."""
     loaded, runner = vision
-    runner.clear()
     calls, tower = [], runner._tower
     runner._tower = lambda pixels, grids: calls.append(1) or tower(pixels, grids)
     driver = Driver(loaded, runner, max_num_seqs=6)
@@ -106,21 +105,64 @@ def test_a_cached_image_is_not_embedded_again(vision, make_image):
 
 
 def test_logits_that_are_not_finite_fail_their_sequence_alone(driver):
-    """A slot with NaN fails its sequence only; the prefix cache is cleared and the slot is zeroed for the next one."""
-    runner, prompt = driver.runner, chat("Синий диван, цена 100")
+    """NaN in a sequence's own block fails it only; the block is zeroed, and what others have computed stays found."""
+    runner, prompt, pool = driver.runner, chat("Синий диван, цена 100"), driver.pool
     healthy = driver.submit(prompt, 12)
     driver.run()
+    known = len(pool)
     submitted = [driver.submit(prompt, 12, request_id=str(number)) for number in range(3)]
     driver.run(4)
-    runner._cache.all[:, submitted[1].slot] = float("nan")
+    own = submitted[1].blocks[-1]
+    assert own not in submitted[0].blocks
+    runner._cache.all[:, own] = float("nan")
     driver.run()
     assert type(outcome(submitted[1])) is ModelError
     assert {outcome(submitted[0]).text, outcome(submitted[2]).text} == {outcome(healthy).text}
     assert bool(torch.isfinite(runner._cache.all).all())
-    assert len(runner._prefixes) > 0  # the other sequences cached their prefixes after it was cleared
+    assert len(pool) >= known > 0
     again = [driver.submit(prompt, 12) for _ in range(6)]
     driver.run()
     assert {outcome(row).text for row in again} == {outcome(healthy).text}
+    assert all(outcome(row).cached_tokens for row in again)
+
+
+def test_a_shared_block_that_is_not_finite_fails_who_uses_it_and_is_never_found_again(driver):
+    """Those that share it fail, the next request computes it anew, and another client's prefix stays."""
+    prompt = chat("Синий диван, цена 100")
+    made = [driver.submit(prompt, 12, client=client) for client in "ab"]
+    driver.run()
+    submitted = [driver.submit(prompt, 12, client="a", request_id=str(number)) for number in range(2)]
+    driver.run(2)
+    shared = submitted[0].blocks[0]
+    assert shared == submitted[1].blocks[0]
+    driver.runner._cache.all[0, shared, 1] = float("inf")
+    driver.run()
+    assert [type(outcome(row)) for row in submitted] == [ModelError] * 2
+    assert bool(torch.isfinite(driver.runner._cache.all).all())
+    again = [driver.submit(prompt, 12, client=client) for client in "ab"]
+    driver.run()
+    assert [outcome(row).cached_tokens > 0 for row in again] == [False, True]
+    assert {outcome(row).text for row in again} == {outcome(row).text for row in made}
+
+
+def test_a_shared_prefix_of_a_thousand_tokens_is_not_copied(text_folder, maybe_kernels):
+    """A second sequence reads the blocks of the first: nothing is written but its own tokens."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    runner = ModelRunner(loaded.model, 200, 4, 1100, kernels=maybe_kernels)
+    driver = Driver(loaded, runner, max_num_batched_tokens=1100)
+    prompt = TokensPrompt(tuple(200 + number % 90 for number in range(1009)))
+    first = driver.submit(prompt, 4, ignore_eos=True)
+    driver.run(2)
+    shared = first.blocks[: 1008 // BLOCK]
+    second = driver.submit(prompt, 4, ignore_eos=True)
+    before = runner._cache.all.clone()
+    driver.run(1)
+    assert second.blocks[: len(shared)] == shared
+    changed = (runner._cache.all != before).flatten(2).any(-1).any(0).nonzero().flatten().tolist()
+    assert set(changed) <= {first.blocks[-1], second.blocks[-1]} - {*shared}
+    driver.run()
+    assert outcome(second).cached_tokens == len(shared) * BLOCK
+    assert outcome(second).text == outcome(first).text
 
 
 class Digits:
@@ -216,12 +258,15 @@ def test_without_sharing_a_preempted_sequence_resumes_from_its_own_tokens(driver
     """With `none` no later request finds anything, and a preempted one still finds itself."""
     driver.scopes = PrefixScopes("none")
     prompt = chat("Синий диван, цена 100, самовывоз из центра города, торг уместен, звоните вечером.")
+    starts, begin = [], driver.runner.begin
+    driver.runner.begin = lambda sequence: (begin(sequence), starts.append(sequence.num_computed))
     first = driver.submit(prompt, 8, client="a")
     driver.run(4)
-    driver.runner.cache_prefix(first)
     driver.core.scheduler.preempt(first)
     driver.run()
     second = driver.submit(prompt, 8, client="a")
     driver.run()
+    driver.runner.begin = begin
+    assert starts[1] > 0
     assert (outcome(first).cached_tokens, outcome(second).cached_tokens) == (0, 0)
     assert outcome(first).text == outcome(second).text

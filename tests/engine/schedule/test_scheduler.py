@@ -1,8 +1,11 @@
 """The scheduler: what each step computes, which sequences get slots and which are preempted."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, RequestAborted
+from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.scheduler import Plan, Scheduler
 from engine.schedule.sequence import Phase
 from engine.schedule.waiting_room import WaitingRoom
@@ -12,10 +15,11 @@ from tests.engine.sequences import sequence
 class Floor:
     """A scheduler with its waiting room; `step` plans and computes at once."""
 
-    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True, overhead=0):
+    def __init__(self, slots=4, budget=16, can_start=lambda submitted: True, overhead=0, blocks=1000, ahead=0):
         self.room = WaitingRoom(100, 1_000_000)
         self.can_start = can_start
-        self.scheduler = Scheduler(self.room, slots, budget, self.begin, overhead)
+        self.pool = BlockPool(blocks + 1)
+        self.scheduler = Scheduler(self.room, self.pool, slots, budget, self.begin, overhead, ahead)
 
     def begin(self, submitted):
         submitted.started_at = 0.0
@@ -31,12 +35,12 @@ class Floor:
         return submitted
 
     def step(self):
-        victim = self.scheduler.sequence_to_preempt()
-        if victim is not None:
+        while (victim := self.scheduler.sequence_to_preempt()) is not None:
             self.scheduler.preempt(victim)
         plan = self.scheduler.schedule()
         for submitted, count in plan.rows:
             submitted.num_computed += count
+            assert submitted.num_computed <= len(submitted.blocks) * BLOCK
             if submitted.remaining == 0:
                 submitted.append(0)
         assert self.scheduler.check() is None
@@ -194,7 +198,7 @@ def test_interactive_requests_are_not_preempted_for_another_clients_batch():
 
 
 def test_a_preempted_sequence_computes_everything_again():
-    """Its slot has been reused; its tokens are kept."""
+    """What is not in whole blocks is lost; its tokens are kept."""
     floor = Floor(slots=1)
     submitted = floor.come(tokens=3)
     floor.step()
@@ -207,6 +211,7 @@ def test_a_preempted_sequence_computes_everything_again():
         0,
         tokens,
     )
+    assert submitted.blocks == []
     assert counts(floor.step()) == [len(tokens)]
 
 
@@ -227,9 +232,9 @@ def test_two_halves_are_the_whole_plan():
     assert first.prefill + second.prefill == [(submitted, 2), (submitted, 3)]
 
 
-@pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder"])
+@pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder", "lost block"])
 def test_check_finds_inconsistent_accounting(fault):
-    """A lost slot, a slot held twice, a slot held by a sequence that is not running."""
+    """A lost slot, a slot held twice, a slot held by a sequence that is not running, a block of nobody."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()
@@ -237,9 +242,149 @@ def test_check_finds_inconsistent_accounting(fault):
         floor.scheduler.running.remove(first)
     elif fault == "shared slot":
         first.slot = second.slot
+    elif fault == "lost block":
+        first.blocks = []
     else:
         first.phase = Phase.WAITING
     assert floor.scheduler.check()
+
+
+class TestBlocks:
+    """A sequence runs only with blocks for all its tokens; where they run out, some give theirs up."""
+
+    def test_a_sequence_waits_until_its_blocks_are_free(self):
+        """And leaves one for each that runs to grow into; nothing behind it overtakes."""
+        floor = Floor(blocks=6, budget=200)
+        first, large, small = floor.come(tokens=3 * BLOCK), floor.come(tokens=2 * BLOCK), floor.come(tokens=1)
+        floor.step()
+        assert [submitted.slot for submitted in (first, large, small)] == [0, 1, -1]
+        assert [len(submitted.blocks) for submitted in (first, large)] == [3, 2]
+        floor.scheduler.finish(first)
+        floor.step()
+        assert small in floor.scheduler.running
+
+    def test_a_sequence_grows_by_a_block_when_it_needs_one(self):
+        """Not before, unless steps are computed ahead of its tokens; and never beyond the end of its answer."""
+        for ahead, grown in ((0, [1, 1, 1, 2]), (1, [1, 1, 2, 2])):
+            floor = Floor(ahead=ahead, budget=100)
+            submitted = floor.come(tokens=BLOCK - 2, max_tokens=4)
+            blocks = []
+            for _ in range(4):
+                floor.step()
+                blocks.append(len(submitted.blocks))
+            assert blocks == grown
+        floor = Floor(ahead=1)
+        short = floor.come(tokens=BLOCK - 1, max_tokens=1)
+        floor.step()
+        assert len(short.blocks) == 1
+
+    def test_the_youngest_of_the_client_with_most_blocks_gives_them_up(self):
+        """The client with fewer keeps its own, also the youngest of all."""
+        floor = Floor(slots=8, blocks=10, budget=200)
+        greedy = [floor.come("greedy", tokens=2 * BLOCK - 4, max_tokens=100) for _ in range(3)]
+        floor.step()
+        modest = floor.come("modest", tokens=BLOCK, max_tokens=100)
+        floor.step()
+        assert len(floor.scheduler.running) == 4
+        for _ in range(40):
+            floor.step()
+        assert modest in floor.scheduler.running
+        assert greedy[0] in floor.scheduler.running
+        assert greedy[2] not in floor.scheduler.running
+
+    def test_batches_give_up_their_blocks_first(self):
+        """Beyond their share, whoever holds more."""
+        floor = Floor(slots=8, blocks=10, budget=200)
+        batch = [floor.come("job", tokens=BLOCK, max_tokens=100, batch=True) for _ in range(2)]
+        chats = [floor.come("visitor", tokens=2 * BLOCK, max_tokens=100) for _ in range(2)]
+        floor.step()
+        assert {*floor.scheduler.running} == {*batch, *chats}
+        preempted, preempt = [], floor.scheduler.preempt
+        floor.scheduler.preempt = lambda submitted: preempted.append(submitted) or preempt(submitted)
+        for _ in range(2 * BLOCK):
+            floor.step()
+        assert preempted[:2] == [batch[1], chats[1]]
+
+    def test_the_one_that_started_first_always_finishes(self):
+        """Two that each need all blocks: the second waits until the first has ended, and does not start in vain."""
+        floor = Floor(slots=2, blocks=8, budget=200)
+        rows = [floor.come(tokens=2 * BLOCK, max_tokens=6 * BLOCK) for _ in range(2)]
+        starts = []
+        floor.can_start = lambda submitted: starts.append(submitted) or True
+        ended = []
+        for _ in range(20 * BLOCK):
+            floor.step()
+            for submitted in [*floor.scheduler.running]:
+                if submitted.num_output == submitted.sampling.max_tokens:
+                    floor.scheduler.finish(submitted)
+                    ended.append(submitted)
+        assert ended == rows
+        assert starts == [rows[0], rows[1], rows[1]]
+
+    def test_a_client_that_holds_all_blocks_makes_room_for_another(self):
+        """As it does for slots: the one that waits does not wait for the end of long answers."""
+        floor = Floor(slots=8, blocks=12, budget=400)
+        greedy = [floor.come("greedy", tokens=2 * BLOCK, max_tokens=100) for _ in range(4)]
+        floor.step()
+        assert len(floor.scheduler.running) == 4
+        other = floor.come("other", tokens=3 * BLOCK)
+        floor.step()
+        assert other in floor.scheduler.running
+        assert greedy[3] not in floor.scheduler.running
+        assert greedy[0] in floor.scheduler.running
+
+    def test_a_preempted_sequence_finds_its_whole_blocks_again(self):
+        """If nobody needed their memory meanwhile; only the rest is computed again."""
+        floor = Floor(budget=100)
+        submitted = floor.come(tokens=2 * BLOCK + 3)
+        floor.step()
+        blocks = submitted.blocks
+        assert floor.scheduler.preempt(submitted) == blocks[2:]
+        assert counts(floor.step()) == [4]
+        assert submitted.blocks[:2] == blocks[:2]
+
+    def test_a_found_prefix_counts_once(self):
+        """Sequences that share blocks in use fit where as many alone do not."""
+        floor = Floor(slots=8, blocks=9, budget=400)
+        first = floor.come(tokens=4 * BLOCK + 1)
+        floor.step()
+        floor.scheduler.register(first)
+        others = [floor.come(tokens=4 * BLOCK + 1) for _ in range(2)]
+        floor.step()
+        assert all(other in floor.scheduler.running for other in others)
+        assert floor.pool.used == 7
+        assert others[0].num_computed == others[1].num_computed == 4 * BLOCK + 1
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.integers(4, 12), st.integers(1, 4), st.integers(0, 1), st.randoms())
+    def test_every_sequence_ends_whatever_the_blocks(self, blocks, slots, ahead, rng):
+        """With any lengths, clients and priorities, and blocks for one full sequence at least: nothing is stuck."""
+        floor = Floor(slots, rng.choice((3, 16, 100)), blocks=blocks, ahead=ahead)
+        left = []
+        for _ in range(rng.randint(1, 8)):
+            tokens = rng.randint(1, (blocks - 1) * BLOCK)
+            answer = rng.randint(1, blocks * BLOCK - tokens)
+            left.append(floor.come(rng.choice("abc"), tokens=tokens, max_tokens=answer, batch=rng.random() < 0.3))
+            for _ in range(rng.choice((0, 0, 1, 5))):
+                self.step_to_ends(floor, left, rng)
+        steps = 0
+        while left:
+            self.step_to_ends(floor, left, rng)
+            steps += 1
+            assert steps < 20_000
+        assert not floor.scheduler.running
+        assert floor.pool.used == 0
+
+    @staticmethod
+    def step_to_ends(floor, left, rng):
+        """Step, and end what is complete; some are registered, as their first tokens are."""
+        floor.step()
+        for submitted in [*floor.scheduler.running]:
+            if submitted.num_output == submitted.sampling.max_tokens:
+                floor.scheduler.finish(submitted)
+                left.remove(submitted)
+            elif rng.random() < 0.2:
+                floor.scheduler.register(submitted)
 
 
 class TestShares:

@@ -60,12 +60,13 @@ def test_the_lower_level_computes_the_same(tmp_path, kernels):
         atol=1e-4,
     )
     torch.testing.assert_close(lower.silu_and_mul(x), kernels.silu_and_mul(x), rtol=1e-5, atol=1e-6)
-    q, layer, out = torch.randn(3, 4, 48), torch.randn(3, 2, 2, 30, 48), torch.empty(2, 3, 4 * 48)
+    q, layer, out = torch.randn(3, 4, 48), torch.randn(7, 2, 2, 16, 48), torch.empty(2, 3, 4 * 48)
+    tables = torch.tensor([[1, 2], [3, 4], [5, 6]], dtype=torch.int32)
     rotary = torch.polar(torch.ones(3, 1, 24), torch.randn(3, 1, 24))
     for each, library in zip(out, (lower, kernels), strict=True):
         rotated = q.clone()
         library.qk_norm_rope(rotated, None, rotary, 0.0)
-        library.attend(rotated, layer, torch.tensor([2, 0, 1]), torch.tensor([1, 30, 17]), 30, each)
+        library.attend(rotated, layer, tables, torch.tensor([2, 0, 1]), torch.tensor([1, 30, 17]), 30, each)
     torch.testing.assert_close(out[0], out[1], rtol=1e-4, atol=1e-4)
 
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from engine.model.kernels.library import Kernels
+from engine.schedule.block_pool import BLOCK, blocks_for
+from tests.engine.model.paged_attention import paged_attention_reference
 
 pytestmark = pytest.mark.needs("cc")
 
@@ -101,24 +103,22 @@ def test_qk_norm_rope_normalizes_and_rotates_in_place(rows, dim, normed, threads
     assert torch.equal(wide[:, 3:], rest)
 
 
-def test_store_writes_keys_and_values_to_their_offsets_only(kernels):
+def test_store_writes_keys_and_values_to_their_slots_only(kernels):
     """The key heads and the value heads of each row, from wider rows."""
-    cache = torch.zeros(4, 2, 3, 9, 20)
+    layer = torch.zeros(4, 2, 3, BLOCK, 20)
     x = torch.randn(2, 10, 20)
-    slots, positions = torch.tensor([3, 1]), torch.tensor([0, 8])
-    kernels.store(x[:, 4:], cache, slots * cache.stride(0) + positions * cache.stride(3))
+    blocks, offsets = torch.tensor([3, 1]), torch.tensor([0, 9])
+    kernels.store(x[:, 4:], layer, blocks * BLOCK + offsets)
     for row in range(2):
-        assert torch.equal(cache[slots[row], :, :, positions[row]].flatten(0, 1), x[row, 4:])
-    assert int((cache != 0).any(-1).sum()) == 12
+        assert torch.equal(layer[blocks[row], :, :, offsets[row]].flatten(0, 1), x[row, 4:])
+    assert int((layer != 0).any(-1).sum()) == 12
 
 
-def test_blocks_are_copied_from_offset_to_offset(kernels):
-    """Each block whole, in any order, and nothing else."""
-    source, target = torch.arange(100.0), torch.zeros(60)
-    kernels.copy_blocks(source, target, torch.tensor([70, 5, 40]), torch.tensor([0, 50, 20]), 10)
-    expected = torch.zeros(60)
-    expected[:10], expected[50:], expected[20:30] = source[70:80], source[5:15], source[40:50]
-    assert torch.equal(target, expected)
+def paged(slots, longest, kv_heads, dim):
+    """Return one layer of a cache with random blocks, and tables [slots, columns] of blocks in any order."""
+    columns = blocks_for(longest)
+    layer = torch.randn(slots * columns + 1, 2, kv_heads, BLOCK, dim)
+    return layer, (torch.randperm(slots * columns) + 1).view(slots, columns).int()
 
 
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
@@ -127,16 +127,14 @@ def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kerne
     """For lengths that are and are not multiples of the vector width, a wide range of scores, rows in any slot."""
     lengths = torch.tensor([1, 15, 16, 17, 33, 40, 40])
     rows, heads = len(lengths), kv_heads * group
-    layer = torch.randn(8, 2, kv_heads, 40, dim)
+    layer, tables = paged(8, 40, kv_heads, dim)
     slots = torch.tensor([7, 0, 3, 1, 6, 2, 5])
     wide = torch.randn(rows, heads + 2 * kv_heads, dim) * 5
     q, out = wide[:, :heads], torch.empty(rows, heads * dim)
-    kernels.attend(q, layer, slots, lengths, int(lengths.max()), out)
-    for row in range(rows):
-        keys, values = layer[slots[row], :, :, : lengths[row]].double().repeat_interleave(group, dim=1)
-        weights = torch.softmax(torch.einsum("hd,hld->hl", q[row].double(), keys) / math.sqrt(dim), dim=-1)
-        expected = torch.einsum("hl,hld->hd", weights, values).flatten()
-        torch.testing.assert_close(out[row].double(), expected, rtol=1e-4, atol=1e-4)
+    kernels.attend(q, layer, tables, slots, lengths, int(lengths.max()), out)
+    spans = [(int(slot), int(length) - 1, 1) for slot, length in zip(slots, lengths, strict=True)]
+    expected = paged_attention_reference(q, layer, tables, spans)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dim", [16, 48, 64, 128, 256])
@@ -144,24 +142,21 @@ def test_each_row_attends_to_its_own_length(kv_heads, group, dim, threads, kerne
 def test_a_chunk_attends_causally(start, count, dim, threads, kernels):
     """With and without tokens before it, in one block and in several; later tokens are masked."""
     kv_heads, group = 2, 3
-    slot = torch.randn(2, kv_heads, 200, dim)
+    layer, tables = paged(1, start + count, kv_heads, dim)
     wide = torch.randn(count, kv_heads * (group + 2), dim) * 3
     q, out = wide[:, : kv_heads * group], torch.empty(count, kv_heads * group * dim + 5)
-    kernels.attend_chunk(q, slot, start, out[:, :-5])
-    keys, values = slot[:, :, : start + count].double().repeat_interleave(group, dim=1)
-    scores = torch.einsum("thd,hld->htl", q.double(), keys) / math.sqrt(dim)
-    later = torch.arange(start + count) > torch.arange(start, start + count)[:, None]
-    weights = torch.softmax(scores.masked_fill(later, -math.inf), dim=-1)
-    expected = torch.einsum("htl,hld->thd", weights, values).flatten(1)
+    kernels.attend_chunk(q, layer, tables[0], start, out[:, :-5])
+    expected = paged_attention_reference(q, layer, tables, [(0, start, count)])
     torch.testing.assert_close(out[:, :-5].double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_attention_propagates_nan(kernels):
-    """One NaN in a key makes its whole row NaN, so that the check of the logits finds it."""
-    layer = torch.randn(2, 2, 1, 40, 16)
-    layer[1, 0, 0, 20, 3] = math.nan
+    """One NaN in a key makes its whole row NaN, so that the check of the logits finds it; past the end it does not."""
+    layer, tables = paged(2, 40, 1, 16)
+    layer[tables[1, 1], 0, 0, 4, 3] = math.nan
+    layer[tables[0, 2], :, 0, 8:] = math.nan
     out = torch.empty(2, 16)
-    kernels.attend(torch.randn(2, 1, 16), layer, torch.tensor([0, 1]), torch.tensor([40, 40]), 40, out)
+    kernels.attend(torch.randn(2, 1, 16), layer, tables, torch.tensor([0, 1]), torch.tensor([40, 40]), 40, out)
     assert out[0].isfinite().all()
     assert out[1].isnan().all()
 
@@ -200,8 +195,9 @@ def test_zero_rows_are_allowed(threads, kernels):
     assert kernels.gemm(none, packed, torch.empty(0, 32)).shape == (0, 32)
     assert kernels.norm(none, 1.0).shape == (0, 64)
     assert kernels.silu_and_mul(none).shape == (0, 32)
-    layer, index = torch.zeros(1, 2, 1, 4, 16), torch.empty(0, dtype=torch.long)
+    layer, index = torch.zeros(1, 2, 1, BLOCK, 16), torch.empty(0, dtype=torch.long)
+    tables = torch.zeros(1, 1, dtype=torch.int32)
     kernels.qk_norm_rope(torch.empty(0, 2, 16), None, torch.empty(0, 1, 8, dtype=torch.complex64), 0.0)
     kernels.store(torch.empty(0, 2, 16), layer, index)
-    kernels.attend(torch.empty(0, 1, 16), layer, index, index, 1, torch.empty(0, 16))
+    kernels.attend(torch.empty(0, 1, 16), layer, tables, index, index, 1, torch.empty(0, 16))
     assert not layer.any()
