@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.card.record import Options, Part, measure
@@ -27,13 +28,12 @@ PARTS = (
     "long_row",
     "profile",
     "both",
-    "kernels",
+    "rows",
     "graphs",
     "attention",
     "linear",
     "skinny",
     "paged_attention",
-    "tuning",
 )
 NO_DEVICE = 2
 
@@ -48,8 +48,16 @@ def run_here(names: Sequence[str], options: Options) -> int:
     """Run parts in this process; return how many ended early."""
     import torch
 
+    from benchmarks.harness.record import state_of
+
     card = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
-    return sum(bool(measure(name, find_part(name), options, card).error) for name in names)
+    origin = {
+        "card": card,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": state_of(ROOT)["commit"],
+        "torch": torch.__version__,
+    }
+    return sum(bool(measure(name, find_part(name), options, origin).error) for name in names)
 
 
 def run_apart(name: str, options: Options) -> int:

@@ -35,17 +35,18 @@ Part = Callable[[Options], Rows]
 
 @dataclass(slots=True)
 class PartRecord:
-    """What one part has measured so far. error: why it ended early, "" if it did not."""
+    """What one part has measured so far. origin: card, date, commit; error: why it ended early, "" if it did not."""
 
     name: str
-    card: str
+    origin: dict[str, str]
     tables: dict[str, list[Row]] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
 
     def markdown(self) -> str:
         """Return the tables for readers."""
-        parts = [f"# {self.name} ({self.card}, {self.seconds:.0f} s)"]
+        origin = ", ".join(f"{name} {value[:25]}" for name, value in self.origin.items())
+        parts = [f"# {self.name}", f"Measured in {self.seconds:.0f} s: {origin}."]
         for title, rows in self.tables.items():
             columns = list(dict.fromkeys(key for row in rows for key in row))
             parts.append(f"## {title}")
@@ -57,15 +58,15 @@ class PartRecord:
     def write(self, folder: Path) -> None:
         """Write NAME.json and NAME.md."""
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"part": self.name, "card": self.card, "seconds": self.seconds, "error": self.error}
+        content = {"part": self.name, "origin": self.origin, "seconds": self.seconds, "error": self.error}
         written = json.dumps({**content, "tables": self.tables}, indent=1, ensure_ascii=False)
         (folder / f"{self.name}.json").write_text(written + "\n", encoding="utf-8")
         (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
 
 
-def measure(name: str, part: Part, options: Options, card: str) -> PartRecord:
+def measure(name: str, part: Part, options: Options, origin: dict[str, str]) -> PartRecord:
     """Run one part until it ends, raises or has used its minutes; print and write each row as it comes."""
-    record, began = PartRecord(name, card), time.monotonic()
+    record, began = PartRecord(name, origin), time.monotonic()
     print(f"== {name}", flush=True)
     try:
         for title, row in part(options):
