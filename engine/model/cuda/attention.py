@@ -92,7 +92,17 @@ def paged_attention(
         **meta,
     )
     if merges.shape[0] and not meta["LAST_MERGES"]:
-        merge_kernel[(heads, merges.shape[0])](merges, scratch.acc, scratch.stats, out, HEADS=heads, HEAD_DIM=head_dim)
+        merge_kernel[(kv_heads, merges.shape[0])](
+            merges,
+            scratch.acc,
+            scratch.stats,
+            out,
+            KV_HEADS=kv_heads,
+            GROUP=heads // kv_heads,
+            HEAD_DIM=head_dim,
+            TILE_ROWS=meta["TILE_ROWS"],
+            num_warps=8,
+        )
 
 
 # Whatever the number of blocks in a row of the tables: the same program.
@@ -285,29 +295,14 @@ def merge_tile(
 
 
 @triton.jit
-def merge_kernel(merges, acc, stats, out, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, PARTS: tl.constexpr = 16):
-    """Grid (heads, M): join the parts of one tile for one query head, PARTS at a time."""
-    head = tl.program_id(0)
-    merge = merges + tl.program_id(1) * 4
-    first_token, tokens = tl.load(merge), tl.load(merge + 1)
-    first_partial, parts = tl.load(merge + 2), tl.load(merge + 3)
-    dims = tl.arange(0, HEAD_DIM)
-    for token in range(tokens):
-        highest = tl.max(tl.full([PARTS], LOWEST, tl.float32), 0)
-        total = tl.sum(tl.zeros([PARTS], tl.float32), 0)
-        result = tl.zeros([HEAD_DIM], tl.float32)
-        for first in range(0, parts, PARTS):
-            part = first + tl.arange(0, PARTS)
-            inside = part < parts
-            row = (first_partial + part * tokens + token).to(tl.int64) * HEADS + head
-            maxima = tl.load(stats + row * 2, mask=inside, other=LOWEST)
-            sums = tl.load(stats + row * 2 + 1, mask=inside, other=0.0)
-            results = tl.load(acc + row[:, None] * HEAD_DIM + dims[None, :], mask=inside[:, None], other=0.0)
-            higher = tl.maximum(highest, tl.max(maxima, 0))
-            weights = tl.exp2(maxima - higher)
-            shrink = tl.exp2(highest - higher)
-            total = total * shrink + tl.sum(weights * sums, 0)
-            result = result * shrink + tl.sum(weights[:, None] * results, 0)
-            highest = higher
-        target = ((first_token + token).to(tl.int64) * HEADS + head) * HEAD_DIM
-        tl.store(out + target + dims, (result / total).to(out.dtype.element_ty))
+def merge_kernel(
+    merges, acc, stats, out,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, TILE_ROWS: tl.constexpr,
+):  # fmt: skip
+    """Grid (kv_heads, M): join the parts of one tile for the query heads of one key head."""
+    head, merge = tl.program_id(0), merges + tl.program_id(1) * 4
+    tokens = tl.load(merge + 1)
+    if tokens == 1:
+        merge_token(merge, head, acc, stats, out, KV_HEADS, GROUP, HEAD_DIM)
+    elif tokens > 1:
+        merge_tile(merge, tokens, head, acc, stats, out, KV_HEADS, GROUP, HEAD_DIM, TILE_ROWS)
