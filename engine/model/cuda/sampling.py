@@ -1,0 +1,152 @@
+"""Samples the next token of each row on an NVIDIA card, as `engine.model.sampler` does, without the host.
+
+The steps of a row are the same: temperature, top_k (of equal logits the first tokens), top_p of what top_k left, min_p.
+The token is drawn by inverse transform sampling with the row's own number. Unlike there, the kept tokens are in the
+order of their ids, not of their probabilities: the distribution is the same, but a number may give another token.
+
+A row depends on nothing but its own logits, parameters and number, and is repeatable to the bit. In a ranked row,
+tokens that weigh less than e^-28 of the best one are never drawn.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from engine.model.cuda import sampling_kernels as kernels
+from engine.model.sampler import BELOW_ONE, LOWEST_TEMPERATURE
+from engine.schedule.sequence import Sequence
+
+# Tokens that may be within reach of top_k, top_p and min_p without reading the vocabulary again and again. A row of a
+# language model has tens to thousands.
+LISTED = 16384
+# Warps of a program that reads a chunk.
+WARPS = 8
+
+
+def is_ranked(sequence: Sequence) -> bool:
+    """Return whether a sequence draws from its most probable tokens only."""
+    params = sequence.sampling
+    return params.temperature > 0 and bool(params.top_k or params.top_p < 1 or params.min_p)
+
+
+def parameters_of(sequences: abc.Sequence[Sequence]) -> np.ndarray:
+    """Return the parameters of rows for `Sampler`, float32 [rows, 5]; they change only when the rows do."""
+    rows = np.zeros((len(sequences), kernels.COLUMNS.value), np.float32)
+    for row, sequence in zip(rows, sequences, strict=True):
+        params = sequence.sampling
+        greedy = params.temperature <= 0
+        row[:4] = (
+            0.0 if greedy else max(LOWEST_TEMPERATURE, params.temperature),
+            params.top_k or 0,
+            params.top_p,
+            params.min_p,
+        )
+        row[4] = params.token_mask is not None
+    return rows
+
+
+def numbers_of(sequences: abc.Sequence[Sequence], ahead: int = 0) -> np.ndarray:
+    """Return the random numbers of rows for `Sampler`, float32 [rows], those of greedy rows 0.
+
+    ahead: how many tokens of the sequences have been sampled but not appended yet.
+    """
+    sampled = (sequence.sampling.temperature > 0 for sequence in sequences)
+    drawn = (
+        min(sequence.uniform(ahead), BELOW_ONE) if number else 0.0
+        for sequence, number in zip(sequences, sampled, strict=True)
+    )
+    return np.fromiter(drawn, np.float32, len(sequences))
+
+
+class Sampler:
+    """Samples rows of logits; owns the buffers between the kernels, so one step at a time may use it.
+
+    rows: the greatest number of rows; vocabulary: logits a row; dtype: of the logits. Calls allocate nothing and do not
+    synchronize, so they can be captured in a CUDA graph.
+    """
+
+    def __init__(
+        self, rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device, listed: int = LISTED
+    ) -> None:
+        self._vocabulary, self._capacity = vocabulary, listed
+        self._chunks = chunks = triton.cdiv(vocabulary, kernels.CHUNK.value)
+        self._maxima, self._sums = torch.empty(2, rows, chunks, device=device)
+        self._positions, self._faults = torch.empty(2, rows, chunks, dtype=torch.int32, device=device)
+        self._bins = torch.empty(rows, chunks, kernels.BINS.value, dtype=torch.int32, device=device)
+        self._sizes = torch.empty(rows, dtype=torch.int32, device=device)
+        self._listed = torch.empty(rows, listed, dtype=dtype, device=device)
+        self._ids = torch.empty(rows, listed, dtype=torch.int32, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the buffers in bytes."""
+        buffers = (self._maxima, self._sums, self._positions, self._faults, self._bins, self._sizes)
+        return sum(buffer.nbytes for buffer in (*buffers, self._listed, self._ids))
+
+    def __call__(
+        self,
+        logits: Tensor,
+        parameters: Tensor,
+        numbers: Tensor,
+        slots: Tensor,
+        tokens: Tensor,
+        finite: Tensor,
+        last_tokens: Tensor,
+        ranked: bool = True,
+    ) -> None:
+        """Write each row's token into `tokens` [R] and `last_tokens`[slot], and 1 into `finite` [R], 0 for bad logits.
+
+        logits: [R, vocabulary], not changed. parameters: from `parameters_of`, float32 [R, 5]; numbers: from
+        `numbers_of`, float32 [R]; slots: int32 or int64 [R], the index into last_tokens, negative for none. tokens,
+        finite, last_tokens: int32 or int64. ranked: False if no row `is_ranked`, which saves two launches. A row is bad
+        if a logit is NaN or infinite, other than -inf in a row with a grammar; its token is valid but means nothing.
+        """
+        rows, chunks = logits.shape[0], self._chunks
+        block = triton.next_power_of_2(chunks)
+        stats, size = (self._maxima, self._positions, self._sums, self._faults), self._vocabulary
+        stride = logits.stride(0)
+        grid = (rows, chunks)
+        kernels.chunk_stats[grid](logits, parameters, *stats, stride, size, CHUNKS=chunks, num_warps=WARPS)
+        if ranked:
+            kernels.count_bins[grid](
+                logits, parameters, self._maxima, self._bins, stride, size,
+                CHUNKS=chunks, BLOCK=block, num_warps=WARPS,
+            )  # fmt: skip
+            kernels.compact[grid](
+                logits, parameters, self._maxima, self._sums, self._bins, self._sizes, self._listed, self._ids,
+                stride, size, self._capacity, CHUNKS=chunks, BLOCK=block, num_warps=WARPS,
+            )  # fmt: skip
+        kernels.draw[(rows,)](
+            logits, parameters, numbers, slots, *stats, self._sizes, self._listed, self._ids,
+            tokens, finite, last_tokens, stride, size, self._capacity,
+            CHUNKS=chunks, BLOCK=block, RANKED=ranked, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def allow_tokens(logits: Tensor, rows: Tensor, words: Tensor) -> None:
+    """Set the logits of tokens that a grammar does not allow to -inf, in place.
+
+    logits: [R, V]; rows: int32 or int64 [m], the rows with a grammar; words: int32 [m, W], their bitmasks, contiguous;
+    tokens beyond the end of a bitmask are not allowed.
+    """
+    size, block = logits.shape[1], kernels.CHUNK.value
+    kernels.mask_row[(rows.shape[0], triton.cdiv(size, block))](
+        logits, rows, words, logits.stride(0), words.stride(0), words.shape[1], size, BLOCK=block, num_warps=WARPS
+    )
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log probabilities of the tokens [m], and the `count` largest with their ids, [m, count] each.
+
+    logits: [m, V], of the m rows that request them, before bias, penalties and grammar; tokens: int32 or int64 [m].
+    """
+    values = logits.float()
+    norm = values.logsumexp(dim=-1)
+    best = values.topk(min(count, values.shape[-1]), dim=-1)
+    chosen = values.gather(1, tokens.long()[:, None])[:, 0] - norm
+    return chosen, best.values - norm[:, None], best.indices
