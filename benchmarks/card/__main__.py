@@ -29,6 +29,7 @@ PARTS = (
     "profile",
     "both",
     "rows",
+    "sampling",
     "graphs",
     "attention",
     "linear",

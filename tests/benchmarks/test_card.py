@@ -91,6 +91,27 @@ def test_products_of_few_tokens_are_compared_with_cublas(tmp_path: Path) -> None
     assert float(str(tables["step"][0]["best ms"])) * 1e3 == pytest.approx(2 * least[0] + least[1])
 
 
+def test_the_kernels_of_rows_are_timed(tmp_path: Path) -> None:
+    """Each kernel, for both models."""
+    pytest.importorskip("triton")
+    rows = rehearse("rows", tmp_path)["rows"]
+    kernels = {"rms_norm", "qk_norm_rope_store", "silu_and_mul", "gather_tokens", "rotary_tables"}
+    assert {(row["model"], row["kernel"]) for row in rows} == {
+        (model, name) for model in ("8B", "7B") for name in kernels
+    }
+    assert all(float(str(row["us"])) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_sampling_is_timed_for_each_kind_of_row(tmp_path: Path) -> None:
+    """On logits of every shape, beside torch where it does the same."""
+    pytest.importorskip("triton")
+    rows = rehearse("sampling", tmp_path)["sampling"]
+    assert len(rows) == 3 * 6
+    assert all(float(str(row["us"])) > 0 for row in rows)
+    assert sum("torch us" in row for row in rows) == 3
+
+
 def test_launching_is_timed(tmp_path: Path) -> None:
     """One by one and as a graph."""
     assert rehearse("graphs", tmp_path)["launching"][0]["kernels"] == 150

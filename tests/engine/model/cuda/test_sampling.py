@@ -17,7 +17,6 @@ from engine.model.cuda.sampling import (
     parameters_of,
 )
 from tests.engine.model.cuda.compile_kernels import compiled_by
-from tests.engine.sequences import sequence
 
 # One chunk, two with an odd end, and four.
 VOCABULARIES = (26, 5001, 13000)
@@ -293,6 +292,8 @@ def test_log_probabilities_are_those_of_the_logits(device, dtype):
 
 def test_the_parameters_of_sequences_become_rows():
     """Greedy is temperature 0; other temperatures are at least the lowest that is finite."""
+    from tests.engine.sequences import sequence  # needs packages of the service that a borrowed card may lack
+
     rows = [
         sequence(temperature=0.0),
         sequence(temperature=1e-9, seed=1),
