@@ -20,7 +20,7 @@ CHUNK = tl.constexpr(4096)
 BINS = tl.constexpr(128)
 # All tokens that are so many temperatures below the best weigh less than 2e-7 together: ranked rows may ignore them.
 REACH = tl.constexpr(28.0)
-# Steps of the bisection, which tells logits apart that differ by REACH * 2^-STEPS temperatures.
+# The most steps of a bisection, which tells logits apart that differ by REACH * 2^-STEPS temperatures.
 STEPS = tl.constexpr(28)
 # The parameters of a row, by column.
 TEMPERATURE = tl.constexpr(0)
@@ -186,8 +186,9 @@ def _bisect(values, size, low, low_count, low_weight, high, count, weight, best,
 
     Return low, tokens and weight from low on, high, tokens and weight from high on. No value is `high` or more.
     """
-    high_count, high_weight = low_count * 0, low_weight * 0.0
-    for _ in range(STEPS):
+    step, high_count, high_weight = 0, low_count * 0, low_weight * 0.0
+    while (step < STEPS) & (low_count - high_count > 1):
+        step += 1
         middle = low + (high - low) * 0.5
         found, heavy = _above(values, size, middle, best, inverse)
         enough = (found >= count) & (heavy >= weight)
