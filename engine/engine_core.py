@@ -31,8 +31,21 @@ MODEL_FAILED = "The model failed on this request."
 NOT_FINITE = "The model produced invalid output (NaN) for this request."
 
 
+class InFlight(Protocol):
+    """A launched step. sequences: those that sample a token in it, with the order of their start."""
+
+    sequences: list[tuple[Sequence, int]]
+
+    def collect(self) -> list[tuple[Sequence, int, Choice]]:
+        """Wait for the step; return each sequence that sampled, the order of its start then, and its choice."""
+
+
 class Runner(Protocol):
-    """Computes the steps: `ModelRunner`, or a scripted one in tests."""
+    """Computes the steps: `ModelRunner`, or a scripted one in tests.
+
+    A runner on a device of its own also has `launch(plan) -> InFlight`, so that the next step is launched before the
+    tokens of the last one are read.
+    """
 
     ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
 
@@ -76,6 +89,8 @@ class EngineCore:
         self._room, self._runner, self._clock = room, runner, clock
         self._eos_token_ids, self._token_text = eos_token_ids, token_text
         self._counters = counters
+        self._launch: Callable[[Plan], InFlight] | None = getattr(runner, "launch", None)
+        self._in_flight: InFlight | None = None
         self.scheduler = Scheduler(
             room,
             pool,
@@ -88,11 +103,16 @@ class EngineCore:
 
     def step(self) -> bool:
         """Compute one step of all running sequences; return False if there was nothing to do."""
+        if self._in_flight is not None and self._needs_tokens():
+            self._collect()
         self._end_overdue()
         plan = self._schedule()
-        if not plan:
+        if not plan and self._in_flight is None:
             return False
-        self._postprocess(self._run(plan))
+        if self._launch is None:
+            self._postprocess(self._run(plan))
+        else:
+            self._run_ahead(plan, self._launch)
         return True
 
     def check_idle(self) -> None:
@@ -160,6 +180,42 @@ class EngineCore:
             return choices
         # Outside the handler, so that the memory of the failed step is free again.
         return [row for part in parts if part.rows[0][0].phase is Phase.RUNNING for row in self._run(part)]
+
+    # --- one step ahead ---
+
+    def _run_ahead(self, plan: Plan, launch: Callable[[Plan], InFlight]) -> None:
+        """Launch a step, then read the tokens of the one before it while the device computes."""
+        launched, failure = None, None
+        try:
+            launched = launch(plan) if plan else None
+        except Exception as error:
+            failure = error
+        if launched is not None:
+            for sequence, count in plan.rows:
+                sequence.num_computed += count
+            for sequence, _ in launched.sequences:
+                sequence.pending += 1
+        self._collect()
+        self._in_flight = launched
+        if failure is not None and (left := plan.running()):
+            for part in self._split_or_fail(left, failure):
+                self._postprocess(self._run(part))
+
+    def _collect(self) -> None:
+        """Read and process the tokens of the step in flight, except for sequences that have left since its launch."""
+        launched, self._in_flight = self._in_flight, None
+        if launched is None:
+            return
+        choices = []
+        for sequence, order, choice in launched.collect():
+            if sequence.phase is Phase.RUNNING and sequence.order == order:
+                sequence.pending -= 1
+                choices.append((sequence, choice))
+        self._postprocess(choices)
+
+    def _needs_tokens(self) -> bool:
+        """Return whether a running sequence can go on only once the host has read its last token."""
+        return any(sequence.needs_its_tokens and sequence.pending for sequence in self.scheduler.running)
 
     def _split_or_fail(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
         """Return what to run in place of a failed step: its halves, or nothing once the sequence at fault is found."""

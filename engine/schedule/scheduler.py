@@ -45,6 +45,11 @@ class Plan:
         """All sequences of the step with their number of tokens, decoding ones first."""
         return [*((sequence, 1) for sequence in self.decode), *self.prefill]
 
+    def running(self) -> Plan:
+        """Return the plan without the sequences that have left since it was made."""
+        decode = [sequence for sequence in self.decode if sequence.phase is Phase.RUNNING]
+        return Plan(decode, [row for row in self.prefill if row[0].phase is Phase.RUNNING])
+
     def halves(self) -> tuple[Plan, Plan]:
         """Return two plans that together compute this one: of half the sequences each, or half of the one chunk."""
         rows, chunks = len(self.decode), len(self.prefill)
@@ -173,7 +178,7 @@ class Scheduler:
         self.register(sequence)
         freed = self._release(sequence)
         sequence.phase = Phase.WAITING
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.pending = 0
         self._room.put_back(sequence)
         return freed
 
@@ -273,6 +278,8 @@ class Scheduler:
             if sequence.remaining == 1:
                 decode.append(sequence)
                 chunks.left, count = chunks.left - 1, 1
+            elif not sequence.remaining:
+                continue
             else:
                 count = chunks.take(sequence, spare)
                 prefill.append((sequence, count))

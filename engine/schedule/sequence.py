@@ -40,7 +40,8 @@ class Sequence:
     token_ids: prompt and answer. prefix_keys: one key for each prompt token, equal where the model computes the same
     (an image's tokens carry the image's hash); scope: who may reuse them. cached_tokens: its own, found at its first
     start. num_computed: how many tokens have keys and values. slot: its row while it runs; blocks: its table in the KV
-    cache, to which blocks are appended as it grows; any other change makes a new list.
+    cache, to which blocks are appended as it grows; any other change makes a new list. pending: how many tokens after
+    token_ids launched steps sample; num_computed counts them once a later step is launched.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
     adjusts_logits: whether its parameters change logits. images, positions, rope_delta and image_embeds are the
     runner's. Times are on the engine's clock, in seconds.
@@ -63,6 +64,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     order: int = 0  # of its latest start among all starts
     num_computed: int = 0
+    pending: int = 0
     cached_tokens: int = 0
     started_at: float | None = None
     first_token_at: float | None = None
@@ -98,8 +100,10 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Tokens that are not computed yet: one while decoding, more during prefill."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens that can be computed now: one while decoding, more during prefill, none once the last is pending."""
+        if self.num_output + self.pending >= self.sampling.max_tokens:
+            return 0
+        return len(self.token_ids) + self.pending - self.num_computed
 
     @property
     def num_output(self) -> int:

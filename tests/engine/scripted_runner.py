@@ -42,6 +42,9 @@ class ScriptedRunner:
             self.first_logits = torch.zeros(1, 8)
         return self.first_logits
 
+    def check(self, probe):
+        pass
+
     def zero(self, blocks):
         self.zeroed += blocks
 
@@ -50,3 +53,30 @@ class ScriptedRunner:
 
     def discard(self):
         self.discarded += 1
+
+
+class LaunchingRunner(ScriptedRunner):
+    """The same for steps that are launched one ahead. on_collect: called with the step whose tokens are read."""
+
+    ahead = 1
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.on_collect = lambda launched: None
+
+    def launch(self, plan):
+        self.on_run(plan)
+        self.steps.append([(sequence.request.request_id, count) for sequence, count in plan.rows])
+        done = [sequence for sequence, count in plan.rows if count == sequence.remaining]
+        return LaunchedStep(self, [(sequence, sequence.order) for sequence in done])
+
+
+class LaunchedStep:
+    """A step whose tokens are chosen when they are read."""
+
+    def __init__(self, runner, sequences):
+        self.runner, self.sequences = runner, sequences
+
+    def collect(self):
+        self.runner.on_collect(self)
+        return [(sequence, order, self.runner.choose(sequence)) for sequence, order in self.sequences]

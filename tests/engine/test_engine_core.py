@@ -14,15 +14,27 @@ from engine.prefix_scopes import PrefixScopes
 from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.sequence import Phase
 from tests.engine.driver import Driver
-from tests.engine.scripted_runner import ScriptedRunner
+from tests.engine.scripted_runner import LaunchingRunner, ScriptedRunner
 from tests.engine.sequences import outcome, sequence
+
+
+@pytest.fixture(autouse=True, params=[ScriptedRunner, LaunchingRunner])
+def runner_class(request, monkeypatch):
+    """Every test runs with steps one after another, and with steps that are launched one ahead."""
+    monkeypatch.setattr(Core, "runner_class", request.param)
+
+
+# For tests that count steps: what is launched ahead is read a step later.
+one_after_another = pytest.mark.parametrize("runner_class", [ScriptedRunner], indirect=True)
 
 
 class Core(Driver):
     """A driver whose prompts need no tokenizer."""
 
+    runner_class = ScriptedRunner
+
     def __init__(self, pool=None, **limits):
-        super().__init__(None, ScriptedRunner(), pool, **limits)
+        super().__init__(None, self.runner_class(), pool, **limits)
 
     def come(self, client="", **details):
         self.room.admit(client)
@@ -75,6 +87,7 @@ def test_every_answer_gets_its_length():
     core.assert_clean()
 
 
+@one_after_another
 def test_times_are_those_of_the_engines_clock():
     """Waiting, the first token and the end, in seconds from arrival."""
     core = Core(max_num_seqs=1)
@@ -85,6 +98,7 @@ def test_times_are_those_of_the_engines_clock():
     assert (round(timings.queued, 3), round(timings.first_token, 3), round(timings.total, 3)) == (0.1, 0.1, 0.12)
 
 
+@one_after_another
 def test_a_cached_prefix_is_counted_and_not_computed_again():
     """Cached tokens are the prompt's alone, also if a preempted answer finds its own prefix."""
     core = Core(max_num_seqs=1)
@@ -400,6 +414,7 @@ def test_a_preempted_answer_goes_on_where_it_was():
     core.assert_clean()
 
 
+@one_after_another
 def test_the_prefix_of_a_sequence_is_found_from_its_first_token_on():
     """Its prompt's whole blocks at once, those of its answer, less its last token, when it has ended."""
     core = Core(max_num_batched_tokens=200)
@@ -532,3 +547,76 @@ def test_the_hosts_own_work_is_a_small_part_of_a_step():
         seconds.append(time.thread_time() - began)
     assert len(core.core.scheduler.running) == 32
     assert statistics.median(seconds) < 0.001
+
+
+# --- one step ahead ---
+
+one_ahead = pytest.mark.parametrize("runner_class", [LaunchingRunner], indirect=True)
+
+
+@one_ahead
+def test_the_next_step_is_launched_before_the_tokens_of_the_last_are_read():
+    """Three tokens: each step but the first is launched while the one before it is not read yet."""
+    core = Core()
+    order = []
+    core.runner.on_run = lambda plan: order.append("launch")
+    core.runner.on_collect = lambda launched: order.append("read")
+    submitted = core.come(max_tokens=3)
+    core.run()
+    assert order == ["launch", "launch", "read", "launch", "read", "read"]
+    assert outcome(submitted).output_tokens == 3
+    core.assert_clean()
+
+
+@one_ahead
+def test_a_sequence_that_needs_its_tokens_is_read_before_the_next_step():
+    """A penalty depends on the last token, so no step is launched ahead of it."""
+    core = Core()
+    order = []
+    core.runner.on_run = lambda plan: order.append("launch")
+    core.runner.on_collect = lambda launched: order.append("read")
+    submitted = core.come(max_tokens=3, presence_penalty=1.0)
+    core.run()
+    assert order == ["launch", "read"] * 3
+    assert outcome(submitted).output_tokens == 3
+
+
+@one_ahead
+def test_what_is_computed_beyond_the_end_of_an_answer_is_dropped():
+    """A stop string ends the answer while the next step runs: its token reaches nobody, and all blocks are free."""
+    core = Core()
+    submitted = core.come(max_tokens=20, stop=("aa",))
+    core.run()
+    assert outcome(submitted).text == ""
+    assert outcome(submitted).output_tokens == 2
+    assert len(core.runner.steps) == 3
+    core.assert_clean()
+
+
+@one_ahead
+def test_a_preempted_sequence_loses_no_token_of_the_step_in_flight():
+    """Its token is sampled again once it runs again; what the step in flight sampled is dropped."""
+    core = Core(max_num_seqs=1)
+    tokens = iter(range(100))
+    core.runner.choose = lambda sequence: Choice(next(tokens) % 26, True)
+    submitted = core.come(max_tokens=4)
+    core.run(2)
+    assert (submitted.num_output, submitted.pending) == (1, 1)
+    core.core.scheduler.preempt(submitted)
+    assert submitted.pending == 0
+    core.run()
+    assert outcome(submitted).output_tokens == 4
+    core.assert_clean()
+
+
+@one_ahead
+def test_a_step_that_cannot_be_launched_loses_nothing_of_the_one_before():
+    """The tokens in flight are read first; then the failed step runs again in halves, and only its culprit fails."""
+    core = Core(max_num_seqs=2, max_num_batched_tokens=200)
+    good, bad = core.come(max_tokens=5), core.come(max_tokens=5)
+    core.run(2)
+    core.runner.on_run = raise_for(bad, ValueError("no"))
+    core.run()
+    assert isinstance(outcome(bad), ModelError)
+    assert outcome(good).output_tokens == 5
+    core.assert_clean()
