@@ -23,11 +23,11 @@ from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, log_use, plan_budget
 from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
-from engine.model.kernels.library import load_kernels
-from engine.model.runner import ModelRunner
+from engine.model.runners import make_runner
 from engine.prefix_scopes import PrefixScopes, constant_heads
 from engine.schedule.block_pool import BLOCK, SCRAP, BlockPool
 from engine.schedule.in_flight import Wake
+from engine.schedule.sequence import Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.prompt import PreparedPrompt
 from engine.types import (
@@ -63,7 +63,7 @@ class LLMEngine:
         spec: ModelSpec,
         config: EngineConfig,
         load: Load = load_model,
-        make_runner: Callable[..., Any] = ModelRunner,
+        make_runner: Callable[..., Any] = make_runner,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._config, self._load, self._clock = spec, config, load, clock
@@ -78,7 +78,7 @@ class LLMEngine:
         self._loaded: LoadedModel | None = None
         self._vocabulary: Vocabulary | None = None
         self._runner: Any = None
-        self._cache_tokens = 0
+        self._cache_tokens = self._probes = 0
         self._scopes = PrefixScopes(config.prefix_sharing)
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
@@ -240,15 +240,11 @@ class LLMEngine:
         budget = plan_budget(loaded.model, config, loaded.max_model_len)
         check_budget(self._spec, config, budget)
         self._cache_tokens = budget.cache_tokens // BLOCK * BLOCK
-        self._runner = self._make_runner(
-            loaded.model,
-            self._cache_tokens // BLOCK + 1,
-            config.max_num_seqs,
-            loaded.max_model_len,
-            kernels=load_kernels() if on_cpu else None,
-        )
+        num_blocks = self._cache_tokens // BLOCK + 1
+        self._runner = self._make_runner(loaded.model, num_blocks, config, loaded.max_model_len, self._report)
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
+        self._runner.check(partial(self._probe, loaded))
         self._vocabulary = vocabulary_of(loaded)
         self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
         self._loaded = loaded
@@ -256,13 +252,20 @@ class LLMEngine:
         log_use(self._spec, budget, reserved_bytes(self._spec.device) - reserved)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:
-        """Return the logits after a fixed prompt, computed in the first blocks before any request is served."""
-        request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
-        sequence = sequence_of(loaded, request, prompt, 0.0, self._notify_abort, self._clock)
-        sequence.slot, sequence.blocks = 0, list(range(SCRAP + 1, SCRAP + 1 + sequence.blocks_needed()))
+        """Return the logits after a fixed prompt, computed before any request is served."""
+        sequence = self._probe(loaded, prompt)
         self._runner.begin(sequence)
         logits: torch.Tensor = self._runner.logits(sequence)
         return logits
+
+    def _probe(self, loaded: LoadedModel, prompt: PreparedPrompt) -> Sequence:
+        """Return a sequence in the first row and blocks, before any request is served."""
+        request = GenerationRequest("self-check", TokensPrompt(()), SamplingParams(1))
+        sequence = sequence_of(loaded, request, prompt, 0.0, self._notify_abort, self._clock)
+        self._probes += 1
+        sequence.slot, sequence.order = 0, -self._probes
+        sequence.blocks = list(range(SCRAP + 1, SCRAP + 1 + sequence.blocks_needed()))
+        return sequence
 
     def _report(self, progress: Progress) -> None:
         with self._lock:

@@ -48,9 +48,9 @@ class Decoder:
     """
 
     def __init__(self, model: Any, kernels: Kernels | None = None) -> None:
-        text = _text_model(model)
+        text = text_model(model)
         config = text.config
-        _check_supported(config)
+        check_supported(config)
         self.hidden_size: int = config.hidden_size
         self.num_heads: int = config.num_attention_heads
         self.num_kv_heads: int = config.num_key_value_heads
@@ -154,12 +154,14 @@ class _Rotary:
         return torch.polar(torch.full_like(angles, self._scale), angles)[:, None]
 
 
-def _text_model(model: Any) -> Any:
+def text_model(model: Any) -> Any:
+    """Return the text stack of a loaded model."""
     inner = model.model
     return getattr(inner, "language_model", inner)
 
 
-def _check_supported(config: Any) -> None:
+def check_supported(config: Any) -> None:
+    """Raise StartError if the text stack is of a variant that the engine does not compute."""
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         raise StartError("The checkpoint uses sliding-window attention, which the engine does not support.")
     if config.hidden_act != "silu":

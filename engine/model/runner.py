@@ -6,7 +6,7 @@ engine's thread only.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from engine.model.vision import VisionTower
 from engine.schedule.block_pool import blocks_for
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
+from engine.text.prompt import PreparedPrompt
 
 
 class ModelRunner:
@@ -65,6 +66,9 @@ class ModelRunner:
     def logits(self, sequence: Sequence) -> Tensor:
         """Return the logits [1, vocabulary] after the whole prompt of a sequence that has a slot and blocks."""
         return self._forward(Plan(prefill=[(sequence, sequence.remaining)]))[1]
+
+    def check(self, probe: Callable[[PreparedPrompt], Sequence]) -> None:
+        """Do nothing: every step is computed as the first logits were."""
 
     @torch.inference_mode()
     def zero(self, blocks: Collection[int]) -> None:

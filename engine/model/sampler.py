@@ -156,6 +156,14 @@ def _invert(weights: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
 
 def _adjust(logits: Tensor, sequence: Sequence) -> None:
     """Apply bias, penalties and grammar of a sequence to its logits [vocabulary], in place."""
+    apply_penalties(logits, sequence)
+    mask = sequence.sampling.token_mask
+    if mask is not None:
+        logits.masked_fill_(~_allowed(mask.bitmask(), logits), -torch.inf)
+
+
+def apply_penalties(logits: Tensor, sequence: Sequence) -> None:
+    """Apply bias and penalties of a sequence to its logits [vocabulary], in place."""
     params = sequence.sampling
     if params.logit_bias:
         logits[_index(list(params.logit_bias), logits)] += _column(list(params.logit_bias.values()), logits)[:, 0]
@@ -167,8 +175,6 @@ def _adjust(logits: Tensor, sequence: Sequence) -> None:
         counts = _column(list(sequence.output_counts.values()), logits)[:, 0]
         penalties = params.frequency_penalty * counts + params.presence_penalty
         logits[_index(list(sequence.output_counts), logits)] -= penalties
-    if params.token_mask is not None:
-        logits.masked_fill_(~_allowed(params.token_mask.bitmask(), logits), -torch.inf)
 
 
 def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from engine.errors import StartError
 from engine.model.kernels.library import Kernels
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
 from engine.model.linear import Layout, Linear, choose_layout
+from engine.model.sampler import to_device
 
 WindowGroups = list[tuple[int, int]]  # (number of windows, tokens in each), in token order
 
@@ -72,19 +73,22 @@ class VisionTower:
     def __call__(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
         """Return the embeddings [patches / merge^2, hidden] of each image.
 
-        pixels: [patches, channels * 2 * patch^2] of all images, in merge order; grids: [images, 3], in patches.
+        pixels: [patches, channels * 2 * patch^2] of all images, in merge order; grids: [images, 3], in patches, on the
+        host, where the layout of the windows is computed: the device is never waited for.
         """
+        device = pixels.device
         order, windows = get_vision_window_index(
             grids, self._config.spatial_merge_size, self._config.window_size, self._config.patch_size
         )
         images = get_vision_attention_seqlens(grids, self._config)[0]
+        back, order = to_device(torch.argsort(order), device), to_device(order, device)
         hidden = self._in_windows(self._embed(pixels.to(self.dtype)), order)
         rotary = self._in_windows(self._rotary_factors(hidden, grids), order)[:, None]
         groups = {True: group_equal(images), False: group_equal(windows)}
         for block in self._blocks:
             hidden = self._forward(block, hidden, rotary, groups[block.full])
         merged = self._norm(hidden).view(-1, self._merge * hidden.shape[1])
-        merged = self._merge_down(F.gelu(self._merge_up(merged)))[torch.argsort(order)]
+        merged = self._merge_down(F.gelu(self._merge_up(merged)))[back]
         return list(merged.split((grids.prod(-1) // self._merge).tolist()))
 
     def _forward(self, block: _Block, hidden: Tensor, rotary: Tensor, groups: WindowGroups) -> Tensor:
@@ -100,7 +104,7 @@ class VisionTower:
 
     def _rotary_factors(self, hidden: Tensor, grids: Tensor) -> Tensor:
         """Return the rotation factors, complex [patches, D/2]."""
-        positions = get_vision_position_ids(grids, self._config.spatial_merge_size)
+        positions = to_device(get_vision_position_ids(grids, self._config.spatial_merge_size), hidden.device)
         cos, sin = (part[:, : self._head_dim // 2].float() for part in self._rotary(hidden.float(), positions))
         return torch.complex(cos, sin)
 

@@ -60,7 +60,7 @@ class PixelTable:
         channels = self.values.shape[0]
         index = patches.unflatten(1, (channels, -1)).int()
         index += 256 * torch.arange(channels, dtype=torch.int32, device=index.device)[:, None]
-        pixels = self.values.to(index.device).flatten().index_select(0, index.flatten()).view(index.shape)
+        pixels = _sent(self.values, index.device).flatten().index_select(0, index.flatten()).view(index.shape)
         return pixels[:, :, None].expand(-1, -1, self.frames, -1).flatten(1)
 
 
@@ -83,7 +83,14 @@ class ImageInputs:
 
     def pixel_values(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """Return the model's input, float32 [patches, channels * frames * patch^2]."""
-        return self.table.convert(torch.from_numpy(self.patches).to(device))
+        return self.table.convert(_sent(torch.from_numpy(self.patches), torch.device(device)))
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device, without waiting for the device."""
+    if device.type == "cuda":  # pragma: no cover - CUDA
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class ImagePreparer:

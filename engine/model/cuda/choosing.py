@@ -1,0 +1,110 @@
+"""From the logits of a step to its tokens: adjusts rows that ask for it, samples, and copies the result to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.model.choice import Choice
+from engine.model.cuda.graphs import Graphs
+from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked, log_probabilities
+from engine.model.sampler import apply_penalties, to_device
+from engine.schedule.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The sampled tokens of a step on their way to the host: tokens and flags [2, n], and log probabilities."""
+
+    result: Tensor
+    logprobs: list[Tensor]
+    requested: list[tuple[int, int]]  # rows that request log probabilities, and how many
+    arrived: Any  # a CUDA event, None on the CPU
+
+    def collect(self) -> list[Choice]:
+        """Wait for the copy, and for nothing launched after it; return one choice for each row."""
+        if self.arrived is not None:  # pragma: no cover - CUDA
+            self.arrived.synchronize()
+        tokens, finite = self.result.tolist()
+        choices = [Choice(token, ok == 1) for token, ok in zip(tokens, finite, strict=True)]
+        values = zip(*(part.tolist() for part in self.logprobs), strict=True)
+        for (row, count), (chosen, best, ids) in zip(self.requested, values, strict=bool(self.logprobs)):
+            top = tuple(zip(ids[:count], best[:count], strict=True))
+            choices[row] = Choice(tokens[row], finite[row] == 1, chosen, top)
+        return choices
+
+
+class Chooser:
+    """Samples the rows of steps; `last_tokens` [rows] keeps the last token of each row for the next step."""
+
+    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
+        self.logits = torch.zeros(rows, vocabulary, device=device)
+        self.last_tokens = torch.zeros(rows, dtype=torch.int32, device=device)
+        self._sampler = Sampler(rows, vocabulary, torch.float32, device)
+        self._result = torch.zeros(2, rows, dtype=torch.int32, device=device)
+        self._graphs = Graphs()
+
+    def choose(self, sequences: list[Sequence], inputs: dict[str, Tensor], rows: int) -> Choices:
+        """Sample a token for each sequence from the first rows of the logits.
+
+        inputs: the sampling inputs of the step on the device; rows: the bucket, at least as many as the sequences.
+        """
+        requested = [(row, s.sampling.logprobs) for row, s in enumerate(sequences) if s.sampling.logprobs is not None]
+        index, raw = None, None
+        if requested:
+            index = self._index([row for row, _ in requested])
+            raw = self.logits[index]  # those of the model, before bias, penalties and grammar
+        self._adjust(sequences)
+        ranked = any(map(is_ranked, sequences))
+        self._graphs.run((rows, ranked), partial(self.sample, rows, ranked, inputs))
+        parts = [self._result[:, : len(sequences)]]
+        if raw is not None:
+            most = max(count for _, count in requested)
+            parts += log_probabilities(raw, self._result[0][index], max(1, most))
+        parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
+        arrived = None
+        if self.logits.is_cuda:  # pragma: no cover - CUDA
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Choices(parts[0], parts[1:], requested, arrived)
+
+    def sample(self, rows: int, ranked: bool, inputs: dict[str, Tensor]) -> None:
+        """Launch the sampler over so many rows."""
+        self._sampler(
+            self.logits[:rows],
+            inputs["parameters"].view(torch.float32),
+            inputs["numbers"].view(torch.float32),
+            inputs["rows"],
+            self._result[0],
+            self._result[1],
+            self.last_tokens,
+            ranked,
+        )
+
+    def capture(self, rows: int, inputs: dict[str, Tensor]) -> None:  # pragma: no cover - CUDA
+        """Capture the sampler for so many rows."""
+        for ranked in (False, True):
+            self._graphs.capture((rows, ranked), partial(self.sample, rows, ranked, inputs))
+
+    def _adjust(self, sequences: list[Sequence]) -> None:
+        """Apply bias, penalties and grammars to the rows that have any."""
+        masked: list[int] = []
+        words: list[np.ndarray] = []
+        for row, sequence in enumerate(sequences):
+            if not sequence.adjusts_logits:
+                continue
+            apply_penalties(self.logits[row], sequence)
+            if sequence.sampling.token_mask is not None:
+                masked.append(row)
+                words.append(np.ascontiguousarray(sequence.sampling.token_mask.bitmask()).view(np.int32).ravel())
+        if masked:
+            device = self.logits.device
+            allow_tokens(self.logits, self._index(masked), to_device(torch.from_numpy(np.stack(words)), device))
+
+    def _index(self, rows: list[int]) -> Tensor:
+        return to_device(torch.from_numpy(np.array(rows, dtype=np.int64)), self.logits.device)

@@ -1,0 +1,135 @@
+"""Runs planned steps on CUDA with the kernels of this package; the counterpart of `engine.model.runner`.
+
+Owns the weights, the vision tower, the KV cache and the flat step. Used by the engine's thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import StartError
+from engine.model.choice import Choice
+from engine.model.cuda.rows import gather_tokens
+from engine.model.cuda.step import FlatStep, Launched
+from engine.model.cuda.weights import FlatWeights
+from engine.model.image_tokens import ImageTokens
+from engine.model.kv_cache import KVCache
+from engine.schedule.scheduler import Plan
+from engine.schedule.sequence import Sequence
+from engine.text.prompt import PreparedPrompt
+from engine.types import Progress
+
+log = logging.getLogger("avito_ai.loading")
+
+GRAPH_TOLERANCE = 1e-2  # of the norm of the logits; half precision in another order of sums differs by less
+
+
+class CudaRunner:
+    """Computes the steps of one model.
+
+    model: a loaded transformers model, whose weights are moved out. num_blocks: of the KV cache; rows: running
+    sequences at most; longest_context, longest_step: in tokens. graphs: whether to capture CUDA graphs; report:
+    receives the progress of that.
+    """
+
+    ahead = 1
+
+    def __init__(
+        self,
+        model: Any,
+        num_blocks: int,
+        rows: int,
+        longest_context: int,
+        longest_step: int,
+        graphs: bool = True,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        # The tower of Qwen2.5-VL overflows in float16 for some sizes of images.
+        tower_dtype = torch.bfloat16 if model.dtype == torch.float16 else None
+        self._images = ImageTokens(model, tower_dtype=tower_dtype)
+        weights = FlatWeights.take(model)
+        shape = weights.shape
+        self._longest_context, self._vocabulary = longest_context, shape.vocabulary
+        self.num_blocks = num_blocks
+        self._cache = KVCache(shape.layers, num_blocks, shape.kv_heads, shape.head_dim, shape.dtype, shape.device)
+        self._step = FlatStep(weights, self._cache, rows, longest_step, longest_context, report, graphs)
+
+    def zero(self, blocks: Collection[int]) -> None:
+        """Do nothing: attention reads no more of a block than a sequence has written, whatever lies beyond."""
+
+    def not_finite(self, blocks: Collection[int]) -> list[int]:
+        """Return those of these blocks that hold keys or values that are not finite. Waits for the device."""
+        return self._cache.not_finite(blocks)
+
+    def discard(self) -> None:
+        """Drop the step in flight; what the device knows of the block tables is not relied on."""
+        self._step.forget()
+
+    def check(self, probe: Callable[[PreparedPrompt], Sequence]) -> None:
+        """Compare every graph with the same step launched kernel by kernel. Raises StartError if they differ.
+
+        probe: returns a sequence with a row and blocks for a prompt.
+        """
+        began, worst = time.perf_counter(), 0.0
+        rng = random.Random(0)  # nosec B311 # any tokens do
+        for tokens in self._step.captured:
+            if tokens >= self._longest_context:
+                continue
+            prompt = PreparedPrompt([rng.randrange(self._vocabulary) for _ in range(tokens)])
+            replayed, launched = (self._probed(probe(prompt), graphs) for graphs in (True, False))
+            worst = max(worst, float((replayed - launched).norm() / launched.norm()))
+        if not worst <= GRAPH_TOLERANCE:
+            raise StartError(
+                f"CUDA graphs give other results than their kernels (by {worst:.2e}): set CUDA_GRAPHS=false."
+            )
+        if self._step.captured:
+            log.info(
+                "%d CUDA graphs give the results of their kernels (within %.1e), checked in %.1f s.",
+                len(self._step.captured), worst, time.perf_counter() - began,
+            )  # fmt: skip
+
+    def _probed(self, sequence: Sequence, graphs: bool) -> Tensor:
+        plan = Plan([sequence]) if sequence.remaining == 1 else Plan(prefill=[(sequence, sequence.remaining)])
+        self._step.launch(plan, None if graphs else _insert_nothing).collect()
+        return self._step.logits[:1].clone()
+
+    def begin(self, sequence: Sequence) -> None:
+        """Prepare a sequence that has just got its row and blocks."""
+        self._images.set_positions(sequence)
+
+    def launch(self, plan: Plan) -> Launched:
+        """Launch a step and return without waiting for it. The plan's sequences are as they were before the step."""
+        insert = partial(self._images.insert, plan) if self._images.in_step(plan) else None
+        return self._step.launch(plan, insert)
+
+    def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
+        """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
+        return [(sequence, choice) for sequence, _, choice in self.launch(plan).collect()]
+
+    def logits(self, sequence: Sequence) -> Tensor:
+        """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a row and blocks."""
+        self.launch(Plan(prefill=[(sequence, sequence.remaining)])).collect()
+        return self._step.logits[:1].clone()
+
+
+def prepare_device(device: torch.device) -> None:
+    """Set a CUDA device up for the engine, and compile a kernel. Raises what Triton raises where it cannot compile."""
+    # cuDNN's attention, the first choice on Hopper, makes a plan for each new shape: up to a second in the middle of
+    # serving (measured on an H200). The vision tower has a new shape for each size of image.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    ids = torch.zeros(1, dtype=torch.int32, device=device)
+    gather_tokens(ids, ids, torch.empty_like(ids))
+
+
+def _insert_nothing(hidden: Tensor) -> None:
+    """Insert no images, in a step that is launched kernel by kernel."""

@@ -1,0 +1,195 @@
+"""Flat steps on CUDA: decode rows and chunks of prompts in one pass, replayed as CUDA graphs, one step ahead.
+
+Launching the hundreds of kernels of a step one by one takes the host longer than the device needs for a few rows; a
+graph launches them as one. A graph has a fixed number of tokens, so steps are rounded up to a bucket. Steps with more
+tokens than the largest bucket, and those with images, are launched kernel by kernel.
+
+Nothing here waits for the device: a step is launched, and the host collects its tokens after it has launched the next
+one, which reads them on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.model.choice import Choice
+from engine.model.cuda.attention import Scratch
+from engine.model.cuda.attention_plan import AttentionPlanner
+from engine.model.cuda.batch import EAGER_STEP, Layout, Limits, RowTables, StepInputs, graph_buckets
+from engine.model.cuda.choosing import Choices, Chooser
+from engine.model.cuda.forward import FlatForward, FlatInputs
+from engine.model.cuda.graphs import Graphs
+from engine.model.cuda.rows import gather_tokens
+from engine.model.cuda.sampling import parameters_of
+from engine.model.cuda.streams import Streams
+from engine.model.cuda.weights import FlatWeights, Shape
+from engine.model.kv_cache import KVCache
+from engine.schedule.block_pool import blocks_for
+from engine.schedule.scheduler import Plan
+from engine.schedule.sequence import Sequence
+from engine.types import Progress
+
+# Writes the embeddings of images over those of their tokens in the hidden states [T, hidden] of a step.
+InsertImages = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that the device computes. sequences: those that sample a token, with the order of their start."""
+
+    sequences: list[tuple[Sequence, int]]
+    choices: Choices | None
+
+    def collect(self) -> list[tuple[Sequence, int, Choice]]:
+        """Wait for the step; return each sequence with the order of its start at the launch, and its choice."""
+        if self.choices is None:
+            return []
+        rows = zip(self.sequences, self.choices.collect(), strict=True)
+        return [(sequence, order, choice) for (sequence, order), choice in rows]
+
+
+class FlatStep:
+    """Computes the steps of one model on its device. Used by the engine's thread only, which gets a stream of its own.
+
+    rows: running sequences at most; longest_step, longest_context: in tokens; report: receives the progress of
+    capturing; graphs: whether to capture.
+    """
+
+    def __init__(
+        self,
+        weights: FlatWeights,
+        cache: KVCache,
+        rows: int,
+        longest_step: int,
+        longest_context: int,
+        report: Callable[[Progress], None],
+        graphs: bool = True,
+    ) -> None:
+        shape, self._weights = weights.shape, weights
+        device, on_cuda = shape.device, shape.device.type == "cuda"
+        self._streams = Streams(device)
+        self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows))
+        largest = self._layout(longest_step)
+        self._tables = RowTables(self._limits, parameters_of)
+        self._device_tables = torch.zeros(rows + 1, self._limits.blocks, dtype=torch.int32, device=device)
+        self._device_inputs = torch.zeros(largest.size, dtype=torch.int32, device=device)
+        # Two in alternation: the copy of the step before may still be reading its own.
+        self._staging = [torch.zeros(largest.size, dtype=torch.int32, pin_memory=on_cuda) for _ in range(2)]
+        self._chooser = Chooser(largest.sampled, shape.vocabulary, device)
+        partials = self._limits.planner.max_partials(largest.tokens)
+        scratch = Scratch.empty(partials, shape.heads, shape.head_dim, device)
+        self._forward = FlatForward(weights, cache, scratch, largest.tokens)
+        self._graphs = Graphs()
+        if graphs and on_cuda:  # pragma: no cover - CUDA
+            self._capture_all(graph_buckets(longest_step), report)
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits of the last step, float32 [rows, vocabulary]; of its sampled rows, adjusted where they ask."""
+        return self._chooser.logits
+
+    @property
+    def captured(self) -> list[int]:
+        """The numbers of tokens that have a graph, ascending."""
+        return sorted(self._graphs)
+
+    @torch.inference_mode()
+    def launch(self, plan: Plan, insert_images: InsertImages | None = None) -> Launched:
+        """Launch one step; return what collects its result. insert_images: given if the step has tokens of images."""
+        layout = self._layout(len(plan.decode) + sum(count for _, count in plan.prefill))
+        replayed = insert_images is None and layout.tokens in self._graphs
+        with self._streams.turn(urgent=replayed):
+            done = self._send_inputs(layout, plan)
+            if replayed:
+                self._graphs.run(layout.tokens, lambda: None)  # pragma: no cover - CUDA
+            else:
+                self._compute(layout, insert_images)
+            choices = None
+            if done:
+                choices = self._chooser.choose(done, layout.views(self._device_inputs), self._bucket_of_rows(len(done)))
+            return Launched([(sequence, sequence.order) for sequence in done], choices)
+
+    def forget(self) -> None:
+        """Forget what the device knows of the block tables, as after a step that failed."""
+        self._tables.forget()
+
+    def _send_inputs(self, layout: Layout, plan: Plan) -> list[Sequence]:
+        """Copy the inputs of a step to the device; return the sequences that sample a token in it."""
+        self._staging.reverse()
+        staging = self._staging[0][: layout.size]
+        for sequence in self._tables.take_new(plan):
+            self._copy_table(sequence)
+        done = StepInputs(layout, staging.numpy()).fill(plan, self._tables)
+        self._device_inputs[: layout.size].copy_(staging, non_blocking=True)
+        return done
+
+    def _layout(self, tokens: int) -> Layout:
+        return _layout(self._limits, bucket_of(tokens))
+
+    def _bucket_of_rows(self, rows: int) -> int:
+        return min(bucket_of(rows), self._limits.rows)
+
+    def _compute(self, layout: Layout, insert_images: InsertImages | None = None) -> None:
+        """Compute the logits of the step whose inputs are on the device."""
+        inputs = layout.views(self._device_inputs)
+        places, blocks = inputs["updates"]
+        self._device_tables.view(-1).index_put_((places,), blocks)
+        ids = torch.empty_like(inputs["ids"])
+        gather_tokens(inputs["ids"], self._chooser.last_tokens, ids)
+        hidden = F.embedding(ids, self._weights.embedding)
+        if insert_images is not None:
+            insert_images(hidden)
+        flat = FlatInputs(
+            hidden=hidden,
+            slot_mapping=inputs["slot_mapping"],
+            rope=inputs["rope"],
+            keep=inputs["keep"],
+            items=inputs["items"],
+            merges=inputs["merges"],
+            block_tables=self._device_tables,
+        )
+        self._forward(flat, self._chooser.logits[: layout.sampled])
+
+    def _copy_table(self, sequence: Sequence) -> None:
+        table = torch.tensor(sequence.blocks, dtype=torch.int32)
+        if self._device_tables.is_cuda:  # pragma: no cover - CUDA
+            table = table.pin_memory()
+        self._device_tables[sequence.slot, : len(table)].copy_(table, non_blocking=True)
+
+    @torch.inference_mode()
+    def _capture_all(self, buckets: list[int], report: Callable[[Progress], None]) -> None:  # pragma: no cover - CUDA
+        """Capture a graph for each bucket, the largest first: the others reuse its memory."""
+        self._device_inputs.zero_()
+        for done, tokens in enumerate(reversed(buckets)):
+            report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
+            layout = self._layout(tokens)
+            self._graphs.capture(tokens, partial(self._compute, layout))
+        for rows in {self._bucket_of_rows(rows) for rows in buckets}:
+            self._chooser.capture(rows, self._layout(1).views(self._device_inputs))
+
+
+@cache
+def _layout(limits: Limits, tokens: int) -> Layout:
+    return Layout(tokens, limits)
+
+
+def planner_for(shape: Shape, rows: int) -> AttentionPlanner:
+    """Return the planner of attention for a model on its device."""
+    multiprocessors = 4  # of a processor in the interpreter, which pays for idle items too
+    if shape.device.type == "cuda":  # pragma: no cover - CUDA
+        multiprocessors = torch.cuda.get_device_properties(shape.device).multi_processor_count
+    return AttentionPlanner(shape.heads, shape.kv_heads, multiprocessors, rows)
+
+
+def bucket_of(tokens: int) -> int:
+    """Return the number of tokens that a step of `tokens` tokens is padded to."""
+    buckets = graph_buckets()
+    if tokens <= buckets[-1]:
+        return next(bucket for bucket in buckets if bucket >= tokens)
+    return -(-tokens // EAGER_STEP) * EAGER_STEP

@@ -1,0 +1,52 @@
+"""Which runner computes the steps of a model: that of its device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from engine.model.kernels.library import load_kernels
+from engine.model.runner import ModelRunner
+from engine.types import EngineConfig, Progress
+
+log = logging.getLogger("avito_ai.loading")
+
+
+def make_runner(
+    model: Any,
+    num_blocks: int,
+    config: EngineConfig,
+    max_model_len: int,
+    report: Callable[[Progress], None],
+) -> Any:
+    """Return the runner of a loaded model, whose weights are moved there.
+
+    num_blocks: of the KV cache; max_model_len: tokens of one sequence at most; report: receives the progress.
+    """
+    if model.device.type != "cuda":
+        return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len, kernels=load_kernels())
+    return _cuda_runner(model, num_blocks, config, max_model_len, report)  # pragma: no cover - CUDA
+
+
+def _cuda_runner(
+    model: Any, num_blocks: int, config: EngineConfig, max_model_len: int, report: Callable[[Progress], None]
+) -> Any:
+    """Return the runner with Triton kernels, or one with torch's operations where Triton cannot compile."""
+    try:
+        runner = import_module("engine.model.cuda.runner")
+        runner.prepare_device(model.device)
+    except Exception as error:  # no Triton, no compiler, or headers of Python that are missing
+        log.warning("The CUDA kernels cannot be built, so the models run slower: %s", error)
+        return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len)
+    return runner.CudaRunner(
+        model,
+        num_blocks,
+        rows=config.max_num_seqs,
+        longest_context=max_model_len,
+        # A step may have a token of a prompt beside as many decode rows as fit.
+        longest_step=max(config.max_num_batched_tokens, config.max_num_seqs) + 1,
+        graphs=config.cuda_graphs,
+        report=report,
+    )

@@ -1,0 +1,96 @@
+"""The Triton kernels of a step as torch operations, so that whole schedules run in seconds instead of hours.
+
+Each kernel has its own tests against such operations in the interpreter; here they are what the plans of the flat step
+are tried with. Attention takes its work from `items` alone: what no item covers is not computed.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from engine.model.cuda import choosing, forward, step
+from engine.model.layers import rotate
+from engine.model.sampler import BELOW_ONE
+
+
+def rms_norm(x, weight, eps, out):
+    out.copy_(F.rms_norm(x, x.shape[-1:], weight, eps))
+
+
+def silu_and_mul(x, out):
+    left, right = x.chunk(2, dim=-1)
+    out.copy_(F.silu(left) * right)
+
+
+def gather_tokens(host_ids, last_tokens, out):
+    out.copy_(torch.where(host_ids < 0, last_tokens[(-1 - host_ids).clamp(min=0)], host_ids))
+
+
+def rotary_tables(positions, frequencies, axes, scale):
+    angles = positions.float()[axes.long()].T * frequencies
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def qk_norm_rope_store(qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mapping):
+    kv_heads, block, size = layer.shape[2:]
+    rows = qkv.view(qkv.shape[0], -1, size)
+    heads = rows.shape[1] - 2 * kv_heads
+    rotary = torch.complex(cos, sin)[:, None]
+    parts = ((slice(0, heads), q_weight), (slice(heads, heads + kv_heads), k_weight))
+    for part, weight in parts:
+        if weight is not None:
+            rows[:, part] = F.rms_norm(rows[:, part], (size,), weight, eps)
+        rotated = rows[:, part].contiguous()
+        rotate(rotated, rotary)
+        rows[:, part] = rotated
+    slots = slot_mapping.long()
+    layer[slots // block, :, :, slots % block] = rows[:, heads:].unflatten(1, (2, kv_heads))
+
+
+def paged_attention(q, layer, block_tables, items, merges, scratch, out):
+    kv_heads, block, size = layer.shape[2:]
+    group = q.shape[1] // kv_heads
+    parts: dict[tuple[int, int], list] = {}
+    for first, tokens, row, position, start, end, _, _ in items[items[:, 1] > 0].tolist():
+        used = block_tables[row, : -(-end // block)].long()
+        keys, values = layer[used].transpose(0, 2).flatten(2, 3).transpose(0, 1)[:, :, start:end]
+        queries = q[first : first + tokens].unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3)
+        scores = torch.einsum("hgtd,hkd->hgtk", queries, keys) * size**-0.5
+        future = torch.arange(start, end)[None] > torch.arange(position, position + tokens)[:, None]
+        scores = scores.masked_fill(future, -torch.inf)
+        parts.setdefault((first, tokens), []).append((scores, values))
+    for (first, tokens), pieces in parts.items():
+        weights = torch.cat([scores for scores, _ in pieces], dim=-1).softmax(-1)
+        values = torch.cat([value for _, value in pieces], dim=1)
+        attended = torch.einsum("hgtk,hkd->thgd", weights, values)
+        out[first : first + tokens] = attended.reshape(tokens, -1)
+
+
+class Sampler:
+    """Greedy rows and plain ones."""
+
+    def __init__(self, *sizes):
+        pass
+
+    def __call__(self, logits, parameters, numbers, slots, tokens, finite, last_tokens, ranked=True):
+        assert not ranked
+        for row, slot in enumerate(slots[: len(logits)].tolist()):
+            temperature = float(parameters[row, 0])
+            token = int(logits[row].argmax())
+            if temperature:
+                sums = torch.softmax(logits[row] / temperature, -1).cumsum(-1)
+                number = min(float(numbers[row]), BELOW_ONE)
+                token = int(torch.searchsorted(sums, number * sums[-1], right=True))
+            tokens[row] = token
+            finite[row] = int(logits[row].isfinite().all())
+            if slot >= 0:
+                last_tokens[slot] = token
+
+
+def put_in_place(monkeypatch):
+    """Replace the kernels of the flat step for one test."""
+    for kernel in (rms_norm, silu_and_mul, rotary_tables, qk_norm_rope_store, paged_attention):
+        monkeypatch.setattr(forward, kernel.__name__, kernel)
+    monkeypatch.setattr(step, "gather_tokens", gather_tokens)
+    monkeypatch.setattr(choosing, "Sampler", Sampler)

@@ -1,0 +1,94 @@
+"""Flat steps, one ahead: answers equal those of one-by-one `generate()`, whatever joins, leaves or is preempted."""
+
+import pytest
+import torch
+
+from engine.errors import StartError
+from engine.loading.loader import load_model
+from engine.model.cuda.runner import CudaRunner
+from tests.checkpoints import text_spec, vision_spec
+from tests.engine.driver import Driver, chat
+from tests.engine.model.cuda import substitutes
+from tests.engine.model.test_equality import CONTEXT, FULL, case, run_schedules, texts
+from tests.engine.oracle import greedy
+from tests.engine.sequences import sequence
+
+SCHEDULES = 100
+QUICK_SCHEDULES = 20
+
+
+@pytest.fixture
+def torch_kernels(monkeypatch):
+    """The kernels as torch operations."""
+    substitutes.put_in_place(monkeypatch)
+
+
+def runner(loaded):
+    return CudaRunner(loaded.model, FULL, rows=4, longest_context=CONTEXT, longest_step=68)
+
+
+def text_runner(folder):
+    loaded = load_model(text_spec(folder), lambda progress: None)
+    return loaded, runner(loaded)
+
+
+@pytest.mark.slow
+def test_text_answers_equal_one_by_one_generate(text_model, text_folder, torch_kernels):
+    """With random joins, aborts, chunks, shared prefixes and too few blocks."""
+    cases = [case(text_model, chat(text), (1, 7, 40, 60)[index % 4]) for index, text in enumerate(texts(16))]
+    run_schedules(SCHEDULES, cases, *text_runner(text_folder))
+
+
+def test_a_few_schedules_equal_one_by_one_generate(text_model, text_folder, torch_kernels):
+    """The same in short."""
+    cases = [case(text_model, chat(text), 40) for text in texts(4)]
+    run_schedules(QUICK_SCHEDULES, cases, *text_runner(text_folder))
+
+
+@pytest.mark.slow
+def test_answers_about_images_equal_one_by_one_generate(vision_model, vision_folder, make_image, torch_kernels):
+    """The same for batches of requests with no image, one, and two of different sizes."""
+    sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112))]
+    cases = []
+    for index, text in enumerate(texts(12)):
+        images = [make_image(width, height, seed=index % 7) for width, height in sizes[index % 4]]
+        cases.append(case(vision_model, chat(text, *images), (1, 7, 40)[index % 3]))
+    loaded = load_model(vision_spec(vision_folder), lambda progress: None)
+    run_schedules(SCHEDULES, cases, loaded, runner(loaded))
+
+
+def probe(tokens):
+    """Return a sequence of so many tokens that holds the first row and blocks."""
+    held = sequence(tokens=tokens)
+    held.slot, held.blocks = 0, list(range(1, 2 + held.blocks_needed()))
+    return held
+
+
+def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kernels, monkeypatch):
+    """Every captured number of tokens is tried, as far as a context is that long."""
+    _, cuda = text_runner(text_folder)
+    tried = []
+    monkeypatch.setattr(type(cuda._step), "captured", [1, 8, CONTEXT])
+    cuda.check(lambda prompt: tried.append(len(prompt.token_ids)) or probe(len(prompt.token_ids)))
+    assert tried == [1, 1, 8, 8]
+
+
+def test_a_graph_that_differs_from_its_kernels_stops_the_start(text_folder, torch_kernels, monkeypatch):
+    """What a graph replays must be what its kernels compute: a wrong one would be wrong for every client."""
+    _, cuda = text_runner(text_folder)
+    monkeypatch.setattr(type(cuda._step), "captured", [8])
+    results = iter([torch.ones(1, 4), torch.ones(1, 4) * 1.1])
+    monkeypatch.setattr(cuda, "_probed", lambda sequence, graphs: next(results))
+    with pytest.raises(StartError, match="CUDA_GRAPHS=false"):
+        cuda.check(lambda prompt: probe(8))
+
+
+@pytest.mark.slow
+def test_the_kernels_give_the_answers_of_generate(text_model, text_folder):
+    """The same with the Triton kernels, for two short answers in one batch."""
+    questions = ["Привет", "Напиши объявление: диван"]
+    driver = Driver(*text_runner(text_folder))
+    sequences = [driver.submit(chat(text), 4) for text in questions]
+    driver.run()
+    answers = [sequence.generation.result().text for sequence in sequences]
+    assert answers == [greedy(text_model, chat(text), 4)[0] for text in questions]

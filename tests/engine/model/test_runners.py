@@ -1,0 +1,36 @@
+"""Which runner a model gets, and what happens where its kernels cannot be built."""
+
+import pytest
+
+from engine.loading.loader import load_model
+from engine.model import runners
+from engine.model.runner import ModelRunner
+from engine.types import EngineConfig
+from tests.checkpoints import text_spec
+
+CONFIG = EngineConfig(max_num_seqs=2)
+
+
+@pytest.fixture
+def model(text_folder):
+    """A model of its own, whose weights a runner may take."""
+    return load_model(text_spec(text_folder), lambda progress: None).model
+
+
+def test_a_processor_has_the_runner_of_processors(model):
+    """With its kernels in C where they can be built."""
+    assert type(runners.make_runner(model, 20, CONFIG, 64, print)) is ModelRunner
+
+
+def test_a_card_without_a_compiler_runs_on_operations_of_torch(model, monkeypatch, caplog):
+    """Triton compiles when a kernel is first used; where it cannot, the start says so and goes on."""
+
+    class Unusable:
+        @staticmethod
+        def prepare_device(device):
+            raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(runners, "import_module", lambda name: Unusable)
+    assert type(runners._cuda_runner(model, 20, CONFIG, 64, print)) is ModelRunner
+    assert "The CUDA kernels cannot be built" in caplog.text
+    assert "Failed to find C compiler" in caplog.text
