@@ -1,5 +1,5 @@
 # Shortcuts for developers; each recipe works by itself as well.
-.PHONY: install run check test lint format bench proof fuzz lighthouse
+.PHONY: install run check test lint format bench fake-cuda proof fuzz lighthouse
 
 PYTHON = .venv/bin/python
 # The results name the commits that they were measured at, which look like keys.
@@ -43,6 +43,9 @@ sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materia
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
+
+fake-cuda: ## the flat step on fake tensors of a card: needs requirements.txt, in the CUDA build, in .venv-cuda (4.6 GB)
+	.venv-cuda/bin/python -m tests.engine.model.cuda.fake_cuda
 
 proof: ## an hour and more: hostile clients, floods and faults against a real Gunicorn; writes tests/RELIABILITY.md
 	$(PYTHON) -m benchmarks.proof

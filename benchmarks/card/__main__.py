@@ -28,6 +28,7 @@ PARTS = (
     "long_row",
     "profile",
     "both",
+    "flat_steps",
     "rows",
     "sampling",
     "graphs",

@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks.card.record import Options, Row, Rows
 from benchmarks.card.timing import Work, per_call
 from benchmarks.harness.bandwidth import copy_bandwidth
-from engine.model.cuda.rows import gather_tokens, qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
+from engine.model.cuda.ends import embed_tokens, take_rows
+from engine.model.cuda.rows import qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
 
 PAGE = 16
 TOKENS = (1, 8, 64, 256, 512, 2048)
@@ -65,6 +66,7 @@ def _kernels(model: Widths, count: int, options: Options) -> dict[str, Kernel]:
     layer = torch.zeros(count // PAGE + 2, 2, model.kv_heads, PAGE, model.head_dim, device=device, dtype=dtype)
     slots = torch.arange(PAGE, PAGE + count, device=device, dtype=torch.int32)
     active, ids, positions = new(model.ffn), torch.zeros_like(slots), slots.repeat(3, 1)
+    updates = torch.stack((ids, ids))
     axes = torch.arange(model.head_dim // 2, device=device) % 3
     table = torch.empty(2, count, model.head_dim // 2, device=device)
     tables = (positions, half[0], axes, 1.0, (table[0], table[1]))
@@ -72,6 +74,7 @@ def _kernels(model: Widths, count: int, options: Options) -> dict[str, Kernel]:
         "rms_norm": (rms_norm, (x, weight, 1e-6, torch.empty_like(x)), 2 * x.nbytes),
         "qk_norm_rope_store": (qk_norm_rope_store, (qkv, norm, norm, 1e-6, half, half, layer, slots), 2 * qkv.nbytes),
         "silu_and_mul": (silu_and_mul, (both, active), both.nbytes + active.nbytes),
-        "gather_tokens": (gather_tokens, (slots, ids, torch.empty_like(ids)), 2 * ids.nbytes),
+        "embed_tokens": (embed_tokens, (ids, ids, x, updates, updates, torch.empty_like(x)), 2 * x.nbytes),
+        "take_rows": (take_rows, (x, x, ids), 4 * x.nbytes),
         "rotary_tables": (rotary_tables, tables, positions.nbytes + table.nbytes),
     }

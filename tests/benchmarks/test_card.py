@@ -95,7 +95,7 @@ def test_the_kernels_of_rows_are_timed(tmp_path: Path) -> None:
     """Each kernel, for both models."""
     pytest.importorskip("triton")
     rows = rehearse("rows", tmp_path)["rows"]
-    kernels = {"rms_norm", "qk_norm_rope_store", "silu_and_mul", "gather_tokens", "rotary_tables"}
+    kernels = {"rms_norm", "qk_norm_rope_store", "silu_and_mul", "rotary_tables", "embed_tokens", "take_rows"}
     assert {(row["model"], row["kernel"]) for row in rows} == {
         (model, name) for model in ("8B", "7B") for name in kernels
     }
@@ -182,3 +182,13 @@ def test_our_attention_is_compared_with_torch_and_tuned(tmp_path: Path) -> None:
     tables = rehearse("paged_attention", tmp_path)
     assert {row["model"] for row in tables["paged attention"]} == {"8B", "7B"}
     assert all(float(str(row["error"])) < 0.01 for row in tables["paged attention"] + tables["tuning"])
+
+
+@pytest.mark.slow
+def test_flat_steps_are_compared_with_eager_launches(tmp_path: Path) -> None:
+    """Each number of tokens that has a graph; without a card both are the same launches."""
+    pytest.importorskip("triton")
+    tables = rehearse("flat_steps", tmp_path, where=())
+    assert [row["tokens"] for row in tables["steps"]] == [1, 2, 4, 8, 16]
+    assert all(row["difference"] == 0 and row["finite"] == "True" for row in tables["steps"])
+    assert tables["capturing"][0]["graphs"] == 5

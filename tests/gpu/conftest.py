@@ -10,6 +10,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+if os.environ.get("GPU_TESTS_DEVICE") == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before the first import of Triton, which reads it
+
 import pytest
 import torch
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.model.cuda.attention import Scratch, paged_attention
+from engine.model.cuda.ends import take_rows
 from engine.model.cuda.rows import qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
 from engine.model.cuda.weights import FlatWeights
 from engine.model.kv_cache import KVCache
@@ -55,7 +56,7 @@ class FlatForward:
             qkv = F.linear(_normed(hidden, layer.input_norm, eps), layer.qkv, layer.qkv_bias)
             attended = self._attention(index, qkv, rotary, inputs)
             if index == len(weights.layers) - 1:
-                hidden, attended = hidden.index_select(0, inputs.keep), attended.index_select(0, inputs.keep)
+                hidden, attended = take_rows(hidden, attended, inputs.keep)
             hidden.addmm_(attended, layer.out.t())
             both = F.linear(_normed(hidden, layer.post_norm, eps), layer.gate_up)
             active = both.new_empty(both.shape[0], both.shape[1] // 2)

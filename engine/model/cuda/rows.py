@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements that a program of silu_and_mul and gather_tokens handles.
+# Elements that a program of silu_and_mul handles.
 ELEMENTS = 1024
 # Tokens that a program of rotary_tables handles.
 TABLE_TOKENS = 4
@@ -138,24 +138,6 @@ def silu_and_mul(x: Tensor, out: Tensor) -> None:
     rows, size = out.shape
     block = min(triton.next_power_of_2(size), ELEMENTS)
     _silu_and_mul[(rows, triton.cdiv(size, block))](x, out, x.stride(0), out.stride(0), N=size, BLOCK=block)
-
-
-@triton.jit
-def _gather_tokens(host_ids, last_tokens, out, count, BLOCK: tl.constexpr):
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < count
-    ids = tl.load(host_ids + index, mask=inside, other=0).to(tl.int64)
-    sampled = tl.load(last_tokens - 1 - ids, mask=inside & (ids < 0), other=0).to(tl.int64)
-    tl.store(out + index, tl.where(ids < 0, sampled, ids).to(out.dtype.element_ty), mask=inside)
-
-
-def gather_tokens(host_ids: Tensor, last_tokens: Tensor, out: Tensor) -> None:
-    """Write the token ids of a step into `out` [T], all of them int32 or int64 and contiguous.
-
-    host_ids: [T], a token id, or -1 - r for the token in last_tokens[r], which the host has not read yet.
-    """
-    count = host_ids.shape[0]
-    _gather_tokens[(triton.cdiv(count, ELEMENTS),)](host_ids, last_tokens, out, count, BLOCK=ELEMENTS)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.errors import StartError
 from engine.model.choice import Choice
-from engine.model.cuda.rows import gather_tokens
+from engine.model.cuda.rows import silu_and_mul
 from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.weights import FlatWeights
 from engine.model.image_tokens import ImageTokens
@@ -127,8 +127,8 @@ def prepare_device(device: torch.device) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    ids = torch.zeros(1, dtype=torch.int32, device=device)
-    gather_tokens(ids, ids, torch.empty_like(ids))
+    row = torch.zeros(1, 2, device=device)
+    silu_and_mul(row, torch.empty_like(row[:, :1]))
 
 
 def _insert_nothing(hidden: Tensor) -> None:

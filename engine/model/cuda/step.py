@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engine.model.choice import Choice
@@ -23,9 +22,9 @@ from engine.model.cuda.attention import Scratch
 from engine.model.cuda.attention_plan import AttentionPlanner
 from engine.model.cuda.batch import EAGER_STEP, Layout, Limits, RowTables, StepInputs, graph_buckets
 from engine.model.cuda.choosing import Choices, Chooser
+from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
 from engine.model.cuda.graphs import Graphs
-from engine.model.cuda.rows import gather_tokens
 from engine.model.cuda.sampling import parameters_of
 from engine.model.cuda.streams import Streams
 from engine.model.cuda.weights import FlatWeights, Shape
@@ -138,11 +137,9 @@ class FlatStep:
     def _compute(self, layout: Layout, insert_images: InsertImages | None = None) -> None:
         """Compute the logits of the step whose inputs are on the device."""
         inputs = layout.views(self._device_inputs)
-        places, blocks = inputs["updates"]
-        self._device_tables.view(-1).index_put_((places,), blocks)
-        ids = torch.empty_like(inputs["ids"])
-        gather_tokens(inputs["ids"], self._chooser.last_tokens, ids)
-        hidden = F.embedding(ids, self._weights.embedding)
+        embedding, tables = self._weights.embedding, self._device_tables
+        hidden = embedding.new_empty(layout.tokens, embedding.shape[1])
+        embed_tokens(inputs["ids"], self._chooser.last_tokens, embedding, inputs["updates"], tables, hidden)
         if insert_images is not None:
             insert_images(hidden)
         flat = FlatInputs(

@@ -23,8 +23,14 @@ def silu_and_mul(x, out):
     out.copy_(F.silu(left) * right)
 
 
-def gather_tokens(host_ids, last_tokens, out):
-    out.copy_(torch.where(host_ids < 0, last_tokens[(-1 - host_ids).clamp(min=0)], host_ids))
+def embed_tokens(ids, last_tokens, embedding, updates, tables, out):
+    known = torch.where(ids < 0, last_tokens[(-1 - ids).clamp(min=0)], ids)
+    out.copy_(F.embedding(known, embedding))
+    tables.view(-1)[updates[0].long()] = updates[1]
+
+
+def take_rows(first, second, index):
+    return first.index_select(0, index), second.index_select(0, index)
 
 
 def rotary_tables(positions, frequencies, axes, scale):
@@ -90,7 +96,7 @@ class Sampler:
 
 def put_in_place(monkeypatch):
     """Replace the kernels of the flat step for one test."""
-    for kernel in (rms_norm, silu_and_mul, rotary_tables, qk_norm_rope_store, paged_attention):
+    for kernel in (rms_norm, silu_and_mul, rotary_tables, qk_norm_rope_store, paged_attention, take_rows):
         monkeypatch.setattr(forward, kernel.__name__, kernel)
-    monkeypatch.setattr(step, "gather_tokens", gather_tokens)
+    monkeypatch.setattr(step, "embed_tokens", embed_tokens)
     monkeypatch.setattr(choosing, "Sampler", Sampler)

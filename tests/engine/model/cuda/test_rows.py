@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.model.cuda.rows import gather_tokens, qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
+from engine.model.cuda.rows import qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
 from engine.model.decoder import _Rotary
 from engine.model.layers import QkNormRope
 from engine.model.layers import silu_and_mul as torch_silu_and_mul
@@ -90,16 +90,6 @@ def test_silu_and_mul_equals_the_layer(rows, size, normal):
     close(out, torch_silu_and_mul(x.clone()))
 
 
-@pytest.mark.parametrize("ids", [torch.int32, torch.int64])
-def test_negative_ids_mean_tokens_that_the_host_has_not_read(ids, device):
-    """-1 - r is the token of row r; other ids are themselves."""
-    host_ids = torch.tensor([7, -1, 0, -3, -1], dtype=ids, device=device)
-    last_tokens = torch.tensor([100, 101, 102], device=device)
-    out = torch.full((5,), -9, dtype=ids, device=device)
-    gather_tokens(host_ids, last_tokens, out)
-    assert out.tolist() == [7, 100, 0, 102, 100]
-
-
 class Frequencies:
     """A rotary module as transformers builds it."""
 
@@ -141,7 +131,6 @@ def launch_real_shapes():
         q_weight = weight[:128] if norm else None
         qk_norm_rope_store(qkv, q_weight, q_weight, 1e-6, table[0], table[1], layer, positions[0])
         silu_and_mul(torch.zeros(tokens, 2 * ffn).half(), torch.zeros(tokens, ffn).half())
-    gather_tokens(positions[0], positions[1], positions[2])
     rotary_tables(positions, table[0, 0], axes, 1.0)
 
 
@@ -149,7 +138,7 @@ def launch_real_shapes():
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """For the shapes of both models, with registers for at least 16 warps on a multiprocessor."""
     for kernels in compiled_by("tests.engine.model.cuda.test_rows:launch_real_shapes", tmp_path).values():
-        assert len(kernels) == 8
+        assert len(kernels) == 7
         for kernel in kernels:
             # The range reduction of sines and cosines keeps an array in local memory.
             assert kernel["spilled_bytes"] == 0 or kernel["kernel"] == "_rotary_tables", kernel

@@ -1,0 +1,80 @@
+"""Runs the flat step of the 8B on fake tensors of a CUDA device, without a card: the paths that only CUDA takes.
+
+Needs the CUDA build of torch, which takes 4.6 GB with what it requires, so this is a command and no test: `make
+fake-cuda`.
+Exit status 1 if a step launches more than its budget, or if the host waits in it for anything but the tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"  # before the first import of Triton, which reads it
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from benchmarks.card import flat_steps
+from benchmarks.cuda_step import weights_of
+from engine.model.cuda import step as step_module
+from tests.engine.model.cuda.launches import launches_of
+
+ROWS, CHUNK = 64, 256
+MOST = {ROWS: 370, ROWS + CHUNK: 400}
+
+
+class NoStreams:
+    """Streams belong to the driver."""
+
+    def __init__(self, device):
+        pass
+
+    @contextlib.contextmanager
+    def turn(self, urgent):
+        yield
+
+
+class NoEvent:
+    """So do events."""
+
+    def record(self):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+def without_driver():
+    """Replace what only a driver has: streams, events, pinned memory, and the number of multiprocessors."""
+    step_module.Streams = NoStreams
+    torch.cuda.Event = NoEvent
+    torch.Tensor.pin_memory = lambda tensor: tensor
+    torch.Tensor.is_pinned = lambda tensor: True
+    zeros = torch.zeros
+    torch.zeros = lambda *size, pin_memory=False, **options: zeros(*size, **options)
+    # The host's tensors are fake too; what it writes into them goes nowhere.
+    FakeTensor.numpy = lambda tensor: np.zeros(tensor.shape, np.int32)
+    planner = step_module.AttentionPlanner
+    step_module.planner_for = lambda shape, rows: planner(shape.heads, shape.kv_heads, 132, rows)
+
+
+def main():
+    """Count both steps and print them."""
+    without_driver()
+    failed = False
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for shape in ("8b", "7b"):
+            steps = flat_steps.Steps(weights_of(shape, "cuda", torch.float16), ROWS + 1, 512, top_p=1.0)
+            for tokens, most in MOST.items():
+                launches = launches_of(steps, tokens)
+                print(f"{shape}, {tokens} tokens: {launches.total} operations, {launches.products} products, "
+                      f"{launches.copies} copies, blocking: {launches.blocking or 'none'}")  # fmt: skip
+                failed |= launches.total > most or bool(launches.blocking)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

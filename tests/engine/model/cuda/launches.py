@@ -1,0 +1,96 @@
+"""Counts what a flat step launches, on tensors without data: `meta` ones, or fake ones of a CUDA device.
+
+Everything counts that the device does: operators of torch that compute or copy, and kernels of Triton, none of which
+runs. On a card a product may be split into two kernels by its library, which is not seen here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ALLOCATIONS = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::detach"}
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}
+# These make the host wait for the device.
+BLOCKING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::is_nonzero"}
+CPU = torch.device("cpu")
+
+
+class Launches(TorchDispatchMode):
+    """What was launched since the last `clear`: `counts` by name, `copies` with the host, names of those that block."""
+
+    def __init__(self, device):
+        super().__init__()
+        self._device = device
+        self.clear()
+
+    def clear(self):
+        self.counts, self.blocking, self.copies = Counter(), [], 0
+
+    @property
+    def total(self):
+        """The number of operations on the device."""
+        return sum(self.counts.values())
+
+    @property
+    def products(self):
+        """The number of products of matrices."""
+        return sum(self.counts[name] for name in PRODUCTS) + self.counts["aten::mm.dtype_out"]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # what torch itself makes of it
+                return func.decompose(*args, **kwargs)
+        tensors = [part for part in args if isinstance(part, torch.Tensor)]
+        if any(self._is_ours(tensor) for tensor in tensors):
+            self._count(func, tensors, args, kwargs)
+        if func.name() == "aten::_to_copy" and tensors[0].is_meta and kwargs.get("device") == CPU:
+            return torch.zeros(tensors[0].shape, dtype=kwargs.get("dtype") or tensors[0].dtype)
+        return func(*args, **kwargs)
+
+    def _count(self, func, tensors, args, kwargs):
+        name = func.name().partition(".")[0]
+        if any(out.alias_info is not None and not out.alias_info.is_write for out in func._schema.returns):
+            return  # a view
+        if name in ALLOCATIONS:
+            return
+        self.counts[name if "dtype" not in func.name() else func.name()] += 1
+        from_host = name == "aten::copy_" and not self._is_ours(tensors[1])
+        to_host = name == "aten::_to_copy" and kwargs.get("device") == CPU
+        self.copies += from_host or to_host
+        waits = kwargs.get("non_blocking", len(args) > 2 and args[2]) is not True
+        if name in BLOCKING or ((from_host or to_host) and waits):
+            self.blocking.append(name)
+
+    def _is_ours(self, tensor):
+        return tensor.device.type == self._device
+
+    @contextmanager
+    def with_kernels(self):
+        """Count within the block, kernels of Triton too."""
+        from triton.runtime.interpreter import GridExecutor
+
+        run = GridExecutor.__call__
+        GridExecutor.__call__ = lambda kernel, *args, **options: self.counts.update([kernel.fn.__name__])
+        try:
+            with self:
+                yield self
+        finally:
+            GridExecutor.__call__ = run
+
+
+def launches_of(steps, tokens):
+    """Return what one step of so many tokens launches, after one that told the device of the rows."""
+    step = steps.step(steps.rows, steps.longest_step, graphs=False)
+    launches = Launches(steps.weights.shape.device.type)
+    with launches.with_kernels():
+        step.launch(steps.plan(tokens))
+        launches.clear()
+        step.launch(steps.plan(tokens))
+    return launches

@@ -1,0 +1,30 @@
+"""What one flat step launches at the real shapes: few operations, none of which the host waits for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.card.flat_steps import Steps
+from benchmarks.cuda_step import weights_of
+from tests.engine.model.cuda.launches import launches_of
+
+ROWS, CHUNK = 64, 256
+LAUNCHES_A_LAYER = 10
+LAYERS = {"8b": 36, "7b": 28}
+# Beside the layers: inputs, embedding, angles, rows to sample, norm, head, its rounding (which CUDA does not need),
+# sampler and result. A step with rows that rank their tokens has two more.
+OTHERS = {"plain": 10, "ranked": 12}
+
+
+@pytest.mark.parametrize("shape", LAYERS)
+@pytest.mark.parametrize("rows", OTHERS)
+@pytest.mark.parametrize("tokens", [ROWS, ROWS + CHUNK])
+def test_a_step_launches_few_operations_and_waits_for_none(shape, rows, tokens):
+    """64 decode rows, and the same with a chunk of 256 tokens, in one pass over the weights."""
+    steps = Steps(weights_of(shape, "meta", torch.float16), ROWS + 1, 512, top_p=0.9 if rows == "ranked" else 1.0)
+    launches = launches_of(steps, tokens)
+    assert launches.total <= LAUNCHES_A_LAYER * LAYERS[shape] + OTHERS[rows], launches.counts
+    assert launches.products == 4 * LAYERS[shape] + 1
+    assert launches.copies == 2  # the inputs, and the tokens
+    assert launches.blocking == []
