@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.model.runner import ModelRunner
+from engine.model.runners import make_runner
+from engine.types import EngineConfig
 from tests.engine.driver import Driver, chat
 from tests.engine.oracle import greedy
 
@@ -17,8 +18,8 @@ PROMPTS = ["Привет!", "Write a listing for a used bicycle, red.", "Что 
 
 
 def driver_over(loaded):
-    """Return a driver over a runner on the GPU."""
-    return Driver(loaded, ModelRunner(loaded.model, 81, 4, 256))
+    """Return a driver over the runner of the device."""
+    return Driver(loaded, make_runner(loaded.model, 81, EngineConfig(max_num_seqs=4), 256, lambda progress: None))
 
 
 def test_a_batch_on_the_gpu_equals_one_by_one_generate(checkpoint, exact_float32):
