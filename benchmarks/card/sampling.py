@@ -64,28 +64,28 @@ def _measured(model: str, shape: str, logits: list[Tensor], options: Options) ->
 
 
 def _logits(shape: str, rows: int, vocabulary: int, options: Options) -> Tensor:
-    dtype = torch.float16 if options.device == "cuda" else torch.float32
     if shape == "one value":
-        return torch.full((rows, vocabulary), 1.5, device=options.device, dtype=dtype)
+        return torch.full((rows, vocabulary), 1.5, device=options.device)
+    # In half precision, as the product that gives the logits, which the engine then keeps in float32.
     noise = torch.randn(rows, vocabulary, device=options.device)
     if shape == "flat":
-        return (noise * 3).to(dtype)
+        return (noise * 3).half().float()
     order = torch.rand(rows, vocabulary, device=options.device).argsort(dim=-1)
-    return (20 - 1.7 * (1 + order.float()).log() + noise).to(dtype)
+    return (20 - 1.7 * (1 + order.float()).log() + noise).half().float()
 
 
 def _torch_greedy(logits: Tensor, parameters: Tensor, numbers: Tensor) -> Tensor:
-    return logits.float().argmax(dim=-1)
+    return logits.argmax(dim=-1)
 
 
 def _torch_plain(logits: Tensor, parameters: Tensor, numbers: Tensor) -> Tensor:
-    sums = torch.softmax(logits.float() / parameters[:, :1], dim=-1).cumsum(dim=-1)
+    sums = torch.softmax(logits / parameters[:, :1], dim=-1).cumsum(dim=-1)
     return torch.searchsorted(sums, numbers[:, None] * sums[:, -1:])
 
 
 def _torch_ranked(logits: Tensor, parameters: Tensor, numbers: Tensor) -> Tensor:
     """Rank the vocabulary, as engine/model/sampler.py does for rows without a top_k."""
-    values, tokens = torch.softmax(logits.float() / parameters[:, :1], dim=-1).topk(logits.shape[1], dim=-1)
+    values, tokens = torch.softmax(logits / parameters[:, :1], dim=-1).topk(logits.shape[1], dim=-1)
     values = values.masked_fill(values.cumsum(dim=-1) - values >= parameters[:, 2:3], 0.0)
     sums = values.cumsum(dim=-1)
     drawn = torch.searchsorted(sums, numbers[:, None] * sums[:, -1:])

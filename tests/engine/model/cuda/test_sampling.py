@@ -181,6 +181,7 @@ def test_the_lowest_temperature_is_greedy(ranks, dtype, choose):
     assert [float(row[token]) for row, token in zip(logits, tokens, strict=True)] == logits.amax(dim=-1).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [{}, {"top_p": 0.9}, {"top_k": 5000}, {"min_p": 0.9}])
 def test_a_very_high_temperature_draws_from_all(ranks, choose):
     """The weights are equal up to rounding, so a limit falls where its count says."""
