@@ -32,9 +32,9 @@ from benchmarks.harness.shapes import LONGEST_SIDE, RandomLoad, Shape, shapes
 from benchmarks.harness.workload import Job, draw_image, prompt
 from engine.errors import StartError
 from engine.llm_engine import LLMEngine
+from engine.loading.device import BATCHED_TOKENS, DTYPES, STEP_OVERHEAD
 from engine.text.images import check_header
 from engine.types import ChatPrompt, EncodedImage, EngineConfig, GenerationRequest, ModelSpec, Prompt, TokensPrompt
-from models.selection import BATCHED_TOKENS, DTYPES
 
 NO_DEVICE = 2
 OBJECTIVE = Objective(first=1.0, per_token=0.05)
@@ -113,6 +113,7 @@ def start(
         max_num_seqs=max(options.c),
         max_model_len=options.sizes.context,
         max_num_batched_tokens=max(BATCHED_TOKENS[options.device], max(options.c)),
+        step_overhead=STEP_OVERHEAD[options.device],
         kv_cache_tokens=max(options.c) * ROW_TOKENS + options.sizes.context,
     )
     engine = LLMEngine(spec, config, load)

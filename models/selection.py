@@ -17,7 +17,15 @@ from config import DEMO, Settings, apply_gpu_choice
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
-from engine.loading.device import DeviceRequest, choose_devices, find_gpus, find_torch_support
+from engine.loading.device import (
+    BATCHED_TOKENS,
+    DTYPES,
+    STEP_OVERHEAD,
+    DeviceRequest,
+    choose_devices,
+    find_gpus,
+    find_torch_support,
+)
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
@@ -28,10 +36,6 @@ from telemetry.logs import fold_in_libraries
 log = logging.getLogger("avito_ai.loading")
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows
-# The fixed cost of a step in tokens: measured on the CPU with the demo; on CUDA, reading the weights once.
-STEP_OVERHEAD = {"cpu": 8, "cuda": 256}
-DTYPES = {"cpu": "float32", "cuda": "float16"}
 SETTING_PREFIX = {"avibe": "VIBE", "avision": "VISION"}
 
 Planned = tuple[ModelSpec, EngineConfig]

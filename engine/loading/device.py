@@ -15,6 +15,12 @@ from engine.errors import StartError
 
 log = logging.getLogger("avito_ai.loading")
 
+# What the settings leave open, by kind of device.
+BATCHED_TOKENS = {"cpu": 320, "cuda": 2048}  # on the CPU 256 prompt tokens beside 64 decoding rows
+# The fixed cost of a step in tokens: measured on the CPU with the demo; on CUDA, reading the weights once.
+STEP_OVERHEAD = {"cpu": 8, "cuda": 256}
+DTYPES = {"cpu": "float32", "cuda": "float16"}
+
 
 @dataclass(frozen=True, slots=True)
 class InstalledGpus:

@@ -167,16 +167,6 @@ def test_both_models_at_once_and_many_sizes_of_images(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.linux
-@pytest.mark.parametrize(("part", "table", "rows"), [("rows", "rows", 6)])
-def test_kernels_are_timed(part: str, table: str, rows: int, tmp_path: Path) -> None:
-    """In a process of its own, whose kernels Triton interprets."""
-    tables = rehearse(part, tmp_path, where=())
-    assert len(tables[table]) == rows
-    assert not any("refused" in row for row in tables[table])
-
-
-@pytest.mark.slow
-@pytest.mark.linux
 def test_our_attention_is_compared_with_torch_and_tuned(tmp_path: Path) -> None:
     """Every row says how far the result is from torch's; the kernels run in Triton's interpreter."""
     tables = rehearse("paged_attention", tmp_path)

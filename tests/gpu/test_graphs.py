@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+pytest.importorskip("triton")
+
 from benchmarks import cuda_step
 from benchmarks.card.flat_steps import Steps, differences
 from engine.model.cuda.batch import graph_buckets
