@@ -24,8 +24,8 @@ Buffer = Any  # an array of NumPy, or a tensor
 PARAMETERS = 5  # of a row that samples
 
 FEWEST_TOKENS = (1, 2, 4)
-FINE_STEP, FINE_UNTIL = 8, 128  # buckets of decode steps lie close together: padding rows cost attention and logits
-COARSE_STEP = 32
+FINE_STEP, FINE_UNTIL = 8, 256  # products of that many tokens cost more with each few of them
+COARSE_STEP = 16
 LARGEST_GRAPH = 512  # tokens; a larger step has enough work for each kernel that launching them one by one costs little
 EAGER_STEP = 64
 # The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
