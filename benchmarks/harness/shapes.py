@@ -123,7 +123,7 @@ class RandomLoad:
             model,
             PromptPreparer(tokenizer, vocabulary, TEMPLATE, images),
             TokenTable.of(tokenizer.backend_tokenizer, vocabulary),
-            frozenset(),
+            frozenset({tokenizer.get_vocab()["<|im_end|>"]}),  # ignored by every request
             max_model_len,
             vocabulary,
         )
