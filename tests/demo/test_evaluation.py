@@ -14,10 +14,17 @@ from demo.text_data import training_stream
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def taught():
-    """Every key that training taught."""
+@pytest.fixture(scope="module")
+def training_keys():
+    """Every key that training taught; they take seconds to draw."""
     return evaluate.training_keys()
+
+
+@pytest.fixture
+def taught(training_keys, monkeypatch):
+    """The same, also where the evaluation asks for them."""
+    monkeypatch.setattr(evaluate, "training_keys", lambda: training_keys)
+    return training_keys
 
 
 def test_no_training_item_is_evaluated(taught):
@@ -34,7 +41,7 @@ def test_a_training_combination_is_noticed(taught, monkeypatch, capsys):
     assert f"training item in the evaluation: text {key!r}" in capsys.readouterr().err
 
 
-def test_a_training_image_is_noticed(monkeypatch, capsys):
+def test_a_training_image_is_noticed(taught, monkeypatch, capsys):
     """The same for an image whose seed training may draw."""
     leaked = ImageItem("trained", (TRAINING_SEEDS - 1,), (), "", "")
     monkeypatch.setattr(evaluate, "image_items", lambda share: [leaked])
