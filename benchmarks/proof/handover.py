@@ -75,9 +75,13 @@ def _reload(master: psutil.Process) -> psutil.Process:
 
 
 def _masters(master: psutil.Process) -> list[psutil.Process]:
-    """Return the children that are masters themselves, which Gunicorn's new master is until the old one ends."""
+    """Return the children that are masters themselves: Gunicorn's new one, until the old one ends, with its worker.
+
+    The old one's pid in its environment distinguishes it from a worker, which has children of its own as well.
+    """
+    old = str(master.pid)
     try:
-        return [child for child in master.children() if len(child.children()) and child.cmdline() == master.cmdline()]
+        return [child for child in master.children() if child.children() and child.environ().get("GUNICORN_PID") == old]
     except psutil.Error:
         return []
 
