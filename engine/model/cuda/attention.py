@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.model.cuda.attention_plan import TILE_ROWS
+from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
 
 PAGE = tl.constexpr(16)  # tokens
 DECODE_ROWS = tl.constexpr(16)  # the least rows of a matrix product; at most so many query rows take the path of decode
@@ -64,12 +65,14 @@ def paged_attention(
     out: Tensor,
     scale: float | None = None,
     meta: Mapping[str, Any] = META,
+    dependent: bool = False,
 ) -> None:
     """Write the attention of the planned query tokens to `out`; rows that no item covers stay as they are.
 
     q: [T, heads, D], a token's heads contiguous; layer: [blocks, 2, kv_heads, PAGE, D], contiguous; block_tables: int32
     [rows, max_blocks]; items: int32 [W, 8]; merges: int32 [M, 4]; out: [T, heads * D], contiguous. D is a power of two
     from 16. scale: of the scores, 1 / sqrt(D) by default. Keys and values that no item reads may be anything, NaN too.
+    dependent: start while the kernel ahead ends, see `engine.model.cuda.dependent`.
     """
     heads, head_dim = q.shape[1:]
     kv_heads = layer.shape[2]
@@ -90,6 +93,7 @@ def paged_attention(
         GROUP=heads // kv_heads,
         HEAD_DIM=head_dim,
         **meta,
+        **launch_options(dependent),
     )
     if merges.shape[0] and not meta["LAST_MERGES"]:
         merge_kernel[(kv_heads, merges.shape[0])](
@@ -102,6 +106,7 @@ def paged_attention(
             HEAD_DIM=head_dim,
             TILE_ROWS=meta["TILE_ROWS"],
             num_warps=8,
+            **launch_options(dependent),
         )
 
 
@@ -129,8 +134,10 @@ def attend_kernel(
     DECODE_STAGES: tl.constexpr,
     TILE_STAGES: tl.constexpr,
     LAST_MERGES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """Grid (kv_heads, W): the attention of one item for the query heads of one key head."""
+    wait_for_kernels_ahead(DEPENDENT)
     head = tl.program_id(0)
     item = items + tl.program_id(1) * 8
     tokens = tl.load(item + 1)
@@ -298,8 +305,10 @@ def merge_tile(
 def merge_kernel(
     merges, acc, stats, out,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, TILE_ROWS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """Grid (kv_heads, M): join the parts of one tile for the query heads of one key head."""
+    wait_for_kernels_ahead(DEPENDENT)
     head, merge = tl.program_id(0), merges + tl.program_id(1) * 4
     tokens = tl.load(merge + 1)
     if tokens == 1:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from engine.model.cuda.attention import Scratch, paged_attention
+from engine.model.cuda.attention import META, Scratch, paged_attention
 from engine.model.cuda.ends import take_rows
-from engine.model.cuda.rows import qk_norm_rope_store, rms_norm, rotary_tables, silu_and_mul
+from engine.model.cuda.products import Products
+from engine.model.cuda.rows import qk_norm_rope_store, rotary_tables
+from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights
 from engine.model.kv_cache import KVCache
 
@@ -41,48 +42,38 @@ class FlatForward:
     scratch: memory for attention that is split over long contexts.
     """
 
-    def __init__(self, weights: FlatWeights, cache: KVCache, scratch: Scratch, longest: int) -> None:
-        self._weights, self._cache, self._scratch = weights, cache, scratch
+    def __init__(self, weights: FlatWeights, cache: KVCache, scratch: Scratch, longest: int, tuning: Tuning) -> None:
+        self._weights, self._cache, self._scratch, self._tuning = weights, cache, scratch, tuning
         shape = weights.shape
+        self._products = Products(shape, tuning)
+        self._attention_meta = {**META, "LAST_MERGES": tuning.last_merges}
         # Zeros, since attention leaves the rows of padding tokens as they are, and fresh memory may hold NaN.
         self._attended = torch.zeros(longest, shape.heads * shape.head_dim, dtype=shape.dtype, device=shape.device)
 
     def __call__(self, inputs: FlatInputs, logits: Tensor) -> None:
         """Write float32 `logits` [n, vocabulary], and the keys and values of all tokens."""
-        weights, eps = self._weights, self._weights.shape.eps
+        weights, products = self._weights, self._products
         rotary = rotary_tables(inputs.rope, weights.frequencies, weights.axes, weights.rotary_scale)
         hidden = inputs.hidden
         for index, layer in enumerate(weights.layers):
-            qkv = F.linear(_normed(hidden, layer.input_norm, eps), layer.qkv, layer.qkv_bias)
+            qkv = products.norm_linear(hidden, layer.input_norm, layer.qkv, layer.qkv_bias)
             attended = self._attention(index, qkv, rotary, inputs)
             if index == len(weights.layers) - 1:
                 hidden, attended = take_rows(hidden, attended, inputs.keep)
-            hidden.addmm_(attended, layer.out.t())
-            both = F.linear(_normed(hidden, layer.post_norm, eps), layer.gate_up)
-            active = both.new_empty(both.shape[0], both.shape[1] // 2)
-            silu_and_mul(both, active)
-            hidden.addmm_(active, layer.down.t())
-        _to_float(_normed(hidden, weights.norm, eps), weights.head, logits)
+            products.add(attended, layer.out, hidden)
+            both = products.norm_linear(hidden, layer.post_norm, layer.gate_up)
+            products.silu_add(both, layer.down, hidden)
+        products.logits(hidden, weights.norm, weights.head, logits)
 
     def _attention(self, index: int, qkv: Tensor, rotary: tuple[Tensor, Tensor], inputs: FlatInputs) -> Tensor:
         """Store keys and values, and return the attention [T, heads * D]. qkv: [T, (heads + 2 kv_heads) * D]."""
         layer, shape, cached = self._weights.layers[index], self._weights.shape, self._cache.layers[index]
-        qk_norm_rope_store(qkv, layer.q_norm, layer.k_norm, shape.eps, *rotary, cached, inputs.slot_mapping)
+        dependent = self._tuning.dependent
+        qk_norm_rope_store(qkv, layer.q_norm, layer.k_norm, shape.eps, *rotary, cached, inputs.slot_mapping, dependent)
         q = qkv.view(qkv.shape[0], -1, shape.head_dim)[:, : shape.heads]
         out = self._attended[: q.shape[0]]
-        paged_attention(q, cached, inputs.block_tables, inputs.items, inputs.merges, self._scratch, out)
+        paged_attention(
+            q, cached, inputs.block_tables, inputs.items, inputs.merges, self._scratch, out,
+            meta=self._attention_meta, dependent=dependent,
+        )  # fmt: skip
         return out
-
-
-def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    out = torch.empty_like(x)
-    rms_norm(x, weight, eps, out)
-    return out
-
-
-def _to_float(hidden: Tensor, head: Tensor, logits: Tensor) -> None:
-    """Write the product with the head as float32, which on CUDA is how the product is accumulated."""
-    if hidden.is_cuda and hidden.dtype != torch.float32:  # pragma: no cover - CUDA
-        torch.mm(hidden, head.t(), out_dtype=torch.float32, out=logits)
-    else:
-        logits.copy_(F.linear(hidden, head))

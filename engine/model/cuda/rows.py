@@ -3,8 +3,9 @@
 They compute in float32 and round where `engine.model.layers` rounds in half precision, so both paths give the same
 tokens. T is the number of tokens of the step, padding included; rows of inputs may be strided, elements may not. No
 function synchronizes with the host or allocates, except `rotary_tables` without `out`, so all can be captured in a CUDA
-graph. Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; SwiGLU, arXiv:2002.05202; multimodal
-rotary sections, arXiv:2409.12191.
+graph. With `dependent`, a kernel starts while the one ahead of it ends: see `engine.model.cuda.dependent`. Sources:
+RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; SwiGLU, arXiv:2002.05202; multimodal rotary sections,
+arXiv:2409.12191.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
 
 # Elements that a program of silu_and_mul handles.
 ELEMENTS = 1024
@@ -23,7 +26,10 @@ MOST_HEADS = 8
 
 
 @triton.jit
-def _rms_norm(x, weight, out, eps, x_stride, out_stride, N: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x, weight, out, eps, x_stride, out_stride, N: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr
+):  # fmt: skip
+    wait_for_kernels_ahead(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < N
@@ -33,12 +39,15 @@ def _rms_norm(x, weight, out, eps, x_stride, out_stride, N: tl.constexpr, BLOCK:
     tl.store(out + row * out_stride + columns, values.to(out.dtype.element_ty), mask=inside)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor) -> None:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, dependent: bool = False) -> None:
     """Write the RMSNorm of x [T, n] with `weight` [n] into `out` [T, n], which may be x."""
     size = x.shape[1]
     block = triton.next_power_of_2(size)
     warps = min(max(block // 512, 1), 8)
-    _rms_norm[(x.shape[0],)](x, weight, out, eps, x.stride(0), out.stride(0), N=size, BLOCK=block, num_warps=warps)
+    _rms_norm[(x.shape[0],)](
+        x, weight, out, eps, x.stride(0), out.stride(0),
+        N=size, BLOCK=block, num_warps=warps, **launch_options(dependent),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -66,8 +75,9 @@ def _qk_norm_rope_store(
     qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mapping,
     qkv_stride, block_stride, value_stride, head_stride, offset_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr,
-    BLOCK: tl.constexpr, NORM: tl.constexpr,
+    BLOCK: tl.constexpr, NORM: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernels_ahead(DEPENDENT)
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     q_parts: tl.constexpr = (HEADS + BLOCK - 1) // BLOCK
     kv_parts: tl.constexpr = (KV_HEADS + BLOCK - 1) // BLOCK
@@ -101,6 +111,7 @@ def qk_norm_rope_store(
     sin: Tensor,
     layer: Tensor,
     slot_mapping: Tensor,
+    dependent: bool = False,
 ) -> None:
     """Normalize and rotate the queries in place; normalize and rotate the keys and store keys and values in the cache.
 
@@ -118,11 +129,13 @@ def qk_norm_rope_store(
         qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mapping,
         qkv.stride(0), layer.stride(0), layer.stride(1), layer.stride(2), layer.stride(3),
         HEADS=heads, KV_HEADS=kv_heads, D=dim, PAGE=page, BLOCK=block, NORM=q_weight is not None, num_warps=warps,
+        **launch_options(dependent),
     )  # fmt: skip
 
 
 @triton.jit
-def _silu_and_mul(x, out, x_stride, out_stride, N: tl.constexpr, BLOCK: tl.constexpr):
+def _silu_and_mul(x, out, x_stride, out_stride, N: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr):
+    wait_for_kernels_ahead(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < N
@@ -133,11 +146,13 @@ def _silu_and_mul(x, out, x_stride, out_stride, N: tl.constexpr, BLOCK: tl.const
     tl.store(out + row * out_stride + columns, (gate * right).to(out.dtype.element_ty), mask=inside)
 
 
-def silu_and_mul(x: Tensor, out: Tensor) -> None:
+def silu_and_mul(x: Tensor, out: Tensor, dependent: bool = False) -> None:
     """Write silu(x[:, :n]) * x[:, n:] into `out` [T, n], for x [T, 2 n]."""
     rows, size = out.shape
     block = min(triton.next_power_of_2(size), ELEMENTS)
-    _silu_and_mul[(rows, triton.cdiv(size, block))](x, out, x.stride(0), out.stride(0), N=size, BLOCK=block)
+    _silu_and_mul[(rows, triton.cdiv(size, block))](
+        x, out, x.stride(0), out.stride(0), N=size, BLOCK=block, **launch_options(dependent)
+    )  # fmt: skip
 
 
 @triton.jit

@@ -6,7 +6,7 @@ cores, which accumulate in float32. Where a weight has too few rows to fill a ca
 each writes a float32 partial, and the last to arrive adds them in their order, so equal inputs give equal bits.
 
 On compute capability 9.0 and above a program starts before the kernel ahead of it has ended (programmatic dependent
-launch): weights never change, and `gdc_wait` stands before everything that does. OVERLAP: "off"; "on", nothing is read
+launch): weights never change, and the wait stands before everything that does. OVERLAP: "off"; "on", nothing is read
 before; "tile", a first tile is held in registers; "prefetch", PREFETCH bytes of each row are fetched into the L2.
 """
 
@@ -18,7 +18,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
 
 MOST_TOKENS = 16
 MOST_PARTS = 8  # of SPLIT
@@ -29,9 +30,6 @@ NORM_SCALE = tl.constexpr(2.0**-4)
 PREFETCH = tl.constexpr(1024)  # bytes
 PREFETCH_STEP = tl.constexpr(64)  # bytes
 
-# By (T, N, K): the tiles measured as the fastest. `default_meta` serves other shapes.
-META: dict[tuple[int, int, int], dict[str, Any]] = {}
-
 
 def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
     """Return tiles for a product of `tokens` tokens with a weight [n, k]."""
@@ -39,11 +37,6 @@ def default_meta(tokens: int, n: int, k: int) -> dict[str, Any]:
         return {"BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "OVERLAP": "tile", "num_warps": 4}
     split = 4 if n <= 4096 else 1
     return {"BLOCK_N": 64, "BLOCK_K": 128, "SPLIT": split, "STAGES": 4, "OVERLAP": "on", "num_warps": 4}
-
-
-def use_skinny(tokens: int, n: int, k: int) -> bool:
-    """Return whether these products are faster than cuBLAS for a weight [n, k]. Not measured yet: up to 8 tokens."""
-    return tokens <= 8
 
 
 class Scratch(NamedTuple):
@@ -104,9 +97,8 @@ def _launch(
     add: bool,
 ) -> None:
     tokens, (n, k) = x.shape[0], weight.shape
-    meta = dict(meta or META.get((tokens, n, k)) or default_meta(tokens, n, k))
+    meta = dict(meta or default_meta(tokens, n, k))
     block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
-    overlap = meta["OVERLAP"] != "off" and _may_overlap()
     blocks = triton.cdiv(k, block_k)
     per_part = triton.cdiv(blocks, meta.pop("SPLIT"))
     parts = triton.cdiv(blocks, per_part)
@@ -116,15 +108,8 @@ def _launch(
     _skinny[(triton.cdiv(n, block_n), parts)](
         x, weight, bias, norm_weight, out, partials, counters, eps, tokens, n, k, per_part, x.stride(0), out.stride(0),
         TOKENS=1 if tokens == 1 else MOST_TOKENS, SILU=x.shape[1] == 2 * k, ADD=add, PARTS=parts,
-        EVEN_N=n % block_n == 0, EVEN_K=k % block_k == 0, DEPENDENT=overlap, **meta,
-        **({"launch_pdl": True} if overlap else {}),
+        EVEN_N=n % block_n == 0, EVEN_K=k % block_k == 0, **meta, **launch_options(meta["OVERLAP"] != "off"),
     )  # fmt: skip
-
-
-def _may_overlap() -> bool:
-    if triton.knobs.runtime.interpret:
-        return False
-    return bool(triton.runtime.driver.active.get_current_target().arch >= 90)
 
 
 @triton.jit
@@ -202,11 +187,9 @@ def _skinny(
     early: tl.constexpr = BLOCK_K if OVERLAP == "tile" else 0
     if early:
         first = _weight_tile(weight, read_rows, start, k, BLOCK_K, EVEN_K)
-    if DEPENDENT:
-        if OVERLAP == "prefetch":
-            _prefetch(weight, read_rows, start, k)
-        gdc_launch_dependents()
-        gdc_wait()
+    if DEPENDENT and OVERLAP == "prefetch":
+        _prefetch(weight, read_rows, start, k)
+    wait_for_kernels_ahead(DEPENDENT)
     acc = tl.zeros([BLOCK_N, BLOCK_K if TOKENS == 1 else TOKENS], tl.float32)
     squares = tl.zeros([TOKENS, BLOCK_K], tl.float32)
     for column in tl.range(start + early, end, BLOCK_K, num_stages=STAGES):

@@ -27,6 +27,7 @@ from engine.model.cuda.forward import FlatForward, FlatInputs
 from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import parameters_of
 from engine.model.cuda.streams import Streams
+from engine.model.cuda.tuning import Tuning, tuning_for
 from engine.model.cuda.weights import FlatWeights, Shape
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import blocks_for
@@ -57,7 +58,7 @@ class FlatStep:
     """Computes the steps of one model on its device. Used by the engine's thread only, which gets a stream of its own.
 
     rows: running sequences at most; longest_step, longest_context: in tokens; report: receives the progress of
-    capturing; graphs: whether to capture.
+    capturing; graphs: whether to capture; tuning: by default the fastest for the device.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class FlatStep:
         longest_context: int,
         report: Callable[[Progress], None],
         graphs: bool = True,
+        tuning: Tuning | None = None,
     ) -> None:
         shape, self._weights = weights.shape, weights
+        tuning = tuning or tuning_for(shape.device)
         device, on_cuda = shape.device, shape.device.type == "cuda"
         self._streams = Streams(device)
-        self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows))
+        self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
         largest = self._layout(longest_step)
         self._tables = RowTables(self._limits, parameters_of)
         self._device_tables = torch.zeros(rows + 1, self._limits.blocks, dtype=torch.int32, device=device)
@@ -83,7 +86,7 @@ class FlatStep:
         self._chooser = Chooser(largest.sampled, shape.vocabulary, device)
         partials = self._limits.planner.max_partials(largest.tokens)
         scratch = Scratch.empty(partials, shape.heads, shape.head_dim, device)
-        self._forward = FlatForward(weights, cache, scratch, largest.tokens)
+        self._forward = FlatForward(weights, cache, scratch, largest.tokens, tuning)
         self._graphs = Graphs()
         if graphs and on_cuda:  # pragma: no cover - CUDA
             self._capture_all(graph_buckets(longest_step), report)
@@ -176,12 +179,12 @@ def _layout(limits: Limits, tokens: int) -> Layout:
     return Layout(tokens, limits)
 
 
-def planner_for(shape: Shape, rows: int) -> AttentionPlanner:
+def planner_for(shape: Shape, rows: int, part_keys: int) -> AttentionPlanner:
     """Return the planner of attention for a model on its device."""
     multiprocessors = 4  # of a processor in the interpreter, which pays for idle items too
     if shape.device.type == "cuda":  # pragma: no cover - CUDA
         multiprocessors = torch.cuda.get_device_properties(shape.device).multi_processor_count
-    return AttentionPlanner(shape.heads, shape.kv_heads, multiprocessors, rows)
+    return AttentionPlanner(shape.heads, shape.kv_heads, multiprocessors, rows, part_keys=part_keys)
 
 
 def bucket_of(tokens: int) -> int:

@@ -2,7 +2,8 @@
 
 Run as a program without TRITON_INTERPRET: `python -m tests.engine.model.cuda.compile_kernels MODULE:FUNCTION`, where
 the function launches kernels on CPU tensors. The launches compile for each architecture and run nothing. Prints one
-JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes"}.
+JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes", "early_accesses"}; the
+last is how many accesses of global memory stand before the wait for the kernels ahead, None without such a wait.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[4]
 ARCHITECTURES = (80, 89, 90)
+WAIT = "ACQBULK"  # griddepcontrol.wait in SASS
+ACCESS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/.*\b(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG|RED)\.")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
@@ -77,16 +80,22 @@ def main(function):
 
 
 def resources(binary):
-    """Return registers and spilled bytes of a thread, and shared memory of a program in bytes."""
+    """Return what `compiled_by` promises of a kernel."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     registers, stack, local = map(int, USAGE.search(listed).groups())
-    return {"registers": registers, "spilled_bytes": stack + local, "shared_bytes": binary.metadata.shared}
+    ahead, waits, _ = listed.partition(WAIT)
+    return {
+        "registers": registers,
+        "spilled_bytes": stack + local,
+        "shared_bytes": binary.metadata.shared,
+        "early_accesses": sum(map(bool, map(ACCESS.match, ahead.splitlines()))) if waits else None,
+    }
 
 
 if __name__ == "__main__":

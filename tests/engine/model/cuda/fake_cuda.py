@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from benchmarks.card import flat_steps
 from benchmarks.cuda_step import weights_of
 from engine.model.cuda import step as step_module
+from engine.model.cuda.tuning import Tuning
 from tests.engine.model.cuda.launches import launches_of
 
 ROWS, CHUNK = 64, 256
@@ -58,7 +59,10 @@ def without_driver():
     # The host's tensors are fake too; what it writes into them goes nowhere.
     FakeTensor.numpy = lambda tensor: np.zeros(tensor.shape, np.int32)
     planner = step_module.AttentionPlanner
-    step_module.planner_for = lambda shape, rows: planner(shape.heads, shape.kv_heads, 132, rows)
+    step_module.planner_for = lambda shape, rows, part_keys: planner(
+        shape.heads, shape.kv_heads, 132, rows, part_keys=part_keys
+    )
+    step_module.tuning_for = lambda device: Tuning()
 
 
 def main():

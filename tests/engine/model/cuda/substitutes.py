@@ -9,18 +9,37 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.model.cuda import choosing, forward, step
+from engine.model.cuda import choosing, forward, products, skinny, step
 from engine.model.layers import rotate
 from engine.model.sampler import BELOW_ONE
 
 
-def rms_norm(x, weight, eps, out):
+def rms_norm(x, weight, eps, out, dependent=False):
     out.copy_(F.rms_norm(x, x.shape[-1:], weight, eps))
 
 
-def silu_and_mul(x, out):
+def silu_and_mul(x, out, dependent=False):
     left, right = x.chunk(2, dim=-1)
     out.copy_(F.silu(left) * right)
+
+
+def skinny_linear(x, weight, bias, norm_weight, eps, out, scratch=None, meta=None):
+    assert meta["SPLIT"] == 1 or (norm_weight is None and scratch is not None)
+    if norm_weight is not None:
+        x = F.rms_norm(x, x.shape[-1:], norm_weight, eps)
+    out.copy_(F.linear(x, weight, bias))
+
+
+def skinny_add(x, weight, residual, scratch, meta=None):
+    if x.shape[1] == 2 * weight.shape[1]:
+        left, right = x.chunk(2, dim=-1)
+        x = F.silu(left) * right
+    residual += F.linear(x, weight)
+
+
+def tiles_for_any(tokens, weight):
+    """Stand for `products.tiles_for`: multiply every few tokens with the kernels of this package."""
+    return skinny.default_meta(tokens, 2**20, weight.shape[1]) if tokens <= skinny.MOST_TOKENS else None
 
 
 def embed_tokens(ids, last_tokens, embedding, updates, tables, out):
@@ -38,7 +57,7 @@ def rotary_tables(positions, frequencies, axes, scale):
     return angles.cos() * scale, angles.sin() * scale
 
 
-def qk_norm_rope_store(qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mapping):
+def qk_norm_rope_store(qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mapping, dependent=False):
     kv_heads, block, size = layer.shape[2:]
     rows = qkv.view(qkv.shape[0], -1, size)
     heads = rows.shape[1] - 2 * kv_heads
@@ -54,7 +73,7 @@ def qk_norm_rope_store(qkv, q_weight, k_weight, eps, cos, sin, layer, slot_mappi
     layer[slots // block, :, :, slots % block] = rows[:, heads:].unflatten(1, (2, kv_heads))
 
 
-def paged_attention(q, layer, block_tables, items, merges, scratch, out):
+def paged_attention(q, layer, block_tables, items, merges, scratch, out, meta=None, dependent=False):
     kv_heads, block, size = layer.shape[2:]
     group = q.shape[1] // kv_heads
     parts: dict[tuple[int, int], list] = {}
@@ -96,7 +115,10 @@ class Sampler:
 
 def put_in_place(monkeypatch):
     """Replace the kernels of the flat step for one test."""
-    for kernel in (rms_norm, silu_and_mul, rotary_tables, qk_norm_rope_store, paged_attention, take_rows):
+    for kernel in (rotary_tables, qk_norm_rope_store, paged_attention, take_rows):
         monkeypatch.setattr(forward, kernel.__name__, kernel)
+    for kernel in (rms_norm, silu_and_mul, skinny_linear, skinny_add):
+        monkeypatch.setattr(products, kernel.__name__, kernel)
+    monkeypatch.setattr(products, "tiles_for", tiles_for_any)
     monkeypatch.setattr(step, "embed_tokens", embed_tokens)
     monkeypatch.setattr(choosing, "Sampler", Sampler)

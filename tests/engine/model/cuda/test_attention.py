@@ -136,7 +136,7 @@ def launch_real_shapes():
             for last_merges in (False, True):
                 paged_attention(
                     q, layer, integers, integers.view(-1, 8), integers.view(-1, 4), scratch, out,
-                    meta={**META, "LAST_MERGES": last_merges},
+                    meta={**META, "LAST_MERGES": last_merges}, dependent=True,
                 )  # fmt: skip
 
 
@@ -148,4 +148,5 @@ def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
         assert len(found[architecture]) == 12
         for kernel in found[architecture]:
             assert kernel["spilled_bytes"] == 0, (architecture, kernel)
+            assert kernel["early_accesses"] == (0 if architecture >= 90 else None), (architecture, kernel)
             assert programs * (kernel["shared_bytes"] + 1024) <= shared * 1024, (architecture, kernel)

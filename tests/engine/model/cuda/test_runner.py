@@ -5,6 +5,7 @@ import torch
 
 from engine.errors import StartError
 from engine.loading.loader import load_model
+from engine.model.cuda import products
 from engine.model.cuda.runner import CudaRunner
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
@@ -84,8 +85,11 @@ def test_a_graph_that_differs_from_its_kernels_stops_the_start(text_folder, torc
 
 
 @pytest.mark.slow
-def test_the_kernels_give_the_answers_of_generate(text_model, text_folder):
-    """The same with the Triton kernels, for two short answers in one batch."""
+@pytest.mark.parametrize("skinny", [False, True])
+def test_the_kernels_give_the_answers_of_generate(skinny, text_model, text_folder, monkeypatch):
+    """The same with the Triton kernels, for two short answers in one batch; their products too, or those of torch."""
+    if skinny:
+        monkeypatch.setattr(products, "tiles_for", substitutes.tiles_for_any)
     questions = ["Привет", "Напиши объявление: диван"]
     driver = Driver(*text_runner(text_folder))
     sequences = [driver.submit(chat(text), 4) for text in questions]

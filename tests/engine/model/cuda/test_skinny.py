@@ -111,12 +111,11 @@ def test_a_product_with_a_norm_is_not_split(device, scratch):
         skinny_linear(x, weight, None, None, EPS, out, None, tiles(16, 32, 2))
 
 
-def test_real_shapes_have_tiles(device, scratch):
-    """Those chosen without a table fit the limits of the scratch."""
+def test_real_shapes_have_tiles():
+    """They fit the limits of the scratch."""
     for tokens in (1, 2, 4, 8, 16):
         for n, k in ((6144, 4096), (4096, 12_288), (3584, 18_944), (152_064, 3584)):
-            meta = skinny.META.get((tokens, n, k)) or skinny.default_meta(tokens, n, k)
-            assert meta["SPLIT"] <= skinny.MOST_PARTS
+            assert skinny.default_meta(tokens, n, k)["SPLIT"] <= skinny.MOST_PARTS
 
 
 def launch_real_shapes():
