@@ -1,9 +1,13 @@
 """Time the flat step on a GPU: weights of the real shapes with random values, no model library, no scheduler.
 
     python -m benchmarks.cuda_step [--shape 8b|7b|tiny] [--rows 1,8,64,128] [--chunk 0,256] [--context 300] [--profile]
+    python -m benchmarks.cuda_step --variants plain,skinny,skinny+dependent --rows 1,8,16,64 --chunk 0
 
 Each point launches steps one ahead, as the engine does, and prints the time of one step, tokens per second, the share
 of the time that reading the weights takes at the copy bandwidth of this device, and the host's time to launch a step.
+With --variants, each point is measured with each `Tuning`, and a table of them ends the output. A variant is "default",
+or some of skinny, dependent, last (merges) and part64, part128, ... (keys of the shortest part) joined by +; "plain" is
+none of them.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -21,7 +26,9 @@ from typing import Any
 import torch
 
 from benchmarks.harness.command_line import whole_numbers
+from engine.model.cuda.batch import LARGEST_GRAPH
 from engine.model.cuda.step import FlatStep, Launched
+from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights, LayerWeights, Shape
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
@@ -124,13 +131,24 @@ class Engine:
     """A step with as many sequences as it takes, all of them decoding."""
 
     def __init__(
-        self, weights: FlatWeights, rows: int, context: int, chunk: int, steps: int, top_p: float = 1.0
+        self,
+        weights: FlatWeights,
+        rows: int,
+        context: int,
+        chunk: int,
+        steps: int,
+        top_p: float = 1.0,
+        tuning: Tuning | None = None,
+        longest_step: int = LARGEST_GRAPH,
     ) -> None:
         shape = weights.shape
         longest = 2 * context + steps + chunk + BLOCK
         blocks = 1 + (rows + 1) * -(-longest // BLOCK)
         self.cache = KVCache(shape.layers, blocks, shape.kv_heads, shape.head_dim, shape.dtype, shape.device)
-        self.step = FlatStep(weights, self.cache, rows + 1, max(rows + chunk, 512), longest, lambda progress: None)
+        longest_step = max(rows + chunk, longest_step)
+        self.step = FlatStep(
+            weights, self.cache, rows + 1, longest_step, longest, lambda progress: None, tuning=tuning
+        )  # fmt: skip
         rng, self._next = random.Random(0), 1
         self._chunk, self._longest = chunk, longest
         self._sampling = SimpleNamespace(
@@ -201,6 +219,42 @@ def profile(engine: Engine, steps: int = 10) -> str:
     return table
 
 
+def tuning_of(variant: str) -> Tuning | None:
+    """Return the tuning that a name means. Raises ValueError for an unknown one."""
+    if variant == "default":
+        return None
+    wanted = {"skinny": False, "dependent": False, "last_merges": False}
+    part_keys = Tuning().part_keys
+    for name in [] if variant == "plain" else variant.split("+"):
+        if found := re.fullmatch(r"part(\d+)", name):
+            part_keys = int(found[1])
+        elif name in ("skinny", "dependent", "last"):
+            wanted["last_merges" if name == "last" else name] = True
+        else:
+            raise ValueError(f"no such variant: {name}")
+    return Tuning(**wanted, part_keys=part_keys)
+
+
+def compare(weights: FlatWeights, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of a step at each point, by variant. Captures no more graphs than a point needs."""
+    table: dict[str, dict[str, float]] = {}
+    for variant in options.variants:
+        table[variant] = {}
+        for rows in options.rows:
+            for chunk in options.chunk:
+                engine = Engine(
+                    weights, rows, options.context, chunk, options.steps + 40, options.top_p, tuning_of(variant), 1
+                )
+                table[variant][f"{rows}+{chunk}"] = found = measure(engine, options.steps)["step_ms"]
+                print(f"{variant}, {rows} rows, chunk {chunk}: {found:.3f} ms", flush=True)
+                del engine
+    width = max(map(len, table))
+    print(f"{'step, ms':<{width}}", *(f"{point:>8}" for point in next(iter(table.values()))))
+    for variant, points in table.items():
+        print(f"{variant:<{width}}", *(f"{value:>8.3f}" for value in points.values()), flush=True)
+    return table
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure every point and print it; with --results, write all as JSON too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -213,12 +267,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--top-p", type=float, default=1.0, help="of every row; below 1 they are ranked")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--variants", type=lambda text: text.split(","), default=[], help="compare these")
     parser.add_argument("--results", type=Path)
     options = parser.parse_args(argv)
     weights = weights_of(options.shape, options.device, getattr(torch, options.dtype))
     bandwidth, size = copy_bandwidth(options.device), bytes_of(weights)
     print(f"{options.shape}: {size / 1e9:.2f} GB a step; copy {bandwidth / 1e9:.0f} GB/s", flush=True)
     points: dict[str, Any] = {"bytes": size, "bandwidth": bandwidth}
+    if options.variants:
+        points["step_ms"] = compare(weights, options)
+        if options.results:
+            options.results.write_text(json.dumps(points, indent=1) + "\n", encoding="utf-8")
+        return 0
     for rows in options.rows:
         for chunk in options.chunk:
             began = time.perf_counter()

@@ -18,6 +18,7 @@ from benchmarks.cuda_step import bytes_of, weights_of
 from benchmarks.harness.bandwidth import copy_bandwidth, floor_seconds
 from engine.model.cuda.batch import graph_buckets
 from engine.model.cuda.step import FlatStep
+from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
@@ -70,9 +71,11 @@ class Steps:
         reader.token_ids += [1] * (tokens - decode - len(reader.token_ids))
         return Plan(rows, [(reader, tokens - decode)])
 
-    def step(self, rows: int, longest_step: int, graphs: bool) -> FlatStep:
+    def step(self, rows: int, longest_step: int, graphs: bool, tuning: Tuning | None = None) -> FlatStep:
         """Return a flat step over the weights and the cache."""
-        return FlatStep(self.weights, self.cache, rows, longest_step, self.longest, lambda progress: None, graphs)
+        return FlatStep(
+            self.weights, self.cache, rows, longest_step, self.longest, lambda progress: None, graphs, tuning
+        )  # fmt: skip
 
 
 def flat_steps(options: Options) -> Rows:
