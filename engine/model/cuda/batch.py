@@ -28,6 +28,8 @@ FINE_STEP, FINE_UNTIL = 8, 256  # products of that many tokens cost more with ea
 COARSE_STEP = 16
 LARGEST_GRAPH = 512  # tokens; a larger step has enough work for each kernel that launching them one by one costs little
 EAGER_STEP = 64
+# Each input begins at a multiple of so many numbers, 16 bytes: Triton compiles kernels anew for pointers that do not.
+ALIGNMENT = 4
 # The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
 BELOW_ONE = 1.0 - 2.0**-23
 
@@ -37,6 +39,20 @@ def graph_buckets(longest: int = LARGEST_GRAPH) -> list[int]:
     fine = range(FINE_STEP, FINE_UNTIL + 1, FINE_STEP)
     coarse = range(FINE_UNTIL + COARSE_STEP, LARGEST_GRAPH + 1, COARSE_STEP)
     return [tokens for tokens in (*FEWEST_TOKENS, *fine, *coarse) if tokens <= longest]
+
+
+def bucket_of(tokens: int) -> int:
+    """Return the number of tokens that a step of `tokens` tokens is padded to."""
+    buckets = graph_buckets()
+    if tokens <= buckets[-1]:
+        return next(bucket for bucket in buckets if bucket >= tokens)
+    return -(-tokens // EAGER_STEP) * EAGER_STEP
+
+
+def all_buckets(longest: int) -> list[int]:
+    """Return the numbers of tokens that steps of at most `longest` tokens are padded to, ascending."""
+    last = bucket_of(longest)
+    return [*graph_buckets(last), *range(LARGEST_GRAPH + EAGER_STEP, last + 1, EAGER_STEP)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +103,7 @@ class Layout:
     @property
     def size(self) -> int:
         """The size of the buffer, in numbers."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
+        return sum(_aligned(math.prod(shape)) for shape in self.shapes.values())
 
     def views(self, buffer: Buffer) -> dict[str, Buffer]:
         """Return the inputs by name as views of a buffer, an array of NumPy or a tensor."""
@@ -95,7 +111,7 @@ class Layout:
         for name, shape in self.shapes.items():
             size = math.prod(shape)
             views[name] = buffer[first : first + size].reshape(shape)
-            first += size
+            first += _aligned(size)
         return views
 
 
@@ -160,6 +176,10 @@ class StepInputs:
         if sequence.positions is not None and start < sequence.num_prompt:
             prompt = sequence.positions[:, start : min(end, sequence.num_prompt)].numpy()
             self["rope"][:, token : token + prompt.shape[1]] = prompt
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _number(sequence: Sequence) -> float:

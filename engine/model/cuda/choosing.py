@@ -91,6 +91,14 @@ class Chooser:
         for ranked in (False, True):
             self._graphs.capture((rows, ranked), partial(self.sample, rows, ranked, inputs))
 
+    def warm_up(self, rows: int, inputs: dict[str, Tensor]) -> None:
+        """Launch once what only some steps launch; the logits and results mean nothing afterwards."""
+        for ranked in (False, True):
+            self.sample(rows, ranked, inputs)
+        index = self._index([0])
+        log_probabilities(self.logits[index], self._result[0][index], 1)
+        allow_tokens(self.logits, index, to_device(torch.zeros(1, 1, dtype=torch.int32), self.logits.device))
+
     def _adjust(self, sequences: list[Sequence]) -> None:
         """Apply bias, penalties and grammars to the rows that have any."""
         masked: list[int] = []

@@ -317,7 +317,8 @@ def draw(
     tl.store(last_tokens + slot, token.to(last_tokens.dtype.element_ty), mask=slot >= 0)
 
 
-@triton.jit
+# Whatever the width of a bitmask: the same program.
+@triton.jit(do_not_specialize=["words_stride", "size"])
 def mask_row(logits, rows, words, row_stride, words_stride, size, V, BLOCK: tl.constexpr):
     """Set the logits of a row to -inf whose bit in the row's words is 0, or which have no bit."""
     index = tl.program_id(0)

@@ -10,6 +10,7 @@ one, which reads them on the device.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -20,7 +21,7 @@ from torch import Tensor
 from engine.model.choice import Choice
 from engine.model.cuda.attention import Scratch
 from engine.model.cuda.attention_plan import AttentionPlanner
-from engine.model.cuda.batch import EAGER_STEP, Layout, Limits, RowTables, StepInputs, graph_buckets
+from engine.model.cuda.batch import Layout, Limits, RowTables, StepInputs, all_buckets, bucket_of, graph_buckets
 from engine.model.cuda.choosing import Choices, Chooser
 from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
@@ -37,6 +38,9 @@ from engine.types import Progress
 
 # Writes the embeddings of images over those of their tokens in the hidden states [T, hidden] of a step.
 InsertImages = Callable[[Tensor], None]
+# Steps that no graph replays are launched once before the first request, so many sizes of them at most: Triton has
+# compiled for all after a few, and the libraries of torch load what they choose for a size when it is first used.
+MOST_WARM_UPS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,15 @@ class Launched:
             return []
         rows = zip(self.sequences, self.choices.collect(), strict=True)
         return [(sequence, order, choice) for (sequence, order), choice in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What was captured: the numbers of tokens that have a graph, ascending; how long it took, and what it reserved."""
+
+    tokens: tuple[int, ...] = ()
+    seconds: float = 0.0
+    nbytes: int = 0
 
 
 class FlatStep:
@@ -76,6 +89,7 @@ class FlatStep:
         tuning = tuning or tuning_for(shape.device)
         device, on_cuda = shape.device, shape.device.type == "cuda"
         self._streams = Streams(device)
+        self._longest_step = longest_step
         self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
         largest = self._layout(longest_step)
         self._tables = RowTables(self._limits, parameters_of)
@@ -88,6 +102,7 @@ class FlatStep:
         scratch = Scratch.empty(partials, shape.heads, shape.head_dim, device)
         self._forward = FlatForward(weights, cache, scratch, largest.tokens, tuning)
         self._graphs = Graphs()
+        self.captured = Captured()
         if graphs and on_cuda:  # pragma: no cover - CUDA
             self._capture_all(graph_buckets(longest_step), report)
 
@@ -95,11 +110,6 @@ class FlatStep:
     def logits(self) -> Tensor:
         """The logits of the last step, float32 [rows, vocabulary]; of its sampled rows, adjusted where they ask."""
         return self._chooser.logits
-
-    @property
-    def captured(self) -> list[int]:
-        """The numbers of tokens that have a graph, ascending."""
-        return sorted(self._graphs)
 
     @torch.inference_mode()
     def launch(self, plan: Plan, insert_images: InsertImages | None = None) -> Launched:
@@ -116,6 +126,19 @@ class FlatStep:
             if done:
                 choices = self._chooser.choose(done, layout.views(self._device_inputs), self._bucket_of_rows(len(done)))
             return Launched([(sequence, sequence.order) for sequence in done], choices)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Launch once what has no graph, so that no request waits for a kernel to be compiled."""
+        sizes = [tokens for tokens in all_buckets(self._longest_step) if tokens not in self._graphs]
+        few = sizes[:: -(-len(sizes) // MOST_WARM_UPS) or 1]
+        with self._streams.turn(urgent=False):
+            self._device_inputs.zero_()
+            for tokens in reversed(few):
+                self._compute(self._layout(tokens))
+            rows = self._layout(self._longest_step).sampled
+            self._chooser.warm_up(rows, self._layout(1).views(self._device_inputs))
+        self.forget()
 
     def forget(self) -> None:
         """Forget what the device knows of the block tables, as after a step that failed."""
@@ -165,6 +188,8 @@ class FlatStep:
     @torch.inference_mode()
     def _capture_all(self, buckets: list[int], report: Callable[[Progress], None]) -> None:  # pragma: no cover - CUDA
         """Capture a graph for each bucket, the largest first: the others reuse its memory."""
+        device, began = self._device_inputs.device, time.perf_counter()
+        reserved = torch.cuda.memory_reserved(device)
         self._device_inputs.zero_()
         for done, tokens in enumerate(reversed(buckets)):
             report(Progress(f"capturing CUDA graphs, {done} of {len(buckets)}"))
@@ -172,6 +197,8 @@ class FlatStep:
             self._graphs.capture(tokens, partial(self._compute, layout))
         for rows in {self._bucket_of_rows(rows) for rows in buckets}:
             self._chooser.capture(rows, self._layout(1).views(self._device_inputs))
+        seconds = time.perf_counter() - began
+        self.captured = Captured(tuple(sorted(self._graphs)), seconds, torch.cuda.memory_reserved(device) - reserved)
 
 
 @cache
@@ -185,11 +212,3 @@ def planner_for(shape: Shape, rows: int, part_keys: int) -> AttentionPlanner:
     if shape.device.type == "cuda":  # pragma: no cover - CUDA
         multiprocessors = torch.cuda.get_device_properties(shape.device).multi_processor_count
     return AttentionPlanner(shape.heads, shape.kv_heads, multiprocessors, rows, part_keys=part_keys)
-
-
-def bucket_of(tokens: int) -> int:
-    """Return the number of tokens that a step of `tokens` tokens is padded to."""
-    buckets = graph_buckets()
-    if tokens <= buckets[-1]:
-        return next(bucket for bucket in buckets if bucket >= tokens)
-    return -(-tokens // EAGER_STEP) * EAGER_STEP

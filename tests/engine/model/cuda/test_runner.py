@@ -7,6 +7,7 @@ from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model.cuda import products
 from engine.model.cuda.runner import CudaRunner
+from engine.model.cuda.step import Captured
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.model.cuda import substitutes
@@ -65,11 +66,11 @@ def probe(tokens):
     return held
 
 
-def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kernels, monkeypatch):
+def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kernels):
     """Every captured number of tokens is tried, as far as a context is that long."""
     _, cuda = text_runner(text_folder)
     tried = []
-    monkeypatch.setattr(type(cuda._step), "captured", [1, 8, CONTEXT])
+    cuda._step.captured = Captured((1, 8, CONTEXT))
     cuda.check(lambda prompt: tried.append(len(prompt.token_ids)) or probe(len(prompt.token_ids)))
     assert tried == [1, 1, 8, 8]
 
@@ -77,7 +78,7 @@ def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kerne
 def test_a_graph_that_differs_from_its_kernels_stops_the_start(text_folder, torch_kernels, monkeypatch):
     """What a graph replays must be what its kernels compute: a wrong one would be wrong for every client."""
     _, cuda = text_runner(text_folder)
-    monkeypatch.setattr(type(cuda._step), "captured", [8])
+    cuda._step.captured = Captured((8,))
     results = iter([torch.ones(1, 4), torch.ones(1, 4) * 1.1])
     monkeypatch.setattr(cuda, "_probed", lambda sequence, graphs: next(results))
     with pytest.raises(StartError, match="CUDA_GRAPHS=false"):

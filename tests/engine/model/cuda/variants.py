@@ -1,0 +1,86 @@
+"""Lists the variants of the Triton kernels that a start compiles, and those that steps launch afterwards.
+
+Triton compiles a kernel anew for other types of its arguments, for other compile-time constants, for numbers that are 1
+or multiples of 16, and for pointers that are or are not multiples of 16 bytes. Here its own code derives the variant of
+every launch, on CPU tensors, and nothing is compiled or run.
+
+`python -m tests.engine.model.cuda.variants` without TRITON_INTERPRET prints one JSON object: "compiled" and "launched".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import torch
+
+from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver
+
+VARIED_ROWS = 30  # not a multiple of 4
+LONGEST_STEP = 2200
+SIZES = (1, 2, 3, 5, 9, 16, 17, 30, 31, 63, 100, 130, 257, 500, 513, 600, 1000, 1025, 2000, 2200)  # tokens
+BITMASKS = (1, 2, 47, 48)  # words
+
+
+def found():
+    """Return the two lists; runs in a process of its own, since this one may be interpreting."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", __name__]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def main():
+    """Start a flat step, then launch steps of many sizes with every kind of sampling."""
+    import triton
+    from triton.runtime.jit import JITFunction
+
+    from benchmarks.card.flat_steps import Steps
+    from benchmarks.cuda_step import weights_of
+
+    triton.runtime.driver.set_active(CompilingDriver(90))
+    variants = set()
+
+    def record(self, *arguments, grid, warmup, **options):
+        _, _, _, _, binder = self.device_caches[90]
+        _, specialization, chosen = binder(*arguments, **options, debug=False)
+        variants.add(f"{self.fn.__name__} {specialization} {chosen}")
+
+    JITFunction.run = record
+    steps = Steps(weights_of("tiny", "cpu", torch.float32), VARIED_ROWS, LONGEST_STEP)
+    step = steps.step(VARIED_ROWS, LONGEST_STEP, graphs=False)
+    step.warm_up()
+    compiled, launched = set(variants), set()
+    for sampling in kinds():
+        for row in steps._rows:
+            row.sampling = sampling
+            row.adjusts_logits, row.output_counts = sampling.token_mask is not None, {}
+        for tokens in SIZES:
+            variants.clear()
+            step.launch(steps.plan(tokens))
+            launched |= variants
+    print(json.dumps({"compiled": sorted(compiled), "launched": sorted(launched)}))
+
+
+def kinds():
+    """Yield sampling parameters: greedy, plain, ranked, with log probabilities, and with grammars."""
+    plain = {
+        "temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "logprobs": None, "token_mask": None,
+        "logit_bias": None, "repetition_penalty": 1.0,
+    }  # fmt: skip
+    for changes in ({"temperature": 0.0}, {}, {"top_p": 0.9}, {"logprobs": 5}, *map(grammar, BITMASKS)):
+        yield SimpleNamespace(**plain | changes)
+
+
+def grammar(words):
+    """Return parameters with a grammar, whose bitmask has so many words."""
+    mask = torch.full((words,), -1, dtype=torch.int32).numpy()
+    return {"token_mask": SimpleNamespace(bitmask=lambda: mask)}
+
+
+if __name__ == "__main__":
+    main()
