@@ -21,9 +21,10 @@ COMMAND = (
     f"--rootdir={ROOT}", "--import-mode=importlib", "-o", "faulthandler_timeout=40",
 )  # fmt: skip
 WORKERS = ("-n", "4")  # most of the time kernels are compiled, on one core each
-FOLDERS = ("tests/gpu", "tests/engine/model/cuda")
+# Each with the folder whose conftest it needs, and none above.
+FOLDERS = {"tests/gpu": "tests/gpu", "tests/engine/model/cuda": "tests/engine"}
 LINE = re.compile(
-    r"^(?:FAILED|ERROR|SKIPPED|E  )|(?:passed|failed|skipped|collected)(?:,| in )|^[\d.]+s (?:call|setup)"
+    r"^(?:FAILED|ERROR|SKIPPED|E  )|(?:passed|failed|skipped|collected)(?:,| in | \()|^[\d.]+s (?:call|setup)"
 )
 LAST = 20  # lines of a run that was stopped
 
@@ -33,9 +34,9 @@ def gpu_tests(options: Options) -> Rows:
     parallel = WORKERS if importlib.util.find_spec("xdist") and not options.tiny else ()
     only = ("--collect-only", "-q") if options.tiny else ()
     options.results.mkdir(parents=True, exist_ok=True)
-    for folder in FOLDERS:
+    for folder, top in FOLDERS.items():
         log = options.results / f"{folder.replace('/', '_')}.log"
-        command = [sys.executable, *COMMAND, *parallel, f"--confcutdir={folder}", folder, *only]
+        command = [sys.executable, *COMMAND, *parallel, f"--confcutdir={top}", folder, "-m", "not slow", *only]
         status = _run(command, log, options)
         lines = log.read_text(encoding="utf-8").replace("|", "/").splitlines()
         for line in filter(LINE.search, lines) if status is not None else lines[-LAST:]:

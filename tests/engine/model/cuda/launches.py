@@ -75,14 +75,18 @@ class Launches(TorchDispatchMode):
     def with_kernels(self):
         """Count within the block, kernels of Triton too."""
         from triton.runtime.interpreter import GridExecutor
+        from triton.runtime.jit import JITFunction
 
-        run = GridExecutor.__call__
-        GridExecutor.__call__ = lambda kernel, *args, **options: self.counts.update([kernel.fn.__name__])
+        def count(kernel, *args, **options):
+            self.counts.update([kernel.fn.__name__])
+
+        interpret, run = GridExecutor.__call__, JITFunction.run
+        GridExecutor.__call__ = JITFunction.run = count
         try:
             with self:
                 yield self
         finally:
-            GridExecutor.__call__ = run
+            GridExecutor.__call__, JITFunction.run = interpret, run
 
 
 def launches_of(steps, tokens):
