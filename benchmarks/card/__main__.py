@@ -36,6 +36,7 @@ PARTS = (
     "linear",
     "skinny",
     "paged_attention",
+    "few_rows",
 )
 NO_DEVICE = 2
 

@@ -65,13 +65,13 @@ def paged_attention(options: Options) -> Rows:
     yield "copy", {"GB/s": bandwidth / 1e9}
     for model in HEADS:
         for case, sequences in cases(options).items():
-            yield "paged attention", {"model": model, "case": case, **_measured(model, sequences, options, bandwidth)}
+            yield "paged attention", {"model": model, "case": case, **measured(model, sequences, options, bandwidth)}
     variants = [("meta", meta) for meta in METAS] + [("plan", plan) for plan in PLANS]
     for kind, variant in variants[:: options.pick(1, 10)]:
         for model, case in _tuned(kind, variant):
             if case in cases(options):
                 plan, meta = (variant, {}) if kind == "plan" else ({}, variant)
-                row = _measured(model, cases(options)[case], options, bandwidth, plan, meta)
+                row = measured(model, cases(options)[case], options, bandwidth, plan, meta)
                 yield "tuning", {"changed": str(variant), "model": model, "case": case, **row}
 
 
@@ -97,14 +97,20 @@ class _Step(NamedTuple):
     partials: int
 
 
-def _measured(
+def measured(
     model: str,
     sequences: Sequences,
     options: Options,
     bandwidth: float,
     plan: Mapping[str, Any] = MappingProxyType({}),
     meta: Mapping[str, Any] = MappingProxyType({}),
+    dependent: bool = False,
+    timed_seconds: float = 0.01,
 ) -> Row:
+    """Return the time of attention in every layer of a step, and its error.
+
+    plan, meta: what differs from the defaults of the planner and the kernel; timed_seconds: how long to measure.
+    """
     from engine.model.cuda.attention import META, Scratch
     from engine.model.cuda.attention import paged_attention as attend
 
@@ -114,14 +120,15 @@ def _measured(
     out = torch.zeros_like(step.q).flatten(1)
     scratch = Scratch.empty(step.partials, heads, step.q.shape[2], step.q.device)
     calls: list[Work] = [
-        partial(attend, step.q, layer, step.tables, *step.plan, scratch, out, meta=settings) for layer in step.cache
+        partial(attend, step.q, layer, step.tables, *step.plan, scratch, out, meta=settings, dependent=dependent)
+        for layer in step.cache
     ]
     try:
         calls[0]()
     except Exception as error:  # too much shared memory; the next variant goes on
         return {"refused": f"{type(error).__name__}: {error}"[:120]}
     difference = _difference(step, sequences, out)
-    seconds = per_call(calls, options.device)
+    seconds = per_call(calls, options.device, timed_seconds)
     keys = sum(start + tokens for tokens, start in sequences)
     needed = keys * step.cache[0, 0, :, :, 0].nbytes
     row: Row = {"us": seconds * 1e6, "GB/s": needed / seconds / 1e9, "of copy": needed / seconds / bandwidth}

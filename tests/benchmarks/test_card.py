@@ -175,6 +175,17 @@ def test_our_attention_is_compared_with_torch_and_tuned(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_attention_of_few_rows_is_compared_by_its_settings(tmp_path: Path) -> None:
+    """The last rows name the fastest settings of each model and case beside the defaults."""
+    pytest.importorskip("triton")
+    tables = rehearse("few_rows", tmp_path)
+    assert [(row["model"], row["case"]) for row in tables["best"]] == [
+        (model, case) for model in ("8B", "7B") for case in ("1 of 300", "1 of 2k")
+    ]
+    assert all(0 < float(str(row["us"])) <= float(str(row["default us"])) for row in tables["best"])
+
+
+@pytest.mark.slow
 def test_flat_steps_are_compared_with_eager_launches(tmp_path: Path) -> None:
     """Each number of tokens that has a graph; without a card both are the same launches."""
     pytest.importorskip("triton")
