@@ -1,7 +1,7 @@
 # The image of the service: `docker build -t avito-ai:cpu .`, or `--build-arg VARIANT=cuda -t avito-ai:cuda` for a GPU.
 # It contains the two small demo models only; the real ones are mounted at /mnt/data/avito.
 
-# Any image with Python 3.11 to 3.13 and its venv module.
+# Any image with Python 3.11 to 3.13 and its venv module; for CUDA with Python's headers as well.
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 ARG VARIANT=cpu
 
@@ -26,7 +26,7 @@ RUN /installer/bin/pip --python /venv/bin/python install --no-cache-dir --requir
     && /venv/bin/python -c "import sys, torch; sys.exit(f'torch {torch.__version__} is not the build for $VARIANT' if (torch.version.cuda is None) != ('$VARIANT' == 'cpu') else 0)"
 
 # The CPU kernels, compiled for both supported instruction sets, since the machine that runs the image is not known and
-# the image has no compiler. A base image with a C compiler needs no apt.
+# the CPU image has no compiler. A base image with a C compiler needs no apt.
 FROM ${BASE} AS kernels
 ARG VARIANT
 # hadolint ignore=DL3008
@@ -55,14 +55,28 @@ LABEL org.opencontainers.image.title="Avito AI API" \
     org.opencontainers.image.description="Avibe (text) and Avision (images) behind a web page, a JSON API and OpenAI's protocol" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avito-ai
+# The kernels for a GPU are compiled by the first start on it, which needs a compiler and Python's headers.
+# hadolint ignore=DL3008
+RUN if [ "$VARIANT" = cuda ]; then \
+        if ! command -v gcc; then \
+            apt-get update \
+            && apt-get install --yes --no-install-recommends gcc libc6-dev \
+            && rm -rf /var/lib/apt/lists/*; \
+        fi \
+        && headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include", "posix_prefix"))')" \
+        && gcc -fsyntax-only -I "$headers" -include Python.h -x c /dev/null; \
+    fi
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avito-ai \
+    && install --directory --owner=10001 --group=10001 /var/cache/avito-ai
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 WORKDIR /app
-# /tmp is the only writable folder: a tmpfs if the root file system is read-only. The variants are values of DEVICE, so
-# the one without CUDA sets the CPU explicitly, as production requires.
+# Only two folders are written to: /tmp, a tmpfs if the root file system is read-only, and with CUDA the folder of the
+# compiled kernels, which a tmpfs of Docker cannot be, since nothing on it may be executed. The variants are values of
+# DEVICE, so the one without CUDA sets the CPU explicitly, as production requires.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
+    TRITON_CACHE_DIR=/var/cache/avito-ai/triton \
     PYTHONDONTWRITEBYTECODE=1 \
     ENVIRONMENT=production \
     DEVICE=${VARIANT}

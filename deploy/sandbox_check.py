@@ -1,8 +1,8 @@
 """Checks what a start needs, as the service's user and in the sandbox of its unit.
 
 `python -m deploy.sandbox_check` in a release reads its settings and every file of each model folder, and uses the GPU
-once. It prints one line per check; a failed one begins with `Error: ` and has the remedy. The exit status is 1 if a
-check failed.
+once, also with a kernel that it compiles. It prints one line per check; a failed one begins with `Error: ` and has the
+remedy. The exit status is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -91,8 +91,12 @@ def check_gpu(
     installed_gpus: Callable[[], InstalledGpus] = find_gpus,
     torch_support: Callable[[], TorchSupport] = find_torch_support,
     use: Callable[[str], str] | None = None,
+    compile_kernel: Callable[[str], None] | None = None,
 ) -> str:
-    """Return a line about the devices. use: runs a computation on a GPU such as `cuda:0` and returns its name."""
+    """Return a line about the devices.
+
+    use: runs a computation on a GPU such as `cuda:0` and returns its name; compile_kernel: compiles a kernel for it.
+    """
     request = DeviceRequest(settings.model.device, visible, settings.production)
     try:
         chosen = choose_devices(request, settings.model.own_devices, installed_gpus, torch_support).values()
@@ -100,7 +104,8 @@ def check_gpu(
         if not gpus:
             return "The models run on the CPU."
         names = [(use or compute_on_gpu)(gpu) for gpu in gpus]
-        return f"The models run on {' and '.join([*names, *(['the CPU'] if 'cpu' in chosen else [])])}; CUDA works."
+        devices = " and ".join([*names, *(["the CPU"] if "cpu" in chosen else [])])
+        return f"The models run on {devices}; CUDA works{_kernels(gpus, compile_kernel or compile_on_gpu)}."
     except StartError as error:
         hint = "If nvidia-smi shows the GPU, the unit's DeviceAllow lines lack one of its /dev/nvidia* nodes."
         return f"Error: {error} {hint}"
@@ -117,6 +122,26 @@ def compute_on_gpu(device: str) -> str:  # pragma: no cover - CUDA
     if float((ones @ ones)[0, 0]) != 64.0:
         raise RuntimeError("a matrix product was wrong")
     return torch.cuda.get_device_name(device)
+
+
+def compile_on_gpu(device: str) -> None:  # pragma: no cover - CUDA
+    """Compile one of the engine's kernels and run it. Raises what Triton raises if it fails."""
+    import torch
+
+    from engine.model.cuda.runner import prepare_device
+
+    prepare_device(torch.device(device))
+
+
+def _kernels(gpus: list[str], compile_kernel: Callable[[str], None]) -> str:
+    """Return the end of a sentence: whether kernels can be compiled for these GPUs, without which torch computes."""
+    try:
+        for gpu in gpus:
+            compile_kernel(gpu)
+    except Exception as error:  # no compiler, no headers of Python, a folder that is closed
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        return f", but its kernels cannot be compiled, so the models run slower: {reason}"
+    return " and its kernels can be compiled"
 
 
 def _first_closed(path: Path) -> Path:

@@ -15,11 +15,22 @@ missing_system_packages() {
     if [ "$FIREWALL" = yes ]; then has ufw || [ -x /usr/sbin/ufw ] || echo ufw; fi
 }
 
-# Prints the missing packages of the compiler for the CPU kernels.
+# Prints the missing packages of the compiler for the kernels. Those for a GPU are compiled when the service starts, and
+# need Python's headers too.
 missing_compiler_packages() {
-    if ! runs_on_cpu || [ "$(uname -m)" != x86_64 ]; then return; fi
+    if runs_on_cpu && [ "$(uname -m)" != x86_64 ]; then return; fi
     has gcc || echo gcc
     [ -f "$SYSTEM_ROOT/usr/include/stdio.h" ] || echo libc6-dev
+    runs_on_cpu || has_python_headers || python_headers_package
+}
+
+has_python_headers() {
+    [ -n "$PYTHON" ] && "$PYTHON" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include", "posix_prefix"), "Python.h")))'
+}
+
+python_headers_package() {
+    if [ -z "$PYTHON" ]; then echo python3-dev; else "$PYTHON" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])'; fi
 }
 
 # Whether neither model runs on a GPU.
@@ -65,7 +76,7 @@ install_compiler() {
     local missing
     missing="$(missing_compiler_packages | tr '\n' ' ')"
     [ -n "$missing" ] || return 0
-    say "Installing the compiler for the CPU kernels: $missing"
+    say "Installing the compiler for the kernels: $missing"
     # shellcheck disable=SC2086  # one word for each package
     apt_install_packages $missing || warn "apt could not install $missing; see its output above."
 }

@@ -8,9 +8,9 @@ print_plan() {
     FOUND_PYTHON="$(production_python)"
     missing="$(missing_system_packages | tr '\n' ' ')"
     plan_line "$missing" "install the system packages: $missing" "have all system packages"
-    missing="$(missing_compiler_packages | tr '\n' ' ')"
-    [ -z "$missing" ] || say "would install the compiler for the CPU kernels: $missing"
     PYTHON="$FOUND_PYTHON"
+    missing="$(missing_compiler_packages | tr '\n' ' ')"
+    [ -z "$missing" ] || say "would install the compiler for the kernels: $missing"
     check_gpu
     check_model_folders
     [ -z "$PYTHON" ] || check_production_port

@@ -85,7 +85,7 @@ uninstall() {
     cd /
     stop_for_good
     remove_site
-    rm -rf "$PREFIX"
+    rm -rf "$PREFIX" "$CACHE_DIR"
     rm -f "$LOGROTATE_DIR/avito-ai"
     if [ "$purge" = yes ]; then purge_rest; else say "Kept: $CONFIG_DIR, $STATE_DIR, $LOG_DIR and the user $SERVICE_USER (--purge removes them too)."; fi
     say "Avito AI API is removed. Packages that apt installed for it (python3-venv, gcc, nginx, certbot) are kept."

@@ -51,6 +51,7 @@ PYTHON_CASES = """
 *"-m deploy.service url"*) echo http://127.0.0.1:8085; exit ;;
 *"-m deploy.service state"*) [ ! -e "{control}/unready" ]; exit ;;
 *"-m compileall"*) exit ;;
+*"Python.h"*) [ -e "{control}/python-headers" ]; exit ;;
 *"realpath(sys.executable)"*) cat "{control}/python-lies-at"; exit ;;
 """
 

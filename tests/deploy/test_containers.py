@@ -135,13 +135,24 @@ def test_secrets_weights_and_tools_stay_out(path: str) -> None:
 
 
 def test_the_kernels_are_built_for_every_processor_they_are_for() -> None:
-    """They have a stage of their own, so that the final image has neither compiler nor apt."""
+    """They have a stage of their own, so that the final CPU image needs no compiler."""
     stages = text("Dockerfile").split("\nFROM ")
-    (kernels,) = (stage for stage in stages if "apt-get" in stage)
+    kernels, final = (stage for stage in stages if "apt-get" in stage)
     assert kernels.startswith("${BASE} AS kernels")
     (built,) = re.findall(r"python3 build\.py (.*?);", kernels)
     assert set(built.split()) == set(LEVELS)
     assert "COPY --from=kernels /kernels engine/model/kernels" in text("Dockerfile")
+    assert final.index('"$VARIANT" = cuda') < final.index("apt-get")
+
+
+def test_the_kernels_for_a_gpu_have_a_folder_that_may_hold_programs() -> None:
+    """The image's user owns it; Compose keeps it in a volume, since the root file system is read-only."""
+    (environment,) = instructions("ENV")
+    (folder,) = re.findall(r"TRITON_CACHE_DIR=(/\S+)/triton", environment)
+    assert f"install --directory --owner=10001 --group=10001 {folder}" in text("Dockerfile")
+    gpu = yaml.safe_load(text("deploy/compose/gpu.yaml"))
+    assert f"kernels:{folder}" in gpu["services"]["avito-ai"]["volumes"]
+    assert "kernels" in gpu["volumes"]
 
 
 def test_the_health_check_asks_readiness_without_a_shell() -> None:
@@ -267,7 +278,7 @@ def test_a_stop_is_given_the_time_of_the_drain() -> None:
 def test_the_gpu_file_mounts_the_models_where_the_settings_look() -> None:
     """The real models are read-only at the settings' own folders, and one GPU is reserved."""
     service = compose("deploy/compose/gpu.yaml")["services"]["avito-ai"]
-    (mount,) = service["volumes"]
+    mount, _ = service["volumes"]
     folder = mount.split(":")[-2]
     for name in ("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"):
         assert service["environment"][name] == str(SETTING[name].default)

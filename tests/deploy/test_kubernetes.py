@@ -120,6 +120,16 @@ def test_pods_have_no_rights(overlay: str) -> None:
     assert {mount["mountPath"] for mount in cluster.container("cpu-demo")["volumeMounts"]} == {"/tmp"}
 
 
+def test_a_gpu_has_a_folder_for_its_compiled_kernels() -> None:
+    """It can be written to, and is a disk's: the image's user compiles them there before the pod is ready."""
+    mounts = {mount["mountPath"]: mount for mount in cluster.container("gpu")["volumeMounts"]}
+    kernels = mounts["/var/cache/avito-ai"]
+    volumes = cluster.the("gpu", "Deployment")["spec"]["template"]["spec"]["volumes"]
+    (volume,) = [volume for volume in volumes if volume["name"] == kernels["name"]]
+    assert not kernels.get("readOnly")
+    assert volume["emptyDir"].get("medium") != "Memory"
+
+
 @overlays
 def test_what_is_referred_to_exists(overlay: str) -> None:
     """Settings, volumes, accounts and Redis exist under the names that the pods use."""

@@ -197,10 +197,13 @@ def test_an_update_that_does_not_serve_goes_back(box: ProductionBox, tmp_path: P
 
 def test_uninstall_keeps_what_only_the_operator_has(box: ProductionBox) -> None:
     """The service, its releases and units are removed; settings and the user are kept."""
+    cache = box.system / "var/cache/avito-ai"
+    cache.mkdir(parents=True)
     done = box.run("uninstall")
     assert done.returncode == 0
     assert box.serving is None
     assert not box.prefix.exists()
+    assert not cache.exists()
     assert list((box.system / "etc/systemd/system").iterdir()) == []
     assert "DEVICE=cpu" in box.settings
     assert box.run("status").returncode == 4

@@ -1,6 +1,8 @@
-"""`deploy.sh production` on the CPU compiles the kernels into the release, and does not fail without them."""
+"""`deploy.sh production` brings what compiles the kernels, compiles those for the CPU, and does not fail without."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.linux]
 
 DEMO = ("VIBE_MODEL_DIR=demo", "VISION_MODEL_DIR=demo")
 GPU = "echo 'GPU 0: NVIDIA H200 (UUID: GPU-aaaa)'"
+HEADERS = f"python3.{sys.version_info.minor}-dev"
 FAILING_APT = 'case "$*" in *gcc*) echo "E: no such package"; exit 100 ;; esac'
 
 
@@ -37,12 +40,22 @@ def test_a_compiler_that_is_there_is_taken(bare: ProductionBox) -> None:
     assert bare.asked("kernels in") == 1
 
 
-def test_a_gpu_needs_neither_compiler_nor_kernels(bare: ProductionBox) -> None:
-    """A GPU uses torch's kernels."""
+def test_a_gpu_gets_a_compiler_and_the_headers_of_its_python(bare: ProductionBox) -> None:
+    """Its kernels are compiled by the start on that GPU, those for the CPU not at all."""
     bare.tool("nvidia-smi", GPU)
     done = bare.run("production", *DEMO)
     assert done.returncode == 0, done.stderr
-    assert bare.asked("gcc") == bare.asked("kernels in") == 0
+    assert bare.asked(f"install --yes --no-install-recommends gcc libc6-dev {HEADERS}") == 1
+    assert bare.asked("kernels in") == 0
+
+
+def test_headers_that_are_there_are_taken(bare: ProductionBox) -> None:
+    """A Python of one's own usually has them."""
+    bare.tool("nvidia-smi", GPU)
+    bare.say("python-headers")
+    give_compiler(bare)
+    assert bare.run("production", *DEMO).returncode == 0
+    assert bare.asked("gcc") == bare.asked("-dev") == 0
 
 
 def test_another_kind_of_processor_gets_no_compiler(bare: ProductionBox) -> None:
@@ -90,10 +103,10 @@ def test_a_library_of_the_checkout_stays_there(box: ProductionBox) -> None:
     assert not list((box.prefix / "releases" / box.current).rglob("*.so"))
 
 
-@pytest.mark.parametrize(("device", "said"), [("cpu", True), ("auto", False)])
-def test_the_plan_says_what_is_compiled(bare: ProductionBox, device: str, said: bool) -> None:
-    """And the packages for that, if DEVICE is cpu."""
+@pytest.mark.parametrize(("device", "packages"), [("cpu", "gcc libc6-dev"), ("auto", f"gcc libc6-dev {HEADERS}")])
+def test_the_plan_says_what_is_compiled(bare: ProductionBox, device: str, packages: str) -> None:
+    """And the packages for that; for a GPU nothing is compiled before the start."""
     bare.tool("nvidia-smi", GPU)
     plan = bare.run("production", "--dry-run", f"DEVICE={device}", *DEMO).stdout
-    assert ("compile its kernels" in plan) is said
-    assert ("would install the compiler for the CPU kernels: gcc libc6-dev" in plan) is said
+    assert ("compile its kernels" in plan) is (device == "cpu")
+    assert f"would install the compiler for the kernels: {packages} \n" in plan

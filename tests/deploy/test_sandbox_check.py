@@ -90,13 +90,33 @@ def test_the_processor_is_no_trouble() -> None:
     assert "CPU" in sandbox_check.check_gpu(settings(DEVICE="cpu"), None)
 
 
-def gpu_line(installed: InstalledGpus, gpus: int, use: Callable[[str], str]) -> str:
-    return sandbox_check.check_gpu(settings(), None, lambda: installed, lambda: TorchSupport(gpus, "13.0"), use)
+def compiles(gpu: str) -> None:
+    """Stand for a kernel that was compiled."""
+
+
+def gpu_line(
+    installed: InstalledGpus, gpus: int, use: Callable[[str], str], compile_kernel: Callable[[str], None] = compiles
+) -> str:
+    support = TorchSupport(gpus, "13.0")
+    return sandbox_check.check_gpu(settings(), None, lambda: installed, lambda: support, use, compile_kernel)
 
 
 def test_the_gpu_is_used_once() -> None:
     """The GPU must compute, not only be visible."""
-    assert gpu_line(ONE_GPU, 1, lambda gpu: "NVIDIA H200") == "The models run on NVIDIA H200; CUDA works."
+    line = gpu_line(ONE_GPU, 1, lambda gpu: "NVIDIA H200")
+    assert line == "The models run on NVIDIA H200; CUDA works and its kernels can be compiled."
+
+
+def test_kernels_that_cannot_be_compiled_are_no_error() -> None:
+    """The service starts without them; the line says the effect and the reason."""
+
+    def fail(gpu: str) -> None:
+        raise RuntimeError("Failed to find C compiler.\nmore")
+
+    assert gpu_line(ONE_GPU, 1, lambda gpu: "NVIDIA H200", fail) == (
+        "The models run on NVIDIA H200; CUDA works, but its kernels cannot be compiled, so the models run slower: "
+        "Failed to find C compiler."
+    )
 
 
 def test_every_gpu_of_a_model_is_used() -> None:
@@ -106,10 +126,14 @@ def test_every_gpu_of_a_model_is_used() -> None:
 
     def line(**devices: str) -> str:
         chosen = settings(**devices)
-        return sandbox_check.check_gpu(chosen, None, lambda: two, lambda: TorchSupport(2, "13.0"), names.__getitem__)
+        support = TorchSupport(2, "13.0")
+        return sandbox_check.check_gpu(chosen, None, lambda: two, lambda: support, names.__getitem__, compiled.append)
 
-    assert line(VISION_DEVICE="cuda:1") == "The models run on NVIDIA H200 and NVIDIA L4; CUDA works."
-    assert line(VIBE_DEVICE="cuda:1", VISION_DEVICE="cpu") == "The models run on NVIDIA L4 and the CPU; CUDA works."
+    compiled: list[str] = []
+    assert line(VISION_DEVICE="cuda:1").startswith("The models run on NVIDIA H200 and NVIDIA L4; CUDA works and")
+    assert compiled == ["cuda:0", "cuda:1"]
+    both = line(VIBE_DEVICE="cuda:1", VISION_DEVICE="cpu")
+    assert both.startswith("The models run on NVIDIA L4 and the CPU; CUDA works and")
     assert line(VISION_DEVICE="cuda:2").startswith("Error: VISION_DEVICE=cuda:2, but CUDA shows 2 GPUs")
 
 

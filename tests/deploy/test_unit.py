@@ -66,9 +66,16 @@ def test_exposure_is_low():
 def test_cuda_can_work_in_it():
     """No option denies CUDA its devices, generated code or /proc."""
     found = dict(lines())
-    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "PrivateUsers"} & set(found)
+    assert not {"PrivateDevices", "MemoryDenyWriteExecute", "PrivateUsers", "NoExecPaths"} & set(found)
     assert found["ProcSubset"] == "all"
     assert found["DeviceAllow"] == "char-nvidia* rwm"
+
+
+def test_compiled_kernels_are_kept_over_restarts():
+    """Triton writes them into the unit's own cache directory, from where they can be loaded as programs."""
+    (folder,) = [v.partition("=")[2] for n, v in lines() if n == "Environment" and v.startswith("TRITON_CACHE_DIR=")]
+    assert folder == f"/var/cache/{value('CacheDirectory')}/triton"
+    assert not set(dict(lines())) & {"TemporaryFileSystem", "InaccessiblePaths", "ReadOnlyPaths"}
 
 
 def test_a_reload_finds_the_release_by_the_link():
@@ -77,7 +84,8 @@ def test_a_reload_finds_the_release_by_the_link():
         value("ExecStart") == f"{PREFIX}/current/.venv/bin/python -m gunicorn -c gunicorn_config.py app_production:app"
     )
     assert value("WorkingDirectory") == f"{PREFIX}/current"
-    assert f"PWD={PREFIX}/current" in value("Environment").split()
+    environment = [v for n, v in lines() if n == "Environment"]
+    assert f"PWD={PREFIX}/current" in environment[0].split()
     assert "EnvironmentFile" not in dict(lines())
 
 
