@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from config import SETTINGS, _env_file
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +95,24 @@ def test_gpu_choice_reaches_cuda():
     )
     assert python(code, CUDA_VISIBLE_DEVICES=" 1 ")[0] == ["1", "PCI_BUS_ID", "1"]
     assert python(code)[0] == ["None", "PCI_BUS_ID", "None"]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, "None expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "None backend:native"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native None"),
+    ],
+)
+def test_the_allocator_of_a_gpu_may_grow_unless_it_is_configured(own, expected):
+    """An operator's own configuration is kept, whichever of torch's two names it has."""
+    code = (
+        "import os, config\n"
+        "config.apply_gpu_choice(config.config)\n"
+        "print(os.environ.get('PYTORCH_CUDA_ALLOC_CONF'), os.environ.get('PYTORCH_ALLOC_CONF'), sep='\\n')"
+    )
+    assert " ".join(python(code, **own)[0]) == expected
 
 
 def test_env_file_beside_the_code_is_read(tmp_path):
