@@ -158,7 +158,7 @@ class EngineSettings(Group):
         kinds.choice("client", "all", "none"),
         "between whom cached prompt prefixes are reused: requests of one client, of all clients, or none",
     )
-    cuda_graphs: bool = setting(True, kinds.switch(), "replay decode steps as CUDA graphs")
+    cuda_graphs: bool = setting(True, kinds.switch(), "replay steps as CUDA graphs")
     image_workers: int = setting(2, whole(1, 64), "processes that decode images; they serve both models and the page")
     reload_reserve: bool = setting(
         False, kinds.switch(), "reserve GPU memory for a second copy of the weights during a reload"

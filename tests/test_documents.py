@@ -162,10 +162,10 @@ def test_files_that_are_named_exist(name: str, tree: frozenset[str]) -> None:
 
 
 def test_settings_that_are_named_exist() -> None:
-    """A name in capitals with an equals sign is a setting, or one of the few that only the scripts read."""
+    """A name in capitals with an equals sign is a setting, or one of the few that only scripts or libraries read."""
     known = {setting.name for setting in SETTINGS}
     known |= {f"{setting.name}_FILE" for setting in SETTINGS if setting.secret}
-    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT"}
+    known |= {"ENV_FILE", "PYTHON", "TORCH_INDEX_URL", "TMPDIR", "VARIANT", "PYTORCH_ALLOC_CONF"}
     pattern = re.compile(r"\b([A-Z][A-Z_]{2,})=")
     named = {found for name in DOCUMENTS for found in pattern.findall(text(name))}
     assert named - known == set()

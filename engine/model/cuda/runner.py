@@ -80,7 +80,10 @@ class CudaRunner:
         """
         began, captured = time.perf_counter(), self._step.captured
         self._step.warm_up()
-        log.info("Attention by own kernels; those of steps without a graph ran in %.1f s.", time.perf_counter() - began)
+        log.info(
+            "Attention by our own Triton kernels; steps without a CUDA graph were tried in %.1f s.",
+            time.perf_counter() - began,
+        )
         if captured.tokens:
             worst = self._compare(captured.tokens, probe)
             log.info(
