@@ -14,7 +14,7 @@ from benchmarks.card.record import Options, Row, Rows
 from benchmarks.harness.bandwidth import copy_bandwidth
 from engine.model.cuda.attention_plan import PART_KEYS
 
-DEFAULTS = {"part_keys": PART_KEYS, "DECODE_KEYS": 64, "LAST_MERGES": False, "dependent": False}
+DEFAULTS = {"part_keys": PART_KEYS, "DECODE_KEYS": 64, "LAST_MERGES": True, "dependent": True}
 VALUES: dict[str, tuple[Any, ...]] = {
     "part_keys": (64, 128, 256),
     "DECODE_KEYS": (32, 64),

@@ -22,7 +22,7 @@ class Tuning:
 
     skinny: bool = True
     dependent: bool = True
-    last_merges: bool = False
+    last_merges: bool = True
     part_keys: int = PART_KEYS
 
 
