@@ -71,40 +71,53 @@ INLINE void weighted_sum(const float *weights, long stride, const float *values,
 
 INLINE long smaller(long a, long b) { return a < b ? a : b; }
 
-/* Attention out [group, dim] of queries q [group, dim] over the first `length` tokens of a sequence. keys, values: of
- * their common head. scores: scratch memory [group, (width)]; next: the first keys to read after these. Each block is
- * prefetched while the one before it is in use. dim, a multiple of LANES, is a constant when inlined. */
-INLINE void attend_head(const float *q, const float *keys, const float *values, const int *blocks, long stride,
-                        const float *next, float *out, float *scores, long group, long length, long width,
-                        const long dim) {
+/* What attention reads: the first `length` tokens of a sequence, for one key head. */
+typedef struct {
+    const float *keys, *values;
+    const int *blocks;
+    long length;
+} span;
+
+/* Prefetches some tokens, from `part` of its block on, of what is read `ahead` blocks after the start of `from`: its
+ * keys, its values, then the keys of `next`. */
+INLINE void prefetch_tokens(const span *from, const span *next, long ahead, long part, long stride, const long dim) {
+    const long count = (from->length + BLOCK - 1) / BLOCK;
+    const float *base = ahead < count ? from->keys : from->values;
+    if (ahead >= count) ahead -= count;
+    if (ahead >= count) {
+        ahead -= count;
+        from = next;
+        base = next->keys;
+    }
+    long tokens = smaller(from->length - ahead * BLOCK - part, LANES);
+    if (tokens > 0) prefetch(base + from->blocks[ahead] * stride + part * dim, tokens * dim);
+}
+
+/* Attention out [group, dim] of queries q [group, dim] that share a key head. scores: scratch memory
+ * [group, (width)]; next: what is read after this. dim, a multiple of LANES, is a constant when inlined. */
+INLINE void attend_head(const float *q, const span *own, const span *next, long stride, float *out, float *scores,
+                        long group, long width, const long dim) {
     const float scale = 1.0f / sqrtf((float)dim);
-    for (long first = 0; first < length; first += BLOCK) {
-        const float *block = keys + blocks[first / BLOCK] * stride, *ahead = values + blocks[0] * stride;
-        long count = smaller(length - first, BLOCK), coming = smaller(length, BLOCK);
-        if (first + BLOCK < length) {
-            ahead = keys + blocks[first / BLOCK + 1] * stride;
-            coming = smaller(length - first - BLOCK, BLOCK);
-        }
-        for (long part = 0; part < count; part += LANES) {
-            prefetch(ahead + part * dim, smaller(coming - part, LANES) * dim);
+    const long count = (own->length + BLOCK - 1) / BLOCK;
+    for (long b = 0; b < count; b++) {
+        const float *block = own->keys + own->blocks[b] * stride;
+        long tokens = smaller(own->length - b * BLOCK, BLOCK);
+        for (long part = 0; part < tokens; part += LANES) {
+            prefetch_tokens(own, next, b + AHEAD, part, stride, dim);
             for (long g = 0; g < group; g++)
-                score(q + g * dim, block, scores + g * width + first + part, part, count - 1, dim);
+                score(q + g * dim, block, scores + g * width + b * BLOCK + part, part, tokens - 1, dim);
         }
     }
     float factors[group];
-    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * width, length, scale);
+    for (long g = 0; g < group; g++) factors[g] = softmax(scores + g * width, own->length, scale);
     for (long i = 0; i < group * dim; i++) out[i] = 0.0f;
-    for (long first = 0; first < length; first += BLOCK) {
-        const float *block = values + blocks[first / BLOCK] * stride, *ahead = next;
-        long count = smaller(length - first, BLOCK), coming = BLOCK;
-        if (first + BLOCK < length) {
-            ahead = values + blocks[first / BLOCK + 1] * stride;
-            coming = smaller(length - first - BLOCK, BLOCK);
-        }
-        for (long part = 0; part < count; part += LANES) {
-            const float *weights = scores + first + part, *some = block + part * dim;
-            long n = smaller(count - part, LANES), g = 0;
-            prefetch(ahead + part * dim, smaller(coming - part, LANES) * dim);
+    for (long b = 0; b < count; b++) {
+        const float *block = own->values + own->blocks[b] * stride;
+        long tokens = smaller(own->length - b * BLOCK, BLOCK);
+        for (long part = 0; part < tokens; part += LANES) {
+            const float *weights = scores + b * BLOCK + part, *some = block + part * dim;
+            long n = smaller(tokens - part, LANES), g = 0;
+            prefetch_tokens(own, next, count + b + AHEAD, part, stride, dim);
             for (; g + 2 <= group; g += 2)
                 weighted_sum(weights + g * width, width, some, out + g * dim, n, 2, dim);
             if (g < group) weighted_sum(weights + g * width, width, some, out + g * dim, n, 1, dim);
@@ -115,12 +128,11 @@ INLINE void attend_head(const float *q, const float *keys, const float *values, 
 }
 
 /* `attend_head`, specialized for the usual head sizes. */
-static void attend_any_head(const float *q, const float *keys, const float *values, const int *blocks, long stride,
-                            const float *next, float *out, float *scores, long group, long length, long width,
-                            long dim) {
-    if (dim == 64) attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, 64);
-    else if (dim == 128) attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, 128);
-    else attend_head(q, keys, values, blocks, stride, next, out, scores, group, length, width, dim);
+static void attend_any_head(const float *q, const span *own, const span *next, long stride, float *out, float *scores,
+                            long group, long width, long dim) {
+    if (dim == 64) attend_head(q, own, next, stride, out, scores, group, width, 64);
+    else if (dim == 128) attend_head(q, own, next, stride, out, scores, group, width, 128);
+    else attend_head(q, own, next, stride, out, scores, group, width, dim);
 }
 
 /* Attention of rows of one token each: out [rows, kv_heads * group * dim] for q [rows, (stride)].
@@ -132,13 +144,16 @@ void attend(const float *q, const float *cache, const int *tables, const long *s
     const long heads = rows * kv_heads, half = kv_heads * BLOCK * dim;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long i = 0; i < heads; i++) {
-        long row = i / kv_heads, head = i % kv_heads, following = i + 1 < heads ? i + 1 : i;
-        const int *blocks = tables + slots[row] * columns, *coming = tables + slots[following / kv_heads] * columns;
-        const float *keys = cache + head * BLOCK * dim;
-        const float *next = cache + coming[0] * 2 * half + following % kv_heads * BLOCK * dim;
+        long following = i + 1 < heads ? i + 1 : i;
+        span spans[2];
+        for (long s = 0; s < 2; s++) {
+            long row = (s ? following : i) / kv_heads, head = (s ? following : i) % kv_heads;
+            const float *keys = cache + head * BLOCK * dim;
+            spans[s] = (span){keys, keys + half, tables + slots[row] * columns, lengths[row]};
+        }
         float *scratch = scores + omp_get_thread_num() * group * width;
-        attend_any_head(q + row * stride + head * group * dim, keys, keys + half, blocks, 2 * half, next,
-                        out + i * group * dim, scratch, group, lengths[row], width, dim);
+        attend_any_head(q + i / kv_heads * stride + i % kv_heads * group * dim, spans, spans + 1, 2 * half,
+                        out + i * group * dim, scratch, group, width, dim);
     }
 }
 
@@ -148,13 +163,39 @@ long chunk_scratch(long length, long dim) {
     return padded * dim + length * wide + TOKENS * padded + TOKENS * COLS;
 }
 
-/* Packs the keys of `length` tokens into panels [length / COLS, dim, COLS]; columns beyond `length` are zero. */
+/* Transposes LANES vectors. */
+INLINE void transpose(vec *rows) {
+#pragma GCC unroll 4
+    for (long width = 1; width < LANES; width *= 2) {
+        mask low, high;
+        for (int l = 0; l < LANES; l++) {
+            low[l] = l & width ? LANES + l - width : l;
+            high[l] = l & width ? LANES + l : l + width;
+        }
+#pragma GCC unroll 16
+        for (long r = 0; r < LANES; r++) {
+            if (r & width) continue;
+            vec first = rows[r], second = rows[r + width];
+            rows[r] = __builtin_shuffle(first, second, low);
+            rows[r + width] = __builtin_shuffle(first, second, high);
+        }
+    }
+}
+
+/* Packs the keys of `length` tokens into panels [length / COLS, dim, COLS]. Columns beyond `length` may hold anything:
+ * their scores are not used. */
 static void pack_keys(const float *keys, const int *blocks, long stride, float *panels, long length, long dim) {
-    for (long first = 0; first < (length + COLS - 1) / COLS * COLS; first += BLOCK) {
-        const float *block = first < length ? keys + blocks[first / BLOCK] * stride : NULL;
+    for (long first = 0; first < (length + COLS - 1) / COLS * COLS; first += LANES) {
+        const float *from = first < length ? keys + blocks[first / BLOCK] * stride + first % BLOCK * dim : NULL;
         float *panel = panels + first / COLS * COLS * dim + first % COLS;
-        for (long i = 0; i < dim; i++)
-            for (long c = 0; c < BLOCK; c++) panel[i * COLS + c] = first + c < length ? block[c * dim + i] : 0.0f;
+        for (long i = 0; i < dim; i += LANES) {
+            vec rows[LANES];
+#pragma GCC unroll 16
+            for (long r = 0; r < LANES; r++) rows[r] = from ? *(const vec *)(from + r * dim + i) : (vec){0};
+            if (from) transpose(rows);
+#pragma GCC unroll 16
+            for (long r = 0; r < LANES; r++) *(vec *)(panel + (i + r) * COLS) = rows[r];
+        }
     }
 }
 

@@ -23,6 +23,7 @@ enum {
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */
     BLOCK = 16,                 /* tokens in a block of the KV cache, a multiple of LANES */
+    AHEAD = 2,                  /* blocks: prefetch distance of attention */
     WIDEST = 256,               /* the largest supported head size */
     TOKENS = 48,                /* tokens of a chunk whose scores fit the cache together */
     MANY = 1 << 14              /* elements above which several threads are faster than one */
