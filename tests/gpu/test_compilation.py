@@ -1,0 +1,63 @@
+"""On a GPU no request waits for a kernel to be compiled, with CUDA graphs or without."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+from triton import knobs
+
+from engine.types import GenerationRequest, SamplingParams, TokensPrompt
+
+pytestmark = pytest.mark.gpu
+
+TEXT_TOKENS = 400  # ids below are text in every test vocabulary
+LENGTHS = (3, 20, 100, 500, 900)  # tokens of prompts, the last one of a step that no graph is as large as
+LIMITS = {"max_num_batched_tokens": 1024, "max_num_seqs": 16}
+
+
+class EveryToken:
+    """A grammar that allows every token."""
+
+    def __init__(self, vocabulary):
+        self._words = np.full(-(-vocabulary // 32), -1, dtype=np.int32)
+
+    def bitmask(self):
+        """Return one bit for each token."""
+        return self._words
+
+    def accept(self, token_id):
+        """Go on."""
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_requests_compile_nothing(checkpoints, device, monkeypatch, graphs):
+    """Whatever their length and however they sample, alone and several at once."""
+    compiled = []
+    monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", lambda **launch: compiled.append(launch["repr"]))
+    lengths, dtype = (LENGTHS, "float16") if device == "cuda" else (LENGTHS[:2], "float32")
+    with checkpoints["text"].serving(dtype, cuda_graphs=graphs, **LIMITS) as engine:
+        assert compiled or device == "cpu"
+        compiled.clear()
+        kinds = (
+            {"temperature": 0.0},
+            {},
+            {"top_p": 0.9, "top_k": 20},
+            {"logprobs": 5},
+            {"repetition_penalty": 1.1, "presence_penalty": 0.5, "logit_bias": {5: 1.0}},
+            {"token_mask": EveryToken(len(engine.vocabulary().tokens))},
+        )
+        for kind in kinds:
+            for together in (*((length,) for length in lengths), lengths):
+                answers = [engine.submit(request(length, kind)) for length in together]
+                assert [answer.result().output_tokens for answer in answers] == [4] * len(together)
+    assert compiled == []
+
+
+def request(length, kind):
+    """Return a request with a prompt of so many tokens."""
+    prompt = TokensPrompt(tuple(token % TEXT_TOKENS for token in range(length)))
+    sampling = SamplingParams(4, ignore_eos=True, **kind)
+    return GenerationRequest("r", prompt, sampling, queue_timeout=300.0, timeout=300.0)
