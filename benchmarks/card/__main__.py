@@ -26,6 +26,7 @@ PARTS = (
     "gpu_tests",
     "load",
     "long_row",
+    "defaults",
     "profile",
     "both",
     "flat_steps",

@@ -135,6 +135,15 @@ def test_load_of_random_lengths(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_start_at_the_default_settings(tmp_path: Path) -> None:
+    """Both models start as the service starts them, and answer."""
+    tables = rehearse("defaults", tmp_path)
+    assert tables["start"][0]["ready"] == "True"
+    assert [row["failed"] for row in tables["both asked"]] == [0, 0]
+    assert all(row["full contexts"] >= 1 for row in tables["models"])
+
+
 def test_gaps_beside_a_long_row(tmp_path: Path) -> None:
     """Short rows alone, beside the long one and alone again, which no error ends; streaming is as before."""
     tables = rehearse("long_row", tmp_path)

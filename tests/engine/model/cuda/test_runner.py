@@ -75,11 +75,12 @@ def test_graphs_that_equal_their_kernels_pass_the_check(text_folder, torch_kerne
     assert tried == [1, 1, 8, 8]
 
 
-def test_a_graph_that_differs_from_its_kernels_stops_the_start(text_folder, torch_kernels, monkeypatch):
+@pytest.mark.parametrize("factor", [1.1, float("nan"), float("inf")])
+def test_a_graph_that_differs_from_its_kernels_stops_the_start(factor, text_folder, torch_kernels, monkeypatch):
     """What a graph replays must be what its kernels compute: a wrong one would be wrong for every client."""
     _, cuda = text_runner(text_folder)
     cuda._step.captured = Captured((8,))
-    results = iter([torch.ones(1, 4), torch.ones(1, 4) * 1.1])
+    results = iter([torch.ones(1, 4) * factor, torch.ones(1, 4)])
     monkeypatch.setattr(cuda, "_probed", lambda sequence, graphs: next(results))
     with pytest.raises(StartError, match="CUDA_GRAPHS=false"):
         cuda.check(lambda prompt: probe(8))
