@@ -21,6 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -128,7 +129,12 @@ Sentence = Callable[[str, str], str]
 
 def meaning_of(error: ServiceError) -> Meaning:
     """Return what the error is in HTTP."""
-    return next(meaning for kind, meaning in ERRORS.items() if isinstance(error, kind))
+    return _meaning(type(error))
+
+
+@cache
+def _meaning(raised: type[ServiceError]) -> Meaning:
+    return next(meaning for kind, meaning in ERRORS.items() if issubclass(raised, kind))
 
 
 def as_service_error(error: Exception) -> ServiceError:

@@ -1,7 +1,8 @@
-"""Moving windows in this process's memory, a storage for the `limits` library.
+"""Moving windows in this process's memory, counted as the `limits` library counts them in Redis.
 
-The library's own memory storage starts a thread for nearly every call and never removes a client's key; this one starts
-none, removes a client with its last entry, and takes its clock as an argument.
+They do without the library, whose calls would be a fifth of what a refusal costs. Its own memory storage starts a
+thread for nearly every call and never removes a client's key; this one starts none, removes a client with its last
+entry, and takes its clock as an argument.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from limits.storage import MovingWindowSupport, Storage
+from limits import RateLimitItem
 
 SWEEP_SECONDS = 60.0
 # Together at most about 100 MB. Beyond that the clients that were charged longest ago begin anew.
@@ -32,13 +33,10 @@ class _Window:
             self.count -= self.hits.popleft()[1]
 
 
-class LocalWindows(Storage, MovingWindowSupport):
-    """Entries of moving windows by key. Times are in seconds on `clock`."""
-
-    STORAGE_SCHEME = None
+class LocalWindows:
+    """The windows of all clients and budgets. Safe to use from any thread. clock: seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        super().__init__()
         self._clock = clock
         self._lock = threading.Lock()  # guards the fields below
         self._windows: dict[str, _Window] = {}  # the one charged longest ago first
@@ -48,31 +46,34 @@ class LocalWindows(Storage, MovingWindowSupport):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Add `amount` entries if the window has room for all of them."""
+    def used(self, item: RateLimitItem, budget: str, client: str) -> tuple[float, int]:
+        """Return the seconds until the oldest entry leaves the window, and how many requests are counted in it."""
+        seconds = item.get_expiry()
+        with self._lock:
+            now = self._clock()
+            window = self._windows.get(_key(budget, client, seconds))
+            if window is None:
+                return seconds, 0
+            window.forget_before(now - seconds)
+            return (seconds - (now - window.hits[0][0]) if window.hits else seconds), window.count
+
+    def take(self, item: RateLimitItem, budget: str, client: str, cost: int) -> bool:
+        """Count `cost` requests if the window has room for all of them."""
+        seconds = item.get_expiry()
         with self._lock:
             now = self._clock()
             self._sweep(now)
-            window = self._windows.pop(key, None) or _Window(expiry)
+            key = _key(budget, client, seconds)
+            window = self._windows.pop(key, None) or _Window(seconds)
             self._windows[key] = window
-            window.forget_before(now - expiry)
-            if window.count + amount > limit:
+            window.forget_before(now - seconds)
+            if window.count + cost > item.amount:
                 return False
-            window.hits.append((now, amount))
-            window.count += amount
+            window.hits.append((now, cost))
+            window.count += cost
             self._hits += 1
             self._bound()
             return True
-
-    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """Return when the oldest entry was made and how many there are; (now, 0) for none."""
-        with self._lock:
-            now = self._clock()
-            window = self._windows.get(key)
-            if window is None:
-                return now, 0
-            window.forget_before(now - expiry)
-            return (window.hits[0][0] if window.hits else now), window.count
 
     def _bound(self) -> None:
         """Forget the windows charged longest ago while there are too many, or too many hits; never the last one."""
@@ -90,38 +91,6 @@ class LocalWindows(Storage, MovingWindowSupport):
                 del self._windows[key]
         self._hits = sum(len(window.hits) for window in self._windows.values())
 
-    # Required by the library's base class, beyond moving windows.
 
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """Return ValueError: this storage raises nothing of its own."""
-        return ValueError
-
-    def check(self) -> bool:
-        """Return True: memory is always available."""
-        return True
-
-    def reset(self) -> int:
-        """Remove all windows; return how many there were."""
-        with self._lock:
-            forgotten = len(self._windows)
-            self._windows.clear()
-            self._hits = 0
-            return forgotten
-
-    def clear(self, key: str) -> None:
-        """Remove one window."""
-        with self._lock:
-            self._windows.pop(key, None)
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Raise NotImplementedError: this storage has no fixed windows."""
-        raise NotImplementedError
-
-    def get(self, key: str) -> int:
-        """Raise NotImplementedError."""
-        raise NotImplementedError
-
-    def get_expiry(self, key: str) -> float:
-        """Raise NotImplementedError."""
-        raise NotImplementedError
+def _key(budget: str, client: str, seconds: int) -> str:
+    return f"{budget}/{client}/{seconds}"

@@ -1,7 +1,7 @@
 """Rate limits: how many requests a client may make per minute and per hour, in moving windows.
 
-The `limits` library counts, in memory or, for several copies of the service, in Redis. While Redis is unavailable, this
-process counts on its own: one log line reports it, a metric counts it, and no request fails or waits for it.
+This process counts in its memory or, for several copies of the service, through the `limits` library in Redis. While
+Redis is unavailable, it counts on its own: one log line reports it, a metric counts it, and no request fails or waits.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.strategies import MovingWindowRateLimiter
 
 from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
-from edge.shared_windows import SharedWindows, Windows
+from edge.shared_windows import SharedWindows
 from engine.errors import Message, ValidationError
 
 
@@ -34,6 +34,13 @@ class Quota:
         """Return the headers of draft-ietf-httpapi-ratelimit-headers (version 06)."""
         figures = {"Limit": self.limit, "Remaining": self.remaining, "Reset": self.reset, "Policy": self.policy}
         return {f"RateLimit-{name}": str(value) for name, value in figures.items()}
+
+
+class Windows(Protocol):
+    """Where requests are counted, by budget and client: in this process, or in Redis."""
+
+    def used(self, item: RateLimitItem, budget: str, client: str) -> tuple[float, int]: ...
+    def take(self, item: RateLimitItem, budget: str, client: str, cost: int) -> bool: ...
 
 
 class OverBudget(RateLimitExceeded):
@@ -65,7 +72,7 @@ class RateLimiter:
         switched_on = (per_minute > 0, per_hour > 0)
         self._items = tuple(item for item, on in zip(items, switched_on, strict=True) if on)
         self._policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self._items)
-        self._local = Windows(LocalWindows(clock), clock)
+        self._local = LocalWindows(clock)
         self._shared = shared
         self._lock = threading.Lock()  # guards a check and the charge that follows it
 
@@ -107,33 +114,21 @@ class RateLimiter:
 
     def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged."""
-        strategy = MovingWindowRateLimiter(windows.storage)
-        quotas = [self._quota_after(strategy, windows, item, budget, client, cost) for item in self._items]
+        quotas = []
+        for item in self._items:
+            reset, used = windows.used(item, budget, client)
+            if used + cost > item.amount:
+                raise OverBudget(item, self._quota(item, used, reset))
+            quotas.append(self._quota(item, used + cost, reset))
         for item in () if only_look else self._items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
-            if not strategy.hit(item, budget, client, cost=cost):
-                raise OverBudget(item, self._quota(strategy, windows, item, budget, client))
+            if not windows.take(item, budget, client, cost):
+                reset, used = windows.used(item, budget, client)
+                raise OverBudget(item, self._quota(item, used, reset))
         return min(quotas, key=lambda quota: quota.remaining)
 
-    def _quota_after(
-        self,
-        strategy: MovingWindowRateLimiter,
-        windows: Windows,
-        item: RateLimitItem,
-        budget: str,
-        client: str,
-        cost: int,
-    ) -> Quota:
-        before = self._quota(strategy, windows, item, budget, client)
-        if before.remaining < cost:
-            raise OverBudget(item, before)
-        return Quota(before.limit, before.remaining - cost, before.reset, before.policy)
-
-    def _quota(
-        self, strategy: MovingWindowRateLimiter, windows: Windows, item: RateLimitItem, budget: str, client: str
-    ) -> Quota:
-        reset, remaining = strategy.get_window_stats(item, budget, client)
-        return Quota(item.amount, max(0, remaining), max(1, math.ceil(reset - windows.clock())), self._policy)
+    def _quota(self, item: RateLimitItem, used: int, reset: float) -> Quota:
+        return Quota(item.amount, max(0, item.amount - used), max(1, math.ceil(reset)), self._policy)
 
     @property
     def shared_failures(self) -> int:

@@ -89,7 +89,7 @@ class ReadyMade:
             shown: object = errors.api_body(error, request_id, self._sentences(head.get(LANGUAGE_HEADER.lower())))
         else:
             shown = errors.openai_body(error)
-        return json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        return _JSON.encode(shown).encode() + b"\n"
 
     def _response(self, status: int, body: bytes, headers: dict[str, str], head: RequestHead) -> bytes:
         origin = head.get("origin") if head.has("origin") else None
@@ -118,4 +118,5 @@ def _date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _CONSTANT = _lines(SECURITY_HEADERS | NO_STORE)

@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.storage import RedisStorage, Storage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -26,12 +27,25 @@ TRY = RateLimitItemPerSecond(1_000_000)
 Pause = Callable[[float], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Windows:
-    """A storage with the clock of its entries' timestamps."""
+    """A storage of the library with the clock of its entries' timestamps; its methods raise what the storage raises."""
 
     storage: Storage
     clock: Callable[[], float]
+
+    @cached_property
+    def _strategy(self) -> MovingWindowRateLimiter:
+        return MovingWindowRateLimiter(self.storage)
+
+    def used(self, item: RateLimitItem, budget: str, client: str) -> tuple[float, int]:
+        """Return the seconds until the oldest entry leaves the window, and how many requests are counted in it."""
+        reset, remaining = self._strategy.get_window_stats(item, budget, client)
+        return reset - self.clock(), item.amount - remaining
+
+    def take(self, item: RateLimitItem, budget: str, client: str, cost: int) -> bool:
+        """Count `cost` requests if the window has room for all of them."""
+        return self._strategy.hit(item, budget, client, cost=cost)
 
 
 class SharedWindows:

@@ -41,6 +41,8 @@ class WaitingRoom:
         self._held: Held = {}  # the engine's own counts, as last seen; only read here
         self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
         self._order_until = 0.0
+        # No client with more requests than this has one that can be evicted, as long as none enters and none is queued.
+        self._spared_above = math.inf
 
     # --- any thread ---
 
@@ -54,7 +56,7 @@ class WaitingRoom:
             self._check_open()
             if not self._make_room(client):
                 raise self._busy()
-            self._in_flight.enter(client)
+            self._enter(client)
 
     def would_refuse(self, client: str) -> Overloaded | None:
         """Return what `admit` would refuse this client with at this moment, None if it would admit it; evicts nobody.
@@ -78,7 +80,7 @@ class WaitingRoom:
             self._check_open()
             if self._in_flight.total < self._in_flight.slots or (alone and self._make_room(client)):
                 self._in_flight.forget(wake)
-                self._in_flight.enter(client)
+                self._enter(client)
                 return True
             self._in_flight.expect(wake, alone)
             return False
@@ -258,8 +260,17 @@ class WaitingRoom:
         return Overloaded("The service is busy; try again later.", self._retry_after())
 
     def _victim_for(self, client: str) -> Sequence | None:
-        """Return the waiting sequence that a client's next request may evict."""
-        return self._victim(self._in_flight.by_client, self._in_flight.by_client[client] + 1)
+        """Return the waiting sequence that a client's next request may evict.
+
+        That there is none is kept, since a flood asks again and again, and many clients may have to be looked at.
+        """
+        bound = self._in_flight.by_client[client] + 1
+        if bound >= self._spared_above:
+            return None
+        victim = self._victim(self._in_flight.by_client, bound)
+        if victim is None:
+            self._spared_above = bound
+        return victim
 
     def _make_token_room(self, sequence: Sequence) -> bool:
         while self._queue.tokens and self._queue.tokens + sequence.num_prompt > self._max_tokens:
@@ -287,8 +298,13 @@ class WaitingRoom:
         self._leave(victim.request.client)
         victim.generation.fail(Overloaded("The service is at capacity; try again later.", self._retry_after()))
 
+    def _enter(self, client: str) -> None:
+        self._in_flight.enter(client)
+        self._spared_above = math.inf
+
     def _insert(self, sequence: Sequence, front: bool = False) -> None:
         self._queue.put(sequence, front)
+        self._spared_above = math.inf
         self._next_deadline = min(self._next_deadline, sequence.waits_until)
 
     def _remove(self, sequence: Sequence) -> None:

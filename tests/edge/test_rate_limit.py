@@ -3,12 +3,19 @@
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from limits import RateLimitItemPerMinute
 
 from edge.local_windows import SWEEP_SECONDS, LocalWindows
 from edge.rate_limit import OverBudget, RateLimiter
+from edge.shared_windows import SharedWindows, Windows
 from engine.errors import ValidationError
+from tests.edge.limit_storage import ListedEntries
 from tests.fakes import Clock
 from tests.timing import NewThreads
+
+HUNDRED = RateLimitItemPerMinute(100)
 
 
 @pytest.fixture
@@ -141,29 +148,47 @@ def test_many_threads_get_exactly_the_budget(clock):
     assert min(quota.remaining for quota in won) == 0
 
 
+def outcome(limiter, budget, client, cost, only_look):
+    """Return all that a caller sees of one call."""
+    try:
+        return limiter.spend(budget, client, cost, only_look=only_look)
+    except OverBudget as refused:
+        return refused.window, refused.quota, refused.message, refused.retry_after
+    except ValidationError as mistake:
+        return mistake.message
+
+
+CALLS = st.tuples(
+    st.sampled_from(["generation", "health"]),
+    st.sampled_from(["1.1.1.1", "2001:db8::/64"]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.sampled_from([0, 0.25, 1, 19.5, 59.75, 60, 1800, 3600]),
+)
+
+
+@given(per_minute=st.integers(0, 4), per_hour=st.integers(0, 9), calls=st.lists(CALLS, max_size=40))
+def test_memory_counts_as_the_library_does(per_minute, per_hour, calls):
+    """Every call has the same outcome in this process's windows as through the library: charged, shown and refused."""
+    clock = Clock()
+    shared = SharedWindows(Windows(ListedEntries(clock), clock))
+    ours, librarys = RateLimiter(per_minute, per_hour, None, clock), RateLimiter(per_minute, per_hour, shared, clock)
+    for *call, pause in calls:
+        assert outcome(ours, *call) == outcome(librarys, *call)
+        clock.advance(pause)
+    assert not shared.unavailable
+
+
 def test_clients_that_stay_away_are_forgotten(clock):
     """Memory holds only the clients of the last hour, and no thread is started."""
-    storage, threads = LocalWindows(clock), NewThreads()
+    windows, threads = LocalWindows(clock), NewThreads()
     for number in range(1000):
-        storage.acquire_entry(f"client-{number}", 10, 60)
-    assert len(storage) == 1000
+        windows.take(HUNDRED, "generation", f"client-{number}", 1)
+    assert len(windows) == 1000
     clock.advance(max(60, SWEEP_SECONDS))
-    storage.acquire_entry("another", 10, 60)
-    assert len(storage) == 1
+    windows.take(HUNDRED, "generation", "another", 1)
+    assert len(windows) == 1
     assert len(threads) == 0
-
-
-def test_local_windows_are_a_whole_storage(clock):
-    """The methods that the library requires exist; those for fixed windows raise."""
-    storage = LocalWindows(clock)
-    storage.acquire_entry("a", 10, 60)
-    storage.acquire_entry("b", 10, 60)
-    storage.clear("a")
-    assert (len(storage), storage.check(), storage.reset(), len(storage)) == (1, True, 1, 0)
-    assert storage.base_exceptions is ValueError
-    for fixed in (lambda: storage.incr("a", 1), lambda: storage.get("a"), lambda: storage.get_expiry("a")):
-        with pytest.raises(NotImplementedError):
-            fixed()
 
 
 @pytest.mark.parametrize(("windows", "hits"), [(3, 1000), (1000, 6)])
@@ -173,11 +198,11 @@ def test_many_clients_are_bounded_in_memory(clock, monkeypatch, windows, hits):
     monkeypatch.setattr("edge.local_windows.MAX_HITS", hits)
     storage = LocalWindows(clock)
     for client in "abcde":
-        assert storage.acquire_entry("kept", 100, 60)
-        assert storage.acquire_entry(client, 100, 60)
+        assert storage.take(HUNDRED, "generation", "kept", 1)
+        assert storage.take(HUNDRED, "generation", client, 1)
     assert len(storage) <= 4
-    assert storage.get_moving_window("kept", 100, 60)[1] >= 3
-    assert storage.get_moving_window("a", 100, 60)[1] == 0
+    assert storage.used(HUNDRED, "generation", "kept")[1] >= 3
+    assert storage.used(HUNDRED, "generation", "a")[1] == 0
     for _ in range(20):
-        assert storage.acquire_entry("kept", 100, 60)
-    assert storage.get_moving_window("kept", 100, 60)[1] >= 20
+        assert storage.take(HUNDRED, "generation", "kept", 1)
+    assert storage.used(HUNDRED, "generation", "kept")[1] >= 20

@@ -10,16 +10,16 @@ import time
 import pytest
 from limits.errors import StorageError
 
-from edge.local_windows import LocalWindows
 from edge.rate_limit import OverBudget, RateLimiter
 from edge.shared_windows import REDIS_PAUSE, REDIS_TIMEOUT, SharedWindows, Windows, redis_windows
 from tests.e2e.gunicorn_process import until
+from tests.edge.limit_storage import ListedEntries
 from tests.fakes import PATIENCE, Clock
 from tests.system_process import Redis
 from tests.timing import NewThreads
 
 
-class FlakyWindows(LocalWindows):
+class FlakyWindows(ListedEntries):
     """A shared storage that can be unavailable, or give the last request to another copy of the service."""
 
     away = False

@@ -425,6 +425,25 @@ def test_would_refuse_foretells_admit(seed):
         assert (str(foretold), foretold.retry_after) == (str(told.value), told.value.retry_after)
 
 
+def test_a_refusal_is_forgotten_when_another_client_becomes_greedy():
+    """Who was refused is admitted as soon as another client's second request waits, however often it was refused."""
+    room = WaitingRoom(3, 1000)
+    for client in "abc":
+        come(room, client)
+    assert [room.would_refuse("new") is None for _ in range(3)] == [False] * 3
+    room.release("a")
+    room.admit("b")
+    assert room.would_refuse("new") is None, "the first request of b waits and can be evicted"
+    room = WaitingRoom(3, 1000)
+    for _ in range(3):
+        room.admit("greedy")
+    assert room.would_refuse("new") is not None, "what is being prepared is not evicted"
+    room.put(sequence("greedy"))
+    assert room.would_refuse("new") is None
+    room.admit("new")
+    assert room.num_in_flight() == 3
+
+
 def test_who_was_told_200_is_never_evicted():
     """The greediest client's newest answer that is not committed is; without any, the newcomer is refused."""
     room = WaitingRoom(8, 1000)
