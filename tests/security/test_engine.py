@@ -25,6 +25,7 @@ from engine.types import (
 from routes.openai import output
 from routes.openai.output import CALL, CALL_END, Call, Content, OutputParser
 from tests.checkpoints import CHAT_TEMPLATE, text_spec
+from tests.fakes import PATIENCE
 
 HOSTILE = [
     r"^(a+)+b$",
@@ -44,7 +45,7 @@ TOKENS = (b"", *(bytes([code]) for code in range(1, 256)), b"")
 @pytest.fixture(scope="module")
 def grammars():
     """Grammars over single bytes."""
-    made = Grammars(Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode())))
+    made = Grammars(Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode())), seconds=PATIENCE)
     yield made
     made.close()
 
@@ -87,7 +88,7 @@ def test_compiled_schemas_are_bounded_in_bytes(grammars):
     sizes = []
     for number in range(8):
         schema = json.dumps({"enum": [f"{value:050}{number}" for value in range(900)]})
-        alone = Grammars(grammars._vocabulary)
+        alone = Grammars(grammars._vocabulary, seconds=PATIENCE)
         for one in (grammars, alone):
             assert one.mask(json_grammar(schema)).bitmask().any()
             assert one.cached_bytes <= CACHED_BYTES

@@ -50,7 +50,7 @@ def encode(text):
 @pytest.fixture
 def grammars():
     """The grammars of the small vocabulary."""
-    made = Grammars(Vocabulary(TOKENS, frozenset({END}), encode))
+    made = Grammars(Vocabulary(TOKENS, frozenset({END}), encode), seconds=PATIENCE)
     yield made
     made.close()
 
@@ -340,7 +340,7 @@ def test_the_vocabulary_has_the_tokens_as_shown(text_folder):
 def test_a_schema_may_spell_a_special_token(text_folder, text):
     """As text, which is the only way in which an answer can: the token itself spells nothing."""
     vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
-    grammars = Grammars(vocabulary)
+    grammars = Grammars(vocabulary, seconds=PATIENCE)
     mask, answer = grammars.mask(json_grammar(json.dumps({"enum": [text]}))), b""
     while not answer.endswith(b'"') or len(answer) < 2:
         bits = np.flatnonzero(np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little"))
@@ -363,7 +363,7 @@ def test_the_index_is_made_before_the_model_is_ready(text_folder):
     """It delays no request and no stream."""
     vocabulary = vocabulary_of(load_model(text_spec(text_folder), ignore))
     assert vocabulary.index is not None
-    grammars = Grammars(vocabulary)
+    grammars = Grammars(vocabulary, seconds=PATIENCE)
     assert grammars.mask(json_grammar('{"const": 1}')).bitmask().any()
     grammars.close()
 
