@@ -50,11 +50,11 @@ def test_a_few_schedules_equal_one_by_one_generate(text_model, text_folder, torc
 @pytest.mark.slow
 def test_answers_about_images_equal_one_by_one_generate(vision_model, vision_folder, make_image, torch_kernels):
     """The same for batches of requests with no image, one, and two of different sizes."""
-    sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112))]
+    sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112)), ((140, 56),)]
     cases = []
-    for index, text in enumerate(texts(12)):
-        images = [make_image(width, height, seed=index % 7) for width, height in sizes[index % 4]]
-        cases.append(case(vision_model, chat(text, *images), (1, 7, 40)[index % 3]))
+    for index, text in enumerate(texts(20)):
+        images = [make_image(width, height, seed=index % 7) for width, height in sizes[index % 5]]
+        cases.append(case(vision_model, chat(text, *images), (1, 7, 40, 60)[index % 4]))
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
     run_schedules(SCHEDULES, cases, loaded, runner(loaded))
 
