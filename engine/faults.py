@@ -13,7 +13,7 @@ class Poisoned(Exception):
 
 
 class Inconsistent(Exception):
-    """The engine's accounting is wrong: a slot or a request in flight has no owner."""
+    """The engine's accounting is wrong: a slot, a block or a request in flight has no owner."""
 
 
 def _kind(name: str) -> type[BaseException] | tuple[()]:
