@@ -112,7 +112,7 @@ def run_schedules(count, cases, loaded, runner):
         assert_equal(submitted)
         preemptions += counters.preemptions
         cached += counters.cached_tokens
-    assert preemptions > count // 4
+    assert preemptions > count // 5
     assert cached > count * BLOCK
 
 
