@@ -21,7 +21,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -129,12 +128,13 @@ Sentence = Callable[[str, str], str]
 
 def meaning_of(error: ServiceError) -> Meaning:
     """Return what the error is in HTTP."""
-    return _meaning(type(error))
+    kind = type(error)
+    if kind not in _MEANINGS:
+        _MEANINGS[kind] = next(meaning for known, meaning in ERRORS.items() if issubclass(kind, known))
+    return _MEANINGS[kind]
 
 
-@cache
-def _meaning(raised: type[ServiceError]) -> Meaning:
-    return next(meaning for kind, meaning in ERRORS.items() if issubclass(raised, kind))
+_MEANINGS: dict[type, Meaning] = {}  # of the kinds that were raised so far
 
 
 def as_service_error(error: Exception) -> ServiceError:

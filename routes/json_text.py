@@ -2,7 +2,7 @@
 
 A parser in C holds the lock for all of a text. So a long text is first counted: the values outside of its strings are
 bounded, and so is all that is not an image; beyond it nothing is parsed. Then its long strings are taken out, decoded
-in pieces, and put back into what was parsed of the rest.
+in pieces, up to the length of the largest image, and put back into what was parsed of the rest.
 
 Strict JSON (RFC 8259), with names that are unique and text (RFC 7493, sections 2.1 and 2.3).
 """
@@ -18,15 +18,19 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from engine.errors import Message, PayloadTooLarge, ValidationError
+from engine.text import images
 
 SHORT_TEXT = 64 * 1024  # bytes that are parsed as they are
 LONG_STRING = 16 * 1024  # bytes
 MAX_VALUES = 100_000
 MAX_CONTAINERS = 20_000  # objects and lists; each costs as much as ten numbers
 MAX_TEXT_BYTES = 8 * 1024 * 1024
+MAX_ENCODED_IMAGE = 4 * (images.MAX_IMAGE_BYTES // 3 + 1)  # characters of base64
+MAX_STRING = MAX_ENCODED_IMAGE + 1024  # with what precedes it in its URL; any other text is bounded by `JsonLimits`
 MAX_DEPTH = 100
 MAX_DIGITS = 400  # the largest floating-point numbers have 309
 TOO_LARGE = Message("json_too_large", "The request has more text or more values than any valid request.")
+TOO_DEEP = "The request body is nested too deeply."
 
 IMAGE = b"data:"
 # Escapes inside a string, each with what follows it; bounded, so that one match holds the lock for a moment only.
@@ -52,7 +56,21 @@ class JsonLimits:
 USUAL = JsonLimits()
 
 
-def read_json(text: bytes, limits: JsonLimits = USUAL, check_strings: bool = True) -> Any:
+def check_beginning(text: bytearray, limits: JsonLimits = USUAL) -> None:
+    """Refuse a text that is beyond the limits whatever follows this beginning, with the error that `read_json` raises.
+
+    Raises PayloadTooLarge, ValidationError for one that is nested too deeply.
+    """
+    quote = text.rfind(b'"', len(text) - len(IMAGE))  # of a string that may yet turn out to be an image
+    try:
+        _long_strings(text if quote < 0 else text[:quote], limits)
+    except ValueError:  # it ends within a string
+        pass
+    except RecursionError as error:
+        raise ValidationError(TOO_DEEP) from error
+
+
+def read_json(text: bytes | bytearray, limits: JsonLimits = USUAL, check_strings: bool = True) -> Any:
     """Return the value of a JSON text.
 
     check_strings: refuse a string with a lone surrogate, which is no text, and name its field. Raises ValidationError
@@ -66,10 +84,10 @@ def read_json(text: bytes, limits: JsonLimits = USUAL, check_strings: bool = Tru
     except ValueError as error:
         raise ValidationError("The request body is not valid JSON.") from error
     except RecursionError as error:
-        raise ValidationError("The request body is nested too deeply.") from error
+        raise ValidationError(TOO_DEEP) from error
 
 
-def _parsed(text: bytes, strings: list[tuple[int, int]], check_strings: bool) -> Any:
+def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], check_strings: bool) -> Any:
     """Return the value of a text. strings: where its long strings begin and end."""
     held = _Held()
     rest, position = [], 0
@@ -130,7 +148,7 @@ class _Held:
         return [self.restored(item) for item in value] if isinstance(value, list) and self._strings else value
 
 
-def _long_strings(text: bytes, limits: JsonLimits) -> list[tuple[int, int]]:
+def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int, int]]:
     """Return where each long string begins and ends. Raises PayloadTooLarge for a text beyond the limits."""
     found: list[tuple[int, int]] = []
     position = 0
@@ -159,7 +177,7 @@ def _long_strings(text: bytes, limits: JsonLimits) -> list[tuple[int, int]]:
         position = end + 1
 
 
-def _end_of_string(text: bytes, start: int, most: int) -> int:
+def _end_of_string(text: bytes | bytearray, start: int, most: int) -> int:
     """Return where the string that begins at `start` has its closing quote.
 
     Raises PayloadTooLarge where there is none up to `most`, ValueError where there is none at all.
@@ -176,7 +194,7 @@ def _end_of_string(text: bytes, start: int, most: int) -> int:
         start = _end_of_escapes(text, escape)
 
 
-def _end_of_escapes(text: bytes, start: int) -> int:
+def _end_of_escapes(text: bytes | bytearray, start: int) -> int:
     """Return a position behind the escape at `start` that no escape includes. Raises ValueError for half of one."""
     match = ESCAPES.match(text, start)
     if match is None:
@@ -184,15 +202,21 @@ def _end_of_escapes(text: bytes, start: int) -> int:
     return match.end()
 
 
-def _decoded(text: bytes, start: int, end: int) -> list[str]:
-    """Return the pieces of the string between two quotes. Raises ValueError where it is none of JSON."""
+def _decoded(text: bytes | bytearray, start: int, end: int) -> list[str]:
+    """Return the pieces of the string between two quotes.
+
+    Raises ValueError where it is none of JSON, PayloadTooLarge for one of more than MAX_STRING characters.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    pieces = []
+    pieces, left = [], MAX_STRING
     while start < end:
         match = PIECE.match(text, start, end)
         assert match is not None  # any byte begins a piece
         start = match.end()
         pieces.append(json.loads(f'"{decoder.decode(match[0], start == end)}"'))
+        left -= len(pieces[-1])
+        if left < 0:
+            raise PayloadTooLarge(images.TOO_LARGE)
     return pieces
 
 

@@ -18,10 +18,11 @@ from werkzeug.formparser import MultiPartParser
 
 from edge.route_table import MIB, MULTIPART
 from engine.errors import Message, PayloadTooLarge, ValidationError
-from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
-from routes.json_text import USUAL, JsonLimits, read_json, repeated, shown_name
+from engine.text.images import TOO_LARGE
+from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated, shown_name
 
 MAX_PARTS = 32
+PIECE_BYTES = 64 * 1024  # of a body, read at once
 BASE64_PIECE = 256 * 1024  # characters decoded at once, whole groups of four
 DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 
@@ -37,17 +38,27 @@ class Form:
     files: dict[str, bytes]
 
 
-def body() -> bytes:
-    """Return the whole body. Raises RequestEntityTooLarge if a body of unknown length is too long."""
-    data = request.get_data(cache=False)
-    if request.max_content_length is not None and len(data) >= request.max_content_length:
+def body(limits: JsonLimits | None = None) -> bytearray:
+    """Return the whole body. Raises RequestEntityTooLarge if a body of unknown length is too long.
+
+    Read in pieces into one buffer that is not copied again, which would hold the interpreter lock for all of a long
+    body. limits: of a JSON text; one that is beyond them in its beginning is not read to its end, and refused with the
+    error of `read_json`.
+    """
+    text, unchecked = bytearray(), limits is not None
+    while piece := request.stream.read(PIECE_BYTES):
+        text += piece
+        if limits is not None and unchecked and len(text) > limits.text_bytes:
+            check_beginning(text, limits)
+            unchecked = False
+    if request.max_content_length is not None and len(text) >= request.max_content_length:
         raise RequestEntityTooLarge
-    return data
+    return text
 
 
 def json_object(limits: JsonLimits = USUAL, check_strings: bool = True) -> dict[str, Any]:
     """Return the request's JSON object. Raises as `read_json` does, and ValidationError for any other value."""
-    value = read_json(body(), limits, check_strings)
+    value = read_json(body(limits), limits, check_strings)
     if not isinstance(value, dict):
         raise ValidationError("The request body must be a JSON object.")
     return value
@@ -74,19 +85,22 @@ def image_in_data_url(value: str) -> bytes:
     match = DATA_URL.match(value)
     if match is None:
         raise ValidationError("image must be a base64 data URL, such as data:image/png;base64,...", "image")
-    return image_in_base64(value[match.end() :])
+    return image_in_base64(value, match.end())
 
 
-def image_in_base64(encoded: str) -> bytes:
-    """Return the bytes of an image in base64. Raises ValidationError, and PayloadTooLarge before decoding."""
-    if len(encoded) > 4 * (MAX_IMAGE_BYTES // 3 + 1):
+def image_in_base64(encoded: str, begin: int = 0) -> bytes:
+    """Return the bytes of an image in base64. Raises ValidationError, and PayloadTooLarge before decoding.
+
+    begin: where it begins in `encoded`.
+    """
+    if len(encoded) - begin > MAX_ENCODED_IMAGE:
         raise PayloadTooLarge(TOO_LARGE)
-    if "=" in encoded[:-2]:  # in the middle, where a piece would take it for its end
+    if encoded.find("=", begin, -2) >= 0:  # in the middle, where a piece would take it for its end
         raise ValidationError("image is not valid base64.", "image")
     try:
         return b"".join(
             base64.b64decode(encoded[start : start + BASE64_PIECE], validate=True)
-            for start in range(0, len(encoded), BASE64_PIECE)
+            for start in range(begin, len(encoded), BASE64_PIECE)
         )
     except (binascii.Error, ValueError) as error:
         raise ValidationError("image is not valid base64.", "image") from error

@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from routes import parsing
 from tests.fakes import PATIENCE, image_bytes, multipart
 
 MIB = 2**20
@@ -83,6 +84,19 @@ def test_an_image_is_dropped_once_it_is_submitted(client, avision, name, stream)
     assert responses[0].status_code == 200
     assert connection.released == 1
     assert kept < MIB
+
+
+def test_a_body_is_read_into_one_buffer(app):
+    """It is not copied once it is whole, which would take its size again and the interpreter lock for all of it."""
+    size = 32 * MIB
+    with app.test_request_context("/", method="POST", data=bytes(size)):
+        tracemalloc.start()
+        try:
+            assert len(parsing.body()) == size
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 @pytest.mark.parametrize(

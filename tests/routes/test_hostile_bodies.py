@@ -1,9 +1,15 @@
 """Bodies that no honest client sends: half characters, thousands of mistakes or values, prompts that cannot fit."""
 
 import json
+from io import BytesIO
 
 import pytest
 from pydantic import ValidationError as PydanticError
+
+import routes.openai.views
+from benchmarks.proof import bodies
+from routes.json_text import JsonLimits
+from routes.parsing import PIECE_BYTES
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -92,6 +98,21 @@ def test_a_body_of_more_values_than_any_request_is_not_parsed(client, avibe):
         body = b'{"model": "avibe", "messages": [' + item * 400_000 + b"1]}"
         response = client.post(CHAT, data=body, content_type="application/json")
         assert (response.status_code, response.json["error"]["code"]) == (413, "payload_too_large")
+    assert avibe.submitted == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("kind", ["tools", "many tools", "content", "many messages", "objects", "stop strings"])
+def test_a_body_beyond_its_limits_is_refused_from_its_beginning(client, avibe, monkeypatch, kind, chunked):
+    """No more of it is read than the longest text of a valid request, and one piece."""
+    limits = JsonLimits(values=2000, containers=1000, text_bytes=200_000)
+    monkeypatch.setattr(routes.openai.views, "json_limits", lambda _: limits)
+    stream = BytesIO(dict(bodies.large(1_000_000))[kind])
+    length = {} if chunked else {"content_length": len(stream.getvalue())}
+    told = {"wsgi.input_terminated": chunked, "gunicorn.socket": None}
+    response = client.post(CHAT, input_stream=stream, content_type="application/json", environ_overrides=told, **length)
+    assert (response.status_code, response.json["error"]["code"]) == (413, "payload_too_large")
+    assert stream.tell() <= limits.text_bytes + PIECE_BYTES
     assert avibe.submitted == []
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import routes.json_text
 from engine.errors import PayloadTooLarge, ServiceError, ValidationError
-from routes.json_text import JsonLimits, read_json
+from engine.text.images import TOO_LARGE
+from routes.json_text import JsonLimits, check_beginning, read_json
 
 FEW = JsonLimits(values=20, containers=10, text_bytes=400)
 ENOUGH = JsonLimits(values=1000, containers=1000, text_bytes=10**6)
@@ -38,10 +39,10 @@ def long(monkeypatch):
     monkeypatch.setattr(routes.json_text, "LONG_STRING", 3)
 
 
-def outcome(text, limits=ENOUGH):
+def outcome(text, limits=ENOUGH, read=read_json):
     """Return the value of a text, or the refusal."""
     try:
-        return read_json(text, limits)
+        return read(text, limits)
     except ServiceError as error:
         return type(error), str(error)
 
@@ -110,6 +111,32 @@ def test_a_text_beyond_its_limits_is_not_parsed(text, monkeypatch):
 
     monkeypatch.setattr(routes.json_text.json, "loads", parse)
     assert outcome(text, FEW)[0] is PayloadTooLarge
+
+
+@settings(max_examples=500)
+@given(fragments.map(lambda text: text.encode() or b" "), st.integers(1, 12), st.integers(0, 100), st.data())
+def test_a_beginning_is_refused_for_what_the_text_is_refused_for(text, times, text_bytes, data):
+    """Whatever follows: with the same error."""
+    text, limits = text * times, JsonLimits(values=8, containers=4, text_bytes=text_bytes)
+    beginning = bytearray(text[: data.draw(st.integers(0, len(text)))])
+    told = outcome(beginning, limits, check_beginning)
+    assert told in (None, outcome(text, limits))
+
+
+@pytest.mark.parametrize("size", [400, 900])
+def test_a_beginning_beyond_the_limits_is_refused(size):
+    """However much is missing."""
+    with pytest.raises(PayloadTooLarge):
+        check_beginning(bytearray(b'{"a":"' + b"x" * size), FEW)
+
+
+def test_a_string_is_no_longer_than_an_image(monkeypatch):
+    """The text of the largest image is read; one character more is refused before it is put together."""
+    monkeypatch.setattr(routes.json_text, "MAX_STRING", 5000)
+    image = "data:image/png;base64,".ljust(5000, "A")
+    assert read_json(json.dumps([image]).encode(), FEW) == [image]
+    assert read_json(json.dumps([image]).replace("/", "\\/").encode(), FEW) == [image]
+    assert outcome(json.dumps([image + "A"]).encode(), FEW) == (PayloadTooLarge, str(TOO_LARGE))
 
 
 def test_what_stands_in_strings_is_not_counted():
