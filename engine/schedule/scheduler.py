@@ -19,6 +19,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from engine.errors import ServiceError
 from engine.schedule.block_pool import BLOCK, BlockPool
@@ -147,7 +148,8 @@ class Scheduler:
 
     def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
         """Return the running sequences that were aborted or are past their deadline, each with its error."""
-        reasons = ((sequence, sequence.reason_to_end(now)) for sequence in self.running)
+        overdue = [s for s in self.running if s.generation.aborted or now >= s.waits_until]
+        reasons = ((sequence, sequence.reason_to_end(now)) for sequence in overdue)
         return [(sequence, error) for sequence, error in reasons if error is not None]
 
     def sequence_to_preempt(self) -> Sequence | None:
@@ -189,6 +191,11 @@ class Scheduler:
             return f"slots held {sorted(held)}, free {sorted(self._free_slots)} of {self._max_num_seqs}"
         if any(sequence.phase is not Phase.RUNNING for sequence in self.running):
             return "a sequence that is not running holds a slot"
+        counted = {p: Counter(s.request.client for s in self.running if s.request.priority is p) for p in Priority}
+        if counted != self._held:
+            return f"slots are counted as {self._held}, and held as {counted}"
+        if any(earlier.order >= later.order for earlier, later in pairwise(self.running)):
+            return "the running sequences are not in the order in which they started"
         return self.pool.check(sequence.blocks for sequence in self.running)
 
     def _fits(self, sequence: Sequence) -> bool:
@@ -221,13 +228,18 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a running sequence the blocks for its next tokens."""
+        if len(sequence.token_ids) + self._ahead <= BLOCK * len(sequence.blocks):
+            return  # as in most steps; those after the end of its answer need none
         missing = sequence.blocks_needed(self._ahead) - len(sequence.blocks)
         if missing > 0:
             sequence.blocks += self.pool.allocate(missing)
 
     def _share(self) -> int | None:
         """Return how many sequences the median client runs, None while there is one client at most."""
-        counts = sorted(Counter(sequence.request.client for sequence in self.running).values())
+        held = self._held[Priority.INTERACTIVE]
+        if batches := self._held[Priority.BATCH]:
+            held = held + batches
+        counts = sorted(held.values())
         return counts[(len(counts) - 1) // 2] if len(counts) > 1 else None
 
     def _divided(self, share: int | None) -> tuple[list[Sequence], list[Sequence]]:
@@ -237,11 +249,14 @@ class Scheduler:
         """
         if share is None:
             return list(self.running), []
-        within, beyond, counts = list[Sequence](), list[Sequence](), Counter[str]()
-        for sequence in sorted(self.running, key=lambda s: (s.request.priority, s.order)):
+        within, beyond, counts = list[Sequence](), list[Sequence](), dict[str, int]()
+        oldest_first = self.running  # in the order in which they started
+        if self._held[Priority.BATCH]:
+            oldest_first = sorted(oldest_first, key=lambda s: s.request.priority)
+        for sequence in oldest_first:
             client = sequence.request.client
-            counts[client] += 1
-            (within if counts[client] <= share else beyond).append(sequence)
+            counts[client] = count = counts.get(client, 0) + 1
+            (within if count <= share else beyond).append(sequence)
         return within, beyond
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, share: int | None) -> list[Sequence]:

@@ -1,5 +1,7 @@
 """The scheduler: what each step computes, which sequences get slots and which are preempted."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,9 +234,11 @@ def test_two_halves_are_the_whole_plan():
     assert first.prefill + second.prefill == [(submitted, 2), (submitted, 3)]
 
 
-@pytest.mark.parametrize("fault", ["lost slot", "shared slot", "idle holder", "lost block"])
+@pytest.mark.parametrize(
+    "fault", ["lost slot", "shared slot", "idle holder", "lost block", "wrong count", "wrong order"]
+)
 def test_check_finds_inconsistent_accounting(fault):
-    """A lost slot, a slot held twice, a slot held by a sequence that is not running, a block of nobody."""
+    """Of slots: lost, held twice, by one that does not run, miscounted, out of order; a block of nobody."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()
@@ -244,6 +248,10 @@ def test_check_finds_inconsistent_accounting(fault):
         first.slot = second.slot
     elif fault == "lost block":
         first.blocks = []
+    elif fault == "wrong count":
+        first.request = replace(first.request, client="another")
+    elif fault == "wrong order":
+        floor.scheduler.running.reverse()
     else:
         first.phase = Phase.WAITING
     assert floor.scheduler.check()
