@@ -71,7 +71,7 @@ def promising(encoded, width, height):
 def test_what_is_beyond_a_limit_is_not_decoded(client, avision, encoded, monkeypatch, urls, status):
     """Pixels are known from the header, bytes from the length of the base64, and further images are not looked at."""
     decoded, decode_text = [], parsing.image_in_base64
-    monkeypatch.setattr(parsing, "image_in_base64", lambda text: decoded.append(decode_text(text)) or decoded[-1])
+    monkeypatch.setattr(parsing, "image_in_base64", lambda *text: decoded.append(decode_text(*text)) or decoded[-1])
     parts = [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(data).decode()}}
         for data in urls(encoded)
