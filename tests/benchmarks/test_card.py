@@ -61,6 +61,7 @@ def test_facts_name_the_versions_and_the_compiler(tmp_path: Path) -> None:
     assert float(str(tables["bandwidth"][0]["GB/s"])) > 0
 
 
+@pytest.mark.slow
 def test_attention_is_timed_for_every_backend(tmp_path: Path) -> None:
     """A backend that refuses a shape is listed with its reason."""
     rows = rehearse("attention", tmp_path)["SDPA, ms"]
@@ -69,6 +70,7 @@ def test_attention_is_timed_for_every_backend(tmp_path: Path) -> None:
     assert "refused" not in rows[0]
 
 
+@pytest.mark.slow
 def test_products_are_summed_over_a_step(tmp_path: Path) -> None:
     """The sum counts every layer."""
     tables = rehearse("linear", tmp_path)
@@ -91,6 +93,7 @@ def test_products_of_few_tokens_are_compared_with_cublas(tmp_path: Path) -> None
     assert float(str(tables["step"][0]["best ms"])) * 1e3 == pytest.approx(2 * least[0] + least[1])
 
 
+@pytest.mark.slow
 def test_the_kernels_of_rows_are_timed(tmp_path: Path) -> None:
     """Each kernel, for both models."""
     pytest.importorskip("triton")
@@ -144,6 +147,7 @@ def test_a_start_at_the_default_settings(tmp_path: Path) -> None:
     assert all(row["full contexts"] >= 1 for row in tables["models"])
 
 
+@pytest.mark.slow
 def test_gaps_beside_a_long_row(tmp_path: Path) -> None:
     """Short rows alone, beside the long one and alone again, which no error ends; streaming is as before."""
     tables = rehearse("long_row", tmp_path)

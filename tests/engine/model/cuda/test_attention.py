@@ -10,6 +10,8 @@ from engine.model.cuda.attention import META, Scratch, paged_attention
 from engine.model.cuda.attention_plan import AttentionPlanner
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 PAGE = 16
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -140,7 +142,6 @@ def launch_real_shapes():
                 )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """And at least two programs fit a multiprocessor of a data centre's card, one of the others."""
     found = compiled_by("tests.engine.model.cuda.test_attention:launch_real_shapes", tmp_path)

@@ -8,6 +8,8 @@ import torch
 from engine.model.cuda.ends import embed_tokens, take_rows
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 
 @pytest.mark.parametrize("size", [1, 100, 3584])
 @pytest.mark.parametrize("ids_dtype", [torch.int32, torch.int64])

@@ -13,6 +13,8 @@ from engine.model.cuda.weights import Shape
 from tests.engine.model.cuda.compile_kernels import compiled_by
 from tests.engine.model.cuda.substitutes import tiles_for_any
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 HIDDEN, INNER, VOCABULARY = 64, 96, 80
 
 
@@ -108,7 +110,6 @@ def launch_every_tiles():
                 ways.add(x, weight, torch.zeros(tokens, n).half())
 
 
-@pytest.mark.slow
 def test_every_tiles_of_the_table_fit_a_card(tmp_path):
     """Without spilling, on the architecture they were measured on."""
     kernels = compiled_by("tests.engine.model.cuda.test_products:launch_every_tiles", tmp_path)[90]

@@ -12,6 +12,8 @@ from engine.model.layers import QkNormRope
 from engine.model.layers import silu_and_mul as torch_silu_and_mul
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 BLOCK = 16
 
 
@@ -134,7 +136,6 @@ def launch_real_shapes():
     rotary_tables(positions, table[0, 0], axes, 1.0)
 
 
-@pytest.mark.slow
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """For the shapes of both models, with registers for at least 16 warps on a multiprocessor.
 

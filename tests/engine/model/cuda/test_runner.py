@@ -41,6 +41,7 @@ def test_text_answers_equal_one_by_one_generate(text_model, text_folder, torch_k
     run_schedules(SCHEDULES, cases, *text_runner(text_folder))
 
 
+@pytest.mark.slow
 def test_a_few_schedules_equal_one_by_one_generate(text_model, text_folder, torch_kernels):
     """The same in short."""
     cases = [case(text_model, chat(text), 40) for text in texts(4)]

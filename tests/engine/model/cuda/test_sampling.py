@@ -18,6 +18,8 @@ from engine.model.cuda.sampling import (
 )
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 # One chunk, two with an odd end, and four.
 VOCABULARIES = (26, 5001, 13000)
 
@@ -117,7 +119,6 @@ def test_rows_of_all_kinds_get_the_tokens_of_their_numbers(dtype, choose):
     check_rows(5001, 1000, dtype, choose, 5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("listed", [16384, 64])
 def test_every_combination_of_parameters_gives_the_token_of_its_number(vocabulary, listed, dtype, choose):
@@ -137,7 +138,6 @@ def test_top_p_is_a_part_of_what_top_k_left(top_p, choose):
     assert tokens == [kept[0], expected_token(logits[0], row, 0.5), kept[-1]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("listed", [16384, 4])
 @pytest.mark.parametrize(
     "row",
@@ -172,7 +172,6 @@ def test_greedy_rows_take_the_first_of_the_largest_logits(choose):
     assert choose(logits, [parameters(temperature=0.0)] * 3, [0.9] * 3, ranked=False) == ([4096, 0, 0], [1, 1, 1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [{}, {"top_p": 0.9}, {"top_k": 50}, {"min_p": 0.1}])
 def test_the_lowest_temperature_is_greedy(ranks, dtype, choose):
     """Nothing overflows: the largest logit is drawn, or one equal to it."""
@@ -181,7 +180,6 @@ def test_the_lowest_temperature_is_greedy(ranks, dtype, choose):
     assert [float(row[token]) for row, token in zip(logits, tokens, strict=True)] == logits.amax(dim=-1).tolist()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [{}, {"top_p": 0.9}, {"top_k": 5000}, {"min_p": 0.9}])
 def test_a_very_high_temperature_draws_from_all(ranks, choose):
     """The weights are equal up to rounding, so a limit falls where its count says."""
@@ -229,7 +227,6 @@ def test_a_row_of_nothing_but_bad_values_gives_some_token(ranked, choose):
     assert all(0 <= token < 5001 for token in tokens)
 
 
-@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_neighbours(dtype, choose):
     """Alone, or elsewhere among others, a row gives the same token, however close its number is to a limit."""
     rng = random.Random(7)
@@ -321,7 +318,6 @@ def launch_real_shapes():
         allow_tokens(logits, ids, torch.zeros(2, vocabulary // 32, dtype=torch.int32))
 
 
-@pytest.mark.slow
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """With registers for at least 16 warps on a multiprocessor."""
     for kernels in compiled_by("tests.engine.model.cuda.test_sampling:launch_real_shapes", tmp_path).values():

@@ -10,6 +10,8 @@ from engine.model.cuda import skinny
 from engine.model.cuda.skinny import Scratch, skinny_add, skinny_linear
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
 EPS = 1e-6
 
 
@@ -134,7 +136,6 @@ def launch_real_shapes():
                 skinny_add(x, weight, out, scratch)
 
 
-@pytest.mark.slow
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """With registers and shared memory for two programs on a multiprocessor of an A100 or H100."""
     shared = {80: 82, 89: 99, 90: 113}  # KiB of a program
