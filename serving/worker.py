@@ -190,8 +190,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._dispatch_events(min(timeout, SWEEP_INTERVAL if self._drain_until is None else DRAIN_TICK))
         self._sweep()
         self.beat()
-        if not self.lost and not self.models.loading and self.models.restart_needed:
-            self._give_up()
         if self._drain_until is not None:
             self._drain(self._drain_until)
 
@@ -267,6 +265,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            if not self.lost and not self.models.loading and self.models.restart_needed:
+                self._give_up()
 
     def _begin_drain(self) -> None:
         if self._drain_until is not None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import selectors
 import signal
@@ -128,6 +129,36 @@ def test_a_lack_of_memory_pauses_accepting(idle, caplog):
     idle.accept(listener)
     assert (idle._intake.closed, idle._accept_again >= before + ACCEPT_PAUSE) == (1, True)
     assert os.strerror(errno.ENOMEM) in caplog.text
+
+
+class Lost:
+    """Models that only a new process can recover; counts how often that is asked."""
+
+    loading = False
+    asked = 0
+
+    @property
+    def restart_needed(self):
+        self.asked += 1
+        return True
+
+
+def test_a_new_process_is_asked_for_between_events_but_not_with_each(idle, caplog):
+    """A flood of connections does not ask every model for its state each time; a sweep does, once it is due."""
+    models = Lost()
+    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models)})
+    idle.lost, idle._drain_until, idle.beat = False, None, lambda: None
+    idle._intake.sweep = lambda: None
+    idle._next_sweep = math.inf
+    for _ in range(50):
+        idle.wait_for_and_dispatch_events(0)
+    assert (models.asked, idle.lost) == (0, False)
+    idle._next_sweep, idle._drain = 0.0, lambda until: None
+    for _ in range(3):
+        idle.wait_for_and_dispatch_events(0)
+        idle._next_sweep = 0.0
+    assert (models.asked, idle.lost) == (1, True)
+    assert "A model needs a new process" in caplog.text
 
 
 def test_an_error_in_a_callback_ends_no_worker(idle, caplog):
