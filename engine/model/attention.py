@@ -51,14 +51,13 @@ class AttentionMetadata:
         cls, decode: Sequence[Span], chunks: Sequence[Span], tables: BlockTables, device: torch.device
     ) -> AttentionMetadata:
         """Return the metadata of a step over these spans, whose tables are up to date."""
-        slots = [span.slot for span in decode]
+        block_of = tables.array.item
         positions = [span.start for span in decode]
-        for span in chunks:
-            slots += [span.slot] * span.size
-            positions += range(span.start, span.start + span.size)
-        rows, at = np.array((slots, positions), dtype=np.int64)  # faster than torch.tensor
-        mapping = KVCache.slot_mapping(tables.array[rows, at // BLOCK].astype(np.int64), at)
-        both = torch.from_numpy(np.stack((at, mapping))).to(device)
+        mapping = [block_of(slot, at // BLOCK) * BLOCK + at % BLOCK for slot, at, _ in decode]
+        for slot, start, size in chunks:
+            positions += range(start, start + size)
+            mapping += tables.slot_mapping(slot, start, size)
+        both = torch.from_numpy(np.array((positions, mapping), dtype=np.int64)).to(device)  # faster than torch.tensor
         return cls(decode, chunks, tables, both[0], both[1])
 
 

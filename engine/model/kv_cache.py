@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from engine.schedule.block_pool import BLOCK
 from engine.schedule.sequence import Sequence
-
-Integers = TypeVar("Integers", Tensor, np.ndarray[Any, Any])
 
 
 class KVCache:
@@ -43,14 +41,11 @@ class KVCache:
         """Return the size of one token's keys and values in bytes."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
 
-    @staticmethod
-    def slot_mapping(blocks: Integers, positions: Integers) -> Integers:
-        """Return where `write` puts T tokens, block * BLOCK + offset [T], from their blocks [T] and positions [T]."""
-        slots: Integers = blocks * BLOCK + positions % BLOCK
-        return slots
-
     def write(self, layer: int, slot_mapping: Tensor, kv: Tensor) -> None:
-        """Write keys and values [T, 2 * kv_heads, D], the key heads first, to the slots of `slot_mapping`."""
+        """Write keys and values [T, 2 * kv_heads, D], the key heads first.
+
+        slot_mapping: where the tokens are written, block * BLOCK + offset, int64 [T].
+        """
         blocks, offsets = slot_mapping // BLOCK, slot_mapping % BLOCK
         self.layers[layer][blocks, :, :, offsets] = kv.unflatten(1, (2, -1))
 
@@ -89,6 +84,16 @@ class BlockTables:
                 self._filled[slot] = len(blocks)
                 changed.append(slot)
         return changed
+
+    def slot_mapping(self, slot: int, start: int, size: int) -> list[int]:
+        """Return where the tokens at `size` positions from `start` are, each as block * BLOCK + offset."""
+        block_of, end, slots = self.array.item, start + size, list[int]()
+        while start < end:
+            stop = min(end, (start // BLOCK + 1) * BLOCK)
+            first = block_of(slot, start // BLOCK) * BLOCK + start % BLOCK
+            slots += range(first, first + stop - start)
+            start = stop
+        return slots
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

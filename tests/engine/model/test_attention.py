@@ -8,6 +8,7 @@ import torch
 
 from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
 from engine.model.kv_cache import BlockTables
+from engine.schedule.block_pool import BLOCK
 from tests.engine.model.paged_attention import paged_attention_reference, random_cache, random_spans
 
 SLOTS, LONGEST, HEADS, KV_HEADS, SIZE = 8, 70, 6, 2, 16
@@ -71,3 +72,13 @@ def test_tables_follow_their_sequences():
     assert tables.update([Row(2, [4])]) == [2]
     assert tables.array[2, 0] == 4
     assert tables.array.dtype == np.int32
+
+
+def test_a_slot_mapping_follows_the_table():
+    """From any position on, over the ends of blocks."""
+    tables = BlockTables(2, 3, np.array([[0, 0, 0], [5, 3, 9]], dtype=np.int32))
+    whole = [block * BLOCK + offset for block in (5, 3, 9) for offset in range(BLOCK)]
+    for start in (0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3):
+        for size in (0, 1, 2, BLOCK - 3, 3 * BLOCK - start):
+            if start + size <= 3 * BLOCK:
+                assert tables.slot_mapping(1, start, size) == whole[start : start + size]
