@@ -1,9 +1,9 @@
 """Compiles kernels without a card, as their host functions launch them, and prints the resources that each takes.
 
-Run as a program without TRITON_INTERPRET: `python -m tests.engine.model.cuda.compile_kernels MODULE:FUNCTION`, where
-the function launches kernels on CPU tensors. The launches compile for each architecture and run nothing. Prints one
-JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes", "early_accesses"}; the
-last is how many accesses of global memory stand before the wait for the kernels ahead, None without such a wait.
+Run as a program without TRITON_INTERPRET: `python -m tests.engine.model.cuda.compile_kernels MODULE:FUNCTION [90]`,
+where the function launches kernels on CPU tensors. The launches compile for each architecture and run nothing. Prints
+one JSON object: by architecture, a list of {"kernel", "registers", "spilled_bytes", "shared_bytes", "early_accesses"};
+the last is how many accesses of global memory stand before the wait for the kernels ahead, None without such a wait.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ACCESS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/.*\b(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
-def compiled_by(function, cache):
+def compiled_by(function, cache, architectures=ARCHITECTURES):
     """Return, by architecture, the resources of the kernels that a function "module:name" launches.
 
     Runs in a process of its own, since this one may be interpreting. cache: where Triton keeps what it compiled.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(cache)
-    command = [sys.executable, "-m", "tests.engine.model.cuda.compile_kernels", function]
+    command = [sys.executable, "-m", "tests.engine.model.cuda.compile_kernels", function, *map(str, architectures)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {int(name): kernels for name, kernels in json.loads(done.stdout).items()}
@@ -58,7 +58,7 @@ class CompilingDriver:
         return GPUTarget("cuda", self.architecture, 32)
 
 
-def main(function):
+def main(function, architectures):
     """Compile what the function launches."""
     import triton
     from triton.runtime.jit import JITFunction
@@ -71,7 +71,7 @@ def main(function):
 
     JITFunction.run = compile_only
     found = {}
-    for architecture in ARCHITECTURES:
+    for architecture in architectures:
         triton.runtime.driver.set_active(CompilingDriver(architecture))
         launch()
         found[architecture] = [{"kernel": kernel, **resources(binary)} for kernel, binary in launched]
@@ -99,4 +99,4 @@ def resources(binary):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], [*map(int, sys.argv[2:])] or ARCHITECTURES)

@@ -112,7 +112,7 @@ def launch_every_tiles():
 
 def test_every_tiles_of_the_table_fit_a_card(tmp_path):
     """Without spilling, on the architecture they were measured on."""
-    kernels = compiled_by("tests.engine.model.cuda.test_products:launch_every_tiles", tmp_path)[90]
+    kernels = compiled_by("tests.engine.model.cuda.test_products:launch_every_tiles", tmp_path, [90])[90]
     products_of = [kernel for kernel in kernels if kernel["kernel"] == "_skinny"]
     assert len(products_of) == 18
     for kernel in products_of:

@@ -309,19 +309,19 @@ def test_the_parameters_of_sequences_become_rows():
 
 
 def launch_real_shapes():
-    """Launch every kernel as for both models."""
-    for vocabulary, dtype in ((151936, torch.float16), (152064, torch.bfloat16), (151936, torch.float32)):
-        logits, ids = torch.zeros(2, vocabulary, dtype=dtype), torch.zeros(2, dtype=torch.int32)
-        sampler = Sampler(2, vocabulary, dtype, torch.device("cpu"))
-        for ranked in (True, False):
-            sampler(logits, torch.zeros(2, 5), torch.zeros(2), ids, ids, ids, ids, ranked)
-        allow_tokens(logits, ids, torch.zeros(2, vocabulary // 32, dtype=torch.int32))
+    """Launch every kernel on the logits that the engine has."""
+    vocabulary = 151_936
+    logits, ids = torch.zeros(2, vocabulary), torch.zeros(2, dtype=torch.int32)
+    sampler = Sampler(2, vocabulary, torch.float32, torch.device("cpu"))
+    for ranked in (True, False):
+        sampler(logits, torch.zeros(2, 5), torch.zeros(2), ids, ids, ids, ids, ranked)
+    allow_tokens(logits, ids, torch.zeros(2, vocabulary // 32, dtype=torch.int32))
 
 
 def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
     """With registers for at least 16 warps on a multiprocessor."""
     for kernels in compiled_by("tests.engine.model.cuda.test_sampling:launch_real_shapes", tmp_path).values():
-        assert len(kernels) == 21
+        assert len(kernels) == 7
         for kernel in kernels:
             assert kernel["spilled_bytes"] == 0, kernel
             assert kernel["registers"] <= 128, kernel
