@@ -16,10 +16,10 @@ from torch import Tensor
 from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
 from engine.model.choice import Choice
 from engine.model.decoder import Attend, Decoder
+from engine.model.image_tokens import ImageTokens
 from engine.model.kernels.library import Kernels
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
-from engine.model.vision import VisionTower
 from engine.schedule.block_pool import blocks_for
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
@@ -39,20 +39,17 @@ class ModelRunner:
     def __init__(
         self, model: Any, num_blocks: int, slots: int, max_model_len: int, kernels: Kernels | None = None
     ) -> None:
-        self._model, self.num_blocks = model, num_blocks
+        self.num_blocks = num_blocks
         self.decoder = Decoder(model, kernels)
-        visual = getattr(model.model, "visual", None)
-        self._tower = None if visual is None else VisionTower(visual, kernels)
+        self._images = ImageTokens(model, kernels)
         d = self.decoder
         self._cache = KVCache(d.num_layers, num_blocks, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._tables = BlockTables(slots, blocks_for(max_model_len))
-        self._image_token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
         """Prepare a sequence that has just got its slot and blocks: set its positions."""
-        if sequence.images is not None and sequence.positions is None:
-            self._set_image_positions(sequence)
+        self._images.set_positions(sequence)
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
@@ -92,7 +89,8 @@ class ModelRunner:
         self._tables.update(sequence for sequence, _ in rows)
         metadata = AttentionMetadata.of(spans[:decode], spans[decode:], self._tables, self.decoder.device)
         hidden = self.decoder.embed(self._token_ids(plan))
-        self._insert_image_embeds(rows, hidden)
+        if self._images.in_step(plan):
+            self._images.insert(plan, hidden)
         attend = self._attention(metadata)
         done, keep = _finished_rows(rows)
         index = None if len(keep) == hidden.shape[0] else self._to_index(keep)
@@ -126,46 +124,6 @@ class ModelRunner:
                 part = torch.cat([prompt[:, span.start : end], output.expand(3, -1)], dim=1)
             parts.append(part)
         return torch.cat(parts, dim=1).to(self.decoder.device)
-
-    def _set_image_positions(self, sequence: Sequence) -> None:
-        """Set the three-axis positions [3, T] of a prompt with images, and the offset of the positions after it."""
-        ids = torch.tensor([sequence.token_ids[: sequence.num_prompt]])
-        kinds = ids.eq(self._image_token_id).int()
-        positions, delta = self._model.model.get_rope_index(ids, kinds, sequence.images.grid_thw)
-        sequence.positions, sequence.rope_delta = positions[:, 0], int(delta)
-
-    def _insert_image_embeds(self, rows: list[tuple[Sequence, Span]], hidden: Tensor) -> None:
-        """Write image embeddings to the rows of image tokens; new images go through the vision tower together."""
-        new = [s for s, span in rows if s.image_embeds is None and self._has_image_tokens(s, span)]
-        if new:
-            self._embed_images(new)
-        row = 0
-        for sequence, span in rows:
-            if sequence.image_embeds is not None and span.start < sequence.num_prompt:
-                self._insert_embeds(sequence, span, hidden[row : row + span.size])
-            row += span.size
-
-    def _has_image_tokens(self, sequence: Sequence, span: Span) -> bool:
-        """Return whether image tokens are left to compute; the cached prefix may contain all of them."""
-        return (
-            sequence.images is not None and self._image_token_id in sequence.token_ids[span.start : sequence.num_prompt]
-        )
-
-    def _insert_embeds(self, sequence: Sequence, span: Span, hidden: Tensor) -> None:
-        ids = sequence.token_ids
-        before = ids[: span.start].count(self._image_token_id)
-        rows = [i for i in range(span.size) if ids[span.start + i] == self._image_token_id]
-        if rows:
-            hidden[self._to_index(rows)] = sequence.image_embeds[before : before + len(rows)].to(hidden.dtype)
-
-    def _embed_images(self, sequences: list[Sequence]) -> None:
-        device = self.decoder.device
-        pixels = torch.cat([s.images.pixel_values(device) for s in sequences])
-        grids = torch.cat([s.images.grid_thw for s in sequences]).to(device)
-        assert self._tower is not None  # admission rejects images for a model without a vision tower
-        embeds = iter(self._tower(pixels, grids))
-        for sequence in sequences:
-            sequence.image_embeds = torch.cat([next(embeds) for _ in range(len(sequence.images.grid_thw))])
 
     def _to_index(self, values: list[int]) -> Tensor:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.decoder.device)  # faster than torch.tensor

@@ -86,8 +86,8 @@ def test_a_cached_prefix_is_not_computed_again(driver):
 def test_a_cached_image_is_not_embedded_again(vision, make_image):
     """Its tokens come from the prefix cache, so the vision tower does not run; for another image it does."""
     loaded, runner = vision
-    calls, tower = [], runner._tower
-    runner._tower = lambda pixels, grids: calls.append(1) or tower(pixels, grids)
+    calls, tower = [], runner._images._tower
+    runner._images._tower = lambda pixels, grids: calls.append(1) or tower(pixels, grids)
     driver = Driver(loaded, runner, max_num_seqs=6)
     question = "Что на картинке? Какого цвета квадрат на белом фоне?"
     same = [driver.submit(chat(question, make_image(84, 84)), 5)]
@@ -97,7 +97,7 @@ def test_a_cached_image_is_not_embedded_again(vision, make_image):
     assert len(calls) == 1
     other = driver.submit(chat(question, make_image(84, 84, seed=3)), 5)
     driver.run()
-    runner._tower = tower
+    runner._images._tower = tower
     assert len(calls) == 2
     assert outcome(same[0]).text == outcome(same[1]).text
     assert outcome(same[1]).cached_tokens > 0
