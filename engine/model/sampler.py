@@ -17,10 +17,8 @@ from torch import Tensor
 
 from engine.model.choice import Choice
 from engine.model.kernels.library import Kernels
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import BELOW_ONE, Sequence
 
-# The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
-BELOW_ONE = 1.0 - 2.0**-23
 # The lower limit of temperatures: greedy in effect, and logits divided by it are still finite.
 LOWEST_TEMPERATURE = 1e-4
 

@@ -24,6 +24,9 @@ from engine.types import (
     TokenLogprob,
 )
 
+# The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
+BELOW_ONE = 1.0 - 2.0**-23
+
 
 class Phase(Enum):
     """The phase of a sequence. A preempted sequence goes back to WAITING."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.model.cuda.attention_plan import AttentionPlanner
 from engine.schedule.block_pool import BLOCK
 from engine.schedule.scheduler import Plan
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import BELOW_ONE, Sequence
 
 Ints = NDArray[np.int32]
 Buffer = Any  # an array of NumPy, or a tensor
@@ -30,8 +30,6 @@ LARGEST_GRAPH = 512  # tokens; a larger step has enough work for each kernel tha
 EAGER_STEP = 64
 # Each input begins at a multiple of so many numbers, 16 bytes: Triton compiles kernels anew for pointers that do not.
 ALIGNMENT = 4
-# The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
-BELOW_ONE = 1.0 - 2.0**-23
 
 
 def graph_buckets(longest: int = LARGEST_GRAPH) -> list[int]:
@@ -146,7 +144,7 @@ class StepInputs:
         self["keep"][: len(done)] = keep
         rows = [sequence.slot for sequence in done]
         self["rows"][: len(done)] = rows
-        self["numbers"].view(np.float32)[: len(done)] = [_number(sequence) for sequence in done]
+        self["numbers"].view(np.float32)[: len(done)] = numbers_of(done)
         self["parameters"].view(np.float32)[: len(done)] = tables.parameters[rows]
         first_tokens, counts, slots, positions = np.array(spans, dtype=np.int32).T
         planner = self.layout.limits.planner
@@ -182,10 +180,12 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _number(sequence: Sequence) -> float:
-    if sequence.sampling.temperature <= 0:
-        return 0.0
-    return min(sequence.uniform(sequence.pending), BELOW_ONE)
+def numbers_of(sequences: list[Sequence]) -> list[float]:
+    """Return the random numbers with which rows draw their next tokens, those of greedy rows 0."""
+    return [
+        min(sequence.uniform(sequence.pending), BELOW_ONE) if sequence.sampling.temperature > 0 else 0.0
+        for sequence in sequences
+    ]
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from engine.model.cuda import sampling_kernels as kernels
-from engine.model.sampler import BELOW_ONE, LOWEST_TEMPERATURE
+from engine.model.sampler import LOWEST_TEMPERATURE
 from engine.schedule.sequence import Sequence
 
 # Tokens that may be within reach of top_k, top_p and min_p without reading the vocabulary again and again. A row of a
@@ -48,19 +48,6 @@ def parameters_of(sequences: abc.Sequence[Sequence]) -> np.ndarray:
         )
         row[4] = params.token_mask is not None
     return rows
-
-
-def numbers_of(sequences: abc.Sequence[Sequence], ahead: int = 0) -> np.ndarray:
-    """Return the random numbers of rows for `Sampler`, float32 [rows], those of greedy rows 0.
-
-    ahead: how many tokens of the sequences have been sampled but not appended yet.
-    """
-    sampled = (sequence.sampling.temperature > 0 for sequence in sequences)
-    drawn = (
-        min(sequence.uniform(ahead), BELOW_ONE) if number else 0.0
-        for sequence, number in zip(sequences, sampled, strict=True)
-    )
-    return np.fromiter(drawn, np.float32, len(sequences))
 
 
 class Sampler:
@@ -101,8 +88,8 @@ class Sampler:
     ) -> None:
         """Write each row's token into `tokens` [R] and `last_tokens`[slot], and 1 into `finite` [R], 0 for bad logits.
 
-        logits: [R, vocabulary], not changed. parameters: from `parameters_of`, float32 [R, 5]; numbers: from
-        `numbers_of`, float32 [R]; slots: int32 or int64 [R], the index into last_tokens, negative for none. tokens,
+        logits: [R, vocabulary], not changed. parameters: from `parameters_of`, float32 [R, 5]; numbers: float32 [R], in
+        [0, 1), 0 for greedy rows; slots: int32 or int64 [R], the index into last_tokens, negative for none. tokens,
         finite, last_tokens: int32 or int64. ranked: False if no row `is_ranked`, which saves two launches. A row is bad
         if a logit is NaN or infinite, other than -inf in a row with a grammar; its token is valid but means nothing.
         """

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from engine.model.cuda import choosing, forward, products, skinny, step
 from engine.model.layers import rotate
-from engine.model.sampler import BELOW_ONE
+from engine.schedule.sequence import BELOW_ONE
 
 
 def rms_norm(x, weight, eps, out, dependent=False):

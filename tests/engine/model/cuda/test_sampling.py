@@ -13,7 +13,6 @@ from engine.model.cuda.sampling import (
     allow_tokens,
     is_ranked,
     log_probabilities,
-    numbers_of,
     parameters_of,
 )
 from tests.engine.model.cuda.compile_kernels import compiled_by
@@ -290,6 +289,7 @@ def test_log_probabilities_are_those_of_the_logits(device, dtype):
 
 def test_the_parameters_of_sequences_become_rows():
     """Greedy is temperature 0; other temperatures are at least the lowest that is finite."""
+    from engine.model.cuda.batch import numbers_of
     from tests.engine.sequences import sequence  # needs packages of the service that a borrowed card may lack
 
     rows = [
@@ -303,8 +303,9 @@ def test_the_parameters_of_sequences_become_rows():
         [pytest.approx(1e-4), 0, 1, 0, 0],
         [0.5, 7, 0.25, 0.125, 0],
     ]
-    numbers = numbers_of(rows, ahead=1)
-    assert numbers.tolist() == [0.0, *(pytest.approx(row.uniform(1)) for row in rows[1:])]
+    for row in rows:
+        row.pending = 1
+    assert numbers_of(rows) == [0.0, *(pytest.approx(row.uniform(1)) for row in rows[1:])]
     assert [is_ranked(row) for row in rows] == [False, False, True]
 
 
