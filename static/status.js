@@ -52,9 +52,10 @@ function take(fresh) {
 
 function drawAll() {
   const now = Math.max(Date.now() / 1000, at.at(-1) ?? 0);
-  for (const figure of plots.querySelectorAll("[data-plot]")) {
+  const figures = plots.querySelectorAll("[data-plot]");
+  for (const figure of figures) figure.hidden = false; // all before the first is drawn: they share the width
+  for (const figure of figures) {
     const own = [...lines.values()].filter(({ plot, values }) => plot === figure.dataset.plot && (plot !== "errors" || values.some(Boolean)));
-    figure.hidden = false;
     remark(figure, own.length ? "" : figure.dataset.plot === "errors" ? words.no_errors : words.empty);
     if (!own.length) for (const old of figure.querySelectorAll("svg, .legend")) old.remove();
     else draw(figure, { at, lines: own, now, span, interval, words });

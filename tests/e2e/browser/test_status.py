@@ -25,6 +25,18 @@ def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):
     expect(page.locator(".tiles [data-status=ready]")).to_contain_text("ready")
 
 
+def test_every_plot_is_drawn_for_the_width_it_has(service, open_page):
+    """The first one is not drawn while it is alone: its lettering would shrink as the others come beside it."""
+    page = open_page(f"{service.url}/status", viewport={"width": 1440, "height": 900})
+    expect(page.locator("[data-plot=memory] svg").first).to_be_visible()
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll("[data-plot] > svg")].map((svg) =>
+            [svg.viewBox.baseVal.width, Math.round(svg.getBoundingClientRect().width)])"""
+    )
+    assert len(sizes) > 1
+    assert all(abs(drawn - shown) <= 1 for drawn, shown in sizes), sizes
+
+
 def test_others_sign_in_once_with_the_key(own_service, open_page):
     """A wrong key is refused; the right one gives an HttpOnly cookie and never appears in an address."""
     service = own_service(ADMIN_KEY=KEY)  # whose limit of attempts no other test has used
