@@ -72,11 +72,10 @@ class _Logprobs:
     best_tokens: Tensor
 
 
-def sample(logits: Tensor, sequences: list[Sequence], ahead: int = 0, kernels: Kernels | None = None) -> Sampled:
+def sample(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None = None) -> Sampled:
     """Sample one token per row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
 
-    ahead: how many tokens of the sequences have been sampled but not appended yet; must be 0 for rows with
-    `needs_its_tokens`. kernels: used for drawing on the CPU.
+    kernels: used for drawing on the CPU.
     """
     finite = logits.sum(dim=-1).isfinite()
     rows = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
@@ -84,12 +83,12 @@ def sample(logits: Tensor, sequences: list[Sequence], ahead: int = 0, kernels: K
     for row, sequence in enumerate(sequences):
         if sequence.adjusts_logits:
             _adjust(logits[row], sequence)
-    tokens = _choose(logits, sequences, ahead, kernels)
+    tokens = _choose(logits, sequences, kernels)
     counts = [sequences[row].sampling.logprobs or 0 for row in rows]
     return Sampled(tokens, finite, None if logprobs is None else _pick_logprobs(logprobs, tokens, rows, counts))
 
 
-def _choose(logits: Tensor, sequences: list[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
+def _choose(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) -> Tensor:
     """Return the tokens [n]: the most probable for greedy rows, drawn for the others."""
     plain, ranked, greedy = list[int](), list[int](), False
     for row, sequence in enumerate(sequences):
@@ -103,33 +102,33 @@ def _choose(logits: Tensor, sequences: list[Sequence], ahead: int, kernels: Kern
     tokens = logits.argmax(dim=-1) if greedy else logits.new_zeros(len(sequences), dtype=torch.long)
     for rows, draw in ((plain, partial(_draw_plain, kernels=kernels)), (ranked, _draw_ranked)):
         if rows and len(rows) == len(sequences):
-            return draw(logits, sequences, ahead)
+            return draw(logits, sequences)
         if rows:
             index = _index(rows, tokens)
-            tokens.index_copy_(0, index, draw(logits[index], [sequences[row] for row in rows], ahead))
+            tokens.index_copy_(0, index, draw(logits[index], [sequences[row] for row in rows]))
     return tokens
 
 
-def _draw_plain(logits: Tensor, sequences: list[Sequence], ahead: int, kernels: Kernels | None) -> Tensor:
+def _draw_plain(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) -> Tensor:
     """Draw from all tokens."""
     if kernels is None:
-        return _invert(_probabilities(logits, sequences), sequences, ahead)
-    return kernels.draw(logits, _temperatures(logits, sequences), _numbers(logits, sequences, ahead))
+        return _invert(_probabilities(logits, sequences), sequences)
+    return kernels.draw(logits, _temperatures(logits, sequences), _numbers(logits, sequences))
 
 
 def _temperatures(like: Tensor, sequences: list[Sequence]) -> Tensor:
     return _column([max(LOWEST_TEMPERATURE, sequence.sampling.temperature) for sequence in sequences], like)
 
 
-def _numbers(like: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
-    return _column([min(sequence.uniform(ahead), BELOW_ONE) for sequence in sequences], like)
+def _numbers(like: Tensor, sequences: list[Sequence]) -> Tensor:
+    return _column([min(sequence.uniform(), BELOW_ONE) for sequence in sequences], like)
 
 
 def _probabilities(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     return torch.softmax(logits.div_(_temperatures(logits, sequences)), dim=-1)
 
 
-def _draw_ranked(logits: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+def _draw_ranked(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     """Draw from the most probable tokens; if every row has a `top_k`, only the largest of those is ranked."""
     probabilities, vocabulary = _probabilities(logits, sequences), logits.shape[-1]
     limits = [min(sequence.sampling.top_k or vocabulary, vocabulary) for sequence in sequences]
@@ -141,14 +140,14 @@ def _draw_ranked(logits: Tensor, sequences: list[Sequence], ahead: int) -> Tenso
     outside = (before >= _column([s.sampling.top_p for s in sequences], values)) & (ranks > 0)
     unlikely = values < values[:, :1] * _column([s.sampling.min_p for s in sequences], values)
     values = values.masked_fill(outside | unlikely, 0.0)
-    drawn = _invert(values, sequences, ahead)
+    drawn = _invert(values, sequences)
     return tokens.gather(1, drawn[:, None])[:, 0]
 
 
-def _invert(weights: Tensor, sequences: list[Sequence], ahead: int) -> Tensor:
+def _invert(weights: Tensor, sequences: list[Sequence]) -> Tensor:
     """Return [n]: the first index in each row whose cumulative weight exceeds the row's number times the total."""
     sums = weights.cumsum(dim=-1)
-    indices = torch.searchsorted(sums, _numbers(sums, sequences, ahead) * sums[:, -1:], right=True)[:, 0]
+    indices = torch.searchsorted(sums, _numbers(sums, sequences) * sums[:, -1:], right=True)[:, 0]
     return indices.clamp_(max=weights.shape[-1] - 1)
 
 
