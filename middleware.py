@@ -18,14 +18,14 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, errors, failover, operator_session
+from edge import caller, errors, failover, operator_session, preflight
 from edge.charging import charge
 from edge.gate import body_refused
 from edge.key_tries import BUDGET
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
-from edge.response_headers import CORS_EXPOSED, CORS_HEADERS, CORS_METHODS, SECURITY_HEADERS
+from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
@@ -54,12 +54,11 @@ def install(app: Flask, settings: Settings, failures: Failures) -> None:
     CORS(
         app,
         origins=list(settings.security.allowed_origins),
-        methods=CORS_METHODS,
-        allow_headers=CORS_HEADERS,
+        methods=list(preflight.METHODS),
         expose_headers=CORS_EXPOSED,
         send_wildcard=settings.security.allowed_origins == ("*",),
         supports_credentials=False,
-        max_age=600,
+        max_age=600,  # seconds; what a page may send is set by `_allow`
     )
 
 
@@ -183,7 +182,20 @@ def _finish(response: Response) -> Response:
     response.headers.extend(headers)
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
+    if preflight.is_preflight(request.method, request.headers):
+        _allow(response)
     return response
+
+
+def _allow(response: Response) -> None:
+    """Complete the answer to a preflight, whose origin has been checked: a page that is not allowed is told nothing."""
+    response.vary.update(preflight.VARY)
+    for name in ("Access-Control-Allow-Methods", "Access-Control-Allow-Headers"):
+        response.headers.pop(name, None)
+    if "Access-Control-Allow-Origin" not in response.headers:
+        return
+    adapter = request_ctx.url_adapter
+    response.headers.update(preflight.preflight_headers(request.headers, adapter.allowed_methods() if adapter else ()))
 
 
 def _report(state: RequestState, response: Response) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-CORS_METHODS = ["GET", "POST", "OPTIONS"]
-CORS_HEADERS = ["Authorization", "Content-Type", "X-Request-ID"]
 CORS_EXPOSED = [
     "X-Request-ID",
     "X-Response-Time",
+    "X-Max-Tokens",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

@@ -230,10 +230,11 @@ def test_open_routes_answer_every_caller(client, name):
 
 # --- CORS ---
 
-METHODS, HEADERS = {"GET", "POST", "OPTIONS"}, {"authorization", "content-type", "x-request-id"}
+METHODS = {"GET", "POST", "OPTIONS"}
 EXPOSED = {
     "X-Request-ID",
     "X-Response-Time",
+    "X-Max-Tokens",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",
@@ -246,21 +247,75 @@ def listed(response, name):
     return {item.strip() for item in response.headers[f"Access-Control-{name}"].split(",")}
 
 
-def test_any_page_may_call_by_default(client):
-    """`*`, the exact methods and headers, and no credentials, on failures too."""
-    asked = {
+def asking(headers, method="POST"):
+    """Return the headers of a preflight."""
+    return {
         "Origin": "https://a.example",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type, x-request-id, x-other",
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": headers,
     }
-    preflight = client.options(TEXT, headers=asked)
+
+
+def test_any_page_may_call_by_default(client):
+    """`*`, the exact methods, the headers that it asks for, and no credentials, on failures too."""
+    preflight = client.options(TEXT, headers=asking("authorization, content-type, x-request-id, x-other"))
     assert preflight.headers["Access-Control-Allow-Origin"] == "*"
     assert listed(preflight, "Allow-Methods") == METHODS
-    assert {name.lower() for name in listed(preflight, "Allow-Headers")} == HEADERS
+    assert listed(preflight, "Allow-Headers") == {"authorization", "content-type", "x-request-id", "x-other"}
+    assert "Access-Control-Allow-Credentials" not in preflight.headers
     for response in (client.get("/api/health"), client.post(TEXT, json={}), client.get("/api/nothing")):
         assert response.headers["Access-Control-Allow-Origin"] == "*"
         assert listed(response, "Expose-Headers") == EXPOSED
         assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-retry-count,x-stainless-runtime",
+        "openai-organization,openai-project,openai-beta",
+        "anthropic-version,anthropic-dangerous-direct-browser-access,x-api-key",
+        "User-Agent, HTTP-Referer, X-Title",
+        "traceparent,idempotency-key",
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/api/v1/text/generate", "/api/health"])
+def test_a_page_may_send_whatever_headers_its_library_has(client, path, names):
+    """Those of OpenAI's and Anthropic's libraries, and any other; caches keep the answers to each question apart."""
+    response = client.options(path, headers=asking(names))
+    assert response.status_code == 200
+    assert listed(response, "Allow-Headers") == {name.strip().lower() for name in names.split(",")}
+    assert {"Access-Control-Request-Headers", "Access-Control-Request-Method"} <= set(response.vary)
+
+
+@pytest.mark.parametrize("names", ["", " ", ",", "a b", "x-\u00e9", "x: y", "a;b", '"x"', "x" * 129, "(x)"])
+def test_what_is_no_name_of_a_header_is_not_echoed(client, names):
+    """A list is taken apart, and only names leave again."""
+    response = client.options(TEXT, headers=asking(f"x-good,{names}"))
+    assert listed(response, "Allow-Headers") == {"x-good"}
+    assert "Access-Control-Allow-Headers" not in client.options(TEXT, headers=asking(names)).headers
+
+
+def test_a_long_list_of_headers_is_cut(client):
+    """No answer grows with the question."""
+    response = client.options(TEXT, headers=asking(",".join(f"x-{number}" for number in range(1000))))
+    assert listed(response, "Allow-Headers") == {f"x-{number}" for number in range(100)}
+    assert len(client.options(TEXT, headers=asking("x,X," * 500)).headers["Access-Control-Allow-Headers"]) == 1
+
+
+def test_pages_may_delete_where_an_address_allows_it(app):
+    """DELETE is offered where a route has it, and nowhere else; other methods never are."""
+    app.add_url_rule("/v1/things/<name>", "one_thing", lambda name: "", methods=["GET", "DELETE", "PATCH"])
+    client = app.test_client()
+    assert listed(client.options("/v1/things/x", headers=asking("", "DELETE")), "Allow-Methods") == METHODS | {"DELETE"}
+    assert listed(client.options("/v1/models", headers=asking("", "DELETE")), "Allow-Methods") == METHODS
+
+
+def test_a_page_that_is_not_allowed_is_told_nothing(environ, models, machine):
+    """Neither methods nor headers."""
+    settings = load_settings({**environ, "ALLOWED_ORIGINS": "https://b.example"}, None)
+    response = create_app(settings, models, machine).test_client().options(TEXT, headers=asking("content-type"))
+    assert not [name for name in response.headers.keys() if name.startswith("Access-Control")]
 
 
 def test_a_list_of_origins_is_kept_to(environ, models, machine):
