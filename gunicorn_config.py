@@ -24,6 +24,7 @@ from config import settings_or_exit
 from engine.errors import StartError
 from models.memory_plan import IDLE_CONNECTIONS
 from serving.allocator import share_heaps
+from serving.garbage import exempt_existing_objects
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
 from serving.systemd import Watchdog, notifier
@@ -156,6 +157,7 @@ def post_worker_init(worker: ServiceWorker) -> None:
         interval = int(os.environ["WATCHDOG_USEC"]) / 2e6
         worker.beat = Watchdog(notify, interval, lambda: worker.models.restart_needed).beat
     worker.on_drain = _extend_stop_timeout
+    worker.models.before_ready = exempt_existing_objects
     worker.begin_serving()
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, exit_process(Arbiter.WORKER_BOOT_ERROR))

@@ -22,7 +22,8 @@ class ModelSet:
 
     check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder: of all
     images of the service; it starts before the models and stops after them. overlapping: set before the start where
-    another copy is still in memory, so that the room kept for one counts as used.
+    another copy is still in memory, so that the room kept for one counts as used. before_ready: called once all models
+    are loaded, before the first request.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ModelSet:
         self._stopping = threading.Event()
         self._stop_announced = False
         self.overlapping = False
+        self.before_ready: Callable[[], None] = lambda: None
         self.loaded = False  # all models; before, none of them serves
         self._loader: threading.Thread | None = None
 
@@ -81,6 +83,7 @@ class ModelSet:
         for name, backend in self:
             if not self._stopping.is_set():
                 self._start_one(name, backend)
+        self.before_ready()
         self.loaded = True
 
     def start_in_background(

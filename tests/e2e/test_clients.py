@@ -4,6 +4,7 @@ import base64
 import functools
 import http.client
 import json
+import re
 import socket
 import struct
 import time
@@ -193,3 +194,9 @@ def test_early_refusal_reaches_a_client_that_still_sends(service):
     response = connection.getresponse()
     assert (response.status, json.loads(response.read())["error"]) == (415, "unsupported_media_type")
     connection.close()
+
+
+def test_what_was_loaded_is_exempt_from_garbage_collection(service):
+    """A full collection does not visit what the imports and the models left: it would pause every stream."""
+    exempt = until(lambda: re.search(r"(\d+) objects are exempt from garbage collection", service.output.read_text()))
+    assert int(exempt[1]) > 10_000

@@ -391,3 +391,13 @@ def test_the_reserve_for_a_second_copy_is_what_that_copy_uses(tmp_path, overlapp
     with pytest.raises(StartError) as stopped:
         models.start()
     assert ("RELOAD_RESERVE" in str(stopped.value)) is not overlapping
+
+
+def test_preparations_end_before_the_first_request_is_accepted():
+    """They see every model started and none serving yet."""
+    models = pair()
+    seen = []
+    models.before_ready = lambda: seen.append((models.ready, models.loaded))
+    models.start()
+    assert seen == [(True, False)]
+    assert models.loaded
