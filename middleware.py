@@ -78,8 +78,9 @@ def _begin() -> None:
     request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
     client = caller.client_address(request, services().settings.server.trusted_proxies)
-    trace, model = _trace(row, request_id, began), row.model if row is not None else None
-    observer = RequestObserver(services().metrics, trace, request_id, began, model)
+    model, protocol = (None, None) if row is None else (row.model, row.protocol)
+    trace = _trace(row, request_id, began)
+    observer = RequestObserver(services().metrics, trace, request_id, began, model, protocol)
     put(RequestState(began, row, request_id, client, observer))
     services().forwarded_warning.check(request)
 

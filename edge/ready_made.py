@@ -63,7 +63,12 @@ class ReadyMade:
         token = request_id_var.set(request_id)
         try:
             observer = RequestObserver(
-                self._metrics, Trace(), request_id, began, row.model if model is None else model.name
+                self._metrics,
+                Trace(),
+                request_id,
+                began,
+                row.model if model is None else model.name,
+                row.protocol,
             )
             if isinstance(error, OverBudget) and row.budget is not None:
                 observer.over_budget(row.budget.value, error.window)

@@ -6,11 +6,13 @@ The application does not start if a route has no row or a row no route.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from flask import Flask, Request
 from werkzeug.routing import Rule
+
+from telemetry.protocol import Protocol
 
 MIB = 1024 * 1024
 JSON, MULTIPART, FORM = "application/json", "multipart/form-data", "application/x-www-form-urlencoded"
@@ -41,7 +43,7 @@ class Row:
     own_page: the route changes what a browser keeps, and refuses a browser that calls it for another site's page.
     bodies: the accepted content types with their limits in bytes; empty for a route that reads no body. cost_in_body:
     the route charges its budget itself, once it has read how many answers are requested. model: the model whose
-    figures a failed request counts in, unless the body names it.
+    figures a failed request counts in, unless the body names it. protocol: of a route that generates.
     """
 
     need: Need = Need.OPEN
@@ -49,11 +51,14 @@ class Row:
     bodies: Mapping[str, int] = field(default_factory=dict)
     cost_in_body: bool = False
     model: str | None = None
+    protocol: Protocol | None = None
     own_page: bool = False
 
 
 # The body names the model and the number of answers.
 OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
+FORMS = Row(budget=Budget.GENERATION, protocol=Protocol.FORM)
+API = Row(budget=Budget.GENERATION, protocol=Protocol.API)
 
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
@@ -66,18 +71,16 @@ ROUTES: Mapping[str, Row] = {
     "POST /status/sign-in": Row(bodies=FORM_OF_TEXT, own_page=True),
     "POST /status/sign-out": Row(own_page=True),
     "GET /avibe": Row(),
-    "POST /avibe": Row(budget=Budget.GENERATION, bodies=FORM_OF_TEXT, model="avibe"),
+    "POST /avibe": replace(FORMS, bodies=FORM_OF_TEXT, model="avibe"),
     "GET /avision": Row(),
-    "POST /avision": Row(budget=Budget.GENERATION, bodies=FORM_WITH_IMAGE, model="avision"),
-    "POST /api/v1/text/generate": Row(budget=Budget.GENERATION, bodies={JSON: MIB}, model="avibe"),
-    "POST /api/v1/text/batch": Row(budget=Budget.GENERATION, bodies={JSON: 4 * MIB}, cost_in_body=True),
-    "POST /api/v1/image/analyze": Row(
-        budget=Budget.GENERATION, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"
-    ),
+    "POST /avision": replace(FORMS, bodies=FORM_WITH_IMAGE, model="avision"),
+    "POST /api/v1/text/generate": replace(API, bodies={JSON: MIB}, model="avibe"),
+    "POST /api/v1/text/batch": replace(API, bodies={JSON: 4 * MIB}, cost_in_body=True),
+    "POST /api/v1/image/analyze": replace(API, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"),
     "GET /v1/models": Row(),
     "GET /v1/models/<path:model_id>": Row(),
-    "POST /v1/chat/completions": OPENAI,
-    "POST /v1/completions": OPENAI,
+    "POST /v1/chat/completions": replace(OPENAI, protocol=Protocol.OPENAI_CHAT),
+    "POST /v1/completions": replace(OPENAI, protocol=Protocol.OPENAI_COMPLETIONS),
     "GET /api/docs": Row(),
     "GET /api/openapi.json": Row(),
     "GET /api/health": Row(budget=Budget.HEALTH),

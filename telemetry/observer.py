@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from engine.types import Completion, GenerationRequest
 from telemetry.metrics import Metrics
+from telemetry.protocol import Protocol
 from telemetry.tracing import Trace
 
 log = logging.getLogger("avito_ai.generation")
@@ -25,7 +26,8 @@ class RequestObserver:
     """Observes one request. Events may come from any thread; the answers of a request are numbered from 0.
 
     began: the request's arrival on `clock`, in seconds; model: whose generation figures a failure counts in, None where
-    the request generates nothing or names its model in the body. served_id: of the model, known once it is validated.
+    the request generates nothing or names its model in the body; protocol: of a request to generate. served_id: of the
+    model, known once it is validated.
     """
 
     def __init__(
@@ -35,12 +37,13 @@ class RequestObserver:
         request_id: str,
         began: float,
         model: str | None = None,
+        protocol: Protocol | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics, self._trace, self._began, self._clock = metrics, trace, began, clock
         self._log = logging.LoggerAdapter(log, {"request_id": request_id})
         self._level = logging.INFO
-        self._model = model
+        self._model, self._protocol = model, protocol
         self.served_id: str | None = None
 
     def hold(self) -> Callable[[], None]:
@@ -69,7 +72,7 @@ class RequestObserver:
         """Count an answer that ended well; its seconds run from the request's arrival."""
         assert self._model is not None, "validated comes first"
         seconds = self._clock() - self._began
-        self._metrics.generation_succeeded(self._model, completion, seconds)
+        self._metrics.generation_succeeded(self._model, self._protocol, completion, seconds)
         self._trace.answered(number, completion)
         reason = completion.finish_reason
         self._log.log(self._level, "generated: %d tokens in %.3fs (%s)", completion.output_tokens, seconds, reason)
@@ -77,7 +80,7 @@ class RequestObserver:
     def failed(self, code: str, status: int, message: str) -> None:
         """Count an error of the request or of one of its answers, by the code and status of its response."""
         if self._model is not None:
-            self._metrics.generation_failed(self._model, code)
+            self._metrics.generation_failed(self._model, self._protocol, code)
         self._trace.failed(code, status, message)
 
     def over_budget(self, budget: str, window: str) -> None:

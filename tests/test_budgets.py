@@ -65,7 +65,7 @@ def test_a_refused_call_reaches_no_model_and_no_figure(limited, avibe):
     assert len(avibe.submitted) == 10
     text = limited.get("/metrics").text
     assert 'avito_ai_rate_limit_refusals_total{budget="generation",window="minute"} 3.0' in text
-    assert 'avito_ai_requests_total{model="avibe",status="rate_limit_exceeded"} 3.0' in text
+    assert 'avito_ai_requests_total{model="avibe",protocol="api",status="rate_limit_exceeded"} 3.0' in text
 
 
 def test_a_spent_budget_is_refused_before_the_body_is_read(limited):

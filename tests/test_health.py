@@ -32,6 +32,11 @@ def scraped(client):
     return {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
 
 
+def ended(status, protocol="api"):
+    """Return the series of Avibe's requests that ended so."""
+    return "avito_ai_requests_total", ("model", "avibe"), ("protocol", protocol), ("status", status)
+
+
 def test_health_has_exactly_two_facts(client):
     """200 while the process answers, whatever state the models are in."""
     response = client.get("/api/health")
@@ -187,7 +192,7 @@ def test_reset_clears_the_json_figures_but_never_prometheus(client):
     client.post(TEXT, json={"prompt": "x"})
     assert client.post("/api/metrics/reset").json["success"] is True
     assert client.get("/api/metrics").json["application"]["total_requests"] == 0
-    assert scraped(client)["avito_ai_requests_total", ("model", "avibe"), ("status", "success")] == 1
+    assert scraped(client)[ended("success")] == 1
 
 
 def test_prometheus_has_the_requests_by_route_and_end(client, avibe):
@@ -204,9 +209,21 @@ def test_prometheus_has_the_requests_by_route_and_end(client, avibe):
     assert samples[http, ("method", "GET"), ("route", "unmatched"), ("status", "404")] == 2
     assert samples[http, ("method", "other"), ("route", "unmatched"), ("status", "405")] == 1
     assert samples["avito_ai_http_request_duration_seconds_count", ("route", TEXT)] == 2
-    assert samples["avito_ai_requests_total", ("model", "avibe"), ("status", "validation_error")] == 1
+    assert samples[ended("validation_error")] == 1
     labels = {value for key in samples for name, value in key[1:] if name == "route"}
     assert not any("nothing" in label for label in labels)
+
+
+def test_prometheus_tells_the_protocols_apart(client):
+    """The same model asked through each interface counts in a series of its own."""
+    hello = [{"role": "user", "content": "x"}]
+    client.post(TEXT, json={"prompt": "x"})
+    client.post("/avibe", data={"prompt": "x"})
+    client.post("/v1/chat/completions", json={"model": "avibe", "messages": hello})
+    client.post("/v1/completions", json={"model": "avibe", "prompt": "x"})
+    samples = scraped(client)
+    for protocol in ("api", "form", "openai_chat", "openai_completions"):
+        assert samples[ended("success", protocol)] == 1
 
 
 def test_prometheus_has_where_the_time_of_an_answer_went(client):

@@ -11,6 +11,7 @@ from telemetry.metrics.application import ApplicationFigures
 from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
 from telemetry.metrics.prometheus import PrometheusMetrics
+from telemetry.protocol import Protocol
 
 SUCCESS = "success"
 RATE_LIMITED = "rate_limit_exceeded"
@@ -41,16 +42,18 @@ class Metrics:
         """Seconds since the application was created."""
         return self._clock() - self._began
 
-    def generation_succeeded(self, model: str, completion: Completion, seconds: float) -> None:
+    def generation_succeeded(
+        self, model: str, protocol: Protocol | None, completion: Completion, seconds: float
+    ) -> None:
         """Count a completed answer; seconds: from the request's arrival."""
         self.application.succeeded(model, seconds, completion.output_tokens)
-        self.prometheus.ended(model, SUCCESS)
+        self.prometheus.ended(model, protocol, SUCCESS)
         self.prometheus.completed(model, completion)
         self.history.answered(completion.timings.first_token)
 
-    def generation_failed(self, model: str, code: str) -> None:
+    def generation_failed(self, model: str, protocol: Protocol | None, code: str) -> None:
         """Count a generation request that ended with this error code; a rate limit is not a failure of the service."""
-        self.prometheus.ended(model, code)
+        self.prometheus.ended(model, protocol, code)
         if code != ABORTED:
             self.history.failed(code)
         if code != RATE_LIMITED:

@@ -6,6 +6,7 @@ Request counters are kept here; what the backends count themselves is read from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 from engine.backend import Models
 from engine.types import BackendState, BackendStats, Completion, Status
 from telemetry.metrics.machine import GpuFigures, Machine, SystemFigures
+from telemetry.protocol import Protocol
 from telemetry.version import RELEASE, VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -68,7 +70,9 @@ class PrometheusMetrics:
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._http_seconds = self._histogram("http_request_duration_seconds", "Time to the headers.", SECONDS, "route")
         self._refusals = self._counter("rate_limit_refusals", "Requests refused by a rate limit.", "budget", "window")
-        self._requests = self._counter("requests", "Generation requests by final status.", "model", "status")
+        self._requests = self._counter(
+            "requests", "Generation requests by final status.", "model", "protocol", "status"
+        )
         self._first = self._histogram("time_to_first_token_seconds", "Time to first token.", SECONDS, "model")
         self._gap = self._histogram(
             "inter_token_latency_seconds", "Mean time between the tokens of an answer.", TOKEN_GAP_SECONDS, "model"
@@ -78,8 +82,8 @@ class PrometheusMetrics:
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS, "model")
         self._output = self._histogram("request_generation_tokens", "Generated tokens per request.", TOKENS, "model")
         for name, _ in models:
-            for status in WATCHED_ENDS:
-                self._requests.labels(name, status)
+            for protocol, status in product(Protocol, WATCHED_ENDS):
+                self._requests.labels(name, protocol.value, status)
         for window in ("minute", "hour"):
             self._refusals.labels("generation", window)
         self.registry.register(_Backends(models))
@@ -100,9 +104,9 @@ class PrometheusMetrics:
         """Count a request refused by a rate limit."""
         self._refusals.labels(budget, window).inc()
 
-    def ended(self, model: str, status: str) -> None:
+    def ended(self, model: str, protocol: Protocol | None, status: str) -> None:
         """Count a finished generation request; status: `success` or an error code."""
-        self._requests.labels(model, status).inc()
+        self._requests.labels(model, protocol.value if protocol is not None else UNMATCHED, status).inc()
 
     def completed(self, model: str, completion: Completion) -> None:
         """Observe times and lengths of a completed answer."""

@@ -4,7 +4,7 @@ import pytest
 from flask import Flask
 
 from app_production import create_app
-from edge.route_table import ROUTES, RouteTableError, Row, check_routes
+from edge.route_table import ROUTES, Budget, RouteTableError, Row, check_routes
 from routes.pages import pages
 
 
@@ -31,3 +31,10 @@ def test_the_application_itself_is_checked(settings, models, machine):
     unprotected.register_blueprint(pages)
     with pytest.raises(RouteTableError):
         check_routes(unprotected)
+
+
+def test_every_route_that_generates_names_its_protocol():
+    """The requests of a new interface do not count as another one's."""
+    generating = {name: row.protocol for name, row in ROUTES.items() if row.budget is Budget.GENERATION}
+    assert None not in generating.values()
+    assert all(row.protocol is None for name, row in ROUTES.items() if name not in generating)

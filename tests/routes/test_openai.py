@@ -243,7 +243,8 @@ def test_failures_and_answers_are_counted_for_their_model(client, avibe):
     ask(client)
     figures = client.get("/api/metrics").json["application"]
     assert (figures["avibe_requests"], figures["failed_requests"]) == (2, 1)
-    assert 'avito_ai_requests_total{model="avibe",status="model_error"} 1.0' in client.get("/metrics").text
+    counted = 'avito_ai_requests_total{model="avibe",protocol="openai_chat",status="model_error"} 1.0'
+    assert counted in client.get("/metrics").text
 
 
 def test_text_of_every_script_is_sent_unescaped(client, avibe):

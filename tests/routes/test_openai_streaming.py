@@ -212,7 +212,9 @@ def test_who_is_evicted_has_not_been_told_200(client, avibe, path, fields):
     named = {} if path == OWN else {"model": "avibe"}
     response = client.post(path, json={"stream": True} | named | fields)
     assert (response.status_code, response.mimetype, response.headers["Retry-After"]) == (503, "application/json", "7")
-    assert 'requests_total{model="avibe",status="overloaded"} 1.0' in client.get("/metrics").text
+    protocol = {CHAT: "openai_chat", TEXT: "openai_completions", OWN: "api"}[path]
+    counted = f'requests_total{{model="avibe",protocol="{protocol}",status="overloaded"}} 1.0'
+    assert counted in client.get("/metrics").text
     assert avibe.stats().num_requests_running == 0
 
 

@@ -6,6 +6,7 @@ from edge.services import services
 from engine.errors import ModelError
 from engine.types import Status
 from telemetry.metrics.machine import GpuFigures
+from telemetry.protocol import Protocol
 from tests.e2e.gunicorn_process import until
 from tests.fakes import FakeMachine
 
@@ -65,7 +66,7 @@ def test_only_new_samples_are_sent(client, history):
 
 def test_a_disconnect_is_no_error(client, history, app):
     """The operator sees failures of the service alone."""
-    services(app).metrics.generation_failed("avibe", "request_aborted")
+    services(app).metrics.generation_failed("avibe", Protocol.API, "request_aborted")
     history.take()
     assert not any(plot == "errors" for plot, _, _ in lines(client))
 

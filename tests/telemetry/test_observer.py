@@ -7,6 +7,7 @@ import pytest
 from engine.types import Completion, Timings
 from telemetry.metrics import Metrics
 from telemetry.observer import RequestObserver
+from telemetry.protocol import Protocol
 from telemetry.tracing import Trace
 from tests.fakes import Clock, FakeMachine, scripted_models
 
@@ -46,7 +47,7 @@ def clock():
 
 
 def observer(metrics, trace, clock, model=None):
-    return RequestObserver(metrics, trace, "an-id", clock(), model, clock)
+    return RequestObserver(metrics, trace, "an-id", clock(), model, Protocol.API, clock)
 
 
 COMPLETION = Completion("text", "stop", 7, 5, Timings(queued=0.25, first_token=0.5, total=1.25), ())

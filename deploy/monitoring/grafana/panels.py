@@ -133,7 +133,11 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
             ),
             Panel(
                 "HTTP requests by route", "HTTP requests per second, probes included.", "reqps",
-                [(rate("avito_ai_http_requests_total", "route", ONE), "{{route}}")], width=12, stacked=True,
+                [(rate("avito_ai_http_requests_total", "route", ONE), "{{route}}")], stacked=True,
+            ),
+            Panel(
+                "Requests by protocol", "Generation requests per second by the interface that they came through.",
+                "reqps", [(rate("avito_ai_requests_total", "protocol"), "{{protocol}}")], stacked=True,
             ),
             Panel(
                 "Time to headers by route, p95", "Slow probes indicate that no threads are free.", "s",
@@ -142,7 +146,6 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                     f"(rate(avito_ai_http_request_duration_seconds_bucket{{{ONE}}}[$__rate_interval])))",
                     "{{route}}",
                 )],
-                width=12,
             ),
         ),
     ),
