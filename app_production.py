@@ -34,10 +34,10 @@ from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
+from routes.chat.grammars import GrammarCache
 from routes.description import describe
 from routes.locale import api_sentence, sentence_in
 from routes.openai.requests import openai_models
-from routes.openai.structured_output import GrammarCache
 from routes.openai.views import openai
 from routes.request_models import request_models
 from routes.services import RouteServices

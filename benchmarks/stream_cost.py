@@ -108,12 +108,12 @@ def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Ite
     body = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
     with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
         app.preprocess_request()
-        run, response = chat.submit_chat(ChatRequest.model_validate(body))
+        submitted, response = chat.submit_chat(ChatRequest.model_validate(body))
     if ready:
         for _ in range(events):
             backend.push("event", TEXT)
         backend.finish("event")
-    stream = EventStream(response.events(), run.close)
+    stream = EventStream(response.events(), submitted.run.close)
     yield stream
     stream.close()
 

@@ -10,8 +10,8 @@ from flask import Flask
 
 from edge import services as edge_services
 from edge.services import Services
+from routes.chat.grammars import GrammarCache
 from routes.openai.requests import OpenaiModels
-from routes.openai.structured_output import GrammarCache
 from routes.request_models import RequestModels
 
 

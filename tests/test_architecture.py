@@ -77,6 +77,16 @@ def test_imports_point_down_only(file):
         assert "triton" not in reached
 
 
+def test_what_protocols_share_knows_none_of_them():
+    """routes/chat imports no protocol and no model of its JSON; protocols do not import each other."""
+    for file in (ROOT / "routes" / "chat").glob("*.py"):
+        assert not {
+            name for name in imported(file) if name.startswith(("routes.openai", "routes.anthropic", "pydantic"))
+        }
+    for file in (ROOT / "routes" / "anthropic").glob("*.py"):
+        assert not {name for name in imported(file) if name.startswith("routes.openai")}
+
+
 def test_types_errors_and_backend_import_nothing_else_of_the_engine():
     """engine/types, errors and backend can be read, and faked, alone."""
     for name, allowed in (("types", set()), ("errors", set()), ("backend", {"engine.errors", "engine.types"})):

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import time
 
-from edge.errors import UnknownModel
 from engine.backend import Backend
+from routes.chat.models import find_model, model_ids
 from routes.response_models import ModelEntry
 from routes.services import services
 
 CREATED = int(time.time())
-
-
-def find(model_id: str) -> tuple[str, Backend]:
-    """Return the name and the backend of a model. Raises UnknownModel."""
-    for name, backend in services().models:
-        if model_id in (name, backend.info.served_id):
-            return name, backend
-    known = ", ".join(entry["id"] for entry in entries())
-    raise UnknownModel(f"There is no model of this name here. The models are: {known}.")
 
 
 def entries() -> list[ModelEntry]:
@@ -28,13 +19,12 @@ def entries() -> list[ModelEntry]:
 
 def entry(model_id: str) -> ModelEntry:
     """Return the entry of one model. Raises UnknownModel."""
-    _, backend = find(model_id)
+    _, backend = find_model(model_id)
     return _entry(model_id, backend)
 
 
 def _entries_of(backend: Backend) -> list[ModelEntry]:
-    ids = dict.fromkeys((backend.info.name, backend.info.served_id))
-    return [_entry(model_id, backend) for model_id in ids]
+    return [_entry(model_id, backend) for model_id in model_ids(backend.info)]
 
 
 def _entry(model_id: str, backend: Backend) -> ModelEntry:

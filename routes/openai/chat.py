@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from edge import caller
-from engine.backend import Backend
 from engine.errors import ValidationError
-from engine.types import ChatPrompt
-from routes.generation_run import Run, watching
-from routes.openai import catalogue, structured_output
+from routes.chat.models import find_model
+from routes.chat.names import FieldNames
+from routes.chat.task import ChatRun, ChatTask, submit
 from routes.openai.chat_response import ChatResponse
-from routes.openai.messages import Conversation
+from routes.openai.conversation import conversation
 from routes.openai.requests import ChatRequest
-from routes.openai.sampling import check_stream_options, choices
-from routes.openai.tools import Toolbox
-from routes.services import services
+from routes.openai.sampling import check_stream_options, sampling
+from routes.openai.structured_output import answer_format
+from routes.openai.tools import toolbox
 
 # Values of reasoning_effort that switch reasoning on.
 REASONING_EFFORTS = ("low", "medium", "high", "xhigh")
+NAMES = FieldNames(answer_format="response_format", reasoning="reasoning_effort")
 
 
-def submit_chat(body: ChatRequest) -> tuple[Run, ChatResponse]:
+def submit_chat(body: ChatRequest) -> tuple[ChatRun, ChatResponse]:
     """Submit a conversation; return its run and the response to come, which keep nothing of the body.
 
     Raises the ServiceError that the request is refused with.
     """
-    name, backend = catalogue.find(body.model)
-    check_stream_options(body)
-    toolbox = Toolbox(body.tools, body.tool_choice, backend.info)
-    prompt = _prompt(body, backend, toolbox)
-    logprobs = _logprobs(body)
-    params = choices(backend, body, logprobs, _new_mask(body, toolbox, backend))
-    run = Run(name, backend, [(prompt, one) for one in params])
-    return run, ChatResponse(run, body, toolbox.names, reasoning_enabled(body))
+    run = submit(_task(body))
+    return run, ChatResponse(run, body)
 
 
 def reasoning_enabled(body: ChatRequest) -> bool:
@@ -40,24 +33,26 @@ def reasoning_enabled(body: ChatRequest) -> bool:
     return body.reasoning_effort in REASONING_EFFORTS if switch is None else switch
 
 
-def _prompt(body: ChatRequest, backend: Backend, toolbox: Toolbox) -> ChatPrompt:
-    conversation = Conversation(body.messages, backend.info)
-    return ChatPrompt(conversation.messages, tuple(conversation.images), toolbox.shown, reasoning_enabled(body))
+def _task(body: ChatRequest) -> ChatTask:
+    _, backend = find_model(body.model)
+    check_stream_options(body)
+    tools = toolbox(body.tools, body.tool_choice, body.parallel_tool_calls, backend.info, NAMES)
+    said = conversation(body.messages, backend.info)
+    return ChatTask(
+        model=body.model,
+        messages=said.messages,
+        images=said.images,
+        toolbox=tools,
+        names=NAMES,
+        answer_format=answer_format(body.response_format),
+        sampling=sampling(body),
+        n=body.n or 1,
+        logprobs=_logprobs(body),
+        thinking=reasoning_enabled(body),
+    )
 
 
 def _logprobs(body: ChatRequest) -> int | None:
     if body.top_logprobs is not None and not body.logprobs:
         raise ValidationError("top_logprobs needs logprobs to be true.", "top_logprobs")
     return (body.top_logprobs or 0) if body.logprobs else None
-
-
-def _new_mask(body: ChatRequest, toolbox: Toolbox, backend: Backend) -> structured_output.NewMask:
-    constrained = toolbox.forced or not isinstance(body.response_format, structured_output.TextFormat | None)
-    if constrained and reasoning_enabled(body):
-        raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", "reasoning_effort")
-    if constrained and body.ignore_eos:
-        raise ValidationError("ignore_eos cannot be combined with an answer of a fixed form.", "ignore_eos")
-    shared = services().settings.engine.prefix_sharing == "all"
-    with watching() as wanted:
-        owner = "" if shared else caller.budget_key(wanted.client)
-        return structured_output.new_mask(body.response_format, toolbox, backend, services().grammars, wanted, owner)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edge.request_state import request_state
 from engine.types import Completion, Piece, TokenLogprob
 from routes import sse
-from routes.generation_run import Run
+from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.task import ChatRun
 from routes.openai import answers
-from routes.openai.output import Call, Content, OutputParser, Part, Reasoning
 from routes.openai.requests import ChatRequest
 from routes.response_models import (
     AnswerMessage,
@@ -25,13 +25,10 @@ from routes.response_models import (
 
 
 class ChatResponse:
-    """The response with the answers of one run. Made inside the request's context; streams are sent outside of it.
+    """The response with the answers of one run. Made inside the request's context; streams are sent outside of it."""
 
-    tools: names of the functions that the answers may call; reasoning: whether they may start with a reasoning block.
-    """
-
-    def __init__(self, run: Run, body: ChatRequest, tools: Set[str], reasoning: bool) -> None:
-        self._run, self._tools, self._reasoning = run, tools, reasoning
+    def __init__(self, chat: ChatRun, body: ChatRequest) -> None:
+        self._chat, self._run = chat, chat.run
         self._logprobs = bool(body.logprobs)
         self._include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         self._id = f"chatcmpl-{request_state().request_id}"
@@ -76,21 +73,16 @@ class ChatResponse:
         )
 
     def _message(self, completion: Completion) -> AnswerMessage:
-        parser = self._parser()
-        parts = [Content(completion.text)] if parser is None else [*parser.feed(completion.text), *parser.finish()]
-        content = "".join(part.text for part in parts if isinstance(part, Content))
-        reasoning = "".join(part.text for part in parts if isinstance(part, Reasoning))
-        calls = [_shown_call(part) for part in parts if isinstance(part, Call)]
-        message = AnswerMessage(role="assistant", content=content if content or not calls else None, refusal=None)
-        if reasoning:
-            message["reasoning_content"] = reasoning
+        answer = self._chat.parsed(completion)
+        calls = [_shown_call(call) for call in answer.calls]
+        message = AnswerMessage(
+            role="assistant", content=answer.content if answer.content or not calls else None, refusal=None
+        )
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
         if calls:
             message["tool_calls"] = calls
         return message
-
-    def _parser(self) -> OutputParser | None:
-        """Return a parser of an answer, None if it can hold neither calls nor reasoning."""
-        return OutputParser(self._tools, self._reasoning) if self._tools or self._reasoning else None
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
@@ -112,10 +104,9 @@ class ChatResponse:
         yield answers.DONE
 
     def _choice_events(self, index: int) -> _ChoiceEvents:
-        parser = self._parser()
-        if parser is None and not self._logprobs:
+        if self._chat.plain and not self._logprobs:
             return _ChoiceEvents(self, index)
-        return _ParsedChoiceEvents(self, index, parser or OutputParser(frozenset(), False), self._logprobs)
+        return _ParsedChoiceEvents(self, index, self._chat.new_parser(), self._logprobs)
 
 
 class _ChoiceEvents:
@@ -148,7 +139,7 @@ class _ParsedChoiceEvents(_ChoiceEvents):
     def __init__(self, response: ChatResponse, index: int, parser: OutputParser, logprobs: bool) -> None:
         super().__init__(response, index)
         self._parser, self._with_logprobs = parser, logprobs
-        self._calls = 0
+        self._called = False
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
 
     def show(self, piece: Piece) -> bytes:
@@ -157,17 +148,24 @@ class _ParsedChoiceEvents(_ChoiceEvents):
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
-        reason = _finish_reason(completion, called=self._calls > 0)
+        reason = _finish_reason(completion, called=self._called)
         return rest + sse.event(self._change({}, reason, self._logprobs()))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
-        return b"".join(sse.event(self._change(self._delta(part), logprobs=self._logprobs())) for part in parts)
+        shown = [part for part in parts if not isinstance(part, CallEnd)]
+        return b"".join(sse.event(self._change(self._delta(part), logprobs=self._logprobs())) for part in shown)
 
-    def _delta(self, part: Part) -> dict[str, Any]:
-        if isinstance(part, Call):
-            self._calls += 1
-            return {"tool_calls": [{"index": self._calls - 1, **_shown_call(part)}]}
-        return {"content" if isinstance(part, Content) else "reasoning_content": part.text}
+    def _delta(self, part: Content | Reasoning | CallBegin | CallArguments) -> dict[str, Any]:
+        match part:
+            case CallBegin():
+                self._called = True
+                return {"tool_calls": [{"index": part.index, **_shown_call(Call(part.id, part.name))}]}
+            case CallArguments():
+                return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+            case Content():
+                return {"content": part.text}
+            case Reasoning():
+                return {"reasoning_content": part.text}
 
     def _logprobs(self) -> ChatLogprobs | None:
         """Return the log probabilities of the tokens since the last event, None if there are none."""

@@ -9,10 +9,12 @@ from typing import Any
 from edge.request_state import request_state
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
 from routes import sse
+from routes.chat.models import find_model
+from routes.chat.sampling import choices
 from routes.generation_run import Run
-from routes.openai import answers, catalogue
+from routes.openai import answers
 from routes.openai.requests import CompletionRequest
-from routes.openai.sampling import check_stream_options, choices
+from routes.openai.sampling import check_stream_options, sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 
@@ -26,13 +28,13 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
 
     Raises the ServiceError that the request is refused with.
     """
-    name, backend = catalogue.find(body.model)
+    name, backend = find_model(body.model)
     check_stream_options(body)
     prompts = _prompts(body)
     run = Run(
         name,
         backend,
-        [(prompt, params) for prompt in prompts for params in choices(backend, body, body.logprobs)],
+        [(prompt, one) for prompt in prompts for one in choices(backend, sampling(body), body.n or 1, body.logprobs)],
     )
     return run, CompletionResponse(run, body, len(prompts))
 

@@ -1,21 +1,15 @@
-"""The messages of a chat: the fields of each role, and the conversation as a chat template takes it."""
+"""The messages of a chat: the fields of each role."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from engine.errors import ServiceError, Unsupported, ValidationError
-from engine.text.images import check_header
-from engine.types import EncodedImage, ModelInfo
 from routes.openai.base import OpenaiRequest
-from routes.parsing import image_in_data_url
 from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
-MAX_IMAGES = 4
 
 TEXT, PARTS = f"{BRANCH}text", f"{BRANCH}parts"
 
@@ -121,63 +115,3 @@ class ToolMessage(OpenaiRequest):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
-
-
-def _called(call: ToolCall) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": call.function.model_dump()}
-
-
-class Conversation:
-    """The messages as a chat template takes them, and their images in order.
-
-    Raises ServiceError with the path of the part for images that cannot be read.
-    """
-
-    def __init__(self, messages: Sequence[Message], info: ModelInfo) -> None:
-        self.images: list[EncodedImage] = []
-        self._info = info
-        self.messages = tuple(self._plain(message, f"messages[{index}]") for index, message in enumerate(messages))
-
-    def _plain(self, message: Message, path: str) -> dict[str, Any]:
-        if isinstance(message, AssistantMessage):
-            return self._assistant(message, path)
-        content = self._content(message.content, f"{path}.content")
-        if isinstance(message, ToolMessage):
-            return {"role": "tool", "content": content, "tool_call_id": message.tool_call_id}
-        # Templates know `system` and drop `developer`, its later name.
-        return {"role": "user" if isinstance(message, UserMessage) else "system", "content": content}
-
-    def _assistant(self, message: AssistantMessage, path: str) -> dict[str, Any]:
-        if message.content is None and not message.tool_calls and message.refusal is None:
-            raise ValidationError(f"{path}.content is required.", f"{path}.content")
-        said = message.content if message.content is not None else message.refusal or ""
-        answer: dict[str, Any] = {"role": "assistant", "content": self._content(said, f"{path}.content")}
-        if message.tool_calls:
-            answer["tool_calls"] = [_called(call) for call in message.tool_calls]
-        return answer
-
-    def _content(self, content: str | Sequence[Any], path: str) -> str | list[dict[str, str]]:
-        if isinstance(content, str):
-            return content
-        return [self._part(part, f"{path}[{index}]") for index, part in enumerate(content)]
-
-    def _part(self, part: TextPart | RefusalPart | ImagePart, path: str) -> dict[str, str]:
-        if isinstance(part, ImagePart):
-            self._add_image(part.image_url.url, f"{path}.image_url.url")
-            return {"type": "image"}
-        text = part.text if isinstance(part, TextPart) else part.refusal
-        return {"type": "text", "text": text}
-
-    def _add_image(self, url: str, path: str) -> None:
-        if not self._info.vision:
-            raise Unsupported("This model does not read images.", path)
-        if len(self.images) == MAX_IMAGES:
-            raise ValidationError(f"A request may carry at most {MAX_IMAGES} images.", path)
-        if url[:4].lower() == "http":
-            raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", path)
-        try:
-            self.images.append(check_header(image_in_data_url(url)))
-        except ServiceError as error:
-            if isinstance(error, ValidationError):
-                error.param = path
-            raise

@@ -16,11 +16,12 @@ from pydantic_core import PydanticCustomError
 from config import Settings
 from edge.route_table import MIB
 from engine.text.prompt_size import LONGEST_TOKEN
+from routes.chat.toolbox import MAX_TOOLS
 from routes.json_text import MAX_VALUES, JsonLimits
 from routes.openai.base import OpenaiRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
-from routes.openai.tools import MAX_TOOLS, Tool, ToolChoice
+from routes.openai.tools import Tool, ToolChoice
 from routes.validation import BRANCH
 
 MAX_CHOICES = 8

@@ -50,7 +50,8 @@ def text_completions() -> Response:
 def _submit_chat() -> tuple[Run, ChatResponse, bool]:
     body = _read(services().openai_models.chat)
     charge(body.n or 1)
-    return (*chat.submit_chat(body), bool(body.stream))
+    run, response = chat.submit_chat(body)
+    return run.run, response, bool(body.stream)
 
 
 def _submit_completion() -> tuple[Run, CompletionResponse, bool]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from engine.errors import ModelError, Overloaded
 from engine.types import ChatPrompt, QueuePosition, SamplingParams, Timings, TokenLogprob
 from routes import generation
+from routes.chat.task import ChatRun
 from routes.generation_run import Run
 from routes.openai.chat_response import ChatResponse
 from routes.openai.completions import CompletionResponse
@@ -51,7 +52,7 @@ def started(app, avibe, **fields):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        return run, ChatResponse(run, ChatRequest.model_validate(body), frozenset(), False)
+        return run, ChatResponse(ChatRun(run, frozenset(), False), ChatRequest.model_validate(body))
 
 
 def test_a_chat_comes_in_events(client):
@@ -155,13 +156,14 @@ def test_text_offsets_continue_from_piece_to_piece(app, avibe):
 
 
 def test_calls_and_reasoning_are_events_of_their_own(client, avibe):
-    """A call is one event with its index; the finish reason is `tool_calls`."""
+    """A call begins with its name and goes on with its arguments; the finish reason is `tool_calls`."""
     avibe.text = '<think>Hm.</think>So.\n<tool_call>{"name": "look", "arguments": {}}</tool_call>'
     _, events = stream(client, tools=[TOOL], reasoning_effort="high")
     added = deltas(events)
     assert added[1:3] == [{"reasoning_content": "Hm."}, {"content": "So."}]
-    (call,) = added[3]["tool_calls"]
-    assert (call["index"], call["function"]) == (0, {"name": "look", "arguments": "{}"})
+    (begin,), (more,) = (delta["tool_calls"] for delta in added[3:5])
+    assert (begin["index"], begin["type"], begin["function"]) == (0, "function", {"name": "look", "arguments": ""})
+    assert more == {"index": 0, "function": {"arguments": "{}"}}
     assert events[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 

@@ -22,8 +22,8 @@ from engine.types import (
     TokensPrompt,
     Vocabulary,
 )
-from routes.openai import output
-from routes.openai.output import CALL, CALL_END, Call, Content, OutputParser
+from routes.chat import output
+from routes.chat.output import CALL, CALL_END, CallBegin, Content, OutputParser
 from tests.checkpoints import CHAT_TEMPLATE, text_spec
 from tests.fakes import PATIENCE
 
@@ -150,7 +150,7 @@ def test_a_tool_call_is_read_without_backtracking():
     text = f"{CALL}[f(a=[(" * 500 + "((((" * 500 + CALL_END
     parser = OutputParser({"f"}, reasoning=False)
     parts = [*parser.feed(text), *parser.finish()]
-    assert not any(isinstance(part, Call) for part in parts)
+    assert not any(isinstance(part, CallBegin) for part in parts)
     assert "".join(part.text for part in parts if isinstance(part, Content)) == text
 
 

@@ -10,7 +10,7 @@ from engine.text.images import MAX_IMAGE_BYTES, check_header, decode
 from engine.text.processor import ImagePreparer, load_processor
 from engine.wanted import Wanted
 from routes import parsing
-from routes.openai.messages import MAX_IMAGES
+from routes.chat.conversation import MAX_IMAGES
 
 URL = "/api/v1/image/analyze"
 UNSUPPORTED = ["TIFF", "DDS", "ICO", "PPM", "TGA", "SGI", "PDF", "EPS", "JPEG2000", "SPIDER", "PCX"]

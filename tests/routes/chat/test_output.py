@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routes.openai.output import Call, Content, OutputParser, Reasoning
+from routes.chat.output import CallBegin, Content, OutputParser, ParsedAnswer
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
 
@@ -17,11 +17,8 @@ def parts(text, cuts=(), tools=("look",), reasoning=False):
     edges = [0, *sorted(cuts), len(text)]
     found = [part for start, end in zip(edges, edges[1:], strict=False) for part in parser.feed(text[start:end])]
     found += parser.finish()
-    return (
-        "".join(part.text for part in found if isinstance(part, Reasoning)),
-        "".join(part.text for part in found if isinstance(part, Content)),
-        [(part.name, json.loads(part.arguments)) for part in found if isinstance(part, Call)],
-    )
+    answer = ParsedAnswer.of(found)
+    return answer.reasoning, answer.content, [(call.name, json.loads(call.arguments)) for call in answer.calls]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +69,6 @@ def test_without_tools_nothing_is_held_back():
 def test_ids_of_calls_differ():
     """A result refers to one call."""
     parser = OutputParser(frozenset({"look"}), False)
-    first, second = parser.feed(CALL + CALL)
+    first, second = (part for part in parser.feed(CALL + CALL) if isinstance(part, CallBegin))
     assert first.id != second.id
     assert first.id.startswith("call_")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass, field
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 THINK, THINK_END = "<think>", "</think>"
@@ -30,15 +30,68 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class CallBegin:
+    """A call begins. index: among the calls of the answer."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A piece of a call's arguments; joined, they are a JSON text."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """A call ends. complete: False if the answer was cut in it, so that its arguments are only a beginning."""
+
+    index: int
+    complete: bool
+
+
+Part = Content | Reasoning | CallBegin | CallArguments | CallEnd
+
+
+@dataclass(slots=True)
 class Call:
-    """A complete call; arguments: a JSON text."""
+    """A call of a whole answer. arguments: a JSON text, or the beginning of one."""
 
     id: str
     name: str
-    arguments: str
+    arguments: str = ""
+    complete: bool = False
 
 
-Part = Content | Reasoning | Call
+@dataclass(slots=True)
+class ParsedAnswer:
+    """The parts of a whole answer."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> ParsedAnswer:
+        """Return the answer that a parser's parts make."""
+        answer = cls()
+        for part in parts:
+            match part:
+                case Content():
+                    answer.content += part.text
+                case Reasoning():
+                    answer.reasoning += part.text
+                case CallBegin():
+                    answer.calls.append(Call(part.id, part.name))
+                case CallArguments():
+                    answer.calls[part.index].arguments += part.text
+                case CallEnd():
+                    answer.calls[part.index].complete = part.complete
+        return answer
 
 
 class OutputParser:
@@ -107,8 +160,7 @@ class OutputParser:
                 yield Content(before + CALL + body + CALL_END)
             else:
                 yield from self._before(before)
-                self.calls += 1
-                yield call
+                yield from self._parts_of(*call)
             self._held = rest
         certain = _certain(self._held, CALL) if self._tools else self._held
         self._held = self._held[len(certain) :]
@@ -118,7 +170,13 @@ class OutputParser:
         if text.strip():
             yield Content(text.rstrip())
 
-    def _call(self, body: str) -> Call | None:
+    def _parts_of(self, name: str, arguments: str) -> Iterator[Part]:
+        index, self.calls = self.calls, self.calls + 1
+        yield CallBegin(index, f"call_{uuid.uuid4().hex[:24]}", name)
+        yield CallArguments(index, arguments)
+        yield CallEnd(index, complete=True)
+
+    def _call(self, body: str) -> tuple[str, str] | None:
         try:
             call = json.loads(body)
             name, arguments = call["name"], call.get("arguments", {})
@@ -126,7 +184,7 @@ class OutputParser:
             return None
         if name not in self._tools or not isinstance(arguments, dict):
             return None
-        return Call(f"call_{uuid.uuid4().hex[:24]}", name, json.dumps(arguments, ensure_ascii=False))
+        return name, json.dumps(arguments, ensure_ascii=False)
 
 
 def _certain(text: str, tag: str) -> str:

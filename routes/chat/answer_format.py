@@ -1,0 +1,39 @@
+"""The form that an answer must have: JSON of a schema, a text of a pattern, one of several texts, or a grammar."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from engine.text.grammar import json_grammar, lark_grammar
+from routes.chat.schemas import check_schema
+from routes.sse import compact
+
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """The form of an answer, one of four. field: where it stands in the request, as refusals name it.
+
+    schema: a JSON schema; regex: a regular expression of the whole answer; choice: the texts that are allowed; lark: a
+    grammar in llguidance's dialect of Lark.
+    """
+
+    field: str
+    schema: dict[str, Any] | None = None
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    lark: str | None = None
+
+    def grammar(self) -> str:
+        """Return the grammar as `Grammars.mask` takes it. Raises ValidationError that names the field."""
+        if self.schema is not None:
+            check_schema(self.schema, self.field)
+            return json_grammar(compact(self.schema))
+        if self.lark is not None:
+            return lark_grammar(self.lark)
+        if self.regex is not None:
+            return lark_grammar(f"start: /{self.regex.replace('/', chr(92) + '/')}/")
+        return lark_grammar(f"start: {' | '.join(json.dumps(text, ensure_ascii=False) for text in self.choice)}")

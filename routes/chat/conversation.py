@@ -1,0 +1,107 @@
+"""Builds the messages of a chat as a chat template takes them, and holds their images to the service's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ServiceError, Unsupported, ValidationError
+from engine.text.images import check_header
+from engine.types import EncodedImage, ModelInfo
+from routes.parsing import image_in_base64, image_in_data_url
+
+MAX_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """An image as it was sent: a data URL, or base64 alone. path: where it stands in the request."""
+
+    path: str
+    url: str | None = None
+    base64: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PastCall:
+    """A call in an earlier answer. arguments: a JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+Part = str | ImageSource
+Content = str | Sequence[Part]
+
+
+class ConversationBuilder:
+    """The messages of one request, in order, and their images. info: of the model that will read them.
+
+    Each method adds a message; path: where its content stands in the request. Raises ServiceError with the path of the
+    part for images that cannot be read.
+    """
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._info = info
+        self._messages: list[dict[str, Any]] = []
+        self._images: list[EncodedImage] = []
+
+    @property
+    def messages(self) -> tuple[dict[str, Any], ...]:
+        """The messages as a chat template takes them."""
+        return tuple(self._messages)
+
+    @property
+    def images(self) -> tuple[EncodedImage, ...]:
+        """The images of all messages, in order."""
+        return tuple(self._images)
+
+    def system(self, content: Content) -> None:
+        """Add instructions."""
+        self._add("system", content)
+
+    def user(self, content: Content) -> None:
+        """Add a message of the user."""
+        self._add("user", content)
+
+    def assistant(self, content: Content, calls: Sequence[PastCall] = ()) -> None:
+        """Add an earlier answer."""
+        self._add("assistant", content)
+        if calls:
+            self._messages[-1]["tool_calls"] = [_shown(call) for call in calls]
+
+    def tool_result(self, call_id: str, content: Content) -> None:
+        """Add the result of a call."""
+        self._add("tool", content)
+        self._messages[-1]["tool_call_id"] = call_id
+
+    def _add(self, role: str, content: Content) -> None:
+        shown = content if isinstance(content, str) else [self._part(part) for part in content]
+        self._messages.append({"role": role, "content": shown})
+
+    def _part(self, part: Part) -> dict[str, str]:
+        if isinstance(part, str):
+            return {"type": "text", "text": part}
+        self._add_image(part)
+        return {"type": "image"}
+
+    def _add_image(self, source: ImageSource) -> None:
+        if not self._info.vision:
+            raise Unsupported("This model does not read images.", source.path)
+        if len(self._images) == MAX_IMAGES:
+            raise ValidationError(f"A request may carry at most {MAX_IMAGES} images.", source.path)
+        if source.url is not None and source.url[:4].lower() == "http":
+            raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", source.path)
+        try:
+            data = image_in_base64(source.base64) if source.url is None else image_in_data_url(source.url)
+            self._images.append(check_header(data))
+        except ServiceError as error:
+            if isinstance(error, ValidationError):
+                error.param = source.path
+            raise
+
+
+def _shown(call: PastCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

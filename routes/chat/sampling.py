@@ -1,0 +1,65 @@
+"""The engine's sampling parameters of a request: its fields, else the checkpoint's values, else neutral ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from engine.backend import Backend
+from engine.types import SamplingParams
+from routes.chat.grammars import NewMask
+from routes.sampling import default_sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The sampling fields of a request; None takes the checkpoint's value, or a neutral one."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+def choices(
+    backend: Backend, sampling: Sampling, n: int, logprobs: int | None, new_mask: NewMask = lambda: None
+) -> list[SamplingParams]:
+    """Return the parameters of each answer to one prompt; seeds differ, or all answers would be the same.
+
+    logprobs: the number of alternatives for each token, None for no log probabilities.
+    """
+    first = _params(backend, sampling, logprobs)
+    seeds = [None if first.seed is None else first.seed + number for number in range(n)]
+    return [replace(first, seed=seed, token_mask=new_mask()) for seed in seeds]
+
+
+def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> SamplingParams:
+    default = default_sampling(backend)
+    return replace(
+        default,
+        max_tokens=default.max_tokens if sampling.max_tokens is None else sampling.max_tokens,
+        temperature=_given(sampling.temperature, default.temperature),
+        top_p=_given(sampling.top_p, default.top_p),
+        top_k=default.top_k if sampling.top_k is None else max(0, sampling.top_k),
+        min_p=_given(sampling.min_p, default.min_p),
+        presence_penalty=_given(sampling.presence_penalty, 0.0),
+        frequency_penalty=_given(sampling.frequency_penalty, 0.0),
+        repetition_penalty=_given(sampling.repetition_penalty, default.repetition_penalty),
+        logit_bias=sampling.logit_bias,
+        seed=sampling.seed,
+        stop=sampling.stop,
+        logprobs=logprobs,
+        ignore_eos=sampling.ignore_eos,
+    )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else float(value)

@@ -1,0 +1,43 @@
+"""JSON schemas of requests: their limits, and the grammars that enforce them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.errors import ValidationError
+from engine.text.grammar import JSON_STYLE
+from routes.sse import compact
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_SCHEMA_VALUES = 2000
+
+
+def json_rule(schema: dict[str, Any], field: str) -> str:
+    """Return the Lark expression that matches JSON of a schema. field: what a refusal names. Raises ValidationError."""
+    check_schema(schema, field)
+    return f"%json {json.dumps(schema | {'x-guidance': JSON_STYLE})}"
+
+
+def check_schema(schema: Any, field: str) -> None:
+    """Raise ValidationError for a schema that is too long, too deep or too large to compile."""
+    if len(compact(schema).encode()) > MAX_SCHEMA_BYTES:
+        raise ValidationError(f"{field} is too long. Maximum: {MAX_SCHEMA_BYTES // 1024} KiB", field)
+    values = 0
+    level = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        values += len(level)
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            break
+    if level:
+        raise ValidationError(f"{field} is nested too deeply. Maximum: {MAX_SCHEMA_DEPTH} levels", field)
+    if values > MAX_SCHEMA_VALUES:
+        raise ValidationError(f"{field} is too large. Maximum: {MAX_SCHEMA_VALUES} values", field)
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []

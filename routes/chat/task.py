@@ -1,0 +1,95 @@
+"""One chat request, whatever its protocol, and its submission to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge import caller
+from engine.backend import Backend
+from engine.errors import ValidationError
+from engine.types import ChatPrompt, Completion, EncodedImage
+from routes.chat.answer_format import AnswerFormat
+from routes.chat.grammars import NewMask, new_mask
+from routes.chat.models import find_model
+from routes.chat.names import FieldNames
+from routes.chat.output import OutputParser, ParsedAnswer
+from routes.chat.sampling import Sampling, choices
+from routes.chat.toolbox import Toolbox
+from routes.generation_run import Run, watching
+from routes.services import services
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTask:
+    """A conversation to answer.
+
+    messages, images: from a `ConversationBuilder`; answer_format: None for any text; n: how many answers; logprobs: the
+    number of alternatives for each token, None for no log probabilities; thinking: whether the model may reason first.
+    """
+
+    model: str
+    messages: tuple[Mapping[str, Any], ...]
+    images: tuple[EncodedImage, ...]
+    toolbox: Toolbox
+    names: FieldNames
+    answer_format: AnswerFormat | None = None
+    sampling: Sampling = Sampling()
+    n: int = 1
+    logprobs: int | None = None
+    thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRun:
+    """The answers of a task, which keep nothing of its request.
+
+    tools: the functions that the answers may call; thinking: whether they may start with reasoning.
+    """
+
+    run: Run
+    tools: frozenset[str]
+    thinking: bool
+
+    @property
+    def plain(self) -> bool:
+        """True if every answer is text alone, so that its pieces need no parser."""
+        return not self.tools and not self.thinking
+
+    def new_parser(self) -> OutputParser:
+        """Return a parser for one answer that is streamed."""
+        return OutputParser(self.tools, self.thinking)
+
+    def parsed(self, completion: Completion) -> ParsedAnswer:
+        """Return the parts of a whole answer."""
+        parser = self.new_parser()
+        return ParsedAnswer.of([*parser.feed(completion.text), *parser.finish()])
+
+
+def submit(task: ChatTask) -> ChatRun:
+    """Submit a task inside its request's context. Raises the ServiceError that the request is refused with."""
+    name, backend = find_model(task.model)
+    prompt = ChatPrompt(task.messages, task.images, task.toolbox.shown, task.thinking)
+    params = choices(backend, task.sampling, task.n, task.logprobs, _new_mask(task, backend))
+    try:
+        run = Run(name, backend, [(prompt, one) for one in params])
+    except ValidationError as error:
+        if error.param == "messages":  # the engine's name of the field
+            error.param = task.names.messages
+        raise
+    return ChatRun(run, task.toolbox.names, task.thinking)
+
+
+def _new_mask(task: ChatTask, backend: Backend) -> NewMask:
+    constrained, names = task.toolbox.forced or task.answer_format is not None, task.names
+    if constrained and task.thinking:
+        raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", names.reasoning)
+    if constrained and task.sampling.ignore_eos:
+        raise ValidationError(
+            f"{names.ignore_eos} cannot be combined with an answer of a fixed form.", names.ignore_eos
+        )
+    shared = services().settings.engine.prefix_sharing == "all"
+    with watching() as wanted:
+        owner = "" if shared else caller.budget_key(wanted.client)
+        return new_mask(task.answer_format, task.toolbox, names, backend, services().grammars, wanted, owner)

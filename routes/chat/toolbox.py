@@ -1,0 +1,119 @@
+"""The functions that a model may or must call, and the grammar that forces a call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.errors import Unsupported, ValidationError
+from engine.types import ModelInfo
+from routes.chat.names import FieldNames
+from routes.chat.output import CALL, CALL_END
+from routes.chat.schemas import json_rule
+
+MAX_TOOLS = 64
+MOST_FORCED_CALLS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """A function. parameters: a JSON schema of its arguments; path: where that stands in the request."""
+
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedChoice:
+    """One function that must be called."""
+
+    name: str
+
+
+Choice = Literal["auto", "none", "required"] | NamedChoice
+
+
+class Toolbox:
+    """The tools of one request. choice: None for a request that makes none, which is free; parallel: whether an answer
+    may have several calls. Raises ValidationError for a choice that the tools do not allow.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[FunctionTool],
+        choice: Choice | None,
+        parallel: bool,
+        info: ModelInfo,
+        names: FieldNames,
+    ) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        if tools and info.vision:
+            raise Unsupported("This model does not use tools.", names.tools)
+        if len(self._tools) < len(tools):
+            raise ValidationError(f"{names.tools} has two functions of one name.", names.tools)
+        if not self._tools and choice not in (None, "none"):
+            raise ValidationError(f"{names.tool_choice} needs {names.tools}.", names.tool_choice)
+        if isinstance(choice, NamedChoice) and choice.name not in self._tools:
+            raise ValidationError(
+                f"{names.tool_choice} names a function that is not among the {names.tools}.", names.tool_choice
+            )
+        self._choice: Choice = choice or "auto"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The functions that the answer may call."""
+        return frozenset() if self._choice == "none" else frozenset(self._tools)
+
+    @property
+    def shown(self) -> tuple[dict[str, Any], ...]:
+        """The tools as a chat template takes them; none if the model may not call any."""
+        if self._choice == "none":
+            return ()
+        return tuple(_shown(tool) for tool in self._tools.values())
+
+    @property
+    def forced(self) -> bool:
+        """True if the answer must be a call."""
+        return self._choice not in ("none", "auto")
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """Return the schemas of the functions that a forced call may name."""
+        return [_parameters(tool) for tool in self._callable()]
+
+    def lark(self, field: str) -> str:
+        """Return the grammar of a forced answer: one call of the named function, or one or more calls of any.
+
+        Raises ValidationError for the first schema that cannot be enforced. field: what it names.
+        """
+        called = self._callable()
+        lines = [f"call_{number}: {_call_rule(tool, field)}" for number, tool in enumerate(called)]
+        one = " | ".join(f"call_{number}" for number in range(len(called)))
+        more = "" if isinstance(self._choice, NamedChoice) else f' ("\\n" call){{0,{MOST_FORCED_CALLS - 1}}}'
+        return "\n".join([f"start: call{more}", f"call: {one}", *lines])
+
+    def _callable(self) -> list[FunctionTool]:
+        if isinstance(self._choice, NamedChoice):
+            return [self._tools[self._choice.name]]
+        return list(self._tools.values())
+
+
+def _shown(tool: FunctionTool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    if tool.parameters is not None:
+        function["parameters"] = tool.parameters
+    return {"type": "function", "function": function}
+
+
+def _parameters(tool: FunctionTool) -> dict[str, Any]:
+    return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
+
+
+def _call_rule(tool: FunctionTool, field: str) -> str:
+    begin = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": '
+    return f"{json.dumps(begin)} {json_rule(_parameters(tool), field)} {json.dumps('}' + chr(10) + CALL_END)}"
