@@ -4,21 +4,24 @@ A parser in C holds the lock for all of a text. So a long text is first counted:
 bounded, and so is all that is not an image; beyond it nothing is parsed. Then its long strings are taken out, decoded
 in pieces, up to the length of the largest image, and put back into what was parsed of the rest.
 
-Strict JSON (RFC 8259), with names that are unique and text (RFC 7493, sections 2.1 and 2.3).
+Strict JSON (RFC 8259), with names that are unique (RFC 7493, section 2.3) and values as `json_values` checks them.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import math
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from engine.errors import Message, PayloadTooLarge, ValidationError
 from engine.text import images
+from routes.json_values import check_values, is_text, shown_name
 
 SHORT_TEXT = 64 * 1024  # bytes that are parsed as they are
 LONG_STRING = 16 * 1024  # bytes
@@ -28,7 +31,8 @@ MAX_TEXT_BYTES = 8 * 1024 * 1024
 MAX_ENCODED_IMAGE = 4 * (images.MAX_IMAGE_BYTES // 3 + 1)  # characters of base64
 MAX_STRING = MAX_ENCODED_IMAGE + 1024  # with what precedes it in its URL; any other text is bounded by `JsonLimits`
 MAX_DEPTH = 100
-MAX_DIGITS = 400  # the largest floating-point numbers have 309
+MAX_DOUBLE = int(sys.float_info.max)
+MAX_DIGITS = 400  # of an integer; a double has at most 309
 TOO_LARGE = Message("json_too_large", "The request has more text or more values than any valid request.")
 TOO_DEEP = "The request body is nested too deeply."
 
@@ -40,7 +44,6 @@ PIECE = re.compile(
     rb"(?:[^\\]{1,64}+|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|\\){1,1024}+",
     re.DOTALL,
 )
-SURROGATE = re.compile("[\ud800-\udfff]")
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -73,8 +76,8 @@ def check_beginning(text: bytearray, limits: JsonLimits = USUAL) -> None:
 def read_json(text: bytes | bytearray, limits: JsonLimits = USUAL, check_strings: bool = True) -> Any:
     """Return the value of a JSON text.
 
-    check_strings: refuse a string with a lone surrogate, which is no text, and name its field. Raises ValidationError
-    for that and for a text that is no JSON, PayloadTooLarge for a long text beyond the limits.
+    check_strings: False to leave strings with lone surrogates to the caller. Raises ValidationError for a text that is
+    no JSON and as `check_values` does, PayloadTooLarge for a long text beyond the limits.
     """
     try:
         strings = _long_strings(text, limits) if len(text) > SHORT_TEXT else []
@@ -89,7 +92,7 @@ def read_json(text: bytes | bytearray, limits: JsonLimits = USUAL, check_strings
 
 def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], check_strings: bool) -> Any:
     """Return the value of a text. strings: where its long strings begin and end."""
-    held = _Held()
+    held, numbers = _Held(), _Numbers()
     rest, position = [], 0
     for start, end in strings:
         rest += [text[position:start], held.add(_decoded(text, start, end)).encode()]
@@ -98,16 +101,16 @@ def _parsed(text: bytes | bytearray, strings: list[tuple[int, int]], check_strin
     value = json.loads(
         short.decode("utf-8-sig"),
         object_pairs_hook=held.object,
-        parse_int=_integer,
-        parse_float=_number,
-        parse_constant=_no_number,
+        parse_int=numbers.integer,
+        parse_float=numbers.number,
+        parse_constant=numbers.constant,
     )
     if isinstance(value, list | str):
         value = held.restored(value)
     if short.count(b"{") + short.count(b"[") > MAX_DEPTH:
         _check_depth(value)
-    if check_strings and (held.surrogates or SURROGATE_ESCAPE.search(short)):
-        _check_text(value)
+    if numbers.infinite or held.surrogates or SURROGATE_ESCAPE.search(short):
+        check_values(value, check_strings)
     return value
 
 
@@ -126,7 +129,7 @@ class _Held:
         """Keep a string; return its name."""
         name = f"{self._mark}{len(self._strings)}"
         self._strings[name] = "".join(pieces)
-        self.surrogates = self.surrogates or not all(map(_is_text, pieces))
+        self.surrogates = self.surrogates or not all(map(is_text, pieces))
         return name
 
     def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -137,8 +140,6 @@ class _Held:
             if name in found:
                 raise repeated(shown_name(name))
             found[name] = self.restored(value) if self._strings else value
-        if not all(map(_is_text, found)):
-            raise ValueError
         return found
 
     def restored(self, value: Any) -> Any:
@@ -220,37 +221,6 @@ def _decoded(text: bytes | bytearray, start: int, end: int) -> list[str]:
     return pieces
 
 
-def _check_text(value: Any) -> None:
-    """Raise ValidationError for the first string that has a lone surrogate, which UTF-8 cannot express."""
-    for path, string in _texts(value, ""):
-        if not _is_text(string):
-            raise ValidationError(
-                Message("text_characters", "{name} has characters that are not allowed in a text.", name=path), path
-            )
-
-
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield each string in a value with its path, as a client would write it: `messages[2].content`."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _texts(item, f"{path}.{shown_name(name)}" if path else shown_name(name))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, f"{path}[{index}]")
-
-
-def _is_text(string: str) -> bool:
-    """Return False for a string with a lone surrogate, which JSON can express and UTF-8 cannot."""
-    return string.isascii() or SURROGATE.search(string) is None
-
-
-def shown_name(name: str) -> str:
-    """Return a field's name if it is printable and short, as messages and logs need it."""
-    return name if 0 < len(name) <= 64 and name.isprintable() else "(unreadable)"
-
-
 def repeated(name: str) -> ValidationError:
     """Return the error for a field that was sent twice."""
     if name == "image":
@@ -274,18 +244,23 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _integer(text: str) -> int:
-    """Return an integer. Python code lets other threads run within a long list; a long number takes too long."""
-    if len(text) > MAX_DIGITS:
-        raise ValueError
-    return int(text)
+class _Numbers:
+    """Reads the numbers of one text. infinite: whether one was no number, or more than a double can hold."""
 
+    def __init__(self) -> None:
+        self.infinite = False
 
-def _number(text: str) -> float | int:
-    """Return a number; 5.0 is the integer 5, as in JSON Schema."""
-    value = float(text)
-    return int(value) if value.is_integer() else value
+    def integer(self, text: str) -> int | float:
+        """Return an integer. Python code lets other threads run within a long list; a long number takes too long."""
+        return self.number(text) if len(text) > MAX_DIGITS or abs(value := int(text)) > MAX_DOUBLE else value
 
+    def number(self, text: str) -> float | int:
+        """Return a number; 5.0 is the integer 5, as in JSON Schema."""
+        value = float(text)
+        self.infinite = self.infinite or not math.isfinite(value)
+        return int(value) if value.is_integer() else value
 
-def _no_number(_: str) -> NoReturn:
-    raise ValueError
+    def constant(self, name: str) -> float:
+        """Return what NaN, Infinity or -Infinity stands for; none of them is JSON."""
+        self.infinite = True
+        return float(name)

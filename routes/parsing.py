@@ -19,7 +19,8 @@ from werkzeug.formparser import MultiPartParser
 from edge.route_table import MIB, MULTIPART
 from engine.errors import Message, PayloadTooLarge, ValidationError
 from engine.text.images import TOO_LARGE
-from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated, shown_name
+from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated
+from routes.json_values import shown_name
 
 MAX_PARTS = 32
 PIECE_BYTES = 64 * 1024  # of a body, read at once

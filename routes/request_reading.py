@@ -9,7 +9,7 @@ from engine.errors import Message, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage
 from routes import kept_image, parsing
-from routes.json_text import shown_name
+from routes.json_values import shown_name
 from routes.request_models import (
     ImageJsonRequest,
     ImageRequest,

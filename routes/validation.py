@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from engine.errors import Message, ValidationError
-from routes.json_text import shown_name
+from routes.json_values import shown_name
 
 AnyRequest = TypeVar("AnyRequest", bound="RequestModel")
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError as PydanticError
 
 import routes.openai.views
 from benchmarks.proof import bodies
+from edge.route_table import JSON, ROUTES
 from routes.json_text import JsonLimits
 from routes.parsing import PIECE_BYTES
 
@@ -32,6 +33,7 @@ def refused(response, field, code="validation_error"):
     assert error["param"].startswith(field)
 
 
+READ_AS_JSON = [name.split()[1] for name, row in ROUTES.items() if JSON in row.bodies]
 HALF = "hi \ud83d"  # half of an emoji, as JavaScript's slice makes it
 TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
 HALVES = [
@@ -48,7 +50,21 @@ HALVES = [
         },
     ),
     ("tools[0].function.description", {"tools": [TOOL | {"function": TOOL["function"] | {"description": HALF}}]}),
+    (
+        "messages[0].tool_calls[0].id",
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": HALF, "function": {"name": "f", "arguments": ""}}]}]},
+    ),
+    ("messages[0].content[0].image_url.url", {"messages": [{"content": [{"image_url": {"url": HALF}}]}]}),
+    (
+        "tools[0].function.parameters.properties.hi \ufffd",
+        {"tools": [TOOL | {"function": {"name": "f", "parameters": {"properties": {HALF: {"type": "string"}}}}}]},
+    ),
+    ("tools[1].function.parameters.enum[1]", {"tools": [TOOL, {"function": {"parameters": {"enum": ["a", HALF]}}}]}),
     ("response_format.schema.enum[0]", {"response_format": {"schema": {"enum": [HALF]}}}),
+    ("response_format.schema.$defs.hi \ufffd", {"response_format": {"schema": {"$defs": {HALF: {}}}}}),
+    ("metadata.hi \ufffd", {"metadata": {HALF: 1}}),
+    ("logit_bias.hi \ufffd", {"logit_bias": {HALF: 1}}),
+    ("hi \ufffd", {HALF: 1}),
     ("stop", {"stop": HALF}),
     ("user", {"user": HALF, "stream": True}),
 ]
@@ -61,14 +77,31 @@ def test_half_a_character_is_named(client, avibe, field, fields):
     assert avibe.submitted == []
 
 
-def test_half_a_character_is_named_elsewhere(client):
-    """Also for the routes of this service's own."""
-    for path in ("/api/v1/text/generate", "/api/v1/image/analyze"):
-        response = ask_ascii(client, path, {"prompt": HALF})
-        assert (response.status_code, response.json["message"]) == (
-            400,
-            "prompt has characters that are not allowed in a text.",
-        )
+@pytest.mark.parametrize("path", READ_AS_JSON)
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (r'{"a": [{"b\ud83d": 1}]}', "a[0].b\ufffd"),
+        (r'{"\udc00\ud83d": 1}', "\ufffd\ufffd"),
+        ('{"a": [1, 1e999]}', "a[1]"),
+        ('{"a": {"b": NaN}}', "a.b"),
+        ('{"prompt": -Infinity}', "prompt"),
+        ('{"max_tokens": 1' + "0" * 400 + "}", "max_tokens"),
+    ],
+)
+def test_what_json_cannot_express_is_named_on_every_route(client, path, body, field):
+    """Half characters in names and values, and numbers that are none: 400, whatever the shape of the error."""
+    response = client.post(path, data=body, content_type="application/json")
+    assert response.status_code == 400
+    assert f'"{field} ' in json.dumps(response.json, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("path", sorted(set(READ_AS_JSON) - {"/api/v1/text/batch"}))
+def test_half_a_character_in_a_value_is_named_on_every_route(client, path):
+    """But for a batch, whose prompts fail one by one."""
+    response = ask_ascii(client, path, {"a": {"b": HALF}})
+    assert response.status_code == 400
+    assert '"a.b has characters' in response.text
 
 
 @pytest.mark.parametrize("field", ["messages", "tools", "stop", "logit_bias", "prompt", "more"])

@@ -162,9 +162,72 @@ def test_a_lone_surrogate_is_named_by_its_field(text, field):
         assert read(text) == (ValidationError, f"{field} has characters that are not allowed in a text.")
 
 
-def test_names_are_text_and_unique():
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (b'{"\\ud800": 1}', "\ufffd"),
+        (b'{"abcdef\\ud800": 1}', "abcdef\ufffd"),
+        (
+            b'{"tools": [{"parameters": {"properties": {"si\\udc00ze": {}}}}]}',
+            "tools[0].parameters.properties.si\ufffdze",
+        ),
+        (b'{"logit_bias": {"' + b"x" * 99 + b'\\ud83d": 1}}', "logit_bias.(unreadable)"),
+        (b'{"a": [["x", {"\\ud83d\\n": "\\ud83d"}]]}', "a[0][1].(unreadable)"),
+    ],
+)
+def test_a_lone_surrogate_in_a_name_is_named_by_its_path(text, field):
+    """Names are text too, whether values are checked or not."""
+    for read in (outcome, as_short):
+        assert read(text) == (ValidationError, f"{field} has characters that are not allowed in a text.")
+    assert outcome(text, read=lambda text, limits: read_json(text, limits, check_strings=False)) == outcome(text)
+
+
+def test_values_are_left_to_those_who_check_them():
+    """A batch answers each of its prompts, the wrong ones too."""
+    assert read_json(b'{"a": ["\\ud83d"]}', ENOUGH, check_strings=False) == {"a": ["\ud83d"]}
+
+
+NO_NUMBERS = [
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e999",
+    b"-1.5e400",
+    b"9" * 310,
+    b"-" + b"9" * 5000,
+    b"1" + b"0" * 400,
+]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=[number[:9].decode() for number in NO_NUMBERS])
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (b'{"temperature": @}', "temperature"),
+        (b'{"b": [0, {"c": @, "d": @}], "e": @}', "b[1].c"),
+        (b'{"m": [{"a": {"enum": ["x", [@]]}}]}', "m[0].a.enum[1][0]"),
+        (b"[[], @]", "[1]"),
+        (b"@", "The request body"),
+    ],
+)
+def test_what_is_no_finite_number_is_named_by_its_field(number, text, field):
+    """Wherever it stands, and whether its field is a number's or not."""
+    for read in (outcome, as_short):
+        assert read(text.replace(b"@", number)) == (
+            ValidationError,
+            f"{field} must be a finite number, at most 1.7e308.",
+        )
+
+
+@pytest.mark.parametrize("number", [b"1.7976931348623157e308", b"17976931348623157" + b"0" * 292, b"1e-999", b"-0.0"])
+def test_the_numbers_of_a_double_are_read(number):
+    """The largest of them too, as an integer and as a fraction."""
+    (value,) = read_json(b"[" + number + b"]", ENOUGH)
+    assert float(value) == float(number)
+
+
+def test_names_are_unique():
     """Long names too."""
-    assert outcome(b'{"\\ud800": 1}') == outcome(b'{"abcdef\\ud800": 1}') == outcome(b"{")
     assert outcome(b'{"abcdef": 1, "abcdef": 2}') == (ValidationError, "abcdef was sent more than once.")
     assert read_json(b'{"abcdef": {"abcdefg": 1}}', ENOUGH) == {"abcdef": {"abcdefg": 1}}
 
