@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 from config import Settings
 from edge import caller, errors, failover, operator_session, preflight
 from edge.charging import charge
+from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import body_refused
 from edge.key_tries import BUDGET
 from edge.rate_limit import OverBudget
@@ -144,12 +145,11 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
         error = PayloadTooLarge(state.too_large or error.message)
     meaning = errors.meaning_of(error)
     state.observer.failed(meaning.code, meaning.status, error.message)
-    if _under("/api"):
-        body = jsonify(errors.api_body(error, state.request_id, failures.sentence()))
-    elif _under("/v1"):
-        body = jsonify(errors.openai_body(error))
-    else:
+    shape = shape_of(request.path)
+    if shape is Shape.PAGE:
         body = _page(error, meaning.status, failures)
+    else:
+        body = jsonify(json_body(shape, error, state.request_id, failures.sentence()))
     body.status_code = meaning.status
     body.headers.update(errors.headers_of(error, original))
     body.headers.update(failover.headers_of(error, failover.HEADER in request.headers, services().settings))
@@ -166,14 +166,11 @@ def _page(error: ServiceError, status: int, failures: Failures) -> Response:
         return Response(f"{error.message}\n", mimetype="text/plain")
 
 
-def _under(prefix: str) -> bool:
-    return request.path == prefix or request.path.startswith(f"{prefix}/")
-
-
 def _finish(response: Response) -> Response:
     state = request_state()
     seconds = _report(state, response)
-    headers = {"X-Request-ID": state.request_id, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
+    ids = id_headers(request.path, state.request_id)
+    headers = {**ids, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
     if state.quota is not None:

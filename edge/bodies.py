@@ -39,6 +39,21 @@ class OpenaiFailure(Body):
     error: OpenaiFailureDetails
 
 
+class AnthropicFailureDetails(Body):
+    """What went wrong, in Anthropic's words."""
+
+    type: str
+    message: str
+
+
+class AnthropicFailure(Body):
+    """Any failure under /v1/messages."""
+
+    type: Literal["error"]
+    error: AnthropicFailureDetails
+    request_id: str
+
+
 class Health(Body):
     """The process answers."""
 

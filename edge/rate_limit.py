@@ -17,6 +17,7 @@ from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
 
 from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
+from edge.route_table import Budget
 from edge.shared_windows import SharedWindows
 from engine.errors import Message, ValidationError
 
@@ -58,6 +59,16 @@ def _exceeded(amount: int, window: str) -> Message:
     return Message("hour_spent", "Rate limit exceeded: {n} requests per hour", n=amount)
 
 
+class _Size:
+    """The windows of a budget that is `times` the settings' numbers; 0 switches a window off."""
+
+    def __init__(self, per_minute: int, per_hour: int, times: int) -> None:
+        items = (RateLimitItemPerMinute(per_minute * times or 1), RateLimitItemPerHour(per_hour * times or 1))
+        switched_on = (per_minute > 0, per_hour > 0)
+        self.items = tuple(item for item, on in zip(items, switched_on, strict=True) if on)
+        self.policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self.items)
+
+
 class RateLimiter:
     """The budgets of all clients. A refused request is charged in no window."""
 
@@ -68,10 +79,8 @@ class RateLimiter:
         shared: SharedWindows | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        items = (RateLimitItemPerMinute(per_minute or 1), RateLimitItemPerHour(per_hour or 1))
-        switched_on = (per_minute > 0, per_hour > 0)
-        self._items = tuple(item for item, on in zip(items, switched_on, strict=True) if on)
-        self._policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self._items)
+        self._usual = _Size(per_minute, per_hour, 1)
+        self._sizes = {one.value: _Size(per_minute, per_hour, one.times) for one in Budget if one.times > 1}
         self._local = LocalWindows(clock)
         self._shared = shared
         self._lock = threading.Lock()  # guards a check and the charge that follows it
@@ -86,51 +95,54 @@ class RateLimiter:
 
         Raises OverBudget, and ValidationError for a cost above a limit itself.
         """
-        if not self._items:
+        size = self._sizes.get(budget, self._usual)
+        if not size.items:
             return None
-        if item := next((item for item in self._items if cost > item.amount), None):
+        if item := next((item for item in size.items if cost > item.amount), None):
             raise ValidationError(
                 f"This request counts as {cost} requests, over the limit of {item.amount} per {item.GRANULARITY.name}."
             )
         if self._shared is not None and not self._shared.unavailable:
             try:
-                return self._spend_in(self._shared.windows, budget, client, cost, only_look)
+                return self._spend_in(self._shared.windows, size, budget, client, cost, only_look)
             except OverBudget:
                 raise
             except Exception as error:  # whatever comes of a storage that is away, full, or no Redis at all
                 self._shared.failed(error)
         with self._lock:
-            return self._spend_in(self._local, budget, client, cost, only_look)
+            return self._spend_in(self._local, size, budget, client, cost, only_look)
 
     def spend_local(self, budget: str, client: str, *, only_look: bool) -> Quota | None:
         """Charge one request as `spend` does, unless another process would have to be asked: then charge nothing.
 
         Raises OverBudget. Never waits for the network.
         """
-        if not self._items or (self._shared is not None and not self._shared.unavailable):
+        size = self._sizes.get(budget, self._usual)
+        if not size.items or (self._shared is not None and not self._shared.unavailable):
             return None
         with self._lock:
-            return self._spend_in(self._local, budget, client, 1, only_look)
+            return self._spend_in(self._local, size, budget, client, 1, only_look)
 
-    def _spend_in(self, windows: Windows, budget: str, client: str, cost: int, only_look: bool) -> Quota:
+    def _spend_in(self, windows: Windows, size: _Size, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged."""
         quotas = []
-        for item in self._items:
+        for item in size.items:
             reset, used = windows.used(item, budget, client)
             if used + cost > item.amount:
-                raise OverBudget(item, self._quota(item, used, reset))
-            quotas.append(self._quota(item, used + cost, reset))
-        for item in () if only_look else self._items:
+                raise OverBudget(item, _quota(size, item, used, reset))
+            quotas.append(_quota(size, item, used + cost, reset))
+        for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):
                 reset, used = windows.used(item, budget, client)
-                raise OverBudget(item, self._quota(item, used, reset))
+                raise OverBudget(item, _quota(size, item, used, reset))
         return min(quotas, key=lambda quota: quota.remaining)
-
-    def _quota(self, item: RateLimitItem, used: int, reset: float) -> Quota:
-        return Quota(item.amount, max(0, item.amount - used), max(1, math.ceil(reset)), self._policy)
 
     @property
     def shared_failures(self) -> int:
         """How many calls to the shared storage have failed."""
         return 0 if self._shared is None else self._shared.failures
+
+
+def _quota(size: _Size, item: RateLimitItem, used: int, reset: float) -> Quota:
+    return Quota(item.amount, max(0, item.amount - used), max(1, math.ceil(reset)), size.policy)

@@ -16,6 +16,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from config import Settings
 from edge import errors, failover
+from edge.failure_shapes import id_headers, json_body, shape_of
 from edge.rate_limit import OverBudget, Quota
 from edge.request_head import RequestHead
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
@@ -82,7 +83,7 @@ class ReadyMade:
         headers = errors.headers_of(error, error) | failover.headers_of(
             error, head.has("x-another-copy"), self._settings
         )
-        headers |= {"X-Request-ID": request_id, "X-Response-Time": f"{seconds:.3f}s"}
+        headers |= {**id_headers(head.path, request_id), "X-Response-Time": f"{seconds:.3f}s"}
         if model is not None:
             headers["X-Model"] = model.served_id
         if quota is not None:
@@ -90,11 +91,8 @@ class ReadyMade:
         return self._response(meaning.status, self._body(head, error, request_id), headers, head)
 
     def _body(self, head: RequestHead, error: ServiceError, request_id: str) -> bytes:
-        if head.path.startswith("/api/"):
-            shown: object = errors.api_body(error, request_id, self._sentences(head.get(LANGUAGE_HEADER.lower())))
-        else:
-            shown = errors.openai_body(error)
-        return _JSON.encode(shown).encode() + b"\n"
+        sentence = self._sentences(head.get(LANGUAGE_HEADER.lower()))
+        return _JSON.encode(json_body(shape_of(head.path), error, request_id, sentence)).encode() + b"\n"
 
     def _response(self, status: int, body: bytes, headers: dict[str, str], head: RequestHead) -> bytes:
         origin = head.get("origin") if head.has("origin") else None

@@ -34,6 +34,12 @@ class Budget(Enum):
 
     GENERATION = "generation"
     HEALTH = "health"
+    COUNTING = "counting"  # what reads a prompt and generates nothing
+
+    @property
+    def times(self) -> int:
+        """How many times the numbers of the settings it is."""
+        return 10 if self is Budget.COUNTING else 1
 
 
 @dataclass(frozen=True, slots=True)

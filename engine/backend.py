@@ -24,6 +24,7 @@ from engine.types import (
     ModelInfo,
     Piece,
     QueuePosition,
+    TokenizeRequest,
     Vocabulary,
 )
 
@@ -33,7 +34,7 @@ COMMITMENT_INTERVAL = 0.5  # seconds
 
 
 class Backend(Protocol):
-    """Answers for one model. `submit`, `state`, `stats` and `drain` may be called from any thread at any time."""
+    """Answers for one model. All but `start` and `stop` may be called from any thread at any time."""
 
     @property
     def info(self) -> ModelInfo:
@@ -51,6 +52,13 @@ class Backend(Protocol):
         Raises NotReady and Overloaded before any work. Then tokenizes in the caller's thread; raises ValidationError or
         a subclass (too many tokens, an image that cannot be decoded, a parameter that is not supported), and
         RequestAborted or DeadlineExceeded soon after `request.cancellation` or its time has ended that work.
+        """
+
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """Return the ids of a prompt as `submit` would compute them, an image's pad token once for each of its tokens.
+
+        Works in the caller's thread; no image is decoded, and the engine's thread is not involved. Raises NotReady;
+        Overloaded while too many prompts are tokenized; and what `submit` raises for a prompt, its size and its time.
         """
 
     def would_refuse(self, client: str) -> RetryLater | None:

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from engine.backend import Backend, Generation
 from engine.errors import Message, NotReady, RetryLater
-from engine.types import BackendState, BackendStats, GenerationRequest, ModelInfo, Progress, Status, Vocabulary
+from engine.types import (
+    BackendState,
+    BackendStats,
+    GenerationRequest,
+    ModelInfo,
+    Progress,
+    Status,
+    TokenizeRequest,
+    Vocabulary,
+)
 
 NOT_LOADED = NotReady(Message("loading", "The model is still loading; try again later."))
 
@@ -49,6 +58,9 @@ class DeferredBackend:
 
     def submit(self, request: GenerationRequest) -> Generation:
         return self._opened().submit(request)
+
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        return self._opened().tokenize(request)
 
     def would_refuse(self, client: str) -> RetryLater | None:
         return NOT_LOADED if self._backend is None or not self._is_open() else self._backend.would_refuse(client)

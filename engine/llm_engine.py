@@ -15,6 +15,7 @@ import torch
 
 from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
+from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater
@@ -40,6 +41,7 @@ from engine.types import (
     Progress,
     SamplingParams,
     Status,
+    TokenizeRequest,
     TokensPrompt,
     Vocabulary,
 )
@@ -80,6 +82,7 @@ class LLMEngine:
         self._runner: Any = None
         self._cache_tokens = self._probes = 0
         self._scopes = PrefixScopes(config.prefix_sharing)
+        self._counting = CountingRoom()
         self._lock = threading.Lock()  # guards the three fields below
         self._status = Status.LOADING
         self._reason = "the model is loading"
@@ -109,6 +112,14 @@ class LLMEngine:
         except BaseException:
             self._room.give_up(request.client)
             raise
+
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        deadline = self._clock() + request.timeout
+        self._check_ready()
+        assert self._loaded is not None
+        wanted = Wanted(deadline, request.client, self._clock)
+        with request.cancellation.notifying(wanted.cancel):
+            return self._counting.tokenize(self._loaded, request.prompt, wanted)
 
     def would_refuse(self, client: str) -> RetryLater | None:
         return self._not_ready() or self._room.would_refuse(client)

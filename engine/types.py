@@ -70,13 +70,15 @@ class ChatPrompt:
 
     messages: `{"role", "content", ...}`, content a string or a list of `{"type": "text", "text"}` and
     `{"type": "image"}` parts; images: one for each image part, in order; tools: as the template takes them;
-    thinking: whether the template may open a reasoning block.
+    thinking: whether the template may open a reasoning block; continues: the last message is the assistant's and is
+    continued, instead of being answered.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     images: tuple[EncodedImage, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     thinking: bool = False
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,16 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    """A prompt whose tokens are asked for, and no answer. The other fields are those of `GenerationRequest`."""
+
+    prompt: Prompt
+    client: str = ""
+    timeout: float = 300.0
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token, its log probability (natural logarithm), and the likeliest alternatives, best first."""
 
@@ -185,7 +197,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished answer. output_tokens counts every generated token, including an end-of-sequence token."""
+    """A finished answer.
+
+    output_tokens counts every generated token, including an end-of-sequence token. stop: the stop string that ended it,
+    None where none did.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -194,6 +210,7 @@ class Completion:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

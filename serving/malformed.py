@@ -28,6 +28,7 @@ from gunicorn.util import write_nonblock
 from werkzeug.http import HTTP_STATUS_CODES
 
 from edge import caller, errors
+from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
 from edge.services import Services
 from engine.errors import ServiceError, ValidationError
@@ -60,10 +61,6 @@ class Attempt:
     path: str
     origin: str | None
     forwarded: list[str]
-
-    def under(self, prefix: str) -> bool:
-        """True if the path is this one, or below it."""
-        return self.path == prefix or self.path.startswith(f"{prefix}/")
 
 
 def read_attempt(head: bytes) -> Attempt:
@@ -120,11 +117,11 @@ def failure_response(
     status: int, reason: str, error: ServiceError, request_id: str, attempt: Attempt, cors: dict[str, str]
 ) -> bytes:
     """Return a whole response; the connection is closed behind it."""
-    kind, body = _body(error, request_id, attempt)
+    kind, body = _body(status, error, request_id, attempt)
     fields = {
         "Content-Type": kind,
         "Content-Length": str(len(body)),
-        "X-Request-ID": request_id,
+        **id_headers(attempt.path, request_id),
         "X-Response-Time": "0.000s",
         "Connection": "close",
         **NO_STORE,
@@ -136,12 +133,11 @@ def failure_response(
     return f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode("latin-1") + (b"" if attempt.method == "HEAD" else body)
 
 
-def _body(error: ServiceError, request_id: str, attempt: Attempt) -> tuple[str, bytes]:
+def _body(status: int, error: ServiceError, request_id: str, attempt: Attempt) -> tuple[str, bytes]:
     """Return type and content: a text for a path of the pages, JSON for the API's and for one that is unknown."""
-    if attempt.under("/v1"):
-        return "application/json", _json(errors.openai_body(error))
-    if attempt.under("/api") or not attempt.path:
-        return "application/json", _json(errors.api_body(error, request_id, lambda message, _: message))
+    shape = shape_of(attempt.path or "/api")
+    if shape is not Shape.PAGE:
+        return "application/json", _json(json_body(shape, error, request_id, lambda message, _: message, status))
     return "text/plain; charset=utf-8", f"{error.message}\nRequest id: {request_id}\n".encode()
 
 

@@ -29,6 +29,7 @@ from engine.types import (
     QueuePosition,
     Status,
     Timings,
+    TokenizeRequest,
     TokenLogprob,
     Vocabulary,
 )
@@ -64,6 +65,7 @@ class ScriptedBackend:
         self._info = replace(ModelInfo(name, served_id, name == "avision", demo, 4096), **info)
         self.text = text
         self.finish_reason = "stop"
+        self.ended_by: str | None = None  # the stop string
         self.output_tokens = 5
         self.timings = Timings(queued=0.25, first_token=0.5, total=1.25)
         self.hold = False
@@ -76,6 +78,7 @@ class ScriptedBackend:
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
         self.submitted: list[GenerationRequest] = []
+        self.tokenized: list[TokenizeRequest] = []
         self.decoded: list[tuple[int, int]] = []
         self.aborted: list[str] = []
         self.drained = False
@@ -119,6 +122,15 @@ class ScriptedBackend:
         elif not self.hold:
             self.finish(request.request_id)
         return generation
+
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        with self._changed:
+            if self.refusal is not None:
+                raise self.refusal
+            if self._state.status is not Status.READY:
+                raise NotReady("The model is not ready.", 5)
+            self.tokenized.append(request)
+        return list(range(7))
 
     def would_refuse(self, client: str) -> RetryLater | None:
         try:
@@ -185,7 +197,13 @@ class ScriptedBackend:
     def finish(self, request_id: str) -> None:
         """End an open answer well."""
         completion = Completion(
-            self.text, self.finish_reason, 7, self.output_tokens, self.timings, tuple(self.logprobs)
+            self.text,
+            self.finish_reason,
+            7,
+            self.output_tokens,
+            self.timings,
+            tuple(self.logprobs),
+            stop=self.ended_by,
         )
         generation = self._closed(request_id)
         generation.push(Piece(self.text))

@@ -19,6 +19,7 @@ from engine.types import (
     Piece,
     Status,
     Timings,
+    TokenizeRequest,
 )
 from models import ModelSet
 
@@ -43,6 +44,10 @@ class StampingBackend:
 
     def vocabulary(self) -> None:
         """There are no tokens, so there are no grammars."""
+
+    def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """Every prompt is one token."""
+        return [1]
 
     def would_refuse(self, client: str) -> None:
         """There is always capacity."""

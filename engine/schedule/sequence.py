@@ -184,6 +184,7 @@ class Sequence:
             timings=Timings(started - self.arrival, first, now - self.arrival),
             logprobs=tuple(self.logprobs),
             cached_tokens=self.cached_tokens,
+            stop=self.detokenizer.stop,
         )
 
     def release(self) -> None:

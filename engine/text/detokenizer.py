@@ -83,7 +83,8 @@ class TokenTable:
 
 
 class Detokenizer:
-    """The growing text of one answer. `stopped` becomes True at the first stop string; no text is returned after it.
+    """The growing text of one answer. `stopped` becomes True at the first stop string, and `stop` that string; no text
+    is returned after it.
 
     The usual token (whole characters, nothing held back, no stop strings) costs one list access.
     """
@@ -98,11 +99,13 @@ class Detokenizer:
         "_stops",
         "_table",
         "_texts",
+        "stop",
         "stopped",
     )
 
     def __init__(self, table: TokenTable, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
+        self.stop: str | None = None
         self._table = table
         self._texts = table.texts
         self._stops = stop
@@ -157,10 +160,11 @@ class Detokenizer:
         if self.stopped:
             return ""
         text, self._held = self._held + text, ""
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, len(stop), stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
+            first, _, self.stop = min(found)
             self.stopped = True
-            return text[: min(found)]
+            return text[:first]
         if text.endswith(self._prefixes):
             length = max(len(prefix) for prefix in self._prefixes if text.endswith(prefix))
             text, self._held = text[:-length], text[-length:]

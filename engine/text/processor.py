@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job
+from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job, fitted
 from engine.types import EncodedImage
 from engine.wanted import Wanted
 
@@ -122,6 +123,12 @@ class ImagePreparer:
             grids.append(grid)
             hashes.append(hashlib.sha256(repr(grid).encode() + pixels.data).digest())
         return ImageInputs(np.concatenate(parts), np.array(grids, np.int64), tuple(hashes), self._table)
+
+    def header_counts(self, images: Sequence[EncodedImage]) -> list[int]:
+        """Return the same from the sizes in the headers, which no image is decoded for. Raises ValidationError."""
+        limits = self._limits(len(images))
+        sizes = [fitted(image.width, image.height, self._factor, *limits) for image in images]
+        return [width * height // self._factor**2 for width, height in sizes]
 
     def token_counts(self, images: ImageInputs) -> list[int]:
         """Return the number of tokens of each image."""

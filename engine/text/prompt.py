@@ -59,15 +59,18 @@ class PromptPreparer:
         Raises ValidationError or a subclass, with the field at fault, and as `wanted` does once it is not wanted.
         """
         wanted = wanted or Wanted()
-        wanted.check()
-        try:
-            if isinstance(prompt, ChatPrompt):
-                return self._prepare_chat(prompt, wanted)
-            if isinstance(prompt, TextPrompt):
-                return PreparedPrompt(_not_empty(self._special.encode_plain(prompt.text, self._max_tokens)))
-            return PreparedPrompt(self._checked(prompt))
-        except TooManyTokens as error:
-            raise too_long(prompt, error.most) from None
+        ids = self._ids(prompt, wanted)
+        if self._images is None or not isinstance(prompt, ChatPrompt) or not prompt.images:
+            return PreparedPrompt(ids)
+        images = self._images.prepare(prompt.images, wanted)
+        return PreparedPrompt(_expanded(ids, self._images.pad_token_id, self._images.token_counts(images)), images)
+
+    def tokenize(self, prompt: Prompt, wanted: Wanted | None = None) -> list[int]:
+        """Return the ids that `prepare` returns, without decoding an image. Raises as `prepare` does of the text."""
+        ids = self._ids(prompt, wanted or Wanted())
+        if self._images is None or not isinstance(prompt, ChatPrompt) or not prompt.images:
+            return ids
+        return _expanded(ids, self._images.pad_token_id, self._images.header_counts(prompt.images))
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text that the model itself could generate, with its tool calls and reasoning as tokens.
@@ -76,25 +79,33 @@ class PromptPreparer:
         """
         return self._special.encode(self._special.guard(text, own=True))
 
-    def _prepare_chat(self, prompt: ChatPrompt, wanted: Wanted) -> PreparedPrompt:
+    def _ids(self, prompt: Prompt, wanted: Wanted) -> list[int]:
+        """Return the ids of a prompt with one pad token for each image."""
+        wanted.check()
+        try:
+            if isinstance(prompt, ChatPrompt):
+                return self._chat_ids(prompt, wanted)
+            if isinstance(prompt, TextPrompt):
+                return _not_empty(self._special.encode_plain(prompt.text, self._max_tokens))
+            return self._checked(prompt)
+        except TooManyTokens as error:
+            raise too_long(prompt, error.most) from None
+
+    def _chat_ids(self, prompt: ChatPrompt, wanted: Wanted) -> list[int]:
         if prompt.images and self._images is None:
             raise Unsupported("This model does not read images.", "image")
         rendered = self._render(prompt)
         wanted.check()
         ids = _not_empty(self._special.encode(rendered, self._max_tokens))
-        if self._images is None:
-            return PreparedPrompt(ids)
-        if ids.count(self._images.pad_token_id) != len(prompt.images):
+        if self._images is not None and ids.count(self._images.pad_token_id) != len(prompt.images):
             raise ValidationError("The conversation and its images do not match.", "messages")
-        if not prompt.images:
-            return PreparedPrompt(ids)
-        images = self._images.prepare(prompt.images, wanted)
-        return PreparedPrompt(self._expanded(ids, self._images, images), images)
+        return ids
 
     def _render(self, prompt: ChatPrompt) -> str:
         messages = [self._message(message) for message in prompt.messages]
+        begun = _begun(messages.pop()) if messages and prompt.continues else ""
         try:
-            return str(
+            rendered = str(
                 self._tokenizer.apply_chat_template(
                     messages,
                     tools=self._special.guard(prompt.tools) or None,
@@ -104,6 +115,7 @@ class PromptPreparer:
                     tokenize=False,
                 )
             )
+            return rendered + begun
         except MemoryError:
             raise  # says nothing of the conversation
         except Exception as error:  # templates raise any type for conversations they do not support
@@ -144,17 +156,25 @@ class PromptPreparer:
             raise Unsupported("Image tokens cannot be sent as token ids.", "prompt")
         return ids
 
-    @staticmethod
-    def _expanded(ids: list[int], preparer: ImagePreparer, images: ImageInputs) -> list[int]:
-        """Return the ids with the pad token of each image repeated for each of its tokens."""
-        counts = iter(preparer.token_counts(images))
-        expanded: list[int] = []
-        for token_id in ids:
-            expanded += [token_id] * (next(counts) if token_id == preparer.pad_token_id else 1)
-        return expanded
-
 
 def _not_empty(ids: list[int]) -> list[int]:
     if not ids:
         raise ValidationError("The prompt is empty.", "prompt")
     return ids
+
+
+def _begun(message: dict[str, Any]) -> str:
+    """Return the text of an answer that has begun; the model sees it as if it had generated it itself."""
+    content = message["content"]
+    if message["role"] != "assistant" or message.get("tool_calls"):
+        raise ValidationError("Only a text of the assistant can be continued.", "messages")
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def _expanded(ids: list[int], pad_token_id: int, counts: list[int]) -> list[int]:
+    """Return the ids with the pad token of each image repeated for each of its tokens."""
+    left = iter(counts)
+    expanded: list[int] = []
+    for token_id in ids:
+        expanded += [token_id] * (next(left) if token_id == pad_token_id else 1)
+    return expanded

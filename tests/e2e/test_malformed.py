@@ -12,6 +12,7 @@ MARKED = "MARKEDTEXT"
 KEY = f"Authorization: Bearer {MARKED}\r\n".encode()
 END = b"\r\n\r\n"
 API, OPENAI, OURS, NOWHERE = "/api/v1/text/generate", "/v1/chat/completions", "/avibe", ""
+ANTHROPIC = "/v1/messages"
 LONG = b"x" * 9000
 
 # Each is a request to a path, with a key somewhere in it; and the status of its refusal.
@@ -82,7 +83,7 @@ def counted(process, status):
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if f'status="{status}"' in line)
 
 
-@pytest.mark.parametrize("path", [API, OPENAI, OURS])
+@pytest.mark.parametrize("path", [API, OPENAI, ANTHROPIC, OURS])
 @pytest.mark.parametrize("name", REQUESTS)
 def test_what_is_no_http_is_refused_in_the_shape_of_its_path(service, name, path):
     """With its status, a request id and the headers that a page of an allowed origin needs to read it."""
@@ -118,6 +119,12 @@ def assert_shape(path, headers, body, request_id):
         error = json.loads(body)["error"]
         assert error["message"].endswith(".")
         assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", "validation_error", None)
+    elif path == ANTHROPIC:
+        failure = json.loads(body)
+        assert failure["error"].pop("message").endswith(".")
+        assert failure["error"].pop("type") in ("invalid_request_error", "api_error")
+        assert failure == {"type": "error", "error": {}, "request_id": request_id}
+        assert headers["Request-ID"] == request_id
     else:
         assert headers["Content-Type"].startswith("text/plain")
         assert request_id in body.decode()

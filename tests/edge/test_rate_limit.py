@@ -44,6 +44,20 @@ def test_the_eleventh_call_of_a_minute_is_refused(clock):
     assert (refused.window, refused.retry_after) == ("minute", 60)
 
 
+def test_the_budget_of_counting_is_ten_times_as_large(clock):
+    """In both windows, with its own numbers in the wording and the headers; the others keep theirs."""
+    limiter = RateLimiter(2, 3, clock=clock)
+    assert spend_all(limiter, 20, budget="counting") == list(range(19, -1, -1))
+    assert refusal(limiter, budget="counting").message == "Rate limit exceeded: 20 requests per minute"
+    clock.advance(60)
+    spend_all(limiter, 10, budget="counting")
+    assert refusal(limiter, budget="counting").message == "Rate limit exceeded: 30 requests per hour"
+    assert refusal(limiter, budget="counting").quota.headers()["RateLimit-Policy"] == "20;w=60, 30;w=3600"
+    assert spend_all(limiter, 2) == [1, 0]
+    assert refusal(limiter).message == "Rate limit exceeded: 2 requests per minute"
+    assert spend_all(limiter, 1, budget="health") == [1]
+
+
 def test_the_window_moves(clock):
     """A request leaves the window a minute after it was made, not at the full minute."""
     limiter = RateLimiter(2, 0, clock=clock)

@@ -106,9 +106,17 @@ def test_a_stop_string_ends_the_text_before_it(text, stops, split):
     assert text.startswith(shown)
     assert not any(stop in shown for stop in stops)
     if detokenizer.stopped:
-        assert any(text.startswith(stop, len(shown)) for stop in stops)
+        assert detokenizer.stop in stops
+        assert text.startswith(detokenizer.stop, len(shown))
     else:
-        assert shown == text
+        assert (shown, detokenizer.stop) == (text, None)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_of_two_stop_strings_at_one_place_the_shorter_is_named(split):
+    """It is complete first, whether both come with one token or not."""
+    ids = bytewise(PLAIN, "a##") if split else encode(PLAIN, "a##")
+    assert [run(PLAIN_TABLE, ids, stops)[1].stop for stops in (("##", "#"), ("#", "##"))] == ["#", "#"]
 
 
 def test_no_part_of_a_stop_string_is_shown_early():

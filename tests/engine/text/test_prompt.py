@@ -1,14 +1,20 @@
 """Prompts of every kind are prepared as transformers prepares them."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.errors import Unsupported, ValidationError
-from engine.text.images import decode
+from engine.text.images import check_header, decode
 from engine.text.processor import load_processor, load_tokenizer
+from engine.text.prompt import PromptPreparer
 from engine.types import ChatPrompt, TextPrompt, TokensPrompt
 
+ROOT = Path(__file__).parents[3]
 IMAGE_PART = {"type": "image"}
 
 
@@ -141,6 +147,37 @@ def test_a_text_model_rejects_images(text, make_image):
         text.prepare(chat([IMAGE_PART, text_part("Что тут?")]))
 
 
+@pytest.mark.parametrize("begun", ["The answer is (", "", "Да. ", "{\n", "a <|im_end|> b", "<tool_call>"])
+@pytest.mark.parametrize("demo", ["avibe", "avision"])
+def test_an_answer_that_has_begun_is_continued(demo, begun):
+    """The prompt is that of the conversation before, and the text behind it, for the templates of both demos."""
+    tokenizer = load_tokenizer(ROOT / "demo" / demo)
+    preparer = PromptPreparer(tokenizer, len(tokenizer), tokenizer.chat_template)
+    before, mark = preparer._render(chat("Сколько?")), preparer._special._mark
+    assert preparer._render(chat("Сколько?", begun, continues=True)).replace(mark, "") == before + begun
+    assert preparer._render(chat("Сколько?", [text_part(begun)], continues=True)).replace(mark, "") == before + begun
+    end = preparer._special.ids["<|im_end|>"]
+    asked, continued = chat("Сколько?"), chat("Сколько?", begun, continues=True)
+    assert preparer.tokenize(continued).count(end) == preparer.tokenize(asked).count(end) == 1
+
+
+def test_an_answer_is_continued_behind_the_closed_reasoning_block(text):
+    """A template that closes the block before an answer does so before one that has begun."""
+    before, begun = text.prepare(chat("Привет")).token_ids, text.prepare(chat("Привет", "Да", continues=True)).token_ids
+    assert begun[: len(before)] == before
+    assert len(begun) > len(before)
+
+
+def test_nothing_but_a_text_is_continued(text):
+    """A call has ended, and the user's text is not the model's."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    asked = {"role": "user", "content": "a"}
+    text.prepare(ChatPrompt((asked, call)))
+    for messages in ((asked, call), (asked,), ()):
+        with pytest.raises(ValidationError):
+            text.prepare(ChatPrompt(messages, continues=True))
+
+
 def test_images_are_prepared_as_by_the_processor_of_transformers(vision, processor, make_image):
     """For two images of different sizes the ids with their pads, the pixels and the grids are equal."""
     images = (make_image(60, 90), make_image(200, 100, seed=1))
@@ -153,6 +190,34 @@ def test_images_are_prepared_as_by_the_processor_of_transformers(vision, process
     assert prepared.token_ids == wanted["input_ids"][0].tolist()
     assert prepared.images.grid_thw.tolist() == wanted["image_grid_thw"].tolist()
     assert prepared.images.pixel_values().equal(wanted["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(60, 90)], [(90, 60), (200, 100)], [(28, 28)] * 4, [(4000, 30)], [(3, 500)], [(2000, 1500), (1, 1)]]
+)
+def test_tokens_are_those_of_the_prepared_prompt(vision, make_image, sizes):
+    """For images of any size, whose pixels nobody looks at."""
+    images = tuple(make_image(*size) for size in sizes)
+    prepared = vision.prepare(chat([IMAGE_PART] * len(images), images=images)).token_ids
+    unread = tuple(replace(image, data=b"") for image in images)
+    assert vision.tokenize(chat([IMAGE_PART] * len(images), images=unread)) == prepared
+
+
+@pytest.mark.parametrize("prompt", [chat("Привет"), TextPrompt("Красный диван"), TokensPrompt((1, 2, 3))])
+def test_tokens_of_a_text_are_those_of_the_prepared_prompt(text, prompt):
+    """Of each kind of prompt."""
+    assert text.tokenize(prompt) == text.prepare(prompt).token_ids
+
+
+def test_an_image_that_lies_on_its_side_has_the_same_tokens(vision):
+    """The size in a header is that before the rotation, which changes no count."""
+    data = BytesIO()
+    picture = Image.new("RGB", (301, 120))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(data, "JPEG", exif=exif)
+    prompt = chat([IMAGE_PART], images=(check_header(data.getvalue()),))
+    assert vision.tokenize(prompt) == vision.prepare(prompt).token_ids
 
 
 def test_a_typed_pad_token_is_text(vision, make_image):

@@ -1,0 +1,71 @@
+"""In which shape a failure is sent, by the address of the request: one rule for the hooks, for refusals that are made
+before them, and for what is no HTTP.
+
+Under /v1/messages it is Anthropic's, under the rest of /v1 OpenAI's, under /api our own; elsewhere it is a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from edge.bodies import AnthropicFailure, AnthropicFailureDetails, ApiFailure, OpenaiFailure
+from edge.errors import Sentence, api_body, meaning_of, openai_body
+from engine.errors import ServiceError
+
+
+class Shape(Enum):
+    """The shapes of failures; the value is the address under which it is used."""
+
+    ANTHROPIC = "/v1/messages"
+    OPENAI = "/v1"
+    API = "/api"
+    PAGE = ""
+
+
+_BELOW = [(shape, f"{shape.value}/") for shape in Shape if shape is not Shape.PAGE]
+# What Anthropic's clients call a failure, by its status; any other of the client's, and any other of the service's.
+ANTHROPIC_KINDS: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+ANTHROPIC_REFUSAL, ANTHROPIC_FAILURE = "invalid_request_error", "api_error"
+
+
+def shape_of(path: str) -> Shape:
+    """Return the shape of failures at an address."""
+    for shape, below in _BELOW:
+        if path.startswith(below) or path == shape.value:
+            return shape
+    return Shape.PAGE
+
+
+def id_headers(path: str, request_id: str) -> dict[str, str]:
+    """Return the headers that carry a request's id; Anthropic's clients read one of their own."""
+    ours = {"X-Request-ID": request_id}
+    return ours | {"Request-ID": request_id} if shape_of(path) is Shape.ANTHROPIC else ours
+
+
+def json_body(
+    shape: Shape, error: ServiceError, request_id: str, sentence: Sentence, status: int | None = None
+) -> ApiFailure | OpenaiFailure | AnthropicFailure:
+    """Return the body of a failure that is no page.
+
+    sentence: as `api_body` takes it; status: the one that is sent, if it is not the error's own.
+    """
+    if shape is Shape.ANTHROPIC:
+        return anthropic_body(error, request_id, status)
+    return openai_body(error) if shape is Shape.OPENAI else api_body(error, request_id, sentence)
+
+
+def anthropic_body(error: ServiceError, request_id: str, status: int | None = None) -> AnthropicFailure:
+    """Return the body of a failure as Anthropic's clients read it. status: as for `json_body`."""
+    status = meaning_of(error).status if status is None else status
+    kind = ANTHROPIC_KINDS.get(status, ANTHROPIC_REFUSAL if status < 500 else ANTHROPIC_FAILURE)
+    details = AnthropicFailureDetails(type=kind, message=error.message)
+    return AnthropicFailure(type="error", error=details, request_id=request_id)

@@ -1,0 +1,88 @@
+"""In which shape failures are sent, and what Anthropic's clients call them."""
+
+import json
+
+import pytest
+
+from edge import failover
+from edge.errors import ERRORS, meaning_of
+from edge.failure_shapes import Shape, anthropic_body, id_headers, shape_of
+from edge.ready_made import ReadyMade, Refused
+from edge.request_head import read_head
+from edge.route_table import ROUTES
+from edge.services import services
+from engine.errors import ValidationError
+from routes.locale import sentence_in
+from serving.malformed import failure_response, read_attempt
+
+KINDS = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    405: "invalid_request_error", 413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error",
+    499: "invalid_request_error", 500: "api_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/messages", Shape.ANTHROPIC),
+        ("/v1/messages/", Shape.ANTHROPIC),
+        ("/v1/messages/count_tokens", Shape.ANTHROPIC),
+        ("/v1/messages/batches/7", Shape.ANTHROPIC),
+        ("/v1/messagesx", Shape.OPENAI),
+        ("/v1", Shape.OPENAI),
+        ("/v1/models", Shape.OPENAI),
+        ("/v10", Shape.PAGE),
+        ("/api", Shape.API),
+        ("/api/v1/messages", Shape.API),
+        ("/apiary", Shape.PAGE),
+        ("/", Shape.PAGE),
+        ("", Shape.PAGE),
+    ],
+)
+def test_the_address_decides(path, shape):
+    """The nearest prefix counts, and only whole segments of it."""
+    assert shape_of(path) is shape
+    assert ("Request-ID" in id_headers(path, "a")) == (shape is Shape.ANTHROPIC)
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_has_a_name_of_anthropics(kind):
+    """By its status; the body has exactly the fields that the clients read."""
+    error = kind.__new__(kind)
+    error.message = "No."
+    assert anthropic_body(error, "mine") == {
+        "type": "error",
+        "error": {"type": KINDS[meaning_of(error).status], "message": "No."},
+        "request_id": "mine",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(414, "invalid_request_error"), (431, "invalid_request_error"), (501, "api_error")]
+)
+def test_what_is_no_http_is_named_by_the_status_that_is_sent(status, kind):
+    """The error of a malformed request is always the same; its status says more."""
+    attempt = read_attempt(b"POST /v1/messages?beta=true HTTP/1.1\r\n")
+    response = failure_response(status, "No", ValidationError("No."), "mine", attempt, {})
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert b"\r\nRequest-ID: mine\r\n" in head
+    assert json.loads(body) == {"type": "error", "error": {"type": kind, "message": "No."}, "request_id": "mine"}
+
+
+def test_a_refusal_before_the_hooks_has_the_shape_of_its_address(app):
+    """With the header that Anthropic's clients read the id from."""
+    made = ReadyMade(services(app).settings, services(app).metrics, sentence_in)
+    head = read_head(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\n")
+    row = ROUTES["POST /v1/chat/completions"]
+    lines, _, body = made.refusal(Refused(head, row, "1.1.1.1", "1.1.1.1"), failover.NOT_READY).partition(b"\r\n\r\n")
+    assert b"\r\nRequest-ID: mine\r\n" in lines
+    assert json.loads(body)["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 404), ("POST", 404)])
+def test_the_hooks_answer_in_that_shape(client, method, status):
+    """An address below that is not there, with the id in body and header."""
+    answer = client.open("/v1/messages/batches", method=method, headers={"X-Request-ID": "mine"})
+    assert (answer.status_code, answer.headers["request-id"], answer.json["request_id"]) == (status, "mine", "mine")
+    assert answer.json["error"] == {"type": "not_found_error", "message": "There is nothing at this address."}
