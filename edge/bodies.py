@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+AFTER = "With status 429: seconds until the limit allows a request again."
+
 
 @with_config(ConfigDict(extra="forbid"))
 class Body(TypedDict):
@@ -22,6 +24,7 @@ class ApiFailure(Body):
     error: Annotated[str, Field(description="A code for programs.")]
     message: Annotated[str, Field(description="A plain sentence.")]
     request_id: str
+    retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
 
 
 class OpenaiFailureDetails(Body):
@@ -31,6 +34,7 @@ class OpenaiFailureDetails(Body):
     type: str
     param: Annotated[str | None, Field(description="The field that is wrong, if it is one field.")]
     code: str | None
+    retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
 
 
 class OpenaiFailure(Body):

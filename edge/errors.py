@@ -193,7 +193,10 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
 def api_body(error: ServiceError, request_id: str, sentence: Sentence) -> ApiFailure:
     """Return the body of a failure under /api. sentence: translates a message, given the error's code as well."""
     code = meaning_of(error).code
-    return ApiFailure(error=code, message=sentence(error.message, code), request_id=request_id)
+    body = ApiFailure(error=code, message=sentence(error.message, code), request_id=request_id)
+    if isinstance(error, RateLimitExceeded):
+        body["retry_after"] = error.retry_after
+    return body
 
 
 def openai_body(error: ServiceError) -> OpenaiFailure:
@@ -201,4 +204,6 @@ def openai_body(error: ServiceError) -> OpenaiFailure:
     meaning, param = meaning_of(error), getattr(error, "param", None)
     code = meaning.openai_code or meaning.code
     details = OpenaiFailureDetails(message=error.message, type=meaning.kind, param=param, code=code)
+    if isinstance(error, RateLimitExceeded):
+        details["retry_after"] = error.retry_after
     return OpenaiFailure(error=details)

@@ -165,7 +165,7 @@ class LLMEngine:
             max_num_seqs=self._config.max_num_seqs,
             max_waiting=self._config.max_waiting,
             kv_cache_tokens_used=0 if core is None else core.scheduler.pool.used * BLOCK,
-            kv_cache_tokens_total=self._cache_tokens,
+            kv_cache_tokens_capacity=self._cache_tokens,
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
             generation_tokens_total=counters.generation_tokens,

@@ -278,7 +278,7 @@ class BackendStats:
     max_num_seqs: int = 0
     max_waiting: int = 0
     kv_cache_tokens_used: int = 0
-    kv_cache_tokens_total: int = 0
+    kv_cache_tokens_capacity: int = 0
     prompt_tokens_total: int = 0
     cached_tokens_total: int = 0
     generation_tokens_total: int = 0
@@ -342,7 +342,10 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What clients and pages may know of a model: lengths in tokens, the checkpoint's sampling defaults."""
+    """What clients and pages may know of a model: lengths in tokens, the checkpoint's sampling defaults.
+
+    loaded: whether these are the checkpoint's own; before that, max_model_len is the most that it can be.
+    """
 
     name: str
     served_id: str
@@ -350,10 +353,19 @@ class ModelInfo:
     demo: bool
     max_model_len: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
+    loaded: bool = True
 
     @classmethod
     def of(
         cls, spec: ModelSpec, max_model_len: int, generation_defaults: Mapping[str, float] | None = None
     ) -> ModelInfo:
-        """Return what clients may know of the model that a spec describes."""
-        return cls(spec.name, spec.served_id, spec.vision, spec.demo, max_model_len, generation_defaults or {})
+        """Return what clients may know of the model that a spec describes, loaded if its defaults are given."""
+        return cls(
+            name=spec.name,
+            served_id=spec.served_id,
+            vision=spec.vision,
+            demo=spec.demo,
+            max_model_len=max_model_len,
+            generation_defaults=generation_defaults or {},
+            loaded=generation_defaults is not None,
+        )

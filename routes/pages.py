@@ -11,7 +11,14 @@ from werkzeug.wrappers import Response
 
 from edge.errors import RateLimitExceeded, Unauthorized, meaning_of
 from edge.request_state import request_state
-from engine.errors import DeadlineExceeded, PayloadTooLarge, RetryLater, ServiceError, UnsupportedMediaType
+from engine.errors import (
+    DeadlineExceeded,
+    PayloadTooLarge,
+    RetryLater,
+    ServiceError,
+    UnsupportedMediaType,
+    ValidationError,
+)
 from engine.text import images
 from engine.types import EncodedImage
 from routes import kept_image, request_reading
@@ -20,11 +27,12 @@ from routes.generation_run import watching
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
 from routes.parsing import submitted_form
-from routes.request_models import MAX_TEMPERATURE
+from routes.request_models import MAX_TEMPERATURE, LanguageForm
 from routes.services import services
 from routes.state import state_of_service
 from routes.status import sign_in_page
 from routes.thumbnail import thumbnail_url
+from routes.validation import validated
 
 pages = Blueprint("pages", __name__)
 
@@ -53,10 +61,12 @@ def state() -> str:
 @pages.post("/language")
 def language() -> Response:
     """Store the chosen language in a cookie and redirect back to the page."""
-    chosen = submitted_form().fields
-    response = redirect(chosen["page"] if chosen.get("page") in SWITCHABLE else url_for("pages.index"), 303)
-    if chosen.get("language") in LOCALES:
-        response.set_cookie(COOKIE, chosen["language"], max_age=A_YEAR, httponly=True, samesite="Lax")
+    chosen = validated(LanguageForm, submitted_form().fields)
+    if chosen.language not in LOCALES:
+        raise ValidationError(f"language must be one of {', '.join(LOCALES)}.", "language")
+    page = chosen.page if chosen.page in SWITCHABLE else None
+    response = redirect(page or url_for("pages.index"), 303)
+    response.set_cookie(COOKIE, chosen.language, max_age=A_YEAR, httponly=True, samesite="Lax")
     return response
 
 

@@ -81,8 +81,8 @@ class ImageJsonRequest(StreamedImageRequest):
 class LanguageForm(RequestModel):
     """The language that a visitor chooses, and the page to return to."""
 
-    page: str
     language: str
+    page: str | None = None
 
 
 class SignInForm(RequestModel):

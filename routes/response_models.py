@@ -41,14 +41,14 @@ class GenerationAnswer(Body):
 
 
 class ModelEntry(Body):
-    """A model that requests can name; root: the checkpoint that is loaded."""
+    """A model that requests can name; root: the checkpoint that is loaded. max_model_len: once it is loaded."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     root: str
-    max_model_len: int
+    max_model_len: NotRequired[int]
 
 
 class ModelList(Body):

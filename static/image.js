@@ -6,6 +6,8 @@ export class ImageField {
     this.zone = form.querySelector("[data-drop]");
     this.input = form.querySelector("input[type=file]");
     this.preview = this.zone.querySelector(".preview");
+    this.picture = Object.assign(document.createElement("img"), { alt: this.preview.dataset.alt });
+    this.preview.prepend(this.picture);
     this.problem = this.zone.querySelector(".problem");
     this.limits = Object.fromEntries(["bytes", "pixels", "side", "aspect"].map((name) => [name, Number(this.zone.dataset[name])]));
     this.types = this.zone.dataset.types.split(" ");
@@ -48,7 +50,7 @@ export class ImageField {
   show(file) {
     this.checked = file;
     this.url = URL.createObjectURL(file);
-    this.preview.querySelector("img").src = this.url;
+    this.picture.src = this.url;
     const { width, height } = this.measured;
     const name = file.name || "image";
     this.preview.querySelector("[data-details]").textContent = fill(extra.details, { name, size: size(file.size), width: figure(width), height: figure(height) });

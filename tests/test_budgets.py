@@ -25,7 +25,10 @@ def test_generation_routes_share_one_budget(limited):
     assert response.status_code == 429
     assert response.json["error"] == "rate_limit_exceeded"
     assert response.json["message"] == "Rate limit exceeded: 10 requests per minute"
-    assert 0 < int(response.headers["Retry-After"]) <= 60
+    assert 0 < response.json["retry_after"] <= 60
+    assert response.headers["Retry-After"] == str(response.json["retry_after"])
+    failure = limited.post("/v1/completions", json={"model": "avibe", "prompt": "x"}).json["error"]
+    assert (failure["code"], 0 < failure["retry_after"] <= 60) == ("rate_limit_exceeded", True)
     assert (response.headers["RateLimit-Limit"], response.headers["RateLimit-Remaining"]) == ("10", "0")
     page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
     assert page.status_code == 429

@@ -252,12 +252,20 @@ def test_an_answer_of_no_or_one_token_has_no_gaps(client, avibe):
     assert samples["avito_ai_time_to_first_token_seconds_count", ("model", "avibe")] == 1
 
 
+def test_only_counters_are_called_totals(client):
+    """As promtool asks: no gauge has the ending of a counter's or of a histogram's name."""
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", client.get("/metrics").text, re.MULTILINE))
+    for name, kind in kinds.items():
+        assert name.endswith("_total") == (kind == "counter"), name
+        assert not name.endswith(("_count", "_sum", "_bucket")), name
+
+
 def test_prometheus_reads_the_models_own_figures(client, avibe):
     """Running, waiting, cache usage, counters and states are the backends' current values."""
     avibe.report(
         num_requests_waiting=3,
         kv_cache_tokens_used=25,
-        kv_cache_tokens_total=100,
+        kv_cache_tokens_capacity=100,
         prompt_tokens_total=11,
         generation_tokens_total=22,
         nan_logits_total=1,

@@ -51,8 +51,8 @@ def defaults(options: Options) -> Rows:
                     {
                         "model": name,
                         "sequences": stats.max_num_seqs,
-                        "tokens of cache": stats.kv_cache_tokens_total,
-                        "full contexts": stats.kv_cache_tokens_total / longest,
+                        "tokens of cache": stats.kv_cache_tokens_capacity,
+                        "full contexts": stats.kv_cache_tokens_capacity / longest,
                     },
                 )
             groups = [

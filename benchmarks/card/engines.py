@@ -57,7 +57,7 @@ class Started:
         if options.device == "cuda":
             free, total = torch.cuda.mem_get_info()
             self.facts |= {"GB allocated": torch.cuda.memory_allocated() / 1e9, "GB used": (total - free) / 1e9}
-        self.facts["tokens of cache"] = self.engine.stats().kv_cache_tokens_total
+        self.facts["tokens of cache"] = self.engine.stats().kv_cache_tokens_capacity
 
     def __enter__(self) -> Started:
         return self

@@ -144,7 +144,7 @@ class Sequence:
     def uniform(self, ahead: int = 0) -> float:
         """Return the random number in [0, 1) for the next token, or for the one `ahead` tokens after it."""
         if self._random is None:
-            self._random = random.Random(self.sampling.seed)  # nosec B311 # sampling is to be repeatable
+            self._random = random.Random(_unsigned(self.sampling.seed))  # nosec B311 # sampling is to be repeatable
         while len(self._uniforms) <= ahead:
             self._uniforms.append(self._random.random())
         return self._uniforms[ahead]
@@ -190,3 +190,8 @@ class Sequence:
     def release(self) -> None:
         """Drop the tensors, so that no reference to a finished sequence keeps them alive."""
         self.images = self.positions = self.image_embeds = None
+
+
+def _unsigned(seed: int | None) -> int | None:
+    """Return a signed seed of 64 bits as an unsigned one: Python's generator would take -7 for 7."""
+    return None if seed is None else seed % 2**64

@@ -29,11 +29,7 @@ def _entries_of(backend: Backend) -> list[ModelEntry]:
 
 def _entry(model_id: str, backend: Backend) -> ModelEntry:
     info = backend.info
-    return ModelEntry(
-        id=model_id,
-        object="model",
-        created=CREATED,
-        owned_by="avito-ai",
-        root=info.served_id,
-        max_model_len=info.max_model_len,
-    )
+    shown = ModelEntry(id=model_id, object="model", created=CREATED, owned_by="avito-ai", root=info.served_id)
+    if info.loaded:  # before that, the context may turn out to be shorter than the setting
+        shown["max_model_len"] = info.max_model_len
+    return shown

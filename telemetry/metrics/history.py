@@ -100,7 +100,9 @@ class History:
                     },
                     running={name: figures.num_requests_running for name, figures in stats.items()},
                     waiting={name: figures.num_requests_waiting for name, figures in stats.items()},
-                    cache={name: _share(f.kv_cache_tokens_used, f.kv_cache_tokens_total) for name, f in stats.items()},
+                    cache={
+                        name: _share(f.kv_cache_tokens_used, f.kv_cache_tokens_capacity) for name, f in stats.items()
+                    },
                     gpu_memory={gpu.device: _share(gpu.allocated, gpu.total) for gpu in gpus},
                     gpu_busy={gpu.device: gpu.busy for gpu in gpus},
                     first_token_p50=_quantile(first, 0.5),

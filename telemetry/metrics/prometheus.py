@@ -35,7 +35,7 @@ GAUGES = {
     "max_num_seqs": "Maximum concurrent sequences.",
     "max_waiting": "Maximum waiting sequences.",
     "kv_cache_tokens_used": "Tokens in the KV cache.",
-    "kv_cache_tokens_total": "Capacity of the KV cache in tokens.",
+    "kv_cache_tokens_capacity": "Capacity of the KV cache in tokens.",
     "seconds_since_step": "Seconds since the engine's last step.",
     "estimated_wait_seconds": "Estimated queueing time of a new request in seconds.",
 }
@@ -231,7 +231,7 @@ def _statuses(states: Iterable[tuple[str, BackendState]]) -> Metric:
 
 
 def _cache_usage(figures: BackendStats) -> float:
-    return figures.kv_cache_tokens_used / (figures.kv_cache_tokens_total or 1)
+    return figures.kv_cache_tokens_used / (figures.kv_cache_tokens_capacity or 1)
 
 
 def _gauge(name: str, text: str, values: Iterable[tuple[str, float]], label: str = "model") -> Metric:

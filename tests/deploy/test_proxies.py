@@ -100,7 +100,8 @@ def failure_of_api(response, body):
     """Return the code of an error under /api, in the API's format."""
     assert response.headers["Content-Type"] == "application/json"
     said = json.loads(body)
-    assert set(said) == {"error", "message", "request_id"}
+    more = {"retry_after"} if response.status == 429 else set()
+    assert set(said) == {"error", "message", "request_id"} | more
     assert said["message"]
     assert said["request_id"] == response.headers["X-Request-ID"]
     return said["error"]
@@ -373,6 +374,9 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
         assert connection.getresponse().status == 200
     response, body = proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.1")
     assert (response.status, failure_of_api(response, body)) == (429, "rate_limit_exceeded")
+    assert str(json.loads(body)["retry_after"]) == response.headers["Retry-After"]
+    response, body = proxy.ask(CHAT, CHAT_STREAM, "127.4.0.1")
+    assert (response.status, json.loads(body)["error"]["retry_after"]) == (429, 1)
     for copy in copies.running:
         (copy.folder / "hold").unlink()
     assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.2")[0].status == 200

@@ -148,7 +148,7 @@ def test_an_engine_answers_and_says_what_it_is(start):
     stats = engine.stats()
     assert (stats.generation_tokens_total, stats.prompt_tokens_total) == (5, completion.prompt_tokens)
     assert (stats.max_num_seqs, stats.max_waiting, stats.steps_total) == (4, 4, 5)
-    assert stats.kv_cache_tokens_total == (4 + PREFIX_CONTEXTS) * engine.info.max_model_len
+    assert stats.kv_cache_tokens_capacity == (4 + PREFIX_CONTEXTS) * engine.info.max_model_len
     assert stats.kv_cache_tokens_used == 0
     assert engine.info.generation_defaults["top_k"] == 20
 

@@ -52,6 +52,16 @@ def test_models_are_listed_by_their_names_and_their_checkpoints(settings, machin
     assert {entry["root"] for entry in listed["data"][:2]} == {"avibe-demo"}
 
 
+def test_a_context_that_is_not_known_yet_is_not_listed(settings, machine):
+    """Until a checkpoint is loaded its context may turn out to be shorter than the setting."""
+    models = ModelSet({"avibe": ScriptedBackend("avibe", loaded=False), "avision": ScriptedBackend("avision")})
+    client = create_app(settings, models, machine).test_client()
+    avibe, avision = client.get("/v1/models").json["data"]
+    assert "max_model_len" not in avibe
+    assert "max_model_len" not in client.get("/v1/models/avibe").json
+    assert avision["max_model_len"] == 4096
+
+
 @pytest.mark.parametrize("name", ["gpt-4o", "AVIBE", "avibe/x", "models/avibe"])
 def test_an_unknown_model_is_not_found(client, name):
     """404 in OpenAI's format, for the list of models and for a request alike."""

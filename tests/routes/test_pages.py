@@ -31,6 +31,16 @@ def test_the_page_has_both_forms(client):
     assert not re.search(r"\son\w+=|style=", page)
 
 
+def test_every_image_of_a_page_has_a_source(client, app):
+    """As HTML requires: with an answer, with a failure, with an image kept, and on the other pages."""
+    pages = [client.get(path).text for path in ("/", "/status", "/api/docs", "/nothing", "/?picture=1")]
+    pages += [client.post("/avision", **upload()).text, client.post("/avision", **upload(prompt="x", stream="x")).text]
+    pages += [client.post("/avibe", data={"prompt": prompt}).text for prompt in ("Hello", "")]
+    images = [image for page in pages for image in re.findall(r"<img\b[^>]*>", page)]
+    assert images
+    assert all(re.search(r'\ssrc="[^"]+"', image) for image in images)
+
+
 @pytest.mark.parametrize(
     ("accepted", "lang"), [("ru", "ru"), ("en-GB", "en"), ("de, ru;q=0.5", "ru"), ("de", "en"), ("", "en"), ("*", "en")]
 )
@@ -210,15 +220,20 @@ def test_a_chosen_language_is_remembered(client):
     for page, back in (("/", "/"), ("/status", "/status"), ("//elsewhere", "/")):
         answer = client.post("/language", data={"language": "en", "page": page}, headers=RU)
         assert (answer.status_code, answer.headers["Location"]) == (303, back)
+    assert client.post("/language", data={"language": "en"}).headers["Location"] == "/"
     assert "SameSite=Lax" in answer.headers["Set-Cookie"]
     assert '<html lang="en">' in client.get("/", headers=RU).text
     assert "Cookie" in client.get("/").headers["Vary"]
 
 
-@pytest.mark.parametrize("data", [{}, {"language": "xx", "page": "/"}])
-def test_a_language_that_is_none_of_ours_changes_nothing(client, data):
+@pytest.mark.parametrize(
+    "data", [{}, {"page": "/"}, {"language": "", "page": "/"}, {"language": "xx"}, {"language": "EN", "page": "/"}]
+)
+def test_a_language_that_is_none_of_ours_is_refused(client, data):
     """No cookie is set for it, and an unknown value in a cookie is ignored."""
-    assert "Set-Cookie" not in client.post("/language", data=data).headers
+    answer = client.post("/language", data=data, content_type="application/x-www-form-urlencoded")
+    assert (answer.status_code, answer.mimetype) == (400, "text/html")
+    assert "Set-Cookie" not in answer.headers
     client.set_cookie("avito_ai_language", "../../etc")
     assert '<html lang="ru">' in client.get("/", headers=RU).text
 

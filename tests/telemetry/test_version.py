@@ -36,6 +36,7 @@ def test_the_label_of_the_image_is_the_same() -> None:
 
 
 def test_the_changelog_begins_with_it() -> None:
-    """The newest entry is about the version that runs."""
+    """The newest entry of a version is about the one that runs; only what is not released yet stands above it."""
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (\S+)", changelog, re.MULTILINE)[0] == VERSION
+    headings = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
+    assert headings[headings[0] == "Unreleased"] == VERSION

@@ -214,7 +214,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 "KV cache tokens", "In use, and the capacity.", "short",
                 [
                     (f"avito_ai_kv_cache_tokens_used{{{SELECT}}}", "{{instance}} {{model}}"),
-                    (f"avito_ai_kv_cache_tokens_total{{{SELECT}}}", "{{instance}} {{model}} capacity"),
+                    (f"avito_ai_kv_cache_tokens_capacity{{{SELECT}}}", "{{instance}} {{model}} capacity"),
                 ],
             ),
             Panel(

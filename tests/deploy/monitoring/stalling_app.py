@@ -24,7 +24,7 @@ class StallingBackend(ScriptedBackend):
         return BackendState(Status.STALLED, "the model is stalled") if STALLED.exists() else super().state()
 
     def stats(self):
-        return replace(super().stats(), kv_cache_tokens_used=10, kv_cache_tokens_total=100)
+        return replace(super().stats(), kv_cache_tokens_used=10, kv_cache_tokens_capacity=100)
 
 
 machine = FakeMachine(GpuFigures("A GPU", 40 * 1024**3, 50 * 1024**3, 80 * 1024**3, 0.7))

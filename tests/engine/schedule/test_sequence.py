@@ -1,5 +1,9 @@
 """One sequence: its counts, its own random numbers, its end, and the parts of its answer."""
 
+import random
+
+import pytest
+
 from engine.types import TokenLogprob
 from tests.engine.sequences import sequence
 
@@ -27,6 +31,15 @@ def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
         numbers.append((first, one.uniform()))
     assert numbers[0] == numbers[1]
     assert numbers[0][0] != numbers[0][1]
+
+
+@pytest.mark.parametrize("seed", [1, 7, 2**31, 2**62 + 1, 2**63 - 1])
+def test_the_sign_of_a_seed_counts(seed):
+    """Each of the 64-bit seeds has numbers of its own; one that is not negative has those that Python gives it."""
+    assert sequence(seed=seed).uniform() == random.Random(seed).random()
+    assert sequence(seed=seed).uniform() != sequence(seed=-seed).uniform()
+    assert sequence(seed=-seed).uniform() == sequence(seed=-seed).uniform()
+    assert sequence(seed=-(2**63)).uniform() != sequence(seed=0).uniform()
 
 
 def test_without_a_seed_two_sequences_differ():

@@ -19,7 +19,9 @@ def test_a_sample_holds_what_happened_since_the_last_one(models, avibe, avision)
     """Rates over the elapsed time, current states and errors by code; then the counters restart."""
     gpu = GpuFigures("GPU", allocated=25, reserved=30, total=100, busy=0.5)
     taken, clock = history(models, FakeMachine(gpu))
-    avibe.report(generation_tokens_total=200, num_requests_waiting=3, kv_cache_tokens_used=1, kv_cache_tokens_total=4)
+    avibe.report(
+        generation_tokens_total=200, num_requests_waiting=3, kv_cache_tokens_used=1, kv_cache_tokens_capacity=4
+    )
     for seconds in (0.1, 0.2, 0.4, None):
         taken.answered(seconds)
     taken.failed("overloaded")
