@@ -27,7 +27,8 @@ DATA_URL = {"type": "string", "format": "image-data-url", "description": "data:i
 ABOUT = (
     "Two language models, one for text and one for questions about images, behind a JSON API and an API compatible "
     "with OpenAI's. Every response has the headers `X-Request-ID` and `X-Response-Time`. In a request, `null` for an "
-    "optional field means that the field is absent; an unknown field is an error that names it."
+    "optional field means that the field is absent; an unknown field is an error that names it; `/v1` "
+    "passes over those that change no answer."
 )
 STATUSES = {
     400: "The request is not valid; the message names the field.",

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import ValidationError as PydanticError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from engine.errors import Message, ValidationError
 from routes.json_values import shown_name
+from routes.passed_over import PassedOver
 
 AnyRequest = TypeVar("AnyRequest", bound="RequestModel")
 
@@ -44,6 +46,7 @@ SHOULD_BE = {
     "string_unicode": "a text of valid characters",
     "string_pattern_mismatch": "a text of the form {pattern}",
 }
+NOT_SUPPORTED = "not_supported"  # our own kind of mistake: an unknown field of which something is known
 # Prefix of the tags of unions whose branches a request does not name; pydantic puts tags into its paths.
 BRANCH = "branch:"
 
@@ -60,23 +63,36 @@ class RequestModel(BaseModel):
     """A request or a part of one: unknown fields are refused, nothing is converted.
 
     names_parts: a mistake inside a field is named by its path (`messages[2].content`) and not by the field alone;
-    union_tags: values of `role` and `type` that tell the branches of unions apart.
+    union_tags: values of `role` and `type` that tell the branches of unions apart; passed_over: fields that are not
+    refused though they are unknown, None if there are none.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     names_parts: ClassVar[bool] = False
     union_tags: ClassVar[frozenset[str]] = frozenset()
+    passed_over: ClassVar[PassedOver | None] = None
 
     @model_validator(mode="before")
     @classmethod
     def _one_unknown(cls, values: Any) -> Any:
         """Keep the first of the unknown fields: pydantic makes an error of each, and one is shown."""
-        if not isinstance(values, dict) or len(values) <= len(cls.model_fields):
+        if not isinstance(values, dict):
             return values
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        unknown = next((name for name in values if name not in known), None)
+        known, may = _fields_of(cls), cls.passed_over
+        refused = (
+            name for name, value in values.items() if name not in known and not (may and may.allows(name, value))
+        )
+        unknown = next(refused, None)
+        if unknown is not None and may and (reason := may.refusal(unknown)):
+            raise PydanticCustomError(NOT_SUPPORTED, "not supported", {"field": unknown, "reason": reason})
         return {name: value for name, value in values.items() if name in known or name == unknown}
+
+
+@cache
+def _fields_of(model: type[RequestModel]) -> frozenset[str]:
+    """Return the names of a model's fields in JSON."""
+    return frozenset(field.alias or name for name, field in model.model_fields.items())
 
 
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
@@ -89,7 +105,10 @@ def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:
 
 def _refusal(model: type[RequestModel], values: Mapping[str, Any], mistake: ErrorDetails) -> ValidationError:
     kind, figures = mistake["type"], mistake.get("ctx", {})
-    path = _path(mistake["loc"], values, model.union_tags) if model.names_parts else shown_name(str(mistake["loc"][0]))
+    steps = (*mistake["loc"], figures["field"]) if kind == NOT_SUPPORTED else mistake["loc"]
+    path = _path(steps, values, model.union_tags) if model.names_parts else shown_name(str(steps[0]))
+    if kind == NOT_SUPPORTED:
+        return ValidationError(f"{path} {figures['reason']}", path)
     if kind == "extra_forbidden":
         return unknown_field(path)
     known = model.model_fields.get(path)

@@ -9,12 +9,12 @@ from routes.chat.task import ChatRun, ChatTask, submit
 from routes.openai.chat_response import ChatResponse
 from routes.openai.conversation import conversation
 from routes.openai.requests import ChatRequest
-from routes.openai.sampling import check_stream_options, sampling
+from routes.openai.sampling import sampling
 from routes.openai.structured_output import answer_format
 from routes.openai.tools import toolbox
 
 # Values of reasoning_effort that switch reasoning on.
-REASONING_EFFORTS = ("low", "medium", "high", "xhigh")
+REASONING_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 NAMES = FieldNames(answer_format="response_format", reasoning="reasoning_effort")
 
 
@@ -35,7 +35,6 @@ def reasoning_enabled(body: ChatRequest) -> bool:
 
 def _task(body: ChatRequest) -> ChatTask:
     _, backend = find_model(body.model)
-    check_stream_options(body)
     tools = toolbox(body.tools, body.tool_choice, body.parallel_tool_calls, backend.info, NAMES)
     said = conversation(body.messages, backend.info)
     return ChatTask(
@@ -53,6 +52,6 @@ def _task(body: ChatRequest) -> ChatTask:
 
 
 def _logprobs(body: ChatRequest) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ValidationError("top_logprobs needs logprobs to be true.", "top_logprobs")
     return (body.top_logprobs or 0) if body.logprobs else None

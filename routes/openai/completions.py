@@ -14,7 +14,7 @@ from routes.chat.sampling import choices
 from routes.generation_run import Run
 from routes.openai import answers
 from routes.openai.requests import CompletionRequest
-from routes.openai.sampling import check_stream_options, sampling
+from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
 
@@ -29,7 +29,6 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     Raises the ServiceError that the request is refused with.
     """
     name, backend = find_model(body.model)
-    check_stream_options(body)
     prompts = _prompts(body)
     run = Run(
         name,

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.errors import ValidationError
 from engine.types import ModelInfo
 from routes.chat.conversation import Content, ConversationBuilder, ImageSource, Part, PastCall
 from routes.openai.messages import (
+    AnsweredPart,
     AssistantMessage,
+    CalledFunction,
     ImagePart,
     Message,
     RefusalPart,
     TextPart,
+    ThoughtPart,
     ToolMessage,
     UserMessage,
 )
+from routes.sse import compact
+
+ShownPart = TextPart | ImagePart | AnsweredPart | RefusalPart
 
 
 def conversation(messages: Sequence[Message], info: ModelInfo) -> ConversationBuilder:
@@ -40,20 +45,27 @@ def _add(message: Message, path: str, builder: ConversationBuilder) -> None:
 
 
 def _add_answer(message: AssistantMessage, path: str, builder: ConversationBuilder) -> None:
-    if message.content is None and not message.tool_calls and message.refusal is None:
-        raise ValidationError(f"{path}.content is required.", f"{path}.content")
-    said = message.content if message.content is not None else message.refusal or ""
-    calls = [PastCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
-    builder.assistant(_content(said, f"{path}.content"), calls)
+    calls = [_past(call.id, call.function) for call in message.tool_calls or ()]
+    if message.function_call is not None:
+        calls.append(_past(message.function_call.name, message.function_call))
+    builder.assistant(_content(message.content or message.refusal or "", f"{path}.content"), calls)
 
 
-def _content(content: str | Sequence[TextPart | RefusalPart | ImagePart], path: str) -> Content:
+def _past(call_id: str, function: CalledFunction) -> PastCall:
+    sent = function.arguments
+    return PastCall(call_id, function.name, sent.strip() or "{}" if isinstance(sent, str) else compact(sent))
+
+
+def _content(content: str | Sequence[ShownPart | ThoughtPart], path: str) -> Content:
     if isinstance(content, str):
         return content
-    return [_part(part, f"{path}[{index}]") for index, part in enumerate(content)]
+    shown = [(index, part) for index, part in enumerate(content) if not isinstance(part, ThoughtPart)]
+    return [_part(part, f"{path}[{index}]") for index, part in shown] or ""
 
 
-def _part(part: TextPart | RefusalPart | ImagePart, path: str) -> Part:
+def _part(part: ShownPart, path: str) -> Part:
     if isinstance(part, ImagePart):
-        return ImageSource(f"{path}.image_url.url", url=part.image_url.url)
-    return part.text if isinstance(part, TextPart) else part.refusal
+        image = part.image_url
+        url, place = (image, "image_url") if isinstance(image, str) else (image.url, "image_url.url")
+        return ImageSource(f"{path}.{place}", url=url)
+    return part.refusal if isinstance(part, RefusalPart) else part.text

@@ -4,114 +4,139 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from routes.openai.base import OpenaiRequest
+from routes.openai.base import HistoryPart
 from routes.validation import BRANCH
 
 MAX_MESSAGES = 1024
 
-TEXT, PARTS = f"{BRANCH}text", f"{BRANCH}parts"
+TEXT, PARTS, OBJECT = f"{BRANCH}text", f"{BRANCH}parts", f"{BRANCH}object"
 
 
 def _text_or_parts(value: Any) -> str:
     return PARTS if isinstance(value, list) else TEXT
 
 
-class TextPart(OpenaiRequest):
+def _object_or_text(value: Any) -> str:
+    return TEXT if isinstance(value, str) else OBJECT
+
+
+class TextPart(HistoryPart):
     """A text."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text"]
     text: str
 
 
-class ImageUrl(OpenaiRequest):
+class ImageUrl(HistoryPart):
     """An image as a data URL; images are always read in full detail and never fetched from other addresses."""
 
     url: Annotated[str, Field(description="A base64 data URL: data:image/png;base64,...")]
-    detail: Literal["auto", "high"] | None = None
 
 
-class ImagePart(OpenaiRequest):
+class ImagePart(HistoryPart):
     """An image."""
 
-    type: Literal["image_url"]
-    image_url: ImageUrl
+    type: Literal["image_url", "input_image"]
+    image_url: Annotated[Annotated[ImageUrl, Tag(OBJECT)] | Annotated[str, Tag(TEXT)], Discriminator(_object_or_text)]
 
 
-class RefusalPart(OpenaiRequest):
+class AnsweredPart(HistoryPart):
+    """A text of an earlier answer."""
+
+    type: Literal["text", "output_text"]
+    text: str
+
+
+class RefusalPart(HistoryPart):
     """A refusal in an earlier answer."""
 
     type: Literal["refusal"]
     refusal: str
 
 
-class CalledFunction(OpenaiRequest):
-    """The function of a call; arguments: a JSON text."""
+class ThoughtPart(HistoryPart):
+    """Reasoning in an earlier answer, which the model is not shown again."""
+
+    type: Literal["thinking", "reasoning", "redacted_thinking"]
+
+
+class CalledFunction(HistoryPart):
+    """The function of a call; arguments: a JSON text, or the object itself."""
 
     name: str
-    arguments: str
+    arguments: Annotated[
+        Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OBJECT)], Discriminator(_object_or_text)
+    ] = ""
 
 
-class ToolCall(OpenaiRequest):
+class ToolCall(HistoryPart):
     """A call in an earlier answer."""
 
-    id: str
+    id: str = ""
     type: Literal["function"] | None = None
     function: CalledFunction
 
 
 TextParts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 UserPart = Annotated[TextPart | ImagePart, Discriminator("type")]
-AssistantPart = Annotated[TextPart | RefusalPart, Discriminator("type")]
+AssistantPart = Annotated[AnsweredPart | RefusalPart | ThoughtPart, Discriminator("type")]
 TextContent = Annotated[Annotated[str, Tag(TEXT)] | Annotated[TextParts, Tag(PARTS)], Discriminator(_text_or_parts)]
 UserContent = Annotated[
     Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 AssistantContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(min_length=1, fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[AssistantPart], Field(fail_fast=True), Tag(PARTS)],
+    Discriminator(_text_or_parts),
+]
+ResultContent = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 
 
-class SystemMessage(OpenaiRequest):
-    """Instructions; `name` is accepted and ignored, in every role."""
+class SystemMessage(HistoryPart):
+    """Instructions."""
 
     role: Literal["system", "developer"]
     content: TextContent
-    name: str | None = None
 
 
-class UserMessage(OpenaiRequest):
+class UserMessage(HistoryPart):
     """A message of the user; images only for a model that reads them."""
 
     role: Literal["user"]
     content: UserContent
-    name: str | None = None
 
 
-class AssistantMessage(OpenaiRequest):
-    """An earlier answer."""
+class AssistantMessage(HistoryPart):
+    """An earlier answer; function_call: a call as it was sent before there were tools."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
     refusal: str | None = None
-    reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
-    annotations: list[Any] | None = None
-    name: str | None = None
-    audio: None = None
-    function_call: None = None
+    function_call: CalledFunction | None = None
 
 
-class ToolMessage(OpenaiRequest):
+class ToolMessage(HistoryPart):
     """The result of a call."""
 
     role: Literal["tool"]
-    content: TextContent
+    content: ResultContent = ""
     tool_call_id: str
-    name: str | None = None
 
 
-Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")]
+def _as_tool(message: Any) -> Any:
+    """Return the result of a call as it is sent since there are tools; before, it had the function's name."""
+    if isinstance(message, dict) and message.get("role") == "function":
+        return message | {"role": "tool", "tool_call_id": message.get("name") or ""}
+    return message
+
+
+Message = Annotated[
+    Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Discriminator("role")],
+    BeforeValidator(_as_tool),
+]

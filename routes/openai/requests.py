@@ -1,7 +1,6 @@
 """The request bodies of /v1, as models that validate them and describe them in OpenAPI.
 
-A field's description completes "<field> must be ...". A field that allows a single value is not supported: the value
-is the one that leaves the answer unchanged.
+A field's description completes "<field> must be ...". `passed_over` holds what is accepted beside the fields here.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
@@ -22,6 +21,7 @@ from routes.openai.base import OpenaiRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
+from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE
 from routes.validation import BRANCH
 
 MAX_CHOICES = 8
@@ -50,14 +50,20 @@ def _few_biases(values: Any) -> Any:
 
 
 class StreamOptions(OpenaiRequest):
-    """include_usage: add a last event with the counts of tokens; obfuscation is never added."""
+    """include_usage: add a last event with the counts of tokens. Without a stream, the options mean nothing."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    passed_over = STREAM_OPTIONS
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None
 
 
 class SamplingRequest(OpenaiRequest):
     """The fields that both routes have. Absent sampling fields take the checkpoint's values."""
+
+    passed_over = REQUEST
+    as_absent = {"max_tokens": -1, "max_completion_tokens": -1, "logit_bias": []}
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     max_tokens: int | None = None
@@ -90,24 +96,20 @@ class SamplingRequest(OpenaiRequest):
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = Field(None, description="true or false")
-    # Accepted and ignored.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
 
 
 class ChatTemplateKwargs(OpenaiRequest):
-    """enable_thinking: let the model reason before it answers; off by default."""
+    """enable_thinking: let the model reason before it answers; off by default. Other variables are not used."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    passed_over = TEMPLATE
 
     enable_thinking: bool | None = None
 
 
 class ChatRequest(SamplingRequest):
-    """A conversation to answer."""
+    """A conversation to answer. Beside these fields, hints and values that change no answer are passed over."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: int | None = None
@@ -117,19 +119,12 @@ class ChatRequest(SamplingRequest):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
-        None, description='"none" or "minimal" for an answer at once, "low", "medium", "high" or "xhigh" for reasoning'
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "default"] | None = Field(
+        None,
+        description='"low", "medium", "high", "xhigh" or "max" for reasoning, "none", "minimal" or "default" for an '
+        "answer at once",
     )
-    parallel_tool_calls: bool | None = None  # accepted and ignored
-    audio: None = Field(None, description="absent; this service writes text alone")
-    prediction: None = Field(None, description="absent; predictions are not used")
-    web_search_options: None = Field(None, description="absent; nothing is searched")
-    functions: None = Field(None, description="absent; use tools")
-    function_call: Literal["none"] | None = Field(None, description='"none"; use tool_choice')
-    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = Field(
-        None, description='["text"]; this service writes text alone'
-    )
-    verbosity: Literal["medium"] | None = Field(None, description='"medium"; the length is not steered')
+    parallel_tool_calls: bool | None = None
 
 
 Number = Annotated[int, Field(ge=0, lt=2**31)]
@@ -159,28 +154,11 @@ Prompts = Annotated[
 ]
 
 
-def _no_switch(value: Any) -> Any:
-    """Return a bool as text: Python takes true for 1, which the field allows."""
-    return str(value) if isinstance(value, bool) else value
-
-
-def _no_number(value: Any) -> Any:
-    """Return all but a bool as text: Python takes 0 for false, which the field allows."""
-    return value if isinstance(value, bool) else str(value)
-
-
 class CompletionRequest(SamplingRequest):
-    """Texts to continue, without a chat template."""
+    """Texts to continue, without a chat template. Beside these fields, what changes no answer is passed over."""
 
     prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
-    best_of: Annotated[Literal[1], BeforeValidator(_no_switch)] | None = Field(
-        None, description="1; the best of several is not chosen here"
-    )
-    echo: Annotated[Literal[False], BeforeValidator(_no_number)] | None = Field(
-        None, description="false; the prompt is not repeated"
-    )
-    suffix: Literal[""] | None = Field(None, description="an empty text; nothing is inserted before it")
 
 
 def json_limits(max_model_len: int) -> JsonLimits:

@@ -25,12 +25,6 @@ def sampling(body: SamplingRequest) -> Sampling:
     )
 
 
-def check_stream_options(body: SamplingRequest) -> None:
-    """Raise ValidationError for stream options without a stream."""
-    if body.stream_options is not None and not body.stream:
-        raise ValidationError("stream_options needs stream to be true.", "stream_options")
-
-
 def _max_tokens(body: SamplingRequest) -> int | None:
     if not isinstance(body, ChatRequest) or body.max_completion_tokens is None:
         return body.max_tokens

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field
 
+from engine.errors import ValidationError
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.openai.base import OpenaiRequest
 
-SCHEMA = "response_format.json_schema.schema"
+SCHEMA, OWN_SCHEMA = "response_format.json_schema.schema", "response_format.schema"
 
 
 class TextFormat(OpenaiRequest):
@@ -19,35 +20,42 @@ class TextFormat(OpenaiRequest):
 
 
 class JsonObjectFormat(OpenaiRequest):
-    """A JSON object."""
+    """A JSON object; with a schema, one that conforms to it."""
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
 class JsonSchema(OpenaiRequest):
-    """A schema and its name; strict is accepted and ignored: the answer always conforms to the schema."""
+    """A schema; name, description and strict change nothing: the answer always conforms to the schema."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: str | None = None
     description: str | None = None
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
 class JsonSchemaFormat(OpenaiRequest):
-    """JSON that conforms to a schema."""
+    """JSON that conforms to a schema. schema: the same without a name, as other servers take it."""
 
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Discriminator("type")]
 
 
 def answer_format(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> AnswerFormat | None:
-    """Return the form of the answers, None if any text is allowed."""
+    """Return the form of the answers, None if any text is allowed. Raises ValidationError."""
     if asked is None or isinstance(asked, TextFormat):
         return None
-    own = asked.json_schema.schema_ if isinstance(asked, JsonSchemaFormat) else None
-    return AnswerFormat(SCHEMA, schema=ANY_OBJECT if own is None else own)
+    if isinstance(asked, JsonObjectFormat):
+        return AnswerFormat(OWN_SCHEMA, schema=asked.schema_ or ANY_OBJECT)
+    named = asked.json_schema
+    if named is None and asked.schema_ is None:
+        raise ValidationError("response_format.json_schema is required.", "response_format.json_schema")
+    field, own = (OWN_SCHEMA, asked.schema_) if named is None else (SCHEMA, named.schema_)
+    return AnswerFormat(field, schema=ANY_OBJECT if own is None else own)

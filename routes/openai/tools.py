@@ -11,11 +11,14 @@ from engine.types import ModelInfo
 from routes.chat.names import FieldNames
 from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.base import OpenaiRequest
+from routes.passed_over import TOOL
 from routes.validation import BRANCH
 
 
 class Function(OpenaiRequest):
     """A function. parameters: a JSON schema of its arguments; strict: accepted, forced calls always conform to it."""
+
+    passed_over = TOOL
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     description: str | None = None
@@ -26,7 +29,9 @@ class Function(OpenaiRequest):
 class Tool(OpenaiRequest):
     """A tool; functions are the only kind."""
 
-    type: Literal["function"]
+    passed_over = TOOL
+
+    type: Literal["function"] | None = None
     function: Function
 
 

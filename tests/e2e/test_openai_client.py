@@ -273,12 +273,11 @@ MISTAKES = [
     ({"n": 9}, "n"),
     ({"stop": ["a"] * 5}, "stop"),
     ({"top_logprobs": 2}, "top_logprobs"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"logit_bias": {"999999": 1}}, "logit_bias"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
     ({"response_format": schema_format({"type": "array", "uniqueItems": True})}, "response_format.json_schema.schema"),
-    ({"verbosity": "high"}, "verbosity"),
+    ({"extra_body": {"use_beam_search": True}}, "use_beam_search"),
     ({"extra_body": {"best_of": 2}}, "best_of"),
 ]
 
@@ -316,10 +315,13 @@ def test_fields_without_effect_are_accepted(client):
         "safety_identifier": "x",
         "prompt_cache_key": "y",
         "parallel_tool_calls": True,
+        "verbosity": "high",
         "modalities": ["text"],
         "reasoning_effort": "none",
         "seed": None,
         "stop": None,
+        "stream_options": {"include_usage": True},
+        "extra_body": {"add_generation_prompt": True, "length_penalty": 1.0, "keep_alive": "5m", "top_p": None},
     }
     assert (
         chat(client, temperature=0, **fields).choices[0].message.content

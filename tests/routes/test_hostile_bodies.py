@@ -109,7 +109,7 @@ def test_one_mistake_is_made_of_many(client, field):
     """Pydantic builds an error for each mistake, with the lock held; it is stopped at the first."""
     many = {f"k{number}": 1 for number in range(5000)}
     body = {
-        "messages": {"messages": [{"role": "user", "content": "x"} | many] * 3},
+        "messages": {"messages": [{"role": "user", "content": [5] * 5000} | many] * 3},
         "tools": {"tools": [TOOL | many] * 3},
         "stop": {"stop": [1] * 5000},
         "logit_bias": {"logit_bias": many},

@@ -27,8 +27,9 @@ MISTAKES = [
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0]"),
     ({"messages": [{"content": "x"}]}, "messages[0]"),
     ({"messages": ["x"]}, "messages[0]"),
-    ({"messages": [{"role": "user", "content": "x", "mood": "good"}]}, "messages[0].mood"),
-    ({"messages": [*HELLO, {"role": "assistant"}]}, "messages[1].content"),
+    ({"messages": [{"role": "user", "content": "x", "images": ["AAAA"]}]}, "messages[0].images"),
+    ({"messages": [*HELLO, {"role": "assistant", "content": "x", "prefix": True}]}, "messages[1].prefix"),
+    ({"messages": [*HELLO, {"role": "assistant", "audio": {"id": "a"}}]}, "messages[1].audio"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0].function"),
     ({"messages": said({"type": "text"})}, "messages[0].content[0].text"),
@@ -36,6 +37,8 @@ MISTAKES = [
     ({"messages": said({"type": "input_audio"})}, "messages[0].content[0]"),
     ({"messages": said(image_part())}, "messages[0].content[0].image_url.url"),
     ({"messages": said({"type": "image_url", "image_url": URL})}, "messages[0].content[0].image_url"),
+    ({"messages": said({"type": "image_url", "image_url": 5})}, "messages[0].content[0].image_url"),
+    ({"messages": said({"type": "thinking", "thinking": "x"})}, "messages[0].content[0]"),
     ({"messages": HELLO * 1025}, "messages"),
     ({"max_tokens": 2049}, "max_tokens"),
     ({"max_tokens": True}, "max_tokens"),
@@ -49,7 +52,7 @@ MISTAKES = [
     ({"presence_penalty": 2.1}, "presence_penalty"),
     ({"frequency_penalty": -3}, "frequency_penalty"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
-    ({"logit_bias": []}, "logit_bias"),
+    ({"logit_bias": [[1, 1]]}, "logit_bias"),
     ({"logit_bias": {"1": 101}}, "logit_bias.1"),
     ({"logit_bias": {"one": 1}}, "logit_bias.one"),
     ({"seed": 2**63}, "seed"),
@@ -60,26 +63,25 @@ MISTAKES = [
     ({"n": 0}, "n"),
     ({"n": 9}, "n"),
     ({"stream": "yes"}, "stream"),
-    ({"stream_options": {"include_usage": True}}, "stream_options"),
-    ({"stream": True, "stream_options": {"every": 1}}, "stream_options.every"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
     ({"logprobs": 3}, "logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ({"top_logprobs": 1}, "top_logprobs"),
     ({"reasoning_effort": "huge"}, "reasoning_effort"),
-    ({"chat_template_kwargs": {"style": 1}}, "chat_template_kwargs.style"),
-    ({"modalities": ["text", "audio"]}, "modalities[1]"),
-    ({"verbosity": "low"}, "verbosity"),
+    ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking"),
+    ({"chat_template_kwargs": {"add_generation_prompt": False}}, "chat_template_kwargs.add_generation_prompt"),
+    ({"modalities": ["text", "audio"]}, "modalities"),
     ({"audio": {"voice": "x"}}, "audio"),
     ({"prediction": {}}, "prediction"),
-    ({"functions": []}, "functions"),
+    ({"functions": [{"name": "f"}]}, "functions"),
     ({"web_search_options": {}}, "web_search_options"),
-    ({"unknown": None}, "unknown"),
+    ({"unknown": True}, "unknown"),
     ({"text": 1, "type": "text"}, "text"),
     ({"branch:text": 1}, "branch:text"),
-    ({"user": 5}, "user"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}}, "response_format.json_schema.name"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}, "response_format.json_schema.schema"),
+    ({"response_format": {"type": "json_object", "schema": []}}, "response_format.schema"),
     ({"response_format": SCHEMA}, "response_format"),
     ({"response_format": schema_format({"title": "x" * 65536})}, BOUNDS),
     ({"response_format": schema_format(nested(32))}, BOUNDS),
@@ -130,7 +132,7 @@ def test_each_mistake_is_named(client, avibe, fields, param):
         ({"prompt": "x", "suffix": "y"}, "suffix"),
         ({"prompt": "x", "logprobs": 6}, "logprobs"),
         ({"prompt": "x", "messages": HELLO}, "messages"),
-        ({"prompt": "x", "stream_options": {}}, "stream_options"),
+        ({"prompt": "x", "stream_options": 1}, "stream_options"),
     ],
 )
 def test_each_mistake_of_a_plain_completion_is_named(client, avibe, fields, param):
@@ -138,14 +140,6 @@ def test_each_mistake_of_a_plain_completion_is_named(client, avibe, fields, para
     response = client.post(TEXT, json={"model": "avibe"} | fields)
     assert refused(response, 400, "validation_error")[1] == param
     assert avibe.submitted == []
-
-
-def test_neutral_values_of_unsupported_fields_are_accepted(client):
-    """Programs that send the defaults need not be changed."""
-    chat = {"modalities": ["text"], "verbosity": "medium", "function_call": "none", "audio": None, "functions": None}
-    assert ask(client, **chat, response_format={"type": "text"}, tool_choice="none").status_code == 200
-    text = {"model": "avibe", "prompt": "x", "best_of": 1, "echo": False, "suffix": ""}
-    assert client.post(TEXT, json=text).status_code == 200
 
 
 def test_texts_that_cannot_fit_are_refused_without_tokenizing(client, avibe):

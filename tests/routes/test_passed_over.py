@@ -1,0 +1,248 @@
+"""What changes no answer is passed over, wherever it stands; what would change it is refused by name."""
+
+import json
+
+import pytest
+
+from routes.chat.answer_format import AnswerFormat
+from routes.openai.structured_output import answer_format
+from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, REQUEST, STREAM_OPTIONS, TEMPLATE, TOOL
+from routes.validation import validated
+from tests.routes.test_openai import CHAT, HELLO, TEXT, URL, ask, image_part, refused, said
+from tests.routes.test_openai import TOOL as FUNCTION
+
+HINTED = [
+    *({name: value} for name in ("user", "metadata", "verbosity", "moderation") for value in ("x", 5, {"a": [1]})),
+    *({"service_tier": "priority"}, {"store": True}, {"priority": -3}, {"keep_alive": "5m"}, {"cache_prompt": True}),
+    *({"prompt_cache_options": {"retention": "24h"}}, {"provider": {"order": ["x"]}}, {"id_slot": 2}, {"rid": "x"}),
+]
+NEUTRALS = [
+    *({"add_generation_prompt": True}, {"skip_special_tokens": True}, {"spaces_between_special_tokens": False}),
+    *(
+        {"use_beam_search": False},
+        {"length_penalty": 1},
+        {"length_penalty": 1.0},
+        {"best_of": 1},
+        {"early_stopping": False},
+    ),
+    *({"include_stop_str_in_output": False}, {"min_tokens": 0}, {"stop_token_ids": []}, {"bad_words": []}),
+    *({"truncate_prompt_tokens": None}, {"truncate_prompt_tokens": -1}, {"prompt_logprobs": None}, {"echo": False}),
+    *({"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {"tfs_z": 1.0}, {"typical_p": 1}, {"n_predict": -1}),
+    *({"xtc_probability": 0.0, "xtc_threshold": 0.1}, {"dry_multiplier": 0, "dry_base": 1.75}, {"top_a": 0}),
+    *({"n_probs": 0}, {"repeat_penalty": 1.0, "repeat_last_n": 64}, {"samplers": []}, {"lora": []}, {"grammar": ""}),
+    *({"think": False}, {"options": {}}, {"format": ""}, {"thinking": {"type": "disabled"}}, {"do_sample": True}),
+    *({"suffix": ""}, {"max_tokens": -1}, {"max_tokens": None}, {"logit_bias": []}, {"logit_bias": {}}, {"stop": []}),
+    *({"stream_options": {"include_usage": True}}, {"stream_options": {"continuous_usage_stats": True}}),
+    *({"stream_options": {}}, {"stream_options": None}, {"stream": False, "stream_options": {"include_usage": False}}),
+    *({"something": None}, {"something": False}, {"something": []}, {"something": {}}, {"something": ""}),
+]
+OF_CHATS = [
+    *({"tools": []}, {"tools": None, "tool_choice": None}, {"parallel_tool_calls": False}, {"functions": []}),
+    *({"function_call": "auto"}, {"function_call": "none"}, {"modalities": ["text"]}, {"audio": None}),
+    *({"top_logprobs": 0}, {"logprobs": False}, {"response_format": None}, {"response_format": {"type": "text"}}),
+    *({"reasoning_effort": level} for level in ("none", "minimal", "low", "medium", "high", "xhigh", "max", "default")),
+    *({"chat_template_kwargs": one} for one in ({}, {"thinking": True, "style": 1, "add_generation_prompt": True})),
+    {"tools": [FUNCTION | {"type": None, "cache_control": {"type": "ephemeral"}, "defer_loading": False}]},
+]
+# What would change the answer, with what the refusal says beside the name.
+CHANGES = [
+    ({"use_beam_search": True}, "must be false"),
+    ({"length_penalty": 1.2}, "must be 1"),
+    ({"length_penalty": True}, "must be 1"),
+    ({"best_of": 3}, "must be 1"),
+    ({"add_generation_prompt": False}, "must be true"),
+    ({"skip_special_tokens": 1}, "must be true"),
+    ({"mirostat": 2}, "must be 0"),
+    ({"mirostat": False}, "must be 0"),
+    ({"typical_p": 0.9}, "must be 1"),
+    ({"top_n_sigma": 1.5}, "must be 0 or -1"),
+    ({"n_predict": 50}, "Use max_tokens."),
+    ({"max_new_tokens": 50}, "Use max_tokens."),
+    ({"think": True}, "Use reasoning_effort."),
+    ({"thinking": {"type": "enabled"}}, "Use reasoning_effort."),
+    ({"grammar": "root ::= x"}, "Use response_format."),
+    ({"json_schema": {}}, "Use response_format."),
+    ({"random_seed": 5}, "Use seed."),
+    ({"functions": [{"name": "f"}]}, "Use tools."),
+    ({"modalities": ["audio"]}, "This service writes text alone."),
+    ({"audio": {"voice": "x"}}, "This service writes text alone."),
+    ({"prediction": {"type": "content", "content": ""}}, "is not supported."),
+    ({"prediction": {}}, "is not supported."),
+    ({"web_search_options": {}}, "Nothing is searched."),
+    ({"documents": [{"text": "x"}]}, "is not supported."),
+    ({"something": True}, "Unknown field: something."),
+    ({"something": 0}, "Unknown field: something."),
+    ({"temprature": 0.5}, "Unknown field: temprature."),
+]
+
+
+def named(fields):
+    return [json.dumps(one) for one in fields]
+
+
+@pytest.mark.parametrize("fields", HINTED + NEUTRALS + OF_CHATS, ids=named(HINTED + NEUTRALS + OF_CHATS))
+def test_what_changes_nothing_is_passed_over_in_a_chat(client, avibe, fields):
+    """The prompt and its sampling are those of the request without it."""
+    assert ask(client).status_code == 200
+    plain = avibe.submitted.pop()
+    assert ask(client, **fields).status_code == 200
+    assert (avibe.only.prompt.messages, avibe.only.sampling) == (plain.prompt.messages, plain.sampling)
+
+
+@pytest.mark.parametrize("fields", HINTED + NEUTRALS, ids=named(HINTED + NEUTRALS))
+def test_what_changes_nothing_is_passed_over_in_a_completion(client, avibe, fields):
+    """The same rule."""
+    assert client.post(TEXT, json={"model": "avibe", "prompt": "x"}).status_code == 200
+    plain = avibe.submitted.pop()
+    assert client.post(TEXT, json={"model": "avibe", "prompt": "x"} | fields).status_code == 200
+    assert (avibe.only.prompt, avibe.only.sampling) == (plain.prompt, plain.sampling)
+
+
+@pytest.mark.parametrize(("fields", "says"), CHANGES, ids=named(fields for fields, _ in CHANGES))
+def test_what_would_change_the_answer_is_refused_by_name(client, avibe, fields, says):
+    """In chats and in completions, with what is supported instead."""
+    for path, prompt in ((CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"})):
+        response = client.post(path, json={"model": "avibe"} | prompt | fields)
+        message, param = refused(response, 400, "validation_error")
+        assert param == next(iter(fields))
+        assert param in message
+        assert says in message
+    assert avibe.submitted == []
+
+
+def test_the_tables_do_not_contradict_each_other():
+    """A name is a hint or has neutral values; what is to be used instead is of a field that is not a hint."""
+    assert not HINTS & set(NEUTRAL)
+    assert not HINTS & set(NOTES)
+    for table in (REQUEST, HISTORY, TOOL, TEMPLATE, STREAM_OPTIONS):
+        assert all(table.allows(name, value) for name, values in table.neutral.items() for value in values)
+        assert all(table.refusal(name) for name in table.neutral)
+
+
+CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+SENT_BACK = [
+    {"index": 0, "id": "msg_1", "object": "x", "created": 1, "status": "completed", "timestamp": "now"},
+    {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+    {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}], "signature": "x"},
+    {"provider_specific_fields": {"refusal": None}, "cache_control": {"type": "ephemeral"}, "annotations": [{"a": 1}]},
+    {"refusal": None, "audio": None, "function_call": None, "parsed": {"a": 1}, "tool_calls": None, "name": None},
+    {"additional_kwargs": {}, "response_metadata": {"a": 1}, "usage_metadata": {"input_tokens": 1}, "name": 5},
+    {"logprobs": {"content": []}, "finish_reason": "stop", "token_ids": [1, 2], "context": {"citations": []}},
+    {"images": [], "prefix": False, "experimental_attachments": [], "metadata": {"a": 1}},
+]
+
+
+@pytest.mark.parametrize("more", SENT_BACK, ids=named(SENT_BACK))
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "assistant", "content": "An answer."},
+        {"role": "assistant", "content": [{"type": "text", "text": "An answer."}], "tool_calls": [CALL]},
+        {"role": "user", "content": "A question."},
+        {"role": "system", "content": "Be short."},
+        {"role": "tool", "content": "5", "tool_call_id": "a"},
+    ],
+    ids=["answer", "calls", "user", "system", "tool"],
+)
+def test_what_a_library_adds_to_its_messages_is_passed_over(client, avibe, message, more):
+    """In every role; the message is what it is without it."""
+    assert ask(client, messages=[message, *HELLO]).status_code == 200
+    plain = avibe.submitted.pop()
+    added = {name: value for name, value in more.items() if name not in message}
+    assert ask(client, messages=[message | added, *HELLO]).status_code == 200
+    assert avibe.only.prompt == plain.prompt
+
+
+def test_what_a_library_adds_to_parts_and_calls_is_passed_over(client, avision, avibe):
+    """Formats, ids and details of images, cache marks of texts, signatures and positions of calls."""
+    more = {"cache_control": {"type": "ephemeral"}, "id": "x", "annotations": [], "uuid": "y", "format": "image/png"}
+    for detail in ("low", "high", "auto", "original", None):
+        part = {"type": "image_url", "image_url": {"url": URL, "detail": detail, "format": "image/png", **more}} | more
+        assert (
+            ask(client, model="avision", messages=said(part, {"type": "text", "text": "x"} | more)).status_code == 200
+        )
+    assert all(request.prompt == avision.submitted[0].prompt for request in avision.submitted)
+    call = more | CALL | {"index": 0, "extra_content": {"google": {}}}
+    call["function"] = CALL["function"] | {"parsed_arguments": {}, "provider_specific_fields": {}, "index": 0}
+    said_before = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert ask(client, messages=[*HELLO, said_before]).status_code == 200
+    assert avibe.only.prompt.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"role": "assistant"}, ""),
+        ({"role": "assistant", "content": None}, ""),
+        ({"role": "assistant", "content": ""}, ""),
+        ({"role": "assistant", "content": []}, ""),
+        ({"role": "assistant", "content": "x", "tool_calls": []}, "x"),
+        ({"role": "assistant", "content": None, "refusal": "No."}, "No."),
+        ({"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}]}, ""),
+        (
+            {
+                "role": "assistant",
+                "content": [{"type": "reasoning", "text": "Hm."}, {"type": "output_text", "text": "x"}],
+            },
+            [{"type": "text", "text": "x"}],
+        ),
+        ({"role": "user", "content": [{"type": "input_text", "text": "x"}]}, [{"type": "text", "text": "x"}]),
+        ({"role": "tool", "tool_call_id": "a"}, ""),
+        ({"role": "tool", "tool_call_id": "a", "content": None}, ""),
+        ({"role": "tool", "tool_call_id": "a", "content": []}, ""),
+        ({"role": "function", "name": "look", "content": "5"}, "5"),
+        ({"role": "function", "name": "look", "content": None}, ""),
+        ({"role": "developer", "content": "Be short."}, "Be short."),
+    ],
+)
+def test_contents_that_say_nothing_and_contents_by_other_names_are_read(client, avibe, message, content):
+    """An empty answer is one; a part's or a role's other name means the same."""
+    assert ask(client, messages=[*HELLO, message]).status_code == 200
+    role = {"function": "tool", "developer": "system"}.get(message["role"], message["role"])
+    shown = avibe.only.prompt.messages[1]
+    assert (shown["role"], shown["content"]) == (role, content)
+    assert "tool_calls" not in shown
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"), [({"a": "я"}, '{"a":"я"}'), ("", "{}"), (" ", "{}"), (None, "{}"), ('{"a": 1', '{"a": 1')]
+)
+def test_arguments_of_earlier_calls_are_a_text(client, avibe, sent, shown):
+    """Whether sent as one or as an object; none at all are no arguments."""
+    function = {"name": "look", "arguments": sent}
+    for message in ({"tool_calls": [{"function": function}]}, {"function_call": function}):
+        assert ask(client, messages=[*HELLO, {"role": "assistant"} | message]).status_code == 200
+        (call,) = avibe.submitted.pop().prompt.messages[1]["tool_calls"]
+        assert call["function"] == {"name": "look", "arguments": shown}
+
+
+def test_an_image_is_read_from_a_plain_string_too(client, avision):
+    """As some clients send it, and under the name of the newer interface."""
+    for part in (image_part(), {"type": "image_url", "image_url": URL}, {"type": "input_image", "image_url": URL}):
+        assert ask(client, model="avision", messages=said(part)).status_code == 200
+    assert all(request.prompt == avision.submitted[0].prompt for request in avision.submitted)
+    far = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    _, param = refused(ask(client, model="avision", messages=said(far)), 400, "validation_error")
+    assert param == "messages[0].content[0].image_url"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, "response_format.json_schema.schema"),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a b", "schema": SCHEMA}},
+            "response_format.json_schema.schema",
+        ),
+        ({"type": "json_schema", "schema": SCHEMA}, "response_format.schema"),
+        ({"type": "json_object", "schema": SCHEMA}, "response_format.schema"),
+    ],
+)
+def test_a_schema_is_enforced_wherever_clients_put_it(client, form, field):
+    """Its name changes nothing; a refusal names its place."""
+    models = client.application.extensions["services"].openai_models
+    body = validated(models.chat, {"model": "avibe", "messages": HELLO, "response_format": form})
+    assert answer_format(body.response_format) == AnswerFormat(field, schema=SCHEMA)
