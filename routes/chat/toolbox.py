@@ -55,7 +55,7 @@ class Toolbox:
             raise Unsupported("This model does not use tools.", names.tools)
         if len(self._tools) < len(tools):
             raise ValidationError(f"{names.tools} has two functions of one name.", names.tools)
-        if not self._tools and choice not in (None, "none"):
+        if not self._tools and choice not in (None, "none", "auto"):
             raise ValidationError(f"{names.tool_choice} needs {names.tools}.", names.tool_choice)
         if isinstance(choice, NamedChoice) and choice.name not in self._tools:
             raise ValidationError(

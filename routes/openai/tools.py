@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
@@ -52,9 +52,22 @@ def _word_or_object(value: Any) -> str:
     return f"{BRANCH}named" if isinstance(value, dict) else f"{BRANCH}word"
 
 
+def _usual(choice: Any) -> Any:
+    """Return a choice in OpenAI's form; other services and the Responses API write the same in theirs."""
+    if choice == "any":
+        return "required"
+    if not isinstance(choice, dict) or "function" in choice:
+        return choice
+    kind = choice.get("type")
+    if kind == "function" and "name" in choice:
+        return {"type": "function", "function": {"name": choice["name"]}}
+    return _usual(kind) if kind in ("none", "auto", "required", "any") else choice
+
+
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")] | Annotated[NamedTool, Tag(f"{BRANCH}named")],
     Discriminator(_word_or_object),
+    BeforeValidator(_usual),
 ]
 
 

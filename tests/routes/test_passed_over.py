@@ -38,6 +38,7 @@ NEUTRALS = [
 ]
 OF_CHATS = [
     *({"tools": []}, {"tools": None, "tool_choice": None}, {"parallel_tool_calls": False}, {"functions": []}),
+    *({"tool_choice": "auto"}, {"tools": [], "tool_choice": "auto"}, {"tool_choice": {"type": "auto"}}),
     *({"function_call": "auto"}, {"function_call": "none"}, {"modalities": ["text"]}, {"audio": None}),
     *({"top_logprobs": 0}, {"logprobs": False}, {"response_format": None}, {"response_format": {"type": "text"}}),
     *({"reasoning_effort": level} for level in ("none", "minimal", "low", "medium", "high", "xhigh", "max", "default")),
@@ -246,3 +247,20 @@ def test_a_schema_is_enforced_wherever_clients_put_it(client, form, field):
     models = client.application.extensions["services"].openai_models
     body = validated(models.chat, {"model": "avibe", "messages": HELLO, "response_format": form})
     assert answer_format(body.response_format) == AnswerFormat(field, schema=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("sent", "usual"),
+    [
+        ("any", "required"),
+        ({"type": "any"}, "required"),
+        ({"type": "none"}, "none"),
+        ({"type": "function", "name": "look"}, {"type": "function", "function": {"name": "look"}}),
+    ],
+)
+def test_a_choice_of_tools_by_another_name_means_the_same(client, sent, usual):
+    """As Mistral, Anthropic and the Responses API write it."""
+    models = client.application.extensions["services"].openai_models
+    body = {"model": "avibe", "messages": HELLO, "tools": [FUNCTION]}
+    one, other = (validated(models.chat, body | {"tool_choice": choice}) for choice in (sent, usual))
+    assert one.tool_choice == other.tool_choice
