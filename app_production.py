@@ -90,7 +90,7 @@ def create_app(
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
         gate=Gate(settings, models, limiter, metrics, sentence_in),
         request_models=request_models(settings),
-        openai_models=openai_models(settings),
+        openai_models=openai_models(),
         grammars=grammars,
         api_description=cache(partial(describe, app)),
     )

@@ -173,6 +173,8 @@ def _finish(response: Response) -> Response:
     headers = {**ids, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
+    if state.max_tokens is not None:
+        headers["X-Max-Tokens"] = str(state.max_tokens)
     if state.quota is not None:
         headers |= state.quota.headers()
     if "Cache-Control" not in response.headers:

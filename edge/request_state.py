@@ -18,7 +18,8 @@ class RequestState:
 
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
     caller's address; quota: what is left of the caller's budget; too_large: the message for a body over the route's
-    limit; typed, image: what a form of the page held, to be shown again.
+    limit; max_tokens: the bound of its answers' length, where the service may have set it; typed, image: what a form
+    of the page held, to be shown again.
     """
 
     began: float
@@ -28,6 +29,7 @@ class RequestState:
     observer: RequestObserver
     quota: Quota | None = None
     too_large: str | None = None
+    max_tokens: int | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None
 

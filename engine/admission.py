@@ -46,10 +46,11 @@ def make_sequence(
     """
     check_prompt_size(request.prompt, loaded.max_model_len)
     prompt = loaded.preparer.prepare(request.prompt, wanted)
-    _check_lengths(len(prompt.token_ids), request.sampling, loaded.max_model_len)
+    sampling = request.sampling.within(loaded.max_model_len - len(prompt.token_ids))
+    _check_lengths(len(prompt.token_ids), sampling, loaded.max_model_len)
     if any(not 0 <= token < loaded.vocab_size for token in request.sampling.logit_bias):
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
-    bare = replace(request, prompt=PREPARED)
+    bare = replace(request, prompt=PREPARED, sampling=sampling)
     position = partial(queue_position, bare)
     return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, position, scopes, commit_early)
 
@@ -74,6 +75,7 @@ def sequence_of(
         clock,
         queue_position,
         commit_early,
+        request.sampling.max_tokens,
     )
     detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
@@ -94,6 +96,8 @@ def _check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: 
                 n=max_model_len,
             ),
             "max_tokens" if prompt_tokens < max_model_len else "prompt",
+            max_model_len,
+            prompt_tokens,
         )
 
 

@@ -104,7 +104,7 @@ class Generation:
     deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that no request hangs on a
     stalled engine. on_abort: asks the engine to stop the sequence; it is called with this object's lock held, so it
     must not block. queue_position: where the request waits, None once it has started. commit_early: asked for an answer
-    that waits whether it may be committed before it starts; if so, it is.
+    that waits whether it may be committed before it starts; if so, it is. max_tokens: the bound of its length.
     """
 
     def __init__(
@@ -116,9 +116,10 @@ class Generation:
         clock: Callable[[], float] = time.monotonic,
         queue_position: Callable[[], QueuePosition | None] = lambda: None,
         commit_early: Callable[[Generation], bool] = lambda generation: True,
+        max_tokens: int = 0,
     ) -> None:
         self.request_id = request_id
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens, self.max_tokens = prompt_tokens, max_tokens
         self.queue_position = queue_position
         self._commit_early = commit_early
         self._deadline = deadline

@@ -311,5 +311,5 @@ class EngineCore:
             self._runner.zero(freed)
         else:
             self._zero_unproven(sequence, freed)
-        self._room.release(sequence.request.client)
+        self._room.release(sequence.request.client, sequence)
         sequence.release()

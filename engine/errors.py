@@ -68,7 +68,16 @@ class Unsupported(ValidationError):
 
 
 class ContextTooLong(ValidationError):
-    """Prompt and answer together do not fit the model's context (in tokens)."""
+    """Prompt and answer together do not fit the model's context.
+
+    max_model_len: the context, in tokens; prompt_tokens: those of the prompt, None where they were not all counted.
+    """
+
+    def __init__(
+        self, message: str, param: str | None = None, max_model_len: int = 0, prompt_tokens: int | None = None
+    ) -> None:
+        super().__init__(message, param)
+        self.max_model_len, self.prompt_tokens = max_model_len, prompt_tokens
 
 
 class PayloadTooLarge(ServiceError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -34,8 +34,9 @@ class Priority(IntEnum):
 class SamplingParams:
     """How one answer is sampled; already validated.
 
-    max_tokens: maximum number of new tokens. temperature: 0 is greedy. top_k: 0 keeps all. logprobs: number of
-    alternatives for each token (None: no log probabilities). stop: strings that end the answer and are not shown. seed:
+    max_tokens: maximum number of new tokens; fit_context: it gives way to what the prompt leaves of the context.
+    temperature: 0 is greedy. top_k: 0 keeps all. logprobs: number of alternatives for each token (None: no log
+    probabilities). stop: strings that end the answer and are not shown. seed:
     the same seed gives the same answer, whatever else is in the batch. token_mask: a grammar.
     """
 
@@ -53,6 +54,11 @@ class SamplingParams:
     logprobs: int | None = None
     token_mask: TokenMask | None = None
     ignore_eos: bool = False
+    fit_context: bool = False
+
+    def within(self, room: int) -> SamplingParams:
+        """Return the parameters where `room` tokens are left of the context."""
+        return replace(self, max_tokens=room) if self.fit_context and 0 < room < self.max_tokens else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Run:
             self._release()
             self.abort()
             raise
+        if any(sampling.fit_context for _, sampling in prompts):
+            state.max_tokens = min(one.max_tokens for one in self._generations)
         self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
         self._end_trace = self._observer.hold()
 

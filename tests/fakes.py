@@ -113,6 +113,7 @@ class ScriptedBackend:
                 on_abort=lambda: self._aborted(request_id),
                 queue_position=lambda: self.queue_position,
                 commit_early=lambda generation: self.commits,
+                max_tokens=request.sampling.within(self.info.max_model_len - 7).max_tokens,
             )
             self.submitted.append(request)
             self._open[request.request_id] = generation

@@ -17,7 +17,10 @@ QUANTUM = 256  # tokens that a client may start in each round
 
 
 class FairQueue:
-    """One FIFO line for each client. Each round adds QUANTUM to a client's deficit, which its next sequence uses up."""
+    """One FIFO line for each client. Each round adds QUANTUM to a client's deficit, which its next sequence uses up.
+
+    A sequence counts with its cost when it starts, and with what it generated beyond that when it ends.
+    """
 
     def __init__(self) -> None:
         self._lines: OrderedDict[str, deque[Sequence]] = OrderedDict()  # the next client in the round comes first
@@ -78,6 +81,11 @@ class FairQueue:
             yield first
             if at + 1 < len(lines[client]):
                 heapq.heappush(heap, (slots + 1, turn, client, at + 1))
+
+    def charge(self, client: str, tokens: int) -> None:
+        """Count tokens that a client's sequence generated beyond its cost; a client without a line has no deficit."""
+        if client in self._deficit:
+            self._deficit[client] -= tokens
 
     def remove(self, sequence: Sequence) -> None:
         """Remove a sequence, wherever it is in its line."""

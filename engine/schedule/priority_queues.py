@@ -57,6 +57,11 @@ class PriorityQueues:
         self._queues[sequence.request.priority].remove(sequence)
         self.tokens -= sequence.num_prompt
 
+    def charge(self, sequence: Sequence) -> None:
+        """Count what a sequence that has ended generated beyond its cost."""
+        if sequence.uncounted:
+            self._queues[sequence.request.priority].charge(sequence.request.client, sequence.uncounted)
+
     def order(self, held: Held) -> Iterator[Sequence]:
         """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
         interactive = deque(self._interactive.order(held.get(Priority.INTERACTIVE, {})))

@@ -26,6 +26,9 @@ from engine.types import (
 
 # The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
 BELOW_ONE = 1.0 - 2.0**-23
+# Tokens of an answer that count before any is generated: what an answer of a usual length has. max_tokens is only a
+# bound, which most answers stay far below.
+COUNTED_TOKENS = 256
 
 
 class Phase(Enum):
@@ -119,8 +122,13 @@ class Sequence:
 
     @property
     def cost(self) -> int:
-        """Tokens that the sequence may need in total: the measure of fairness."""
-        return self.num_prompt + self.sampling.max_tokens
+        """Tokens that count for fairness when the sequence starts: how long its answer becomes is not known yet."""
+        return self.num_prompt + min(self.sampling.max_tokens, COUNTED_TOKENS)
+
+    @property
+    def uncounted(self) -> int:
+        """Tokens of the answer so far beyond those that counted at its start."""
+        return max(0, self.num_output - COUNTED_TOKENS)
 
     @property
     def waits_until(self) -> float:

@@ -201,10 +201,15 @@ class WaitingRoom:
         with self._changed:
             self._insert(sequence, front=True)
 
-    def release(self, client: str) -> None:
-        """Give the capacity of a sequence back that ran; the time between two such ends is the measured rate."""
+    def release(self, client: str, ended: Sequence | None = None) -> None:
+        """Give the capacity of a sequence back that ran; the time between two such ends is the measured rate.
+
+        ended: the sequence, to count what it generated beyond its cost.
+        """
         with self._changed:
             self._in_flight.ended()
+            if ended is not None:
+                self._queue.charge(ended)
             self._leave(client)
 
     def sweep(self, now: float) -> list[tuple[Sequence, ServiceError]]:

@@ -32,7 +32,8 @@ def check_prompt_size(prompt: Prompt, max_model_len: int) -> None:
 def too_long(prompt: Prompt, max_model_len: int) -> ContextTooLong:
     """Return the error for a prompt that alone does not fit, its exact length unknown."""
     field, are = ("messages", "are") if isinstance(prompt, ChatPrompt) else ("prompt", "is")
-    return ContextTooLong(f"The {field} {are} too long for this model's context of {max_model_len} tokens.", field)
+    message = f"The {field} {are} too long for this model's context of {max_model_len} tokens."
+    return ContextTooLong(message, field, max_model_len)
 
 
 def _longer(values: list[Any], most: int) -> bool:

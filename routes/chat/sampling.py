@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from engine.backend import Backend
 from engine.types import SamplingParams
 from routes.chat.grammars import NewMask
+from routes.chat.lengths import bound_of
 from routes.sampling import default_sampling
 
 
@@ -45,7 +46,8 @@ def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> Sampl
     default = default_sampling(backend)
     return replace(
         default,
-        max_tokens=default.max_tokens if sampling.max_tokens is None else sampling.max_tokens,
+        max_tokens=bound_of(sampling.max_tokens),
+        fit_context=True,
         temperature=_given(sampling.temperature, default.temperature),
         top_p=_given(sampling.top_p, default.top_p),
         top_k=default.top_k if sampling.top_k is None else max(0, sampling.top_k),

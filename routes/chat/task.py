@@ -12,6 +12,7 @@ from engine.errors import ValidationError
 from engine.types import ChatPrompt, Completion, EncodedImage
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.grammars import NewMask, new_mask
+from routes.chat.lengths import prompt_in
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.output import OutputParser, ParsedAnswer
@@ -73,7 +74,8 @@ def submit(task: ChatTask) -> ChatRun:
     prompt = ChatPrompt(task.messages, task.images, task.toolbox.shown, task.thinking)
     params = choices(backend, task.sampling, task.n, task.logprobs, _new_mask(task, backend))
     try:
-        run = Run(name, backend, [(prompt, one) for one in params])
+        with prompt_in(task.names.messages):
+            run = Run(name, backend, [(prompt, one) for one in params])
     except ValidationError as error:
         if error.param == "messages":  # the engine's name of the field
             error.param = task.names.messages

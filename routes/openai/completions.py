@@ -9,6 +9,7 @@ from typing import Any
 from edge.request_state import request_state
 from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
 from routes import sse
+from routes.chat.lengths import prompt_in
 from routes.chat.models import find_model
 from routes.chat.sampling import choices
 from routes.generation_run import Run
@@ -30,11 +31,11 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     """
     name, backend = find_model(body.model)
     prompts = _prompts(body)
-    run = Run(
-        name,
-        backend,
-        [(prompt, one) for prompt in prompts for one in choices(backend, sampling(body), body.n or 1, body.logprobs)],
-    )
+    params = [
+        (prompt, one) for prompt in prompts for one in choices(backend, sampling(body), body.n or 1, body.logprobs)
+    ]
+    with prompt_in("prompt"):
+        run = Run(name, backend, params)
     return run, CompletionResponse(run, body, len(prompts))
 
 

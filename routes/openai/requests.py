@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 from pydantic_core import PydanticCustomError
 
-from config import Settings
 from edge.route_table import MIB
 from engine.text.prompt_size import LONGEST_TOKEN
 from routes.chat.toolbox import MAX_TOOLS
@@ -29,6 +28,9 @@ MAX_PROMPTS = 16
 MAX_STOPS = 4
 MAX_BIASES = 1024
 
+# A bound: an answer has no more tokens than the settings and its context allow, whatever is asked for.
+Length = Annotated[int, Field(ge=1)]
+LENGTH = "an integer of at least 1"
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)]
 
@@ -66,7 +68,7 @@ class SamplingRequest(OpenaiRequest):
     as_absent = {"max_tokens": -1, "max_completion_tokens": -1, "logit_bias": []}
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
-    max_tokens: int | None = None
+    max_tokens: Length | None = Field(None, description=LENGTH)
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = Field(
@@ -112,7 +114,7 @@ class ChatRequest(SamplingRequest):
     """A conversation to answer. Beside these fields, hints and values that change no answer are passed over."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Length | None = Field(None, description=LENGTH)
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
     response_format: ResponseFormat | None = None
@@ -173,23 +175,16 @@ def json_limits(max_model_len: int) -> JsonLimits:
 
 @dataclass(frozen=True, slots=True)
 class OpenaiModels:
-    """The models that validate requests, with this service's limits in them."""
+    """The models that validate requests."""
 
     chat: type[ChatRequest]
     completion: type[CompletionRequest]
 
 
 @cache
-def openai_models(settings: Settings) -> OpenaiModels:
-    """Return the models that hold requests to the settings' limits."""
-    most = settings.generation.max_tokens_limit
-    length: Any = (
-        Annotated[int, Field(ge=1, le=most)] | None,
-        Field(None, description=f"an integer from 1 to {most}"),
-    )
+def openai_models() -> OpenaiModels:
+    """Return the models by the names that OpenAPI gives them; building them takes a while."""
     return OpenaiModels(
-        chat=create_model(
-            "ChatCompletionRequest", __base__=ChatRequest, max_tokens=length, max_completion_tokens=length
-        ),
-        completion=create_model("CompletionRequest", __base__=CompletionRequest, max_tokens=length),
+        chat=create_model("ChatCompletionRequest", __base__=ChatRequest),
+        completion=create_model("CompletionRequest", __base__=CompletionRequest),
     )

@@ -207,6 +207,25 @@ def test_prompt_and_answer_may_fill_the_context(start):
     assert refused.value.param == "prompt"
 
 
+def test_a_bound_gives_way_to_what_the_prompt_leaves(start):
+    """The answer takes what is left; only a prompt that leaves nothing is refused."""
+    engine = start()
+
+    def fill(prompt_tokens):
+        sampling = SamplingParams(2000, ignore_eos=True, fit_context=True)
+        return engine.submit(GenerationRequest("r", TokensPrompt((5,) * prompt_tokens), sampling, timeout=PATIENCE))
+
+    for prompt_tokens in (1000, 1023):
+        generation = fill(prompt_tokens)
+        assert generation.max_tokens == 1024 - prompt_tokens
+        completion = generation.result()
+        assert (completion.output_tokens, completion.finish_reason) == (1024 - prompt_tokens, "length")
+    for prompt_tokens in (1024, 1025):
+        with pytest.raises(ContextTooLong) as refused:
+            fill(prompt_tokens)
+        assert (refused.value.max_model_len, refused.value.prompt_tokens) == (1024, prompt_tokens)
+
+
 def test_the_operators_context_limit_holds(text_folder):
     """MAX_MODEL_LEN under the checkpoint's own is the limit, and is shown before and after the load."""
     engine = LLMEngine(text_spec(text_folder), EngineConfig(max_num_seqs=1, max_model_len=64, cpu_threads=1))

@@ -125,7 +125,7 @@ def test_absent_fields_take_the_checkpoints_values_except_temperature(settings, 
     ask(client, temperature=None, top_p=None, max_tokens=None, stop=None, seed=None)
     sampling = backend.only.sampling
     assert (sampling.top_p, sampling.top_k, sampling.min_p, sampling.repetition_penalty) == (0.8, 20, 0.1, 1.05)
-    assert (sampling.temperature, sampling.max_tokens, sampling.stop, sampling.seed) == (0.7, 256, (), None)
+    assert (sampling.temperature, sampling.max_tokens, sampling.stop, sampling.seed) == (0.7, 2048, (), None)
 
 
 def test_sampling_fields_reach_the_engine(client, avibe):

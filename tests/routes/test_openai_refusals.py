@@ -40,7 +40,7 @@ MISTAKES = [
     ({"messages": said({"type": "image_url", "image_url": 5})}, "messages[0].content[0].image_url"),
     ({"messages": said({"type": "thinking", "thinking": "x"})}, "messages[0].content[0]"),
     ({"messages": HELLO * 1025}, "messages"),
-    ({"max_tokens": 2049}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": True}, "max_tokens"),
     ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
     ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
@@ -225,6 +225,7 @@ def test_answers_are_charged_by_their_number(limited):
     assert limited.post(TEXT, json=text).headers["RateLimit-Remaining"] == "2"
     response = ask(limited, n=3)
     refused(response, 429, "rate_limit_exceeded", "rate_limit_error")
+    assert str(response.json["error"]["retry_after"]) == response.headers["Retry-After"]
     assert int(response.headers["Retry-After"]) > 0
     assert ask(limited, n=2).status_code == 200
     refused(ask(limited), 429, "rate_limit_exceeded", "rate_limit_error")

@@ -20,6 +20,16 @@ def test_a_sequence_counts_what_is_left_to_compute():
     assert one.keys() == [0, 1, 2, 3, 5]
 
 
+@pytest.mark.parametrize(("max_tokens", "cost"), [(1, 5), (256, 260), (257, 260), (2048, 260)])
+def test_a_long_bound_costs_no_more_than_a_usual_answer(max_tokens, cost):
+    """What it generates beyond that counts once it has been generated."""
+    one = sequence(tokens=4, max_tokens=max_tokens)
+    assert (one.cost, one.uncounted) == (cost, 0)
+    for _ in range(300):
+        one.append(0)
+    assert one.uncounted == 300 - 256
+
+
 def test_a_seed_gives_the_same_numbers_and_one_for_each_token():
     """Two calls for a step give the same number, so a step can be repeated; the next token has another."""
     numbers = []

@@ -140,6 +140,38 @@ def test_clients_share_starts_by_tokens():
     assert started["small"] == pytest.approx(40, abs=4)
 
 
+def started_of(room, writes, count=60):
+    """Start so many, each ended at once with as many tokens as its client writes; return how many each client had."""
+    started = Counter()
+    for _ in range(count):
+        taken = start(room)
+        client = taken.request.client
+        for _ in range(writes[client]):
+            taken.append(0)
+        room.release(client, taken)
+        started[client] += 1
+    return started
+
+
+@pytest.mark.parametrize("bound", [300, 2048, 4000])
+def test_a_bound_that_nobody_reaches_costs_nobody(bound):
+    """Clients that leave the length open share starts with those who ask for a usual one."""
+    room = WaitingRoom(1000, 1_000_000)
+    for _ in range(100):
+        come(room, "open", tokens=44, max_tokens=bound)
+        come(room, "usual", tokens=44, max_tokens=256)
+    assert started_of(room, {"open": 50, "usual": 50})["open"] == pytest.approx(30, abs=2)
+
+
+def test_what_is_generated_beyond_a_usual_answer_counts_at_its_end():
+    """A client whose answers are four times as long starts a quarter as many, whatever bound it gave."""
+    room = WaitingRoom(1000, 1_000_000)
+    for _ in range(100):
+        come(room, "short", tokens=100, max_tokens=2048)
+        come(room, "long", tokens=100, max_tokens=2048)
+    assert started_of(room, {"short": 256, "long": 1324})["short"] == pytest.approx(48, abs=4)
+
+
 def test_the_client_with_the_fewest_slots_starts_first():
     """A new client does not wait for a round in which others with slots take part."""
     room = WaitingRoom(1000, 1_000_000)
