@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from settings import table
+from settings.defaults import with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
-from settings.rules import DEMO, broken_rules, default_num_seqs, threads_needed
+from settings.rules import DEMO, broken_rules
 from settings.sources import Sources, read_sources
 from settings.table import Setting
 
@@ -106,7 +107,7 @@ def _parse(sources: Sources) -> dict[str, object]:
 
 
 def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[], bool]) -> Settings:
-    """Return the settings with these values, by name; MAX_NUM_SEQS and THREADS are computed if they are unset."""
+    """Return the settings with these values, by name, and with the defaults that follow from what is set."""
     settings = Settings(
         environment=str(values["ENVIRONMENT"]),
         warnings=tuple(sources.warnings),
@@ -115,10 +116,7 @@ def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[],
     for name in {s.group for s in SETTINGS if s.group}:
         own = {s.name.lower(): values[s.name] for s in SETTINGS if s.group == name}
         settings = replace(settings, **{name: replace(getattr(settings, name), **own)})
-    rows = settings.engine.max_num_seqs or default_num_seqs(settings.model, has_gpu)
-    settings = replace(settings, engine=replace(settings.engine, max_num_seqs=rows))
-    threads = settings.server.threads or threads_needed(settings.engine)
-    return replace(settings, server=replace(settings.server, threads=threads))
+    return with_defaults(settings, sources.texts.keys(), has_gpu)
 
 
 def _env_file(environ: Mapping[str, str]) -> Path | None:

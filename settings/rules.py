@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from settings.groups import EngineSettings, GenerationSettings, ModelSettings, Settings
+from settings.defaults import MODELS, SPARE_THREADS, threads_needed
+from settings.groups import EngineSettings, ModelSettings, Settings
 
 DEMO = Path("demo")
-MODELS = 2
-SPARE_THREADS = 32
-NUM_SEQS = {"cpu": 64, "cuda": 256}
-
-
-def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
-    """Return the default of MAX_NUM_SEQS for the devices of the models. has_gpu: asked where these are automatic."""
-    devices = {own or model.device for own in model.own_devices.values()}
-    on_cuda = any(device.startswith("cuda") for device in devices) or ("auto" in devices and has_gpu())
-    return NUM_SEQS["cuda" if on_cuda else "cpu"]
-
-
-def threads_needed(engine: EngineSettings) -> int:
-    """Return one thread for each request both models can hold, and some for probes, refusals and pages."""
-    return MODELS * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
 
 
 def broken_rules(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each rule that the settings break."""
     yield from _process(settings)
-    yield from _lengths(settings.generation)
+    yield from _lengths(settings)
     yield from _batch(settings.engine)
     yield from _models(settings.model)
     yield from _log_file(settings.logging.log_file)
@@ -51,17 +37,18 @@ def _process(settings: Settings) -> Iterator[str]:
         )
 
 
-def _lengths(generation: GenerationSettings) -> Iterator[str]:
-    limit = generation.max_tokens_limit
+def _lengths(settings: Settings) -> Iterator[str]:
+    """Compare what is set; a limit that is not set has given way, and the context is what it gave way to."""
+    generation = settings.generation
+    limit, context = generation.max_tokens_limit, generation.max_model_len
+    below = f"expected less than MAX_MODEL_LEN, which is {context} and holds the prompt as well"
     defaults = {"MAX_TOKENS_AVIBE": generation.max_tokens_avibe, "MAX_TOKENS_AVISION": generation.max_tokens_avision}
     for name, tokens in defaults.items():
         if tokens > limit:
-            yield f"{name}={tokens}: expected at most MAX_TOKENS_LIMIT, which is {limit}"
-    if limit >= generation.max_model_len:
-        yield (
-            f"MAX_TOKENS_LIMIT={limit}: expected less than MAX_MODEL_LEN, which is "
-            f"{generation.max_model_len} and holds the prompt as well"
-        )
+            known = "MAX_TOKENS_LIMIT" in settings.sources
+            yield f"{name}={tokens}: " + (f"expected at most MAX_TOKENS_LIMIT, which is {limit}" if known else below)
+    if limit >= context:
+        yield f"MAX_TOKENS_LIMIT={limit}: {below}"
 
 
 def _batch(engine: EngineSettings) -> Iterator[str]:

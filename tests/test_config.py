@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as configured
 from hypothesis import strategies as st
 
 from config import DEMO, SETTINGS, SettingsError, load_settings
@@ -140,10 +141,10 @@ def test_all_mistakes_are_reported_at_once():
         ("CUDA_VISIBLE_DEVICES", "0,,1"),
         ("DTYPE", "int8"),
         ("VIBE_DTYPE", "fp16"),
-        ("MAX_TOKENS_LIMIT", "4096"),
-        ("MAX_TOKENS_AVIBE", "2049"),
+        ("MAX_TOKENS_LIMIT", "0"),
+        ("MAX_MODEL_LEN", "15"),
         ("MAX_TOKENS_AVISION", "0"),
-        ("MAX_NUM_BATCHED_TOKENS", "63"),
+        ("MAX_NUM_BATCHED_TOKENS", "-1"),
         ("MAX_NUM_SEQS", "0"),
         ("KV_CACHE_TOKENS", "0"),
         ("KV_CACHE_TOKENS", "many"),
@@ -214,6 +215,71 @@ def test_right_value_is_taken(name, value, attribute, expected):
     for part in attribute.split("."):
         found = getattr(found, part)
     assert found == expected
+
+
+LENGTHS = ("MAX_TOKENS_AVIBE", "MAX_TOKENS_AVISION", "MAX_TOKENS_LIMIT", "MAX_MODEL_LEN")
+
+
+def lengths(settings):
+    """Return the lengths in force, from the shortest to the longest."""
+    return tuple(getattr(settings.generation, name.lower()) for name in LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"MAX_MODEL_LEN": 1024}, (256, 200, 1023, 1024)),
+        ({"MAX_MODEL_LEN": 2048}, (256, 200, 2047, 2048)),
+        ({"MAX_MODEL_LEN": 2049}, (256, 200, 2048, 2049)),
+        ({"MAX_MODEL_LEN": 128}, (127, 127, 127, 128)),
+        ({"MAX_MODEL_LEN": 16}, (15, 15, 15, 16)),
+        ({"MAX_MODEL_LEN": 32_768}, (256, 200, 2048, 32_768)),
+        ({"MAX_TOKENS_LIMIT": 100}, (100, 100, 100, 4096)),
+        ({"MAX_TOKENS_LIMIT": 4095}, (256, 200, 4095, 4096)),
+        ({"MAX_TOKENS_LIMIT": 4096}, (256, 200, 4096, 6144)),
+        ({"MAX_TOKENS_LIMIT": 8000}, (256, 200, 8000, 10_048)),
+        ({"MAX_TOKENS_AVIBE": 3000}, (3000, 200, 3000, 4096)),
+        ({"MAX_TOKENS_AVISION": 5000}, (256, 5000, 5000, 7048)),
+        ({"MAX_TOKENS_AVIBE": 512, "MAX_MODEL_LEN": 600}, (512, 200, 599, 600)),
+        ({"MAX_TOKENS_AVIBE": 3000, "MAX_TOKENS_LIMIT": 3500}, (3000, 200, 3500, 4096)),
+        ({"KV_CACHE_TOKENS": 2048}, (256, 200, 2047, 2048)),
+        ({"KV_CACHE_TOKENS": "avibe=8192,avision=1024"}, (256, 200, 1023, 1024)),
+        ({"KV_CACHE_TOKENS": 100_000}, (256, 200, 2048, 4096)),
+        ({"KV_CACHE_TOKENS": 16}, (15, 15, 15, 16)),
+    ],
+)
+def test_a_default_gives_way_to_what_is_set(given, expected):
+    """Each of the lengths starts alone, and what is set stays."""
+    settings = load(**{name: str(value) for name, value in given.items()})
+    assert lengths(settings) == expected
+
+
+@configured(deadline=None)
+@given(st.dictionaries(st.sampled_from(LENGTHS), st.integers(16, 100_000), min_size=1))
+def test_only_lengths_that_are_set_contradict_each_other(given):
+    """Whatever is set alone starts; a refusal names two settings, and both of them were set."""
+    texts = {name: str(value) for name, value in given.items()}
+    try:
+        found = lengths(load(**texts))
+    except SettingsError as error:
+        for mistake in error.mistakes:
+            named = {name for name in LENGTHS if name in mistake}
+            assert len(named) == 2
+            assert named <= given.keys()
+    else:
+        avibe, avision, limit, context = found
+        assert max(avibe, avision) <= limit < context
+        assert all(found[LENGTHS.index(name)] == value for name, value in given.items())
+
+
+def test_fewer_tokens_a_step_are_fewer_sequences():
+    """MAX_NUM_SEQS gives way to MAX_NUM_BATCHED_TOKENS, and the threads follow; both set contradict each other."""
+    settings = load(MAX_NUM_BATCHED_TOKENS="32")
+    assert (settings.engine.max_num_seqs, settings.server.threads) == (32, 2 * (32 + 128) + 32)
+    assert load(MAX_NUM_BATCHED_TOKENS="300", has_gpu=lambda: True).engine.max_num_seqs == 256
+    (mistake,) = mistakes(MAX_NUM_BATCHED_TOKENS="32", MAX_NUM_SEQS="33")
+    assert "MAX_NUM_BATCHED_TOKENS=32" in mistake
+    assert "MAX_NUM_SEQS, which is 33" in mistake
 
 
 def test_settings_are_frozen():

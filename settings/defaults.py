@@ -1,0 +1,75 @@
+"""Defaults that follow from other settings: computed ones, and those that give way to what is set.
+
+Settings that bound each other have defaults that fit each other. Where one of them is set, the defaults of the others
+give way, so that it starts alone; what contradicts each other and is set stays, for `settings.rules` to report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
+
+from settings.groups import EngineSettings, GenerationSettings, ModelSettings, ServerSettings, Settings
+
+MODELS = 2
+SPARE_THREADS = 32
+NUM_SEQS = {"cpu": 64, "cuda": 256}
+PROMPT_ROOM = 2048  # tokens of the context that a longer answer leaves to the prompt
+SHORTEST_CONTEXT = 16  # tokens, the least that MAX_MODEL_LEN may be
+
+
+def with_defaults(settings: Settings, given: Set[str], has_gpu: Callable[[], bool]) -> Settings:
+    """Return the settings with the defaults that belong to what is set. given: names of the settings that are set."""
+    engine = _engine(settings.engine, settings.model, has_gpu)
+    generation = _lengths(settings.generation, engine.kv_cache_tokens, given)
+    return replace(settings, engine=engine, generation=generation, server=_server(settings.server, engine))
+
+
+def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
+    """Return the default of MAX_NUM_SEQS for the devices of the models. has_gpu: asked where these are automatic."""
+    devices = {own or model.device for own in model.own_devices.values()}
+    on_cuda = any(device.startswith("cuda") for device in devices) or ("auto" in devices and has_gpu())
+    return NUM_SEQS["cuda" if on_cuda else "cpu"]
+
+
+def threads_needed(engine: EngineSettings) -> int:
+    """Return one thread for each request both models can hold, and some for probes, refusals and pages."""
+    return MODELS * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
+
+
+def _server(server: ServerSettings, engine: EngineSettings) -> ServerSettings:
+    return replace(server, threads=server.threads or threads_needed(engine))
+
+
+def _engine(engine: EngineSettings, model: ModelSettings, has_gpu: Callable[[], bool]) -> EngineSettings:
+    """Compute MAX_NUM_SEQS: each running request generates one token per step, so a step's tokens bound it."""
+    rows = engine.max_num_seqs or min(
+        default_num_seqs(model, has_gpu), engine.max_num_batched_tokens or NUM_SEQS["cuda"]
+    )
+    return replace(engine, max_num_seqs=rows)
+
+
+def _lengths(generation: GenerationSettings, cache: Mapping[str, int] | None, given: Set[str]) -> GenerationSettings:
+    """Make room where it is open: defaults of a request <= MAX_TOKENS_LIMIT < MAX_MODEL_LEN <= KV_CACHE_TOKENS."""
+    own = {"MAX_TOKENS_AVIBE": generation.max_tokens_avibe, "MAX_TOKENS_AVISION": generation.max_tokens_avision}
+    longest = max((tokens for name, tokens in own.items() if name in given), default=0)
+    limit, context = generation.max_tokens_limit, generation.max_model_len
+    if "MAX_TOKENS_LIMIT" in given:
+        longest = limit
+    if "MAX_MODEL_LEN" not in given:
+        context = max(SHORTEST_CONTEXT, min([context, *(cache or {}).values()]))
+        if longest >= context:
+            context = longest + PROMPT_ROOM
+    if "MAX_TOKENS_LIMIT" not in given:
+        limit = min(max(limit, longest), context - 1)
+    return replace(
+        generation,
+        max_tokens_limit=limit,
+        max_model_len=context,
+        max_tokens_avibe=_at_most(limit, "MAX_TOKENS_AVIBE", own, given),
+        max_tokens_avision=_at_most(limit, "MAX_TOKENS_AVISION", own, given),
+    )
+
+
+def _at_most(limit: int, name: str, values: Mapping[str, int], given: Set[str]) -> int:
+    return values[name] if name in given else min(values[name], limit)
