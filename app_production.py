@@ -38,6 +38,8 @@ from routes.chat.grammars import GrammarCache
 from routes.description import describe
 from routes.locale import api_sentence, sentence_in
 from routes.openai.requests import openai_models
+from routes.openai.responses.store import ResponseStore
+from routes.openai.responses.views import responses as responses_api
 from routes.openai.views import openai
 from routes.request_models import request_models
 from routes.services import RouteServices
@@ -70,12 +72,14 @@ def create_app(
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
     grammars = GrammarCache()
+    responses = ResponseStore(settings.server.stored_responses_mib * MIB)
     metrics = Metrics(
         models,
         machine or ThisMachine(),
         lambda: limiter.shared_failures,
         lambda: models.image_decoder.restarts,
         grammars.size,
+        responses.size,
     )
     app.extensions[KEY] = RouteServices(
         settings=settings,
@@ -92,10 +96,21 @@ def create_app(
         request_models=request_models(settings),
         openai_models=openai_models(),
         grammars=grammars,
+        responses=responses,
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
-    served = (health.health, health.metrics, api.api, openai, docs.docs, pages.pages, status.status, assets.assets)
+    served = (
+        health.health,
+        health.metrics,
+        api.api,
+        openai,
+        responses_api,
+        docs.docs,
+        pages.pages,
+        status.status,
+        assets.assets,
+    )
     for blueprint in served:
         app.register_blueprint(blueprint)
     check_routes(app)

@@ -9,6 +9,8 @@
     │   └── UnknownModel         no model has this name
     ├── MethodRefused            the route does not allow this method
     └── InternalError            a bug in the service
+    ValidationError
+    └── PreviousNotFound         no stored response of this caller has this id
 
 What the engine raises stands in `engine.errors`.
 """
@@ -68,6 +70,10 @@ class UnknownModel(NotFound):
     param = "model"
 
 
+class PreviousNotFound(ValidationError):
+    """The request goes on from a response that is not stored for this caller."""
+
+
 class MethodRefused(ServiceError):
     """The route does not allow this method."""
 
@@ -89,6 +95,7 @@ class Meaning:
 # The first class that matches counts, so a class stands before its bases.
 ERRORS: dict[type[ServiceError], Meaning] = {
     ContextTooLong: Meaning(400, "validation_error", openai_code="context_length_exceeded"),
+    PreviousNotFound: Meaning(400, "validation_error", openai_code="previous_response_not_found"),
     ValidationError: Meaning(400, "validation_error"),
     Unauthorized: Meaning(401, "unauthorized", "authentication_error"),
     Forbidden: Meaning(403, "forbidden", "permission_error"),

@@ -34,7 +34,7 @@ class Budget(Enum):
 
     GENERATION = "generation"
     HEALTH = "health"
-    COUNTING = "counting"  # what reads a prompt and generates nothing
+    COUNTING = "counting"  # what reads a prompt or a stored response and generates nothing
 
     @property
     def times(self) -> int:
@@ -63,6 +63,7 @@ class Row:
 
 # The body names the model and the number of answers.
 OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
+STORED = Row(budget=Budget.COUNTING)
 FORMS = Row(budget=Budget.GENERATION, protocol=Protocol.FORM)
 API = Row(budget=Budget.GENERATION, protocol=Protocol.API)
 
@@ -87,6 +88,10 @@ ROUTES: Mapping[str, Row] = {
     "GET /v1/models/<path:model_id>": Row(),
     "POST /v1/chat/completions": replace(OPENAI, protocol=Protocol.OPENAI_CHAT),
     "POST /v1/completions": replace(OPENAI, protocol=Protocol.OPENAI_COMPLETIONS),
+    "POST /v1/responses": replace(OPENAI, protocol=Protocol.OPENAI_RESPONSES),
+    "GET /v1/responses/<response_id>": STORED,
+    "DELETE /v1/responses/<response_id>": STORED,
+    "GET /v1/responses/<response_id>/input_items": STORED,
     "GET /api/docs": Row(),
     "GET /api/openapi.json": Row(),
     "GET /api/health": Row(budget=Budget.HEALTH),

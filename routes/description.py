@@ -167,7 +167,7 @@ def _response_models(route: RouteBodies) -> list[Model]:
 def _name_models(schemas: dict[str, Any], app: Flask) -> None:
     """List the ids that requests can name, in the schemas of the requests."""
     ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
-    for name in ("ChatCompletionRequest", "CompletionRequest"):
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponseRequest"):
         schemas[name]["properties"]["model"]["enum"] = ids
 
 

@@ -11,6 +11,8 @@ from edge import bodies
 from edge.route_table import FORM, JSON, MULTIPART
 from routes import response_models
 from routes.openai.requests import OpenaiModels
+from routes.openai.responses import bodies as responses
+from routes.openai.responses.requests import ResponseRequest
 from routes.request_models import LanguageForm, RequestModels, SignInForm
 
 Model = type[BaseModel] | type[bodies.Body]
@@ -61,6 +63,10 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /v1/completions": RouteBodies(
             {JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}
         ),
+        "POST /v1/responses": RouteBodies({JSON: responses.ResponseObject, EVENTS: None}, {JSON: ResponseRequest}),
+        "GET /v1/responses/<response_id>": RouteBodies({JSON: responses.ResponseObject}),
+        "DELETE /v1/responses/<response_id>": RouteBodies({JSON: responses.DeletedResponse}),
+        "GET /v1/responses/<response_id>/input_items": RouteBodies({JSON: responses.InputItemList}),
         "GET /api/health": RouteBodies({JSON: bodies.Health}),
         "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
         "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),

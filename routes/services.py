@@ -12,6 +12,7 @@ from edge import services as edge_services
 from edge.services import Services
 from routes.chat.grammars import GrammarCache
 from routes.openai.requests import OpenaiModels
+from routes.openai.responses.store import ResponseStore
 from routes.request_models import RequestModels
 
 
@@ -22,6 +23,7 @@ class RouteServices(Services):
     request_models: RequestModels
     openai_models: OpenaiModels
     grammars: GrammarCache
+    responses: ResponseStore
     api_description: Callable[[], dict[str, Any]]
 
 

@@ -50,6 +50,12 @@ class ServerSettings(Group):
         whole(128, 1_000_000),
         "request bodies in flight in MiB, of all clients together; one client may have half of them",
     )
+    stored_responses_mib: int = setting(
+        64,
+        whole(0, 1_000_000),
+        "responses that programs asked to be stored (store: true of /v1/responses) in MiB, of all clients together; "
+        "0 stores none",
+    )
     drain_delay: float = setting(
         0.0,
         number(0, 3600),

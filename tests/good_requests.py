@@ -4,6 +4,7 @@ from edge.route_table import ROUTES
 from tests.fakes import image_bytes, multipart
 
 TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
+STORED = "<response_id>"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
 # A request that each route answers well; a new route that reads a body needs one here.
@@ -17,6 +18,7 @@ GOOD = {
     "/api/v1/image/analyze": UPLOAD,
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
     "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
+    "/v1/responses": {"json": {"model": "avibe", "input": "Hello"}},
     BATCH: {"json": {"prompts": ["Hello"]}},
 }
 
@@ -26,12 +28,19 @@ def good_request(path):
     return GOOD[path]
 
 
-def real_path(name):
-    """Return an address that a route of the table answers."""
-    return name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
+def real_path(name, stored="resp_unknown"):
+    """Return an address that a route of the table answers. stored: the id of a response that is stored."""
+    path = name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
+    return path.replace(STORED, stored)
 
 
 def call(client, name, **extra):
     """Make a good request to a route of the table."""
     options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
-    return client.open(real_path(name), method=name.split()[0], buffered=True, **options, **extra)
+    path = real_path(name, stored_response(client, **extra)) if STORED in name else real_path(name)
+    return client.open(path, method=name.split()[0], buffered=True, **options, **extra)
+
+
+def stored_response(client, **extra):
+    """Return the id of a response that is stored for this caller."""
+    return client.post("/v1/responses", json=GOOD["/v1/responses"]["json"] | {"store": True}, **extra).json["id"]

@@ -28,10 +28,13 @@ class Metrics:
         shared_limit_failures: Callable[[], int],
         image_restarts: Callable[[], int] = lambda: 0,
         grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        stored_responses: Callable[[], tuple[int, int]] = lambda: (0, 0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = ApplicationFigures()
-        self.prometheus = PrometheusMetrics(models, machine, shared_limit_failures, image_restarts, grammar_cache)
+        self.prometheus = PrometheusMetrics(
+            models, machine, shared_limit_failures, image_restarts, grammar_cache, stored_responses
+        )
         self.history = History(models, machine)
         self.machine = machine
         self._clock = clock

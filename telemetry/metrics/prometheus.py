@@ -54,8 +54,8 @@ class PrometheusMetrics:
     """The metrics of one application, in a registry of its own.
 
     shared_limit_failures: returns the number of failed calls to the shared storage of rate limits; image_restarts: that
-    of processes which decoded images and had to be replaced; grammar_cache: the number
-    of grammars that are kept, and their bytes.
+    of processes which decoded images and had to be replaced; grammar_cache, stored_responses: the number of those that
+    are kept, and their bytes.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class PrometheusMetrics:
         shared_limit_failures: Callable[[], int],
         image_restarts: Callable[[], int] = lambda: 0,
         grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        stored_responses: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
@@ -92,6 +93,7 @@ class PrometheusMetrics:
         self.registry.register(_SharedLimits(shared_limit_failures))
         self.registry.register(_ImageWorkers(image_restarts))
         self.registry.register(_Grammars(grammar_cache))
+        self.registry.register(_StoredResponses(stored_responses))
         ProcessCollector(registry=self.registry)
 
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -202,6 +204,16 @@ class _Grammars(Collector):
         entries, size = self._size()
         yield _plain("grammar_cache_entries", "Cached compiled grammars.", entries)
         yield _plain("grammar_cache_bytes", "Estimated size of the cached compiled grammars.", size)
+
+
+class _StoredResponses(Collector):
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+
+    def collect(self) -> Iterator[Metric]:
+        responses, size = self._size()
+        yield _plain("stored_responses", "Stored responses.", responses)
+        yield _plain("stored_responses_bytes", "Size of the stored responses.", size)
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:

@@ -267,7 +267,7 @@ def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
 
 def test_the_gated_routes_are_those_that_generate_and_answer_in_json():
     """A new route of that kind is gated, or this test says so."""
-    assert set(GATED) == {TEXT, BATCH, IMAGE, CHAT, COMPLETIONS}
+    assert set(GATED) == {TEXT, BATCH, IMAGE, CHAT, COMPLETIONS, "/v1/responses"}
 
 
 class TestSharedLimits:

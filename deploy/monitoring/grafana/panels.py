@@ -314,6 +314,13 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 ],
             ),
             Panel(
+                "Stored responses", "Kept for an hour; at most STORED_RESPONSES_MIB.", "bytes",
+                [
+                    (f"avito_ai_stored_responses_bytes{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_stored_responses{{{ONE}}}", "{{instance}}, responses"),
+                ],
+            ),
+            Panel(
                 "Certificate", "Days until it expires. Empty without SITE_URL.", "d",
                 [('(probe_ssl_earliest_cert_expiry{job="avito-ai-site"} - time()) / 86400', "{{instance}}")],
                 warn=14, limit=3, falling=True,

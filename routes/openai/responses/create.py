@@ -1,0 +1,164 @@
+"""POST /v1/responses: from a request to the task that every protocol shares, and to the answer to come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from engine.backend import Backend
+from engine.errors import ValidationError
+from engine.types import ModelInfo
+from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
+from routes.chat.models import find_model
+from routes.chat.names import FieldNames
+from routes.chat.sampling import Sampling
+from routes.chat.task import ChatTask, submit
+from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
+from routes.openai.responses import stored
+from routes.openai.responses.bodies import ResponseObject
+from routes.openai.responses.conversation import INPUT, conversation
+from routes.openai.responses.open_items import new_id
+from routes.openai.responses.requests import LOGPROBS, AllowedTools, AnyText, NamedFunction, OfSchema, ResponseRequest
+from routes.openai.responses.response import Answer
+from routes.sampling import default_sampling
+
+NAMES = FieldNames(
+    answer_format="text.format", reasoning="reasoning.effort", messages=INPUT, max_tokens="max_output_tokens"
+)
+# Levels of effort at which the model answers at once; so it does if none is given.
+AT_ONCE = (None, "none", "minimal")
+
+
+def submit_response(body: ResponseRequest, asked: Any) -> Answer:
+    """Submit a request; return the answer to come, which keeps nothing of the body but what it shows of it.
+
+    asked: the input as it was sent, for a response that is stored. Raises the ServiceError that it is refused with.
+    """
+    _, backend = find_model(body.model)
+    previous = None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
+    said = conversation(body.instructions, stored.items_of(previous), body.input, backend.info)
+    task = ChatTask(
+        model=body.model,
+        messages=said.messages,
+        images=said.images,
+        toolbox=_toolbox(body, backend.info),
+        names=NAMES,
+        answer_format=_answer_format(body),
+        sampling=_sampling(body),
+        logprobs=_logprobs(body),
+        thinking=_effort(body) not in AT_ONCE,
+    )
+    draft = stored.draft(previous, asked) if body.store else None
+    try:
+        run = submit(task)
+    except BaseException:
+        if draft is not None:
+            draft.close()
+        raise
+    return Answer(run, _begun(body, backend, run.run.served_id), draft, task.logprobs is not None)
+
+
+def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:
+    functions = [
+        FunctionTool(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
+        for index, tool in enumerate(body.tools or ())
+    ]
+    choice: Choice | None
+    match body.tool_choice:
+        case NamedFunction():
+            choice = NamedChoice(body.tool_choice.name)
+        case AllowedTools():
+            choice, functions = body.tool_choice.mode, _allowed(body.tool_choice, functions)
+        case _:
+            choice = body.tool_choice
+    return Toolbox(functions, choice, body.parallel_tool_calls is not False, info, NAMES)
+
+
+def _allowed(choice: AllowedTools, functions: list[FunctionTool]) -> list[FunctionTool]:
+    """Return the functions that the choice allows. Raises ValidationError for one that is not among the tools."""
+    names = {tool.name for tool in functions}
+    for index, tool in enumerate(choice.tools):
+        if tool.name not in names:
+            path = f"tool_choice.tools[{index}]"
+            raise ValidationError(f"{path} names a function that is not among the tools.", path)
+    allowed = {tool.name for tool in choice.tools}
+    return [tool for tool in functions if tool.name in allowed]
+
+
+def _answer_format(body: ResponseRequest) -> AnswerFormat | None:
+    asked = body.text.format if body.text is not None else None
+    if asked is None or isinstance(asked, AnyText):
+        return None
+    return AnswerFormat("text.format.schema", schema=asked.schema_ if isinstance(asked, OfSchema) else ANY_OBJECT)
+
+
+def _sampling(body: ResponseRequest) -> Sampling:
+    return Sampling(
+        max_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+    )
+
+
+def _logprobs(body: ResponseRequest) -> int | None:
+    """Return the number of alternatives for each token, None for no log probabilities."""
+    asked = LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
+    return (body.top_logprobs or 0) if asked else None
+
+
+def _effort(body: ResponseRequest) -> str | None:
+    return None if body.reasoning is None else body.reasoning.effort
+
+
+def _begun(body: ResponseRequest, backend: Backend, served_id: str) -> ResponseObject:
+    """Return the object before anything is generated, with the values in force."""
+    default = default_sampling(backend)
+    return ResponseObject(
+        id=new_id("resp"),
+        object="response",
+        created_at=int(time.time()),
+        completed_at=None,
+        status="in_progress",
+        background=False,
+        error=None,
+        incomplete_details=None,
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        max_tool_calls=None,
+        metadata=body.metadata or {},
+        model=served_id,
+        output=[],
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        previous_response_id=body.previous_response_id,
+        reasoning={"effort": _effort(body), "summary": None},
+        service_tier="default",
+        store=bool(body.store),
+        temperature=default.temperature if body.temperature is None else body.temperature,
+        text={"format": _shown_format(body), "verbosity": "medium"},
+        tool_choice=_shown_choice(body),
+        tools=[tool.model_dump() for tool in body.tools or ()],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=default.top_p if body.top_p is None else body.top_p,
+        truncation="disabled",
+        usage=None,
+    )
+
+
+def _shown_format(body: ResponseRequest) -> Mapping[str, Any]:
+    asked = body.text.format if body.text is not None else None
+    if not isinstance(asked, OfSchema):
+        return {"type": "text" if asked is None else asked.type}
+    return {"name": "response", **asked.model_dump(by_alias=True, exclude_none=True)}
+
+
+def _shown_choice(body: ResponseRequest) -> str | dict[str, Any]:
+    choice = body.tool_choice
+    return choice.model_dump() if isinstance(choice, NamedFunction | AllowedTools) else choice or "auto"

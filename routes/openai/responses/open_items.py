@@ -1,0 +1,142 @@
+"""The items of an output while they are written: a message, a reasoning or a call, each with its events."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from engine.types import TokenLogprob
+from routes.chat.output import CallBegin
+from routes.openai.answers import chat_logprobs
+from routes.openai.responses.bodies import (
+    ItemStatus,
+    OutputCall,
+    OutputItem,
+    OutputMessage,
+    OutputReasoning,
+    OutputText,
+    ReasoningText,
+)
+from routes.openai.responses.events import Events
+from routes.response_models import ChosenTokenLogprob
+
+ADDED, DONE = "response.output_item.added", "response.output_item.done"
+PART_ADDED, PART_DONE = "response.content_part.added", "response.content_part.done"
+
+
+def new_id(kind: str) -> str:
+    """Return an id that nobody can guess, of at most 64 characters."""
+    return f"{kind}_{secrets.token_hex(24)}"
+
+
+class OpenMessage:
+    """A message. index: of the item in the output."""
+
+    def __init__(self, events: Events, index: int) -> None:
+        self._events, self._id = events, new_id("msg")
+        self._index = {"output_index": index}
+        self._part = {"item_id": self._id, **self._index, "content_index": 0}
+        self._texts: list[str] = []
+        self._logprobs: list[ChosenTokenLogprob] = []
+        self._delta = events.deltas("response.output_text.delta", **self._part, logprobs=[])
+
+    def begin(self) -> bytes:
+        """Return its first events."""
+        added = self._events(ADDED, **self._index, item=self._item("in_progress"))
+        return added + self._events(PART_ADDED, **self._part, part=self._content())
+
+    def add(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        """Add a piece of its text, with the log probabilities of the tokens since the last one."""
+        self._texts.append(text)
+        if not logprobs:
+            return self._delta(text)
+        shown = chat_logprobs(logprobs)["content"]
+        self._logprobs += shown
+        return self._events("response.output_text.delta", **self._part, logprobs=shown, delta=text)
+
+    def end(self, status: ItemStatus) -> tuple[bytes, OutputItem]:
+        """Return its last events and the item."""
+        part = self._content()
+        item = self._item(status, part)
+        text = self._events("response.output_text.done", **self._part, text=part["text"], logprobs=part["logprobs"])
+        done = self._events(PART_DONE, **self._part, part=part) + self._events(DONE, **self._index, item=item)
+        return text + done, item
+
+    def _item(self, status: ItemStatus, *content: OutputText) -> OutputMessage:
+        return OutputMessage(id=self._id, type="message", status=status, role="assistant", content=[*content])
+
+    def _content(self) -> OutputText:
+        return OutputText(type="output_text", text="".join(self._texts), annotations=[], logprobs=self._logprobs)
+
+
+class OpenReasoning:
+    """A reasoning. index: of the item in the output."""
+
+    def __init__(self, events: Events, index: int) -> None:
+        self._events, self._id = events, new_id("rs")
+        self._index = {"output_index": index}
+        self._part = {"item_id": self._id, **self._index, "content_index": 0}
+        self._texts: list[str] = []
+        self._delta = events.deltas("response.reasoning_text.delta", **self._part)
+
+    def begin(self) -> bytes:
+        """Return its first events."""
+        added = self._events(ADDED, **self._index, item=self._item("in_progress"))
+        return added + self._events(PART_ADDED, **self._part, part=self._content())
+
+    def add(self, text: str) -> bytes:
+        """Add a piece of its text."""
+        self._texts.append(text)
+        return self._delta(text)
+
+    def end(self, status: ItemStatus) -> tuple[bytes, OutputItem]:
+        """Return its last events and the item."""
+        part = self._content()
+        item = self._item(status, part)
+        text = self._events("response.reasoning_text.done", **self._part, text=part["text"])
+        done = self._events(PART_DONE, **self._part, part=part) + self._events(DONE, **self._index, item=item)
+        return text + done, item
+
+    def _item(self, status: ItemStatus, *content: ReasoningText) -> OutputReasoning:
+        return OutputReasoning(id=self._id, type="reasoning", status=status, summary=[], content=[*content])
+
+    def _content(self) -> ReasoningText:
+        return ReasoningText(type="reasoning_text", text="".join(self._texts))
+
+
+class OpenCall:
+    """A call. index: of the item in the output."""
+
+    def __init__(self, events: Events, index: int, part: CallBegin) -> None:
+        self._events, self._id = events, new_id("fc")
+        self._call_id, self._name = part.id, part.name
+        self._index: dict[str, Any] = {"output_index": index}
+        self._texts: list[str] = []
+        self._delta = events.deltas("response.function_call_arguments.delta", item_id=self._id, **self._index)
+
+    def begin(self) -> bytes:
+        """Return its first event."""
+        return self._events(ADDED, **self._index, item=self._item("in_progress"))
+
+    def add(self, text: str) -> bytes:
+        """Add a piece of its arguments."""
+        self._texts.append(text)
+        return self._delta(text)
+
+    def end(self, status: ItemStatus) -> tuple[bytes, OutputItem]:
+        """Return its last events and the item."""
+        item = self._item(status)
+        said = {"name": self._name, "arguments": item["arguments"]}
+        done = self._events("response.function_call_arguments.done", item_id=self._id, **self._index, **said)
+        return done + self._events(DONE, **self._index, item=item), item
+
+    def _item(self, status: ItemStatus) -> OutputCall:
+        return OutputCall(
+            id=self._id,
+            type="function_call",
+            status=status,
+            call_id=self._call_id,
+            name=self._name,
+            arguments="".join(self._texts),
+        )

@@ -1,0 +1,83 @@
+"""The output of one answer, item by item as it is generated: reasoning, messages and calls of functions.
+
+The items are the same whether they are sent whole or event by event: each method returns the events of what it adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from engine.types import TokenLogprob
+from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.openai.responses.bodies import ItemStatus, OutputItem
+from routes.openai.responses.events import Events
+from routes.openai.responses.open_items import OpenCall, OpenMessage, OpenReasoning
+
+OpenItem = OpenMessage | OpenReasoning | OpenCall
+
+
+class OutputItems:
+    """The items of one answer.
+
+    parser: of this answer, None for one that is text alone. items: those that are finished; reasoning_tokens: of the
+    pieces that have reasoning, or its end.
+    """
+
+    def __init__(self, events: Events, parser: OutputParser | None) -> None:
+        self._events, self._parser = events, parser
+        self._open: OpenItem | None = None
+        self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
+        self.items: list[OutputItem] = []
+        self.reasoning_tokens = 0
+
+    def feed(self, text: str, tokens: int, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
+        """Take the next piece of the answer. tokens: how many it has."""
+        self._pending += logprobs
+        if self._parser is None:
+            return self._message(text) if text else b""
+        parts = self._parser.feed(text)
+        if isinstance(self._open, OpenReasoning) or any(isinstance(part, Reasoning) for part in parts):
+            self.reasoning_tokens += tokens
+        return b"".join([self._add(part) for part in parts])
+
+    def finish(self, complete: bool) -> bytes:
+        """End the answer. complete: False if it was cut by its length, and its last item with it."""
+        shown = b"" if self._parser is None else b"".join([self._add(part) for part in self._parser.finish()])
+        if self._open is None and not self.items:
+            shown += self._enter(OpenMessage)
+        return shown + self._close("completed" if complete else "incomplete")
+
+    def _add(self, part: Part) -> bytes:
+        if isinstance(part, Content):
+            return self._message(part.text)
+        self._pending = []
+        match part:
+            case Reasoning():
+                begun = b"" if isinstance(self._open, OpenReasoning) else self._enter(OpenReasoning)
+            case CallBegin():
+                return self._enter(lambda events, index: OpenCall(events, index, part))
+            case CallArguments():
+                begun = b""
+            case CallEnd():
+                return self._close("completed" if part.complete else "incomplete")
+        assert isinstance(self._open, OpenReasoning | OpenCall)
+        return begun + self._open.add(part.text)
+
+    def _message(self, text: str) -> bytes:
+        begun = b"" if isinstance(self._open, OpenMessage) else self._enter(OpenMessage)
+        assert isinstance(self._open, OpenMessage)
+        logprobs, self._pending = self._pending, []
+        return begun + self._open.add(text, logprobs)
+
+    def _enter(self, opened: Callable[[Events, int], OpenItem]) -> bytes:
+        closed = self._close("completed")
+        self._open = opened(self._events, len(self.items))
+        return closed + self._open.begin()
+
+    def _close(self, status: ItemStatus) -> bytes:
+        if self._open is None:
+            return b""
+        shown, item = self._open.end(status)
+        self.items.append(item)
+        self._open = None
+        return shown

@@ -1,0 +1,133 @@
+"""The answer to a request for a response: one object, or the events that lead to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+from edge.errors import meaning_of
+from engine.errors import ServiceError
+from engine.types import Completion
+from routes import sse
+from routes.chat.task import ChatRun
+from routes.openai.responses.bodies import (
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputTokensDetails,
+    ResponseFailure,
+    ResponseObject,
+    ResponseUsage,
+)
+from routes.openai.responses.events import Events, NoEvents
+from routes.openai.responses.output_items import OutputItems
+from routes.openai.responses.store import Draft
+
+
+class Answer:
+    """The answer of one run. Made inside the request's context; streams are sent outside of it.
+
+    begun: the object before anything is generated; draft: where it is to be stored, None for nowhere. `close` must be
+    called in any case.
+    """
+
+    def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None, logprobs: bool) -> None:
+        self._chat, self._run, self._begun = chat, chat.run, begun
+        self._draft, self._logprobs = draft, logprobs
+
+    def wait_for_commitment(self) -> None:
+        """Wait as `Run` does, and close the answer as well where that raises."""
+        try:
+            self._run.wait_for_commitment()
+        except BaseException:
+            self.close()
+            raise
+
+    def whole(self) -> ResponseObject:
+        """Wait for the answer; return the finished object. Raises the error that it fails with."""
+        try:
+            output = self._output(NoEvents())
+            if self._chat.plain:
+                completion = self._run.completion(0)
+                output.feed(completion.text, completion.output_tokens, completion.logprobs)
+            else:  # what a token belongs to is known while it comes
+                for _, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
+                    if piece is not None:
+                        output.feed(piece.text, len(piece.token_ids), piece.logprobs if self._logprobs else ())
+                completion = self._run.completion(0)
+            output.finish(_complete(completion))
+            return self._ended(output, completion)
+        finally:
+            self.close()
+
+    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+        """Yield the events of the stream. idle: seconds to a keep-alive."""
+        events = Events()
+        output = self._output(events)
+        try:
+            yield events("response.created", response=self._begun) + self._event(events, self._begun)
+            yield from self._pieces(output, idle)
+            completion = self._run.completion(0)
+            rest = output.finish(_complete(completion))
+            yield rest + self._event(events, self._ended(output, completion))
+        except Exception as error:
+            yield self._failed(events, output, self._run.failed(error))
+
+    def close(self) -> None:
+        """Abort what is not finished and give back what is held."""
+        self._run.close()
+        if self._draft is not None:
+            self._draft.close()
+
+    def _output(self, events: Events) -> OutputItems:
+        return OutputItems(events, None if self._chat.plain else self._chat.new_parser())
+
+    def _pieces(self, output: OutputItems, idle: float) -> Iterator[bytes]:
+        for _, piece in self._run.pieces(idle):
+            if piece is None:
+                return
+            if not piece.text and not piece.token_ids:
+                yield sse.KEEP_ALIVE
+            elif shown := output.feed(piece.text, len(piece.token_ids), piece.logprobs):
+                yield shown
+
+    def _ended(self, output: OutputItems, completion: Completion) -> ResponseObject:
+        """Return the finished object, which is stored by then if it is to be."""
+        complete = _complete(completion)
+        response = self._with(
+            output,
+            status="completed" if complete else "incomplete",
+            completed_at=int(time.time()) if complete else None,
+            incomplete_details=None if complete else IncompleteDetails(reason="max_output_tokens"),
+            usage=_usage(completion, output.reasoning_tokens),
+        )
+        if self._draft is not None:
+            items = sse.compact(output.items).encode()
+            self._draft.keep(response["id"], sse.compact(response).encode(), items)
+        return response
+
+    def _failed(self, events: Events, output: OutputItems, error: ServiceError) -> bytes:
+        """Return the last events of a stream that fails."""
+        told = events("error", code=meaning_of(error).code, message=error.message, param=None)
+        failure = ResponseFailure(code="server_error", message=error.message)
+        return told + self._event(events, self._with(output, status="failed", error=failure))
+
+    def _with(self, output: OutputItems, **fields: Any) -> ResponseObject:
+        return cast(ResponseObject, {**self._begun, **fields, "output": output.items})
+
+    def _event(self, events: Events, response: ResponseObject) -> bytes:
+        return events(f"response.{response['status']}", response=response)
+
+
+def _complete(completion: Completion) -> bool:
+    return completion.finish_reason != "length"
+
+
+def _usage(completion: Completion, reasoning_tokens: int) -> ResponseUsage:
+    return ResponseUsage(
+        input_tokens=completion.prompt_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=completion.cached_tokens, cache_write_tokens=0),
+        output_tokens=completion.output_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning_tokens),
+        total_tokens=completion.prompt_tokens + completion.output_tokens,
+    )

@@ -1,0 +1,102 @@
+"""Stored responses as requests name them: the conversation that one goes on from, and the items of its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from edge import caller
+from edge.errors import NotFound, PreviousNotFound
+from edge.request_state import request_state
+from engine.errors import ValidationError
+from routes.json_text import read_json
+from routes.openai.requests import json_limits
+from routes.openai.responses.bodies import InputItemList
+from routes.openai.responses.conversation import PREVIOUS
+from routes.openai.responses.items import InputItem, StoredItems
+from routes.openai.responses.open_items import new_id
+from routes.openai.responses.store import Draft, StoredResponse
+from routes.services import services
+from routes.sse import compact
+from routes.validation import validated
+
+
+def find(response_id: str) -> StoredResponse:
+    """Return a stored response of this caller. Raises NotFound, whoever else may have one of that id."""
+    found = services().responses.find(_owner(), response_id)
+    if found is None:
+        raise NotFound("There is no stored response of this id; it may have expired.")
+    return found
+
+
+def delete(response_id: str) -> None:
+    """Delete a stored response of this caller. Raises NotFound."""
+    if not services().responses.delete(_owner(), response_id):
+        raise NotFound("There is no stored response of this id; it may have expired.")
+
+
+def find_previous(response_id: str) -> StoredResponse:
+    """Return the stored response that a request goes on from. Raises PreviousNotFound."""
+    found = services().responses.find(_owner(), response_id)
+    if found is None:
+        raise PreviousNotFound(
+            "There is no stored response of this id. A response is stored for an hour, if its request has store: true.",
+            PREVIOUS,
+        )
+    return found
+
+
+def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
+    """Return the conversation up to and with a stored response."""
+    if response is None:
+        return ()
+    limits = json_limits(services().settings.generation.max_model_len)
+    turns = [validated(StoredItems, {"items": read_json(turn.items, limits)}) for turn in response.turns]
+    return [item for turn in turns for item in turn.items]
+
+
+def draft(previous: StoredResponse | None, asked: Any) -> Draft:
+    """Return the room for a response to this input. Raises as `ResponseStore.draft` does."""
+    return services().responses.draft(_owner(), previous, compact(_listed(asked)).encode())
+
+
+def input_items(response: StoredResponse, limit: int, newest_first: bool, after: str | None) -> InputItemList:
+    """Return a page of the items that a stored response answers. Raises ValidationError for an unknown `after`."""
+    items = list(chain.from_iterable(json.loads(turn.items) for turn in response.turns[:-1]))
+    if newest_first:
+        items.reverse()
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise ValidationError("after is the id of no item of this response.", "after")
+    rest = items if after is None else items[ids.index(after) + 1 :]
+    page = rest[:limit]
+    return InputItemList(
+        object="list",
+        data=page,
+        first_id=page[0]["id"] if page else None,
+        last_id=page[-1]["id"] if page else None,
+        has_more=len(rest) > len(page),
+    )
+
+
+def _owner() -> str:
+    """Return whose responses a request may name: its client's, as budgets are charged."""
+    return caller.budget_key(request_state().client)
+
+
+def _listed(asked: Any) -> list[dict[str, Any]]:
+    """Return an input as a list of items, each with an id and a message's content as parts."""
+    items = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    return [_shown(item) for item in items]
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    kind = item.get("type") or "message"
+    shown = {"id": new_id({"message": "msg", "reasoning": "rs"}.get(kind, "fc")), "type": kind, "status": "completed"}
+    shown |= {name: value for name, value in item.items() if value is not None}
+    if kind == "message" and isinstance(item["content"], str):
+        part = "output_text" if item["role"] == "assistant" else "input_text"
+        shown["content"] = [{"type": part, "text": item["content"]}]
+    return shown

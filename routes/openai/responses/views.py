@@ -1,0 +1,73 @@
+"""The routes of the Responses API."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from edge.charging import charge, charge_if_refused
+from edge.gate import release_body
+from edge.route_table import JSON
+from engine.errors import Unsupported
+from routes import parsing
+from routes.openai.requests import json_limits
+from routes.openai.responses import stored
+from routes.openai.responses.bodies import DeletedResponse
+from routes.openai.responses.create import submit_response
+from routes.openai.responses.refusals import refuse_unsupported
+from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
+from routes.openai.responses.response import Answer
+from routes.services import services
+from routes.sse import EventStream
+from routes.validation import validated
+
+responses = Blueprint("responses", __name__, url_prefix="/v1/responses")
+
+
+@responses.post("")
+def create() -> Response:
+    """Answer an input of texts, images and results of functions."""
+    answer, stream = _submit()
+    release_body(request)
+    if stream:
+        answer.wait_for_commitment()
+        return EventStream(answer.events(), answer.close).response()
+    return jsonify(answer.whole())
+
+
+@responses.get("/<response_id>")
+def retrieve(response_id: str) -> Response:
+    """Show a response that was stored."""
+    if request.args.get("stream", "false").lower() != "false":
+        raise Unsupported("A stored response is not streamed again.", "stream")
+    return Response(stored.find(response_id).body, content_type=JSON)
+
+
+@responses.delete("/<response_id>")
+def delete(response_id: str) -> Response:
+    """Delete a response that was stored."""
+    stored.delete(response_id)
+    return jsonify(DeletedResponse(id=response_id, object="response", deleted=True))
+
+
+@responses.get("/<response_id>/input_items")
+def input_items(response_id: str) -> Response:
+    """List the items that a stored response answers, the newest first."""
+    found = stored.find(response_id)
+    asked = validated(InputItemsQuery, InputItemsQuery.values(request.args))
+    return jsonify(stored.input_items(found, asked.limit, asked.order == "desc", asked.after))
+
+
+# The body is read and dropped in a function of its own, so that nothing holds it while its answer is generated.
+
+
+def _submit() -> tuple[Answer, bool]:
+    limits = json_limits(services().settings.generation.max_model_len)
+
+    def read() -> tuple[ResponseRequest, object]:
+        values = parsing.json_object(limits)
+        refuse_unsupported(values)
+        return validated(ResponseRequest, values), values["input"]
+
+    body, asked = charge_if_refused(read)
+    charge()
+    return submit_response(body, asked), bool(body.stream)

@@ -1,0 +1,229 @@
+"""POST /v1/responses over scripted models: whole answers, and what reaches the model."""
+
+import threading
+
+import pytest
+
+from engine.types import TokenLogprob
+
+PATH = "/v1/responses"
+TOOL = {"type": "function", "name": "look", "description": "Looks.", "parameters": {"type": "object"}, "strict": False}
+CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "я"}}\n</tool_call>'
+
+
+def test_a_response_has_exactly_the_promised_fields(client):
+    """Names, nesting and values in force are what OpenAI's clients read; ids cannot be guessed."""
+    fields = {"model": "avibe", "input": "Hello", "instructions": "Be brief.", "max_output_tokens": 9}
+    response = client.post(PATH, json=fields | {"metadata": {"a": "b"}, "top_p": 0.5})
+    body = response.json
+    assert response.status_code == 200
+    assert len(body.pop("id")) == len("resp_") + 48
+    assert len(body["output"][0].pop("id")) == len("msg_") + 48
+    assert 1_700_000_000 < body.pop("created_at") <= body.pop("completed_at")
+    assert body == {
+        "object": "response",
+        "status": "completed",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": "Be brief.",
+        "max_output_tokens": 9,
+        "max_tool_calls": None,
+        "metadata": {"a": "b"},
+        "model": "avibe",
+        "output": [
+            {
+                "type": "message",
+                "status": "completed",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "An answer.", "annotations": [], "logprobs": []}],
+            }
+        ],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "default",
+        "store": False,
+        "temperature": 0.7,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": 0,
+        "top_p": 0.5,
+        "truncation": "disabled",
+        "usage": {
+            "input_tokens": 7,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 12,
+        },
+    }
+    assert response.headers["X-Model"] == "avibe"
+
+
+def test_the_client_reads_it(respond):
+    """The text of all messages, by the helper of OpenAI's client."""
+    response = respond()
+    assert (response.output_text, response.status, response.usage.total_tokens) == ("An answer.", "completed", 12)
+
+
+def test_an_answer_at_its_limit_is_incomplete(respond, avibe):
+    """With the reason; so is its message."""
+    avibe.finish_reason = "length"
+    response = respond(max_output_tokens=3)
+    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (response.output[0].status, response.completed_at) == ("incomplete", None)
+    assert avibe.only.sampling.max_tokens == 3
+
+
+def test_sampling_fields_reach_the_engine(respond, avibe):
+    """OpenAI's, and those that other servers have too."""
+    more = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "seed": 7, "stop": ["a", "b"]}
+    more |= {"presence_penalty": 0.5, "frequency_penalty": -0.5}
+    respond(temperature=0.3, top_p=0.9, extra_body=more)
+    sampling = avibe.only.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.3, 0.9, 20, 0.1)
+    assert (sampling.repetition_penalty, sampling.seed, sampling.stop) == (1.1, 7, ("a", "b"))
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.5, -0.5)
+
+
+def test_hints_change_nothing(respond, avibe):
+    """What clients set for OpenAI's billing, caches and filters is passed over, whatever it is."""
+    hints = {
+        "user": "somebody",
+        "safety_identifier": "x",
+        "prompt_cache_key": "y",
+        "prompt_cache_retention": "24h",
+        "service_tier": "flex",
+        "max_tool_calls": 3,
+        "truncation": "auto",
+        "background": False,
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "text": {"verbosity": "low"},
+        "reasoning": {"effort": "none", "summary": "auto"},
+        "stream_options": {"include_obfuscation": False},
+        "conversation": None,
+        "previous_response_id": None,
+        "extra_body": {
+            "client_metadata": {"a": 1},
+            "moderation": {},
+            "prompt_cache_options": {"ttl": "30m"},
+            "n": 1,
+            "min_tokens": 0,
+            "logit_bias": {},
+            "messages": [],
+            "context_management": [],
+        },
+    }
+    assert respond(**hints).output_text == respond().output_text
+    first, second = avibe.submitted
+    assert first.prompt == second.prompt
+    assert first.sampling == second.sampling
+
+
+def test_calls_are_items(respond, avibe):
+    """A text before them is a message; the arguments are a JSON text."""
+    avibe.text = f"Wait.\n{CALL}\n{CALL}"
+    message, first, second = respond(tools=[TOOL]).output
+    assert message.content[0].text == "Wait."
+    assert (first.type, first.name, first.arguments, first.status) == (
+        "function_call",
+        "look",
+        '{"at": "я"}',
+        "completed",
+    )
+    assert first.call_id != second.call_id
+    assert len({message.id, first.id, second.id}) == 3
+
+
+def test_tools_are_shown_to_the_model_in_the_templates_form(respond, avibe):
+    """The flat form of this protocol becomes the nested one that chat templates take."""
+    shown = respond(tools=[TOOL | {"defer_loading": True}], tool_choice="auto", parallel_tool_calls=False)
+    function = {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}
+    assert avibe.only.prompt.tools == ({"type": "function", "function": function},)
+    assert (shown.tools[0].name, shown.parallel_tool_calls) == ("look", False)
+
+
+def test_only_the_allowed_tools_are_shown(respond, avibe):
+    """The others exist for another request."""
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "look"}]}
+    shown = respond(tools=[TOOL, TOOL | {"name": "jump"}], tool_choice=allowed)
+    assert [tool["function"]["name"] for tool in avibe.only.prompt.tools] == ["look"]
+    assert shown.tool_choice.mode == "auto"
+    assert len(shown.tools) == 2
+
+
+@pytest.mark.parametrize("choice", ["auto", {"type": "auto"}])
+def test_a_free_choice_needs_no_tools(respond, choice):
+    """Programs send it whether or not they have any."""
+    assert respond(tool_choice=choice).tool_choice == "auto"
+
+
+def test_no_tools_are_shown_where_none_may_be_called(respond, avibe):
+    """tool_choice none."""
+    respond(tools=[TOOL], tool_choice="none")
+    assert avibe.only.prompt.tools == ()
+
+
+@pytest.mark.parametrize("effort", ["low", "medium", "high", "xhigh", "max"])
+def test_reasoning_is_an_item_of_its_own(respond, avibe, effort):
+    """Its tokens are counted apart; the answer is a message behind it."""
+    avibe.text = "<think>Hm.</think>Yes."
+    response = respond(reasoning={"effort": effort, "summary": "auto"})
+    reasoning, message = response.output
+    assert (reasoning.type, reasoning.content[0].text, reasoning.summary) == ("reasoning", "Hm.", [])
+    assert (message.content[0].text, response.output_text) == ("Yes.", "Yes.")
+    assert response.reasoning.effort == effort
+    assert avibe.only.prompt.thinking is True
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", None])
+def test_reasoning_is_off_by_default(respond, avibe, effort):
+    """Then the text is not parsed."""
+    avibe.text = "<think>Hm.</think>Yes."
+    assert respond(reasoning={"effort": effort}).output_text == avibe.text
+    assert avibe.only.prompt.thinking is False
+
+
+def test_reasoning_tokens_are_those_of_its_pieces(client, avibe):
+    """Counted while the model reasons, up to the mark of its end, in a whole answer too."""
+    avibe.hold, avibe.text = True, "Yes."
+    answers = []
+    fields = {"model": "avibe", "input": "Hello", "reasoning": {"effort": "high"}}
+    thread = threading.Thread(target=lambda: answers.append(client.post(PATH, json=fields).json))
+    thread.start()
+    avibe.wait_for(lambda backend: backend.submitted)
+    request_id = avibe.only.request_id
+    avibe.push(request_id, "<think>One", token_ids=(1, 2))
+    avibe.push(request_id, " two", token_ids=(3,))
+    avibe.push(request_id, "</think>", token_ids=(4,))
+    avibe.finish(request_id)
+    thread.join()
+    assert answers[0]["usage"]["output_tokens_details"] == {"reasoning_tokens": 4}
+    assert [item["type"] for item in answers[0]["output"]] == ["reasoning", "message"]
+
+
+def test_log_probabilities_come_if_they_are_included(respond, avibe):
+    """By `include`, or by a number of alternatives; otherwise the engine is not asked for them."""
+    avibe.logprobs = [TokenLogprob(1, "An", -0.5, ((1, "An", -0.5), (2, "A", -1.5)))]
+    part = respond(include=["message.output_text.logprobs"], top_logprobs=2).output[0].content[0]
+    assert [(token.token, token.logprob, len(token.top_logprobs)) for token in part.logprobs] == [("An", -0.5, 2)]
+    respond(top_logprobs=3)
+    respond(top_logprobs=0)
+    assert [request.sampling.logprobs for request in avibe.submitted] == [2, 3, None]
+
+
+def test_an_empty_answer_is_an_empty_message(respond, avibe):
+    """There is always an item."""
+    avibe.text = ""
+    response = respond()
+    assert [item.content[0].text for item in response.output] == [""]
+
+
+def test_it_is_counted_as_this_protocols(client):
+    """In Prometheus, and against the budget of generations."""
+    client.post(PATH, json={"model": "avibe", "input": "Hello"})
+    counted = 'avito_ai_requests_total{model="avibe",protocol="openai_responses",status="success"} 1.0'
+    assert counted in client.get("/metrics").text
