@@ -15,7 +15,7 @@ from routes.openai.tools import toolbox
 
 # Values of reasoning_effort that switch reasoning on.
 REASONING_EFFORTS = ("low", "medium", "high", "xhigh", "max")
-NAMES = FieldNames(answer_format="response_format", reasoning="reasoning_effort")
+NAMES = FieldNames(answer_format="response_format", reasoning="chat_template_kwargs.enable_thinking")
 
 
 def submit_chat(body: ChatRequest) -> tuple[ChatRun, ChatResponse]:
@@ -27,27 +27,30 @@ def submit_chat(body: ChatRequest) -> tuple[ChatRun, ChatResponse]:
     return run, ChatResponse(run, body)
 
 
-def reasoning_enabled(body: ChatRequest) -> bool:
-    """Return whether the model may reason first; the template's switch takes precedence over the effort."""
+def _thinking(body: ChatRequest, free: bool) -> bool:
+    """Return whether the model may reason first. free: whether its answers have no fixed form.
+
+    The template's switch is an order, the effort a hint, which answers of a fixed form leave no room for.
+    """
     switch = body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs is not None else None
-    return body.reasoning_effort in REASONING_EFFORTS if switch is None else switch
+    return free and body.reasoning_effort in REASONING_EFFORTS if switch is None else switch
 
 
 def _task(body: ChatRequest) -> ChatTask:
     _, backend = find_model(body.model)
     tools = toolbox(body.tools, body.tool_choice, body.parallel_tool_calls, backend.info, NAMES)
-    said = conversation(body.messages, backend.info)
+    said, form = conversation(body.messages, backend.info), answer_format(body.response_format)
     return ChatTask(
         model=body.model,
         messages=said.messages,
         images=said.images,
         toolbox=tools,
         names=NAMES,
-        answer_format=answer_format(body.response_format),
+        answer_format=form,
         sampling=sampling(body),
         n=body.n or 1,
         logprobs=_logprobs(body),
-        thinking=reasoning_enabled(body),
+        thinking=_thinking(body, free=form is None and not tools.forced),
     )
 
 

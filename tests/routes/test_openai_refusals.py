@@ -86,7 +86,10 @@ MISTAKES = [
     ({"response_format": schema_format({"title": "x" * 65536})}, BOUNDS),
     ({"response_format": schema_format(nested(32))}, BOUNDS),
     ({"response_format": schema_format({"enum": list(range(2000))})}, BOUNDS),
-    ({"response_format": SCHEMA, "reasoning_effort": "high"}, "reasoning_effort"),
+    (
+        {"response_format": SCHEMA, "chat_template_kwargs": {"enable_thinking": True}},
+        "chat_template_kwargs.enable_thinking",
+    ),
     ({"response_format": SCHEMA, "ignore_eos": True}, "ignore_eos"),
     ({"response_format": SCHEMA, "tools": [TOOL]}, "response_format"),
     ({"response_format": SCHEMA, "tools": [TOOL], "tool_choice": "required"}, "response_format"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from engine.types import Vocabulary
 from routes.chat.answer_format import AnswerFormat
 from routes.openai.structured_output import answer_format
 from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, REQUEST, STREAM_OPTIONS, TEMPLATE, TOOL
@@ -264,3 +265,14 @@ def test_a_choice_of_tools_by_another_name_means_the_same(client, sent, usual):
     body = {"model": "avibe", "messages": HELLO, "tools": [FUNCTION]}
     one, other = (validated(models.chat, body | {"tool_choice": choice}) for choice in (sent, usual))
     assert one.tool_choice == other.tool_choice
+
+
+@pytest.mark.parametrize("fixed", [{"response_format": {"type": "json_object"}}, {"tool_choice": "required"}])
+def test_an_effort_is_a_hint_where_the_answer_has_a_fixed_form(client, avibe, fixed):
+    """Such an answer begins at once; with a free one, the effort lets the model reason."""
+    tokens = (b"", *(bytes([number]) for number in range(256)))
+    avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
+    tools = {"tools": [FUNCTION]} if "tool_choice" in fixed else {}
+    assert ask(client, reasoning_effort="high", **tools).status_code == 200
+    assert ask(client, reasoning_effort="high", **tools, **fixed).status_code == 200
+    assert [request.prompt.thinking for request in avibe.submitted] == [True, False]
