@@ -3,9 +3,10 @@
     python -m benchmarks.stream_cost [--events N] [--rounds N] [--results FOLDER]
 
 A scripted backend answers POST /v1/chat/completions with N pieces, which are written as Gunicorn writes them, to a
-socket that another process reads. `building` creates the events only; `writing` sends the same bytes through Gunicorn's
-chunked encoding only; `both` does both. In `waking` a second thread produces one piece at a time and waits until its
-event is written, which adds two thread switches.
+socket that another process reads. `building` creates the events of a text only, `arguments` and `reasoning` those of
+texts that are parsed; `writing` sends the events of a text through Gunicorn's chunked encoding only; `both` does both.
+In `waking` a second thread produces one piece at a time and waits until its event is written, which adds two thread
+switches.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gunicorn.util import write_chunk
 
@@ -35,7 +37,9 @@ from serving.connection import ClientSocket
 from tests.fakes import FakeMachine, ScriptedBackend
 
 TEXT = " объявление"
-TARGET_US = 60.0
+TOOL = {"type": "function", "function": {"name": "look"}}
+CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "'
+TARGET_US = 5.0  # to build an event of any kind
 PACKAGES = ("flask", "gunicorn")
 
 
@@ -53,11 +57,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.results:
         facts, title = record.facts(PACKAGES), "What an event of a stream costs"
         record.write("stream_cost", facts, {"costs_us": costs}, title, [table], options.results)
-    return int(medians["building"] > TARGET_US)
+    return int(max(medians[name] for name in BUILT) > TARGET_US)
 
 
 def _building(events: int) -> float:
     with _stream(events) as stream:
+        return _timed(lambda: [None for _ in stream])
+
+
+def _arguments(events: int) -> float:
+    with _stream(events, begin=CALL, asked={"tools": [TOOL]}) as stream:
+        return _timed(lambda: [None for _ in stream])
+
+
+def _reasoning(events: int) -> float:
+    with _stream(events, begin="<think>", asked={"reasoning_effort": "high"}) as stream:
         return _timed(lambda: [None for _ in stream])
 
 
@@ -91,25 +105,31 @@ def _waking(events: int) -> float:
 
 MEASURES: dict[str, Callable[[int], float]] = {
     "building": _building,
+    "arguments": _arguments,
+    "reasoning": _reasoning,
     "writing": _writing,
     "both": _both,
     "waking": _waking,
 }
+BUILT = ("building", "arguments", "reasoning")
 
 
 @contextmanager
-def _stream(events: int, backend: ScriptedBackend | None = None) -> Iterator[Iterable[bytes]]:
-    """Yield the events of one answer; without a given backend all its pieces are ready."""
+def _stream(
+    events: int, backend: ScriptedBackend | None = None, begin: str = "", asked: dict[str, Any] | None = None
+) -> Iterator[Iterable[bytes]]:
+    """Yield the events of one answer; without a given backend all its pieces are ready, behind `begin`."""
     ready = backend is None
     backend = backend or ScriptedBackend("avibe")
     backend.hold = True
     off = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "WARNING"}
     app = create_app(load_settings(off, None), ModelSet({"avibe": backend}), FakeMachine())
-    body = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    body = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]} | (asked or {})
     with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
         app.preprocess_request()
         submitted, response = chat.submit_chat(ChatRequest.model_validate(body))
     if ready:
+        backend.push("event", begin)
         for _ in range(events):
             backend.push("event", TEXT)
         backend.finish("event")

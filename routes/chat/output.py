@@ -1,193 +1,201 @@
-"""Parses the text of a model into reasoning at its start, tool calls and the answer itself.
+"""Parses the text of a model into reasoning, tool calls and the answer itself.
 
-The parser takes the text in pieces and returns each part as soon as it is unambiguous; no text is lost. A call that is
-not valid JSON, or names no tool of the request, stays in the content.
+The parser takes the text in pieces and returns each part as soon as it is unambiguous; the parts do not depend on the
+pieces. The tags of the chat template never become text of an answer:
+
+    - Between `<tool_call>` and its end stands one call. What is no call of a tool of the request, or no JSON before its
+      arguments begin, becomes content without the tags. A tag without a partner is left out.
+    - A call whose arguments have begun stays a call. If they do not come to an end, because the answer was cut or is
+      not JSON any more, it ends incomplete; the rest of such a block is passed over.
+    - The arguments of a complete call are a JSON object (`JsonStream`), whatever the model wrote.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+from routes.chat.call_stream import CallStream
+from routes.chat.json_stream import WHITE
+from routes.chat.parts import (
+    Call,
+    CallArguments,
+    CallBegin,
+    CallEnd,
+    Content,
+    ParsedAnswer,
+    Part,
+    Reasoning,
+)
+
+__all__ = [
+    "Call",
+    "CallArguments",
+    "CallBegin",
+    "CallEnd",
+    "Content",
+    "OutputParser",
+    "ParsedAnswer",
+    "Part",
+    "Reasoning",
+    "Shape",
+]
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 THINK, THINK_END = "<think>", "</think>"
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """A piece of the answer itself."""
+class Shape:
+    """What else is known of the text of an answer.
 
-    text: str
+    calls: tags of calls may occur even if none can be made, by habit; forced: it consists of calls; exclusive: it
+    consists of calls, or of a text in which nothing is a tag; parallel: all calls are shown, not the first alone.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """A piece of the reasoning before the answer."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallBegin:
-    """A call begins. index: among the calls of the answer."""
-
-    index: int
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallArguments:
-    """A piece of a call's arguments; joined, they are a JSON text."""
-
-    index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class CallEnd:
-    """A call ends. complete: False if the answer was cut in it, so that its arguments are only a beginning."""
-
-    index: int
-    complete: bool
-
-
-Part = Content | Reasoning | CallBegin | CallArguments | CallEnd
-
-
-@dataclass(slots=True)
-class Call:
-    """A call of a whole answer. arguments: a JSON text, or the beginning of one."""
-
-    id: str
-    name: str
-    arguments: str = ""
-    complete: bool = False
-
-
-@dataclass(slots=True)
-class ParsedAnswer:
-    """The parts of a whole answer."""
-
-    content: str = ""
-    reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, parts: Iterable[Part]) -> ParsedAnswer:
-        """Return the answer that a parser's parts make."""
-        answer = cls()
-        for part in parts:
-            match part:
-                case Content():
-                    answer.content += part.text
-                case Reasoning():
-                    answer.reasoning += part.text
-                case CallBegin():
-                    answer.calls.append(Call(part.id, part.name))
-                case CallArguments():
-                    answer.calls[part.index].arguments += part.text
-                case CallEnd():
-                    answer.calls[part.index].complete = part.complete
-        return answer
+    calls: bool = False
+    forced: bool = False
+    exclusive: bool = False
+    parallel: bool = True
 
 
 class OutputParser:
-    """Parses one answer. tools: the functions it may call; reasoning: whether a reasoning block may come first."""
+    """Parses one answer. tools: the functions that it may call; reasoning: whether it may reason first."""
 
-    def __init__(self, tools: Set[str], reasoning: bool) -> None:
-        self._tools = tools
+    def __init__(self, tools: Set[str], reasoning: bool, shape: Shape = Shape()) -> None:
+        self._tools, self._shape = tools, shape
+        self._call_tags = (CALL, CALL_END) if tools or shape.calls else ()
+        self._tags = self._call_tags + ((THINK, THINK_END) if reasoning else ())
         self._held = ""
-        self._read = self._begin if reasoning else self._content
-        self._after_tag = False  # line ends after a tag are dropped
-        self.calls = 0
+        self._passed_over = ""  # characters that are left out until another one comes
+        self._read: Callable[[list[Part]], bool] = self._begin if shape.exclusive else self._content
+        self._call = CallStream(tools)
+        self._calls = 0  # that have begun
+        self._texts: set[type[Content | Reasoning]] = set()  # that have been shown
+        self._parted: set[type[Content | Reasoning]] = set()  # those of them behind which a tag stood
 
     def feed(self, text: str) -> list[Part]:
         """Take the next piece of text and return the parts that are unambiguous now."""
         self._held += text
-        return [part for part in self._parts() if not isinstance(part, Content | Reasoning) or part.text]
+        parts: list[Part] = []
+        goes_on = True
+        while goes_on:
+            if self._passed_over:
+                self._held = self._held.lstrip(self._passed_over)
+                self._passed_over = "" if self._held else self._passed_over
+            goes_on = bool(self._held) and self._read(parts)
+        return parts
 
     def finish(self) -> list[Part]:
-        """Return the rest at the end: an unfinished call is content, unfinished reasoning is reasoning."""
+        """Return the rest at the end."""
+        parts: list[Part] = []
         rest, self._held = self._held, ""
-        if self._read == self._reasoning:
-            return [Reasoning(rest)] if rest else []
-        if self.calls and not rest.strip():
-            return []
-        return [Content(rest)] if rest else []
+        if self._read == self._in_call:
+            self._show(self._call.finish(), parts, ended=True)
+        elif self._read != self._skipped:
+            at = _tag_begin(rest, self._tags)
+            # A single character is rather a sign of the text than the beginning of a tag.
+            if at < len(rest) - 1 or self._shape.forced or self._calls:
+                rest = rest[:at].rstrip()
+            if not (self._calls and rest.isspace()):
+                self._add(Reasoning if self._read == self._reasoning else Content, rest, "", parts)
+        return parts
 
-    def _parts(self) -> Iterator[Part]:
-        reader = None
-        while reader != self._read:
-            reader = self._read
-            if self._after_tag:
-                self._held = self._held.lstrip("\n")
-                self._after_tag = not self._held
-            yield from reader()
+    # Each reader takes what it can from `_held` and returns whether another reader, or itself, goes on with the rest.
 
-    def _enter(self, reader: Callable[[], Iterator[Part]], rest: str) -> None:
-        self._read, self._held, self._after_tag = reader, rest, True
+    def _begin(self, parts: list[Part]) -> bool:
+        if CALL.startswith(self._held):
+            decided = self._held == CALL
+            self._read = self._content if decided else self._begin
+            return decided
+        self._read = self._content if self._held.startswith(CALL) else self._verbatim
+        return True
 
-    def _begin(self) -> Iterator[Part]:
-        start = self._held.lstrip()
-        if start.startswith(THINK):
-            self._enter(self._reasoning, start[len(THINK) :])
-        elif not THINK.startswith(start):
+    def _verbatim(self, parts: list[Part]) -> bool:
+        parts.append(Content(self._held))
+        self._held = ""
+        return False
+
+    def _content(self, parts: list[Part]) -> bool:
+        text, tag = self._until_tag(self._tags)
+        self._add(Content, text, tag, parts)
+        if tag == CALL:
+            self._call, self._read = CallStream(self._tools), self._in_call
+        elif tag == THINK:
+            self._read = self._reasoning
+        return bool(tag)
+
+    def _reasoning(self, parts: list[Part]) -> bool:
+        text, tag = self._until_tag(self._tags)
+        self._add(Reasoning, text, tag, parts)
+        if tag == THINK_END:
             self._read = self._content
-        yield from ()
+        return bool(tag)
 
-    def _reasoning(self) -> Iterator[Part]:
-        reasoning, ended, rest = self._held.partition(THINK_END)
+    def _in_call(self, parts: list[Part]) -> bool:
+        call = self._call
+        arguments, self._held = call.feed(self._held), ""
+        if call.broken and not call.name:
+            self._held, self._read = call.text, self._content
+            return True
+        ended = call.done or call.broken
+        self._show(arguments, parts, ended)
         if ended:
-            self._enter(self._content, rest)
-            yield Reasoning(reasoning.rstrip())
+            self._held, self._read = call.rest, self._content if call.done else self._skipped
+            self._passed_over = f"{WHITE}}}]" if call.done else ""
+        return ended
+
+    def _skipped(self, parts: list[Part]) -> bool:
+        _, tag = self._until_tag(self._call_tags)
+        if tag:
+            self._read = self._content
+        if tag == CALL:
+            self._call, self._read = CallStream(self._tools), self._in_call
+        return bool(tag)
+
+    def _until_tag(self, tags: tuple[str, ...]) -> tuple[str, str]:
+        """Take the text before the next tag, and the tag; without one, the text that cannot be part of a tag."""
+        if not tags:
+            text, self._held = self._held, ""
+            return text, ""
+        at = self._held.find("<")
+        while at >= 0:
+            for tag in tags:
+                if self._held.startswith(tag, at):
+                    text, self._held = self._held[:at].rstrip(), self._held[at + len(tag) :]
+                    self._passed_over = "\n"
+                    return text, tag
+            at = self._held.find("<", at + 1)
+        text = self._held[: _tag_begin(self._held, tags)].rstrip()
+        self._held = self._held[len(text) :]
+        return text, ""
+
+    def _add(self, kind: type[Content | Reasoning], text: str, tag: str, parts: list[Part]) -> None:
+        """Add a text and note the tag behind it, which leaves a line break: what it parts may not become a tag."""
+        if text:
+            parts.append(kind(f"\n{text}" if kind in self._parted else text))
+            self._texts.add(kind)
+            self._parted.discard(kind)
+        if tag:
+            self._parted |= self._texts
+
+    def _show(self, arguments: str, parts: list[Part], ended: bool) -> None:
+        """Add what is known now of the call that is being read."""
+        call = self._call
+        if not call.name or (self._calls and not self._shape.parallel and not call.begun):
             return
-        certain = _certain(self._held, THINK_END)
-        self._held = self._held[len(certain) :]
-        yield Reasoning(certain)
-
-    def _content(self) -> Iterator[Part]:
-        while self._tools and (start := self._held.find(CALL)) >= 0:
-            before, (body, ended, rest) = self._held[:start], self._held[start + len(CALL) :].partition(CALL_END)
-            if not ended:
-                yield from self._before(before)
-                self._held = self._held[start:]
-                return
-            call = self._call(body)
-            if call is None:
-                yield Content(before + CALL + body + CALL_END)
-            else:
-                yield from self._before(before)
-                yield from self._parts_of(*call)
-            self._held = rest
-        certain = _certain(self._held, CALL) if self._tools else self._held
-        self._held = self._held[len(certain) :]
-        yield Content(certain)
-
-    def _before(self, text: str) -> Iterator[Part]:
-        if text.strip():
-            yield Content(text.rstrip())
-
-    def _parts_of(self, name: str, arguments: str) -> Iterator[Part]:
-        index, self.calls = self.calls, self.calls + 1
-        yield CallBegin(index, f"call_{uuid.uuid4().hex[:24]}", name)
-        yield CallArguments(index, arguments)
-        yield CallEnd(index, complete=True)
-
-    def _call(self, body: str) -> tuple[str, str] | None:
-        try:
-            call = json.loads(body)
-            name, arguments = call["name"], call.get("arguments", {})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None
-        if name not in self._tools or not isinstance(arguments, dict):
-            return None
-        return name, json.dumps(arguments, ensure_ascii=False)
+        if not call.begun:
+            call.begun = True
+            self._calls += 1
+            parts.append(CallBegin(self._calls - 1, f"call_{uuid.uuid4().hex[:24]}", call.name))
+        if arguments:
+            parts.append(CallArguments(self._calls - 1, arguments))
+        if ended:
+            parts.append(CallEnd(self._calls - 1, call.whole))
 
 
-def _certain(text: str, tag: str) -> str:
-    """Return the text without a suffix that may be a prefix of the tag, and without the blanks before that."""
-    length = next((size for size in range(len(tag) - 1, 0, -1) if text.endswith(tag[:size])), 0)
-    return text[: len(text) - length].rstrip()
+def _tag_begin(text: str, tags: tuple[str, ...]) -> int:
+    """Return where a tag may begin that the text ends within, the length of the text if none does."""
+    at = text.rfind("<")
+    return at if at >= 0 and any(tag.startswith(text[at:]) for tag in tags) else len(text)

@@ -15,7 +15,7 @@ from routes.chat.grammars import NewMask, new_mask
 from routes.chat.lengths import prompt_in
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
-from routes.chat.output import OutputParser, ParsedAnswer
+from routes.chat.output import OutputParser, ParsedAnswer, Shape
 from routes.chat.sampling import Sampling, choices
 from routes.chat.toolbox import Toolbox
 from routes.generation_run import Run, watching
@@ -46,21 +46,23 @@ class ChatTask:
 class ChatRun:
     """The answers of a task, which keep nothing of its request.
 
-    tools: the functions that the answers may call; thinking: whether they may start with reasoning.
+    tools: the functions that the answers may call; thinking: whether they may start with reasoning; shape: what else is
+    known of their texts.
     """
 
     run: Run
     tools: frozenset[str]
     thinking: bool
+    shape: Shape = Shape()
 
     @property
     def plain(self) -> bool:
         """True if every answer is text alone, so that its pieces need no parser."""
-        return not self.tools and not self.thinking
+        return not (self.tools or self.thinking or self.shape.calls)
 
     def new_parser(self) -> OutputParser:
         """Return a parser for one answer that is streamed."""
-        return OutputParser(self.tools, self.thinking)
+        return OutputParser(self.tools, self.thinking, self.shape)
 
     def parsed(self, completion: Completion) -> ParsedAnswer:
         """Return the parts of a whole answer."""
@@ -80,7 +82,18 @@ def submit(task: ChatTask) -> ChatRun:
         if error.param == "messages":  # the engine's name of the field
             error.param = task.names.messages
         raise
-    return ChatRun(run, task.toolbox.names, task.thinking)
+    return ChatRun(run, task.toolbox.names, task.thinking, _shape(task))
+
+
+def _shape(task: ChatTask) -> Shape:
+    """Return what is known of the answers' texts. After calls in the history a model writes more, if only by habit."""
+    history = any("tool_calls" in message or message["role"] == "tool" for message in task.messages)
+    return Shape(
+        calls=history or task.toolbox.given,
+        forced=task.toolbox.forced,
+        exclusive=task.answer_format is not None and not task.toolbox.forced,
+        parallel=task.toolbox.parallel,
+    )
 
 
 def _new_mask(task: ChatTask, backend: Backend) -> NewMask:

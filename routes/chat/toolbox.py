@@ -62,6 +62,12 @@ class Toolbox:
                 f"{names.tool_choice} names a function that is not among the {names.tools}.", names.tool_choice
             )
         self._choice: Choice = choice or "auto"
+        self.parallel = parallel
+
+    @property
+    def given(self) -> bool:
+        """True if the request has tools, though the model may not be allowed to call any."""
+        return bool(self._tools)
 
     @property
     def names(self) -> frozenset[str]:

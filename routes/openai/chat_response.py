@@ -7,20 +7,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edge.request_state import request_state
-from engine.types import Completion, Piece, TokenLogprob
+from engine.types import Completion
 from routes import sse
-from routes.chat.output import Call, CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
+from routes.chat.output import ParsedAnswer
 from routes.chat.task import ChatRun
 from routes.openai import answers
+from routes.openai.chat_events import ChoiceEvents, ParsedChoiceEvents, finish_reason, shown_call
 from routes.openai.requests import ChatRequest
 from routes.response_models import (
     AnswerMessage,
-    CalledFunction,
     ChatChoice,
     ChatCompletion,
-    ChatFinishReason,
-    ChatLogprobs,
-    ToolCall,
 )
 
 
@@ -64,25 +61,13 @@ class ChatResponse:
         return shown | ({"usage": None} if self._include_usage else {})
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
-        message = self._message(completion)
+        answer = self._chat.parsed(completion)
         return ChatChoice(
             index=index,
-            message=message,
+            message=_message(answer),
             logprobs=answers.chat_logprobs(completion.logprobs) if self._logprobs else None,
-            finish_reason=_finish_reason(completion, called="tool_calls" in message),
+            finish_reason=finish_reason(completion, answer.called),
         )
-
-    def _message(self, completion: Completion) -> AnswerMessage:
-        answer = self._chat.parsed(completion)
-        calls = [_shown_call(call) for call in answer.calls]
-        message = AnswerMessage(
-            role="assistant", content=answer.content if answer.content or not calls else None, refusal=None
-        )
-        if answer.reasoning:
-            message["reasoning_content"] = answer.reasoning
-        if calls:
-            message["tool_calls"] = calls
-        return message
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
@@ -103,82 +88,19 @@ class ChatResponse:
             yield sse.event(self.chunk([]) | {"usage": answers.usage(ordered)})
         yield answers.DONE
 
-    def _choice_events(self, index: int) -> _ChoiceEvents:
+    def _choice_events(self, index: int) -> ChoiceEvents:
         if self._chat.plain and not self._logprobs:
-            return _ChoiceEvents(self, index)
-        return _ParsedChoiceEvents(self, index, self._chat.new_parser(), self._logprobs)
+            return ChoiceEvents(self.chunk, index)
+        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._logprobs)
 
 
-class _ChoiceEvents:
-    """The events of one answer that consists of text alone."""
-
-    def __init__(self, response: ChatResponse, index: int) -> None:
-        self._response, self._index = response, index
-        self._text = sse.TextEvents(self._change({"content": sse.TextEvents.HOLE}))
-
-    def begin(self) -> bytes:
-        """Return the first event."""
-        return sse.event(self._change({"role": "assistant", "content": ""}))
-
-    def show(self, piece: Piece) -> bytes:
-        """Return the events for a piece, b"" if there are none."""
-        return self._text(piece.text) if piece.text else b""
-
-    def end(self, completion: Completion) -> bytes:
-        """Return the last event."""
-        return sse.event(self._change({}, completion.finish_reason))
-
-    def _change(self, delta: dict[str, Any], end: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": end}
-        return self._response.chunk([choice])
-
-
-class _ParsedChoiceEvents(_ChoiceEvents):
-    """The events of one answer with log probabilities, calls or reasoning."""
-
-    def __init__(self, response: ChatResponse, index: int, parser: OutputParser, logprobs: bool) -> None:
-        super().__init__(response, index)
-        self._parser, self._with_logprobs = parser, logprobs
-        self._called = False
-        self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
-
-    def show(self, piece: Piece) -> bytes:
-        self._pending += piece.logprobs
-        return self._shown(self._parser.feed(piece.text))
-
-    def end(self, completion: Completion) -> bytes:
-        rest = self._shown(self._parser.finish())
-        reason = _finish_reason(completion, called=self._called)
-        return rest + sse.event(self._change({}, reason, self._logprobs()))
-
-    def _shown(self, parts: Sequence[Part]) -> bytes:
-        shown = [part for part in parts if not isinstance(part, CallEnd)]
-        return b"".join(sse.event(self._change(self._delta(part), logprobs=self._logprobs())) for part in shown)
-
-    def _delta(self, part: Content | Reasoning | CallBegin | CallArguments) -> dict[str, Any]:
-        match part:
-            case CallBegin():
-                self._called = True
-                return {"tool_calls": [{"index": part.index, **_shown_call(Call(part.id, part.name))}]}
-            case CallArguments():
-                return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
-            case Content():
-                return {"content": part.text}
-            case Reasoning():
-                return {"reasoning_content": part.text}
-
-    def _logprobs(self) -> ChatLogprobs | None:
-        """Return the log probabilities of the tokens since the last event, None if there are none."""
-        logprobs = answers.chat_logprobs(self._pending) if self._with_logprobs else None
-        self._pending = []
-        return logprobs if logprobs and logprobs["content"] else None
-
-
-def _shown_call(call: Call) -> ToolCall:
-    return ToolCall(id=call.id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
-
-
-def _finish_reason(completion: Completion, called: bool) -> ChatFinishReason:
-    """Return why an answer ended: a call counts only if the answer was not cut by its length."""
-    reason = answers.finish_reason(completion)
-    return "tool_calls" if called and reason == "stop" else reason
+def _message(answer: ParsedAnswer) -> AnswerMessage:
+    calls = [shown_call(call) for call in answer.calls]
+    message = AnswerMessage(
+        role="assistant", content=answer.content if answer.content or not calls else None, refusal=None
+    )
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message

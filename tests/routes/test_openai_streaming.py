@@ -46,13 +46,14 @@ def deltas(events):
 
 
 def started(app, avibe, **fields):
-    """Return a chat in the middle of its stream; `avibe` still holds the answer."""
+    """Return a chat in the middle of its stream, which may call its tools; `avibe` still holds the answer."""
     avibe.hold = True
     body = {"model": "avibe", "messages": HELLO, "stream": True} | fields
+    tools = frozenset(tool["function"]["name"] for tool in fields.get("tools", ()))
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        return run, ChatResponse(ChatRun(run, frozenset(), False), ChatRequest.model_validate(body))
+        return run, ChatResponse(ChatRun(run, tools, False), ChatRequest.model_validate(body))
 
 
 def test_a_chat_comes_in_events(client):
