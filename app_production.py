@@ -34,6 +34,7 @@ from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
+from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
 from routes.description import describe
 from routes.locale import api_sentence, sentence_in
@@ -100,18 +101,8 @@ def create_app(
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
-    served = (
-        health.health,
-        health.metrics,
-        api.api,
-        openai,
-        responses_api,
-        docs.docs,
-        pages.pages,
-        status.status,
-        assets.assets,
-    )
-    for blueprint in served:
+    served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs)
+    for blueprint in (*served, pages.pages, status.status, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

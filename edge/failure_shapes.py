@@ -11,7 +11,7 @@ from enum import Enum
 
 from edge.bodies import AnthropicFailure, AnthropicFailureDetails, ApiFailure, OpenaiFailure
 from edge.errors import Sentence, api_body, meaning_of, openai_body
-from engine.errors import ServiceError
+from engine.errors import ContextTooLong, ServiceError
 
 
 class Shape(Enum):
@@ -34,6 +34,7 @@ ANTHROPIC_KINDS: Mapping[int, str] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+PROMPT_TOO_LONG = "prompt is too long"  # by which agents know that they have to shorten their conversation
 ANTHROPIC_REFUSAL, ANTHROPIC_FAILURE = "invalid_request_error", "api_error"
 
 
@@ -67,5 +68,13 @@ def anthropic_body(error: ServiceError, request_id: str, status: int | None = No
     """Return the body of a failure as Anthropic's clients read it. status: as for `json_body`."""
     status = meaning_of(error).status if status is None else status
     kind = ANTHROPIC_KINDS.get(status, ANTHROPIC_REFUSAL if status < 500 else ANTHROPIC_FAILURE)
-    details = AnthropicFailureDetails(type=kind, message=error.message)
+    details = AnthropicFailureDetails(type=kind, message=_anthropic_message(error))
     return AnthropicFailure(type="error", error=details, request_id=request_id)
+
+
+def _anthropic_message(error: ServiceError) -> str:
+    """Return the message with the field that is wrong, for which there is no field of its own."""
+    if isinstance(error, ContextTooLong):
+        return f"{PROMPT_TOO_LONG}: {error.message}"
+    param = getattr(error, "param", None)
+    return error.message if param is None or param in error.message else f"{param}: {error.message}"

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-# One field a line, no folded one, none without its colon; the target is a path without a query.
+# One field a line, no folded one, none without its colon; the target is a path, with a plain query or none.
 _HEAD = re.compile(
-    rb"POST (/[A-Za-z0-9/_\-.]*) HTTP/1\.1\r\n((?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n){0,100})\r\n"
+    rb"POST (/[A-Za-z0-9/_\-.]*)(?:\?[A-Za-z0-9=&_\-.]*)? HTTP/1\.1\r\n((?:"
+    + _TOKEN
+    + rb":[\t\x20-\x7e\x80-\xff]*\r\n){0,100})\r\n"
 )
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _MAX_HEAD_BYTES = 8000  # below every limit of the server's parser
@@ -20,7 +22,7 @@ _ONCE = frozenset(
 
 @dataclass(frozen=True)
 class RequestHead:
-    """path: as sent; fields: the values of each field in order, by its name in lower case, without spaces around."""
+    """A path without its query, and the values of each field in order, by its name in lower case, without spaces."""
 
     path: str
     fields: dict[str, list[str]]

@@ -92,6 +92,8 @@ ROUTES: Mapping[str, Row] = {
     "GET /v1/responses/<response_id>": STORED,
     "DELETE /v1/responses/<response_id>": STORED,
     "GET /v1/responses/<response_id>/input_items": STORED,
+    "POST /v1/messages": Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, protocol=Protocol.ANTHROPIC_MESSAGES),
+    "POST /v1/messages/count_tokens": Row(budget=Budget.COUNTING, bodies={JSON: 64 * MIB}),
     "GET /api/docs": Row(),
     "GET /api/openapi.json": Row(),
     "GET /api/health": Row(budget=Budget.HEALTH),

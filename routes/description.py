@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from werkzeug.routing import Rule
 
 from edge import bodies
+from edge.failure_shapes import Shape, shape_of
 from edge.route_table import JSON, ROUTES, Budget, Need, Row
 from routes.route_bodies import ANY, EVENTS, HTML, LINES, Model, RouteBodies, route_bodies
 from routes.services import services
@@ -30,6 +31,11 @@ ABOUT = (
     "optional field means that the field is absent; an unknown field is an error that names it; `/v1` "
     "passes over those that change no answer."
 )
+FAILURES: Mapping[Shape, Model] = {
+    Shape.API: bodies.ApiFailure,
+    Shape.OPENAI: bodies.OpenaiFailure,
+    Shape.ANTHROPIC: bodies.AnthropicFailure,
+}
 STATUSES = {
     400: "The request is not valid; the message names the field.",
     401: "The administrator's key is missing or wrong.",
@@ -95,7 +101,8 @@ def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
     statuses |= {400, 413, 415} if row.bodies else set()
     statuses |= {429} if row.budget else set()
     statuses |= {500, 503, 504} if row.budget is Budget.GENERATION else set()
-    statuses |= {404} if row.cost_in_body and rule.rule.startswith("/v1") else set()
+    statuses |= {503, 504} if row.budget is Budget.COUNTING else set()
+    statuses |= {404} if row.bodies and rule.rule.startswith("/v1") else set()
     statuses |= {401, 403} if row.need not in (Need.OPEN, Need.PROBE) else set()
     success = {
         "description": "Success.",
@@ -112,12 +119,9 @@ def _other(status: int, model: Model | None) -> dict[str, Any]:
 
 
 def _failure(path: str, status: int) -> dict[str, Any]:
-    shown: tuple[str, Model | None] = (HTML, None)
-    if path.startswith("/api"):
-        shown = (JSON, bodies.ApiFailure)
-    elif path.startswith("/v1"):
-        shown = (JSON, bodies.OpenaiFailure)
-    return {"description": STATUSES[status], "content": {shown[0]: _media_type(shown[1], shown[0])}}
+    model = FAILURES.get(shape_of(path))
+    kind = HTML if model is None else JSON
+    return {"description": STATUSES[status], "content": {kind: _media_type(model, kind)}}
 
 
 def _media_type(model: Model | None, kind: str) -> dict[str, Any]:
@@ -135,10 +139,7 @@ def _schemas(routes: Mapping[str, RouteBodies]) -> dict[str, Any]:
     requests = {model for one in routes.values() for model in one.requests.values()}
     responses = {model for one in routes.values() for model in _response_models(one)}
     models: Any = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
-    models += [
-        (model.__name__, "serialization", TypeAdapter(model))
-        for model in (*responses, bodies.ApiFailure, bodies.OpenaiFailure)
-    ]
+    models += [(model.__name__, "serialization", TypeAdapter(model)) for model in (*responses, *FAILURES.values())]
     models.sort(key=lambda model: model[0])
     _, described = TypeAdapter.json_schemas(models, ref_template=SCHEMAS)
     schemas: dict[str, Any] = described["$defs"]
@@ -177,7 +178,7 @@ def _name(rule: Rule) -> list[str]:
 
 def _tag(path: str) -> str:
     if path.startswith("/v1"):
-        return "OpenAI's API"
+        return "Anthropic's API" if shape_of(path) is Shape.ANTHROPIC else "OpenAI's API"
     if path.startswith("/api/v1"):
         return "JSON API"
     return "Operation" if path.startswith(("/api", "/metrics", "/status")) else "Pages"

@@ -22,6 +22,7 @@ from engine.types import (
     Prompt,
     QueuePosition,
     SamplingParams,
+    TokenizeRequest,
 )
 from engine.wanted import Wanted
 from routes.services import services
@@ -37,6 +38,17 @@ def watching() -> Iterator[Wanted]:
     release = services().client_watch.watch(request.environ, wanted.cancel)
     try:
         yield wanted
+    finally:
+        release()
+
+
+def tokenized(backend: Backend, prompt: Prompt) -> list[int]:
+    """Return the ids of a prompt. Its client's leaving ends the work. Raises as `Backend.tokenize` does."""
+    state, cancellation = request_state(), Cancellation()
+    release = services().client_watch.watch(request.environ, cancellation.cancel)
+    try:
+        client, timeout = caller.budget_key(state.client), services().settings.engine.request_timeout
+        return backend.tokenize(TokenizeRequest(prompt, client, timeout, cancellation))
     finally:
         release()
 
@@ -73,6 +85,11 @@ class Run:
 
     def __len__(self) -> int:
         return len(self._generations)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt of the first answer has."""
+        return self._generations[0].prompt_tokens
 
     def abort(self) -> None:
         """Abort every answer, also while it is being submitted; from any thread."""

@@ -37,6 +37,9 @@ TOO_LARGE = Message("json_too_large", "The request has more text or more values 
 TOO_DEEP = "The request body is nested too deeply."
 
 IMAGE = b"data:"
+# The name of the field that holds an image in base64 alone, with white space around the colon, and the opening quote.
+DATA_NAME, SPACES = b'"data":"', 16
+DATA_FIELD = re.compile(rb'"data"\s*:\s*"\Z')
 # Escapes inside a string, each with what follows it; bounded, so that one match holds the lock for a moment only.
 ESCAPES = re.compile(rb"(?:\\.[^\"\\]{0,1024}+){1,1024}+", re.DOTALL)
 # A piece of a string that ends neither within an escape nor between the two of a surrogate pair.
@@ -167,7 +170,7 @@ def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int
             raise PayloadTooLarge(TOO_LARGE)
         if start > len(text):
             return found
-        image = text[start : start + len(IMAGE)].lower() == IMAGE
+        image = _is_image(text, start)
         end = _end_of_string(text, start, len(text) if image else start + limits.text_bytes - size)
         strings += 1
         size += 0 if image else end - start
@@ -176,6 +179,13 @@ def _long_strings(text: bytes | bytearray, limits: JsonLimits) -> list[tuple[int
         if end - start > LONG_STRING:
             found.append((start, end))
         position = end + 1
+
+
+def _is_image(text: bytes | bytearray, start: int) -> bool:
+    """Return whether the string that begins at `start` is taken for an image: a data URL, or any in a field `data`."""
+    if text[start : start + len(IMAGE)].lower() == IMAGE:
+        return True
+    return DATA_FIELD.search(text, max(0, start - len(DATA_NAME) - SPACES), start) is not None
 
 
 def _end_of_string(text: bytes | bytearray, start: int, most: int) -> int:

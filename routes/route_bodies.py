@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from edge import bodies
 from edge.route_table import FORM, JSON, MULTIPART
 from routes import response_models
+from routes.anthropic.bodies import MessageAnswer, TokenCount
+from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
 from routes.openai.responses.requests import ResponseRequest
@@ -67,6 +69,8 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "GET /v1/responses/<response_id>": RouteBodies({JSON: responses.ResponseObject}),
         "DELETE /v1/responses/<response_id>": RouteBodies({JSON: responses.DeletedResponse}),
         "GET /v1/responses/<response_id>/input_items": RouteBodies({JSON: responses.InputItemList}),
+        "POST /v1/messages": RouteBodies({JSON: MessageAnswer, EVENTS: None}, {JSON: MessagesRequest}),
+        "POST /v1/messages/count_tokens": RouteBodies({JSON: TokenCount}, {JSON: CountTokensRequest}),
         "GET /api/health": RouteBodies({JSON: bodies.Health}),
         "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
         "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),

@@ -25,9 +25,9 @@ def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def event(value: Any) -> bytes:
-    """Return one event."""
-    return f"data: {compact(value)}\n\n".encode()
+def event(value: Any, name: str = "") -> bytes:
+    """Return one event. name: its type, for clients that dispatch by it."""
+    return f"{_named(name)}data: {compact(value)}\n\n".encode()
 
 
 def comment(text: str) -> bytes:
@@ -38,17 +38,21 @@ def comment(text: str) -> bytes:
 class TextEvents:
     """The events of one choice, which differ in one text alone.
 
-    chunk: the object of an event with HOLE as that text.
+    chunk: the object of an event with HOLE as that text; name: as `event` takes it.
     """
 
     HOLE = "\ue000"
 
-    def __init__(self, chunk: Any) -> None:
+    def __init__(self, chunk: Any, name: str = "") -> None:
         head, tail = compact(chunk).split(f'"{self.HOLE}"')
-        self._head, self._tail = f"data: {head}", f"{tail}\n\n"
+        self._head, self._tail = f"{_named(name)}data: {head}", f"{tail}\n\n"
 
     def __call__(self, text: str) -> bytes:
         return f"{self._head}{quoted(text)}{self._tail}".encode()
+
+
+def _named(name: str) -> str:
+    return f"event: {name}\n" if name else ""
 
 
 class EventStream:

@@ -43,13 +43,15 @@ def test_every_route_answers_with_every_header(client, name):
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
 def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
-    """405 with Allow: JSON under /api, OpenAI's shape under /v1, a page elsewhere."""
+    """405 with Allow: JSON under /api, OpenAI's or Anthropic's shape under /v1, a page elsewhere."""
     path = real_path(name)
     response = client.open(path, method="PATCH")
     assert response.status_code == 405
     assert name.split()[0] in response.headers["Allow"]
     if path.startswith("/api"):
         assert response.json["error"] == "method_not_allowed"
+    elif path.startswith("/v1/messages"):
+        assert (response.json["type"], response.json["error"]["type"]) == ("error", "invalid_request_error")
     elif path.startswith("/v1"):
         assert response.json["error"]["code"] == "method_not_allowed"
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from routes.chat.names import FieldNames
 from routes.chat.output import OutputParser, ParsedAnswer, Shape
 from routes.chat.sampling import Sampling, choices
 from routes.chat.toolbox import Toolbox
-from routes.generation_run import Run, watching
+from routes.generation_run import Run, tokenized, watching
 from routes.services import services
 
 
@@ -27,7 +28,8 @@ class ChatTask:
     """A conversation to answer.
 
     messages, images: from a `ConversationBuilder`; answer_format: None for any text; n: how many answers; logprobs: the
-    number of alternatives for each token, None for no log probabilities; thinking: whether the model may reason first.
+    number of alternatives for each token, None for no log probabilities; thinking: whether the model may reason first;
+    continues: whether the last message is the assistant's, whose text the answers continue.
     """
 
     model: str
@@ -40,6 +42,12 @@ class ChatTask:
     n: int = 1
     logprobs: int | None = None
     thinking: bool = False
+    continues: bool = False
+
+    @property
+    def prompt(self) -> ChatPrompt:
+        """The prompt of its answers."""
+        return ChatPrompt(self.messages, self.images, self.toolbox.shown, self.thinking, self.continues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +81,10 @@ class ChatRun:
 def submit(task: ChatTask) -> ChatRun:
     """Submit a task inside its request's context. Raises the ServiceError that the request is refused with."""
     name, backend = find_model(task.model)
-    prompt = ChatPrompt(task.messages, task.images, task.toolbox.shown, task.thinking)
     params = choices(backend, task.sampling, task.n, task.logprobs, _new_mask(task, backend))
-    try:
-        with prompt_in(task.names.messages):
-            run = Run(name, backend, [(prompt, one) for one in params])
-    except ValidationError as error:
-        if error.param == "messages":  # the engine's name of the field
-            error.param = task.names.messages
-        raise
+    prompt = task.prompt
+    with _named(task.names), prompt_in(task.names.messages):
+        run = Run(name, backend, [(prompt, one) for one in params])
     return ChatRun(run, task.toolbox.names, task.thinking, _shape(task))
 
 
@@ -94,6 +97,26 @@ def _shape(task: ChatTask) -> Shape:
         exclusive=task.answer_format is not None and not task.toolbox.forced,
         parallel=task.toolbox.parallel,
     )
+
+
+def count_tokens(task: ChatTask) -> int:
+    """Return how many tokens the prompt of a task has, inside its request's context; nothing is generated.
+
+    Raises the ServiceError that the prompt is refused with.
+    """
+    with _named(task.names), prompt_in(task.names.messages):
+        return len(tokenized(find_model(task.model)[1], task.prompt))
+
+
+@contextmanager
+def _named(names: FieldNames) -> Iterator[None]:
+    """Give the engine's errors the protocol's name of the field that holds the messages."""
+    try:
+        yield
+    except ValidationError as error:
+        if error.param == "messages":
+            error.param = names.messages
+        raise
 
 
 def _new_mask(task: ChatTask, backend: Backend) -> NewMask:

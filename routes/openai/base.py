@@ -1,23 +1,16 @@
-"""The base of every part of a request of /v1."""
+"""The bases of the parts of OpenAI's requests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict
 
 from routes.passed_over import HISTORY
-from routes.validation import RequestModel
+from routes.protocol_request import ProtocolRequest
 
 
-class OpenaiRequest(RequestModel):
-    """A part of a request. OpenAI's clients nest objects, and send null for a field that is absent.
+class OpenaiRequest(ProtocolRequest):
+    """A part of a request."""
 
-    as_absent: further values that mean the same, by field.
-    """
-
-    names_parts = True
     union_tags = frozenset(
         {
             *("system", "developer", "user", "assistant", "tool"),
@@ -26,19 +19,6 @@ class OpenaiRequest(RequestModel):
             *("json_object", "json_schema"),
         }
     )
-    as_absent: ClassVar[Mapping[str, Any]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        absent = cls.as_absent
-        return {
-            name: value
-            for name, value in values.items()
-            if value is not None and not (name in absent and value == absent[name])
-        }
 
 
 class HistoryPart(OpenaiRequest):

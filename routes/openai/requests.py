@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
 from pydantic_core import PydanticCustomError
 
-from edge.route_table import MIB
-from engine.text.prompt_size import LONGEST_TOKEN
+from routes.chat.body_limits import body_limits
 from routes.chat.toolbox import MAX_TOOLS
-from routes.json_text import MAX_VALUES, JsonLimits
+from routes.json_text import JsonLimits
 from routes.openai.base import OpenaiRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
@@ -164,13 +163,8 @@ class CompletionRequest(SamplingRequest):
 
 
 def json_limits(max_model_len: int) -> JsonLimits:
-    """Return what a body may have that could fit a context of so many tokens: every prompt as ids, or the text of one.
-
-    A character takes at most twelve bytes of JSON, as the escapes of a surrogate pair.
-    """
-    return JsonLimits(
-        values=MAX_VALUES + MAX_PROMPTS * max_model_len, text_bytes=MIB + 12 * LONGEST_TOKEN * max_model_len
-    )
+    """Return what a body may have, as `body_limits` does: every prompt as ids, or the text of one."""
+    return body_limits(max_model_len, MAX_PROMPTS)
 
 
 @dataclass(frozen=True, slots=True)

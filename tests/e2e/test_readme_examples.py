@@ -37,14 +37,15 @@ def run(server, language, text):
     return done.stdout.decode()
 
 
-SHOWN = [*examples("OpenAI's clients"), *examples("The Responses API"), *examples("Streams and batches")]
+HEADINGS = ("OpenAI's clients", "The Responses API", "Anthropic's clients", "Streams and batches")
+SHOWN = [example for heading in HEADINGS for example in examples(heading)]
 
 
 def test_the_examples_are_found():
     """A renamed heading would leave no example to run."""
     assert [language for language, _ in SHOWN] == [
         *(["bash"] * 4 + ["python"]),
-        *(["bash"] * 2 + ["python"]),
+        *(["bash"] * 2 + ["python"]) * 2,
         "bash",
     ]
 
@@ -57,7 +58,7 @@ def test_an_example_works_as_written(demo_server, number):
     printed = run(demo_server, language, text)
     assert printed.strip()
     if '"stream": true' in text and language == "bash":
-        assert printed.startswith(("data: {", "event: response.created"))
+        assert printed.startswith(("data: {", "event: response.created", "event: message_start"))
     elif "json_schema" in text and language == "bash":
         answer = json.loads(printed)["choices"][0]
         assert answer["finish_reason"] == "length" or set(json.loads(answer["message"]["content"])) == {

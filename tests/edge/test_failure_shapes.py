@@ -5,13 +5,13 @@ import json
 import pytest
 
 from edge import failover
-from edge.errors import ERRORS, meaning_of
+from edge.errors import ERRORS, UnknownModel, meaning_of
 from edge.failure_shapes import Shape, anthropic_body, id_headers, shape_of
 from edge.ready_made import ReadyMade, Refused
 from edge.request_head import read_head
 from edge.route_table import ROUTES
 from edge.services import services
-from engine.errors import ValidationError
+from engine.errors import ContextTooLong, ValidationError
 from routes.locale import sentence_in
 from serving.malformed import failure_response, read_attempt
 
@@ -51,11 +51,27 @@ def test_every_error_has_a_name_of_anthropics(kind):
     """By its status; the body has exactly the fields that the clients read."""
     error = kind.__new__(kind)
     error.message = "No."
-    assert anthropic_body(error, "mine") == {
-        "type": "error",
-        "error": {"type": KINDS[meaning_of(error).status], "message": "No."},
-        "request_id": "mine",
-    }
+    body = anthropic_body(error, "mine")
+    assert body["error"].pop("message").endswith("No.")
+    assert body == {"type": "error", "error": {"type": KINDS[meaning_of(error).status]}, "request_id": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValidationError("No."), "No."),
+        (ValidationError("temperature must be less.", "temperature"), "temperature must be less."),
+        (
+            ValidationError("The image is damaged.", "messages[0].content[1]"),
+            "messages[0].content[1]: The image is damaged.",
+        ),
+        (UnknownModel("There is none."), "model: There is none."),
+        (ContextTooLong("It has 9 tokens.", "messages"), "prompt is too long: It has 9 tokens."),
+    ],
+)
+def test_the_message_names_the_field(error, message):
+    """The shape has no field of its own for it; agents know a prompt that is too long by these words."""
+    assert anthropic_body(error, "mine")["error"]["message"] == message
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from engine.types import Status
 from tests.fakes import image_bytes, multipart
 
 TEXT, BATCH, IMAGE = "/api/v1/text/generate", "/api/v1/text/batch", "/api/v1/image/analyze"
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 BODIES = {
     TEXT: {"prompt": "Hello"},
     BATCH: {"prompts": ["Hello"]},
     CHAT: {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]},
     COMPLETIONS: {"model": "avibe", "prompt": "Hello"},
+    MESSAGES: {"model": "avibe", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]},
 }
 # What only the server that sends a response can know.
 ITS_OWN = {"server", "date", "connection", "x-response-time"}
@@ -96,7 +97,7 @@ PAGE = {"Origin": "https://shop.example", "X-Message-Language": "ru"}
 
 @pytest.mark.parametrize("origins", ["*", "https://shop.example", "https://shop.example,https://other.example"])
 @pytest.mark.parametrize("headers", [PLAIN, OTHER_COPY, PAGE], ids=["plain", "other copy", "page"])
-@pytest.mark.parametrize("path", [TEXT, CHAT, COMPLETIONS])
+@pytest.mark.parametrize("path", [TEXT, CHAT, COMPLETIONS, MESSAGES])
 @pytest.mark.parametrize(("become", "spent"), [(full, 0), (draining, 0), (full, 2), (nothing, 2)])
 class TestTheSameResponse:
     """What the gate sends is what the hooks would have sent."""
@@ -175,6 +176,17 @@ def test_a_request_of_v1_is_refused_by_the_model_that_it_names(gate, avibe):
         assert (refusal and parsed(refusal)[0]) == status, body
 
 
+@pytest.mark.parametrize("query", ["?beta=true", "?", "?a=1&b=-_."])
+def test_a_plain_query_changes_nothing(gate, avibe, client, query):
+    """Anthropic's clients send one; the refusal is that of the address without it."""
+    avibe.capacity = 0
+    body = json.dumps(BODIES[MESSAGES]).encode()
+    head = {"X-Request-ID": "an-id"}
+    status, headers, shown = parsed(gate.judge(head_of(MESSAGES + query, body, head), "1.1.1.1").again(body))
+    hooks = by_the_hooks(client, MESSAGES, head)
+    assert (status, shown, headers["request-id"]) == (503, hooks[2], hooks[1]["request-id"])
+
+
 def test_a_batch_is_never_refused_for_capacity(gate, avibe):
     """It waits for capacity; only a spent limit refuses it here."""
     avibe.capacity = 0
@@ -207,7 +219,8 @@ def test_an_image_is_refused_unread(gate, avision):
         (TEXT, {"Bad Name": "x"}),
         (TEXT, {"X": "a\x00b"}),
         (TEXT, {"X-Long": "x" * 9000}),
-        (f"{TEXT}?a=b", {}),
+        (f"{TEXT}?a=%41", {}),
+        (f"{TEXT}?a=b?", {}),
         (f"{TEXT}/", {}),
         ("/avibe", {"Content-Type": "application/x-www-form-urlencoded"}),
         ("/api/metrics/reset", {}),
@@ -267,7 +280,7 @@ def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
 
 def test_the_gated_routes_are_those_that_generate_and_answer_in_json():
     """A new route of that kind is gated, or this test says so."""
-    assert set(GATED) == {TEXT, BATCH, IMAGE, CHAT, COMPLETIONS, "/v1/responses"}
+    assert set(GATED) == {TEXT, BATCH, IMAGE, CHAT, COMPLETIONS, "/v1/responses", MESSAGES}
 
 
 class TestSharedLimits:

@@ -25,7 +25,9 @@ values = st.recursive(
 )
 escaped = st.sampled_from(["\\n", '\\"', "\\\\", "\\/", "\\u0041", "\\ud83d\\ude00", "\\ud83d", "\\x", "\\u12", "é"])
 fragments = st.lists(
-    st.sampled_from(["{", "}", "[", "]", ",", ":", '"', '"a"', "1", "1.5", "1e999", "NaN", "null", " ", "\\", "data:"])
+    st.sampled_from(
+        ["{", "}", "[", "]", ",", ":", '"', '"a"', "1", "1.5", "1e999", "NaN", "null", " ", "\\", "data:", '"data":']
+    )
     | escaped
     | texts,
     max_size=40,
@@ -145,6 +147,16 @@ def test_what_stands_in_strings_is_not_counted():
     assert read_json(json.dumps({"a": text}).encode(), FEW) == {"a": text}
     image = "data:image/png;base64," + "A" * 5000
     assert read_json(json.dumps({"a": [[image]]}).encode(), FEW) == {"a": [[image]]}
+
+
+@pytest.mark.parametrize("colon", [":", ": ", " :\n\t"])
+def test_a_field_data_holds_an_image(colon):
+    """In base64 alone, as Anthropic's clients send it; no other field does, and no value that merely says so."""
+    long = "A" * 5000
+    assert read_json(f'{{"data"{colon}"{long}"}}'.encode(), FEW) == {"data": long}
+    check_beginning(bytearray(f'{{"data"{colon}"{long}'.encode()), FEW)
+    for text in (f'{{"date"{colon}"{long}"}}', f'["data","{long}"]', f'{{"xdata"{colon}"{long}"}}'):
+        assert outcome(text.encode(), FEW)[0] is PayloadTooLarge
 
 
 @pytest.mark.parametrize(

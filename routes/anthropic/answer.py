@@ -1,0 +1,138 @@
+"""The response to a request: one message, or the events of a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import from_json
+
+from edge.failure_shapes import anthropic_body
+from edge.request_state import request_state
+from engine.types import Completion
+from routes import sse
+from routes.anthropic.block_events import BlockEvents
+from routes.anthropic.bodies import (
+    AnswerBlock,
+    AnswerText,
+    AnswerThinking,
+    AnswerToolUse,
+    MessageAnswer,
+    MessageUsage,
+    StopReason,
+)
+from routes.chat.output import Call, Content, Part
+from routes.chat.task import ChatRun
+
+PING = sse.event({"type": "ping"}, "ping")
+
+
+class MessageResponse:
+    """The response with the answer of one run. Made inside the request's context; streams are sent outside of it.
+
+    hide_thinking: whether the text of the reasoning is left out.
+    """
+
+    def __init__(self, chat: ChatRun, hide_thinking: bool) -> None:
+        self._chat, self._run, self._hide_thinking = chat, chat.run, hide_thinking
+        self._request_id = request_state().request_id
+        self._id = f"msg_{self._request_id}"
+
+    def whole(self, completion: Completion) -> MessageAnswer:
+        """Return the message."""
+        answer = self._chat.parsed(completion)
+        content: list[AnswerBlock] = []
+        if answer.reasoning:
+            shown = "" if self._hide_thinking else answer.reasoning
+            content.append(AnswerThinking(type="thinking", thinking=shown, signature=self._id))
+        if answer.content:
+            content.append(AnswerText(type="text", text=answer.content))
+        content += [_tool_use(call) for call in answer.calls]
+        return self._message(content, _usage(completion), completion, called=bool(answer.calls))
+
+    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
+        """Yield the events of the stream; an error is the last one. idle: seconds to a ping."""
+        try:
+            yield from self._events(idle)
+        except Exception as error:
+            yield sse.event(anthropic_body(self._run.failed(error), self._request_id), "error")
+
+    def _events(self, idle: float) -> Iterator[bytes]:
+        blocks = BlockEvents(self._id, self._hide_thinking)
+        parser = None if self._chat.plain else self._chat.new_parser()
+        begun = self._message([], _empty_usage(self._run.prompt_tokens))
+        yield sse.event({"type": "message_start", "message": begun}, "message_start") + PING
+        for _, piece in self._run.pieces(idle):
+            if piece is None:
+                break
+            if not piece.text and not piece.token_ids:
+                yield PING
+                continue
+            parts: list[Part] = [Content(piece.text)] if parser is None else parser.feed(piece.text)
+            if events := blocks.show(parts):
+                yield events
+        rest = blocks.show([] if parser is None else parser.finish()) + blocks.close()
+        yield rest + self._end(self._run.completion(0), blocks.called)
+
+    def _end(self, completion: Completion, called: bool) -> bytes:
+        ended = self._message([], _usage(completion), completion, called)
+        delta = {"stop_reason": ended["stop_reason"], "stop_sequence": ended["stop_sequence"]}
+        change = {"type": "message_delta", "delta": delta, "usage": ended["usage"]}
+        return sse.event(change, "message_delta") + sse.event({"type": "message_stop"}, "message_stop")
+
+    def _message(
+        self,
+        content: list[AnswerBlock],
+        usage: MessageUsage,
+        completion: Completion | None = None,
+        called: bool = False,
+    ) -> MessageAnswer:
+        return MessageAnswer(
+            id=self._id,
+            type="message",
+            role="assistant",
+            model=self._run.served_id,
+            content=content,
+            stop_reason=None if completion is None else _stop_reason(completion, called),
+            stop_sequence=None if completion is None else completion.stop,
+            usage=usage,
+        )
+
+
+def _stop_reason(completion: Completion, called: bool) -> StopReason:
+    """Return why an answer ended: a call counts only if the answer was not cut."""
+    if completion.finish_reason == "length":
+        return "max_tokens"
+    if completion.stop is not None:
+        return "stop_sequence"
+    return "tool_use" if called else "end_turn"
+
+
+def _usage(completion: Completion) -> MessageUsage:
+    return MessageUsage(
+        input_tokens=completion.prompt_tokens - completion.cached_tokens,
+        cache_creation_input_tokens=0,
+        cache_read_input_tokens=completion.cached_tokens,
+        output_tokens=completion.output_tokens,
+    )
+
+
+def _empty_usage(prompt_tokens: int) -> MessageUsage:
+    """Return what is known before the first token; the last event has the counts that hold."""
+    return MessageUsage(
+        input_tokens=prompt_tokens, cache_creation_input_tokens=0, cache_read_input_tokens=0, output_tokens=0
+    )
+
+
+def _tool_use(call: Call) -> AnswerToolUse:
+    return AnswerToolUse(type="tool_use", id=call.id, name=call.name, input=_input(call))
+
+
+def _input(call: Call) -> dict[str, Any]:
+    """Return the arguments of a call; of one that was cut, what a client would make of the streamed text."""
+    try:
+        found = json.loads(call.arguments) if call.complete else from_json(call.arguments, allow_partial=True)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

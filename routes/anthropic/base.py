@@ -1,0 +1,47 @@
+"""The bases of the parts of a request to /v1/messages, and what they pass over."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from routes.passed_over import HINTS, NEUTRAL, NOTES, PassedOver, hints, neutral, use
+from routes.protocol_request import ProtocolRequest
+
+REQUEST = PassedOver(
+    HINTS
+    | hints(
+        "anthropic_beta anthropic_version betas billing_policy context_management diagnostics inference_geo speed",
+        "user_profile_id workspace_id",
+    ),
+    # Null alone is neutral where there are no values.
+    NEUTRAL | neutral((), "compaction container thread") | neutral(([],), "fallbacks"),
+    NOTES
+    | {"container": "This service runs no code.", "mcp_servers": "This service calls no other servers."}
+    | dict.fromkeys(("thread", "compaction"), "Send the whole conversation.")
+    | use("stop_sequences", "stop")
+    | use("output_config", "response_format"),
+)
+
+
+class AnthropicRequest(ProtocolRequest):
+    """A request. Beside its fields, hints and values that change no answer are passed over; others are refused."""
+
+    union_tags = frozenset(
+        {
+            *("user", "assistant", "system"),
+            *("text", "image", "document", "search_result", "tool_use", "tool_result"),
+            *("thinking", "redacted_thinking"),
+            *("base64", "url", "file", "content"),
+            *("auto", "any", "tool", "none"),
+            *("enabled", "adaptive", "between_tools", "disabled"),
+        }
+    )
+    passed_over = REQUEST
+
+
+class Passing(AnthropicRequest):
+    """A part whose other fields are passed over: hints, such as `cache_control`, and what comes back of an answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    passed_over = PassedOver(rest=True)

@@ -1,0 +1,171 @@
+"""The content blocks of messages, by their `type`. Blocks of tools that Anthropic runs are none of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from routes.anthropic.base import Passing
+from routes.validation import BRANCH
+
+STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
+
+
+def _string_or_blocks(value: Any) -> str:
+    return BLOCKS if isinstance(value, list) else STRING
+
+
+class TextBlock(Passing):
+    """A text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Base64Source(Passing):
+    """The bytes of an image. media_type: passed over, an image is known by its content."""
+
+    type: Literal["base64"]
+    media_type: str | None = None
+    data: Annotated[str, Field(description="Base64: iVBORw0KGgo...")]
+
+
+class UrlSource(Passing):
+    """Something at another address, which is never fetched."""
+
+    type: Literal["url"]
+    url: str
+
+
+class FileSource(Passing):
+    """An uploaded file; this service keeps none."""
+
+    type: Literal["file"]
+    file_id: str
+
+
+ImageBlockSource = Annotated[Base64Source | UrlSource | FileSource, Discriminator("type")]
+
+
+class ImageBlock(Passing):
+    """An image; only for a model that reads them."""
+
+    type: Literal["image"]
+    source: ImageBlockSource
+
+
+class PlainTextSource(Passing):
+    """The text of a document."""
+
+    type: Literal["text"]
+    data: str
+
+
+TextOrImage = Annotated[TextBlock | ImageBlock, Discriminator("type")]
+TextsAndImages = Annotated[
+    Annotated[str, Tag(STRING)] | Annotated[list[TextOrImage], Field(fail_fast=True), Tag(BLOCKS)],
+    Discriminator(_string_or_blocks),
+]
+
+
+class BlocksSource(Passing):
+    """The texts and images of a document."""
+
+    type: Literal["content"]
+    content: TextsAndImages
+
+
+class DocumentBlock(Passing):
+    """A document of text, and of images for a model that reads them. PDFs are not read."""
+
+    type: Literal["document"]
+    source: Annotated[PlainTextSource | BlocksSource | Base64Source | UrlSource | FileSource, Discriminator("type")]
+    title: str | None = None
+    context: str | None = None
+
+
+class SearchResultBlock(Passing):
+    """What a search of the client has found."""
+
+    type: Literal["search_result"]
+    title: str
+    source: str
+    content: Annotated[list[TextBlock], Field(fail_fast=True)]
+
+
+class ToolUseBlock(Passing):
+    """A call in an earlier answer."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+Readable = Annotated[TextBlock | ImageBlock | DocumentBlock | SearchResultBlock, Discriminator("type")]
+ResultContent = Annotated[
+    Annotated[str, Tag(STRING)] | Annotated[list[Readable], Field(fail_fast=True), Tag(BLOCKS)],
+    Discriminator(_string_or_blocks),
+]
+
+
+class ToolResultBlock(Passing):
+    """The result of a call."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: ResultContent | None = None
+    is_error: bool | None = None
+
+
+class ThinkingBlock(Passing):
+    """The reasoning of an earlier answer; passed over."""
+
+    type: Literal["thinking"]
+
+
+class RedactedThinkingBlock(Passing):
+    """The hidden reasoning of an earlier answer; passed over."""
+
+    type: Literal["redacted_thinking"]
+
+
+UserBlock = Annotated[
+    TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolResultBlock, Discriminator("type")
+]
+AssistantBlock = Annotated[TextBlock | ToolUseBlock | ThinkingBlock | RedactedThinkingBlock, Discriminator("type")]
+Texts = Annotated[
+    Annotated[str, Tag(STRING)] | Annotated[list[TextBlock], Field(fail_fast=True), Tag(BLOCKS)],
+    Discriminator(_string_or_blocks),
+]
+
+
+class UserTurn(Passing):
+    """A message of the user, or results of calls."""
+
+    role: Literal["user"]
+    content: Annotated[
+        Annotated[str, Tag(STRING)] | Annotated[list[UserBlock], Field(min_length=1, fail_fast=True), Tag(BLOCKS)],
+        Discriminator(_string_or_blocks),
+    ]
+
+
+class AssistantTurn(Passing):
+    """An earlier answer; as the last message, the beginning of the answer."""
+
+    role: Literal["assistant"]
+    content: Annotated[
+        Annotated[str, Tag(STRING)] | Annotated[list[AssistantBlock], Field(fail_fast=True), Tag(BLOCKS)],
+        Discriminator(_string_or_blocks),
+    ]
+
+
+class SystemTurn(Passing):
+    """Instructions in the course of the conversation."""
+
+    role: Literal["system"]
+    content: Texts
+
+
+Turn = Annotated[UserTurn | AssistantTurn | SystemTurn, Discriminator("role")]

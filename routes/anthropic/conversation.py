@@ -1,0 +1,138 @@
+"""The messages of a request, given to the builder that every protocol shares.
+
+Consecutive messages of one role are one message, as with Anthropic. Reasoning in earlier answers is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from engine.errors import Unsupported, ValidationError
+from engine.types import ModelInfo
+from routes.anthropic.blocks import (
+    AssistantTurn,
+    Base64Source,
+    BlocksSource,
+    DocumentBlock,
+    FileSource,
+    ImageBlock,
+    PlainTextSource,
+    SearchResultBlock,
+    SystemTurn,
+    TextBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
+    UrlSource,
+)
+from routes.chat.conversation import ConversationBuilder, ImageSource, Part, PastCall
+from routes.sse import compact
+
+ERROR = "Error: "  # before the result of a call that failed, for templates know no such results
+
+# A block and where it stands in the request.
+Placed = tuple[Any, str]
+
+
+def conversation(system: str | list[TextBlock] | None, turns: Sequence[Turn], info: ModelInfo) -> ConversationBuilder:
+    """Return the conversation. Raises ServiceError with the path of what cannot be read."""
+    builder = ConversationBuilder(info)
+    first = [] if system is None else [SystemTurn(role="system", content=system)]
+    numbered = enumerate([*first, *turns], start=-len(first))
+    for kind, group in groupby(numbered, key=lambda turn: type(turn[1])):
+        blocks = [placed for index, turn in group for placed in _placed(turn.content, f"messages[{index}].content")]
+        if kind is SystemTurn:
+            builder.system("\n".join(block.text for block, _ in blocks))
+        elif kind is AssistantTurn:
+            _add_answer(builder, blocks)
+        else:
+            _add_question(builder, blocks)
+    return builder
+
+
+def continues(turns: Sequence[Turn]) -> bool:
+    """Return whether the answer has begun: the last message is the assistant's. Raises ValidationError for a call."""
+    last = turns[-1]
+    if not isinstance(last, AssistantTurn):
+        return False
+    if any(isinstance(block, ToolUseBlock) for block in last.content):
+        path = f"messages[{len(turns) - 1}].content"
+        raise ValidationError(f"{path} has a tool_use without a tool_result in the next message.", path)
+    return True
+
+
+def _placed(content: Any, path: str) -> Iterator[Placed]:
+    if isinstance(content, str):
+        yield TextBlock(type="text", text=content), path
+        return
+    for index, block in enumerate(content):
+        yield block, f"{path}[{index}]"
+
+
+def _add_answer(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
+    said = [block.text for block, _ in blocks if isinstance(block, TextBlock)]
+    calls = [
+        PastCall(block.id, block.name, compact(block.input)) for block, _ in blocks if isinstance(block, ToolUseBlock)
+    ]
+    builder.assistant("\n".join(said), calls)
+
+
+def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
+    """Add what the user says, and before it the results of calls; their images follow all of them."""
+    results = [(block, path) for block, path in blocks if isinstance(block, ToolResultBlock)]
+    said = [(block, path) for block, path in blocks if not isinstance(block, ToolResultBlock)]
+    images: list[Part] = []
+    for block, path in results:
+        parts = list(_parts(_placed(block.content or "", f"{path}.content")))
+        text = "\n".join(part for part in parts if isinstance(part, str))
+        builder.tool_result(block.tool_use_id, f"{ERROR}{text}" if block.is_error else text)
+        images += [part for part in parts if not isinstance(part, str)]
+    parts = _joined([*images, *_parts(said)])
+    if said or images:
+        builder.user(parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts)
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    """Return the parts with texts that follow each other as one, so that every template separates them alike."""
+    joined: list[Part] = []
+    for part in parts:
+        if joined and isinstance(part, str) and isinstance(joined[-1], str):
+            joined[-1] = f"{joined[-1]}\n{part}"
+        else:
+            joined.append(part)
+    return joined
+
+
+def _parts(blocks: Iterator[Placed] | Sequence[Placed]) -> Iterator[Part]:
+    for block, path in blocks:
+        match block:
+            case TextBlock():
+                yield block.text
+            case ImageBlock():
+                yield _image(block.source, f"{path}.source")
+            case SearchResultBlock():
+                yield "\n".join([block.title, block.source, *(text.text for text in block.content)])
+            case DocumentBlock():
+                yield from _document(block, f"{path}.source")
+
+
+def _image(source: Base64Source | UrlSource | FileSource, path: str) -> ImageSource:
+    match source:
+        case Base64Source():
+            return ImageSource(f"{path}.data", base64=source.data)
+        case UrlSource():
+            raise Unsupported("Images are not fetched from other addresses; send them as base64.", f"{path}.url")
+    raise Unsupported("This service keeps no files; send images as base64.", f"{path}.file_id")
+
+
+def _document(block: DocumentBlock, path: str) -> Iterator[Part]:
+    yield from (text for text in (block.title, block.context) if text)
+    match block.source:
+        case PlainTextSource():
+            yield block.source.data
+        case BlocksSource():
+            yield from _parts(_placed(block.source.content, f"{path}.content"))
+        case _:
+            raise Unsupported("Of documents, only those of plain text are read here.", path)
