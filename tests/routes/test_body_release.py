@@ -14,6 +14,7 @@ from tests.fakes import PATIENCE, image_bytes, multipart
 MIB = 2**20
 IMAGE = image_bytes() + random.Random(1).randbytes(4 * MIB)
 URL = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
+SEE = {"type": "input_image", "image_url": URL}
 LOOK = {"type": "image_url", "image_url": {"url": URL}}
 
 
@@ -42,6 +43,10 @@ def ask(name, stream):
             "/api/v1/image/analyze",
             multipart([("prompt", "?"), ("image", (IMAGE, "a.png")), ("stream", str(stream).lower())]),
         ),
+        "responses": (
+            "/v1/responses",
+            as_json(model="avision", input=[{"role": "user", "content": [SEE]}], stream=stream),
+        ),
         "chat": ("/v1/chat/completions", as_json(model="avision", messages=chat, stream=stream)),
     }[name]
 
@@ -57,7 +62,7 @@ def until_released(connection):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("name", ["image", "form", "chat"])
+@pytest.mark.parametrize("name", ["image", "form", "chat", "responses"])
 def test_an_image_is_dropped_once_it_is_submitted(client, avision, name, stream):
     """Neither a view nor a stream holds it while the model answers."""
     path, body = ask(name, stream)

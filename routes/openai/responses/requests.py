@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
@@ -23,7 +23,8 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 WORDS = ("none", "auto", "required", "any")
 LOGPROBS = "message.output_text.logprobs"
 # What `include` may name; the last two ask for what an answer or a list of items has here in any case, or never.
-INCLUDED = (LOGPROBS, "reasoning.encrypted_content", "message.input_image.image_url")
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content", "message.input_image.image_url"]
+INCLUDED = get_args(Included)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
@@ -158,7 +159,7 @@ class ResponseRequest(OpenaiRequest):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = Field(None, description="true or false")
     reasoning: ReasoningOptions | None = None
-    include: Annotated[list[str], Field(max_length=32, fail_fast=True)] | None = None
+    include: Annotated[list[Included], Field(max_length=32, fail_fast=True)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
     metadata: (
         Annotated[
