@@ -27,7 +27,7 @@ NAMES = FieldNames(
     answer_format="text.format", reasoning="reasoning.effort", messages=INPUT, max_tokens="max_output_tokens"
 )
 # Levels of effort at which the model answers at once; so it does if none is given.
-AT_ONCE = (None, "none", "minimal")
+AT_ONCE = (None, "none", "minimal", "default")
 
 
 def submit_response(body: ResponseRequest, asked: Any) -> Answer:
@@ -38,16 +38,18 @@ def submit_response(body: ResponseRequest, asked: Any) -> Answer:
     _, backend = find_model(body.model)
     previous = None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
     said = conversation(body.instructions, stored.items_of(previous), body.input, backend.info)
+    tools, form = _toolbox(body, backend.info), _answer_format(body)
     task = ChatTask(
         model=body.model,
         messages=said.messages,
         images=said.images,
-        toolbox=_toolbox(body, backend.info),
+        toolbox=tools,
         names=NAMES,
-        answer_format=_answer_format(body),
+        answer_format=form,
         sampling=_sampling(body),
         logprobs=_logprobs(body),
-        thinking=_effort(body) not in AT_ONCE,
+        # The effort is a hint, for which an answer of a fixed form has no room.
+        thinking=form is None and not tools.forced and _effort(body) not in AT_ONCE,
     )
     draft = stored.draft(previous, asked) if body.store else None
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from engine.types import TokenLogprob
 from routes.chat.output import CallBegin
@@ -30,59 +30,22 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(24)}"
 
 
-class OpenMessage:
-    """A message. index: of the item in the output."""
+class _OpenText:
+    """An item of one text. index: of the item in the output."""
+
+    prefix: ClassVar[str]  # of its id
+    kind: ClassVar[str]  # of its text, as its events name it
 
     def __init__(self, events: Events, index: int) -> None:
-        self._events, self._id = events, new_id("msg")
+        self._events, self._id = events, new_id(self.prefix)
         self._index = {"output_index": index}
-        self._part = {"item_id": self._id, **self._index, "content_index": 0}
+        self._part: dict[str, Any] = {"item_id": self._id, **self._index, "content_index": 0}
         self._texts: list[str] = []
-        self._logprobs: list[ChosenTokenLogprob] = []
-        self._delta = events.deltas("response.output_text.delta", **self._part, logprobs=[])
+        self._delta = events.deltas(f"response.{self.kind}.delta", **self._part, **self._more())
 
     def begin(self) -> bytes:
         """Return its first events."""
-        added = self._events(ADDED, **self._index, item=self._item("in_progress"))
-        return added + self._events(PART_ADDED, **self._part, part=self._content())
-
-    def add(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        """Add a piece of its text, with the log probabilities of the tokens since the last one."""
-        self._texts.append(text)
-        if not logprobs:
-            return self._delta(text)
-        shown = chat_logprobs(logprobs)["content"]
-        self._logprobs += shown
-        return self._events("response.output_text.delta", **self._part, logprobs=shown, delta=text)
-
-    def end(self, status: ItemStatus) -> tuple[bytes, OutputItem]:
-        """Return its last events and the item."""
-        part = self._content()
-        item = self._item(status, part)
-        text = self._events("response.output_text.done", **self._part, text=part["text"], logprobs=part["logprobs"])
-        done = self._events(PART_DONE, **self._part, part=part) + self._events(DONE, **self._index, item=item)
-        return text + done, item
-
-    def _item(self, status: ItemStatus, *content: OutputText) -> OutputMessage:
-        return OutputMessage(id=self._id, type="message", status=status, role="assistant", content=[*content])
-
-    def _content(self) -> OutputText:
-        return OutputText(type="output_text", text="".join(self._texts), annotations=[], logprobs=self._logprobs)
-
-
-class OpenReasoning:
-    """A reasoning. index: of the item in the output."""
-
-    def __init__(self, events: Events, index: int) -> None:
-        self._events, self._id = events, new_id("rs")
-        self._index = {"output_index": index}
-        self._part = {"item_id": self._id, **self._index, "content_index": 0}
-        self._texts: list[str] = []
-        self._delta = events.deltas("response.reasoning_text.delta", **self._part)
-
-    def begin(self) -> bytes:
-        """Return its first events."""
-        added = self._events(ADDED, **self._index, item=self._item("in_progress"))
+        added = self._events(ADDED, **self._index, item=self._item("in_progress", begun=False))
         return added + self._events(PART_ADDED, **self._part, part=self._content())
 
     def add(self, text: str) -> bytes:
@@ -92,17 +55,63 @@ class OpenReasoning:
 
     def end(self, status: ItemStatus) -> tuple[bytes, OutputItem]:
         """Return its last events and the item."""
-        part = self._content()
-        item = self._item(status, part)
-        text = self._events("response.reasoning_text.done", **self._part, text=part["text"])
+        part, item = self._content(), self._item(status)
+        text = self._events(f"response.{self.kind}.done", **self._part, **self._more(), text=part["text"])
         done = self._events(PART_DONE, **self._part, part=part) + self._events(DONE, **self._index, item=item)
         return text + done, item
 
-    def _item(self, status: ItemStatus, *content: ReasoningText) -> OutputReasoning:
-        return OutputReasoning(id=self._id, type="reasoning", status=status, summary=[], content=[*content])
+    def _more(self) -> dict[str, Any]:
+        """Return what else its text has."""
+        return {}
+
+    def _content(self) -> OutputText | ReasoningText:
+        raise NotImplementedError
+
+    def _item(self, status: ItemStatus, begun: bool = True) -> OutputItem:
+        """Return the item. begun: whether its text is in it."""
+        raise NotImplementedError
+
+
+class OpenMessage(_OpenText):
+    """A message."""
+
+    prefix, kind = "msg", "output_text"
+
+    def __init__(self, events: Events, index: int) -> None:
+        self._logprobs: list[ChosenTokenLogprob] = []
+        super().__init__(events, index)
+
+    def add_with(self, text: str, logprobs: Sequence[TokenLogprob]) -> bytes:
+        """Add a piece of its text, with the log probabilities of the tokens since the last one."""
+        if not logprobs:
+            return self.add(text)
+        self._texts.append(text)
+        shown = chat_logprobs(logprobs)["content"]
+        self._logprobs += shown
+        return self._events("response.output_text.delta", **self._part, logprobs=shown, delta=text)
+
+    def _more(self) -> dict[str, Any]:
+        return {"logprobs": self._logprobs}
+
+    def _content(self) -> OutputText:
+        return OutputText(type="output_text", text="".join(self._texts), annotations=[], logprobs=self._logprobs)
+
+    def _item(self, status: ItemStatus, begun: bool = True) -> OutputMessage:
+        content = [self._content()] if begun else []
+        return OutputMessage(id=self._id, type="message", status=status, role="assistant", content=content)
+
+
+class OpenReasoning(_OpenText):
+    """A reasoning."""
+
+    prefix, kind = "rs", "reasoning_text"
 
     def _content(self) -> ReasoningText:
         return ReasoningText(type="reasoning_text", text="".join(self._texts))
+
+    def _item(self, status: ItemStatus, begun: bool = True) -> OutputReasoning:
+        content = [self._content()] if begun else []
+        return OutputReasoning(id=self._id, type="reasoning", status=status, summary=[], content=content)
 
 
 class OpenCall:

@@ -67,7 +67,7 @@ class OutputItems:
         begun = b"" if isinstance(self._open, OpenMessage) else self._enter(OpenMessage)
         assert isinstance(self._open, OpenMessage)
         logprobs, self._pending = self._pending, []
-        return begun + self._open.add(text, logprobs)
+        return begun + self._open.add_with(text, logprobs)
 
     def _enter(self, opened: Callable[[Events, int], OpenItem]) -> bytes:
         closed = self._close("completed")

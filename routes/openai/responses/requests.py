@@ -19,7 +19,6 @@ from routes.validation import BRANCH
 
 MAX_METADATA = 16
 MAX_PAGE = 100
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 WORDS = ("none", "auto", "required", "any")
 LOGPROBS = "message.output_text.logprobs"
 # What `include` may name; the last two ask for what an answer or a list of items has here in any case, or never.
@@ -116,8 +115,8 @@ class ReasoningOptions(OpenaiRequest):
 
     passed_over = REASONING
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description='"none" or "minimal" for an answer at once, any other level for reasoning'
+    effort: Literal["none", "minimal", "default", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description='"none", "minimal" or "default" for an answer at once, any other level for reasoning'
     )
 
 

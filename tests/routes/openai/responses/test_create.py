@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from engine.types import TokenLogprob
+from engine.types import TokenLogprob, Vocabulary
 
 PATH = "/v1/responses"
 TOOL = {"type": "function", "name": "look", "description": "Looks.", "parameters": {"type": "object"}, "strict": False}
@@ -179,7 +179,26 @@ def test_reasoning_is_an_item_of_its_own(respond, avibe, effort):
     assert avibe.only.prompt.thinking is True
 
 
-@pytest.mark.parametrize("effort", ["none", "minimal", None])
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}},
+        {"tool_choice": "required", "tools": [TOOL]},
+        {"tool_choice": {"type": "function", "name": "look"}, "tools": [TOOL]},
+    ],
+)
+def test_an_answer_of_a_fixed_form_begins_at_once(respond, avibe, fixed):
+    """The effort is a hint; agents send it with every request."""
+    tokens = (b"", *(bytes([number]) for number in range(256)))
+    avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
+    shown = respond(reasoning={"effort": "high"}, **fixed)
+    assert avibe.only.prompt.thinking is False
+    assert avibe.only.sampling.token_mask is not None
+    assert shown.text.format.type == fixed.get("text", {}).get("format", {"type": "text"})["type"]
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "default", None])
 def test_reasoning_is_off_by_default(respond, avibe, effort):
     """Then the text is not parsed."""
     avibe.text = "<think>Hm.</think>Yes."

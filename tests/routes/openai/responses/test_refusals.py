@@ -112,14 +112,6 @@ def test_a_conversation_beyond_the_context_is_refused_by_its_field(respond):
         assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
 
 
-def test_a_schema_cannot_be_enforced_while_the_model_reasons(respond):
-    """Both fields by the names that they have here."""
-    text = {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}
-    with pytest.raises(openai.BadRequestError) as caught:
-        respond(text=text, reasoning={"effort": "high"})
-    assert caught.value.param == "reasoning.effort"
-
-
 @pytest.fixture
 def environ(request):
     """Limits are off, except where a test asks for them."""
