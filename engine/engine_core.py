@@ -20,7 +20,7 @@ from engine.schedule.block_pool import BlockPool
 from engine.schedule.scheduler import Plan, Scheduler
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
-from engine.types import EngineConfig, FinishReason, TokenLogprob
+from engine.types import EngineConfig, FinishReason
 
 log = logging.getLogger("avito_ai.engine")
 
@@ -71,7 +71,7 @@ class Counters:
 class EngineCore:
     """Everything between the waiting room and finished answers.
 
-    pool: the blocks of the runner's KV cache, none in use. token_text: the text of one token, for log probabilities.
+    pool: the blocks of the runner's KV cache, none in use.
     clock: seconds, monotonic.
     """
 
@@ -82,12 +82,11 @@ class EngineCore:
         pool: BlockPool,
         config: EngineConfig,
         eos_token_ids: frozenset[int],
-        token_text: Callable[[int], str],
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._room, self._runner, self._clock = room, runner, clock
-        self._eos_token_ids, self._token_text = eos_token_ids, token_text
+        self._eos_token_ids = eos_token_ids
         self._counters = counters
         self._launch: Callable[[Plan], InFlight] | None = getattr(runner, "launch", None)
         self._in_flight: InFlight | None = None
@@ -262,8 +261,8 @@ class EngineCore:
         sequence.image_embeds = None
         sequence.unsent_text += sequence.detokenizer.add(token_id)
         sequence.unsent_tokens.append(token_id)
-        if choice.logprob is not None:
-            sequence.unsent_logprobs.append(self._logprob(choice))
+        if sequence.token_logprobs is not None and choice.logprob is not None:
+            sequence.unsent_logprobs += sequence.token_logprobs.add(choice)
         reason = sequence.finish_reason(token_id, self._eos_token_ids)
         if reason is not None:
             self._finish(sequence, reason, now)
@@ -279,14 +278,11 @@ class EngineCore:
         self._runner.zero(freed)
         self._fail(sequence, ModelError(NOT_FINITE), zero=True)
 
-    def _logprob(self, choice: Choice) -> TokenLogprob:
-        assert choice.logprob is not None
-        top = tuple((token, self._token_text(token), value) for token, value in choice.top)
-        return TokenLogprob(choice.token_id, self._token_text(choice.token_id), choice.logprob, top)
-
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         sequence.unsent_text += sequence.detokenizer.flush()
-        sequence.generation.push(sequence.take_piece(now))
+        if sequence.token_logprobs is not None:
+            sequence.unsent_logprobs += sequence.token_logprobs.flush()
+        sequence.generation.push(sequence.take_piece(now, last=True))
         completion = sequence.completion(reason, now)
         self._keep_prefix(sequence)
         self._leave(sequence)

@@ -234,7 +234,6 @@ class LLMEngine:
             BlockPool(self._cache_tokens // BLOCK + 1, self._config.prefix_cache),
             self._config,
             loaded.eos_token_ids,
-            loaded.token_table.text,
             self._counters,
             self._clock,
         )

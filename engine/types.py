@@ -175,12 +175,19 @@ class TokenizeRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token, its log probability (natural logarithm), and the likeliest alternatives, best first."""
+    """A token, its log probability (natural logarithm), and the likeliest alternatives, best first.
+
+    data: what it adds to the text, None for the bytes of `token`; top_data: the same of the alternatives, () for those
+    of their texts. A part of a character is U+FFFD as a text. offset: where it begins in the text, in characters.
+    """
 
     token_id: int
     token: str
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
+    data: bytes | None = None
+    top_data: tuple[bytes, ...] = ()
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

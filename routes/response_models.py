@@ -74,11 +74,11 @@ class Usage(Body):
 
 
 class TokenLogprob(Body):
-    """A token and its log probability; bytes: null for a part of a character."""
+    """A token and its log probability; bytes: what it adds to the text, which may be part of a character."""
 
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class ChosenTokenLogprob(TokenLogprob):

@@ -146,7 +146,6 @@ class SteppedEngine:
             _TimedPool(num_blocks, self),
             config,
             loaded.eos_token_ids,
-            loaded.token_table.text,
             Counters(),
         )
 

@@ -33,7 +33,7 @@ def tokens_of(loaded: LoadedModel) -> Vocabulary:
     table = loaded.token_table
     tokens = table.pieces
     if table.cleans:
-        tokens = [table.text(number).encode() if _is_marker(token) else token for number, token in enumerate(tokens)]
+        tokens = [table.data(number) if _is_marker(token) else token for number, token in enumerate(tokens)]
     return Vocabulary(tuple(tokens), loaded.eos_token_ids, loaded.preparer.encode)
 
 

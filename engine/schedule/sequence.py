@@ -13,6 +13,7 @@ from typing import Any
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
+from engine.schedule.token_logprobs import TokenLogprobs
 from engine.text.detokenizer import Detokenizer
 from engine.types import (
     Completion,
@@ -81,12 +82,14 @@ class Sequence:
     unsent_text: str = ""
     unsent_tokens: list[int] = field(default_factory=list)
     unsent_logprobs: list[TokenLogprob] = field(default_factory=list)
+    sent_characters: int = 0
 
     sampling: SamplingParams = field(init=False)
     num_prompt: int = field(init=False)
     queue_deadline: float = field(init=False)
     deadline: float = field(init=False)
     output_counts: Counter[int] | None = field(init=False)  # None where no penalty needs them
+    token_logprobs: TokenLogprobs | None = field(init=False)  # None where they are not asked for
     needs_its_tokens: bool = field(init=False)
     adjusts_logits: bool = field(init=False)
     _random: random.Random | None = None
@@ -100,6 +103,7 @@ class Sequence:
         self.deadline = self.arrival + request.timeout
         counts = sampling.presence_penalty or sampling.frequency_penalty
         self.output_counts = Counter() if counts else None
+        self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
         penalized = self.output_counts is not None or sampling.repetition_penalty != 1.0
         self.needs_its_tokens = penalized or sampling.token_mask is not None
         self.adjusts_logits = self.needs_its_tokens or bool(sampling.logit_bias)
@@ -171,14 +175,23 @@ class Sequence:
             return "stop"
         return "length" if self.num_output >= self.sampling.max_tokens else None
 
-    def take_piece(self, now: float) -> Piece:
-        """Return what was not sent yet, and count it as sent."""
-        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), tuple(self.unsent_logprobs))
+    def take_piece(self, now: float, last: bool = False) -> Piece:
+        """Return what was not sent yet, and count it as sent. last: at the end of the answer."""
+        self.sent_characters += len(self.unsent_text)
+        logprobs = self._take_logprobs(last) if self.unsent_logprobs else ()
+        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), logprobs)
         self.text.append(self.unsent_text)
-        self.logprobs += self.unsent_logprobs
-        self.unsent_text, self.unsent_tokens, self.unsent_logprobs = "", [], []
+        self.unsent_text, self.unsent_tokens = "", []
         self.last_push = now
         return piece
+
+    def _take_logprobs(self, last: bool) -> tuple[TokenLogprob, ...]:
+        """Take those of tokens whose text is sent; at the end also of those without one, but of no stop string's."""
+        sent, ready = self.sent_characters, self.unsent_logprobs
+        taken = [one for one in ready if one.offset < sent or (last and not one.token)]
+        self.unsent_logprobs = [] if last else [one for one in ready if one.offset >= sent]
+        self.logprobs += taken
+        return tuple(taken)
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """Return the whole answer with its timings, once all pieces have been taken."""

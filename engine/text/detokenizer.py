@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from tokenizers import Tokenizer
 
 # The spelling of one byte and of a space in SentencePiece; converted vocabularies leak them into decoded text.
-_SPACE = "\u2581".encode()
-_MARKER = re.compile(rb"<0x([0-9A-Fa-f]{2})>|" + _SPACE)
+SPACE = "\u2581".encode()
+MARKER = re.compile(rb"<0x([0-9A-Fa-f]{2})>|" + SPACE)
 _MARKER_START = re.compile(rb"(?:<(?:0(?:x[0-9A-Fa-f]{0,2})?)?|\xe2(?:\x96)?)\Z")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -65,9 +65,9 @@ class TokenTable:
                 pieces[index] = _bytes_of(token, by_bytes)
         return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans, strips)
 
-    def text(self, token_id: int) -> str:
-        """Return the text of a single token, as in log probabilities; incomplete characters become U+FFFD."""
-        return self._cleaned(self.pieces[token_id]).decode("utf-8", "replace")
+    def data(self, token_id: int) -> bytes:
+        """Return the bytes of a single token, as of an alternative in log probabilities."""
+        return self._cleaned(self.pieces[token_id])
 
     def _whole_text(self, piece: bytes) -> str | None:
         """Return the text of a token if it does not depend on the tokens around it, else None."""
@@ -79,7 +79,7 @@ class TokenTable:
             return None
 
     def _cleaned(self, data: bytes) -> bytes:
-        return _MARKER.sub(_character, data) if self.cleans else data
+        return MARKER.sub(_character, data) if self.cleans else data
 
 
 class Detokenizer:
@@ -116,6 +116,16 @@ class Detokenizer:
         self._bytes = b""  # the possible start of a marker
         self._held = ""  # the possible start of a stop string
 
+    @property
+    def table(self) -> TokenTable:
+        """The vocabulary's table."""
+        return self._table
+
+    @property
+    def pending(self) -> bool:
+        """True while bytes wait for the rest of their character or marker."""
+        return self._pending
+
     def add(self, token_id: int) -> str:
         """Add the next token and return the text that can be shown now, which may be empty."""
         text = None if self._pending else self._texts[token_id]
@@ -148,12 +158,12 @@ class Detokenizer:
     def _clean(self, piece: bytes, final: bool) -> bytes:
         """Return the bytes with markers replaced, without a tail that may be the start of another marker."""
         data, self._bytes = self._bytes + piece, b""
-        if self._at_start and not (_SPACE.startswith(data) and data != _SPACE):
-            data, self._at_start = data.removeprefix(_SPACE), False
+        if self._at_start and not (SPACE.startswith(data) and data != SPACE):
+            data, self._at_start = data.removeprefix(SPACE), False
         start = None if final else _MARKER_START.search(data)
         if start is not None:
             data, self._bytes = data[: start.start()], data[start.start() :]
-        return _MARKER.sub(_character, data)
+        return MARKER.sub(_character, data)
 
     def _cut(self, text: str) -> str:
         """Cut the text at the first stop string, and hold back the possible start of one."""
@@ -181,7 +191,7 @@ def _bytes_of(token: str, by_bytes: bool) -> bytes:
 def _is_converted(vocabulary: Mapping[str, int], pieces: list[bytes]) -> bool:
     if any(_BYTE_TOKEN.fullmatch(token) for token in vocabulary):
         return True
-    texts = (piece[len(_SPACE) :].decode("utf-8", "replace") for piece in pieces if piece.startswith(_SPACE))
+    texts = (piece[len(SPACE) :].decode("utf-8", "replace") for piece in pieces if piece.startswith(SPACE))
     return any(text[:1].isalpha() for text in texts)
 
 

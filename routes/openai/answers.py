@@ -54,34 +54,51 @@ def _chosen(token: TokenLogprob) -> ChosenTokenLogprob:
     return ChosenTokenLogprob(
         token=token.token,
         logprob=_finite(token.logprob),
-        bytes=_bytes(token.token),
+        bytes=list(_data(token)),
         top_logprobs=[
-            response_models.TokenLogprob(token=text, logprob=_finite(logprob), bytes=_bytes(text))
-            for _, text, logprob in token.top
+            response_models.TokenLogprob(token=text, logprob=_finite(logprob), bytes=list(data))
+            for text, logprob, data in _alternatives(token)
         ],
     )
 
 
-def text_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
-    """Return log probabilities as plain completions show them. offset: of the first token, in characters."""
+def text_logprobs(tokens: Sequence[TokenLogprob], before: int = 0) -> TextLogprobs:
+    """Return log probabilities as plain completions show them; the sampled token is always among the likeliest.
+
+    before: how many characters stand before the answer in the text that is shown.
+    """
     shown = [token for token in tokens if token.token]
-    offsets = []
-    for token in shown:
-        offsets.append(offset)
-        offset += len(token.token)
     return TextLogprobs(
-        tokens=[token.token for token in shown],
+        tokens=[_name(token.token, _data(token)) for token in shown],
         token_logprobs=[_finite(token.logprob) for token in shown],
-        top_logprobs=[{text: _finite(logprob) for _, text, logprob in token.top} for token in shown],
-        text_offset=offsets,
+        top_logprobs=[_top(token) for token in shown],
+        text_offset=[before + token.offset for token in shown],
     )
+
+
+def _top(token: TokenLogprob) -> dict[str, float]:
+    others = zip(token.top, _alternatives(token), strict=True)
+    top = {_name(text, data): _finite(value) for (one, _, _), (text, value, data) in others if one != token.token_id}
+    own = {_name(token.token, _data(token)): _finite(token.logprob)}
+    ranked = sorted((top | own).items(), key=lambda item: item[1], reverse=True)
+    return dict(ranked)
+
+
+def _name(text: str, data: bytes) -> str:
+    """Return a token's text, for a part of a character its bytes as OpenAI spells them: all parts have one text."""
+    return text if text.encode() == data else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _data(token: TokenLogprob) -> bytes:
+    return token.token.encode() if token.data is None else token.data
+
+
+def _alternatives(token: TokenLogprob) -> list[tuple[str, float, bytes]]:
+    """Return the likeliest tokens, each with its text, log probability and bytes."""
+    data = token.top_data or tuple(text.encode() for _, text, _ in token.top)
+    return [(text, logprob, own) for (_, text, logprob), own in zip(token.top, data, strict=True)]
 
 
 def _finite(logprob: float) -> float:
     """Return a log probability as JSON can represent it, which has no infinity."""
     return max(logprob, LOWEST_LOGPROB)
-
-
-def _bytes(token: str) -> list[int] | None:
-    """Return the bytes of a token, None for a part of a character, whose text does not tell them."""
-    return None if "\ufffd" in token else list(token.encode())

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edge.request_state import request_state
-from engine.types import Completion, Piece, Prompt, TextPrompt, TokensPrompt
+from engine.types import Completion, Prompt, TextPrompt, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
 from routes.chat.models import find_model
@@ -79,20 +79,20 @@ class CompletionResponse:
         return TextChoice(
             index=index,
             text=completion.text,
-            logprobs=answers.text_logprobs(completion.logprobs, 0) if self._logprobs else None,
+            logprobs=answers.text_logprobs(completion.logprobs) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         plain = [self._text_events(index) for index in range(len(self._run))]
-        offsets = [0] * len(self._run)
         for index, piece in self._run.pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
                 yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))
             elif self._logprobs and piece.logprobs:
-                yield self._with_logprobs(index, piece, offsets)
+                logprobs = answers.text_logprobs(piece.logprobs)
+                yield sse.event(self._chunk([_change(index, piece.text, logprobs)]))
             elif piece.text:
                 yield plain[index](piece.text)
             elif not piece.token_ids:
@@ -101,11 +101,6 @@ class CompletionResponse:
             ordered = [completions[index] for index in range(len(self._run))]
             yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
         yield answers.DONE
-
-    def _with_logprobs(self, index: int, piece: Piece, offsets: list[int]) -> bytes:
-        logprobs = answers.text_logprobs(piece.logprobs, offsets[index])
-        offsets[index] += len(piece.text)
-        return sse.event(self._chunk([_change(index, piece.text, logprobs)]))
 
     def _text_events(self, index: int) -> sse.TextEvents:
         return sse.TextEvents(self._chunk([_change(index, sse.TextEvents.HOLE)]))

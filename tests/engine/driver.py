@@ -37,7 +37,6 @@ class Driver:
             self.pool,
             self.config,
             loaded.eos_token_ids if loaded else frozenset(),
-            loaded.token_table.text if loaded else str,
             self.counters,
             self.clock,
         )

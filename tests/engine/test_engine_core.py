@@ -335,6 +335,28 @@ def test_streamed_pieces_joined_are_the_whole_answer(monkeypatch):
     assert completion.text == "abcdefghi"
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [((), "abcdef", "abcdef"), (("cd",), "ab", "ab"), (("c",), "ab", "ab"), (("fx",), "abcdef", "abcdef")],
+)
+def test_log_probabilities_are_those_of_the_text_that_is_shown(stop, text, tokens):
+    """Each comes with its text or behind it; those of a stop string, which is no part of the answer, never."""
+    core = Core()
+    core.runner.choose = lambda row: Choice(row.num_output, True, -0.5)
+    submitted = core.come(max_tokens=6, logprobs=0, stop=stop)
+    stream = submitted.generation.pieces(idle=0.0)
+    next(stream)
+    core.run()
+    shown = 0
+    for piece in stream:
+        shown += len(piece.text)
+        assert all(one.offset < shown for one in piece.logprobs)
+    completion = outcome(submitted)
+    assert completion.text == text
+    assert [one.token for one in completion.logprobs] == list(tokens)
+    assert [one.offset for one in completion.logprobs] == list(range(len(tokens)))
+
+
 def test_a_request_that_does_not_stream_is_handed_over_once():
     """The consumer is not woken for parts that it does not read."""
     core = Core()

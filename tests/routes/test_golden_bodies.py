@@ -25,7 +25,7 @@ VOLATILE = [
     (re.compile(r'"timestamp":"[^"]+"'), '"timestamp":""'),
 ]
 LOGPROBS = [
-    TokenLogprob(1, "Да", -0.5, ((1, "Да", -0.5), (2, "\ufffd", float("-inf")))),
+    TokenLogprob(1, "Да", -0.5, ((1, "Да", -0.5), (2, "\ufffd", float("-inf"))), top_data=("Да".encode(), b"\xd0")),
     TokenLogprob(3, "", -0.1),
 ]
 THOUGHT_AND_CALL = '<think>Hm.</think>So.\n<tool_call>{"name": "look", "arguments": {"at": "я"}}</tool_call>'

@@ -157,21 +157,43 @@ def test_sampling_fields_reach_the_engine(client, avibe):
 
 
 def test_log_probabilities_are_shown_in_both_shapes(client, avibe):
-    """Tokens without text are left out; a part of a character has no bytes; minus infinity becomes -9999."""
+    """Tokens without text are left out; a part of a character has its bytes; minus infinity becomes -9999."""
     avibe.logprobs = [
-        TokenLogprob(1, "Да", -0.5, ((1, "Да", -0.5), (2, "\ufffd", float("-inf")))),
+        TokenLogprob(1, "Да", -0.5, ((1, "Да", -0.5), (2, "\ufffd", float("-inf"))), top_data=("Да".encode(), b"\xd0")),
         TokenLogprob(3, "", -0.1),
     ]
     (token,) = ask(client, logprobs=True, top_logprobs=2).json["choices"][0]["logprobs"]["content"]
     assert (token["token"], token["logprob"], token["bytes"]) == ("Да", -0.5, [208, 148, 208, 176])
-    assert token["top_logprobs"][1] == {"token": "\ufffd", "logprob": -9999.0, "bytes": None}
+    assert token["top_logprobs"][1] == {"token": "\ufffd", "logprob": -9999.0, "bytes": [208]}
     told = client.post(TEXT, json={"model": "avibe", "prompt": "x", "logprobs": 2}).json["choices"][0]["logprobs"]
     assert told == {
         "tokens": ["Да"],
         "token_logprobs": [-0.5],
-        "top_logprobs": [{"Да": -0.5, "\ufffd": -9999.0}],
+        "top_logprobs": [{"Да": -0.5, "bytes:\\xd0": -9999.0}],
         "text_offset": [0],
     }
+
+
+def test_the_sampled_token_is_among_the_likeliest_of_a_completion(client, avibe):
+    """Also where it is not one of them. Parts of characters are told apart by their bytes; offsets are the engine's."""
+    first, second, third = b"\xf0\x9f", b"\x98\x80", "é".encode()
+    avibe.logprobs = [
+        TokenLogprob(1, "\ufffd", -3.0, ((2, "\ufffd", -0.5), (5, "a", -1.0)), first, (second, b"a"), 4),
+        TokenLogprob(2, "\ufffd\ufffd", -0.1, ((2, "\ufffd\ufffd", -0.1),), second, (second,), 4),
+        TokenLogprob(3, "é", -0.2, (), third, (), 5),
+    ]
+    asked = {"model": "avibe", "prompt": "x", "logprobs": 2}
+    told = client.post(TEXT, json=asked).json["choices"][0]["logprobs"]
+    assert told["tokens"] == ["bytes:\\xf0\\x9f", "bytes:\\x98\\x80", "é"]
+    assert told["top_logprobs"] == [
+        {"bytes:\\x98\\x80": -0.5, "a": -1.0, "bytes:\\xf0\\x9f": -3.0},
+        {"bytes:\\x98\\x80": -0.1},
+        {"é": -0.2},
+    ]
+    assert told["text_offset"] == [4, 4, 5]
+    content = ask(client, logprobs=True, top_logprobs=2).json["choices"][0]["logprobs"]["content"]
+    assert [token["bytes"] for token in content] == [list(first), list(second), list(third)]
+    assert content[0]["top_logprobs"][0]["bytes"] == list(second)
 
 
 def test_every_role_reaches_the_template(client, avibe):

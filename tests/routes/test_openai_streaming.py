@@ -139,16 +139,16 @@ def test_log_probabilities_are_sent_with_their_text(app, avibe):
     assert [token["token"] for token in told["content"]] == ["a", "b"]
 
 
-def test_text_offsets_continue_from_piece_to_piece(app, avibe):
-    """text_offset counts from the start of the continuation."""
+def test_text_offsets_are_those_of_the_whole_text(app, avibe):
+    """text_offset counts from the start of the continuation, in every event."""
     avibe.hold = True
     fields = CompletionRequest.model_validate({"model": "avibe", "prompt": "x", "logprobs": 1})
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
         shape = CompletionResponse(run, fields, 1)
-    for text in ("ab", "c"):
-        avibe.push("mine", text, token_ids=(1,), logprobs=(TokenLogprob(1, text, -1.0),))
+    for offset, text in ((0, "ab"), (2, "c")):
+        avibe.push("mine", text, token_ids=(1,), logprobs=(TokenLogprob(1, text, -1.0, offset=offset),))
     avibe.text = ""
     avibe.finish("mine")
     events = [json.loads(event.removeprefix(b"data: ")) for event in shape.events() if b"text_offset" in event]

@@ -83,11 +83,11 @@ def test_hidden_ids_and_ids_without_a_token_have_no_text():
     assert "".join(run(table, [think, 599, *bytewise(PLAIN, "a")])[0]) == "a"
 
 
-def test_the_text_of_a_single_token_for_log_probabilities():
-    """A part of a character is a replacement character, a marker the character it spells."""
-    assert PLAIN_TABLE.text(bytewise(PLAIN, "a")[0]) == "a"
-    assert PLAIN_TABLE.text(bytewise(PLAIN, "д")[0]) == "\ufffd"
-    assert CONVERTED_TABLE.text(CONVERTED.token_to_id("<0x0A>")) == "\n"
+def test_the_bytes_of_a_single_token():
+    """A part of a character has its own, a marker those of the character it spells."""
+    assert PLAIN_TABLE.data(bytewise(PLAIN, "a")[0]) == b"a"
+    assert PLAIN_TABLE.data(bytewise(PLAIN, "д")[0]) == "д".encode()[:1]
+    assert CONVERTED_TABLE.data(CONVERTED.token_to_id("<0x0A>")) == b"\n"
 
 
 # --- stop strings ---

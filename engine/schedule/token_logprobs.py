@@ -1,0 +1,46 @@
+"""The log probabilities of one answer's tokens, each with its text as soon as that is known."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from engine.model.choice import Choice
+from engine.text.detokenizer import TokenTable
+from engine.text.token_texts import TokenText, TokenTexts
+from engine.types import TokenLogprob
+
+
+class TokenLogprobs:
+    """Used by the engine's thread."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self._table, self._texts = table, TokenTexts(table)
+        self._waiting: deque[Choice] = deque()
+
+    def add(self, choice: Choice) -> list[TokenLogprob]:
+        """Add the next token; return those that are known now."""
+        self._waiting.append(choice)
+        return self._known(self._texts.add(choice.token_id))
+
+    def flush(self) -> list[TokenLogprob]:
+        """Return the rest at the end of the answer."""
+        return self._known(self._texts.flush())
+
+    def _known(self, texts: list[TokenText]) -> list[TokenLogprob]:
+        return [self._shown(self._waiting.popleft(), text) for text in texts]
+
+    def _shown(self, choice: Choice, text: TokenText) -> TokenLogprob:
+        assert choice.logprob is not None
+        top_data = tuple(self._table.data(token_id) for token_id, _ in choice.top)
+        return TokenLogprob(
+            token_id=choice.token_id,
+            token=text.data.decode("utf-8", "replace"),
+            logprob=choice.logprob,
+            top=tuple(
+                (token_id, data.decode("utf-8", "replace"), value)
+                for (token_id, value), data in zip(choice.top, top_data, strict=True)
+            ),
+            data=text.data,
+            top_data=top_data,
+            offset=text.offset,
+        )

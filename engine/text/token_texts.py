@@ -1,0 +1,89 @@
+"""What each token of an answer adds to its text, for log probabilities: its bytes, and where in the text they begin.
+
+A token may hold a part of a character, or of a marker that spells one (`<0x0A>` in two tokens); what it adds is known
+once that is complete. The bytes of all tokens, joined and decoded, are the text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from engine.text.detokenizer import MARKER, SPACE, Detokenizer, TokenTable
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """What a token adds. offset: the index in the text of the character that has its first byte.
+
+    A marker's character belongs to the token in which the marker begins; the others of it add nothing.
+    """
+
+    data: bytes
+    offset: int
+
+
+class TokenTexts:
+    """The tokens of one answer in order, used by one thread."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self._table = table
+        self._detokenizer = Detokenizer(table)
+        self._waiting: list[bytes] = []  # of the tokens whose texts are not known yet
+        self._begin = 0  # where the text of those begins
+        self._end = 0  # of the text so far
+        self._strips = table.strips  # the waiting ones are the first
+
+    def add(self, token_id: int) -> list[TokenText]:
+        """Add the next token; return what is known now of it and of those before it, once for each."""
+        self._waiting.append(self._table.pieces[token_id])
+        self._end += len(self._detokenizer.add(token_id))
+        return [] if self._detokenizer.pending else self._known()
+
+    def flush(self) -> list[TokenText]:
+        """Return the rest at the end of the answer."""
+        self._end += len(self._detokenizer.flush())
+        return self._known()
+
+    def _known(self) -> list[TokenText]:
+        pieces, self._waiting = self._waiting, []
+        begin, self._begin = self._begin, self._end
+        whole = _Cleaned(b"".join(pieces), self._table.cleans, self._strips)
+        self._strips = False
+        bounds = [whole.index(end) for end in accumulate(map(len, pieces), initial=0)]
+        return [TokenText(whole.data[low:high], begin + whole.character(low)) for low, high in pairwise(bounds)]
+
+
+class _Cleaned:
+    """The bytes of a few tokens as they are in the text. strips: without a space mark at their beginning."""
+
+    def __init__(self, raw: bytes, cleans: bool, strips: bool) -> None:
+        self._markers = list(MARKER.finditer(raw)) if cleans else []
+        self._stripped = strips and raw.startswith(SPACE)
+        parts, position = [], 0
+        for marker in self._markers:
+            parts += [raw[position : marker.start()], self._byte(marker)]
+            position = marker.end()
+        self.data = b"".join([*parts, raw[position:]])
+
+    def index(self, position: int) -> int:
+        """Return where in the cleaned bytes a raw position is, behind a marker for one inside it."""
+        for marker in self._markers:
+            if marker.start() < position < marker.end():
+                position = marker.end()
+        inside = [marker for marker in self._markers if marker.end() <= position]
+        return position - sum(marker.end() - marker.start() - len(self._byte(marker)) for marker in inside)
+
+    def character(self, index: int) -> int:
+        """Return how many characters begin before the one that has this byte."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        complete = len(decoder.decode(self.data[: index + 1]))
+        within = bool(decoder.getstate()[0]) or index >= len(self.data)
+        return complete if within else complete - 1
+
+    def _byte(self, marker: re.Match[bytes]) -> bytes:
+        if self._stripped and marker.start() == 0:
+            return b""
+        return bytes.fromhex(marker[1].decode()) if marker[1] else b" "
