@@ -358,6 +358,7 @@ class ModelInfo:
     """What clients and pages may know of a model: lengths in tokens, the checkpoint's sampling defaults.
 
     loaded: whether these are the checkpoint's own; before that, max_model_len is the most that it can be.
+    tools: whether the chat template renders tools and calls; None where that has not been tried.
     """
 
     name: str
@@ -367,10 +368,22 @@ class ModelInfo:
     max_model_len: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
     loaded: bool = True
+    tools: bool | None = None
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether requests may have tools; one that comes before the model is loaded is not refused for them."""
+        if self.tools is None:
+            return not self.vision or not self.loaded
+        return self.tools
 
     @classmethod
     def of(
-        cls, spec: ModelSpec, max_model_len: int, generation_defaults: Mapping[str, float] | None = None
+        cls,
+        spec: ModelSpec,
+        max_model_len: int,
+        generation_defaults: Mapping[str, float] | None = None,
+        tools: bool | None = None,
     ) -> ModelInfo:
         """Return what clients may know of the model that a spec describes, loaded if its defaults are given."""
         return cls(
@@ -381,4 +394,5 @@ class ModelInfo:
             max_model_len=max_model_len,
             generation_defaults=generation_defaults or {},
             loaded=generation_defaults is not None,
+            tools=tools,
         )

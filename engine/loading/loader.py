@@ -36,6 +36,7 @@ class LoadedModel:
 
     generation_defaults: the sampling parameters of the checkpoint. They are removed from `generation_config` of the
     model, which keeps its end and pad tokens only, so `generate()` does not apply them.
+    tools: whether the chat template renders tools and calls.
     """
 
     model: PreTrainedModel
@@ -45,6 +46,7 @@ class LoadedModel:
     max_model_len: int
     vocab_size: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
+    tools: bool | None = None
 
     @property
     def image_token_id(self) -> int | None:
@@ -139,7 +141,7 @@ def _assemble(
     # The published Avision shows SentencePiece markers in its text whatever its vocabulary, so it is always cleaned.
     table = TokenTable.of(tokenizer.backend_tokenizer, vocab_size, eos, cleans=True if spec.vision else None)
     defaults = _take_defaults(model, tokenizer, eos)
-    return LoadedModel(model, preparer, table, eos, length, vocab_size, defaults)
+    return LoadedModel(model, preparer, table, eos, length, vocab_size, defaults, preparer.renders_tools())
 
 
 def _end_tokens(spec: ModelSpec, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

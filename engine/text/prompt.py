@@ -72,6 +72,22 @@ class PromptPreparer:
             return ids
         return _expanded(ids, self._images.pad_token_id, self._images.header_counts(prompt.images))
 
+    def renders_tools(self) -> bool:
+        """Return whether the chat template shows tools, calls in the history and their results."""
+        shown = ("toolxname", "callxname", "resultxtext")
+        tool, call, result = shown
+        turns: tuple[dict[str, Any], ...] = (
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [_function({"name": call, "arguments": "{}"})]},
+            {"role": "tool", "content": result, "tool_call_id": "x"},
+        )
+        tools = (_function({"name": tool, "description": "x", "parameters": {"type": "object"}}),)
+        try:
+            rendered = self._render(ChatPrompt(turns, tools=tools))
+        except ValidationError:
+            return False
+        return all(text in rendered for text in shown)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text that the model itself could generate, with its tool calls and reasoning as tokens.
 
@@ -155,6 +171,10 @@ class PromptPreparer:
         if images is not None and not {images.pad_token_id, images.video_token_id}.isdisjoint(ids):
             raise Unsupported("Image tokens cannot be sent as token ids.", "prompt")
         return ids
+
+
+def _function(function: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "x", "type": "function", "function": function}
 
 
 def _not_empty(ids: list[int]) -> list[int]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ServiceError, Unsupported, ValidationError
 from engine.text.images import check_header
 from engine.types import EncodedImage, ModelInfo
+from routes.chat.output import CALL, CALL_END
 from routes.parsing import image_in_base64, image_in_data_url
 
 MAX_IMAGES = 4
+WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,33 @@ class ConversationBuilder:
         self._add("user", content)
 
     def assistant(self, content: Content, calls: Sequence[PastCall] = ()) -> None:
-        """Add an earlier answer."""
-        self._add("assistant", content)
-        if calls:
+        """Add an earlier answer. Its calls become text for a model whose chat template has none."""
+        if not calls:
+            self._add("assistant", content)
+        elif self._info.uses_tools:
+            self._add("assistant", content)
             self._messages[-1]["tool_calls"] = [_shown(call) for call in calls]
+        else:
+            said = [content] if isinstance(content, str) else [*content]
+            self._add_calls("assistant", [*said, "\n".join(map(_as_text, calls))])
 
     def tool_result(self, call_id: str, content: Content) -> None:
-        """Add the result of a call."""
-        self._add("tool", content)
-        self._messages[-1]["tool_call_id"] = call_id
+        """Add the result of a call; for a model whose chat template has no such role, as a message of the user."""
+        if self._info.uses_tools:
+            self._add("tool", content)
+            self._messages[-1]["tool_call_id"] = call_id
+        else:
+            found = [content] if isinstance(content, str) else [*content]
+            self._add_calls("user", ["<tool_response>", *found, "</tool_response>"])
+
+    def _add_calls(self, role: str, lines: Sequence[Part]) -> None:
+        """Add a message that stands for calls or a result, each part on a line of its own."""
+        parted = [part for line in lines if line for part in ("\n", line)][1:]
+        if all(isinstance(part, str) for part in parted):
+            self._add(role, "".join(map(str, parted)))
+        else:
+            self._add(role, parted)
+        self._messages[-1][WITH_CALLS] = True
 
     def _add(self, role: str, content: Content) -> None:
         shown = content if isinstance(content, str) else [self._part(part) for part in content]
@@ -101,6 +122,16 @@ class ConversationBuilder:
             if isinstance(error, ValidationError):
                 error.param = source.path
             raise
+
+
+def has_calls(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a conversation has calls or results, so that a model may write more of them by habit."""
+    return any(name in message for message in messages for name in ("tool_calls", "tool_call_id", WITH_CALLS))
+
+
+def _as_text(call: PastCall) -> str:
+    """Return a call as the models that the service is made for write it."""
+    return f'{CALL}\n{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {call.arguments}}}\n{CALL_END}'
 
 
 def _shown(call: PastCall) -> dict[str, Any]:

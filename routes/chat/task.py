@@ -12,6 +12,7 @@ from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt, Completion, EncodedImage
 from routes.chat.answer_format import AnswerFormat
+from routes.chat.conversation import has_calls
 from routes.chat.grammars import NewMask, new_mask
 from routes.chat.lengths import prompt_in
 from routes.chat.models import find_model
@@ -89,10 +90,9 @@ def submit(task: ChatTask) -> ChatRun:
 
 
 def _shape(task: ChatTask) -> Shape:
-    """Return what is known of the answers' texts. After calls in the history a model writes more, if only by habit."""
-    history = any("tool_calls" in message or message["role"] == "tool" for message in task.messages)
+    """Return what is known of the answers' texts."""
     return Shape(
-        calls=history or task.toolbox.given,
+        calls=task.toolbox.given or has_calls(task.messages),
         forced=task.toolbox.forced,
         exclusive=task.answer_format is not None and not task.toolbox.forced,
         parallel=task.toolbox.parallel,

@@ -13,7 +13,7 @@ from routes.chat.names import FieldNames
 from routes.chat.output import CALL, CALL_END
 from routes.chat.schemas import json_rule
 
-MAX_TOOLS = 64
+MAX_TOOLS = 128
 MOST_FORCED_CALLS = 8
 
 
@@ -51,8 +51,8 @@ class Toolbox:
         names: FieldNames,
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}
-        if tools and info.vision:
-            raise Unsupported("This model does not use tools.", names.tools)
+        if tools and choice != "none" and not info.uses_tools:
+            raise Unsupported(f"This model's chat template has no {names.tools}.", names.tools)
         if len(self._tools) < len(tools):
             raise ValidationError(f"{names.tools} has two functions of one name.", names.tools)
         if not self._tools and choice not in (None, "none", "auto"):

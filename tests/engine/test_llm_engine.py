@@ -151,6 +151,7 @@ def test_an_engine_answers_and_says_what_it_is(start):
     assert stats.kv_cache_tokens_capacity == (4 + PREFIX_CONTEXTS) * engine.info.max_model_len
     assert stats.kv_cache_tokens_used == 0
     assert engine.info.generation_defaults["top_k"] == 20
+    assert engine.info.uses_tools
 
 
 def test_a_stream_joined_is_the_answer_of_one_that_does_not_stream(text_folder, monkeypatch):

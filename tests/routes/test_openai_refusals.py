@@ -96,7 +96,7 @@ MISTAKES = [
     ({"tools": [{"type": "web"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     ({"tools": [TOOL, TOOL]}, "tools"),
-    ({"tools": [TOOL] * 65}, "tools"),
+    ({"tools": [TOOL] * 129}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "web"}}, "tool_choice.type"),
     ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
@@ -179,8 +179,11 @@ def test_a_request_has_at_most_four_images(client, avision):
 
 
 def test_avision_uses_no_tools(client):
-    """Its chat template has none."""
-    assert refused(ask(client, model="avision", tools=[TOOL]), 400, "validation_error")[1] == "tools"
+    """Its chat template has none. Tools that are not to be used change nothing."""
+    for choice in (None, "auto", "required"):
+        response = ask(client, model="avision", tools=[TOOL], tool_choice=choice)
+        assert refused(response, 400, "validation_error")[1] == "tools"
+    assert ask(client, model="avision", tools=[TOOL], tool_choice="none").status_code == 200
 
 
 def test_every_failure_has_the_same_fields(client, avibe):

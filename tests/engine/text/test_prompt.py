@@ -139,6 +139,19 @@ def test_a_conversation_that_the_template_rejects_is_a_validation_error(text, me
     assert "Error" not in caught.value.message
 
 
+PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
+IGNORES_CALLS = "{% for tool in tools %}{{ tool.function.name }}{% endfor %}" + PLAIN
+REFUSES_ROLES = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('no such role') }}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [PLAIN, IGNORES_CALLS, REFUSES_ROLES])
+def test_a_template_without_tools_is_recognised(tokenizer, text, vision, template):
+    """It shows neither tools nor calls and results; those of the checkpoints show all three."""
+    assert not PromptPreparer(tokenizer, 1000, template).renders_tools()
+    assert text.renders_tools()
+    assert vision.renders_tools()
+
+
 def test_a_text_model_rejects_images(text, make_image):
     """In the images and in the parts of the messages."""
     with pytest.raises(Unsupported):

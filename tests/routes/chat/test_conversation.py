@@ -1,0 +1,86 @@
+"""Conversations as chat templates take them, with calls and their results for models that have and have not tools."""
+
+import base64
+
+import pytest
+
+from engine.errors import PayloadTooLarge, Unsupported, ValidationError
+from engine.types import ModelInfo
+from routes.chat.conversation import ConversationBuilder, ImageSource, PastCall, has_calls
+from tests.fakes import image_bytes
+
+TEXT, VISION = ModelInfo("avibe", "avibe", False, False, 4096), ModelInfo("avision", "avision", True, False, 4096)
+CALL = PastCall("c1", 'lo"ok', '{"at": 1}')
+IMAGE = base64.b64encode(image_bytes()).decode()
+
+
+def test_calls_reach_a_template_that_has_them():
+    """As objects, with the id of the call that a result answers."""
+    builder = ConversationBuilder(TEXT)
+    builder.system("Be brief.")
+    builder.user(["Hi", "there"])
+    builder.assistant("Wait.", [CALL])
+    builder.tool_result("c1", "found")
+    function = {"name": 'lo"ok', "arguments": '{"at": 1}'}
+    assert builder.messages == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "there"}]},
+        {
+            "role": "assistant",
+            "content": "Wait.",
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        },
+        {"role": "tool", "content": "found", "tool_call_id": "c1"},
+    )
+    assert has_calls(builder.messages)
+
+
+def test_calls_become_text_for_a_template_that_has_none():
+    """Nothing of the history vanishes; the model is shown what it would have written."""
+    builder = ConversationBuilder(VISION)
+    builder.assistant("Wait.", [CALL, CALL])
+    builder.assistant("", [CALL])
+    builder.tool_result("c1", "found")
+    written = '<tool_call>\n{"name": "lo\\"ok", "arguments": {"at": 1}}\n</tool_call>'
+    contents = [(message["role"], message["content"]) for message in builder.messages]
+    assert contents == [
+        ("assistant", f"Wait.\n{written}\n{written}"),
+        ("assistant", written),
+        ("user", "<tool_response>\nfound\n</tool_response>"),
+    ]
+    assert has_calls(builder.messages)
+
+
+def test_an_image_in_a_result_keeps_its_position():
+    """Among the texts of the message that stands for the result."""
+    builder = ConversationBuilder(VISION)
+    builder.tool_result("c1", ["found", ImageSource("messages[0]", base64=IMAGE)])
+    (message,) = builder.messages
+    assert [part.get("text", part["type"]) for part in message["content"]] == [
+        *("<tool_response>", "\n", "found", "\n", "image", "\n", "</tool_response>")
+    ]
+    assert len(builder.images) == 1
+
+
+def test_a_conversation_without_calls_is_known_as_such():
+    """No tag is looked for in the answers to it."""
+    builder = ConversationBuilder(TEXT)
+    builder.user("Hi")
+    builder.assistant("Hello.")
+    assert not has_calls(builder.messages)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (ImageSource("there", url="https://example.com/a.png"), Unsupported),
+        (ImageSource("there", url="nothing"), ValidationError),
+        (ImageSource("there", base64="!!!"), ValidationError),
+        (ImageSource("there", base64="A" * 24 * 2**20), PayloadTooLarge),
+    ],
+)
+def test_an_image_that_cannot_be_read_is_named(source, error):
+    """By its place in the request, whatever the protocol calls that."""
+    with pytest.raises(error) as raised:
+        ConversationBuilder(VISION).user([source])
+    assert getattr(raised.value, "param", "there") == "there"
