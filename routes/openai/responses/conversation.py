@@ -18,7 +18,8 @@ from routes.openai.responses.items import (
     PastReasoning,
 )
 
-AnyPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart | ThoughtPart
+ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart
+AnyPart = ShownPart | ThoughtPart
 
 INPUT, PREVIOUS = "input", "previous_response_id"
 
@@ -93,7 +94,7 @@ def _content(content: str | Sequence[AnyPart], path: str) -> Content:
     return [_part(part, where) for part, where in parts if not isinstance(part, ThoughtPart)]
 
 
-def _part(part: TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart, path: str) -> Part:
+def _part(part: ShownPart, path: str) -> Part:
     if isinstance(part, RefusalPart):
         return part.refusal
     if not isinstance(part, ImagePart):

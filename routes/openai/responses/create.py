@@ -30,10 +30,10 @@ NAMES = FieldNames(
 AT_ONCE = (None, "none", "minimal", "default")
 
 
-def submit_response(body: ResponseRequest, asked: Any) -> Answer:
-    """Submit a request; return the answer to come, which keeps nothing of the body but what it shows of it.
+def submit_response(body: ResponseRequest) -> Answer:
+    """Submit a request; return the answer to come, which keeps nothing of the body but what it shows or stores of it.
 
-    asked: the input as it was sent, for a response that is stored. Raises the ServiceError that it is refused with.
+    Raises the ServiceError that the request is refused with.
     """
     _, backend = find_model(body.model)
     previous = None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
@@ -51,7 +51,7 @@ def submit_response(body: ResponseRequest, asked: Any) -> Answer:
         # The effort is a hint, for which an answer of a fixed form has no room.
         thinking=form is None and not tools.forced and _effort(body) not in AT_ONCE,
     )
-    draft = stored.draft(previous, asked) if body.store else None
+    draft = stored.draft(previous, body.input) if body.store else None
     try:
         run = submit(task)
     except BaseException:

@@ -14,6 +14,9 @@ from routes.chat.task import ChatRun
 from routes.openai.responses.bodies import (
     IncompleteDetails,
     InputTokensDetails,
+    OutputItem,
+    OutputMessage,
+    OutputText,
     OutputTokensDetails,
     ResponseFailure,
     ResponseObject,
@@ -102,7 +105,7 @@ class Answer:
             usage=_usage(completion, output.reasoning_tokens),
         )
         if self._draft is not None:
-            items = sse.compact(output.items).encode()
+            items = sse.compact([_turn(item) for item in output.items]).encode()
             self._draft.keep(response["id"], sse.compact(response).encode(), items)
         return response
 
@@ -121,6 +124,14 @@ class Answer:
 
 def _complete(completion: Completion) -> bool:
     return completion.finish_reason != "length"
+
+
+def _turn(item: OutputItem) -> OutputItem:
+    """Return an item as a later request reads it, without log probabilities."""
+    if item["type"] != "message":
+        return item
+    parts = [cast(OutputText, {**part, "logprobs": []}) for part in item["content"]]
+    return cast(OutputMessage, {**item, "content": parts})
 
 
 def _usage(completion: Completion, reasoning_tokens: int) -> ResponseUsage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 from edge import caller
 from edge.errors import NotFound, PreviousNotFound
@@ -16,7 +15,7 @@ from routes.openai.requests import json_limits
 from routes.openai.responses.bodies import InputItemList
 from routes.openai.responses.conversation import PREVIOUS
 from routes.openai.responses.items import InputItem, StoredItems
-from routes.openai.responses.open_items import new_id
+from routes.openai.responses.shown_items import shown_items
 from routes.openai.responses.store import Draft, StoredResponse
 from routes.services import services
 from routes.sse import compact
@@ -57,9 +56,9 @@ def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
     return [item for turn in turns for item in turn.items]
 
 
-def draft(previous: StoredResponse | None, asked: Any) -> Draft:
+def draft(previous: StoredResponse | None, asked: str | Sequence[InputItem]) -> Draft:
     """Return the room for a response to this input. Raises as `ResponseStore.draft` does."""
-    return services().responses.draft(_owner(), previous, compact(_listed(asked)).encode())
+    return services().responses.draft(_owner(), previous, compact(shown_items(asked)).encode())
 
 
 def input_items(response: StoredResponse, limit: int, newest_first: bool, after: str | None) -> InputItemList:
@@ -84,19 +83,3 @@ def input_items(response: StoredResponse, limit: int, newest_first: bool, after:
 def _owner() -> str:
     """Return whose responses a request may name: its client's, as budgets are charged."""
     return caller.budget_key(request_state().client)
-
-
-def _listed(asked: Any) -> list[dict[str, Any]]:
-    """Return an input as a list of items, each with an id and a message's content as parts."""
-    items = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    return [_shown(item) for item in items]
-
-
-def _shown(item: dict[str, Any]) -> dict[str, Any]:
-    kind = item.get("type") or "message"
-    shown = {"id": new_id({"message": "msg", "reasoning": "rs"}.get(kind, "fc")), "type": kind, "status": "completed"}
-    shown |= {name: value for name, value in item.items() if value is not None}
-    if kind == "message" and isinstance(item["content"], str):
-        part = "output_text" if item["role"] == "assistant" else "input_text"
-        shown["content"] = [{"type": part, "text": item["content"]}]
-    return shown

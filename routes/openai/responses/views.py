@@ -63,11 +63,11 @@ def input_items(response_id: str) -> Response:
 def _submit() -> tuple[Answer, bool]:
     limits = json_limits(services().settings.generation.max_model_len)
 
-    def read() -> tuple[ResponseRequest, object]:
+    def read() -> ResponseRequest:
         values = parsing.json_object(limits)
         refuse_unsupported(values)
-        return validated(ResponseRequest, values), values["input"]
+        return validated(ResponseRequest, values)
 
-    body, asked = charge_if_refused(read)
+    body = charge_if_refused(read)
     charge()
-    return submit_response(body, asked), bool(body.stream)
+    return submit_response(body), bool(body.stream)

@@ -9,6 +9,7 @@ import pytest
 from edge.services import KEY
 from engine.errors import ModelError
 from routes.openai.responses.store import KEPT_SECONDS, ResponseStore
+from routes.services import services
 from tests.fakes import Clock, image_bytes
 
 PATH = "/v1/responses"
@@ -85,6 +86,35 @@ def test_the_items_of_its_input_are_listed(api, respond):
         with pytest.raises(openai.BadRequestError) as caught:
             api.responses.input_items.list(second.id, extra_query=wrong)
         assert caught.value.param == next(iter(wrong))
+
+
+def test_what_the_model_does_not_read_is_not_stored(app, client):
+    """Reasoning, unknown fields of items and log probabilities take no room, and are not listed."""
+    noise = {"annotations": ["x" * 9000], "anything": "x" * 9000}
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Hello", **noise}], **noise},
+        {"type": "reasoning", "summary": [], "encrypted_content": "x" * 9000},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "So.", **noise}], **noise},
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}", **noise},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "text", "text": "found"}], **noise},
+    ]
+    made = post(client, store=True, input=items).json["id"]
+    listed = client.get(f"{PATH}/{made}/input_items?order=asc").json["data"]
+    assert [item.pop("id").partition("_")[0] for item in listed] == ["msg", "msg", "fc", "fco"]
+    assert {item.pop("status") for item in listed} == {"completed"}
+    assert listed == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "So.", "annotations": []}],
+        },
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "found"}]},
+    ]
+    assert services(app).responses.size()[1] < 9000
+    again = post(client, previous_response_id=made, input="More")
+    assert again.status_code == 200
 
 
 def test_a_deleted_response_is_gone(api, respond):
