@@ -22,9 +22,9 @@ class ProtocolRequest(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
         absent = cls.as_absent
+        if not isinstance(values, dict) or not (absent or None in values.values()):
+            return values
         return {
             name: value
             for name, value in values.items()

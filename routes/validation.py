@@ -77,9 +77,9 @@ class RequestModel(BaseModel):
     @classmethod
     def _one_unknown(cls, values: Any) -> Any:
         """Keep the first of the unknown fields: pydantic makes an error of each, and one is shown."""
-        if not isinstance(values, dict):
-            return values
         known, may = _fields_of(cls), cls.passed_over
+        if not isinstance(values, dict) or values.keys() <= known:
+            return values
         refused = (
             name for name, value in values.items() if name not in known and not (may and may.allows(name, value))
         )
