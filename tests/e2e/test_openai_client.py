@@ -230,7 +230,8 @@ def test_forced_tools_are_called(client):
     events = list(chat(client, tools=[WEATHER], tool_choice="required", max_tokens=400, stream=True, seed=1))
     calls = [call for event in events for call in event.choices[0].delta.tool_calls or []]
     assert calls[0].function.name == "get_weather"
-    assert json.loads(calls[0].function.arguments)["city"] is not None
+    first = "".join(call.function.arguments or "" for call in calls if call.index == 0)
+    assert json.loads(first)["city"] is not None
     result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 20}'}
     turns = [*HELLO, answer.choices[0].message.model_dump(exclude_none=True), result]
     assert chat(client, messages=turns, tools=[WEATHER]).choices[0].message.content is not None
@@ -266,7 +267,6 @@ MISTAKES = [
     ({"temperature": "hot"}, "temperature"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
-    ({"max_tokens": 2048}, "max_tokens"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "video", "url": ""}]}]}, "messages[0].content[0]"),
     ({"messages": with_images("What?", "red")}, "messages[0].content[0].image_url.url"),
