@@ -77,7 +77,8 @@ def sequence_of(
         commit_early,
         request.sampling.max_tokens,
     )
-    detokenizer = Detokenizer(loaded.token_table, request.sampling.stop)
+    table = loaded.token_table if request.sampling.token_mask is None else loaded.token_table.literal
+    detokenizer = Detokenizer(table, request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
     scope = scopes.of(request.client, prompt.token_ids)
     return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images, scope)

@@ -11,9 +11,6 @@ from engine.types import Vocabulary
 
 log = logging.getLogger("avito_ai.loading")
 
-# The spelling of a byte and of a space in SentencePiece.
-BYTE, SPACE = b"<0x", "\u2581".encode()
-
 
 def vocabulary_of(loaded: LoadedModel) -> Vocabulary | None:
     """Return the tokens of a loaded model, indexed for grammars; None if llguidance cannot index them.
@@ -29,13 +26,5 @@ def vocabulary_of(loaded: LoadedModel) -> Vocabulary | None:
 
 
 def tokens_of(loaded: LoadedModel) -> Vocabulary:
-    """Return the tokens of a loaded model, with SentencePiece markers replaced by the text that clients see."""
-    table = loaded.token_table
-    tokens = table.pieces
-    if table.cleans:
-        tokens = [table.data(number) if _is_marker(token) else token for number, token in enumerate(tokens)]
-    return Vocabulary(tuple(tokens), loaded.eos_token_ids, loaded.preparer.encode)
-
-
-def _is_marker(token: bytes) -> bool:
-    return token.startswith(BYTE) or SPACE in token
+    """Return the tokens of a loaded model, as clients see them in an answer that follows a grammar."""
+    return Vocabulary(tuple(loaded.token_table.literal.pieces), loaded.eos_token_ids, loaded.preparer.encode)

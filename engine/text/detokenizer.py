@@ -10,6 +10,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from tokenizers import Tokenizer
 
@@ -64,6 +65,15 @@ class TokenTable:
             if index not in invisible:
                 pieces[index] = _bytes_of(token, by_bytes)
         return cls(pieces, _is_converted(vocabulary, pieces) if cleans is None else cleans, strips)
+
+    @cached_property
+    def literal(self) -> TokenTable:
+        """The same tokens, each as the text it spells alone, whatever stands beside it.
+
+        A grammar reads tokens one by one: in an answer that follows one, several tokens that together spell a marker
+        stay the text that the grammar has seen.
+        """
+        return TokenTable([self._cleaned(piece) for piece in self.pieces], cleans=False) if self.cleans else self
 
     def data(self, token_id: int) -> bytes:
         """Return the bytes of a single token, as of an alternative in log probabilities."""

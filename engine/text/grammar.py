@@ -43,6 +43,8 @@ FUEL = (2_000, 20_000, 60_000, 200_000)
 BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170
 # A new grammar is tried with answers of this many tokens, so that one that soon exceeds its limits is refused at once.
 TRIED_TOKENS = 16
+# What the library says if an answer exceeds what it may keep of a grammar, which grows with the fuel.
+MORE_MAY_HELP = "too many expressions"
 # Which of the allowed tokens each of these answers takes, as a share of them.
 TRIED_ANSWERS = (0.0, 0.35, 0.7, 1.0)
 
@@ -92,7 +94,8 @@ class GrammarMask:
         """Advance by one token. Raises GrammarFailed."""
         if self._next is not None:
             self._next.result()  # a matcher must not be used concurrently
-        if not self._matcher.consume_token(token_id):
+        # A matcher in error accepts an end token, though the answer is not complete.
+        if self._matcher.is_error() or not self._matcher.consume_token(token_id) or self._matcher.is_error():
             raise GrammarFailed(f"{self._field} {TOO_COMPLEX}.", self._field)
         self._next = None if self._matcher.is_stopped() else self._pool.submit(self._compute)
 
@@ -192,24 +195,35 @@ class Grammars:
             if not matcher.is_error():
                 _mask_of(matcher, self._words)  # kept by the matcher, so that no answer waits for its first one
             reason = _reason(matcher.get_error()) if matcher.is_error() else ""
-            if reason != TOO_COMPLEX:
+            if not reason:
+                failure = self._tried(matcher)
+                reason = "" if failure is None else TOO_COMPLEX
+                if MORE_MAY_HELP not in (failure or ""):
+                    break
+            elif reason != TOO_COMPLEX:
                 break
-        if not reason and not all(self._goes_on(matcher.deep_copy(), share) for share in TRIED_ANSWERS):
-            reason = TOO_COMPLEX
         if reason:
             raise ValidationError(reason)
         return _Compiled(matcher, size_of(grammar, fuel))
 
-    def _goes_on(self, matcher: LLMatcher, share: float) -> bool:
-        """Return whether the start of an answer stays within the limits. share: which of the allowed tokens to take."""
+    def _tried(self, matcher: LLMatcher) -> str | None:
+        """Return why the start of some answer exceeds the limits; None if none does."""
+        for share in TRIED_ANSWERS:
+            failure = self._failure(matcher.deep_copy(), share)
+            if failure is not None:
+                return failure
+        return None
+
+    def _failure(self, matcher: LLMatcher, share: float) -> str | None:
+        """Return why the start of an answer fails. share: which of the allowed tokens to take."""
         for _ in range(TRIED_TOKENS):
             mask = _mask_of(matcher, self._words)
             allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))
             if matcher.is_error() or not len(allowed):
-                return False
+                return matcher.get_error()
             if matcher.is_stopped() or not matcher.consume_token(int(allowed[int(share * (len(allowed) - 1))])):
-                return not matcher.is_error()
-        return True
+                break
+        return matcher.get_error() if matcher.is_error() else None
 
     def _tokens(self) -> LLTokenizer:
         with self._tokenizer_lock:

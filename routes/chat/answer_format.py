@@ -6,9 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from engine.text.grammar import json_grammar, lark_grammar
-from routes.chat.schemas import check_schema
-from routes.sse import compact
+from engine.text.grammar import lark_grammar
+from routes.chat.schemas import schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -30,8 +29,7 @@ class AnswerFormat:
     def grammar(self) -> str:
         """Return the grammar as `Grammars.mask` takes it. Raises ValidationError that names the field."""
         if self.schema is not None:
-            check_schema(self.schema, self.field)
-            return json_grammar(compact(self.schema))
+            return schema_grammar(self.schema, self.field)
         if self.lark is not None:
             return lark_grammar(self.lark)
         if self.regex is not None:

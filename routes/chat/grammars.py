@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from engine.backend import Backend
 from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
@@ -12,6 +13,7 @@ from engine.types import Status, TokenMask
 from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.names import FieldNames
+from routes.chat.schemas import blamed
 from routes.chat.toolbox import Toolbox
 from routes.sse import compact
 
@@ -73,8 +75,17 @@ def new_mask(
     try:
         grammars.mask(grammar, wanted, field, owner)  # compiles it now, while the request's thread waits
     except ValidationError as error:
-        raise ValidationError(f"{field} {error.message}.", field) from None
+        raise blamed(_schemas(answer_format, toolbox)) or ValidationError(f"{field} {error.message}.", field) from None
     return lambda: grammars.mask(grammar, field=field, owner=owner)
+
+
+def _schemas(answer_format: AnswerFormat | None, toolbox: Toolbox) -> dict[str, Any]:
+    """Return the schemas that an answer must conform to, by their fields."""
+    if toolbox.forced:
+        return toolbox.schemas()
+    if answer_format is None or answer_format.schema is None:
+        return {}
+    return {answer_format.field: answer_format.schema}
 
 
 def _grammar(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> tuple[str, str | None]:
@@ -84,8 +95,8 @@ def _grammar(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldN
             raise ValidationError(
                 f"{names.answer_format} and a forced {names.tool_choice} contradict each other.", names.answer_format
             )
-        lark = toolbox.lark(names.tools)
-        if sum(len(compact(schema)) for schema in toolbox.schemas()) > MAX_FORCED_CHARACTERS:
+        lark = toolbox.lark()
+        if sum(len(compact(schema)) for schema in toolbox.schemas().values()) > MAX_FORCED_CHARACTERS:
             raise ValidationError(
                 f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools
             )

@@ -1,4 +1,7 @@
-"""JSON schemas of requests: their limits, and the grammars that enforce them."""
+"""JSON schemas of requests: their limits, and the grammars that enforce them.
+
+A schema is rewritten first (engine/text/schema/), which refuses what cannot be enforced by keyword and place.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 from typing import Any
 
 from engine.errors import ValidationError
-from engine.text.grammar import JSON_STYLE
+from engine.text.grammar import JSON_STYLE, json_grammar
+from engine.text.schema.emission import Rewritten, rewrite
+from engine.text.schema.refusal import SchemaRefused
 from routes.sse import compact
 
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -16,8 +21,30 @@ MAX_SCHEMA_VALUES = 2000
 
 def json_rule(schema: dict[str, Any], field: str) -> str:
     """Return the Lark expression that matches JSON of a schema. field: what a refusal names. Raises ValidationError."""
+    return f"%json {json.dumps(rewritten(schema, field).schema | {'x-guidance': JSON_STYLE})}"
+
+
+def schema_grammar(schema: Any, field: str) -> str:
+    """Return the grammar of JSON of a schema. field: what a refusal names. Raises ValidationError."""
+    return json_grammar(json.dumps(rewritten(schema, field).schema))
+
+
+def rewritten(schema: Any, field: str) -> Rewritten:
+    """Return a schema as the grammar library takes it. field: what a refusal names. Raises ValidationError."""
     check_schema(schema, field)
-    return f"%json {json.dumps(schema | {'x-guidance': JSON_STYLE})}"
+    try:
+        return rewrite(schema)
+    except SchemaRefused as refusal:
+        raise ValidationError(f"{field} {refusal.message}.", field) from None
+
+
+def blamed(schemas: dict[str, Any]) -> ValidationError | None:
+    """Return the refusal of the part of some schemas, by the fields that have them, that is too hard to match."""
+    refusals = {field: rewritten(schema, field).blamed() for field, schema in schemas.items()}
+    named = {field: refusal for field, refusal in refusals.items() if refusal.keyword in ("pattern", "format")}
+    for field, refusal in (named or refusals).items():
+        return ValidationError(f"{field} {refusal.message}.", field)
+    return None
 
 
 def check_schema(schema: Any, field: str) -> None:

@@ -86,17 +86,17 @@ class Toolbox:
         """True if the answer must be a call."""
         return self._choice not in ("none", "auto")
 
-    def schemas(self) -> list[dict[str, Any]]:
-        """Return the schemas of the functions that a forced call may name."""
-        return [_parameters(tool) for tool in self._callable()]
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """Return the schemas of the functions that a forced call may name, by where they stand in the request."""
+        return {tool.path: _parameters(tool) for tool in self._callable()}
 
-    def lark(self, field: str) -> str:
+    def lark(self) -> str:
         """Return the grammar of a forced answer: one call of the named function, or one or more calls of any.
 
-        Raises ValidationError for the first schema that cannot be enforced. field: what it names.
+        Raises ValidationError for the first schema that cannot be enforced.
         """
         called = self._callable()
-        lines = [f"call_{number}: {_call_rule(tool, field)}" for number, tool in enumerate(called)]
+        lines = [f"call_{number}: {_call_rule(tool)}" for number, tool in enumerate(called)]
         one = " | ".join(f"call_{number}" for number in range(len(called)))
         more = "" if isinstance(self._choice, NamedChoice) else f' ("\\n" call){{0,{MOST_FORCED_CALLS - 1}}}'
         return "\n".join([f"start: call{more}", f"call: {one}", *lines])
@@ -120,6 +120,6 @@ def _parameters(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
 
 
-def _call_rule(tool: FunctionTool, field: str) -> str:
+def _call_rule(tool: FunctionTool) -> str:
     begin = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": '
-    return f"{json.dumps(begin)} {json_rule(_parameters(tool), field)} {json.dumps('}' + chr(10) + CALL_END)}"
+    return f"{json.dumps(begin)} {json_rule(_parameters(tool), tool.path)} {json.dumps('}' + chr(10) + CALL_END)}"

@@ -1,0 +1,124 @@
+"""The subschemas of one document: where each stands, and what a reference refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+from engine.text.schema.keywords import MANY, NAMED, ONE
+from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
+
+# In these drafts nothing beside `$ref` counts.
+REFERENCE_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A subschema, its JSON pointer in the document, and the base URI of what it refers to."""
+
+    raw: Any
+    pointer: str
+    base: str
+
+
+class Document:
+    """One schema and all that it contains. Raises SchemaRefused for references to what it does not contain."""
+
+    def __init__(self, schema: Any) -> None:
+        self.root = Place(schema, "", "")
+        self._places: dict[int, Place] = {}  # by the identity of the raw schema
+        self._by_uri: dict[str, Place] = {}
+        self._dynamic: dict[str, int] = {}
+        named = schema.get("$schema") if isinstance(schema, dict) else None
+        draft = named if isinstance(named, str) else ""
+        self.reference_alone = any(old in draft for old in REFERENCE_ALONE)
+        self._id = "id" if any(old in draft for old in REFERENCE_ALONE[:2]) else "$id"
+        self._walk(self.root)
+        self.root = self._places.get(id(schema), self.root)
+        self._by_uri.setdefault("", self.root)
+
+    def inside(self, place: Place, *tokens: str | int) -> Place:
+        """Return the subschema that stands inside another one."""
+        raw = place.raw
+        for token in tokens:
+            raw = raw[token]
+        found = self._places.get(id(raw))
+        return found if found is not None else Place(raw, below(place.pointer, *tokens), place.base)
+
+    def resolve(self, place: Place, keyword: str) -> Place:
+        """Return what a reference refers to. keyword: `$ref`, or a dynamic one where only one target is possible."""
+        pointer, value = below(place.pointer, keyword), place.raw[keyword]
+        if not isinstance(value, str):
+            raise SchemaRefused(INVALID, pointer, "not a string")
+        uri, fragment = _joined(place.base, value, pointer)
+        if keyword == "$recursiveRef" and len(self._by_uri) > 1:
+            raise SchemaRefused(UNSUPPORTED, pointer)
+        if keyword == "$dynamicRef" and self._dynamic.get(fragment, 0) > 1:
+            raise SchemaRefused(UNSUPPORTED, pointer)
+        found = self._by_uri.get(f"{uri}#{fragment}") if fragment else self._by_uri.get(uri)
+        if found is None and (not fragment or fragment.startswith("/")):
+            found = self._by_pointer(self._by_uri.get(uri), unquote(fragment))
+        if found is None:
+            raise SchemaRefused(UNSUPPORTED, pointer, "it refers to what the schema does not contain")
+        return found
+
+    def _by_pointer(self, place: Place | None, pointer: str) -> Place | None:
+        if place is None:
+            return None
+        for token in pointer.split("/")[1:]:
+            key: str | int = token.replace("~1", "/").replace("~0", "~")
+            if isinstance(place.raw, list):
+                if not str(key).isdigit() or int(key) >= len(place.raw):
+                    return None
+                key = int(key)
+            elif not isinstance(place.raw, dict) or key not in place.raw:
+                return None
+            place = self.inside(place, key)
+        return place
+
+    def _walk(self, root: Place) -> None:
+        waiting = [root]
+        while waiting:
+            place = waiting.pop()
+            if isinstance(place.raw, dict):
+                place = self._enter(place)
+                waiting += [Place(raw, below(place.pointer, *tokens), place.base) for raw, tokens in _inside(place.raw)]
+
+    def _enter(self, place: Place) -> Place:
+        """Register a subschema by its names; return it with its own base URI."""
+        raw = place.raw
+        own = raw.get(self._id)
+        if isinstance(own, str) and not (self.reference_alone and "$ref" in raw):
+            base, fragment = _joined(place.base, own, below(place.pointer, self._id))
+            place = Place(raw, place.pointer, base)
+            self._by_uri.setdefault(f"{base}#{fragment}" if fragment else base, place)
+        for keyword in ("$anchor", "$dynamicAnchor"):
+            if isinstance(raw.get(keyword), str):
+                self._by_uri.setdefault(f"{place.base}#{raw[keyword]}", place)
+        if isinstance(raw.get("$dynamicAnchor"), str):
+            self._dynamic[raw["$dynamicAnchor"]] = self._dynamic.get(raw["$dynamicAnchor"], 0) + 1
+        self._places[id(raw)] = place
+        return place
+
+
+def _joined(base: str, reference: str, pointer: str) -> tuple[str, str]:
+    """Return the URI and the fragment of a reference; bases that are names (`urn:`) have no paths to join."""
+    try:
+        uri, fragment = urldefrag(reference)
+        return (urljoin(base, uri) if uri else base), fragment
+    except ValueError:
+        raise SchemaRefused(INVALID, pointer, "not a URI reference") from None
+
+
+def _inside(raw: dict[str, Any]) -> Iterator[tuple[Any, tuple[str | int, ...]]]:
+    for keyword in ONE:
+        if isinstance(raw.get(keyword), dict):
+            yield raw[keyword], (keyword,)
+    for keyword in MANY:
+        if isinstance(raw.get(keyword), list):
+            yield from ((inner, (keyword, index)) for index, inner in enumerate(raw[keyword]))
+    for keyword in NAMED:
+        if isinstance(raw.get(keyword), dict):
+            yield from ((inner, (keyword, name)) for name, inner in raw[keyword].items())

@@ -1,0 +1,227 @@
+"""Writes the shapes of a schema as a schema of the few keywords that the grammar library enforces exactly.
+
+What repeats, or refers to itself, becomes one definition. Objects are closed unless the schema says what else they may
+hold: a closed one is valid too, and a model that may invent names goes on until the limit. Numbers without a bound get
+one of 15 digits, which every reader holds exactly; without it a model may write 1e999.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.text.schema import meeting
+from engine.text.schema.counting import of_count
+from engine.text.schema.expander import Expander
+from engine.text.schema.formats import FORMATS
+from engine.text.schema.probe import Verdict, matches, tried, verdict
+from engine.text.schema.reach import Reach, inside
+from engine.text.schema.refusal import COMPLEX, UNSUPPORTED, SchemaRefused
+from engine.text.schema.shapes import (
+    ANYTHING,
+    Array,
+    Constant,
+    Number,
+    Object,
+    State,
+    String,
+    union,
+)
+
+LARGEST = 10**15 - 1
+DEFINITION = "#/$defs/s"
+MAX_ROUNDS = 20  # of merging definitions: one for each level of what they contain
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A schema as the library takes it. place: the pointer of its first keyword; strings: each with where it stands."""
+
+    schema: dict[str, Any]
+    place: str
+    strings: tuple[tuple[dict[str, Any], str], ...]
+
+    def blamed(self) -> SchemaRefused:
+        """Return the refusal of a schema that the library cannot match after all: its first string that is hard by
+        itself, else the longest pattern, else all of it.
+        """
+        for schema, pointer in self.strings:
+            if tried(schema) is not Verdict.FINE:
+                return SchemaRefused(COMPLEX, pointer)
+        patterned = [(len(json.dumps(schema)), pointer) for schema, pointer in self.strings if len(schema) > 1]
+        return SchemaRefused(COMPLEX, max(patterned)[1] if patterned else self.place)
+
+
+def rewrite(schema: Any) -> Rewritten:
+    """Return a schema rewritten. Raises SchemaRefused."""
+    return _Emission(Expander(schema)).written()
+
+
+class _Emission:
+    def __init__(self, expander: Expander) -> None:
+        self._expander = expander
+        self._reach = Reach(expander)
+        self._prefix = _unused(json.dumps(expander.document.root.raw))
+        self._names: dict[State, str] = {}
+        self._waiting: list[State] = []
+        self._strings: dict[str, tuple[dict[str, Any], str]] = {}
+
+    def written(self) -> Rewritten:
+        root = self._expander.root
+        schema = self._of_shapes(root)
+        definitions: dict[str, Any] = {}
+        while self._waiting:
+            state = self._waiting.pop()
+            definitions[self._names[state]] = self._of_shapes(state)
+        schema, definitions = _merged(schema, definitions, re.compile(f'"({re.escape(self._prefix)}[0-9]+)"'))
+        if definitions:
+            schema["$defs"] = definitions
+        place = next((meeting.pointer_of(shape.origins) for shape in self._reach.shapes[root] if shape.origins), "")
+        return Rewritten(schema, place, tuple(self._strings.values()))
+
+    def _of_state(self, state: State) -> dict[str, Any]:
+        if state not in self._names:
+            self._names[state] = f"{self._prefix}{len(self._names)}"
+            self._waiting.append(state)
+        return {"$ref": self._names[state]}
+
+    def _of_shapes(self, state: State) -> dict[str, Any]:
+        shapes = [shape for shape in self._reach.shapes[state] if self._reach.is_full(shape)]
+        values = [shape.value for shape in shapes if isinstance(shape, Constant)]
+        options: list[dict[str, Any]] = [{"enum": values}] if values else []
+        for shape in shapes:
+            if isinstance(shape, Number):
+                options.append(_number(shape))
+            elif isinstance(shape, String):
+                options.append(self._string(shape))
+            elif isinstance(shape, Array):
+                options.append(self._array(shape))
+            elif isinstance(shape, Object):
+                options += [self._object(part) for part in of_count(self._reach, self._expander, shape)]
+        return options[0] if len(options) == 1 else {"anyOf": options}
+
+    def _string(self, shape: String) -> dict[str, Any]:
+        """A format that nothing else of the string allows is left out, as what it is: an annotation."""
+        schema = meeting.string_schema(shape)
+        if any(name in FORMATS for name in shape.formats):
+            if schema.keys() - {"type", "pattern"} and verdict(schema) is not Verdict.FINE:
+                schema = meeting.string_schema(shape, with_format=False)
+        self._strings.setdefault(repr(schema), (schema, meeting.pointer_of(shape.origins, "pattern", "format")))
+        return schema
+
+    def _array(self, shape: Array) -> dict[str, Any]:
+        length = next((i for i, state in enumerate(shape.prefix) if state not in self._reach.full), len(shape.prefix))
+        rest = shape.rest or ANYTHING
+        closed = length < len(shape.prefix) or rest not in self._reach.full
+        schema: dict[str, Any] = {"type": "array"}
+        if length:
+            schema["prefixItems"] = [self._of_state(state) for state in shape.prefix[:length]]
+        schema["items"] = False if closed else self._of_state(rest)
+        if shape.least:
+            schema["minItems"] = shape.least
+        if shape.most is not None and not (closed and length <= shape.most):
+            schema["maxItems"] = shape.most
+        return schema
+
+    def _ends(self, state: State, above: frozenset[State] = frozenset()) -> bool:
+        """Return whether no state inside a state contains itself."""
+        below = {inner for shape in self._reach.shapes[state] for inner in inside(shape)}
+        above |= {state}
+        return not below & above and all(self._ends(inner, above) for inner in below)
+
+    def _without_shared(self, shape: Object) -> Object:
+        """Return an object without patterns that match a listed name too, if their states refer to themselves: the
+        library meets both states again, without end.
+        """
+        shared = {
+            pattern
+            for name in shape.properties
+            for pattern, state in shape.patterns.items()
+            if matches(pattern, name) and not self._ends(state)
+        }
+        if not shared:
+            return shape
+        patterns = {pattern: state for pattern, state in shape.patterns.items() if pattern not in shared}
+        return replace(shape, patterns=patterns, rest=self._expander.never)
+
+    def _object(self, shape: Object) -> dict[str, Any]:
+        shape = self._without_shared(shape)
+        names = union(shape.properties, shape.required)
+        states = {name: meeting.named(self._expander, shape, name) for name in names}
+        properties = {
+            name: self._of_state(state) if state in self._reach.full else False for name, state in states.items()
+        }
+        schema: dict[str, Any] = {"type": "object"}
+        if properties:
+            schema["properties"] = properties
+        if shape.required:
+            schema["required"] = list(shape.required)
+        patterns = {pattern: state for pattern, state in shape.patterns.items() if state in self._reach.full}
+        if shape.patterns:
+            schema["patternProperties"] = {
+                pattern: self._of_state(state) if pattern in patterns else False
+                for pattern, state in shape.patterns.items()
+            }
+        free = shape.rest is None and not properties and not shape.patterns
+        rest = ANYTHING if free else self._expander.never if shape.rest is None else shape.rest
+        schema["additionalProperties"] = self._of_state(rest) if rest in self._reach.full else False
+        if shape.least > len(shape.required):
+            schema["minProperties"] = shape.least
+        if shape.most is not None and (rest in self._reach.full or patterns):
+            schema["maxProperties"] = shape.most
+        return schema
+
+
+def _unused(text: str) -> str:
+    """Return the beginning of the references to definitions, which stands nowhere in the text of a schema."""
+    prefix = DEFINITION
+    while prefix in text:
+        prefix += "s"
+    return prefix
+
+
+def _merged(
+    root: dict[str, Any], definitions: dict[str, Any], reference: re.Pattern[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a schema with one definition for all that say the same: the library then matches them by one lexeme.
+
+    definitions: by the references to them; reference: a pattern of these, quoted.
+    """
+    texts = {name: json.dumps(definition) for name, definition in definitions.items()}
+    written = json.dumps(root)
+    for _ in range(MAX_ROUNDS):
+        kept: dict[str, str] = {}
+        same = {name: kept.setdefault(text, name) for name, text in texts.items()}
+        if len(kept) == len(texts):
+            break
+        texts = {name: _renamed(text, same, reference) for text, name in kept.items()}
+        written = _renamed(written, same, reference)
+    return json.loads(written), {name.rpartition("/")[2]: json.loads(text) for name, text in texts.items()}
+
+
+def _renamed(text: str, names: dict[str, str], reference: re.Pattern[str]) -> str:
+    return reference.sub(lambda found: f'"{names[found[1]]}"', text)
+
+
+def _number(shape: Number) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer" if shape.integer else "number"}
+    low, high = shape.low, shape.high
+    beyond = (low is not None and low > LARGEST) or (high is not None and high < -LARGEST)
+    if beyond:  # the library computes with 64 bits
+        keywords = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
+        raise SchemaRefused(UNSUPPORTED, meeting.pointer_of(shape.origins, *keywords), "numbers of more than 15 digits")
+    if low is None or low < -LARGEST:
+        schema["minimum"] = -LARGEST
+    else:
+        schema["exclusiveMinimum" if shape.low_open else "minimum"] = low
+    if high is None or high > LARGEST:
+        schema["maximum"] = LARGEST
+    else:
+        schema["exclusiveMaximum" if shape.high_open else "maximum"] = high
+    if len(shape.multiples) == 1:
+        schema["multipleOf"] = shape.multiples[0]
+    elif shape.multiples:
+        schema["allOf"] = [{"type": schema["type"], "multipleOf": multiple} for multiple in shape.multiples]
+    return schema

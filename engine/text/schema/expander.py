@@ -1,0 +1,291 @@
+"""Expands a schema into shapes: references followed, compositions resolved, each type on its own.
+
+Expansion is exact, or, where that cannot be, narrower: all that a shape allows satisfies the schema. `upper` asks for
+the opposite, shapes that allow no less than the schema, which is what may be subtracted from others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from engine.text.schema import applying, meeting, settling, subtraction
+from engine.text.schema.document import Document, Place
+from engine.text.schema.keywords import ARRAY_KEYWORDS, CLOSING, OBJECT_KEYWORDS, SIMPLE
+from engine.text.schema.reading import (
+    count,
+    names,
+    origins,
+    read_numbers,
+    read_pattern,
+    read_strings,
+    schemas_by_name,
+    types_of,
+)
+from engine.text.schema.refusal import COMPLEX, INVALID, UNSUPPORTED, SchemaRefused, below
+from engine.text.schema.shapes import (
+    ANYTHING,
+    EVERY_SHAPE,
+    Array,
+    Condition,
+    Constant,
+    Contains,
+    Object,
+    Shape,
+    State,
+    joined,
+    key_of,
+)
+
+MAX_WORK = 50_000  # combinations of two shapes, about ten microseconds each
+MAX_SHAPES = 256  # of one state
+
+Shapes = tuple[Shape, ...]
+
+
+class Expander:
+    """The states of one schema. Raises SchemaRefused for what cannot be expanded, or only with too much work."""
+
+    def __init__(self, schema: Any) -> None:
+        self.document = Document(schema)
+        self._conditions: dict[Any, Condition] = {}
+        self._memo: dict[tuple[State, bool], Shapes] = {}
+        self._own: dict[tuple[int, bool], Shapes] = {}
+        self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
+        self._work = 0
+        self.level = 0  # how deep `alive` looks into a value
+        self._emptied = ""  # the place that allowed no value last
+        self.emptied: dict[State, str] = {}  # the same of each state without a shape
+        self.never = self._state("never", Place(False, "", ""))
+        self.root = self.state(self.document.root)
+
+    # --- states ---
+
+    def state(self, place: Place) -> State:
+        """Return the state of values that satisfy a schema."""
+        if place.raw is True:
+            return ANYTHING
+        if place.raw is False:
+            self._emptied = place.pointer
+            return self.never
+        if not isinstance(place.raw, dict):
+            raise SchemaRefused(INVALID, place.pointer, "neither an object nor a boolean")
+        return self._state(id(place.raw), place)
+
+    def inner(self, place: Place, *tokens: str | int) -> State:
+        """Return the state of a schema that stands inside another one."""
+        return self.state(self.document.inside(place, *tokens))
+
+    def opposite(self, state: State, place: Place) -> State:
+        """Return the state of values that do not satisfy a state. place: of the keyword that asks for it."""
+        if not state:
+            return self.never
+        if self.never[0] in state:
+            return ANYTHING
+        return self._state(("not", state), place if place.pointer else state[0].place, state)
+
+    def value_state(self, value: Any, pointer: str) -> State:
+        """Return the state of one value."""
+        return self._state(("value", key_of(value)), Place({"const": value}, pointer, ""))
+
+    def _state(self, key: Any, place: Place, negates: State | None = None) -> State:
+        condition = self._conditions.get(key)
+        if condition is None:
+            condition = self._conditions[key] = Condition(len(self._conditions), place, negates)
+        return (condition,)
+
+    def is_never(self, state: State) -> bool:
+        """Return whether a state says itself that nothing satisfies it."""
+        return self.never[0] in state
+
+    def spend(self, amount: int, pointer: str) -> None:
+        """Count work. Raises SchemaRefused once it is too much."""
+        self._work += amount
+        if self._work > MAX_WORK:
+            raise SchemaRefused(COMPLEX, pointer)
+
+    # --- expansion ---
+
+    def expand(self, state: State, upper: bool = False) -> Shapes:
+        """Return the shapes of a state."""
+        key = state, upper
+        if key not in self._memo:
+            shapes: Shapes = EVERY_SHAPE
+            for condition in state:
+                if condition.negates is None:
+                    shapes = self.both(shapes, self.shapes_of(condition, upper), condition.place.pointer, upper)
+            for condition in state:
+                if condition.negates is not None and not upper:
+                    shapes = self.without(shapes, condition.negates, condition.place.pointer)[0]
+            self._memo[key] = shapes if upper else settling.settled(self, shapes)
+            if not self._memo[key]:
+                self.emptied[state] = self._emptied
+        return self._memo[key]
+
+    def shapes_of(self, condition: Condition, upper: bool) -> Shapes:
+        """Return the shapes of one condition, without regard to others that hold at the same place."""
+        key, place = (condition.number, upper), condition.place
+        if key in self._own:
+            return self._own[key]
+        if place.raw is False:
+            return ()
+        if key in self._open:
+            raise SchemaRefused(UNSUPPORTED, place.pointer, "it refers to itself")
+        self._open.add(key)
+        try:
+            shapes = self._read(place, upper)
+        finally:
+            self._open.discard(key)
+        self._own[key] = shapes
+        return shapes
+
+    def _read(self, place: Place, upper: bool) -> Shapes:
+        raw, shapes, simple = place.raw, EVERY_SHAPE, False
+        keywords = ["$ref"] if self.document.reference_alone and "$ref" in raw else list(raw)
+        for keyword in keywords:
+            if keyword in SIMPLE and not simple:
+                shapes, simple = self.both(shapes, self._simple(place), place.pointer, upper), True
+            elif keyword in applying.APPLICATORS:
+                shapes = applying.APPLICATORS[keyword](self, shapes, place, keyword, upper)
+        for keyword in CLOSING:
+            if keyword in keywords and not upper:
+                shapes = tuple(self._closed(shape, self.inner(place, keyword), keyword) for shape in shapes)
+        return shapes
+
+    def _simple(self, place: Place) -> Shapes:
+        shapes: list[Shape | None] = []
+        for name in types_of(place):
+            if name == "null":
+                shapes.append(Constant(None))
+            elif name == "boolean":
+                shapes += [Constant(True), Constant(False)]
+            elif name in ("number", "integer"):
+                shapes.append(read_numbers(place, name == "integer"))
+            elif name == "string":
+                shapes.append(read_strings(place))
+            else:
+                shapes.append(self._arrays(place) if name == "array" else self._objects(place))
+        return tuple(shape for shape in shapes if shape is not None)
+
+    def _arrays(self, place: Place) -> Array | None:
+        raw, least, most = place.raw, count(place, "minItems") or 0, count(place, "maxItems")
+        listed = "items" if isinstance(raw.get("items"), list) else "prefixItems"
+        prefix = raw.get(listed, [])
+        if not isinstance(prefix, list):
+            raise SchemaRefused(INVALID, below(place.pointer, listed), "not a list of schemas")
+        rest = "additionalItems" if listed == "items" else "items"
+        if most is not None and least > most:
+            return None
+        return Array(
+            tuple(self.inner(place, listed, index) for index in range(len(prefix))),
+            self.inner(place, rest) if rest in raw else None,
+            least,
+            most,
+            raw.get("uniqueItems") is True,
+            self._contains(place),
+            origins=origins(place, ARRAY_KEYWORDS),
+        )
+
+    def _contains(self, place: Place) -> tuple[Contains, ...]:
+        if "contains" not in place.raw:
+            return ()
+        least, most = count(place, "minContains"), count(place, "maxContains")
+        return (Contains(self.inner(place, "contains"), 1 if least is None else least, most),)
+
+    def _objects(self, place: Place) -> Object | None:
+        raw, least, most = place.raw, count(place, "minProperties") or 0, count(place, "maxProperties")
+        patterns = {
+            read_pattern(pattern, below(place.pointer, "patternProperties", pattern)): self.inner(
+                place, "patternProperties", pattern
+            )
+            for pattern in schemas_by_name(place, "patternProperties")
+        }
+        properties = {name: self.inner(place, "properties", name) for name in schemas_by_name(place, "properties")}
+        for name in properties if patterns else ():
+            matching = meeting.matching(self, patterns, name, place.pointer)
+            properties[name] = joined(properties[name], *matching)
+        required = names(raw.get("required", []), below(place.pointer, "required"))
+        if most is not None and max(least, len(required)) > most:
+            return None
+        return Object(
+            properties,
+            required,
+            patterns,
+            self.inner(place, "additionalProperties") if "additionalProperties" in raw else None,
+            self.inner(place, "propertyNames") if "propertyNames" in raw else ANYTHING,
+            least,
+            most,
+            origins=origins(place, OBJECT_KEYWORDS),
+        )
+
+    @staticmethod
+    def _closed(shape: Shape, rest: State, keyword: str) -> Shape:
+        """Apply an `unevaluated` keyword: what no other keyword has spoken of must satisfy it."""
+        if isinstance(shape, Array) and keyword == "unevaluatedItems" and shape.rest is None:
+            spoken = len(shape.prefix) if shape.spoken is None else shape.spoken
+            prefix = [state if i < spoken else joined(state, rest) for i, state in enumerate(shape.prefix)]
+            return replace(shape, prefix=tuple(prefix), rest=rest, spoken=None)
+        if isinstance(shape, Object) and keyword == "unevaluatedProperties" and shape.rest is None:
+            only_excluded = {name: joined(shape.properties[name], rest) for name in shape.unspoken}
+            return replace(shape, properties={**shape.properties, **only_excluded}, rest=rest, unspoken=frozenset())
+        return shape
+
+    # --- sets of shapes ---
+
+    def branch(self, state: State, upper: bool) -> Shapes:
+        """Return the shapes of a branch, still open for what stands beside it."""
+        return self.shapes_of(state[0], upper) if state else EVERY_SHAPE
+
+    def both(
+        self, some: Shapes, others: Iterable[Shape], pointer: str, upper: bool = False, counted: bool = True
+    ) -> Shapes:
+        """Return the shapes of values that have a shape of either side."""
+        others = tuple(others)
+        if others is EVERY_SHAPE:
+            return some
+        if some and not others:
+            self._emptied = self._emptied if self._emptied.startswith(pointer) else pointer
+        if some is EVERY_SHAPE:
+            return others
+        found: list[Shape] = []
+        for one in some:
+            for other in others:
+                self.spend(1, pointer)
+                met = meeting.meet(self, one, other, upper)
+                if met is not None and (len(some) == 1 or meeting.alive(self, met)):
+                    found.append(met)
+        if some and others and not found:
+            self._emptied = pointer
+        return self.bounded(found, pointer) if counted else tuple(found)
+
+    def overlap(self, shapes: Shapes, branch: State, pointer: str) -> bool:
+        met = self.both(shapes, self.branch(branch, True), pointer, upper=True)
+        return any(meeting.alive(self, shape) for shape in met)
+
+    def without(self, shapes: Shapes, state: State, pointer: str, lenient: bool = False) -> tuple[Shapes, bool]:
+        """Return shapes of values that do not satisfy a state, and whether these are all of them.
+
+        Raises SchemaRefused if nothing is left only because it cannot be expressed, unless `lenient`.
+        """
+        left, exact = shapes, True
+        for taken in self.expand(state, upper=True):
+            parts: list[Shape] = []
+            for shape in left:
+                self.spend(1, pointer)
+                some, all_of_it = subtraction.subtract(self, shape, taken)
+                parts += [part for part in some if meeting.alive(self, part)]
+                exact = exact and all_of_it
+            left = self.bounded(parts, pointer)
+        if shapes and not left:
+            self._emptied = pointer
+        if shapes and not left and not exact and not lenient:
+            raise SchemaRefused(UNSUPPORTED, pointer)
+        return left, exact
+
+    @staticmethod
+    def bounded(shapes: Iterable[Shape], pointer: str) -> Shapes:
+        shapes = tuple(shapes)
+        if sum(not isinstance(shape, Constant) for shape in shapes) > MAX_SHAPES:
+            raise SchemaRefused(COMPLEX, pointer)
+        return shapes

@@ -1,0 +1,249 @@
+"""What two shapes have in common, whether a value has a shape, and whether a shape can have any value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from engine.text.schema.formats import FORMATS
+from engine.text.schema.patterns import any_but
+from engine.text.schema.probe import Verdict, matches, verdict
+from engine.text.schema.refusal import SchemaRefused
+from engine.text.schema.shapes import (
+    ANYTHING,
+    Array,
+    Constant,
+    Number,
+    Object,
+    Origins,
+    Shape,
+    State,
+    String,
+    is_number,
+    joined,
+    key_of,
+    lower,
+    meet_arrays,
+    meet_numbers,
+    meet_strings,
+    merged,
+    rest_of_both,
+    union,
+)
+
+if TYPE_CHECKING:
+    from engine.text.schema.expander import Expander
+
+LOOK_AHEAD = 3  # levels of required values, and items of an array, that are looked at to see that there is no value
+WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
+NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
+
+
+def meet(expander: Expander, one: Shape, other: Shape, upper: bool) -> Shape | None:
+    """Return the shape of values that have both shapes; None if there are none."""
+    if isinstance(one, Constant) or isinstance(other, Constant):
+        constant, shape = (one, other) if isinstance(one, Constant) else (other, one)
+        if isinstance(constant, Constant) and admits(expander, shape, constant.value, upper):
+            return Constant(constant.value, merged(one.origins, other.origins))
+        return None
+    if isinstance(one, Number) and isinstance(other, Number):
+        return meet_numbers(one, other)
+    if isinstance(one, String) and isinstance(other, String):
+        return meet_strings(one, other)
+    if isinstance(one, Array) and isinstance(other, Array):
+        return meet_arrays(one, other)
+    if isinstance(one, Object) and isinstance(other, Object):
+        return _meet_objects(expander, one, other)
+    return None
+
+
+def _meet_objects(expander: Expander, one: Object, other: Object) -> Object | None:
+    """What one side says of all other names holds for the names and patterns of the other side."""
+    all_names = union(one.properties, other.properties)
+    expander.spend(len(all_names) // NAMES_OF_WORK, pointer_of(one.origins or other.origins))
+    origins = merged(one.origins, other.origins)
+    met = Object(
+        {name: joined(named(expander, one, name), named(expander, other, name)) for name in all_names},
+        union(one.required, other.required),
+        {
+            pattern: joined(_of_pattern(one, pattern), _of_pattern(other, pattern))
+            for pattern in union(one.patterns, other.patterns)
+        },
+        rest_of_both(one.rest, other.rest),
+        joined(one.names, other.names),
+        max(one.least, other.least),
+        lower(one.most, other.most),
+        frozenset(all_names) - (one.properties.keys() - one.unspoken) - (other.properties.keys() - other.unspoken),
+        origins,
+    )
+    return None if met.most is not None and max(met.least, len(met.required)) > met.most else met
+
+
+def _of_pattern(shape: Object, pattern: str) -> State:
+    # Where names match patterns of both sides this asks for more than it must, which is safe.
+    return shape.patterns[pattern] if pattern in shape.patterns else shape.rest or ANYTHING
+
+
+def named(expander: Expander, shape: Object, name: str) -> State:
+    """Return the state of one property of an object."""
+    if name in shape.properties:
+        return shape.properties[name]
+    if shape.patterns:
+        found = matching(expander, shape.patterns, name, pointer_of(shape.origins, "patternProperties"))
+        if found:
+            return joined(*found)
+    return shape.rest or ANYTHING
+
+
+def matching(expander: Expander, patterns: Mapping[str, State], name: str, pointer: str) -> list[State]:
+    """Return the states of all patterns that match a name."""
+    expander.spend(WORK_OF_A_MATCH * len(patterns), pointer)
+    return [state for pattern, state in patterns.items() if matches(pattern, name)]
+
+
+def pointer_of(origins: Origins, *keywords: str) -> str:
+    """Return where one of the keywords stands, else where any does that a shape comes from."""
+    for keyword in keywords:
+        if keyword in origins:
+            return origins[keyword]
+    return next(iter(origins.values()), "")
+
+
+def admits(expander: Expander, shape: Shape, value: Any, upper: bool = False) -> bool:
+    """Return whether a value has a shape. A `format` is no reason to refuse a value that a schema lists."""
+    if isinstance(shape, Constant):
+        return bool(key_of(shape.value) == key_of(value))
+    if isinstance(shape, Number):
+        return is_number(value) and _in_bounds(shape, value)
+    if isinstance(shape, String):
+        expander.spend(WORK_OF_A_MATCH * len(shape.patterns), pointer_of(shape.origins, "pattern"))
+        return isinstance(value, str) and _is_string(shape, value)
+    if isinstance(shape, Array):
+        return isinstance(value, list) and _is_array(expander, shape, value, upper)
+    return isinstance(value, dict) and _is_object(expander, shape, value, upper)
+
+
+def state_admits(expander: Expander, state: State, value: Any, upper: bool = False) -> bool:
+    """Return whether a value satisfies a state."""
+    return any(admits(expander, shape, value, upper) for shape in expander.expand(state, upper))
+
+
+def _in_bounds(shape: Number, value: float) -> bool:
+    if shape.integer and value != int(value):
+        return False
+    if shape.low is not None and (value < shape.low or (shape.low_open and value == shape.low)):
+        return False
+    if shape.high is not None and (value > shape.high or (shape.high_open and value == shape.high)):
+        return False
+    return all(_exact(value) % _exact(multiple) == 0 for multiple in shape.multiples)
+
+
+def _exact(value: float) -> Fraction:
+    return Fraction(repr(value))
+
+
+def _is_string(shape: String, value: str) -> bool:
+    if len(value) < shape.least or (shape.most is not None and len(value) > shape.most):
+        return False
+    return value not in shape.excluded and all(matches(pattern, value) for pattern in shape.patterns)
+
+
+def _is_array(expander: Expander, shape: Array, value: list[Any], upper: bool) -> bool:
+    if len(value) < shape.least or (shape.most is not None and len(value) > shape.most):
+        return False
+    if shape.unique and len({key_of(item) for item in value}) < len(value):
+        return False
+    for some in shape.contains:
+        found = sum(state_admits(expander, some.state, item, upper) for item in value)
+        if found < some.least or (some.most is not None and found > some.most):
+            return False
+    return all(state_admits(expander, shape.item(index), item, upper) for index, item in enumerate(value))
+
+
+def _is_object(expander: Expander, shape: Object, value: dict[str, Any], upper: bool) -> bool:
+    if len(value) < shape.least or (shape.most is not None and len(value) > shape.most):
+        return False
+    if any(name not in value for name in shape.required):
+        return False
+    if shape.names and not all(state_admits(expander, shape.names, name, upper) for name in value):
+        return False
+    return all(state_admits(expander, named(expander, shape, name), inner, upper) for name, inner in value.items())
+
+
+def alive(expander: Expander, shape: Shape) -> bool:
+    """Return False for a shape that certainly has no value; required values are looked at too, to some depth."""
+    if isinstance(shape, String):
+        return string_verdict(shape) is not Verdict.EMPTY
+    if isinstance(shape, Number):
+        return _has_number(shape)
+    if isinstance(shape, Array):
+        return all(_state_alive(expander, shape.item(index)) for index in range(min(shape.least, LOOK_AHEAD)))
+    if isinstance(shape, Object):
+        return all(_state_alive(expander, named(expander, shape, name)) for name in shape.required)
+    return True
+
+
+def _state_alive(expander: Expander, state: State) -> bool:
+    if not state or expander.level >= LOOK_AHEAD:
+        return True
+    expander.level += 1
+    try:
+        return any(alive(expander, shape) for shape in expander.expand(state))
+    except SchemaRefused:
+        return True  # it is being expanded, or is refused once it is reached
+    finally:
+        expander.level -= 1
+
+
+def _has_number(shape: Number) -> bool:
+    if shape.low is None or shape.high is None or len(shape.multiples) != 1:
+        return True
+    multiple = _exact(shape.multiples[0])
+    first = -(-_exact(shape.low) // multiple) * multiple
+    if shape.low_open and first == shape.low:
+        first += multiple
+    return first < shape.high or (first == shape.high and not shape.high_open)
+
+
+@lru_cache(4096)
+def _verdict(least: int, most: int | None, patterns: tuple[str, ...], excluded: frozenset[str]) -> Verdict:
+    return verdict(string_schema(String(least, most, patterns, excluded=excluded)))
+
+
+def string_verdict(shape: String) -> Verdict:
+    """Return whether the library can generate strings of a shape, without regard to its formats."""
+    if not shape.patterns and not shape.excluded:
+        return Verdict.FINE
+    return _verdict(shape.least, shape.most, shape.patterns, shape.excluded)
+
+
+def pattern_verdict(*patterns: str) -> Verdict:
+    """Return whether the library can generate strings that match all of the patterns."""
+    return _verdict(0, None, patterns, frozenset())
+
+
+def string_schema(shape: String, with_format: bool = True) -> dict[str, Any]:
+    """Return a string shape as the library takes it, with or without its formats."""
+    schema: dict[str, Any] = {"type": "string"}
+    if shape.least:
+        schema["minLength"] = shape.least
+    if shape.most is not None:
+        schema["maxLength"] = shape.most
+    patterns = string_patterns(shape, with_format)
+    if len(patterns) == 1:
+        schema["pattern"] = patterns[0]
+    elif patterns:
+        schema["allOf"] = [{"type": "string", "pattern": pattern} for pattern in patterns]
+    return schema
+
+
+def string_patterns(shape: String, with_format: bool = True) -> list[str]:
+    """Return all patterns that the strings of a shape match; a format that is not known has none."""
+    patterns = [*shape.patterns]
+    if with_format:
+        patterns += [FORMATS[name] for name in shape.formats if name in FORMATS]
+    if shape.excluded:
+        patterns.append(any_but(shape.excluded))
+    return patterns

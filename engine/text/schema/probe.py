@@ -1,0 +1,102 @@
+"""Questions about strings, answered by the grammar library itself over a vocabulary of single bytes.
+
+Its matching takes time in proportion to the text, whatever the pattern, and a fixed limit of work for each pattern.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+FUEL = 20_000
+END = 0
+TRIED = 64  # bytes of a string
+SHARES = (0.0, 0.35, 0.7, 1.0)  # which of the allowed bytes is taken
+MAX_NAME = 4096  # bytes of a text that is matched
+
+
+class Verdict(Enum):
+    """What the library says of the strings of a schema."""
+
+    FINE = "fine"
+    EMPTY = "empty"
+    COMPLEX = "complex"
+    UNKNOWN = "unknown syntax"
+
+
+def verdict(schema: dict[str, Any]) -> Verdict:
+    """Return whether strings of a schema can be generated, and if not, why. schema: as the library takes it."""
+    matcher = _matcher(schema)
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return _verdict(matcher)
+
+
+def tried(schema: dict[str, Any]) -> Verdict:
+    """Return the same after the start of a few strings: some patterns are harder with each character."""
+    first = _matcher(schema)
+    for share in SHARES:
+        matcher = first.deep_copy()
+        for _ in range(TRIED):
+            if matcher.is_error() or matcher.is_stopped():
+                break
+            mask = matcher.compute_bitmask()
+            allowed = [byte for byte in range(256) if mask[byte // 8] >> byte % 8 & 1]
+            if allowed:
+                matcher.consume_token(allowed[int(share * (len(allowed) - 1))])
+        if matcher.is_error():
+            return _verdict(matcher)
+    return Verdict.FINE
+
+
+def _verdict(matcher: LLMatcher) -> Verdict:
+    if not matcher.is_error():
+        return Verdict.FINE
+    message = matcher.get_error().lower()
+    if "unsatisfiable" in message:
+        return Verdict.EMPTY
+    unread = "parse error" in message or "not supported" in message
+    return Verdict.UNKNOWN if unread else Verdict.COMPLEX
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Return whether a text has a match of a pattern, which is in the library's syntax."""
+    data = json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
+    matcher = _matcher({"type": "string", "pattern": pattern})
+    if matcher.is_error() or len(data) > MAX_NAME:
+        return False
+    return matcher.try_consume_tokens(list(data)) == len(data) and matcher.is_accepting()
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes, the first of which ends a text."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+    eos_token_id = END
+    special_token_ids = (END,)
+    tokens = (b"<|0|>", *(bytes([byte]) for byte in range(1, 256)))
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+@cache
+def _tokenizer() -> LLTokenizer:
+    wrapper: Any = _Bytes()
+    return LLTokenizer(wrapper, n_vocab=256, eos_token=[END])
+
+
+def _matcher(schema: dict[str, Any]) -> LLMatcher:
+    limits = LLParserLimits(
+        initial_lexer_fuel=FUEL,
+        step_lexer_fuel=100_000,
+        max_lexer_states=20_000,
+        max_grammar_size=200_000,
+        verbose_errors=False,
+    )
+    return LLMatcher(_tokenizer(), LLMatcher.grammar_from_json_schema(json.dumps(schema)), log_level=0, limits=limits)

@@ -1,0 +1,135 @@
+"""The states that a schema can reach, and which of them have a value at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from engine.text.schema import meeting
+from engine.text.schema.expander import Expander
+from engine.text.schema.probe import Verdict
+from engine.text.schema.refusal import COMPLEX, EMPTY, UNSUPPORTED, SchemaRefused
+from engine.text.schema.shapes import ANYTHING, EVERY_SHAPE, Array, Constant, Object, Shape, State, String
+
+MAX_STATES = 4000
+
+
+class Reach:
+    """The shapes of every state that values of a schema contain. Raises SchemaRefused.
+
+    full: the states that have a finite value.
+    """
+
+    def __init__(self, expander: Expander) -> None:
+        self._expander = expander
+        self.shapes: dict[State, tuple[Shape, ...]] = {}
+        self.full: set[State] = set()
+        self._reach(expander.root)
+        self._find_full()
+        if expander.root not in self.full:
+            raise SchemaRefused(EMPTY, self._first_origin(expander.root))
+
+    def _reach(self, root: State) -> None:
+        waiting = [root]
+        while waiting:
+            state = waiting.pop()
+            if state in self.shapes:
+                continue
+            self.shapes[state] = _only_spoken_of(self._expander.expand(state))
+            self._check_strings(self.shapes[state])
+            if len(self.shapes) > MAX_STATES:
+                raise SchemaRefused(COMPLEX, state[-1].place.pointer)
+            for shape in self.shapes[state]:
+                waiting += inside(shape)
+
+    def _check_strings(self, shapes: Iterable[Shape]) -> None:
+        for shape in shapes:
+            if isinstance(shape, String):
+                pointer = meeting.pointer_of(shape.origins, "pattern", "not", "maxLength", "minLength")
+                found = meeting.string_verdict(shape)
+                if found is Verdict.UNKNOWN:
+                    raise SchemaRefused(UNSUPPORTED, pointer)
+                if found is Verdict.COMPLEX:
+                    raise SchemaRefused(COMPLEX, pointer)
+
+    def _find_full(self) -> None:
+        """Find the states that have a finite value, beginning with those that contain no other."""
+        users: dict[State, list[State]] = {}
+        for state, shapes in self.shapes.items():
+            for shape in shapes:
+                for inner in inside(shape):
+                    users.setdefault(inner, []).append(state)
+        waiting = list(self.shapes)
+        while waiting:
+            state = waiting.pop()
+            if state not in self.full and any(self.is_full(shape) for shape in self.shapes[state]):
+                self.full.add(state)
+                waiting += users.get(state, [])
+
+    def is_full(self, shape: Shape) -> bool:
+        """Return whether a shape has a finite value."""
+        if isinstance(shape, Array):
+            return all(shape.item(index) in self.full for index in range(min(shape.least, len(shape.prefix) + 1)))
+        if isinstance(shape, Object):
+            return self._is_full_object(shape)
+        return meeting.alive(self._expander, shape)
+
+    def _is_full_object(self, shape: Object) -> bool:
+        states = [meeting.named(self._expander, shape, name) for name in shape.required]
+        if not all(state in self.full for state in states):
+            return False
+        if shape.most is not None and len(shape.required) > shape.most:
+            return False
+        others = sum(state in self.full for name, state in shape.properties.items() if name not in shape.required)
+        if shape.least <= len(shape.required) + others or shape.rest is None:
+            return True
+        return any(state in self.full for state in (*shape.patterns.values(), shape.rest))
+
+    def _first_origin(self, state: State) -> str:
+        """Return the place to blame for a state without a value."""
+        seen = set()
+        while state not in seen:
+            seen.add(state)
+            for shape in self.shapes.get(state, ()):
+                blamed = [inner for inner in _required(self._expander, shape) if inner not in self.full]
+                if blamed:
+                    state = blamed[0]
+                    break
+            else:
+                origins = [meeting.pointer_of(shape.origins) for shape in self.shapes.get(state, ())]
+                found = self._expander.emptied.get(state) or next((origin for origin in origins if origin), "")
+                return found or (state[-1].place.pointer if state else "")
+        return state[-1].place.pointer
+
+
+def inside(shape: Shape) -> list[State]:
+    """Return the states that stand inside a shape."""
+    if isinstance(shape, Array):
+        return [*shape.prefix, shape.rest or ANYTHING]
+    if isinstance(shape, Object):
+        return [*shape.properties.values(), *shape.patterns.values(), shape.rest or ANYTHING]
+    return []
+
+
+def _required(expander: Expander, shape: Shape) -> list[State]:
+    if isinstance(shape, Array):
+        return [shape.item(index) for index in range(min(shape.least, len(shape.prefix) + 1))]
+    if isinstance(shape, Object):
+        return [meeting.named(expander, shape, name) for name in shape.required]
+    return []
+
+
+def _only_spoken_of(shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Return the shapes of the types that a schema speaks of, if it names none: with `properties` it means objects."""
+    plain = [shape for shape in EVERY_SHAPE if any(_is_plain(other, shape) for other in shapes)]
+    spoken = tuple(shape for shape in shapes if shape.origins and not any(_is_plain(shape, o) for o in EVERY_SHAPE))
+    kinds = {type(shape) for shape in spoken}
+    missing = [shape for shape in EVERY_SHAPE if shape not in plain and type(shape) not in kinds]
+    others = len(shapes) - len(spoken) - len(plain)
+    return spoken if spoken and plain and not missing and not others and Constant not in kinds else shapes
+
+
+def _is_plain(shape: Shape, every: Shape) -> bool:
+    if isinstance(shape, Constant) or isinstance(every, Constant):
+        return isinstance(shape, Constant) and isinstance(every, Constant) and shape.value is every.value
+    return type(shape) is type(every) and replace(shape, origins={}) == every

@@ -1,0 +1,142 @@
+"""Reads the keywords of one schema that need no other schema, into a shape of each type."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+from engine.text.schema.document import Place
+from engine.text.schema.keywords import NUMBER_KEYWORDS, STRING_KEYWORDS
+from engine.text.schema.patterns import Untranslatable, translate
+from engine.text.schema.probe import Verdict, verdict
+from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
+from engine.text.schema.shapes import Number, Origins, String, is_number, tidy_number
+
+TYPES = ("null", "boolean", "number", "string", "array", "object")
+LONGEST = 2**31  # a limit beyond it is none
+
+
+def types_of(place: Place) -> tuple[str, ...]:
+    """Return the types that a schema names; all of them if it names none."""
+    named = place.raw.get("type", list(TYPES))
+    types = [named] if isinstance(named, str) else named
+    known = isinstance(types, list) and all(isinstance(name, str) and name in (*TYPES, "integer") for name in types)
+    if not known or not types:
+        raise SchemaRefused(INVALID, below(place.pointer, "type"))
+    return tuple(dict.fromkeys(name for name in types if name != "integer" or "number" not in types))
+
+
+def origins(place: Place, keywords: tuple[str, ...]) -> Origins:
+    """Return where those of the keywords stand that a schema has."""
+    return {keyword: below(place.pointer, keyword) for keyword in keywords if keyword in place.raw}
+
+
+def count(place: Place, keyword: str) -> int | None:
+    """Return the value of a keyword that limits a length; None without a limit."""
+    value = place.raw.get(keyword)
+    if value is None and keyword not in place.raw:
+        return None
+    if not is_number(value) or not isfinite(value) or value < 0 or value != int(value):
+        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not a non-negative integer")
+    return int(value) if value < LONGEST else None
+
+
+def read_numbers(place: Place, integer: bool) -> Number | None:
+    """Return the numbers that a schema allows; None if it allows none."""
+    low, high = _number(place, "minimum"), _number(place, "maximum")
+    shape = Number(integer, low, high, origins=origins(place, NUMBER_KEYWORDS))
+    multiple = _number(place, "multipleOf")
+    if multiple is not None and multiple <= 0:
+        raise SchemaRefused(INVALID, below(place.pointer, "multipleOf"), "not above zero")
+    if multiple is not None and verdict({"type": "number", "multipleOf": multiple}) is not Verdict.FINE:
+        raise SchemaRefused(UNSUPPORTED, below(place.pointer, "multipleOf"), "a number of too many digits")
+    low_open, high_open = place.raw.get("exclusiveMinimum"), place.raw.get("exclusiveMaximum")
+    if isinstance(low_open, bool):  # as in draft 4
+        low_open = low if low_open else None
+    else:
+        low_open = _number(place, "exclusiveMinimum")
+    if isinstance(high_open, bool):
+        high_open = high if high_open else None
+    else:
+        high_open = _number(place, "exclusiveMaximum")
+    above = low_open is not None and (low is None or low_open >= low)
+    under = high_open is not None and (high is None or high_open <= high)
+    return tidy_number(
+        Number(
+            integer,
+            low_open if above else low,
+            high_open if under else high,
+            above,
+            under,
+            (multiple,) if multiple is not None else (),
+            shape.origins,
+        )
+    )
+
+
+def read_strings(place: Place) -> String | None:
+    """Return the strings that a schema allows; None if it allows none."""
+    raw, least, most = place.raw, count(place, "minLength") or 0, count(place, "maxLength")
+    formats = raw.get("format")
+    if most is not None and least > most:
+        return None
+    return String(
+        least,
+        most,
+        (read_pattern(raw["pattern"], below(place.pointer, "pattern")),) if "pattern" in raw else (),
+        (formats,) if isinstance(formats, str) else (),
+        origins=origins(place, STRING_KEYWORDS),
+    )
+
+
+def read_pattern(pattern: Any, pointer: str) -> str:
+    """Return a pattern in the library's syntax."""
+    if not isinstance(pattern, str):
+        raise SchemaRefused(INVALID, pointer, "not a string")
+    try:
+        return translate(pattern)
+    except Untranslatable as error:
+        raise SchemaRefused(UNSUPPORTED, pointer, str(error)) from None
+
+
+def schemas_by_name(place: Place, keyword: str) -> dict[str, Any]:
+    """Return the value of a keyword that holds schemas by name."""
+    value = place.raw.get(keyword, {})
+    if not isinstance(value, dict):
+        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not an object")
+    return value
+
+
+def names(value: Any, pointer: str) -> tuple[str, ...]:
+    """Return a list of names, each once. Draft 3's `required: true` stands in a property and means nothing here."""
+    if isinstance(value, bool):
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise SchemaRefused(INVALID, pointer, "not a list of names")
+    return tuple(dict.fromkeys(value))
+
+
+def _number(place: Place, keyword: str) -> float | None:
+    value = place.raw.get(keyword)
+    if keyword not in place.raw or isinstance(value, bool):
+        return None
+    if not is_number(value):
+        raise SchemaRefused(INVALID, below(place.pointer, keyword), "not a number")
+    if isinstance(value, float) and not isfinite(value):
+        raise SchemaRefused(UNSUPPORTED, below(place.pointer, keyword), "a number that is too large")
+    return float(value) if isinstance(value, float) else int(value)
+
+
+def finite(value: Any, pointer: str) -> Any:
+    """Return a JSON value. Raises SchemaRefused for a number that no program reads back as it is."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            finite(inner, below(pointer, name))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            finite(inner, below(pointer, index))
+    elif isinstance(value, float) and not isfinite(value):
+        raise SchemaRefused(UNSUPPORTED, pointer, "a number that is too large")
+    elif is_number(value) and abs(value) > 2**53 and isinstance(value, int):
+        raise SchemaRefused(UNSUPPORTED, pointer, "a number of more than 53 bits")
+    return value
