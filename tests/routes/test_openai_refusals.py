@@ -105,7 +105,7 @@ MISTAKES = [
             "tools": [{"type": "function", "function": {"name": "f", "parameters": nested(40)}}],
             "tool_choice": "required",
         },
-        "tools",
+        "tools[0].function.parameters",
     ),
     ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
