@@ -1,15 +1,17 @@
 """Images at the JSON API: in forms and in JSON, and their refusals."""
 
 import base64
+import json
 
 import pytest
 
-from routes.parsing import BASE64_PIECE
+from engine.text import images
+from routes.base64_text import PIECE
 from tests.fakes import image_bytes, multipart
 from tests.routes.test_api import IMAGE, refused, upload
 
 # Padding in the middle, where a piece that is decoded alone ends.
-SPLIT = "data:image/png;base64," + "A" * (BASE64_PIECE - 1) + "=AAAA"
+SPLIT = "data:image/png;base64," + "A" * (PIECE - 1) + "=AAAA"
 
 
 def data_url(data, kind="image/png"):
@@ -96,9 +98,54 @@ def test_json_accepts_only_base64_data_urls(client, image):
     assert message.startswith("image")
 
 
-def test_a_data_url_over_the_limit_is_refused_before_decoding(client):
-    """The length of the text is enough."""
-    image = "data:image/png;base64," + "A" * (22_369_624 + 8)
+KINDS = [
+    *("image/png", "IMAGE/PNG", "image/x-anything", "application/octet-stream", "text/plain", ""),
+    *("image/png;charset=utf-8", ";charset=utf-8", 'image/png;name="a b.png"', "image/png;a=b;c=d", "image/svg+xml;x"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_data_url_may_say_anything_of_its_kind(client, avision, kind):
+    """With parameters and without; the content decides."""
+    data = image_bytes()
+    for url in (data_url(data, kind), data_url(data, kind).replace("base64", "BASE64")):
+        assert client.post(IMAGE, json={"prompt": "x", "image": url}).status_code == 200
+        parts = [{"type": "image_url", "image_url": {"url": url}}]
+        chat = {"model": "avision", "messages": [{"role": "user", "content": parts}]}
+        assert client.post("/v1/chat/completions", json=chat).status_code == 200
+    assert {request.prompt.images[0].data for request in avision.submitted} == {data}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [base64.encodebytes, base64.urlsafe_b64encode, lambda data: base64.b64encode(data).rstrip(b"=")],
+    ids=["in lines", "url-safe", "without padding"],
+)
+def test_base64_is_read_as_clients_write_it(client, avision, write):
+    """Wherever an image is read in it, also in JSON that escapes what it need not."""
+    for size in ((64, 48), (65, 48), (66, 48), (641, 480)):
+        data = image_bytes("blue", size)
+        url = "data:image/png;base64," + write(data).decode()
+        body = json.dumps({"prompt": "x", "image": url}).replace("/", "\\/")
+        assert client.post(IMAGE, data=body, content_type="application/json").status_code == 200
+        assert avision.submitted[-1].prompt.images[0].data == data
+
+
+@pytest.mark.slow
+def test_the_largest_image_may_be_in_lines(client, avision):
+    """White space does not count against the size of an image."""
+    data = image_bytes().ljust(images.MAX_IMAGE_BYTES, b"\0")
+    url = "data:image/png;base64," + base64.encodebytes(data).decode()
+    assert client.post(IMAGE, json={"prompt": "x", "image": url}).status_code == 200
+    assert avision.only.prompt.images[0].data == data
+    longer = "data:image/png;base64," + base64.encodebytes(data + b"\0").decode()
+    refused(client.post(IMAGE, json={"prompt": "x", "image": longer}), 413, "payload_too_large")
+
+
+@pytest.mark.parametrize("more", [8, 1_500_000])
+def test_a_data_url_over_the_limit_is_refused(client, more):
+    """As soon as more is decoded than an image may have, or the text is too long for one at all."""
+    image = "data:image/png;base64," + "A" * (22_369_624 + more)
     refused(client.post(IMAGE, json={"prompt": "x", "image": image}), 413, "payload_too_large")
 
 
