@@ -101,6 +101,10 @@ class Run:
         """Return the queue position of the first answer, None once it has started."""
         return self._generations[0].queue_position()
 
+    def prompt_tokens_of(self, number: int) -> int:
+        """Return the number of tokens of an answer's prompt."""
+        return self._generations[number].prompt_tokens
+
     def close(self) -> None:
         """Abort what is not finished, and stop watching the client."""
         self._release()

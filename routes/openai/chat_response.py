@@ -13,7 +13,8 @@ from routes.chat.output import ParsedAnswer
 from routes.chat.task import ChatRun
 from routes.openai import answers
 from routes.openai.chat_events import ChoiceEvents, ParsedChoiceEvents, finish_reason, shown_call
-from routes.openai.requests import ChatRequest
+from routes.openai.requests import ChatRequest, StreamOptions
+from routes.openai.running_usage import RunningUsage
 from routes.response_models import (
     AnswerMessage,
     ChatChoice,
@@ -27,7 +28,10 @@ class ChatResponse:
     def __init__(self, chat: ChatRun, body: ChatRequest) -> None:
         self._chat, self._run = chat, chat.run
         self._logprobs = bool(body.logprobs)
-        self._include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        options = body.stream_options or StreamOptions()
+        self._include_usage = bool(options.include_usage)
+        counted = self._include_usage and options.continuous_usage_stats
+        self._running_usage = RunningUsage(self._run) if counted else None
         self._id = f"chatcmpl-{request_state().request_id}"
         self._created = int(time.time())
 
@@ -45,7 +49,8 @@ class ChatResponse:
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
         try:
-            yield from self._events(idle)
+            running = self._running_usage
+            yield from running.written(self._events(idle)) if running else self._events(idle)
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
@@ -74,7 +79,7 @@ class ChatResponse:
         choices = [self._choice_events(index) for index in range(len(self._run))]
         for choice in choices:
             yield choice.begin()
-        for index, piece in self._run.pieces(idle):
+        for index, piece in (self._running_usage or self._run).pieces(idle):
             if piece is None:
                 completions[index] = self._run.completion(index)
                 yield choices[index].end(completions[index])

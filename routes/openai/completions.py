@@ -14,7 +14,8 @@ from routes.chat.models import find_model
 from routes.chat.sampling import choices
 from routes.generation_run import Run
 from routes.openai import answers
-from routes.openai.requests import CompletionRequest
+from routes.openai.requests import CompletionRequest, StreamOptions
+from routes.openai.running_usage import RunningUsage
 from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
@@ -54,7 +55,10 @@ class CompletionResponse:
     def __init__(self, run: Run, body: CompletionRequest, prompts: int) -> None:
         self._run, self._prompts = run, prompts
         self._logprobs = body.logprobs is not None
-        self._include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        options = body.stream_options or StreamOptions()
+        self._include_usage = bool(options.include_usage)
+        counted = self._include_usage and options.continuous_usage_stats
+        self._running_usage = RunningUsage(self._run) if counted else None
         self._id, self._created = f"cmpl-{request_state().request_id}", int(time.time())
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
@@ -71,7 +75,8 @@ class CompletionResponse:
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
         try:
-            yield from self._events(idle)
+            running = self._running_usage
+            yield from running.written(self._events(idle)) if running else self._events(idle)
         except Exception as error:
             yield answers.error_event(self._run.failed(error))
 
@@ -86,7 +91,7 @@ class CompletionResponse:
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         plain = [self._text_events(index) for index in range(len(self._run))]
-        for index, piece in self._run.pieces(idle):
+        for index, piece in (self._running_usage or self._run).pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
                 yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))

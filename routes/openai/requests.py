@@ -51,13 +51,16 @@ def _few_biases(values: Any) -> Any:
 
 
 class StreamOptions(OpenaiRequest):
-    """include_usage: add a last event with the counts of tokens. Without a stream, the options mean nothing."""
+    """include_usage: add a last event with the counts of tokens; continuous_usage_stats: and the counts so far to the
+    others. Without a stream, the options mean nothing.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     passed_over = STREAM_OPTIONS
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingRequest(OpenaiRequest):

@@ -350,3 +350,38 @@ def test_several_answers_end_with_the_first_error_of_one(app, avibe):
         list(run.pieces(idle=1.0))
     run.close()
     assert avibe.aborted == ["mine"]
+
+
+@pytest.mark.parametrize("form", [ChatRequest, CompletionRequest])
+def test_every_event_has_the_counts_so_far_if_asked(app, avibe, form):
+    """`continuous_usage_stats`: of the answer that the event belongs to; the last event has all, as without it."""
+    said = {"messages": HELLO} if form is ChatRequest else {"prompt": "x"}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = form.model_validate({"model": "avibe", "stream_options": options} | said)
+    avibe.hold, avibe.text, avibe.output_tokens = True, "", 4
+    with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
+        app.preprocess_request()
+        run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))] * 2)
+        chat = ChatRun(run, frozenset(), False)
+        response = ChatResponse(chat, body) if form is ChatRequest else CompletionResponse(run, body, 1)
+    odd = 'null}\n\n"usage":null}\n\n'  # what ends an event without counts, as a text
+    avibe.push("mine", odd, token_ids=(1, 2, 3))
+    avibe.push("mine-1", "b", token_ids=(4,))
+    avibe.push("mine-1", "c", token_ids=(5, 6))
+    avibe.finish("mine")
+    avibe.finish("mine-1")
+    *events, last, _ = [event for event in response.events() if event != KEEP_ALIVE]
+    run.close()
+    shown = [json.loads(event.removeprefix(b"data: ")) for event in events if b'"role"' not in event]
+    texts = [one["choices"][0].get("text", one["choices"][0].get("delta", {}).get("content")) for one in shown]
+    assert [text for text in texts if text] == [odd, "b", "c"]
+    counts = [(one["choices"][0]["index"], one["usage"]["completion_tokens"]) for one in shown]
+    assert sorted(counts) == [(0, 3), (0, 3), (1, 1), (1, 3), (1, 3)]
+    assert all(one["usage"]["total_tokens"] == 7 + one["usage"]["completion_tokens"] for one in shown)
+    assert json.loads(last.removeprefix(b"data: "))["usage"]["completion_tokens"] == 8
+
+
+def test_counts_in_every_event_need_the_last_one(client):
+    """As in vLLM: without `include_usage` there are none."""
+    _, events = stream(client, stream_options={"continuous_usage_stats": True})
+    assert not any("usage" in event for event in events[:-1])
