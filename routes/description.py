@@ -26,9 +26,9 @@ PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF or BMP, at most 16 MiB"}
 DATA_URL = {"type": "string", "format": "image-data-url", "description": "data:image/png;base64,..."}
 ABOUT = (
-    "Two language models, one for text and one for questions about images, behind a JSON API and an API compatible "
-    "with OpenAI's. Every response has the headers `X-Request-ID` and `X-Response-Time`. In a request, `null` for an "
-    "optional field means that the field is absent; an unknown field is an error that names it; `/v1` "
+    "Two language models, one for text and one for questions about images, behind a JSON API and APIs compatible with "
+    "OpenAI's and Anthropic's. Every response has the headers `X-Request-ID` and `X-Response-Time`. In a request, "
+    "`null` for an optional field means that the field is absent; an unknown field is an error that names it; `/v1` "
     "passes over those that change no answer."
 )
 FAILURES: Mapping[Shape, Model] = {
@@ -168,7 +168,13 @@ def _response_models(route: RouteBodies) -> list[Model]:
 def _name_models(schemas: dict[str, Any], app: Flask) -> None:
     """List the ids that requests can name, in the schemas of the requests."""
     ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
-    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponseRequest"):
+    for name in (
+        "ChatCompletionRequest",
+        "CompletionRequest",
+        "ResponseRequest",
+        "MessagesRequest",
+        "CountTokensRequest",
+    ):
         schemas[name]["properties"]["model"]["enum"] = ids
 
 

@@ -28,7 +28,7 @@ class Base64Source(Passing):
 
     type: Literal["base64"]
     media_type: str | None = None
-    data: Annotated[str, Field(description="Base64: iVBORw0KGgo...")]
+    data: Annotated[str, Field(description="iVBORw0KGgo...", json_schema_extra={"format": "image-base64"})]
 
 
 class UrlSource(Passing):

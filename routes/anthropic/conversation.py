@@ -5,7 +5,7 @@ Consecutive messages of one role are one message, as with Anthropic. Reasoning i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -27,10 +27,10 @@ from routes.anthropic.blocks import (
     Turn,
     UrlSource,
 )
-from routes.chat.conversation import ConversationBuilder, ImageSource, Part, PastCall
+from routes.chat.conversation import Content, ConversationBuilder, ImageSource, Part, PastCall
 from routes.sse import compact
 
-ERROR = "Error: "  # before the result of a call that failed, for templates know no such results
+ERROR = "Error:"  # before the result of a call that failed, for templates know no such results
 
 # A block and where it stands in the request.
 Placed = tuple[Any, str]
@@ -80,29 +80,28 @@ def _add_answer(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
 
 
 def _add_question(builder: ConversationBuilder, blocks: Sequence[Placed]) -> None:
-    """Add what the user says, and before it the results of calls; their images follow all of them."""
-    results = [(block, path) for block, path in blocks if isinstance(block, ToolResultBlock)]
-    said = [(block, path) for block, path in blocks if not isinstance(block, ToolResultBlock)]
-    images: list[Part] = []
-    for block, path in results:
-        parts = list(_parts(_placed(block.content or "", f"{path}.content")))
-        text = "\n".join(part for part in parts if isinstance(part, str))
-        builder.tool_result(block.tool_use_id, f"{ERROR}{text}" if block.is_error else text)
-        images += [part for part in parts if not isinstance(part, str)]
-    parts = _joined([*images, *_parts(said)])
-    if said or images:
-        builder.user(parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts)
+    """Add the results of calls, and behind them what the user says."""
+    said: list[Placed] = []
+    for block, path in blocks:
+        if not isinstance(block, ToolResultBlock):
+            said.append((block, path))
+            continue
+        found = _parts(_placed(block.content or "", f"{path}.content"))
+        builder.tool_result(block.tool_use_id, _content([ERROR, *found] if block.is_error else found))
+    if said:
+        builder.user(_content(_parts(said)))
 
 
-def _joined(parts: Sequence[Part]) -> list[Part]:
-    """Return the parts with texts that follow each other as one, so that every template separates them alike."""
+def _content(parts: Iterable[Part]) -> Content:
+    """Return parts as a message takes them: a text alone as a string, and texts that follow each other as one.
+
+    Templates do not separate them alike.
+    """
     joined: list[Part] = []
-    for part in parts:
-        if joined and isinstance(part, str) and isinstance(joined[-1], str):
-            joined[-1] = f"{joined[-1]}\n{part}"
-        else:
-            joined.append(part)
-    return joined
+    for text, run in groupby(parts, key=lambda part: isinstance(part, str)):
+        found = list(run)
+        joined += ["\n".join(map(str, found))] if text else found
+    return joined[0] if len(joined) == 1 and isinstance(joined[0], str) else joined
 
 
 def _parts(blocks: Iterator[Placed] | Sequence[Placed]) -> Iterator[Part]:

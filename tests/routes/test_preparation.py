@@ -40,9 +40,9 @@ def leaver(client):
     return Leaver(client)
 
 
-def preparing(backend, leaver, on_submit=1):
+def preparing(backend, leaver, on_submit=1, method="submit"):
     """Have the backend prepare until nobody wants the answer; the client leaves meanwhile."""
-    submit, calls = backend.submit, []
+    submit, calls = getattr(backend, method), []
 
     def wait(request):
         calls.append(request)
@@ -55,7 +55,7 @@ def preparing(backend, leaver, on_submit=1):
                 wanted.wait(PATIENCE)
         raise AssertionError("nobody ended it")
 
-    backend.submit = wait
+    setattr(backend, method, wait)
     return calls
 
 
@@ -66,6 +66,7 @@ def preparing(backend, leaver, on_submit=1):
         ("/api/v1/text/generate", {"prompt": "x", "stream": True}),
         ("/v1/chat/completions", {"model": "avibe", "messages": [{"role": "user", "content": "x"}]}),
         ("/v1/completions", {"model": "avibe", "prompt": "x"}),
+        ("/v1/messages", {"model": "avibe", "max_tokens": 8, "messages": [{"role": "user", "content": "x"}]}),
     ],
 )
 def test_a_client_that_leaves_ends_the_preparation(leaver, avibe, path, body):
@@ -73,6 +74,13 @@ def test_a_client_that_leaves_ends_the_preparation(leaver, avibe, path, body):
     preparing(avibe, leaver)
     assert leaver.post(path, json=body).status_code == 499
     assert avibe.stats().num_requests_running == 0
+
+
+def test_a_client_that_leaves_ends_the_counting(leaver, avibe):
+    """Nobody wants the number of its tokens any more."""
+    preparing(avibe, leaver, method="tokenize")
+    body = {"model": "avibe", "messages": [{"role": "user", "content": "x"}]}
+    assert leaver.post("/v1/messages/count_tokens", json=body).status_code == 499
 
 
 def test_an_image_is_no_longer_prepared_either(leaver, avision):

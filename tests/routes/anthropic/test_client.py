@@ -13,6 +13,7 @@ from tests.fakes import image_bytes
 NO_KEY = "none"  # the client insists on one, the service does not
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {}}}
+CUT = '<tool_call>\n{"name": "look", "arguments": {"where": {"at": "the sea", "by": "the sh'
 CALL = 'I look.\n<tool_call>\n{"name": "look", "arguments": {"at": "the sea"}}\n</tool_call>'
 THOUGHT = "<think>\nHm.\n</think>\n\nYes."
 
@@ -48,10 +49,10 @@ def test_a_message_is_read(claude):
     assert answer.id == f"msg_{answer._request_id}"
 
 
-@pytest.mark.parametrize("text", ["An answer.", CALL, THOUGHT, ""])
+@pytest.mark.parametrize("text", ["An answer.", CALL, THOUGHT, "", CUT])
 def test_a_stream_makes_the_same_message(claude, avibe, text):
-    """Texts, calls and reasoning, whole and put together; each can be sent back."""
-    avibe.text = text
+    """Texts, calls, calls that were cut, and reasoning, whole and put together; each can be sent back."""
+    avibe.text, avibe.finish_reason = text, "length" if text == CUT else "stop"
     fields = {"tools": [TOOL], "thinking": {"type": "enabled", "budget_tokens": 1024}}
     answer, put_together = create(claude, **fields), streamed(claude, **fields)
     shown, same = (message.model_dump(exclude={"id"}) for message in (answer, put_together))
@@ -62,6 +63,14 @@ def test_a_stream_makes_the_same_message(claude, avibe, text):
             block.pop("parsed_output", None)
     assert shown == same
     assert create(claude, messages=[*HELLO, answer.to_param(), *HELLO], **fields).stop_reason == answer.stop_reason
+
+
+def test_a_call_that_was_cut_has_what_there_is_of_its_input(claude, avibe):
+    """Whole values only, and never the tags of the model."""
+    avibe.text, avibe.finish_reason = CUT, "length"
+    for answer in (create(claude, tools=[TOOL]), streamed(claude, tools=[TOOL])):
+        assert (answer.stop_reason, len(answer.content)) == ("max_tokens", 1)
+        assert answer.content[0].input == {"where": {"at": "the sea"}}
 
 
 def test_the_text_of_a_stream_comes_in_pieces(claude):

@@ -4,7 +4,9 @@ import base64
 
 import pytest
 
-from tests.fakes import image_bytes
+from app_production import create_app
+from models import ModelSet
+from tests.fakes import ScriptedBackend, image_bytes
 
 MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -137,7 +139,7 @@ def test_results_of_calls_are_texts(client, avibe, content, shown):
         result = RESULT | {"content": content, "is_error": failed}
         messages = said(client, avibe, [*HELLO, assistant(CALL), user(result, text("And?"))])
         assert messages[2:] == [
-            {"role": "tool", "content": f"Error: {shown}" if failed else shown, "tool_call_id": "toolu_1"},
+            {"role": "tool", "content": f"Error:\n{shown}" if failed else shown, "tool_call_id": "toolu_1"},
             {"role": "user", "content": "And?"},
         ]
 
@@ -150,15 +152,19 @@ def test_images_reach_the_model_in_order(client, avision):
     assert [(image.width, image.height) for image in request.prompt.images] == [(64, 48)]
 
 
-def test_images_of_results_follow_all_results_of_their_message(client, avision):
-    """A message of a tool is a text; documents may have images as well."""
+def test_results_and_documents_may_hold_images(settings, machine):
+    """Where they stand, for a model whose template has tools and for one that has none."""
     second = {"type": "tool_result", "tool_use_id": "toolu_2", "content": [IMAGE]}
     paper = document({"type": "content", "content": [text("b"), IMAGE]})
-    messages = [user(RESULT | {"content": [text("a"), IMAGE]}, second, paper)]
-    prompt = accepted(client, avision, model="avision", messages=messages).prompt
-    assert [(message["role"], message["content"]) for message in prompt.messages[:2]] == [("tool", "a"), ("tool", "")]
-    assert [part["type"] for part in prompt.messages[2]["content"]] == ["image", "image", "text", "image"]
-    assert len(prompt.images) == 3
+    for tools, roles in ((True, ["tool", "tool", "user"]), (False, ["user", "user", "user"])):
+        avision = ScriptedBackend("avision", tools=tools)
+        client = create_app(settings, ModelSet({"avision": avision}), machine).test_client()
+        messages = [user(RESULT | {"content": [text("a"), IMAGE]}, second, paper)]
+        prompt = accepted(client, avision, model="avision", messages=messages).prompt
+        assert [message["role"] for message in prompt.messages] == roles
+        kinds = [[part["type"] for part in message["content"]] for message in prompt.messages]
+        assert [kind.count("image") for kind in kinds] == [1, 1, 1]
+        assert len(prompt.images) == 3
 
 
 def test_a_message_of_the_assistant_at_the_end_is_continued(client, avibe):
