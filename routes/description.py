@@ -85,10 +85,8 @@ def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> 
     }
     if note := _note(row):
         operation["description"] = note
-    if names := PARAMETER.findall(rule.rule):
-        operation["parameters"] = [
-            {"name": one, "in": "path", "required": True, "schema": {"type": "string"}} for one in names
-        ]
+    if parameters := _parameters(rule, route):
+        operation["parameters"] = parameters
     if row.bodies:
         operation["requestBody"] = {"required": True, "content": _request_bodies(row, route)}
     if row.need is Need.LOCAL_OR_ADMIN:
@@ -96,9 +94,20 @@ def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> 
     return operation
 
 
+def _parameters(rule: Rule, route: RouteBodies) -> list[dict[str, Any]]:
+    """Return the parameters in the path and in the query."""
+    path = [
+        {"name": one, "in": "path", "required": True, "schema": {"type": "string"}}
+        for one in PARAMETER.findall(rule.rule)
+    ]
+    asked = {} if route.query is None else route.query.model_json_schema()["properties"]
+    return path + [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in asked.items()]
+
+
 def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
     statuses = {404} if PARAMETER.search(rule.rule) else set()
     statuses |= {400, 413, 415} if row.bodies else set()
+    statuses |= {400} if route.query is not None else set()
     statuses |= {429} if row.budget else set()
     statuses |= {500, 503, 504} if row.budget is Budget.GENERATION else set()
     statuses |= {503, 504} if row.budget is Budget.COUNTING else set()

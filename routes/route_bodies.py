@@ -14,7 +14,7 @@ from routes.anthropic.bodies import MessageAnswer, TokenCount
 from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
-from routes.openai.responses.requests import ResponseRequest
+from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.request_models import LanguageForm, RequestModels, SignInForm
 
 Model = type[BaseModel] | type[bodies.Body]
@@ -26,13 +26,14 @@ ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-s
 class RouteBodies:
     """The bodies of a route by content type, of responses (None: a text) and of requests.
 
-    more: bodies of further statuses than those that the route table implies.
+    more: bodies of further statuses than those that the route table implies; query: the parameters of the query.
     """
 
     responses: Mapping[str, Model | None]
     requests: Mapping[str, Model] = field(default_factory=dict)
     status: int = 200
     more: Mapping[int, Model | None] = field(default_factory=dict)
+    query: type[BaseModel] | None = None
 
 
 def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBodies]:
@@ -68,7 +69,9 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /v1/responses": RouteBodies({JSON: responses.ResponseObject, EVENTS: None}, {JSON: ResponseRequest}),
         "GET /v1/responses/<response_id>": RouteBodies({JSON: responses.ResponseObject}),
         "DELETE /v1/responses/<response_id>": RouteBodies({JSON: responses.DeletedResponse}),
-        "GET /v1/responses/<response_id>/input_items": RouteBodies({JSON: responses.InputItemList}),
+        "GET /v1/responses/<response_id>/input_items": RouteBodies(
+            {JSON: responses.InputItemList}, query=InputItemsQuery
+        ),
         "POST /v1/messages": RouteBodies({JSON: MessageAnswer, EVENTS: None}, {JSON: MessagesRequest}),
         "POST /v1/messages/count_tokens": RouteBodies({JSON: TokenCount}, {JSON: CountTokensRequest}),
         "GET /api/health": RouteBodies({JSON: bodies.Health}),
