@@ -63,6 +63,7 @@ class Row:
 
 # The body names the model and the number of answers.
 OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
+COUNTED = Row(budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
 STORED = Row(budget=Budget.COUNTING)
 FORMS = Row(budget=Budget.GENERATION, protocol=Protocol.FORM)
 API = Row(budget=Budget.GENERATION, protocol=Protocol.API)
@@ -89,11 +90,12 @@ ROUTES: Mapping[str, Row] = {
     "POST /v1/chat/completions": replace(OPENAI, protocol=Protocol.OPENAI_CHAT),
     "POST /v1/completions": replace(OPENAI, protocol=Protocol.OPENAI_COMPLETIONS),
     "POST /v1/responses": replace(OPENAI, protocol=Protocol.OPENAI_RESPONSES),
+    "POST /v1/responses/input_tokens": COUNTED,
     "GET /v1/responses/<response_id>": STORED,
     "DELETE /v1/responses/<response_id>": STORED,
     "GET /v1/responses/<response_id>/input_items": STORED,
     "POST /v1/messages": Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, protocol=Protocol.ANTHROPIC_MESSAGES),
-    "POST /v1/messages/count_tokens": Row(budget=Budget.COUNTING, bodies={JSON: 64 * MIB}),
+    "POST /v1/messages/count_tokens": COUNTED,
     "GET /api/docs": Row(),
     "GET /api/openapi.json": Row(),
     "GET /api/health": Row(budget=Budget.HEALTH),

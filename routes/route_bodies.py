@@ -67,6 +67,7 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
             {JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}
         ),
         "POST /v1/responses": RouteBodies({JSON: responses.ResponseObject, EVENTS: None}, {JSON: ResponseRequest}),
+        "POST /v1/responses/input_tokens": RouteBodies({JSON: responses.InputTokenCount}, {JSON: ResponseRequest}),
         "GET /v1/responses/<response_id>": RouteBodies({JSON: responses.ResponseObject}),
         "DELETE /v1/responses/<response_id>": RouteBodies({JSON: responses.DeletedResponse}),
         "GET /v1/responses/<response_id>/input_items": RouteBodies(

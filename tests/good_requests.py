@@ -19,6 +19,7 @@ GOOD = {
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
     "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
     "/v1/responses": {"json": {"model": "avibe", "input": "Hello"}},
+    "/v1/responses/input_tokens": {"json": {"model": "avibe", "input": "Hello"}},
     "/v1/messages": {"json": {"model": "avibe", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}},
     "/v1/messages/count_tokens": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
     BATCH: {"json": {"prompts": ["Hello"]}},

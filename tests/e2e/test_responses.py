@@ -118,6 +118,14 @@ def test_tools_need_not_be_called(client):
     assert hidden.usage.input_tokens == plain.usage.input_tokens < shown.usage.input_tokens
 
 
+def test_the_tokens_of_an_input_are_counted_as_they_are_charged(client):
+    """With instructions, tools and a stored conversation before it."""
+    first = respond(client, store=True)
+    asked = {"input": "Короче!", "instructions": "Be brief.", "tools": [WEATHER], "previous_response_id": first.id}
+    counted = client.responses.input_tokens.count(model="avibe", **asked)
+    assert counted.input_tokens == respond(client, **asked).usage.input_tokens
+
+
 def test_a_conversation_is_stored(client):
     """Gone on from, shown, listed and deleted; the same as sending its items."""
     first = respond(client, temperature=0, store=True)

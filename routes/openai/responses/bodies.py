@@ -137,6 +137,13 @@ class DeletedResponse(Body):
     deleted: Literal[True]
 
 
+class InputTokenCount(Body):
+    """How many tokens an input has."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class InputItemList(Body):
     """Items of the conversation that a stored response answers; data: as they were sent, with an id."""
 

@@ -13,7 +13,7 @@ from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.sampling import Sampling
-from routes.chat.task import ChatTask, submit
+from routes.chat.task import ChatTask, count_tokens, submit
 from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import ResponseObject
@@ -21,6 +21,7 @@ from routes.openai.responses.conversation import INPUT, conversation
 from routes.openai.responses.open_items import new_id
 from routes.openai.responses.requests import LOGPROBS, AllowedTools, AnyText, NamedFunction, OfSchema, ResponseRequest
 from routes.openai.responses.response import Answer
+from routes.openai.responses.store import StoredResponse
 from routes.sampling import default_sampling
 
 NAMES = FieldNames(
@@ -36,10 +37,31 @@ def submit_response(body: ResponseRequest) -> Answer:
     Raises the ServiceError that the request is refused with.
     """
     _, backend = find_model(body.model)
-    previous = None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
-    said = conversation(body.instructions, stored.items_of(previous), body.input, backend.info)
-    tools, form = _toolbox(body, backend.info), _answer_format(body)
-    task = ChatTask(
+    previous = _previous(body)
+    task = _task(body, previous, backend.info)
+    draft = stored.draft(previous, body.input) if body.store else None
+    try:
+        run = submit(task)
+    except BaseException:
+        if draft is not None:
+            draft.close()
+        raise
+    return Answer(run, _begun(body, backend, run.run.served_id), draft, task.logprobs is not None)
+
+
+def count_input(body: ResponseRequest) -> int:
+    """Return how many tokens the input of a request has, with all that the model reads before it."""
+    return count_tokens(_task(body, _previous(body), find_model(body.model)[1].info))
+
+
+def _previous(body: ResponseRequest) -> StoredResponse | None:
+    return None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
+
+
+def _task(body: ResponseRequest, previous: StoredResponse | None, info: ModelInfo) -> ChatTask:
+    said = conversation(body.instructions, stored.items_of(previous), body.input, info)
+    tools, form = _toolbox(body, info), _answer_format(body)
+    return ChatTask(
         model=body.model,
         messages=said.messages,
         images=said.images,
@@ -51,14 +73,6 @@ def submit_response(body: ResponseRequest) -> Answer:
         # The effort is a hint, for which an answer of a fixed form has no room.
         thinking=form is None and not tools.forced and _effort(body) not in AT_ONCE,
     )
-    draft = stored.draft(previous, body.input) if body.store else None
-    try:
-        run = submit(task)
-    except BaseException:
-        if draft is not None:
-            draft.close()
-        raise
-    return Answer(run, _begun(body, backend, run.run.served_id), draft, task.logprobs is not None)
 
 
 def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:

@@ -24,7 +24,7 @@ INSTEAD = joined(
     ]
 )
 REQUEST = PassedOver(
-    passed_over.HINTS | hints("max_tool_calls access_programs client_metadata image stream_options"),
+    passed_over.HINTS | hints("max_tool_calls access_programs client_metadata image stream_options personality"),
     joined(
         [
             passed_over.NEUTRAL,

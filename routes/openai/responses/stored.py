@@ -10,8 +10,8 @@ from edge import caller
 from edge.errors import NotFound, PreviousNotFound
 from edge.request_state import request_state
 from engine.errors import ValidationError
+from routes.chat.body_limits import body_limits
 from routes.json_text import read_json
-from routes.openai.requests import json_limits
 from routes.openai.responses.bodies import InputItemList
 from routes.openai.responses.conversation import PREVIOUS
 from routes.openai.responses.items import InputItem, StoredItems
@@ -51,7 +51,7 @@ def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
     """Return the conversation up to and with a stored response."""
     if response is None:
         return ()
-    limits = json_limits(services().settings.generation.max_model_len)
+    limits = body_limits(services().settings.generation.max_model_len)
     turns = [validated(StoredItems, {"items": read_json(turn.items, limits)}) for turn in response.turns]
     return [item for turn in turns for item in turn.items]
 

@@ -9,10 +9,10 @@ from edge.gate import release_body
 from edge.route_table import JSON
 from engine.errors import Unsupported
 from routes import parsing
-from routes.openai.requests import json_limits
+from routes.chat.body_limits import body_limits
 from routes.openai.responses import stored
-from routes.openai.responses.bodies import DeletedResponse
-from routes.openai.responses.create import submit_response
+from routes.openai.responses.bodies import DeletedResponse, InputTokenCount
+from routes.openai.responses.create import count_input, submit_response
 from routes.openai.responses.refusals import refuse_unsupported
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.responses.response import Answer
@@ -32,6 +32,12 @@ def create() -> Response:
         answer.wait_for_commitment()
         return EventStream(answer.events(), answer.close).response()
     return jsonify(answer.whole())
+
+
+@responses.post("/input_tokens")
+def input_tokens() -> Response:
+    """Count the tokens of an input; nothing is generated."""
+    return jsonify(InputTokenCount(object="response.input_tokens", input_tokens=count_input(_read())))
 
 
 @responses.get("/<response_id>")
@@ -61,13 +67,12 @@ def input_items(response_id: str) -> Response:
 
 
 def _submit() -> tuple[Answer, bool]:
-    limits = json_limits(services().settings.generation.max_model_len)
-
-    def read() -> ResponseRequest:
-        values = parsing.json_object(limits)
-        refuse_unsupported(values)
-        return validated(ResponseRequest, values)
-
-    body = charge_if_refused(read)
+    body = charge_if_refused(_read)
     charge()
     return submit_response(body), bool(body.stream)
+
+
+def _read() -> ResponseRequest:
+    values = parsing.json_object(body_limits(services().settings.generation.max_model_len))
+    refuse_unsupported(values)
+    return validated(ResponseRequest, values)

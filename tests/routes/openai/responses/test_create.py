@@ -246,3 +246,11 @@ def test_it_is_counted_as_this_protocols(client):
     client.post(PATH, json={"model": "avibe", "input": "Hello"})
     counted = 'avito_ai_requests_total{model="avibe",protocol="openai_responses",status="success"} 1.0'
     assert counted in client.get("/metrics").text
+
+
+def test_the_tokens_of_an_input_can_be_counted(api, avibe):
+    """With instructions and tools, as the model would read them; nothing is generated."""
+    counted = api.responses.input_tokens.count(model="avibe", input="Hello", instructions="Be brief.", tools=[TOOL])
+    assert counted.object == "response.input_tokens"
+    assert counted.input_tokens > 0
+    assert avibe.submitted == []
