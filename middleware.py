@@ -18,10 +18,10 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, errors, failover, operator_session, preflight
+from edge import caller, compression, errors, failover, operator_session, preflight
 from edge.charging import charge
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
-from edge.gate import body_refused
+from edge.gate import CODINGS, body_refused
 from edge.key_tries import BUDGET
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
@@ -34,7 +34,6 @@ from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 
-BODIES_FULL = Message("bodies_full", "Too many large requests are being read; try again later.")
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
 
@@ -124,8 +123,9 @@ def _check_body(row: Row) -> None:
         return
     if request.mimetype not in row.bodies:
         raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Compressed request bodies are not read here.")
+    coding = compression.coding_of(request)
+    if coding not in (None, *CODINGS):
+        raise UnsupportedMediaType("A compressed request body must be gzip or deflate.")
     limit = row.bodies[request.mimetype]
     # A body of unknown length is checked while it is read; one byte over the limit shows that it is too long.
     request.max_content_length = limit + 1
@@ -134,7 +134,9 @@ def _check_body(row: Row) -> None:
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(message)
     if body_refused(request):
-        raise Overloaded(BODIES_FULL)
+        raise Overloaded(compression.BODIES_FULL)
+    if coding is not None:
+        compression.decompress(request, coding)
 
 
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:

@@ -28,6 +28,8 @@ from telemetry.metrics import Metrics
 
 log = logging.getLogger("avito_ai.access")
 
+CODINGS = ("gzip", "x-gzip", "deflate")  # of bodies that are read
+
 NAMING_BYTES = 256 * 1024  # of a body in which the model's name is looked for
 _NAME_FIELD = re.compile(rb'"model"\s*:\s*"([^"\\]{1,128})"')
 # The routes whose refusals are JSON; the pages' own are rendered by the framework.
@@ -126,8 +128,8 @@ class Gate:
 def _is_read(head: RequestHead, row: Row) -> bool:
     """Return whether the route reads such a body; otherwise the hooks refuse it."""
     limit = row.bodies.get(head.mimetype)
-    plain = head.get("content-encoding", "identity").lower() == "identity"
-    return limit is not None and plain and int(head.get("content-length", "0")) <= limit
+    known = head.get("content-encoding", "identity").lower() in ("identity", *CODINGS)
+    return limit is not None and known and int(head.get("content-length", "0")) <= limit
 
 
 def _forwarded(head: bytes, read: RequestHead | None) -> list[str]:
@@ -145,6 +147,12 @@ def _forwarded(head: bytes, read: RequestHead | None) -> list[str]:
 def body_refused(request: Request) -> bool:
     """True where there was no room in the budget for the request's body, which has not been read."""
     return bool(getattr(request.environ.get("gunicorn.socket"), "body_refused", False))
+
+
+def grow_body(request: Request, size: int) -> bool:
+    """Take room for `size` more bytes of the request's body; False where there is none."""
+    grow = getattr(request.environ.get("gunicorn.socket"), "grow_body", None)
+    return grow is None or bool(grow(size))
 
 
 def release_body(request: Request) -> None:

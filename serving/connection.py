@@ -65,6 +65,10 @@ class ClientSocket(socket.socket):
             self._head_sent = False
             self._filler = INTERIM if request.http_1_1 else None
 
+    def grow_body(self, size: int) -> bool:
+        """Reserve `size` more bytes for a body that is longer than it arrived; False where there is no room."""
+        return self._reservation is None or self._reservation.grow(size)
+
     def release_body(self) -> None:
         """Release the bytes of the body: it has been read, and nothing of it is kept."""
         if self._request is not None:

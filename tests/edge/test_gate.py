@@ -193,6 +193,13 @@ def test_a_batch_is_never_refused_for_capacity(gate, avibe):
     assert [judged(gate, BATCH) for _ in range(3)] == [None] * 3
 
 
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate"])
+def test_a_compressed_body_is_refused_unread(gate, avibe, coding):
+    """Its coding is one that would be read, so its length and its route are enough."""
+    avibe.capacity = 0
+    assert parsed(gate.judge(head_of(TEXT, b"", {"Content-Encoding": coding}), "1.1.1.1").refusal)[0] == 503
+
+
 def test_an_image_is_refused_unread(gate, avision):
     """From the head of its upload."""
     avision.capacity = 0
@@ -207,7 +214,7 @@ def test_an_image_is_refused_unread(gate, avision):
     [
         (TEXT, {"Content-Type": "text/plain"}),
         (TEXT, {"Content-Type": None}),
-        (TEXT, {"Content-Encoding": "gzip"}),
+        (TEXT, {"Content-Encoding": "br"}),
         (TEXT, {"Content-Length": 2 * 1024 * 1024}),
         (TEXT, {"Content-Length": "x"}),
         (TEXT, {"Content-Length": "1, 1"}),

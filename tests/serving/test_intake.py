@@ -241,6 +241,20 @@ def test_the_bytes_of_a_body_are_held_until_they_are_released(room):
     assert room.budget.in_flight == 0
 
 
+def test_a_body_that_grows_while_it_is_read_takes_more_of_the_budget(room):
+    """As far as its client has room, and all of it is released together."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert conn.sock.grow_body(100)
+    assert room.budget.in_flight == 105
+    assert not conn.sock.grow_body(10**9)
+    assert room.budget.in_flight == 105
+    conn.sock.release_body()
+    assert room.budget.in_flight == 0
+
+
 def test_a_client_that_asks_first_is_told_to_go_on(room):
     """Only once its body has been admitted."""
     room = room()
