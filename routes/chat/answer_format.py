@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.text.grammar import lark_grammar
-from routes.chat.schemas import schema_grammar
+from routes.chat.schemas import json_rule, schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -32,6 +32,14 @@ class AnswerFormat:
             return schema_grammar(self.schema, self.field)
         if self.lark is not None:
             return lark_grammar(self.lark)
+        return lark_grammar(f"start: {self.lark_rule()}")
+
+    def lark_rule(self) -> str:
+        """Return the Lark expression that matches the answer. Raises ValidationError that names the field."""
+        if self.schema is not None:
+            return json_rule(self.schema, self.field)
+        if self.lark is not None:
+            return f"%lark {{\n{self.lark}\n}}"
         if self.regex is not None:
-            return lark_grammar(f"start: /{self.regex.replace('/', chr(92) + '/')}/")
-        return lark_grammar(f"start: {' | '.join(json.dumps(text, ensure_ascii=False) for text in self.choice)}")
+            return f"/{self.regex.replace('/', chr(92) + '/')}/"
+        return " | ".join(json.dumps(text, ensure_ascii=False) for text in self.choice)

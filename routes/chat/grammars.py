@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from engine.backend import Backend
@@ -14,7 +15,7 @@ from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.names import FieldNames
 from routes.chat.schemas import blamed
-from routes.chat.toolbox import Toolbox
+from routes.chat.toolbox import Schemas, Toolbox
 from routes.sse import compact
 
 MAX_FORCED_CHARACTERS = 256 * 1024  # of the schemas of all functions that one answer may call
@@ -68,41 +69,58 @@ def new_mask(
     """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
     `wanted` does. owner: who may find the compiled grammar again.
     """
-    field, grammar = _grammar(answer_format, toolbox, names)
-    if grammar is None:
+    if toolbox.forced:
+        plan = _forced(toolbox, names)
+    elif answer_format is not None and toolbox.names:
+        plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE)
+    elif answer_format is not None:
+        plan = _Plan(answer_format.field, answer_format.grammar(), _schemas(answer_format))
+    elif toolbox.names and not toolbox.parallel and backend.vocabulary() is not None:
+        plan = _Plan(names.tools, lark_grammar(toolbox.one_call_lark()), {})
+    else:
         return lambda: None
-    grammars = cache.for_model(backend, names.answer_format)
+    grammars = cache.for_model(backend, names.tools if toolbox.forced else names.answer_format)
     try:
-        grammars.mask(grammar, wanted, field, owner)  # compiles it now, while the request's thread waits
+        _compile(plan, grammars, wanted, owner)
+    except ValidationError:
+        if answer_format is None or toolbox.forced or not toolbox.names:
+            raise
+        # Free calls need not conform: the schemas of all tools together may be what is too much.
+        plan = _either(answer_format, toolbox, Schemas.NONE)
+        _compile(plan, grammars, wanted, owner)
+    return lambda: grammars.mask(plan.grammar, field=plan.field, owner=owner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A grammar, the field that asks for it, and the schemas in it by their fields."""
+
+    field: str
+    grammar: str
+    schemas: dict[str, Any]
+
+
+def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
+    """Compile a grammar while the request's thread waits. Raises ValidationError that names the field."""
+    try:
+        grammars.mask(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:
-        raise blamed(_schemas(answer_format, toolbox)) or ValidationError(f"{field} {error.message}.", field) from None
-    return lambda: grammars.mask(grammar, field=field, owner=owner)
+        raise blamed(plan.schemas) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
 
 
-def _schemas(answer_format: AnswerFormat | None, toolbox: Toolbox) -> dict[str, Any]:
-    """Return the schemas that an answer must conform to, by their fields."""
-    if toolbox.forced:
-        return toolbox.schemas()
-    if answer_format is None or answer_format.schema is None:
-        return {}
-    return {answer_format.field: answer_format.schema}
+def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
+    """Return the plan of an answer that consists of calls; whatever form a text should have has nothing to do."""
+    schemas = toolbox.schemas()
+    if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
+        raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
+    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), schemas)
 
 
-def _grammar(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> tuple[str, str | None]:
-    """Return the field that asks for a grammar, and the grammar; None for an answer that is free."""
-    if toolbox.forced:
-        if answer_format is not None:
-            raise ValidationError(
-                f"{names.answer_format} and a forced {names.tool_choice} contradict each other.", names.answer_format
-            )
-        lark = toolbox.lark()
-        if sum(len(compact(schema)) for schema in toolbox.schemas().values()) > MAX_FORCED_CHARACTERS:
-            raise ValidationError(
-                f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools
-            )
-        return names.tools, lark_grammar(lark)
-    if answer_format is None:
-        return names.answer_format, None
-    if toolbox.names:
-        raise ValidationError(f"{names.answer_format} and {names.tools} cannot be combined here.", names.answer_format)
-    return answer_format.field, answer_format.grammar()
+def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas) -> _Plan:
+    """Return the plan of an answer that consists of calls, or has the form."""
+    lark = f"start: calls | answer\nanswer: {answer_format.lark_rule()}\n{toolbox.lark(tools)}"
+    return _Plan(answer_format.field, lark_grammar(lark), _schemas(answer_format))
+
+
+def _schemas(answer_format: AnswerFormat) -> dict[str, Any]:
+    return {} if answer_format.schema is None else {answer_format.field: answer_format.schema}

@@ -6,6 +6,7 @@ A schema is rewritten first (engine/text/schema/), which refuses what cannot be 
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import Any
 
 from engine.errors import ValidationError
@@ -22,6 +23,12 @@ MAX_SCHEMA_VALUES = 2000
 def json_rule(schema: dict[str, Any], field: str) -> str:
     """Return the Lark expression that matches JSON of a schema. field: what a refusal names. Raises ValidationError."""
     return f"%json {json.dumps(rewritten(schema, field).schema | {'x-guidance': JSON_STYLE})}"
+
+
+@cache
+def any_object_rule() -> str:
+    """Return the Lark expression that matches any JSON object."""
+    return json_rule({"type": "object"}, "")
 
 
 def schema_grammar(schema: Any, field: str) -> str:

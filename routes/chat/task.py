@@ -127,6 +127,8 @@ def _new_mask(task: ChatTask, backend: Backend) -> NewMask:
         raise ValidationError(
             f"{names.ignore_eos} cannot be combined with an answer of a fixed form.", names.ignore_eos
         )
+    if task.sampling.ignore_eos:  # no grammar goes on behind its end
+        return lambda: None
     shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:
         owner = "" if shared else caller.budget_key(wanted.client)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Literal
 
 from engine.errors import Unsupported, ValidationError
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
 from routes.chat.output import CALL, CALL_END
-from routes.chat.schemas import json_rule
+from routes.chat.schemas import any_object_rule, json_rule
 
 MAX_TOOLS = 128
-MOST_FORCED_CALLS = 8
+MOST_CALLS = 8  # of an answer that follows a grammar
+
+
+class Schemas(Enum):
+    """Which arguments of calls must conform to their function's schema; the others are any object."""
+
+    ALL = auto()
+    WHERE_POSSIBLE = auto()
+    NONE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +99,29 @@ class Toolbox:
         """Return the schemas of the functions that a forced call may name, by where they stand in the request."""
         return {tool.path: _parameters(tool) for tool in self._callable()}
 
-    def lark(self) -> str:
-        """Return the grammar of a forced answer: one call of the named function, or one or more calls of any.
+    def lark(self, schemas: Schemas) -> str:
+        """Return the Lark rule `calls`: one call, or several where that is allowed, and the rules that it needs.
 
         Raises ValidationError for the first schema that cannot be enforced.
         """
         called = self._callable()
-        lines = [f"call_{number}: {_call_rule(tool)}" for number, tool in enumerate(called)]
+        lines = [f"call_{number}: {_call_rule(tool, schemas)}" for number, tool in enumerate(called)]
         one = " | ".join(f"call_{number}" for number in range(len(called)))
-        more = "" if isinstance(self._choice, NamedChoice) else f' ("\\n" call){{0,{MOST_FORCED_CALLS - 1}}}'
-        return "\n".join([f"start: call{more}", f"call: {one}", *lines])
+        several = self.parallel and not isinstance(self._choice, NamedChoice)
+        more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
+        return "\n".join([f"calls: call{more}", f"call: {one}", *lines])
+
+    def one_call_lark(self) -> str:
+        """Return the Lark rule `start` of a free answer: any text, which a call of any tool may end."""
+        names = " | ".join(json.dumps(json.dumps(name)) for name in self._tools)
+        begin, end = json.dumps('\n{"name": '), json.dumps(f"}}\n{CALL_END}")
+        return (
+            "start: text | begin call\n"
+            "text: /(.|\\n)*/\n"
+            f"begin[lazy]: /(.|\\n)*{CALL}/\n"
+            f'call: {begin} name ", \\"arguments\\": " arguments {end}\n'
+            f"name: {names}\narguments: {any_object_rule()}"
+        )
 
     def _callable(self) -> list[FunctionTool]:
         if isinstance(self._choice, NamedChoice):
@@ -120,6 +142,17 @@ def _parameters(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
 
 
-def _call_rule(tool: FunctionTool) -> str:
+def _call_rule(tool: FunctionTool, schemas: Schemas) -> str:
     begin = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": '
-    return f"{json.dumps(begin)} {json_rule(_parameters(tool), tool.path)} {json.dumps('}' + chr(10) + CALL_END)}"
+    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas)} {json.dumps('}' + chr(10) + CALL_END)}"
+
+
+def _arguments_rule(tool: FunctionTool, schemas: Schemas) -> str:
+    if schemas is Schemas.NONE:
+        return any_object_rule()
+    try:
+        return json_rule(_parameters(tool), tool.path)
+    except ValidationError:
+        if schemas is Schemas.WHERE_POSSIBLE:
+            return any_object_rule()
+        raise

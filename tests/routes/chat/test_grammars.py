@@ -1,0 +1,163 @@
+"""What answers may be made of: forced calls, calls or a form, one call at most; letters are the tokens here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from engine.types import ModelInfo, Vocabulary
+from engine.wanted import Wanted
+from routes.chat.answer_format import AnswerFormat
+from routes.chat.grammars import GrammarCache, new_mask
+from routes.chat.names import FieldNames
+from routes.chat.toolbox import FunctionTool, Toolbox
+from tests.routes.test_openai import TOOL, ask, refused
+
+END = 256
+LETTERS = Vocabulary((*[bytes([code]) for code in range(256)], b""), frozenset({END}), lambda text: list(text.encode()))
+CITY = {"type": "object", "properties": {"city": {"enum": ["Moscow", "Kazan"]}}, "required": ["city"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["yes", "<tool_call>"]}}}
+HARD = {"type": "object", "properties": {"a": {"$ref": "https://example.com/schema"}}}
+HARD_FORM = {"type": "json_schema", "json_schema": {"schema": HARD}}
+REFUSED = {"type": "function", "function": {"name": "hard", "parameters": HARD}}
+ANY = '{"anything": [1, null]}'
+
+
+def call(arguments='{"city": "Kazan"}', name="weather"):
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+def matches(mask, text):
+    """Return whether a mask allows each token of a text and its end there."""
+    for token in [*text.encode(), END]:
+        if not np.unpackbits(mask.bitmask().view(np.uint8), bitorder="little")[token]:
+            return False
+        mask.accept(token)
+    return True
+
+
+@pytest.fixture
+def fits(client, avibe):
+    """Return whether an answer to a request may be a text, None if it may be any."""
+    avibe.tokens = LETTERS
+
+    def fits(text, **fields):
+        response = ask(client, **fields)
+        assert response.status_code == 200, response.text
+        mask = avibe.submitted[-1].sampling.token_mask
+        if mask is None:
+            return None
+        return matches(mask, text)
+
+    return fits
+
+
+def test_a_forced_answer_consists_of_calls(fits):
+    """Of any of the tools, or one of the named tool, each of its schema."""
+    both = {"tools": [WEATHER, TOOL], "tool_choice": "required"}
+    assert fits(call(), **both)
+    assert fits(f"{call()}\n{call('{}', 'look')}", **both)
+    for text in ("Hi", "", call('{"city": "Paris"}'), call(name="other"), f"{call()}!", call()[:-1]):
+        assert not fits(text, **both)
+    assert fits(call(), tools=[WEATHER, TOOL], tool_choice=NAMED)
+    assert not fits(call("{}", "look"), tools=[WEATHER, TOOL], tool_choice=NAMED)
+    assert not fits(f"{call()}\n{call()}", tools=[WEATHER], tool_choice=NAMED)
+
+
+def test_a_forced_answer_has_one_call_if_calls_are_not_parallel(fits):
+    """The grammar holds it."""
+    one = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    assert fits(call(), **one)
+    assert not fits(f"{call()}\n{call()}", **one)
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+@pytest.mark.parametrize(
+    "form", [FORM, {"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": HARD}}]
+)
+def test_a_form_has_nothing_to_do_with_a_forced_call(fits, choice, form):
+    """It is passed over, whatever it is."""
+    assert fits(call(), tools=[WEATHER], tool_choice=choice, response_format=form)
+    assert not fits('"yes"', tools=[WEATHER], tool_choice=choice, response_format=form)
+
+
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_a_free_answer_of_a_form_consists_of_calls_or_has_the_form(fits, choice):
+    """And nothing else; calls conform to the schemas of their functions."""
+    fields = {"tools": [WEATHER, TOOL], "tool_choice": choice, "response_format": FORM}
+    for text in ('"yes"', '"<tool_call>"', call(), f"{call()}\n{call()}"):
+        assert fits(text, **fields)
+    for text in ("yes", "", f'{call()}\n"yes"', f'"yes"\n{call()}', call('{"city": "Paris"}'), call("{}", "other")):
+        assert not fits(text, **fields)
+    assert fits(call(), **fields, parallel_tool_calls=False)
+    assert not fits(f"{call()}\n{call()}", **fields, parallel_tool_calls=False)
+
+
+def test_a_form_alone_is_what_no_calls_leave(fits):
+    """`none` hides the tools."""
+    fields = {"tools": [WEATHER], "tool_choice": "none", "response_format": FORM}
+    assert fits('"yes"', **fields)
+    assert not fits(call(), **fields)
+
+
+def test_a_schema_that_cannot_be_followed_does_not_forbid_free_calls(fits):
+    """Free calls of that function have any object; those of others still conform."""
+    fields = {"tools": [WEATHER, REFUSED], "response_format": FORM}
+    assert fits(call(ANY, "hard"), **fields)
+    assert fits('"yes"', **fields)
+
+
+def test_the_form_is_blamed_for_what_is_wrong_with_it(client, avibe):
+    """Not the tools, and the tools where their calls are forced."""
+    avibe.tokens = LETTERS
+    response = ask(client, tools=[WEATHER], response_format=HARD_FORM)
+    assert refused(response, 400, "validation_error")[1].startswith("response_format")
+    response = ask(client, tools=[WEATHER, REFUSED], tool_choice="required")
+    assert refused(response, 400, "validation_error")[1].startswith("tools")
+
+
+def test_a_free_answer_may_be_anything(fits):
+    """Without a form no grammar is needed, and none is compiled."""
+    assert fits("", tools=[WEATHER]) is None
+    assert fits("", tools=[WEATHER], tool_choice="none", parallel_tool_calls=False) is None
+    assert fits("", parallel_tool_calls=False) is None
+    assert fits("", tools=[WEATHER], parallel_tool_calls=False, ignore_eos=True) is None
+
+
+def test_a_free_answer_has_one_call_if_calls_are_not_parallel(fits):
+    """Any text, which a call of one of the tools may end."""
+    fields = {"tools": [WEATHER, TOOL], "parallel_tool_calls": False}
+    assert fits("Any text: < <tool </tool_call>", **fields)
+    assert fits("", **fields)
+    assert fits(f"So.\n{call(ANY)}", **fields)
+    assert fits(call(json.dumps({"at": call()}), "look"), **fields)
+    for text in (f"{call()}\n{call()}", f"{call()} then", call("[]"), call(name="other"), "<tool_call>"):
+        assert not fits(text, **fields)
+
+
+def test_128_tools_can_be_forced(fits):
+    """As many as OpenAI takes."""
+    tools = [{"type": "function", "function": {"name": f"f{number}", "parameters": CITY}} for number in range(128)]
+    assert fits(call(name="f127"), tools=tools, tool_choice="required")
+    assert fits(call(name="f0"), tools=tools, response_format=FORM)
+
+
+@pytest.mark.parametrize(
+    ("form", "good", "bad"),
+    [
+        ({"regex": "[0-9]{2}/[ab]"}, "12/a", "12/c"),
+        ({"choice": ('"a"', "б\n")}, "б\n", "a"),
+        ({"lark": 'start: A "!"\nA: /a+/'}, "aa!", "!"),
+    ],
+)
+def test_every_form_can_stand_beside_calls(avibe, form, good, bad):
+    """A pattern, texts to choose from and a grammar of the client's own, alone too."""
+    avibe.tokens = LETTERS
+    names, info = FieldNames(answer_format="form", reasoning="think"), ModelInfo("avibe", "avibe", False, False, 4096)
+    for tools in ([], [FunctionTool("weather", None, CITY, "tools[0]")]):
+        toolbox = Toolbox(tools, None, True, info, names)
+        new = new_mask(AnswerFormat("form", **form), toolbox, names, avibe, GrammarCache(), Wanted(), "")
+        for text, expected in ((good, True), (bad, False), (call(), bool(tools))):
+            assert matches(new(), text) is expected
