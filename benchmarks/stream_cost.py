@@ -4,9 +4,9 @@
 
 A scripted backend answers POST /v1/chat/completions with N pieces, which are written as Gunicorn writes them, to a
 socket that another process reads. `building` creates the events of a text only, `arguments` and `reasoning` those of
-texts that are parsed; `writing` sends the events of a text through Gunicorn's chunked encoding only; `both` does both.
-In `waking` a second thread produces one piece at a time and waits until its event is written, which adds two thread
-switches.
+texts that are parsed, and `messages` those of arguments at POST /v1/messages; `writing` sends the events of a text
+through Gunicorn's chunked encoding only; `both` does both. In `waking` a second thread produces one piece at a time and
+waits until its event is written, which adds two thread switches.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from app_production import create_app
 from benchmarks.harness import record
 from config import load_settings
 from models import ModelSet
+from routes.anthropic import messages
+from routes.anthropic.requests import MessagesRequest
+from routes.chat.task import ChatRun
 from routes.openai import chat
 from routes.openai.requests import ChatRequest
 from routes.sse import EventStream
@@ -75,6 +78,13 @@ def _reasoning(events: int) -> float:
         return _timed(lambda: [None for _ in stream])
 
 
+def _messages(events: int) -> float:
+    tool = {"name": "look", "input_schema": {"type": "object"}}
+    asked = {"max_tokens": events, "tools": [tool]}
+    with _stream(events, begin=CALL, asked=asked, submit=_submit_message) as stream:
+        return _timed(lambda: [None for _ in stream])
+
+
 def _writing(events: int) -> float:
     with _stream(events) as stream, _client() as sock:
         data = list(stream)
@@ -107,16 +117,31 @@ MEASURES: dict[str, Callable[[int], float]] = {
     "building": _building,
     "arguments": _arguments,
     "reasoning": _reasoning,
+    "messages": _messages,
     "writing": _writing,
     "both": _both,
     "waking": _waking,
 }
-BUILT = ("building", "arguments", "reasoning")
+BUILT = ("building", "arguments", "reasoning", "messages")
+
+
+def _submit_chat(body: dict[str, Any]) -> tuple[ChatRun, Iterator[bytes]]:
+    submitted, response = chat.submit_chat(ChatRequest.model_validate(body))
+    return submitted, response.events()
+
+
+def _submit_message(body: dict[str, Any]) -> tuple[ChatRun, Iterator[bytes]]:
+    submitted, response = messages.submit_message(MessagesRequest.model_validate(body))
+    return submitted, response.events()
 
 
 @contextmanager
 def _stream(
-    events: int, backend: ScriptedBackend | None = None, begin: str = "", asked: dict[str, Any] | None = None
+    events: int,
+    backend: ScriptedBackend | None = None,
+    begin: str = "",
+    asked: dict[str, Any] | None = None,
+    submit: Callable[[dict[str, Any]], tuple[ChatRun, Iterator[bytes]]] = _submit_chat,
 ) -> Iterator[Iterable[bytes]]:
     """Yield the events of one answer; without a given backend all its pieces are ready, behind `begin`."""
     ready = backend is None
@@ -127,13 +152,13 @@ def _stream(
     body = {"model": "avibe", "stream": True, "messages": [{"role": "user", "content": "Hello"}]} | (asked or {})
     with app.test_request_context(headers={"X-Request-ID": "event"}, method="POST"):
         app.preprocess_request()
-        submitted, response = chat.submit_chat(ChatRequest.model_validate(body))
+        submitted, sent = submit(body)
     if ready:
         backend.push("event", begin)
         for _ in range(events):
             backend.push("event", TEXT)
         backend.finish("event")
-    stream = EventStream(response.events(), submitted.run.close)
+    stream = EventStream(sent, submitted.run.close)
     yield stream
     stream.close()
 

@@ -16,6 +16,7 @@ IMAGE = image_bytes() + random.Random(1).randbytes(4 * MIB)
 URL = f"data:image/png;base64,{base64.b64encode(IMAGE).decode()}"
 SEE = {"type": "input_image", "image_url": URL}
 LOOK = {"type": "image_url", "image_url": {"url": URL}}
+SOURCE = {"type": "image", "source": {"type": "base64", "data": URL.partition(",")[2]}}
 
 
 class Connection:
@@ -47,6 +48,10 @@ def ask(name, stream):
             "/v1/responses",
             as_json(model="avision", input=[{"role": "user", "content": [SEE]}], stream=stream),
         ),
+        "messages": (
+            "/v1/messages",
+            as_json(model="avision", max_tokens=8, messages=[{"role": "user", "content": [SOURCE]}], stream=stream),
+        ),
         "chat": ("/v1/chat/completions", as_json(model="avision", messages=chat, stream=stream)),
     }[name]
 
@@ -62,7 +67,7 @@ def until_released(connection):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("name", ["image", "form", "chat", "responses"])
+@pytest.mark.parametrize("name", ["image", "form", "chat", "responses", "messages"])
 def test_an_image_is_dropped_once_it_is_submitted(client, avision, name, stream):
     """Neither a view nor a stream holds it while the model answers."""
     path, body = ask(name, stream)
