@@ -57,6 +57,7 @@ class Row:
     positions: Any = None
     rope_delta: int = 0
     adjusts_logits: bool = False
+    adjustments: Any = None
     sampling: Any = None
 
     def __hash__(self) -> int:

@@ -57,7 +57,7 @@ class ModelRunner:
         done, logits = self._forward(plan)
         if not done:
             return []
-        return list(zip(done, sample(logits, done, kernels=self.decoder.kernels).collect(), strict=True))
+        return list(zip(done, sample(logits, done, kernels=self.decoder.kernels), strict=True))
 
     @torch.inference_mode()
     def logits(self, sequence: Sequence) -> Tensor:

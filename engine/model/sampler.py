@@ -8,87 +8,39 @@ penalties, temperature, top_k, top_p, min_p. Log probabilities are those of the 
 from __future__ import annotations
 
 from collections import abc
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.model.choice import Choice
+from engine.model.kernel_sampler import sample_with_kernels
 from engine.model.kernels.library import Kernels
-from engine.schedule.sequence import BELOW_ONE, Sequence
-
-# The lower limit of temperatures: greedy in effect, and logits divided by it are still finite.
-LOWEST_TEMPERATURE = 1e-4
+from engine.schedule.sequence import BELOW_ONE, LOWEST_TEMPERATURE, Sequence
 
 
-class Sampled:
-    """The sampled tokens of a step, copied to the host asynchronously.
-
-    `collect` waits for the copy and for nothing launched after it. tokens: [n] on the device, where the next step can
-    read them before they reach the host.
-    """
-
-    def __init__(self, tokens: Tensor, finite: Tensor, logprobs: _Logprobs | None) -> None:
-        self.tokens = tokens
-        self._logprobs = logprobs
-        parts = [torch.stack((tokens, finite.long()))]
-        if logprobs is not None:
-            parts += [logprobs.chosen, logprobs.best, logprobs.best_tokens]
-        self._parts = [part.to("cpu", non_blocking=True) for part in parts]
-        self._arrived: torch.cuda.Event | None = None
-        if tokens.is_cuda:  # pragma: no cover - CUDA
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def collect(self) -> list[Choice]:
-        """Wait for the copy and return one choice per row."""
-        if self._arrived is not None:  # pragma: no cover - CUDA
-            self._arrived.synchronize()
-        tokens, finite = self._parts[0].tolist()
-        choices = [Choice(token, ok == 1) for token, ok in zip(tokens, finite, strict=True)]
-        if self._logprobs is not None:
-            requested = zip(self._logprobs.rows, self._logprobs.counts, strict=True)
-            values = zip(*(part.tolist() for part in self._parts[1:]), strict=True)
-            for (row, count), (chosen, best, best_tokens) in zip(requested, values, strict=True):
-                top = tuple(zip(best_tokens[:count], best[:count], strict=True))
-                choices[row] = Choice(tokens[row], bool(finite[row]), chosen, top)
-        return choices
-
-
-@dataclass(frozen=True, slots=True)
-class _Logprobs:
-    """Log probabilities of the m rows that request them.
-
-    chosen: of the sampled tokens, [m]; best, best_tokens: the k most probable tokens, [m, k]; counts: how many of those
-    k each row requests.
-    """
-
-    rows: list[int]
-    counts: list[int]
-    chosen: Tensor
-    best: Tensor
-    best_tokens: Tensor
-
-
-def sample(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None = None) -> Sampled:
+def sample(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None = None) -> list[Choice]:
     """Sample one token per row. logits: float32 [n, vocabulary], changed in place; sequences: n, in the same order.
 
-    kernels: used for drawing on the CPU.
+    kernels: used on the CPU. Raises ValueError if the grammar of a row allows no token.
     """
+    if kernels is not None:
+        return sample_with_kernels(logits, sequences, kernels)
     finite = logits.sum(dim=-1).isfinite()
     rows = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     logprobs = torch.log_softmax(logits[_index(rows, logits)], dim=-1) if rows else None
     for row, sequence in enumerate(sequences):
         if sequence.adjusts_logits:
             _adjust(logits[row], sequence)
-    tokens = _choose(logits, sequences, kernels)
-    counts = [sequences[row].sampling.logprobs or 0 for row in rows]
-    return Sampled(tokens, finite, None if logprobs is None else _pick_logprobs(logprobs, tokens, rows, counts))
+    tokens = _choose(logits, sequences)
+    choices = [Choice(token, ok) for token, ok in zip(tokens.tolist(), finite.tolist(), strict=True)]
+    if logprobs is not None:
+        counts = [sequences[row].sampling.logprobs or 0 for row in rows]
+        _add_logprobs(choices, logprobs, rows, counts)
+    return choices
 
 
-def _choose(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) -> Tensor:
+def _choose(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     """Return the tokens [n]: the most probable for greedy rows, drawn for the others."""
     plain, ranked, greedy = list[int](), list[int](), False
     for row, sequence in enumerate(sequences):
@@ -100,7 +52,7 @@ def _choose(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) 
         else:
             plain.append(row)
     tokens = logits.argmax(dim=-1) if greedy else logits.new_zeros(len(sequences), dtype=torch.long)
-    for rows, draw in ((plain, partial(_draw_plain, kernels=kernels)), (ranked, _draw_ranked)):
+    for rows, draw in ((plain, _draw_plain), (ranked, _draw_ranked)):
         if rows and len(rows) == len(sequences):
             return draw(logits, sequences)
         if rows:
@@ -109,11 +61,9 @@ def _choose(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) 
     return tokens
 
 
-def _draw_plain(logits: Tensor, sequences: list[Sequence], kernels: Kernels | None) -> Tensor:
+def _draw_plain(logits: Tensor, sequences: list[Sequence]) -> Tensor:
     """Draw from all tokens."""
-    if kernels is None:
-        return _invert(_probabilities(logits, sequences), sequences)
-    return kernels.draw(logits, _temperatures(logits, sequences), _numbers(logits, sequences))
+    return _invert(_probabilities(logits, sequences), sequences)
 
 
 def _temperatures(like: Tensor, sequences: list[Sequence]) -> Tensor:
@@ -153,25 +103,26 @@ def _invert(weights: Tensor, sequences: list[Sequence]) -> Tensor:
 
 def _adjust(logits: Tensor, sequence: Sequence) -> None:
     """Apply bias, penalties and grammar of a sequence to its logits [vocabulary], in place."""
-    apply_penalties(logits, sequence)
+    apply_adjustments(logits, sequence)
     mask = sequence.sampling.token_mask
     if mask is not None:
         logits.masked_fill_(~_allowed(mask.bitmask(), logits), -torch.inf)
 
 
-def apply_penalties(logits: Tensor, sequence: Sequence) -> None:
+def apply_adjustments(logits: Tensor, sequence: Sequence) -> None:
     """Apply bias and penalties of a sequence to its logits [vocabulary], in place."""
-    params = sequence.sampling
-    if params.logit_bias:
-        logits[_index(list(params.logit_bias), logits)] += _column(list(params.logit_bias.values()), logits)[:, 0]
-    if params.repetition_penalty != 1.0:
-        ids = _index(sorted(set(sequence.token_ids)), logits)
-        seen = logits[ids]
-        logits[ids] = torch.where(seen < 0, seen * params.repetition_penalty, seen / params.repetition_penalty)
-    if sequence.output_counts:
-        counts = _column(list(sequence.output_counts.values()), logits)[:, 0]
-        penalties = params.frequency_penalty * counts + params.presence_penalty
-        logits[_index(list(sequence.output_counts), logits)] -= penalties
+    params, adjustments = sequence.sampling, sequence.adjustments
+    if adjustments is None:
+        return
+    if adjustments.bias_ids:
+        logits[_index(adjustments.bias_ids, logits)] += _column(adjustments.biases, logits)[:, 0]
+    if not adjustments.token_ids:
+        return
+    ids, counts = _index(adjustments.token_ids, logits), _column(adjustments.counts, logits)[:, 0]
+    seen, repetition = logits[ids], params.repetition_penalty
+    seen = torch.where(seen < 0, seen * repetition, seen / repetition)
+    penalties = params.frequency_penalty * counts + params.presence_penalty
+    logits[ids] = seen - torch.where(counts > 0, penalties, 0.0)
 
 
 def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
@@ -185,14 +136,16 @@ def _allowed(words: np.ndarray, logits: Tensor) -> Tensor:
     return torch.from_numpy(allowed).to(logits.device)
 
 
-def _pick_logprobs(logprobs: Tensor, tokens: Tensor, rows: list[int], counts: list[int]) -> _Logprobs:
-    """Return the log probabilities requested by `rows`. logprobs: [m, vocabulary]; tokens: [n] of the whole step."""
+def _add_logprobs(choices: list[Choice], logprobs: Tensor, rows: list[int], counts: list[int]) -> None:
+    """Add the log probabilities [m, vocabulary] of `rows` to their choices, and `counts` alternatives to each."""
     best = logprobs.topk(min(max(counts), logprobs.shape[-1]), dim=-1)
-    chosen = logprobs.gather(1, tokens[_index(rows, tokens)][:, None])[:, 0]
-    return _Logprobs(rows, counts, chosen, best.values, best.indices)
+    values = zip(logprobs, best.indices.tolist(), best.values.tolist(), strict=True)
+    for row, count, (own, ids, tops) in zip(rows, counts, values, strict=True):
+        token, finite = choices[row][:2]
+        choices[row] = Choice(token, finite, float(own[token]), tuple(zip(ids[:count], tops[:count], strict=True)))
 
 
-def _index(rows: list[int], like: Tensor) -> Tensor:
+def _index(rows: abc.Sequence[int], like: Tensor) -> Tensor:
     return to_device(torch.from_numpy(np.array(rows, dtype=np.int64)), like.device)
 
 

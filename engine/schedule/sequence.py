@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
+from engine.schedule.adjustments import Adjustments
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
 from engine.schedule.token_logprobs import TokenLogprobs
 from engine.text.detokenizer import Detokenizer
@@ -27,6 +28,8 @@ from engine.types import (
 
 # The upper limit of uniform numbers, which would otherwise round up to 1.0 in float32.
 BELOW_ONE = 1.0 - 2.0**-23
+# The lower limit of temperatures: greedy in effect, and logits divided by it are still finite.
+LOWEST_TEMPERATURE = 1e-4
 # Tokens of an answer that count before any is generated: what an answer of a usual length has. max_tokens is only a
 # bound, which most answers stay far below.
 COUNTED_TOKENS = 256
@@ -50,8 +53,8 @@ class Sequence:
     cache, to which blocks are appended as it grows; any other change makes a new list. pending: how many tokens after
     token_ids launched steps sample; num_computed counts them once a later step is launched.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
-    adjusts_logits: whether its parameters change logits. images, positions, rope_delta and image_embeds are the
-    runner's. Times are on the engine's clock, in seconds.
+    adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
+    rope_delta and image_embeds are the runner's. Times are on the engine's clock, in seconds.
     """
 
     request: GenerationRequest
@@ -88,7 +91,7 @@ class Sequence:
     num_prompt: int = field(init=False)
     queue_deadline: float = field(init=False)
     deadline: float = field(init=False)
-    output_counts: Counter[int] | None = field(init=False)  # None where no penalty needs them
+    adjustments: Adjustments | None = field(init=False)
     token_logprobs: TokenLogprobs | None = field(init=False)  # None where they are not asked for
     needs_its_tokens: bool = field(init=False)
     adjusts_logits: bool = field(init=False)
@@ -101,12 +104,12 @@ class Sequence:
         self.num_prompt = len(self.token_ids)
         self.queue_deadline = self.arrival + min(request.queue_timeout, request.timeout)
         self.deadline = self.arrival + request.timeout
-        counts = sampling.presence_penalty or sampling.frequency_penalty
-        self.output_counts = Counter() if counts else None
         self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
-        penalized = self.output_counts is not None or sampling.repetition_penalty != 1.0
-        self.needs_its_tokens = penalized or sampling.token_mask is not None
-        self.adjusts_logits = self.needs_its_tokens or bool(sampling.logit_bias)
+        penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
+        adjusted = penalized or sampling.logit_bias
+        self.adjustments = Adjustments(sampling, self.token_ids) if adjusted else None
+        self.needs_its_tokens = bool(penalized) or sampling.token_mask is not None
+        self.adjusts_logits = self.needs_its_tokens or self.adjustments is not None
 
     @property
     def remaining(self) -> int:
@@ -166,8 +169,8 @@ class Sequence:
         self.token_ids.append(token_id)
         if self._uniforms:
             self._uniforms.popleft()
-        if self.output_counts is not None:
-            self.output_counts[token_id] += 1
+        if self.adjustments is not None:
+            self.adjustments.append(token_id)
 
     def finish_reason(self, token_id: int, eos_token_ids: frozenset[int]) -> FinishReason | None:
         """Return why the answer ends with its latest token, None if it continues."""

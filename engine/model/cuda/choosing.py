@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.model.choice import Choice
 from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked, log_probabilities
-from engine.model.sampler import apply_penalties, to_device
+from engine.model.sampler import apply_adjustments, to_device
 from engine.schedule.sequence import Sequence
 
 
@@ -106,7 +106,7 @@ class Chooser:
         for row, sequence in enumerate(sequences):
             if not sequence.adjusts_logits:
                 continue
-            apply_penalties(self.logits[row], sequence)
+            apply_adjustments(self.logits[row], sequence)
             if sequence.sampling.token_mask is not None:
                 masked.append(row)
                 words.append(np.ascontiguousarray(sequence.sampling.token_mask.bitmask()).view(np.int32).ravel())

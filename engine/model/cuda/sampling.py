@@ -18,8 +18,7 @@ import triton
 from torch import Tensor
 
 from engine.model.cuda import sampling_kernels as kernels
-from engine.model.sampler import LOWEST_TEMPERATURE
-from engine.schedule.sequence import Sequence
+from engine.schedule.sequence import LOWEST_TEMPERATURE, Sequence
 
 # Tokens that may be within reach of top_k, top_p and min_p without reading the vocabulary again and again. A row of a
 # language model has tens to thousands.

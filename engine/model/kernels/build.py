@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c"))
+SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c", "sampling.c"))
 HEADER = HERE / "kernels.h"
 COMPILERS = ("gcc", "cc")
 TIMEOUT = 120.0  # seconds

@@ -26,7 +26,7 @@ log = logging.getLogger("avito_ai.loading")
 _SIGNATURES = {
     "panel_columns": (0, "", ctypes.c_long),
     "chunk_scratch": (0, "ll", ctypes.c_long),
-    "draw_scratch": (0, "l", ctypes.c_long),
+    "sample_scratch": (0, "l", ctypes.c_long),
     "pack": (2, "lll", None),
     "gemm": (4, "lllil", None),
     "norm": (2, "llfl", None),
@@ -35,9 +35,18 @@ _SIGNATURES = {
     "store": (3, "llll", None),
     "attend": (7, "llllllll", None),
     "attend_chunk": (5, "llllllll", None),
-    "draw": (5, "lll", None),
+    "sample": (3, "lll", None),
 }
 _TYPES = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
+# The parameters and the result of one row of `Kernels.sample`; `Row` in sampling.c explains the fields.
+SAMPLED_ROW = np.dtype(
+    [(name, np.uintp) for name in ("bias_ids", "counted_ids", "biases", "counts", "allowed", "top_ids", "top")]
+    + [(name, np.int32) for name in ("num_bias", "num_counted", "words", "logprobs")]
+    + [(name, np.float32) for name in ("number", "temperature", "top_p", "min_p")]
+    + [(name, np.float32) for name in ("repetition", "frequency", "presence")]
+    + [("top_k", np.int32), ("token", np.int32), ("finite", np.int32), ("logprob", np.float32)],
+    align=True,
+)
 _ALIGNMENT = 64  # bytes in a cache line and in the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
@@ -158,19 +167,12 @@ class Kernels:
             q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, threads,
         )  # fmt: skip
 
-    def draw(self, logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:
-        """Draw one token per row, [rows], from softmax(logits / temperatures) by inverse transform sampling.
-
-        logits: [rows, vocabulary], overwritten; temperatures: [rows, 1]; numbers: [rows, 1], each in [0, 1).
-        """
-        rows, vocabulary = logits.shape
-        tokens = torch.empty(rows, dtype=torch.long)
-        sums = logits.new_empty(rows * self._library.draw_scratch(vocabulary))
-        self._library.draw(
-            logits.data_ptr(), temperatures.data_ptr(), numbers.data_ptr(), tokens.data_ptr(), sums.data_ptr(), rows,
-            vocabulary, torch.get_num_threads(),
-        )  # fmt: skip
-        return tokens
+    def sample(self, logits: Tensor, rows: np.ndarray) -> None:
+        """Sample one token per row. logits: [n, vocabulary], not changed; rows: SAMPLED_ROW [n], the results too."""
+        threads = torch.get_num_threads()
+        count, vocabulary = logits.shape
+        scratch = torch.empty(threads * self._library.sample_scratch(vocabulary), dtype=torch.uint8)
+        self._library.sample(logits.data_ptr(), rows.ctypes.data, scratch.data_ptr(), count, vocabulary, threads)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-/* Row-wise operations: norm, SiLU-and-multiply, rotary embedding, writing to the KV cache, drawing tokens. */
+/* Row-wise operations: norm, SiLU-and-multiply, rotary embedding, writing to the KV cache. */
 #include "kernels.h"
 
 /* Returns 1 / sqrt(|x|^2 + eps) for x [n]. */
@@ -87,45 +87,6 @@ void store(const float *x, float *layer, const long *slots, long rows, long stri
             const float *from = x + row * stride + head * dim;
 #pragma omp simd
             for (long i = 0; i < dim; i++) to[head * BLOCK * dim + i] = from[i];
-        }
-    }
-}
-
-/* Returns the number of floats of scratch memory that `draw` needs per row. */
-long draw_scratch(long n) { return (n + DEPTH - 1) / DEPTH; }
-
-/* Draws one of n tokens for each row of logits [rows, n], which are overwritten by the weights
- * e^((logit - highest) / temperature): the first token at which the cumulative weight exceeds the row's number in
- * [0, 1) times the total. sums: scratch memory [rows, draw_scratch]. */
-void draw(float *logits, const float *temperatures, const float *numbers, long *tokens, float *sums, long rows, long n,
-          long threads) {
-    const long parts = draw_scratch(n);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
-    for (long row = 0; row < rows; row++) {
-        float *weights = logits + row * n, *part_sums = sums + row * parts, highest = weights[0];
-        const float factor = 1.0f / temperatures[row];
-#pragma omp simd reduction(max : highest)
-        for (long i = 0; i < n; i++) highest = weights[i] > highest ? weights[i] : highest;
-        double total = 0.0, running = 0.0;
-        for (long part = 0; part < parts; part++) {
-            float *first = weights + part * DEPTH, sum = 0.0f;
-            long count = n - part * DEPTH < DEPTH ? n - part * DEPTH : DEPTH, i = 0;
-            for (; i + LANES <= count; i += LANES)
-                *(vec *)(first + i) = exponential((*(vec *)(first + i) - highest) * factor);
-            for (; i < count; i++) first[i] = expf((first[i] - highest) * factor);
-#pragma omp simd reduction(+ : sum)
-            for (long j = 0; j < count; j++) sum += first[j];
-            part_sums[part] = sum;
-            total += sum;
-        }
-        const double target = numbers[row] * total;
-        long part = 0;
-        while (part < parts - 1 && running + part_sums[part] <= target) running += part_sums[part++];
-        long token = part * DEPTH, last = token + DEPTH < n ? token + DEPTH - 1 : n - 1;
-        tokens[row] = token;
-        for (; token <= last && running <= target; token++) { /* sums are rounded: stop at the last weight */
-            running += weights[token];
-            if (weights[token] > 0.0f) tokens[row] = token;
         }
     }
 }

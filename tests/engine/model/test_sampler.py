@@ -32,7 +32,7 @@ def row(prompt=4, output=(), **params):
 @pytest.fixture
 def choose(maybe_kernels):
     """Sample a token for each row, by torch alone and with the kernels."""
-    return lambda logits, rows: sample(logits.clone(), rows, kernels=maybe_kernels).collect()
+    return lambda logits, rows: sample(logits.clone(), rows, kernels=maybe_kernels)
 
 
 def random_logits(rows, seed):
@@ -201,9 +201,10 @@ class Allowing:
     """A grammar that allows a fixed set of tokens."""
 
     def __init__(self, *tokens, words=1):
-        self.words = np.zeros(words, dtype=np.int32)
+        bits = np.zeros(words, dtype=np.uint32)
         for token in tokens:
-            self.words[token // 32] |= np.int32(1 << token % 32)
+            bits[token // 32] |= np.uint32(1 << token % 32)
+        self.words = bits.view(np.int32)
 
     def bitmask(self):
         return self.words

@@ -57,14 +57,13 @@ def test_without_a_seed_two_sequences_differ():
     assert sequence().uniform() != sequence().uniform()
 
 
-def test_output_is_counted_only_where_a_penalty_asks_for_it():
-    """Presence and frequency count the answer's tokens, never the prompt's."""
-    plain, penalised = sequence(), sequence(presence_penalty=0.5)
-    for one in (plain, penalised):
-        one.append(3)
-        one.append(3)
-    assert plain.output_counts is None
-    assert penalised.output_counts == {3: 2}
+def test_a_sequence_without_bias_and_penalties_adjusts_nothing():
+    """Nor does one whose values are neutral; one with a grammar does, without a list of tokens."""
+    neutral = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": {}}
+    plain, masked = sequence(**neutral), sequence(token_mask=object())
+    plain.append(3)
+    assert (plain.adjustments, plain.adjusts_logits, plain.needs_its_tokens) == (None, False, False)
+    assert (masked.adjustments, masked.adjusts_logits, masked.needs_its_tokens) == (None, True, True)
 
 
 def test_an_answer_ends_at_a_stop_string_the_end_token_or_its_length():

@@ -58,7 +58,7 @@ def main():
     for sampling in kinds():
         for row in steps._rows:
             row.sampling = sampling
-            row.adjusts_logits, row.output_counts = sampling.token_mask is not None, {}
+            row.adjusts_logits = sampling.token_mask is not None
         for tokens in SIZES:
             variants.clear()
             step.launch(steps.plan(tokens))
@@ -70,7 +70,6 @@ def kinds():
     """Yield sampling parameters: greedy, plain, ranked, with log probabilities, and with grammars."""
     plain = {
         "temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "logprobs": None, "token_mask": None,
-        "logit_bias": None, "repetition_penalty": 1.0,
     }  # fmt: skip
     for changes in ({"temperature": 0.0}, {}, {"top_p": 0.9}, {"logprobs": 5}, *map(grammar, BITMASKS)):
         yield SimpleNamespace(**plain | changes)

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.model.kernels.library import Kernels
+from engine.model.kernels.library import SAMPLED_ROW, Kernels
 from engine.schedule.block_pool import BLOCK, blocks_for
 from tests.engine.model.paged_attention import paged_attention_reference
 
@@ -161,27 +162,6 @@ def test_attention_propagates_nan(kernels):
     assert out[1].isnan().all()
 
 
-@pytest.mark.parametrize("vocabulary", [1, 5, 128, 200, 2048, 3001])
-def test_a_draw_inverts_the_distribution(vocabulary, threads, kernels):
-    """The first token at which the cumulative probability exceeds the number, for any temperature."""
-    logits = torch.randn(40, vocabulary) * 4
-    temperatures, numbers = torch.rand(40, 1) + 0.1, torch.rand(40, 1)
-    sums = torch.softmax(logits.double() / temperatures, dim=-1).cumsum(-1)
-    drawn = kernels.draw(logits.clone(), temperatures, numbers)
-    before = torch.where(drawn > 0, sums.gather(1, (drawn - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-    assert (before <= numbers[:, 0] + 1e-5).all()
-    assert (sums.gather(1, drawn[:, None])[:, 0] >= numbers[:, 0] - 1e-5).all()
-
-
-@pytest.mark.parametrize("number", [0.0, 0.5, 1.0 - 2.0**-23])
-def test_a_token_that_is_not_allowed_is_never_drawn(number, kernels):
-    """For any number, at either end of the vocabulary, and in spite of rounded sums."""
-    logits = torch.full((1, 1000), -math.inf)
-    logits[0, 300:700] = torch.randn(400) * 3
-    token = int(kernels.draw(logits, torch.ones(1, 1), torch.full((1, 1), number)))
-    assert 300 <= token < 700
-
-
 def test_only_head_sizes_that_fill_the_registers_are_supported(kernels):
     """Models with other sizes use the attention of torch."""
     assert [dim for dim in (8, 16, 24, 64, 80, 128, 256, 512) if Kernels.supports_head(dim)] == [16, 64, 80, 128, 256]
@@ -200,4 +180,5 @@ def test_zero_rows_are_allowed(threads, kernels):
     kernels.qk_norm_rope(torch.empty(0, 2, 16), None, torch.empty(0, 1, 8, dtype=torch.complex64), 0.0)
     kernels.store(torch.empty(0, 2, 16), layer, index)
     kernels.attend(torch.empty(0, 1, 16), layer, tables, index, index, 1, torch.empty(0, 16))
+    kernels.sample(none, np.zeros(0, SAMPLED_ROW))
     assert not layer.any()
