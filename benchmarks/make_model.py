@@ -1,8 +1,9 @@
 """Make a benchmark checkpoint: random weights in a real architecture, seeded, so that everybody gets the same folder.
 
-    python -m benchmarks.make_model FOLDER [--kind text|vision]
+    python -m benchmarks.make_model FOLDER [--kind text|vision|wide]
 
-text: Qwen3 with 39 million parameters; vision: a small Qwen2.5-VL. Neither has an end token.
+text: Qwen3 with 39 million parameters; vision: a small Qwen2.5-VL; wide: two narrow layers with the
+151,936 tokens of Qwen3. None has an end token.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 text: a Qwen3-shaped model of 39 million parameters (hidden 512, 12 layers, 8 heads over 4 key heads, head_dim 64, FFN
 1,536, vocabulary 2,048, tied) in float32. vision: the same language part with 6 layers under a small Qwen2.5-VL tower.
-Neither has an end token, so every answer has its full length. Everything is seeded: the folders are reproducible.
+wide: two narrow layers and 151,936 tokens. None has an end token, so every answer has its full length. Everything is
+seeded: the folders are reproducible.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import (
 
 SEED = 0
 VOCABULARY = 2048
+WIDE_VOCABULARY = 151_936  # that of Qwen3
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -84,6 +86,33 @@ def make_text_model(folder: Path) -> None:
     _save(model, tokenizer, folder)
 
 
+def make_wide_model(folder: Path, hidden: int = 128) -> None:
+    """Write a text model of two layers with Qwen3's number of tokens, in whose steps sampling takes a large share."""
+    tokenizer = widened(make_tokenizer())
+    torch.manual_seed(SEED)
+    shape = _language(len(tokenizer), layers=2) | {"hidden_size": hidden, "intermediate_size": 3 * hidden}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    _save(Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True)), tokenizer, folder)
+
+
+def widened(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with words that texts are never encoded to, up to WIDE_VOCABULARY tokens."""
+    rng = random.Random(SEED)
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = parts["model"]["vocab"]
+    while len(vocabulary) < WIDE_VOCABULARY:
+        word = rng.choice(("", "\u0120")) + "".join(rng.choices(SYLLABLES, k=rng.randint(2, 5)))
+        vocabulary.setdefault(word, len(vocabulary))
+    wide = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(parts)),
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        clean_up_tokenization_spaces=False,
+    )
+    wide.chat_template = TEMPLATE
+    return wide
+
+
 def make_vision_model(folder: Path) -> None:
     """Write a small Qwen2.5-VL-shaped model with its tokenizer and image processor to `folder`."""
     tokenizer = make_tokenizer()
@@ -128,7 +157,7 @@ def write_processor(folder: Path, longest_side: int) -> None:
 
 @contextmanager
 def checkpoint(kind: str, given: Path | None) -> Iterator[Path]:
-    """Yield the given folder, or a temporary one with the `text` or `vision` model."""
+    """Yield the given folder, or a temporary one with the `text`, `vision` or `wide` model."""
     if given is not None:
         yield given
         return
@@ -160,4 +189,4 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
-MAKERS = {"text": make_text_model, "vision": make_vision_model}
+MAKERS = {"text": make_text_model, "vision": make_vision_model, "wide": make_wide_model}
