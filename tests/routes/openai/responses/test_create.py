@@ -198,6 +198,21 @@ def test_an_answer_of_a_fixed_form_begins_at_once(respond, avibe, fixed):
     assert shown.text.format.type == fixed.get("text", {}).get("format", {"type": "text"})["type"]
 
 
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_tools_stand_beside_a_form(respond, avibe, choice):
+    """Agents send both: a free answer is a call or JSON of the schema, a forced one is a call."""
+    tokens = (b"", *(bytes([number]) for number in range(256)))
+    avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
+    avibe.text = CALL
+    form = {"format": {"type": "json_schema", "name": "a", "schema": {"type": "object"}}}
+    response = respond(tools=[TOOL], tool_choice=choice, text=form)
+    assert [item.type for item in response.output] == ["function_call"]
+    assert avibe.only.sampling.token_mask is not None
+    if choice == "auto":
+        avibe.text = "{}"
+        assert respond(tools=[TOOL], tool_choice=choice, text=form).output_text == "{}"
+
+
 @pytest.mark.parametrize("effort", ["none", "minimal", "default", None])
 def test_reasoning_is_off_by_default(respond, avibe, effort):
     """Then the text is not parsed."""
