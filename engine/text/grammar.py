@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -287,6 +288,14 @@ def json_grammar(schema: str) -> str:
 def lark_grammar(lark: str) -> str:
     """Return the grammar of a text in llguidance's Lark dialect."""
     return str(LLMatcher.grammar_from_lark(lark))
+
+
+def fault(grammar: str) -> str | None:
+    """Return where the mistake of a grammar stands, as line and column; None without one, or if that is not known."""
+    found = re.match(
+        r"at (\d+)\((\d+)\)|(\d+)\((\d+)\)", LLMatcher.validate_grammar(grammar, limits=limits_of(FUEL[-1]))
+    )
+    return f"line {found[1] or found[3]}, column {found[2] or found[4]}" if found else None
 
 
 # The usual style of JSON. With flexible white space a model can generate white space without end.

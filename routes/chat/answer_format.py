@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from engine.text.grammar import lark_grammar
-from routes.chat.schemas import json_rule, schema_grammar
+from engine.errors import ValidationError
+from engine.text.grammar import fault, lark_grammar
+from engine.text.schema.patterns import literally
+from routes.chat.schemas import blamed, json_rule, schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+MAX_CHARACTERS = 64 * 1024  # of a pattern, a grammar, or all texts of a choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class AnswerFormat:
         if self.schema is not None:
             return schema_grammar(self.schema, self.field)
         if self.lark is not None:
-            return lark_grammar(self.lark)
+            return lark_grammar(self._checked_lark(self.lark))
         return lark_grammar(f"start: {self.lark_rule()}")
 
     def lark_rule(self) -> str:
@@ -39,7 +42,46 @@ class AnswerFormat:
         if self.schema is not None:
             return json_rule(self.schema, self.field)
         if self.lark is not None:
-            return f"%lark {{\n{self.lark}\n}}"
+            return f"%lark {{\n{self._checked_lark(self.lark)}\n}}"
+        self._check_length(self.regex or "", *self.choice)
+        return _choice(self.choice) if self.regex is None else f"/{_slashed(_without_anchors(self.regex))}/"
+
+    def refused(self) -> ValidationError | None:
+        """Return the refusal of a form whose grammar does not compile, with its place; None if none is known."""
+        if self.schema is not None:
+            return blamed({self.field: self.schema})
+        place = fault(self.grammar())
+        if self.choice or place is None:
+            return None
         if self.regex is not None:
-            return f"/{self.regex.replace('/', chr(92) + '/')}/"
-        return " | ".join(json.dumps(text, ensure_ascii=False) for text in self.choice)
+            why = "is not a regular expression that can be enforced: it has no look-around and no back-references"
+            return ValidationError(f"{self.field} {why}.", self.field)
+        return ValidationError(f"{self.field} is not a grammar in Lark that can be enforced: see {place}.", self.field)
+
+    def _checked_lark(self, lark: str) -> str:
+        self._check_length(lark)
+        if "::=" in lark:
+            raise ValidationError(f"{self.field} must be a grammar in Lark; GBNF and EBNF are not read.", self.field)
+        return lark
+
+    def _check_length(self, *texts: str) -> None:
+        if sum(map(len, texts)) > MAX_CHARACTERS:
+            raise ValidationError(f"{self.field} is too long. Maximum: {MAX_CHARACTERS // 1024} KiB", self.field)
+
+
+def _slashed(regex: str) -> str:
+    """Return a pattern as it stands between slashes."""
+    return re.sub(r"\\.|[/\n]", lambda found: {"/": r"\/", "\n": r"\n"}.get(found[0], found[0]), regex, flags=re.DOTALL)
+
+
+def _without_anchors(regex: str) -> str:
+    """Return a pattern of a whole text without the anchors at its ends, which say the same."""
+    end = regex.endswith("$") and (len(regex) - len(regex[:-1].rstrip("\\"))) % 2 == 1
+    return regex[regex.startswith("^") : len(regex) - end]
+
+
+def _choice(texts: tuple[str, ...]) -> str:
+    """Return the Lark expression of one of several texts."""
+    some = "|".join(literally(text) for text in texts if text)
+    parts = [f"/(?:{some})/"] if some else []
+    return " | ".join(parts + (['""'] if "" in texts else []))

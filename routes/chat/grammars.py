@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from engine.backend import Backend
 from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
@@ -74,12 +73,12 @@ def new_mask(
     elif answer_format is not None and toolbox.names:
         plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE)
     elif answer_format is not None:
-        plan = _Plan(answer_format.field, answer_format.grammar(), _schemas(answer_format))
+        plan = _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
     elif toolbox.names and not toolbox.parallel and backend.vocabulary() is not None:
-        plan = _Plan(names.tools, lark_grammar(toolbox.one_call_lark()), {})
+        plan = _Plan(names.tools, lark_grammar(toolbox.one_call_lark()), lambda: None)
     else:
         return lambda: None
-    grammars = cache.for_model(backend, names.tools if toolbox.forced else names.answer_format)
+    grammars = cache.for_model(backend, plan.field.partition(".")[0])
     try:
         _compile(plan, grammars, wanted, owner)
     except ValidationError:
@@ -93,11 +92,11 @@ def new_mask(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A grammar, the field that asks for it, and the schemas in it by their fields."""
+    """A grammar, the field that asks for it, and what finds the place to blame if it does not compile."""
 
     field: str
     grammar: str
-    schemas: dict[str, Any]
+    refused: Callable[[], ValidationError | None]
 
 
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
@@ -105,7 +104,7 @@ def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> Non
     try:
         grammars.mask(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:
-        raise blamed(plan.schemas) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
+        raise plan.refused() or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
 
 
 def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
@@ -113,14 +112,10 @@ def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
     schemas = toolbox.schemas()
     if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
         raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
-    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), schemas)
+    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), lambda: blamed(schemas))
 
 
 def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas) -> _Plan:
     """Return the plan of an answer that consists of calls, or has the form."""
     lark = f"start: calls | answer\nanswer: {answer_format.lark_rule()}\n{toolbox.lark(tools)}"
-    return _Plan(answer_format.field, lark_grammar(lark), _schemas(answer_format))
-
-
-def _schemas(answer_format: AnswerFormat) -> dict[str, Any]:
-    return {} if answer_format.schema is None else {answer_format.field: answer_format.schema}
+    return _Plan(answer_format.field, lark_grammar(lark), answer_format.refused)

@@ -7,21 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from edge import caller
-from engine.backend import Backend
 from engine.errors import ValidationError
 from engine.types import ChatPrompt, Completion, EncodedImage
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.conversation import has_calls
-from routes.chat.grammars import NewMask, new_mask
 from routes.chat.lengths import prompt_in
+from routes.chat.masks import mask_of
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.output import OutputParser, ParsedAnswer, Shape
 from routes.chat.sampling import Sampling, choices
 from routes.chat.toolbox import Toolbox
-from routes.generation_run import Run, tokenized, watching
-from routes.services import services
+from routes.generation_run import Run, tokenized
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,8 @@ class ChatRun:
 def submit(task: ChatTask) -> ChatRun:
     """Submit a task inside its request's context. Raises the ServiceError that the request is refused with."""
     name, backend = find_model(task.model)
-    params = choices(backend, task.sampling, task.n, task.logprobs, _new_mask(task, backend))
+    new_mask = mask_of(task.answer_format, task.toolbox, task.names, task.sampling, backend, task.thinking)
+    params = choices(backend, task.sampling, task.n, task.logprobs, new_mask)
     prompt = task.prompt
     with _named(task.names), prompt_in(task.names.messages):
         run = Run(name, backend, [(prompt, one) for one in params])
@@ -117,19 +115,3 @@ def _named(names: FieldNames) -> Iterator[None]:
         if error.param == "messages":
             error.param = names.messages
         raise
-
-
-def _new_mask(task: ChatTask, backend: Backend) -> NewMask:
-    constrained, names = task.toolbox.forced or task.answer_format is not None, task.names
-    if constrained and task.thinking:
-        raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", names.reasoning)
-    if constrained and task.sampling.ignore_eos:
-        raise ValidationError(
-            f"{names.ignore_eos} cannot be combined with an answer of a fixed form.", names.ignore_eos
-        )
-    if task.sampling.ignore_eos:  # no grammar goes on behind its end
-        return lambda: None
-    shared = services().settings.engine.prefix_sharing == "all"
-    with watching() as wanted:
-        owner = "" if shared else caller.budget_key(wanted.client)
-        return new_mask(task.answer_format, task.toolbox, names, backend, services().grammars, wanted, owner)

@@ -8,6 +8,7 @@ from routes.chat.names import FieldNames
 from routes.chat.task import ChatRun, ChatTask, submit
 from routes.openai.chat_response import ChatResponse
 from routes.openai.conversation import conversation
+from routes.openai.guided import guided_format
 from routes.openai.requests import ChatRequest
 from routes.openai.sampling import sampling
 from routes.openai.structured_output import answer_format
@@ -39,7 +40,7 @@ def _thinking(body: ChatRequest, free: bool) -> bool:
 def _task(body: ChatRequest) -> ChatTask:
     _, backend = find_model(body.model)
     tools = toolbox(body.tools, body.tool_choice, body.parallel_tool_calls, backend.info, NAMES)
-    said, form = conversation(body.messages, backend.info), answer_format(body.response_format)
+    said, form = conversation(body.messages, backend.info), guided_format(body, answer_format(body.response_format))
     return ChatTask(
         model=body.model,
         messages=said.messages,

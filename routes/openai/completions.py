@@ -10,14 +10,20 @@ from edge.request_state import request_state
 from engine.types import Completion, Prompt, TextPrompt, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
+from routes.chat.masks import mask_of
 from routes.chat.models import find_model
+from routes.chat.names import FieldNames
 from routes.chat.sampling import choices
+from routes.chat.toolbox import Toolbox
 from routes.generation_run import Run
 from routes.openai import answers
+from routes.openai.guided import guided_format
 from routes.openai.requests import CompletionRequest, StreamOptions
 from routes.openai.running_usage import RunningUsage
 from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
+
+NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
 
 
 def cost(body: CompletionRequest) -> int:
@@ -31,9 +37,11 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     Raises the ServiceError that the request is refused with.
     """
     name, backend = find_model(body.model)
-    prompts = _prompts(body)
+    prompts, fields = _prompts(body), sampling(body)
+    no_tools = Toolbox((), None, True, backend.info, NAMES)
+    new_mask = mask_of(guided_format(body), no_tools, NAMES, fields, backend)
     params = [
-        (prompt, one) for prompt in prompts for one in choices(backend, sampling(body), body.n or 1, body.logprobs)
+        (prompt, one) for prompt in prompts for one in choices(backend, fields, body.n or 1, body.logprobs, new_mask)
     ]
     with prompt_in("prompt"):
         run = Run(name, backend, params)

@@ -16,6 +16,7 @@ from routes.chat.body_limits import body_limits
 from routes.chat.toolbox import MAX_TOOLS
 from routes.json_text import JsonLimits
 from routes.openai.base import OpenaiRequest
+from routes.openai.guided import GuidedRequest
 from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
@@ -63,7 +64,7 @@ class StreamOptions(OpenaiRequest):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingRequest(OpenaiRequest):
+class SamplingRequest(OpenaiRequest, GuidedRequest):
     """The fields that both routes have. Absent sampling fields take the checkpoint's values."""
 
     passed_over = REQUEST

@@ -1,0 +1,90 @@
+"""The form of an answer in vLLM's fields: one machine with response_format, under every name."""
+
+import pytest
+
+from engine.types import Vocabulary
+from tests.walks import Walker
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+TOKENS = (b"", *(bytes([code]) for code in range(1, 256)))
+SCHEMA = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
+BODIES = {CHAT: {"messages": [{"role": "user", "content": "?"}]}, TEXT: {"prompt": "?"}}
+
+
+@pytest.fixture
+def guided(client, avibe):
+    """Ask with fields of one form; return the response, and what walks through the mask of its answer spell."""
+    avibe.tokens = Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode()))
+
+    def ask(path, **fields):
+        response = client.post(path, json={"model": "avibe"} | BODIES[path] | fields)
+        masks = [request.sampling.token_mask for request in avibe.submitted]
+        return response, [Walker(avibe.tokens).walk(mask, seed)[0].decode() for seed, mask in enumerate(masks) if mask]
+
+    return ask
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({"structured_outputs": {"json": SCHEMA}}, {'{"a": 1}'}),
+        ({"structured_outputs": {"json": '{"const": "x"}'}}, {'"x"'}),
+        ({"structured_outputs": {"regex": "^a{3}$"}}, {"aaa"}),
+        ({"structured_outputs": {"regex": r"a\$"}}, {"a$"}),
+        ({"structured_outputs": {"choice": ["да", 'a"/\n<|im_end|>']}}, {"да", 'a"/\n<|im_end|>'}),
+        ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, {"a", "b"}),
+        ({"guided_json": SCHEMA}, {'{"a": 1}'}),
+        ({"guided_regex": "[ab]"}, {"a", "b"}),
+        ({"guided_choice": ["", "yes"]}, {"", "yes"}),
+        ({"guided_grammar": 'start: "x" "y"'}, {"xy"}),
+    ],
+)
+def test_each_name_holds_the_answer_to_its_form(guided, path, fields, allowed):
+    """In chats and in completions, for each of several answers."""
+    response, answers = guided(path, n=4, **fields)
+    assert response.status_code == 200
+    assert len(answers) == 4
+    assert set(answers) <= allowed
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"structured_outputs": {}},
+        {"structured_outputs": {"json_object": False, "disable_any_whitespace": True, "whitespace_pattern": " "}},
+        {"guided_json": None},
+    ],
+)
+def test_without_a_form_any_text_is_allowed(guided, path, fields):
+    """What changes no answer is accepted."""
+    assert guided(path, **fields)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"guided_json": "[["}, "guided_json", "must be a JSON schema"),
+        ({"guided_json": "[1]"}, "guided_json", "must be a JSON schema"),
+        ({"guided_json": {"not": {}}}, "guided_json", 'not at "/not"'),
+        ({"structured_outputs": {"json": {"enum": []}}}, "structured_outputs.json", 'enum at "/enum"'),
+        ({"guided_regex": "("}, "guided_regex", "not a regular expression"),
+        ({"guided_regex": "(?=a)a"}, "guided_regex", "look-around"),
+        ({"guided_regex": "a" * 70_000}, "guided_regex", "too long"),
+        ({"guided_grammar": 'root ::= "a"'}, "guided_grammar", "in Lark"),
+        ({"guided_grammar": "start: b\nb: nothing"}, "guided_grammar", "line 2, column 4"),
+        ({"guided_choice": []}, "guided_choice", "1 to 1000 texts"),
+        ({"guided_choice": ["a"], "guided_regex": "a"}, "guided_choice", "cannot be combined"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "not supported"),
+        ({"guided_choice": ["a"], "ignore_eos": True}, "ignore_eos", "fixed form"),
+        ({"guided_choice": ["a"], "response_format": {"type": "json_object"}}, "guided_choice", "cannot be combined"),
+    ],
+)
+def test_a_refusal_names_the_field(guided, avibe, fields, param, sentence):
+    """And what is wrong with it; nothing is generated."""
+    response, _ = guided(CHAT, **fields)
+    error = response.json["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert sentence in error["message"]
+    assert avibe.submitted == []
