@@ -70,6 +70,7 @@ def create_app(
     app = Flask(__name__, static_folder=None)
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
+    app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
     limiter = _rate_limiter(settings)
     models = build_models(settings) if models is None else models
     grammars = GrammarCache()

@@ -18,7 +18,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, compression, errors, failover, operator_session, preflight
+from edge import caller, compression, errors, failover, operator_session, preflight, wrong_addresses
 from edge.charging import charge
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, body_refused
@@ -142,12 +142,14 @@ def _check_body(row: Row) -> None:
 def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnValue:
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
         return original  # a redirect is not a failure
-    error, state = errors.as_service_error(original), request_state()
+    error, state, shape = errors.as_service_error(original), request_state(), shape_of(request.path)
+    if isinstance(original, HTTPException) and original.code == 404 and request.url_rule is None:
+        urls = request_ctx.url_adapter
+        error, shape = wrong_addresses.not_found(request.path, urls), wrong_addresses.shape_for(request, urls)
     if isinstance(error, PayloadTooLarge) and isinstance(original, HTTPException):
         error = PayloadTooLarge(state.too_large or error.message)
     meaning = errors.meaning_of(error)
     state.observer.failed(meaning.code, meaning.status, error.message)
-    shape = shape_of(request.path)
     if shape is Shape.PAGE:
         body = _page(error, meaning.status, failures)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flask import Request
@@ -80,6 +80,7 @@ class Gate:
 
     def _verdict(self, head: bytes, peer: str) -> Verdict:
         read = read_head(head) if head.startswith(b"POST /") else None
+        read = read and replace(read, path=read.path.removesuffix("/"))  # as routes do
         forwarded = _forwarded(head, read) if self.behind_proxy else []
         address = caller.address_of(forwarded, peer, self._trusted_proxies)
         client = caller.budget_key(address)

@@ -107,7 +107,7 @@ def failure_page(error: ServiceError, status: int) -> str:
         "next": locale.texts["next"][code],
         "retry_after": error.retry_after if isinstance(error, RetryLater) else None,
     }
-    if request.path in FORMS:
+    if _form() is not None:
         _forget_or_remember(error)
         return _render(failure=failure)
     if isinstance(error, Unauthorized):
@@ -138,7 +138,7 @@ def _render(
     typed: dict[str, dict[str, str]] | None = None,
 ) -> str:
     locale = visitors_locale()
-    form = FORMS.get(request.path)
+    form = _form()
     image = request_state().image
     return render_template(
         "index.html",
@@ -161,6 +161,11 @@ def _render(
         client_texts=locale.for_scripts(),
         **state_of_service(),
     )
+
+
+def _form() -> str | None:
+    """Return the kind of the form that was sent, None for another request."""
+    return FORMS.get(request.path.removesuffix("/"))
 
 
 def _limits() -> dict[str, Any]:

@@ -37,11 +37,11 @@ def real_path(name, stored="resp_unknown"):
     return path.replace(STORED, stored)
 
 
-def call(client, name, **extra):
-    """Make a good request to a route of the table."""
+def call(client, name, end="", **extra):
+    """Make a good request to a route of the table. end: of the address, behind the route's own."""
     options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
     path = real_path(name, stored_response(client, **extra)) if STORED in name else real_path(name)
-    return client.open(path, method=name.split()[0], buffered=True, **options, **extra)
+    return client.open(path + end, method=name.split()[0], buffered=True, **options, **extra)
 
 
 def stored_response(client, **extra):

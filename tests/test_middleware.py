@@ -41,6 +41,15 @@ def test_every_route_answers_with_every_header(client, name):
     assert response.headers["Referrer-Policy"] == "same-origin"
 
 
+@pytest.mark.parametrize("name", sorted(name for name in ROUTES if name != "GET /"))
+def test_a_slash_at_the_end_changes_nothing(client, name):
+    """No redirect, which would lose a body; the same answer, and the same rules."""
+    with_slash, plain = call(client, name, "/"), call(client, name)
+    assert (with_slash.status_code, with_slash.mimetype) == (plain.status_code, plain.mimetype)
+    assert with_slash.headers.get("Location") == plain.headers.get("Location")
+    assert ("form" in with_slash.text) == ("form" in plain.text)
+
+
 @pytest.mark.parametrize("name", sorted(ROUTES))
 def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
     """405 with Allow: JSON under /api, OpenAI's or Anthropic's shape under /v1, a page elsewhere."""
@@ -58,7 +67,7 @@ def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
         assert response.mimetype == "text/html"
 
 
-@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1/nothing", "/api/health/", "/api/%00", "/api/../etc"])
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/v1/nothing", "/api/health//", "/api/%00", "/api/../etc"])
 def test_unknown_addresses_under_api_are_json(client, path):
     """404 in the format of the route, without any part of the address."""
     response = client.get(path)
@@ -86,8 +95,8 @@ def test_unknown_addresses_elsewhere_are_a_page(client, path):
 def test_failures_under_v1_have_the_shape_of_openai(client):
     """Every failure under /v1 has OpenAI's format, an unknown address included."""
     error = client.get("/v1/nothing").json["error"]
+    assert error.pop("message").startswith("There is nothing at this address.")
     assert error == {
-        "message": "There is nothing at this address.",
         "type": "invalid_request_error",
         "param": None,
         "code": "not_found",

@@ -29,7 +29,7 @@ def models() -> Response:
 @openai.get("/models/<path:model_id>")
 def model(model_id: str) -> Response:
     """Show one model."""
-    return jsonify(catalogue.entry(model_id))
+    return jsonify(catalogue.entry(model_id.removesuffix("/")))
 
 
 @openai.post("/chat/completions")

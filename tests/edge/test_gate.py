@@ -193,6 +193,12 @@ def test_a_batch_is_never_refused_for_capacity(gate, avibe):
     assert [judged(gate, BATCH) for _ in range(3)] == [None] * 3
 
 
+def test_a_slash_at_the_end_changes_nothing(gate, avibe):
+    """The route is the same, and so is its refusal."""
+    avibe.capacity = 0
+    assert parsed(gate.judge(head_of(f"{TEXT}/", b"", {}), "1.1.1.1").refusal)[0] == 503
+
+
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate"])
 def test_a_compressed_body_is_refused_unread(gate, avibe, coding):
     """Its coding is one that would be read, so its length and its route are enough."""
@@ -228,7 +234,7 @@ def test_an_image_is_refused_unread(gate, avision):
         (TEXT, {"X-Long": "x" * 9000}),
         (f"{TEXT}?a=%41", {}),
         (f"{TEXT}?a=b?", {}),
-        (f"{TEXT}/", {}),
+        (f"{TEXT}//", {}),
         ("/avibe", {"Content-Type": "application/x-www-form-urlencoded"}),
         ("/api/metrics/reset", {}),
         ("/language", {}),

@@ -1,0 +1,84 @@
+"""What is said of an address that no route has: a client whose base URL is wrong is told which address it may mean.
+
+No part of the address that was asked for is repeated; what is named are routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flask import Request
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter, RequestRedirect
+
+from edge.errors import NotFound
+from edge.failure_shapes import Shape, shape_of
+from edge.route_table import JSON, ROUTES
+
+NOTHING = "There is nothing at this address."
+BASES = ("/v1", "/api/v1")
+PREFIXES = {"api", "v1", "openai", "anthropic"}  # what base URLs begin with
+MAX_SEGMENTS = 12
+CHECK = {
+    Shape.OPENAI: "check your client's base URL, which should end in /v1",
+    Shape.ANTHROPIC: "check your client's base URL, which should not have /v1",
+    Shape.API: "check the address",
+}
+
+
+def not_found(path: str, urls: MapAdapter | None) -> NotFound:
+    """Return the error for an address without a route. urls: the routes, None where the host is no name."""
+    if (meant := _meant(path, urls)) is not None:
+        return NotFound(f"{NOTHING} The service has {meant}: {CHECK[shape_of(meant)]}.")
+    if path == "/v1" or path.startswith("/v1/"):
+        return NotFound(f"{NOTHING} This service generates text, also about images; under /v1 it has {_below_v1()}.")
+    return NotFound(NOTHING)
+
+
+def shape_for(request: Request, urls: MapAdapter | None) -> Shape:
+    """Return the shape of that error: JSON for a client that asks for it, also outside of /api and /v1."""
+    shape = shape_of(request.path)
+    if shape is not Shape.PAGE:
+        return shape
+    accepted = {kind for kind, quality in request.accept_mimetypes if quality > 0}
+    if "text/html" in accepted:
+        return Shape.PAGE
+    if (meant := _meant(request.path, urls)) is not None:
+        return shape_of(meant)
+    return Shape.API if JSON in accepted or request.mimetype == JSON else Shape.PAGE
+
+
+def _meant(path: str, urls: MapAdapter | None) -> str | None:
+    """Return the address of the route that a path is meant for, if only its base is wrong."""
+    segments = path.strip("/").split("/")
+    if urls is None or len(segments) > MAX_SEGMENTS:
+        return None
+    for address in _candidates(segments):
+        if (rule := _rule(address, urls)) is not None:
+            return rule.partition("/<")[0]
+    return None
+
+
+def _candidates(segments: list[str]) -> Iterator[str]:
+    """Yield the addresses that differ from the asked one in their base alone."""
+    for start in range(len(segments)):
+        dropped, kept = segments[:start], segments[start:]
+        # Another server's prefix, such as /proxy/v1, or a whole address as the base URL of a client that adds it.
+        if PREFIXES.issuperset(dropped) or dropped[-1] == "v1" or dropped[-len(kept) :] == kept:
+            yield from (f"{base}/{'/'.join(kept)}" for base in BASES)
+
+
+def _rule(address: str, urls: MapAdapter) -> str | None:
+    """Return the rule that an address has, whatever its method, None for none."""
+    for method in urls.allowed_methods(address):
+        try:
+            return str(urls.match(address, method, return_rule=True)[0].rule)
+        except (HTTPException, RequestRedirect):  # one that is allowed is found, unless its address is odd
+            return None
+    return None
+
+
+def _below_v1() -> str:
+    rules = {name.split()[1].partition("/<")[0] for name in ROUTES}
+    names = sorted(rule.removeprefix("/v1/") for rule in rules if rule.startswith("/v1/"))
+    return f"{', '.join(names[:-1])} and {names[-1]}"

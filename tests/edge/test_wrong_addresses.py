@@ -1,0 +1,111 @@
+"""Addresses that no route has: a client whose base URL is wrong is told so, in JSON if it asks for that."""
+
+import pytest
+
+NOTHING = "There is nothing at this address."
+JSON = {"Accept": "application/json"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+# What a client with a wrong base URL asks for, and what it means.
+MEANT = [
+    ("POST", "/chat/completions", "/v1/chat/completions"),
+    ("POST", "/chat/completions/", "/v1/chat/completions"),
+    ("POST", "/completions", "/v1/completions"),
+    ("GET", "/models", "/v1/models"),
+    ("GET", "/models/avibe", "/v1/models"),
+    ("POST", "/responses", "/v1/responses"),
+    ("GET", "/responses/resp_1", "/v1/responses"),
+    ("POST", "/messages", "/v1/messages"),
+    ("POST", "/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("POST", "/api/v1/chat/completions", "/v1/chat/completions"),
+    ("POST", "/api/v1/completions", "/v1/completions"),
+    ("GET", "/api/v1/models", "/v1/models"),
+    ("POST", "/api/chat/completions", "/v1/chat/completions"),
+    ("POST", "/openai/v1/chat/completions", "/v1/chat/completions"),
+    ("POST", "/v1/v1/chat/completions", "/v1/chat/completions"),
+    ("POST", "/v1/v1/messages", "/v1/messages"),
+    ("POST", "/some/proxy/v1/responses", "/v1/responses"),
+    ("POST", "/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+    ("POST", "/v1/messages/v1/messages", "/v1/messages"),
+    ("POST", "/text/generate", "/api/v1/text/generate"),
+    ("POST", "/v1/text/generate", "/api/v1/text/generate"),
+    ("POST", "/v1/image/analyze", "/api/v1/image/analyze"),
+]
+# What OpenAI's API has and this service does not.
+LACKING = [
+    *("/v1/embeddings", "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/images/generations", "/v1/moderations"),
+    *("/v1/files", "/v1/files/file_1/content", "/v1/batches", "/v1/fine_tuning/jobs", "/v1/assistants", "/v1/rerank"),
+    *("/v1/threads/thread_1/messages", "/v1/vector_stores", "/v1/realtime/sessions", "/v1", "/v1/", "/v1/nothing"),
+]
+
+
+def message_of(response):
+    """Return the message of a failure in any of the three shapes."""
+    told = response.json["error"]
+    return response.json["message"] if isinstance(told, str) else told["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "meant"), MEANT)
+@pytest.mark.parametrize("headers", [JSON, {"Accept": "*/*"}, {}], ids=["json", "anything", "none"])
+def test_a_client_with_a_wrong_base_url_is_told(client, method, path, meant, headers):
+    """404 in JSON, in the shape that it reads, with the address that it means."""
+    response = client.open(path, method=method, headers=headers, json={} if method == "POST" else None)
+    assert response.status_code == 404
+    assert message_of(response).startswith(f"{NOTHING} The service has {meant}: check ")
+
+
+def test_openais_and_anthropics_clients_are_told_their_own_base_url(client):
+    """One adds /v1 itself, the other does not."""
+    assert message_of(client.post("/chat/completions", json={})).endswith("base URL, which should end in /v1.")
+    said = client.post("/v1/v1/messages", json={})
+    assert message_of(said).endswith("base URL, which should not have /v1.")
+    assert client.post("/messages", json={}).json["type"] == "error"
+
+
+@pytest.mark.parametrize("path", LACKING)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_this_service_lacks_is_told_with_what_it_has(client, method, path):
+    """In OpenAI's shape, from the table of routes."""
+    response = client.open(path, method=method, json={} if method == "POST" else None)
+    assert response.status_code == 404
+    error = response.json["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, "not_found")
+    for has in ("text", "images", "chat/completions", "models", "responses", "messages"):
+        assert has in error["message"]
+
+
+@pytest.mark.parametrize("path", [path for _, path, _ in MEANT if not path.startswith(("/api", "/v1"))] + ["/nothing"])
+def test_a_visitor_gets_a_page(client, path):
+    """A browser asks for HTML, whatever it follows."""
+    response = client.get(path, headers=BROWSER)
+    assert (response.status_code, response.mimetype) == (404, "text/html")
+    assert NOTHING in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "mimetype"),
+    [
+        ("/nothing", JSON, "application/json"),
+        ("/nothing", {"Accept": "application/json;q=0"}, "text/html"),
+        ("/nothing", {"Accept": "*/*"}, "text/html"),
+        ("/nothing", {}, "text/html"),
+        ("/apiary", JSON, "application/json"),
+    ],
+)
+def test_any_other_address_is_json_only_for_who_asks(client, path, headers, mimetype):
+    """In our own shape there."""
+    response = client.get(path, headers=headers)
+    assert (response.status_code, response.mimetype) == (404, mimetype)
+    if mimetype == "application/json":
+        assert set(response.json) == {"error", "message", "request_id"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/x" * 5000, "/chat/completions" * 300, "/%00/chat/completions", "/\u2028/models", "/v1/<x>"]
+)
+def test_no_part_of_the_address_is_repeated(client, path):
+    """However long or odd it is."""
+    response = client.get(path, headers=JSON)
+    assert response.status_code == 404
+    assert len(response.text) < 500
+    assert "<x>" not in response.text
