@@ -136,6 +136,7 @@ NEUTRAL = joined(
         neutral((), "structured_outputs guided_json guided_regex guided_choice guided_grammar prompt_logprobs"),
         neutral((), "allowed_token_ids logprob_token_ids thinking_token_budget repetition_detection chat_template"),
         neutral((["text"], []), "modalities"),
+        neutral(({"type": "text"},), "response_format"),
         neutral(("none", "auto"), "function_call"),
         neutral(("auto", "deepseek", "parsed"), "reasoning_format"),
         neutral(("error",), "context_length_exceeded_behavior"),
@@ -178,6 +179,7 @@ HISTORY = PassedOver(
     rest=True,
 )
 TOOL = PassedOver(hints("cache_control defer_loading eager_input_streaming allowed_callers"))
+FORMAT = PassedOver(hints("name description strict"))
 # Templates take what they know and ignore the rest; these would change any of them.
 TEMPLATE = PassedOver(
     neutral=joined([neutral((True,), "add_generation_prompt"), neutral((False,), "continue_final_message")]),

@@ -35,7 +35,7 @@ def _add(message: Message, path: str, builder: ConversationBuilder) -> None:
     if isinstance(message, AssistantMessage):
         _add_answer(message, path, builder)
         return
-    content = _content(message.content, f"{path}.content")
+    content = _content(message.content or "", f"{path}.content")
     if isinstance(message, ToolMessage):
         builder.tool_result(message.tool_call_id, content)
     elif isinstance(message, UserMessage):
@@ -51,9 +51,9 @@ def _add_answer(message: AssistantMessage, path: str, builder: ConversationBuild
     builder.assistant(_content(message.content or message.refusal or "", f"{path}.content"), calls)
 
 
-def _past(call_id: str, function: CalledFunction) -> PastCall:
-    sent = function.arguments
-    return PastCall(call_id, function.name, sent.strip() or "{}" if isinstance(sent, str) else compact(sent))
+def _past(call_id: str | None, function: CalledFunction) -> PastCall:
+    sent = function.arguments or ""
+    return PastCall(call_id or "", function.name, sent.strip() or "{}" if isinstance(sent, str) else compact(sent))
 
 
 def _content(content: str | Sequence[ShownPart | ThoughtPart], path: str) -> Content:

@@ -66,15 +66,16 @@ class CalledFunction(HistoryPart):
     """The function of a call; arguments: a JSON text, or the object itself."""
 
     name: str
-    arguments: Annotated[
-        Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OBJECT)], Discriminator(_object_or_text)
-    ] = ""
+    arguments: (
+        Annotated[Annotated[str, Tag(TEXT)] | Annotated[dict[str, Any], Tag(OBJECT)], Discriminator(_object_or_text)]
+        | None
+    ) = None
 
 
 class ToolCall(HistoryPart):
     """A call in an earlier answer."""
 
-    id: str = ""
+    id: str | None = None
     type: Literal["function"] | None = None
     function: CalledFunction
 
@@ -125,7 +126,7 @@ class ToolMessage(HistoryPart):
     """The result of a call."""
 
     role: Literal["tool"]
-    content: ResultContent = ""
+    content: ResultContent | None = None
     tool_call_id: str
 
 

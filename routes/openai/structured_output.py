@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field
 from engine.errors import ValidationError
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.openai.base import OpenaiRequest
+from routes.passed_over import FORMAT
 
 SCHEMA, OWN_SCHEMA = "response_format.json_schema.schema", "response_format.schema"
 
@@ -16,11 +17,15 @@ SCHEMA, OWN_SCHEMA = "response_format.json_schema.schema", "response_format.sche
 class TextFormat(OpenaiRequest):
     """Any text."""
 
+    passed_over = FORMAT
+
     type: Literal["text"]
 
 
 class JsonObjectFormat(OpenaiRequest):
     """A JSON object; with a schema, one that conforms to it."""
+
+    passed_over = FORMAT
 
     type: Literal["json_object"]
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
@@ -39,6 +44,8 @@ class JsonSchema(OpenaiRequest):
 
 class JsonSchemaFormat(OpenaiRequest):
     """JSON that conforms to a schema. schema: the same without a name, as other servers take it."""
+
+    passed_over = FORMAT
 
     type: Literal["json_schema"]
     json_schema: JsonSchema | None = None

@@ -7,7 +7,7 @@ import pytest
 from engine.types import Vocabulary
 from routes.chat.answer_format import AnswerFormat
 from routes.openai.structured_output import answer_format
-from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, REQUEST, STREAM_OPTIONS, TEMPLATE, TOOL
+from routes.passed_over import FORMAT, HINTS, HISTORY, NEUTRAL, NOTES, REQUEST, STREAM_OPTIONS, TEMPLATE, TOOL
 from routes.validation import validated
 from tests.routes.test_openai import CHAT, HELLO, TEXT, URL, ask, image_part, refused, said
 from tests.routes.test_openai import TOOL as FUNCTION
@@ -32,7 +32,15 @@ NEUTRALS = [
     *({"xtc_probability": 0.0, "xtc_threshold": 0.1}, {"dry_multiplier": 0, "dry_base": 1.75}, {"top_a": 0}),
     *({"n_probs": 0}, {"repeat_penalty": 1.0, "repeat_last_n": 64}, {"samplers": []}, {"lora": []}, {"grammar": ""}),
     *({"think": False}, {"options": {}}, {"format": ""}, {"thinking": {"type": "disabled"}}, {"do_sample": True}),
-    *({"suffix": ""}, {"max_tokens": -1}, {"max_tokens": None}, {"logit_bias": []}, {"logit_bias": {}}, {"stop": []}),
+    *(
+        {"suffix": ""},
+        {"response_format": {"type": "text"}},
+        {"max_tokens": -1},
+        {"max_tokens": None},
+        {"logit_bias": []},
+        {"logit_bias": {}},
+        {"stop": []},
+    ),
     *({"stream_options": {"include_usage": True}}, {"stream_options": {"continuous_usage_stats": True}}),
     *({"stream_options": {}}, {"stream_options": None}, {"stream": False, "stream_options": {"include_usage": False}}),
     *({"something": None}, {"something": False}, {"something": []}, {"something": {}}, {"something": ""}),
@@ -116,7 +124,7 @@ def test_the_tables_do_not_contradict_each_other():
     """A name is a hint or has neutral values; what is to be used instead is of a field that is not a hint."""
     assert not HINTS & set(NEUTRAL)
     assert not HINTS & set(NOTES)
-    for table in (REQUEST, HISTORY, TOOL, TEMPLATE, STREAM_OPTIONS):
+    for table in (REQUEST, HISTORY, TOOL, FORMAT, TEMPLATE, STREAM_OPTIONS):
         assert all(table.allows(name, value) for name, values in table.neutral.items() for value in values)
         assert all(table.refusal(name) for name in table.neutral)
 
@@ -240,6 +248,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required"
             "response_format.json_schema.schema",
         ),
         ({"type": "json_schema", "schema": SCHEMA}, "response_format.schema"),
+        ({"type": "json_schema", "name": "a", "strict": True, "schema": SCHEMA}, "response_format.schema"),
         ({"type": "json_object", "schema": SCHEMA}, "response_format.schema"),
     ],
 )
