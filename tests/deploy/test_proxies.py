@@ -17,6 +17,8 @@ from tests.e2e.gunicorn_process import PATIENCE, free_port, until
 pytestmark = pytest.mark.needs("openssl", "redis-server")
 
 KINDS = [pytest.param(kind, id=kind.name, marks=pytest.mark.needs(kind.name)) for kind in (Nginx, HAProxy)]
+MESSAGES = "/v1/messages"
+MESSAGE = {"model": "avibe", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}
 CHAT_STREAM = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 
@@ -115,6 +117,16 @@ def failure_of_openai(response, body):
     return said["code"]
 
 
+def failure_of_anthropic(response, body):
+    """Return the type of an error under /v1/messages, in Anthropic's format."""
+    assert response.headers["Content-Type"] == "application/json"
+    said, request_id = json.loads(body), response.headers["X-Request-ID"]
+    assert (said.pop("type"), said.pop("request_id"), response.headers["Request-ID"]) == ("error", *[request_id] * 2)
+    assert set(said) == {"error"}
+    assert set(said["error"]) == {"type", "message"}
+    return said["error"]["type"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, tmp_path):
     """SIGTERM to one of three copies, which then restarts and loads for a while: every response is complete."""
@@ -201,6 +213,8 @@ def test_unreachable_copies_are_reported_in_the_format_of_each_api(new_proxy):
         assert api.headers["Retry-After"] == "5"
         openai, body = proxy.ask(CHAT, CHAT_STREAM)
         assert failure_of_openai(openai, body) == "not_ready"
+        assert "Request-ID" not in openai.headers
+        assert failure_of_anthropic(*proxy.ask(MESSAGES, MESSAGE)) == "overloaded_error"
         page, body = proxy.ask("/")
         assert page.headers["Content-Type"].startswith("text/html")
         assert page.status == api.status
@@ -232,20 +246,27 @@ def test_copy_that_does_not_answer_in_time_is_reported(new_proxy):
         assert (response.status, failure_of_api(response, body)) == (504, "deadline_exceeded")
         response, body = proxy.ask("/v1/completions", {"model": "avibe", "prompt": "x"})
         assert (response.status, failure_of_openai(response, body)) == (504, "deadline_exceeded")
-        assert len(silent.requests) == 2
+        response, body = proxy.ask(MESSAGES, MESSAGE)
+        assert (response.status, failure_of_anthropic(response, body)) == (504, "timeout_error")
+        assert len(silent.requests) == 3
 
 
 def test_body_over_the_largest_limit_is_refused_before_it_is_sent(proxy):
     """413 in the shape of each API, from the announced length alone."""
     announced = {"Content-Type": "application/json", "Content-Length": str(65 * 2**20)}
-    for path, failure in ((TEXT, failure_of_api), (CHAT, failure_of_openai)):
+    cases = (
+        (TEXT, failure_of_api, "payload_too_large"),
+        (CHAT, failure_of_openai, "payload_too_large"),
+        (MESSAGES, failure_of_anthropic, "request_too_large"),
+    )
+    for path, failure, code in cases:
         connection = proxy.connect()
         connection.putrequest("POST", path)
         for name, value in announced.items():
             connection.putheader(name, value)
         connection.endheaders()
         response = connection.getresponse()
-        assert (response.status, failure(response, response.read())) == (413, "payload_too_large")
+        assert (response.status, failure(response, response.read())) == (413, code)
         connection.close()
 
 
