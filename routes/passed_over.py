@@ -75,8 +75,8 @@ def _same(value: Any, neutral_value: Any) -> bool:
 HINTS = hints(
     # OpenAI, and the services that extend its API: bookkeeping, caching, billing, routing.
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prompt_cache_options",
-    "moderation verbosity user_security_context user_id session_id trace tags provider models route usage debug",
-    "safety_model compliance perf_metrics_in_response prompt_cache_isolation_key speculation cache_control",
+    "moderation verbosity user_security_context user_id chat_id session_id trace tags provider models route usage",
+    "debug safety_model compliance perf_metrics_in_response prompt_cache_isolation_key speculation cache_control",
     "citation_options disable_tool_validation tool_stream incremental_output include_reasoning",
     # vLLM, SGLang: scheduling and transport. Tokenizers of these models add no special tokens of their own.
     "priority request_id rid cache_salt extra_key custom_labels stream_interval stream_reasoning truncation_side",
@@ -170,7 +170,7 @@ REQUEST = PassedOver(HINTS, NEUTRAL, NOTES)
 HISTORY = PassedOver(
     neutral=joined(
         [
-            neutral(("", [], {}), "images image videos video audios files file attachments documents"),
+            neutral(("", [], {}), "images image videos video audios files file attachments documents tools"),
             neutral((False,), "prefix partial"),
             neutral((), "audio"),
         ]

@@ -28,6 +28,7 @@ MISTAKES = [
     ({"messages": [{"content": "x"}]}, "messages[0]"),
     ({"messages": ["x"]}, "messages[0]"),
     ({"messages": [{"role": "user", "content": "x", "images": ["AAAA"]}]}, "messages[0].images"),
+    ({"messages": [{"role": "system", "content": "x", "tools": [TOOL]}, *HELLO]}, "messages[0].tools"),
     ({"messages": [*HELLO, {"role": "assistant", "content": "x", "prefix": True}]}, "messages[1].prefix"),
     ({"messages": [*HELLO, {"role": "assistant", "audio": {"id": "a"}}]}, "messages[1].audio"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
