@@ -31,7 +31,6 @@ def prompt_in(field: str) -> Iterator[None]:
 def _overflow(error: ContextTooLong, field: str) -> ContextTooLong:
     length, prompt = error.max_model_len, error.prompt_tokens
     much = "more than that" if prompt is None else f"{prompt} tokens, which leaves no room for an answer"
-    message = (
-        f"This model's maximum context length is {length} tokens. However, {field} came to {much}. Please shorten it."
-    )
+    known = f"This model's maximum context length is {length} tokens."  # the words that clients look for
+    message = f"{known} However, {field} came to {much}. Please reduce the length of {field}."
     return ContextTooLong(message, field, length, prompt)
