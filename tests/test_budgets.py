@@ -27,8 +27,10 @@ def test_generation_routes_share_one_budget(limited):
     assert response.json["message"] == "Rate limit exceeded: 10 requests per minute"
     assert 0 < response.json["retry_after"] <= 60
     assert response.headers["Retry-After"] == str(response.json["retry_after"])
-    failure = limited.post("/v1/completions", json={"model": "avibe", "prompt": "x"}).json["error"]
-    assert (failure["code"], 0 < failure["retry_after"] <= 60) == ("rate_limit_exceeded", True)
+    for path in ("/v1/completions", "/v1/responses"):
+        refused = limited.post(path, **good_request(path))
+        assert refused.status_code == 429
+        assert refused.headers["Retry-After"] == str(refused.json["error"]["retry_after"])
     assert (response.headers["RateLimit-Limit"], response.headers["RateLimit-Remaining"]) == ("10", "0")
     page = limited.post("/avibe", data={"prompt": "x"}, headers={"Accept-Language": "ru"})
     assert page.status_code == 429
