@@ -170,4 +170,4 @@ def _images(tokenizer: PreTrainedTokenizerBase, max_model_len: int) -> ImagePrep
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         write_processor(Path(folder), LONGEST_SIDE)
-        return ImagePreparer(load_processor(Path(folder), torchvision=False), max_tokens=max_model_len // 2)
+        return ImagePreparer(load_processor(Path(folder)), max_tokens=max_model_len // 2)

@@ -20,6 +20,8 @@ Found = TypeVar("Found")
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+# What a config of each architecture may name in its place.
+_MODEL_TYPES = {"Qwen3ForCausalLM": "qwen3", "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -63,7 +65,7 @@ class _Candidate:
         try:
             return json.loads((self.folder / name).read_bytes())
         except ValueError as error:
-            raise self.error(f"has a broken {name}") from error
+            raise self.error(f"has a broken {name}: it is not JSON") from error
 
 
 def find_checkpoint(folder: Path, setting: str, architecture: str) -> Checkpoint:
@@ -143,10 +145,10 @@ def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None
     if not isinstance(config, dict):
         raise candidate.error("has a broken config.json")
     found = config.get("architectures") or [str(config.get("model_type"))]
-    if architecture not in found:
+    if architecture not in found and found != [_MODEL_TYPES.get(architecture)]:
         raise candidate.error(f"holds a model of the architecture {found[0]}, but {architecture} is needed")
     if config.get("quantization_config"):
-        raise candidate.error("holds quantized weights, which this service does not load")
+        raise candidate.error("holds quantized weights, which this service does not load: take those it was made from")
 
 
 def _tensors(candidate: _Candidate) -> dict[str, Any]:
@@ -160,6 +162,8 @@ def _tensors(candidate: _Candidate) -> dict[str, Any]:
         raise candidate.error(
             f"holds its weights as {pickles[0]}, a pickle, which is never loaded: convert to safetensors"
         )
+    if next(candidate.folder.glob("*.safetensors"), None):
+        raise candidate.error(f"lacks {_INDEX}, which names its shards: copy it from where they are from")
     raise candidate.error(f"holds no weights (neither {_SINGLE} nor {_INDEX})")
 
 
@@ -179,7 +183,7 @@ def _read_header(candidate: _Candidate, name: str) -> dict[str, Any]:
     """Return the tensors of a shard. Format: 8 bytes of header length, a JSON header, the data, nothing after it."""
     path = candidate.folder / name
     if not path.exists():
-        raise candidate.error(f"lacks the shard {name}")
+        raise candidate.error(f"lacks the shard {name}: copy it from where the others are from")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -100,9 +100,23 @@ def _load_tokenizer(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[PreTrained
     if not spec.vision:
         return tokenizer, None
     try:
-        return tokenizer, load_processor(checkpoint.folder)
+        return tokenizer, load_processor(checkpoint.folder, tokenizer)
     except Exception as error:
-        raise StartError(f"{spec.dir_setting}: the image processor in {checkpoint.folder} cannot be loaded.") from error
+        raise _processor_failure(spec, checkpoint) from error
+
+
+def _processor_failure(spec: ModelSpec, checkpoint: Checkpoint) -> StartError:
+    names = ("preprocessor_config.json", "processor_config.json")
+    there = [name for name in names if (checkpoint.folder / name).exists()]
+    if not there:
+        return StartError(
+            f"{spec.dir_setting}: the folder {checkpoint.folder} lacks {names[0]} (or {names[1]}), which says how "
+            f"images are prepared: copy it from where the weights are from."
+        )
+    return StartError(
+        f"{spec.dir_setting}: the image processor in {checkpoint.folder} cannot be loaded: {' and '.join(there)} must "
+        f"be those of the published model."
+    )
 
 
 def image_tokens(length: int) -> int:
@@ -119,7 +133,10 @@ def _image_preparer(spec: ModelSpec, processor: Any, max_tokens: int, decoder: I
     try:
         return ImagePreparer(processor, max_tokens, decoder)
     except ValueError as error:
-        raise StartError(f"{spec.dir_setting}: the image processor in {spec.model_dir} is not supported.") from error
+        raise StartError(
+            f"{spec.dir_setting}: the image processor in {spec.model_dir} is not supported: its settings must be those "
+            f"of a Qwen2.5-VL."
+        ) from error
 
 
 def _assemble(
@@ -165,7 +182,10 @@ def _chat_template(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, processo
     if isinstance(template, dict):
         template = template.get("default")
     if not template:
-        raise StartError(f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} has no chat template.")
+        raise StartError(
+            f"{spec.tokenizer_setting}: the tokenizer in {spec.tokenizer_dir} has no chat template: copy "
+            f"chat_template.jinja from where it is from."
+        )
     return str(template)
 
 

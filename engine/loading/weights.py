@@ -25,6 +25,8 @@ from engine.types import ModelSpec, Progress
 log = logging.getLogger("avito_ai.loading")
 
 _LOG_EVERY = 5.0  # seconds
+# Names that transformers does not know: of vision models whose language model was saved with its own head.
+_RENAMED = {r"^language_model\.model\.": "model.language_model.", r"^language_model\.lm_head\.": "lm_head."}
 _LOAD_LOCK = threading.Lock()  # guards the process-wide progress hook and log level of transformers
 
 
@@ -42,12 +44,17 @@ def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Prog
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                key_mapping=_RENAMED if spec.vision else None,
             )
         except Exception as error:  # transformers can fail in any way on a folder that passed our checks
             raise _failure(spec, checkpoint, f"cannot be loaded ({type(error).__name__})") from error
     for kind, keys in (("lacks", info["missing_keys"]), ("has unknown", info["unexpected_keys"])):
         if keys:
-            raise _failure(spec, checkpoint, f"{kind} weights: {len(keys)}, among them {min(keys)}")
+            raise _failure(
+                spec,
+                checkpoint,
+                f"{kind} weights: {len(keys)}, among them {min(keys)}; save it with transformers again",
+            )
     model.requires_grad_(False)
     loaded: PreTrainedModel = model.eval()
     return loaded

@@ -4,16 +4,14 @@ Images are prepared in two halves. Until its request starts, an image is kept as
 decoded and resized by an `ImageDecoder`, cut into patches in the caller's thread without torch, whose operations would
 give each such thread an OpenMP team of its own. The engine's thread converts the bytes, on the model's device.
 
-Without torchvision the processor of transformers cannot be built, because of its video part only; the same processor
-without that part is used instead. Images are processed by the Pillow implementation in both cases, so the pixels do not
-depend on the installed packages.
+The architecture decides which classes read the files, not the names in them, which changed from release to release of
+transformers. The processor has no video part, the only one that needs torchvision, and images are processed by the
+Pillow implementation, so the pixels do not depend on the installed packages.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import (
-    AutoImageProcessor,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils.import_utils import is_torchvision_available
 
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job, fitted
 from engine.types import EncodedImage
 from engine.wanted import Wanted
-
-log = logging.getLogger("avito_ai.loading")
 
 # Never downloads and never runs code from a checkpoint.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -185,38 +175,33 @@ class _ImagesOnly(Qwen2_5_VLProcessor):
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from local files. Raises OSError or ValueError if they are missing or broken.
 
-    The Qwen class of transformers builds its own pre-tokenizer and decoder and ignores those in `tokenizer.json`. For a
-    retrained tokenizer both are wrong: prompts are split differently than in training, and SentencePiece markers stay
-    in decoded text. If the two differ, the tokenizer is loaded as the file defines it.
+    `tokenizer.json` is taken as it is, whatever class the checkpoint names: the Qwen class of transformers builds its
+    own pre-tokenizer and decoder, with which a retrained tokenizer splits prompts differently than in training.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
+    kind: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer has no tokenizer.json")
-    file = folder / "tokenizer.json"
-    if file.exists() and _pipeline(file.read_text("utf-8")) != _pipeline(tokenizer.backend_tokenizer.to_str()):
-        log.info("The tokenizer in %s has its own pipeline.", folder)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **_LOCAL)  # nosec B615 # local
     return tokenizer
 
 
-def _pipeline(state: str) -> dict[str, Any]:
-    """Return everything that determines how a tokenizer splits and joins text, except its vocabulary."""
-    content = json.loads(state)
-    model = {key: value or None for key, value in content["model"].items() if key not in ("vocab", "merges")}
-    return {"model": model} | {part: content[part] for part in ("normalizer", "pre_tokenizer", "decoder")}
-
-
-def load_processor(folder: Path, torchvision: bool | None = None) -> ProcessorMixin:
+def load_processor(folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> ProcessorMixin:
     """Load the processor of a Qwen2.5-VL folder. Raises OSError or ValueError if its files are missing or broken.
 
-    torchvision: whether to use AutoProcessor; by default if torchvision is installed.
+    tokenizer: by default that of the folder.
     """
-    complete = is_torchvision_available() if torchvision is None else torchvision
-    kind: Any = AutoProcessor if complete else _ImagesOnly
-    processor = kind.from_pretrained(folder, **_LOCAL)
-    # AutoProcessor silently returns a tokenizer if it does not know the class of the processor.
-    if not isinstance(processor, ProcessorMixin) or getattr(processor, "image_processor", None) is None:
-        raise ValueError("the folder has no image processor")
-    auto: Any = AutoImageProcessor
-    processor.image_processor = auto.from_pretrained(folder, backend="pil", **_LOCAL)
+    settings, _ = _ImagesOnly.get_processor_dict(folder, **_LOCAL)
+    images, template = _load_image_processor(folder), settings.get("chat_template")
+    return _ImagesOnly(images, tokenizer or load_tokenizer(folder), template)
+
+
+def _load_image_processor(folder: Path) -> Qwen2VLImageProcessorPil:
+    """Load the image processor from `processor_config.json` or `preprocessor_config.json`, by whichever names."""
+    kind: Any = Qwen2VLImageProcessorPil
+    settings, _ = kind.get_image_processor_dict(folder, **_LOCAL)
+    size = settings.get("size") or {}
+    for name, older in (("shortest_edge", "min_pixels"), ("longest_edge", "max_pixels")):
+        value = settings.pop(older, None) or size.pop(older, None)
+        size[name] = value or size.get(name) or kind.size[name]
+    processor: Qwen2VLImageProcessorPil = kind.from_dict(settings | {"size": size})
     return processor

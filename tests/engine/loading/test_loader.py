@@ -286,7 +286,7 @@ def test_a_tokenizer_without_a_template(text_copy):
 def test_a_vision_model_without_its_processor(vision_copy):
     """The file of the image processor is missing."""
     (vision_copy / "preprocessor_config.json").unlink()
-    assert "VISION_MODEL_DIR: the image processor in" in refusal(vision_spec(vision_copy))
+    assert "lacks preprocessor_config.json (or processor_config.json)" in refusal(vision_spec(vision_copy))
 
 
 def test_a_failed_load_leaves_no_model_behind(tmp_path):
