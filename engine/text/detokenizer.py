@@ -7,7 +7,6 @@ pieces equal the tokenizer's own `decode(skip_special_tokens=True)` of the same 
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -57,7 +56,7 @@ class TokenTable:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         added = tokenizer.get_added_tokens_decoder()
         invisible = {index for index, token in added.items() if token.special} | set(hidden)
-        decoder = json.dumps(json.loads(tokenizer.to_str())["decoder"])
+        decoder = "" if tokenizer.decoder is None else tokenizer.decoder.__getstate__().decode()
         by_bytes = '"ByteLevel"' in decoder
         strips = '"Strip"' in decoder or '"Metaspace"' in decoder
         pieces = [b""] * max(vocab_size, max(vocabulary.values()) + 1)
