@@ -50,12 +50,14 @@ THINK, THINK_END = "<think>", "</think>"
 class Shape:
     """What else is known of the text of an answer.
 
-    calls: tags of calls may occur even if none can be made, by habit; forced: it consists of calls; exclusive: it
-    consists of calls, or of a text in which nothing is a tag; parallel: all calls are shown, not the first alone.
+    calls: tags of calls may occur even if none can be made, by habit; forced: it consists of calls; sole: the only
+    function that these can name, if there is one; exclusive: it consists of calls, or of a text in which nothing is a
+    tag; parallel: all calls are shown, not the first alone.
     """
 
     calls: bool = False
     forced: bool = False
+    sole: str = ""
     exclusive: bool = False
     parallel: bool = True
 
@@ -100,6 +102,10 @@ class OutputParser:
                 rest = rest[:at].rstrip()
             if not (self._calls and rest.isspace()):
                 self._add(Reasoning if self._read == self._reasoning else Content, rest, "", parts)
+        if self._shape.sole and not self._calls:  # cut before its name
+            self._call = CallStream(self._tools)
+            self._call.name = self._shape.sole
+            self._show("", parts, ended=True)
         return parts
 
     # Each reader takes what it can from `_held` and returns whether another reader, or itself, goes on with the rest.

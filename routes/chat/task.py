@@ -92,6 +92,7 @@ def _shape(task: ChatTask) -> Shape:
     return Shape(
         calls=task.toolbox.given or has_calls(task.messages),
         forced=task.toolbox.forced,
+        sole=task.toolbox.sole,
         exclusive=task.answer_format is not None and not task.toolbox.forced,
         parallel=task.toolbox.parallel,
     )

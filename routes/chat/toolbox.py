@@ -95,6 +95,12 @@ class Toolbox:
         """True if the answer must be a call."""
         return self._choice not in ("none", "auto")
 
+    @property
+    def sole(self) -> str:
+        """The only function that a forced call can name, "" if there are several or none is forced."""
+        called = self._callable() if self.forced else []
+        return called[0].name if len(called) == 1 else ""
+
     def schemas(self) -> dict[str, dict[str, Any]]:
         """Return the schemas of the functions that a forced call may name, by where they stand in the request."""
         return {tool.path: _parameters(tool) for tool in self._callable()}

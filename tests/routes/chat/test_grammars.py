@@ -95,6 +95,19 @@ def test_a_free_answer_of_a_form_consists_of_calls_or_has_the_form(fits, choice)
     assert not fits(f"{call()}\n{call()}", **fields, parallel_tool_calls=False)
 
 
+@pytest.mark.parametrize("fields", [{"tool_choice": NAMED, "tools": [TOOL, WEATHER]}, {"tool_choice": "required"}])
+def test_a_forced_call_that_is_cut_has_its_name(client, avibe, fields):
+    """And what there is of its arguments, nothing else; only where several can be called its name must be written."""
+    avibe.tokens, avibe.finish_reason = LETTERS, "length"
+    for length in (0, 1, 8, 20, 30, 50):
+        avibe.text = call()[:length]
+        (choice,) = ask(client, **{"tools": [WEATHER]} | fields).json["choices"]
+        (shown,) = choice["message"]["tool_calls"]
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("length", None)
+        assert shown["function"]["name"] == "weather"
+        assert '{"city": "Kazan"}'.startswith(shown["function"]["arguments"])
+
+
 def test_a_form_alone_is_what_no_calls_leave(fits):
     """`none` hides the tools."""
     fields = {"tools": [WEATHER], "tool_choice": "none", "response_format": FORM}

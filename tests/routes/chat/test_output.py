@@ -128,6 +128,17 @@ def test_the_name_of_a_cut_call_is_shown_without_arguments():
     assert in_any_pieces(f'{BEGIN}\n{{"name": "loo') == ("", "", [])
 
 
+@pytest.mark.parametrize("length", range(45))
+def test_a_forced_call_of_the_only_function_is_shown_wherever_it_is_cut(length):
+    """Its name is known from the beginning."""
+    shape = Shape(forced=True, sole="look")
+    assert in_any_pieces(CALL[:length], shape=shape) == (
+        "",
+        "",
+        [("look", '{"at": 1}'[: max(0, length - CALL.index('{"at'))], False)],
+    )
+
+
 def test_a_beginning_of_a_tag_at_the_end_of_an_answer_is_left_out():
     """A single character is rather a sign of the text."""
     assert in_any_pieces("a < b <tool") == ("", "a < b", [])
