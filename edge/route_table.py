@@ -89,6 +89,8 @@ ROUTES: Mapping[str, Row] = {
     "GET /v1/models/<path:model_id>": Row(),
     "POST /v1/chat/completions": replace(OPENAI, protocol=Protocol.OPENAI_CHAT),
     "POST /v1/completions": replace(OPENAI, protocol=Protocol.OPENAI_COMPLETIONS),
+    "POST /v1/tokenize": COUNTED,
+    "POST /v1/detokenize": COUNTED,
     "POST /v1/responses": replace(OPENAI, protocol=Protocol.OPENAI_RESPONSES),
     "POST /v1/responses/input_tokens": COUNTED,
     "GET /v1/responses/<response_id>": STORED,

@@ -20,10 +20,12 @@ from engine.types import (
     BackendState,
     BackendStats,
     Completion,
+    DetokenizeRequest,
     GenerationRequest,
     ModelInfo,
     Piece,
     QueuePosition,
+    Spelled,
     TokenizeRequest,
     Vocabulary,
 )
@@ -59,6 +61,13 @@ class Backend(Protocol):
 
         Works in the caller's thread; no image is decoded, and the engine's thread is not involved. Raises NotReady;
         Overloaded while too many prompts are tokenized; and what `submit` raises for a prompt, its size and its time.
+        """
+
+    def detokenize(self, request: DetokenizeRequest) -> Spelled:
+        """Return the text of token ids, in which control tokens are shown by their names.
+
+        The ids of a text prompt give that text, as far as the tokenizer keeps it (it may normalize Unicode). Works as
+        `tokenize` does, and raises as it does; ValidationError for ids that the model does not have.
         """
 
     def would_refuse(self, client: str) -> RetryLater | None:

@@ -1,4 +1,5 @@
-"""Prompts that are tokenized for their own sake: how many at once, so that they take little from what is generated.
+"""Prompts that are tokenized for their own sake, and tokens whose text is asked for: how many at once, so that they
+take little from what is generated.
 
 They work in their callers' threads and share no lock with the engine.
 """
@@ -7,13 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from engine.errors import Overloaded
+from engine.errors import Overloaded, ValidationError
 from engine.text.prompt_size import check_prompt_size
-from engine.types import Prompt
+from engine.types import Prompt, Spelled
 from engine.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ class CountingRoom:
         check_prompt_size(prompt, loaded.max_model_len)
         with self._entered(wanted.client), self._at_work:
             return loaded.preparer.tokenize(prompt, wanted)
+
+    def detokenize(self, loaded: LoadedModel, token_ids: Sequence[int], wanted: Wanted) -> Spelled:
+        """Return the text of token ids. Raises as `tokenize` does."""
+        if any(not 0 <= token_id < loaded.vocab_size for token_id in token_ids):
+            raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "tokens")
+        with self._entered(wanted.client), self._at_work:
+            wanted.check()
+            return loaded.spelling.spelled(token_ids)
 
     @contextmanager
     def _entered(self, client: str) -> Iterator[None]:

@@ -9,9 +9,11 @@ from engine.errors import Message, NotReady, RetryLater
 from engine.types import (
     BackendState,
     BackendStats,
+    DetokenizeRequest,
     GenerationRequest,
     ModelInfo,
     Progress,
+    Spelled,
     Status,
     TokenizeRequest,
     Vocabulary,
@@ -61,6 +63,9 @@ class DeferredBackend:
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         return self._opened().tokenize(request)
+
+    def detokenize(self, request: DetokenizeRequest) -> Spelled:
+        return self._opened().detokenize(request)
 
     def would_refuse(self, client: str) -> RetryLater | None:
         return NOT_LOADED if self._backend is None or not self._is_open() else self._backend.would_refuse(client)

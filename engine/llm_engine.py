@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,12 +35,14 @@ from engine.text.prompt import PreparedPrompt
 from engine.types import (
     BackendState,
     BackendStats,
+    DetokenizeRequest,
     EngineConfig,
     GenerationRequest,
     ModelInfo,
     ModelSpec,
     Progress,
     SamplingParams,
+    Spelled,
     Status,
     TokenizeRequest,
     TokensPrompt,
@@ -114,12 +117,12 @@ class LLMEngine:
             raise
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
-        deadline = self._clock() + request.timeout
-        self._check_ready()
-        assert self._loaded is not None
-        wanted = Wanted(deadline, request.client, self._clock)
-        with request.cancellation.notifying(wanted.cancel):
-            return self._counting.tokenize(self._loaded, request.prompt, wanted)
+        with self._wanted(request) as (loaded, wanted):
+            return self._counting.tokenize(loaded, request.prompt, wanted)
+
+    def detokenize(self, request: DetokenizeRequest) -> Spelled:
+        with self._wanted(request) as (loaded, wanted):
+            return self._counting.detokenize(loaded, request.token_ids, wanted)
 
     def would_refuse(self, client: str) -> RetryLater | None:
         return self._not_ready() or self._room.would_refuse(client)
@@ -194,6 +197,15 @@ class LLMEngine:
     def _not_ready(self) -> NotReady | None:
         state = self.state()
         return None if state.status is Status.READY else NotReady(f"The model is not ready: {state.reason}.")
+
+    @contextmanager
+    def _wanted(self, request: TokenizeRequest | DetokenizeRequest) -> Iterator[tuple[LoadedModel, Wanted]]:
+        deadline = self._clock() + request.timeout
+        self._check_ready()
+        assert self._loaded is not None
+        wanted = Wanted(deadline, request.client, self._clock)
+        with request.cancellation.notifying(wanted.cancel):
+            yield self._loaded, wanted
 
     def _enqueue(self, request: GenerationRequest, arrival: float) -> Generation:
         assert self._loaded is not None

@@ -77,7 +77,8 @@ class ChatPrompt:
     messages: `{"role", "content", ...}`, content a string or a list of `{"type": "text", "text"}` and
     `{"type": "image"}` parts; images: one for each image part, in order; tools: as the template takes them;
     thinking: whether the template may open a reasoning block; continues: the last message is the assistant's and is
-    continued, instead of being answered.
+    continued, instead of being answered; opens_answer: whether the template opens the answer, which it does in any case
+    where one is continued.
     """
 
     messages: tuple[Mapping[str, Any], ...]
@@ -85,6 +86,7 @@ class ChatPrompt:
     tools: tuple[Mapping[str, Any], ...] = ()
     thinking: bool = False
     continues: bool = False
+    opens_answer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,24 @@ class TokenizeRequest:
     client: str = ""
     timeout: float = 300.0
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DetokenizeRequest:
+    """Token ids whose text is asked for. The other fields are those of `GenerationRequest`."""
+
+    token_ids: tuple[int, ...]
+    client: str = ""
+    timeout: float = 300.0
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """The text of token ids, and that of each: a part of a character as its bytes, `bytes:\\xf0\\x9f`."""
+
+    text: str
+    tokens: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

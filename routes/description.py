@@ -180,6 +180,8 @@ def _name_models(schemas: dict[str, Any], app: Flask) -> None:
     for name in (
         "ChatCompletionRequest",
         "CompletionRequest",
+        "TokenizationRequest",
+        "DetokenizationRequest",
         "ResponseRequest",
         "MessagesRequest",
         "CountTokensRequest",

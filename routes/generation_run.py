@@ -16,12 +16,14 @@ from engine.text.prompt_size import check_prompt_size
 from engine.types import (
     Cancellation,
     Completion,
+    DetokenizeRequest,
     GenerationRequest,
     Piece,
     Priority,
     Prompt,
     QueuePosition,
     SamplingParams,
+    Spelled,
     TokenizeRequest,
 )
 from engine.wanted import Wanted
@@ -44,11 +46,23 @@ def watching() -> Iterator[Wanted]:
 
 def tokenized(backend: Backend, prompt: Prompt) -> list[int]:
     """Return the ids of a prompt. Its client's leaving ends the work. Raises as `Backend.tokenize` does."""
+    with _counting() as who:
+        return backend.tokenize(TokenizeRequest(prompt, *who))
+
+
+def detokenized(backend: Backend, token_ids: Sequence[int]) -> Spelled:
+    """Return the text of token ids. Its client's leaving ends the work. Raises as `Backend.detokenize` does."""
+    with _counting() as who:
+        return backend.detokenize(DetokenizeRequest(tuple(token_ids), *who))
+
+
+@contextmanager
+def _counting() -> Iterator[tuple[str, float, Cancellation]]:
+    """Yield the client, the seconds that it waits at most, and what its leaving cancels."""
     state, cancellation = request_state(), Cancellation()
     release = services().client_watch.watch(request.environ, cancellation.cancel)
     try:
-        client, timeout = caller.budget_key(state.client), services().settings.engine.request_timeout
-        return backend.tokenize(TokenizeRequest(prompt, client, timeout, cancellation))
+        yield caller.budget_key(state.client), services().settings.engine.request_timeout, cancellation
     finally:
         release()
 

@@ -139,6 +139,21 @@ class ChatCompletion(Body):
     usage: Usage
 
 
+class Tokenization(Body):
+    """The tokens of a prompt. token_strs: their texts, if they were asked for."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class Detokenization(Body):
+    """The text of tokens."""
+
+    prompt: str
+
+
 class TextLogprobs(Body):
     """Log probabilities of the tokens of a continuation; text_offset: where each begins, in characters."""
 

@@ -15,6 +15,7 @@ from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
+from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest
 from routes.request_models import LanguageForm, RequestModels, SignInForm
 
 Model = type[BaseModel] | type[bodies.Body]
@@ -66,6 +67,8 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /v1/completions": RouteBodies(
             {JSON: response_models.TextCompletion, EVENTS: None}, {JSON: openai.completion}
         ),
+        "POST /v1/tokenize": RouteBodies({JSON: response_models.Tokenization}, {JSON: TokenizationRequest}),
+        "POST /v1/detokenize": RouteBodies({JSON: response_models.Detokenization}, {JSON: DetokenizationRequest}),
         "POST /v1/responses": RouteBodies({JSON: responses.ResponseObject, EVENTS: None}, {JSON: ResponseRequest}),
         "POST /v1/responses/input_tokens": RouteBodies({JSON: responses.InputTokenCount}, {JSON: ResponseRequest}),
         "GET /v1/responses/<response_id>": RouteBodies({JSON: responses.ResponseObject}),

@@ -23,10 +23,12 @@ from engine.types import (
     BackendStats,
     ChatPrompt,
     Completion,
+    DetokenizeRequest,
     GenerationRequest,
     ModelInfo,
     Piece,
     QueuePosition,
+    Spelled,
     Status,
     Timings,
     TokenizeRequest,
@@ -79,6 +81,7 @@ class ScriptedBackend:
         self.logprobs: list[TokenLogprob] = []
         self.submitted: list[GenerationRequest] = []
         self.tokenized: list[TokenizeRequest] = []
+        self.detokenized: list[DetokenizeRequest] = []
         self.decoded: list[tuple[int, int]] = []
         self.aborted: list[str] = []
         self.drained = False
@@ -126,12 +129,16 @@ class ScriptedBackend:
 
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         with self._changed:
-            if self.refusal is not None:
-                raise self.refusal
-            if self._state.status is not Status.READY:
-                raise NotReady("The model is not ready.", 5)
+            self._check_ready()
             self.tokenized.append(request)
         return list(range(7))
+
+    def detokenize(self, request: DetokenizeRequest) -> Spelled:
+        with self._changed:
+            self._check_ready()
+            self.detokenized.append(request)
+        names = tuple(f"t{token_id} " for token_id in request.token_ids)
+        return Spelled("".join(names), names)
 
     def would_refuse(self, client: str) -> RetryLater | None:
         try:
@@ -225,11 +232,14 @@ class ScriptedBackend:
         (request,) = self.submitted
         return request
 
-    def _admit(self) -> None:
+    def _check_ready(self) -> None:
         if self.refusal is not None:
             raise self.refusal
         if self._state.status is not Status.READY:
             raise NotReady("The model is not ready.", 5)
+
+    def _admit(self) -> None:
+        self._check_ready()
         if len(self._open) >= self.capacity:
             raise Overloaded("The service is busy. Please try again later.", 3)
 

@@ -18,6 +18,8 @@ GOOD = {
     "/api/v1/image/analyze": UPLOAD,
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
     "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
+    "/v1/tokenize": {"json": {"model": "avibe", "prompt": "Hello"}},
+    "/v1/detokenize": {"json": {"model": "avibe", "tokens": [1, 2]}},
     "/v1/responses": {"json": {"model": "avibe", "input": "Hello"}},
     "/v1/responses/input_tokens": {"json": {"model": "avibe", "input": "Hello"}},
     "/v1/messages": {"json": {"model": "avibe", "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}},

@@ -14,9 +14,11 @@ from engine.types import (
     BackendState,
     BackendStats,
     Completion,
+    DetokenizeRequest,
     GenerationRequest,
     ModelInfo,
     Piece,
+    Spelled,
     Status,
     Timings,
     TokenizeRequest,
@@ -48,6 +50,10 @@ class StampingBackend:
     def tokenize(self, request: TokenizeRequest) -> list[int]:
         """Every prompt is one token."""
         return [1]
+
+    def detokenize(self, request: DetokenizeRequest) -> Spelled:
+        """The one token has no text."""
+        return Spelled("", ("",) * len(request.token_ids))
 
     def would_refuse(self, client: str) -> None:
         """There is always capacity."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from engine.text.detokenizer import TokenTable
 from engine.text.image_decoder import ImageDecoder
 from engine.text.processor import ImagePreparer, load_processor, load_tokenizer
 from engine.text.prompt import PromptPreparer
+from engine.text.spelling import Spelling
 from engine.types import ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
@@ -30,7 +32,7 @@ VISION_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedModel:
     """A model on its device with its tokenizer and prompt preparation. max_model_len and vocab_size are in tokens.
 
@@ -47,6 +49,11 @@ class LoadedModel:
     vocab_size: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
     tools: bool | None = None
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How tokens read that are shown as such."""
+        return Spelling(self.token_table, self.preparer.control_tokens)
 
     @property
     def image_token_id(self) -> int | None:

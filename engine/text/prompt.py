@@ -72,6 +72,11 @@ class PromptPreparer:
             return ids
         return _expanded(ids, self._images.pad_token_id, self._images.header_counts(prompt.images))
 
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """The tokens that no text of a user becomes, and their ids."""
+        return self._special.ids
+
     def renders_tools(self) -> bool:
         """Return whether the chat template shows tools, calls in the history and their results."""
         shown = ("toolxname", "callxname", "resultxtext")
@@ -126,7 +131,7 @@ class PromptPreparer:
                     messages,
                     tools=self._special.guard(prompt.tools) or None,
                     chat_template=self._template,
-                    add_generation_prompt=True,
+                    add_generation_prompt=prompt.opens_answer or prompt.continues,
                     enable_thinking=prompt.thinking,
                     tokenize=False,
                 )

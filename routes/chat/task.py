@@ -27,7 +27,8 @@ class ChatTask:
 
     messages, images: from a `ConversationBuilder`; answer_format: None for any text; n: how many answers; logprobs: the
     number of alternatives for each token, None for no log probabilities; thinking: whether the model may reason first;
-    continues: whether the last message is the assistant's, whose text the answers continue.
+    continues: whether the last message is the assistant's, whose text the answers continue; opens_answer: whether the
+    template opens them.
     """
 
     model: str
@@ -41,11 +42,13 @@ class ChatTask:
     logprobs: int | None = None
     thinking: bool = False
     continues: bool = False
+    opens_answer: bool = True
 
     @property
     def prompt(self) -> ChatPrompt:
         """The prompt of its answers."""
-        return ChatPrompt(self.messages, self.images, self.toolbox.shown, self.thinking, self.continues)
+        shown = self.toolbox.shown
+        return ChatPrompt(self.messages, self.images, shown, self.thinking, self.continues, self.opens_answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,18 @@ def _shape(task: ChatTask) -> Shape:
     )
 
 
-def count_tokens(task: ChatTask) -> int:
-    """Return how many tokens the prompt of a task has, inside its request's context; nothing is generated.
+def prompt_ids(task: ChatTask) -> list[int]:
+    """Return the tokens of the prompt of a task, inside its request's context; nothing is generated.
 
     Raises the ServiceError that the prompt is refused with.
     """
     with _named(task.names), prompt_in(task.names.messages):
-        return len(tokenized(find_model(task.model)[1], task.prompt))
+        return tokenized(find_model(task.model)[1], task.prompt)
+
+
+def count_tokens(task: ChatTask) -> int:
+    """Return how many tokens the prompt of a task has. As `prompt_ids`."""
+    return len(prompt_ids(task))
 
 
 @contextmanager

@@ -113,17 +113,27 @@ class ChatTemplateKwargs(OpenaiRequest):
     enable_thinking: bool | None = None
 
 
-class ChatRequest(SamplingRequest):
+class PromptRequest(OpenaiRequest):
+    """How a conversation becomes a prompt. continue_final_message: the last message, the assistant's, is continued."""
+
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    add_generation_prompt: bool | None = Field(None, description="true or false")
+    continue_final_message: bool | None = Field(None, description="true or false")
+
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+
+
+class ChatRequest(PromptRequest, SamplingRequest):
     """A conversation to answer. Beside these fields, hints and values that change no answer are passed over."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    messages: Messages
     max_completion_tokens: Length | None = Field(None, description=LENGTH)
     logprobs: bool | None = Field(None, description="true or false")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="an integer from 0 to 20")
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
-    chat_template_kwargs: ChatTemplateKwargs | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max", "default"] | None = Field(
         None,
         description='"low", "medium", "high", "xhigh" or "max" for reasoning, "none", "minimal" or "default" for an '

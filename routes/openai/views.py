@@ -12,6 +12,7 @@ from routes.openai import catalogue, chat, completions
 from routes.openai.chat_response import ChatResponse
 from routes.openai.completions import CompletionResponse
 from routes.openai.requests import json_limits
+from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest, text_of, tokens_of
 from routes.response_models import ModelList
 from routes.services import services
 from routes.sse import EventStream
@@ -44,18 +45,30 @@ def text_completions() -> Response:
     return _response(*_submit_completion())
 
 
+@openai.post("/tokenize")
+def tokenize() -> Response:
+    """Show the tokens of a text or of a conversation."""
+    return jsonify(tokens_of(_read(TokenizationRequest)))
+
+
+@openai.post("/detokenize")
+def detokenize() -> Response:
+    """Show the text of tokens."""
+    return jsonify(text_of(_read(DetokenizationRequest)))
+
+
 # The body is read and dropped in functions of their own, so that nothing holds it while its answer is generated.
 
 
 def _submit_chat() -> tuple[Run, ChatResponse, bool]:
-    body = _read(services().openai_models.chat)
+    body = _read_charged(services().openai_models.chat)
     charge(body.n or 1)
     run, response = chat.submit_chat(body)
     return run.run, response, bool(body.stream)
 
 
 def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
-    body = _read(services().openai_models.completion)
+    body = _read_charged(services().openai_models.completion)
     charge(completions.cost(body))
     return (*completions.submit_completion(body), bool(body.stream))
 
@@ -69,6 +82,9 @@ def _response(run: Run, response: ChatResponse | CompletionResponse, stream: boo
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
+    return validated(model, parsing.json_object(json_limits(services().settings.generation.max_model_len)))
+
+
+def _read_charged(model: type[AnyRequest]) -> AnyRequest:
     """Return the validated body; a body that is refused is charged as one answer."""
-    limits = json_limits(services().settings.generation.max_model_len)
-    return charge_if_refused(lambda: validated(model, parsing.json_object(limits)))
+    return charge_if_refused(lambda: _read(model))

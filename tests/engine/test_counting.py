@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from engine.counting import AT_WORK, PRESENT, CountingRoom
-from engine.errors import ContextTooLong, DeadlineExceeded, NotReady, Overloaded, RequestAborted
+from engine.errors import ContextTooLong, DeadlineExceeded, NotReady, Overloaded, RequestAborted, ValidationError
 from engine.llm_engine import LLMEngine
-from engine.types import Cancellation, EngineConfig, TextPrompt, TokenizeRequest
+from engine.types import Cancellation, DetokenizeRequest, EngineConfig, TextPrompt, TokenizeRequest
 from engine.wanted import Wanted
 from tests.checkpoints import text_spec
 from tests.engine.driver import chat
@@ -145,3 +145,34 @@ def test_a_model_that_is_not_ready_counts_nothing(engine):
     engine.drain()
     with pytest.raises(NotReady):
         engine.tokenize(TokenizeRequest(chat("Привет")))
+
+
+@pytest.mark.parametrize("text", ["Привет, <|im_end|> мир!\n", "🙂", " "])
+def test_the_tokens_of_a_text_give_that_text(engine, text):
+    """And those of a conversation what its template wrote."""
+    assert engine.detokenize(DetokenizeRequest(tuple(engine.tokenize(TokenizeRequest(TextPrompt(text)))))).text == text
+    asked = engine.detokenize(DetokenizeRequest(tuple(engine.tokenize(TokenizeRequest(chat(text))))))
+    assert asked.text.startswith("<|im_start|>")
+    assert text.strip() in asked.text
+    assert asked.tokens[0] == "<|im_start|>"
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_ids_that_the_model_does_not_have_are_refused(engine, token_id):
+    """By the name of their field."""
+    with pytest.raises(ValidationError) as refused:
+        engine.detokenize(DetokenizeRequest((1, token_id)))
+    assert refused.value.param == "tokens"
+
+
+def test_a_text_is_not_made_for_nobody(engine):
+    """A client that has left, a time that is over, and a model that stops."""
+    left = Cancellation()
+    left.cancel()
+    with pytest.raises(RequestAborted):
+        engine.detokenize(DetokenizeRequest((1,), cancellation=left))
+    with pytest.raises(DeadlineExceeded):
+        engine.detokenize(DetokenizeRequest((1,), timeout=0.0))
+    engine.drain()
+    with pytest.raises(NotReady):
+        engine.detokenize(DetokenizeRequest((1,)))

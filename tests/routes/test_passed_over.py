@@ -60,7 +60,6 @@ CHANGES = [
     ({"length_penalty": 1.2}, "must be 1"),
     ({"length_penalty": True}, "must be 1"),
     ({"best_of": 3}, "must be 1"),
-    ({"add_generation_prompt": False}, "must be true"),
     ({"skip_special_tokens": 1}, "must be true"),
     ({"mirostat": 2}, "must be 0"),
     ({"mirostat": False}, "must be 0"),

@@ -174,6 +174,15 @@ def test_an_answer_that_has_begun_is_continued(demo, begun):
     assert preparer.tokenize(continued).count(end) == preparer.tokenize(asked).count(end) == 1
 
 
+def test_a_template_need_not_open_an_answer(text):
+    """The prompt ends with the conversation; one that is continued is opened in any case."""
+    closed, opened = (text.prepare(replace(chat("Привет"), opens_answer=opens)).token_ids for opens in (False, True))
+    assert opened[: len(closed)] == closed
+    assert len(opened) > len(closed)
+    begun = [text.prepare(replace(chat("Привет", "Да", continues=True), opens_answer=o)).token_ids for o in (0, 1)]
+    assert begun[0] == begun[1]
+
+
 def test_an_answer_is_continued_behind_the_closed_reasoning_block(text):
     """A template that closes the block before an answer does so before one that has begun."""
     before, begun = text.prepare(chat("Привет")).token_ids, text.prepare(chat("Привет", "Да", continues=True)).token_ids
