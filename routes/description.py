@@ -23,7 +23,7 @@ from telemetry.version import VERSION
 
 SCHEMAS = "#/components/schemas/{model}"
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
-FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF or BMP, at most 16 MiB"}
+FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF, BMP, AVIF or ICO, at most 16 MiB"}
 DATA_URL = {"type": "string", "format": "image-data-url", "description": "data:image/png;base64,..."}
 ABOUT = (
     "Two language models, one for text and one for questions about images, behind a JSON API and APIs compatible with "

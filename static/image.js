@@ -66,6 +66,7 @@ export class ImageField {
     const { bytes, pixels, side, aspect } = this.limits;
     if (!file.size) return problems.image_empty;
     if (file.size > bytes) return problems.image_too_large;
+    if (/^image\/hei[cf]/.test(file.type)) return problems.image_heic;
     if (file.type && !this.types.includes(file.type)) return problems.image_format;
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (!bitmap) return problems.image_damaged;

@@ -41,6 +41,8 @@ def _image_attacks(size: Size) -> Iterator[Attack]:
         ("WebP bombs at once", images.webp_bomb(), AT_ONCE),
         ("PNG bombs at once", images.png_bomb(), AT_ONCE),
         ("comment bomb", images.text_bomb(), 1),
+        ("profile bomb", images.profile_bomb(), 1),
+        ("bitmap of short runs", images.runs_bomb(), 1),
         ("frames", images.frames_bomb(), 1),
         ("small images at once", images.encoded("PNG"), SMALL_AT_ONCE),
     ):

@@ -12,7 +12,7 @@ from io import BytesIO
 from PIL import Image
 
 LARGEST = (6300, 6300)  # nearly the most pixels that are admitted
-KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 
 
 @cache
@@ -61,6 +61,21 @@ def text_bomb(size: int = 60 * 2**20) -> bytes:
     return png((b"IHDR", header), (b"zTXt", comment), (b"IDAT", pixels), (b"IEND", b""))
 
 
+def profile_bomb(size: int = 60 * 2**20) -> bytes:
+    """Return a PNG whose colour profile is far longer unpacked than packed. size: of the profile, in bytes."""
+    header = struct.pack("!IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+    profile = b"ICC\0\0" + zlib.compress(bytes(size), 9)
+    return png((b"IHDR", header), (b"iCCP", profile), (b"IDAT", zlib.compress(bytes(8 * 9))), (b"IEND", b""))
+
+
+@cache
+def runs_bomb(size: tuple[int, int] = LARGEST) -> bytes:
+    """Return a BMP of runs of one pixel each, in a file nearly as long as is admitted."""
+    runs = b"\1\0" * 7_000_000
+    info = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, 1, len(runs), 0, 0, 2, 0)
+    return b"BM" + struct.pack("<IHHI", 62 + len(runs), 0, 0, 62) + info + bytes(8) + runs
+
+
 def frames_bomb(frames: int = 400) -> bytes:
     """Return a GIF of many frames, of which only the first is wanted."""
     buffer = BytesIO()
@@ -81,7 +96,7 @@ def lying_headers() -> Iterator[bytes]:
 def damaged(number: int, seed: int = 0) -> Iterator[bytes]:
     """Yield images of every kind that were cut off, or had some bytes changed, exchanged or repeated."""
     chance = random.Random(seed)
-    whole = [encoded(kind) for kind in KINDS] + [scan_bomb(2, (64, 64)), webp_bomb((64, 64)), frames_bomb(3)]
+    whole = [encoded(kind) for kind in (*KINDS, "ICO")] + [scan_bomb(2, (64, 64)), webp_bomb((64, 64)), frames_bomb(3)]
     for _ in range(number):
         data = bytearray(chance.choice(whole))
         match chance.randrange(4):

@@ -2,15 +2,19 @@
 
 The plugins of Pillow allocate canvases and inflate chunks when they open a file, and walk over as many segments as it
 has. Here nothing is allocated, and STEPS bounds the walk. Nothing else is checked; the decoder does that.
-Sources: PNG (ISO 15948, 11.2.2), JPEG (T.81, B.2), WebP (RFC 9649, 2.6), GIF89a (sections 18, 20 and 22), BMP
-(BITMAPINFOHEADER).
+Sources: PNG (ISO 15948, 11.2.2), JPEG (T.81, B.2), WebP (RFC 9649, 2.6), GIF89a (sections 18, 20 and 22), BMP and ICO
+(BITMAPINFOHEADER and NEWHEADER of Windows, BITMAPINFOHEADER2 of OS/2); AVIF has a module of its own.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from engine.text import avif_header
+from engine.text.avif_header import is_avif
 
 STEPS = 8192  # segments or blocks before the size; files of cameras and editors have some hundred
 JUNK = 64 * 1024  # bytes between two segments of a JPEG, which decoders skip
@@ -19,8 +23,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 ALONE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 END_OF_IMAGE, START_OF_SCAN, FILL = 0xD9, 0xDA, b"\xff"
-GIF_EXTENSION, GIF_IMAGE, GIF_END = 0x21, 0x2C, 0x3B
-BMP_OLD_HEADER, BMP_HEADER = 12, 40
+GIF_EXTENSION, GIF_IMAGE, GIF_END, GIF_CONTROL = 0x21, 0x2C, 0x3B, b"\xf9\x04"
+BMP_START, BMP_OLD_HEADER, BMP_HEADER = 14, 12, 16
+ICON, CURSOR = b"\0\0\1\0", b"\0\0\2\0"
 
 Size = tuple[int, int]
 
@@ -42,7 +47,11 @@ def reader_for(data: bytes) -> Callable[[bytes], Size] | None:
         return read_webp
     if data.startswith((b"GIF87a", b"GIF89a")):
         return read_gif
-    return read_bmp if data.startswith(b"BM") else None
+    if data.startswith((ICON, CURSOR)) and any(data[4:6]) and not any(data[9:10]):  # TGA can begin likewise
+        return read_ico
+    if is_avif(data):
+        return read_avif
+    return read_bmp if data.startswith(b"BM") or (data[:2], data[14:16]) == (b"BA", b"BM") else None
 
 
 def read_png(data: bytes) -> Size:
@@ -87,9 +96,31 @@ def read_webp(data: bytes) -> Size:
 
 def read_gif(data: bytes) -> Size:
     """The screen, made large enough for the first image, as decoders do."""
+    return first_image_of_gif(data).screen
+
+
+@dataclass(frozen=True, slots=True)
+class GifImage:
+    """Where the first image of a GIF stands. screen: made large enough for it. control: the extension before it.
+
+    colours_end, start: the positions behind the screen's table of colours, and of the image's descriptor.
+    """
+
+    screen: Size
+    left: int
+    top: int
+    width: int
+    height: int
+    colours_end: int
+    start: int
+    control: bytes
+
+
+def first_image_of_gif(data: bytes) -> GifImage:
+    """Find the first image. Raises Damaged."""
     width, height, flags = _unpack("<HHB", data, 6)
-    position = 13 + _table(flags)
-    in_extension = False
+    position = colours_end = 13 + _table(flags)
+    control, in_extension = b"", False
     for _ in range(STEPS):
         if position >= len(data):
             break
@@ -99,11 +130,14 @@ def read_gif(data: bytes) -> Size:
             position += code
             in_extension = code > 0
         elif code == GIF_EXTENSION:
+            if data[position : position + 2] == GIF_CONTROL:
+                control = data[position - 1 : position + 7]
             position += 1
             in_extension = True
         elif code == GIF_IMAGE:
             left, top, wide, high = _unpack("<HHHH", data, position)
-            return max(width, left + wide), max(height, top + high)
+            screen = max(width, left + wide), max(height, top + high)
+            return GifImage(screen, left, top, wide, high, colours_end, position, control)
         elif code == GIF_END:
             break
     raise Damaged
@@ -115,14 +149,51 @@ def _table(flags: int) -> int:
 
 
 def read_bmp(data: bytes) -> Size:
-    (header,) = _unpack("<I", data, 14)
+    start = BMP_START if data.startswith(b"BM") else 2 * BMP_START  # an array of bitmaps has a header more
+    (header,) = _unpack("<I", data, start)
     if header == BMP_OLD_HEADER:
-        width, height = _unpack("<HH", data, 18)
+        width, height = _unpack("<HH", data, start + 4)
         return width, height
     if header < BMP_HEADER:
         raise Damaged
-    width, height = _unpack("<Ii", data, 18)
-    return width, abs(height)  # a negative one: rows from the top
+    width, height = _unpack("<ii", data, start + 4)
+    return width if width > 0 else _fail(), abs(height)  # a negative height: rows from the top
+
+
+@dataclass(frozen=True, slots=True)
+class IconEntry:
+    """One picture of an icon: its size, and where its bytes begin."""
+
+    size: Size
+    offset: int
+
+
+def read_ico(data: bytes) -> Size:
+    """The size of the picture that browsers show."""
+    return entry_of_icon(data).size
+
+
+def entry_of_icon(data: bytes) -> IconEntry:
+    """Return the largest picture, of several that with the most bits, of several the first. Raises Damaged."""
+    (count,) = _unpack("<H", data, 4)
+    best, found = (-1, -1), None
+    for number in range(min(count, STEPS)):
+        width, height, colours, bits, offset = _unpack("<BBBxxxH4xI", data, 6 + 16 * number)
+        size = width or 256, height or 256
+        if data.startswith(CURSOR):  # where icons have the bits, cursors have a place
+            bits = 0
+        rank = size[0] * size[1], bits or ((colours - 1) % 256).bit_length()
+        if rank > best:
+            best, found = rank, IconEntry(size, offset)
+    return found or _fail()
+
+
+def read_avif(data: bytes) -> Size:
+    try:
+        picture = avif_header.read_avif(data)
+    except avif_header.NoPicture:
+        raise Damaged from None
+    return picture.width, picture.height
 
 
 def _unpack(fields: str, data: bytes, offset: int) -> tuple[Any, ...]:

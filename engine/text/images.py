@@ -9,18 +9,13 @@ the processes of `engine.text.image_workers`, and for images that are trusted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 
-from PIL import ExifTags, Image
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL import Image
 
 from engine.errors import Message, PayloadTooLarge, UnsupportedMediaType, ValidationError
-from engine.text import image_header
+from engine.text import avif_header, colour, image_header
+from engine.text.formats import avif, bmp, gif, ico, jpeg, png, webp
+from engine.text.formats.layer import Layer
 from engine.types import EncodedImage
 
 MAX_IMAGE_BYTES = 16 * 1024 * 1024
@@ -30,7 +25,10 @@ MAX_IMAGE_ASPECT = 200
 
 EMPTY = Message("image_empty", "The image is empty.")
 TOO_LARGE = Message("image_too_large", "The image is too large. Maximum size: {n} MiB", n=MAX_IMAGE_BYTES // 2**20)
-UNKNOWN_FORMAT = Message("image_format", "The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF or BMP.")
+UNKNOWN_FORMAT = Message(
+    "image_format", "The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF, BMP, AVIF or ICO."
+)
+HEIC = Message("image_heic", "Pictures in HEIC cannot be read here. Save the picture as JPEG, or send it as AVIF.")
 DAMAGED = Message("image_damaged", "The image is damaged or incomplete.")
 NO_PIXELS = Message("image_no_pixels", "The image has no pixels.")
 SIDE_TOO_LONG = Message("image_side", "The image is too wide or too high. Maximum side: {n} pixels", n=MAX_IMAGE_SIDE)
@@ -39,7 +37,7 @@ TOO_MANY_PIXELS = Message(
 )
 TOO_NARROW = Message("image_aspect", "The image is too narrow. Maximum aspect ratio: {n}", n=MAX_IMAGE_ASPECT)
 # Everything that may be wrong with an image, for a page that checks one before it is sent.
-PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
+PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, HEIC, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
 
 TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
 
@@ -49,12 +47,14 @@ START_OF_SCAN = b"\xff\xda"
 STRIP = 256  # rows that are composed at once
 
 Reader = Callable[[bytes], tuple[int, int]]
-_PLUGINS: dict[Reader, Callable[[BytesIO], ImageFile]] = {
-    image_header.read_png: PngImageFile,
-    image_header.read_jpeg: JpegImageFile,
-    image_header.read_webp: WebPImageFile,
-    image_header.read_gif: GifImageFile,
-    image_header.read_bmp: BmpImageFile,
+_DECODERS: dict[Reader, Callable[[bytes], Layer]] = {
+    image_header.read_png: png.decode,
+    image_header.read_jpeg: jpeg.decode,
+    image_header.read_webp: webp.decode,
+    image_header.read_gif: gif.decode,
+    image_header.read_bmp: bmp.decode,
+    image_header.read_avif: avif.decode,
+    image_header.read_ico: ico.decode,
 }
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,49 +77,42 @@ def check_header(data: bytes) -> EncodedImage:
         raise ValidationError(EMPTY, "image")
     if len(data) > MAX_IMAGE_BYTES:
         raise PayloadTooLarge(TOO_LARGE)
-    try:
-        width, height = _reader(data)(data)
-    except image_header.Damaged as error:
-        raise ValidationError(DAMAGED, "image") from error
-    _check_size(width, height)
-    return EncodedImage(data, width, height)
+    _, size = _checked(data)
+    return EncodedImage(data, *size)
 
 
 def decode(encoded: EncodedImage) -> Image.Image:
-    """Return the first frame in RGB, upright, with transparency over white.
+    """Return the first frame in RGB as a browser shows it: in sRGB, upright, with transparency over white.
 
     Raises ValidationError if damaged, PayloadTooLarge as `check_header`.
     """
-    with _open(encoded.data) as image:
-        _check_size(*image.size)
-        try:
-            image.load()
-            return _upright(_to_rgb(image), image)
-        except MemoryError:
-            raise  # says nothing of the file
-        except Exception as error:  # decoders raise many types for damaged files
-            raise ValidationError(DAMAGED, "image") from error
-
-
-def _reader(data: bytes) -> Reader:
-    reader = image_header.reader_for(data)
-    if reader is None:
-        raise UnsupportedMediaType(UNKNOWN_FORMAT)
-    return reader
-
-
-def _open(data: bytes) -> ImageFile:
-    reader = _reader(data)
-    if reader is image_header.read_jpeg and data.count(START_OF_SCAN) > MAX_SCANS:
+    reader, size = _checked(encoded.data)
+    if reader is image_header.read_jpeg and encoded.data.count(START_OF_SCAN) > MAX_SCANS:
         raise ValidationError(TOO_SLOW, "image")
     try:
-        return _PLUGINS[reader](BytesIO(data))
-    except MemoryError:
-        raise  # says nothing of the file
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PayloadTooLarge(TOO_MANY_PIXELS) from error
-    except Exception as error:  # plugins raise many types for damaged files
+        layer = _DECODERS[reader](encoded.data)
+        if layer.pixels.size != size:
+            raise ValidationError(DAMAGED, "image")
+        method = _UPRIGHT.get(layer.orientation)
+        pixels = _over_white(colour.to_srgb(layer.pixels, layer.profile))
+        return pixels if method is None else pixels.transpose(method)
+    except (MemoryError, ValidationError):
+        raise  # a lack of memory says nothing of the file
+    except Exception as error:  # decoders raise many types for damaged files
         raise ValidationError(DAMAGED, "image") from error
+
+
+def _checked(data: bytes) -> tuple[Reader, tuple[int, int]]:
+    """Return what reads this kind of file, and the size that its header tells, within the limits."""
+    reader = image_header.reader_for(data)
+    if reader is None:
+        raise UnsupportedMediaType(HEIC if avif_header.is_heic(data) else UNKNOWN_FORMAT)
+    try:
+        size = reader(data)
+    except image_header.Damaged as error:
+        raise ValidationError(DAMAGED, "image") from error
+    _check_size(*size)
+    return reader, size
 
 
 def _check_size(width: int, height: int) -> None:
@@ -133,28 +126,13 @@ def _check_size(width: int, height: int) -> None:
         raise ValidationError(TOO_NARROW, "image")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I;16":
-        # convert() would clip every value over 255 to white instead of scaling 16 bits to 8.
-        return image.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image if image.mode == "RGBA" else image.convert("RGBA")
-    rgb = Image.new("RGB", image.size)
-    for top in range(0, image.height, STRIP):  # in strips, since a whole ground takes as much memory as the image
-        strip = layer.crop((0, top, image.width, min(top + STRIP, image.height)))
+def _over_white(layer: Image.Image) -> Image.Image:
+    """Return an image in RGB or RGBA in RGB, where it is transparent over white."""
+    if layer.mode == "RGB":
+        return layer
+    rgb = Image.new("RGB", layer.size)
+    for top in range(0, layer.height, STRIP):  # in strips, since a whole ground takes as much memory as the image
+        strip = layer.crop((0, top, layer.width, min(top + STRIP, layer.height)))
         ground = Image.new("RGBA", strip.size, "white")
         rgb.paste(Image.alpha_composite(ground, strip).convert("RGB"), (0, top))
     return rgb
-
-
-def _upright(pixels: Image.Image, source: Image.Image) -> Image.Image:
-    """Rotate `pixels` by the EXIF orientation of `source`; damaged EXIF data is ignored."""
-    try:
-        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
-    except MemoryError:
-        raise
-    except Exception:
-        return pixels
-    method = _UPRIGHT.get(orientation)
-    return pixels if method is None else pixels.transpose(method)

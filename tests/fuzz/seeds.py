@@ -50,8 +50,8 @@ def seeds(target: str) -> Iterator[bytes]:
 
 
 def _images() -> Iterator[bytes]:
-    for kind in images.KINDS:
-        yield images.encoded(kind, (9, 7))
+    for kind in (*images.KINDS, "ICO"):
+        yield images.encoded(kind, (16, 16) if kind == "ICO" else (9, 7))
     yield images.encoded("JPEG", (16, 16), progressive=True)
     yield images.encoded("PNG", (8, 8), "RGBA")
     yield images.encoded("PNG", (8, 8), "I;16")
@@ -59,6 +59,7 @@ def _images() -> Iterator[bytes]:
     yield images.webp_bomb((16, 16))
     yield images.png_bomb((16, 16))
     yield images.text_bomb(2**20)
+    yield images.profile_bomb(2**20)
     yield images.frames_bomb(3)
     yield from images.lying_headers()
     yield from images.damaged(20)

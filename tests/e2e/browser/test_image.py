@@ -87,6 +87,7 @@ REFUSED = [
     (b"", 0, "image/png", "The image is empty.", "Файл с картинкой пуст."),
     (image_bytes(), 16 * 2**20, "image/png", "The image is too large. Maximum size: 16 MiB", "Не больше 16 МиБ"),
     (b"hello", 0, "text/plain", "The file is not a picture that can be read", "не похож на картинку"),
+    (b"hello", 0, "image/heic", "Pictures in HEIC cannot be read", "Картинки HEIC здесь не читаются"),
     (image_bytes()[:60], 0, "image/png", "The image is damaged", "Картинка повреждена"),
     (image_bytes(size=(3000, 2)), 0, "image/png", "The image is too narrow", "слишком узкая"),
     (image_bytes(size=(16385, 100)), 0, "image/png", "Maximum side: 16384 pixels", "Сторона не больше 16384"),

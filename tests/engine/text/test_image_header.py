@@ -13,7 +13,7 @@ from engine.text.image_header import STEPS, Damaged, reader_for
 from engine.text.images import check_header
 
 SIZES = [(1, 1), (40, 30), (199, 1), (1, 200), (2049, 17), (255, 256)]
-KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+KINDS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
 MIB = 2**20
 
 
@@ -58,6 +58,8 @@ def riff(*chunks):
         ("GIF", {"mode": "L", "comment": b"c" * 1000}),
         ("BMP", {}),
         ("BMP", {"mode": "1"}),
+        ("AVIF", {"speed": 10}),
+        ("AVIF", {"mode": "RGBA", "speed": 10}),
     ],
 )
 def test_the_size_is_the_one_that_the_file_was_written_with(size, kind, options):
@@ -109,6 +111,11 @@ def hostile():
     yield "gif-blocks", b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01x" * 8_000_000
     yield "gif-extensions", b"GIF89a" + bytes(7) + b"!\xfe\0" * 5_000_000
     yield "gif-nothing", b"GIF89a" + bytes(16_000_000)
+    box = struct.pack(">I4s", 8, b"free")
+    ftyp = struct.pack(">I4s4s4x", 16, b"ftyp", b"avif")
+    yield "avif-boxes", ftyp + box * 2_000_000
+    yield "avif-properties", ftyp + struct.pack(">I4s4x", 16_000_012, b"meta") + box * 2_000_000
+    yield "ico-entries", struct.pack("<HHH", 0, 1, 65_535) + bytes((9, 9, 9, 0, *range(12))) * 65_535
     yield "webp-chunks", riff(*[(b"JUNK", b"")] * 100_000)
 
 
@@ -151,7 +158,7 @@ def test_damaged_headers_are_errors_of_the_client_or_sizes():
 
 def test_a_header_is_checked_without_pillow(monkeypatch):
     """Its plugins allocate canvases and inflate chunks when they open a file."""
-    monkeypatch.setattr("engine.text.images._PLUGINS", {})
+    monkeypatch.setattr("engine.text.images._DECODERS", {})
     for kind in KINDS:
         image = check_header(encoded((40, 30), kind))
         assert (image.width, image.height) == (40, 30)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from engine.errors import PayloadTooLarge, UnsupportedMediaType, ValidationError
 from engine.text import images
+from engine.text.formats import png
 from engine.text.images import check_header, decode
 from engine.types import EncodedImage
 
@@ -40,9 +41,9 @@ def near(pixel: object, colour: tuple[int, int, int], tolerance: int = 6) -> boo
     return all(abs(a - b) <= tolerance for a, b in zip(pixel, colour, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_reads_each_format_by_content(kind: str) -> None:
-    """Five formats, detected by content; the size comes from the header."""
+    """Detected by content; the size comes from the header. test_ico has the seventh."""
     image = check_header(encoded(Image.new("RGB", (40, 30), RED), kind))
     assert (image.width, image.height) == (40, 30)
     pixels = decode(image)
@@ -59,6 +60,12 @@ def test_rejects_other_formats(data: bytes) -> None:
     """Text, SVG, PDF and TIFF are not supported."""
     with pytest.raises(UnsupportedMediaType):
         check_header(data)
+
+
+def test_heic_is_rejected_by_its_name() -> None:
+    """Phones store it, so the message says what to do."""
+    with pytest.raises(UnsupportedMediaType, match="HEIC"):
+        check_header(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
 
 
 def test_rejects_an_empty_file() -> None:
@@ -124,7 +131,7 @@ def test_rejects_a_gif_with_a_frame_larger_than_its_screen(frame: tuple[int, int
         check_header(b"GIF89a" + screen + descriptor + b"\x02\x02\x4c\x01\x00;")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF"])
 def test_rejects_a_truncated_image(kind: str) -> None:
     """An image cut in the middle is an error of the client, in the header check or in the decoder."""
     noise = Image.frombytes("RGB", (64, 64), random.Random(3).randbytes(64 * 64 * 3))
@@ -136,7 +143,7 @@ def test_rejects_a_truncated_image(kind: str) -> None:
 def test_damaged_bytes_are_an_error_of_the_client_or_harmless() -> None:
     """With any damaged bytes the result is an image or one of the declared errors, never another exception."""
     rng = random.Random(7)
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF", "ICO"):
         whole = encoded(Image.new("RGB", (32, 32), RED), kind)
         for _ in range(120):
             broken = bytearray(whole)
@@ -250,7 +257,7 @@ def test_a_lack_of_memory_says_nothing_of_the_file(monkeypatch):
         raise MemoryError
 
     image = check_header(encoded(Image.new("RGBA", (8, 8)), exif=b"Exif\0\0"))
-    for owner, name in ((images, "BytesIO"), (images, "_to_rgb"), (Image.Image, "getexif")):
+    for owner, name in ((png, "BytesIO"), (images, "_over_white"), (images.colour, "to_srgb")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, fail)
             with pytest.raises(MemoryError):
