@@ -49,7 +49,7 @@ class MessageResponse:
         if answer.content:
             content.append(AnswerText(type="text", text=answer.content))
         content += [_tool_use(call) for call in answer.calls]
-        return self._message(content, _usage(completion), completion, called=bool(answer.calls))
+        return self._message(content, _usage(completion), completion, called=answer.called)
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one. idle: seconds to a ping."""

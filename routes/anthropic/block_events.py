@@ -20,7 +20,7 @@ DELTAS = {
 class BlockEvents:
     """One block is open at a time: it begins with its first part and is closed by one of another kind.
 
-    signature: of the reasoning, whose text `hide_thinking` leaves out. called: whether there was a call.
+    signature: of the reasoning, whose text `hide_thinking` leaves out.
     """
 
     def __init__(self, signature: str, hide_thinking: bool) -> None:
@@ -28,7 +28,12 @@ class BlockEvents:
         self._index = -1
         self._open = ""  # the type of the open block
         self._delta = sse.TextEvents(sse.TextEvents.HOLE)
-        self.called = False
+        self._complete: list[bool] = []  # of each call that has ended
+
+    @property
+    def called(self) -> bool:
+        """True if there were calls, and each is complete, so that they can be made."""
+        return bool(self._complete) and all(self._complete)
 
     def show(self, parts: Sequence[Part]) -> bytes:
         """Return the events for the next parts, b"" if there are none."""
@@ -48,11 +53,11 @@ class BlockEvents:
     def _events(self, part: Part) -> bytes:
         match part:
             case CallEnd():
+                self._complete.append(part.complete)
                 return self.close()
             case CallArguments():
                 return self._delta(part.text) if part.text else b""
             case CallBegin():
-                self.called = True
                 return self._begin(AnswerToolUse(type="tool_use", id=part.id, name=part.name, input={}))
             case Reasoning():
                 begun = b"" if self._open == "thinking" else self._begin(_THINKING)

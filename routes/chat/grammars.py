@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.backend import Backend
-from engine.errors import NotReady, ServiceError, Unsupported, ValidationError
+from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import Grammars, lark_grammar
 from engine.types import Status, TokenMask
 from engine.wanted import Wanted
@@ -74,8 +74,8 @@ def new_mask(
         plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE)
     elif answer_format is not None:
         plan = _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
-    elif toolbox.names and not toolbox.parallel and backend.vocabulary() is not None:
-        plan = _Plan(names.tools, lark_grammar(toolbox.one_call_lark()), lambda: None)
+    elif toolbox.names and not toolbox.parallel:
+        return _one_call(toolbox, names, backend, cache, wanted, owner)
     else:
         return lambda: None
     grammars = cache.for_model(backend, plan.field.partition(".")[0])
@@ -88,6 +88,19 @@ def new_mask(
         plan = _either(answer_format, toolbox, Schemas.NONE)
         _compile(plan, grammars, wanted, owner)
     return lambda: grammars.mask(plan.grammar, field=plan.field, owner=owner)
+
+
+def _one_call(
+    toolbox: Toolbox, names: FieldNames, backend: Backend, cache: GrammarCache, wanted: Wanted, owner: str
+) -> NewMask:
+    """Return what holds a free answer to one call; without it the parser shows the first alone."""
+    grammar = lark_grammar(toolbox.one_call_lark())
+    try:
+        grammars = cache.for_model(backend, names.tools)
+        grammars.mask(grammar, wanted, names.tools, owner)
+    except (ValidationError, RetryLater):
+        return lambda: None
+    return lambda: grammars.mask(grammar, field=names.tools, owner=owner)
 
 
 @dataclass(frozen=True, slots=True)

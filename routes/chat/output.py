@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
+CALL_TAGS = (CALL, CALL_END, "<tool_response>", "</tool_response>")
 THINK, THINK_END = "<think>", "</think>"
 
 
@@ -67,7 +68,7 @@ class OutputParser:
 
     def __init__(self, tools: Set[str], reasoning: bool, shape: Shape = Shape()) -> None:
         self._tools, self._shape = tools, shape
-        self._call_tags = (CALL, CALL_END) if tools or shape.calls else ()
+        self._call_tags = CALL_TAGS if tools or shape.calls else ()
         self._tags = self._call_tags + ((THINK, THINK_END) if reasoning else ())
         self._held = ""
         self._passed_over = ""  # characters that are left out until another one comes

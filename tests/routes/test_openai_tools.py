@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from engine.types import TokenLogprob
 from tests.routes.test_openai import HELLO, TOOL, ask
 from tests.routes.test_openai_streaming import deltas, started, stream
 
@@ -114,3 +115,18 @@ def test_calls_that_are_not_parallel_are_one(client, avibe):
     assert len(ask(client, tools=[TOOL]).json["choices"][0]["message"]["tool_calls"]) == 2
     message = ask(client, tools=[TOOL], parallel_tool_calls=False).json["choices"][0]["message"]
     assert len(message["tool_calls"]) == 1
+
+
+def test_log_probabilities_come_with_the_parts_of_a_call(app, avibe):
+    """Each once, with the event behind its token."""
+    run, response = started(app, avibe, tools=[TOOL], logprobs=True)
+    for number, letter in enumerate(CALL):
+        avibe.push("mine", letter, token_ids=(1,), logprobs=(TokenLogprob(number, letter, -0.5),))
+    avibe.text = ""
+    avibe.finish("mine")
+    sent = b"".join(response.events()).decode().split("\n\n")
+    run.close()
+    events = [json.loads(event.removeprefix("data: ")) for event in sent if event.startswith("data: {")]
+    told = [event["choices"][0]["logprobs"]["content"] for event in events if event["choices"][0]["logprobs"]]
+    assert "".join(token["token"] for tokens in told for token in tokens) == CALL
+    assert joined(deltas(events))[1] == [{"name": "look", "arguments": '{"at": "я", "n": [1, 2]}'}]

@@ -143,6 +143,11 @@ TEXTS = [
         "tool_use",
     ),
     (
+        '<tool_call>{"name": "look", "arguments": {"at": "the sea", oh}}</tool_call>',  # not to be made
+        [{"type": "tool_use", "name": "look", "input": {"at": "the sea"}}],
+        "end_turn",
+    ),
+    (
         "<think>\nHm.\n</think>\n\nYes.",
         [{"type": "thinking", "thinking": "Hm.", "signature": "msg_mine"}, {"type": "text", "text": "Yes."}],
         "end_turn",

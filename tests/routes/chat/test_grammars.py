@@ -139,6 +139,13 @@ def test_a_free_answer_may_be_anything(fits):
     assert fits("", tools=[WEATHER], parallel_tool_calls=False, ignore_eos=True) is None
 
 
+def test_a_model_that_follows_no_grammar_is_not_refused_for_free_calls(client, avibe):
+    """The first call alone is shown then."""
+    avibe.text = call() + call()
+    response = ask(client, tools=[WEATHER], parallel_tool_calls=False)
+    assert len(response.json["choices"][0]["message"]["tool_calls"]) == 1
+
+
 def test_a_free_answer_has_one_call_if_calls_are_not_parallel(fits):
     """Any text, which a call of one of the tools may end."""
     fields = {"tools": [WEATHER, TOOL], "parallel_tool_calls": False}

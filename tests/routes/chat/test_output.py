@@ -69,6 +69,7 @@ def test_arguments_may_contain_tags(inner):
         (f"{BEGIN}{END}", ""),
         (f"a{BEGIN}{END}b", "a\nb"),
         (f"a {END} b", "a\n b"),
+        ("<tool_response>\nx\n</tool_response>", "x"),
         (f'{BEGIN}{{"name": "other", "arguments": {{}}}}{END}', '{"name": "other", "arguments": {}}'),
         (f'{BEGIN}{{"name": 5}}{END}', '{"name": 5}'),
         (f'{BEGIN}{{"name": "look", "arguments": [1]}}{END}x', '{"name": "look", "arguments": [1]}\nx'),
