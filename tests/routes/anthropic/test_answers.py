@@ -143,11 +143,6 @@ TEXTS = [
         "tool_use",
     ),
     (
-        '<tool_call>{"name": "look", "arguments": {"at": "the sea", oh}}</tool_call>',  # not to be made
-        [{"type": "tool_use", "name": "look", "input": {"at": "the sea"}}],
-        "end_turn",
-    ),
-    (
         "<think>\nHm.\n</think>\n\nYes.",
         [{"type": "thinking", "thinking": "Hm.", "signature": "msg_mine"}, {"type": "text", "text": "Yes."}],
         "end_turn",
@@ -163,6 +158,15 @@ def test_an_answer_is_blocks(client, avibe, text, content, reason):
     answer = without_ids(whole(client, **fields))
     assert (answer["content"], answer["stop_reason"]) == (content, reason)
     assert without_ids(put_together(stream(client, **fields))) == answer
+
+
+def test_a_call_that_stopped_being_json_is_not_to_be_made(client, avibe):
+    """The reason is that of an answer, whole and streamed."""
+    avibe.text = '<tool_call>{"name": "look", "arguments": {"at": "the sea", oh}}</tool_call>'
+    answer = whole(client, tools=[TOOL])
+    assert (answer["content"][0]["input"], answer["stop_reason"]) == ({"at": "the sea"}, "end_turn")
+    ends = [event["delta"] for event in stream(client, tools=[TOOL]) if event["type"] == "message_delta"]
+    assert [end["stop_reason"] for end in ends] == ["end_turn"]
 
 
 def test_hidden_reasoning_is_a_block_without_its_text(client, avibe):
