@@ -71,7 +71,7 @@ def new_mask(
     if toolbox.forced:
         plan = _forced(toolbox, names)
     elif answer_format is not None and toolbox.names:
-        plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE)
+        plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE)
     elif answer_format is not None:
         plan = _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
     elif toolbox.names and not toolbox.parallel:
@@ -123,9 +123,13 @@ def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> Non
 def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
     """Return the plan of an answer that consists of calls; whatever form a text should have has nothing to do."""
     schemas = toolbox.schemas()
-    if sum(len(compact(schema)) for schema in schemas.values()) > MAX_FORCED_CHARACTERS:
+    if not _bounded(toolbox):
         raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
     return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), lambda: blamed(schemas))
+
+
+def _bounded(toolbox: Toolbox) -> bool:
+    return sum(len(compact(schema)) for schema in toolbox.schemas().values()) <= MAX_FORCED_CHARACTERS
 
 
 def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas) -> _Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import ValidationError
@@ -83,7 +83,9 @@ def submit(task: ChatTask) -> ChatRun:
     """Submit a task inside its request's context. Raises the ServiceError that the request is refused with."""
     name, backend = find_model(task.model)
     new_mask = mask_of(task.answer_format, task.toolbox, task.names, task.sampling, backend, task.thinking)
-    params = choices(backend, task.sampling, task.n, task.logprobs, new_mask)
+    # A stop string would be found in the tags and names of a forced call, of which no client knows.
+    sampling = replace(task.sampling, stop=()) if task.toolbox.forced else task.sampling
+    params = choices(backend, sampling, task.n, task.logprobs, new_mask)
     prompt = task.prompt
     with _named(task.names), prompt_in(task.names.messages):
         run = Run(name, backend, [(prompt, one) for one in params])

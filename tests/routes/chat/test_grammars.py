@@ -157,6 +157,23 @@ def test_a_free_answer_has_one_call_if_calls_are_not_parallel(fits):
         assert not fits(text, **fields)
 
 
+def test_a_form_stands_beside_tools_of_any_size(fits):
+    """The schemas of free calls are left out where they are too long together."""
+    large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 60_000}}}
+    tools = [{"type": "function", "function": {"name": f"f{number}", "parameters": large}} for number in range(5)]
+    assert fits(call(ANY, "f0"), tools=tools, response_format=FORM)
+    assert fits('"yes"', tools=tools, response_format=FORM)
+
+
+def test_stop_strings_do_not_cut_forced_calls(client, avibe):
+    """They would be found in tags that no client knows of; free answers keep them."""
+    avibe.tokens = LETTERS
+    assert ask(client, tools=[WEATHER], tool_choice="required", stop=["\n"]).status_code == 200
+    assert avibe.submitted[-1].sampling.stop == ()
+    assert ask(client, tools=[WEATHER], stop=["\n"]).status_code == 200
+    assert avibe.submitted[-1].sampling.stop == ("\n",)
+
+
 def test_128_tools_can_be_forced(fits):
     """As many as OpenAI takes."""
     tools = [{"type": "function", "function": {"name": f"f{number}", "parameters": CITY}} for number in range(128)]
