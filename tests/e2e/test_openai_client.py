@@ -2,9 +2,11 @@
 
 import base64
 import json
+from typing import Literal
 
 import jsonschema
 import openai
+import pydantic
 import pytest
 from langchain_openai import ChatOpenAI
 from tokenizers import Tokenizer
@@ -235,6 +237,50 @@ def test_forced_tools_are_called(client):
     result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 20}'}
     turns = [*HELLO, answer.choices[0].message.model_dump(exclude_none=True), result]
     assert chat(client, messages=turns, tools=[WEATHER]).choices[0].message.content is not None
+
+
+class Weather(pydantic.BaseModel):
+    """Tells the weather of a city."""
+
+    city: Literal["Москва", "Казань"]
+
+
+class Listing(pydantic.BaseModel):
+    """A form of an answer."""
+
+    price: Literal[1, 2, 3]
+
+
+def test_tools_and_a_form_go_together(client):
+    """As the client's own `parse` and `stream` send them: each answer is a call or has the form."""
+    asked = {"model": "avibe", "messages": HELLO, "max_tokens": 120, "response_format": Listing}
+    tools, seen = [openai.pydantic_function_tool(Weather)], set()
+    for seed in range(8):
+        (choice,) = client.chat.completions.parse(**asked, tools=tools, seed=seed, temperature=2, top_p=1).choices
+        for call in choice.message.tool_calls or []:
+            assert isinstance(call.function.parsed_arguments, Weather)
+        assert choice.message.tool_calls or isinstance(choice.message.parsed, Listing)
+        seen.add(choice.finish_reason)
+    assert seen <= {"tool_calls", "stop"}
+    with client.chat.completions.stream(**asked, tools=tools, tool_choice="required") as stream:
+        parts = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        (call, *_) = stream.get_final_completion().choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Weather)
+    assert len(parts) > 1
+
+
+def test_a_forced_call_that_is_cut_is_a_call(client):
+    """Wherever its limit falls; nothing is shown as text, whole or streamed."""
+    forced = {"tools": [WEATHER], "tool_choice": "required", "seed": 1}
+    for limit in (1, 3, 9, 27):
+        (choice,) = chat(client, **forced, max_tokens=limit).choices
+        assert (choice.finish_reason, choice.message.content) == ("length", None)
+        (call,) = choice.message.tool_calls
+        events = list(chat(client, **forced, max_tokens=limit, stream=True))
+        parts = [part.function for event in events for part in event.choices[0].delta.tool_calls or []]
+        assert (parts[0].name, call.function.name) == ("get_weather", "get_weather")
+        assert "".join(part.arguments for part in parts) == call.function.arguments
+        assert not any(event.choices[0].delta.content for event in events)
 
 
 def test_tools_need_not_be_called(client):
