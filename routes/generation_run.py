@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,8 @@ from edge import caller
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
-from engine.errors import ServiceError
+from engine.errors import ModelError, ServiceError
+from engine.text.grammar import GrammarMask
 from engine.text.prompt_size import check_prompt_size
 from engine.types import (
     Cancellation,
@@ -78,6 +80,7 @@ class Run:
         state = request_state()
         self.served_id = backend.info.served_id
         self._generations: list[Generation] = []
+        self._json = [_is_of_json(sampling) for _, sampling in prompts]
         self._cancellation = Cancellation()
         self._observer = state.observer
         distinct = {id(prompt): prompt for prompt, _ in prompts}
@@ -147,6 +150,8 @@ class Run:
     def completion(self, number: int) -> Completion:
         """Return a finished answer and record it. Raises the error that it failed with."""
         completion = self._generations[number].result()
+        if self._json[number] and completion.finish_reason == "stop" and completion.stop is None:
+            _check_json(completion.text)
         self._observer.answered(number, completion)
         return completion
 
@@ -202,3 +207,18 @@ def _generation_request(
         timeout=limits.request_timeout,
         cancellation=cancellation,
     )
+
+
+def _is_of_json(sampling: SamplingParams) -> bool:
+    """Return whether an answer that ends by itself is JSON."""
+    return isinstance(sampling.token_mask, GrammarMask) and sampling.token_mask.json
+
+
+def _check_json(text: str) -> None:
+    """Raise ModelError for a complete answer of a schema that is no JSON: that must not be, and would be ours."""
+    try:
+        json.loads(text)
+    except RecursionError:  # deep, as its schema allows
+        return
+    except ValueError as error:
+        raise ModelError("The answer does not follow its form. Please try again.") from error

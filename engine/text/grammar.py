@@ -75,11 +75,14 @@ class GrammarFailed(ValidationError):
 class GrammarMask:
     """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
-    field: of the request, which an answer that fails is blamed on.
+    field: of the request, which an answer that fails is blamed on; json: whether a whole answer is JSON.
     """
 
-    def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str) -> None:
+    def __init__(
+        self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str, json: bool = False
+    ) -> None:
         self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
+        self.json = json
         self._next: Future[NDArray[np.int32]] | None = None
 
     def bitmask(self) -> NDArray[np.int32]:
@@ -141,7 +144,8 @@ class Grammars:
                 self._ready.move_to_end((owner, grammar))
         if compiled is None:
             compiled = self._compiled(grammar, wanted or Wanted(), owner)
-        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field)
+        json = grammar.startswith(OF_JSON)
+        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, json)
 
     @property
     def cached(self) -> int:
@@ -301,6 +305,7 @@ def fault(grammar: str) -> str | None:
 # The usual style of JSON. With flexible white space a model can generate white space without end.
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TOO_COMPLEX = "is too complex"
+OF_JSON = json_grammar("{}").partition(":")[0]  # the beginning of a grammar of JSON alone
 
 
 def index_of(vocabulary: Vocabulary) -> LLTokenizer:

@@ -35,9 +35,9 @@ def _after(before: int) -> str:
 
 
 _CHARACTER = r"(?:[A-Za-z0-9._~!$&'()*+,;=@-]|%[0-9A-F]{2})"
-_PATH = f"(?:/{_CHARACTER}*)*"
+_PATH = f"(?:/(?:{_CHARACTER}|:)*)*"
 _TAIL = rf"(?:\?(?:{_CHARACTER}|[/?:])*)?(?:#(?:{_CHARACTER}|[/?:])*)?"
-_URI = rf"[A-Za-z][A-Za-z0-9+.-]*:(?://{_HOST}(?::[0-9]{{1,4}})?{_PATH}|{_CHARACTER}+{_PATH}){_TAIL}"
+_URI = rf"[A-Za-z][A-Za-z0-9+.-]*:(?://{_HOST}(?::[0-9]{{1,4}})?{_PATH}|(?:{_CHARACTER}|:)+{_PATH}){_TAIL}"
 _REFERENCE = rf"(?:{_URI}|(?:/?{_CHARACTER}+{_PATH})?{_TAIL})"
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 

@@ -235,3 +235,24 @@ def cleaned(text):
         else:
             out, data = out + data[:1], data[1:]
     return out.decode("utf-8", "replace")
+
+
+def test_a_literal_table_shows_each_token_as_it_is_alone():
+    """Tokens that together spell a marker stay what they spell, as a grammar has read them."""
+    table = TokenTable([b"<0x0A>", b"<0x", b"0A>", "\u2581a".encode(), b"\xe2", b"\x96\x81", b"<0xE2>"], cleans=True)
+    assert text_of(table, [1, 2, 4, 5]) == "\n "
+    assert text_of(table.literal, [1, 2, 4, 5]) == "<0x0A>\u2581"
+    assert text_of(table.literal, [0, 3]) == "\n a"
+    assert table.literal.pieces[6] == b"\xe2"
+
+
+def test_a_literal_table_of_a_plain_vocabulary_is_the_same():
+    """Nothing is kept twice."""
+    table = TokenTable([b"a"], cleans=False)
+    assert table.literal is table
+
+
+def text_of(table, ids):
+    """Return the text of some tokens."""
+    detokenizer = Detokenizer(table)
+    return "".join(detokenizer.add(token) for token in ids) + detokenizer.flush()

@@ -21,6 +21,7 @@ from engine.text.grammar import (
     FUEL,
     GrammarFailed,
     Grammars,
+    fault,
     json_grammar,
     lark_grammar,
     size_of,
@@ -394,3 +395,30 @@ def test_nobody_waits_for_a_grammar_that_nobody_wants(grammars, monkeypatch):
             grammars.mask(json_grammar('{"type": "object"}'), wanted)
     gate.set()
     assert allowed(grammars.mask(json_grammar('{"type": "object"}'), Wanted()))
+
+
+def test_a_grammar_that_fails_accepts_no_end(grammars):
+    """The library takes an end token in that state, but the answer is not complete."""
+    mask = grammars.mask(json_grammar('{"const": true}'))
+    with pytest.raises(GrammarFailed):
+        mask.accept(TOKENS.index(b"x"))
+    with pytest.raises(GrammarFailed):
+        mask.accept(END)
+
+
+def test_a_pattern_that_needs_more_fuel_in_an_answer_gets_it(grammars):
+    """It compiles with less than its answers need."""
+    mask = grammars.mask(json_grammar('{"type": "string", "pattern": "[0-9]{10,10}", "maxLength": 10}'))
+    assert json.loads(written(mask)).isdigit()
+
+
+@pytest.mark.parametrize(("grammar", "json_alone"), [(json_grammar("{}"), True), (lark_grammar('start: "a"'), False)])
+def test_a_mask_tells_whether_its_answer_is_json(grammars, grammar, json_alone):
+    """Only then is an answer that ends by itself checked as a whole."""
+    assert grammars.mask(grammar).json is json_alone
+
+
+def test_the_place_of_a_mistake_in_a_grammar_is_told():
+    """Line and column, without any text of the library."""
+    assert fault(lark_grammar('start: "a"\n  | b')) == "line 2, column 5"
+    assert fault(lark_grammar('start: "a"')) is None

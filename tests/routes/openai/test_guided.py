@@ -14,7 +14,7 @@ BODIES = {CHAT: {"messages": [{"role": "user", "content": "?"}]}, TEXT: {"prompt
 @pytest.fixture
 def guided(client, avibe):
     """Ask with fields of one form; return the response, and what walks through the mask of its answer spell."""
-    avibe.tokens = Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode()))
+    avibe.tokens, avibe.text = Vocabulary(TOKENS, frozenset({0}), lambda text: list(text.encode())), "{}"
 
     def ask(path, **fields):
         response = client.post(path, json={"model": "avibe"} | BODIES[path] | fields)
@@ -88,3 +88,19 @@ def test_a_refusal_names_the_field(guided, avibe, fields, param, sentence):
     assert (response.status_code, error["param"]) == (400, param)
     assert sentence in error["message"]
     assert avibe.submitted == []
+
+
+@pytest.mark.parametrize(("text", "status"), [('{"a": 1}', 200), ('{"a": ', 500), ('{"a": "\n"}', 500), ("", 500)])
+def test_a_complete_answer_of_a_schema_is_json(guided, avibe, text, status):
+    """If it were not, that would be our error, and no `stop` may hide it."""
+    avibe.text = text
+    assert guided(CHAT, guided_json=SCHEMA)[0].status_code == status
+
+
+@pytest.mark.parametrize("ending", [{"finish_reason": "length"}, {"ended_by": "1"}])
+def test_an_answer_that_is_cut_is_no_failure(guided, avibe, ending):
+    """By its length, or by a stop string of the client."""
+    avibe.text = '{"a": '
+    for name, value in ending.items():
+        setattr(avibe, name, value)
+    assert guided(CHAT, guided_json=SCHEMA)[0].status_code == 200
