@@ -41,22 +41,26 @@ INLINE void prefetch(const float *from, long count) {
 /* Returns `yes` in lanes where the mask is set, else `no`. */
 INLINE vec choose(mask where, vec yes, vec no) { return (vec)(((mask)yes & where) | ((mask)no & ~where)); }
 
-/* Returns e^x to about one unit in the last place, 0 for x < -87: x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its
- * Taylor series. NaN stays NaN. */
-INLINE vec exponential(vec x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    mask tiny = x < -87.0f;
-    x = choose(x > 88.0f, (vec){0} + 88.0f, x);
-    vec n = (x * 1.44269504f + magic) - magic;
-    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+/* Returns e^r for |r| <= ln 2 / 2 by its Taylor series. */
+INLINE vec power_series(vec r) {
     vec series = r * (1.0f / 5040) + 1.0f / 720;
     series = series * r + 1.0f / 120;
     series = series * r + 1.0f / 24;
     series = series * r + 1.0f / 6;
     series = series * r + 0.5f;
     series = series * r + 1.0f;
-    series = series * r + 1.0f;
-    return choose(tiny, (vec){0}, series * (vec)((__builtin_convertvector(n, mask) + 127) << 23));
+    return series * r + 1.0f;
+}
+
+/* Returns e^x to about one unit in the last place, 0 for x < -87: x = n ln 2 + r with |r| <= ln 2 / 2. NaN stays
+ * NaN. */
+INLINE vec exponential(vec x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    mask tiny = x < -87.0f;
+    x = choose(x > 88.0f, (vec){0} + 88.0f, x);
+    vec n = (x * 1.44269504f + magic) - magic;
+    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    return choose(tiny, (vec){0}, power_series(r) * (vec)((__builtin_convertvector(n, mask) + 127) << 23));
 }
 
 void pack(const float *weight, float *packed, long out, long in, long threads);
