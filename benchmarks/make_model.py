@@ -2,8 +2,8 @@
 
     python -m benchmarks.make_model FOLDER [--kind text|vision|wide]
 
-text: Qwen3 with 39 million parameters; vision: a small Qwen2.5-VL; wide: two narrow layers with the
-151,936 tokens of Qwen3. None has an end token.
+text: Qwen3 with 39 million parameters; vision: a small Qwen2.5-VL; wide: two layers of Qwen3-0.6B's
+shape, with as many tokens. None has an end token.
 """
 
 from __future__ import annotations

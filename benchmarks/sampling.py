@@ -6,7 +6,7 @@ Each round decodes with every combination of parameters: once in all rows, once 
 alternates from round to round. Ratios are those of a round: tokens/s in all rows to those of plain sampling, and the
 p95 of the steps with one such row, which is the gap that all other rows have, to that of plain sampling. Beside each is
 the same ratio in CPU time of the whole process, which other load on the machine affects less. Without a folder a model
-of two narrow layers is created, so that sampling has as large a share of a step as it can have.
+of two layers of Qwen3-0.6B's shape is created, in whose steps sampling has a larger share than in any Qwen3.
 """
 
 from __future__ import annotations

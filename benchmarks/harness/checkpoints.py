@@ -2,8 +2,8 @@
 
 text: a Qwen3-shaped model of 39 million parameters (hidden 512, 12 layers, 8 heads over 4 key heads, head_dim 64, FFN
 1,536, vocabulary 2,048, tied) in float32. vision: the same language part with 6 layers under a small Qwen2.5-VL tower.
-wide: two narrow layers and 151,936 tokens. None has an end token, so every answer has its full length. Everything is
-seeded: the folders are reproducible.
+wide: two layers of Qwen3-0.6B's shape and 151,936 tokens, in bfloat16. None has an end token, so every answer has its
+full length. Everything is seeded: the folders are reproducible.
 """
 
 from __future__ import annotations
@@ -86,13 +86,14 @@ def make_text_model(folder: Path) -> None:
     _save(model, tokenizer, folder)
 
 
-def make_wide_model(folder: Path, hidden: int = 128) -> None:
-    """Write a text model of two layers with Qwen3's number of tokens, in whose steps sampling takes a large share."""
+def make_wide_model(folder: Path) -> None:
+    """Write two layers of Qwen3-0.6B's shape with as many tokens: sampling takes a larger share than in any Qwen3."""
     tokenizer = widened(make_tokenizer())
     torch.manual_seed(SEED)
-    shape = _language(len(tokenizer), layers=2) | {"hidden_size": hidden, "intermediate_size": 3 * hidden}
-    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-    _save(Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True)), tokenizer, folder)
+    shape = _language(len(tokenizer), layers=2) | {"hidden_size": 1024, "intermediate_size": 3072, "head_dim": 128}
+    shape |= {"num_attention_heads": 16, "num_key_value_heads": 8}
+    model = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True))
+    _save(model.bfloat16(), tokenizer, folder)
 
 
 def widened(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
