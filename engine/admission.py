@@ -76,12 +76,23 @@ def sequence_of(
         queue_position,
         commit_early,
         request.sampling.max_tokens,
+        tuple(prompt.token_ids) if request.sampling.return_token_ids else (),
     )
     table = loaded.token_table if request.sampling.token_mask is None else loaded.token_table.literal
-    detokenizer = Detokenizer(table, request.sampling.stop)
+    detokenizer = Detokenizer(table, () if request.sampling.min_tokens else request.sampling.stop)
     keys = prefix_keys(prompt, loaded.image_token_id)
     scope = scopes.of(request.client, prompt.token_ids)
-    return Sequence(request, prompt.token_ids, generation, detokenizer, arrival, keys, prompt.images, scope)
+    return Sequence(
+        request,
+        prompt.token_ids,
+        generation,
+        detokenizer,
+        arrival,
+        keys,
+        prompt.images,
+        scope,
+        end_token_ids=loaded.eos_token_ids,
+    )
 
 
 def _check_lengths(prompt_tokens: int, sampling: SamplingParams, max_model_len: int) -> None:

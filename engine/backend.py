@@ -114,6 +114,7 @@ class Generation:
     stalled engine. on_abort: asks the engine to stop the sequence; it is called with this object's lock held, so it
     must not block. queue_position: where the request waits, None once it has started. commit_early: asked for an answer
     that waits whether it may be committed before it starts; if so, it is. max_tokens: the bound of its length.
+    prompt_token_ids: () unless the request wants them.
     """
 
     def __init__(
@@ -126,8 +127,9 @@ class Generation:
         queue_position: Callable[[], QueuePosition | None] = lambda: None,
         commit_early: Callable[[Generation], bool] = lambda generation: True,
         max_tokens: int = 0,
+        prompt_token_ids: tuple[int, ...] = (),
     ) -> None:
-        self.request_id = request_id
+        self.request_id, self.prompt_token_ids = request_id, prompt_token_ids
         self.prompt_tokens, self.max_tokens = prompt_tokens, max_tokens
         self.queue_position = queue_position
         self._commit_early = commit_early

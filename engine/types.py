@@ -36,8 +36,9 @@ class SamplingParams:
 
     max_tokens: maximum number of new tokens; fit_context: it gives way to what the prompt leaves of the context.
     temperature: 0 is greedy. top_k: 0 keeps all. logprobs: number of alternatives for each token (None: no log
-    probabilities). stop: strings that end the answer and are not shown. seed:
-    the same seed gives the same answer, whatever else is in the batch. token_mask: a grammar.
+    probabilities). stop: strings that end the answer and are not shown. seed: the same seed gives the same answer,
+    whatever else is in the batch. token_mask: a grammar. min_tokens: before so many tokens no end token is drawn and
+    no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
     """
 
     max_tokens: int
@@ -55,6 +56,8 @@ class SamplingParams:
     token_mask: TokenMask | None = None
     ignore_eos: bool = False
     fit_context: bool = False
+    min_tokens: int = 0
+    return_token_ids: bool = False
 
     def within(self, room: int) -> SamplingParams:
         """Return the parameters where `room` tokens are left of the context."""
@@ -232,8 +235,8 @@ class Timings:
 class Completion:
     """A finished answer.
 
-    output_tokens counts every generated token, including an end-of-sequence token. stop: the stop string that ended it,
-    None where none did.
+    output_tokens counts every generated token, including an end-of-sequence token; token_ids are these. stop: the stop
+    string that ended it, None where none did.
     """
 
     text: str
@@ -244,6 +247,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     stop: str | None = None
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

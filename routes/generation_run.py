@@ -122,6 +122,10 @@ class Run:
         """Return the number of tokens of an answer's prompt."""
         return self._generations[number].prompt_tokens
 
+    def prompt_token_ids(self, number: int) -> list[int]:
+        """Return the tokens of an answer's prompt, if the request wants them."""
+        return list(self._generations[number].prompt_token_ids)
+
     def close(self) -> None:
         """Abort what is not finished, and stop watching the client."""
         self._release()

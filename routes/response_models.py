@@ -120,16 +120,20 @@ class AnswerMessage(Body):
 
 
 class ChatChoice(Body):
-    """One of the answers."""
+    """One of the answers. token_ids: its tokens, with `return_token_ids`."""
 
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason
+    token_ids: NotRequired[list[int]]
 
 
 class ChatCompletion(Body):
-    """The answers to a conversation. Streamed: events of `chat.completion.chunk`, then `[DONE]`."""
+    """The answers to a conversation. Streamed: events of `chat.completion.chunk`, then `[DONE]`.
+
+    prompt_token_ids: with `return_token_ids`.
+    """
 
     id: str
     object: Literal["chat.completion"]
@@ -137,6 +141,7 @@ class ChatCompletion(Body):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: NotRequired[list[int]]
 
 
 class Tokenization(Body):
@@ -164,12 +169,14 @@ class TextLogprobs(Body):
 
 
 class TextChoice(Body):
-    """One of the continuations."""
+    """One of the continuations. token_ids, prompt_token_ids: its tokens and its prompt's, with `return_token_ids`."""
 
     index: int
     text: str
     logprobs: TextLogprobs | None
     finish_reason: FinishReason
+    token_ids: NotRequired[list[int]]
+    prompt_token_ids: NotRequired[list[int]]
 
 
 class TextCompletion(Body):

@@ -79,6 +79,7 @@ class ScriptedBackend:
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
+        self.token_ids: tuple[int, ...] = ()
         self.submitted: list[GenerationRequest] = []
         self.tokenized: list[TokenizeRequest] = []
         self.detokenized: list[DetokenizeRequest] = []
@@ -117,6 +118,7 @@ class ScriptedBackend:
                 queue_position=lambda: self.queue_position,
                 commit_early=lambda generation: self.commits,
                 max_tokens=request.sampling.within(self.info.max_model_len - 7).max_tokens,
+                prompt_token_ids=tuple(range(7)) if request.sampling.return_token_ids else (),
             )
             self.submitted.append(request)
             self._open[request.request_id] = generation
@@ -212,9 +214,10 @@ class ScriptedBackend:
             self.timings,
             tuple(self.logprobs),
             stop=self.ended_by,
+            token_ids=self.token_ids,
         )
         generation = self._closed(request_id)
-        generation.push(Piece(self.text))
+        generation.push(Piece(self.text, self.token_ids))
         generation.finish(completion)
 
     def fail(self, request_id: str, error: ServiceError) -> None:

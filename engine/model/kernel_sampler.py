@@ -35,8 +35,9 @@ def _adjust(row: np.void, sequence: Sequence) -> object:
     """Set bias, penalties and grammar of a row; return what must be kept alive as long as the row."""
     params, adjustments, mask = sequence.sampling, sequence.adjustments, sequence.sampling.token_mask
     if adjustments is not None:
-        row["bias_ids"], row["num_bias"] = adjustments.bias_ids.buffer_info()
-        row["biases"] = adjustments.biases.buffer_info()[0]
+        bias_ids, biases = sequence.biases  # kept by the adjustments
+        row["bias_ids"], row["num_bias"] = bias_ids.buffer_info()
+        row["biases"] = biases.buffer_info()[0]
         row["counted_ids"], row["num_counted"] = adjustments.token_ids.buffer_info()
         row["counts"] = adjustments.counts.buffer_info()[0]
         row["repetition"] = params.repetition_penalty

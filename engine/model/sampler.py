@@ -114,8 +114,9 @@ def apply_adjustments(logits: Tensor, sequence: Sequence) -> None:
     params, adjustments = sequence.sampling, sequence.adjustments
     if adjustments is None:
         return
-    if adjustments.bias_ids:
-        logits[_index(adjustments.bias_ids, logits)] += _column(adjustments.biases, logits)[:, 0]
+    bias_ids, biases = sequence.biases
+    if bias_ids:
+        logits[_index(bias_ids, logits)] += _column(biases, logits)[:, 0]
     if not adjustments.token_ids:
         return
     ids, counts = _index(adjustments.token_ids, logits), _column(adjustments.counts, logits)[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
-from engine.schedule.adjustments import Adjustments
+from engine.schedule.adjustments import Adjustments, Biases
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
 from engine.schedule.token_logprobs import TokenLogprobs
 from engine.text.detokenizer import Detokenizer
@@ -53,6 +54,7 @@ class Sequence:
     cache, to which blocks are appended as it grows; any other change makes a new list. pending: how many tokens after
     token_ids launched steps sample; num_computed counts them once a later step is launched.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
+    end_token_ids: those that may not be drawn before `min_tokens`.
     adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
     rope_delta and image_embeds are the runner's. Times are on the engine's clock, in seconds.
     """
@@ -65,6 +67,7 @@ class Sequence:
     prefix_keys: list[Hashable]
     images: Any = None
     scope: PrefixScope = EVERYBODY
+    end_token_ids: frozenset[int] = frozenset()
     positions: Any = None
     image_embeds: Any = None
     rope_delta: int = 0
@@ -106,8 +109,8 @@ class Sequence:
         self.deadline = self.arrival + request.timeout
         self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
         penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
-        adjusted = penalized or sampling.logit_bias
-        self.adjustments = Adjustments(sampling, self.token_ids) if adjusted else None
+        adjusted = penalized or sampling.logit_bias or sampling.min_tokens
+        self.adjustments = Adjustments(sampling, self.token_ids, self.end_token_ids) if adjusted else None
         self.needs_its_tokens = bool(penalized) or sampling.token_mask is not None
         self.adjusts_logits = self.needs_its_tokens or self.adjustments is not None
 
@@ -164,9 +167,20 @@ class Sequence:
             self._uniforms.append(self._random.random())
         return self._uniforms[ahead]
 
+    @property
+    def biases(self) -> Biases:
+        """The biases of the next token: token ids and what is added to their logits."""
+        if self.adjustments is None:
+            return array("i"), array("f")
+        if self.num_output + self.pending < self.sampling.min_tokens:
+            return self.adjustments.held
+        return self.adjustments.bias_ids, self.adjustments.biases
+
     def append(self, token_id: int) -> None:
         """Append a token of the answer."""
         self.token_ids.append(token_id)
+        if self.num_output == self.sampling.min_tokens + 1 and self.sampling.min_tokens:
+            self.detokenizer.look_for(self.sampling.stop)
         if self._uniforms:
             self._uniforms.popleft()
         if self.adjustments is not None:
@@ -209,6 +223,7 @@ class Sequence:
             logprobs=tuple(self.logprobs),
             cached_tokens=self.cached_tokens,
             stop=self.detokenizer.stop,
+            token_ids=tuple(self.token_ids[self.num_prompt :]),
         )
 
     def release(self) -> None:

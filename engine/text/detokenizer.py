@@ -117,13 +117,17 @@ class Detokenizer:
         self.stop: str | None = None
         self._table = table
         self._texts = table.texts
-        self._stops = stop
-        self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
+        self.look_for(stop)
         self._decoder: codecs.IncrementalDecoder | None = None
         self._at_start = table.strips  # no text yet, so a space mark would be dropped
         self._pending = self._at_start  # the next token cannot be looked up: bytes are pending, or it is the first
         self._bytes = b""  # the possible start of a marker
         self._held = ""  # the possible start of a stop string
+
+    def look_for(self, stop: tuple[str, ...]) -> None:
+        """Stop at these strings in the text that comes from now on."""
+        self._stops = stop
+        self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
 
     @property
     def table(self) -> TokenTable:

@@ -29,11 +29,10 @@ def mask_of(
     constrained = answer_format is not None or toolbox.forced
     if constrained and thinking:
         raise ValidationError("Reasoning cannot be combined with an answer of a fixed form.", names.reasoning)
-    if constrained and sampling.ignore_eos:
-        raise ValidationError(
-            f"{names.ignore_eos} cannot be combined with an answer of a fixed form.", names.ignore_eos
-        )
-    if sampling.ignore_eos:  # no grammar goes on behind its end
+    lengthens = names.ignore_eos if sampling.ignore_eos else names.min_tokens if sampling.min_tokens else None
+    if constrained and lengthens:
+        raise ValidationError(f"{lengthens} cannot be combined with an answer of a fixed form.", lengthens)
+    if lengthens:  # no grammar goes on behind its end
         return lambda: None
     shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:

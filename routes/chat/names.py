@@ -20,3 +20,4 @@ class FieldNames:
     tool_choice: str = "tool_choice"
     max_tokens: str = "max_tokens"
     ignore_eos: str = "ignore_eos"
+    min_tokens: str = "min_tokens"

@@ -14,7 +14,10 @@ from routes.sampling import default_sampling
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The sampling fields of a request; None takes the checkpoint's value, or a neutral one."""
+    """The sampling fields of a request; None takes the checkpoint's value, or a neutral one.
+
+    return_token_ids: the tokens of prompt and answers are shown too.
+    """
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -28,6 +31,8 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0
+    return_token_ids: bool = False
 
 
 def choices(
@@ -60,6 +65,8 @@ def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> Sampl
         stop=sampling.stop,
         logprobs=logprobs,
         ignore_eos=sampling.ignore_eos,
+        min_tokens=sampling.min_tokens,
+        return_token_ids=sampling.return_token_ids,
     )
 
 

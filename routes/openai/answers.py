@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edge import errors
 from engine.errors import ServiceError
+from engine.text.spelling import name_of
 from engine.types import Completion, TokenLogprob
 from routes import response_models, sse
 from routes.response_models import (
@@ -45,58 +46,72 @@ def usage(completions: Sequence[Completion], prompts: int = 1) -> Usage:
     )
 
 
-def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """Return log probabilities as chats show them, without tokens that have no text, such as the end token."""
-    return ChatLogprobs(content=[_chosen(token) for token in tokens if token.token], refusal=None)
+def chat_logprobs(tokens: Sequence[TokenLogprob], as_ids: bool = False) -> ChatLogprobs:
+    """Return log probabilities as chats show them, without tokens that have no text, such as the end token.
+
+    as_ids: name every token by its id, those without a text too.
+    """
+    return ChatLogprobs(content=[_chosen(token, as_ids) for token in tokens if as_ids or token.token], refusal=None)
 
 
-def _chosen(token: TokenLogprob) -> ChosenTokenLogprob:
+def _chosen(token: TokenLogprob, as_ids: bool) -> ChosenTokenLogprob:
     return ChosenTokenLogprob(
-        token=token.token,
+        token=_id_name(token.token_id) if as_ids else token.token,
         logprob=_finite(token.logprob),
         bytes=list(_data(token)),
         top_logprobs=[
-            response_models.TokenLogprob(token=text, logprob=_finite(logprob), bytes=list(data))
-            for text, logprob, data in _alternatives(token)
+            response_models.TokenLogprob(
+                token=_id_name(token_id) if as_ids else text, logprob=_finite(logprob), bytes=list(data)
+            )
+            for token_id, text, logprob, data in _alternatives(token)
         ],
     )
 
 
-def text_logprobs(tokens: Sequence[TokenLogprob], before: int = 0) -> TextLogprobs:
+def text_logprobs(tokens: Sequence[TokenLogprob], before: int = 0, as_ids: bool = False) -> TextLogprobs:
     """Return log probabilities as plain completions show them; the sampled token is always among the likeliest.
 
-    before: how many characters stand before the answer in the text that is shown.
+    before: how many characters stand before the answer in the text that is shown; as_ids: as for chats.
     """
-    shown = [token for token in tokens if token.token]
+    shown = [token for token in tokens if as_ids or token.token]
     return TextLogprobs(
-        tokens=[_name(token.token, _data(token)) for token in shown],
+        tokens=[_name(token.token_id, token.token, _data(token), as_ids) for token in shown],
         token_logprobs=[_finite(token.logprob) for token in shown],
-        top_logprobs=[_top(token) for token in shown],
+        top_logprobs=[_top(token, as_ids) for token in shown],
         text_offset=[before + token.offset for token in shown],
     )
 
 
-def _top(token: TokenLogprob) -> dict[str, float]:
-    others = zip(token.top, _alternatives(token), strict=True)
-    top = {_name(text, data): _finite(value) for (one, _, _), (text, value, data) in others if one != token.token_id}
-    own = {_name(token.token, _data(token)): _finite(token.logprob)}
+def _top(token: TokenLogprob, as_ids: bool) -> dict[str, float]:
+    top = {
+        _name(token_id, text, data, as_ids): _finite(value)
+        for token_id, text, value, data in _alternatives(token)
+        if token_id != token.token_id
+    }
+    own = {_name(token.token_id, token.token, _data(token), as_ids): _finite(token.logprob)}
     ranked = sorted((top | own).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked)
 
 
-def _name(text: str, data: bytes) -> str:
+def _name(token_id: int, text: str, data: bytes, as_id: bool) -> str:
     """Return a token's text, for a part of a character its bytes as OpenAI spells them: all parts have one text."""
-    return text if text.encode() == data else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+    if as_id:
+        return _id_name(token_id)
+    return text if text.encode() == data else name_of(data)
+
+
+def _id_name(token_id: int) -> str:
+    return f"token_id:{token_id}"  # as vLLM names it
 
 
 def _data(token: TokenLogprob) -> bytes:
     return token.token.encode() if token.data is None else token.data
 
 
-def _alternatives(token: TokenLogprob) -> list[tuple[str, float, bytes]]:
-    """Return the likeliest tokens, each with its text, log probability and bytes."""
+def _alternatives(token: TokenLogprob) -> list[tuple[int, str, float, bytes]]:
+    """Return the likeliest tokens, each with its id, text, log probability and bytes."""
     data = token.top_data or tuple(text.encode() for _, text, _ in token.top)
-    return [(text, logprob, own) for (_, text, logprob), own in zip(token.top, data, strict=True)]
+    return [(*one, own) for one, own in zip(token.top, data, strict=True)]
 
 
 def _finite(logprob: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.types import Completion, Piece, TokenLogprob
@@ -14,6 +15,22 @@ from routes.response_models import CalledFunction, ChatFinishReason, ChatLogprob
 HOLE = sse.TextEvents.HOLE
 
 
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a request wants to see of the tokens: log probabilities, by text or by id, and their ids."""
+
+    logprobs: bool
+    token_ids: bool
+    as_ids: bool
+
+    def __bool__(self) -> bool:
+        return self.logprobs or self.token_ids
+
+    def shown(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+        """Return log probabilities as bodies show them, None if they are not wanted."""
+        return answers.chat_logprobs(tokens, self.as_ids) if self.logprobs else None
+
+
 class ChoiceEvents:
     """The events of one answer that consists of text alone. chunk: makes the object of an event from its choices."""
 
@@ -21,9 +38,9 @@ class ChoiceEvents:
         self._chunk, self._index = chunk, index
         self._text = self._texts({"content": HOLE})
 
-    def begin(self) -> bytes:
-        """Return the first event."""
-        return sse.event(self._change({"role": "assistant", "content": ""}))
+    def begin(self, more: dict[str, Any]) -> bytes:
+        """Return the first event. more: further fields of its object."""
+        return sse.event(self._change({"role": "assistant", "content": ""}) | more)
 
     def show(self, piece: Piece) -> bytes:
         """Return the events for a piece, b"" if there are none."""
@@ -36,35 +53,39 @@ class ChoiceEvents:
     def _texts(self, delta: dict[str, Any]) -> sse.TextEvents:
         return sse.TextEvents(self._change(delta))
 
-    def _change(self, delta: dict[str, Any], end: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+    def _change(
+        self, delta: dict[str, Any], end: str | None = None, logprobs: Any = None, more: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         choice = {"index": self._index, "delta": delta, "logprobs": logprobs, "finish_reason": end}
-        return self._chunk([choice])
+        return self._chunk([choice | (more or {})])
 
 
 class ParsedChoiceEvents(ChoiceEvents):
-    """The events of one answer with log probabilities, calls or reasoning."""
+    """The events of one answer with calls, reasoning or details of its tokens."""
 
     def __init__(
-        self, chunk: Callable[[list[Any]], dict[str, Any]], index: int, parser: OutputParser, logprobs: bool
+        self, chunk: Callable[[list[Any]], dict[str, Any]], index: int, parser: OutputParser, details: Details
     ) -> None:
         super().__init__(chunk, index)
-        self._parser, self._with_logprobs = parser, logprobs
+        self._parser, self._details = parser, details
         self._reasoning = self._texts({"reasoning_content": HOLE})
         self._arguments = self._text  # of the call that is being written
         self._complete: list[bool] = []  # of each call that has ended
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
+        self._pending_ids: list[int] = []
 
     def show(self, piece: Piece) -> bytes:
         self._pending += piece.logprobs
+        self._pending_ids += piece.token_ids
         return self._shown(self._parser.feed(piece.text))
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
         reason = finish_reason(completion, bool(self._complete) and all(self._complete))
-        return rest + sse.event(self._change({}, reason, self._logprobs()))
+        return rest + sse.event(self._detailed({}, reason))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
-        show = self._with_logprob if self._with_logprobs else self._event
+        show = self._with_details if self._details else self._event
         return b"".join([show(part) for part in parts])
 
     def _event(self, part: Part) -> bytes:
@@ -82,16 +103,15 @@ class ParsedChoiceEvents(ChoiceEvents):
                 self._complete.append(part.complete)
                 return b""
 
-    def _with_logprob(self, part: Part) -> bytes:
-        if isinstance(part, CallEnd):
-            return self._event(part)
-        return sse.event(self._change(_delta(part), logprobs=self._logprobs()))
+    def _with_details(self, part: Part) -> bytes:
+        return self._event(part) if isinstance(part, CallEnd) else sse.event(self._detailed(_delta(part)))
 
-    def _logprobs(self) -> ChatLogprobs | None:
-        """Return the log probabilities of the tokens since the last event, None if there are none."""
-        logprobs = answers.chat_logprobs(self._pending) if self._with_logprobs else None
-        self._pending = []
-        return logprobs if logprobs and logprobs["content"] else None
+    def _detailed(self, delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
+        """Return the object of an event with the details of the tokens since the last one."""
+        logprobs = self._details.shown(self._pending)
+        more = {"token_ids": self._pending_ids} if self._details.token_ids else {}
+        self._pending, self._pending_ids = [], []
+        return self._change(delta, end, logprobs if logprobs and logprobs["content"] else None, more)
 
 
 def _delta(part: Content | Reasoning | CallBegin | CallArguments) -> dict[str, Any]:

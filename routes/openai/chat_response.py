@@ -12,7 +12,7 @@ from routes import sse
 from routes.chat.output import ParsedAnswer
 from routes.chat.task import ChatRun
 from routes.openai import answers
-from routes.openai.chat_events import ChoiceEvents, ParsedChoiceEvents, finish_reason, shown_call
+from routes.openai.chat_events import ChoiceEvents, Details, ParsedChoiceEvents, finish_reason, shown_call
 from routes.openai.requests import ChatRequest, StreamOptions
 from routes.openai.running_usage import RunningUsage
 from routes.response_models import (
@@ -27,7 +27,7 @@ class ChatResponse:
 
     def __init__(self, chat: ChatRun, body: ChatRequest) -> None:
         self._chat, self._run = chat, chat.run
-        self._logprobs = bool(body.logprobs)
+        self._details = Details(bool(body.logprobs), bool(body.return_token_ids), bool(body.return_tokens_as_token_ids))
         options = body.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
         counted = self._include_usage and options.continuous_usage_stats
@@ -37,7 +37,7 @@ class ChatResponse:
 
     def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the body with all answers."""
-        return ChatCompletion(
+        answer = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
@@ -45,6 +45,9 @@ class ChatResponse:
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions),
         )
+        if self._details.token_ids:
+            answer["prompt_token_ids"] = self._run.prompt_token_ids(0)
+        return answer
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
@@ -67,18 +70,22 @@ class ChatResponse:
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         answer = self._chat.parsed(completion)
-        return ChatChoice(
+        choice = ChatChoice(
             index=index,
             message=_message(answer),
-            logprobs=answers.chat_logprobs(completion.logprobs) if self._logprobs else None,
+            logprobs=self._details.shown(completion.logprobs),
             finish_reason=finish_reason(completion, answer.called),
         )
+        if self._details.token_ids:
+            choice["token_ids"] = list(completion.token_ids)
+        return choice
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
         choices = [self._choice_events(index) for index in range(len(self._run))]
+        prompt = {"prompt_token_ids": self._run.prompt_token_ids(0)} if self._details.token_ids else {}
         for choice in choices:
-            yield choice.begin()
+            yield choice.begin(prompt)
         for index, piece in (self._running_usage or self._run).pieces(idle):
             if piece is None:
                 completions[index] = self._run.completion(index)
@@ -94,9 +101,9 @@ class ChatResponse:
         yield answers.DONE
 
     def _choice_events(self, index: int) -> ChoiceEvents:
-        if self._chat.plain and not self._logprobs:
+        if self._chat.plain and not self._details:
             return ChoiceEvents(self.chunk, index)
-        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._logprobs)
+        return ParsedChoiceEvents(self.chunk, index, self._chat.new_parser(), self._details)
 
 
 def _message(answer: ParsedAnswer) -> AnswerMessage:

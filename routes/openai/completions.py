@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edge.request_state import request_state
-from engine.types import Completion, Prompt, TextPrompt, TokensPrompt
+from engine.types import Completion, Prompt, TextPrompt, TokenLogprob, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
 from routes.chat.masks import mask_of
@@ -62,7 +62,8 @@ class CompletionResponse:
 
     def __init__(self, run: Run, body: CompletionRequest, prompts: int) -> None:
         self._run, self._prompts = run, prompts
-        self._logprobs = body.logprobs is not None
+        self._logprobs, self._as_ids = body.logprobs is not None, bool(body.return_tokens_as_token_ids)
+        self._token_ids = bool(body.return_token_ids)
         options = body.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
         counted = self._include_usage and options.continuous_usage_stats
@@ -89,23 +90,36 @@ class CompletionResponse:
             yield answers.error_event(self._run.failed(error))
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
-        return TextChoice(
+        choice = TextChoice(
             index=index,
             text=completion.text,
-            logprobs=answers.text_logprobs(completion.logprobs) if self._logprobs else None,
+            logprobs=self._shown(completion.logprobs) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
+        if self._token_ids:
+            choice["token_ids"] = list(completion.token_ids)
+            choice["prompt_token_ids"] = self._run.prompt_token_ids(index)
+        return choice
+
+    def _shown(self, logprobs: Sequence[TokenLogprob]) -> TextLogprobs:
+        return answers.text_logprobs(logprobs, as_ids=self._as_ids)
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
+        unsaid = set(range(len(self._run))) if self._token_ids else set[int]()  # answers without an event
         plain = [self._text_events(index) for index in range(len(self._run))]
         for index, piece in (self._running_usage or self._run).pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
                 yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))
-            elif self._logprobs and piece.logprobs:
-                logprobs = answers.text_logprobs(piece.logprobs)
-                yield sse.event(self._chunk([_change(index, piece.text, logprobs)]))
+            elif (self._logprobs and piece.logprobs) or (self._token_ids and piece.token_ids):
+                change = _change(index, piece.text, self._shown(piece.logprobs) if piece.logprobs else None)
+                if self._token_ids:
+                    change["token_ids"] = list(piece.token_ids)
+                if index in unsaid:
+                    unsaid.remove(index)
+                    change["prompt_token_ids"] = self._run.prompt_token_ids(index)
+                yield sse.event(self._chunk([change]))
             elif piece.text:
                 yield plain[index](piece.text)
             elif not piece.token_ids:

@@ -101,6 +101,9 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
     stream: bool | None = Field(None, description="true or false")
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = Field(None, description="true or false")
+    min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="an integer of at least 0")
+    return_token_ids: bool | None = Field(None, description="true or false")
+    return_tokens_as_token_ids: bool | None = Field(None, description="true or false")
 
 
 class ChatTemplateKwargs(OpenaiRequest):

@@ -9,8 +9,12 @@ from routes.openai.requests import ChatRequest, SamplingRequest
 
 def sampling(body: SamplingRequest) -> Sampling:
     """Return the sampling fields. Raises ValidationError if two fields contradict each other."""
+    max_tokens, min_tokens = _max_tokens(body), body.min_tokens or 0
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise ValidationError("min_tokens must be at most max_tokens.", "min_tokens")
     return Sampling(
-        max_tokens=_max_tokens(body),
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -22,6 +26,7 @@ def sampling(body: SamplingRequest) -> Sampling:
         seed=body.seed,
         stop=_stops(body),
         ignore_eos=bool(body.ignore_eos),
+        return_token_ids=bool(body.return_token_ids),
     )
 
 

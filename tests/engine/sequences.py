@@ -25,16 +25,19 @@ def sequence(
     wait=30.0,
     timeout=300.0,
     on_abort=lambda: None,
+    ends=(),
     **params,
 ):
-    """Return a sequence that waits, its prompt `tokens` letters long."""
+    """Return a sequence that waits, its prompt `tokens` letters long. ends: the end tokens."""
     prompt = [number % 26 for number in range(tokens)]
     sampling = SamplingParams(max_tokens, **params)
     priority = Priority.BATCH if batch else Priority.INTERACTIVE
     name = f"{client}-{next(_numbers)}"
     request = GenerationRequest(name, TokensPrompt(tuple(prompt)), sampling, client, priority, wait, timeout)
     generation = Generation(name, tokens, time.monotonic() + PATIENCE, on_abort)
-    return Sequence(request, prompt, generation, Detokenizer(LETTERS, sampling.stop), arrival, list(prompt))
+    detokenizer = Detokenizer(LETTERS, sampling.stop)
+    ends = frozenset(ends)
+    return Sequence(request, prompt, generation, detokenizer, arrival, list(prompt), end_token_ids=ends)
 
 
 def outcome(submitted):

@@ -212,6 +212,55 @@ def test_the_end_token_ends_an_answer_unless_ignored(driver):
     assert outcome(ignoring).output_tokens == 5
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 1.3, "seed": 3},
+        {"temperature": 1e-4, "top_p": 0.9, "seed": 3},
+        {"temperature": 2.0, "top_k": 5, "min_p": 0.01, "seed": 3, "repetition_penalty": 10.0},
+        {"presence_penalty": -2.0},
+        {"logprobs": 2},
+    ],
+    ids=str,
+)
+def test_no_end_token_is_drawn_before_the_least_length(driver, params):
+    """Nor by a bias that asks for nothing else; right behind it, and for the other rows, the bias counts again."""
+    end = {min(driver.loaded.eos_token_ids): 1000.0}
+    beside = driver.submit(chat("Диван"), 9, logit_bias=end)
+    held = [driver.submit(chat("Диван"), 9, logit_bias=end, min_tokens=least, **params) for least in (1, 4, 8, 9)]
+    driver.run()
+    assert [outcome(row).output_tokens for row in (beside, *held)] == [1, 2, 5, 9, 9]
+    assert [outcome(row).finish_reason for row in held] == ["stop", "stop", "stop", "length"]
+    for row in held:
+        assert not driver.loaded.eos_token_ids & {*outcome(row).token_ids[: row.sampling.min_tokens]}
+
+
+def test_no_stop_string_ends_an_answer_before_the_least_length(driver):
+    """It stays in the text; one in what comes behind it ends the answer."""
+    free = driver.submit(chat("Диван"), 12, ignore_eos=True)
+    driver.run()
+    text = outcome(free).text
+    stop = next(letter for letter in text if letter.strip())
+    cut = driver.submit(chat("Диван"), 12, ignore_eos=True, stop=(stop,))
+    held = driver.submit(chat("Диван"), 12, ignore_eos=True, stop=(stop,), min_tokens=5)
+    driver.run()
+    assert stop not in outcome(cut).text
+    assert stop in outcome(held).text
+    assert text.startswith(outcome(held).text)
+    assert 5 < outcome(held).output_tokens
+
+
+def test_the_tokens_of_an_answer_are_told(driver):
+    """Those of the prompt too, if they are wanted."""
+    plain = driver.submit(chat("Диван"), 5, ignore_eos=True)
+    asked = driver.submit(chat("Диван"), 5, ignore_eos=True, return_token_ids=True)
+    driver.run()
+    assert outcome(asked).token_ids == outcome(plain).token_ids == tuple(asked.token_ids[-5:])
+    assert asked.generation.prompt_token_ids == tuple(asked.token_ids[:-5])
+    assert plain.generation.prompt_token_ids == ()
+
+
 def test_log_probabilities_have_a_row_for_each_token(driver):
     """With the requested number of alternatives, best first, and the greedy token as the first of them."""
     submitted = driver.submit(chat("Диван"), 6, logprobs=3)

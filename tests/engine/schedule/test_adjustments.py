@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine.schedule.adjustments import HELD
 from tests.engine.sequences import sequence
 
 
@@ -13,6 +14,11 @@ def adjusted(output, **params):
     for token in output:
         made.append(token)
     return made.adjustments
+
+
+def biases(one):
+    """Return what is added to the logits of the next token."""
+    return dict(zip(*(part.tolist() for part in one.biases), strict=True))
 
 
 def counted(adjustments):
@@ -32,6 +38,21 @@ def test_a_repetition_penalty_applies_to_the_prompt_too():
     adjustments = adjusted([9, 3, 9, 30], repetition_penalty=1.2)
     assert counted(adjustments) == {0: 0, 1: 0, 2: 0, 3: 1, 9: 2, 30: 1}
     assert adjustments.token_ids.tolist() == [0, 1, 2, 3, 9, 30]
+
+
+def test_an_end_token_is_held_back_until_the_least_length():
+    """Steps that are launched and not read count; a bias of that token does not, before."""
+    one = sequence(logit_bias={7: 1.5, 25: 100.0}, min_tokens=2, ends={25, 24})
+    held = {7: 1.5, 25: HELD, 24: HELD}
+    assert biases(one) == held
+    one.append(3)
+    assert biases(one) == held
+    one.pending = 1
+    assert biases(one) == {7: 1.5, 25: 100.0}
+    one.append(3)
+    one.pending = 0
+    assert biases(one) == {7: 1.5, 25: 100.0}
+    assert one.needs_its_tokens is False
 
 
 def test_a_bias_alone_counts_nothing():

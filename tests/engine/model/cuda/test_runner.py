@@ -60,6 +60,16 @@ def test_answers_about_images_equal_one_by_one_generate(vision_model, vision_fol
     run_schedules(SCHEDULES, cases, loaded, runner(loaded))
 
 
+def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernels):
+    """The step that is launched before the last token is read knows how many there are."""
+    driver = Driver(*text_runner(text_folder))
+    end = {min(driver.loaded.eos_token_ids): 1000.0}
+    params = {}, {"presence_penalty": 0.5}
+    held = [driver.submit(chat("Диван"), 9, logit_bias=end, min_tokens=4, **one) for one in params]
+    driver.run()
+    assert [row.generation.result().output_tokens for row in held] == [5, 5]
+
+
 def probe(tokens):
     """Return a sequence of so many tokens that holds the first row and blocks."""
     held = sequence(tokens=tokens)
