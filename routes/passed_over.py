@@ -84,7 +84,7 @@ HINTS = hints(
     "kv_transfer_params ec_transfer_params routed_dp_rank data_parallel_rank disagg_prefill_dp_rank",
     "bootstrap_host bootstrap_port bootstrap_room routed_experts_start_len routed_experts_prompt_start",
     # llama.cpp, Ollama, LM Studio: caches, slots, timings, drafts.
-    "cache_prompt id_slot slot_id n_keep n_discard n_cache_reuse timings_per_token return_progress sse_ping_interval",
+    "cache_prompt id_slot n_keep n_cache_reuse timings_per_token return_progress sse_ping_interval",
     "keep_alive shift ttl draft_model speculative.n_max speculative.n_min speculative.p_min backend_sampling",
     # What tunes a way of sampling that another field, a neutral one below, switches on.
     "mirostat_tau mirostat_eta mirostat_lr mirostat_target dynatemp_exponent dynatemp_low dynatemp_high repeat_last_n",
@@ -180,9 +180,15 @@ HISTORY = PassedOver(
 )
 TOOL = PassedOver(hints("cache_control defer_loading eager_input_streaming allowed_callers"))
 FORMAT = PassedOver(hints("name description strict"))
-# Templates take what they know and ignore the rest; these would change any of them.
+# Templates take what they know and ignore the rest; these are no variables of theirs, or would change any of them.
 TEMPLATE = PassedOver(
-    neutral=joined([neutral((True,), "add_generation_prompt"), neutral((False,), "continue_final_message")]),
+    neutral=joined(
+        [
+            neutral((True,), "add_generation_prompt"),
+            neutral((False,), "continue_final_message"),
+            neutral((), "chat_template tokenize documents"),
+        ]
+    ),
     rest=True,
 )
 STREAM_OPTIONS = PassedOver(rest=True)
