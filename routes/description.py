@@ -1,7 +1,7 @@
 """The description of every route, in OpenAPI 3.1, generated from the code that serves it.
 
-Paths, methods and access come from the route table; request bodies from the models that validate them; responses from
-the typed dictionaries that the views fill; summaries from the views' docstrings.
+Paths, methods and access come from the route table; bodies from `described_schemas`; headings and summaries from the
+English locale, which the page at /api/docs shows in the reader's language; sections from `sections`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask
-from pydantic import TypeAdapter
 from werkzeug.routing import Rule
 
-from edge import bodies
+from edge import bodies, operator_session
 from edge.failure_shapes import Shape, shape_of
-from edge.route_table import JSON, ROUTES, Budget, Need, Row
-from routes.route_bodies import ANY, EVENTS, HTML, LINES, Model, RouteBodies, route_bodies
+from edge.route_table import JSON, ROUTES, Budget, Need, Row, names_of
+from routes.code_samples import CodeSample, code_samples
+from routes.described_schemas import SCHEMAS, component_schemas, query_schema
+from routes.locale import DEFAULT, LOCALES
+from routes.route_bodies import EVENTS, FILES, HTML, LINES, TEXT, Model, RouteBodies, route_bodies
+from routes.sections import SECTIONS, section_of
 from routes.services import services
 from telemetry.version import VERSION
 
-SCHEMAS = "#/components/schemas/{model}"
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
-FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF, BMP, AVIF or ICO, at most 16 MiB"}
-DATA_URL = {"type": "string", "format": "image-data-url", "description": "data:image/png;base64,..."}
+LICENSE = {"name": "Internal use only", "identifier": "LicenseRef-Avito-internal"}
 ABOUT = (
     "Two language models, one for text and one for questions about images, behind a JSON API and APIs compatible with "
     "OpenAI's and Anthropic's. Every response has the headers `X-Request-ID` and `X-Response-Time`. In a request, "
@@ -37,7 +38,7 @@ FAILURES: Mapping[Shape, Model] = {
     Shape.ANTHROPIC: bodies.AnthropicFailure,
 }
 STATUSES = {
-    400: "The request is not valid; the message names the field.",
+    400: "The request is not valid; the message names the field that is wrong, if it is one.",
     401: "The administrator's key is missing or wrong.",
     403: "This caller may not use this address.",
     404: "There is nothing at this address.",
@@ -48,50 +49,84 @@ STATUSES = {
     503: "The service is at capacity or not ready; `Retry-After` holds the seconds to wait.",
     504: "The request did not finish in time.",
 }
+REDIRECTS = {303: "Done; the page is at `Location`."}
+LOCATION = {"description": "The address of the page.", "schema": {"type": "string"}}
+SECURITY_SCHEMES = {
+    "admin": {"type": "http", "scheme": "bearer", "description": "ADMIN_KEY"},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": operator_session.COOKIE,
+        "description": "Of the sign-in form",
+    },
+}
+# Who may call a route: any one of these. {} is a caller without a key, from the same machine where a key is an option.
+SECURITY: Mapping[Need, list[dict[str, list[str]]]] = {
+    Need.OPEN: [{}],
+    Need.PROBE: [{}],
+    Need.LOCAL_OR_ADMIN: [{"admin": []}, {}],
+    Need.OPERATOR: [{"session": []}, {"admin": []}, {}],
+}
 
 
 def describe(app: Flask) -> dict[str, Any]:
     """Return the description of this application, as an OpenAPI 3.1 document."""
     routes = route_bodies(services(app).request_models, services(app).openai_models)
-    rules = sorted(app.url_map.iter_rules(), key=lambda rule: list(ROUTES).index(_name(rule)[0]))
+    rules = {name: rule for rule in app.url_map.iter_rules() for name in names_of(rule)}
     paths: dict[str, Any] = {}
-    for rule in rules:
-        for name in _name(rule):
-            path = PARAMETER.sub(r"{\1}", rule.rule)
-            paths.setdefault(path, {})[name.split()[0].lower()] = _operation(app, name, rule, routes.get(name))
-    schemas = _schemas(routes)
-    _name_models(schemas, app)
+    for name in sorted(rules, key=_order):
+        rule = rules[name]
+        path = PARAMETER.sub(r"{\1}", rule.rule)
+        paths.setdefault(path, {})[name.split()[0].lower()] = _operation(app, name, rule, routes.get(name))
+    texts = LOCALES[DEFAULT].texts["docs"]["sections"]
+    ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Avito AI API", "version": VERSION, "description": ABOUT},
+        "info": {"title": "Avito AI API", "version": VERSION, "description": ABOUT, "license": LICENSE},
         "servers": [{"url": "/"}],
+        "tags": [{"name": texts[one.key]["heading"], "description": texts[one.key]["about"]} for one in SECTIONS],
         "paths": paths,
         "components": {
-            "schemas": schemas,
-            "securitySchemes": {"admin": {"type": "http", "scheme": "bearer", "description": "ADMIN_KEY"}},
+            "schemas": component_schemas(routes, FAILURES.values(), ids),
+            "securitySchemes": SECURITY_SCHEMES,
         },
     }
 
 
+def _order(name: str) -> tuple[int, int]:
+    return SECTIONS.index(section_of(name.split()[1])), list(ROUTES).index(name)
+
+
 def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> dict[str, Any]:
     row = ROUTES[name]
-    route = route or RouteBodies({ANY: None})
-    view = app.view_functions[rule.endpoint]
+    route = route or RouteBodies(dict.fromkeys(FILES))
+    view, texts = app.view_functions[rule.endpoint], LOCALES[DEFAULT].texts["docs"]
     operation: dict[str, Any] = {
         "operationId": rule.endpoint.replace(".", "_"),
-        "tags": [_tag(rule.rule)],
-        "summary": (view.__doc__ or rule.endpoint).partition("\n")[0].strip(),
+        "tags": [texts["sections"][section_of(rule.rule).key]["heading"]],
+        "summary": texts["operations"].get(rule.endpoint.replace(".", "_"), (view.__doc__ or "").partition("\n")[0]),
+        "security": SECURITY[row.need],
         "responses": _responses(rule, row, route),
     }
     if note := _note(row):
         operation["description"] = note
     if parameters := _parameters(rule, route):
         operation["parameters"] = parameters
+    samples = code_samples(name, route)
     if row.bodies:
-        operation["requestBody"] = {"required": True, "content": _request_bodies(row, route)}
-    if row.need is Need.LOCAL_OR_ADMIN:
-        operation["security"] = [{"admin": []}, {}]
+        operation["requestBody"] = {"required": True, "content": _request_bodies(row, route, samples)}
+    if samples:
+        operation["x-codeSamples"] = [shown for one in samples for shown in _programs(one)]
     return operation
+
+
+def _programs(sample: CodeSample) -> list[dict[str, str]]:
+    """Return an example as those who show OpenAPI documents read programs."""
+    named = LOCALES[DEFAULT].texts["docs"]["examples"][sample.key]
+    return [
+        {"lang": "Shell", "label": f"{named}, curl", "source": sample.curl},
+        {"lang": "Python", "label": f"{named}, Python", "source": sample.python},
+    ]
 
 
 def _parameters(rule: Rule, route: RouteBodies) -> list[dict[str, Any]]:
@@ -100,14 +135,13 @@ def _parameters(rule: Rule, route: RouteBodies) -> list[dict[str, Any]]:
         {"name": one, "in": "path", "required": True, "schema": {"type": "string"}}
         for one in PARAMETER.findall(rule.rule)
     ]
-    asked = {} if route.query is None else route.query.model_json_schema()["properties"]
+    asked = {} if route.query is None else query_schema(route.query)
     return path + [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in asked.items()]
 
 
 def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
-    statuses = {404} if PARAMETER.search(rule.rule) else set()
-    statuses |= {400, 413, 415} if row.bodies else set()
-    statuses |= {400} if route.query is not None else set()
+    statuses = {400, 404} if PARAMETER.search(rule.rule) else {400}
+    statuses |= {413, 415} if row.bodies else set()
     statuses |= {429} if row.budget else set()
     statuses |= {500, 503, 504} if row.budget is Budget.GENERATION else set()
     statuses |= {503, 504} if row.budget is Budget.COUNTING else set()
@@ -119,7 +153,11 @@ def _responses(rule: Rule, row: Row, route: RouteBodies) -> dict[str, Any]:
     }
     failures = {status: _failure(rule.rule, status) for status in sorted(statuses)}
     others = {status: _other(status, model) for status, model in route.more.items()}
-    return {str(status): response for status, response in ({route.status: success} | failures | others).items()}
+    found = {route.status: success, **failures, **others}
+    if route.status in REDIRECTS:
+        found[route.status] = success | {"description": REDIRECTS[route.status], "headers": {"Location": LOCATION}}
+        found[200] = success | {"description": "The page, to a client that follows the redirect."}
+    return {str(status): response for status, response in sorted(found.items())}
 
 
 def _other(status: int, model: Model | None) -> dict[str, Any]:
@@ -129,76 +167,27 @@ def _other(status: int, model: Model | None) -> dict[str, Any]:
 
 def _failure(path: str, status: int) -> dict[str, Any]:
     model = FAILURES.get(shape_of(path))
-    kind = HTML if model is None else JSON
-    return {"description": STATUSES[status], "content": {kind: _media_type(model, kind)}}
+    # What is refused before any route is looked at, such as malformed HTTP, is plain text where failures are pages.
+    kinds = (JSON,) if model else (HTML, TEXT) if status == 400 else (HTML,)
+    return {"description": STATUSES[status], "content": {kind: _media_type(model, kind) for kind in kinds}}
 
 
 def _media_type(model: Model | None, kind: str) -> dict[str, Any]:
     if model is not None:
         return {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}
     # Events and lines are a sequence of objects, which a schema of the whole body cannot describe.
-    return {} if kind in (ANY, EVENTS, LINES) else {"schema": {"type": "object" if kind == JSON else "string"}}
+    if kind in (EVENTS, LINES) or kind in FILES:
+        return {}
+    return {"schema": {"type": "object" if kind == JSON else "string"}}
 
 
-def _request_bodies(row: Row, route: RouteBodies) -> dict[str, Any]:
-    return {kind: _media_type(route.requests.get(kind), JSON) for kind in row.bodies}
-
-
-def _schemas(routes: Mapping[str, RouteBodies]) -> dict[str, Any]:
-    requests = {model for one in routes.values() for model in one.requests.values()}
-    responses = {model for one in routes.values() for model in _response_models(one)}
-    models: Any = [(model.__name__, "validation", TypeAdapter(model)) for model in requests]
-    models += [(model.__name__, "serialization", TypeAdapter(model)) for model in (*responses, *FAILURES.values())]
-    models.sort(key=lambda model: model[0])
-    _, described = TypeAdapter.json_schemas(models, ref_template=SCHEMAS)
-    schemas: dict[str, Any] = described["$defs"]
-    for name in ("TextForm", "ImageForm", "ImageAnalyzeForm"):
-        _without_null(schemas[name])
-    for name in ("ImageForm", "ImageAnalyzeForm"):
-        schemas[name]["properties"]["image"] = FILE
-        schemas[name]["required"].append("image")
-    schemas["ImageAnalyzeRequest"]["properties"]["image"] = DATA_URL
-    schemas["ImageUrl"]["properties"]["url"] = DATA_URL
-    return schemas
-
-
-def _without_null(schema: dict[str, Any]) -> None:
-    """Remove null from the fields of a form, which cannot send it."""
-    for name, described in schema["properties"].items():
-        if "anyOf" in described:
-            (value,) = [option for option in described["anyOf"] if option != {"type": "null"}]
-            schema["properties"][name] = value | {"description": described["description"]}
-
-
-def _response_models(route: RouteBodies) -> list[Model]:
-    return [model for model in (*route.responses.values(), *route.more.values()) if model is not None]
-
-
-def _name_models(schemas: dict[str, Any], app: Flask) -> None:
-    """List the ids that requests can name, in the schemas of the requests."""
-    ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
-    for name in (
-        "ChatCompletionRequest",
-        "CompletionRequest",
-        "TokenizationRequest",
-        "DetokenizationRequest",
-        "ResponseRequest",
-        "MessagesRequest",
-        "CountTokensRequest",
-    ):
-        schemas[name]["properties"]["model"]["enum"] = ids
-
-
-def _name(rule: Rule) -> list[str]:
-    return [f"{method} {rule.rule}" for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
-
-
-def _tag(path: str) -> str:
-    if path.startswith("/v1"):
-        return "Anthropic's API" if shape_of(path) is Shape.ANTHROPIC else "OpenAI's API"
-    if path.startswith("/api/v1"):
-        return "JSON API"
-    return "Operation" if path.startswith(("/api", "/metrics", "/status")) else "Pages"
+def _request_bodies(row: Row, route: RouteBodies, samples: list[CodeSample]) -> dict[str, Any]:
+    names = LOCALES[DEFAULT].texts["docs"]["examples"]
+    content = {kind: _media_type(route.requests.get(kind), JSON) for kind in row.bodies}
+    shown = {one.key: {"summary": names[one.key], "value": one.body} for one in samples if one.body is not None}
+    if shown:
+        content[JSON]["examples"] = shown
+    return content
 
 
 def _note(row: Row) -> str:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from config import Settings
 from engine.errors import Message
+from routes.locale import LOCALES
 from routes.validation import RequestModel, Wording
 
 MAX_BATCH = 256
@@ -81,7 +82,7 @@ class ImageJsonRequest(StreamedImageRequest):
 class LanguageForm(RequestModel):
     """The language that a visitor chooses, and the page to return to."""
 
-    language: str
+    language: Annotated[str, Field(json_schema_extra={"enum": sorted(LOCALES)})]
     page: str | None = None
 
 

@@ -20,7 +20,8 @@ from routes.request_models import LanguageForm, RequestModels, SignInForm
 
 Model = type[BaseModel] | type[bodies.Body]
 
-ANY, HTML, TEXT, EVENTS, LINES = "*/*", "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
+HTML, TEXT, EVENTS, LINES = "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
+FILES = ("text/css", "text/javascript", "image/svg+xml", "image/png", "application/octet-stream")  # of the pages
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from routes.chat.conversation import Content, ConversationBuilder, ImageSource, 
 from routes.openai.messages import (
     AnsweredPart,
     AssistantMessage,
-    CalledFunction,
     ImagePart,
     Message,
+    PastFunction,
     RefusalPart,
     TextPart,
     ThoughtPart,
@@ -51,7 +51,7 @@ def _add_answer(message: AssistantMessage, path: str, builder: ConversationBuild
     builder.assistant(_content(message.content or message.refusal or "", f"{path}.content"), calls)
 
 
-def _past(call_id: str | None, function: CalledFunction) -> PastCall:
+def _past(call_id: str | None, function: PastFunction) -> PastCall:
     sent = function.arguments or ""
     return PastCall(call_id or "", function.name, sent.strip() or "{}" if isinstance(sent, str) else compact(sent))
 

@@ -62,7 +62,7 @@ class ThoughtPart(HistoryPart):
     type: Literal["thinking", "reasoning", "redacted_thinking"]
 
 
-class CalledFunction(HistoryPart):
+class PastFunction(HistoryPart):
     """The function of a call; arguments: a JSON text, or the object itself."""
 
     name: str
@@ -72,12 +72,12 @@ class CalledFunction(HistoryPart):
     ) = None
 
 
-class ToolCall(HistoryPart):
+class PastToolCall(HistoryPart):
     """A call in an earlier answer."""
 
     id: str | None = None
     type: Literal["function"] | None = None
-    function: CalledFunction
+    function: PastFunction
 
 
 TextParts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
@@ -118,8 +118,8 @@ class AssistantMessage(HistoryPart):
     role: Literal["assistant"]
     content: AssistantContent | None = None
     refusal: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
-    function_call: CalledFunction | None = None
+    tool_calls: Annotated[list[PastToolCall], Field(fail_fast=True)] | None = None
+    function_call: PastFunction | None = None
 
 
 class ToolMessage(HistoryPart):

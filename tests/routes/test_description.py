@@ -8,7 +8,11 @@ import pytest
 from app_production import create_app
 from config import load_settings
 from edge.route_table import ROUTES
+from routes.assets import FOLDER
 from routes.docs import prose
+from routes.locale import LOCALES
+from routes.route_bodies import FILES
+from routes.sections import SECTIONS, section_of
 from routes.services import services
 from tests.fakes import FakeMachine, scripted_models
 from tests.good_requests import call
@@ -55,6 +59,86 @@ def test_an_answer_has_the_described_shape(client, description, name):
     schema = responses[str(response.status_code)]["content"].get(response.mimetype, {}).get("schema")
     if response.is_json and schema is not None:
         jsonschema.validate(response.json, schema | {"components": description["components"]})
+
+
+def walked(value):
+    """Yield every object in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from walked(inner)
+
+
+def operations(description):
+    """Return every operation with its name."""
+    return {f"{method} {path}": one for path, two in description["paths"].items() for method, one in two.items()}
+
+
+def test_no_two_schemas_have_one_title(description):
+    """Generators name classes after titles; a title inside a schema would be one more."""
+    schemas = description["components"]["schemas"]
+    assert [name for name, schema in schemas.items() if schema["title"] != name] == []
+    assert [name for name in schemas if not re.fullmatch("[A-Za-z0-9]+", name)] == []
+    assert len({name.lower() for name in schemas}) == len(schemas)
+    bare = [{key: value for key, value in schema.items() if key != "title"} for schema in schemas.values()]
+    assert [one for one in walked(bare) if isinstance(one.get("title"), str)] == []
+
+
+def test_no_optional_field_has_a_default_of_null(description):
+    """Generators require a field that has a default, and every field without one that is not required is optional."""
+    assert [
+        one for one in walked(description) if "type" in one or "anyOf" in one if one.get("default", 0) is None
+    ] == []
+    asked = description["components"]["schemas"]["ChatCompletionRequest"]
+    assert asked["required"] == ["model", "messages"]
+    assert "default" not in asked["properties"]["max_tokens"]
+
+
+def test_every_operation_says_who_may_call_it(description):
+    """Also where it is everybody; a scheme that is named is described."""
+    schemes = set(description["components"]["securitySchemes"])
+    for name, operation in operations(description).items():
+        assert operation["security"], name
+        assert {scheme for one in operation["security"] for scheme in one} <= schemes
+    assert operations(description)["get /api/health"]["security"] == [{}]
+    assert operations(description)["post /api/metrics/reset"]["security"] == [{"admin": []}, {}]
+
+
+def test_the_operations_stand_in_the_order_of_their_sections(description):
+    """Each has one described tag; generation comes first, pages last."""
+    tags = [tag["name"] for tag in description["tags"]]
+    assert len(set(tags)) == len(tags) == len(SECTIONS)
+    assert all(tag["description"] for tag in description["tags"])
+    used = [tags.index(tag) for operation in operations(description).values() for tag in operation["tags"]]
+    assert used == sorted(used)
+    assert len(used) == len(ROUTES)
+    assert section_of("/v1/responses/input_tokens").key == "responses"
+    assert section_of("/v1/models").key == "chat"
+    assert section_of("/api/health/live").key == "health"
+    assert section_of("/avibe").key == section_of("/").key == "pages"
+
+
+def test_every_operation_can_be_refused_and_can_succeed(description):
+    """Malformed HTTP is a 400 everywhere; a client that follows redirects sees the page behind one."""
+    for name, operation in operations(description).items():
+        assert "200" in operation["responses"], name
+        assert "400" in operation["responses"], name
+    assert "Location" in operations(description)["post /language"]["responses"]["303"]["headers"]
+
+
+def test_every_operation_has_its_summary_in_each_language(description):
+    """English is what the document says."""
+    ids = {operation["operationId"]: operation["summary"] for operation in operations(description).values()}
+    assert len(ids) == len(ROUTES)
+    for locale in LOCALES.values():
+        assert set(locale.texts["docs"]["operations"]) >= set(ids)
+    assert {one: LOCALES["en"].texts["docs"]["operations"][one] for one in ids} == ids
+
+
+def test_the_types_of_the_static_files_are_described(client):
+    """Each file of the pages has one of them."""
+    kinds = {client.get(f"/static/{file.name}", buffered=True).mimetype for file in FOLDER.iterdir() if file.is_file()}
+    assert kinds <= set(FILES)
 
 
 def test_it_is_openapi_3_1_and_built_once(client):
