@@ -28,13 +28,15 @@ class NoPicture(Exception):
 class AvifPicture:
     """The stored size, and the code points of primaries and transfer (H.273), (2, 2) where they are not told.
 
-    associations: where the boxes start that tell which properties belong to which item.
+    associations: where the boxes start that tell which properties belong to which item. exif: where the kinds of items
+    stand that are EXIF data.
     """
 
     width: int
     height: int
     code_points: tuple[int, int] = (2, 2)
     associations: tuple[int, ...] = ()
+    exif: tuple[int, ...] = ()
 
 
 def is_avif(data: bytes) -> bool:
@@ -73,14 +75,27 @@ class _Reader:
     def picture(self) -> AvifPicture:
         top = self._inside(0, len(self._data))
         properties = self._properties(top[b"meta"]) if b"meta" in top else []
+        size = self._track(top[b"moov"]) if self._data[8:12] == SEQUENCE and b"moov" in top else None
+        if size is None:
+            place = next((start for kind, start, _ in properties if kind == b"ispe"), None)
+            if place is None:
+                raise NoPicture
+            width, height = self._unpack(">II", place + FULL)
+            size = width, height
         code_points = next((_code_points(self._data, box) for box in properties if self._is_nclx(box)), (2, 2))
-        if self._data[8:12] == SEQUENCE and b"moov" in top and (size := self._track(top[b"moov"])):
-            return AvifPicture(*size, code_points, tuple(self._associations))
-        for kind, start, _ in properties:
-            if kind == b"ispe":
-                width, height = self._unpack(">II", start + FULL)
-                return AvifPicture(width, height, code_points, tuple(self._associations))
-        raise NoPicture
+        exif = tuple(self._exif(top[b"meta"])) if b"meta" in top else ()
+        return AvifPicture(*size, code_points, tuple(self._associations), exif)
+
+    def _exif(self, meta: Box) -> Iterator[int]:
+        """Yield where the kinds of items stand that are EXIF data."""
+        items = self._inside(meta[1] + FULL, meta[2]).get(b"iinf")
+        if items is None:
+            return
+        wide = self._data[items[1]] > 0
+        for kind, start, _ in self._boxes(items[1] + FULL + (4 if wide else 2), items[2]):
+            place = start + (10 if self._data[start] > 2 else 8)
+            if kind == b"infe" and self._data[place : place + 4] == b"Exif":
+                yield place
 
     def _properties(self, meta: Box) -> list[Box]:
         """Return the properties of the primary item."""

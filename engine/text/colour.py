@@ -69,6 +69,11 @@ def _converted(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Im
     return image if converted is None else converted
 
 
+def is_profile(data: bytes) -> bool:
+    """Whether data begin as a profile does (ICC.1, 7.2.12)."""
+    return data[36:40] == b"acsp"
+
+
 def coded_profile(primaries: int, transfer: int) -> bytes | None:
     """Return the profile of code points of H.273, b"" for those of sRGB, None for unknown ones."""
     corners = CODED_PRIMARIES.get(primaries)

@@ -7,7 +7,7 @@ from io import BytesIO
 from PIL import AvifImagePlugin
 
 from engine.text import colour
-from engine.text.avif_header import NoPicture, read_avif
+from engine.text.avif_header import AvifPicture, NoPicture, read_avif
 from engine.text.formats.layer import Damaged, Layer, orientation_in
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each one takes memory
@@ -16,14 +16,13 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each one takes memory
 def decode(data: bytes) -> Layer:
     """Return the picture. Raises Damaged, or what Pillow raises.
 
-    The plugin tells a rotation or reflection of the container as EXIF does, and passes over the EXIF data's own, as
-    Chromium does.
+    The plugin tells a rotation or reflection of the container as EXIF does; those of the EXIF data do not count.
     """
     try:
         picture = read_avif(data)
     except NoPicture:
         raise Damaged from None
-    image = AvifImagePlugin.AvifImageFile(BytesIO(_with_distinct_boxes(data, picture.associations)))
+    image = AvifImagePlugin.AvifImageFile(BytesIO(_mended(data, picture)))
     if image.size != (picture.width, picture.height):
         raise Damaged
     image.load()
@@ -31,13 +30,15 @@ def decode(data: bytes) -> Layer:
     return Layer(image, profile, orientation_in(image.info.get("exif", b"").removeprefix(b"Exif\0\0")))
 
 
-def _with_distinct_boxes(data: bytes, associations: tuple[int, ...]) -> bytes:
-    """Return a file whose boxes of associations differ in their flags, as libavif wants them; early programs wrote some
-    that do not. The flags' second bit has no meaning.
+def _mended(data: bytes, picture: AvifPicture) -> bytes:
+    """Return a file that libavif reads, which refuses two kinds that browsers show.
+
+    Its boxes of associations differ in their flags, of which the second bit has no meaning; early programs wrote equal
+    ones. Its EXIF data, which may be damaged, are those of no known kind.
     """
-    if len(associations) < 2 or len({data[start : start + 4] for start in associations}) == len(associations):
-        return data
     changed = bytearray(data)
-    for number, start in enumerate(associations):
+    for number, start in enumerate(picture.associations):
         changed[start + 3] |= number << 1 & 0xFE
+    for place in picture.exif:
+        changed[place : place + 4] = b"none"
     return bytes(changed)

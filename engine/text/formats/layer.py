@@ -28,7 +28,7 @@ class Layer:
 
 
 def orientation_in(exif: bytes) -> int:
-    """Return the orientation that EXIF data tell in their first directory, 1 where they tell none.
+    """Return the first orientation that EXIF data tell in their first directory, 1 where they tell none.
 
     Source: EXIF 2.32, 4.6.2; TIFF 6.0, section 2.
     """
@@ -39,9 +39,9 @@ def orientation_in(exif: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, values, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if tag == ORIENTATION:
-                return value if (kind, values) == (SHORT, 1) and 1 <= value <= 8 else 1
+            *field, value = struct.unpack_from(order + "HHIH", exif, entry)
+            if field == [ORIENTATION, SHORT, 1] and 1 <= value <= 8:
+                return int(value)
     except struct.error:
         pass
     return 1

@@ -27,6 +27,7 @@ FRAME = struct.Struct(">IIII")  # the beginning of a frame's control: width, hei
 GREY, COLOURS, PALETTE = 0, 2, 3  # the colour types without an alpha channel
 KNOWN = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
 PIXELS = (b"IDAT", b"fdAT")
+INTENTS = (b"\0", b"\1", b"\2", b"\3")  # what may stand in an sRGB chunk
 PIECE = 2**20  # bytes that are inflated at once
 
 Chunk = tuple[bytes, memoryview]
@@ -174,13 +175,13 @@ def _differ(image: Image.Image, values: list[int]) -> Iterator[Image.Image]:
 
 def _profile(before: dict[bytes, memoryview]) -> bytes | None:
     """Return the profile of the colours: the first of those that the standard ranks, if it is one (section 4.3)."""
-    icc = _inflated(before.get(b"iCCP", memoryview(b"")))
     code_points = bytes(before.get(b"cICP", b""))
-    if len(code_points) == 4 and (profile := colour.coded_profile(*code_points[:2])) is not None:
+    if code_points[2:] == b"\0\1" and (profile := colour.coded_profile(*code_points[:2])) is not None:
         return profile
-    if icc:
+    icc = _inflated(before.get(b"iCCP", memoryview(b"")))
+    if icc is not None and colour.is_profile(icc):
         return icc
-    if b"sRGB" in before or len(before.get(b"gAMA", b"")) != 4:
+    if bytes(before.get(b"sRGB", b"")) in INTENTS or len(before.get(b"gAMA", b"")) != 4:
         return None
     (gamma,) = struct.unpack(">I", before[b"gAMA"])
     if not gamma:
@@ -191,9 +192,9 @@ def _profile(before: dict[bytes, memoryview]) -> bytes | None:
 
 
 def _inflated(chunk: memoryview) -> bytes | None:
-    """Return the profile in a chunk, behind its name and the number of its compression."""
-    name, _, rest = bytes(chunk[:80]).partition(b"\0")
-    if not rest:
+    """Return the profile in a chunk, behind its name and the number of its compression, which is 0."""
+    name, _, rest = bytes(chunk[:81]).partition(b"\0")
+    if not name or rest[:1] != b"\0":
         return None
     stream = zlib.decompressobj()
     try:

@@ -72,6 +72,17 @@ def orientation(number):
     return exif.tobytes()
 
 
+def tiff(*entries, order="<"):
+    """Return EXIF data: tag, type, count and value of each entry."""
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(entries))
+    return head + b"".join(struct.pack(order + "HHIHH", *entry, 0) for entry in entries) + bytes(4)
+
+
+def segment(marker, body):
+    """Return a segment of a JPEG."""
+    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+
+
 def bmp(size, depth, pixels, header=40, compression=0, masks=b"", palette=b"", used=0, offset=0):
     """Return a BMP. offset: of the pixels, by default right behind the palette."""
     width, height = size

@@ -41,6 +41,16 @@ def test_transparency_is_over_white():
     assert near([pixels.getpixel((2, 8)), pixels.getpixel((13, 8))], [WHITE, (255, 127, 127)], 8)
 
 
+@pytest.mark.parametrize(("place", "damage"), [(0, b"XXXX"), (4, b"\xff" * 4), (8, b"\xff\xff")])
+def test_damaged_exif_data_do_not_stop_a_picture(place, damage):
+    """Nor do they turn it; the container does."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    data = encoded(picture(), "AVIF", exif=exif.tobytes(), **FAST)
+    start = max(data.find(b"II*\0"), data.find(b"MM\0*")) + place
+    assert shown(data[:start] + damage + data[start + len(damage) :]).size == SIZE[::-1]
+
+
 def test_an_animation_shows_its_first_frame():
     """Its size is that of its track."""
     frames = [Image.new("RGB", (32, 24), colour) for colour in ("red", "blue")]

@@ -4,7 +4,21 @@ import pytest
 from PIL import Image
 
 from engine.errors import ValidationError
-from tests.engine.text.formats.files import GREEN, RED, SIZE, WHITE, corners, encoded, near, orientation, picture, shown
+from engine.text.colour import gamma_profile
+from tests.engine.text.formats.files import (
+    GREEN,
+    RED,
+    SIZE,
+    WHITE,
+    corners,
+    encoded,
+    near,
+    orientation,
+    picture,
+    segment,
+    shown,
+    tiff,
+)
 
 LARGE = picture(size=(320, 200))
 
@@ -44,6 +58,92 @@ def test_an_orientation_in_xmp_is_not():
     size, colours = corners(encoded(picture(), "JPEG", quality=95, xmp=xmp))
     assert size == SIZE
     assert near(colours, [RED, WHITE, WHITE, GREEN], 6)
+
+
+PLAIN = encoded(picture(), "JPEG", quality=95, subsampling=0)
+TURNED = (0x0112, 3, 1, 6)
+
+
+def with_segments(*segments, data=PLAIN):
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0" + tiff(TURNED), True),
+        (b"Exif\0\1" + tiff(TURNED), True),
+        (b"Exif\0\0" + tiff(TURNED, order=">"), True),
+        (b"Exif\0\0" + tiff((0x0112, 3, 1, 9), TURNED, (0x0112, 3, 1, 3)), True),
+        (b"Exif\0\0" + tiff((0x0112, 4, 1, 6)), False),
+        (b"Exif\0\0" + tiff((0x0112, 3, 2, 6)), False),
+        (b"Exif\0\0" + tiff((0x0112, 3, 1, 0)), False),
+        (b"Exif\0\0" + tiff((0x0100, 3, 1, 6))[:12], False),
+        (b"Exif" + tiff(TURNED), False),
+        (b"Exif\0\0" + b"II*\0\xff\xff\xff\xff", False),
+        (b"Exif\0\0nothing", False),
+        (b"Exif\0", False),
+    ],
+)
+def test_the_first_orientation_that_is_one_counts(exif, turned):
+    """Whatever else the EXIF data hold, and however they are damaged; compared with Chromium 150."""
+    assert shown(with_segments(segment(0xE1, exif))).size == (SIZE[::-1] if turned else SIZE)
+
+
+def test_only_the_first_exif_data_count():
+    """Files may have several."""
+    plain, turned = (segment(0xE1, b"Exif\0\0" + tiff(entry)) for entry in ((0x0100, 3, 1, 6), TURNED))
+    assert shown(with_segments(turned, plain)).size == SIZE[::-1]
+    assert shown(with_segments(plain, turned)).size == SIZE
+
+
+SWAPPED = gamma_profile(2.2, (0.3127, 0.3290, 0.30, 0.60, 0.64, 0.33, 0.15, 0.06))
+
+
+def part(number, total, body):
+    return segment(0xE2, b"ICC_PROFILE\0" + bytes((number, total)) + body)
+
+
+FIRST, SECOND = part(1, 2, SWAPPED[:200]), part(2, 2, SWAPPED[200:])
+
+
+@pytest.mark.parametrize(
+    ("parts", "swapped"),
+    [
+        ([part(1, 1, SWAPPED)], True),
+        ([FIRST, SECOND], True),
+        ([SECOND, FIRST], True),
+        ([part(1, 1, SWAPPED), part(1, 1, SWAPPED)], True),
+        ([FIRST], False),
+        ([part(1, 3, SWAPPED)], False),
+        ([part(0, 0, SWAPPED)], False),
+        ([segment(0xE2, b"ICC_PROFILE\0")], False),
+        ([segment(0xE2, b"ICC_PROFILE\0\1\1")], False),
+    ],
+)
+def test_a_profile_may_come_in_parts(parts, swapped):
+    """In any order, twice, and behind the frame's header; a part that is missing makes it none."""
+    frame = PLAIN.index(b"\xff\xda")
+    for data in (with_segments(*parts), PLAIN[:frame] + b"".join(parts) + PLAIN[frame:]):
+        assert near(corners(data)[1][:1], [(24, 201, 57) if swapped else RED], 6)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        segment(0xE0, b"JFIF\0"),
+        segment(0xEE, b"Adobe"),
+        segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04"),
+        segment(0xE2, b"MPF\0junk"),
+        segment(0xFE, b""),
+        segment(0xE5, bytes(60_000)) * 50,
+        b"\xff" * 9,
+        segment(0xFE, b"") + b"junk",
+    ],
+)
+def test_damaged_metadata_neither_stop_a_picture_nor_change_it(damaged):
+    """Whatever they are, and whatever lies between them."""
+    assert shown(with_segments(damaged)).tobytes() == shown(PLAIN).tobytes()
 
 
 def test_the_colours_of_presses_are_shown():

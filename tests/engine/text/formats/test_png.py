@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import ValidationError
+from engine.text.colour import gamma_profile
 from tests.engine.text.formats.files import (
     GREEN,
     RED,
@@ -173,6 +174,7 @@ SWAPPED = (31_270, 32_900, 30_000, 60_000, 64_000, 33_000, 15_000, 6_000)
 LIGHT = [(229, 96, 133), WHITE, WHITE, (79, 183, 133)]
 EXCHANGED = [(24, 201, 57), WHITE, WHITE, (121, 12, 57)]
 STANDARD = [RED, WHITE, WHITE, GREEN]
+PROFILE = gamma_profile(1.0)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,15 @@ STANDARD = [RED, WHITE, WHITE, GREEN]
         ([chromaticities(*SWAPPED)], STANDARD),
         ([chunk(b"sRGB", b"\0"), gamma(100_000)], STANDARD),
         ([gamma(100_000), chunk(b"sRGB", b"\0")], STANDARD),
+        ([chunk(b"sRGB", b"\x09"), gamma(100_000)], LIGHT),
+        ([chunk(b"sRGB", b"\0\0"), gamma(100_000)], LIGHT),
+        ([chunk(b"iCCP", b"a\0\0" + zlib.compress(b"no profile" * 20)), gamma(100_000)], LIGHT),
+        ([chunk(b"iCCP", b"a\0\1" + zlib.compress(PROFILE))], STANDARD),
+        ([chunk(b"iCCP", b"\0\0" + zlib.compress(PROFILE))], STANDARD),
+        ([chunk(b"iCCP", b"a" * 80 + b"\0\0" + zlib.compress(PROFILE))], STANDARD),
+        ([chunk(b"iCCP", b"a\0\0" + zlib.compress(PROFILE)), chunk(b"sRGB", b"\0")], LIGHT),
+        ([chunk(b"cICP", bytes((1, 8, 0, 0)))], STANDARD),
+        ([gamma(45_455), gamma(100_000)], [(201, 24, 57), WHITE, WHITE, (12, 121, 57)]),
         ([gamma(1_000_000)], [(252, 232, 239), WHITE, WHITE, (228, 247, 239)]),
         ([chunk(b"cICP", bytes((1, 13, 0, 1))), gamma(100_000)], STANDARD),
         ([chunk(b"cICP", bytes((1, 8, 0, 1)))], LIGHT),
