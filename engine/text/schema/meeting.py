@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.patterns import any_but
-from engine.text.schema.probe import Verdict, matches, verdict
+from engine.text.schema.probe import Verdict, matches, tried, verdict
 from engine.text.schema.refusal import SchemaRefused
 from engine.text.schema.shapes import (
     ANYTHING,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from engine.text.schema.expander import Expander
 
 LOOK_AHEAD = 3  # levels of required values, and items of an array, that are looked at to see that there is no value
+# A repetition of a group in which something is counted: it may become harder with each character.
+_NESTED = re.compile(r"\{\d.*\)[*+{]", re.DOTALL)
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
@@ -209,7 +212,10 @@ def _has_number(shape: Number) -> bool:
 
 @lru_cache(4096)
 def _verdict(least: int, most: int | None, patterns: tuple[str, ...], excluded: frozenset[str]) -> Verdict:
-    return verdict(string_schema(String(least, most, patterns, excluded=excluded)))
+    schema = string_schema(String(least, most, patterns, excluded=excluded))
+    found = verdict(schema)
+    hard = found is Verdict.FINE and any(_NESTED.search(pattern) for pattern in patterns)
+    return tried(schema) if hard else found
 
 
 def string_verdict(shape: String) -> Verdict:

@@ -38,6 +38,7 @@ def inside(schema):
         ({"type": "string", "pattern": "(?!a)b"}, CANNOT, "pattern", "/pattern"),
         ({"type": "string", "pattern": r"(a)\1"}, CANNOT, "pattern", "/pattern"),
         ({"type": "string", "pattern": "("}, CANNOT, "pattern", "/pattern"),
+        ({"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"}, COMPLEX, "pattern", "/pattern"),
         ({"patternProperties": {"(?=a)": {}}}, CANNOT, "patternProperties", "/patternProperties/(?=a)"),
         ({"type": "object", "minProperties": 3}, CANNOT, "minProperties", "/minProperties"),
         ({"type": "string", "pattern": "^a", "maxLength": 0}, EMPTY, "maxLength", "/maxLength"),
