@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c", "sampling.c"))
-HEADER = HERE / "kernels.h"
+SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c", "sampling.c", "ranked.c"))
+HEADERS = (HERE / "kernels.h", HERE / "sampling.h")
 COMPILERS = ("gcc", "cc")
 TIMEOUT = 120.0  # seconds
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -45,7 +45,7 @@ def level_of(cpu_info: Path = _CPU_INFO) -> str | None:
 
 def library_name(level: str) -> str:
     """Return the file name of the library for a level; it changes with the source."""
-    inputs = b"".join(path.read_bytes() for path in (HEADER, *SOURCES)) + repr((FLAGS, LEVELS[level][1])).encode()
+    inputs = b"".join(path.read_bytes() for path in (*HEADERS, *SOURCES)) + repr((FLAGS, LEVELS[level][1])).encode()
     return f"kernels-{level}-{hashlib.sha256(inputs).hexdigest()[:12]}.so"
 
 

@@ -38,7 +38,7 @@ _SIGNATURES = {
     "sample": (3, "lll", None),
 }
 _TYPES = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
-# The parameters and the result of one row of `Kernels.sample`; `Row` in sampling.c explains the fields.
+# The parameters and the result of one row of `Kernels.sample`; `Row` in sampling.h explains the fields.
 SAMPLED_ROW = np.dtype(
     [(name, np.uintp) for name in ("bias_ids", "counted_ids", "biases", "counts", "allowed", "top_ids", "top")]
     + [(name, np.int32) for name in ("num_bias", "num_counted", "words", "logprobs")]

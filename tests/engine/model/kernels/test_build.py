@@ -7,7 +7,7 @@ import stat
 import pytest
 import torch
 
-from engine.model.kernels.build import FLAGS, HERE, LEVELS, SOURCES, compile_to, level_of, library_name, main
+from engine.model.kernels.build import FLAGS, HEADERS, HERE, LEVELS, SOURCES, compile_to, level_of, library_name, main
 from engine.model.kernels.library import load_from
 
 V3 = "flags\t\t: fpu avx2 fma bmi2 f16c movbe sse2\n"
@@ -84,6 +84,7 @@ def test_each_level_has_its_own_library_name():
     """The library of one level is never loaded for another."""
     assert len({library_name(level) for level in LEVELS}) == len(LEVELS)
     assert {*SOURCES} == {*HERE.glob("*.c")}
+    assert {*HEADERS} == {*HERE.glob("*.h")}
     assert "-ffast-math" not in FLAGS  # it would change the handling of subnormal numbers in the whole process
 
 
