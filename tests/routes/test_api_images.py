@@ -40,11 +40,12 @@ def test_a_form_and_json_are_the_same_request(client, avision):
         (b"", 400, "validation_error"),
         (b"just some text", 415, "unsupported_media_type"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 415, "unsupported_media_type"),
         (image_bytes()[:60], 400, "validation_error"),
         (image_bytes(size=(201, 1)), 400, "validation_error"),
         (b"\x89PNG\r\n\x1a\n" + bytes(16 * 1024 * 1024), 413, "payload_too_large"),
     ],
-    ids=["empty", "text", "svg", "truncated", "narrow", "large"],
+    ids=["empty", "text", "svg", "heic", "truncated", "narrow", "large"],
 )
 @pytest.mark.parametrize("way", ["form", "json"])
 def test_invalid_images_are_refused_in_both(client, avision, way, data, status, code):

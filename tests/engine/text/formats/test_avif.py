@@ -123,6 +123,25 @@ def test_the_orientation_in_exif_of_webp_is_not_applied():
     assert corners(encoded(picture(), "WEBP", lossless=True, exif=orientation(6))) == (SIZE, [RED, WHITE, WHITE, GREEN])
 
 
+def test_what_an_animation_leaves_free_is_transparent():
+    """Also where it says that nothing is; its background does not count."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    options = {"duration": 50, "lossless": True, "background": (0, 0, 255, 255)}
+    data = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], **options))
+    data[20] &= ~0x10  # no transparency
+    data[24:27] = data[27:30] = (39).to_bytes(3, "little")
+    frame = data.index(b"ANMF") + 8
+    data[frame : frame + 6] = b"\2\0\0\3\0\0"  # in pairs of pixels
+    image = shown(bytes(data))
+    assert image.size == (40, 40)
+    assert [image.getpixel(at) for at in ((3, 6), (4, 6), (19, 21), (20, 21))] == [
+        WHITE,
+        (255, 0, 0),
+        (255, 0, 0),
+        WHITE,
+    ]
+
+
 @pytest.mark.parametrize("cut", [40, 200, -20])
 def test_incomplete_files_are_refused(cut):
     """In the header check or in the decoder."""
