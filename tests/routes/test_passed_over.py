@@ -282,5 +282,6 @@ def test_an_effort_is_a_hint_where_the_answer_has_a_fixed_form(client, avibe, fi
     avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
     tools = {"tools": [FUNCTION]} if "tool_choice" in fixed else {}
     assert ask(client, reasoning_effort="high", **tools).status_code == 200
+    avibe.text = "{}"
     assert ask(client, reasoning_effort="high", **tools, **fixed).status_code == 200
     assert [request.prompt.thinking for request in avibe.submitted] == [True, False]

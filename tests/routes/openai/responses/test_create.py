@@ -192,6 +192,7 @@ def test_an_answer_of_a_fixed_form_begins_at_once(respond, avibe, fixed):
     """The effort is a hint; agents send it with every request."""
     tokens = (b"", *(bytes([number]) for number in range(256)))
     avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
+    avibe.text = "{}"
     shown = respond(reasoning={"effort": "high"}, **fixed)
     assert avibe.only.prompt.thinking is False
     assert avibe.only.sampling.token_mask is not None
