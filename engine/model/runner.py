@@ -30,8 +30,9 @@ class ModelRunner:
     """Computes the steps of one model.
 
     model: a loaded transformers model, whose weights are moved out. num_blocks: size of the KV cache. slots,
-    max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU in float32; None
-    for torch alone. ahead: how many tokens beyond its last one a sequence may be computed before it is known.
+    max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU, for the model
+    in float32 and for sampling, whose logits always are; None for torch alone. ahead: how many tokens beyond its last
+    one a sequence may be computed before it is known.
     """
 
     ahead = 0
@@ -43,6 +44,7 @@ class ModelRunner:
         self.decoder = Decoder(model, kernels)
         self._images = ImageTokens(model, kernels)
         d = self.decoder
+        self._sampling = kernels if d.device.type == "cpu" else None
         self._cache = KVCache(d.num_layers, num_blocks, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._tables = BlockTables(slots, blocks_for(max_model_len))
 
@@ -57,7 +59,7 @@ class ModelRunner:
         done, logits = self._forward(plan)
         if not done:
             return []
-        return list(zip(done, sample(logits, done, kernels=self.decoder.kernels), strict=True))
+        return list(zip(done, sample(logits, done, kernels=self._sampling), strict=True))
 
     @torch.inference_mode()
     def logits(self, sequence: Sequence) -> Tensor:

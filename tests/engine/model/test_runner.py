@@ -70,6 +70,24 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
         assert [outcome(submitted).text for _, submitted in batch] == [alone[number] for number, _ in batch]
 
 
+@pytest.mark.needs("cc")
+def test_a_model_in_half_precision_samples_with_the_kernels_too(text_folder, kernels):
+    """Its logits are float32, as the kernels need them, though its layers are not."""
+    sampled = []
+
+    class Counting:
+        def sample(self, logits, rows):
+            sampled.append(logits.dtype)
+            kernels.sample(logits, rows)
+
+    loaded = load_model(text_spec(text_folder, dtype="bfloat16"), lambda progress: None)
+    driver = Driver(loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=Counting()), max_num_seqs=6)
+    submitted = driver.submit(chat("Hello"), 4, top_p=0.9, seed=1)
+    driver.run()
+    assert outcome(submitted).output_tokens >= 1
+    assert set(sampled) == {torch.float32}
+
+
 def test_a_cached_prefix_is_not_computed_again(driver):
     """A repeated prompt is served from the prefix cache in whole blocks, and the answers are equal."""
     prompt = chat("Продам велосипед, красный, хорошее состояние, цена 4500 рублей. Hello, fox!")
