@@ -92,6 +92,7 @@ def sequence_of(
         prompt.images,
         scope,
         end_token_ids=loaded.eos_token_ids,
+        spelling=loaded.spelling,
     )
 
 

@@ -241,7 +241,7 @@ class EngineCore:
         self._counters.steps += 1
         now = self._clock()
         for sequence, choice in choices:
-            if not choice.finite:
+            if not choice.finite or not (sequence.scores is None or sequence.scores.finite):
                 self._reject(sequence)
                 continue
             try:
@@ -251,6 +251,9 @@ class EngineCore:
 
     def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
         token_id = choice.token_id
+        if not sequence.sampling.max_tokens:
+            self._finish(sequence, "length", now)
+            return
         if sequence.sampling.token_mask is not None:
             sequence.sampling.token_mask.accept(token_id)
         sequence.append(token_id)

@@ -23,6 +23,18 @@ class TokenMask(Protocol):
         """Advance by one sampled token. Raises a ServiceError that becomes the answer's, if the grammar has failed."""
 
 
+class Echo(Protocol):
+    """A prompt that is shown with its answer. Reading it takes milliseconds for a long one."""
+
+    @property
+    def text(self) -> str:
+        """Its text, with control tokens by their names."""
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """Its tokens with their log probabilities, where those are asked for; the first one's means nothing."""
+
+
 class Priority(IntEnum):
     """Which requests start first; a lower value goes first."""
 
@@ -39,6 +51,7 @@ class SamplingParams:
     probabilities). stop: strings that end the answer and are not shown. seed: the same seed gives the same answer,
     whatever else is in the batch. token_mask: a grammar. min_tokens: before so many tokens no end token is drawn and
     no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
+    echo: its text is, and with `logprobs` the log probabilities of its tokens; then max_tokens may be 0.
     """
 
     max_tokens: int
@@ -58,6 +71,7 @@ class SamplingParams:
     fit_context: bool = False
     min_tokens: int = 0
     return_token_ids: bool = False
+    echo: bool = False
 
     def within(self, room: int) -> SamplingParams:
         """Return the parameters where `room` tokens are left of the context."""
@@ -215,11 +229,15 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an answer that may be shown: whole characters only, no special tokens, no part of a stop string."""
+    """A part of an answer that may be shown: whole characters only, no special tokens, no part of a stop string.
+
+    echo: of the first part, if it is wanted.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    echo: Echo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +266,7 @@ class Completion:
     cached_tokens: int = 0
     stop: str | None = None
     token_ids: tuple[int, ...] = ()
+    echo: Echo | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -160,11 +160,14 @@ class Detokenization(Body):
 
 
 class TextLogprobs(Body):
-    """Log probabilities of the tokens of a continuation; text_offset: where each begins, in characters."""
+    """Log probabilities of the tokens of a continuation; text_offset: where each begins, in characters.
+
+    With `echo` the prompt's come first; its first token has none.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -24,6 +24,7 @@ from engine.types import (
     ChatPrompt,
     Completion,
     DetokenizeRequest,
+    Echo,
     GenerationRequest,
     ModelInfo,
     Piece,
@@ -80,6 +81,7 @@ class ScriptedBackend:
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
         self.token_ids: tuple[int, ...] = ()
+        self.echo: Echo | None = None
         self.submitted: list[GenerationRequest] = []
         self.tokenized: list[TokenizeRequest] = []
         self.detokenized: list[DetokenizeRequest] = []
@@ -215,9 +217,10 @@ class ScriptedBackend:
             tuple(self.logprobs),
             stop=self.ended_by,
             token_ids=self.token_ids,
+            echo=self.echo,
         )
         generation = self._closed(request_id)
-        generation.push(Piece(self.text, self.token_ids))
+        generation.push(Piece(self.text, self.token_ids, tuple(self.logprobs) if self.echo else (), self.echo))
         generation.finish(completion)
 
     def fail(self, request_id: str, error: ServiceError) -> None:

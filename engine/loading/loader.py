@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,13 +31,13 @@ VISION_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on its device with its tokenizer and prompt preparation. max_model_len and vocab_size are in tokens.
 
     generation_defaults: the sampling parameters of the checkpoint. They are removed from `generation_config` of the
     model, which keeps its end and pad tokens only, so `generate()` does not apply them.
-    tools: whether the chat template renders tools and calls.
+    tools: whether the chat template renders tools and calls. spelling: how tokens read that are shown as such.
     """
 
     model: PreTrainedModel
@@ -49,11 +48,10 @@ class LoadedModel:
     vocab_size: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
     tools: bool | None = None
+    spelling: Spelling = field(init=False)
 
-    @cached_property
-    def spelling(self) -> Spelling:
-        """How tokens read that are shown as such."""
-        return Spelling(self.token_table, self.preparer.control_tokens)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spelling", Spelling(self.token_table, self.preparer.control_tokens))
 
     @property
     def image_token_id(self) -> int | None:

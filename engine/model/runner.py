@@ -6,7 +6,7 @@ engine's thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from engine.model.image_tokens import ImageTokens
 from engine.model.kernels.library import Kernels
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
+from engine.model.scoring import choices_of, log_probabilities, parts
 from engine.schedule.block_pool import blocks_for
+from engine.schedule.prompt_scores import ScoredSpan, scored_spans
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.text.prompt import PreparedPrompt
@@ -95,9 +97,25 @@ class ModelRunner:
             self._images.insert(plan, hidden)
         attend = self._attention(metadata)
         done, keep = _finished_rows(rows)
-        index = None if len(keep) == hidden.shape[0] else self._to_index(keep)
+        scored = scored_spans(plan)
+        wanted = keep + [row for span in scored for row in span.rows]
+        index = None if not scored and len(keep) == hidden.shape[0] else self._to_index(wanted)
         rotary = self.decoder.rotary(self._rope_positions(rows, metadata.positions))
-        return done, self.decoder.logits(self.decoder.forward(hidden, rotary, attend, index))
+        states = self.decoder.forward(hidden, rotary, attend, index)
+        if scored:
+            self._score(scored, states[len(keep) :])
+        return done, self.decoder.logits(states[: len(keep)])
+
+    def _score(self, spans: list[ScoredSpan], states: Tensor) -> None:
+        """Give sequences the log probabilities of their prompts' tokens. states: [rows of all spans, hidden]."""
+        for span, own in zip(spans, states.split([len(span.rows) for span in spans]), strict=True):
+            span.add(self._scores(span, own))
+
+    def _scores(self, span: ScoredSpan, states: Tensor) -> Iterator[Choice]:
+        for part in parts(len(span.rows), self.decoder.vocab_size):
+            targets, logits = span.targets[part], self.decoder.logits(states[part])
+            count = span.sequence.sampling.logprobs or 0
+            yield from choices_of(targets, log_probabilities(logits, self._to_index(targets), count))
 
     def _attention(self, metadata: AttentionMetadata) -> Attend:
         kernels = self.decoder.kernels

@@ -66,7 +66,8 @@ class _Chunks:
     """Divides a step's tokens among prompts.
 
     A prompt that fits into a step is computed whole; a longer one takes at most `longest` tokens, so that it
-    does not hold up those behind it.
+    does not hold up those behind it. One whose tokens are scored takes at most half of that: each costs the logits of
+    the whole vocabulary too.
     """
 
     def __init__(self, budget: int, longest: int) -> None:
@@ -75,7 +76,8 @@ class _Chunks:
     def take(self, sequence: Sequence, at_most: int | None = None) -> int:
         """Return how many tokens of a prompt this step computes, `at_most` so many if that is given."""
         whole = sequence.remaining <= self._step
-        count = min(sequence.remaining, self.left, self._step if whole else self._longest)
+        most = -(-self._longest // 2) if sequence.scoring else self._step if whole else self._longest
+        count = min(sequence.remaining, self.left, most)
         count = count if at_most is None else min(count, at_most)
         self.left -= count
         return count
@@ -202,7 +204,9 @@ class Scheduler:
         """Return whether there are blocks for a waiting sequence, and one more for each that runs to grow into."""
         needed = sequence.blocks_needed(self._ahead)
         room = self.pool.available - self._lacking() - len(self.running)
-        return needed <= room or self.pool.cost(sequence.keys(), sequence.scope, needed) <= room
+        if needed <= room or sequence.scoring:
+            return needed <= room
+        return self.pool.cost(sequence.keys(), sequence.scope, needed) <= room
 
     def _lacks_blocks(self) -> bool:
         available = self.pool.available
@@ -302,7 +306,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> None:
         """Give a sequence its slot, and its blocks: those found of its prefix, and new ones."""
-        sequence.blocks = self.pool.find(sequence.keys(), sequence.scope)
+        sequence.blocks = [] if sequence.scoring else self.pool.find(sequence.keys(), sequence.scope)
         sequence.num_computed = len(sequence.blocks) * BLOCK
         self._grow(sequence)
         sequence.slot = heapq.heappop(self._free_slots)

@@ -15,8 +15,11 @@ from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.schedule.adjustments import Adjustments, Biases
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
+from engine.schedule.prompt_scores import PromptScores
 from engine.schedule.token_logprobs import TokenLogprobs
 from engine.text.detokenizer import Detokenizer
+from engine.text.echo import PromptEcho
+from engine.text.spelling import Spelling
 from engine.types import (
     Completion,
     FinishReason,
@@ -55,6 +58,7 @@ class Sequence:
     token_ids launched steps sample; num_computed counts them once a later step is launched.
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
     end_token_ids: those that may not be drawn before `min_tokens`.
+    spelling: how its prompt reads; scores: the log probabilities of that.
     adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
     rope_delta and image_embeds are the runner's. Times are on the engine's clock, in seconds.
     """
@@ -68,6 +72,7 @@ class Sequence:
     images: Any = None
     scope: PrefixScope = EVERYBODY
     end_token_ids: frozenset[int] = frozenset()
+    spelling: Spelling | None = None
     positions: Any = None
     image_embeds: Any = None
     rope_delta: int = 0
@@ -96,6 +101,7 @@ class Sequence:
     deadline: float = field(init=False)
     adjustments: Adjustments | None = field(init=False)
     token_logprobs: TokenLogprobs | None = field(init=False)  # None where they are not asked for
+    scores: PromptScores | None = field(init=False)  # None where they are not asked for
     needs_its_tokens: bool = field(init=False)
     adjusts_logits: bool = field(init=False)
     _random: random.Random | None = None
@@ -108,6 +114,7 @@ class Sequence:
         self.queue_deadline = self.arrival + min(request.queue_timeout, request.timeout)
         self.deadline = self.arrival + request.timeout
         self.token_logprobs = None if sampling.logprobs is None else TokenLogprobs(self.detokenizer.table)
+        self.scores = PromptScores(self.num_prompt) if sampling.echo and sampling.logprobs is not None else None
         penalized = sampling.presence_penalty or sampling.frequency_penalty or sampling.repetition_penalty != 1.0
         adjusted = penalized or sampling.logit_bias or sampling.min_tokens
         self.adjustments = Adjustments(sampling, self.token_ids, self.end_token_ids) if adjusted else None
@@ -117,9 +124,14 @@ class Sequence:
     @property
     def remaining(self) -> int:
         """Tokens that can be computed now: one while decoding, more during prefill, none once the last is pending."""
-        if self.num_output + self.pending >= self.sampling.max_tokens:
+        if self.num_output + self.pending >= max(1, self.sampling.max_tokens):  # for 0, a token that is not kept
             return 0
         return len(self.token_ids) + self.pending - self.num_computed
+
+    @property
+    def scoring(self) -> bool:
+        """True while its prompt's tokens are scored, all of which have to be computed for that."""
+        return self.scores is not None and not self.scores.complete
 
     @property
     def num_output(self) -> int:
@@ -196,7 +208,8 @@ class Sequence:
         """Return what was not sent yet, and count it as sent. last: at the end of the answer."""
         self.sent_characters += len(self.unsent_text)
         logprobs = self._take_logprobs(last) if self.unsent_logprobs else ()
-        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), logprobs)
+        echo = None if self.text else self._echo()
+        piece = Piece(self.unsent_text, tuple(self.unsent_tokens), logprobs, echo)
         self.text.append(self.unsent_text)
         self.unsent_text, self.unsent_tokens = "", []
         self.last_push = now
@@ -224,7 +237,14 @@ class Sequence:
             cached_tokens=self.cached_tokens,
             stop=self.detokenizer.stop,
             token_ids=tuple(self.token_ids[self.num_prompt :]),
+            echo=self._echo(),
         )
+
+    def _echo(self) -> PromptEcho | None:
+        if not self.sampling.echo or self.spelling is None:
+            return None
+        scores = None if self.scores is None else tuple(self.scores.known)
+        return PromptEcho(self.spelling, tuple(self.token_ids[: self.num_prompt]), scores)
 
     def release(self) -> None:
         """Drop the tensors, so that no reference to a finished sequence keeps them alive."""

@@ -16,7 +16,7 @@ from routes.sampling import default_sampling
 class Sampling:
     """The sampling fields of a request; None takes the checkpoint's value, or a neutral one.
 
-    return_token_ids: the tokens of prompt and answers are shown too.
+    return_token_ids: the tokens of prompt and answers are shown too; echo: the text of the prompt is.
     """
 
     max_tokens: int | None = None
@@ -33,6 +33,7 @@ class Sampling:
     ignore_eos: bool = False
     min_tokens: int = 0
     return_token_ids: bool = False
+    echo: bool = False
 
 
 def choices(
@@ -67,6 +68,7 @@ def _params(backend: Backend, sampling: Sampling, logprobs: int | None) -> Sampl
         ignore_eos=sampling.ignore_eos,
         min_tokens=sampling.min_tokens,
         return_token_ids=sampling.return_token_ids,
+        echo=sampling.echo,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edge import errors
 from engine.errors import ServiceError
 from engine.text.spelling import name_of
-from engine.types import Completion, TokenLogprob
+from engine.types import Completion, Echo, TokenLogprob
 from routes import response_models, sse
 from routes.response_models import (
     ChatLogprobs,
@@ -68,17 +68,33 @@ def _chosen(token: TokenLogprob, as_ids: bool) -> ChosenTokenLogprob:
     )
 
 
-def text_logprobs(tokens: Sequence[TokenLogprob], before: int = 0, as_ids: bool = False) -> TextLogprobs:
+def text_logprobs(
+    tokens: Sequence[TokenLogprob], before: int = 0, as_ids: bool = False, every: bool = False
+) -> TextLogprobs:
     """Return log probabilities as plain completions show them; the sampled token is always among the likeliest.
 
-    before: how many characters stand before the answer in the text that is shown; as_ids: as for chats.
+    before: how many characters stand before the answer in the text that is shown; as_ids: as for chats; every: show
+    tokens without a text too.
     """
-    shown = [token for token in tokens if as_ids or token.token]
+    shown = [token for token in tokens if every or as_ids or token.token]
     return TextLogprobs(
         tokens=[_name(token.token_id, token.token, _data(token), as_ids) for token in shown],
         token_logprobs=[_finite(token.logprob) for token in shown],
         top_logprobs=[_top(token, as_ids) for token in shown],
         text_offset=[before + token.offset for token in shown],
+    )
+
+
+def echo_logprobs(echo: Echo, tokens: Sequence[TokenLogprob], as_ids: bool = False) -> TextLogprobs:
+    """Return those of a prompt, whose first token has none, and of the answer behind it: an entry for every token."""
+    shown = text_logprobs(echo.logprobs, 0, as_ids, every=True)
+    shown["token_logprobs"][:1], shown["top_logprobs"][:1] = [None], [None]
+    answer = text_logprobs(tokens, len(echo.text), as_ids, every=True)
+    return TextLogprobs(
+        tokens=shown["tokens"] + answer["tokens"],
+        token_logprobs=shown["token_logprobs"] + answer["token_logprobs"],
+        top_logprobs=shown["top_logprobs"] + answer["top_logprobs"],
+        text_offset=shown["text_offset"] + answer["text_offset"],
     )
 
 

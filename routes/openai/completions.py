@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edge.request_state import request_state
-from engine.types import Completion, Prompt, TextPrompt, TokenLogprob, TokensPrompt
+from engine.errors import ValidationError
+from engine.types import Completion, Echo, Piece, Prompt, TextPrompt, TokenLogprob, TokensPrompt
 from routes import sse
 from routes.chat.lengths import prompt_in
 from routes.chat.masks import mask_of
@@ -37,7 +39,9 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     Raises the ServiceError that the request is refused with.
     """
     name, backend = find_model(body.model)
-    prompts, fields = _prompts(body), sampling(body)
+    if body.max_tokens == 0 and not body.echo:
+        raise ValidationError("max_tokens must be at least 1 without echo.", "max_tokens")
+    prompts, fields = _prompts(body), replace(sampling(body), echo=bool(body.echo))
     no_tools = Toolbox((), None, True, backend.info, NAMES)
     new_mask = mask_of(guided_format(body), no_tools, NAMES, fields, backend)
     params = [
@@ -63,7 +67,7 @@ class CompletionResponse:
     def __init__(self, run: Run, body: CompletionRequest, prompts: int) -> None:
         self._run, self._prompts = run, prompts
         self._logprobs, self._as_ids = body.logprobs is not None, bool(body.return_tokens_as_token_ids)
-        self._token_ids = bool(body.return_token_ids)
+        self._token_ids, self._echo = bool(body.return_token_ids), bool(body.echo)
         options = body.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
         counted = self._include_usage and options.continuous_usage_stats
@@ -92,8 +96,8 @@ class CompletionResponse:
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         choice = TextChoice(
             index=index,
-            text=completion.text,
-            logprobs=self._shown(completion.logprobs) if self._logprobs else None,
+            text=_text_of(completion.echo) + completion.text,
+            logprobs=self._shown(completion.logprobs, completion.echo) if self._logprobs else None,
             finish_reason=answers.finish_reason(completion),
         )
         if self._token_ids:
@@ -101,19 +105,22 @@ class CompletionResponse:
             choice["prompt_token_ids"] = self._run.prompt_token_ids(index)
         return choice
 
-    def _shown(self, logprobs: Sequence[TokenLogprob]) -> TextLogprobs:
-        return answers.text_logprobs(logprobs, as_ids=self._as_ids)
+    def _shown(self, logprobs: Sequence[TokenLogprob], echo: Echo | None) -> TextLogprobs:
+        if echo is None:
+            return answers.text_logprobs(logprobs, as_ids=self._as_ids)
+        return answers.echo_logprobs(echo, logprobs, self._as_ids)
 
     def _events(self, idle: float) -> Iterator[bytes]:
         completions: dict[int, Completion] = {}
+        before = [0] * len(self._run)
         unsaid = set(range(len(self._run))) if self._token_ids else set[int]()  # answers without an event
         plain = [self._text_events(index) for index in range(len(self._run))]
         for index, piece in (self._running_usage or self._run).pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
                 yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))
-            elif (self._logprobs and piece.logprobs) or (self._token_ids and piece.token_ids):
-                change = _change(index, piece.text, self._shown(piece.logprobs) if piece.logprobs else None)
+            elif piece.echo or (self._logprobs and piece.logprobs) or (self._token_ids and piece.token_ids):
+                change = self._change_of(index, piece, before)
                 if self._token_ids:
                     change["token_ids"] = list(piece.token_ids)
                 if index in unsaid:
@@ -129,6 +136,18 @@ class CompletionResponse:
             yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
         yield answers.DONE
 
+    def _change_of(self, index: int, piece: Piece, before: list[int]) -> dict[str, Any]:
+        """Return the change that a piece makes. before: how long the prompt is that each answer shows."""
+        if piece.echo is not None:
+            text = _text_of(piece.echo)
+            before[index] = len(text)
+            shown = self._shown(piece.logprobs, piece.echo) if self._logprobs else None
+            return _change(index, text + piece.text, shown)
+        shown = None
+        if piece.logprobs:
+            shown = answers.text_logprobs(piece.logprobs, before[index], self._as_ids, every=self._echo)
+        return _change(index, piece.text, shown)
+
     def _text_events(self, index: int) -> sse.TextEvents:
         return sse.TextEvents(self._chunk([_change(index, sse.TextEvents.HOLE)]))
 
@@ -142,6 +161,10 @@ class CompletionResponse:
             "choices": choices,
         }
         return shown | ({"usage": None} if self._include_usage else {})
+
+
+def _text_of(echo: Echo | None) -> str:
+    return "" if echo is None else echo.text
 
 
 def _change(index: int, text: str, logprobs: TextLogprobs | None = None, reason: str | None = None) -> dict[str, Any]:

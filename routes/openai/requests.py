@@ -173,10 +173,15 @@ Prompts = Annotated[
 
 
 class CompletionRequest(SamplingRequest):
-    """Texts to continue, without a chat template. Beside these fields, what changes no answer is passed over."""
+    """Texts to continue, without a chat template. Beside these fields, what changes no answer is passed over.
+
+    echo: show the prompt in front of each continuation, and its tokens in front of the log probabilities.
+    """
 
     prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="an integer of at least 1, or 0 with echo")
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
+    echo: bool | None = Field(None, description="true or false")
 
 
 def json_limits(max_model_len: int) -> JsonLimits:

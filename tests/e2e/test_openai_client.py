@@ -308,6 +308,36 @@ def test_plain_texts_are_continued(client):
     assert "".join(event.choices[0].text for event in events) == choice.text
 
 
+def test_programs_that_evaluate_models_can_score_texts(client):
+    """As lm-evaluation-harness does: several prompts, cut by the number of their tokens; ids score as their text."""
+    contexts, continued = ["Продаётся", "Sale: <|im_end|>"], [" велосипед, цена 4500", " a \U0001f642"]
+    texts = [context + more for context, more in zip(contexts, continued, strict=True)]
+    ids = [_post(client, "/tokenize", prompt=text)["tokens"] for text in texts]
+    lengths = [_post(client, "/tokenize", prompt=context)["count"] for context in contexts]
+    wish = {"model": "avibe", "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+    by_text = client.completions.create(prompt=texts, **wish).choices
+    by_ids = client.completions.create(prompt=ids, **wish).choices
+    for text, token_ids, length, one, other in zip(texts, ids, lengths, by_text, by_ids, strict=True):
+        shown = one.logprobs
+        assert one.text.startswith(text)
+        assert len(shown.tokens) == len(shown.token_logprobs) == len(shown.top_logprobs) == len(token_ids) + 1
+        assert shown.token_logprobs[0] is shown.top_logprobs[0] is None
+        assert all(value <= 0 for value in shown.token_logprobs[length:-1])
+        tops = zip(shown.tokens[length:], shown.top_logprobs[length:], strict=True)
+        assert all(token in top for token, top in tops)
+        assert shown.token_logprobs[1:] == pytest.approx(other.logprobs.token_logprobs[1:], abs=1e-4)
+        assert other.text == one.text
+    alone = client.completions.create(prompt=texts[0], **wish | {"max_tokens": 0})
+    assert alone.choices[0].text == texts[0]
+    assert (alone.choices[0].finish_reason, alone.usage.completion_tokens) == ("length", 0)
+    values = alone.choices[0].logprobs.token_logprobs
+    assert values[1:] == pytest.approx(by_text[0].logprobs.token_logprobs[1:-1], abs=1e-4)
+
+
+def _post(client, path, **body):
+    return client.post(path, body={"model": "avibe"} | body, cast_to=object)
+
+
 MISTAKES = [
     ({"temperature": 3}, "temperature"),
     ({"temperature": "hot"}, "temperature"),

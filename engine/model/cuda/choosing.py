@@ -12,8 +12,9 @@ from torch import Tensor
 
 from engine.model.choice import Choice
 from engine.model.cuda.graphs import Graphs
-from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked, log_probabilities
+from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked
 from engine.model.sampler import apply_adjustments, to_device
+from engine.model.scoring import log_probabilities
 from engine.schedule.sequence import Sequence
 
 

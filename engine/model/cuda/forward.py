@@ -50,8 +50,11 @@ class FlatForward:
         # Zeros, since attention leaves the rows of padding tokens as they are, and fresh memory may hold NaN.
         self._attended = torch.zeros(longest, shape.heads * shape.head_dim, dtype=shape.dtype, device=shape.device)
 
-    def __call__(self, inputs: FlatInputs, logits: Tensor) -> None:
-        """Write float32 `logits` [n, vocabulary], and the keys and values of all tokens."""
+    def __call__(self, inputs: FlatInputs, logits: Tensor) -> Tensor:
+        """Write float32 `logits` [n, vocabulary], and the keys and values of all tokens.
+
+        Returns the hidden states of the rows to keep beyond the first n, whose logits `logits` computes.
+        """
         weights, products = self._weights, self._products
         rotary = rotary_tables(inputs.rope, weights.frequencies, weights.axes, weights.rotary_scale)
         hidden = inputs.hidden
@@ -63,7 +66,13 @@ class FlatForward:
             products.add(attended, layer.out, hidden)
             both = products.norm_linear(hidden, layer.post_norm, layer.gate_up)
             products.silu_add(both, layer.down, hidden)
-        products.logits(hidden, weights.norm, weights.head, logits)
+        count = logits.shape[0]
+        self.logits(hidden[:count], logits)
+        return hidden[count:]
+
+    def logits(self, hidden: Tensor, logits: Tensor) -> None:
+        """Write float32 `logits` [n, vocabulary] of hidden states [n, hidden] behind the last layer."""
+        self._products.logits(hidden, self._weights.norm, self._weights.head, logits)
 
     def _attention(self, index: int, qkv: Tensor, rotary: tuple[Tensor, Tensor], inputs: FlatInputs) -> Tensor:
         """Store keys and values, and return the attention [T, heads * D]. qkv: [T, (heads + 2 kv_heads) * D]."""

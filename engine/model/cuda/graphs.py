@@ -26,7 +26,7 @@ class Graphs:
     def __iter__(self) -> Iterator[Any]:
         return iter(self._graphs)
 
-    def run(self, key: Hashable, launch: Callable[[], None]) -> None:
+    def run(self, key: Hashable, launch: Callable[[], object]) -> None:
         """Replay the graph of a key, or call `launch`, which gives the same result."""
         graph = self._graphs.get(key)
         if graph is None:
@@ -34,7 +34,7 @@ class Graphs:
         else:  # pragma: no cover - CUDA
             graph.replay()
 
-    def capture(self, key: Hashable, launch: Callable[[], None]) -> None:  # pragma: no cover - CUDA
+    def capture(self, key: Hashable, launch: Callable[[], object]) -> None:  # pragma: no cover - CUDA
         """Capture what `launch` launches on the current stream; all graphs share one memory pool."""
         for _ in range(WARM_UP_RUNS):
             launch()

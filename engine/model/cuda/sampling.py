@@ -124,15 +124,3 @@ def allow_tokens(logits: Tensor, rows: Tensor, words: Tensor) -> None:
     kernels.mask_row[(rows.shape[0], triton.cdiv(size, block))](
         logits, rows, words, logits.stride(0), words.stride(0), words.shape[1], size, BLOCK=block, num_warps=WARPS
     )
-
-
-def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the log probabilities of the tokens [m], and the `count` largest with their ids, [m, count] each.
-
-    logits: [m, V], of the m rows that request them, before bias, penalties and grammar; tokens: int32 or int64 [m].
-    """
-    values = logits.float()
-    norm = values.logsumexp(dim=-1)
-    best = values.topk(min(count, values.shape[-1]), dim=-1)
-    chosen = values.gather(1, tokens.long()[:, None])[:, 0] - norm
-    return chosen, best.values - norm[:, None], best.indices

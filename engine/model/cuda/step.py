@@ -2,7 +2,8 @@
 
 Launching the hundreds of kernels of a step one by one takes the host longer than the device needs for a few rows; a
 graph launches them as one. A graph has a fixed number of tokens, so steps are rounded up to a bucket. Steps with more
-tokens than the largest bucket, and those with images, are launched kernel by kernel.
+tokens than the largest bucket, and those with images or with prompts whose tokens are scored, are launched kernel by
+kernel.
 
 Nothing here waits for the device: a step is launched, and the host collects its tokens after it has launched the next
 one, which reads them on the device.
@@ -27,11 +28,14 @@ from engine.model.cuda.ends import embed_tokens
 from engine.model.cuda.forward import FlatForward, FlatInputs
 from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import parameters_of
+from engine.model.cuda.scores import Scores
 from engine.model.cuda.streams import Streams
 from engine.model.cuda.tuning import Tuning, tuning_for
 from engine.model.cuda.weights import FlatWeights, Shape
 from engine.model.kv_cache import KVCache
+from engine.model.sampler import to_device
 from engine.schedule.block_pool import blocks_for
+from engine.schedule.prompt_scores import scored_spans
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.types import Progress
@@ -45,13 +49,19 @@ MOST_WARM_UPS = 32
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step that the device computes. sequences: those that sample a token, with the order of their start."""
+    """A step that the device computes. sequences: those that sample a token, with the order of their start.
+
+    scores: the prompts whose tokens it scores.
+    """
 
     sequences: list[tuple[Sequence, int]]
     choices: Choices | None
+    scores: Scores | None = None
 
     def collect(self) -> list[tuple[Sequence, int, Choice]]:
         """Wait for the step; return each sequence with the order of its start at the launch, and its choice."""
+        if self.scores is not None:
+            self.scores.collect()
         if self.choices is None:
             return []
         rows = zip(self.sequences, self.choices.collect(), strict=True)
@@ -89,7 +99,7 @@ class FlatStep:
         tuning = tuning or tuning_for(shape.device)
         device, on_cuda = shape.device, shape.device.type == "cuda"
         self._streams = Streams(device)
-        self._longest_step = longest_step
+        self._longest_step, self._vocabulary = longest_step, shape.vocabulary
         self._limits = Limits(rows, blocks_for(longest_context), planner_for(shape, rows, tuning.part_keys))
         largest = self._layout(longest_step)
         self._tables = RowTables(self._limits, parameters_of)
@@ -115,17 +125,19 @@ class FlatStep:
     def launch(self, plan: Plan, insert_images: InsertImages | None = None) -> Launched:
         """Launch one step; return what collects its result. insert_images: given if the step has tokens of images."""
         layout = self._layout(len(plan.decode) + sum(count for _, count in plan.prefill))
-        replayed = insert_images is None and layout.tokens in self._graphs
+        spans = scored_spans(plan)
+        replayed = insert_images is None and not spans and layout.tokens in self._graphs
         with self._streams.turn(urgent=replayed):
             done = self._send_inputs(layout, plan)
             if replayed:
                 self._graphs.run(layout.tokens, lambda: None)  # pragma: no cover - CUDA
             else:
-                self._compute(layout, insert_images)
+                states = self._compute(layout, insert_images, [row for span in spans for row in span.rows])
+            scores = Scores.launch(spans, states, self._forward.logits, self._vocabulary) if spans else None
             choices = None
             if done:
                 choices = self._chooser.choose(done, layout.views(self._device_inputs), self._bucket_of_rows(len(done)))
-            return Launched([(sequence, sequence.order) for sequence in done], choices)
+            return Launched([(sequence, sequence.order) for sequence in done], choices, scores)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -160,8 +172,10 @@ class FlatStep:
     def _bucket_of_rows(self, rows: int) -> int:
         return min(bucket_of(rows), self._limits.rows)
 
-    def _compute(self, layout: Layout, insert_images: InsertImages | None = None) -> None:
-        """Compute the logits of the step whose inputs are on the device."""
+    def _compute(
+        self, layout: Layout, insert_images: InsertImages | None = None, more: list[int] | None = None
+    ) -> Tensor:
+        """Compute the logits of the step whose inputs are on the device; return the hidden states of `more` tokens."""
         inputs = layout.views(self._device_inputs)
         embedding, tables = self._weights.embedding, self._device_tables
         hidden = embedding.new_empty(layout.tokens, embedding.shape[1])
@@ -172,12 +186,15 @@ class FlatStep:
             hidden=hidden,
             slot_mapping=inputs["slot_mapping"],
             rope=inputs["rope"],
-            keep=inputs["keep"],
+            keep=torch.cat([inputs["keep"], self._to_index(more)]) if more else inputs["keep"],
             items=inputs["items"],
             merges=inputs["merges"],
             block_tables=self._device_tables,
         )
-        self._forward(flat, self._chooser.logits[: layout.sampled])
+        return self._forward(flat, self._chooser.logits[: layout.sampled])
+
+    def _to_index(self, rows: list[int]) -> Tensor:
+        return to_device(torch.tensor(rows, dtype=torch.int32), self._device_inputs.device)
 
     def _copy_table(self, sequence: Sequence) -> None:
         table = torch.tensor(sequence.blocks, dtype=torch.int32)

@@ -5,13 +5,16 @@ import torch
 
 from engine.errors import StartError
 from engine.loading.loader import load_model
+from engine.model import scoring
 from engine.model.cuda import products
 from engine.model.cuda.runner import CudaRunner
 from engine.model.cuda.step import Captured
+from engine.types import TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.model.cuda import substitutes
 from tests.engine.model.test_equality import CONTEXT, FULL, case, run_schedules, texts
+from tests.engine.model.test_scoring import check
 from tests.engine.oracle import greedy
 from tests.engine.sequences import sequence
 
@@ -68,6 +71,25 @@ def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernel
     held = [driver.submit(chat("Диван"), 9, logit_bias=end, min_tokens=4, **one) for one in params]
     driver.run()
     assert [row.generation.result().output_tokens for row in held] == [5, 5]
+
+
+@pytest.mark.parametrize("budget", [64, 16])
+def test_the_tokens_of_prompts_are_scored_as_by_transformers(
+    text_model, text_folder, torch_kernels, monkeypatch, budget
+):
+    """Whole and in chunks, beside answers that go on, and with the logits of seven rows at once."""
+    monkeypatch.setattr(scoring, "PART_BYTES", 4 * 7 * text_model.vocab_size)
+    driver = Driver(*text_runner(text_folder), max_num_batched_tokens=budget)
+    beside = driver.submit(chat("Привет"), 40)
+    driver.run(3)
+    prompts = [TextPrompt("Продам велосипед, красный, цена 4500 рублей."), TokensPrompt(tuple(range(5, 60)))]
+    scored = [driver.submit(one, count + 1, echo=True, logprobs=count) for count, one in enumerate(prompts)]
+    scored.append(driver.submit(prompts[1], 0, echo=True, logprobs=3))
+    driver.run()
+    for submitted, count in zip(scored, (0, 1, 3), strict=True):
+        check(submitted, text_model, count)
+    assert beside.generation.result().text == greedy(text_model, chat("Привет"), 40)[0]
+    assert scored[2].generation.result().token_ids == ()
 
 
 def probe(tokens):

@@ -12,9 +12,9 @@ from engine.model.cuda.sampling import (
     Sampler,
     allow_tokens,
     is_ranked,
-    log_probabilities,
     parameters_of,
 )
+from engine.model.scoring import log_probabilities
 from tests.engine.model.cuda.compile_kernels import compiled_by
 
 pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds

@@ -1,0 +1,68 @@
+"""The log probabilities of prompts' tokens in a flat step, on their way to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.model.sampler import to_device
+from engine.model.scoring import choices_of, log_probabilities, parts
+from engine.schedule.prompt_scores import ScoredSpan
+
+Part = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What one step scores: its parts of prompts, each with what `log_probabilities` returned of its rows."""
+
+    spans: list[tuple[ScoredSpan, list[Part]]]
+    arrived: Any  # a CUDA event, None on the CPU
+
+    @classmethod
+    def launch(
+        cls, spans: list[ScoredSpan], states: Tensor, logits_of: Callable[[Tensor, Tensor], None], vocabulary: int
+    ) -> Scores:
+        """Launch the logits of `states` [rows of all spans, hidden], a part at a time, and their copies to the host."""
+        first, scored = 0, []
+        for span in spans:
+            own = states[first : first + len(span.rows)]
+            first += len(span.rows)
+            scored.append((span, _scores(span, own, logits_of, vocabulary)))
+        arrived = None
+        if states.is_cuda:  # pragma: no cover - CUDA
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return cls(scored, arrived)
+
+    def collect(self) -> None:
+        """Wait for the copies, and for nothing launched after them; give the sequences their scores."""
+        if self.arrived is not None:  # pragma: no cover - CUDA
+            self.arrived.synchronize()
+        for span, scores in self.spans:
+            targets, done = span.targets, 0
+            for part in scores:
+                size = part[0].shape[0]
+                span.add(choices_of(targets[done : done + size], part), done)
+                done += size
+
+
+def _scores(
+    span: ScoredSpan, states: Tensor, logits_of: Callable[[Tensor, Tensor], None], vocabulary: int
+) -> list[Part]:
+    targets = to_device(torch.tensor(span.targets), states.device)
+    scores = []
+    for part in parts(len(span.rows), vocabulary):
+        logits = torch.empty(part.stop - part.start, vocabulary, device=states.device)
+        logits_of(states[part], logits)
+        chosen, best, ids = log_probabilities(logits, targets[part], span.sequence.sampling.logprobs or 0)
+        scores.append((_sent(chosen), _sent(best), _sent(ids)))
+    return scores
+
+
+def _sent(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", non_blocking=True, copy=True)

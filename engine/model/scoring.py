@@ -1,0 +1,36 @@
+"""Log probabilities of tokens from logits, in parts of a bounded size: a row of logits is as long as the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
+from engine.model.choice import Choice
+
+PART_BYTES = 16 * 2**20  # of logits in float32 at once; their sums take as much again
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the log probabilities of the tokens [m], and the `count` largest with their ids, [m, count] each.
+
+    logits: [m, V], before bias, penalties and grammar; tokens: int32 or int64 [m].
+    """
+    values = logits.float()
+    norm = values.logsumexp(dim=-1)
+    best = values.topk(min(count, values.shape[-1]), dim=-1)
+    chosen = values.gather(1, tokens.long()[:, None])[:, 0] - norm
+    return chosen, best.values - norm[:, None], best.indices
+
+
+def parts(rows: int, vocabulary: int) -> Iterator[slice]:
+    """Yield slices of so many rows, each with logits of at most PART_BYTES."""
+    size = max(1, PART_BYTES // (4 * vocabulary))
+    for first in range(0, rows, size):
+        yield slice(first, min(first + size, rows))
+
+
+def choices_of(targets: Iterable[int], scores: tuple[Tensor, Tensor, Tensor]) -> Iterator[Choice]:
+    """Yield each target with its log probability and alternatives, from what `log_probabilities` returns."""
+    for target, chosen, values, ids in zip(targets, *(part.tolist() for part in scores), strict=True):
+        yield Choice(target, True, chosen, tuple(zip(ids, values, strict=True)))
