@@ -41,7 +41,7 @@ def of_count(reach: Reach, expander: Expander, shape: Object) -> list[Object]:
         if needed > len(optional) + 1:  # the library does not see that two names are the same
             raise SchemaRefused(UNSUPPORTED, meeting.pointer_of(shape.origins, "minProperties"))
         return [shape]
-    return [replace(shape, least=0, most=None if optional or closed else shape.most)]
+    return [replace(shape, least=0, most=None if optional or (closed and not more) else shape.most)]
 
 
 def _with_only(expander: Expander, shape: Object, optional: list[str], names: tuple[str, ...]) -> Object:

@@ -31,6 +31,7 @@ from engine.text.schema.shapes import (
 )
 
 LARGEST = 10**15 - 1
+NARROWED = 1000  # the part of a range of numbers that is left out at an end
 DEFINITION = "#/$defs/s"
 MAX_ROUNDS = 20  # of merging definitions: one for each level of what they contain
 
@@ -207,6 +208,7 @@ def _renamed(text: str, names: dict[str, str], reference: re.Pattern[str]) -> st
 
 def _number(shape: Number) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "integer" if shape.integer else "number"}
+    shape = _off_whole_numbers(shape)
     low, high = shape.low, shape.high
     beyond = (low is not None and low > LARGEST) or (high is not None and high < -LARGEST)
     if beyond:  # the library computes with 64 bits
@@ -225,3 +227,15 @@ def _number(shape: Number) -> dict[str, Any]:
     elif shape.multiples:
         schema["allOf"] = [{"type": schema["type"], "multipleOf": multiple} for multiple in shape.multiples]
     return schema
+
+
+def _off_whole_numbers(shape: Number) -> Number:
+    """Return numbers without an open bound that is whole and within 1 of the other one: the library includes it."""
+    low, high = shape.low, shape.high
+    if shape.integer or low is None or high is None or high - low >= 1:
+        return shape
+    if shape.low_open and low == int(low):
+        shape = replace(shape, low=low + (high - low) / NARROWED, low_open=False)
+    if shape.high_open and high == int(high):
+        shape = replace(shape, high=high - (high - low) / NARROWED, high_open=False)
+    return shape

@@ -41,6 +41,8 @@ from engine.text.schema.shapes import (
 MAX_WORK = 50_000  # combinations of two shapes, about ten microseconds each
 MAX_SHAPES = 256  # of one state
 
+LISTED = ("const", "enum")  # values, which must satisfy all other keywords
+
 Shapes = tuple[Shape, ...]
 
 
@@ -143,14 +145,19 @@ class Expander:
     def _read(self, place: Place, upper: bool) -> Shapes:
         raw, shapes, simple = place.raw, EVERY_SHAPE, False
         keywords = ["$ref"] if self.document.reference_alone and "$ref" in raw else list(raw)
+        closing = [keyword for keyword in keywords if keyword in CLOSING]
         for keyword in keywords:
             if keyword in SIMPLE and not simple:
                 shapes, simple = self.both(shapes, self._simple(place), place.pointer, upper), True
-            elif keyword in applying.APPLICATORS:
+            elif keyword in applying.APPLICATORS and not (closing and keyword in LISTED):
                 shapes = applying.APPLICATORS[keyword](self, shapes, place, keyword, upper)
         for keyword in CLOSING:
-            if keyword in keywords and not upper:
-                shapes = tuple(self._closed(shape, self.inner(place, keyword), keyword) for shape in shapes)
+            if keyword in closing and not upper:
+                closed = [self._closed(shape, self.inner(place, keyword), keyword) for shape in shapes]
+                shapes = tuple(shape for shape in closed if shape is not None)
+        for keyword in LISTED if closing else ():
+            if keyword in keywords:
+                shapes = applying.APPLICATORS[keyword](self, shapes, place, keyword, upper)
         return shapes
 
     def _simple(self, place: Place) -> Shapes:
@@ -219,13 +226,16 @@ class Expander:
             origins=origins(place, OBJECT_KEYWORDS),
         )
 
-    @staticmethod
-    def _closed(shape: Shape, rest: State, keyword: str) -> Shape:
+    def _closed(self, shape: Shape, rest: State, keyword: str) -> Shape | None:
         """Apply an `unevaluated` keyword: what no other keyword has spoken of must satisfy it."""
-        if isinstance(shape, Array) and keyword == "unevaluatedItems" and shape.rest is None:
+        if isinstance(shape, Constant):  # of a composition, which does not tell what it spoke of: nothing, to be safe
+            values = meeting.values_inside(shape.value, dict if keyword == "unevaluatedProperties" else list)
+            return shape if all(meeting.state_admits(self, rest, value) for value in values) else None
+        unsaid = isinstance(shape, Array) and (shape.rest is None or shape.unspoken_rest)
+        if isinstance(shape, Array) and keyword == "unevaluatedItems" and unsaid:
             spoken = len(shape.prefix) if shape.spoken is None else shape.spoken
             prefix = [state if i < spoken else joined(state, rest) for i, state in enumerate(shape.prefix)]
-            return replace(shape, prefix=tuple(prefix), rest=rest, spoken=None)
+            return replace(shape, prefix=tuple(prefix), rest=joined(shape.rest or ANYTHING, rest), spoken=None)
         if isinstance(shape, Object) and keyword == "unevaluatedProperties" and shape.rest is None:
             only_excluded = {name: joined(shape.properties[name], rest) for name in shape.unspoken}
             return replace(shape, properties={**shape.properties, **only_excluded}, rest=rest, unspoken=frozenset())

@@ -133,6 +133,13 @@ def state_admits(expander: Expander, state: State, value: Any, upper: bool = Fal
     return any(admits(expander, shape, value, upper) for shape in expander.expand(state, upper))
 
 
+def values_inside(value: Any, kind: type) -> list[Any]:
+    """Return what an object or an array contains, if the value is one of that kind."""
+    if isinstance(value, dict) and kind is dict:
+        return list(value.values())
+    return value if isinstance(value, list) and kind is list else []
+
+
 def _in_bounds(shape: Number, value: float) -> bool:
     if shape.integer and value != int(value):
         return False

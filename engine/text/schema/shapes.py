@@ -82,7 +82,7 @@ class Contains:
 @dataclass(frozen=True, slots=True)
 class Array:
     """Arrays. rest: of the items after `prefix`; None where nothing is said of them. spoken: how many items of the
-    prefix the schema speaks of, for `unevaluatedItems`; None for all.
+    prefix the schema speaks of, for `unevaluatedItems`, None for all; unspoken_rest: it only excludes values of `rest`.
     """
 
     prefix: tuple[State, ...] = ()
@@ -92,6 +92,7 @@ class Array:
     unique: bool = False
     contains: tuple[Contains, ...] = ()
     spoken: int | None = None
+    unspoken_rest: bool = False
     origins: Origins = field(default_factory=dict)
 
     def item(self, index: int) -> State:
@@ -212,6 +213,7 @@ def meet_arrays(one: Array, other: Array) -> Array | None:
         unique=one.unique or other.unique,
         contains=one.contains + other.contains,
         spoken=max(len(shape.prefix) if shape.spoken is None else shape.spoken for shape in (one, other)),
+        unspoken_rest=all(shape.rest is None or shape.unspoken_rest for shape in (one, other)),
         origins=merged(one.origins, other.origins),
     )
     return None if met.most is not None and met.least > met.most else met

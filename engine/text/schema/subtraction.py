@@ -119,7 +119,7 @@ def _arrays(expander: Expander, shape: Array, taken: Array) -> Parts:
     for some in taken.contains:
         if some.least == 1:
             none = expander.opposite(some.state, _place(shape))
-            parts.append(meet_arrays(shape, Array(rest=none)))
+            parts.append(meet_arrays(shape, Array(rest=none, unspoken_rest=True)))
     whole = not taken.rest and not taken.unique and not taken.contains
     return [part for part in parts if part is not None], whole
 

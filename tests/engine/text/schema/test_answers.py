@@ -92,6 +92,20 @@ SCHEMAS = {
         "type": "object",
     },
     "unevaluated items": {"allOf": [{"prefixItems": [NAME]}], "type": "array", "unevaluatedItems": {"const": 7}},
+    "unevaluated and listed": {
+        "properties": {"a": {"const": 1}},
+        "enum": [{"a": 1}, {"a": 1, "b": 2}, {}],
+        "unevaluatedProperties": False,
+    },
+    "unevaluated and listed within": {"anyOf": [{"enum": [{"a": 1}, {}, [1], []]}], "unevaluatedProperties": False},
+    "unevaluated and excluded": {
+        "type": "array",
+        "not": {"contains": {"const": 1}},
+        "unevaluatedItems": {"enum": [1, 2]},
+    },
+    "few names of a pattern": {"patternProperties": {"^a": {"const": 1}}, "type": "object", "maxProperties": 1},
+    "between whole numbers": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
+    "below a whole number": {"type": "number", "minimum": -2.5, "exclusiveMaximum": -2},
     "contains": {"type": "array", "items": {"type": "integer"}, "contains": {"minimum": 5}, "maxItems": 3},
     "contains a few": {
         "type": "array",
@@ -217,6 +231,14 @@ def test_keywords_of_one_type_mean_that_type(answers):
     assert all(isinstance(value, dict) for value in answers.of({"properties": {"a": NAME}}))
     assert all(isinstance(value, list) for value in answers.of({"items": NAME, "maxItems": 2}))
     assert {type(value) for value in answers.of({}, count=60, most=60)} > {dict, list}
+
+
+@pytest.mark.parametrize(("bounds", "text"), [((0, 0.5), "0"), ((2, 2.25), "2"), ((-1.5, -1), "-1"), ((0, 1e-7), "0")])
+def test_an_open_bound_is_left_out(answers, bounds, text):
+    """Also where the other bound is within 1 of it."""
+    low, high = bounds
+    assert not answers.allow({"type": "number", "exclusiveMinimum": low, "exclusiveMaximum": high}, text)
+    assert answers.allow({"type": "number", "minimum": low, "maximum": high}, text)
 
 
 @pytest.mark.parametrize("text", ["1e5", "1e999", "-1E-7", "1234567890123456", "0." + "3" * 400 + "e1"])
