@@ -1,4 +1,4 @@
-"""The image processor: with and without torchvision, its limits, and folders without one."""
+"""The image processor: its patches, its limits, and folders without one."""
 
 import json
 import random
