@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.route_table import JSON, ROUTES
 from routes.examples import EXAMPLES, HTTPX, Example
 from routes.route_bodies import TEXT, RouteBodies
+from routes.sections import section_of
 
 ADDRESS = "http://127.0.0.1:8085"
 WIDTH = 88  # characters of a line, where a value can be broken
@@ -24,12 +25,17 @@ class CodeSample:
     curl: str
     python: str
 
+    def at(self, address: str) -> CodeSample:
+        """Return the example for a service at another address."""
+        return replace(self, curl=self.curl.replace(ADDRESS, address), python=self.python.replace(ADDRESS, address))
+
 
 def code_samples(name: str, route: RouteBodies) -> list[CodeSample]:
     """Return the examples of a route by its name in the table; none where a browser is meant to call it."""
     method, path = name.split()
     examples = EXAMPLES.get(name, ())
-    if not examples and not ROUTES[name].bodies and {JSON, TEXT} & route.responses.keys():
+    for_programs = section_of(path).key != "pages" and {JSON, TEXT} & route.responses.keys()
+    if not examples and not ROUTES[name].bodies and for_programs:
         shown = "json()" if JSON in route.responses else "text"
         examples = (Example("text", f'{HTTPX}print(httpx.{method.lower()}("ADDRESS{path}").{shown})'),)
     return [CodeSample(one.key, one.body, _curl(one, method, path), _python(one)) for one in examples]

@@ -26,12 +26,6 @@ from telemetry.version import VERSION
 
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 LICENSE = {"name": "Internal use only", "identifier": "LicenseRef-Avito-internal"}
-ABOUT = (
-    "Two language models, one for text and one for questions about images, behind a JSON API and APIs compatible with "
-    "OpenAI's and Anthropic's. Every response has the headers `X-Request-ID` and `X-Response-Time`. In a request, "
-    "`null` for an optional field means that the field is absent; an unknown field is an error that names it; `/v1` "
-    "passes over those that change no answer."
-)
 FAILURES: Mapping[Shape, Model] = {
     Shape.API: bodies.ApiFailure,
     Shape.OPENAI: bodies.OpenaiFailure,
@@ -78,13 +72,16 @@ def describe(app: Flask) -> dict[str, Any]:
         rule = rules[name]
         path = PARAMETER.sub(r"{\1}", rule.rule)
         paths.setdefault(path, {})[name.split()[0].lower()] = _operation(app, name, rule, routes.get(name))
-    texts = LOCALES[DEFAULT].texts["docs"]["sections"]
+    texts = LOCALES[DEFAULT].texts["docs"]
     ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Avito AI API", "version": VERSION, "description": ABOUT, "license": LICENSE},
+        "info": {"title": "Avito AI API", "version": VERSION, "description": texts["about"], "license": LICENSE},
         "servers": [{"url": "/"}],
-        "tags": [{"name": texts[one.key]["heading"], "description": texts[one.key]["about"]} for one in SECTIONS],
+        "tags": [
+            {"name": texts["sections"][one.key]["heading"], "description": texts["sections"][one.key]["about"]}
+            for one in SECTIONS
+        ],
         "paths": paths,
         "components": {
             "schemas": component_schemas(routes, FAILURES.values(), ids),
@@ -108,8 +105,8 @@ def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> 
         "security": SECURITY[row.need],
         "responses": _responses(rule, row, route),
     }
-    if note := _note(row):
-        operation["description"] = note
+    if found := notes(row, texts):
+        operation["description"] = " ".join(found)
     if parameters := _parameters(rule, route):
         operation["parameters"] = parameters
     samples = code_samples(name, route)
@@ -190,14 +187,8 @@ def _request_bodies(row: Row, route: RouteBodies, samples: list[CodeSample]) -> 
     return content
 
 
-def _note(row: Row) -> str:
-    """Return who may use the route and whether it is rate limited."""
-    notes = []
-    if row.need is Need.LOCAL_OR_ADMIN:
-        notes.append("For programs on the same machine, and with the administrator's key.")
-    if row.budget is Budget.GENERATION:
-        notes.append(
-            "Counts against the caller's rate limit"
-            + (", once for each answer that is requested." if row.cost_in_body else ".")
-        )
-    return " ".join(notes)
+def notes(row: Row, texts: Mapping[str, Any]) -> list[str]:
+    """Return who may use a route, and whether it is rate limited. texts: those of the description in a language."""
+    access = [texts["access"][row.need.value]] if row.need.value in texts["access"] else []
+    charged = [texts["charged_each" if row.cost_in_body else "charged"]] if row.budget is Budget.GENERATION else []
+    return access + charged

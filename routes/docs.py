@@ -1,17 +1,25 @@
-"""The description of the API: for programs at /api/openapi.json, for people at /api/docs."""
+"""The description of the API: for programs at /api/openapi.json, for people at /api/docs, in the reader's language."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, render_template
+from flask import Blueprint, Response, jsonify, render_template, request
 from markupsafe import Markup, escape
 
+from edge.route_table import ROUTES
+from routes.code_samples import ADDRESS, CodeSample, code_samples
+from routes.description import PARAMETER, notes
+from routes.locale import LOCALES, Locale, visitors_locale
+from routes.route_bodies import route_bodies
+from routes.sections import SECTIONS, section_of
 from routes.services import services
 
 docs = Blueprint("docs", __name__)
 CODE = re.compile("`([^`]+)`")
+SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 
 
 @docs.get("/api/openapi.json")
@@ -23,16 +31,65 @@ def openapi() -> Response:
 @docs.get("/api/docs")
 def page() -> str:
     """Show this description as a page."""
+    locale = visitors_locale()
     return render_template(
-        "docs.html", api=services().api_description(), body_fields=_fields, type_of=type_of, prose=prose
+        "docs.html",
+        t=locale.texts,
+        lang=locale.code,
+        languages=LOCALES,
+        api=services().api_description(),
+        sections=_sections(locale),
+        body_fields=_fields,
+        type_of=type_of,
+        prose=prose,
     )
 
 
-def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the fields of a body: name, type, whether they are required, and their description."""
-    schema = _resolved(content.get("schema", {}))
+def _sections(locale: Locale) -> list[dict[str, Any]]:
+    """Return the sections that have routes, with their operations."""
+    bodies = route_bodies(services().request_models, services().openai_models)
+    operations: dict[str, list[dict[str, Any]]] = {section.key: [] for section in SECTIONS}
+    for name in ROUTES:
+        samples = code_samples(name, bodies[name]) if name in bodies else []
+        operations[section_of(name.split()[1]).key].append(_operation(name, locale.texts["docs"], samples))
+    return [{"key": key, "operations": found} for key, found in operations.items() if found]
+
+
+def _operation(name: str, texts: Mapping[str, Any], samples: list[CodeSample]) -> dict[str, Any]:
+    method, path = name.split()[0], PARAMETER.sub(r"{\1}", name.split()[1])
+    described = services().api_description()["paths"][path][method.lower()]
+    return {
+        "id": described["operationId"],
+        "method": method,
+        "path": path,
+        "summary": texts["operations"].get(described["operationId"], described["summary"]),
+        "notes": notes(ROUTES[name], texts),
+        "samples": [sample.at(_address()) for sample in samples],
+        "parameters": _as_object(described.get("parameters", [])),
+        "bodies": described.get("requestBody", {}).get("content", {}),
+        "responses": described["responses"],
+    }
+
+
+def _address() -> str:
+    """Return the address by which the reader has reached this service, if it can stand in a program."""
+    address = request.url_root.rstrip("/")
+    return address if SHOWABLE.fullmatch(address) else ADDRESS
+
+
+def _as_object(parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the parameters of a route as the fields of an object."""
+    required = [one["name"] for one in parameters if one["required"]]
+    return (
+        {"properties": {one["name"]: one["schema"] for one in parameters}, "required": required} if parameters else {}
+    )
+
+
+def _fields(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of an object, the required ones first: name, type, whether it is required, and description."""
+    schema = _resolved(schema or {})
     required = schema.get("required", [])
-    return [
+    rows = [
         {
             "name": name,
             "type": type_of(inner),
@@ -41,6 +98,7 @@ def _fields(content: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for name, inner in schema.get("properties", {}).items()
     ]
+    return sorted(rows, key=lambda row: not row["required"])
 
 
 def prose(text: str) -> Markup:
@@ -48,18 +106,19 @@ def prose(text: str) -> Markup:
     return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))  # nosec B704 # escaped before
 
 
-def type_of(schema: dict[str, Any]) -> str:
-    """Return a schema in a few words."""
+def type_of(schema: dict[str, Any]) -> Markup:
+    """Return a schema in a few words; the name of another one is a link to it."""
     if "$ref" in schema:
-        return str(schema["$ref"].rpartition("/")[2])
+        return Markup('<a href="#schema-{0}">{0}</a>').format(schema["$ref"].rpartition("/")[2])
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
-        return " or ".join(dict.fromkeys(type_of(option) for option in options if option.get("type") != "null"))
+        kinds = dict.fromkeys(type_of(option) for option in options if option.get("type") != "null")
+        return Markup(" or ").join(kinds)
     if "const" in schema or "enum" in schema:
-        return " | ".join(str(value) for value in schema.get("enum", [schema.get("const")]))
+        return escape(" | ".join(str(value) for value in schema.get("enum", [schema.get("const")])))
     if schema.get("type") == "array":
-        return f"list of {type_of(schema.get('items', {}))}"
-    return str(schema.get("type", "anything"))
+        return Markup("list of {}").format(type_of(schema.get("items", {})))
+    return escape(schema.get("type", "anything"))
 
 
 def _resolved(schema: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ MIB = 1024 * 1024
 A_YEAR = 365 * 24 * 3600  # seconds
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
-SWITCHABLE = {"/", "/status"}
+SWITCHABLE = {"/", "/status", "/api/docs"}
 # Browsers give icons one of two types, and animated PNG files one of their own.
 IMAGE_KINDS = ("png", "apng", "jpeg", "webp", "gif", "bmp", "avif", "x-icon", "vnd.microsoft.icon")
 IMAGE_TYPES = tuple(f"image/{kind}" for kind in IMAGE_KINDS)

@@ -19,7 +19,6 @@ from routes.validation import validated
 from tests.fakes import FakeMachine, scripted_models
 
 BODIES = [(name, one) for name, examples in EXAMPLES.items() for one in examples if one.body is not None]
-WITHOUT = {"GET /api/docs", "GET /status/samples"}  # for browsers, outside of the pages
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +38,8 @@ def samples(app):
 def test_every_route_for_programs_has_an_example(samples):
     """In curl and in Python; a route for browsers has none, and no example is of a route that there is not."""
     assert set(EXAMPLES) <= set(ROUTES)
-    for name in set(ROUTES) & set(samples) - WITHOUT:
-        path = name.split()[1]
-        for_browsers = section_of(path).key == "pages" or path.startswith("/status")
-        assert bool(samples[name]) is not for_browsers, name
+    for name in set(ROUTES) & set(samples) - {"GET /api/docs"}:
+        assert bool(samples[name]) is (section_of(name.split()[1]).key != "pages"), name
         assert all(one.curl and one.python for one in samples[name])
 
 

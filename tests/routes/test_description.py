@@ -1,5 +1,6 @@
 """The description of the API: complete, generated from the models, and readable without JavaScript."""
 
+import html
 import re
 
 import jsonschema
@@ -9,6 +10,7 @@ from app_production import create_app
 from config import load_settings
 from edge.route_table import ROUTES
 from routes.assets import FOLDER
+from routes.code_samples import ADDRESS
 from routes.docs import prose
 from routes.locale import LOCALES
 from routes.route_bodies import FILES
@@ -167,6 +169,63 @@ def test_the_page_needs_no_script(client):
     for name in description["components"]["schemas"]:
         assert f"<code>{name}</code>" in page.text
     assert "an integer from 1 to 2048" in page.text
+
+
+def test_the_page_goes_from_what_people_need_first_to_what_they_need_last(client):
+    """Generation, the protocols, tokens, health, operation, pages; the contents name every section and operation."""
+    page = client.get("/api/docs").text
+    shown = re.findall(r'<section id="(\w+)">', page)
+    assert shown == [*(section.key for section in SECTIONS), "schemas"]
+    links, ids = set(re.findall(r'href="#([^"]+)"', page)), re.findall(r'\sid="([^"]+)"', page)
+    assert links <= set(ids)
+    assert len(set(ids)) == len(ids)
+    assert (
+        set(shown) | {one["operationId"] for one in operations(client.get("/api/openapi.json").json).values()} <= links
+    )
+
+
+def test_the_page_shows_the_examples_at_the_readers_address(client):
+    """As in the document, for curl and Python; fields and answers are folded, the first example is not."""
+    page = html.unescape(client.get("/api/docs", base_url="https://ai.example.com").text)
+    described = operations(client.get("/api/openapi.json").json)["post /v1/messages"]
+    for sample in described["x-codeSamples"]:
+        assert sample["source"].replace(ADDRESS, "https://ai.example.com") in page
+    assert ADDRESS not in page
+    assert "<details open>" not in page
+    assert page.count('<details class="sample" open>') == sum(
+        "x-codeSamples" in one for one in operations(client.get("/api/openapi.json").json).values()
+    )
+
+
+@pytest.mark.parametrize("host", ["a'b", "a;b", "a$(b)", 'a"b', "a b", "a\\b"])
+def test_no_host_becomes_a_part_of_a_program(client, host):
+    """Whoever could choose a reader's Host cannot write into what is copied to a shell."""
+    page = client.get("/api/docs", headers={"Host": host})
+    assert f"//{host}" not in html.unescape(page.text)
+
+
+def test_the_page_is_in_the_readers_language(client):
+    """Headings, summaries and notes; the switch is that of the other pages, and returns here."""
+    page = client.get("/api/docs", headers={"Accept-Language": "ru"}).text
+    texts = LOCALES["ru"].texts["docs"]
+    assert '<html lang="ru">' in page
+    for text in (texts["heading"], texts["lead"], texts["charged"], texts["operations"]["openai_chat_completions"]):
+        assert text in page
+    assert '<dd lang="en">' in page
+    assert '<dd lang="en">' not in client.get("/api/docs").text
+    chosen = client.post("/language", data={"language": "ru", "page": "/api/docs"})
+    assert (chosen.status_code, chosen.location) == (303, "/api/docs")
+
+
+def test_the_page_is_of_a_moderate_size(client):
+    """With every field of every schema."""
+    for language in LOCALES:
+        assert len(client.get("/api/docs", headers={"Accept-Language": language}).data) < 250_000
+
+
+def test_the_page_with_the_forms_links_to_the_description(client):
+    """In its foot."""
+    assert 'href="/api/docs"' in client.get("/").text.partition("<footer>")[2]
 
 
 def test_code_in_the_description_is_code_on_the_page(client):

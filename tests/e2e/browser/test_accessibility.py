@@ -114,7 +114,7 @@ def test_no_violation_in_any_state_of_the_models(service, look, script):
 
 
 def test_no_violation_on_any_other_page(service, look):
-    """An answer without JavaScript with its kept image, an unknown address, the API's description."""
+    """An answer without JavaScript with its kept image, an unknown address, the API's description, folded and not."""
     service.script(pieces=[MARKDOWN])
     page = look(service.url)
     choose(page)
@@ -124,6 +124,8 @@ def test_no_violation_on_any_other_page(service, look):
     for path in ("/nothing", "/api/docs"):
         page.goto(service.url + path)
         assert violations(page) == []
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert violations(page) == []
 
 
 def test_no_violation_on_the_operators_page(service, look):

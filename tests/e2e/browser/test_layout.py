@@ -35,6 +35,32 @@ def test_nothing_is_wider_than_the_window(service, open_page):
         assert overflow(page) <= 0, width
 
 
+@pytest.mark.parametrize("locale", ["en-US", "ru-RU"])
+def test_the_description_fits_every_window(service, open_page, locale):
+    """With everything unfolded, on a phone, a tablet and a desk."""
+    page = open_page(f"{service.url}/api/docs", locale=locale)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for width in (*WIDTHS, 390, 1023, 1024):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) <= 0, width
+
+
+def test_the_description_unfolds_without_scripts(service, open_page):
+    """A link to a schema opens it, a click opens the fields, and the language can be chosen."""
+    page = open_page(f"{service.url}/api/docs", java_script_enabled=False)
+    operation = page.locator("#openai_chat_completions")
+    fields = operation.locator("details", has_text="Fields of the body")
+    expect(fields.locator("dl")).to_be_hidden()
+    fields.locator("summary").click()
+    expect(fields.locator("dl")).to_be_visible()
+    expect(page.locator("#schema-StructuredOutputs")).to_be_hidden()
+    fields.get_by_role("link", name="StructuredOutputs").click()
+    expect(page.locator("#schema-StructuredOutputs")).to_be_visible()
+    page.get_by_role("button", name="Русский").click()
+    expect(page).to_have_url(f"{service.url}/api/docs")
+    expect(page.get_by_role("heading", name="Содержание")).to_be_visible()
+
+
 @pytest.mark.parametrize("path", ["/", "/status"])
 def test_the_page_is_light_and_keeps_its_files(service, open_page, path):
     """Under 100 KB in total; files with a fingerprint are not fetched again."""
