@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -52,8 +54,12 @@ class TokenTexts:
         begin, self._begin = self._begin, self._end
         whole = _Cleaned(b"".join(pieces), self._table.cleans, self._strips)
         self._strips = False
-        bounds = [whole.index(end) for end in accumulate(map(len, pieces), initial=0)]
-        return [TokenText(whole.data[low:high], begin + whole.character(low)) for low, high in pairwise(bounds)]
+        bounds = whole.indexes(accumulate(map(len, pieces), initial=0))
+        offsets = whole.characters(bounds)
+        return [
+            TokenText(whole.data[low:high], begin + offset)
+            for (low, high), offset in zip(pairwise(bounds), offsets, strict=False)  # the last bound begins no token
+        ]
 
 
 class _Cleaned:
@@ -68,20 +74,30 @@ class _Cleaned:
             position = marker.end()
         self.data = b"".join([*parts, raw[position:]])
 
-    def index(self, position: int) -> int:
-        """Return where in the cleaned bytes a raw position is, behind a marker for one inside it."""
-        for marker in self._markers:
-            if marker.start() < position < marker.end():
-                position = marker.end()
-        inside = [marker for marker in self._markers if marker.end() <= position]
-        return position - sum(marker.end() - marker.start() - len(self._byte(marker)) for marker in inside)
+    # Both take all positions at once, in order: a client can have a whole answer wait here, which takes one pass.
 
-    def character(self, index: int) -> int:
-        """Return how many characters begin before the one that has this byte."""
+    def indexes(self, positions: Iterable[int]) -> list[int]:
+        """Return where in the cleaned bytes raw positions are, behind a marker for those inside it."""
+        found, removed, behind = [], 0, 0
+        markers = deque(self._markers)
+        for position in positions:
+            while markers and markers[0].start() < position:
+                marker = markers.popleft()
+                behind = marker.end()
+                removed += behind - marker.start() - len(self._byte(marker))
+            found.append(max(position, behind) - removed)
+        return found
+
+    def characters(self, indexes: Iterable[int]) -> list[int]:
+        """Return for each byte how many characters begin before the one that has it."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        complete = len(decoder.decode(self.data[: index + 1]))
-        within = bool(decoder.getstate()[0]) or index >= len(self.data)
-        return complete if within else complete - 1
+        found, complete, read = [], 0, 0
+        for index in indexes:
+            complete += len(decoder.decode(self.data[read : index + 1]))
+            read = max(read, min(index + 1, len(self.data)))
+            within = bool(decoder.getstate()[0]) or index >= len(self.data)
+            found.append(complete if within else complete - 1)
+        return found
 
     def _byte(self, marker: re.Match[bytes]) -> bytes:
         if self._stripped and marker.start() == 0:

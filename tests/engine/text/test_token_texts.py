@@ -90,3 +90,12 @@ def test_a_token_is_known_once_its_characters_are_complete():
     """Whole ones at once, a part of a character with the rest of it."""
     table = TokenTable([b"a", b"\xd0", b"\xb4"], cleans=False)
     assert tokens_of(table, [0, 1, 2, 0])[1] == [1, 1, 3, 4]
+
+
+@pytest.mark.parametrize("piece", [b"<0xF0>", b"\xf0"])
+def test_an_answer_of_parts_of_characters_alone_takes_one_pass(piece):
+    """A client can force such an answer: all of it waits for its end, and each token is then looked at once."""
+    length = 20_000
+    tokens, counts = tokens_of(TokenTable([piece], cleans=True), [0] * length)
+    assert counts[-1] == 0
+    assert [(token.data, token.offset) for token in tokens] == [(b"\xf0", index) for index in range(length)]
