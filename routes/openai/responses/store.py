@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from engine.errors import Overloaded, Unsupported, ValidationError
 
@@ -129,9 +130,22 @@ class ResponseStore:
     def _make_room(self) -> None:
         """Remove responses until the rest is within the bounds; drafts alone are."""
         self._expire()
-        while self._responses and (self._bytes > self._max_bytes or len(self._responses) > self._max_responses):
-            ((most, _),) = self._of_owner.most_common(1)
-            self._remove(next(one for one in self._responses.values() if one.owner == most))
+        if not self._is_full():
+            return
+        oldest_first: dict[str, deque[StoredResponse]] = defaultdict(deque)
+        for response in self._responses.values():
+            oldest_first[response.owner].append(response)
+        # One pass and a heap: a client may have thousands removed at once, while all others wait for the lock.
+        most_first = [(-self._of_owner[owner], owner) for owner in oldest_first]
+        heapify(most_first)
+        while most_first and self._is_full():
+            owner = heappop(most_first)[1]
+            self._remove(oldest_first[owner].popleft())
+            if oldest_first[owner]:
+                heappush(most_first, (-self._of_owner[owner], owner))
+
+    def _is_full(self) -> bool:
+        return self._bytes > self._max_bytes or len(self._responses) > self._max_responses
 
     def _expire(self) -> None:
         now = self._clock()

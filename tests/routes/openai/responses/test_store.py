@@ -81,6 +81,15 @@ def test_who_stores_most_makes_room(store):
     assert store.find("b", "kept") is not None
 
 
+def test_room_is_made_until_who_stores_most_has_no_more_than_others(store):
+    """Their oldest go, and nothing of the others while they have less."""
+    for owner, number in (("a", 1), ("b", 1), ("a", 2), ("c", 1), ("b", 2), ("a", 3), ("a", 4), ("a", 5)):
+        keep(store, f"{owner}{number}", owner, body=b"x" * 9 * KIB)
+    store.draft("d", None, b"x" * 40 * KIB)
+    assert store.size()[0] == 5
+    assert all(store.find(name[0], name) is not None for name in ("a4", "a5", "b1", "b2", "c1"))
+
+
 def test_the_number_of_responses_is_bounded(clock):
     """Small ones too."""
     store = ResponseStore(100 * KIB * KIB, max_responses=5, clock=clock)
