@@ -8,11 +8,22 @@ would change the answer, and is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 EMPTY: tuple[Any, ...] = ("", [], {})  # with null and false, what asks for nothing in a field that no table names
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A note of what to use instead: the first of these fields that the object has, of several protocols."""
+
+    fields: tuple[str, ...]
+
+    def sentence(self, known: Set[str]) -> str:
+        """Return the note for an object with these fields, "" if it has none of them."""
+        return next((f"Use {name}." for name in self.fields if name.partition(".")[0] in known), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +37,7 @@ class PassedOver:
 
     hints: frozenset[str] = frozenset()
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str | Use] = field(default_factory=dict)
     rest: bool = False
 
     def allows(self, name: str, value: Any) -> bool:
@@ -37,14 +48,19 @@ class PassedOver:
             return any(_same(value, one) for one in self.neutral[name])
         return self.rest or value is False or value in EMPTY
 
-    def refusal(self, name: str) -> str | None:
-        """Return what completes "<field> ..." in the refusal of a field, None if nothing is known of it."""
-        if name not in self.neutral and name not in self.notes:
+    def refusal(self, name: str, known: Set[str]) -> str | None:
+        """Return what completes "<field> ..." in the refusal of a field, None if nothing is known of it.
+
+        known: the object's own fields.
+        """
+        note = self.notes.get(name, "")
+        shown_note = note.sentence(known) if isinstance(note, Use) else note
+        if name not in self.neutral and not shown_note:
             return None
         values = [one for one in self.neutral.get(name, ()) if one not in EMPTY]
         shown = " or ".join(json.dumps(one) for one in values)
         sentence = f"must be {shown}; other values are not supported." if shown else "is not supported."
-        return " ".join([sentence, self.notes[name]]) if name in self.notes else sentence
+        return f"{sentence} {shown_note}".rstrip()
 
 
 def neutral(values: tuple[Any, ...], names: str) -> dict[str, tuple[Any, ...]]:
@@ -52,9 +68,9 @@ def neutral(values: tuple[Any, ...], names: str) -> dict[str, tuple[Any, ...]]:
     return dict.fromkeys(names.split(), values)
 
 
-def use(instead: str, names: str) -> dict[str, str]:
-    """Return notes that name what to use instead. names: separated by blanks."""
-    return dict.fromkeys(names.split(), f"Use {instead}.")
+def use(instead: str, names: str) -> dict[str, Use]:
+    """Return notes that name what to use instead of some fields. Both are names separated by blanks."""
+    return dict.fromkeys(names.split(), Use(tuple(instead.split())))
 
 
 def hints(*names: str) -> frozenset[str]:
@@ -148,18 +164,27 @@ NEUTRAL = joined(
 )
 NOTES = joined(
     [
-        use("max_tokens", "n_predict num_predict max_new_tokens max_length max_output_tokens"),
+        use(
+            "max_tokens max_output_tokens",
+            "n_predict num_predict max_new_tokens max_length max_tokens max_completion_tokens max_output_tokens",
+        ),
         use("repetition_penalty", "repeat_penalty rep_pen"),
-        use("reasoning_effort", "think thinking enable_thinking reasoning reasoning_budget thinking_budget"),
-        use("response_format", "grammar json_schema format regex ebnf guided_json guided_regex guided_choice"),
-        use("response_format", "guided_grammar structured_outputs structural_tag"),
+        use(
+            "reasoning_effort reasoning thinking",
+            "think thinking enable_thinking reasoning reasoning_effort reasoning_budget thinking_budget",
+        ),
+        use(
+            "response_format text.format output_config.format structured_outputs",
+            "response_format grammar json_schema format regex ebnf guided_json guided_regex guided_choice "
+            "guided_grammar structured_outputs structural_tag",
+        ),
         use("temperature", "do_sample"),
         use("tools", "functions"),
         use("tool_choice", "function_call"),
-        use("logprobs", "n_probs"),
+        use("logprobs include", "n_probs logprobs"),
         use("n", "n_cmpl"),
         use("seed", "random_seed"),
-        use("stop", "stop_sequences"),
+        use("stop stop_sequences", "stop stop_sequences"),
         dict.fromkeys(("audio", "modalities"), "This service writes text alone."),
         {"options": "Send its fields themselves.", "web_search_options": "Nothing is searched."},
     ]
@@ -175,7 +200,7 @@ HISTORY = PassedOver(
             neutral((), "audio"),
         ]
     ),
-    notes=use("parts of the type image_url", "images image"),
+    notes=dict.fromkeys(("images", "image"), "Use parts of the type image_url."),
     rest=True,
 )
 TOOL = PassedOver(hints("cache_control defer_loading eager_input_streaming allowed_callers"))

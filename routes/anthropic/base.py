@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from routes.passed_over import HINTS, NEUTRAL, NOTES, PassedOver, hints, neutral, use
+from routes.passed_over import HINTS, NEUTRAL, NOTES, PassedOver, hints, neutral
 from routes.protocol_request import ProtocolRequest
 
 REQUEST = PassedOver(
@@ -17,9 +17,7 @@ REQUEST = PassedOver(
     NEUTRAL | neutral((), "compaction container thread") | neutral(([],), "fallbacks"),
     NOTES
     | {"container": "This service runs no code.", "mcp_servers": "This service calls no other servers."}
-    | dict.fromkeys(("thread", "compaction"), "Send the whole conversation.")
-    | use("stop_sequences", "stop")
-    | use("output_config", "response_format"),
+    | dict.fromkeys(("thread", "compaction"), "Send the whole conversation."),
 )
 
 

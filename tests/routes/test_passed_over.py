@@ -12,6 +12,7 @@ from routes.validation import validated
 from tests.routes.test_openai import CHAT, HELLO, TEXT, URL, ask, image_part, refused, said
 from tests.routes.test_openai import TOOL as FUNCTION
 
+MESSAGE = {"max_tokens": 5, "messages": HELLO}
 HINTED = [
     *({name: value} for name in ("user", "metadata", "verbosity", "moderation") for value in ("x", 5, {"a": [1]})),
     *({"service_tier": "priority"}, {"store": True}, {"priority": -3}, {"keep_alive": "5m"}, {"cache_prompt": True}),
@@ -84,6 +85,13 @@ CHANGES = [
     ({"temprature": 0.5}, "Unknown field: temprature."),
 ]
 
+# What is said in place of a field that completions do not have.
+IN_COMPLETIONS = {
+    "Use response_format.": "Use structured_outputs.",
+    "Use reasoning_effort.": "not supported.",
+    "Use tools.": "is not supported.",
+}
+
 
 def named(fields):
     return [json.dumps(one) for one in fields]
@@ -109,13 +117,16 @@ def test_what_changes_nothing_is_passed_over_in_a_completion(client, avibe, fiel
 
 @pytest.mark.parametrize(("fields", "says"), CHANGES, ids=named(fields for fields, _ in CHANGES))
 def test_what_would_change_the_answer_is_refused_by_name(client, avibe, fields, says):
-    """In chats and in completions, with what is supported instead."""
-    for path, prompt in ((CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"})):
+    """In chats and in completions, with what is supported instead, if it is in this request."""
+    for path, prompt, note in (
+        (CHAT, {"messages": HELLO}, says),
+        (TEXT, {"prompt": "x"}, IN_COMPLETIONS.get(says, says)),
+    ):
         response = client.post(path, json={"model": "avibe"} | prompt | fields)
         message, param = refused(response, 400, "validation_error")
         assert param == next(iter(fields))
         assert param in message
-        assert says in message
+        assert note in message
     assert avibe.submitted == []
 
 
@@ -125,7 +136,31 @@ def test_the_tables_do_not_contradict_each_other():
     assert not HINTS & set(NOTES)
     for table in (REQUEST, HISTORY, TOOL, FORMAT, TEMPLATE, STREAM_OPTIONS):
         assert all(table.allows(name, value) for name, values in table.neutral.items() for value in values)
-        assert all(table.refusal(name) for name in table.neutral)
+        assert all(table.refusal(name, set()) for name in table.neutral)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "says"),
+    [
+        (CHAT, {"messages": HELLO, "stop_sequences": ["a"]}, "Use stop."),
+        (CHAT, {"messages": HELLO, "max_output_tokens": 5}, "Use max_tokens."),
+        (TEXT, {"prompt": "x", "response_format": {"type": "json_object"}}, "Use structured_outputs."),
+        ("/v1/tokenize", {"prompt": "x", "n_predict": 5}, "must be -1; other values are not supported."),
+        ("/v1/tokenize", {"prompt": "x", "max_new_tokens": 5}, "Unknown field: max_new_tokens."),
+        ("/v1/responses", {"input": "x", "guided_regex": "a"}, "Use text.format."),
+        ("/v1/responses", {"input": "x", "think": True}, "Use reasoning."),
+        ("/v1/responses", {"input": "x", "n_cmpl": 2}, "n_cmpl must be 1; other values are not supported."),
+        ("/v1/messages", MESSAGE | {"max_completion_tokens": 5}, "Use max_tokens."),
+        ("/v1/messages", MESSAGE | {"reasoning_effort": "high"}, "Use thinking."),
+        ("/v1/messages", MESSAGE | {"guided_json": {}, "grammar": "a"}, "Use output_config.format."),
+        ("/v1/messages", MESSAGE | {"repeat_penalty": 1.2}, "must be 1; other values are not supported."),
+        ("/v1/messages", MESSAGE | {"random_seed": 5}, "Unknown field: random_seed."),
+    ],
+)
+def test_what_to_use_instead_is_a_field_of_the_same_request(client, path, fields, says):
+    """Each protocol has its own name for it, or nothing of the kind."""
+    error = client.post(path, json={"model": "avibe"} | fields).json["error"]
+    assert error["message"].endswith(says)
 
 
 CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
@@ -280,6 +315,7 @@ def test_an_effort_is_a_hint_where_the_answer_has_a_fixed_form(client, avibe, fi
     """Such an answer begins at once; with a free one, the effort lets the model reason."""
     tokens = (b"", *(bytes([number]) for number in range(256)))
     avibe.tokens = Vocabulary(tokens, frozenset({0}), lambda text: [byte + 1 for byte in text.encode()])
+    avibe.text = "{}"
     tools = {"tools": [FUNCTION]} if "tool_choice" in fixed else {}
     assert ask(client, reasoning_effort="high", **tools).status_code == 200
     avibe.text = "{}"

@@ -1,7 +1,6 @@
 """What a request of the Responses API may carry beside its fields without changing the answer.
 
-It has the tables of all requests of /v1; here is what this protocol has beside them, and how it calls what to use
-instead.
+It has the tables of all requests of /v1; here is what this protocol has beside them.
 """
 
 from __future__ import annotations
@@ -11,11 +10,6 @@ from routes.passed_over import PassedOver, hints, joined, neutral, use
 
 INSTEAD = joined(
     [
-        use("max_output_tokens", "max_tokens max_completion_tokens n_predict num_predict max_new_tokens max_length"),
-        use("reasoning", "reasoning_effort think thinking enable_thinking reasoning_budget thinking_budget"),
-        use("text.format", "response_format grammar json_schema format regex ebnf guided_json guided_regex"),
-        use("text.format", "guided_choice guided_grammar structured_outputs structural_tag"),
-        use("include", "logprobs"),
         use("input", "messages"),
         use("previous_response_id", "conversation"),
         {"background": "Stream the response instead."},
