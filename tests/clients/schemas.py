@@ -1,6 +1,6 @@
 """Public suites of JSON schemas against the service: what is refused, and whether the answers validate.
 
-    python -m tests.clients.schemas --suite FOLDER --bench FOLDER [--sample 600] [--seed 1] [--tokenizer FILE]
+    python -m tests.clients.schemas --suite FOLDER --bench FOLDER [--sample 600] [--seed 1] [--walks 4] [--tokenizer F]
 
 --suite: `tests/draft2020-12` of github.com/json-schema-org/JSON-Schema-Test-Suite; --bench: `data` of
 github.com/guidance-ai/jsonschemabench, of which a sample is taken. Neither is part of this repository. Every schema is
@@ -41,7 +41,6 @@ from tests.walks import Walker
 
 ROOT = Path(__file__).parents[2]
 ENDS = ("<|im_end|>", "<|endoftext|>")
-WALKS = 4  # answers to each schema
 MAX_TOKENS = 400
 SLOW_SECONDS = 3.0
 PLACED = re.compile(r': \S+ at "/')
@@ -114,7 +113,8 @@ class Report:
 class Service:
     """The application over a walking model."""
 
-    def __init__(self, tokenizer: Path) -> None:
+    def __init__(self, tokenizer: Path, walks: int) -> None:
+        self._walks = walks
         self._model = WalkingBackend(vocabulary_of(tokenizer))
         models = ModelSet({"avibe": self._model, "avision": ScriptedBackend("avision")})
         settings = load_settings({"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "LOG_LEVEL": "ERROR"}, None)
@@ -125,7 +125,12 @@ class Service:
         self._model.submitted.clear()
         self._model.walked, started = 0.0, time.perf_counter()
         wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
-        body = {"model": "avibe", "messages": [{"role": "user", "content": "?"}], "n": WALKS, "response_format": wanted}
+        body = {
+            "model": "avibe",
+            "messages": [{"role": "user", "content": "?"}],
+            "n": self._walks,
+            "response_format": wanted,
+        }
         response = self._client.post("/v1/chat/completions", json=body)
         seconds = time.perf_counter() - started - self._model.walked
         report.count += 1
@@ -202,9 +207,10 @@ def main() -> None:
     parser.add_argument("--bench", type=Path)
     parser.add_argument("--sample", type=int, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--walks", type=int, default=4, help="answers to each schema, at most 8")
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "demo/avibe/tokenizer.json")
     asked = parser.parse_args()
-    service, reports = Service(asked.tokenizer), []
+    service, reports = Service(asked.tokenizer, asked.walks), []
     wanted: list[tuple[str, Iterable[Named]]] = []
     if asked.suite:
         wanted.append(("JSON-Schema-Test-Suite", suite(asked.suite)))
@@ -214,7 +220,7 @@ def main() -> None:
         report = Report(title)
         for name, schema in schemas:
             service.try_schema(name, schema, report)
-        print("\n".join(report.lines()))
+        print("\n".join(report.lines()), flush=True)
         reports.append(report)
     sys.exit(any(report.faults for report in reports))
 

@@ -55,7 +55,7 @@ class Expander:
         self._memo: dict[tuple[State, bool], Shapes] = {}
         self._own: dict[tuple[int, bool], Shapes] = {}
         self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
-        self._work = 0
+        self._work, self._spent_at = 0, ""
         self.level = 0  # how deep `alive` looks into a value
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
@@ -104,8 +104,9 @@ class Expander:
     def spend(self, amount: int, pointer: str) -> None:
         """Count work. Raises SchemaRefused once it is too much."""
         self._work += amount
+        self._spent_at = pointer or self._spent_at
         if self._work > MAX_WORK:
-            raise SchemaRefused(COMPLEX, pointer)
+            raise SchemaRefused(COMPLEX, self._spent_at)
 
     # --- expansion ---
 
@@ -210,7 +211,7 @@ class Expander:
         }
         properties = {name: self.inner(place, "properties", name) for name in schemas_by_name(place, "properties")}
         for name in properties if patterns else ():
-            matching = meeting.matching(self, patterns, name, place.pointer)
+            matching = meeting.matching(self, patterns, name, below(place.pointer, "patternProperties"))
             properties[name] = joined(properties[name], *matching)
         required = names(raw.get("required", []), below(place.pointer, "required"))
         if most is not None and max(least, len(required)) > most:

@@ -14,8 +14,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 FUEL = 20_000
 END = 0
-TRIED = 64  # bytes of a string
-SHARES = (0.0, 0.35, 0.7, 1.0)  # which of the allowed bytes is taken
+TRIED = 40  # bytes of a string
+SHARES = (0.35, 1.0)  # which of the allowed bytes is taken
 MAX_NAME = 4096  # bytes of a text that is matched
 
 
@@ -44,10 +44,12 @@ def tried(schema: dict[str, Any]) -> Verdict:
         for _ in range(TRIED):
             if matcher.is_error() or matcher.is_stopped():
                 break
-            mask = matcher.compute_bitmask()
-            allowed = [byte for byte in range(256) if mask[byte // 8] >> byte % 8 & 1]
-            if allowed:
-                matcher.consume_token(allowed[int(share * (len(allowed) - 1))])
+            mask = int.from_bytes(matcher.compute_bitmask(), "little")
+            chosen = int(share * (mask.bit_count() - 1))
+            while chosen > 0:  # leave the lowest of the allowed bytes out, as often as that
+                mask, chosen = mask & (mask - 1), chosen - 1
+            if mask:
+                matcher.consume_token((mask & -mask).bit_length() - 1)
         if matcher.is_error():
             return _verdict(matcher)
     return Verdict.FINE
