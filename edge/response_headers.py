@@ -4,6 +4,7 @@ from __future__ import annotations
 
 CORS_EXPOSED = [
     "X-Request-ID",
+    "Request-ID",
     "X-Response-Time",
     "X-Max-Tokens",
     "Retry-After",

@@ -244,6 +244,7 @@ def test_open_routes_answer_every_caller(client, name):
 METHODS = {"GET", "POST", "OPTIONS"}
 EXPOSED = {
     "X-Request-ID",
+    "Request-ID",
     "X-Response-Time",
     "X-Max-Tokens",
     "Retry-After",
