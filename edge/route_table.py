@@ -61,8 +61,9 @@ class Row:
     own_page: bool = False
 
 
-# The body names the model and the number of answers.
-OPENAI = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, cost_in_body=True)
+# Bodies of /v1 name their model; those of SEVERAL_ANSWERS also how many answers they ask for.
+ONE_ANSWER = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB})
+SEVERAL_ANSWERS = replace(ONE_ANSWER, cost_in_body=True)
 COUNTED = Row(budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
 STORED = Row(budget=Budget.COUNTING)
 FORMS = Row(budget=Budget.GENERATION, protocol=Protocol.FORM)
@@ -87,16 +88,16 @@ ROUTES: Mapping[str, Row] = {
     "POST /api/v1/image/analyze": replace(API, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"),
     "GET /v1/models": Row(),
     "GET /v1/models/<path:model_id>": Row(),
-    "POST /v1/chat/completions": replace(OPENAI, protocol=Protocol.OPENAI_CHAT),
-    "POST /v1/completions": replace(OPENAI, protocol=Protocol.OPENAI_COMPLETIONS),
+    "POST /v1/chat/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_CHAT),
+    "POST /v1/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_COMPLETIONS),
     "POST /v1/tokenize": COUNTED,
     "POST /v1/detokenize": COUNTED,
-    "POST /v1/responses": replace(OPENAI, protocol=Protocol.OPENAI_RESPONSES),
+    "POST /v1/responses": replace(ONE_ANSWER, protocol=Protocol.OPENAI_RESPONSES),
     "POST /v1/responses/input_tokens": COUNTED,
     "GET /v1/responses/<response_id>": STORED,
     "DELETE /v1/responses/<response_id>": STORED,
     "GET /v1/responses/<response_id>/input_items": STORED,
-    "POST /v1/messages": Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB}, protocol=Protocol.ANTHROPIC_MESSAGES),
+    "POST /v1/messages": replace(ONE_ANSWER, protocol=Protocol.ANTHROPIC_MESSAGES),
     "POST /v1/messages/count_tokens": COUNTED,
     "GET /api/docs": Row(),
     "GET /api/openapi.json": Row(),

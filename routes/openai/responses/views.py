@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from edge.charging import charge, charge_if_refused
 from edge.gate import release_body
 from edge.route_table import JSON
 from engine.errors import Unsupported
@@ -67,8 +66,7 @@ def input_items(response_id: str) -> Response:
 
 
 def _submit() -> tuple[Answer, bool]:
-    body = charge_if_refused(_read)
-    charge()
+    body = _read()
     return submit_response(body), bool(body.stream)
 
 
