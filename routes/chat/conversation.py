@@ -42,8 +42,7 @@ Content = str | Sequence[Part]
 class ConversationBuilder:
     """The messages of one request, in order, and their images. info: of the model that will read them.
 
-    Each method adds a message; path: where its content stands in the request. Raises ServiceError with the path of the
-    part for images that cannot be read.
+    Each method adds a message. Raises ServiceError with the path of the image for one that cannot be read.
     """
 
     def __init__(self, info: ModelInfo) -> None:

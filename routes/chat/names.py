@@ -18,6 +18,5 @@ class FieldNames:
     messages: str = "messages"
     tools: str = "tools"
     tool_choice: str = "tool_choice"
-    max_tokens: str = "max_tokens"
     ignore_eos: str = "ignore_eos"
     min_tokens: str = "min_tokens"

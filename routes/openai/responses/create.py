@@ -24,9 +24,7 @@ from routes.openai.responses.response import Answer
 from routes.openai.responses.store import StoredResponse
 from routes.sampling import default_sampling
 
-NAMES = FieldNames(
-    answer_format="text.format", reasoning="reasoning.effort", messages=INPUT, max_tokens="max_output_tokens"
-)
+NAMES = FieldNames(answer_format="text.format", reasoning="reasoning.effort", messages=INPUT)
 # Levels of effort at which the model answers at once; so it does if none is given.
 AT_ONCE = (None, "none", "minimal", "default")
 
@@ -46,7 +44,7 @@ def submit_response(body: ResponseRequest) -> Answer:
         if draft is not None:
             draft.close()
         raise
-    return Answer(run, _begun(body, backend, run.run.served_id), draft, task.logprobs is not None)
+    return Answer(run, _begun(body, backend, run.run.served_id), draft)
 
 
 def count_input(body: ResponseRequest) -> int:

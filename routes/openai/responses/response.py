@@ -34,9 +34,8 @@ class Answer:
     called in any case.
     """
 
-    def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None, logprobs: bool) -> None:
-        self._chat, self._run, self._begun = chat, chat.run, begun
-        self._draft, self._logprobs = draft, logprobs
+    def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None) -> None:
+        self._chat, self._run, self._begun, self._draft = chat, chat.run, begun, draft
 
     def wait_for_commitment(self) -> None:
         """Wait as `Run` does, and close the answer as well where that raises."""
@@ -56,7 +55,7 @@ class Answer:
             else:  # what a token belongs to is known while it comes
                 for _, piece in self._run.pieces(sse.KEEP_ALIVE_SECONDS):
                     if piece is not None:
-                        output.feed(piece.text, len(piece.token_ids), piece.logprobs if self._logprobs else ())
+                        output.feed(piece.text, len(piece.token_ids), piece.logprobs)
                 completion = self._run.completion(0)
             output.finish(_complete(completion))
             return self._ended(output, completion)
