@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 from edge import caller
 from edge.errors import NotFound, PreviousNotFound
@@ -12,13 +12,13 @@ from edge.request_state import request_state
 from engine.errors import ValidationError
 from routes.chat.body_limits import body_limits
 from routes.json_text import read_json
+from routes.json_writing import json_bytes
 from routes.openai.responses.bodies import InputItemList
 from routes.openai.responses.conversation import PREVIOUS
 from routes.openai.responses.items import InputItem, StoredItems
 from routes.openai.responses.shown_items import shown_items
-from routes.openai.responses.store import Draft, StoredResponse
+from routes.openai.responses.store import Draft, StoredResponse, Turn
 from routes.services import services
-from routes.sse import compact
 from routes.validation import validated
 
 
@@ -51,19 +51,18 @@ def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
     """Return the conversation up to and with a stored response."""
     if response is None:
         return ()
-    limits = body_limits(services().settings.generation.max_model_len)
-    turns = [validated(StoredItems, {"items": read_json(turn.items, limits)}) for turn in response.turns]
+    turns = [validated(StoredItems, {"items": items}) for items in _items(response.turns)]
     return [item for turn in turns for item in turn.items]
 
 
 def draft(previous: StoredResponse | None, asked: str | Sequence[InputItem]) -> Draft:
     """Return the room for a response to this input. Raises as `ResponseStore.draft` does."""
-    return services().responses.draft(_owner(), previous, compact(shown_items(asked)).encode())
+    return services().responses.draft(_owner(), previous, json_bytes(shown_items(asked)))
 
 
 def input_items(response: StoredResponse, limit: int, newest_first: bool, after: str | None) -> InputItemList:
     """Return a page of the items that a stored response answers. Raises ValidationError for an unknown `after`."""
-    items = list(chain.from_iterable(json.loads(turn.items) for turn in response.turns[:-1]))
+    items = list(chain.from_iterable(_items(response.turns[:-1])))
     if newest_first:
         items.reverse()
     ids = [item["id"] for item in items]
@@ -78,6 +77,13 @@ def input_items(response: StoredResponse, limit: int, newest_first: bool, after:
         last_id=page[-1]["id"] if page else None,
         has_more=len(rest) > len(page),
     )
+
+
+def _items(turns: Sequence[Turn]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the items of each turn. They may have images, which are read like those of a request."""
+    limits = body_limits(services().settings.generation.max_model_len)
+    for turn in turns:
+        yield read_json(turn.items, limits)
 
 
 def _owner() -> str:

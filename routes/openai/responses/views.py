@@ -9,6 +9,7 @@ from edge.route_table import JSON
 from engine.errors import Unsupported
 from routes import parsing
 from routes.chat.body_limits import body_limits
+from routes.json_writing import json_bytes
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import DeletedResponse, InputTokenCount
 from routes.openai.responses.create import count_input, submit_response
@@ -59,7 +60,8 @@ def input_items(response_id: str) -> Response:
     """List the items that a stored response answers, the newest first."""
     found = stored.find(response_id)
     asked = validated(InputItemsQuery, InputItemsQuery.values(request.args))
-    return jsonify(stored.input_items(found, asked.limit, asked.order == "desc", asked.after))
+    page = stored.input_items(found, asked.limit, asked.order == "desc", asked.after)
+    return Response(json_bytes(page), content_type=JSON)
 
 
 # The body is read and dropped in a function of its own, so that nothing holds it while its answer is generated.
