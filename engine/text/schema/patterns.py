@@ -28,6 +28,8 @@ _QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z0-9_=]+\}")
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]+)\}")
 _GROUP = re.compile(r"\(\?(?::|P?<[A-Za-z_$][A-Za-z0-9_$]*>)")
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+_ALL_OF_A_CLASS = re.compile(r"(\\[dDwWsS]|\[(?:\\.|[^\]\\])+\])([*+])\$", re.DOTALL)
 _HIGH, _LOW = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
 
 
@@ -38,6 +40,56 @@ class Untranslatable(Exception):
 def translate(pattern: str) -> str:
     """Return the pattern in Rust's syntax, without any shorthand class. Raises Untranslatable."""
     return _Translator(pattern).translate()
+
+
+def conjuncts(pattern: str) -> tuple[str, ...]:
+    """Return patterns in Rust's syntax that a text matches all if it matches the pattern.
+
+    Look-ahead at the beginning is a condition of its own: `^(?=X)Y` is `^X` and `^Y`, and `^(?!C*$)Y` asks for a
+    character that is not of the class C. Raises Untranslatable.
+    """
+    if not pattern.startswith(("^(?=", "^(?!")):
+        return (translate(pattern),)
+    conditions, at = [], 1
+    while pattern.startswith(("(?=", "(?!"), at):
+        end = _end_of_group(pattern, at)
+        body = pattern[at + 3 : end].removeprefix("^")
+        conditions.append(translate(f"^(?:{body})" if pattern[at + 2] == "=" else _outside(body)))
+        at = end + 1
+    if _has_alternatives(pattern[at:]):
+        raise Untranslatable("look-around and flags are not supported")
+    return (*conditions, translate(f"^{pattern[at:]}"))
+
+
+def _outside(body: str) -> str:
+    """Return the pattern of a text that is not all of the characters of one class, which `body` says up to the end."""
+    found = _ALL_OF_A_CLASS.fullmatch(body)
+    if not found:
+        raise Untranslatable("look-around and flags are not supported")
+    member = found[1]
+    if member.startswith("\\"):
+        other = member.swapcase()
+    else:
+        other = f"[{member[2:]}" if member.startswith("[^") else f"[^{member[1:]}"
+    return other if found[2] == "*" else f"^$|{other}"
+
+
+def _end_of_group(pattern: str, start: int) -> int:
+    depth = 0
+    for token in _TOKEN.finditer(pattern, start):
+        depth += (token[0] == "(") - (token[0] == ")")
+        if not depth:
+            return token.start()
+    raise Untranslatable("a group without an end")
+
+
+def _has_alternatives(pattern: str) -> bool:
+    depth = 0
+    for token in _TOKEN.finditer(pattern):
+        depth += (token[0] == "(") - (token[0] == ")")
+        if token[0] == "|" and not depth:
+            return True
+    return False
 
 
 def literally(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.text.schema.document import Place
 from engine.text.schema.keywords import NUMBER_KEYWORDS, STRING_KEYWORDS
-from engine.text.schema.patterns import Untranslatable, translate
+from engine.text.schema.patterns import Untranslatable, conjuncts
 from engine.text.schema.probe import Verdict, verdict
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 from engine.text.schema.shapes import Number, Origins, String, is_number, tidy_number
@@ -83,18 +83,26 @@ def read_strings(place: Place) -> String | None:
     return String(
         least,
         most,
-        (read_pattern(raw["pattern"], below(place.pointer, "pattern")),) if "pattern" in raw else (),
+        read_patterns(raw["pattern"], below(place.pointer, "pattern")) if "pattern" in raw else (),
         (formats,) if isinstance(formats, str) else (),
         origins=origins(place, STRING_KEYWORDS),
     )
 
 
 def read_pattern(pattern: Any, pointer: str) -> str:
-    """Return a pattern in the library's syntax."""
+    """Return a pattern of names in the library's syntax."""
+    found = read_patterns(pattern, pointer)
+    if len(found) > 1:
+        raise SchemaRefused(UNSUPPORTED, pointer, "look-around and flags are not supported")
+    return found[0]
+
+
+def read_patterns(pattern: Any, pointer: str) -> tuple[str, ...]:
+    """Return patterns in the library's syntax that together say the same as one."""
     if not isinstance(pattern, str):
         raise SchemaRefused(INVALID, pointer, "not a string")
     try:
-        return translate(pattern)
+        return conjuncts(pattern)
     except Untranslatable as error:
         raise SchemaRefused(UNSUPPORTED, pointer, str(error)) from None
 

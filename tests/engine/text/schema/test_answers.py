@@ -138,6 +138,7 @@ SCHEMAS = {
     "own names": {"$id": "http://x/y.json", "$ref": "z.json", "$defs": {"a": {"$id": "z.json", "const": 4}}},
     "names in pointers": {"$ref": "#/$defs/a~1b~0c%25d", "$defs": {"a/b~c%d": {"type": "null"}}},
     "pattern and length": {"type": "string", "pattern": "^[a-z]+$", "minLength": 2, "maxLength": 3},
+    "look-ahead": {"type": "string", "pattern": "^(?=.*[0-9])(?!\\s*$)[a-z0-9 ]{2,4}$"},
     "two patterns": {"allOf": [{"pattern": "^a"}, {"pattern": "b$"}], "type": "string", "maxLength": 5},
     "format that contradicts": {"type": "string", "format": "date", "maxLength": 3},
     "unknown format": {"type": "string", "format": "cuid", "maxLength": 3},

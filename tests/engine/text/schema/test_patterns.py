@@ -6,7 +6,7 @@ import pytest
 import regress
 
 from engine.text.schema.formats import FORMATS
-from engine.text.schema.patterns import Untranslatable, any_but, literally, translate
+from engine.text.schema.patterns import Untranslatable, any_but, conjuncts, literally, translate
 from engine.text.schema.probe import Verdict, matches, tried, verdict
 
 TEXTS = [
@@ -101,6 +101,33 @@ def test_what_has_no_equivalent_is_told(pattern):
     """Before anything is compiled."""
     with pytest.raises(Untranslatable):
         translate(pattern)
+
+
+AHEAD = [
+    "^(?=a)",
+    "^(?=.*b)(?=.*a).{2,}$",
+    r"^(?!\s*$).+",
+    "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$",
+    "^(?![ab]+$)",
+    r"^(?!\d*$)(?=.a)",
+]
+NUMBERS = ["", "-", "+.", "-1", "0.5", ".", "12", "a1", "1a", " ", "  ", " a", "aa", "ba", "bab"]
+
+
+@pytest.mark.parametrize("pattern", AHEAD)
+def test_look_ahead_at_the_beginning_is_a_condition_of_its_own(pattern):
+    """As programs write it for passwords, for what is not blank, and for decimal numbers."""
+    ours, theirs = conjuncts(pattern), regress.Regex(pattern)
+    texts = {*TEXTS, *NUMBERS} - {"\u00a0", "\ufeff", "\x1c", "٣"}
+    matching = {text for text in texts if all(matches(one, text) for one in ours)}
+    assert matching == {text for text in texts if theirs.find(text)}
+
+
+@pytest.mark.parametrize("pattern", ["^(?!ab)", "^(?=a)b|c", "^(?!a*)", "a(?=b)", "^(?=(a)", "^(?![a]*$)(?<=a)"])
+def test_other_look_ahead_is_told(pattern):
+    """It says more than patterns can that a text matches all."""
+    with pytest.raises(Untranslatable):
+        conjuncts(pattern)
 
 
 @pytest.mark.parametrize("pattern", ["[a", r"[\d", "\\", r"\ud83d", r"[\ude00]", r"\u{110000}"])
