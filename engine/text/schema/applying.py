@@ -17,7 +17,7 @@ Shapes = tuple[Shape, ...]
 
 
 def apply_const(expander: Expander, shapes: Shapes, place: Place, keyword: str, upper: bool) -> Shapes:
-    """The value itexpander."""
+    """The value itself."""
     pointer = below(place.pointer, keyword)
     constant = Constant(finite(place.raw[keyword], pointer), {keyword: pointer})
     return expander.both(shapes, (constant,), pointer, upper)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from engine.text.schema import meeting
@@ -126,11 +127,26 @@ class _Emission:
             schema["maxItems"] = shape.most
         return schema
 
-    def _ends(self, state: State, above: frozenset[State] = frozenset()) -> bool:
-        """Return whether no state inside a state contains itself."""
-        below = {inner for shape in self._reach.shapes[state] for inner in inside(shape)}
-        above |= {state}
-        return not below & above and all(self._ends(inner, above) for inner in below)
+    @cached_property
+    def _ending(self) -> set[State]:
+        """The states in which no state contains itself, found from those that contain none: each is visited once."""
+        left = {
+            state: {part for shape in shapes for part in inside(shape)} for state, shapes in self._reach.shapes.items()
+        }
+        users: dict[State, list[State]] = {state: [] for state in left}
+        for state, parts in left.items():
+            for part in parts:
+                users[part].append(state)
+        ending: set[State] = set()
+        waiting = [state for state, parts in left.items() if not parts]
+        while waiting:
+            state = waiting.pop()
+            ending.add(state)
+            for user in users[state]:
+                left[user].discard(state)
+                if not left[user]:
+                    waiting.append(user)
+        return ending
 
     def _without_shared(self, shape: Object) -> Object:
         """Return an object without patterns that match a listed name too, if their states refer to themselves: the
@@ -140,7 +156,7 @@ class _Emission:
             pattern
             for name in shape.properties
             for pattern, state in shape.patterns.items()
-            if matches(pattern, name) and not self._ends(state)
+            if state not in self._ending and matches(pattern, name)
         }
         if not shared:
             return shape

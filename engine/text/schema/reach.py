@@ -53,18 +53,20 @@ class Reach:
                     raise SchemaRefused(COMPLEX, pointer)
 
     def _find_full(self) -> None:
-        """Find the states that have a finite value, beginning with those that contain no other."""
-        users: dict[State, list[State]] = {}
+        """Find the states that have a finite value, beginning with those that contain no other.
+
+        In rounds: a state is looked at once for all that were found inside it in the last one.
+        """
+        users: dict[State, set[State]] = {}
         for state, shapes in self.shapes.items():
             for shape in shapes:
                 for inner in inside(shape):
-                    users.setdefault(inner, []).append(state)
-        waiting = list(self.shapes)
+                    users.setdefault(inner, set()).add(state)
+        waiting = set(self.shapes)
         while waiting:
-            state = waiting.pop()
-            if state not in self.full and any(self.is_full(shape) for shape in self.shapes[state]):
-                self.full.add(state)
-                waiting += users.get(state, [])
+            found = [state for state in waiting if any(self.is_full(shape) for shape in self.shapes[state])]
+            self.full.update(found)
+            waiting = set().union(*(users.get(state, ()) for state in found)) - self.full
 
     def is_full(self, shape: Shape) -> bool:
         """Return whether a shape has a finite value."""

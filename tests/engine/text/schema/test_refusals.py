@@ -99,6 +99,21 @@ def test_a_place_in_a_message_is_bounded():
     assert len(caught.value.message) < MAX_POINTER + 100
 
 
+def layers(names, depth):
+    """Return definitions of closed objects, each of whose properties is any of the next layer's definitions."""
+    return {
+        f"{name}{level}": {
+            "type": "object",
+            "required": [name],
+            "additionalProperties": False,
+            "properties": {other: {"$ref": f"#/$defs/{other}{level + 1}"} for other in names},
+        }
+        for level in range(depth)
+        for name in names
+    } | {f"{name}{depth}": {"const": name} for name in names}
+
+
+MANY = [f"n{n}" for n in range(160)]
 STEPS = {f"p{n}": {"enum": [*range(9)]} for n in range(40)}
 HOSTILE = {
     "if by if": {
@@ -118,6 +133,23 @@ HOSTILE = {
     "values of values": {"allOf": [{"enum": [[n] for n in range(600)]}, {"enum": [[n] for n in range(600)]}]},
     "long values": {"type": "string", "not": {"enum": ["a" * 60_000]}},
     "dependencies": {"type": "object", "dependentRequired": {f"a{n}": [f"b{n}"] for n in range(200)}},
+    "many ways to the end": {
+        "$defs": layers("ab", 60),
+        "properties": {"k": {}},
+        "patternProperties": {"k": {"$ref": "#/$defs/a0"}},
+    },
+    "names required of names required": {
+        "$defs": {
+            f"d{level}": {
+                "type": "object",
+                "required": MANY,
+                "properties": {name: {"$ref": f"#/$defs/d{level + 1}"} for name in MANY},
+            }
+            for level in range(4)
+        }
+        | {"d4": {"const": 1}},
+        "$ref": "#/$defs/d0",
+    },
     "circle": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "allOf": [{"$ref": "#/$defs/a"}]},
     "all of itself": {"properties": {"a": {"oneOf": [{"$ref": "#"}, {"not": {"$ref": "#"}, "required": ["a"]}]}}},
 }
