@@ -8,8 +8,9 @@ from __future__ import annotations
 import pytest
 
 from engine.model.runners import make_runner
-from engine.types import EngineConfig
+from engine.types import EngineConfig, TextPrompt
 from tests.engine.driver import Driver, chat
+from tests.engine.model.test_scoring import check
 from tests.engine.oracle import greedy
 
 pytestmark = pytest.mark.gpu
@@ -30,6 +31,19 @@ def test_a_batch_on_the_gpu_equals_one_by_one_generate(checkpoint, exact_float32
     sequences = [driver.submit(chat(text), 12) for text in PROMPTS]
     driver.run()
     assert [sequence.generation.result().text for sequence in sequences] == expected
+
+
+def test_the_tokens_of_prompts_are_scored_as_by_transformers(checkpoint, exact_float32):
+    """In float32, beside answers that go on; these are what they are alone."""
+    oracle = checkpoint.load("float32")
+    driver = driver_over(checkpoint.load("float32"))
+    beside = driver.submit(chat(PROMPTS[0]), 30)
+    driver.run(5)
+    scored = [driver.submit(TextPrompt(text), 2, echo=True, logprobs=1) for text in PROMPTS[1:]]
+    driver.run()
+    for submitted in scored:
+        check(submitted, oracle, 1)
+    assert beside.generation.result().text == greedy(oracle, chat(PROMPTS[0]), 30)[0]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

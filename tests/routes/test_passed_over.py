@@ -73,6 +73,7 @@ CHANGES = [
     ({"grammar": "root ::= x"}, "Use response_format."),
     ({"json_schema": {}}, "Use response_format."),
     ({"random_seed": 5}, "Use seed."),
+    ({"prompt_logprobs": 1}, "Use echo and logprobs of /v1/completions."),
     ({"functions": [{"name": "f"}]}, "Use tools."),
     ({"modalities": ["audio"]}, "This service writes text alone."),
     ({"audio": {"voice": "x"}}, "This service writes text alone."),

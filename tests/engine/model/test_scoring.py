@@ -45,7 +45,8 @@ def driver(demo):
 def expected(loaded, ids):
     """Return the log probabilities [len(ids) - 1, vocabulary] behind each token of a prompt but the last."""
     with torch.inference_mode():
-        return torch.log_softmax(loaded.model(torch.tensor([ids])).logits[0, :-1].float(), dim=-1)
+        logits = loaded.model(torch.tensor([ids], device=loaded.model.device)).logits[0, :-1]
+        return torch.log_softmax(logits.float(), dim=-1).cpu()
 
 
 def check(submitted, loaded, count):

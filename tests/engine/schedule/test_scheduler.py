@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DeadlineExceeded, RequestAborted
+from engine.model.choice import Choice
 from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.scheduler import Plan, Scheduler
 from engine.schedule.sequence import Phase
@@ -93,6 +94,31 @@ def test_a_prompt_that_fits_into_a_step_is_read_whole():
     floor.come(tokens=12)
     floor.come(tokens=100)
     assert counts(floor.step()) == [12, 4]
+
+
+def test_a_prompt_whose_tokens_are_scored_takes_half_of_a_share():
+    """Alone half of a step, and beside another a quarter: each of its tokens costs the logits too."""
+    floor = Floor(budget=16)
+    scored = floor.come(tokens=40, echo=True, logprobs=0)
+    assert counts(floor.step()) == [8]
+    floor.come(tokens=100)
+    assert counts(floor.step()) == [4, 8]
+    floor.come(tokens=3)
+    assert counts(floor.step()) == [4, 8, 3]
+    assert scored.scoring
+
+
+def test_a_prompt_whose_tokens_are_scored_is_computed_whole():
+    """Whatever is cached of it; once all are scored, what is cached serves it too."""
+    floor = Floor(budget=64)
+    first = floor.come(tokens=40)
+    floor.step()
+    floor.scheduler.register(first)
+    found = floor.come(tokens=40)
+    scored, done = (floor.come(tokens=40, echo=True, logprobs=0) for _ in range(2))
+    done.scores.add(0, [Choice(1, True, -1.0)] * 39)
+    floor.scheduler.schedule()
+    assert [row.num_computed > 0 for row in (found, scored, done)] == [True, False, True]
 
 
 def test_prompts_are_read_even_where_decoding_takes_the_whole_budget():

@@ -128,6 +128,8 @@ def test_the_kernels_give_the_answers_of_generate(skinny, text_model, text_folde
     questions = ["Привет", "Напиши объявление: диван"]
     driver = Driver(*text_runner(text_folder))
     sequences = [driver.submit(chat(text), 4) for text in questions]
+    scored = driver.submit(TextPrompt("Красный диван"), 1, echo=True, logprobs=1)
     driver.run()
+    check(scored, text_model, 1)
     answers = [sequence.generation.result().text for sequence in sequences]
     assert answers == [greedy(text_model, chat(text), 4)[0] for text in questions]
