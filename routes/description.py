@@ -43,6 +43,13 @@ STATUSES = {
     503: "The service is at capacity or not ready; `Retry-After` holds the seconds to wait.",
     504: "The request did not finish in time.",
 }
+REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "1 to 128 letters, digits, `.`, `_` or `-`, to be the request's id; any other value is replaced.",
+    "schema": {"type": "string"},
+}
 REDIRECTS = {303: "Done; the page is at `Location`."}
 LOCATION = {"description": "The address of the page.", "schema": {"type": "string"}}
 SECURITY_SCHEMES = {
@@ -85,6 +92,7 @@ def describe(app: Flask) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": component_schemas(routes, FAILURES.values(), ids),
+            "parameters": {"RequestId": REQUEST_ID},
             "securitySchemes": SECURITY_SCHEMES,
         },
     }
@@ -107,8 +115,7 @@ def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> 
     }
     if found := notes(row, texts):
         operation["description"] = " ".join(found)
-    if parameters := _parameters(rule, route):
-        operation["parameters"] = parameters
+    operation["parameters"] = [*_parameters(rule, route), {"$ref": "#/components/parameters/RequestId"}]
     samples = code_samples(name, route)
     if row.bodies:
         operation["requestBody"] = {"required": True, "content": _request_bodies(row, route, samples)}

@@ -65,7 +65,7 @@ def _operation(name: str, texts: Mapping[str, Any], samples: list[CodeSample]) -
         "summary": texts["operations"].get(described["operationId"], described["summary"]),
         "notes": notes(ROUTES[name], texts),
         "samples": [sample.at(_address()) for sample in samples],
-        "parameters": _as_object(described.get("parameters", [])),
+        "parameters": _as_object([one for one in described["parameters"] if "name" in one]),
         "bodies": described.get("requestBody", {}).get("content", {}),
         "responses": described["responses"],
     }

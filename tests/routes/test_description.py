@@ -128,6 +128,14 @@ def test_every_operation_can_be_refused_and_can_succeed(description):
     assert "Location" in operations(description)["post /language"]["responses"]["303"]["headers"]
 
 
+def test_every_operation_takes_a_request_id(description):
+    """An optional parameter also has openapi-python-client import what it needs where a route reads several types."""
+    (ours,) = description["components"]["parameters"].values()
+    assert (ours["name"], ours["in"], ours["required"]) == ("X-Request-ID", "header", False)
+    for name, operation in operations(description).items():
+        assert {"$ref": "#/components/parameters/RequestId"} in operation["parameters"], name
+
+
 def test_every_operation_has_its_summary_in_each_language(description):
     """English is what the document says."""
     ids = {operation["operationId"]: operation["summary"] for operation in operations(description).values()}
