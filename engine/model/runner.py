@@ -49,6 +49,7 @@ class ModelRunner:
         self._sampling = kernels if d.device.type == "cpu" else None
         self._cache = KVCache(d.num_layers, num_blocks, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._tables = BlockTables(slots, blocks_for(max_model_len))
+        self._slots = slots
 
     @torch.inference_mode()
     def begin(self, sequence: Sequence) -> None:
@@ -112,7 +113,7 @@ class ModelRunner:
             span.add(self._scores(span, own))
 
     def _scores(self, span: ScoredSpan, states: Tensor) -> Iterator[Choice]:
-        for part in parts(len(span.rows), self.decoder.vocab_size):
+        for part in parts(len(span.rows), self.decoder.vocab_size, self._slots):
             targets, logits = span.targets[part], self.decoder.logits(states[part])
             count = span.sequence.sampling.logprobs or 0
             yield from choices_of(targets, log_probabilities(logits, self._to_index(targets), count))

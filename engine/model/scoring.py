@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.model.choice import Choice
 
-PART_BYTES = 16 * 2**20  # of logits in float32 at once; their sums take as much again
+PART_BYTES = 16 * 2**20  # of logits in float32 at once; log probabilities take as much again
 
 
 def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,9 +23,12 @@ def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tenso
     return chosen, best.values - norm[:, None], best.indices
 
 
-def parts(rows: int, vocabulary: int) -> Iterator[slice]:
-    """Yield slices of so many rows, each with logits of at most PART_BYTES."""
-    size = max(1, PART_BYTES // (4 * vocabulary))
+def parts(rows: int, vocabulary: int, most: int) -> Iterator[slice]:
+    """Yield slices of so many rows, each with logits of at most PART_BYTES.
+
+    most: rows of a part, those for whose logits there is memory since they may sample in one step.
+    """
+    size = max(1, min(most, PART_BYTES // (4 * vocabulary)))
     for first in range(0, rows, size):
         yield slice(first, min(first + size, rows))
 

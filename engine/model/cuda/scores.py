@@ -14,6 +14,8 @@ from engine.model.scoring import choices_of, log_probabilities, parts
 from engine.schedule.prompt_scores import ScoredSpan
 
 Part = tuple[Tensor, Tensor, Tensor]
+# Writes the logits [n, vocabulary] of hidden states [n, hidden].
+LogitsOf = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +26,16 @@ class Scores:
     arrived: Any  # a CUDA event, None on the CPU
 
     @classmethod
-    def launch(
-        cls, spans: list[ScoredSpan], states: Tensor, logits_of: Callable[[Tensor, Tensor], None], vocabulary: int
-    ) -> Scores:
-        """Launch the logits of `states` [rows of all spans, hidden], a part at a time, and their copies to the host."""
+    def launch(cls, spans: list[ScoredSpan], states: Tensor, logits_of: LogitsOf, vocabulary: int, most: int) -> Scores:
+        """Launch the logits of `states` [rows of all spans, hidden], a part at a time, and their copies to the host.
+
+        most: see `parts`.
+        """
         first, scored = 0, []
         for span in spans:
             own = states[first : first + len(span.rows)]
             first += len(span.rows)
-            scored.append((span, _scores(span, own, logits_of, vocabulary)))
+            scored.append((span, _scores(span, own, logits_of, vocabulary, most)))
         arrived = None
         if states.is_cuda:  # pragma: no cover - CUDA
             arrived = torch.cuda.Event()
@@ -51,12 +54,10 @@ class Scores:
                 done += size
 
 
-def _scores(
-    span: ScoredSpan, states: Tensor, logits_of: Callable[[Tensor, Tensor], None], vocabulary: int
-) -> list[Part]:
+def _scores(span: ScoredSpan, states: Tensor, logits_of: LogitsOf, vocabulary: int, most: int) -> list[Part]:
     targets = to_device(torch.tensor(span.targets), states.device)
     scores = []
-    for part in parts(len(span.rows), vocabulary):
+    for part in parts(len(span.rows), vocabulary, most):
         logits = torch.empty(part.stop - part.start, vocabulary, device=states.device)
         logits_of(states[part], logits)
         chosen, best, ids = log_probabilities(logits, targets[part], span.sequence.sampling.logprobs or 0)

@@ -35,7 +35,7 @@ from engine.model.cuda.weights import FlatWeights, Shape
 from engine.model.kv_cache import KVCache
 from engine.model.sampler import to_device
 from engine.schedule.block_pool import blocks_for
-from engine.schedule.prompt_scores import scored_spans
+from engine.schedule.prompt_scores import ScoredSpan, scored_spans
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.types import Progress
@@ -133,7 +133,7 @@ class FlatStep:
                 self._graphs.run(layout.tokens, lambda: None)  # pragma: no cover - CUDA
             else:
                 states = self._compute(layout, insert_images, [row for span in spans for row in span.rows])
-            scores = Scores.launch(spans, states, self._forward.logits, self._vocabulary) if spans else None
+            scores = self._launch_scores(spans, states) if spans else None
             choices = None
             if done:
                 choices = self._chooser.choose(done, layout.views(self._device_inputs), self._bucket_of_rows(len(done)))
@@ -192,6 +192,9 @@ class FlatStep:
             block_tables=self._device_tables,
         )
         return self._forward(flat, self._chooser.logits[: layout.sampled])
+
+    def _launch_scores(self, spans: list[ScoredSpan], states: Tensor) -> Scores:
+        return Scores.launch(spans, states, self._forward.logits, self._vocabulary, self._limits.rows)
 
     def _to_index(self, rows: list[int]) -> Tensor:
         return to_device(torch.tensor(rows, dtype=torch.int32), self._device_inputs.device)
