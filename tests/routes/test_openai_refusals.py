@@ -131,7 +131,7 @@ def test_each_mistake_is_named(client, avibe, fields, param):
         ({"prompt": ["a", 1]}, "prompt[1]"),
         ({"prompt": [1, "a"]}, "prompt[1]"),
         ({"prompt": [[1], []]}, "prompt[1]"),
-        ({"prompt": "x", "echo": True}, "echo"),
+        ({"prompt": "x", "echo": "yes"}, "echo"),
         ({"prompt": "x", "echo": 0}, "echo"),
         ({"prompt": "x", "best_of": True}, "best_of"),
         ({"prompt": "x", "suffix": "y"}, "suffix"),
