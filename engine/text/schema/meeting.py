@@ -227,8 +227,8 @@ def _verdict(least: int, most: int | None, patterns: tuple[str, ...], excluded: 
 
 def string_verdict(shape: String) -> Verdict:
     """Return whether the library can generate strings of a shape, without regard to its formats."""
-    if not shape.patterns and not shape.excluded:
-        return Verdict.FINE
+    if not shape.patterns:  # no list of texts is as long as that of all texts of one character
+        return Verdict.EMPTY if shape.most == 0 and "" in shape.excluded else Verdict.FINE
     return _verdict(shape.least, shape.most, shape.patterns, shape.excluded)
 
 
