@@ -58,7 +58,10 @@ class Rewritten:
 
 def rewrite(schema: Any) -> Rewritten:
     """Return a schema rewritten. Raises SchemaRefused."""
-    return _Emission(Expander(schema)).written()
+    try:
+        return _Emission(Expander(schema)).written()
+    except RecursionError:  # references nest deeper than the text that they stand in
+        raise SchemaRefused(COMPLEX, "") from None
 
 
 class _Emission:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LOOK_AHEAD = 3  # levels of required values, and items of an array, that are looked at to see that there is no value
 # A repetition of a group in which something is counted: it may become harder with each character.
 _NESTED = re.compile(r"\{\d.*\)[*+{]", re.DOTALL)
+MAX_PATTERNS = 12  # of one string; the library's time can double with each, and nothing ends it
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
@@ -219,6 +220,8 @@ def _has_number(shape: Number) -> bool:
 
 @lru_cache(4096)
 def _verdict(least: int, most: int | None, patterns: tuple[str, ...], excluded: frozenset[str]) -> Verdict:
+    if len(patterns) > MAX_PATTERNS:
+        return Verdict.COMPLEX
     schema = string_schema(String(least, most, patterns, excluded=excluded))
     found = verdict(schema)
     hard = found is Verdict.FINE and any(_NESTED.search(pattern) for pattern in patterns)

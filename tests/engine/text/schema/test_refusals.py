@@ -150,6 +150,11 @@ HOSTILE = {
         | {"d4": {"const": 1}},
         "$ref": "#/$defs/d0",
     },
+    "references to references": {
+        "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}]} for n in range(480)} | {"d480": {"const": 1}},
+        "$ref": "#/$defs/d0",
+    },
+    "patterns of one text": {"allOf": [{"pattern": f"a{n}.*b"} for n in range(40)]},
     "circle": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "allOf": [{"$ref": "#/$defs/a"}]},
     "all of itself": {"properties": {"a": {"oneOf": [{"$ref": "#"}, {"not": {"$ref": "#"}, "required": ["a"]}]}}},
 }
