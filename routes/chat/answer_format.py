@@ -12,6 +12,7 @@ from engine.text.schema.patterns import literally
 from routes.chat.schemas import blamed, json_rule, schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+MAX_OPERATORS = 12  # & and ~ of a grammar: the time to compile can double with each, and nothing ends it
 MAX_CHARACTERS = 64 * 1024  # of a pattern, a grammar, or all texts of a choice
 
 
@@ -62,6 +63,10 @@ class AnswerFormat:
         self._check_length(lark)
         if "::=" in lark:
             raise ValidationError(f"{self.field} must be a grammar in Lark; GBNF and EBNF are not read.", self.field)
+        if "%json" in lark:  # it would not be rewritten, as other schemas are
+            raise ValidationError(f"{self.field} cannot have %json; ask for a schema by its own field.", self.field)
+        if lark.count("&") + lark.count("~") > MAX_OPERATORS:
+            raise ValidationError(f"{self.field} may have at most {MAX_OPERATORS} of & and ~.", self.field)
         return lark
 
     def _check_length(self, *texts: str) -> None:
