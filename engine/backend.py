@@ -13,8 +13,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from itertools import chain
 from typing import Protocol
 
 from engine.errors import DeadlineExceeded, Message, RequestAborted, RetryLater, ServiceError
@@ -204,8 +202,6 @@ class Generation:
     def pieces(self, idle: float | None = None) -> Iterator[Piece]:
         """Yield the parts as they come, until the end. Raises the error that the answer ended with.
 
-        What has come since the last part is one part: a consumer that falls behind is sent less often, and not later.
-
         idle: seconds without a part after which an empty one is yielded, for a stream's keep-alive. A consumer that
         stops iterating before the end aborts the request.
         """
@@ -213,7 +209,7 @@ class Generation:
             self._streaming = True
         try:
             while (batch := self._next_pieces(idle)) is not None:
-                yield _joined(batch)
+                yield from batch or [Piece("")]
         finally:
             if not self.done:
                 self.abort()
@@ -351,15 +347,3 @@ class Mailbox:
             if event is not None and event[1] is None:
                 del self._open[event[0]]
             return event
-
-
-def _joined(pieces: list[Piece]) -> Piece:
-    """Return consecutive parts as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return replace(
-        pieces[0] if pieces else Piece(""),
-        text="".join(piece.text for piece in pieces),
-        token_ids=tuple(chain.from_iterable(piece.token_ids for piece in pieces)),
-        logprobs=tuple(chain.from_iterable(piece.logprobs for piece in pieces)),
-    )

@@ -6,7 +6,7 @@ import pytest
 
 from engine.backend import DEADLINE_GRACE, Generation, Mailbox
 from engine.errors import DeadlineExceeded, ModelError, Overloaded, RequestAborted
-from engine.types import Completion, Piece, QueuePosition, Timings, TokenLogprob
+from engine.types import Completion, Piece, QueuePosition, Timings
 from tests.fakes import PATIENCE, Clock
 
 DONE = Completion("ab", "stop", 3, 2, Timings(0.0, 0.1, 0.2))
@@ -38,20 +38,6 @@ def test_parts_arrive_in_order_and_then_the_end():
     generation.finish(DONE)
     assert [piece.text for piece in stream] == ["b"]
     assert generation.result() is DONE
-
-
-def test_parts_that_wait_are_read_as_one():
-    """With all their text, tokens and log probabilities; nothing waits for more to come."""
-    generation = generation_of()
-    one, two = TokenLogprob(1, "a", -1.0), TokenLogprob(2, "b", -2.0)
-    stream = generation.pieces()
-    generation.push(Piece("a", (1,), (one,)))
-    generation.push(Piece("", (3,)))
-    generation.push(Piece("b", (2,), (two,)))
-    assert next(stream) == Piece("ab", (1, 3, 2), (one, two))
-    generation.push(Piece("c"))
-    assert next(stream) == Piece("c")
-    generation.finish(DONE)
 
 
 def test_a_reader_is_woken_by_another_thread():
