@@ -44,10 +44,11 @@ class OpenaiFailure(Body):
 
 
 class AnthropicFailureDetails(Body):
-    """What went wrong, in Anthropic's words."""
+    """What went wrong, in Anthropic's words. details: what a client may do about it, with a code for programs."""
 
     type: str
     message: str
+    details: NotRequired[dict[str, str]]
 
 
 class AnthropicFailure(Body):

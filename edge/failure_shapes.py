@@ -35,6 +35,8 @@ ANTHROPIC_KINDS: Mapping[int, str] = {
     504: "timeout_error",
 }
 PROMPT_TOO_LONG = "prompt is too long"  # by which agents know that they have to shorten their conversation
+# By refused field: the code on which Anthropic's clients send their request again without it.
+ANTHROPIC_REMEDIES: Mapping[str, str] = {"thread": "thread_unsupported_request"}
 ANTHROPIC_REFUSAL, ANTHROPIC_FAILURE = "invalid_request_error", "api_error"
 
 
@@ -69,6 +71,8 @@ def anthropic_body(error: ServiceError, request_id: str, status: int | None = No
     status = meaning_of(error).status if status is None else status
     kind = ANTHROPIC_KINDS.get(status, ANTHROPIC_REFUSAL if status < 500 else ANTHROPIC_FAILURE)
     details = AnthropicFailureDetails(type=kind, message=_anthropic_message(error))
+    if (code := ANTHROPIC_REMEDIES.get(getattr(error, "param", None) or "")) is not None:
+        details["details"] = {"error_code": code}
     return AnthropicFailure(type="error", error=details, request_id=request_id)
 
 

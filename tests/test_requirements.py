@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,11 @@ def sources() -> Iterator[Path]:
     return (path for path in ROOT.rglob("*.py") if not skipped & set(path.relative_to(ROOT).parts))
 
 
+def of_clients(path: Path) -> bool:
+    """Return whether a file is of the suite of a client's library, which has an environment of its own."""
+    return path.is_relative_to(ROOT / "tests" / "clients") and path.parent.name != "clients"
+
+
 def foreign(paths: Iterator[Path]) -> set[str]:
     """Return the packages, by canonical name, that bring what the files import."""
     own = {path.stem for path in ROOT.iterdir()}
@@ -103,6 +109,20 @@ def test_every_version_is_pinned_without_a_build(name: str) -> None:
 def test_what_the_service_is_made_of_is_there() -> None:
     """The packages that the project is built on are all pinned."""
     assert set(NEEDED) <= set(RUN)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "tests" / "clients").glob("*/suite.*")), ids=lambda path: path.parent.name
+)
+def test_the_library_of_each_client_is_pinned(folder: Path) -> None:
+    """Exactly, with all that it needs; a suite in JavaScript pins what it imports."""
+    if folder.suffix == ".py":
+        names = pins(str(folder.with_name("requirements.txt").relative_to(ROOT)))
+        assert all(re.fullmatch(r"==[0-9][0-9a-z.]*", str(one.specifier)) for one in names.values())
+        assert "pytest" in names
+    else:
+        pinned = json.loads(folder.with_name("package.json").read_text(encoding="utf-8"))["dependencies"]
+        assert all(re.fullmatch(r"[0-9][0-9.]*", version) for version in pinned.values())
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -135,4 +155,5 @@ def test_all_that_the_service_imports_is_pinned() -> None:
 @pytest.mark.slow
 def test_all_that_tests_and_benchmarks_import_is_pinned() -> None:
     """`deploy.sh test` brings what the rest of the tree needs; only the benchmarks' plots ask for more."""
-    assert foreign(sources()) - set(RUN) - set(TEST) == set(DRAW) & {"matplotlib"} | set(FUZZ)
+    rest = (path for path in sources() if not of_clients(path))
+    assert foreign(rest) - set(RUN) - set(TEST) == set(DRAW) & {"matplotlib"} | set(FUZZ)

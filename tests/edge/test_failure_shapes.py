@@ -74,6 +74,13 @@ def test_the_message_names_the_field(error, message):
     assert anthropic_body(error, "mine")["error"]["message"] == message
 
 
+def test_a_refused_thread_has_the_code_on_which_clients_go_on_without():
+    """Anthropic's runner of tools asks for a thread by itself; no other refusal has details."""
+    refused = anthropic_body(ValidationError("thread is not supported.", "thread"), "mine")["error"]
+    assert refused["details"] == {"error_code": "thread_unsupported_request"}
+    assert "details" not in anthropic_body(ValidationError("No.", "threads"), "mine")["error"]
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(414, "invalid_request_error"), (431, "invalid_request_error"), (501, "api_error")]
 )
