@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from edge.bodies import Body
 from routes.response_models import ChosenTokenLogprob
@@ -48,7 +48,10 @@ class OutputReasoning(Body):
 
 
 class OutputCall(Body):
-    """A call of a function. arguments: a JSON text; of an incomplete call, the beginning of one."""
+    """A call of a function. arguments: a JSON text; of an incomplete call, the beginning of one.
+
+    namespace: of a function that was given in one.
+    """
 
     id: str
     type: Literal["function_call"]
@@ -56,6 +59,7 @@ class OutputCall(Body):
     call_id: str
     name: str
     arguments: str
+    namespace: NotRequired[str]
 
 
 OutputItem = OutputMessage | OutputReasoning | OutputCall

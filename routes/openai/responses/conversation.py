@@ -17,6 +17,7 @@ from routes.openai.responses.items import (
     PastAnswer,
     PastReasoning,
 )
+from routes.openai.responses.namespaces import full_name
 
 ShownPart = TextPart | OutputTextPart | AnsweredPart | RefusalPart | ImagePart
 AnyPart = ShownPart | ThoughtPart
@@ -51,7 +52,9 @@ def _add_items(items: Iterable[tuple[InputItem, str]], builder: ConversationBuil
     for item, path in items:
         match item:
             case FunctionCall():
-                answer.calls.append(PastCall(item.call_id, item.name, item.arguments.strip() or "{}"))
+                answer.calls.append(
+                    PastCall(item.call_id, full_name(item.namespace, item.name), item.arguments.strip() or "{}")
+                )
             case PastAnswer():
                 answer.close()
                 answer.said = _content(item.content, f"{path}.content")

@@ -18,6 +18,7 @@ from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import ResponseObject
 from routes.openai.responses.conversation import INPUT, conversation
+from routes.openai.responses.namespaces import functions, namespaces
 from routes.openai.responses.open_items import new_id
 from routes.openai.responses.requests import LOGPROBS, AllowedTools, AnyText, NamedFunction, OfSchema, ResponseRequest
 from routes.openai.responses.response import Answer
@@ -44,7 +45,7 @@ def submit_response(body: ResponseRequest) -> Answer:
         if draft is not None:
             draft.close()
         raise
-    return Answer(run, _begun(body, backend, run.run.served_id), draft)
+    return Answer(run, _begun(body, backend, run.run.served_id), draft, namespaces(body.tools or ()))
 
 
 def count_input(body: ResponseRequest) -> int:
@@ -74,30 +75,27 @@ def _task(body: ResponseRequest, previous: StoredResponse | None, info: ModelInf
 
 
 def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:
-    functions = [
-        FunctionTool(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
-        for index, tool in enumerate(body.tools or ())
-    ]
+    given = functions(body.tools or ())
     choice: Choice | None
     match body.tool_choice:
         case NamedFunction():
             choice = NamedChoice(body.tool_choice.name)
         case AllowedTools():
-            choice, functions = body.tool_choice.mode, _allowed(body.tool_choice, functions)
+            choice, given = body.tool_choice.mode, _allowed(body.tool_choice, given)
         case _:
             choice = body.tool_choice
-    return Toolbox(functions, choice, body.parallel_tool_calls is not False, info, NAMES)
+    return Toolbox(given, choice, body.parallel_tool_calls is not False, info, NAMES)
 
 
-def _allowed(choice: AllowedTools, functions: list[FunctionTool]) -> list[FunctionTool]:
+def _allowed(choice: AllowedTools, tools: list[FunctionTool]) -> list[FunctionTool]:
     """Return the functions that the choice allows. Raises ValidationError for one that is not among the tools."""
-    names = {tool.name for tool in functions}
+    names = {tool.name for tool in tools}
     for index, tool in enumerate(choice.tools):
         if tool.name not in names:
             path = f"tool_choice.tools[{index}]"
             raise ValidationError(f"{path} names a function that is not among the tools.", path)
     allowed = {tool.name for tool in choice.tools}
-    return [tool for tool in functions if tool.name in allowed]
+    return [tool for tool in tools if tool.name in allowed]
 
 
 def _answer_format(body: ResponseRequest) -> AnswerFormat | None:

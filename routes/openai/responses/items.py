@@ -53,10 +53,11 @@ class PastAnswer(HistoryPart):
 
 
 class FunctionCall(HistoryPart):
-    """A call in an earlier answer. arguments: a JSON text."""
+    """A call in an earlier answer. namespace: of the function, if it has one; arguments: a JSON text."""
 
     type: Literal["function_call"]
     call_id: str
+    namespace: str | None = None
     name: str
     arguments: str
 

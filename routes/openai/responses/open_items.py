@@ -19,6 +19,7 @@ from routes.openai.responses.bodies import (
     ReasoningText,
 )
 from routes.openai.responses.events import Events
+from routes.openai.responses.namespaces import Namespaces
 from routes.response_models import ChosenTokenLogprob
 
 ADDED, DONE = "response.output_item.added", "response.output_item.done"
@@ -115,11 +116,12 @@ class OpenReasoning(_OpenText):
 
 
 class OpenCall:
-    """A call. index: of the item in the output."""
+    """A call. index: of the item in the output; namespaces: of functions that were given in one."""
 
-    def __init__(self, events: Events, index: int, part: CallBegin) -> None:
+    def __init__(self, events: Events, index: int, part: CallBegin, namespaces: Namespaces) -> None:
         self._events, self._id = events, new_id("fc")
-        self._call_id, self._name = part.id, part.name
+        self._call_id = part.id
+        self._namespace, self._name = namespaces.get(part.name, ("", part.name))
         self._index: dict[str, Any] = {"output_index": index}
         self._texts: list[str] = []
         self._delta = events.deltas("response.function_call_arguments.delta", item_id=self._id, **self._index)
@@ -141,7 +143,7 @@ class OpenCall:
         return done + self._events(DONE, **self._index, item=item), item
 
     def _item(self, status: ItemStatus) -> OutputCall:
-        return OutputCall(
+        item = OutputCall(
             id=self._id,
             type="function_call",
             status=status,
@@ -149,3 +151,6 @@ class OpenCall:
             name=self._name,
             arguments="".join(self._texts),
         )
+        if self._namespace:
+            item["namespace"] = self._namespace
+        return item

@@ -11,6 +11,7 @@ from engine.types import TokenLogprob
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, OutputParser, Part, Reasoning
 from routes.openai.responses.bodies import ItemStatus, OutputItem
 from routes.openai.responses.events import Events
+from routes.openai.responses.namespaces import Namespaces
 from routes.openai.responses.open_items import OpenCall, OpenMessage, OpenReasoning
 
 OpenItem = OpenMessage | OpenReasoning | OpenCall
@@ -19,12 +20,13 @@ OpenItem = OpenMessage | OpenReasoning | OpenCall
 class OutputItems:
     """The items of one answer.
 
-    parser: of this answer, None for one that is text alone. items: those that are finished; reasoning_tokens: of the
+    parser: of this answer, None for one that is text alone. namespaces: of the functions that it may
+    call. items: those that are finished; reasoning_tokens: of the
     pieces that have reasoning, or its end.
     """
 
-    def __init__(self, events: Events, parser: OutputParser | None) -> None:
-        self._events, self._parser = events, parser
+    def __init__(self, events: Events, parser: OutputParser | None, namespaces: Namespaces) -> None:
+        self._events, self._parser, self._namespaces = events, parser, namespaces
         self._open: OpenItem | None = None
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
         self.items: list[OutputItem] = []
@@ -55,7 +57,7 @@ class OutputItems:
             case Reasoning():
                 begun = b"" if isinstance(self._open, OpenReasoning) else self._enter(OpenReasoning)
             case CallBegin():
-                return self._enter(lambda events, index: OpenCall(events, index, part))
+                return self._enter(lambda events, index: OpenCall(events, index, part, self._namespaces))
             case CallArguments():
                 begun = b""
             case CallEnd():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import Unsupported
@@ -16,8 +16,10 @@ def refuse_unsupported(body: Mapping[str, Any]) -> None:
     for index, item in enumerate(_listed(body, "input")[:MAX_ITEMS]):
         _check_item(_type_of(item), f"input[{index}]")
     for index, tool in enumerate(_listed(body, "tools")):
-        if _type_of(tool) not in (None, "function"):
-            raise Unsupported(_no_tool(_type_of(tool)), f"tools[{index}]")
+        if _type_of(tool) == "namespace":
+            _check_tools(_listed(tool, "tools"), f"tools[{index}].tools")
+        else:
+            _check_tools([tool], "tools", index)
     chosen = _type_of(body.get("tool_choice"))
     if chosen not in (None, "function", "allowed_tools", *WORDS):
         raise Unsupported(_no_tool(chosen), "tool_choice")
@@ -35,6 +37,12 @@ def _check_item(kind: str | None, path: str) -> None:
         )
     if kind not in (None, *ITEM_TYPES):
         raise Unsupported(f"Items of the type {kind} are not read here.", path)
+
+
+def _check_tools(tools: Sequence[Any], path: str, first: int = 0) -> None:
+    for index, tool in enumerate(tools, first):
+        if _type_of(tool) not in (None, "function"):
+            raise Unsupported(_no_tool(_type_of(tool)), f"{path}[{index}]")
 
 
 def _no_tool(kind: str | None) -> str:

@@ -40,6 +40,20 @@ class FunctionTool(OpenaiRequest):
     strict: bool | None = None
 
 
+class Namespace(OpenaiRequest):
+    """Functions under a common name, which is shown in their calls."""
+
+    passed_over = TOOL
+
+    type: Literal["namespace"]
+    name: Name
+    description: str | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+AnyTool = Annotated[FunctionTool | Namespace, Discriminator("type")]
+
+
 class NamedFunction(OpenaiRequest):
     """One function that must be called, or may be."""
 
@@ -138,7 +152,7 @@ class InputItemsQuery(OpenaiRequest):
 class ResponseRequest(OpenaiRequest):
     """What to answer. Absent sampling fields take the checkpoint's values, except `temperature`."""
 
-    union_tags = OpenaiRequest.union_tags | frozenset({"function", "allowed_tools"})
+    union_tags = OpenaiRequest.union_tags | frozenset({"function", "allowed_tools", "namespace"})
     passed_over = REQUEST
     as_absent = {"max_output_tokens": -1}
 
@@ -154,7 +168,7 @@ class ResponseRequest(OpenaiRequest):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = Field(None, description="true or false")
     reasoning: ReasoningOptions | None = None

@@ -23,6 +23,7 @@ from routes.openai.responses.bodies import (
     ResponseUsage,
 )
 from routes.openai.responses.events import Events, NoEvents
+from routes.openai.responses.namespaces import Namespaces
 from routes.openai.responses.output_items import OutputItems
 from routes.openai.responses.store import Draft
 
@@ -30,12 +31,13 @@ from routes.openai.responses.store import Draft
 class Answer:
     """The answer of one run. Made inside the request's context; streams are sent outside of it.
 
-    begun: the object before anything is generated; draft: where it is to be stored, None for nowhere. `close` must be
-    called in any case.
+    begun: the object before anything is generated; draft: where it is to be stored, None for nowhere; namespaces: of
+    the functions that may be called. `close` must be called in any case.
     """
 
-    def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None) -> None:
+    def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None, namespaces: Namespaces) -> None:
         self._chat, self._run, self._begun, self._draft = chat, chat.run, begun, draft
+        self._namespaces = namespaces
 
     def wait_for_commitment(self) -> None:
         """Wait as `Run` does, and close the answer as well where that raises."""
@@ -82,7 +84,7 @@ class Answer:
             self._draft.close()
 
     def _output(self, events: Events) -> OutputItems:
-        return OutputItems(events, None if self._chat.plain else self._chat.new_parser())
+        return OutputItems(events, None if self._chat.plain else self._chat.new_parser(), self._namespaces)
 
     def _pieces(self, output: OutputItems, idle: float) -> Iterator[bytes]:
         for _, piece in self._run.pieces(idle):

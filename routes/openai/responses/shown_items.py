@@ -31,7 +31,7 @@ def shown_items(asked: str | Sequence[InputItem]) -> list[dict[str, Any]]:
 def _shown(item: InputMessage | PastAnswer | FunctionCall | FunctionCallOutput) -> dict[str, Any]:
     match item:
         case FunctionCall():
-            return {"id": new_id("fc"), "status": "completed", **item.model_dump()}
+            return {"id": new_id("fc"), "status": "completed", **item.model_dump(exclude_none=True)}
         case FunctionCallOutput():
             output = item.output if isinstance(item.output, str) else _parts(item.output, "input_text")
             return {"id": new_id("fco"), "status": "completed", **item.model_dump(exclude={"output"}), "output": output}

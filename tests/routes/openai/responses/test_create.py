@@ -155,6 +155,40 @@ def test_only_the_allowed_tools_are_shown(respond, avibe):
     assert len(shown.tools) == 2
 
 
+GROUP = {"type": "namespace", "name": "eyes", "description": "To see.", "tools": [TOOL, TOOL | {"name": "blink"}]}
+
+
+def test_functions_of_a_namespace_are_called_by_both_names(client, avibe):
+    """The model knows one name of them; calls have two, whole and streamed, and so have they in the history."""
+    avibe.text = CALL.replace("look", "eyes.look") + CALL
+    fields = {"model": "avibe", "input": "Hello", "tools": [GROUP, TOOL]}
+    calls = client.post(PATH, json=fields).json["output"]
+    assert [(call.get("namespace"), call["name"]) for call in calls] == [("eyes", "look"), (None, "look")]
+    shown = [tool["function"] for tool in avibe.only.prompt.tools]
+    assert [(one["name"], one["description"]) for one in shown] == [
+        ("eyes.look", "To see.\nLooks."),
+        ("eyes.blink", "To see.\nLooks."),
+        ("look", "Looks."),
+    ]
+    streamed = client.post(PATH, json=fields | {"stream": True}).text
+    assert streamed.count('"namespace":"eyes"') == 3  # the item begun, done, and in the whole response
+    result = {"type": "function_call_output", "call_id": calls[0]["call_id"], "output": "A tree."}
+    client.post(PATH, json=fields | {"input": [{"role": "user", "content": "Hello"}, calls[0], result]})
+    (past,) = avibe.submitted[-1].prompt.messages[1]["tool_calls"]
+    assert past["function"]["name"] == "eyes.look"
+
+
+def test_a_stored_call_keeps_its_namespace(client, avibe):
+    """It is in the conversation that a later request goes on from."""
+    avibe.text = CALL.replace("look", "eyes.look")
+    fields = {"model": "avibe", "input": "Hello", "tools": [GROUP], "store": True}
+    first = client.post(PATH, json=fields).json
+    result = {"type": "function_call_output", "call_id": first["output"][0]["call_id"], "output": "A tree."}
+    client.post(PATH, json=fields | {"input": [result], "previous_response_id": first["id"]})
+    (past,) = avibe.submitted[-1].prompt.messages[1]["tool_calls"]
+    assert past["function"]["name"] == "eyes.look"
+
+
 @pytest.mark.parametrize("choice", ["auto", {"type": "auto"}])
 def test_a_free_choice_needs_no_tools(respond, choice):
     """Programs send it whether or not they have any."""

@@ -60,7 +60,7 @@ def test_the_calls_behind_an_answer_belong_to_it(respond, avibe):
         {"role": "user", "content": "Look twice."},
         {"type": "message", "role": "assistant", "content": "Well.", "phase": "commentary"},
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
-        CALL | {"id": "fc_1", "status": "completed", "namespace": "a"},
+        CALL | {"id": "fc_1", "status": "completed"},
         CALL | {"call_id": "c2"},
         RESULT,
         RESULT | {"call_id": "c2", "output": [{"type": "input_text", "text": "nothing"}]},

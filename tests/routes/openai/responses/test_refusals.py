@@ -11,6 +11,7 @@ from tests.fakes import image_bytes
 PATH = "/v1/responses"
 TOOL = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 IMAGE = {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(image_bytes()).decode()}"}
+FORTY = [TOOL | {"name": f"f{number}"} for number in range(40)]
 
 
 def said(*parts):
@@ -41,6 +42,12 @@ MISTAKES = [
     ({"tools": [{"type": "web_search"}]}, "tools[0]", "web_search"),
     ({"tools": [TOOL, {"type": "mcp", "server_label": "a"}]}, "tools[1]", "mcp"),
     ({"tools": [{"type": "custom", "name": "a"}]}, "tools[0]", "custom"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [TOOL, {"type": "custom"}]}]}, "tools[0].tools[1]", "custom"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name", "is req"),
+    ({"tools": [{"type": "namespace", "name": "a"}]}, "tools[0].tools", "is required"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": 5}]}, "tools[0].tools", "must be a list"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [TOOL, TOOL]}]}, "tools", "one name"),
+    ({"tools": [{"type": "namespace", "name": f"n{group}", "tools": FORTY} for group in range(4)]}, "tools", "128"),
     ({"tools": [TOOL, TOOL]}, "tools", "one name"),
     ({"tools": [{"type": "function"}]}, "tools[0].name", "is required"),
     ({"tool_choice": "required"}, "tool_choice", "needs tools"),
