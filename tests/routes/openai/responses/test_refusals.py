@@ -42,8 +42,16 @@ MISTAKES = [
     ({"tools": [{"type": "web_search"}]}, "tools[0]", "web_search"),
     ({"tools": [TOOL, {"type": "mcp", "server_label": "a"}]}, "tools[1]", "mcp"),
     ({"tools": [{"type": "custom", "name": "a"}]}, "tools[0]", "custom"),
-    ({"tools": [{"type": "namespace", "name": "a", "tools": [TOOL, {"type": "custom"}]}]}, "tools[0].tools[1]", "custom"),
-    ({"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name", "is req"),
+    (
+        {"tools": [{"type": "namespace", "name": "a", "tools": [TOOL, {"type": "custom"}]}]},
+        "tools[0].tools[1]",
+        "custom",
+    ),
+    (
+        {"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function"}]}]},
+        "tools[0].tools[0].name",
+        "is req",
+    ),
     ({"tools": [{"type": "namespace", "name": "a"}]}, "tools[0].tools", "is required"),
     ({"tools": [{"type": "namespace", "name": "a", "tools": 5}]}, "tools[0].tools", "must be a list"),
     ({"tools": [{"type": "namespace", "name": "a", "tools": [TOOL, TOOL]}]}, "tools", "one name"),
