@@ -27,6 +27,8 @@ OPTIONAL = {"torchvision"}
 WITH_CUDA = {"triton"}
 # Known to type checkers alone, which bring it along.
 TYPES_ONLY = {"_typeshed"}
+# Made of the description of the API by a program of tests/clients.
+GENERATED = {"avito_ai_api_client"}
 
 
 def lines(name: str) -> list[str]:
@@ -93,7 +95,7 @@ def foreign(paths: Iterator[Path]) -> set[str]:
     """Return the packages, by canonical name, that bring what the files import."""
     own = {path.stem for path in ROOT.iterdir()}
     brings = packages_distributions()
-    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"} - TYPES_ONLY
+    names = imported(paths) - own - set(sys.stdlib_module_names) - {"conftest"} - TYPES_ONLY - GENERATED
     return {canonicalize_name(brings.get(name, [name])[0]) for name in names} - OPTIONAL
 
 
