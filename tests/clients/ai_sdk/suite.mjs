@@ -8,14 +8,15 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, Output, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
 
+const noKey = "none"; // the client insists on one, the service does not
 const baseURL = `${process.env.CLIENTS_ADDRESS}/v1`;
 const image = readFileSync(process.env.CLIENTS_IMAGE);
 const prompt = "Напиши объявление о продаже велосипеда.";
 const Listing = z.object({ title: z.string().max(20), price: z.number().int().min(1).max(99999) });
-const openai = createOpenAI({ baseURL, apiKey: "none" });
-const anthropic = createAnthropic({ baseURL, apiKey: "none" });
+const openai = createOpenAI({ baseURL, apiKey: noKey });
+const anthropic = createAnthropic({ baseURL, apiKey: noKey });
 const compatible = createOpenAICompatible({
-  baseURL, name: "avito", apiKey: "none", supportsStructuredOutputs: true, includeUsage: true,
+  baseURL, name: "avito", apiKey: noKey, supportsStructuredOutputs: true, includeUsage: true,
 });
 
 // Each takes the name of a model; `options` go with every request.

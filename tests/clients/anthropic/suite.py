@@ -7,6 +7,7 @@ import anthropic
 import pytest
 from pydantic import BaseModel
 
+NO_KEY = "none"  # the client insists on one, the service does not
 ASK = [{"role": "user", "content": "Напиши объявление о продаже велосипеда."}]
 WEATHER = {
     "name": "get_weather",
@@ -29,7 +30,7 @@ class Listing(BaseModel):
 @pytest.fixture(scope="module")
 def client(address):
     """The client without retries, so that every failure is seen."""
-    with anthropic.Anthropic(base_url=address, api_key="none", max_retries=0) as client:
+    with anthropic.Anthropic(base_url=address, api_key=NO_KEY, max_retries=0) as client:
         yield client
 
 
@@ -128,7 +129,7 @@ def test_the_async_client(address):
     """Several requests at once, and a stream."""
 
     async def use():
-        async with anthropic.AsyncAnthropic(base_url=address, api_key="none", max_retries=0) as client:
+        async with anthropic.AsyncAnthropic(base_url=address, api_key=NO_KEY, max_retries=0) as client:
             fields = {"model": "avibe", "max_tokens": 8, "messages": ASK, "extra_body": {"temperature": 0}}
             answers = await asyncio.gather(*(client.messages.create(**fields) for _ in range(4)))
             async with client.messages.stream(**fields) as stream:

@@ -6,13 +6,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 
+const noKey = "none"; // the client insists on one, the service does not
 const home = mkdtempSync(join(tmpdir(), "claude-"));
 const program = join(process.cwd(), "node_modules", ".bin", "claude");
 const env = {
   PATH: process.env.PATH,
   HOME: home,
   ANTHROPIC_BASE_URL: process.env.CLIENTS_ADDRESS,
-  ANTHROPIC_API_KEY: "none",
+  ANTHROPIC_API_KEY: noKey,
   ANTHROPIC_MODEL: "avibe",
   ANTHROPIC_DEFAULT_HAIKU_MODEL: "avibe",
   CLAUDE_CODE_MAX_OUTPUT_TOKENS: "64",

@@ -8,6 +8,7 @@ import litellm
 import pytest
 from pydantic import BaseModel
 
+NO_KEY = "none"  # the client insists on one, the service does not
 ASK = [{"role": "user", "content": "Напиши объявление о продаже велосипеда."}]
 WAIT = asyncio.new_event_loop().run_until_complete
 litellm.telemetry = False
@@ -37,7 +38,7 @@ def complete(request, address, base_url):
 
     def complete(model="avibe", **fields):
         given = {"messages": ASK, "max_tokens": 24, "num_retries": 0} | fields
-        return litellm.completion(model=f"{request.param}/{model}", api_base=where, api_key="none", **given)
+        return litellm.completion(model=f"{request.param}/{model}", api_base=where, api_key=NO_KEY, **given)
 
     return complete
 
@@ -96,14 +97,14 @@ def test_errors_are_the_librarys_own(complete):
 def test_text_completions(base_url):
     """Over /v1/completions."""
     made = litellm.text_completion(
-        model="text-completion-openai/avibe", prompt="Продаётся", max_tokens=6, api_base=base_url, api_key="none"
+        model="text-completion-openai/avibe", prompt="Продаётся", max_tokens=6, api_base=base_url, api_key=NO_KEY
     )
     assert made.choices[0].text
 
 
 def test_responses(base_url):
     """Whole, streamed, with a tool and in a class."""
-    fields = {"model": "openai/avibe", "api_base": base_url, "api_key": "none", "max_output_tokens": 300}
+    fields = {"model": "openai/avibe", "api_base": base_url, "api_key": NO_KEY, "max_output_tokens": 300}
     assert litellm.responses(input="Привет!", **fields).output[0].content[0].text
     events = [event.type for event in litellm.responses(input="Привет!", stream=True, **fields)]
     assert "response.output_text.delta" in events
@@ -118,13 +119,13 @@ def test_responses(base_url):
 def test_messages_of_anthropic(provider, address, base_url):
     """Over /v1/messages, and translated by the library to another protocol."""
     where = address if provider == "anthropic" else base_url
-    fields = {"model": f"{provider}/avibe", "api_base": where, "api_key": "none", "max_tokens": 24, "messages": ASK}
+    fields = {"model": f"{provider}/avibe", "api_base": where, "api_key": NO_KEY, "max_tokens": 24, "messages": ASK}
     assert WAIT(litellm.anthropic_messages(**fields))["content"][0]["text"]
 
 
 def test_the_async_function(base_url):
     """acompletion, several at once."""
-    fields = {"model": "openai/avibe", "api_base": base_url, "api_key": "none", "messages": ASK, "max_tokens": 8}
+    fields = {"model": "openai/avibe", "api_base": base_url, "api_key": NO_KEY, "messages": ASK, "max_tokens": 8}
 
     async def several():
         return await asyncio.gather(*(litellm.acompletion(**fields) for _ in range(3)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+NO_KEY = "none"  # the client insists on one, the service does not
 IMAGE = Path(__file__).parents[3] / "docs" / "red-square.png"
 MODELS = """
 - {model_id: avibe, model_name: avibe, api_base: BASE, supports_schema: true, supports_tools: true}
@@ -22,7 +23,7 @@ MODELS = """
 def llm(tmp_path, base_url):
     """Run the program; return what it prints."""
     (tmp_path / "extra-openai-models.yaml").write_text(MODELS.replace("BASE", base_url))
-    environ = os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
+    environ = os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": NO_KEY}
     program = shutil.which("llm", path=str(Path(sys.executable).parent))
 
     def run(*options, fails=False):

@@ -6,7 +6,8 @@ import OpenAI from "openai";
 import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
-const client = new OpenAI({ baseURL: `${process.env.CLIENTS_ADDRESS}/v1`, apiKey: "none", maxRetries: 0 });
+const noKey = "none"; // the client insists on one, the service does not
+const client = new OpenAI({ baseURL: `${process.env.CLIENTS_ADDRESS}/v1`, apiKey: noKey, maxRetries: 0 });
 const url = `data:image/png;base64,${readFileSync(process.env.CLIENTS_IMAGE).toString("base64")}`;
 const ask = "Напиши объявление о продаже велосипеда.";
 const messages = [{ role: "user", content: ask }];

@@ -28,6 +28,7 @@ from pydantic_ai.profiles import InlineDefsJsonSchemaTransformer, ModelProfile
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
+NO_KEY = "none"  # the client insists on one, the service does not
 # One loop for all tests, as the clients keep their connections.
 WAIT = asyncio.new_event_loop().run_until_complete
 ASK = "Напиши объявление о продаже велосипеда."
@@ -45,11 +46,11 @@ def model(request, address, base_url):
     """A model of each protocol, by its name."""
     kinds = {"chat": OpenAIChatModel, "responses": OpenAIResponsesModel}
     if request.param in kinds:
-        provider = OpenAIProvider(base_url=base_url, api_key="none")
+        provider = OpenAIProvider(base_url=base_url, api_key=NO_KEY)
         return lambda name="avibe": kinds[request.param](name, provider=provider)
     # The library takes only Claude's names for models that follow a schema.
     profile = ModelProfile(supports_json_schema_output=True, json_schema_transformer=InlineDefsJsonSchemaTransformer)
-    provider = AnthropicProvider(base_url=address, api_key="none")
+    provider = AnthropicProvider(base_url=address, api_key=NO_KEY)
     return lambda name="avibe": AnthropicModel(name, provider=provider, profile=profile)
 
 
