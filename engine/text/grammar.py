@@ -167,7 +167,7 @@ class Grammars:
     def _compiled(self, grammar: str, wanted: Wanted, owner: str) -> _Compiled:
         with self._lock:
             if self._compiling >= self._most_waiting:
-                raise Overloaded("Too many new schemas at once; try again later.", 1)
+                raise Overloaded(TOO_MANY, 1)
             self._compiling += 1
         future = self._compilers.submit(self._compile, grammar)
         future.add_done_callback(self._compiled_one)
@@ -270,11 +270,15 @@ def _mask_of(matcher: LLMatcher, words: int) -> NDArray[np.int32]:
 
 
 def _result(future: Future[_Compiled], seconds: float, wanted: Wanted) -> _Compiled:
-    """Wait for a compilation. Raises ValidationError after `seconds`, and as `wanted` does."""
+    """Wait for a compilation. Raises as `wanted` does, and after `seconds` ValidationError, or Overloaded if it has
+    not begun: then others' grammars took the time.
+    """
     future.add_done_callback(lambda _: wanted.changed.set())
     until = time.monotonic() + seconds
     while not future.done():
         left = until - time.monotonic()
+        if left <= 0 and not future.running():
+            raise Overloaded(TOO_MANY, 1)
         if left <= 0:
             raise ValidationError(TOO_COMPLEX)
         wanted.wait(left)
@@ -305,6 +309,7 @@ def fault(grammar: str) -> str | None:
 # The usual style of JSON. With flexible white space a model can generate white space without end.
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 TOO_COMPLEX = "is too complex"
+TOO_MANY = "Too many new schemas at once; try again later."
 OF_JSON = json_grammar("{}").partition(":")[0]  # the beginning of a grammar of JSON alone
 
 

@@ -42,8 +42,9 @@ def apply_all(expander: Expander, shapes: Shapes, place: Place, keyword: str, up
 
 def apply_any(expander: Expander, shapes: Shapes, place: Place, keyword: str, upper: bool) -> Shapes:
     """The shapes of one or another."""
-    options = [shape for branch in _branches(expander, place, keyword) for shape in expander.branch(branch, upper)]
-    return expander.both(shapes, options, below(place.pointer, keyword), upper)
+    pointer = below(place.pointer, keyword)
+    options = (shape for branch in _branches(expander, place, keyword) for shape in expander.branch(branch, upper))
+    return expander.both(shapes, expander.bounded(options, pointer), pointer, upper)
 
 
 def apply_one(expander: Expander, shapes: Shapes, place: Place, keyword: str, upper: bool) -> Shapes:

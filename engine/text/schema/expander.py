@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from engine.text.schema import applying, meeting, settling, subtraction
@@ -39,7 +40,8 @@ from engine.text.schema.shapes import (
 )
 
 MAX_WORK = 50_000  # combinations of two shapes, about ten microseconds each
-MAX_SHAPES = 256  # of one state
+MAX_SHAPES = 256  # of one state, apart from single values
+MAX_VALUES = 4096  # of one state, shapes and single values together
 
 LISTED = ("const", "enum")  # values, which must satisfy all other keywords
 
@@ -258,7 +260,7 @@ class Expander:
         if some and not others:
             self._emptied = self._emptied if self._emptied.startswith(pointer) else pointer
         if some is EVERY_SHAPE:
-            return others
+            return self.bounded(others, pointer) if counted else others
         found: list[Shape] = []
         for one in some:
             for other in others:
@@ -296,7 +298,8 @@ class Expander:
 
     @staticmethod
     def bounded(shapes: Iterable[Shape], pointer: str) -> Shapes:
-        shapes = tuple(shapes)
-        if sum(not isinstance(shape, Constant) for shape in shapes) > MAX_SHAPES:
+        """Return shapes as they are, no more of them taken than one state may have. Raises SchemaRefused."""
+        taken = tuple(islice(shapes, MAX_VALUES + 1))
+        if len(taken) > MAX_VALUES or sum(not isinstance(shape, Constant) for shape in taken) > MAX_SHAPES:
             raise SchemaRefused(COMPLEX, pointer)
-        return shapes
+        return taken

@@ -260,10 +260,35 @@ def test_a_compilation_that_takes_too_long_is_rejected():
         release.wait(PATIENCE)
         return encode(text)
 
-    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=0.01)
+    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=0.5)
     with pytest.raises(ValidationError, match="is too complex"):
         slow.mask(json_grammar('{"const": "first"}'))
     release.set()
+    slow.close()
+
+
+def test_a_compilation_that_never_began_is_not_its_clients_fault(monkeypatch):
+    """Others' schemas took all the time: it may be sent again."""
+    started, release = threading.Event(), threading.Event()
+
+    def held(text):
+        started.set()
+        release.wait(PATIENCE)
+        return encode(text)
+
+    def first():
+        with contextlib.suppress(ValidationError):
+            slow.mask(json_grammar('{"const": "first"}'))
+
+    monkeypatch.setattr(engine.text.grammar, "COMPILE_THREADS", 1)
+    slow = Grammars(Vocabulary(TOKENS, frozenset({END}), held), seconds=0.5)
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert started.wait(PATIENCE)
+    with pytest.raises(Overloaded):
+        slow.mask(json_grammar('{"const": "second"}'))
+    release.set()
+    thread.join(PATIENCE)
     slow.close()
 
 

@@ -169,3 +169,13 @@ def test_a_hostile_schema_is_rewritten_or_refused_with_little_work(schema):
     except SchemaRefused as error:
         refusal = error
     assert refusal is None or refusal.keyword or not refusal.pointer
+
+
+@pytest.mark.parametrize("leaf", [{"type": "null"}, {"enum": [1, "a"]}, {"type": "object"}, {"not": {"const": 1}}])
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf"])
+def test_ways_that_double_at_each_level_are_refused_before_they_are_counted(keyword, leaf):
+    """Two references to the next level, forty levels: no state takes more shapes than it may have."""
+    levels = {f"d{i}": {keyword: [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(40)}
+    schema = {"$defs": {**levels, "d40": leaf}, "$ref": "#/$defs/d0"}
+    with pytest.raises(SchemaRefused, match="is too complex"):
+        rewrite(schema)
