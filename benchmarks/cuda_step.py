@@ -59,6 +59,7 @@ class Row:
     adjusts_logits: bool = False
     adjustments: Any = None
     sampling: Any = None
+    scores: Any = None
 
     def __hash__(self) -> int:
         return id(self)

@@ -183,11 +183,11 @@ NOTES = joined(
         use("tool_choice", "function_call"),
         use("logprobs include", "n_probs logprobs"),
         use("n", "n_cmpl"),
-        use("echo and logprobs of /v1/completions", "prompt_logprobs"),
         use("seed", "random_seed"),
         use("stop stop_sequences", "stop stop_sequences"),
         dict.fromkeys(("audio", "modalities"), "This service writes text alone."),
         {"options": "Send its fields themselves.", "web_search_options": "Nothing is searched."},
+        {"prompt_logprobs": "Use echo and logprobs of /v1/completions."},
     ]
 )
 
