@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from settings import table
-from settings.defaults import with_defaults
+from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
 from settings.rules import DEMO, broken_rules
@@ -44,7 +44,7 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     has_gpu: whether this machine has a GPU, asked where a default depends on it.
     """
     sources = read_sources(SETTINGS, environ, env_file)
-    settings = _build(_parse(sources), sources, has_gpu)
+    settings = _build(_parse(sources), sources, has_gpu, _state_dir(environ))
     sources.mistakes += broken_rules(settings)
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
@@ -106,7 +106,13 @@ def _parse(sources: Sources) -> dict[str, object]:
     return values
 
 
-def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[], bool]) -> Settings:
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    """Return the folder that systemd made for the unit, the first if it made several; else one beside this file."""
+    made = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(made) if made else STATE_DIR
+
+
+def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[], bool], state_dir: Path) -> Settings:
     """Return the settings with these values, by name, and with the defaults that follow from what is set."""
     settings = Settings(
         environment=str(values["ENVIRONMENT"]),
@@ -116,7 +122,7 @@ def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[],
     for name in {s.group for s in SETTINGS if s.group}:
         own = {s.name.lower(): values[s.name] for s in SETTINGS if s.group == name}
         settings = replace(settings, **{name: replace(getattr(settings, name), **own)})
-    return with_defaults(settings, sources.texts.keys(), has_gpu)
+    return with_defaults(settings, sources.texts.keys(), has_gpu, state_dir)
 
 
 def _env_file(environ: Mapping[str, str]) -> Path | None:

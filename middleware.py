@@ -30,6 +30,7 @@ from edge.response_headers import CORS_EXPOSED, SECURITY_HEADERS
 from edge.route_table import MIB, Budget, Need, Row, row_of
 from edge.services import services
 from engine.errors import Message, Overloaded, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from keys.account import of_address
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
@@ -81,7 +82,7 @@ def _begin() -> None:
     model, protocol = (None, None) if row is None else (row.model, row.protocol)
     trace = _trace(row, request_id, began)
     observer = RequestObserver(services().metrics, trace, request_id, began, model, protocol)
-    put(RequestState(began, row, request_id, client, observer))
+    put(RequestState(began, row, request_id, client, of_address(caller.budget_key(client)), observer))
     services().forwarded_warning.check(request)
 
 

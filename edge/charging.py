@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from edge import caller
 from edge.rate_limit import OverBudget
 from edge.request_state import request_state
 from edge.services import services
@@ -25,8 +24,8 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
     if row is None or row.budget is None:
         return
     try:
-        client = caller.budget_key(state.client)
-        state.quota = services().rate_limiter.spend(row.budget.value, client, cost, only_look=only_look)
+        account = state.account.id
+        state.quota = services().rate_limiter.spend(row.budget.value, account, cost, only_look=only_look)
     except OverBudget as refusal:
         state.quota = refusal.quota
         state.observer.over_budget(row.budget.value, refusal.window)

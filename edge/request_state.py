@@ -9,6 +9,7 @@ from flask import g
 
 from edge.rate_limit import Quota
 from edge.route_table import Row
+from keys.account import Account
 from telemetry.observer import RequestObserver
 
 
@@ -17,15 +18,16 @@ class RequestState:
     """The state of one request, used by the thread that serves it.
 
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
-    caller's address; quota: what is left of the caller's budget; too_large: the message for a body over the route's
-    limit; max_tokens: the bound of its answers' length, where the service may have set it; typed, image: what a form
-    of the page held, to be shown again.
+    caller's address; account: whom it is charged to; quota: what is left of the caller's budget; too_large: the message
+    for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
+    typed, image: what a form of the page held, to be shown again.
     """
 
     began: float
     row: Row | None
     request_id: str
     client: str
+    account: Account
     observer: RequestObserver
     quota: Quota | None = None
     too_large: str | None = None

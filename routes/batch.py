@@ -18,7 +18,6 @@ from typing import Any
 
 from flask import request
 
-from edge import caller
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
 from edge.request_state import request_state
@@ -200,7 +199,7 @@ class Batch:
             request_id=f"{self._request_id}-{index}",
             prompt=conversation(body.prompt),
             sampling=sampling(backend, body),
-            client=caller.budget_key(request_state().client),
+            client=request_state().account.id,
             priority=Priority.BATCH,
             queue_timeout=timeout,
             timeout=timeout,

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from flask import request
 
-from edge import caller
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
@@ -38,7 +37,7 @@ Prompts = Sequence[tuple[Prompt, SamplingParams]]
 def watching() -> Iterator[Wanted]:
     """Yield what ends work for this request outside of a `Run`: its client's leaving, or its deadline."""
     state = request_state()
-    wanted = Wanted(state.began + services().settings.engine.request_timeout, state.client)
+    wanted = Wanted(state.began + services().settings.engine.request_timeout, state.account.id)
     release = services().client_watch.watch(request.environ, wanted.cancel)
     try:
         yield wanted
@@ -64,7 +63,7 @@ def _counting() -> Iterator[tuple[str, float, Cancellation]]:
     state, cancellation = request_state(), Cancellation()
     release = services().client_watch.watch(request.environ, cancellation.cancel)
     try:
-        yield caller.budget_key(state.client), services().settings.engine.request_timeout, cancellation
+        yield state.account.id, services().settings.engine.request_timeout, cancellation
     finally:
         release()
 
@@ -205,7 +204,7 @@ def _generation_request(
         request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",
         prompt=prompt,
         sampling=sampling,
-        client=caller.budget_key(state.client),
+        client=state.account.id,
         priority=Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
+from pathlib import Path
 
-from settings.groups import EngineSettings, GenerationSettings, ModelSettings, ServerSettings, Settings
+from settings.groups import DataSettings, EngineSettings, GenerationSettings, ModelSettings, ServerSettings, Settings
 
+STATE_DIR = Path(__file__).parents[1] / ".state"
+DATABASE_FILE = "avito-ai.db"
 MODELS = 2
 SPARE_THREADS = 32
 NUM_SEQS = {"cpu": 64, "cuda": 256}
@@ -18,11 +21,19 @@ PROMPT_ROOM = 2048  # tokens of the context that a longer answer leaves to the p
 SHORTEST_CONTEXT = 16  # tokens, the least that MAX_MODEL_LEN may be
 
 
-def with_defaults(settings: Settings, given: Set[str], has_gpu: Callable[[], bool]) -> Settings:
+def with_defaults(
+    settings: Settings, given: Set[str], has_gpu: Callable[[], bool], state_dir: Path = STATE_DIR
+) -> Settings:
     """Return the settings with the defaults that belong to what is set. given: names of the settings that are set."""
     engine = _engine(settings.engine, settings.model, has_gpu)
     generation = _lengths(settings.generation, engine.kv_cache_tokens, given)
-    return replace(settings, engine=engine, generation=generation, server=_server(settings.server, engine))
+    return replace(
+        settings,
+        engine=engine,
+        generation=generation,
+        server=_server(settings.server, engine),
+        data=_data(settings.data, state_dir),
+    )
 
 
 def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
@@ -35,6 +46,11 @@ def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
 def threads_needed(engine: EngineSettings) -> int:
     """Return one thread for each request both models can hold, and some for probes, refusals and pages."""
     return MODELS * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
+
+
+def _data(data: DataSettings, state_dir: Path) -> DataSettings:
+    folder = (data.state_dir or state_dir).absolute()
+    return replace(data, state_dir=folder, database_url=data.database_url or f"sqlite:///{folder / DATABASE_FILE}")
 
 
 def _server(server: ServerSettings, engine: EngineSettings) -> ServerSettings:

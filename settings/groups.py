@@ -182,6 +182,32 @@ class SecuritySettings(Group):
 
 
 @dataclass(frozen=True, repr=False)
+class AccessSettings(Group):
+    auth: tuple[str, ...] = setting(
+        ("open",),
+        kinds.ways_in(),
+        "who may use the service: open to all, holders of client keys, of tokens of your issuer (jwt), or of either",
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class DataSettings(Group):
+    state_dir: Path = setting(
+        None,
+        kinds.folder(),
+        "folder of the database and of the journal of usage",
+        unset="the unit's StateDirectory, else .state beside config.py",
+    )
+    database_url: str = setting(
+        None,
+        kinds.database(),
+        "database of keys, usage and the audit trail, as an SQLAlchemy URL such as postgresql://user@host/name",
+        secret=True,
+        unset="SQLite in STATE_DIR",
+    )
+
+
+@dataclass(frozen=True, repr=False)
 class LoggingSettings(Group):
     log_level: str = setting("INFO", kinds.choice(*LEVELS), "minimum level of logged lines")
     log_file: Path | None = setting(None, kinds.file(), "log file, in addition to standard output")
@@ -217,6 +243,8 @@ class Settings(Group):
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     warnings: tuple[str, ...] = ()

@@ -128,6 +128,30 @@ def tokens_by_model(low: int, high: int) -> Kind[Mapping[str, int]]:
     return Kind(parse, f"a whole number from {low} to {high}, or one for each model as {names}", show)
 
 
+def ways_in() -> Kind[tuple[str, ...]]:
+    """`open`, or a comma-separated list of `keys` and `jwt`."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(name.strip().casefold() for name in text.split(",")))
+        if names != ("open",) and not set(names) <= {"keys", "jwt"}:
+            raise ValueError(text)
+        return names
+
+    return Kind(parse, "open, keys, jwt, or keys,jwt", ",".join)
+
+
+def database() -> Kind[str]:
+    """An SQLAlchemy URL of SQLite or PostgreSQL; shown without its password."""
+
+    def parse(text: str) -> str:
+        scheme = urlsplit(text).scheme.partition("+")[0]
+        if scheme not in ("sqlite", "postgresql") or (scheme == "sqlite" and not text.startswith("sqlite:///")):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME", without_credentials)
+
+
 def origins() -> Kind[tuple[str, ...]]:
     """`*`, or a comma-separated list of web origins."""
 

@@ -9,16 +9,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("engine", "edge", "models", "routes", "serving", "settings", "telemetry")
+OURS = ("database", "engine", "edge", "keys", "models", "routes", "serving", "settings", "telemetry", "usage")
 TOP = ("app_production", "config", "gunicorn_config", "health", "middleware")
 
 # A part may import those that stand after it in its row, and the outside.
 MAY_IMPORT = {
-    "app_production": {"health", "middleware", "routes", "edge", "telemetry", "models", "engine", "config"},
-    "routes": {"edge", "telemetry", "models", "engine", "config"},
-    "health": {"edge", "telemetry", "models", "engine", "config"},
-    "middleware": {"edge", "telemetry", "models", "engine", "config"},
-    "edge": {"telemetry", "models", "engine", "config"},
+    "app_production": {
+        "health",
+        "middleware",
+        "routes",
+        "edge",
+        "keys",
+        "usage",
+        "database",
+        "telemetry",
+        "models",
+        "engine",
+        "config",
+    },
+    "routes": {"edge", "keys", "usage", "database", "telemetry", "models", "engine", "config"},
+    "health": {"edge", "usage", "telemetry", "models", "engine", "config"},
+    "middleware": {"edge", "keys", "usage", "telemetry", "models", "engine", "config"},
+    "edge": {"keys", "usage", "telemetry", "models", "engine", "config"},
+    "usage": {"keys", "database", "telemetry", "engine", "config"},
+    "keys": {"database", "engine", "config"},
+    "database": set(),
     "gunicorn_config": {"serving", "telemetry", "models", "engine", "config"},
     "serving": {"edge", "telemetry", "models", "engine", "config"},
     "models": {"telemetry", "engine", "config"},

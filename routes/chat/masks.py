@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edge import caller
 from engine.backend import Backend
 from engine.errors import ValidationError
 from routes.chat.answer_format import AnswerFormat
@@ -36,5 +35,5 @@ def mask_of(
         return lambda: None
     shared = services().settings.engine.prefix_sharing == "all"
     with watching() as wanted:
-        owner = "" if shared else caller.budget_key(wanted.client)
+        owner = "" if shared else wanted.client
         return new_mask(answer_format, toolbox, names, backend, services().grammars, wanted, owner)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from edge import caller
 from edge.errors import NotFound, PreviousNotFound
 from edge.request_state import request_state
 from engine.errors import ValidationError
@@ -88,4 +87,4 @@ def _items(turns: Sequence[Turn]) -> Iterator[list[dict[str, Any]]]:
 
 def _owner() -> str:
     """Return whose responses a request may name: its client's, as budgets are charged."""
-    return caller.budget_key(request_state().client)
+    return request_state().account.id

@@ -1,0 +1,74 @@
+"""Opens the database and brings its tables to the newest version.
+
+SQLite is set up for one file that several threads and copies use: a write-ahead log, so that readers and the one writer
+do not wait for each other, and a bound on how long a writer waits for another.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+BUSY_SECONDS = 10.0
+# Of PostgreSQL, so that copies that start together migrate one after the other; any number of ours does.
+MIGRATION_LOCK = 0x61766974
+_MIGRATING = threading.Lock()  # guards Alembic's context, of which a process has one
+MIGRATIONS = Path(__file__).with_name("migrations")
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message has no secret of its URL."""
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of an SQLite database in a file."""
+    return f"sqlite:///{file}"
+
+
+def open_database(url: str) -> Engine:
+    """Return the engine of a database; nothing connects before it is used. Raises DatabaseError for a wrong URL."""
+    try:
+        parsed = make_url(url)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_pre_ping=True, pool_size=2, max_overflow=8, pool_timeout=BUSY_SECONDS)
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    except (ArgumentError, ImportError, OSError) as error:
+        raise DatabaseError(f"DATABASE_URL cannot be used: {type(error).__name__}.") from error
+    event.listen(engine, "connect", _set_up_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def migrate(engine: Engine) -> None:
+    """Create the tables, or bring them to the newest version. Raises DatabaseError.
+
+    A database that a newer release has migrated stays as it is: a column or table more does not disturb an older one.
+    """
+    settings = Config()
+    settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    try:
+        with _MIGRATING, engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": MIGRATION_LOCK})
+            elif engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            settings.attributes["connection"] = connection
+            command.upgrade(settings, "head")
+    except SQLAlchemyError as error:
+        raise DatabaseError(f"The database cannot be used: {type(error).__name__}.") from error

@@ -1,0 +1,71 @@
+"""The database is opened, migrated and used by several at once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+from database.connect import DatabaseError, migrate, open_database, sqlite_url
+from database.tables import METADATA
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """A new database in a file."""
+    return open_database(sqlite_url(tmp_path / "state" / "avito-ai.db"))
+
+
+def test_the_migrations_make_the_tables_of_the_code(engine):
+    """What the migrations build and what the code declares is the same."""
+    migrate(engine)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    assert set(METADATA.tables) <= set(inspect(engine).get_table_names())
+
+
+def test_migrating_again_changes_nothing(engine):
+    """A second start finds the tables and keeps what they hold."""
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO revisions VALUES ('keys', 7)"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT value FROM revisions")).scalar_one() == 7
+
+
+def test_copies_that_start_together_migrate_once(tmp_path):
+    """Several copies that find no tables all end up with them."""
+    url = sqlite_url(tmp_path / "avito-ai.db")
+    failures = []
+
+    def start():
+        try:
+            migrate(open_database(url))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert set(METADATA.tables) <= set(inspect(open_database(url)).get_table_names())
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://host/name", "sqlite:////proc/none/at/all.db"])
+def test_a_database_that_cannot_be_used_is_told(url):
+    """A wrong URL, a driver that is not there and a folder that cannot be made are one typed error."""
+    with pytest.raises(DatabaseError):
+        migrate(open_database(url))
+
+
+def test_the_error_has_no_password():
+    """Nothing of the URL's secret is told."""
+    with pytest.raises(DatabaseError) as failure:
+        migrate(open_database("postgresql://user:not-a-password@127.0.0.1:1/name"))
+    assert "not-a-password" not in str(failure.value)

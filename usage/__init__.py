@@ -1,0 +1,1 @@
+"""What was used: requests, tokens, images, seconds and cost, by account, model and time."""
