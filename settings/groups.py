@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from settings import kinds
+from settings import kinds, money
 from settings.kinds import number, whole
 from settings.table import Group, Setting, setting
 
@@ -17,6 +17,7 @@ DATA = Path("/mnt/data/avito")
 DTYPES = ("float16", "bfloat16", "float32")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 ANY_COUNT = 1_000_000
+ANY_TOKENS = 1_000_000_000_000
 SECONDS_A_DAY = 86_400
 
 
@@ -208,6 +209,47 @@ class DataSettings(Group):
 
 
 @dataclass(frozen=True, repr=False)
+class SpendingSettings(Group):
+    prices: Mapping[str, tuple[int, int, int]] | None = setting(
+        None,
+        money.prices(),
+        "prices of a million tokens as input/output or input/output/cached, one for both models or "
+        "avibe=0.2/0.6,avision=...; cached: prompt tokens found in a cache, as input if left out",
+    )
+    currency: str = setting("USD", kinds.word(), "name of the currency of prices and budgets; shown, never converted")
+    budget_per_day: int | None = setting(
+        None, money.amount(), "money that all answers of a day (UTC) may cost together; then requests are refused"
+    )
+    budget_per_month: int | None = setting(
+        None, money.amount(), "money that all answers of a month (UTC) may cost together; then requests are refused"
+    )
+    budget_webhook_url: str | None = setting(
+        None,
+        money.webhook(),
+        "address to which a JSON message is posted when 80% of a budget is used, and when it is spent",
+        secret=True,
+    )
+    default_concurrent_requests: int | None = setting(
+        None, whole(1, ANY_COUNT), "generation requests in flight of a caller without a limit of its own"
+    )
+    default_tokens_per_minute: int | None = setting(
+        None, whole(1, ANY_TOKENS), "tokens per minute of a caller without a limit of its own"
+    )
+    default_tokens_per_day: int | None = setting(
+        None, whole(1, ANY_TOKENS), "tokens per day (UTC) of a caller without a budget of its own"
+    )
+    default_tokens_per_month: int | None = setting(
+        None, whole(1, ANY_TOKENS), "tokens per month (UTC) of a caller without a budget of its own"
+    )
+    default_money_per_day: int | None = setting(
+        None, money.amount(), "money per day (UTC) of a caller without a budget of its own"
+    )
+    default_money_per_month: int | None = setting(
+        None, money.amount(), "money per month (UTC) of a caller without a budget of its own"
+    )
+
+
+@dataclass(frozen=True, repr=False)
 class LoggingSettings(Group):
     log_level: str = setting("INFO", kinds.choice(*LEVELS), "minimum level of logged lines")
     log_file: Path | None = setting(None, kinds.file(), "log file, in addition to standard output")
@@ -245,6 +287,7 @@ class Settings(Group):
     security: SecuritySettings = field(default_factory=SecuritySettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    spending: SpendingSettings = field(default_factory=SpendingSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     warnings: tuple[str, ...] = ()

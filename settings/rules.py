@@ -8,6 +8,7 @@ from pathlib import Path
 
 from settings.defaults import MODELS, SPARE_THREADS, threads_needed
 from settings.groups import EngineSettings, ModelSettings, Settings
+from settings.money import shown
 
 DEMO = Path("demo")
 
@@ -18,6 +19,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _lengths(settings)
     yield from _batch(settings.engine)
     yield from _models(settings.model)
+    yield from _spending(settings)
     yield from _log_file(settings.logging.log_file)
 
 
@@ -62,6 +64,14 @@ def _batch(engine: EngineSettings) -> Iterator[str]:
 def _models(model: ModelSettings) -> Iterator[str]:
     if model.vibe_tokenizer_dir == DEMO != model.vibe_model_dir:
         yield "VIBE_TOKENIZER_DIR='demo': expected VIBE_MODEL_DIR=demo beside it, because it fits that model alone"
+
+
+def _spending(settings: Settings) -> Iterator[str]:
+    spending = settings.spending
+    budgets = ("budget_per_day", "budget_per_month", "default_money_per_day", "default_money_per_month")
+    for name in budgets if not any(map(any, (spending.prices or {}).values())) else ():
+        if (amount := getattr(spending, name)) is not None:
+            yield f"{name.upper()}={shown(amount)}: expected PRICES beside it; without prices nothing costs anything"
 
 
 def _log_file(path: Path | None) -> Iterator[str]:

@@ -379,3 +379,14 @@ def test_no_credential_is_ever_shown(word):
         except SettingsError as error:
             shown = str(error)
         assert f"{word}zz" not in shown
+
+
+@pytest.mark.parametrize(
+    "name", ["BUDGET_PER_DAY", "BUDGET_PER_MONTH", "DEFAULT_MONEY_PER_DAY", "DEFAULT_MONEY_PER_MONTH"]
+)
+def test_a_budget_of_money_needs_prices(name):
+    """Where nothing has a price, a budget would never be spent, and nobody would know."""
+    for prices in ({}, {"PRICES": "0/0"}):
+        (mistake,) = mistakes(**{name: "2.50"}, **prices)
+        assert mistake == f"{name}=2.5: expected PRICES beside it; without prices nothing costs anything"
+    assert load(**{name: "2.50"}, PRICES="avibe=0/0.1").spending.prices == {"avibe": (0, 100_000, 0)}

@@ -1,0 +1,55 @@
+"""What tokens cost. Money is a whole number of millionths of the operator's currency wherever it is added or kept.
+
+An answer's cost is rounded once, to the nearest millionth and a half upwards; every sum is one of rounded answers, so
+that metrics, headers, usage and budgets agree to the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens of a model cost, in millionths; cached: of prompt tokens found in a cache."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+
+    def cost(self, prompt_tokens: int, output_tokens: int, cached_tokens: int = 0) -> int:
+        """Return the cost of an answer in millionths. cached_tokens: how many of the prompt's tokens were cached."""
+        new = (prompt_tokens - cached_tokens) * self.input
+        return (new + cached_tokens * self.cached + output_tokens * self.output + MILLION // 2) // MILLION
+
+    def most(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Return the most that an answer of this size can cost, in millionths."""
+        return max(self.cost(prompt_tokens, output_tokens), self.cost(prompt_tokens, output_tokens, prompt_tokens))
+
+
+FREE = Price()
+
+
+class Prices:
+    """The prices of all models. by_model: input, output and cached, by the name of a model or of a version of it."""
+
+    def __init__(self, by_model: Mapping[str, tuple[int, int, int]] | None) -> None:
+        self._by_model = {name: Price(*figures) for name, figures in (by_model or {}).items()}
+
+    def __bool__(self) -> bool:
+        """True where anything has a price."""
+        return any(price != FREE for price in self._by_model.values())
+
+    def of(self, model: str) -> Price:
+        """Return the price of a model; a version (`avibe@v2`) without one of its own has its model's."""
+        return self._by_model.get(model) or self._by_model.get(model.partition("@")[0], FREE)
+
+
+def as_money(millionths: int) -> str:
+    """Return an amount as messages and answers show it: `0.000123`, `12.5`, `3`."""
+    whole, rest = divmod(abs(millionths), MILLION)
+    sign = "-" if millionths < 0 else ""
+    return f"{sign}{whole}.{rest:06}".rstrip("0").rstrip(".")
