@@ -21,6 +21,8 @@ from werkzeug.serving import BaseWSGIServer, make_server
 import health
 import middleware
 from config import Settings, settings_or_exit
+from database.connect import Database
+from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
@@ -32,6 +34,9 @@ from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
 from edge.shared_windows import SharedWindows, redis_windows
 from engine.errors import StartError
+from keys.registry import KeyRegistry
+from keys.store import KeyStore
+from keys.tokens import TokenVerifier
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, status
 from routes.anthropic.views import anthropic
@@ -71,7 +76,8 @@ def create_app(
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
-    limiter = _rate_limiter(settings)
+    limiter, registry = _rate_limiter(settings), KeyRegistry(Database(settings.data.database_url))
+    key_store, tokens = _credentials(settings, registry)
     models = build_models(settings) if models is None else models
     grammars = GrammarCache()
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
@@ -83,10 +89,19 @@ def create_app(
         grammars.size,
         responses.size,
     )
+    watched = [one for one in (key_store, tokens) if one is not None]
+    metrics.prometheus.watch_keys(
+        lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
+    )
+    authenticator = Authenticator(key_store, tokens, refused=metrics.prometheus.credential_refused)
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
         rate_limiter=limiter,
+        authenticator=authenticator,
+        key_registry=registry,
+        key_store=key_store,
+        token_verifier=tokens,
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
         metrics=metrics,
@@ -94,7 +109,7 @@ def create_app(
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
-        gate=Gate(settings, models, limiter, metrics, sentence_in),
+        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator),
         request_models=request_models(settings),
         openai_models=openai_models(),
         grammars=grammars,
@@ -107,6 +122,17 @@ def create_app(
         app.register_blueprint(blueprint)
     check_routes(app)
     return app
+
+
+def _credentials(settings: Settings, registry: KeyRegistry) -> tuple[KeyStore | None, TokenVerifier | None]:
+    """Return what AUTH asks for: the known keys, and what verifies tokens. Raises StartError."""
+    access = settings.access
+    key_store = KeyStore(registry, access.api_keys_file) if "keys" in access.auth else None
+    tokens = TokenVerifier(settings) if "jwt" in access.auth else None
+    for one in (key_store, tokens):
+        if one is not None:
+            one.load()
+    return key_store, tokens
 
 
 def _rate_limiter(settings: Settings) -> RateLimiter:

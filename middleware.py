@@ -19,10 +19,10 @@ from werkzeug.exceptions import HTTPException
 
 from config import Settings
 from edge import caller, compression, errors, failover, operator_session, preflight, wrong_addresses
+from edge.authentication import check_model
 from edge.charging import charge
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, body_refused
-from edge.key_tries import BUDGET
 from edge.rate_limit import OverBudget
 from edge.ready_made import request_id_of
 from edge.request_state import RequestState, put, request_state
@@ -68,6 +68,7 @@ def _before() -> None:
     row = request_state().row
     if row is not None:
         _check_access(row)
+        _authenticate(row)
         failover.hand_over_early(failover.HEADER in request.headers, services().settings, services().models, row)
         _check_body(row)
         charge(only_look=row.cost_in_body)
@@ -109,13 +110,30 @@ def _check_access(row: Row) -> None:
         raise errors.Unauthorized("This address needs the administrator's key.")
 
 
+def _authenticate(row: Row) -> None:
+    """Make the account of the client's key or token the request's own, where AUTH asks for one."""
+    if row.need is not Need.CLIENT:
+        return
+    state = request_state()
+    try:
+        account = services().authenticator.account_of(request, caller.budget_key(state.client))
+    except OverBudget as refusal:
+        state.quota = refusal.quota
+        state.observer.over_budget(refusal.budget, refusal.window)
+        raise
+    if account is not None:
+        state.account = account
+        if row.model is not None:
+            check_model(account, row.model)
+
+
 def _key_fits(offered: str, admin_key: str) -> bool:
     state = request_state()
     try:
         return services().key_tries.fits(offered, admin_key, caller.budget_key(state.client))
     except OverBudget as refusal:
         state.quota = refusal.quota
-        state.observer.over_budget(BUDGET, refusal.window)
+        state.observer.over_budget(refusal.budget, refusal.window)
         raise
 
 
@@ -212,6 +230,7 @@ def _report(state: RequestState, response: Response) -> float:
         request.path,
         state.client,
         response.status_code,
+        account=state.account.name,
         streamed=response.is_streamed,
         level=logging.DEBUG if row is not None and row.need is Need.PROBE else logging.INFO,
     )

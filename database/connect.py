@@ -72,3 +72,21 @@ def migrate(engine: Engine) -> None:
             command.upgrade(settings, "head")
     except SQLAlchemyError as error:
         raise DatabaseError(f"The database cannot be used: {type(error).__name__}.") from error
+
+
+class Database:
+    """The database of this process: opened and brought to its newest version by its first use. Thread-safe."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()  # guards the field below
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        """Return the engine. Raises DatabaseError; the next call tries again."""
+        with self._lock:
+            if self._engine is None:
+                engine = open_database(self._url)
+                migrate(engine)
+                self._engine = engine
+            return self._engine

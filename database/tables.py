@@ -17,7 +17,8 @@ REVISIONS = Table(
     Column("value", BigInteger, nullable=False),
 )
 
-# Client keys. `revision` is the value of REVISIONS at a row's last change.
+# Client keys. `revision` is the value of REVISIONS at a row's last change; `models` have commas between them, and NULL
+# is all; `previous_hash` is of the secret before the last rotation, which is good until `previous_until`.
 API_KEYS = Table(
     "api_keys",
     METADATA,
@@ -27,6 +28,8 @@ API_KEYS = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("disabled_at", BigInteger),
+    Column("previous_hash", String(64)),
+    Column("previous_until", BigInteger),
     Column("priority", String(16), nullable=False, server_default="normal"),
     Column("models", Text),
     Column("notes", Text, nullable=False, server_default=""),

@@ -24,11 +24,11 @@ def charge(cost: int = 1, *, only_look: bool = False) -> None:
     if row is None or row.budget is None:
         return
     try:
-        account = state.account.id
-        state.quota = services().rate_limiter.spend(row.budget.value, account, cost, only_look=only_look)
+        limiter, account = services().rate_limiter, state.account
+        state.quota = limiter.spend(row.budget.value, account.id, cost, only_look=only_look, limits=account.limits)
     except OverBudget as refusal:
         state.quota = refusal.quota
-        state.observer.over_budget(row.budget.value, refusal.window)
+        state.observer.over_budget(refusal.budget, refusal.window)
         raise
 
 

@@ -97,7 +97,7 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     ContextTooLong: Meaning(400, "validation_error", openai_code="context_length_exceeded"),
     PreviousNotFound: Meaning(400, "validation_error", openai_code="previous_response_not_found"),
     ValidationError: Meaning(400, "validation_error"),
-    Unauthorized: Meaning(401, "unauthorized", "authentication_error"),
+    Unauthorized: Meaning(401, "unauthorized", "authentication_error", "invalid_api_key"),
     Forbidden: Meaning(403, "forbidden", "permission_error"),
     UnknownModel: Meaning(404, "not_found", openai_code="model_not_found"),
     NotFound: Meaning(404, "not_found"),

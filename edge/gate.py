@@ -17,12 +17,14 @@ from flask import Request
 
 from config import Settings
 from edge import caller, failover
+from edge.authentication import Authenticator, credential
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
 from edge.request_head import RequestHead, read_head
-from edge.route_table import ROUTES, Budget, Row
+from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
 from engine.errors import ServiceError
+from keys.account import of_address
 from models import ModelSet
 from telemetry.metrics import Metrics
 
@@ -33,11 +35,12 @@ CODINGS = ("gzip", "x-gzip", "deflate")  # of bodies that are read
 NAMING_BYTES = 256 * 1024  # of a body in which the model's name is looked for
 _NAME_FIELD = re.compile(rb'"model"\s*:\s*"([^"\\]{1,128})"')
 # The routes whose refusals are JSON; the pages' own are rendered by the framework.
-GATED = {
+FOR_CLIENTS = {
     name.removeprefix("POST "): row
     for name, row in ROUTES.items()
-    if row.budget is Budget.GENERATION and name.startswith(("POST /api/", "POST /v1/"))
+    if row.need is Need.CLIENT and name.startswith(("POST /api/", "POST /v1/"))
 }
+GATED = {path: row for path, row in FOR_CLIENTS.items() if row.budget is Budget.GENERATION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,15 @@ class Gate:
     """Judges requests; called by the polling thread only, and never blocks. sentences: translate refusals."""
 
     def __init__(
-        self, settings: Settings, models: ModelSet, limiter: RateLimiter, metrics: Metrics, sentences: Sentences
+        self,
+        settings: Settings,
+        models: ModelSet,
+        limiter: RateLimiter,
+        metrics: Metrics,
+        sentences: Sentences,
+        authenticator: Authenticator,
     ) -> None:
+        self._authenticator = authenticator
         self._settings, self._models, self._limiter = settings, models, limiter
         self._trusted_proxies = settings.server.trusted_proxies
         self._ready_made = ReadyMade(settings, metrics, sentences)
@@ -84,10 +94,22 @@ class Gate:
         forwarded = _forwarded(head, read) if self.behind_proxy else []
         address = caller.address_of(forwarded, peer, self._trusted_proxies)
         client = caller.budget_key(address)
-        row = None if read is None else GATED.get(read.path)
+        row = None if read is None else FOR_CLIENTS.get(read.path)
         if read is None or row is None:
             return Verdict(client)
-        case = Refused(read, row, address, client)
+        case = Refused(read, row, address, of_address(client))
+        offered = _credential(read)
+        if self._authenticator.demanded and not offered and read.has("cookie"):
+            return Verdict(client)  # of a browser that may have signed in
+        try:
+            account = self._authenticator.account_for(offered, client)
+        except ServiceError as error:
+            quota = error.quota if isinstance(error, OverBudget) else None
+            return Verdict(client, self._refuse(case, error, quota), read.keeps_alive)
+        if account is not None:
+            case, client = replace(case, account=account), account.id
+        if read.path not in GATED or (row.model is not None and not case.account.may_use(row.model)):
+            return Verdict(client)
         if failover.can_take(read.has("x-another-copy"), self._settings) and not self._models.ready:
             return Verdict(client, self._refuse(case, failover.NOT_READY), read.keeps_alive)
         if not _is_read(read, row):
@@ -107,15 +129,22 @@ class Gate:
     def _by_name(self, case: Refused, body: bytes) -> bytes | None:
         names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
         wanted = names[0].decode("latin-1") if names else ""
-        backend = next((one for name, one in self._models if wanted in (name, one.info.served_id)), None)
-        return None if backend is None else self._judge(case, [backend])
+        name, backend = next(
+            ((name, one) for name, one in self._models if wanted in (name, one.info.served_id)), ("", None)
+        )
+        if backend is None or not case.account.may_use(name, backend.info.served_id):
+            return None
+        return self._judge(case, [backend])
 
     def _judge(self, case: Refused, models: list[Backend]) -> bytes | None:
         """Refuse if the model, where there is one, would, or if the client's limit is spent."""
-        error = models[0].would_refuse(case.client) if models else None
+        account = case.account
+        error = models[0].would_refuse(account.id) if models else None
         try:
             # A request that is refused is charged as one answer, like one whose body is refused.
-            quota = self._limiter.spend_local(Budget.GENERATION.value, case.client, only_look=error is None)
+            quota = self._limiter.spend_local(
+                Budget.GENERATION.value, account.id, only_look=error is None, limits=account.limits
+            )
         except OverBudget as spent:
             return self._refuse(case, spent, spent.quota)
         return None if error is None else self._refuse(case, error, quota, models[0])
@@ -124,6 +153,11 @@ class Gate:
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None
     ) -> bytes:
         return self._ready_made.refusal(case, error, quota, None if backend is None else backend.info)
+
+
+def _credential(head: RequestHead) -> str:
+    """Return the key or token of a request; fields that come more than once are joined, as the server does."""
+    return credential(*(",".join(head.fields.get(name, [])) for name in ("authorization", "x-api-key")))
 
 
 def _is_read(head: RequestHead, row: Row) -> bool:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
@@ -20,6 +21,10 @@ from edge.local_windows import LocalWindows
 from edge.route_table import Budget
 from edge.shared_windows import SharedWindows
 from engine.errors import Message, ValidationError
+from keys.account import Limits
+
+NO_LIMITS = Limits()
+TIMES = {one.value: one.times for one in Budget}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,10 @@ class Windows(Protocol):
 
 
 class OverBudget(RateLimitExceeded):
-    """The client's budget is spent; `window` is `minute` or `hour`."""
+    """The client's budget of this name is spent; `window` is `minute` or `hour`."""
 
-    def __init__(self, item: RateLimitItem, quota: Quota) -> None:
-        self.window = item.GRANULARITY.name
+    def __init__(self, item: RateLimitItem, quota: Quota, budget: str) -> None:
+        self.window, self.budget = item.GRANULARITY.name, budget
         self.quota = quota
         super().__init__(_exceeded(item.amount, self.window), quota.reset)
 
@@ -69,6 +74,11 @@ class _Size:
         self.policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self.items)
 
 
+@lru_cache(1024)
+def _size(per_minute: int, per_hour: int, times: int) -> _Size:
+    return _Size(per_minute, per_hour, times)
+
+
 class RateLimiter:
     """The budgets of all clients. A refused request is charged in no window."""
 
@@ -79,8 +89,7 @@ class RateLimiter:
         shared: SharedWindows | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._usual = _Size(per_minute, per_hour, 1)
-        self._sizes = {one.value: _Size(per_minute, per_hour, one.times) for one in Budget if one.times > 1}
+        self._per_minute, self._per_hour = per_minute, per_hour
         self._local = LocalWindows(clock)
         self._shared = shared
         self._lock = threading.Lock()  # guards a check and the charge that follows it
@@ -90,12 +99,15 @@ class RateLimiter:
         if self._shared is not None:
             self._shared.begin()
 
-    def spend(self, budget: str, client: str, cost: int = 1, *, only_look: bool = False) -> Quota | None:
-        """Charge `cost` requests and return what is left; None if no limit is set. only_look: charge nothing.
+    def spend(
+        self, budget: str, client: str, cost: int = 1, *, only_look: bool = False, limits: Limits = NO_LIMITS
+    ) -> Quota | None:
+        """Charge `cost` requests and return what is left; None if no limit is set.
 
+        only_look: charge nothing; limits: the client's own, which count before those of the settings.
         Raises OverBudget, and ValidationError for a cost above a limit itself.
         """
-        size = self._sizes.get(budget, self._usual)
+        size = self._size(budget, limits)
         if not size.items:
             return None
         if item := next((item for item in size.items if cost > item.amount), None):
@@ -112,16 +124,24 @@ class RateLimiter:
         with self._lock:
             return self._spend_in(self._local, size, budget, client, cost, only_look)
 
-    def spend_local(self, budget: str, client: str, *, only_look: bool) -> Quota | None:
+    def spend_local(self, budget: str, client: str, *, only_look: bool, limits: Limits = NO_LIMITS) -> Quota | None:
         """Charge one request as `spend` does, unless another process would have to be asked: then charge nothing.
 
         Raises OverBudget. Never waits for the network.
         """
-        size = self._sizes.get(budget, self._usual)
+        size = self._size(budget, limits)
         if not size.items or (self._shared is not None and not self._shared.unavailable):
             return None
         with self._lock:
             return self._spend_in(self._local, size, budget, client, 1, only_look)
+
+    def _size(self, budget: str, limits: Limits) -> _Size:
+        per_minute, per_hour = limits.requests_per_minute, limits.requests_per_hour
+        return _size(
+            self._per_minute if per_minute is None else per_minute,
+            self._per_hour if per_hour is None else per_hour,
+            TIMES.get(budget, 1),
+        )
 
     def _spend_in(self, windows: Windows, size: _Size, budget: str, client: str, cost: int, only_look: bool) -> Quota:
         """Check every window before charging any, so that no refusal is charged."""
@@ -129,13 +149,13 @@ class RateLimiter:
         for item in size.items:
             reset, used = windows.used(item, budget, client)
             if used + cost > item.amount:
-                raise OverBudget(item, _quota(size, item, used, reset))
+                raise OverBudget(item, _quota(size, item, used, reset), budget)
             quotas.append(_quota(size, item, used + cost, reset))
         for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):
                 reset, used = windows.used(item, budget, client)
-                raise OverBudget(item, _quota(size, item, used, reset))
+                raise OverBudget(item, _quota(size, item, used, reset), budget)
         return min(quotas, key=lambda quota: quota.remaining)
 
     @property

@@ -23,6 +23,7 @@ from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
 from edge.route_table import Row
 from engine.errors import ServiceError
 from engine.types import ModelInfo
+from keys.account import Account
 from telemetry.logs import request_id_var
 from telemetry.metrics import Metrics
 from telemetry.observer import RequestObserver
@@ -37,12 +38,12 @@ Sentences = Callable[[str], errors.Sentence]
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A request that may be refused. address: of its client; client: the key that its budgets are charged under."""
+    """A request that may be refused. address: of its client; account: whom it is charged to."""
 
     head: RequestHead
     row: Row
     address: str
-    client: str
+    account: Account
 
 
 class ReadyMade:
@@ -71,12 +72,19 @@ class ReadyMade:
                 row.model if model is None else model.name,
                 row.protocol,
             )
-            if isinstance(error, OverBudget) and row.budget is not None:
-                observer.over_budget(row.budget.value, error.window)
+            if isinstance(error, OverBudget):
+                observer.over_budget(error.budget, error.window)
             meaning = errors.meaning_of(error)
             observer.failed(meaning.code, meaning.status, error.message)
             seconds = observer.responded(
-                "POST", head.path, head.path, request.address, meaning.status, streamed=False, level=logging.INFO
+                "POST",
+                head.path,
+                head.path,
+                request.address,
+                meaning.status,
+                account=request.account.name,
+                streamed=False,
+                level=logging.INFO,
             )
         finally:
             request_id_var.reset(token)

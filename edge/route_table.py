@@ -21,9 +21,13 @@ FORM_WITH_IMAGE = {MULTIPART: 17 * MIB}
 
 
 class Need(Enum):
-    """Who may use a route. PROBE is open as well, and logged only at DEBUG."""
+    """Who may use a route. PROBE is open as well, and logged only at DEBUG.
+
+    CLIENT: who holds a client key or a token where AUTH asks for one, and else everybody.
+    """
 
     OPEN = "open"
+    CLIENT = "client"
     PROBE = "probe"
     LOCAL_OR_ADMIN = "local or admin"
     OPERATOR = "local, admin or signed in"
@@ -62,12 +66,12 @@ class Row:
 
 
 # Bodies of /v1 name their model; those of SEVERAL_ANSWERS also how many answers they ask for.
-ONE_ANSWER = Row(budget=Budget.GENERATION, bodies={JSON: 64 * MIB})
+ONE_ANSWER = Row(need=Need.CLIENT, budget=Budget.GENERATION, bodies={JSON: 64 * MIB})
 SEVERAL_ANSWERS = replace(ONE_ANSWER, cost_in_body=True)
-COUNTED = Row(budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
-STORED = Row(budget=Budget.COUNTING)
-FORMS = Row(budget=Budget.GENERATION, protocol=Protocol.FORM)
-API = Row(budget=Budget.GENERATION, protocol=Protocol.API)
+COUNTED = Row(need=Need.CLIENT, budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
+STORED = Row(need=Need.CLIENT, budget=Budget.COUNTING)
+FORMS = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.FORM)
+API = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.API)
 
 ROUTES: Mapping[str, Row] = {
     "GET /": Row(),
@@ -86,8 +90,8 @@ ROUTES: Mapping[str, Row] = {
     "POST /api/v1/text/generate": replace(API, bodies={JSON: MIB}, model="avibe"),
     "POST /api/v1/text/batch": replace(API, bodies={JSON: 4 * MIB}, cost_in_body=True),
     "POST /api/v1/image/analyze": replace(API, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"),
-    "GET /v1/models": Row(),
-    "GET /v1/models/<path:model_id>": Row(),
+    "GET /v1/models": Row(need=Need.CLIENT),
+    "GET /v1/models/<path:model_id>": Row(need=Need.CLIENT),
     "POST /v1/chat/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_CHAT),
     "POST /v1/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_COMPLETIONS),
     "POST /v1/tokenize": COUNTED,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from config import Settings
+from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
 from edge.disconnect import ClientWatch
@@ -14,6 +15,10 @@ from edge.gate import Gate
 from edge.key_tries import KeyTries
 from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
+from keys.refresh import begin_refreshing
+from keys.registry import KeyRegistry
+from keys.store import KeyStore
+from keys.tokens import TokenVerifier
 from models import ModelSet
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
@@ -23,11 +28,19 @@ KEY = "services"
 
 @dataclass(frozen=True)
 class Services:
-    """What the hooks around every route use. ended_sessions: those of the operator's page that were signed out."""
+    """What the hooks around every route use.
+
+    ended_sessions: those of the operator's page that were signed out; key_store, token_verifier: None where AUTH asks
+    for no keys, or no tokens; key_registry: the keys in the database, whatever AUTH says.
+    """
 
     settings: Settings
     models: ModelSet
     rate_limiter: RateLimiter
+    authenticator: Authenticator
+    key_registry: KeyRegistry
+    key_store: KeyStore | None
+    token_verifier: TokenVerifier | None
     key_tries: KeyTries
     ended_sessions: EndedSessions
     metrics: Metrics
@@ -42,6 +55,9 @@ class Services:
         self.metrics.history.record()
         self.client_watch.start()
         self.rate_limiter.begin()
+        refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]
+        if refreshed:
+            begin_refreshing(refreshed)
 
 
 def services(app: Flask | None = None) -> Services:

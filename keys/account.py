@@ -37,9 +37,9 @@ class Account:
     models: frozenset[str] | None = None
     priority: str = "normal"
 
-    def may_use(self, model: str) -> bool:
-        """Return whether the account may use a model of this name."""
-        return self.models is None or model in self.models
+    def may_use(self, *names: str) -> bool:
+        """Return whether the account may use the model that has these names; one that is allowed is enough."""
+        return self.models is None or not self.models.isdisjoint(names)
 
 
 def of_address(budget_key: str) -> Account:

@@ -18,6 +18,7 @@ from typing import Any
 
 from flask import request
 
+from edge.authentication import check_model
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
 from edge.request_state import request_state
@@ -60,6 +61,7 @@ class Batch:
     def __init__(self, requests: Sequence[TextRequest | ValidationError], show: Show) -> None:
         self._backend = backend = services().models.get(MODEL)
         state = request_state()
+        check_model(state.account, MODEL)
         self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer

@@ -33,8 +33,8 @@ FAILURES: Mapping[Shape, Model] = {
 }
 STATUSES = {
     400: "The request is not valid; the message names the field that is wrong, if it is one.",
-    401: "The administrator's key is missing or wrong.",
-    403: "This caller may not use this address.",
+    401: "The key is missing, wrong, disabled or expired.",
+    403: "This caller may not use this address, or this model.",
     404: "There is nothing at this address.",
     413: "The body, or an image in it, is too large.",
     415: "The content type, or the format of an image, is not supported.",
@@ -53,6 +53,8 @@ REQUEST_ID = {
 REDIRECTS = {303: "Done; the page is at `Location`."}
 LOCATION = {"description": "The address of the page.", "schema": {"type": "string"}}
 SECURITY_SCHEMES = {
+    "client": {"type": "http", "scheme": "bearer", "description": "A client's key or token, where AUTH asks for one"},
+    "clientKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same"},
     "admin": {"type": "http", "scheme": "bearer", "description": "ADMIN_KEY"},
     "session": {
         "type": "apiKey",
@@ -65,6 +67,7 @@ SECURITY_SCHEMES = {
 SECURITY: Mapping[Need, list[dict[str, list[str]]]] = {
     Need.OPEN: [{}],
     Need.PROBE: [{}],
+    Need.CLIENT: [{"client": []}, {"clientKey": []}, {}],
     Need.LOCAL_OR_ADMIN: [{"admin": []}, {}],
     Need.OPERATOR: [{"session": []}, {"admin": []}, {}],
 }

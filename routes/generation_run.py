@@ -205,7 +205,7 @@ def _generation_request(
         prompt=prompt,
         sampling=sampling,
         client=state.account.id,
-        priority=Priority.INTERACTIVE,
+        priority=Priority.BATCH if state.account.priority == "low" else Priority.INTERACTIVE,
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,
         cancellation=cancellation,

@@ -189,6 +189,27 @@ class AccessSettings(Group):
         kinds.ways_in(),
         "who may use the service: open to all, holders of client keys, of tokens of your issuer (jwt), or of either",
     )
+    api_keys_file: Path | None = setting(
+        None, kinds.file(), "file of client keys, one JSON object a line, beside those in the database"
+    )
+    jwt_secret_key: str | None = setting(
+        None, kinds.signing_key(), "key of your issuer's tokens that are signed with HS256", secret=True
+    )
+    jwt_jwks_file: Path | None = setting(
+        None, kinds.file(), "JWK set with the public keys of your issuer's tokens that are signed with RS256 or ES256"
+    )
+    jwt_issuer: str | None = setting(None, kinds.text(), "issuer (iss) that a token must name", unset="any")
+    jwt_audience: str | None = setting(
+        None, kinds.text(), "audience (aud) that a token must name", unset="none: a token for any audience is refused"
+    )
+    jwt_subject_claim: str = setting("sub", kinds.text(), "claim with the id that a token's usage is kept under")
+    jwt_name_claim: str = setting("name", kinds.text(), "claim with the name that logs and pages show")
+    jwt_models_claim: str | None = setting(
+        None, kinds.text(), "claim with the models that a token may use: a list, or names with spaces between them"
+    )
+    jwt_limits_claim: str | None = setting(
+        None, kinds.text(), 'claim with limits of the token, as an object such as {"requests_per_minute": 60}'
+    )
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,8 @@ HOST_NAME = re.compile(rf"(?=.{{1,253}}$){HOST_LABEL}(\.{HOST_LABEL})*")
 DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 GPU_NAME = re.compile(r"\d{1,3}|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
 KEY = re.compile(r"[!-~]{16,256}")
+SIGNING_KEY = re.compile(r"[!-~]{32,1024}")
+TEXT = re.compile(r"[!-~]{1,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
 WHITE = re.compile(r"\s")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -173,6 +175,28 @@ def key() -> Kind[str]:
         return text
 
     return Kind(parse, "16 to 256 printable ASCII characters without spaces", lambda _: MASK)
+
+
+def signing_key() -> Kind[str]:
+    """A shared key that signs tokens, as long as its hash at least (RFC 7518, section 3.2); never shown."""
+
+    def parse(text: str) -> str:
+        if not SIGNING_KEY.fullmatch(text):
+            raise ValueError
+        return text
+
+    return Kind(parse, "32 to 1024 printable ASCII characters without spaces", lambda _: MASK)
+
+
+def text() -> Kind[str]:
+    """A short text."""
+
+    def parse(text: str) -> str:
+        if not TEXT.fullmatch(text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "1 to 256 printable ASCII characters without spaces")
 
 
 def storage() -> Kind[str]:

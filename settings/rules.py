@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from settings.defaults import MODELS, SPARE_THREADS, threads_needed
-from settings.groups import EngineSettings, ModelSettings, Settings
+from settings.groups import AccessSettings, EngineSettings, ModelSettings, Settings
 from settings.money import shown
 
 DEMO = Path("demo")
@@ -20,6 +20,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _batch(settings.engine)
     yield from _models(settings.model)
     yield from _spending(settings)
+    yield from _access(settings.access)
     yield from _log_file(settings.logging.log_file)
 
 
@@ -72,6 +73,11 @@ def _spending(settings: Settings) -> Iterator[str]:
     for name in budgets if not any(map(any, (spending.prices or {}).values())) else ():
         if (amount := getattr(spending, name)) is not None:
             yield f"{name.upper()}={shown(amount)}: expected PRICES beside it; without prices nothing costs anything"
+
+
+def _access(access: AccessSettings) -> Iterator[str]:
+    if "jwt" in access.auth and access.jwt_secret_key is None and access.jwt_jwks_file is None:
+        yield f"AUTH={','.join(access.auth)}: expected JWT_SECRET_KEY or JWT_JWKS_FILE beside it, to verify tokens with"
 
 
 def _log_file(path: Path | None) -> Iterator[str]:

@@ -88,14 +88,27 @@ class RequestObserver:
         self._metrics.prometheus.refused(budget, window)
 
     def responded(
-        self, method: str, rule: str | None, path: str, client: str, status: int, *, streamed: bool, level: int
+        self,
+        method: str,
+        rule: str | None,
+        path: str,
+        client: str,
+        status: int,
+        *,
+        account: str = "",
+        streamed: bool,
+        level: int,
     ) -> float:
         """Count the response, write its access line at this level, and return its seconds since the arrival.
 
-        rule: of the route, None where none matched; then the line shows the start of the path.
+        rule: of the route, None where none matched; then the line shows the start of the path. client: its address;
+        account: the name of its key or token, "" without one.
         """
         seconds = self._clock() - self._began
         self._metrics.prometheus.http(method, rule, status, seconds)
-        access_log.log(level, "%s %s %d %.3fs %s", method, rule or quote(path)[:LOGGED_PATH], status, seconds, client)
+        if account:
+            self._metrics.prometheus.by_key(account, status)
+        who = f"{client} {account}" if account else client
+        access_log.log(level, "%s %s %d %.3fs %s", method, rule or quote(path)[:LOGGED_PATH], status, seconds, who)
         self._trace.responded(status, streamed)
         return seconds

@@ -24,6 +24,7 @@ from benchmarks.harness import record
 from benchmarks.proof.report import Report
 from benchmarks.proof.size import Size
 from config import load_settings
+from edge.authentication import Authenticator
 from edge.gate import Gate
 from edge.rate_limit import RateLimiter
 from engine.errors import RetryLater
@@ -90,7 +91,7 @@ def gate_of(per_minute: int) -> Gate:
     backends: dict[str, Any] = {name: FullBackend(name) for name in ("avibe", "avision")}
     models = ModelSet(backends)
     metrics = Metrics(models, ThisMachine(), lambda: 0)
-    return Gate(settings, models, RateLimiter(per_minute, per_minute), metrics, sentence_in)
+    return Gate(settings, models, RateLimiter(per_minute, per_minute), metrics, sentence_in, Authenticator())
 
 
 def run(size: Size) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from edge.request_state import request_state
 from engine.backend import Backend
 from routes.chat.models import find_model, model_ids
 from routes.response_models import ModelEntry
@@ -13,8 +14,10 @@ CREATED = int(time.time())
 
 
 def entries() -> list[ModelEntry]:
-    """Return an entry for every id that requests can name; a model's name comes before its checkpoint's."""
-    return [entry for _, backend in services().models for entry in _entries_of(backend)]
+    """Return an entry for every id that the caller can name; a model's name comes before its checkpoint's."""
+    account = request_state().account
+    usable = [backend for name, backend in services().models if account.may_use(name, backend.info.served_id)]
+    return [entry for backend in usable for entry in _entries_of(backend)]
 
 
 def entry(model_id: str) -> ModelEntry:

@@ -15,6 +15,8 @@ from telemetry.protocol import Protocol
 
 SUCCESS = "success"
 RATE_LIMITED = "rate_limit_exceeded"
+# Refusals of a caller, and no failures of the service.
+REFUSED = {RATE_LIMITED, "unauthorized", "forbidden"}
 ABORTED = "request_aborted"  # by the client, so not an error of the service
 
 
@@ -55,9 +57,9 @@ class Metrics:
         self.history.answered(completion.timings.first_token)
 
     def generation_failed(self, model: str, protocol: Protocol | None, code: str) -> None:
-        """Count a generation request that ended with this error code; a rate limit is not a failure of the service."""
+        """Count a generation request that ended with this error code; a refused caller is no failure of the service."""
         self.prometheus.ended(model, protocol, code)
         if code != ABORTED:
             self.history.failed(code)
-        if code != RATE_LIMITED:
+        if code not in REFUSED:
             self.application.failed()

@@ -22,6 +22,9 @@ from telemetry.version import RELEASE, VERSION
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 UNMATCHED = "unmatched"
+# Of client keys and tokens with a series of their own; what is beyond counts as `other`.
+MAX_KEYS, OTHER_KEYS = 200, "other"
+REFUSALS = ("missing", "wrong", "disabled", "expired")
 # Statuses exported as zero from the start: Prometheus sees no increase in a series that begins with its first event.
 WATCHED_ENDS = ("success", "overloaded", "not_ready", "deadline_exceeded", "model_error", "internal_error")
 
@@ -71,6 +74,13 @@ class PrometheusMetrics:
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._http_seconds = self._histogram("http_request_duration_seconds", "Time to the headers.", SECONDS, "route")
         self._refusals = self._counter("rate_limit_refusals", "Requests refused by a rate limit.", "budget", "window")
+        self._key_requests = self._counter("key_requests", "HTTP requests by client key or token.", "key", "status")
+        self._keys: set[str] = set()
+        self._credentials = self._counter(
+            "credential_refusals", "Requests refused because of their key or token.", "reason"
+        )
+        for reason in REFUSALS:
+            self._credentials.labels(reason)
         self._requests = self._counter(
             "requests", "Generation requests by final status.", "model", "protocol", "status"
         )
@@ -101,6 +111,22 @@ class PrometheusMetrics:
         route = route or UNMATCHED
         self._http.labels(method if method in METHODS else "other", route, str(status)).inc()
         self._http_seconds.labels(route).observe(seconds)
+
+    def by_key(self, name: str, status: int) -> None:
+        """Count one response to the holder of the key or token of this name."""
+        if name not in self._keys:
+            if len(self._keys) >= MAX_KEYS:
+                name = OTHER_KEYS
+            self._keys.add(name)
+        self._key_requests.labels(name, str(status)).inc()
+
+    def credential_refused(self, reason: str) -> None:
+        """Count a request whose key or token was refused; reason: one of REFUSALS."""
+        self._credentials.labels(reason).inc()
+
+    def watch_keys(self, size: Callable[[], int], failing: Callable[[], bool]) -> None:
+        """Export how many client keys are known, and whether reading them fails."""
+        self.registry.register(_ClientKeys(size, failing))
 
     def refused(self, budget: str, window: str) -> None:
         """Count a request refused by a rate limit."""
@@ -214,6 +240,15 @@ class _StoredResponses(Collector):
         responses, size = self._size()
         yield _plain("stored_responses", "Stored responses.", responses)
         yield _plain("stored_responses_bytes", "Size of the stored responses.", size)
+
+
+class _ClientKeys(Collector):
+    def __init__(self, size: Callable[[], int], failing: Callable[[], bool]) -> None:
+        self._size, self._failing = size, failing
+
+    def collect(self) -> Iterator[Metric]:
+        yield _plain("client_keys", "Known client keys.", self._size())
+        yield _plain("client_keys_stale", "1 while client keys cannot be read.", float(self._failing()))
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from edge.request_head import read_head
 from edge.route_table import ROUTES
 from edge.services import services
 from engine.errors import ContextTooLong, ValidationError
+from keys.account import of_address
 from routes.locale import sentence_in
 from serving.malformed import failure_response, read_attempt
 
@@ -98,7 +99,8 @@ def test_a_refusal_before_the_hooks_has_the_shape_of_its_address(app):
     made = ReadyMade(services(app).settings, services(app).metrics, sentence_in)
     head = read_head(b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nX-Request-ID: mine\r\nContent-Length: 2\r\n\r\n")
     row = ROUTES["POST /v1/chat/completions"]
-    lines, _, body = made.refusal(Refused(head, row, "1.1.1.1", "1.1.1.1"), failover.NOT_READY).partition(b"\r\n\r\n")
+    refused = Refused(head, row, "1.1.1.1", of_address("1.1.1.1"))
+    lines, _, body = made.refusal(refused, failover.NOT_READY).partition(b"\r\n\r\n")
     assert b"\r\nRequest-ID: mine\r\n" in lines
     assert json.loads(body)["error"]["type"] == "overloaded_error"
 

@@ -5,11 +5,15 @@ import re
 
 import pytest
 
+from edge.authentication import TRIES_PER_MINUTE
 from edge.gate import GATED
 from edge.services import services
 from engine.errors import NotReady, Overloaded
 from engine.types import Status
+from keys.registry import Actor
+from keys.secret import new_key
 from tests.fakes import image_bytes, multipart
+from tests.keys.issuer import SECRET, token
 
 TEXT, BATCH, IMAGE = "/api/v1/text/generate", "/api/v1/text/batch", "/api/v1/image/analyze"
 CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
@@ -309,6 +313,92 @@ class TestSharedLimits:
         status, headers, _ = parsed(judged(gate, TEXT))
         assert status == 503
         assert "ratelimit-limit" not in headers
+
+
+class TestKeys:
+    """Where AUTH asks for keys, the gate judges by them."""
+
+    @pytest.fixture
+    def environ(self, environ, tmp_path):
+        return environ | {"AUTH": "keys,jwt", "STATE_DIR": str(tmp_path), "JWT_SECRET_KEY": SECRET}
+
+    @pytest.fixture
+    def keys(self, app):
+        """The text of a good key, of one with limits of its own, of one for another model, and of what is none."""
+        registry = services(app).key_registry
+        fields = {"good": {}, "one": {"requests_per_minute": 1}, "off": {}, "avision": {"models": ["avision"]}}
+        texts = {name: registry.make(Actor("tests"), name, **own)[1] for name, own in fields.items()}
+        registry.disable(Actor("tests"), "off")
+        services(app).key_store.refresh()
+        return texts | {"token": token(), "expired": token(exp=1), "wrong": new_key().text, "none": "sk-1"}
+
+    @pytest.mark.parametrize("path", [TEXT, CHAT, MESSAGES, "/v1/tokenize"])
+    @pytest.mark.parametrize("name", ["off", "expired", "wrong", "none", ""])
+    @pytest.mark.parametrize("field", ["authorization", "x-api-key"])
+    def test_a_refused_key_is_refused_as_by_the_hooks(self, app, client, gate, keys, path, name, field, avibe):
+        """Header by header, also where the model is full; each is counted once."""
+        avibe.capacity = 0
+        text = keys.get(name, "")
+        who = {"X-Request-ID": "an-id", field: f"Bearer {text}" if field == "authorization" else text}
+        before = figures(app)
+        hooks = client.post(path, json=BODIES[TEXT], headers=who | {"X-Forwarded-For": "10.0.0.1"})
+        between = figures(app)
+        ours = parsed(gate.judge(head_of(path, b"{}", who | {"X-Forwarded-For": "10.0.0.2"}), "127.0.0.1").refusal)
+        after = figures(app)
+        assert (ours[0], ours[2]) == (hooks.status_code, hooks.json) == (401, hooks.json)
+        assert {n: v for n, v in ours[1].items() if n not in ITS_OWN} == {
+            n.lower(): v for n, v in hooks.headers.items() if n.lower() not in ITS_OWN
+        }
+        counted = [{n: b[n] - a.get(n, 0) for n in b} for a, b in ((before, between), (between, after))]
+        assert {n: v for n, v in counted[0].items() if v} == {n: v for n, v in counted[1].items() if v} != {}
+
+    def test_too_many_wrong_keys_are_refused_and_right_ones_are_not(self, gate, keys):
+        """Those of one address, whichever wrong keys they are."""
+        wrong = [parsed(judged(gate, TEXT, headers={"x-api-key": new_key().text})) for _ in range(TRIES_PER_MINUTE + 1)]
+        assert [one[0] for one in wrong] == [401] * TRIES_PER_MINUTE + [429]
+        assert judged(gate, TEXT, headers={"x-api-key": keys["good"]}) is None
+        assert parsed(judged(gate, TEXT, headers={"x-api-key": "x"}, peer="1.1.1.1"))[0] == 401
+
+    def test_limits_and_bodies_are_of_the_key(self, gate, keys, avibe, avision):
+        """Whatever the address; each key by its own numbers."""
+        full(avibe, avision)
+
+        def statuses(name, times):
+            sent = [judged(gate, TEXT, headers={"x-api-key": keys[name]}) for _ in range(times)]
+            return [parsed(one)[0] for one in sent]
+
+        assert statuses("one", 2) == [503, 429]
+        assert statuses("good", 3) == [503, 503, 429]
+        assert statuses("token", 3) == [503, 503, 429]
+        clients = {gate.judge(head_of(CHAT, b"{}", {"x-api-key": keys[n]}), "1.1.1.1").client for n in ("one", "good")}
+        assert len(clients) == 2
+        assert all(client.startswith("key:") for client in clients)
+        assert gate.judge(head_of("/v1/tokenize", b"{}", {"x-api-key": keys["token"]}), "1.1.1.1").client == "jwt:anna"
+
+    def test_the_access_line_names_the_key(self, gate, keys, avibe, caplog):
+        """As the hooks' does."""
+        avibe.capacity = 0
+        caplog.set_level("INFO", "avito_ai.access")
+        judged(gate, TEXT, headers={"x-api-key": keys["good"], "X-Forwarded-For": "9.9.9.9"})
+        (line,) = [record.getMessage() for record in caplog.records if record.name == "avito_ai.access"]
+        assert line.endswith(" 9.9.9.9 good")
+
+    def test_a_foreign_model_is_the_hooks_to_refuse(self, gate, keys, avibe, avision):
+        """With 403, also where it is full."""
+        full(avibe, avision)
+        for path in (TEXT, CHAT):
+            assert judged(gate, path, headers={"x-api-key": keys["avision"]}) is None
+
+    def test_several_fields_are_joined_as_the_server_joins_them(self, gate, keys):
+        """A second field does not make a wrong key a right one, nor the other way round."""
+        fields = f"x-api-key: {keys['good']}\r\nx-api-key: {keys['good']}\r\nContent-Type".encode()
+        head = head_of(TEXT, b"{}").replace(b"Content-Type", fields)
+        assert parsed(gate.judge(head, "1.1.1.1").refusal)[0] == 401
+
+    def test_a_browser_that_may_have_signed_in_is_left_to_the_hooks(self, gate, keys):
+        """Its cookie is no key; a wrong key beside it is refused."""
+        assert judged(gate, TEXT, headers={"Cookie": "a=b"}) is None
+        assert parsed(judged(gate, TEXT, headers={"Cookie": "a=b", "x-api-key": keys["wrong"]}))[0] == 401
 
 
 def test_a_fault_of_the_gate_ends_nobody(gate, avibe, caplog):

@@ -27,6 +27,8 @@ def upgrade() -> None:
         sa.Column("created_at", whole, nullable=False),
         sa.Column("expires_at", whole),
         sa.Column("disabled_at", whole),
+        sa.Column("previous_hash", sa.String(64)),
+        sa.Column("previous_until", whole),
         sa.Column("priority", sa.String(16), nullable=False, server_default="normal"),
         sa.Column("models", sa.Text),
         sa.Column("notes", sa.Text, nullable=False, server_default=""),

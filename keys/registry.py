@@ -1,0 +1,187 @@
+"""The keys in the database: made, changed and removed, each change with its entry in the audit trail.
+
+A change advances the revision of keys and takes it along, so that the copies of the service read that row alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, or_, select, update
+
+from database.audit import record
+from database.connect import Database
+from database.revisions import advance, current
+from database.tables import API_KEYS
+from keys.record import (
+    LIMITS,
+    Key,
+    KeyFieldError,
+    checked_limit,
+    checked_models,
+    checked_name,
+    checked_notes,
+    checked_priority,
+    key_of,
+)
+from keys.secret import new_key
+
+REVISION, DELETED = "keys", "keys_deleted"
+FIELDS = ("name", "expires_at", "priority", "models", "notes", *LIMITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes keys, for the audit trail. name: such as `admin`, or the system's user; address: of a request."""
+
+    name: str
+    address: str = ""
+
+
+class UnknownKey(LookupError):
+    """No key of the database has this id or name."""
+
+
+class KeyRegistry:
+    """The keys in the database. Every method raises DatabaseError or SQLAlchemyError where the database fails.
+
+    A key is named by its id or its name. clock: seconds since the epoch. Fields are those of FIELDS; a wrong one raises
+    KeyFieldError.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._clock = database, clock
+
+    def make(self, by: Actor, name: str, **fields: Any) -> tuple[Key, str]:
+        """Add a key; return it and its text, which nothing keeps."""
+        made, values = new_key(), _checked({"name": name} | fields)
+        with self._change() as connection:
+            values |= {"id": made.id, "hash": made.hash, "created_at": self._now()}
+            values["revision"] = advance(connection, REVISION)
+            _check_name_is_free(connection, values["name"])
+            connection.execute(insert(API_KEYS).values(**values))
+            self._record(connection, by, "key.create", made.id, values)
+            return _get(connection, made.id), made.text
+
+    def change(self, by: Actor, key_id: str, **fields: Any) -> Key:
+        """Change fields of a key; None takes one back to its default. Raises UnknownKey."""
+        return self._update(by, "key.change", key_id, _checked(fields))
+
+    def disable(self, by: Actor, key_id: str) -> Key:
+        """Refuse a key from now on. Raises UnknownKey."""
+        return self._update(by, "key.disable", key_id, {"disabled_at": self._now()})
+
+    def enable(self, by: Actor, key_id: str) -> Key:
+        """Accept a disabled key again. Raises UnknownKey."""
+        return self._update(by, "key.enable", key_id, {"disabled_at": None})
+
+    def rotate(self, by: Actor, key_id: str, grace: float = 0.0) -> tuple[Key, str]:
+        """Give a key another secret; return it and its text. The old secret stays good for `grace` seconds."""
+        with self._change() as connection:
+            revision, old = advance(connection, REVISION), _get(connection, key_id)
+            made = new_key(old.id)
+            until = self._now() + int(grace) if grace > 0 else None
+            values = {"hash": made.hash, "previous_hash": old.hash if until else None, "previous_until": until}
+            _write(connection, old.id, values | {"revision": revision})
+            self._record(connection, by, "key.rotate", old.id, {"grace": int(grace)})
+            return _get(connection, old.id), made.text
+
+    def delete(self, by: Actor, key_id: str) -> None:
+        """Remove a key; its usage stays under its id. Raises UnknownKey."""
+        with self._change() as connection:
+            advance(connection, DELETED)
+            gone = _get(connection, key_id)
+            connection.execute(delete(API_KEYS).where(API_KEYS.c.id == gone.id))
+            self._record(connection, by, "key.delete", gone.id, {"name": gone.name})
+
+    def find(self, id_or_name: str) -> Key:
+        """Return the key of this id or name. Raises UnknownKey."""
+        with self._database.engine().connect() as connection:
+            return _get(connection, id_or_name)
+
+    def all(self) -> list[Key]:
+        """Return all keys, the oldest first."""
+        with self._database.engine().connect() as connection:
+            rows = connection.execute(select(API_KEYS).order_by(API_KEYS.c.created_at, API_KEYS.c.id)).mappings()
+            return [key_of(dict(row)) for row in rows]
+
+    def revisions(self) -> tuple[int, int]:
+        """Return the revision of the last change, and that of the last removal."""
+        with self._database.engine().connect() as connection:
+            return current(connection, REVISION), current(connection, DELETED)
+
+    def changed_since(self, revision: int) -> Iterable[Key]:
+        """Yield the keys that were made or changed after a revision."""
+        query = select(API_KEYS).where(API_KEYS.c.revision > revision).execution_options(yield_per=1000)
+        with self._database.engine().connect() as connection:
+            for row in connection.execute(query).mappings():
+                yield key_of(dict(row))
+
+    def ids(self) -> set[str]:
+        """Return the ids of all keys."""
+        with self._database.engine().connect() as connection:
+            return set(connection.execute(select(API_KEYS.c.id)).scalars())
+
+    def _update(self, by: Actor, action: str, key_id: str, values: dict[str, Any]) -> Key:
+        with self._change() as connection:
+            revision, key = advance(connection, REVISION), _get(connection, key_id)
+            if "name" in values and values["name"] != key.name:
+                _check_name_is_free(connection, values["name"])
+            _write(connection, key.id, values | {"revision": revision})
+            self._record(connection, by, action, key.id, {"name": key.name} | values)
+            return _get(connection, key.id)
+
+    def _change(self) -> AbstractContextManager[Connection]:
+        return self._database.engine().begin()
+
+    def _record(
+        self, connection: Connection, by: Actor, action: str, key_id: str, details: Mapping[str, object]
+    ) -> None:
+        shown = {name: value for name, value in details.items() if name not in ("id", "hash", "revision")}
+        record(connection, by.name, by.address, action, f"key:{key_id}", shown, self._clock)
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+def _get(connection: Connection, id_or_name: str) -> Key:
+    columns = or_(API_KEYS.c.id == id_or_name, API_KEYS.c.name == id_or_name)
+    rows: list[RowMapping] = list(connection.execute(select(API_KEYS).where(columns)).mappings())
+    found = next((row for row in rows if row["id"] == id_or_name), rows[0] if rows else None)
+    if found is None:
+        raise UnknownKey("There is no key of this id or name in the database.")
+    return key_of(dict(found))
+
+
+def _write(connection: Connection, key_id: str, values: Mapping[str, Any]) -> None:
+    connection.execute(update(API_KEYS).where(API_KEYS.c.id == key_id).values(**values))
+
+
+def _check_name_is_free(connection: Connection, name: str) -> None:
+    taken = select(func.count()).select_from(API_KEYS).where(or_(API_KEYS.c.name == name, API_KEYS.c.id == name))
+    if connection.execute(taken).scalar_one():
+        raise KeyFieldError("name: there is already a key of this name")
+
+
+def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as columns. Raises KeyFieldError."""
+    if unknown := fields.keys() - set(FIELDS):
+        raise KeyFieldError(f"{', '.join(sorted(unknown))}: no such field of a key")
+    return {name: _column(name, value) for name, value in fields.items()}
+
+
+def _column(name: str, value: Any) -> Any:
+    if name == "name":
+        return checked_name(value)
+    if name == "models":
+        models = checked_models(None if value is None else list(value))
+        return None if models is None else ",".join(sorted(models))
+    if name == "priority":
+        return checked_priority("normal" if value is None else value)
+    if name == "notes":
+        return checked_notes(value or "")
+    return checked_limit(name, value)

@@ -1,0 +1,128 @@
+"""The keys that this process knows: a snapshot of the database and of the file, for look-ups that ask neither.
+
+`keys.refresh` brings it up to date, so a change counts within a second in every copy of the service, and a request
+never waits for the database. While that is away, the last snapshot counts: one line of the log and a metric say so.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from database.connect import DatabaseError
+from engine.errors import StartError
+from keys.key_file import KeyFileError, read_keys
+from keys.record import Key, KeyFieldError
+from keys.registry import KeyRegistry
+from keys.secret import digest, id_of, same
+
+log = logging.getLogger("avito_ai.keys")
+
+FAILURES = (DatabaseError, SQLAlchemyError, OSError, KeyFieldError)
+Signature = tuple[int, int, int]
+
+
+class KeyStore:
+    """The known keys by their ids. Look-ups are safe from any thread and never wait."""
+
+    def __init__(self, registry: KeyRegistry, file: Path | None = None) -> None:
+        self._registry, self._file = registry, file
+        # Written by one thread at a time, the one that loads and later the one that refreshes.
+        self._in_database: dict[str, Key] = {}
+        self._in_file: dict[str, Key] = {}
+        self._revisions = (0, 0)
+        self._signature: Signature | None = None
+        self._failing: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._in_database) + len(self._in_file)
+
+    @property
+    def failing(self) -> bool:
+        """True while the keys cannot be read, and those of the last snapshot count."""
+        return bool(self._failing)
+
+    def load(self) -> None:
+        """Read all keys. Raises StartError where there are none to begin with."""
+        if self._file is not None:
+            try:
+                self._read_file(self._file)
+            except KeyFileError as error:
+                raise StartError(f"API_KEYS_FILE={self._file}: {error}.") from error
+        try:
+            self._read_database()
+        except FAILURES as error:
+            if self._file is None:
+                raise StartError(
+                    f"AUTH asks for keys, and the database of DATABASE_URL cannot be read ({_kind_of(error)}); "
+                    "start it, or name a file of keys in API_KEYS_FILE."
+                ) from error
+            self._failed("database", _kind_of(error))
+
+    def by_id(self, key_id: str) -> Key | None:
+        """Return the key of this id; one of the database counts before one of the file."""
+        return self._in_database.get(key_id) or self._in_file.get(key_id)
+
+    def find(self, text: str, now: float) -> Key | None:
+        """Return the key of this text, whatever its state; None where no key has it at this time."""
+        key_id = id_of(text)
+        key = None if key_id is None else self.by_id(key_id)
+        if key is None:
+            return None
+        offered = digest(text)
+        if same(offered, key.hash):
+            return key
+        in_time = key.previous_until is not None and now < key.previous_until
+        return key if in_time and key.previous_hash is not None and same(offered, key.previous_hash) else None
+
+    def refresh(self) -> None:
+        """Read what has changed; a failure leaves the snapshot as it is."""
+        try:
+            self._read_database()
+            self._works("database")
+        except FAILURES as error:
+            self._failed("database", _kind_of(error))
+        if self._file is not None:
+            try:
+                self._read_file(self._file)
+                self._works("file")
+            except KeyFileError as error:
+                self._failed("file", str(error))
+
+    def _read_database(self) -> None:
+        """Read the rows that changed, and the ids of those that are left where any was removed."""
+        revisions = self._registry.revisions()  # first: what is committed meanwhile is read again
+        if revisions[0] != self._revisions[0]:
+            since = self._revisions[0] if revisions[0] > self._revisions[0] else 0  # a restored backup begins anew
+            changed = {key.id: key for key in self._registry.changed_since(since)}
+            self._in_database = changed if since == 0 else self._in_database | changed
+        if revisions[1] != self._revisions[1]:
+            left = self._registry.ids()
+            self._in_database = {key_id: key for key_id, key in self._in_database.items() if key_id in left}
+        self._revisions = revisions
+
+    def _read_file(self, file: Path) -> None:
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise KeyFileError(f"it cannot be read: {error.strerror}") from error
+        signature = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if signature != self._signature:
+            self._in_file = read_keys(file)
+            self._signature = signature
+
+    def _failed(self, source: str, reason: str) -> None:
+        if self._failing.get(source) != reason:
+            log.warning("The keys of the %s cannot be read (%s): those known before stay as they were.", source, reason)
+        self._failing[source] = reason
+
+    def _works(self, source: str) -> None:
+        if self._failing.pop(source, None) is not None:
+            log.info("The keys of the %s are read again.", source)
+
+
+def _kind_of(error: Exception) -> str:
+    """Return the name of the error without its text, which may contain the URL and its password."""
+    return type(error.__cause__ or error).__name__
