@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response, jsonify
 
 from edge.bodies import Health, JsonFigures, Liveness, LoadProgress, ModelReadiness, Readiness, ResetAnswer
+from edge.checkpoint_identity import shown_identity
 from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
@@ -102,6 +103,9 @@ def prometheus() -> Response:
 def _described(name: str, state: BackendState) -> ModelReadiness:
     info = services().models.get(name).info
     described = ModelReadiness(status=state.status.value, model=info.served_id, demo=info.demo)
+    if info.identity is not None:
+        described["checkpoint"] = shown_identity(info.identity)
+        described["system_fingerprint"] = info.identity.fingerprint
     if state.reason:
         described["reason"] = state.reason
     if state.progress is not None:

@@ -196,6 +196,8 @@ def _finish(response: Response) -> Response:
     headers = {**ids, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
+    if state.fingerprint is not None:
+        headers["X-Model-Fingerprint"] = state.fingerprint
     if state.max_tokens is not None:
         headers["X-Max-Tokens"] = str(state.max_tokens)
     if state.quota is not None:

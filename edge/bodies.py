@@ -75,12 +75,23 @@ class LoadProgress(Body):
     seconds: float
 
 
+class CheckpointIdentity(Body):
+    """Which weights are loaded. hash: SHA-256 of their headers and config; revision: the commit, if it is known."""
+
+    name: str
+    hash: str
+    revision: str | None
+    dtype: str
+
+
 class ModelReadiness(Body):
-    """The state of one model; model: the checkpoint behind the name."""
+    """The state of one model; model: what `X-Model` says. checkpoint, system_fingerprint: once it is loaded."""
 
     status: str
     model: str
     demo: bool
+    checkpoint: NotRequired[CheckpointIdentity]
+    system_fingerprint: NotRequired[str]
     reason: NotRequired[str]
     progress: NotRequired[LoadProgress]
 

@@ -20,6 +20,7 @@ class RequestState:
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
     caller's address; account: whom it is charged to; quota: what is left of the caller's budget; too_large: the message
     for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
+    fingerprint: of the model that answers, once it is known;
     typed, image: what a form of the page held, to be shown again.
     """
 
@@ -32,6 +33,7 @@ class RequestState:
     quota: Quota | None = None
     too_large: str | None = None
     max_tokens: int | None = None
+    fingerprint: str | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None
 

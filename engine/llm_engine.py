@@ -270,7 +270,9 @@ class LLMEngine:
         self._vocabulary = vocabulary_of(loaded)
         self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
         self._loaded = loaded
-        self._info = ModelInfo.of(self._spec, loaded.max_model_len, loaded.generation_defaults, loaded.tools)
+        self._info = ModelInfo.of(
+            self._spec, loaded.max_model_len, loaded.generation_defaults, loaded.tools, loaded.identity
+        )
         log_use(self._spec, budget, reserved_bytes(self._spec.device) - reserved)
 
     def _first_logits(self, loaded: LoadedModel, prompt: PreparedPrompt) -> torch.Tensor:

@@ -352,7 +352,8 @@ class ModelSpec:
 
     name: `avibe` or `avision`, the label in metrics and logs; served_id: the value of `X-Model` (`avibe-demo` for the
     demo); vision: whether it reads images; device: `cpu`, `cuda` or `cuda:N`, counted among the GPUs that CUDA shows;
-    dtype: `float16`, `bfloat16` or `float32`.
+    dtype: `float16`, `bfloat16` or `float32`. checkpoint_name: of the checkpoint, "" for that of its folder or
+    repository; engine_version: of what computes its numbers.
     """
 
     name: str
@@ -366,6 +367,8 @@ class ModelSpec:
     tokenizer_setting: str
     dtype_setting: str
     demo: bool = False
+    checkpoint_name: str = ""
+    engine_version: str = ""
 
     @property
     def device_type(self) -> str:
@@ -397,11 +400,27 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights answer, and how they are computed.
+
+    name: of the checkpoint; digest: SHA-256 of its config and of the headers of its weights, in hexadecimal; revision:
+    the commit of the Hugging Face cache that it is from; fingerprint: changes with whatever changes an answer.
+    """
+
+    name: str
+    digest: str
+    revision: str | None
+    dtype: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What clients and pages may know of a model: lengths in tokens, the checkpoint's sampling defaults.
 
     loaded: whether these are the checkpoint's own; before that, max_model_len is the most that it can be.
-    tools: whether the chat template renders tools and calls; None where that has not been tried.
+    tools: whether the chat template renders tools and calls; None where that has not been tried. identity: None before
+    the model is loaded.
     """
 
     name: str
@@ -412,6 +431,12 @@ class ModelInfo:
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
     loaded: bool = True
     tools: bool | None = None
+    identity: ModelIdentity | None = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Return what changes with the numbers that answers come from; None before the model is loaded."""
+        return None if self.identity is None else self.identity.fingerprint
 
     @property
     def uses_tools(self) -> bool:
@@ -427,6 +452,7 @@ class ModelInfo:
         max_model_len: int,
         generation_defaults: Mapping[str, float] | None = None,
         tools: bool | None = None,
+        identity: ModelIdentity | None = None,
     ) -> ModelInfo:
         """Return what clients may know of the model that a spec describes, loaded if its defaults are given."""
         return cls(
@@ -438,4 +464,5 @@ class ModelInfo:
             generation_defaults=generation_defaults or {},
             loaded=generation_defaults is not None,
             tools=tools,
+            identity=identity,
         )

@@ -32,6 +32,7 @@ from engine.types import EngineConfig, ModelInfo, ModelSpec
 from models.memory_plan import budgets_of, bytes_beside, log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
+from telemetry.version import VERSION
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -121,6 +122,8 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
         tokenizer_setting="VISION_MODEL_DIR" if vision else "VIBE_TOKENIZER_DIR",
         dtype_setting=f"{prefix}_DTYPE" if own_dtype else "DTYPE",
         demo=chosen.demo,
+        checkpoint_name=(settings.model.vision_name if vision else settings.model.vibe_name) or "",
+        engine_version=VERSION,
     )
 
 

@@ -65,6 +65,7 @@ class Batch:
         self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer
+        state.fingerprint = backend.info.fingerprint
         self._observer.validated(MODEL, backend.info.served_id, len(requests), len(requests), level=logging.DEBUG)
         self._size = len(requests)
         self._lines: deque[bytes] = deque()

@@ -77,7 +77,7 @@ class Run:
 
     def __init__(self, model: str, backend: Backend, prompts: Prompts) -> None:
         state = request_state()
-        self.served_id = backend.info.served_id
+        self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]
         self._cancellation = Cancellation()
@@ -85,6 +85,7 @@ class Run:
         distinct = {id(prompt): prompt for prompt, _ in prompts}
         for prompt in distinct.values():
             check_prompt_size(prompt, backend.info.max_model_len)
+        state.fingerprint = self.fingerprint
         self._observer.validated(model, self.served_id, len(distinct), len(prompts))
         self._release = services().client_watch.watch(request.environ, self.abort)
         try:

@@ -6,10 +6,13 @@ from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from edge.bodies import Body
+from edge.bodies import Body, CheckpointIdentity
 
 FinishReason = Literal["stop", "length"]
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
+Fingerprint = Annotated[
+    str, Field(description="It changes with the checkpoint, its dtype and the version of the service.")
+]
 
 
 class GeneratedText(Body):
@@ -41,7 +44,7 @@ class GenerationAnswer(Body):
 
 
 class ModelEntry(Body):
-    """A model that requests can name; root: the checkpoint that is loaded. max_model_len: once it is loaded."""
+    """A model that requests can name; root: what answers, as `X-Model` names it. The rest: once it is loaded."""
 
     id: str
     object: Literal["model"]
@@ -49,6 +52,8 @@ class ModelEntry(Body):
     owned_by: str
     root: str
     max_model_len: NotRequired[int]
+    checkpoint: NotRequired[CheckpointIdentity]
+    system_fingerprint: NotRequired[Fingerprint]
 
 
 class ModelList(Body):
@@ -141,6 +146,7 @@ class ChatCompletion(Body):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    system_fingerprint: NotRequired[Fingerprint]
     prompt_token_ids: NotRequired[list[int]]
 
 
@@ -191,3 +197,4 @@ class TextCompletion(Body):
     model: str
     choices: list[TextChoice]
     usage: Usage
+    system_fingerprint: NotRequired[Fingerprint]

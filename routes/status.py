@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response
 from edge import caller, operator_session
 from edge.rate_limit import OverBudget
 from edge.readiness import overall
+from engine.types import BackendState
 from routes.locale import LOCALES, visitors_locale
 from routes.parsing import submitted_form
 from routes.services import services
@@ -21,6 +22,7 @@ from telemetry.version import VERSION
 status = Blueprint("status", __name__)
 
 DIGITS = 4
+HASH_DIGITS = 12  # of a checkpoint's hash, enough to tell those of one service apart
 Values = list[float | None]
 
 
@@ -110,7 +112,22 @@ def _figures() -> dict[str, Any]:
     return {
         "status": overall(services().models.states()).value,
         "tiles": _tiles(taken, texts),
+        "models": [_model(name, state) for name, state in services().models.states().items()],
         "rows": [_row(_label(plot, key, model, texts), values) for plot, key, model, values in lines],
+    }
+
+
+def _model(name: str, state: BackendState) -> dict[str, str]:
+    """Return what the table of the models shows of one."""
+    identity = services().models.get(name).info.identity
+    return {
+        "name": name,
+        "status": state.status.value,
+        "checkpoint": identity.name if identity else "–",
+        "revision": identity.revision or "–" if identity else "–",
+        "hash": identity.digest[:HASH_DIGITS] if identity else "–",
+        "fingerprint": identity.fingerprint if identity else "–",
+        "answers": _shown(services().metrics.application.answers_of(name)),
     }
 
 

@@ -103,6 +103,19 @@ class ModelSettings(Group):
         "Avision's checkpoint or Hugging Face cache folder; `demo` for the demo model",
     )
 
+    vibe_name: str | None = setting(
+        None,
+        kinds.checkpoint_name(),
+        "name of Avibe's checkpoint, shown to clients and operators",
+        unset="its repository in a Hugging Face cache, else its folder",
+    )
+    vision_name: str | None = setting(
+        None,
+        kinds.checkpoint_name(),
+        "name of Avision's checkpoint, shown to clients and operators",
+        unset="its repository in a Hugging Face cache, else its folder",
+    )
+
     @property
     def own_devices(self) -> Mapping[str, str | None]:
         """Return the devices of single models, by setting."""

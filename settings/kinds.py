@@ -25,6 +25,7 @@ KEY = re.compile(r"[!-~]{16,256}")
 SIGNING_KEY = re.compile(r"[!-~]{32,1024}")
 TEXT = re.compile(r"[!-~]{1,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
+CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 WHITE = re.compile(r"\s")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[ -~]+")
@@ -245,6 +246,17 @@ def word() -> Kind[str]:
         return text
 
     return Kind(parse, "1 to 63 letters, digits, dots, hyphens or underscores")
+
+
+def checkpoint_name() -> Kind[str]:
+    """The name of a checkpoint, as a folder or a repository has one."""
+
+    def parse(text: str) -> str:
+        if not CHECKPOINT_NAME.fullmatch(text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "1 to 128 letters, digits, dots, hyphens, underscores, slashes or colons")
 
 
 def without_credentials(url: str) -> str:

@@ -72,7 +72,7 @@ function remark(figure, text) {
 // Replaces only parts of the markup, so that an open table stays open.
 function show(markup) {
   const fresh = new DOMParser().parseFromString(markup, "text/html");
-  for (const part of [".tiles", "#table tbody"]) {
+  for (const part of [".tiles", "#models tbody", "#table tbody"]) {
     const shown = document.querySelector(`#live ${part}`);
     shown.replaceWith(document.adoptNode(fresh.querySelector(part)));
   }

@@ -31,15 +31,20 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 class Checkpoint:
     """A complete checkpoint.
 
-    stored_bytes: size of each tensor, by its name in the files. floats: number of floating-point elements; other_bytes:
-    size of all other tensors.
+    headers: dtype, shape and offsets of each tensor, by its name in the files. floats: number of floating-point
+    elements; other_bytes: size of all other tensors.
     """
 
     folder: Path
     config: Mapping[str, Any]
-    stored_bytes: Mapping[str, int]
+    headers: Mapping[str, Any]
     floats: int
     other_bytes: int
+
+    @property
+    def stored_bytes(self) -> dict[str, int]:
+        """Return the size of each tensor as stored."""
+        return {name: _size(header) for name, header in self.headers.items()}
 
     @property
     def total_bytes(self) -> int:
@@ -135,10 +140,15 @@ def _check_model(candidate: _Candidate, architecture: str) -> Checkpoint:
     config = candidate.read_json("config.json")
     _check_config(candidate, config, architecture)
     tensors = _tensors(candidate)
-    sizes = {name: info["data_offsets"][1] - info["data_offsets"][0] for name, info in tensors.items()}
     floats = sum(math.prod(info["shape"]) for info in tensors.values() if info["dtype"] in _FLOATS)
-    others = sum(sizes[name] for name, info in tensors.items() if info["dtype"] not in _FLOATS)
-    return Checkpoint(candidate.folder, config, sizes, floats, others)
+    others = sum(_size(info) for info in tensors.values() if info["dtype"] not in _FLOATS)
+    return Checkpoint(candidate.folder, config, tensors, floats, others)
+
+
+def _size(header: Mapping[str, Any]) -> int:
+    """Return the bytes of a tensor."""
+    begin, end = header["data_offsets"]
+    return int(end - begin)
 
 
 def _check_config(candidate: _Candidate, config: Any, architecture: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,13 +16,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from engine.errors import StartError
 from engine.loading.checkpoint import Checkpoint, find_checkpoint, find_tokenizer
 from engine.loading.host import available_bytes
+from engine.loading.identity import identify
 from engine.loading.weights import load_weights
 from engine.text.detokenizer import TokenTable
 from engine.text.image_decoder import ImageDecoder
 from engine.text.processor import ImagePreparer, load_processor, load_tokenizer
 from engine.text.prompt import PromptPreparer
 from engine.text.spelling import Spelling
-from engine.types import ModelSpec, Progress
+from engine.types import ModelIdentity, ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -37,7 +38,8 @@ class LoadedModel:
 
     generation_defaults: the sampling parameters of the checkpoint. They are removed from `generation_config` of the
     model, which keeps its end and pad tokens only, so `generate()` does not apply them.
-    tools: whether the chat template renders tools and calls. spelling: how tokens read that are shown as such.
+    tools: whether the chat template renders tools and calls. identity: of the checkpoint. spelling: how tokens read
+    that are shown as such.
     """
 
     model: PreTrainedModel
@@ -48,6 +50,7 @@ class LoadedModel:
     vocab_size: int
     generation_defaults: Mapping[str, float] = field(default_factory=dict)
     tools: bool | None = None
+    identity: ModelIdentity | None = None
     spelling: Spelling = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,11 +82,21 @@ def load_model(
     )
     _check_memory(spec, checkpoint, available(spec.device))
     tokenizer, processor = _load_tokenizer(spec, checkpoint)
+    identity = identify(spec, checkpoint)
     log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.dtype)
+    log.info(
+        "%s: checkpoint %s, revision %s, sha256 of headers and config %s, fingerprint %s",
+        spec.name,
+        identity.name,
+        identity.revision or "unknown",
+        identity.digest,
+        identity.fingerprint,
+    )
     model = load_weights(spec, checkpoint, report)
     length = _context_length(model, max_model_len)
     images = None if processor is None else _image_preparer(spec, processor, image_tokens(length), decoder)
-    return _assemble(spec, model, tokenizer, _chat_template(spec, tokenizer, processor), images, length)
+    loaded = _assemble(spec, model, tokenizer, _chat_template(spec, tokenizer, processor), images, length)
+    return replace(loaded, identity=identity)
 
 
 def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> None:

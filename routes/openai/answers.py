@@ -27,6 +27,11 @@ def error_event(error: ServiceError) -> bytes:
     return sse.event(errors.openai_body(error))
 
 
+def fingerprint(found: str | None) -> dict[str, str]:
+    """Return the field of events that names what computed an answer, where that is known."""
+    return {} if found is None else {"system_fingerprint": found}
+
+
 def finish_reason(completion: Completion) -> FinishReason:
     """Return why an answer ended. An aborted answer raises an error and has no completion."""
     return "length" if completion.finish_reason == "length" else "stop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from edge.checkpoint_identity import shown_identity
 from edge.request_state import request_state
 from engine.backend import Backend
 from routes.chat.models import find_model, model_ids
@@ -35,4 +36,7 @@ def _entry(model_id: str, backend: Backend) -> ModelEntry:
     shown = ModelEntry(id=model_id, object="model", created=CREATED, owned_by="avito-ai", root=info.served_id)
     if info.loaded:  # before that, the context may turn out to be shorter than the setting
         shown["max_model_len"] = info.max_model_len
+    if info.identity is not None:
+        shown["checkpoint"] = shown_identity(info.identity)
+        shown["system_fingerprint"] = info.identity.fingerprint
     return shown

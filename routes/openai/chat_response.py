@@ -45,6 +45,8 @@ class ChatResponse:
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions),
         )
+        if self._run.fingerprint is not None:
+            answer["system_fingerprint"] = self._run.fingerprint
         if self._details.token_ids:
             answer["prompt_token_ids"] = self._run.prompt_token_ids(0)
         return answer
@@ -64,6 +66,7 @@ class ChatResponse:
             "object": "chat.completion.chunk",
             "created": self._created,
             "model": self._run.served_id,
+            **answers.fingerprint(self._run.fingerprint),
             "choices": choices,
         }
         return shown | ({"usage": None} if self._include_usage else {})

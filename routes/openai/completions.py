@@ -76,7 +76,7 @@ class CompletionResponse:
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the body with all answers."""
-        return TextCompletion(
+        answer = TextCompletion(
             id=self._id,
             object="text_completion",
             created=self._created,
@@ -84,6 +84,9 @@ class CompletionResponse:
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions, self._prompts),
         )
+        if self._run.fingerprint is not None:
+            answer["system_fingerprint"] = self._run.fingerprint
+        return answer
 
     def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
@@ -158,6 +161,7 @@ class CompletionResponse:
             "object": "text_completion",
             "created": self._created,
             "model": self._run.served_id,
+            **answers.fingerprint(self._run.fingerprint),
             "choices": choices,
         }
         return shown | ({"usage": None} if self._include_usage else {})

@@ -33,6 +33,11 @@ class ApplicationFigures:
         with self._lock:
             self._failed += 1
 
+    def answers_of(self, model: str) -> int:
+        """Return how many answers of one version of a model succeeded."""
+        with self._lock:
+            return self._succeeded[model]
+
     def shown(self) -> dict[str, int | str]:
         """Return the figures in the form that dashboards read; averages are over successful requests."""
         with self._lock:

@@ -98,6 +98,7 @@ class PrometheusMetrics:
         for window in ("minute", "hour"):
             self._refusals.labels("generation", window)
         self.registry.register(_Backends(models))
+        self.registry.register(_Identities(models))
         self.registry.register(_Machine(machine))
         self.registry.register(_Build())
         self.registry.register(_SharedLimits(shared_limit_failures))
@@ -178,6 +179,22 @@ class _Backends(Collector):
                 family.add_metric([name], getattr(figures, f"{field}_total"))
             yield family
         yield _statuses([(name, state) for name, _, state in rows])
+
+
+class _Identities(Collector):
+    """Which checkpoint each model has loaded; a model without one is left out."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["model", "checkpoint", "hash", "revision", "dtype", "fingerprint"]
+        family = GaugeMetricFamily("avito_ai_model_info", "1, with the loaded checkpoint as its labels.", labels=labels)
+        for name, backend in self._models:
+            if (one := backend.info.identity) is not None:
+                shown = [name, one.name, one.digest, one.revision or "", one.dtype, one.fingerprint]
+                family.add_metric(shown, 1.0)
+        yield family
 
 
 class _Machine(Collector):
