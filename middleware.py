@@ -226,6 +226,9 @@ def _allow(response: Response) -> None:
 def _report(state: RequestState, response: Response) -> float:
     """Report the response; return how long it took, in seconds."""
     row, rule = state.row, request.url_rule
+    if row is not None and row.budget is Budget.GENERATION:
+        account, failed = state.account, response.status_code >= 400
+        services().metrics.busiest.count(account.id, account.name or account.id, failed=failed)
     return state.observer.responded(
         request.method,
         rule.rule if rule else None,

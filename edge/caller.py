@@ -104,6 +104,11 @@ def came_over_https(request: Request, trusted_proxies: int) -> bool:
     return request.is_secure or (trusted_proxies > 0 and nearest.lower() == "https")
 
 
+def host_name(request: Request) -> str:
+    """Return the name or address that the caller asked for, without a port; "" if it is none."""
+    return _host(request.headers.get("Host", ""))[0]
+
+
 def bearer_key(request: Request) -> str | None:
     """Return the key of `Authorization: Bearer <key>`, None if the request carries none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")

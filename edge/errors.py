@@ -113,6 +113,9 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     ServiceError: Meaning(500, "internal_error", "server_error"),
 }
 
+STATUSES = {meaning.code: meaning.status for meaning in ERRORS.values()}
+
+
 # Messages for the framework's own client errors; any other is a malformed request.
 FRAMEWORK: dict[int, ServiceError] = {
     404: NotFound("There is nothing at this address."),
@@ -131,6 +134,11 @@ NO_THREAD = "can't start new thread"  # what Python's RuntimeError says
 UNEXPECTED = "Something went wrong on our side. Please try again."
 
 Sentence = Callable[[str, str], str]
+
+
+def is_clients_mistake(code: str) -> bool:
+    """Return whether an error of this code is answered to a request that was wrong, or too much: no failure of ours."""
+    return STATUSES.get(code, 500) < 500
 
 
 def meaning_of(error: ServiceError) -> Meaning:

@@ -78,6 +78,8 @@ ROUTES: Mapping[str, Row] = {
     "GET /state": Row(),
     "POST /language": Row(bodies=FORM_OF_TEXT, own_page=True),
     "GET /static/<path:filename>": Row(),
+    "GET /favicon.ico": Row(),
+    "GET /manifest.webmanifest": Row(),
     "GET /status": Row(need=Need.OPERATOR),
     "GET /status/figures": Row(need=Need.OPERATOR),
     "GET /status/samples": Row(need=Need.OPERATOR),

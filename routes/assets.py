@@ -12,6 +12,7 @@ from flask import Blueprint, Response, send_from_directory, url_for
 
 FOLDER = Path(__file__).parent.parent / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
+A_DAY = "public, max-age=86400"  # of what browsers ask for at an address that never changes
 
 assets = Blueprint("assets", __name__)
 
@@ -35,6 +36,14 @@ def static(filename: str) -> Response:
         return send_from_directory(FOLDER, filename)
     response = send_from_directory(FOLDER, name)
     response.headers["Cache-Control"] = CACHE_FOREVER
+    return response
+
+
+@assets.get("/favicon.ico")
+def favicon() -> Response:
+    """Return the icon that browsers ask for by themselves."""
+    response = send_from_directory(FOLDER, "favicon.ico")
+    response.headers["Cache-Control"] = A_DAY
     return response
 
 

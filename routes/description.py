@@ -19,7 +19,7 @@ from edge.route_table import JSON, ROUTES, Budget, Need, Row, names_of
 from routes.code_samples import CodeSample, code_samples
 from routes.described_schemas import SCHEMAS, component_schemas, query_schema
 from routes.locale import DEFAULT, LOCALES
-from routes.route_bodies import EVENTS, FILES, HTML, LINES, TEXT, Model, RouteBodies, route_bodies
+from routes.route_bodies import EVENTS, FILES, HTML, LINES, MANIFEST, TEXT, Model, RouteBodies, route_bodies
 from routes.sections import SECTIONS, section_of
 from routes.services import services
 from telemetry.version import VERSION
@@ -183,7 +183,7 @@ def _media_type(model: Model | None, kind: str) -> dict[str, Any]:
     if model is not None:
         return {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}
     # Events and lines are a sequence of objects, which a schema of the whole body cannot describe.
-    if kind in (EVENTS, LINES) or kind in FILES:
+    if kind in (EVENTS, LINES) or kind in (*FILES, MANIFEST):
         return {}
     return {"schema": {"type": "object" if kind == JSON else "string"}}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, jsonify, redirect, render_template, request, url_for
+from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from edge.errors import RateLimitExceeded, Unauthorized, meaning_of
+from edge.errors import RateLimitExceeded, meaning_of
 from edge.request_state import request_state
 from engine.errors import (
     DeadlineExceeded,
@@ -22,6 +23,7 @@ from engine.errors import (
 from engine.text import images
 from engine.types import EncodedImage
 from routes import kept_image, request_reading
+from routes.assets import asset
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
 from routes.locale import COOKIE, LOCALES, visitors_locale
@@ -30,7 +32,7 @@ from routes.parsing import submitted_form
 from routes.request_models import MAX_TEMPERATURE, LanguageForm
 from routes.services import services
 from routes.state import state_of_service
-from routes.status import sign_in_page
+from routes.status import is_for_the_operator, sign_in_page
 from routes.thumbnail import thumbnail_url
 from routes.validation import validated
 
@@ -41,6 +43,8 @@ A_YEAR = 365 * 24 * 3600  # seconds
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
 SWITCHABLE = {"/", "/status", "/api/docs"}
+ICON_SIZES = (192, 512)  # pixels; those that an installation asks for
+BACKGROUND = "#f4f6f9"  # of the style sheet
 # Browsers give icons one of two types, and animated PNG files one of their own.
 IMAGE_KINDS = ("png", "apng", "jpeg", "webp", "gif", "bmp", "avif", "x-icon", "vnd.microsoft.icon")
 IMAGE_TYPES = tuple(f"image/{kind}" for kind in IMAGE_KINDS)
@@ -58,6 +62,28 @@ def state() -> str:
     """Show the state of the service, for an open page to refresh."""
     locale = visitors_locale()
     return render_template("_state.html", t=locale.texts, **state_of_service())
+
+
+@pages.get("/manifest.webmanifest")
+def manifest() -> FlaskResponse:
+    """Describe the page as an application that can be installed."""
+    texts = visitors_locale().texts
+    icons = [{"src": asset(f"icon-{size}.png"), "sizes": f"{size}x{size}", "type": "image/png"} for size in ICON_SIZES]
+    start = url_for("pages.index")
+    described = {"name": texts["title"], "short_name": texts["heading"], "description": texts["description"]}
+    response = jsonify(
+        **described,
+        lang=visitors_locale().code,
+        id=start,
+        start_url=start,
+        scope=start,
+        display="standalone",
+        background_color=BACKGROUND,
+        theme_color=BACKGROUND,
+        icons=icons,
+    )
+    response.mimetype = "application/manifest+json"
+    return response
 
 
 @pages.post("/language")
@@ -112,7 +138,7 @@ def failure_page(error: ServiceError, status: int) -> str:
     if _form() is not None:
         _forget_or_remember(error)
         return _render(failure=failure)
-    if isinstance(error, Unauthorized):
+    if is_for_the_operator(error):
         return sign_in_page()
     return render_template(
         "failure.html",

@@ -21,7 +21,8 @@ from routes.request_models import LanguageForm, RequestModels, SignInForm
 Model = type[BaseModel] | type[bodies.Body]
 
 HTML, TEXT, EVENTS, LINES = "text/html", "text/plain", "text/event-stream", "application/x-ndjson"
-FILES = ("text/css", "text/javascript", "image/svg+xml", "image/png", "application/octet-stream")  # of the pages
+ICON, MANIFEST = "image/vnd.microsoft.icon", "application/manifest+json"
+FILES = ("text/css", "text/javascript", "image/svg+xml", "image/png", ICON, "application/octet-stream")  # of the pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
     return {
         "GET /": RouteBodies(page),
         "GET /state": RouteBodies(page),
+        "GET /favicon.ico": RouteBodies({ICON: None}),
+        "GET /manifest.webmanifest": RouteBodies({MANIFEST: None}),
         "GET /status": RouteBodies(page),
         "GET /status/figures": RouteBodies(page),
         "GET /status/samples": RouteBodies({JSON: None}),

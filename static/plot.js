@@ -1,7 +1,7 @@
 // A small line plot of a time span as SVG; colours and strokes are in the style sheet.
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 170;
-const LEFT = 40;
+const LEFT = 52;
 const BOTTOM = 22;
 const TOP = 8;
 const NARROW = 320; // pixels, too few for three times of day
@@ -11,14 +11,15 @@ const amount = new Intl.NumberFormat(document.documentElement.lang, { notation: 
 // lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
 export function draw(figure, { at, lines, now, span, interval, words }) {
   const caption = figure.querySelector("figcaption");
+  const unit = words.units[figure.dataset.plot] ?? "{value}";
   const width = Math.max(200, caption.clientWidth);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${caption.textContent}. ${summary(lines)}` });
-  const top = nice(Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
+  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${caption.textContent}. ${summary(lines, unit)}` });
+  const top = reach(figure.dataset, Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
   const x = (moment) => LEFT + ((width - LEFT) * (moment - now + span)) / span;
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
   for (const value of [0, top / 2, top]) {
     svg.append(make("line", { class: "grid", x1: LEFT, x2: width, y1: y(value), y2: y(value) }));
-    svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)));
+    svg.append(make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value, unit)));
   }
   for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
     if (anchor === "middle" && width < NARROW) continue;
@@ -32,10 +33,10 @@ export function draw(figure, { at, lines, now, span, interval, words }) {
   const old = figure.querySelector("svg");
   if (old) old.replaceWith(svg);
   else figure.append(svg);
-  legend(figure, lines);
+  legend(figure, lines, unit);
 }
 
-function legend(figure, lines) {
+function legend(figure, lines, unit) {
   const list = document.createElement("ul");
   list.className = "legend";
   lines.forEach(({ label, values }, number) => {
@@ -44,7 +45,7 @@ function legend(figure, lines) {
     mark.append(make("path", { class: `line line-${number % 6}`, d: "M0 4H20" }));
     item.append(mark, ` ${label}`);
     const last = values.findLast((value) => value !== null);
-    if (last !== undefined) item.appendChild(document.createElement("b")).textContent = ` ${short(last)}`;
+    if (last !== undefined) item.appendChild(document.createElement("b")).textContent = ` ${short(last, unit)}`;
   });
   const old = figure.querySelector(".legend");
   if (old) old.replaceWith(list);
@@ -64,20 +65,25 @@ function path(at, values, x, y, gap) {
   return d;
 }
 
-function summary(lines) {
-  return lines.map(({ label, values }) => `${label}: ${short(values.findLast((value) => value !== null) ?? null)}`).join("; ");
+function summary(lines, unit) {
+  return lines.map(({ label, values }) => `${label}: ${short(values.findLast((value) => value !== null) ?? null, unit)}`).join("; ");
+}
+
+// The end of an axis: what its figure asks for at least, or what the values need; counts have no halves.
+function reach({ least, whole, fixed }, value) {
+  const end = Math.max(Number(least), fixed === undefined ? value : 0);
+  if (end === Number(least)) return end;
+  return whole === undefined ? nice(end) : 2 * nice(end / 2);
 }
 
 // The smallest of 1, 2, 5 times a power of ten that is at least the value.
 function nice(value) {
-  if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
-function short(value) {
-  if (value === null) return "–";
-  return amount.format(value);
+function short(value, unit) {
+  return value === null ? "–" : unit.replace("{value}", amount.format(value));
 }
 
 function make(name, attributes, text) {

@@ -7,6 +7,8 @@ const words = JSON.parse(plots.dataset.texts);
 const span = Number(plots.dataset.span);
 const interval = Number(plots.dataset.interval);
 
+const EVENTS = new Set(["errors", "mistakes"]); // their lines are what happened, and none means nothing
+
 let at = [];
 const lines = new Map(); // "plot key model" to { plot, label, values }
 
@@ -37,7 +39,7 @@ function take(fresh) {
     const name = `${plot} ${key} ${model}`;
     const text = (words.series[key] ?? (model || key)).replace("{model}", model);
     const label = text.includes(model) ? text : `${text} ${model}`;
-    if (!lines.has(name)) lines.set(name, { plot, label, values: at.map(() => (plot === "errors" ? 0 : null)) });
+    if (!lines.has(name)) lines.set(name, { plot, label, values: at.map(() => (EVENTS.has(plot) ? 0 : null)) });
   }
   const come = new Map(fresh.lines.map(({ plot, key, model, values }) => [`${plot} ${key} ${model}`, values]));
   const oldest = (fresh.at.at(-1) ?? at.at(-1) ?? 0) - span;
@@ -45,18 +47,16 @@ function take(fresh) {
   const kept = joined.findIndex((moment) => moment > oldest);
   at = kept < 0 ? joined : joined.slice(kept);
   for (const [name, line] of lines) {
-    const values = come.get(name) ?? fresh.at.map(() => (line.plot === "errors" ? 0 : null));
+    const values = come.get(name) ?? fresh.at.map(() => (EVENTS.has(line.plot) ? 0 : null));
     line.values = [...line.values, ...values].slice(-at.length || Infinity);
   }
 }
 
 function drawAll() {
   const now = Math.max(Date.now() / 1000, at.at(-1) ?? 0);
-  const figures = plots.querySelectorAll("[data-plot]");
-  for (const figure of figures) figure.hidden = false; // all before the first is drawn: they share the width
-  for (const figure of figures) {
-    const own = [...lines.values()].filter(({ plot, values }) => plot === figure.dataset.plot && (plot !== "errors" || values.some(Boolean)));
-    remark(figure, own.length ? "" : figure.dataset.plot === "errors" ? words.no_errors : words.empty);
+  for (const figure of plots.querySelectorAll("[data-plot]")) {
+    const own = [...lines.values()].filter(({ plot, values }) => plot === figure.dataset.plot && (!EVENTS.has(plot) || values.some(Boolean)));
+    remark(figure, own.length ? "" : words.nothing[figure.dataset.plot] ?? words.empty);
     if (!own.length) for (const old of figure.querySelectorAll("svg, .legend")) old.remove();
     else draw(figure, { at, lines: own, now, span, interval, words });
   }
@@ -72,8 +72,8 @@ function remark(figure, text) {
 // Replaces only parts of the markup, so that an open table stays open.
 function show(markup) {
   const fresh = new DOMParser().parseFromString(markup, "text/html");
-  for (const part of [".tiles", "#models tbody", "#table tbody"]) {
-    const shown = document.querySelector(`#live ${part}`);
+  for (const part of [".tiles", "#table tbody", "#facts"]) {
+    const shown = document.querySelector(part);
     shown.replaceWith(document.adoptNode(fresh.querySelector(part)));
   }
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from engine.backend import Models
 from engine.types import Completion
 from telemetry.metrics.application import ApplicationFigures
+from telemetry.metrics.busiest import Busiest
 from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
 from telemetry.metrics.prometheus import PrometheusMetrics
@@ -38,6 +39,7 @@ class Metrics:
             models, machine, shared_limit_failures, image_restarts, grammar_cache, stored_responses
         )
         self.history = History(models, machine)
+        self.busiest = Busiest(clock)
         self.machine = machine
         self._clock = clock
         self._began = clock()

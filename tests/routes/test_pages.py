@@ -1,8 +1,10 @@
 """The page with both forms, without JavaScript."""
 
 import re
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from config import load_settings
 from edge.errors import ERRORS
@@ -315,3 +317,26 @@ def test_every_failure_says_what_to_do_next():
     codes = {meaning.code for meaning in ERRORS.values()}
     for locale in LOCALES.values():
         assert set(locale.texts["next"]) == set(locale.texts["codes"]) == codes
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_page_can_be_installed(client, language):
+    """The manifest has what browsers ask for, in the visitor's language; its icons exist in the sizes it names."""
+    headers = {"Accept-Language": language}
+    assert 'rel="manifest" href="/manifest.webmanifest"' in client.get("/").text
+    described = client.get("/manifest.webmanifest", headers=headers)
+    assert (described.status_code, described.mimetype) == (200, "application/manifest+json")
+    assert described.json["name"] == LOCALES[language].texts["title"]
+    assert (described.json["start_url"], described.json["display"]) == ("/", "standalone")
+    sizes = {f"{size}x{size}" for size in (192, 512)}
+    assert {icon["sizes"] for icon in described.json["icons"]} == sizes
+    for icon in described.json["icons"]:
+        width, height = Image.open(BytesIO(client.get(icon["src"], buffered=True).data)).size
+        assert f"{width}x{height}" == icon["sizes"]
+
+
+def test_browsers_find_an_icon_by_themselves(client):
+    """An icon file with the sizes of tabs."""
+    answer = client.get("/favicon.ico", buffered=True)
+    assert (answer.status_code, answer.mimetype) == (200, "image/vnd.microsoft.icon")
+    assert Image.open(BytesIO(answer.data)).info["sizes"] >= {(16, 16), (32, 32)}

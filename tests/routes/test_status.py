@@ -2,13 +2,19 @@
 
 import pytest
 
+from edge.errors import STATUSES, is_clients_mistake
 from edge.services import services
 from engine.errors import ModelError
 from engine.types import Status
+from routes.locale import LOCALES
+from routes.status_figures import duration
 from telemetry.metrics.machine import GpuFigures
 from telemetry.protocol import Protocol
+from telemetry.version import VERSION
 from tests.e2e.gunicorn_process import until
 from tests.fakes import FakeMachine
+
+ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
 
 
 @pytest.fixture
@@ -74,8 +80,8 @@ def test_a_disconnect_is_no_error(client, history, app):
 @pytest.mark.parametrize(
     ("language", "expected"),
     [
-        ("en", ("First token p50", "Time to first token, seconds: p95", "<td>0.5</td>")),
-        ("ru", ("Первый токен", "Запросы: avibe: в работе", "<td>0,5</td>")),
+        ("en", ("First token, median", "Time to first token: p95", "<td>0.5\u00a0s</td>")),
+        ("ru", ("Первый токен", "Запросы: avibe: в работе", "<td>0,5\u00a0с</td>")),
     ],
 )
 def test_the_figures_can_be_read_as_text(client, history, language, expected):
@@ -101,3 +107,66 @@ def test_samples_are_taken_once_the_service_starts_to_serve(app, history):
     assert history.samples() == []
     services(app).begin_serving()
     until(history.samples)
+
+
+def test_what_clients_did_wrong_is_told_apart_from_errors_of_the_service(client, history, avibe):
+    """A refused request is in the plot and the tile of refusals, a failed model in those of errors."""
+    client.post("/avibe", data={"prompt": ""})
+    client.post("/api/v1/text/generate", json={"prompt": "x", "max_tokens": -1})
+    avibe.failure = ModelError("The model failed on this request.")
+    client.post("/avibe", data={"prompt": "x"})
+    history.take()
+    found = lines(client)
+    assert found["mistakes", "validation_error", ""] == [2]
+    assert found["errors", "model_error", ""] == [1]
+    page = client.get("/status").text
+    assert "<dt>Our errors, last hour</dt><dd>1</dd>" in page
+    assert "<dt>Refused, last hour</dt><dd>2</dd>" in page
+
+
+def test_every_error_code_is_of_one_side():
+    """Those answered with 4xx are the client's mistakes; whatever is unknown is ours."""
+    ours = {"overloaded", "not_ready", "deadline_exceeded", "model_error", "internal_error"}
+    assert {code for code in STATUSES if not is_clients_mistake(code)} >= ours
+    assert all(is_clients_mistake(code) == (STATUSES[code] < 500) for code in STATUSES)
+    assert not is_clients_mistake("unheard_of")
+
+
+def test_the_page_says_what_runs(client):
+    """Version, who may use it, models with their checkpoints, limits with the settings' names."""
+    page = client.get("/status").text
+    for text in (
+        VERSION,
+        "<dd>open</dd>",
+        "Models and their checkpoints",
+        "RATE_LIMIT_PER_MINUTE",
+        "<dd>unlimited</dd>",
+    ):
+        assert text in page
+
+
+def test_the_busiest_clients_are_listed(client):
+    """With the number of their requests; the page itself and what costs nothing is none."""
+    assert "No requests yet." in client.get("/status").text
+    for _ in range(3):
+        client.post("/avibe", data={"prompt": "x"})
+    client.post("/avibe", data={"prompt": ""})
+    row = '<th scope="row">127.0.0.1</th><td class="figure">4</td><td class="figure">1</td>'
+    assert row in client.get("/status").text
+    assert row in client.get("/status/figures").text
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_a_stranger_is_told_what_opens_the_page(client, language):
+    """Without ADMIN_KEY: the setting, the way through SSH with this service's port, and where programmers go."""
+    page = client.get("/status", headers={"Accept-Language": language, "Host": "ai.example"}, environ_base=ELSEWHERE)
+    assert page.status_code == 403
+    for text in ("ADMIN_KEY=", "ssh -L 8085:127.0.0.1:8085 ai.example", "http://127.0.0.1:8085/status", "/api/docs"):
+        assert text in page.text
+    assert 'type="password"' not in page.text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59, "0 min"), (3700, "1 h 1 min"), (90_000, "1 d 1 h")])
+def test_a_time_has_its_two_largest_units(seconds, text):
+    """Minutes, hours and minutes, or days and hours."""
+    assert duration(seconds, LOCALES["en"].texts["status"]).replace("\u00a0", " ") == text

@@ -21,7 +21,7 @@ def test_the_machine_itself_sees_plots_of_what_happened(service, open_page):
     expect(page.locator("[data-plot=first_token] svg path.line").first).to_be_attached()
     expect(page.locator("[data-plot=tokens] .legend li")).to_have_text([re.compile("avibe"), re.compile("avision")])
     page.click("#table summary")
-    expect(page.locator("#table tbody")).to_contain_text("Time to first token, seconds: p95")
+    expect(page.locator("#table tbody")).to_contain_text("Time to first token: p95")
     expect(page.locator(".tiles [data-status=ready]")).to_contain_text("ready")
 
 
@@ -72,3 +72,35 @@ def test_it_can_be_read_without_scripts(service, open_page, scheme):
     page.click("#table summary")
     expect(page.locator("#table tbody tr").first).to_contain_text("Tokens per second: avibe")
     expect(page.locator(".tiles div")).to_have_count(8)
+
+
+@pytest.mark.parametrize("viewport", [{"width": 390, "height": 844}, {"width": 1440, "height": 2400}])
+def test_nothing_moves_when_the_plots_are_drawn(service, open_page, viewport):
+    """The cumulative layout shift of a slow connection stays far below 0.05: the plots have their places before."""
+    page = open_page("about:blank", viewport=viewport)
+    page.add_init_script(
+        """window.shift = 0;
+        new PerformanceObserver((list) => { for (const one of list.getEntries()) window.shift += one.value; })
+            .observe({ type: "layout-shift", buffered: true });"""
+    )
+    slow = {"offline": False, "latency": 300, "downloadThroughput": 400_000, "uploadThroughput": 400_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.goto(f"{service.url}/status")
+    expect(page.locator("[data-plot=memory] svg .grid").first).to_be_attached()
+    expect(page.locator("[data-plot=tokens] .legend b").first).to_be_visible()
+    assert page.evaluate("window.shift") < 0.01
+
+
+def test_axes_start_where_little_looks_little(service, open_page):
+    """Counts have no halves, percentages end at a hundred, and each axis has its unit."""
+    page = open_page(f"{service.url}/status")
+    ticks = {}
+    for plot in ("requests", "first_token", "memory"):
+        texts = page.locator(f"[data-plot={plot}] svg .grid + text")
+        expect(texts.first).to_be_attached()
+        ticks[plot] = [text.replace("\u00a0", " ") for text in texts.all_text_contents()]
+    assert ticks == {
+        "requests": ["0", "2", "4"],
+        "first_token": ["0 s", "0.5 s", "1 s"],
+        "memory": ["0 %", "50 %", "100 %"],
+    }
