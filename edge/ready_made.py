@@ -20,7 +20,7 @@ from edge.failure_shapes import id_headers, json_body, shape_of
 from edge.rate_limit import OverBudget, Quota
 from edge.request_head import RequestHead
 from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
-from edge.route_table import Row
+from edge.route_table import Budget, Row
 from engine.errors import ServiceError
 from engine.types import ModelInfo
 from keys.account import Account
@@ -76,6 +76,9 @@ class ReadyMade:
                 observer.over_budget(error.budget, error.window)
             meaning = errors.meaning_of(error)
             observer.failed(meaning.code, meaning.status, error.message)
+            if row.budget is Budget.GENERATION:
+                account = request.account
+                self._metrics.busiest.count(account.id, account.name or account.id, failed=True)
             seconds = observer.responded(
                 "POST",
                 head.path,
