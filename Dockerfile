@@ -37,7 +37,7 @@ RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ] && ! command -v cc; then \
     fi
 WORKDIR /kernels
 COPY engine/model/kernels ./
-RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ]; then python3 build.py x86-64-v3 x86-64-v4; fi
+RUN if [ "$VARIANT $(uname -m)" = "cpu x86_64" ]; then python3 build.py x86-64-v3 x86-64-v4 x86-64-v4+vnni x86-64-v4+bf16; fi
 
 FROM packages AS code
 WORKDIR /app

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from engine.errors import StartError
 from engine.model.kernels.library import Kernels
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
-from engine.model.linear import Linear, choose_layout
+from engine.model.linear import Gemm, Linear, choose_layout, packed, packing_of
 
 # attend(layer, q [T, heads, D], kv [T, 2 * kv_heads, D] with the key heads first) -> [T, heads * D]
 Attend = Callable[[int, Tensor, Tensor], Tensor]
@@ -43,11 +44,12 @@ class Decoder:
     """Computes hidden states and logits for T tokens of any number of sequences.
 
     model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`; its decoder weights are moved here.
-    kernels: used on the CPU in float32; None for torch alone. Raises StartError for an unsupported variant (sliding
-    windows, another activation, dynamic rope).
+    kernels: used on the CPU; None for torch alone. With them, weights of fewer bits than float32 are packed, and hidden
+    states are float32. quant: `none`, or the format of the linear layers' and the embeddings' weights. Raises StartError
+    for an unsupported variant (sliding windows, another activation, dynamic rope) or format.
     """
 
-    def __init__(self, model: Any, kernels: Kernels | None = None) -> None:
+    def __init__(self, model: Any, kernels: Kernels | None = None, quant: str = "none") -> None:
         text = text_model(model)
         config = text.config
         check_supported(config)
@@ -57,21 +59,23 @@ class Decoder:
         self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
         self.num_layers: int = config.num_hidden_layers
         self._eps: float = config.rms_norm_eps
-        self._embedding: Tensor = text.embed_tokens.weight.detach()
-        self.dtype: torch.dtype = self._embedding.dtype
-        self.device: torch.device = self._embedding.device
+        embedding: Tensor = text.embed_tokens.weight.detach()
+        self.device: torch.device = embedding.device
+        self._packing = packing_of(embedding.dtype, quant, self.device, kernels)
+        self.dtype: torch.dtype = torch.float32 if self._packing else embedding.dtype
         self.vocab_size: int = model.lm_head.weight.shape[0]
         self.kernels = kernels if (self.device.type, self.dtype) == ("cpu", torch.float32) else None
-        self._norm = RmsNorm(text.norm.weight, self._eps)
+        self._norm = self._rms_norm(text.norm)
         self._rotary = _Rotary(text.rotary_emb, self.device)
         weights = [w.weight.detach() for layer in text.layers for w in (layer.mlp.down_proj, layer.mlp.gate_proj)]
-        self.layout = choose_layout(weights, sum(p.nbytes for p in text.layers.parameters()), self.kernels)
+        total = sum(p.nbytes for p in text.layers.parameters())
+        self.layout = packed(self._packing) if self._packing else choose_layout(weights, total, self.kernels)
         self._layers = [self._take_layer(layer) for layer in text.layers]
-        self._head = Linear(model.lm_head.weight.detach(), None, self.layout)
+        self._rows, self._head = self._take_vocabulary(text.embed_tokens, model.lm_head)
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the embeddings [T, hidden] of token ids [T]."""
-        return F.embedding(token_ids, self._embedding)
+        return self._rows(token_ids)
 
     def rotary(self, positions: Tensor) -> Tensor:
         """Return the rotation factors, complex [T, 1, D/2], of positions [T], or [3, T] if the step has images."""
@@ -105,10 +109,9 @@ class Decoder:
         """Move the weights of one layer here; the module keeps empty tensors, so no weight is held twice."""
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        kernels = self.kernels
-        input_norm = RmsNorm(layer.input_layernorm.weight, self._eps, *projections, kernels=kernels)
+        input_norm = self._rms_norm(layer.input_layernorm, *projections)
         halves = (mlp.gate_proj, mlp.up_proj)
-        post_norm = RmsNorm(layer.post_attention_layernorm.weight, self._eps, *halves, kernels=kernels)
+        post_norm = self._rms_norm(layer.post_attention_layernorm, *halves)
         parts = [take_weights(projection) for projection in projections]
         for position in (0, 1):
             weight, bias = parts[position]
@@ -123,10 +126,28 @@ class Decoder:
             down=Linear(*take_weights(mlp.down_proj), self.layout),
         )
 
+    def _take_vocabulary(self, embedding: Any, head: Any) -> tuple[Callable[[Tensor], Tensor], Gemm]:
+        """Move the embeddings and the head here, which may share a weight; return how rows are read, and the head."""
+        weight, rows = head.weight.detach(), embedding.weight.detach()
+        if self._packing is None:
+            return partial(F.embedding, weight=rows), Linear(weight, None, self.layout)
+        shared = weight.data_ptr() == rows.data_ptr()
+        packed_head = self._packing(weight)
+        packed_rows = packed_head if shared else self._packing(rows)
+        for module in (embedding, head):
+            take_weights(module)
+        return packed_rows.rows, packed_head.gemm
+
+    def _rms_norm(self, norm: Any, *projections: Any) -> RmsNorm:
+        """Return a norm; where weights are packed, none is folded into them."""
+        if self._packing is None:
+            return RmsNorm(norm.weight, self._eps, *projections, kernels=self.kernels)
+        return RmsNorm(norm.weight.detach().float(), self._eps, kernels=self.kernels)
+
     def _qk_norm_rope(self, attention: Any) -> QkNormRope:
         if not hasattr(attention, "q_norm"):
             return QkNormRope(kernels=self.kernels)
-        q, k = (self._interleave(norm.weight.detach()) for norm in (attention.q_norm, attention.k_norm))
+        q, k = (self._interleave(norm.weight.detach().to(self.dtype)) for norm in (attention.q_norm, attention.k_norm))
         weight = torch.cat([q.expand(self.num_heads, -1), k.expand(self.num_kv_heads, -1)])
         return QkNormRope(weight, self._eps, self.kernels)
 

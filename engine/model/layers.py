@@ -1,8 +1,8 @@
 """Layers shared by the text stack and the vision tower: norms, rotary embedding, SiLU-and-multiply, weight transfer.
 
 On the CPU in float32, the weight of a norm and the factor sqrt(n) of its root mean square are folded into the following
-projection, which saves passes over each row; in half precision the product of two weights would be rounded twice. On
-the CPU each operation also has a kernel that passes over a row once (`kernels`); without it torch computes the same.
+projection, which saves passes over each row; in fewer bits the product of two weights would be rounded twice. On the
+CPU each operation also has a kernel that passes over a row once (`kernels`); without it torch computes the same.
 Sources: RMSNorm, arXiv:1910.07467; rotary embedding, arXiv:2104.09864; gated activation (SwiGLU), arXiv:2002.05202.
 """
 
@@ -19,7 +19,7 @@ from engine.model.kernels.library import Kernels
 
 
 class RmsNorm:
-    """RMSNorm of x [T, n] with `weight` [n], folded into `projections` (n inputs) on the CPU in float32."""
+    """RMSNorm of x [T, n] with `weight` [n], folded into `projections` (n inputs), if given, on the CPU in float32."""
 
     def __init__(self, weight: Tensor, eps: float, *projections: nn.Linear, kernels: Kernels | None = None) -> None:
         self._weight, self._eps, self._kernels = weight.detach(), eps, kernels
@@ -28,12 +28,14 @@ class RmsNorm:
             self._scaled_eps, scale = _split(weight.detach(), eps)
             for projection in projections:
                 projection.weight = nn.Parameter(projection.weight.detach() * scale, requires_grad=False)
+        elif kernels is not None and _can_fold(weight):
+            self._scaled_eps, self._weight = _split(weight.detach(), eps)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._kernels is not None and _can_fold(self._weight):
+            return self._kernels.norm(x, self._scaled_eps, None if self._folded else self._weight)
         if not self._folded:
             return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
-        if self._kernels is not None:
-            return self._kernels.norm(x, self._scaled_eps)
         return x * _inverse_norm(x, self._scaled_eps)
 
 
@@ -88,7 +90,7 @@ def rotate(x: Tensor, rotary: Tensor) -> None:
 def take_weights(linear: Any) -> tuple[Tensor, Tensor | None]:
     """Return the weight and bias of a linear module, whose weight is replaced by an empty tensor."""
     weight: Tensor = linear.weight.detach()
-    bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
+    bias: Tensor | None = None if getattr(linear, "bias", None) is None else linear.bias.detach()
     linear.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
     return weight, bias
 

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.errors import StartError
 from engine.model.kernels.library import Kernels
+from engine.model.kernels.packed import FORMATS, Packing
 
 PROBED_ROWS = (1, 4, 16, 64, 256)
 PROBE_RUNS = 5
@@ -52,6 +54,27 @@ class Layout:
     many: Pack = plain
     few: Pack = plain
     few_rows: int = 0
+
+
+def packed(packing: Packing) -> Layout:
+    """Return the layout of weights that the kernels keep in fewer bits than float32."""
+    return Layout(lambda weight, bias: packing(weight, bias).gemm)
+
+
+def packing_of(dtype: torch.dtype, quant: str, device: torch.device, kernels: Kernels | None) -> Packing | None:
+    """Return what packs the weights of a model in fewer bits than float32, None where they are kept as they are.
+
+    quant: `none`, or the format of the linear layers' weights. Raises StartError where the device has no such format.
+    """
+    if device.type == "cpu" and kernels is not None:
+        name = quant if quant != "none" else str(dtype).removeprefix("torch.")
+        return kernels.packing(name) if name in FORMATS else None
+    if quant != "none":
+        raise StartError(
+            f"Weights in {quant} are computed on the processor, by kernels of the service: on {device.type} "
+            + ("there are none." if device.type != "cpu" else "they need x86-64 with AVX2, and gcc.")
+        )
+    return None
 
 
 class Linear:

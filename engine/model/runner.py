@@ -32,18 +32,24 @@ class ModelRunner:
     """Computes the steps of one model.
 
     model: a loaded transformers model, whose weights are moved out. num_blocks: size of the KV cache. slots,
-    max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU, for the model
-    in float32 and for sampling, whose logits always are; None for torch alone. ahead: how many tokens beyond its last
-    one a sequence may be computed before it is known.
+    max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU; None for torch
+    alone. quant: the format of the decoder's weights, `none` for that of the model. ahead: how many tokens beyond its
+    last one a sequence may be computed before it is known.
     """
 
     ahead = 0
 
     def __init__(
-        self, model: Any, num_blocks: int, slots: int, max_model_len: int, kernels: Kernels | None = None
+        self,
+        model: Any,
+        num_blocks: int,
+        slots: int,
+        max_model_len: int,
+        kernels: Kernels | None = None,
+        quant: str = "none",
     ) -> None:
         self.num_blocks = num_blocks
-        self.decoder = Decoder(model, kernels)
+        self.decoder = Decoder(model, kernels, quant)
         self._images = ImageTokens(model, kernels)
         d = self.decoder
         self._sampling = kernels if d.device.type == "cpu" else None

@@ -25,7 +25,7 @@ from transformers.vision_utils import (
 from engine.errors import StartError
 from engine.model.kernels.library import Kernels
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
-from engine.model.linear import Layout, Linear, choose_layout
+from engine.model.linear import Layout, Linear, choose_layout, packed, packing_of
 from engine.model.sampler import to_device
 
 WindowGroups = list[tuple[int, int]]  # (number of windows, tokens in each), in token order
@@ -46,7 +46,8 @@ class VisionTower:
     """Computes image embeddings.
 
     visual: the `Qwen2_5_VisionTransformerPretrainedModel` of the model; its weights are moved here. kernels: used on
-    the CPU in float32; None for torch alone. Raises StartError for an unsupported activation.
+    the CPU; None for torch alone. With them, weights of 16 bits are packed and the tower computes in float32. Raises
+    StartError for an unsupported activation.
     """
 
     def __init__(self, visual: Any, kernels: Kernels | None = None) -> None:
@@ -58,16 +59,18 @@ class VisionTower:
         self._merge: int = config.spatial_merge_size**2
         self._rotary = visual.rotary_pos_emb
         embed, bias = take_weights(visual.patch_embed.proj)
-        self.dtype: torch.dtype = embed.dtype
-        self._kernels = kernels if (embed.device.type, embed.dtype) == ("cpu", torch.float32) else None
+        self._packing = packing_of(embed.dtype, "none", embed.device, kernels)
+        self.dtype: torch.dtype = torch.float32 if self._packing else embed.dtype
+        self._kernels = kernels if (embed.device.type, self.dtype) == ("cpu", torch.float32) else None
         self._qk_norm_rope = QkNormRope(kernels=self._kernels)
         weights = [w.weight.detach() for block in visual.blocks for w in (block.mlp.down_proj, block.mlp.gate_proj)]
-        layout = choose_layout(weights, sum(p.nbytes for p in visual.parameters()), self._kernels)
+        total = sum(p.nbytes for p in visual.parameters())
+        layout = packed(self._packing) if self._packing else choose_layout(weights, total, self._kernels)
         full = set(config.fullatt_block_indexes)
         self._blocks = [self._take_block(block, index in full, layout) for index, block in enumerate(visual.blocks)]
         self._embed = Linear(embed.flatten(1), bias, layout)
         merger = visual.merger
-        self._norm = RmsNorm(merger.ln_q.weight, merger.ln_q.variance_epsilon)
+        self._norm = self._rms_norm(merger.ln_q)
         self._merge_up, self._merge_down = (Linear(*take_weights(merger.mlp[i]), layout) for i in (0, 2))
 
     def __call__(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
@@ -111,14 +114,20 @@ class VisionTower:
     def _take_block(self, block: Any, full: bool, layout: Layout) -> _Block:
         """Move the weights of one block here; the module keeps empty tensors."""
         attention, mlp = block.attn, block.mlp
-        halves, kernels = (mlp.gate_proj, mlp.up_proj), self._kernels
-        norm1 = RmsNorm(block.norm1.weight, block.norm1.variance_epsilon, attention.qkv, kernels=kernels)
-        norm2 = RmsNorm(block.norm2.weight, block.norm2.variance_epsilon, *halves, kernels=kernels)
+        halves = (mlp.gate_proj, mlp.up_proj)
+        norm1 = self._rms_norm(block.norm1, attention.qkv)
+        norm2 = self._rms_norm(block.norm2, *halves)
         parts = [self._interleave_qk(part) for part in take_weights(attention.qkv) if part is not None]
         gate_up = Linear(*join([take_weights(half) for half in halves]), layout)
         down, proj = (Linear(*take_weights(linear), layout) for linear in (mlp.down_proj, attention.proj))
         qkv = Linear(parts[0], parts[1] if len(parts) > 1 else None, layout)
         return _Block(norm1=norm1, qkv=qkv, proj=proj, norm2=norm2, gate_up=gate_up, down=down, full=full)
+
+    def _rms_norm(self, norm: Any, *projections: Any) -> RmsNorm:
+        """Return a norm; where weights are packed, none is folded into them."""
+        if self._packing is None:
+            return RmsNorm(norm.weight, norm.variance_epsilon, *projections, kernels=self._kernels)
+        return RmsNorm(norm.weight.detach().float(), norm.variance_epsilon, kernels=self._kernels)
 
     def _interleave_qk(self, rows: Tensor) -> Tensor:
         """Interleave the rotary pairs of queries and keys, not of values. rows: [3 * heads * D, ...]."""

@@ -18,15 +18,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = tuple(HERE / name for name in ("linear.c", "rows.c", "attention.c", "sampling.c", "ranked.c"))
+SOURCES = tuple(
+    HERE / name for name in ("linear.c", "half.c", "quantized.c", "rows.c", "attention.c", "sampling.c", "ranked.c")
+)
 HEADERS = (HERE / "kernels.h", HERE / "sampling.h")
 COMPILERS = ("gcc", "cc")
 TIMEOUT = 120.0  # seconds
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
-# The supported x86-64 levels, best first: the processor flags that Linux lists for each, and extra compiler options.
+_V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+_WIDE = ("-mprefer-vector-width=512",)
+# The supported x86-64 levels, best first: the processor flags that Linux lists for each, and the compiler's options.
 LEVELS = {
-    "x86-64-v4": ({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, ("-mprefer-vector-width=512",)),
-    "x86-64-v3": ({"avx2", "fma", "bmi2", "f16c", "movbe"}, ()),
+    "x86-64-v4+bf16": (
+        {*_V4, "avx512_vnni", "avx512_bf16"},
+        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", *_WIDE),
+    ),
+    "x86-64-v4+vnni": ({*_V4, "avx512_vnni"}, ("-march=x86-64-v4", "-mavx512vnni", *_WIDE)),
+    "x86-64-v4": (_V4, ("-march=x86-64-v4", *_WIDE)),
+    "x86-64-v3": ({"avx2", "fma", "bmi2", "f16c", "movbe"}, ("-march=x86-64-v3",)),
 }
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -56,7 +65,7 @@ def compile_to(target: Path, level: str, compilers: Sequence[str] = COMPILERS) -
         raise FileNotFoundError(f"no C compiler is installed ({', '.join(compilers)})")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         output = Path(folder) / target.name
-        command = [compiler, *FLAGS, f"-march={level}", *LEVELS[level][1], *map(str, SOURCES), "-o", str(output)]
+        command = [compiler, *FLAGS, *LEVELS[level][1], *map(str, SOURCES), "-o", str(output)]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT)
         except subprocess.SubprocessError as error:

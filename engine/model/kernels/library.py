@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.model.kernels.build import COMPILERS, HERE, compile_to, level_of, library_name
+from engine.model.kernels.packed import Packing
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -29,13 +30,25 @@ _SIGNATURES = {
     "sample_scratch": (0, "l", ctypes.c_long),
     "pack": (2, "lll", None),
     "gemm": (4, "lllil", None),
-    "norm": (2, "llfl", None),
+    "norm": (3, "llfl", None),
     "silu_and_mul": (2, "lll", None),
     "qk_norm_rope": (3, "llllfl", None),
     "store": (3, "llll", None),
     "attend": (7, "llllllll", None),
     "attend_chunk": (5, "llllllll", None),
     "sample": (3, "lll", None),
+    "quantized_bytes": (0, "lll", ctypes.c_long),
+    "quantized_columns": (0, "", ctypes.c_long),
+    "quantize": (2, "lllll", None),
+    "quantized_rows": (3, "lll", None),
+    "quantize_rows": (4, "lll", None),
+    "quantized_gemm": (6, "llllil", None),
+    "half_words": (0, "ll", ctypes.c_long),
+    "half_columns": (0, "", ctypes.c_long),
+    "half_multiplies": (0, "", ctypes.c_long),
+    "half_pack": (2, "llll", None),
+    "half_rows": (3, "lll", None),
+    "half_gemm": (5, "llllil", None),
 }
 _TYPES = {"l": ctypes.c_long, "i": ctypes.c_int, "f": ctypes.c_float}
 # The parameters and the result of one row of `Kernels.sample`; `Row` in sampling.h explains the fields.
@@ -94,11 +107,15 @@ class Kernels:
         )  # fmt: skip
         return y
 
-    def norm(self, x: Tensor, eps: float) -> Tensor:
-        """Return x / sqrt(|x|^2 + eps) [rows, n] for x [rows, n]."""
+    def packing(self, name: str) -> Packing:
+        """Return what packs the weights of a model in one of `packed.FORMATS`."""
+        return Packing(self._library, name)
+
+    def norm(self, x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
+        """Return x / sqrt(|x|^2 + eps) [rows, n] for x [rows, n], times `weight` [n] if given."""
         x = x.contiguous()
-        y = torch.empty_like(x)
-        self._library.norm(x.data_ptr(), y.data_ptr(), x.shape[0], x.shape[1], eps, torch.get_num_threads())
+        y, scales = torch.empty_like(x), None if weight is None else weight.data_ptr()
+        self._library.norm(x.data_ptr(), y.data_ptr(), scales, x.shape[0], x.shape[1], eps, torch.get_num_threads())
         return y
 
     def silu_and_mul(self, x: Tensor) -> Tensor:

@@ -9,14 +9,19 @@ INLINE float inverse_norm(const float *x, long n, float eps) {
     return 1.0f / sqrtf(sum + eps);
 }
 
-/* y [rows, n] = x / sqrt(|x|^2 + eps), row by row. */
-void norm(const float *x, float *y, long rows, long n, float eps, long threads) {
+/* y [rows, n] = x / sqrt(|x|^2 + eps), row by row, times weights [n] if not NULL. */
+void norm(const float *x, float *y, const float *weights, long rows, long n, float eps, long threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * n > MANY)
     for (long row = 0; row < rows; row++) {
         const float *from = x + row * n;
         float *to = y + row * n, factor = inverse_norm(from, n, eps);
+        if (weights) {
 #pragma omp simd
-        for (long i = 0; i < n; i++) to[i] = from[i] * factor;
+            for (long i = 0; i < n; i++) to[i] = from[i] * factor * weights[i];
+        } else {
+#pragma omp simd
+            for (long i = 0; i < n; i++) to[i] = from[i] * factor;
+        }
     }
 }
 

@@ -1,0 +1,208 @@
+/* Linear layers with weights of 16 bits, bfloat16 or half floats, and x and y as floats. Decoding is bound by reading the
+ * weights, which take half of what floats take; they become floats in registers. Where the processor multiplies
+ * bfloat16, prompts are multiplied so: x is rounded to bfloat16 then, products are summed as floats.
+ *
+ * A panel holds HCOLS columns, for each pair of consecutive inputs one vector of words after the other. In it the two
+ * weights of a column are side by side, as products of bfloat16 read them; of half floats, those of the first input come
+ * before those of the second.
+ */
+#include "kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+enum {
+    HVECTORS = 2,             /* vectors of columns in a panel */
+    HCOLS = LANES * HVECTORS, /* columns of a panel */
+    HROWS = 6,                /* rows of a tile */
+    BFLOAT16 = 1,             /* the kind of weights; the other is half floats, 2 */
+    HDEPTH = 512              /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
+};
+
+#if defined(__AVX512F__)
+typedef __m512i words;
+#define LOAD_WORDS(from) _mm512_loadu_si512(from)
+#define FIRST_BFLOAT16(w) ((vec)_mm512_slli_epi32(w, 16))
+#define SECOND_BFLOAT16(w) ((vec)_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)))
+#define FIRST_HALF(w) ((vec)_mm512_cvtph_ps(_mm512_castsi512_si256(w)))
+#define SECOND_HALF(w) ((vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(w, 1)))
+#else
+typedef __m256i words;
+#define LOAD_WORDS(from) _mm256_loadu_si256((const __m256i *)(from))
+#define FIRST_BFLOAT16(w) ((vec)_mm256_slli_epi32(w, 16))
+#define SECOND_BFLOAT16(w) ((vec)_mm256_and_si256(w, _mm256_set1_epi32((int)0xffff0000)))
+#define FIRST_HALF(w) ((vec)_mm256_cvtph_ps(_mm256_castsi256_si128(w)))
+#define SECOND_HALF(w) ((vec)_mm256_cvtph_ps(_mm256_extracti128_si256(w, 1)))
+#endif
+
+/* Returns the number of 16-bit words that a packed weight [out, in] takes. */
+long half_words(long out, long in) { return (out + HCOLS - 1) / HCOLS * HCOLS * ((in + 1) / 2 * 2); }
+
+/* Returns the number of columns of a panel. */
+long half_columns(void) { return HCOLS; }
+
+/* Returns where the weight of column c and input k of a panel is, in words. */
+INLINE long word_at(long c, long k, long kind) {
+    long vector = (k / 2 * HVECTORS + c / LANES) * LANES * 2, lane = c % LANES, second = k % 2;
+    return vector + (kind == BFLOAT16 ? lane * 2 + second : second * LANES + lane);
+}
+
+/* Packs weight [out, in] of 16-bit words of a kind into panels; what is beyond it is zero. */
+void half_pack(const unsigned short *weight, unsigned short *packed, long out, long in, long kind, long threads) {
+    long padded = (in + 1) / 2 * 2;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long first = 0; first < out; first += HCOLS)
+        for (long k = 0; k < padded; k++)
+            for (long c = 0; c < HCOLS; c++)
+                packed[first * padded + word_at(c, k, kind)] =
+                    first + c < out && k < in ? weight[(first + c) * in + k] : 0;
+}
+
+/* Writes the rows `ids` [count] of the weight as floats to y [count, in]. kind: 1 for bfloat16, 2 for half floats. */
+void half_rows(const unsigned short *packed, const long *ids, float *y, long count, long in, long kind) {
+    long padded = (in + 1) / 2 * 2;
+    for (long row = 0; row < count; row++) {
+        const unsigned short *panel = packed + ids[row] / HCOLS * HCOLS * padded;
+        for (long k = 0; k < in; k++) {
+            unsigned short word = panel[word_at(ids[row] % HCOLS, k, kind)];
+            unsigned int wide = (unsigned int)word << 16;
+            if (kind == BFLOAT16) memcpy(y + row * in + k, &wide, 4);
+            else y[row * in + k] = _cvtsh_ss(word);
+        }
+    }
+}
+
+/* Rounds x [rows, in] to bfloat16, to even, in pairs [rows, in / 2, 2]; NaN stays NaN. */
+static void to_bfloat16(const float *x, unsigned short *rounded, long rows, long in) {
+    long padded = (in + 1) / 2 * 2;
+    for (long row = 0; row < rows; row++) {
+        unsigned short *to = rounded + row * padded;
+#pragma omp simd
+        for (long k = 0; k < in; k++) {
+            unsigned int bits = ((const unsigned int *)(x + row * in))[k];
+            unsigned int even = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+            to[k] = (unsigned short)((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 64 : even);
+        }
+        if (in < padded) to[in] = 0;
+    }
+}
+
+/* Returns whether bfloat16 is multiplied as such. */
+long half_multiplies(void) {
+#if defined(__AVX512BF16__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+/* A tile: y [rows, HCOLS] (ldy), for constant rows and kind. x: floats [rows, (ldx)], or pairs of bfloat16 where they are
+ * multiplied (kind 0). */
+INLINE void half_tile(const long rows, const long kind, const float *x, long ldx, const unsigned short *w, long depth,
+                      float *y, long ldy, int more, const float *bias) {
+    vec sums[HROWS][HVECTORS];
+#pragma GCC unroll 6
+    for (long r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (long v = 0; v < HVECTORS; v++) {
+            sums[r][v] = more ? *(const vec *)(y + r * ldy + v * LANES) : (vec){0};
+            if (bias) sums[r][v] += *(const vec *)(bias + v * LANES);
+        }
+    for (long k = 0; k < depth; k += 2) {
+        words weights[HVECTORS];
+#pragma GCC unroll 2
+        for (long v = 0; v < HVECTORS; v++) {
+            const unsigned short *from = w + (k * HCOLS + v * LANES * 2);
+            weights[v] = LOAD_WORDS(from);
+            __builtin_prefetch(from + 1024, 0, 2);
+        }
+#if defined(__AVX512BF16__)
+        if (kind == 0) {
+#pragma GCC unroll 6
+            for (long r = 0; r < rows; r++) {
+                int pair;
+                memcpy(&pair, (const unsigned short *)x + r * ldx + k, 4);
+#pragma GCC unroll 2
+                for (long v = 0; v < HVECTORS; v++)
+                    sums[r][v] = (vec)_mm512_dpbf16_ps((__m512)sums[r][v], (__m512bh)weights[v],
+                                                       (__m512bh)_mm512_set1_epi32(pair));
+            }
+            continue;
+        }
+#endif
+#pragma GCC unroll 2
+        for (long v = 0; v < HVECTORS; v++) {
+            vec first = kind == BFLOAT16 ? FIRST_BFLOAT16(weights[v]) : FIRST_HALF(weights[v]);
+            vec second = kind == BFLOAT16 ? SECOND_BFLOAT16(weights[v]) : SECOND_HALF(weights[v]);
+#pragma GCC unroll 6
+            for (long r = 0; r < rows; r++) {
+                sums[r][v] += x[r * ldx + k] * first;
+                if (k + 1 < depth) sums[r][v] += x[r * ldx + k + 1] * second;
+            }
+        }
+    }
+#pragma GCC unroll 6
+    for (long r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (long v = 0; v < HVECTORS; v++) *(vec *)(y + r * ldy + v * LANES) = sums[r][v];
+}
+
+#define HTILE(R) \
+    case R: \
+        if (kind == 0) half_tile(R, 0, x, ldx, w, depth, y, ldy, more, bias); \
+        else if (kind == BFLOAT16) half_tile(R, BFLOAT16, x, ldx, w, depth, y, ldy, more, bias); \
+        else half_tile(R, 2, x, ldx, w, depth, y, ldy, more, bias); \
+        break;
+
+static void half_part(long rows, long kind, const float *x, long ldx, const unsigned short *w, long depth, float *y,
+                      long ldy, int more, const float *bias) {
+    switch (rows) { HTILE(1) HTILE(2) HTILE(3) HTILE(4) HTILE(5) HTILE(6) }
+}
+
+/* All rows of one panel; a part of it stays in the cache while they pass. */
+static void half_panel(const float *x, long kind, const unsigned short *panel, const float *bias, float *y, long ldy,
+                       long rows, long in, int add) {
+    long blocks = (rows + HROWS - 1) / HROWS, depth_of = blocks > 1 ? HDEPTH : in;
+    long ldx = kind == 0 ? (in + 1) / 2 * 2 : in;
+    for (long k = 0; k < in; k += depth_of) {
+        long depth = in - k < depth_of ? in - k : depth_of;
+        for (long block = 0, row = 0; block < blocks; block++) {
+            long count = rows / blocks + (block < rows % blocks);
+            const float *from = kind == 0 ? (const float *)((const unsigned short *)x + row * ldx + k) : x + row * ldx + k;
+            half_part(count, kind, from, ldx, panel + k * HCOLS, depth, y + row * ldy, ldy, add || k, k ? NULL : bias);
+            row += count;
+        }
+    }
+}
+
+/* y [rows, out] = x [rows, in] W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL. kind: 1 for
+ * bfloat16, 2 for half floats. rounded: scratch of rows * (in + 1) words where bfloat16 is multiplied, else NULL. */
+void half_gemm(const float *x, const unsigned short *packed, const float *bias, float *y, unsigned short *rounded,
+               long rows, long out, long in, long kind, int add, long threads) {
+    long pairs = (in + 1) / 2;
+    if (rounded) {
+        to_bfloat16(x, rounded, rows, in);
+        x = (const float *)rounded, kind = 0;
+    }
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (long first = 0; first < out; first += HCOLS) {
+        const unsigned short *panel = packed + first * pairs * 2;
+        const float *panel_bias = bias ? bias + first : NULL;
+        if (first + HCOLS <= out) {
+            half_panel(x, kind, panel, panel_bias, y + first, out, rows, in, add);
+            continue;
+        }
+        long ldx = kind == 0 ? pairs * 2 : in;
+        float part[HROWS * HCOLS]; /* the last panel is wider than the rest of y */
+        for (long row = 0; row < rows; row += HROWS) {
+            long count = rows - row < HROWS ? rows - row : HROWS;
+            float *target = y + row * out + first;
+            const float *from = kind == 0 ? (const float *)((const unsigned short *)x + row * ldx) : x + row * ldx;
+            for (long r = 0; add && r < count; r++)
+                for (long c = 0; first + c < out; c++) part[r * HCOLS + c] = target[r * out + c];
+            half_panel(from, kind, panel, panel_bias, part, HCOLS, count, in, add);
+            for (long r = 0; r < count; r++)
+                for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * HCOLS + c];
+        }
+    }
+}
