@@ -259,11 +259,12 @@ class LLMEngine:
         reserved = reserved_bytes(self._spec.device)
         loaded = self._load(self._spec, self._report, config.max_model_len)
         self._report(Progress("allocating the KV cache"))
-        budget = plan_budget(loaded.model, config, loaded.max_model_len)
+        budget = plan_budget(loaded.model, config, loaded.max_model_len, self._spec.quant)
         check_budget(self._spec, config, budget)
         self._cache_tokens = budget.cache_tokens // BLOCK * BLOCK
         num_blocks = self._cache_tokens // BLOCK + 1
-        self._runner = self._make_runner(loaded.model, num_blocks, config, loaded.max_model_len, self._report)
+        length = loaded.max_model_len
+        self._runner = self._make_runner(loaded.model, num_blocks, config, length, self._report, self._spec.quant)
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._runner.check(partial(self._probe, loaded))

@@ -352,8 +352,9 @@ class ModelSpec:
 
     name: `avibe` or `avision`, the label in metrics and logs; served_id: the value of `X-Model` (`avibe-demo` for the
     demo); vision: whether it reads images; device: `cpu`, `cuda` or `cuda:N`, counted among the GPUs that CUDA shows;
-    dtype: `float16`, `bfloat16` or `float32`. checkpoint_name: of the checkpoint, "" for that of its folder or
-    repository; engine_version: of what computes its numbers.
+    dtype: `float16`, `bfloat16` or `float32`; quant: the format of the decoder's weights, `none` for that dtype.
+    checkpoint_name: of the checkpoint, "" for that of its folder or repository; engine_version: of what computes its
+    numbers.
     """
 
     name: str
@@ -369,6 +370,13 @@ class ModelSpec:
     demo: bool = False
     checkpoint_name: str = ""
     engine_version: str = ""
+    quant: str = "none"
+    quant_setting: str = ""
+
+    @property
+    def weights(self) -> str:
+        """Return the format of the decoder's weights."""
+        return self.dtype if self.quant == "none" else self.quant
 
     @property
     def device_type(self) -> str:

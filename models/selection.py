@@ -17,6 +17,7 @@ from config import DEMO, Settings, apply_gpu_choice
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import StartError
+from engine.loading.checkpoint import ARCHITECTURES, find_checkpoint
 from engine.loading.device import (
     BATCHED_TOKENS,
     DTYPES,
@@ -26,6 +27,7 @@ from engine.loading.device import (
     find_gpus,
     find_torch_support,
 )
+from engine.model.kernels.build import level_of
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
@@ -110,6 +112,7 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
     vision = name == "avision"
     prefix = SETTING_PREFIX[name]
     own_dtype = settings.model.vision_dtype if vision else settings.model.vibe_dtype
+    quant = settings.model.vision_quant if vision else settings.model.vibe_quant
     return ModelSpec(
         name=name,
         served_id=_served_id(name, chosen),
@@ -117,14 +120,28 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
         model_dir=chosen.model_dir,
         tokenizer_dir=chosen.tokenizer_dir,
         device=device,
-        dtype=own_dtype or settings.model.dtype or DTYPES[device.partition(":")[0]],
+        dtype=own_dtype or settings.model.dtype or _default_dtype(name, chosen, device, quant),
         dir_setting=f"{prefix}_MODEL_DIR",
         tokenizer_setting="VISION_MODEL_DIR" if vision else "VIBE_TOKENIZER_DIR",
         dtype_setting=f"{prefix}_DTYPE" if own_dtype else "DTYPE",
         demo=chosen.demo,
         checkpoint_name=(settings.model.vision_name if vision else settings.model.vibe_name) or "",
         engine_version=VERSION,
+        quant=quant,
+        quant_setting=f"{prefix}_QUANT",
     )
+
+
+def _default_dtype(name: str, chosen: ChosenCheckpoint, device: str, quant: str) -> str:
+    """Return the dtype of a device; on a processor, that of the checkpoint where kernels compute its weights."""
+    usual = DTYPES[device.partition(":")[0]]
+    if device != "cpu" or level_of() is None:
+        return usual
+    try:
+        stored = find_checkpoint(chosen.model_dir, SETTING_PREFIX[name], ARCHITECTURES[name]).stored_dtype
+    except StartError:  # which the start reports when it looks at the folder
+        return usual
+    return stored if quant != "none" or stored == "bfloat16" else usual
 
 
 def _choose(

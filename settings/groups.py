@@ -14,6 +14,7 @@ from settings.kinds import number, whole
 from settings.table import Group, Setting, setting
 
 DATA = Path("/mnt/data/avito")
+QUANTS = ("none", "int8", "int4")
 DTYPES = ("float16", "bfloat16", "float32")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 ANY_COUNT = 1_000_000
@@ -85,10 +86,19 @@ class ModelSettings(Group):
         None, kinds.device(), "device of Avision; cuda:1 is the second of the visible GPUs", unset="DEVICE"
     )
     dtype: str | None = setting(
-        None, kinds.choice(*DTYPES), "dtype of both models", unset="float16 on CUDA, float32 on CPU"
+        None,
+        kinds.choice(*DTYPES),
+        "dtype of both models",
+        unset="float16 on CUDA; on a processor bfloat16 for checkpoints stored so, else float32",
     )
     vibe_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avibe", unset="DTYPE")
     vision_dtype: str | None = setting(None, kinds.choice(*DTYPES), "dtype of Avision", unset="DTYPE")
+    vibe_quant: str = setting(
+        "none",
+        kinds.choice(*QUANTS),
+        "weights of Avibe on a processor, quantized while loading: none, int8 (8 bits) or int4 (4 bits)",
+    )
+    vision_quant: str = setting("none", kinds.choice(*QUANTS), "the same for Avision, its vision tower excepted")
     vibe_model_dir: Path = setting(
         DATA / "vibe/models",
         kinds.folder(),

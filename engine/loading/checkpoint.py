@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,13 @@ Found = TypeVar("Found")
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+# Of the two models, by their names.
+ARCHITECTURES = {"avibe": "Qwen3ForCausalLM", "avision": "Qwen2_5_VLForConditionalGeneration"}
 # What a config of each architecture may name in its place.
 _MODEL_TYPES = {"Qwen3ForCausalLM": "qwen3", "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the format
+_HALVES = {"F16": "float16", "BF16": "bfloat16"}
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -40,6 +44,19 @@ class Checkpoint:
     headers: Mapping[str, Any]
     floats: int
     other_bytes: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
+        return {name: tuple(header["shape"]) for name, header in self.headers.items()}
+
+    @property
+    def stored_dtype(self) -> str:
+        """Return the dtype of most elements: `float32`, `bfloat16` or `float16`."""
+        counts = Counter[str]()
+        for header in self.headers.values():
+            counts[_HALVES.get(header["dtype"], "float32")] += math.prod(header["shape"])
+        return max(counts, key=counts.__getitem__, default="float32")
 
     @property
     def stored_bytes(self) -> dict[str, int]:

@@ -24,9 +24,9 @@ def identify(spec: ModelSpec, checkpoint: Checkpoint) -> ModelIdentity:
     name, revision = _place(checkpoint.folder)
     name = spec.checkpoint_name or (spec.served_id.partition("@")[0] if spec.demo else name)
     digest = _digest({"config": checkpoint.config, "tensors": checkpoint.headers})
-    numbers = {"dtype": spec.dtype, "device": spec.device_type, "engine": spec.engine_version}
+    numbers = {"dtype": spec.weights, "device": spec.device_type, "engine": spec.engine_version}
     fingerprint = _digest({"name": name, "digest": digest, "revision": revision, **numbers})
-    return ModelIdentity(name, digest, revision, spec.dtype, f"fp_{fingerprint[:12]}")
+    return ModelIdentity(name, digest, revision, spec.weights, f"fp_{fingerprint[:12]}")
 
 
 def _place(folder: Path) -> tuple[str, str | None]:

@@ -14,9 +14,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from engine.errors import StartError
-from engine.loading.checkpoint import Checkpoint, find_checkpoint, find_tokenizer
+from engine.loading.checkpoint import ARCHITECTURES, Checkpoint, find_checkpoint, find_tokenizer
 from engine.loading.host import available_bytes
 from engine.loading.identity import identify
+from engine.loading.quantization import weight_bytes
 from engine.loading.weights import load_weights
 from engine.text.detokenizer import TokenTable
 from engine.text.image_decoder import ImageDecoder
@@ -27,8 +28,7 @@ from engine.types import ModelIdentity, ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
 
-TEXT_ARCHITECTURE = "Qwen3ForCausalLM"
-VISION_ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+TEXT_ARCHITECTURE, VISION_ARCHITECTURE = ARCHITECTURES["avibe"], ARCHITECTURES["avision"]
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -83,7 +83,7 @@ def load_model(
     _check_memory(spec, checkpoint, available(spec.device))
     tokenizer, processor = _load_tokenizer(spec, checkpoint)
     identity = identify(spec, checkpoint)
-    log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.dtype)
+    log.info("%s: loading %s onto %s as %s", spec.name, checkpoint.folder, spec.device, spec.weights)
     log.info(
         "%s: checkpoint %s, revision %s, sha256 of headers and config %s, fingerprint %s",
         spec.name,
@@ -99,12 +99,20 @@ def load_model(
     return replace(loaded, identity=identity)
 
 
+def loaded_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> int:
+    """Return what the weights take once they are loaded."""
+    itemsize = getattr(torch, spec.dtype).itemsize
+    if spec.quant == "none":
+        return checkpoint.loaded_bytes(itemsize)
+    return weight_bytes(checkpoint.shapes.items(), spec.quant, itemsize)
+
+
 def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> None:
-    needed = checkpoint.loaded_bytes(getattr(torch, spec.dtype).itemsize)
+    needed = loaded_bytes(spec, checkpoint)
     if needed > available:
         raise StartError(
             f"{spec.dir_setting}: the model in {checkpoint.folder} does not fit: its weights take "
-            f"{needed / 1e9:.2f} GB in {spec.dtype} and {available / 1e9:.2f} GB of memory are free on {spec.device}."
+            f"{needed / 1e9:.2f} GB in {spec.weights} and {available / 1e9:.2f} GB of memory are free on {spec.device}."
         )
 
 

@@ -19,7 +19,8 @@ from transformers import AutoConfig
 from engine.errors import NoRoom, StartError
 from engine.loading.checkpoint import find_checkpoint
 from engine.loading.host import available_bytes, total_bytes
-from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens
+from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens, loaded_bytes
+from engine.loading.quantization import check_quant, weight_bytes
 from engine.loading.step_memory import graph_bytes, sampling_bytes, vision_bytes, work_bytes, workspace_bytes
 from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
@@ -111,10 +112,11 @@ class MemoryBudget:
         return "\n".join(f"  {name:<18}{size / 1e9:>9.3f} GB  {note}".rstrip() for name, size, note in rows)
 
 
-def plan_budget(model: Any, config: EngineConfig, max_model_len: int) -> MemoryBudget:
-    """Return the budget of a loaded model. max_model_len: of a sequence, in tokens."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return _budget(model.config, model.dtype, model.device.type, weights, config, max_model_len)
+def plan_budget(model: Any, config: EngineConfig, max_model_len: int, quant: str = "none") -> MemoryBudget:
+    """Return the budget of a loaded model. max_model_len: of a sequence, in tokens; quant: as in ModelSpec."""
+    shapes = ((name, parameter.shape) for name, parameter in model.named_parameters())
+    weights = weight_bytes(shapes, quant, model.dtype.itemsize)
+    return _budget(model.config, model.dtype, model.device.type, weights, config, max_model_len, quant)
 
 
 def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
@@ -125,7 +127,7 @@ def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
     text = whole.get_text_config()
     dtype: torch.dtype = getattr(torch, spec.dtype)
     length = min(config.max_model_len, text.max_position_embeddings)
-    return _budget(whole, dtype, spec.device_type, checkpoint.loaded_bytes(dtype.itemsize), config, length)
+    return _budget(whole, dtype, spec.device_type, loaded_bytes(spec, checkpoint), config, length, spec.quant)
 
 
 def check_together(
@@ -139,6 +141,7 @@ def check_together(
     """
     by_device = defaultdict[str, list[tuple[ModelSpec, EngineConfig, MemoryBudget]]](list)
     for spec, config in models:
+        check_quant(spec)
         budget = estimate_budget(spec, config)
         _check_context(spec, budget)
         by_device[spec.device].append((spec, config, budget))
@@ -157,7 +160,7 @@ def _check_device(
         return
     sums = "; ".join(
         f"{spec.name} {budget.total / 1e9:.2f} GB "
-        f"({(budget.weights + budget.second_layout) / 1e9:.2f} weights in {spec.dtype}, "
+        f"({(budget.weights + budget.second_layout) / 1e9:.2f} weights in {spec.weights}, "
         f"{budget.cache / 1e9:.2f} KV cache of {budget.cache_tokens:,} tokens, {budget.step / 1e9:.2f} work)"
         for spec, _, budget in planned
     )
@@ -215,14 +218,17 @@ def _check_context(spec: ModelSpec, budget: MemoryBudget) -> None:
 
 
 def _budget(
-    model: Any, dtype: torch.dtype, device_type: str, weights: int, config: EngineConfig, length: int
+    model: Any, dtype: torch.dtype, device_type: str, weights: int, config: EngineConfig, length: int, quant: str
 ) -> MemoryBudget:
     """Return the budget of a model with this configuration. length: of a sequence, in tokens."""
+    plain = quant == "none" and dtype == torch.float32
+    if device_type == "cpu":  # weights of fewer bits are multiplied by activations in float32
+        dtype = torch.float32
     text, vision = model.get_text_config(), getattr(model, "vision_config", None)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return MemoryBudget(
         weights=weights,
-        second_layout=weights if device_type == "cpu" and weights <= KEEP_BOTH_BYTES else 0,
+        second_layout=weights if device_type == "cpu" and plain and weights <= KEEP_BOTH_BYTES else 0,
         work=work_bytes(text, config.max_num_batched_tokens, dtype),
         sampling=sampling_bytes(text, config.max_num_seqs),
         vision=0 if vision is None else vision_bytes(vision, config.max_num_batched_tokens, length, dtype),

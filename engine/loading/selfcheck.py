@@ -72,6 +72,6 @@ def _not_finite(spec: ModelSpec) -> str:
     if spec.dtype == "float16":
         return f"{spec.name} gives logits that are not finite in float16: set {spec.dtype_setting}=bfloat16."
     return (
-        f"{spec.dir_setting}: {spec.name} gives logits that are not finite in {spec.dtype}: the weights in "
+        f"{spec.dir_setting}: {spec.name} gives logits that are not finite in {spec.weights}: the weights in "
         f"{spec.model_dir} are damaged, or {spec.dtype_setting} is wrong for them."
     )

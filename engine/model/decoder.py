@@ -45,8 +45,8 @@ class Decoder:
 
     model: a loaded `Qwen3ForCausalLM` or `Qwen2_5_VLForConditionalGeneration`; its decoder weights are moved here.
     kernels: used on the CPU; None for torch alone. With them, weights of fewer bits than float32 are packed, and hidden
-    states are float32. quant: `none`, or the format of the linear layers' and the embeddings' weights. Raises StartError
-    for an unsupported variant (sliding windows, another activation, dynamic rope) or format.
+    states are float32. quant: `none`, or the format of the linear layers' and the embeddings' weights. Raises
+    StartError for an unsupported format or variant (sliding windows, another activation, dynamic rope).
     """
 
     def __init__(self, model: Any, kernels: Kernels | None = None, quant: str = "none") -> None:

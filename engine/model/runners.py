@@ -20,13 +20,15 @@ def make_runner(
     config: EngineConfig,
     max_model_len: int,
     report: Callable[[Progress], None],
+    quant: str = "none",
 ) -> Any:
     """Return the runner of a loaded model, whose weights are moved there.
 
-    num_blocks: of the KV cache; max_model_len: tokens of one sequence at most; report: receives the progress.
+    num_blocks: of the KV cache; max_model_len: tokens of one sequence at most; report: receives the progress; quant: as
+    in ModelSpec.
     """
     if model.device.type != "cuda":
-        return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len, kernels=load_kernels())
+        return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len, load_kernels(), quant)
     return _cuda_runner(model, num_blocks, config, max_model_len, report)  # pragma: no cover - CUDA
 
 

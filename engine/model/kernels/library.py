@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from engine.model.kernels.packed import Packing
 log = logging.getLogger("avito_ai.loading")
 
 # The functions of the library: number of leading pointers, types of the numbers after them, return type.
-_SIGNATURES = {
+SIGNATURES = {
     "panel_columns": (0, "", ctypes.c_long),
     "chunk_scratch": (0, "ll", ctypes.c_long),
     "sample_scratch": (0, "l", ctypes.c_long),
@@ -66,6 +66,15 @@ _WIDEST_HEAD = 256
 _LOAD_LOCK = threading.Lock()  # guards the first load: two models may start at once
 
 
+def declare(library: ctypes.CDLL, names: Iterable[str] = SIGNATURES) -> None:
+    """Set the types of these functions of the library."""
+    for name in names:
+        pointers, numbers, result = SIGNATURES[name]
+        function = getattr(library, name)
+        function.argtypes = [ctypes.c_void_p] * pointers + [_TYPES[kind] for kind in numbers]
+        function.restype = result
+
+
 class PackedWeight:
     """A weight [out, in] and its bias in the layout that `Kernels.gemm` reads."""
 
@@ -79,10 +88,7 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        for name, (pointers, numbers, result) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.argtypes = [ctypes.c_void_p] * pointers + [_TYPES[kind] for kind in numbers]
-            function.restype = result
+        declare(library)
         self._columns = int(library.panel_columns())
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:

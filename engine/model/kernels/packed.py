@@ -81,7 +81,8 @@ class _Half:
         x = x.contiguous()
         rows = x.shape[0]
         y = x.new_empty(rows, self._out) if add_to is None else add_to
-        rounded = torch.empty(rows * (self._inner + 1), dtype=torch.int16).data_ptr() if self._rounds else None
+        scratch = torch.empty(rows * (self._inner + 1) if self._rounds else 0, dtype=torch.int16)
+        rounded = scratch.data_ptr() if self._rounds else None
         self._library.half_gemm(
             x.data_ptr(), self._words.data_ptr(), _pointer(self._bias), y.data_ptr(), rounded, rows, self._out,
             self._inner, self._kind, add_to is not None, torch.get_num_threads(),

@@ -65,14 +65,36 @@ def test_small_weights_may_take_a_second_layout_on_a_processor(text_model, text_
 
 
 def test_the_estimate_equals_the_plan(text_model, text_folder, vision_model, vision_folder):
-    """From the files alone, for both architectures; half precision needs half for all but the logits."""
+    """From the files alone, for both architectures; half precision needs half for all but the logits on a GPU."""
     for spec, loaded in ((text_spec(text_folder), text_model), (vision_spec(vision_folder), vision_model)):
         estimated, planned = estimate_budget(spec, CONFIG), plan_budget(loaded.model, CONFIG, 512)
         assert estimated == replace(planned, weights=estimated.weights, second_layout=estimated.second_layout)
         assert estimated.weights == pytest.approx(planned.weights, rel=0.01)
-        half = estimate_budget(replace(spec, dtype="float16"), CONFIG)
+        half = estimate_budget(replace(spec, dtype="float16", device="cuda"), CONFIG)
         assert half.weights == pytest.approx(estimated.weights / 2)
         assert half.cache * 2 == estimated.cache
+
+
+def test_fewer_bits_on_a_processor_save_weights_and_no_activations(text_model, text_folder, vision_folder):
+    """Keys, values and activations stay float32 there; there is no second layout, and the tower is not quantized."""
+    full = estimate_budget(text_spec(text_folder), CONFIG)
+    half = estimate_budget(text_spec(text_folder, dtype="bfloat16"), CONFIG)
+    assert half == replace(full, weights=half.weights, second_layout=0)
+    assert half.weights == pytest.approx(full.weights / 2)
+    for quant, bits in (("int8", 8.5), ("int4", 4.5)):
+        estimated = estimate_budget(text_spec(text_folder, dtype="bfloat16", quant=quant), CONFIG)
+        assert estimated == replace(half, weights=estimated.weights)
+        assert estimated.weights == pytest.approx(full.weights * bits / 32, rel=0.05)
+        assert estimated.weights == pytest.approx(plan_budget(text_model.model, CONFIG, 512, quant).weights, rel=0.01)
+        seeing = estimate_budget(vision_spec(vision_folder, quant=quant), CONFIG)
+        assert seeing.weights > estimate_budget(vision_spec(vision_folder), CONFIG).weights * bits / 32 * 1.2
+
+
+def test_a_format_that_a_device_lacks_is_told_before_anything_is_loaded(text_folder):
+    """With the setting, and what the device can do."""
+    spec = text_spec(text_folder, device="cuda", quant="int8", quant_setting="VIBE_QUANT")
+    with pytest.raises(StartError, match="VIBE_QUANT=int8: expected none on cuda"):
+        check_together([(spec, CONFIG)], lambda device: 2**60, lambda device: 2**60)
 
 
 def test_the_checkpoints_own_length_bounds_the_cache(text_folder):

@@ -35,6 +35,46 @@ def test_logits_equal_those_of_transformers(architecture, maybe_kernels, request
     torch.testing.assert_close(kept, expected[[2, 6]], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.needs("cc")
+@pytest.mark.parametrize(
+    ("dtype", "quant", "error"),
+    [
+        (torch.bfloat16, "none", 0.02),
+        (torch.float16, "none", 0.002),
+        (torch.float32, "int8", 0.03),
+        (torch.bfloat16, "int8", 0.03),
+        (torch.float32, "int4", 0.4),
+    ],
+)
+@pytest.mark.parametrize("architecture", ["text_model", "vision_model"])
+@torch.inference_mode()
+def test_packed_weights_give_nearly_the_same_logits(architecture, dtype, quant, error, kernels, request):
+    """The error, relative to the logits of float32, is that of rounding the weights once; states are float32."""
+    model = copy.deepcopy(request.getfixturevalue(architecture).model)
+    ids = [5, 99, 300, 7, 7, 201, 42]
+    expected = model(torch.tensor([ids])).logits[0]
+    decoder = Decoder(model.to(dtype), kernels, quant)
+    assert decoder.dtype == torch.float32
+    found = run(decoder, ids)
+    assert 0 < (found - expected).norm() / expected.norm() < error
+    torch.testing.assert_close(run(decoder, ids, torch.tensor([2, 6])), found[[2, 6]])
+
+
+@pytest.mark.needs("cc")
+@pytest.mark.parametrize("quant", ["none", "int8"])
+def test_packed_weights_are_held_once(quant, text_model, kernels):
+    """No float of a linear layer or of the embeddings stays in the module."""
+    model = copy.deepcopy(text_model.model).to(torch.bfloat16)
+    Decoder(model, kernels, quant)
+    assert max(parameter.numel() for parameter in model.parameters()) <= model.config.hidden_size
+
+
+def test_quantized_weights_need_the_kernels(text_model):
+    """Where there are none, the start ends with what is missing."""
+    with pytest.raises(StartError, match="int8"):
+        Decoder(copy.deepcopy(text_model.model), None, "int8")
+
+
 def test_the_weights_are_moved_not_copied(text_model):
     """The modules keep empty tensors, so no weight is held twice."""
     model = copy.deepcopy(text_model.model)

@@ -8,6 +8,7 @@ import torch
 
 from engine.errors import ModelError
 from engine.loading.loader import load_model
+from engine.model.kernels.library import Kernels
 from engine.model.runner import ModelRunner
 from engine.prefix_scopes import PrefixScopes
 from engine.schedule.block_pool import BLOCK, BlockPool
@@ -72,13 +73,16 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
 
 @pytest.mark.needs("cc")
 def test_a_model_in_half_precision_samples_with_the_kernels_too(text_folder, kernels):
-    """Its logits are float32, as the kernels need them, though its layers are not."""
+    """Its logits are float32, as the kernels need them, though its weights are not."""
     sampled = []
 
-    class Counting:
+    class Counting(Kernels):
+        def __init__(self):
+            vars(self).update(vars(kernels))
+
         def sample(self, logits, rows):
             sampled.append(logits.dtype)
-            kernels.sample(logits, rows)
+            super().sample(logits, rows)
 
     loaded = load_model(text_spec(text_folder, dtype="bfloat16"), lambda progress: None)
     driver = Driver(loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=Counting()), max_num_seqs=6)

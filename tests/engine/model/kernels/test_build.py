@@ -12,6 +12,7 @@ from engine.model.kernels.library import load_from
 
 V3 = "flags\t\t: fpu avx2 fma bmi2 f16c movbe sse2\n"
 V4 = V3[:-1] + " avx512f avx512bw avx512cd avx512dq avx512vl\n"
+VNNI, BF16 = V4[:-1] + " avx512_vnni\n", V4[:-1] + " avx512_vnni avx512_bf16\n"
 
 
 def program(path, script):
@@ -23,7 +24,14 @@ def program(path, script):
 
 @pytest.mark.parametrize(
     ("cpu_info", "level"),
-    [(V4, "x86-64-v4"), (V3, "x86-64-v3"), ("flags\t\t: fpu sse2\n", None), ("processor\t: 0\n", None)],
+    [
+        (BF16, "x86-64-v4+bf16"),
+        (VNNI, "x86-64-v4+vnni"),
+        (V4, "x86-64-v4"),
+        (V3, "x86-64-v3"),
+        ("flags\t\t: fpu sse2\n", None),
+        ("processor\t: 0\n", None),
+    ],
 )
 def test_the_level_is_the_best_that_the_processor_supports(cpu_info, level, tmp_path):
     """By the flags in /proc/cpuinfo."""
@@ -141,7 +149,7 @@ def test_the_named_levels_are_built(tmp_path, capsys):
     libraries = [folder / library_name(level) for level in LEVELS]
     assert sorted(folder.iterdir()) == sorted(libraries)
     assert capsys.readouterr().out.splitlines() == [str(library) for library in libraries]
-    assert (tmp_path / "asked").read_text().split() == [f"march={level}" for level in LEVELS]
+    assert (tmp_path / "asked").read_text().split() == [LEVELS[level][1][0].removeprefix("-") for level in LEVELS]
 
 
 @pytest.mark.needs("cc")
@@ -164,7 +172,7 @@ def test_an_existing_library_is_not_built_again(tmp_path, capsys):
 def test_an_unknown_level_is_rejected_before_anything_is_built(tmp_path):
     """The message names the supported levels."""
     message = main(["x86-64-v3", "x86-64-v9"], tmp_path)
-    assert message == "Kernels exist for x86-64-v4, x86-64-v3 only, not for x86-64-v9."
+    assert message == f"Kernels exist for {', '.join(LEVELS)} only, not for x86-64-v9."
     assert not list(tmp_path.iterdir())
 
 
