@@ -133,13 +133,13 @@ class _TimedPool(BlockPool):
 class SteppedEngine:
     """The engine's core over a loaded model on the CPU, without a thread of its own; answers are read as streams."""
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, quant: str = "none") -> None:
         self.calls = _Calls()
         self._loaded = loaded
         self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
         rows, length = config.max_num_seqs, loaded.max_model_len
         num_blocks = rows * blocks_for(length) + blocks_for(PREFIX_TOKENS) + 1
-        runner = ModelRunner(loaded.model, num_blocks, rows, length, kernels=load_kernels())
+        runner = ModelRunner(loaded.model, num_blocks, rows, length, load_kernels(), quant)
         self._core = EngineCore(
             self._room,
             _TimedRunner(runner, self),

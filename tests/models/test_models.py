@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from config import load_settings
 from engine.deferred import DeferredBackend
@@ -252,6 +254,27 @@ def test_automatic_values_follow_the_device(device, dtype, tokens):
     assert engine_config(found, device).max_num_batched_tokens == tokens
     assert engine_config(settings(MAX_NUM_SEQS="4000"), device).max_num_batched_tokens == 4000
     assert engine_config(settings(MAX_NUM_BATCHED_TOKENS="100"), device).max_num_batched_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("stored", "quant", "given", "expected"),
+    [
+        ("bfloat16", "none", "", "bfloat16"),
+        ("float16", "none", "", "float32"),
+        ("float32", "none", "", "float32"),
+        ("bfloat16", "none", "float32", "float32"),
+        ("float16", "int8", "", "float16"),
+        ("bfloat16", "int4", "", "bfloat16"),
+    ],
+)
+def test_a_processor_keeps_the_bits_that_its_kernels_compute(stored, quant, given, expected, tmp_path):
+    """bfloat16 stays what it is stored as, quantized weights are read as they are stored; a setting wins."""
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3ForCausalLM"]}')
+    save_file({"weight": torch.zeros(4, 4, dtype=getattr(torch, stored))}, tmp_path / "model.safetensors")
+    found = settings(VIBE_MODEL_DIR=str(tmp_path), VIBE_QUANT=quant, VIBE_DTYPE=given)
+    spec = model_spec("avibe", choose_checkpoints(found)["avibe"], found, "cpu")
+    assert (spec.dtype, spec.quant, spec.quant_setting) == (expected, quant, "VIBE_QUANT")
+    assert model_spec("avibe", choose_checkpoints(found)["avibe"], found, "cuda").dtype == (given or "float16")
 
 
 def test_each_model_has_the_limits_of_its_device(monkeypatch):

@@ -85,7 +85,7 @@ def test_fewer_bits_on_a_processor_save_weights_and_no_activations(text_model, t
         estimated = estimate_budget(text_spec(text_folder, dtype="bfloat16", quant=quant), CONFIG)
         assert estimated == replace(half, weights=estimated.weights)
         assert estimated.weights == pytest.approx(full.weights * bits / 32, rel=0.05)
-        assert estimated.weights == pytest.approx(plan_budget(text_model.model, CONFIG, 512, quant).weights, rel=0.01)
+        assert estimated.weights == pytest.approx(plan_budget(text_model.model, CONFIG, 512, quant).weights, rel=0.02)
         seeing = estimate_budget(vision_spec(vision_folder, quant=quant), CONFIG)
         assert seeing.weights > estimate_budget(vision_spec(vision_folder), CONFIG).weights * bits / 32 * 1.2
 

@@ -72,6 +72,31 @@ def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
 
 
 @pytest.mark.needs("cc")
+@pytest.mark.parametrize(("dtype", "quant"), [("bfloat16", "none"), ("bfloat16", "int8"), ("float32", "int4")])
+@pytest.mark.parametrize("seeing", [False, True])
+def test_packed_weights_answer_alike_alone_and_in_a_batch(seeing, dtype, quant, request, kernels, make_image):
+    """For texts and for images, with prompts in chunks: batching changes no bit of a row."""
+    spec = (vision_spec if seeing else text_spec)(
+        request.getfixturevalue("vision_folder" if seeing else "text_folder"), dtype=dtype, quant=quant
+    )
+    loaded = load_model(spec, lambda progress: None)
+    runner = ModelRunner(loaded.model, 161, 6, 256, kernels, quant)
+    images = [make_image(84, 56, seed=number) for number in range(6)] if seeing else [None] * 6
+    prompts = [chat(f"Диван номер {number} price", *([image] if image else [])) for number, image in enumerate(images)]
+    alone = []
+    for prompt in prompts:
+        driver = Driver(loaded, runner, max_num_seqs=6)
+        submitted = driver.submit(prompt, 10)
+        driver.run()
+        alone.append(outcome(submitted).text)
+    driver = Driver(loaded, runner, max_num_seqs=6, max_num_batched_tokens=32)
+    batch = [driver.submit(prompt, 10) for prompt in prompts]
+    driver.run()
+    assert [outcome(submitted).text for submitted in batch] == alone
+    assert len(set(alone)) > 1
+
+
+@pytest.mark.needs("cc")
 def test_a_model_in_half_precision_samples_with_the_kernels_too(text_folder, kernels):
     """Its logits are float32, as the kernels need them, though its weights are not."""
     sampled = []
