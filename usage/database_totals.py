@@ -1,0 +1,74 @@
+"""Reads what the database has of the usage of accounts, at one moment with how far it has this process's journal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, case, func, select
+
+from database.tables import USAGE_DAYS, USAGE_JOURNALS
+from usage.ledger import Reading, Used
+from usage.periods import Period
+from usage.totals import SERVICE
+
+ACCOUNTS_AT_ONCE = 500  # in one statement
+
+
+class DatabaseTotals:
+    """Reads totals of days and months. engine: opens the database; journal: the name of this process's own."""
+
+    def __init__(self, engine: Callable[[], Engine], journal: Callable[[], str]) -> None:
+        self._engine, self._journal = engine, journal
+
+    def __call__(self, accounts: Collection[str], day: Period, month: Period) -> Mapping[str, Reading]:
+        """Return what the database has of each account. Raises what the database does."""
+        with self._engine().connect() as connection:
+            _begin_snapshot(connection)
+            position = connection.execute(
+                select(USAGE_JOURNALS.c.offset).where(USAGE_JOURNALS.c.journal == self._journal())
+            ).scalar()
+            found = dict(_rows(connection, accounts, day, month))
+            connection.rollback()
+        nothing = (Used(), Used())
+        return {
+            account: Reading(day, month, -1 if position is None else position, *found.get(account, nothing))
+            for account in accounts
+        }
+
+
+def _begin_snapshot(connection: Connection) -> None:
+    """Have all statements see the same moment; Python's SQLite driver begins no transaction to read by itself."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")
+    else:
+        connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+def _rows(
+    connection: Connection, accounts: Collection[str], day: Period, month: Period
+) -> Iterator[tuple[str, tuple[Used, Used]]]:
+    usage = USAGE_DAYS.c
+    names = sorted(set(accounts) - {SERVICE})
+    sums = _sums(day, month).add_columns(usage.account).group_by(usage.account)
+    for at in range(0, len(names), ACCOUNTS_AT_ONCE):
+        for *figures, account in connection.execute(sums.where(usage.account.in_(names[at : at + ACCOUNTS_AT_ONCE]))):
+            yield account, _used(figures)
+    if SERVICE in accounts:
+        yield SERVICE, _used(list(connection.execute(_sums(day, month)).one()))
+
+
+def _sums(day: Period, month: Period) -> Select[Any]:
+    usage = USAGE_DAYS.c
+    tokens = usage.input_tokens + usage.output_tokens
+    today = usage.period == day.start
+    figures = (case((today, tokens), else_=0), case((today, usage.cost), else_=0), tokens, usage.cost)
+    return select(*(func.sum(figure) for figure in figures)).where(
+        usage.period >= month.start, usage.period < month.end
+    )
+
+
+def _used(figures: list[Any]) -> tuple[Used, Used]:
+    """Return the figures of the day and of the month; PostgreSQL's sums are decimals, and there are none of no rows."""
+    tokens_of_day, cost_of_day, tokens_of_month, cost_of_month = (int(figure or 0) for figure in figures)
+    return Used(tokens_of_day, cost_of_day), Used(tokens_of_month, cost_of_month)

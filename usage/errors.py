@@ -1,0 +1,26 @@
+"""The refusals of an account that has used what it may: they know no HTTP.
+
+RetryLater
+├── BudgetExceeded           a budget of a day or a month is spent
+└── LimitReached             as much is in flight, or was used this minute, as the account may
+"""
+
+from __future__ import annotations
+
+from engine.errors import RetryLater
+
+
+class BudgetExceeded(RetryLater):
+    """A budget is spent until it renews, `retry_after` seconds from now. limit: its name."""
+
+    def __init__(self, message: str, retry_after: int, limit: str) -> None:
+        super().__init__(message, retry_after)
+        self.limit = limit
+
+
+class LimitReached(RetryLater):
+    """As much is in flight, or was used in the last minute, as is allowed. limit: its name."""
+
+    def __init__(self, message: str, retry_after: int, limit: str) -> None:
+        super().__init__(message, retry_after)
+        self.limit = limit

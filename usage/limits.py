@@ -1,0 +1,110 @@
+"""Which limits an account has, what is left of each, and the refusal of a request beyond one.
+
+A request is admitted while what was used and what requests in flight may use at most is below every limit. So an
+account exceeds a budget by no more than one request's own maximum, however many arrive together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from engine.errors import RetryLater
+from keys.account import Limits
+from usage import sentences
+from usage.errors import BudgetExceeded, LimitReached
+from usage.ledger import Ledger
+from usage.periods import Period
+
+# A client whose request would fit if those in flight used less than they may is to try again after these seconds.
+IN_FLIGHT_SECONDS = 1
+BUDGETS = ("tokens_per_day", "tokens_per_month", "money_per_day", "money_per_month")
+LIMITS = (*BUDGETS, "tokens_per_minute", "concurrent_requests")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now: in seconds since the epoch and on the monotonic clock, with its day and month."""
+
+    now: float
+    monotonic: float
+    day: Period
+    month: Period
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is left of one budget: of tokens, or of money in millionths. limit: its name."""
+
+    limit: str
+    amount: int
+    used: int
+    held: int
+    period: Period
+
+    @property
+    def remaining(self) -> int:
+        """Return what no request has used, nor may use."""
+        return max(0, self.amount - self.used - self.held)
+
+
+@lru_cache(4096)
+def with_defaults(own: Limits, defaults: Limits) -> Limits:
+    """Return an account's limits, with the defaults where it has none of its own."""
+    mine = {field.name: getattr(own, field.name) for field in fields(Limits)}
+    return Limits(**{name: getattr(defaults, name) if value is None else value for name, value in mine.items()})
+
+
+def has_budgets(limits: Limits) -> bool:
+    """Return whether any limit of a day or a month is set."""
+    return any(getattr(limits, name) is not None for name in BUDGETS)
+
+
+def standings(ledger: Ledger, limits: Limits, moment: Moment) -> Iterator[Standing]:
+    """Yield where the account stands with each budget that it has."""
+    for name in BUDGETS:
+        amount = getattr(limits, name)
+        if amount is not None:
+            period = moment.day if name.endswith("_day") else moment.month
+            used, held = ledger.used_in(period), ledger.held
+            if name.startswith("tokens"):
+                yield Standing(name, amount, used.tokens, held.tokens, period)
+            else:
+                yield Standing(name, amount, used.cost, held.cost, period)
+
+
+def refusal(
+    ledger: Ledger, limits: Limits, moment: Moment, currency: str, of_service: bool = False
+) -> RetryLater | None:
+    """Return why a request of the account is refused now, None if it is not: the refusal that lasts longest."""
+    found: RetryLater | None = None
+    for standing in standings(ledger, limits, moment):
+        one = _over_budget(standing, moment, currency, of_service)
+        if one is not None and (found is None or one.retry_after > found.retry_after):
+            found = one
+    return found or _over_limit(ledger, limits, moment)
+
+
+def _over_budget(standing: Standing, moment: Moment, currency: str, of_service: bool) -> RetryLater | None:
+    name = f"service_{standing.limit}" if of_service else standing.limit
+    if standing.used >= standing.amount:
+        seconds = math.ceil(standing.period.end - moment.now)
+        return BudgetExceeded(sentences.spent(name, standing.amount, currency, standing.period.end), seconds, name)
+    return LimitReached(sentences.in_flight(), IN_FLIGHT_SECONDS, name) if standing.remaining == 0 else None
+
+
+def _over_limit(ledger: Ledger, limits: Limits, moment: Moment) -> RetryLater | None:
+    most, tokens = limits.concurrent_requests, limits.tokens_per_minute
+    if most is not None and ledger.running >= most:
+        return LimitReached(sentences.concurrent(most), IN_FLIGHT_SECONDS, "concurrent_requests")
+    if tokens is None:
+        return None
+    spent = ledger.spent_this_minute(moment.monotonic)
+    if spent >= tokens:
+        seconds = math.ceil(ledger.minute_frees(moment.monotonic, tokens))
+        return LimitReached(sentences.minute_of_tokens(tokens), seconds, "tokens_per_minute")
+    if spent + ledger.held.tokens >= tokens:
+        return LimitReached(sentences.in_flight(), IN_FLIGHT_SECONDS, "tokens_per_minute")
+    return None
