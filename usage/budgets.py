@@ -1,26 +1,31 @@
 """Admits requests within the limits of their account and of the service, and counts what each answer used.
 
-A request holds back what it may use at most, from its admission to its end: first by the context of the model, and once
-its prompts are tokenized by their own size. Each answer is counted at its end, however it ends.
+A request holds back what it may use at most, from its admission to its end: first the context of the model, and once
+its prompts are tokenized their own size. Each answer is counted at its end, however it ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from engine.errors import RetryLater
 from keys.account import Account, Limits
 from usage.ledger import Ledger, Used
-from usage.limits import Moment, Standing, has_budgets, refusal, standings, with_defaults
+from usage.limits import Moment, Standing, has_budgets, held_back, refusal, standings, with_defaults
 from usage.prices import Price, Prices
 from usage.totals import SERVICE, Totals
 
 NO_LIMITS = Limits()
+# While requests that came together are tokenized, the next one waits for these seconds to learn what they leave.
+PATIENCE = 0.5
 
 
 class Budgets:
-    """The limits of all accounts. defaults: of those without own ones; service: of all together. Thread-safe."""
+    """The limits of all accounts. defaults: of those without own ones; service: of all together. Thread-safe.
+
+    patience: seconds that an admission waits for the size of prompts that are being tokenized.
+    """
 
     def __init__(
         self,
@@ -29,41 +34,49 @@ class Budgets:
         currency: str = "",
         defaults: Limits = NO_LIMITS,
         service: Limits = NO_LIMITS,
+        patience: float = PATIENCE,
     ) -> None:
         self.totals, self.prices, self.currency = totals, prices, currency
-        self._defaults, self.service = defaults, service
+        self._defaults, self.service, self._patience = defaults, service, patience
         self._service_counts = has_budgets(service)
 
     def limits_of(self, account: Account) -> Limits:
         """Return the limits that an account has."""
         return account.limits if self._defaults == NO_LIMITS else with_defaults(account.limits, self._defaults)
 
-    def refusal(self, account: Account) -> RetryLater | None:
-        """Return why a request of the account would be refused now, None if it would be admitted. Never waits."""
-        return self._look(account, wait=False)
+    def refusal(self, account: Account, *, wait: bool = False) -> RetryLater | None:
+        """Return why any request of the account would be refused now: BudgetExceeded or LimitReached.
+
+        wait: for the database, where it has not been read for the account.
+        """
+        limits = self.limits_of(account)
+        with self._ledgers(account, limits, wait=wait) as ledgers:
+            return self._refusal(ledgers, limits)
 
     def check(self, account: Account) -> None:
-        """Raise BudgetExceeded or LimitReached where a request of the account would be refused now."""
-        if (found := self._look(account, wait=True)) is not None:
+        """Raise what `refusal` returns."""
+        if (found := self.refusal(account, wait=True)) is not None:
             raise found
 
-    def admit(self, account: Account, model: str, most_tokens: Sequence[tuple[int, int]]) -> Reservation:
-        """Admit one request. most_tokens: of each answer, in its prompt and in itself. Raises as `check` does."""
-        price, limits = self.prices.of(model), self.limits_of(account)
-        reservation = Reservation(self, account.id, price, most_tokens)
-        with self.totals.ledgers(self._accounts(account.id), with_budgets=self._reads(limits)) as ledgers:
+    def admit(self, account: Account, model: str, sizes: Mapping[int, tuple[int, int]]) -> Reservation:
+        """Admit a request. sizes: the model's context and the bound of its length, for each answer by its number.
+
+        Raises what `refusal` returns, and HeldBack where requests in flight may leave nothing.
+        """
+        limits = self.limits_of(account)
+        reservation = Reservation(self, account, self.prices.of(model))
+        with self._ledgers(account, limits) as ledgers:
             if (found := self._refusal(ledgers, limits)) is not None:
                 raise found
-            held = reservation.held
+            reservation.hold(sizes)
             for ledger in ledgers:
                 ledger.running += 1
-                ledger.held.add(held.tokens, held.cost)
         return reservation
 
     def count(self, account: str, position: int, tokens: int, cost: int) -> None:
         """Count an answer of an account. position: in this process's journal of usage."""
         totals = self.totals
-        with self.ledgers_of(account) as ledgers:
+        with totals.ledgers(self._accounts(account), with_budgets=False) as ledgers:
             for ledger in ledgers:
                 ledger.add_to_minute(totals.monotonic(), tokens)
                 if ledger.has_budgets:
@@ -72,80 +85,102 @@ class Budgets:
     def standings(self, account: Account) -> list[Standing]:
         """Return where the account stands with each of its budgets."""
         limits = self.limits_of(account)
-        with self.totals.ledgers([account.id], with_budgets=self._reads(limits)) as (ledger,):
-            return list(standings(ledger, limits, self._moment()))
+        with self._ledgers(account, limits) as ledgers:
+            return list(standings(ledgers[0], limits, self.moment()))
 
-    def ledgers_of(self, account: str) -> AbstractContextManager[list[Ledger]]:
-        """Give the ledgers that an account's requests count in, without looking at the database."""
-        return self.totals.ledgers(self._accounts(account), with_budgets=False)
+    def moment(self) -> Moment:
+        """Return now. The lock of the totals is held."""
+        totals = self.totals
+        return Moment(totals.clock(), totals.monotonic(), *totals.periods())
 
-    def _look(self, account: Account, wait: bool) -> RetryLater | None:
-        limits = self.limits_of(account)
-        accounts, reads = self._accounts(account.id), self._reads(limits)
-        with self.totals.ledgers(accounts, with_budgets=reads, wait=wait) as ledgers:
-            return self._refusal(ledgers, limits)
+    def wait_for_room(self, ledgers: list[Ledger], limits: Limits) -> None:
+        """Raise HeldBack where requests in flight may leave nothing, unless their sizes show soon that they do."""
+
+        def known() -> bool:
+            return self._held_back(ledgers, limits) is None or not any(ledger.unsized for ledger in ledgers)
+
+        self.totals.wait_for(known, self._patience)
+        if (found := self._held_back(ledgers, limits)) is not None:
+            raise found
+
+    def ledgers_of(self, account: Account) -> AbstractContextManager[list[Ledger]]:
+        """Give the ledgers of a request in flight, without looking at the database."""
+        return self.totals.ledgers(self._accounts(account.id), with_budgets=False)
+
+    def _ledgers(self, account: Account, limits: Limits, wait: bool = True) -> AbstractContextManager[list[Ledger]]:
+        reads = self._service_counts or has_budgets(limits)
+        return self.totals.ledgers(self._accounts(account.id), with_budgets=reads, wait=wait)
 
     def _refusal(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
         """Return the account's own refusal, else the service's. The lock of the ledgers is held."""
-        moment = self._moment()
+        moment = self.moment()
         found = refusal(ledgers[0], limits, moment, self.currency)
         if found is None and self._service_counts:
             found = refusal(ledgers[1], self.service, moment, self.currency, of_service=True)
         return found
 
+    def _held_back(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
+        moment = self.moment()
+        found = held_back(ledgers[0], limits, moment)
+        if found is None and self._service_counts:
+            found = held_back(ledgers[1], self.service, moment, of_service=True)
+        return found
+
     def _accounts(self, account: str) -> list[str]:
         return [account, SERVICE] if self._service_counts else [account]
-
-    def _reads(self, limits: Limits) -> bool:
-        return self._service_counts or has_budgets(limits)
-
-    def _moment(self) -> Moment:
-        totals = self.totals
-        return Moment(totals.clock(), totals.monotonic(), *totals.periods())
 
 
 class Reservation:
     """What one admitted request may still use at most. `release` must be called in any case; it may be called twice."""
 
-    def __init__(self, budgets: Budgets, account: str, price: Price, most_tokens: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, budgets: Budgets, account: Account, price: Price) -> None:
         self._budgets, self._account, self._price = budgets, account, price
-        self._open = {number: self._most(*sizes) for number, sizes in enumerate(most_tokens)}
+        self._held: dict[int, tuple[Used, bool]] = {}  # by answer, with whether its size is known
         self._running = True
 
-    @property
-    def held(self) -> Used:
-        """What the answers that have not ended may use at most."""
-        return sum(self._open.values(), Used())
+    def hold(self, sizes: Mapping[int, tuple[int, int]]) -> None:
+        """Hold back the context of answers, whose prompts are not tokenized yet, as `Budgets.admit` does.
 
-    def narrow(self, number: int, prompt_tokens: int, max_tokens: int) -> None:
-        """Hold back what an answer may use at most, now that its prompt is tokenized."""
+        Raises HeldBack where requests in flight may leave nothing.
+        """
         with self._budgets.ledgers_of(self._account) as ledgers:
-            if number in self._open:
-                self._hold(ledgers, number, self._most(prompt_tokens, max_tokens))
+            self._budgets.wait_for_room(ledgers, self._budgets.limits_of(self._account))
+            for number, (context, max_tokens) in sizes.items():
+                answer = min(context, max_tokens)
+                cost = max(self._price.most(context, 0), self._price.most(context - answer, answer))
+                self._put(ledgers, number, Used(context, cost), sized=False)
 
-    def ended(self, number: int) -> None:
-        """Hold nothing back for an answer that has ended, and been counted."""
+    def narrow(self, number: int, prompt_tokens: int, tokens: int) -> None:
+        """Hold back no more than so many tokens for an answer: at most, once its prompt is tokenized, then its own."""
+        most = Used(prompt_tokens + tokens, self._price.most(prompt_tokens, tokens))
         with self._budgets.ledgers_of(self._account) as ledgers:
-            if number in self._open:
-                self._hold(ledgers, number, None)
+            if number in self._held:
+                self._put(ledgers, number, most, sized=True)
+
+    def drop(self, number: int) -> None:
+        """Hold nothing back for an answer that was not admitted."""
+        with self._budgets.ledgers_of(self._account) as ledgers:
+            self._take(ledgers, number)
 
     def release(self) -> None:
         """Have the request in flight no longer."""
         with self._budgets.ledgers_of(self._account) as ledgers:
-            for number in list(self._open):
-                self._hold(ledgers, number, None)
-            if self._running:
-                self._running = False
-                for ledger in ledgers:
-                    ledger.running -= 1
+            for number in list(self._held):
+                self._take(ledgers, number)
+            for ledger in ledgers if self._running else ():
+                ledger.running -= 1
+            self._running = False
 
-    def _hold(self, ledgers: list[Ledger], number: int, most: Used | None) -> None:
-        before = self._open.pop(number)
-        if most is not None:
-            self._open[number] = most
-        after = most or Used()
+    def _put(self, ledgers: list[Ledger], number: int, most: Used, sized: bool) -> None:
+        self._take(ledgers, number)
+        self._held[number] = most, sized
         for ledger in ledgers:
-            ledger.held.add(after.tokens - before.tokens, after.cost - before.cost)
+            ledger.held.add(most.tokens, most.cost)
+            ledger.unsized += not sized
 
-    def _most(self, prompt_tokens: int, output_tokens: int) -> Used:
-        return Used(prompt_tokens + output_tokens, self._price.most(prompt_tokens, output_tokens))
+    def _take(self, ledgers: list[Ledger], number: int) -> None:
+        held, sized = self._held.pop(number, (Used(), True))
+        for ledger in ledgers:
+            ledger.held.add(-held.tokens, -held.cost)
+            ledger.unsized -= not sized
+        self._budgets.totals.notify()

@@ -1,8 +1,11 @@
-"""The refusals of an account that has used what it may: they know no HTTP.
+"""The refusals of an account that has used what it may, as one tree; each has the name of the limit.
 
-RetryLater
-├── BudgetExceeded           a budget of a day or a month is spent
-└── LimitReached             as much is in flight, or was used this minute, as the account may
+    RetryLater
+    ├── BudgetExceeded           a budget of a day or a month is spent
+    └── LimitReached             as much is in flight, or was used this minute, as the account may
+        └── HeldBack             what is left may go to requests in flight
+
+They know no HTTP: the table in `edge.errors` gives each its status.
 """
 
 from __future__ import annotations
@@ -24,3 +27,7 @@ class LimitReached(RetryLater):
     def __init__(self, message: str, retry_after: int, limit: str) -> None:
         super().__init__(message, retry_after)
         self.limit = limit
+
+
+class HeldBack(LimitReached):
+    """What is left of a limit may be used up by requests in flight; it is known when one of them has ended."""

@@ -61,12 +61,14 @@ NOTHING_READ = Reading(Period(0, 0), Period(0, 0), -1, Used(), Used())
 class Ledger:
     """One account's figures. held: what its requests in flight may use at most; running: their number.
 
+    unsized: how many of their answers hold back a whole context, because their prompts are not tokenized yet.
     asked: when it was last asked for, in seconds on the monotonic clock; read: whether the database has been.
     """
 
     asked: float
     held: Used = field(default_factory=Used)
     running: int = 0
+    unsized: int = 0
     reading: Reading = NOTHING_READ
     read: bool = False
     has_budgets: bool = False

@@ -14,7 +14,7 @@ from functools import lru_cache
 from engine.errors import RetryLater
 from keys.account import Limits
 from usage import sentences
-from usage.errors import BudgetExceeded, LimitReached
+from usage.errors import BudgetExceeded, HeldBack, LimitReached
 from usage.ledger import Ledger
 from usage.periods import Period
 
@@ -78,33 +78,30 @@ def standings(ledger: Ledger, limits: Limits, moment: Moment) -> Iterator[Standi
 def refusal(
     ledger: Ledger, limits: Limits, moment: Moment, currency: str, of_service: bool = False
 ) -> RetryLater | None:
-    """Return why a request of the account is refused now, None if it is not: the refusal that lasts longest."""
-    found: RetryLater | None = None
-    for standing in standings(ledger, limits, moment):
-        one = _over_budget(standing, moment, currency, of_service)
-        if one is not None and (found is None or one.retry_after > found.retry_after):
-            found = one
-    return found or _over_limit(ledger, limits, moment)
-
-
-def _over_budget(standing: Standing, moment: Moment, currency: str, of_service: bool) -> RetryLater | None:
-    name = f"service_{standing.limit}" if of_service else standing.limit
-    if standing.used >= standing.amount:
-        seconds = math.ceil(standing.period.end - moment.now)
-        return BudgetExceeded(sentences.spent(name, standing.amount, currency, standing.period.end), seconds, name)
-    return LimitReached(sentences.in_flight(), IN_FLIGHT_SECONDS, name) if standing.remaining == 0 else None
-
-
-def _over_limit(ledger: Ledger, limits: Limits, moment: Moment) -> RetryLater | None:
+    """Return why any request of the account is refused now, None if none is: the refusal that lasts longest."""
+    spent = [standing for standing in standings(ledger, limits, moment) if standing.used >= standing.amount]
+    if spent:
+        last = max(spent, key=lambda standing: standing.period.end)
+        name, renews = _name(last, of_service), last.period.end
+        message = sentences.spent(name, last.amount, currency, renews)
+        return BudgetExceeded(message, math.ceil(renews - moment.now), name)
     most, tokens = limits.concurrent_requests, limits.tokens_per_minute
     if most is not None and ledger.running >= most:
         return LimitReached(sentences.concurrent(most), IN_FLIGHT_SECONDS, "concurrent_requests")
-    if tokens is None:
-        return None
-    spent = ledger.spent_this_minute(moment.monotonic)
-    if spent >= tokens:
+    if tokens is not None and ledger.spent_this_minute(moment.monotonic) >= tokens:
         seconds = math.ceil(ledger.minute_frees(moment.monotonic, tokens))
         return LimitReached(sentences.minute_of_tokens(tokens), seconds, "tokens_per_minute")
-    if spent + ledger.held.tokens >= tokens:
-        return LimitReached(sentences.in_flight(), IN_FLIGHT_SECONDS, "tokens_per_minute")
     return None
+
+
+def held_back(ledger: Ledger, limits: Limits, moment: Moment, of_service: bool = False) -> HeldBack | None:
+    """Return the refusal of a request for which requests in flight may leave nothing, None if they leave something."""
+    full = [_name(standing, of_service) for standing in standings(ledger, limits, moment) if not standing.remaining]
+    minute = limits.tokens_per_minute
+    if minute is not None and ledger.spent_this_minute(moment.monotonic) + ledger.held.tokens >= minute:
+        full.append("tokens_per_minute")
+    return HeldBack(sentences.in_flight(), IN_FLIGHT_SECONDS, full[0]) if full else None
+
+
+def _name(standing: Standing, of_service: bool) -> str:
+    return f"service_{standing.limit}" if of_service else standing.limit

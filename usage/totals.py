@@ -85,6 +85,15 @@ class Totals:
                 self._changed.wait_for(lambda: self._is_read(accounts), FIRST_READING_SECONDS)
             yield found
 
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until something holds of the ledgers, whose lock is held and given up meanwhile."""
+        if not condition():
+            self._changed.wait_for(condition, seconds)
+
+    def notify(self) -> None:
+        """Have those look who wait for something to hold; the lock of the ledgers is held."""
+        self._changed.notify_all()
+
     def watched(self) -> list[tuple[str, Ledger]]:
         """Return the ledgers with budgets that the database was read for; only to be looked at."""
         with self._changed:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keys.account import Account, Limits
 from tests.fakes import Clock
 from usage.budgets import Budgets
-from usage.errors import BudgetExceeded, LimitReached
+from usage.errors import BudgetExceeded, HeldBack, LimitReached
 from usage.ledger import Reading, Used
 from usage.periods import DAY, day_of, month_of
 from usage.prices import Prices
@@ -30,7 +30,7 @@ class Shop:
         self.has = -1  # up to which the database has it
         self.waiting = []
         self.totals = Totals(self.read, self.clock, self.monotonic)
-        self.budgets = Budgets(self.totals, PRICES, "USD", service=Limits(**service))
+        self.budgets = Budgets(self.totals, PRICES, "USD", service=Limits(**service), patience=0)
 
     def read(self, accounts, day, month):
         def within(account, period):
@@ -72,7 +72,10 @@ def holder(name="key:a", **limits):
 
 
 def admit(shop, account, prompt=10, answer=10):
-    return shop.budgets.admit(account, MODEL, [(prompt, answer)])
+    """Admit a request of one answer, whose prompt is tokenized at once."""
+    reservation = shop.budgets.admit(account, MODEL, {0: (prompt + answer, answer)})
+    reservation.narrow(0, prompt, answer)
+    return reservation
 
 
 def test_a_spent_budget_is_refused_until_it_renews(shop):
@@ -140,17 +143,43 @@ def test_what_requests_in_flight_may_use_is_held_back(shop):
     """The next request waits for them to end; then what they did not use is there again."""
     account = holder(tokens_per_day=100)
     first = admit(shop, account, 60, 40)
-    with pytest.raises(LimitReached) as refused:
+    shop.budgets.check(account)
+    with pytest.raises(HeldBack) as refused:
         admit(shop, account)
     assert (refused.value.retry_after, refused.value.limit) == (1, "tokens_per_day")
     first.narrow(0, 20, 40)
     admit(shop, account, 10, 10).release()
     shop.answer(account, 30)
-    first.ended(0)
     first.release()
     first.release()
     (standing,) = shop.budgets.standings(account)
     assert (standing.used, standing.held, standing.remaining) == (30, 0, 70)
+
+
+def test_an_admission_waits_for_the_size_of_prompts_that_are_tokenized(shop):
+    """Requests that come together do not refuse each other for the contexts that none of them takes."""
+    account = holder(tokens_per_day=1000)
+    budgets = Budgets(shop.totals, PRICES, patience=60)
+    first = budgets.admit(account, MODEL, {0: (4096, 100)})
+    tokenized = threading.Timer(0.05, first.narrow, (0, 20, 100))
+    tokenized.start()
+    second = budgets.admit(account, MODEL, {0: (4096, 100)})
+    (standing,) = budgets.standings(account)
+    assert standing.held == 120 + 4096
+    for reservation in (first, second):
+        reservation.release()
+
+
+def test_a_context_costs_at_most_what_its_dearest_tokens_do(shop):
+    """Before a prompt is tokenized, no split of the context into prompt and answer costs more than what is held."""
+    account = holder(money_per_day=10**9)
+    reservation = shop.budgets.admit(account, MODEL, {0: (1000, 400), 7: (1000, 4000)})
+    (standing,) = shop.budgets.standings(account)
+    assert standing.held == (600 + 2 * 400) + 2 * 1000
+    reservation.drop(7)
+    assert shop.budgets.standings(account)[0].held == 1400
+    reservation.release()
+    assert shop.budgets.standings(account)[0].held == 0
 
 
 def test_an_account_has_so_many_requests_in_flight(shop):
@@ -316,7 +345,7 @@ def test_requests_that_come_together_overspend_by_one_at_most():
         for _ in range(20):
             try:
                 admitted.append(admit(shop, account, most - 100, 100))
-            except LimitReached as error:
+            except HeldBack as error:
                 refused.append(error)
 
     threads = [threading.Thread(target=ask) for _ in range(16)]
@@ -366,5 +395,5 @@ def test_sums_agree_after_whatever_happened(steps):
         tokens, money = shop.budgets.standings(account)
         assert tokens.used == sum(t for name, at, t, _ in answers if name == account.id and at in day)
         assert money.used == sum(c for name, at, _, c in answers if name == account.id and at in month)
-    with shop.budgets.ledgers_of(accounts[0].id) as (_, service):
+    with shop.budgets.ledgers_of(accounts[0]) as (_, service):
         assert service.used_in(month).cost == sum(c for _, at, _, c in answers if at in month)
