@@ -54,6 +54,8 @@ from telemetry.metrics import Metrics
 from telemetry.metrics.machine import Machine, ThisMachine
 from telemetry.tracing import Tracing, tracing_for
 from telemetry.version import RELEASE, VERSION
+from usage.limits import NAMES as LIMIT_NAMES
+from usage.spending import Spending, spending_of
 
 log = logging.getLogger("avito_ai.serving")
 
@@ -76,11 +78,13 @@ def create_app(
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
-    limiter, registry = _rate_limiter(settings), KeyRegistry(Database(settings.data.database_url))
+    database = Database(settings.data.database_url)
+    limiter, registry = _rate_limiter(settings), KeyRegistry(database)
     key_store, tokens = _credentials(settings, registry)
     models = build_models(settings) if models is None else models
     grammars = GrammarCache()
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
+    spending = spending_of(settings, database.engine, lambda: "")
     metrics = Metrics(
         models,
         machine or ThisMachine(),
@@ -93,6 +97,7 @@ def create_app(
     metrics.prometheus.watch_keys(
         lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
     )
+    _watch_spending(metrics, spending)
     authenticator = Authenticator(key_store, tokens, refused=metrics.prometheus.credential_refused)
     app.extensions[KEY] = RouteServices(
         settings=settings,
@@ -109,7 +114,8 @@ def create_app(
         client_watch=ClientWatch(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
-        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator),
+        spending=spending,
+        gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets),
         request_models=request_models(settings),
         openai_models=openai_models(),
         grammars=grammars,
@@ -140,6 +146,13 @@ def _rate_limiter(settings: Settings) -> RateLimiter:
     address = limits.rate_limit_storage
     shared = None if address == "memory" else SharedWindows(redis_windows(address))
     return RateLimiter(limits.rate_limit_per_minute, limits.rate_limit_per_hour, shared)
+
+
+def _watch_spending(metrics: Metrics, spending: Spending) -> None:
+    totals, warnings = spending.budgets.totals, spending.warnings
+    metrics.spending.watch(
+        LIMIT_NAMES, warnings.shares, warnings.states, lambda: totals.failing, spending.webhook_failures
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, compression, errors, failover, operator_session, preflight, wrong_addresses
+from edge import caller, compression, errors, failover, operator_session, preflight, spending, wrong_addresses
 from edge.authentication import check_model
 from edge.charging import charge
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
@@ -34,6 +34,7 @@ from keys.account import of_address
 from telemetry.logs import request_id_var
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
+from usage.prices import as_money
 
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
@@ -71,6 +72,7 @@ def _before() -> None:
         _authenticate(row)
         failover.hand_over_early(failover.HEADER in request.headers, services().settings, services().models, row)
         _check_body(row)
+        spending.check()
         charge(only_look=row.cost_in_body)
 
 
@@ -200,6 +202,8 @@ def _finish(response: Response) -> Response:
         headers["X-Model-Fingerprint"] = state.fingerprint
     if state.max_tokens is not None:
         headers["X-Max-Tokens"] = str(state.max_tokens)
+    if state.cost is not None and not response.is_streamed:
+        headers["X-Cost"] = as_money(state.cost)
     if state.quota is not None:
         headers |= state.quota.headers()
     if "Cache-Control" not in response.headers:

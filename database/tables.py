@@ -94,3 +94,13 @@ USAGE_JOURNALS = Table(
     Column("journal", String(64), primary_key=True),
     Column("offset", BigInteger, nullable=False),
 )
+
+# Which budgets the operator was told to be nearly spent, or spent: once a period. `account`: "" for the whole service.
+BUDGET_WARNINGS = Table(
+    "budget_warnings",
+    METADATA,
+    Column("period", BigInteger, primary_key=True),
+    Column("account", String(160), primary_key=True),
+    Column("budget", String(32), primary_key=True),
+    Column("percent", Integer, primary_key=True, autoincrement=False),
+)

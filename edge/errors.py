@@ -12,7 +12,7 @@
     ValidationError
     └── PreviousNotFound         no stored response of this caller has this id
 
-What the engine raises stands in `engine.errors`.
+What the engine raises stands in `engine.errors`, what budgets do in `usage.errors`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from engine.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
+from usage.errors import BudgetExceeded, LimitReached
 
 log = logging.getLogger("avito_ai.failures")
 
@@ -105,6 +106,8 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     PayloadTooLarge: Meaning(413, "payload_too_large"),
     UnsupportedMediaType: Meaning(415, "unsupported_media_type"),
     RateLimitExceeded: Meaning(429, "rate_limit_exceeded", "rate_limit_error"),
+    LimitReached: Meaning(429, "rate_limit_exceeded", "rate_limit_error"),
+    BudgetExceeded: Meaning(429, "budget_exceeded", "insufficient_quota"),
     RequestAborted: Meaning(CLIENT_CLOSED_REQUEST, "request_aborted"),
     Overloaded: Meaning(503, "overloaded", "server_error"),
     NotReady: Meaning(503, "not_ready", "server_error"),
@@ -115,6 +118,10 @@ ERRORS: dict[type[ServiceError], Meaning] = {
 
 STATUSES = {meaning.code: meaning.status for meaning in ERRORS.values()}
 
+# With status 429, and the seconds to wait in their bodies.
+REFUSED_FOR_NOW = (RateLimitExceeded, BudgetExceeded, LimitReached)
+# OpenAI's and Anthropic's clients read it: to ask again within seconds is no use.
+SHOULD_RETRY = "X-Should-Retry"
 
 # Messages for the framework's own client errors; any other is a malformed request.
 FRAMEWORK: dict[int, ServiceError] = {
@@ -198,6 +205,8 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
     headers = {}
     if isinstance(error, RetryLater):
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, BudgetExceeded):
+        headers[SHOULD_RETRY] = "false"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(original, MethodNotAllowed) and original.valid_methods:
@@ -209,7 +218,7 @@ def api_body(error: ServiceError, request_id: str, sentence: Sentence) -> ApiFai
     """Return the body of a failure under /api. sentence: translates a message, given the error's code as well."""
     code = meaning_of(error).code
     body = ApiFailure(error=code, message=sentence(error.message, code), request_id=request_id)
-    if isinstance(error, RateLimitExceeded):
+    if isinstance(error, REFUSED_FOR_NOW):
         body["retry_after"] = error.retry_after
     return body
 
@@ -219,6 +228,6 @@ def openai_body(error: ServiceError) -> OpenaiFailure:
     meaning, param = meaning_of(error), getattr(error, "param", None)
     code = meaning.openai_code or meaning.code
     details = OpenaiFailureDetails(message=error.message, type=meaning.kind, param=param, code=code)
-    if isinstance(error, RateLimitExceeded):
+    if isinstance(error, REFUSED_FOR_NOW):
         details["retry_after"] = error.retry_after
     return OpenaiFailure(error=details)

@@ -27,6 +27,7 @@ from engine.errors import ServiceError
 from keys.account import of_address
 from models import ModelSet
 from telemetry.metrics import Metrics
+from usage.budgets import Budgets
 
 log = logging.getLogger("avito_ai.access")
 
@@ -69,8 +70,9 @@ class Gate:
         metrics: Metrics,
         sentences: Sentences,
         authenticator: Authenticator,
+        budgets: Budgets,
     ) -> None:
-        self._authenticator = authenticator
+        self._authenticator, self._budgets = authenticator, budgets
         self._settings, self._models, self._limiter = settings, models, limiter
         self._trusted_proxies = settings.server.trusted_proxies
         self._ready_made = ReadyMade(settings, metrics, sentences)
@@ -137,8 +139,10 @@ class Gate:
         return self._judge(case, [backend])
 
     def _judge(self, case: Refused, models: list[Backend]) -> bytes | None:
-        """Refuse if the model, where there is one, would, or if the client's limit is spent."""
+        """Refuse if the client's budget or limit is spent, or if the model, where there is one, would."""
         account = case.account
+        if (over := self._budgets.refusal(account)) is not None:
+            return self._refuse(case, over)
         error = models[0].would_refuse(account.id) if models else None
         try:
             # A request that is refused is charged as one answer, like one whose body is refused.

@@ -28,6 +28,7 @@ from telemetry.logs import request_id_var
 from telemetry.metrics import Metrics
 from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
+from usage.errors import BudgetExceeded, LimitReached
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 LANGUAGE_HEADER = "X-Message-Language"
@@ -74,6 +75,8 @@ class ReadyMade:
             )
             if isinstance(error, OverBudget):
                 observer.over_budget(error.budget, error.window)
+            if isinstance(error, BudgetExceeded | LimitReached):
+                observer.over_limit(error.limit)
             meaning = errors.meaning_of(error)
             observer.failed(meaning.code, meaning.status, error.message)
             if row.budget is Budget.GENERATION:

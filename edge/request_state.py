@@ -21,6 +21,7 @@ class RequestState:
     caller's address; account: whom it is charged to; quota: what is left of the caller's budget; too_large: the message
     for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
     fingerprint: of the model that answers, once it is known;
+    cost: of its answers so far, in millionths of the currency, None where tokens have no price;
     typed, image: what a form of the page held, to be shown again.
     """
 
@@ -34,6 +35,7 @@ class RequestState:
     too_large: str | None = None
     max_tokens: int | None = None
     fingerprint: str | None = None
+    cost: int | None = None
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None
 

@@ -7,6 +7,7 @@ CORS_EXPOSED = [
     "Request-ID",
     "X-Response-Time",
     "X-Max-Tokens",
+    "X-Cost",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

@@ -22,6 +22,7 @@ from keys.tokens import TokenVerifier
 from models import ModelSet
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
+from usage.spending import Spending
 
 KEY = "services"
 
@@ -48,6 +49,7 @@ class Services:
     client_watch: ClientWatch
     forwarded_warning: ForwardedWarning
     body_budget: BodyBudget
+    spending: Spending
     gate: Gate
 
     def begin_serving(self) -> None:
@@ -55,6 +57,7 @@ class Services:
         self.metrics.history.record()
         self.client_watch.start()
         self.rate_limiter.begin()
+        self.spending.begin()
         refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]
         if refreshed:
             begin_refreshing(refreshed)

@@ -18,6 +18,7 @@ from typing import Any
 
 from flask import request
 
+from edge import spending
 from edge.authentication import check_model
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
@@ -30,6 +31,7 @@ from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.services import services
+from usage.errors import HeldBack
 
 MODEL = "avibe"
 KEEP_ALIVE = b"\n"  # a blank line, so that no proxy closes an idle response
@@ -73,6 +75,7 @@ class Batch:
         self._mailbox = Mailbox()
         self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
+        self._reservation = spending.admit(MODEL, backend.info.max_model_len, [])
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
         self._closed = False
@@ -115,6 +118,7 @@ class Batch:
         self._stop_waiting()
         for index in list(self._running):
             self._ended(index)
+        self._reservation.release()
         self._end_trace()
 
     def _submit(self) -> None:
@@ -123,6 +127,11 @@ class Batch:
             text = self._todo.popleft()
             try:
                 generation = self._submit_one(text)
+            except HeldBack as error:
+                if self._running:  # when one of these has ended, it is known what they leave
+                    self._todo.appendleft(text)
+                    return
+                self._failed(text.index, error)
             except Exception as error:
                 self._failed(text.index, error)
             else:
@@ -136,14 +145,22 @@ class Batch:
 
     def _submit_one(self, text: _Text) -> Generation | None:
         """Submit a text; return None if there is no capacity yet. Raises the error that it is refused with."""
-        alone = not self._running
+        alone, sampling = not self._running, text.request.sampling
+        self._reservation.hold({text.index: (self._backend.info.max_model_len, sampling.max_tokens)})
         self._observer.submitting(text.index, text.request)
-        generation = self._backend.submit_when_free(text.request, alone, self._mailbox.wake)
+        try:
+            generation = self._backend.submit_when_free(text.request, alone, self._mailbox.wake)
+        except BaseException:
+            self._reservation.drop(text.index)
+            raise
         if generation is not None:
+            self._reservation.narrow(text.index, generation.prompt_tokens, generation.max_tokens)
             self._observer.submitted(text.index)
-        elif alone and time.monotonic() >= text.start_clock():
+            return generation
+        self._reservation.drop(text.index)
+        if alone and time.monotonic() >= text.start_clock():
             raise Overloaded("The service is busy; try again later.")
-        return generation
+        return None
 
     def _stop_waiting(self) -> None:
         if self._waits:
@@ -183,6 +200,7 @@ class Batch:
             self._failed(index, error)
 
     def _done(self, index: int, completion: Completion) -> None:
+        self._reservation.narrow(index, completion.prompt_tokens, completion.output_tokens)
         self._observer.answered(index, completion)
         self._send(index, self._show(finished(completion, self._began)))
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from flask import request
 
+from edge import spending
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
@@ -87,6 +88,8 @@ class Run:
             check_prompt_size(prompt, backend.info.max_model_len)
         state.fingerprint = self.fingerprint
         self._observer.validated(model, self.served_id, len(distinct), len(prompts))
+        lengths = [sampling.max_tokens for _, sampling in prompts]
+        self._reservation = spending.admit(model, backend.info.max_model_len, lengths)
         self._release = services().client_watch.watch(request.environ, self.abort)
         try:
             for number, (prompt, sampling) in enumerate(prompts):
@@ -94,6 +97,7 @@ class Run:
         except BaseException:
             self._release()
             self.abort()
+            self._reservation.release()
             raise
         if any(sampling.fit_context for _, sampling in prompts):
             state.max_tokens = min(one.max_tokens for one in self._generations)
@@ -130,6 +134,7 @@ class Run:
         """Abort what is not finished, and stop watching the client."""
         self._release()
         self.abort()
+        self._reservation.release()
         self._end_trace()
 
     def wait_for_commitment(self) -> None:
@@ -154,6 +159,7 @@ class Run:
     def completion(self, number: int) -> Completion:
         """Return a finished answer and record it. Raises the error that it failed with."""
         completion = self._generations[number].result()
+        self._reservation.narrow(number, completion.prompt_tokens, completion.output_tokens)
         if self._json[number] and completion.finish_reason == "stop" and completion.stop is None:
             _check_json(completion.text)
         self._observer.answered(number, completion)
@@ -181,7 +187,9 @@ class Run:
     def _submit(self, backend: Backend, number: int, prompt: Prompt, sampling: SamplingParams) -> None:
         generation_request = _generation_request(number, prompt, sampling, self._cancellation)
         self._observer.submitting(number, generation_request)
-        self._generations.append(backend.submit(generation_request))
+        generation = backend.submit(generation_request)
+        self._generations.append(generation)
+        self._reservation.narrow(number, generation.prompt_tokens, generation.max_tokens)
         if self._cancellation.cancelled:  # `abort` may have come before the generation was there
             self.abort()
         self._observer.submitted(number)

@@ -31,6 +31,13 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[ -~]+")
 
 
+class Table(dict[str, T]):
+    """A mapping that is not changed, so that settings which hold one can be keys of caches."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
     """A type of setting.
@@ -112,14 +119,14 @@ def device() -> Kind[str]:
 def tokens_by_model(low: int, high: int) -> Kind[Mapping[str, int]]:
     """One number of tokens for all models, or `name=number` for some of them."""
 
-    def parse(text: str) -> dict[str, int]:
+    def parse(text: str) -> Table[int]:
         if "=" not in text:
-            return dict.fromkeys(MODEL_NAMES, _within(_whole(text), low, high))
+            return Table(dict.fromkeys(MODEL_NAMES, _within(_whole(text), low, high)))
         pairs = [[half.strip() for half in part.split("=")] for part in text.split(",")]
         tokens = {name: _within(_whole(number), low, high) for name, number in pairs}
         if len(tokens) < len(pairs) or not tokens.keys() <= set(MODEL_NAMES):
             raise ValueError(text)
-        return tokens
+        return Table(tokens)
 
     def show(tokens: Mapping[str, int]) -> str:
         figures = set(tokens.values())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from settings.kinds import MASK, MODEL_NAMES, Kind, web_address
+from settings.kinds import MASK, MODEL_NAMES, Kind, Table, web_address
 
 AMOUNT = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?", re.ASCII)
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -27,14 +27,14 @@ def amount() -> Kind[int]:
 def prices() -> Kind[Mapping[str, Figures]]:
     """Prices a million tokens as input/output or input/output/cached: one for all models, or one for each by name."""
 
-    def parse(text: str) -> dict[str, Figures]:
+    def parse(text: str) -> Table[Figures]:
         if "=" not in text:
-            return dict.fromkeys(MODEL_NAMES, _figures(text))
+            return Table(dict.fromkeys(MODEL_NAMES, _figures(text)))
         pairs = [[half.strip() for half in part.split("=")] for part in text.split(",")]
         by_name = {name: _figures(figures) for name, figures in pairs}
         if len(by_name) < len(pairs) or not all(_is_model(name) for name in by_name):
             raise ValueError(text)
-        return by_name
+        return Table(by_name)
 
     def show(by_name: Mapping[str, Figures]) -> str:
         texts = {name: "/".join(map(shown, figures)) for name, figures in by_name.items()}

@@ -87,6 +87,10 @@ class RequestObserver:
         """Count a refusal by the rate limit."""
         self._metrics.prometheus.refused(budget, window)
 
+    def over_limit(self, limit: str) -> None:
+        """Count a refusal by a limit or a budget of tokens, money or concurrent requests."""
+        self._metrics.spending.refused(limit)
+
     def responded(
         self,
         method: str,

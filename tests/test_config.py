@@ -217,6 +217,13 @@ def test_right_value_is_taken(name, value, attribute, expected):
     assert found == expected
 
 
+def test_settings_that_hold_tables_are_equal_and_hashable():
+    """What is made of settings is kept by them, so that any of them has to be a key."""
+    tables = {"KV_CACHE_TOKENS": "avibe=4096,avision=8192", "PRICES": "avibe=1/2,avision=3/4"}
+    assert hash(load(**tables)) == hash(load(**tables))
+    assert load(**tables) == load(**tables)
+
+
 LENGTHS = ("MAX_TOKENS_AVIBE", "MAX_TOKENS_AVISION", "MAX_TOKENS_LIMIT", "MAX_MODEL_LEN")
 
 

@@ -247,6 +247,7 @@ EXPOSED = {
     "Request-ID",
     "X-Response-Time",
     "X-Max-Tokens",
+    "X-Cost",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

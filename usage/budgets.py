@@ -11,12 +11,11 @@ from contextlib import AbstractContextManager
 
 from engine.errors import RetryLater
 from keys.account import Account, Limits
-from usage.ledger import Ledger, Used
-from usage.limits import Moment, Standing, has_budgets, held_back, refusal, standings, with_defaults
+from usage.ledger import NO_LIMITS, Ledger, Used
+from usage.limits import Moment, Standing, crowded, has_budgets, held_back, spent, standings, with_defaults
 from usage.prices import Price, Prices
 from usage.totals import SERVICE, Totals
 
-NO_LIMITS = Limits()
 # While requests that came together are tokenized, the next one waits for these seconds to learn what they leave.
 PATIENCE = 0.5
 
@@ -51,7 +50,8 @@ class Budgets:
         """
         limits = self.limits_of(account)
         with self._ledgers(account, limits, wait=wait) as ledgers:
-            return self._refusal(ledgers, limits)
+            ledgers[0].name, ledgers[0].limits = account.name, limits
+            return self._spent(ledgers, limits) or crowded(ledgers[0], limits)
 
     def check(self, account: Account) -> None:
         """Raise what `refusal` returns."""
@@ -61,12 +61,12 @@ class Budgets:
     def admit(self, account: Account, model: str, sizes: Mapping[int, tuple[int, int]]) -> Reservation:
         """Admit a request. sizes: the model's context and the bound of its length, for each answer by its number.
 
-        Raises what `refusal` returns, and HeldBack where requests in flight may leave nothing.
+        Raises as `check` does, and HeldBack where requests in flight may leave nothing.
         """
         limits = self.limits_of(account)
         reservation = Reservation(self, account, self.prices.of(model))
         with self._ledgers(account, limits) as ledgers:
-            if (found := self._refusal(ledgers, limits)) is not None:
+            if (found := crowded(ledgers[0], limits)) is not None:
                 raise found
             reservation.hold(sizes)
             for ledger in ledgers:
@@ -88,20 +88,35 @@ class Budgets:
         with self._ledgers(account, limits) as ledgers:
             return list(standings(ledgers[0], limits, self.moment()))
 
+    def all_standings(self) -> list[tuple[str, str, Standing]]:
+        """Return where all accounts in use stand, and the service as SERVICE; each with its name."""
+        with self.totals.watched() as watched:
+            moment = self.moment()
+            return [
+                (account, ledger.name, standing)
+                for account, ledger in watched
+                for standing in standings(ledger, self.service if account == SERVICE else ledger.limits, moment)
+            ]
+
     def moment(self) -> Moment:
         """Return now. The lock of the totals is held."""
         totals = self.totals
         return Moment(totals.clock(), totals.monotonic(), *totals.periods())
 
-    def wait_for_room(self, ledgers: list[Ledger], limits: Limits) -> None:
-        """Raise HeldBack where requests in flight may leave nothing, unless their sizes show soon that they do."""
+    def check_room(self, ledgers: list[Ledger], limits: Limits) -> None:
+        """Raise what an answer is refused with: as `check` does, but for the number of requests in flight.
+
+        HeldBack where requests in flight may leave nothing, unless their sizes show soon that they do.
+        """
+        if (found := self._spent(ledgers, limits)) is not None:
+            raise found
 
         def known() -> bool:
             return self._held_back(ledgers, limits) is None or not any(ledger.unsized for ledger in ledgers)
 
         self.totals.wait_for(known, self._patience)
-        if (found := self._held_back(ledgers, limits)) is not None:
-            raise found
+        if (held := self._held_back(ledgers, limits)) is not None:
+            raise held
 
     def ledgers_of(self, account: Account) -> AbstractContextManager[list[Ledger]]:
         """Give the ledgers of a request in flight, without looking at the database."""
@@ -111,12 +126,12 @@ class Budgets:
         reads = self._service_counts or has_budgets(limits)
         return self.totals.ledgers(self._accounts(account.id), with_budgets=reads, wait=wait)
 
-    def _refusal(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
+    def _spent(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
         """Return the account's own refusal, else the service's. The lock of the ledgers is held."""
         moment = self.moment()
-        found = refusal(ledgers[0], limits, moment, self.currency)
+        found = spent(ledgers[0], limits, moment, self.currency)
         if found is None and self._service_counts:
-            found = refusal(ledgers[1], self.service, moment, self.currency, of_service=True)
+            found = spent(ledgers[1], self.service, moment, self.currency, of_service=True)
         return found
 
     def _held_back(self, ledgers: list[Ledger], limits: Limits) -> RetryLater | None:
@@ -139,12 +154,9 @@ class Reservation:
         self._running = True
 
     def hold(self, sizes: Mapping[int, tuple[int, int]]) -> None:
-        """Hold back the context of answers, whose prompts are not tokenized yet, as `Budgets.admit` does.
-
-        Raises HeldBack where requests in flight may leave nothing.
-        """
+        """Hold back the context of answers, whose prompts are not tokenized yet, as `Budgets.admit` does."""
         with self._budgets.ledgers_of(self._account) as ledgers:
-            self._budgets.wait_for_room(ledgers, self._budgets.limits_of(self._account))
+            self._budgets.check_room(ledgers, self._budgets.limits_of(self._account))
             for number, (context, max_tokens) in sizes.items():
                 answer = min(context, max_tokens)
                 cost = max(self._price.most(context, 0), self._price.most(context - answer, answer))

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, case, func, select
 
+from database.strings import fitted
 from database.tables import USAGE_DAYS, USAGE_JOURNALS
 from usage.ledger import Reading, Used
 from usage.periods import Period
@@ -28,13 +29,11 @@ class DatabaseTotals:
             position = connection.execute(
                 select(USAGE_JOURNALS.c.offset).where(USAGE_JOURNALS.c.journal == self._journal())
             ).scalar()
-            found = dict(_rows(connection, accounts, day, month))
+            stored = {account: fitted(account, USAGE_DAYS.c.account) for account in accounts}
+            found = dict(_rows(connection, set(stored.values()), day, month))
             connection.rollback()
-        nothing = (Used(), Used())
-        return {
-            account: Reading(day, month, -1 if position is None else position, *found.get(account, nothing))
-            for account in accounts
-        }
+        position, nothing = -1 if position is None else position, (Used(), Used())
+        return {account: Reading(day, month, position, *found.get(name, nothing)) for account, name in stored.items()}
 
 
 def _begin_snapshot(connection: Connection) -> None:
@@ -49,7 +48,7 @@ def _rows(
     connection: Connection, accounts: Collection[str], day: Period, month: Period
 ) -> Iterator[tuple[str, tuple[Used, Used]]]:
     usage = USAGE_DAYS.c
-    names = sorted(set(accounts) - {SERVICE})
+    names = sorted({*accounts} - {SERVICE})
     sums = _sums(day, month).add_columns(usage.account).group_by(usage.account)
     for at in range(0, len(names), ACCOUNTS_AT_ONCE):
         for *figures, account in connection.execute(sums.where(usage.account.in_(names[at : at + ACCOUNTS_AT_ONCE]))):

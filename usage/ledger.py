@@ -11,9 +11,11 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from keys.account import Limits
 from usage.periods import DAY, Period
 
 MINUTE = 60.0
+NO_LIMITS = Limits()
 MAX_ENTRIES = 2_000  # of answers that the database does not have; more are joined
 
 
@@ -62,7 +64,8 @@ class Ledger:
     """One account's figures. held: what its requests in flight may use at most; running: their number.
 
     unsized: how many of their answers hold back a whole context, because their prompts are not tokenized yet.
-    asked: when it was last asked for, in seconds on the monotonic clock; read: whether the database has been.
+    asked: when it was last asked for, in seconds on the monotonic clock; read: whether the database has been. name,
+    limits: of the account, when it was last asked for.
     """
 
     asked: float
@@ -72,6 +75,8 @@ class Ledger:
     reading: Reading = NOTHING_READ
     read: bool = False
     has_budgets: bool = False
+    name: str = ""
+    limits: Limits = NO_LIMITS
     _entries: deque[Entry] = field(default_factory=deque)
     _by_day: dict[int, Used] = field(default_factory=dict)  # the sums of the entries
     _minute: deque[tuple[float, int]] = field(default_factory=deque)  # (when the second ends, tokens)

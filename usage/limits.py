@@ -22,6 +22,7 @@ from usage.periods import Period
 IN_FLIGHT_SECONDS = 1
 BUDGETS = ("tokens_per_day", "tokens_per_month", "money_per_day", "money_per_month")
 LIMITS = (*BUDGETS, "tokens_per_minute", "concurrent_requests")
+NAMES = (*LIMITS, "service_money_per_day", "service_money_per_month")  # as refusals are counted under
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +76,27 @@ def standings(ledger: Ledger, limits: Limits, moment: Moment) -> Iterator[Standi
                 yield Standing(name, amount, used.cost, held.cost, period)
 
 
-def refusal(
-    ledger: Ledger, limits: Limits, moment: Moment, currency: str, of_service: bool = False
-) -> RetryLater | None:
-    """Return why any request of the account is refused now, None if none is: the refusal that lasts longest."""
-    spent = [standing for standing in standings(ledger, limits, moment) if standing.used >= standing.amount]
-    if spent:
-        last = max(spent, key=lambda standing: standing.period.end)
+def spent(ledger: Ledger, limits: Limits, moment: Moment, currency: str, of_service: bool = False) -> RetryLater | None:
+    """Return why more of a budget or of a minute may not be used, None if it may: the refusal that lasts longest."""
+    over = [standing for standing in standings(ledger, limits, moment) if standing.used >= standing.amount]
+    if over:
+        last = max(over, key=lambda standing: standing.period.end)
         name, renews = _name(last, of_service), last.period.end
         message = sentences.spent(name, last.amount, currency, renews)
         return BudgetExceeded(message, math.ceil(renews - moment.now), name)
-    most, tokens = limits.concurrent_requests, limits.tokens_per_minute
-    if most is not None and ledger.running >= most:
-        return LimitReached(sentences.concurrent(most), IN_FLIGHT_SECONDS, "concurrent_requests")
+    tokens = limits.tokens_per_minute
     if tokens is not None and ledger.spent_this_minute(moment.monotonic) >= tokens:
         seconds = math.ceil(ledger.minute_frees(moment.monotonic, tokens))
         return LimitReached(sentences.minute_of_tokens(tokens), seconds, "tokens_per_minute")
     return None
+
+
+def crowded(ledger: Ledger, limits: Limits) -> LimitReached | None:
+    """Return why another request of the account is refused beside those in flight, None if it is not."""
+    most = limits.concurrent_requests
+    if most is None or ledger.running < most:
+        return None
+    return LimitReached(sentences.concurrent(most), IN_FLIGHT_SECONDS, "concurrent_requests")
 
 
 def held_back(ledger: Ledger, limits: Limits, moment: Moment, of_service: bool = False) -> HeldBack | None:

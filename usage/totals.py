@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from usage.ledger import Ledger, Reading
 from usage.periods import Period, day_of, month_of
 
-log = logging.getLogger("avito_ai.usage")
+log = logging.getLogger("avito_ai.budgets")
 
 # The account of the whole service, which is no account's id.
 SERVICE = ""
@@ -94,10 +94,11 @@ class Totals:
         """Have those look who wait for something to hold; the lock of the ledgers is held."""
         self._changed.notify_all()
 
-    def watched(self) -> list[tuple[str, Ledger]]:
-        """Return the ledgers with budgets that the database was read for; only to be looked at."""
+    @contextmanager
+    def watched(self) -> Iterator[list[tuple[str, Ledger]]]:
+        """Yield the ledgers with budgets that the database was read for."""
         with self._changed:
-            return [(account, ledger) for account, ledger in self._ledgers.items() if ledger.read]
+            yield [(account, ledger) for account, ledger in self._ledgers.items() if ledger.read]
 
     def read(self, accounts: Collection[str] | None = None) -> None:
         """Read the database for these accounts, else for all with budgets that are in use. Logs a failure once."""

@@ -35,6 +35,9 @@ from routes.locale import sentence_in
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import ThisMachine
+from usage.budgets import Budgets
+from usage.prices import Prices
+from usage.totals import Totals
 
 ROUNDS, REFUSALS = 15, 400
 LIMIT_MICROSECONDS = 100.0
@@ -91,7 +94,8 @@ def gate_of(per_minute: int) -> Gate:
     backends: dict[str, Any] = {name: FullBackend(name) for name in ("avibe", "avision")}
     models = ModelSet(backends)
     metrics = Metrics(models, ThisMachine(), lambda: 0)
-    return Gate(settings, models, RateLimiter(per_minute, per_minute), metrics, sentence_in, Authenticator())
+    limiter, budgets = RateLimiter(per_minute, per_minute), Budgets(Totals(None), Prices(None))
+    return Gate(settings, models, limiter, metrics, sentence_in, Authenticator(), budgets)
 
 
 def run(size: Size) -> Report:

@@ -12,12 +12,12 @@ from telemetry.metrics.busiest import Busiest
 from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
 from telemetry.metrics.prometheus import PrometheusMetrics
+from telemetry.metrics.spending import SpendingMetrics
 from telemetry.protocol import Protocol
 
 SUCCESS = "success"
-RATE_LIMITED = "rate_limit_exceeded"
 # Refusals of a caller, and no failures of the service.
-REFUSED = {RATE_LIMITED, "unauthorized", "forbidden"}
+REFUSED = {"rate_limit_exceeded", "budget_exceeded", "unauthorized", "forbidden"}
 ABORTED = "request_aborted"  # by the client, so not an error of the service
 
 
@@ -38,6 +38,7 @@ class Metrics:
         self.prometheus = PrometheusMetrics(
             models, machine, shared_limit_failures, image_restarts, grammar_cache, stored_responses
         )
+        self.spending = SpendingMetrics(self.prometheus.registry, (name for name, _ in models))
         self.history = History(models, machine)
         self.busiest = Busiest(clock)
         self.machine = machine

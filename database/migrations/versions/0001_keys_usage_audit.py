@@ -54,6 +54,11 @@ def upgrade() -> None:
         sa.Column("journal", sa.String(64), primary_key=True),
         sa.Column("offset", whole, nullable=False),
     )
+    op.create_table(
+        "budget_warnings",
+        *_key_columns("budget", 32),
+        sa.Column("percent", sa.Integer, primary_key=True, autoincrement=False),
+    )
 
 
 def _key_columns(last: str, length: int) -> list[sa.Column[Any]]:
