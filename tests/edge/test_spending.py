@@ -140,7 +140,7 @@ def test_an_answer_gives_back_what_it_did_not_use(client, budgets, path):
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES, RESPONSES])
 def test_a_stream_gives_back_what_it_did_not_use(client, budgets, path):
     """Nothing is held back once a stream has ended."""
-    response = client.post(path, json=ALL[path] | {"stream": True})
+    response = client.post(path, json=ALL[path] | {"stream": True}, buffered=True)
     assert response.status_code == 200
     assert response.data
     assert in_flight(budgets) == [0, 0, 0]
@@ -183,13 +183,13 @@ def test_requests_in_flight_are_limited(app, client, avibe, budgets):
 
 def test_a_batch_is_one_request_whose_texts_are_held_to_the_budget(client, avibe, budgets, spend):
     """Texts that the budget has no room for wait for its others, and are refused one by one once it is spent."""
-    prompts = {"prompts": ["Hello"] * 6, "max_tokens": 40}
-    lines = [json.loads(line) for line in client.post(BATCH, json=prompts).data.splitlines() if line]
+    prompts = {"prompts": [{"prompt": "Hello", "max_tokens": 40}] * 6}
+    lines = [json.loads(line) for line in client.post(BATCH, json=prompts, buffered=True).data.splitlines() if line]
     assert sorted(line["index"] for line in lines) == list(range(6))
     assert all(line.get("success") for line in lines)
     assert in_flight(budgets) == [0, 0, 0]
     avibe.output_tokens = 60
-    lines = [json.loads(line) for line in client.post(BATCH, json=prompts).data.splitlines() if line]
+    lines = [json.loads(line) for line in client.post(BATCH, json=prompts, buffered=True).data.splitlines() if line]
     assert [bool(line.get("success")) for line in sorted(lines, key=lambda line: line["index"])] == [True] * 2 + [
         False
     ] * 4

@@ -244,6 +244,36 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
+        "Spending",
+        (
+            Panel(
+                "Cost per hour", "In the currency of the settings; 0 without PRICES.", "short",
+                [(lately("avito_ai_cost_total"), "{{model}}")], stacked=True,
+            ),
+            Panel(
+                "Budget of the service", "Used share of BUDGET_PER_DAY and BUDGET_PER_MONTH. Empty without them.",
+                "percentunit", [(f"max by (period) (avito_ai_budget_used_ratio{{{ONE}}})", "{{period}}")],
+                warn=0.8, limit=1,
+            ),
+            Panel(
+                "Budgets of accounts", "Those of accounts in use that are nearly spent (80%), or spent.", "short",
+                [(f"max by (state) (avito_ai_account_budgets{{{ONE}}})", "{{state}}")],
+            ),
+            Panel(
+                "Refusals by budget or limit", "Requests refused per second, by the limit.", "reqps",
+                [(rate("avito_ai_limit_refusals_total", "limit", ONE), "{{limit}}")],
+            ),
+            Panel(
+                "Budgets without the database", "1 while usage cannot be read, and a copy counts alone.", "short",
+                [(f"avito_ai_budgets_stale{{{ONE}}}", "{{instance}}")], axis_max=1,
+            ),
+            Panel(
+                "Webhook failures", "Warnings that could not be posted in the last hour.", "short",
+                [(f"increase(avito_ai_webhook_failures_total{{{ONE}}}[1h])", "{{instance}}")],
+            ),
+        ),
+    ),
+    (
         "GPU and machine",
         (
             Panel(
