@@ -25,6 +25,7 @@ log = logging.getLogger("avito_ai.budgets")
 
 NEARLY, SPENT = 80, 100  # percent
 STATES = {NEARLY: "nearly_spent", SPENT: "spent"}
+PERIODS = ("day", "month")
 KEPT = 62 * DAY
 
 
@@ -47,19 +48,19 @@ class BudgetWarnings:
         self._budgets, self._claim, self._send = budgets, claim, send
         self._told: set[Warned] = set()
         self._states: dict[str, int] = dict.fromkeys(STATES.values(), 0)
-        self._shares: dict[str, float] = {}
+        self._shares = dict.fromkeys(PERIODS, 0.0)
 
     def states(self) -> Mapping[str, int]:
         """Return the number of budgets of accounts by state, as of the last look."""
         return self._states
 
     def shares(self) -> Mapping[str, float]:
-        """Return the used share of the service's budgets by period, as of the last look."""
+        """Return the used share of the service's budgets by period, as of the last look; 0 without a budget."""
         return self._shares
 
     def look(self) -> None:
         """Tell what is new. Called once a second; never raises."""
-        states, shares, told = dict.fromkeys(STATES.values(), 0), dict[str, float](), set[Warned]()
+        states, shares, told = dict.fromkeys(STATES.values(), 0), dict.fromkeys(PERIODS, 0.0), set[Warned]()
         for account, name, standing in self._budgets.all_standings():
             if account == SERVICE:
                 shares[standing.limit.rpartition("_")[2]] = standing.used / standing.amount

@@ -190,9 +190,8 @@ def test_a_batch_is_one_request_whose_texts_are_held_to_the_budget(client, avibe
     assert in_flight(budgets) == [0, 0, 0]
     avibe.output_tokens = 60
     lines = [json.loads(line) for line in client.post(BATCH, json=prompts, buffered=True).data.splitlines() if line]
-    assert [bool(line.get("success")) for line in sorted(lines, key=lambda line: line["index"])] == [True] * 2 + [
-        False
-    ] * 4
+    by_index = sorted(lines, key=lambda line: line["index"])
+    assert [bool(line.get("success")) for line in by_index] == [True] * 3 + [False] * 3  # 47, 94, 141 of 100 at most
     assert {line["error"] for line in lines if "error" in line} == {"rate_limit_exceeded"}
     spend(100)
     assert client.post(BATCH, json=prompts).status_code == 429

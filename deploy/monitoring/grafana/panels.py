@@ -251,7 +251,7 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 [(lately("avito_ai_cost_total"), "{{model}}")], stacked=True,
             ),
             Panel(
-                "Budget of the service", "Used share of BUDGET_PER_DAY and BUDGET_PER_MONTH. Empty without them.",
+                "Budget of the service", "Used share of BUDGET_PER_DAY and BUDGET_PER_MONTH; 0 without them.",
                 "percentunit", [(f"max by (period) (avito_ai_budget_used_ratio{{{ONE}}})", "{{period}}")],
                 warn=0.8, limit=1,
             ),

@@ -146,14 +146,16 @@ CASES = [
     Case(
         "AvitoBudgetNearlySpent",
         "warning",
-        {ours("avito_ai_budget_used_ratio", ',period="day"'): steady(0.8)},
+        {ours("avito_ai_budget_used_ratio", ',period="day"'): "0.79+0x4 0.8+0x20"},
         {ours("avito_ai_budget_used_ratio", ',period="day"'): steady(0.79)},
+        "2m",
     ),
     Case(
         "AvitoBudgetSpent",
         "critical",
-        {ours("avito_ai_budget_used_ratio", ',period="month"'): steady(1)},
+        {ours("avito_ai_budget_used_ratio", ',period="month"'): "0.99+0x4 1+0x20"},
         {ours("avito_ai_budget_used_ratio", ',period="month"'): steady(0.99)},
+        "2m",
     ),
     Case(
         "AvitoAccountBudgets",
