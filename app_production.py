@@ -25,6 +25,7 @@ from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
+from edge.client_session import ClientSessions
 from edge.disconnect import ClientWatch
 from edge.gate import Gate
 from edge.key_tries import KeyTries
@@ -38,7 +39,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelSet, build_models
-from routes import api, assets, docs, pages, status
+from routes import api, assets, docs, pages, sign_in, status
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
 from routes.description import describe
@@ -98,12 +99,16 @@ def create_app(
         lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
     )
     _watch_spending(metrics, spending)
-    authenticator = Authenticator(key_store, tokens, refused=metrics.prometheus.credential_refused)
+    sessions = ClientSessions(key_store, settings.security.admin_key)
+    authenticator = Authenticator(
+        key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
+    )
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
         rate_limiter=limiter,
         authenticator=authenticator,
+        client_sessions=sessions,
         key_registry=registry,
         key_store=key_store,
         token_verifier=tokens,
@@ -124,7 +129,7 @@ def create_app(
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs)
-    for blueprint in (*served, pages.pages, status.status, assets.assets):
+    for blueprint in (*served, pages.pages, sign_in.sign_in, status.status, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

@@ -18,8 +18,8 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from config import Settings
-from edge import caller, compression, errors, failover, operator_session, preflight, spending, wrong_addresses
-from edge.authentication import check_model
+from edge import caller, compression, csrf, errors, failover, operator_session, preflight, spending, wrong_addresses
+from edge.authentication import check_model, credential
 from edge.charging import charge
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, body_refused
@@ -125,6 +125,11 @@ def _authenticate(row: Row) -> None:
         raise
     if account is not None:
         state.account = account
+        state.by_session = not credential(
+            request.headers.get("Authorization", ""), request.headers.get("X-Api-Key", "")
+        )
+        if state.by_session and shape_of(request.path) is not Shape.PAGE:
+            csrf.check(request.headers.get(csrf.HEADER, ""))
         if row.model is not None:
             check_model(account, row.model)
 
@@ -211,6 +216,7 @@ def _finish(response: Response) -> Response:
     response.headers.extend(headers)
     if response.mimetype == "text/html":
         response.vary.update(("Accept-Language", "Cookie"))
+        csrf.set_cookie(response, services().settings.server.trusted_proxies)
     if preflight.is_preflight(request.method, request.headers):
         _allow(response)
     return response

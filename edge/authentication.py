@@ -15,6 +15,7 @@ from edge.errors import Forbidden, Unauthorized
 from edge.rate_limit import RateLimiter
 from engine.errors import Message
 from keys.account import Account
+from keys.secret import ID
 from keys.store import KeyStore
 from keys.tokens import TokenRefused, TokenVerifier
 
@@ -39,8 +40,8 @@ class Authenticator:
     """Finds the account of a request's key or token. Thread-safe.
 
     keys, tokens: None where AUTH does not name them; without both, every caller is charged under its address.
-    session: returns the id of the key that a browser has signed in with, None without a valid session. refused: called
-    with the reason of every refusal. clock: seconds since the epoch.
+    session: returns the id of the key, or the token, that a browser has signed in with, None without a valid session.
+    refused: called with the reason of every refusal. clock: seconds since the epoch.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Authenticator:
         headers = request.headers
         offered = credential(headers.get("Authorization", ""), headers.get("X-Api-Key", ""))
         if not offered and (signed_in := self._session(request)) is not None:
-            return self.of_key_id(signed_in)
+            return self.of_key_id(signed_in) if ID.fullmatch(signed_in) else self.account_for(signed_in, client)
         return self.account_for(offered, client)
 
     def account_for(self, offered: str, client: str) -> Account | None:

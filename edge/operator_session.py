@@ -95,11 +95,13 @@ def _session(request: Request, admin_key: str | None) -> tuple[str, float] | Non
     return str(session), began.timestamp()
 
 
-def cookie_serializer(admin_key: str, signer: type[TimestampSigner] = TimestampSigner) -> URLSafeTimedSerializer:
-    """Return the serializer of the cookie. signer: adds the timestamp."""
+def cookie_serializer(
+    secret: str, signer: type[TimestampSigner] = TimestampSigner, salt: str = "operator's page"
+) -> URLSafeTimedSerializer:
+    """Return the serializer of a session's cookie. signer: adds the timestamp; salt: of each kind of session."""
     return URLSafeTimedSerializer(
-        admin_key,
-        salt="operator's page",
+        secret,
+        salt=salt,
         signer=signer,
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

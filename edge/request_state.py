@@ -20,7 +20,7 @@ class RequestState:
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
     caller's address; account: whom it is charged to; quota: what is left of the caller's budget; too_large: the message
     for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
-    fingerprint: of the model that answers, once it is known;
+    fingerprint: of the model that answers, once it is known; by_session: the account is that of a browser's session;
     cost: of its answers so far, in millionths of the currency, None where tokens have no price;
     typed, image: what a form of the page held, to be shown again.
     """
@@ -36,6 +36,7 @@ class RequestState:
     max_tokens: int | None = None
     fingerprint: str | None = None
     cost: int | None = None
+    by_session: bool = False
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None
 

@@ -51,6 +51,8 @@ class Row:
     """The rules of one route.
 
     own_page: the route changes what a browser keeps, and refuses a browser that calls it for another site's page.
+    form_token: it acts on what a browser sends by itself, and wants the token of a form of ours (edge/csrf.py); so does
+    every other route from who has signed in on the page.
     bodies: the accepted content types with their limits in bytes; empty for a route that reads no body. cost_in_body:
     the route charges its budget itself, once it has read how many answers are requested. model: the model whose
     figures a failed request counts in, unless the body names it. protocol: of a route that generates.
@@ -63,6 +65,7 @@ class Row:
     model: str | None = None
     protocol: Protocol | None = None
     own_page: bool = False
+    form_token: bool = False
 
 
 # Bodies of /v1 name their model; those of SEVERAL_ANSWERS also how many answers they ask for.
@@ -71,6 +74,7 @@ SEVERAL_ANSWERS = replace(ONE_ANSWER, cost_in_body=True)
 COUNTED = Row(need=Need.CLIENT, budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
 STORED = Row(need=Need.CLIENT, budget=Budget.COUNTING)
 FORMS = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.FORM)
+SIGNING = Row(bodies=FORM_OF_TEXT, own_page=True, form_token=True)
 API = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.API)
 
 ROUTES: Mapping[str, Row] = {
@@ -83,8 +87,11 @@ ROUTES: Mapping[str, Row] = {
     "GET /status": Row(need=Need.OPERATOR),
     "GET /status/figures": Row(need=Need.OPERATOR),
     "GET /status/samples": Row(need=Need.OPERATOR),
-    "POST /status/sign-in": Row(bodies=FORM_OF_TEXT, own_page=True),
-    "POST /status/sign-out": Row(own_page=True),
+    "POST /status/sign-in": SIGNING,
+    "POST /status/sign-out": SIGNING,
+    "GET /sign-in": Row(),
+    "POST /sign-in": replace(SIGNING, bodies={FORM: MIB, MULTIPART: 5 * MIB}),
+    "POST /sign-out": SIGNING,
     "GET /avibe": Row(),
     "POST /avibe": replace(FORMS, bodies=FORM_OF_TEXT, model="avibe"),
     "GET /avision": Row(),

@@ -10,6 +10,7 @@ from config import Settings
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
+from edge.client_session import ClientSessions
 from edge.disconnect import ClientWatch
 from edge.gate import Gate
 from edge.key_tries import KeyTries
@@ -39,6 +40,7 @@ class Services:
     models: ModelSet
     rate_limiter: RateLimiter
     authenticator: Authenticator
+    client_sessions: ClientSessions
     key_registry: KeyRegistry
     key_store: KeyStore | None
     token_verifier: TokenVerifier | None

@@ -10,10 +10,11 @@ from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from edge.errors import RateLimitExceeded, meaning_of
+from edge.errors import Forbidden, RateLimitExceeded, Unauthorized, meaning_of
 from edge.request_state import request_state
 from engine.errors import (
     DeadlineExceeded,
+    Message,
     PayloadTooLarge,
     RetryLater,
     ServiceError,
@@ -32,14 +33,16 @@ from routes.parsing import submitted_form
 from routes.request_models import MAX_TEMPERATURE, LanguageForm
 from routes.services import services
 from routes.state import state_of_service
-from routes.status import is_for_the_operator, sign_in_page
+from routes.status import is_for_the_operator, operators_sign_in_page
 from routes.thumbnail import thumbnail_url
 from routes.validation import validated
+from routes.visitor import Kept, Visitor, visitor
 
 pages = Blueprint("pages", __name__)
 
 MIB = 1024 * 1024
 A_YEAR = 365 * 24 * 3600  # seconds
+MAX_UNREAD = 5 * MIB  # of a form with an image that can be kept (kept_image.MAX_BYTES)
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
 SWITCHABLE = {"/", "/status", "/api/docs"}
@@ -132,14 +135,18 @@ def failure_page(error: ServiceError, status: int) -> str:
     code = meaning_of(error).code
     failure = {
         "message": locale.sentence(error.message, code),
-        "next": locale.texts["next"][code],
+        "next": "" if _says_what_to_do(error) else locale.texts["next"][code],
         "retry_after": error.retry_after if isinstance(error, RetryLater) else None,
     }
-    if _form() is not None:
+    form = _form()
+    if form is not None:
         _forget_or_remember(error)
+        if isinstance(error, Unauthorized):
+            state = request_state()
+            return sign_in_page(Kept(form, state.typed, state.image), problem_of(error))
         return _render(failure=failure)
     if is_for_the_operator(error):
-        return sign_in_page()
+        return operators_sign_in_page()
     return render_template(
         "failure.html",
         t=locale.texts,
@@ -150,13 +157,52 @@ def failure_page(error: ServiceError, status: int) -> str:
     )
 
 
+def _says_what_to_do(error: ServiceError) -> bool:
+    """True for a refusal whose message has what to do next, which its code alone does not tell."""
+    return isinstance(error, Forbidden) and isinstance(error.message, Message)
+
+
 def _forget_or_remember(error: ServiceError) -> None:
     """Keep what was typed, even if its body was not read yet, except an image that the model can never read."""
-    if isinstance(error, RateLimitExceeded):
+    if isinstance(error, Unauthorized | Forbidden) and not request_state().typed:
+        _remember_unread()
+    elif isinstance(error, RateLimitExceeded):
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
         request_state().image = None
+
+
+def _remember_unread() -> None:
+    """Keep the form of somebody who has to sign in first, unless it is longer than what can be kept."""
+    row, size = request_state().row, request.content_length or 0
+    known = row is not None and request.mimetype in row.bodies and "Content-Encoding" not in request.headers
+    if known and size <= MAX_UNREAD:
+        request.max_content_length = MAX_UNREAD + 1
+        with suppress(ServiceError, HTTPException):
+            request_reading.remember()
+
+
+def sign_in_page(kept: Kept | None = None, problem: str = "", retry_after: int | None = None) -> str:
+    """Return the page with the form that takes a client's key. kept: what was typed before; problem: with the key."""
+    return _render(
+        seen=Visitor(signed_out=True),
+        sign_in={"problem": problem, "retry_after": retry_after, "kept": kept, "typed": kept.typed if kept else {}},
+        image=kept.image if kept else None,
+    )
+
+
+def problem_of(error: Unauthorized) -> str:
+    """Return what is wrong with the key that a visitor has, or has not."""
+    if getattr(error, "reason", None) == "missing":
+        missing: str = visitors_locale().texts["key_sign_in"]["missing"]
+        return missing
+    return visitors_locale().sentence(error.message, "unauthorized")
+
+
+def page_with(kept: Kept, seen: Visitor) -> str:
+    """Return the page with what was typed before its visitor signed in."""
+    return _render(typed={kept.form: dict(kept.typed)}, image=kept.image, seen=seen)
 
 
 def _render(
@@ -164,16 +210,22 @@ def _render(
     thumbnail: str | None = None,
     failure: dict[str, Any] | None = None,
     typed: dict[str, dict[str, str]] | None = None,
+    image: bytes | None = None,
+    seen: Visitor | None = None,
+    sign_in: dict[str, Any] | None = None,
 ) -> str:
     locale = visitors_locale()
     form = _form()
-    image = request_state().image
+    image = image or request_state().image
+    seen = seen or visitor()
     return render_template(
         "index.html",
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
         form=form,
+        visitor=seen,
+        sign_in=sign_in or {"typed": {}},
         example_parameters=EXAMPLE_PARAMETERS,
         typed=typed or {form: request_state().typed},
         answer=answer,

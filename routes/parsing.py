@@ -14,6 +14,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
+from edge import csrf
+from edge.errors import Forbidden
+from edge.request_state import request_state
 from edge.route_table import MIB, MULTIPART
 from engine.errors import Message, PayloadTooLarge, ValidationError
 from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
@@ -65,10 +68,23 @@ def json_object(limits: JsonLimits = USUAL, check_strings: bool = True) -> dict[
 
 
 def submitted_form(field_bytes: int = MIB) -> Form:
-    """Return the request's form, of either content type. Raises ValidationError.
+    """Return the request's form, of either content type, without its token.
 
-    field_bytes: the maximum length of one field of a multipart form that is not a file.
+    field_bytes: the maximum length of one field of a multipart form that is not a file. Raises ValidationError, and
+    Forbidden without the token where the route wants one; what was typed then stays in the request's state.
     """
+    form, state = _submitted(field_bytes), request_state()
+    offered = form.fields.pop(csrf.FIELD, "")
+    if state.by_session or (state.row is not None and state.row.form_token):
+        try:
+            csrf.check(offered)
+        except Forbidden:
+            state.typed, state.image = form.fields, form.files.get("image")
+            raise
+    return form
+
+
+def _submitted(field_bytes: int) -> Form:
     try:
         if request.mimetype == MULTIPART:
             return _multipart(field_bytes)

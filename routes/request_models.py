@@ -86,10 +86,29 @@ class LanguageForm(RequestModel):
     page: str | None = None
 
 
-class SignInForm(RequestModel):
-    """The operator's key."""
+class TokenForm(RequestModel):
+    """A form of a page that only acts; csrf_token: of the page that was shown."""
+
+    csrf_token: str | None = None
+
+
+class SignInForm(TokenForm):
+    """A key: the operator's, or a client's."""
 
     key: str
+
+
+class ClientSignInForm(SignInForm):
+    """A client's key or token, and what was typed into a form of the page before, which is shown again.
+
+    form: `text` or `image`, the form that it was typed into; kept_image: an image in base64.
+    """
+
+    form: str | None = None
+    prompt: str | None = None
+    max_tokens: str | None = None
+    temperature: str | None = None
+    kept_image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

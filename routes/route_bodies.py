@@ -16,7 +16,7 @@ from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest
-from routes.request_models import LanguageForm, RequestModels, SignInForm
+from routes.request_models import ClientSignInForm, LanguageForm, RequestModels, SignInForm, TokenForm
 
 Model = type[BaseModel] | type[bodies.Body]
 
@@ -52,7 +52,10 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "GET /status/samples": RouteBodies({JSON: None}),
         "POST /language": RouteBodies(page, _form(LanguageForm), status=303),
         "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
-        "POST /status/sign-out": RouteBodies(page, status=303),
+        "POST /status/sign-out": RouteBodies(page, _form(TokenForm), status=303),
+        "GET /sign-in": RouteBodies(page, status=303),
+        "POST /sign-in": RouteBodies(page, _form(ClientSignInForm), status=303, more={401: None, 429: None}),
+        "POST /sign-out": RouteBodies(page, _form(TokenForm), status=303),
         "GET /api/docs": RouteBodies(page),
         "POST /avibe": RouteBodies(page, _form(own.text)),
         "POST /avision": RouteBodies(page, {MULTIPART: own.image}),

@@ -80,9 +80,9 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
     except OverBudget as refusal:
         headers = {"Retry-After": str(refusal.retry_after)}
         message = visitors_locale().sentence(refusal.message, "rate_limit_exceeded")
-        return sign_in_page(message, refusal.retry_after), 429, headers
+        return operators_sign_in_page(message, refusal.retry_after), 429, headers
     if not fits:
-        return sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
+        return operators_sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
     response = redirect(url_for("status.show"), 303)
     secure = caller.came_over_https(request, services().settings.server.trusted_proxies)
     operator_session.sign_in(cast(FlaskResponse, response), admin_key, secure=secure)
@@ -92,6 +92,7 @@ def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
 @status.post("/status/sign-out")
 def sign_out() -> Response:
     """End the session and delete its cookie."""
+    submitted_form()
     response = cast(FlaskResponse, redirect(url_for("status.show"), 303))
     admin_key = services().settings.security.admin_key
     operator_session.sign_out(request, response, admin_key, services().ended_sessions)
@@ -105,7 +106,7 @@ def is_for_the_operator(error: ServiceError) -> bool:
     return of_operator and isinstance(error, Unauthorized | Forbidden) and not isinstance(error.message, Message)
 
 
-def sign_in_page(problem: str = "", retry_after: int | None = None) -> str:
+def operators_sign_in_page(problem: str = "", retry_after: int | None = None) -> str:
     """Return the form that asks for the key, if there is one, and what else opens the operator's page."""
     locale = visitors_locale()
     settings = services().settings

@@ -1,8 +1,8 @@
 // One request to the server: an upload with progress, then a streamed answer.
-import { language } from "./texts.js";
+import { extra, language } from "./texts.js";
 
 const LOADING = 3;
-const IN_OUR_LANGUAGE = { "X-Message-Language": language };
+const OURS = { "X-Message-Language": language, ...(extra.token ? { "X-CSRF-Token": extra.token } : {}) };
 
 // question: { url, prompt, maxTokens, temperature, file }. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
 // text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that aborts the request, which stops the model.
@@ -17,7 +17,7 @@ export function ask(question, on) {
 function send({ url }, fields, on) {
   const leaving = new AbortController();
   const events = reader(on);
-  const options = { method: "POST", headers: { "Content-Type": "application/json", ...IN_OUR_LANGUAGE }, body: JSON.stringify(fields), signal: leaving.signal };
+  const options = { method: "POST", headers: { "Content-Type": "application/json", ...OURS }, body: JSON.stringify(fields), signal: leaving.signal };
   const follow = async () => {
     const response = await fetch(url, options);
     if (!response.ok) return on.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
@@ -35,7 +35,7 @@ function upload({ url, file }, fields, on) {
   const events = reader(on);
   let read = 0;
   call.open("POST", url);
-  for (const [name, value] of Object.entries(IN_OUR_LANGUAGE)) call.setRequestHeader(name, value);
+  for (const [name, value] of Object.entries(OURS)) call.setRequestHeader(name, value);
   call.upload.onprogress = (event) => event.lengthComputable && on.uploading(Math.floor((100 * event.loaded) / event.total));
   call.upload.onload = () => on.sent();
   call.onreadystatechange = () => {

@@ -84,12 +84,14 @@ export class Exchange {
   failed(error) {
     this.end("");
     const failure = this.part(".failure");
-    failure.querySelector("[data-failure=message]").textContent = sentence(error);
+    const message = error.code === "unauthorized" ? texts.signed_out : sentence(error);
+    failure.querySelector("[data-failure=message]").textContent = message;
     failure.querySelector("[data-failure=next]").textContent = whatNext(error.code);
     failure.querySelector("[data-failure=id]").textContent = error.requestId ? fill(extra.requestId, { id: error.requestId }) : "";
     this.when("");
+    failure.querySelector("[data-failure=sign-in]").hidden = error.code !== "unauthorized";
     failure.hidden = false;
-    say(`${sentence(error)} ${whatNext(error.code)}`);
+    say(`${message} ${whatNext(error.code)}`);
   }
 
   when(text) {
