@@ -38,6 +38,8 @@ cd "$ROOT"
 . deploy/lib/production.sh
 # shellcheck source=deploy/lib/status.sh
 . deploy/lib/status.sh
+# shellcheck source=deploy/lib/keys.sh
+. deploy/lib/keys.sh
 # shellcheck source=deploy/lib/update.sh
 . deploy/lib/update.sh
 
@@ -59,6 +61,7 @@ Usage: ./deploy.sh COMMAND
       --firewall                 apply the firewall rules that are otherwise only shown
   status             the release, its state and readiness
   rollback [RELEASE] return to the previous release, or to the given one
+  keys COMMAND       make and manage client keys; './deploy.sh keys --help' lists what it takes
   update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its URL) and install it;
                      --sha256 SUM verifies a tarball
   uninstall [--purge] [--yes]
@@ -139,6 +142,7 @@ case "${1:-help}" in
     production) shift && production "$@" ;;
     status) shift && status "$@" ;;
     rollback) shift && rollback "$@" ;;
+    keys) shift && manage_keys "$@" ;;
     update) shift && update "$@" ;;
     uninstall) shift && uninstall "$@" ;;
     help | -h | --help) usage ;;

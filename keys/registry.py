@@ -58,7 +58,7 @@ class KeyRegistry:
 
     def make(self, by: Actor, name: str, **fields: Any) -> tuple[Key, str]:
         """Add a key; return it and its text, which nothing keeps."""
-        made, values = new_key(), _checked({"name": name} | fields)
+        made, values = new_key(), columns({"name": name} | fields)
         with self._change() as connection:
             values |= {"id": made.id, "hash": made.hash, "created_at": self._now()}
             values["revision"] = advance(connection, REVISION)
@@ -69,7 +69,7 @@ class KeyRegistry:
 
     def change(self, by: Actor, key_id: str, **fields: Any) -> Key:
         """Change fields of a key; None takes one back to its default. Raises UnknownKey."""
-        return self._update(by, "key.change", key_id, _checked(fields))
+        return self._update(by, "key.change", key_id, columns(fields))
 
     def disable(self, by: Actor, key_id: str) -> Key:
         """Refuse a key from now on. Raises UnknownKey."""
@@ -167,8 +167,8 @@ def _check_name_is_free(connection: Connection, name: str) -> None:
         raise KeyFieldError("name: there is already a key of this name")
 
 
-def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as columns. Raises KeyFieldError."""
+def columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of a key as columns of its row. Raises KeyFieldError."""
     if unknown := fields.keys() - set(FIELDS):
         raise KeyFieldError(f"{', '.join(sorted(unknown))}: no such field of a key")
     return {name: _column(name, value) for name, value in fields.items()}

@@ -50,6 +50,7 @@ PYTHON_CASES = """
 *"-m deploy.service listens"*) cat "{control}/listens"; exit ;;
 *"-m deploy.service url"*) echo http://127.0.0.1:8085; exit ;;
 *"-m deploy.service state"*) [ ! -e "{control}/unready" ]; exit ;;
+*"-m keys"*) echo "$* $ENVIRONMENT $STATE_DIRECTORY $(pwd) ${{SECRET:-clean}}"; exit ;;
 *"-m compileall"*) exit ;;
 *"Python.h"*) [ -e "{control}/python-headers" ]; exit ;;
 *"realpath(sys.executable)"*) cat "{control}/python-lies-at"; exit ;;
@@ -82,7 +83,7 @@ class ProductionBox(Sandbox):
         self.tool("id", f'case "$*" in "-u") echo 0 ;; *) [ -e "{control}/user" ] && echo 990 ;; esac')
         self.tool("useradd", f'echo "useradd $*" >>"{self.log}"; touch "{control}/user"')
         self.tool("userdel", f'echo "userdel $*" >>"{self.log}"; rm "{control}/user"')
-        self.tool("runuser", 'shift 3; exec "$@"')
+        self.tool("runuser", f'echo "runuser $2" >>"{self.log}"; shift 3; exec "$@"')
         self.tool("chown", "exit 0")
         self.tool("nvidia-smi", "exit 9")
         (self.bin / "nvidia-smi").unlink()

@@ -49,6 +49,14 @@ def site(box: ProductionBox) -> Path:
     return box.system / "etc/nginx/sites-available/avito-ai.conf"
 
 
+def test_keys_are_managed_as_the_services_user_with_its_settings(two: ProductionBox) -> None:
+    """In the release that serves, in the state folder of the unit, and without the environment of the caller."""
+    done = two.run("keys", "make", "the name", SECRET="leaks")
+    current = (two.system / "opt/avito-ai/current").resolve()
+    assert done.stdout == f"-m keys make the name production {two.system}/var/lib/avito-ai {current} clean\n"
+    assert two.log.read_text() == "runuser avito-ai\n"
+
+
 def test_status_says_what_runs(two: ProductionBox) -> None:
     """Service, current and previous release, settings and all releases are shown; ready is exit status 0."""
     done = two.run("status")

@@ -1,0 +1,14 @@
+# shellcheck shell=bash
+# `deploy.sh keys`: client keys of the installed service, or of this folder's where none is installed.
+
+# As the service's user, with its settings and its state folder, and without this run's environment.
+manage_keys() {
+    if [ ! -L "$CURRENT" ]; then
+        [ -x "$VENV_PYTHON" ] || die "There is no service here yet; ./deploy.sh development sets one up."
+        exec "$VENV_PYTHON" -m keys "$@"
+    fi
+    need_root keys
+    cd "$CURRENT" || exit
+    exec runuser -u "$SERVICE_USER" -- env -i PATH="$PATH" LANG="${LANG:-C.UTF-8}" HOME="$STATE_DIR" ENVIRONMENT=production \
+        STATE_DIRECTORY="$STATE_DIR" "$CURRENT/.venv/bin/python" -m keys "$@"
+}

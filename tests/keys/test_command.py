@@ -1,0 +1,194 @@
+"""`python -m keys`: what an operator types, sees, and finds in the database afterwards."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from config import load_settings
+from database.audit import acts
+from keys.__main__ import main
+from keys.account import Limits
+from keys.secret import digest, id_of
+
+ROOT = Path(__file__).parents[2]
+DAY = 86_400
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Those of a service with keys, whose database is that of `database`."""
+    return load_settings({"AUTH": "keys", "STATE_DIR": str(tmp_path)}, None)
+
+
+@pytest.fixture
+def run(settings, capsys, monkeypatch):
+    """Run a command; return its exit status and what it printed on both streams."""
+
+    def ran(*arguments, typed=""):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        try:
+            status = main(list(arguments), settings)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return ran
+
+
+def test_a_key_is_printed_once_and_alone(run, registry):
+    """On standard output, for `key=$(...)`; what there is to say about it is on the other stream."""
+    status, out, said = run("make", "billing")
+    assert (status, out.count("\n")) == (0, 1)
+    key = registry.find("billing")
+    assert key.hash == digest(out.strip())
+    assert id_of(out.strip()) == key.id
+    assert key.id in said
+    for command in (("list",), ("show", "billing"), ("list", "--json"), ("show", "billing", "--json")):
+        shown = "".join(run(*command)[1:])
+        assert key.id in shown
+        assert out.strip().rpartition("_")[2] not in shown
+        assert key.hash not in shown
+
+
+def test_every_field_can_be_set_and_taken_back(run, registry):
+    """As the operator writes them: names, amounts, spans and times."""
+    limits = "--requests-per-minute 60 --requests-per-hour 0 --concurrent-requests 3 --tokens-per-minute 4".split()
+    limits += "--tokens-per-day 5 --tokens-per-month 6 --money-per-day 2.5 --money-per-month 100".split()
+    rest = ["--models", "avibe, avision", "--priority", "low", "--notes", "a b", "--expires", "30d"]
+    assert run("make", "billing", *limits, *rest)[0] == 0
+    key = registry.find("billing")
+    assert key.account.limits == Limits(60, 0, 3, 4, 5, 6, 2_500_000, 100_000_000)
+    assert (key.account.models, key.account.priority, key.notes) == ({"avibe", "avision"}, "low", "a b")
+    assert abs(key.expires_at - time.time() - 30 * DAY) < 100
+    names = [name for name in limits if name.startswith("--")]
+    back = [word for name in (*names, "--models", "--expires") for word in (name, "none")]
+    status, _, said = run("set", "billing", "--name", "bills", "--priority", "normal", *back)
+    assert (status, "bills" in said) == (0, True)
+    key = registry.find("bills")
+    assert (key.account.limits, key.account.models, key.expires_at) == (Limits(), None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [("2026-12-31", 1798675200), ("2026-12-31T18:00", 1798740000), ("2026-12-31T18:00+03:00", 1798729200)],
+)
+def test_a_time_is_in_utc_unless_it_says_otherwise(run, registry, text, moment):
+    """A day ends a key at its beginning."""
+    run("make", "billing", "--expires", text)
+    assert registry.find("billing").expires_at == moment
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("make",),
+        ("make", "a", "--requests-per-minute", "-1"),
+        ("make", "a", "--requests-per-minute", "1.5"),
+        ("make", "a", "--money-per-day", "0.0000001"),
+        ("make", "a", "--money-per-day", "-1"),
+        ("make", "a", "--money-per-day", "NaN"),
+        ("make", "a", "--money-per-day", "Infinity"),
+        ("make", "a", "--expires", "tomorrow"),
+        ("make", "a", "--expires", "30"),
+        ("make", "a", "--priority", "urgent"),
+        ("make", "a", "--models", ","),
+        ("make", "a\nb"),
+        ("rotate", "a", "--grace", "soon"),
+        ("set", "a"),
+        ("explode",),
+        (),
+    ],
+)
+def test_what_is_asked_wrongly_changes_nothing(run, registry, wrong):
+    """Exit status 2, a sentence, no traceback."""
+    status, out, said = run(*wrong)
+    assert (status, out) == (2, "")
+    assert said
+    assert registry.all() == []
+
+
+@pytest.mark.parametrize("command", ["show", "set", "disable", "enable", "rotate", "delete"])
+def test_an_unknown_key_is_said_to_be_one(run, command):
+    """Exit status 1."""
+    status, _, said = run(command, "nobody", *(["--notes", "a"] if command == "set" else []))
+    assert (status, "no key of this id or name" in said) == (1, True)
+
+
+def test_the_life_of_a_key(run, registry, database):
+    """Disabled, enabled, rotated with a grace time, deleted; each act is in the audit trail."""
+    _, first, _ = run("make", "billing")
+    assert run("disable", "billing")[0] == 0
+    assert run("check", typed=first)[0] == 1
+    assert run("enable", "billing")[0] == 0
+    assert run("check", typed=first)[:1] == (0,)
+    _, second, said = run("rotate", "billing", "--grace", "1h")
+    assert re.search(r"good until \d{4}-\d\d-\d\dT", said)
+    assert [run("check", typed=text)[0] for text in (first, second)] == [0, 0]
+    _, third, said = run("rotate", "billing")
+    assert "no longer" in said
+    assert [run("check", typed=text)[0] for text in (first, second, third)] == [1, 1, 0]
+    assert run("delete", "billing")[0] == 0
+    assert run("check", typed=third)[0] == 1
+    entries = acts(database.engine())
+    assert len(entries) == 6
+    assert all(act.actor for act in entries)
+
+
+@pytest.mark.parametrize("typed", ["", "\n", "sk-1\n", "avito_", "é" * 100])
+def test_what_is_no_key_is_said_to_be_none(run, typed):
+    """It is read from standard input, where no other user of the machine sees it."""
+    assert run("check", typed=typed) == (1, "", "This is no key of the service.\n")
+
+
+def test_a_line_for_the_file_stores_nothing(run, settings, registry, tmp_path, capsys):
+    """The key, and the line; a service that reads it shows and checks the key."""
+    status, out, _ = run("make", "in a file", "--line", "--models", "avibe", "--tokens-per-day", "5")
+    text, line = out.splitlines()
+    assert (status, json.loads(line)["hash"]) == (0, digest(text))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "keys").write_text(line)
+    ours = load_settings({"STATE_DIR": str(tmp_path), "API_KEYS_FILE": str(tmp_path / "keys")}, None)
+    assert main(["list"], ours) == main(["show", "in a file"], ours) == 0
+    shown = capsys.readouterr().out
+    assert "file" in shown
+    assert "avibe" in shown
+
+
+def test_there_may_be_no_keys(run):
+    """Which is said, and no failure."""
+    assert run("list") == (0, "", "There are no keys.\n")
+
+
+def test_a_database_that_is_away_is_said_to_be(tmp_path, capsys):
+    """Without its URL, which may hold a password."""
+    (tmp_path / "file").write_text("")
+    settings = load_settings({"DATABASE_URL": f"sqlite:///{tmp_path}/file/here.db"}, None)
+    assert main(["list"], settings) == 1
+    assert str(tmp_path) not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_root_does_not_take_the_database_from_the_service(run, tmp_path):
+    """A file that root makes could not be written by the service's user."""
+    os.chown(tmp_path, 65534, -1)
+    status, _, said = run("make", "billing")
+    assert (status, "sudo -u" in said) == (1, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_program_reads_the_settings_of_the_service(tmp_path):
+    """As an operator calls it."""
+    environ = {**os.environ, "STATE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "keys"]
+    made = subprocess.run([*command, "make", "billing"], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert id_of(made.stdout.strip())
+    assert "once AUTH names keys" in made.stderr
+    listed = subprocess.run([*command, "list"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    assert listed.stdout.rstrip().endswith("active    database  billing")
