@@ -34,6 +34,7 @@ from edge.rate_limit import RateLimiter
 from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
 from edge.shared_windows import SharedWindows, redis_windows
+from edge.stream_writer import StreamWriter
 from engine.errors import StartError
 from keys.registry import KeyRegistry
 from keys.store import KeyStore
@@ -117,6 +118,7 @@ def create_app(
         metrics=metrics,
         tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
+        stream_writer=StreamWriter(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
         spending=spending,

@@ -16,6 +16,7 @@ from edge.gate import Gate
 from edge.key_tries import KeyTries
 from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
+from edge.stream_writer import StreamWriter
 from keys.refresh import begin_refreshing
 from keys.registry import KeyRegistry
 from keys.store import KeyStore
@@ -49,6 +50,7 @@ class Services:
     metrics: Metrics
     tracing: Tracing
     client_watch: ClientWatch
+    stream_writer: StreamWriter
     forwarded_warning: ForwardedWarning
     body_budget: BodyBudget
     spending: Spending
@@ -58,6 +60,7 @@ class Services:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()
         self.client_watch.start()
+        self.stream_writer.start()
         self.rate_limiter.begin()
         self.spending.begin()
         refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]

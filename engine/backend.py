@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -138,7 +139,8 @@ class Generation:
         self._clock = clock
         self._changed = threading.Condition()  # guards the fields below
         self._listener: Listener | None = None
-        self._pieces: list[Piece] = []
+        self._wake: Callable[[], None] | None = None
+        self._pieces: deque[Piece] = deque()
         self._streaming = False
         self._completion: Completion | None = None
         self._error: ServiceError | None = None
@@ -158,7 +160,9 @@ class Generation:
         with self._changed:
             if self._listener is None:
                 self._pieces.append(piece)
-                if self._streaming:
+                if self._wake is not None:
+                    self._wake()
+                elif self._streaming:
                     self._changed.notify_all()
             elif self._streaming:
                 self._listener(piece)
@@ -190,6 +194,11 @@ class Generation:
         return self._streaming
 
     @property
+    def ready(self) -> bool:
+        """True if there is a part that was not read, or the end."""
+        return bool(self._pieces) or self.done
+
+    @property
     def committed(self) -> bool:
         """True once the answer is no longer refused for want of capacity."""
         return self._committed
@@ -208,8 +217,8 @@ class Generation:
         with self._changed:
             self._streaming = True
         try:
-            while (batch := self._next_pieces(idle)) is not None:
-                yield from batch or [Piece("")]
+            while (piece := self._next_piece(idle)) is not None:
+                yield piece
         finally:
             if not self.done:
                 self.abort()
@@ -251,11 +260,20 @@ class Generation:
         """
         with self._changed:
             self._listener, self._streaming = listener, streaming
-            pieces, self._pieces = self._pieces, []
+            pieces, self._pieces = self._pieces, deque()
             for piece in pieces if streaming else ():
                 listener(piece)
             if self.done:
                 listener(None)
+
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called with each part and at the end, instead of waking a consumer.
+
+        `pieces` does not wait any longer, and yields an empty part where there is none. `wake` is called with this
+        object's lock held, so it must not block.
+        """
+        with self._changed:
+            self._wake, self._streaming = wake, True
 
     def expire(self) -> float:
         """End the answer if its deadline has passed; return the seconds left until then."""
@@ -266,15 +284,14 @@ class Generation:
                 self._notify_end()
             return remaining
 
-    def _next_pieces(self, idle: float | None) -> list[Piece] | None:
-        """Return the parts since the last call, [] after `idle` seconds without one, None at the end."""
+    def _next_piece(self, idle: float | None) -> Piece | None:
+        """Return the next part, an empty one after `idle` seconds without any, None at the end."""
         with self._changed:
             while not self._pieces and not self.done:
-                if not self._wait(idle):
-                    return []
-            batch, self._pieces = self._pieces, []
-            if batch:
-                return batch
+                if self._wake is not None or not self._wait(idle):
+                    return Piece("")
+            if self._pieces:
+                return self._pieces.popleft()
             self._outcome()
             return None
 
@@ -287,10 +304,12 @@ class Generation:
         return True
 
     def _notify_end(self) -> None:
-        if self._listener is None:
-            self._changed.notify_all()
-        else:
+        if self._listener is not None:
             self._listener(None)
+        else:
+            self._changed.notify_all()
+            if self._wake is not None:
+                self._wake()
 
     def _expire(self) -> None:
         self._error = DeadlineExceeded(Message("out_of_time", "The request did not finish in time."))

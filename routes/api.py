@@ -63,7 +63,8 @@ def _response(run: Run, stream: bool) -> Response:
     if not stream:
         return jsonify(_body(generation.finished(run.results()[0], state.began), state.request_id))
     run.wait_for_commitment()
-    return EventStream(generation.events(run, partial(_last, request_id=state.request_id)), run.close).response()
+    events = generation.events(run, partial(_last, request_id=state.request_id))
+    return EventStream(events, run.close, run.only, generation.KEEP_ALIVE_SECONDS).response()
 
 
 def _body(result: GenerationResult, request_id: str) -> GenerationAnswer:

@@ -70,8 +70,8 @@ def events(
                     yield sse.event(show(finished(run.completion(0), state.began)))
                 elif piece.text:
                     yield text(piece.text)
-                elif not piece.token_ids:
-                    yield _keep_alive(run.queue_position())
+                else:
+                    yield b"" if piece.token_ids else _keep_alive(run.queue_position())
         except Exception as error:
             yield sse.event(api_body(run.failed(error), state.request_id, sentence))
 

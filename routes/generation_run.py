@@ -112,6 +112,11 @@ class Run:
         """How many tokens the prompt of the first answer has."""
         return self._generations[0].prompt_tokens
 
+    @property
+    def only(self) -> Generation | None:
+        """The one answer, None if there are several."""
+        return self._generations[0] if len(self) == 1 else None
+
     def abort(self) -> None:
         """Abort every answer, also while it is being submitted; from any thread."""
         self._cancellation.cancel()

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 
+from edge.services import services
+from edge.stream_writer import Source
 from telemetry.logs import request_id_var
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -58,17 +60,27 @@ def _named(name: str) -> str:
 class EventStream:
     """An iterable of events for the WSGI server, which closes it in any case.
 
-    events: yields the events; on_close: called once, also if the iteration never started.
+    events: yields the events; on_close: called once, also if the iteration never started. source: what each event is
+    a part of, if that is one answer: then at least one event, which may be empty, is yielded for each part, and another
+    thread than the request's may write them. idle: seconds without a part after which a keep-alive is yielded.
     """
 
-    def __init__(self, events: Iterator[bytes], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        events: Iterator[bytes],
+        on_close: Callable[[], None],
+        source: Source | None = None,
+        idle: float = KEEP_ALIVE_SECONDS,
+    ) -> None:
         self._events, self._on_close = events, on_close
+        self._source, self._idle = source, idle
+        self._written = events
         self._request_id = request_id_var.get()
 
     def __iter__(self) -> Iterator[bytes]:
         # The request's context has ended; log lines of the stream still need its id.
         request_id_var.set(self._request_id)
-        return self._events
+        return self._written
 
     def close(self) -> None:
         """End the stream, finished or not."""
@@ -81,5 +93,8 @@ class EventStream:
             request_id_var.set("-")
 
     def response(self, content_type: str = "text/event-stream; charset=utf-8") -> Response:
-        """Return the response with this body."""
+        """Return the response to the current request with this body."""
+        sink = request.environ.get("gunicorn.socket")
+        if self._source is not None and sink is not None:
+            self._written = services().stream_writer.written(self._events, self._source, sink, self._idle)
         return Response(self, headers=HEADERS, content_type=content_type, direct_passthrough=True)

@@ -37,6 +37,7 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What readers of a stream pass over, by its type.
 FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
 LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
 
 
 class ClientSocket(socket.socket):
@@ -49,10 +50,11 @@ class ClientSocket(socket.socket):
     def __init__(self, accepted: socket.socket, limit: float) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self._limit = limit
-        self._writing = threading.Lock()  # guards what is sent, and the three fields below
+        self._writing = threading.Lock()  # guards what is sent, and the four fields below
         self._head_sent = False
         self._filler: bytes | None = None  # what may be sent now and means nothing, None where that is unknown
-        self._owed = b""  # the rest of a filler, to be sent before anything else
+        self._chunked = False
+        self._owed = b""  # the rest of what was sent last, to be sent before anything else
         self._request: Framing | None = None
         self._reservation: Reservation | None = None
         self.body_refused = False
@@ -119,9 +121,8 @@ class ClientSocket(socket.socket):
         if not self._writing.acquire(blocking=False):
             return True  # what is being written serves as well
         try:
-            if self._filler:
-                sent = os.write(self.fileno(), self._filler)
-                self._owed = self._filler[sent:]
+            if data := self._owed or self._filler:
+                self._owed = data[os.write(self.fileno(), data) :]
             return self._filler is not None
         except BlockingIOError:
             return True  # so does what has not been taken yet
@@ -133,12 +134,30 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Buffer, flags: int = 0) -> None:
         with self._writing:
             if not self._head_sent:
-                self._head_sent, self._filler = True, _filler(bytes(data))
+                fields = _fields(bytes(data))
+                self._head_sent, self._filler = True, _filler(fields)
+                self._chunked = CHUNKED in fields
             elif data == LAST_CHUNK:
                 self._filler = b""
             if self._owed:
                 data, self._owed = self._owed + bytes(data), b""
             self._send_whole(data, flags)
+
+    def send_part(self, data: bytes) -> bool:
+        """Send a part of the body behind its head, without waiting; False if some of it is left, for `send_rest`."""
+        with self._writing:
+            self._owed += b"%X\r\n%b\r\n" % (len(data), data) if self._chunked else data
+            try:
+                self._owed = self._owed[os.write(self.fileno(), self._owed) :]
+            except BlockingIOError:
+                pass
+            return not self._owed
+
+    def send_rest(self) -> None:
+        """Send what is left of the body's last part, waiting for the client."""
+        with self._writing:
+            data, self._owed = self._owed, b""
+            self._send_whole(data, 0)
 
     def _send_whole(self, data: Buffer, flags: int) -> None:
         # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
@@ -196,11 +215,14 @@ def peer_of(address: object) -> str:
     return str(address[0]) if isinstance(address, tuple) else "unknown"
 
 
-def _filler(head: bytes) -> bytes:
+def _fields(head: bytes) -> list[bytes]:
+    return head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+
+
+def _filler(fields: list[bytes]) -> bytes:
     """Return what may follow this head of a response, between two events or lines of its body; b"" for nothing."""
-    fields = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
     kind = next((field.partition(b":")[2] for field in fields if field.startswith(b"content-type:")), b"")
     filler = FILLERS.get(kind.partition(b";")[0].strip(), b"")
-    if filler and b"transfer-encoding: chunked" in fields:
+    if filler and CHUNKED in fields:
         return b"%X\r\n%s\r\n" % (len(filler), filler)
     return filler

@@ -70,8 +70,7 @@ class MessageResponse:
                 yield PING
                 continue
             parts: list[Part] = [Content(piece.text)] if parser is None else parser.feed(piece.text)
-            if events := blocks.show(parts):
-                yield events
+            yield blocks.show(parts)
         rest = blocks.show([] if parser is None else parser.finish()) + blocks.close()
         yield rest + self._end(self._run.completion(0), blocks.called)
 

@@ -26,7 +26,7 @@ def messages() -> Response:
     release_body(request)
     if stream:
         run.wait_for_commitment()
-        return EventStream(response.events(), run.close).response()
+        return EventStream(response.events(), run.close, run.only).response()
     (completion,) = run.results()
     return jsonify(response.whole(completion))
 

@@ -94,8 +94,7 @@ class ChatResponse:
                 completions[index] = self._run.completion(index)
                 yield choices[index].end(completions[index])
             elif piece.text or piece.token_ids:
-                if events := choices[index].show(piece):
-                    yield events
+                yield choices[index].show(piece)
             else:
                 yield sse.KEEP_ALIVE
         if self._include_usage:

@@ -132,8 +132,8 @@ class CompletionResponse:
                 yield sse.event(self._chunk([change]))
             elif piece.text:
                 yield plain[index](piece.text)
-            elif not piece.token_ids:
-                yield sse.KEEP_ALIVE
+            else:
+                yield b"" if piece.token_ids else sse.KEEP_ALIVE
         if self._include_usage:
             ordered = [completions[index] for index in range(len(self._run))]
             yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})

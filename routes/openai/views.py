@@ -77,7 +77,7 @@ def _response(run: Run, response: ChatResponse | CompletionResponse, stream: boo
     release_body(request)
     if stream:
         run.wait_for_commitment()
-        return EventStream(response.events(), run.close).response()
+        return EventStream(response.events(), run.close, run.only).response()
     return jsonify(response.whole(run.results()))
 
 

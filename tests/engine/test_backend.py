@@ -51,6 +51,35 @@ def test_a_reader_is_woken_by_another_thread():
     assert seen == ["a"]
 
 
+def test_a_consumer_that_is_told_is_called_for_each_part_and_the_end():
+    """It reads without waiting: an empty part stands for none."""
+    generation, told = generation_of(), []
+    generation.push(Piece("a"))
+    generation.tell(lambda: told.append(generation.ready))
+    stream = generation.pieces()
+    assert (generation.streaming, generation.ready) == (True, True)
+    assert [next(stream).text, next(stream).text] == ["a", ""]
+    assert not generation.ready
+    generation.push(Piece("b"))
+    generation.finish(DONE)
+    assert told == [True, True]
+    assert [piece.text for piece in stream] == ["b"]
+
+
+def test_a_consumer_that_is_told_hears_of_the_deadline():
+    """Whoever looks past it ends the answer."""
+    clock, told = Clock(), []
+    generation = generation_of(clock)
+    generation.tell(lambda: told.append(generation.done))
+    assert generation.expire() > 0
+    assert told == []
+    clock.advance(PATIENCE + DEADLINE_GRACE)
+    assert generation.expire() <= 0
+    assert told == [True]
+    with pytest.raises(DeadlineExceeded):
+        list(generation.pieces())
+
+
 def test_the_first_end_counts():
     """A late failure, or a late success, changes nothing."""
     ended, failed = generation_of(), generation_of()

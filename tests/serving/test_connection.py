@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 
 import pytest
 
@@ -21,6 +22,7 @@ class PairedSockets:
         return self
 
     def __exit__(self, *exception):
+        self.server.end_request()
         self.server.close()
         self.client.close()
 
@@ -55,3 +57,58 @@ def test_response_that_is_not_read_is_a_broken_pipe(tmp_path):
         pair.server.sendall(b"x" * 10_000_000)
     with PairedSockets(0.05) as pair, (tmp_path / "file").open("rb") as file, pytest.raises(BrokenPipeError):
         pair.server.sendfile(file)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def received(client, number):
+    """Return the next `number` bytes that the client gets."""
+    data = b""
+    while len(data) < number and (more := client.recv(number - len(data))):
+        data += more
+    return data
+
+
+def begun(pair, head):
+    """Begin the response to a request of HTTP/1.1, of which the client has read the head."""
+    framing = Framing()
+    framing.feed(b"GET / HTTP/1.1\r\n\r\n")
+    pair.server.begin_request(framing, None, body_refused=False)
+    pair.server.sendall(head)
+    assert received(pair.client, len(head)) == head
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_part_of_a_stream_is_framed_as_its_head_says(chunked):
+    """In chunks, or up to the connection's end."""
+    with PairedSockets(5.0) as pair:
+        begun(pair, HEAD if chunked else HEAD.replace(b"Transfer-Encoding: chunked\r\n", b""))
+        assert pair.server.send_part(b"data: a\n\n")
+        sent = b"9\r\ndata: a\n\n\r\n" if chunked else b"data: a\n\n"
+        assert received(pair.client, len(sent)) == sent
+
+
+def test_what_a_client_does_not_take_at_once_is_kept_for_later():
+    """A part is sent without waiting; nothing comes between its beginning and its rest, probes neither."""
+    with PairedSockets(30.0) as pair:
+        begun(pair, HEAD)
+        part = b"x" * 4_000_000
+        assert not pair.server.send_part(part)
+        assert pair.server.probe()
+        client = threading.Thread(target=lambda: got.append(received(pair.client, len(expected))))
+        got, expected = [], b"3D0900\r\n" + part + b"\r\n0\r\n\r\n"
+        client.start()
+        pair.server.send_rest()
+        pair.server.sendall(b"0\r\n\r\n")
+        client.join()
+        assert got == [expected]
+
+
+def test_the_rest_for_a_client_that_never_reads_is_a_broken_pipe():
+    """As for any other write."""
+    with PairedSockets(0.05) as pair:
+        begun(pair, HEAD)
+        assert not pair.server.send_part(b"x" * 10_000_000)
+        with pytest.raises(BrokenPipeError):
+            pair.server.send_rest()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from edge.errors import meaning_of
+from engine.backend import Generation
 from engine.errors import ServiceError
 from engine.types import Completion
 from routes import sse
@@ -38,6 +39,11 @@ class Answer:
     def __init__(self, chat: ChatRun, begun: ResponseObject, draft: Draft | None, namespaces: Namespaces) -> None:
         self._chat, self._run, self._begun, self._draft = chat, chat.run, begun, draft
         self._namespaces = namespaces
+
+    @property
+    def only(self) -> Generation | None:
+        """The answer that is generated."""
+        return self._run.only
 
     def wait_for_commitment(self) -> None:
         """Wait as `Run` does, and close the answer as well where that raises."""
@@ -92,8 +98,8 @@ class Answer:
                 return
             if not piece.text and not piece.token_ids:
                 yield sse.KEEP_ALIVE
-            elif shown := output.feed(piece.text, len(piece.token_ids), piece.logprobs):
-                yield shown
+            else:
+                yield output.feed(piece.text, len(piece.token_ids), piece.logprobs)
 
     def _ended(self, output: OutputItems, completion: Completion) -> ResponseObject:
         """Return the finished object, which is stored by then if it is to be."""

@@ -30,7 +30,7 @@ def create() -> Response:
     release_body(request)
     if stream:
         answer.wait_for_commitment()
-        return EventStream(answer.events(), answer.close).response()
+        return EventStream(answer.events(), answer.close, answer.only).response()
     return jsonify(answer.whole())
 
 

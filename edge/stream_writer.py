@@ -1,0 +1,155 @@
+"""Writes the parts of all streams in one thread, as they come, while the threads of their requests sleep.
+
+A step of the engine brings a part of every stream. Were each written by its request's own thread, all of these would
+wake at once and wait in turn for the interpreter lock, before the engine and before the poller. Here one thread wakes,
+builds what there is of each stream and sends it in one write, without ever waiting for a client. A stream's own thread
+does what takes longer: it begins and ends the stream, keeps it alive while nothing comes, and waits for a client that
+does not read.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+log = logging.getLogger("avito_ai.serving")
+
+
+class Source(Protocol):
+    """What a stream is made from; `engine.backend.Generation`."""
+
+    @property
+    def ready(self) -> bool:
+        """True if there is a part that was not read, or the end."""
+
+    @property
+    def done(self) -> bool:
+        """True once nothing more will come."""
+
+    def tell(self, wake: Callable[[], None]) -> None:
+        """Call `wake` with each part and at the end; reading does not wait any longer."""
+
+    def expire(self) -> float:
+        """End what has passed its deadline; return the seconds left until then."""
+
+
+class Sink(Protocol):
+    """Where a stream is written to; `serving.connection.ClientSocket`."""
+
+    def send_part(self, data: bytes) -> bool:
+        """Send a part of the body without waiting; False if some of it is left, for `send_rest`."""
+
+    def send_rest(self) -> None:
+        """Send what is left, waiting for the client. Raises OSError."""
+
+
+class _Stream:
+    """One stream, which its own thread lends to the shared one."""
+
+    def __init__(self, events: Iterator[bytes], source: Source, sink: Sink, queued: Callable[[_Stream], None]) -> None:
+        self.source, self.sink = source, sink
+        self._events, self._queue = events, queued
+        self._queued = False
+        self._lock = threading.Lock()  # held while the shared thread has it; guards the fields below
+        self._lent = False
+        self._returned = threading.Lock()  # released when the shared thread gives the stream back
+        self._returned.acquire()
+        self._left = False
+        self._error: BaseException | None = None
+
+    def wake(self) -> None:
+        """Have the shared thread look; never blocks."""
+        if not self._queued:
+            self._queued = True
+            self._queue(self)
+
+    def lend(self, seconds: float) -> bool:
+        """Sleep while the shared thread writes, at most some seconds; False where the own thread is to go on.
+
+        Raises the error of building or sending the events.
+        """
+        with self._lock:
+            self._lent = True
+        if self.source.ready:
+            self.wake()
+        returned = self._returned.acquire(timeout=max(0.0, seconds))
+        if not returned:
+            with self._lock:
+                if not self._lent:  # given back at this very moment
+                    self._returned.acquire()
+                self._lent = False
+        if self._error is not None:
+            raise self._error
+        left, self._left = self._left, False
+        if left:
+            self.sink.send_rest()
+        return left
+
+    def advance(self) -> None:
+        """Write what has come, in the shared thread; at the end, or where that fails, give the stream back."""
+        with self._lock:
+            self._queued = False
+            if not self._lent:
+                return
+            try:
+                goes_on = self._write()
+            except BaseException as error:
+                self._error, goes_on = error, False
+            if not goes_on:
+                self._lent = False
+                self._returned.release()
+
+    def _write(self) -> bool:
+        """Write the parts that are there, in one write; return whether the shared thread can go on."""
+        parts, ended = [], False
+        while self.source.ready and not self.source.done and not ended:
+            part = next(self._events, None)
+            ended = part is None
+            parts.append(part or b"")
+        data = b"".join(parts)
+        if data:
+            self._left = not self.sink.send_part(data)
+        return not (self._left or ended or self.source.done)
+
+
+class StreamWriter:
+    """The shared thread, from `start` or else from the first stream on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the field below
+        self._thread: threading.Thread | None = None
+        self._ready: queue.SimpleQueue[_Stream] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start the thread, once the process is forked: later there might be no room for another."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="stream-writer", daemon=True)
+                self._thread.start()
+
+    def written(self, events: Iterator[bytes], source: Source, sink: Sink, idle: float) -> Iterator[bytes]:
+        """Yield what the calling thread is to write itself; the other events are written while it waits in here.
+
+        events: yields at least one item, which may be empty, for each part of the source. idle: seconds without a part
+        after which the next event is asked for all the same.
+        """
+        self.start()
+        stream = _Stream(events, source, sink, self._ready.put)
+        source.tell(stream.wake)
+        for event in events:
+            yield event
+            while not source.done:
+                if not stream.lend(min(idle, source.expire())):
+                    break
+            if source.done:
+                yield b"".join(events)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._ready.get().advance()
+            except Exception:
+                log.exception("The parts of a stream could not be written.")
