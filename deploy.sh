@@ -42,12 +42,18 @@ cd "$ROOT"
 . deploy/lib/keys.sh
 # shellcheck source=deploy/lib/update.sh
 . deploy/lib/update.sh
+# shellcheck source=deploy/lib/models.sh
+. deploy/lib/models.sh
 
 usage() {
     cat <<'TEXT'
 Usage: ./deploy.sh COMMAND
 
   development        set up what is missing and serve on http://127.0.0.1:8085 until Ctrl+C
+  models [--to FOLDER] [--dry-run] [MODEL[=OWNER/NAME] ...]
+                     download the models from Hugging Face, check them and write their folders into the settings;
+                     MODEL is avibe or avision (default: both), OWNER/NAME another repository than Avito's;
+                     --dry-run shows names, sizes and free space; run it again to continue a download
   test [--yes] [...] the same set-up, then all tests; --yes installs missing system packages without asking,
                      anything else is given to pytest (then only what the selected tests need is installed, and
                      coverage is not measured); without apt or root, tests whose programs are missing are left out
@@ -72,6 +78,8 @@ Environment:
   PYTHON             the Python to use, 3.11 to 3.13 (default: the newest one that works)
   TORCH_INDEX_URL    the package index for torch (default without an NVIDIA GPU on Linux:
                      https://download.pytorch.org/whl/cpu; otherwise pip's own configuration)
+  HF_TOKEN, HF_ENDPOINT
+                     for models: a token of your account, and another address than https://huggingface.co
   HOST, PORT         address of development, which reads every setting from the environment (see .env.example)
 TEXT
 }
@@ -137,6 +145,7 @@ run_pytest() {
 }
 
 case "${1:-help}" in
+    models) shift && get_models "$@" ;;
     development) shift && development "$@" ;;
     test) shift && run_tests "$@" ;;
     production) shift && production "$@" ;;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -39,6 +40,8 @@ from telemetry.version import VERSION
 log = logging.getLogger("avito_ai.loading")
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+# Owner and name as on Hugging Face, or the address of a page there, which a path holds with one slash fewer.
+HUB_NAME = re.compile(r"(https?:/|hf:/)[^/]+/.+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SETTING_PREFIX = {"avibe": "VIBE", "avision": "VISION"}
 
 Planned = tuple[ModelSpec, EngineConfig]
@@ -83,6 +86,9 @@ def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
         "avibe": _choose("avibe", "VIBE_MODEL_DIR", vibe, settings.production, wrong),
         "avision": _choose("avision", "VISION_MODEL_DIR", vision, settings.production, wrong),
     }
+    tokenizer = chosen["avibe"].tokenizer_dir
+    if hub_hint(tokenizer) and not tokenizer.exists():
+        wrong.append(f"VIBE_TOKENIZER_DIR={tokenizer}: there is no such folder{hub_hint(tokenizer)}.")
     if wrong:
         raise StartError(" ".join(wrong))
     return chosen
@@ -151,17 +157,24 @@ def _choose(
     demo = ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
     if requested.model_dir == DEMO:
         return demo
-    stated = f"{setting}={requested.model_dir}"
+    stated, hint = f"{setting}={requested.model_dir}", hub_hint(requested.model_dir)
     try:
         requested.model_dir.stat()
     except (FileNotFoundError, NotADirectoryError):
         if not production:
-            log.warning("%s: there is no such folder, so the demo model stands in for %s.", stated, name)
+            log.warning("%s: there is no such folder%s, so the demo model stands in for %s.", stated, hint, name)
             return demo
-        wrong.append(f"{stated}: there is no such folder; name one, or ask for the demo with {setting}=demo.")
+        wrong.append(f"{stated}: there is no such folder{hint}; name one, or ask for the demo with {setting}=demo.")
     except OSError as error:
         wrong.append(f"{stated}: the folder cannot be read: {error.strerror}.")
     return requested
+
+
+def hub_hint(folder: Path) -> str:
+    """Return how to get the model of a missing folder that reads like a name on Hugging Face, else an empty text."""
+    if not HUB_NAME.fullmatch(str(folder)):
+        return ""
+    return " (a model on Hugging Face is downloaded with ./deploy.sh models, which also writes this setting)"
 
 
 def _deferred(

@@ -57,9 +57,14 @@ first_settings() {
     fi
 }
 
-# Replaces the settings file with stdin, atomically.
+# Replaces the settings file with stdin, atomically. That of a checkout stays its owner's, and a link stays a link.
 write_settings() {
-    (umask 027 && cat >"$SETTINGS_FILE.new")
+    (umask 077 && cat >"$SETTINGS_FILE.new")
+    if [ "$SETTINGS_FILE" != "$CONFIG_DIR/.env" ]; then
+        cat "$SETTINGS_FILE.new" >"$SETTINGS_FILE"
+        rm "$SETTINGS_FILE.new"
+        return
+    fi
     chown "root:$SERVICE_USER" "$SETTINGS_FILE.new"
     chmod 640 "$SETTINGS_FILE.new"
     mv "$SETTINGS_FILE.new" "$SETTINGS_FILE"

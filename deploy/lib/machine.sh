@@ -133,7 +133,7 @@ check_model_folders() {
         folder="$(wanted_setting "$name" "$(default_of "$name")")"
         case "$name:$(wanted_setting VIBE_MODEL_DIR "")" in VIBE_TOKENIZER_DIR:demo) continue ;; esac
         [ "$folder" = demo ] || [ -d "$folder" ] ||
-            die "$name=$folder: there is no such folder. Set the right one (./deploy.sh production $name=/folder), or use the demo: $name=demo"
+            die "$name=$folder: there is no such folder. Download the models (sudo ./deploy.sh models), set the right one (./deploy.sh production $name=/folder), or use the demo: $name=demo"
     done
 }
 

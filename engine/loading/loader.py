@@ -107,6 +107,16 @@ def loaded_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> int:
     return weight_bytes(checkpoint.shapes.items(), spec.quant, itemsize)
 
 
+def check_files(spec: ModelSpec) -> Checkpoint:
+    """Check everything that a start reads of a checkpoint, except the values of its weights. Raises StartError."""
+    checkpoint = find_checkpoint(
+        spec.model_dir, spec.dir_setting, VISION_ARCHITECTURE if spec.vision else TEXT_ARCHITECTURE
+    )
+    tokenizer, processor = _load_tokenizer(spec, checkpoint)
+    _chat_template(spec, tokenizer, processor)
+    return checkpoint
+
+
 def _check_memory(spec: ModelSpec, checkpoint: Checkpoint, available: int) -> None:
     needed = loaded_bytes(spec, checkpoint)
     if needed > available:

@@ -210,6 +210,35 @@ def test_missing_folders_stop_the_start_in_production(tmp_path):
     assert "VISION_MODEL_DIR=/mnt/data/avito/vision/models: there is no such folder" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name", ["AvitoTech/avibe", "someone/Model-1.5_x", "https://huggingface.co/AvitoTech/avibe", "hf://AvitoTech/avibe"]
+)
+@pytest.mark.parametrize("setting", ["VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"])
+def test_a_name_of_hugging_face_is_told_how_to_be_downloaded(tmp_path: Path, setting: str, name: str) -> None:
+    """Whichever of the folders is set to it, and also if it is the address of the page."""
+    folders = dict.fromkeys(("VIBE_MODEL_DIR", "VIBE_TOKENIZER_DIR", "VISION_MODEL_DIR"), str(tmp_path))
+    settings = load_settings({**folders, setting: name, "ENVIRONMENT": "production", "DEVICE": "cpu"}, None)
+    with pytest.raises(StartError, match=rf"{setting}=.*downloaded with ./deploy.sh models"):
+        choose_checkpoints(settings)
+
+
+def test_in_development_a_name_of_hugging_face_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    """The demo stands in, and the warning names the command; for any other missing folder it does not."""
+    choose_checkpoints(load_settings({"VIBE_MODEL_DIR": "AvitoTech/avibe", "VISION_MODEL_DIR": "/no/such/one"}, None))
+    told = [line for line in caplog.messages if "./deploy.sh models" in line]
+    assert len(told) == 1
+    assert told[0].startswith("VIBE_MODEL_DIR=AvitoTech/avibe: there is no such folder")
+
+
+def test_a_folder_that_reads_like_a_name_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative folder with one slash is a folder, if it exists."""
+    monkeypatch.chdir(tmp_path)
+    Path("AvitoTech/avibe").mkdir(parents=True)
+    folders = {"VIBE_MODEL_DIR": "AvitoTech/avibe", "VIBE_TOKENIZER_DIR": "AvitoTech/avibe", "VISION_MODEL_DIR": "demo"}
+    chosen = choose_checkpoints(load_settings({**folders, "ENVIRONMENT": "production", "DEVICE": "cpu"}, None))
+    assert chosen["avibe"].model_dir == Path("AvitoTech/avibe")
+
+
 def test_demo_named_in_the_settings_is_used_in_production(caplog):
     """`demo` is the demo in every environment, without a warning."""
     chosen = choose_checkpoints(settings(ENVIRONMENT="production", VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo"))
