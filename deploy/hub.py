@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,7 +22,8 @@ import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, logging
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils.logging import set_verbosity
 
 # Weights, and what says how they are used; nothing in a subfolder, and nothing that can hold code.
 WANTED = re.compile(r"[^/\\]+\.(safetensors|json|jinja)|merges\.txt|vocab\.txt")
@@ -34,7 +36,7 @@ UNREACHABLE = (httpx2.ConnectError, httpx2.TimeoutException, httpx2.ProxyError, 
 # What is called with the name of a file and the bytes that were added to it; less than 0 if some were given up.
 Report = Callable[[str, int], None]
 
-logging.set_verbosity_error()  # every failure becomes a sentence of ours
+set_verbosity(logging.ERROR)  # every failure becomes a sentence of ours
 
 
 class HubError(Exception):
@@ -245,6 +247,7 @@ def _transfer(repository: Repository, file: RemoteFile, partial: Path, report: R
         present = 0
         partial.unlink()
     report(file.name, present)
+    bar: Any = _Bar(lambda added: report(file.name, added))  # http_get only calls it
     with partial.open("ab") as out:
         http_get(
             hf_hub_url(repository.name, file.name, revision=repository.commit),
@@ -252,7 +255,7 @@ def _transfer(repository: Repository, file: RemoteFile, partial: Path, report: R
             resume_size=present,
             headers=build_hf_headers(),
             expected_size=file.size,
-            tqdm_class=_Bar(lambda added: report(file.name, added)),
+            tqdm_class=bar,
         )
 
 
