@@ -41,6 +41,7 @@ from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelSet, build_models
 from routes import api, assets, docs, pages, sign_in, status
+from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
 from routes.description import describe
@@ -87,6 +88,7 @@ def create_app(
     grammars = GrammarCache()
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
     spending = spending_of(settings, database.engine, lambda: "")
+    answers = AnswerCache(settings.server.answer_cache_mib * MIB)
     metrics = Metrics(
         models,
         machine or ThisMachine(),
@@ -94,6 +96,7 @@ def create_app(
         lambda: models.image_decoder.restarts,
         grammars.size,
         responses.size,
+        answers.figures,
     )
     watched = [one for one in (key_store, tokens) if one is not None]
     metrics.prometheus.watch_keys(
@@ -127,6 +130,7 @@ def create_app(
         openai_models=openai_models(),
         grammars=grammars,
         responses=responses,
+        answers=answers,
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))

@@ -209,6 +209,8 @@ def _finish(response: Response) -> Response:
         headers["X-Max-Tokens"] = str(state.max_tokens)
     if state.cost is not None and not response.is_streamed:
         headers["X-Cost"] = as_money(state.cost)
+    if state.cache is not None:
+        headers["X-Cache"] = state.cache
     if state.quota is not None:
         headers |= state.quota.headers()
     if "Cache-Control" not in response.headers:

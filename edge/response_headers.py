@@ -8,6 +8,7 @@ CORS_EXPOSED = [
     "X-Response-Time",
     "X-Max-Tokens",
     "X-Cost",
+    "X-Cache",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

@@ -254,7 +254,7 @@ class Completion:
     """A finished answer.
 
     output_tokens counts every generated token, including an end-of-sequence token; token_ids are these. stop: the stop
-    string that ended it, None where none did.
+    string that ended it, None where none did. from_cache: nothing was computed, an earlier answer was kept.
     """
 
     text: str
@@ -267,6 +267,7 @@ class Completion:
     stop: str | None = None
     token_ids: tuple[int, ...] = ()
     echo: Echo | None = None
+    from_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

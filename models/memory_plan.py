@@ -98,6 +98,7 @@ def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
         "connections": (settings.server.threads + IDLE_CONNECTIONS) * CONNECTION_BYTES,
         "bodies": settings.server.max_bodies_mib * MIB * BODY_COPIES,
         "stored_responses": settings.server.stored_responses_mib * MIB,
+        "answer_cache": settings.server.answer_cache_mib * MIB,
         "images": sum(one.images for _, one in budgets.values()),
         "image_decoders": max(one.decoders for _, one in budgets.values()),  # both models share them
         "grammars": len(budgets) * int(import_module("engine.text.grammar").CACHED_BYTES),

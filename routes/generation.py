@@ -38,8 +38,8 @@ class GenerationResult:
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens per second, without the time in the queue."""
-        return self.generated_tokens / max(self.generation_time, 1e-9)
+        """Generated tokens per second, without the time in the queue; 0.0 where nothing had to be generated."""
+        return self.generated_tokens / self.generation_time if self.generation_time > 0 else 0.0
 
 
 def generate(model: str, body: TextRequest, image: EncodedImage | None = None) -> GenerationResult:

@@ -29,6 +29,8 @@ from engine.types import (
     TokenizeRequest,
 )
 from engine.wanted import Wanted
+from routes.answer_cache import Keeping
+from routes.answer_key import key_of
 from routes.services import services
 
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
@@ -81,6 +83,7 @@ class Run:
         self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]
+        self._keeping: Keeping | None = None
         self._cancellation = Cancellation()
         self._observer = state.observer
         distinct = {id(prompt): prompt for prompt, _ in prompts}
@@ -92,8 +95,9 @@ class Run:
         self._reservation = spending.admit(model, backend.info.max_model_len, lengths)
         self._release = services().client_watch.watch(request.environ, self.abort)
         try:
-            for number, (prompt, sampling) in enumerate(prompts):
-                self._submit(backend, number, prompt, sampling)
+            if not self._found(backend, prompts):
+                for number, (prompt, sampling) in enumerate(prompts):
+                    self._submit(backend, number, prompt, sampling)
         except BaseException:
             self._release()
             self.abort()
@@ -168,6 +172,8 @@ class Run:
         if self._json[number] and completion.finish_reason == "stop" and completion.stop is None:
             _check_json(completion.text)
         self._observer.answered(number, completion)
+        if self._keeping is not None:
+            self._keeping.ended(number, self._generations[number], completion)
         return completion
 
     def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
@@ -175,12 +181,8 @@ class Run:
 
         After `idle` seconds without a piece, an empty one is yielded. Raises the error of the first that fails.
         """
-        if len(self) > 1:
-            yield from self._merged(idle)
-            return
-        for piece in self._generations[0].pieces(idle):
-            yield 0, piece
-        yield 0, None
+        pieces = self._merged(idle) if len(self) > 1 else self._single(idle)
+        return pieces if self._keeping is None else self._keeping.noted(pieces)
 
     def failed(self, error: Exception) -> ServiceError:
         """Record a failure of an answer that has started; return it as a ServiceError."""
@@ -188,6 +190,23 @@ class Run:
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
+
+    def _found(self, backend: Backend, prompts: Prompts) -> bool:
+        """Take the answers that an equal request has had, if they are kept; return whether they are."""
+        state, cache = request_state(), services().answers
+        key = key_of(backend.info, state.account.id, request.endpoint or "", prompts) if cache.enabled else None
+        if key is None:
+            return False
+        kept = cache.find(key)
+        state.cache = "miss" if kept is None else "hit"
+        if kept is None:
+            self._keeping = Keeping(cache, key, len(prompts))
+            return False
+        for number, ((prompt, sampling), one) in enumerate(zip(prompts, kept, strict=True)):
+            self._observer.submitting(number, _generation_request(number, prompt, sampling, self._cancellation))
+            self._generations.append(one.generation(_id_of(number)))
+            self._observer.submitted(number)
+        return True
 
     def _submit(self, backend: Backend, number: int, prompt: Prompt, sampling: SamplingParams) -> None:
         generation_request = _generation_request(number, prompt, sampling, self._cancellation)
@@ -198,6 +217,11 @@ class Run:
         if self._cancellation.cancelled:  # `abort` may have come before the generation was there
             self.abort()
         self._observer.submitted(number)
+
+    def _single(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
+        for piece in self._generations[0].pieces(idle):
+            yield 0, piece
+        yield 0, None
 
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
         mailbox = Mailbox()
@@ -215,7 +239,7 @@ def _generation_request(
 ) -> GenerationRequest:
     state, limits = request_state(), services().settings.engine
     return GenerationRequest(
-        request_id=state.request_id if number == 0 else f"{state.request_id}-{number}",
+        request_id=_id_of(number),
         prompt=prompt,
         sampling=sampling,
         client=state.account.id,
@@ -224,6 +248,12 @@ def _generation_request(
         timeout=limits.request_timeout,
         cancellation=cancellation,
     )
+
+
+def _id_of(number: int) -> str:
+    """Return the id of an answer of the current request."""
+    request_id = request_state().request_id
+    return request_id if number == 0 else f"{request_id}-{number}"
 
 
 def _is_of_json(sampling: SamplingParams) -> bool:

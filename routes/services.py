@@ -10,6 +10,7 @@ from flask import Flask
 
 from edge import services as edge_services
 from edge.services import Services
+from routes.answer_cache import AnswerCache
 from routes.chat.grammars import GrammarCache
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses.store import ResponseStore
@@ -24,6 +25,7 @@ class RouteServices(Services):
     openai_models: OpenaiModels
     grammars: GrammarCache
     responses: ResponseStore
+    answers: AnswerCache
     api_description: Callable[[], dict[str, Any]]
 
 

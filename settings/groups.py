@@ -58,6 +58,11 @@ class ServerSettings(Group):
         "responses that programs asked to be stored (store: true of /v1/responses) in MiB, of all clients together; "
         "0 stores none",
     )
+    answer_cache_mib: int = setting(
+        0,
+        whole(0, 1_000_000),
+        "answers kept for an hour in MiB, for equal requests of one client with temperature 0 or a seed; 0 keeps none",
+    )
     drain_delay: float = setting(
         0.0,
         number(0, 3600),

@@ -248,6 +248,7 @@ EXPOSED = {
     "X-Response-Time",
     "X-Max-Tokens",
     "X-Cost",
+    "X-Cache",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

@@ -75,15 +75,18 @@ class GrammarFailed(ValidationError):
 class GrammarMask:
     """The `TokenMask` of one answer. Used by the engine's thread only; masks are computed in the thread pool.
 
-    field: of the request, which an answer that fails is blamed on; json: whether a whole answer is JSON.
+    field: of the request, which an answer that fails is blamed on; grammar: what it follows.
     """
 
-    def __init__(
-        self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str, json: bool = False
-    ) -> None:
+    def __init__(self, matcher: LLMatcher, words: int, pool: ThreadPoolExecutor, field: str, grammar: str = "") -> None:
         self._matcher, self._words, self._pool, self._field = matcher, words, pool, field
-        self.json = json
+        self.grammar = grammar
         self._next: Future[NDArray[np.int32]] | None = None
+
+    @property
+    def json(self) -> bool:
+        """Whether a whole answer is JSON."""
+        return self.grammar.startswith(OF_JSON)
 
     def bitmask(self) -> NDArray[np.int32]:
         """Return the tokens allowed next, packed into int32 words.
@@ -144,8 +147,7 @@ class Grammars:
                 self._ready.move_to_end((owner, grammar))
         if compiled is None:
             compiled = self._compiled(grammar, wanted or Wanted(), owner)
-        json = grammar.startswith(OF_JSON)
-        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, json)
+        return GrammarMask(compiled.matcher.deep_copy(), self._words, self._maskers, field, grammar)
 
     @property
     def cached(self) -> int:

@@ -11,7 +11,7 @@ from telemetry.metrics.application import ApplicationFigures
 from telemetry.metrics.busiest import Busiest
 from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
-from telemetry.metrics.prometheus import PrometheusMetrics
+from telemetry.metrics.prometheus import CacheFigures, PrometheusMetrics
 from telemetry.metrics.spending import SpendingMetrics
 from telemetry.protocol import Protocol
 
@@ -32,11 +32,12 @@ class Metrics:
         image_restarts: Callable[[], int] = lambda: 0,
         grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
         stored_responses: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        answer_cache: Callable[[], CacheFigures] = CacheFigures,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = ApplicationFigures()
         self.prometheus = PrometheusMetrics(
-            models, machine, shared_limit_failures, image_restarts, grammar_cache, stored_responses
+            models, machine, shared_limit_failures, image_restarts, grammar_cache, stored_responses, answer_cache
         )
         self.spending = SpendingMetrics(self.prometheus.registry, (name for name, _ in models))
         self.history = History(models, machine)
@@ -54,8 +55,12 @@ class Metrics:
         self, model: str, protocol: Protocol | None, completion: Completion, seconds: float
     ) -> None:
         """Count a completed answer; seconds: from the request's arrival."""
-        self.application.succeeded(model, seconds, completion.output_tokens)
         self.prometheus.ended(model, protocol, SUCCESS)
+        if completion.from_cache:  # the model has generated nothing, and took no time
+            self.application.succeeded(model, seconds, 0)
+            self.history.answered(None)
+            return
+        self.application.succeeded(model, seconds, completion.output_tokens)
         self.prometheus.completed(model, completion)
         self.history.answered(completion.timings.first_token)
 

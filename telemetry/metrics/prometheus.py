@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -53,12 +54,21 @@ COUNTS = {
 }
 
 
+class CacheFigures(NamedTuple):
+    """What the answer cache holds now, and how many requests it was asked for. size: in bytes."""
+
+    entries: int = 0
+    size: int = 0
+    hits: int = 0
+    misses: int = 0
+
+
 class PrometheusMetrics:
     """The metrics of one application, in a registry of its own.
 
     shared_limit_failures: returns the number of failed calls to the shared storage of rate limits; image_restarts: that
     of processes which decoded images and had to be replaced; grammar_cache, stored_responses: the number of those that
-    are kept, and their bytes.
+    are kept, and their bytes; answer_cache: its figures.
     """
 
     def __init__(
@@ -69,6 +79,7 @@ class PrometheusMetrics:
         image_restarts: Callable[[], int] = lambda: 0,
         grammar_cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
         stored_responses: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        answer_cache: Callable[[], CacheFigures] = lambda: CacheFigures(),
     ) -> None:
         self.registry = CollectorRegistry()
         self._http = self._counter("http_requests", "HTTP requests.", "method", "route", "status")
@@ -105,6 +116,7 @@ class PrometheusMetrics:
         self.registry.register(_ImageWorkers(image_restarts))
         self.registry.register(_Grammars(grammar_cache))
         self.registry.register(_StoredResponses(stored_responses))
+        self.registry.register(_AnswerCache(answer_cache))
         ProcessCollector(registry=self.registry)
 
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -266,6 +278,19 @@ class _ClientKeys(Collector):
     def collect(self) -> Iterator[Metric]:
         yield _plain("client_keys", "Known client keys.", self._size())
         yield _plain("client_keys_stale", "1 while client keys cannot be read.", float(self._failing()))
+
+
+class _AnswerCache(Collector):
+    def __init__(self, figures: Callable[[], CacheFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._figures()
+        yield _plain("answer_cache_entries", "Requests whose answers are kept.", figures.entries)
+        yield _plain("answer_cache_bytes", "Upper estimate of the size of the kept answers.", figures.size)
+        hits, misses = "Requests answered from the answer cache.", "Requests whose answers might have been kept."
+        yield CounterMetricFamily("avito_ai_answer_cache_hits", hits, value=figures.hits)
+        yield CounterMetricFamily("avito_ai_answer_cache_misses", misses, value=figures.misses)
 
 
 def _host(host: SystemFigures) -> Iterator[Metric]:

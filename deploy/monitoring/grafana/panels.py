@@ -351,6 +351,20 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 ],
             ),
             Panel(
+                "Answer cache", "Kept for an hour; at most ANSWER_CACHE_MIB.", "bytes",
+                [
+                    (f"avito_ai_answer_cache_bytes{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_answer_cache_entries{{{ONE}}}", "{{instance}}, requests"),
+                ],
+            ),
+            Panel(
+                "Answer cache, requests", "A minute: answered from kept answers, and such as might have been.", "short",
+                [
+                    (f"60 * rate(avito_ai_answer_cache_hits_total{{{ONE}}}[5m])", "{{instance}}, hits"),
+                    (f"60 * rate(avito_ai_answer_cache_misses_total{{{ONE}}}[5m])", "{{instance}}, misses"),
+                ],
+            ),
+            Panel(
                 "Certificate", "Days until it expires. Empty without SITE_URL.", "d",
                 [('(probe_ssl_earliest_cert_expiry{job="avito-ai-site"} - time()) / 86400', "{{instance}}")],
                 warn=14, limit=3, falling=True,
