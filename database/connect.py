@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10.0
+CONNECT_SECONDS = 5
 # Of PostgreSQL, so that copies that start together migrate one after the other; any number of ours does.
 MIGRATION_LOCK = 0x61766974
 _MIGRATING = threading.Lock()  # guards Alembic's context, of which a process has one
@@ -38,7 +39,14 @@ def open_database(url: str) -> Engine:
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True, pool_size=2, max_overflow=8, pool_timeout=BUSY_SECONDS)
+            return create_engine(
+                parsed,
+                pool_pre_ping=True,
+                pool_size=2,
+                max_overflow=8,
+                pool_timeout=BUSY_SECONDS,
+                connect_args={"connect_timeout": CONNECT_SECONDS},
+            )
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})

@@ -87,12 +87,22 @@ USAGE_USERS = Table(
     *_figures(),
 )
 
-# How far each journal has been added to the usage, in bytes: written in the same transaction as the figures.
+# The name that each account had last; `at`: in which hour that was.
+USAGE_ACCOUNTS = Table(
+    "usage_accounts",
+    METADATA,
+    Column("account", String(160), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+# How far each journal has been added to the usage, in bytes, and when: written in the transaction of the figures.
 USAGE_JOURNALS = Table(
     "usage_journals",
     METADATA,
     Column("journal", String(64), primary_key=True),
     Column("offset", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False, server_default="0"),
 )
 
 # Which budgets the operator was told to be nearly spent, or spent: once a period. `account`: "" for the whole service.

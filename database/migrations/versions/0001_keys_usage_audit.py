@@ -50,9 +50,16 @@ def upgrade() -> None:
         op.create_index(f"ix_{name}_account_period", name, ["account", "period"])
     op.create_table("usage_users", *_key_columns("user", 128), *_figures())
     op.create_table(
+        "usage_accounts",
+        sa.Column("account", sa.String(160), primary_key=True),
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("at", whole, nullable=False, index=True),
+    )
+    op.create_table(
         "usage_journals",
         sa.Column("journal", sa.String(64), primary_key=True),
         sa.Column("offset", whole, nullable=False),
+        sa.Column("at", whole, nullable=False, server_default="0"),
     )
     op.create_table(
         "budget_warnings",
