@@ -161,6 +161,7 @@ def _rate_limiter(settings: Settings) -> RateLimiter:
 
 def _watch_spending(metrics: Metrics, spending: Spending) -> None:
     totals, warnings = spending.budgets.totals, spending.warnings
+    metrics.application.priced = bool(spending.budgets.prices)
     metrics.spending.watch(
         LIMIT_NAMES, warnings.shares, warnings.states, lambda: totals.failing, spending.webhook_failures
     )

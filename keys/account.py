@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Limits:
     """What an account may use; None where nothing of its own is set. Money is in millionths of the currency.
 
-    Days and months are those of UTC. 0 requests per minute or per hour: unlimited.
+    Days and months are those of UTC. 0 requests per minute or per hour: unlimited; 0 of anything else: none.
     """
 
     requests_per_minute: int | None = None

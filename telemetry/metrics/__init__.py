@@ -64,6 +64,11 @@ class Metrics:
         self.prometheus.completed(model, completion)
         self.history.answered(completion.timings.first_token)
 
+    def spent(self, model: str, cost: int) -> None:
+        """Count the cost of a request, in millionths of the currency."""
+        self.application.spent(cost)
+        self.spending.spent(model, cost)
+
     def generation_failed(self, model: str, protocol: Protocol | None, code: str) -> None:
         """Count a generation request that ended with this error code; a refused caller is no failure of the service."""
         self.prometheus.ended(model, protocol, code)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+MILLION = 1_000_000
+
 
 class ApplicationFigures:
-    """Counters of generation requests, without those refused by the rate limit."""
+    """Counters of generation requests, without those refused by a limit. priced: whether tokens have prices."""
 
-    def __init__(self) -> None:
+    def __init__(self, priced: bool = False) -> None:
+        self.priced = priced
         self._lock = threading.Lock()  # guards the figures below, which change together
         self.reset()
 
@@ -20,6 +23,12 @@ class ApplicationFigures:
             self._failed = 0
             self._seconds = 0.0
             self._tokens = 0
+            self._cost = 0
+
+    def spent(self, cost: int) -> None:
+        """Count the cost of a request, in millionths of the currency."""
+        with self._lock:
+            self._cost += cost
 
     def succeeded(self, model: str, seconds: float, tokens: int) -> None:
         """Count an answer of `model`; seconds: total time, tokens: generated tokens."""
@@ -43,6 +52,7 @@ class ApplicationFigures:
         with self._lock:
             successful = self._succeeded.total()
             total = successful + self._failed
+            cost = {"total_cost": f"{self._cost // MILLION}.{self._cost % MILLION:06}"} if self.priced else {}
             return {
                 "total_requests": total,
                 "successful_requests": successful,
@@ -52,4 +62,5 @@ class ApplicationFigures:
                 "avision_requests": self._succeeded["avision"],
                 "avg_response_time": f"{self._seconds / (successful or 1):.3f}s",
                 "total_tokens_generated": self._tokens,
+                **cost,
             }
