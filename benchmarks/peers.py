@@ -1,10 +1,13 @@
-"""Compare servers of the same model on the same prompts: ours, `generate` under a lock, vLLM and transformers serve.
+"""Compare servers of the same model on the same prompts: ours, `generate` under a lock, vLLM, transformers serve and
+llama.cpp.
 
     python -m benchmarks.peers --text FOLDER [--vision FOLDER] [--vllm PROGRAM] [--transformers PROGRAM] ...
+    python -m benchmarks.peers --text FOLDER --llama PYTHON --no-lock --c 1,4,16 ...
 
 Each round starts one server after another, alone on its core, applies every load and stops it; the order rotates from
 round to round. Ratios are computed within a round and shown with their spread. The servers are pinned to one core and
-this client to another (Linux). The results are written after every server.
+this client to another (Linux). The results are written after every server. With --llama, llama.cpp serves the weights
+as float32, Q8_0 and Q4_0, and ours as bfloat16, int8 and int4 beside float32.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from benchmarks.harness.servers import Server
 from benchmarks.harness.workload import Workload
 
 OURS, LOCK, VLLM, TRANSFORMERS = "ours", "generate under a lock", "vLLM", "transformers serve"
+HALF, INT8, INT4 = "ours, bfloat16", "ours, int8", "ours, int4"
+LLAMA = {"llama.cpp, float32": "f32", "llama.cpp, Q8_0": "q8_0", "llama.cpp, Q4_0": "q4_0"}
 MIXED, IMAGES = "mixed lengths, c=16", "images, c=16"
 MODEL_LENGTH = 1024
 WARM_UP_CLIENTS = 16
@@ -77,6 +82,20 @@ def goals(clients: list[int]) -> list[Goal]:
     ]
 
 
+def weight_goals() -> dict[str, list[Goal]]:
+    """Return the targets of quantized weights and of bfloat16, by the server that they are of."""
+    eight, four = (f"llama.cpp, {kind}" for kind in ("Q8_0", "Q4_0"))
+    loads = ("c=1", "c=4", "c=16")
+    int8 = [
+        Goal(f"tokens/s of int8: at least {least:g} times {peer}", peer, (load,), least=least)
+        for peer, wanted in ((eight, (1.5, 2.2, 2.8)), (four, (0.95, 1.4, 1.9)))
+        for load, least in zip(loads, wanted, strict=True)
+    ]
+    int4 = [Goal(f"tokens/s of int4: at least 1.3 times {four}", four, ("c=1",), least=1.3)]
+    half = [Goal("tokens/s of bfloat16: at least 1.7 times float32", OURS, ("c=1",), least=1.7)]
+    return {HALF: half, INT8: int8, INT4: int4}
+
+
 def in_turn(compared: list[Server], rounds: int) -> Iterator[tuple[int, Server]]:
     """Yield each server of each round; every round starts with a different one."""
     for number in range(rounds):
@@ -121,6 +140,11 @@ def report(found: Facts, measured: Measured, todo: list[Task], options: argparse
     tables += ["## First text, p99, ms", _table(measured, names, FIRST_TEXT_WORST)]
     tables += ["## Ours against each, tokens a second", _ratios(measured, names)]
     rows = verdicts(measured, OURS, goals(options.c))
+    if options.llama:
+        rows += [row for own, aims in weight_goals().items() for row in verdicts(measured, own, aims)]
+        tables += [
+            f"## {own} against each, tokens a second\n\n{_ratios(measured, names, own)}" for own in weight_goals()
+        ]
     tables += ["## Targets", record.table(("target", "load", "ratio", "verdict"), rows)]
     tables += [_failures(measured), f"Each load: {options.n} requests per client, none after {options.seconds:g} s."]
     title, panels = "The same model behind four servers", _panels(measured, options.c)
@@ -135,11 +159,11 @@ def _table(measured: Measured, names: list[str], path: tuple[str, ...]) -> str:
     return record.table(("server", *names), [(server, *(cell(server, name) for name in names)) for server in measured])
 
 
-def _ratios(measured: Measured, names: list[str]) -> str:
-    peers = [server for server in measured if server != OURS]
+def _ratios(measured: Measured, names: list[str], own: str = OURS) -> str:
+    peers = [server for server in measured if server != own]
     speed = ("tokens_per_second",)
-    rows = [(peer, *(str(ratio(measured, OURS, peer, name, speed) or "") for name in names)) for peer in peers]
-    return record.table(("ours / peer", *names), rows)
+    rows = [(peer, *(str(ratio(measured, own, peer, name, speed) or "") for name in names)) for peer in peers]
+    return record.table((f"{own} / peer", *names), rows)
 
 
 def _failures(measured: Measured) -> str:
@@ -175,6 +199,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vision", type=Path, help="its vision model; without it no images are measured")
     parser.add_argument("--vllm", type=Path, help="path of the program `vllm` of a CPU build")
     parser.add_argument("--transformers", type=Path, help="path of the program `transformers` with its serving extra")
+    parser.add_argument("--llama", type=Path, help="path of a Python with xllamacpp and gguf")
+    parser.add_argument("--no-mixed", action="store_true", help="omit the load of mixed lengths")
     parser.add_argument("--no-lock", action="store_true", help="omit `generate` under a lock")
     parser.add_argument("--own-api", action="store_true", help="send requests to ours under /api/v1 instead of /v1")
     parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16, 32, 64], help="clients")
@@ -201,6 +227,15 @@ def chosen(options: argparse.Namespace) -> list[Server]:
         compared.append(servers.vllm(options.vllm, options.text, options.server_core or 0, MODEL_LENGTH))
     if options.transformers:
         compared.append(servers.transformers_serve(options.transformers, options.text))
+    if options.llama:
+        compared += [
+            servers.ours(name, options.text, options.vision, MODEL_LENGTH, chat, name.rpartition(" ")[2])
+            for name in (HALF, INT8, INT4)
+        ]
+        compared += [
+            servers.llama_cpp(name, options.llama, options.text, kind, max(options.c), MODEL_LENGTH)
+            for name, kind in LLAMA.items()
+        ]
     return compared
 
 
@@ -213,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.server_core = None
     options.logs.mkdir(parents=True, exist_ok=True)
     found = record.facts(["torch", "transformers", "gunicorn", "flask"])
-    todo = tasks(options.c, options.vision is not None)
+    todo = [
+        task for task in tasks(options.c, options.vision is not None) if not (options.no_mixed and task.name == MIXED)
+    ]
     path, status = None, 0
     try:
         for measured in compare(chosen(options), todo, options):

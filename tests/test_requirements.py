@@ -22,7 +22,7 @@ NEEDED = (
     "prometheus-client pydantic nvidia-ml-py"
 ).split()
 # Imported only where it happens to be installed.
-OPTIONAL = {"torchvision"}
+OPTIONAL = {"torchvision", "gguf", "xllamacpp"}
 # Brought by torch's CUDA build, and imported only where a card is used.
 WITH_CUDA = {"triton"}
 # Known to type checkers alone, which bring it along.

@@ -57,16 +57,21 @@ def demo(name: str, app: str) -> Server:
     return Server(name, (*GUNICORN, app), "/api/health/ready", env=models | settings)
 
 
-def ours(name: str, text: Path, vision: Path | None, length: int, chat: bool = True) -> Server:
+def ours(
+    name: str, text: Path, vision: Path | None, length: int, chat: bool = True, weights: str = "float32"
+) -> Server:
     """Return our service on Gunicorn, as deployed, without rate limits and with long timeouts.
 
-    vision: None serves the demo model instead; length: MAX_MODEL_LEN; chat: send requests to /v1 rather than /api/v1.
+    vision: None serves the demo model instead; length: MAX_MODEL_LEN; chat: send requests to /v1 rather than /api/v1;
+    weights: the format of the text model's, a dtype or a quantized one.
     """
     env = {
         "ENVIRONMENT": "production",  # in which a missing folder is an error rather than replaced by a demo
         "ENV_FILE": os.devnull,
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
+        "VIBE_QUANT" if weights.startswith("int") else "VIBE_DTYPE": weights,
+        "VISION_DTYPE": "float32",
         "VIBE_MODEL_DIR": str(text.resolve()),
         "VIBE_TOKENIZER_DIR": str(text.resolve()),
         "VISION_MODEL_DIR": str(vision.resolve()) if vision else "demo",
@@ -111,6 +116,13 @@ def transformers_serve(program: Path, folder: Path) -> Server:
     command = (str(program), "serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", *options)
     route = (OPENAI_PATH, str(folder))
     return Server("transformers serve", command, "/health", route, env={"HF_HUB_OFFLINE": "1"})
+
+
+def llama_cpp(name: str, python: Path, folder: Path, kind: str, slots: int, length: int) -> Server:
+    """Return llama.cpp's server over the same weights. python: one with xllamacpp and gguf; kind: f32, q8_0 or q4_0."""
+    program = str(record.ROOT / "benchmarks" / "harness" / "llamacpp.py")
+    command = (str(python), program, str(folder), kind, "{port}", str(slots), str(length), "1")
+    return Server(name, command, "/health", (OPENAI_PATH, "m"))
 
 
 @contextmanager

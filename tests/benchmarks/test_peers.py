@@ -31,6 +31,20 @@ def test_the_report_has_every_load_and_every_goal(tmp_path, capsys) -> None:
     assert "Failed requests: 1. transformers serve: status 503 (1)" in text
 
 
+def test_formats_of_weights_are_compared_with_llama_cpp(tmp_path) -> None:
+    """Each of ours beside each of llama.cpp's, over the same checkpoint; every target has a verdict."""
+    command = ["--text", "t", "--c", "1,4,16", "--llama", "python", "--no-lock", "--no-mixed"]
+    asked = peers.arguments([*command, "--results", str(tmp_path), "--logs", str(tmp_path)])
+    compared = {server.name: server for server in peers.chosen(asked)}
+    assert {*peers.LLAMA, peers.OURS, peers.HALF, peers.INT8, peers.INT4} == set(compared)
+    assert compared[peers.INT8].env["VIBE_QUANT"] == "int8"
+    assert compared[peers.HALF].env["VIBE_DTYPE"] == "bfloat16"
+    assert compared["llama.cpp, Q4_0"].command[2:] == ("t", "q4_0", "{port}", "16", str(peers.MODEL_LENGTH), "1")
+    measured = {peers.INT8: {"c=1": rounds(160)}, "llama.cpp, Q8_0": {"c=1": rounds(100)}}
+    text = peers.report(peers.record.facts(["torch"]), measured, peers.tasks(asked.c, images=False), asked).read_text()
+    assert "| tokens/s of int8: at least 1.5 times llama.cpp, Q8_0 | c=1 | 1.60 (1.60 to 1.60) | met |" in text
+
+
 @pytest.mark.slow
 def test_a_server_that_does_not_start_ends_the_run(tmp_path, capsys) -> None:
     """One sentence that says where to look, and an exit status; earlier results are kept."""
