@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 AFTER = "With status 429: seconds until the limit allows a request again."
+WHICH = "With status 429: which `setting` of the service, or which `limit` of the caller, refused the request."
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -25,6 +26,7 @@ class ApiFailure(Body):
     message: Annotated[str, Field(description="A plain sentence.")]
     request_id: str
     retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
+    details: NotRequired[Annotated[dict[str, str], Field(description=WHICH)]]
 
 
 class OpenaiFailureDetails(Body):
@@ -35,6 +37,7 @@ class OpenaiFailureDetails(Body):
     param: Annotated[str | None, Field(description="The field that is wrong, if it is one field.")]
     code: str | None
     retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
+    details: NotRequired[Annotated[dict[str, str], Field(description=WHICH)]]
 
 
 class OpenaiFailure(Body):
@@ -44,10 +47,11 @@ class OpenaiFailure(Body):
 
 
 class AnthropicFailureDetails(Body):
-    """What went wrong, in Anthropic's words. details: what a client may do about it, with a code for programs."""
+    """What went wrong, in Anthropic's words. details: a code for programs; at 429 the setting or limit."""
 
     type: str
     message: str
+    retry_after: NotRequired[Annotated[int, Field(description=AFTER)]]
     details: NotRequired[dict[str, str]]
 
 

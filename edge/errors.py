@@ -214,12 +214,20 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
     return headers
 
 
+def limit_of(error: ServiceError) -> dict[str, str]:
+    """Return the name of what a request is over: a setting of the service or a limit of the caller; else nothing."""
+    names = {"setting": getattr(error, "setting", None), "limit": getattr(error, "limit", None)}
+    return {kind: name for kind, name in names.items() if name}
+
+
 def api_body(error: ServiceError, request_id: str, sentence: Sentence) -> ApiFailure:
     """Return the body of a failure under /api. sentence: translates a message, given the error's code as well."""
     code = meaning_of(error).code
     body = ApiFailure(error=code, message=sentence(error.message, code), request_id=request_id)
     if isinstance(error, REFUSED_FOR_NOW):
         body["retry_after"] = error.retry_after
+        if which := limit_of(error):
+            body["details"] = which
     return body
 
 
@@ -230,4 +238,6 @@ def openai_body(error: ServiceError) -> OpenaiFailure:
     details = OpenaiFailureDetails(message=error.message, type=meaning.kind, param=param, code=code)
     if isinstance(error, REFUSED_FOR_NOW):
         details["retry_after"] = error.retry_after
+        if which := limit_of(error):
+            details["details"] = which
     return OpenaiFailure(error=details)

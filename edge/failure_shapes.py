@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from edge.bodies import AnthropicFailure, AnthropicFailureDetails, ApiFailure, OpenaiFailure
-from edge.errors import Sentence, api_body, meaning_of, openai_body
+from edge.errors import REFUSED_FOR_NOW, Sentence, api_body, limit_of, meaning_of, openai_body
 from engine.errors import ContextTooLong, ServiceError
 
 
@@ -73,6 +73,10 @@ def anthropic_body(error: ServiceError, request_id: str, status: int | None = No
     details = AnthropicFailureDetails(type=kind, message=_anthropic_message(error))
     if (code := ANTHROPIC_REMEDIES.get(getattr(error, "param", None) or "")) is not None:
         details["details"] = {"error_code": code}
+    if isinstance(error, REFUSED_FOR_NOW):
+        details["retry_after"] = error.retry_after
+        if which := limit_of(error):
+            details["details"] = which
     return AnthropicFailure(type="error", error=details, request_id=request_id)
 
 

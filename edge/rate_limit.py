@@ -50,10 +50,15 @@ class Windows(Protocol):
 
 
 class OverBudget(RateLimitExceeded):
-    """The client's budget of this name is spent; `window` is `minute` or `hour`."""
+    """The client's budget of this name is spent; `window` is `minute` or `hour`.
 
-    def __init__(self, item: RateLimitItem, quota: Quota, budget: str) -> None:
+    The number is that of `setting`, or of `limit` if the client has one of its own; the other is None.
+    """
+
+    def __init__(self, item: RateLimitItem, quota: Quota, budget: str, own: bool = False) -> None:
         self.window, self.budget = item.GRANULARITY.name, budget
+        self.setting = None if own else f"RATE_LIMIT_PER_{self.window.upper()}"
+        self.limit = f"requests_per_{self.window}" if own else None
         self.quota = quota
         super().__init__(_exceeded(item.amount, self.window), quota.reset)
 
@@ -65,18 +70,24 @@ def _exceeded(amount: int, window: str) -> Message:
 
 
 class _Size:
-    """The windows of a budget that is `times` the settings' numbers; 0 switches a window off."""
+    """The windows of a budget that is `times` these numbers; 0 switches one off. own: those of the client."""
 
-    def __init__(self, per_minute: int, per_hour: int, times: int) -> None:
+    def __init__(self, per_minute: int, per_hour: int, times: int, own: tuple[str, ...] = ()) -> None:
+        self.own = own
         items = (RateLimitItemPerMinute(per_minute * times or 1), RateLimitItemPerHour(per_hour * times or 1))
         switched_on = (per_minute > 0, per_hour > 0)
         self.items = tuple(item for item, on in zip(items, switched_on, strict=True) if on)
         self.policy = ", ".join(f"{item.amount};w={item.get_expiry()}" for item in self.items)
 
+    def over(self, item: RateLimitItem, used: int, reset: float, budget: str) -> OverBudget:
+        """Return the refusal of a request that is over the limit of one window."""
+        own = item.GRANULARITY.name in self.own
+        return OverBudget(item, _quota(self, item, used, reset), budget, own)
+
 
 @lru_cache(1024)
-def _size(per_minute: int, per_hour: int, times: int) -> _Size:
-    return _Size(per_minute, per_hour, times)
+def _size(per_minute: int, per_hour: int, times: int, own: tuple[str, ...]) -> _Size:
+    return _Size(per_minute, per_hour, times, own)
 
 
 class RateLimiter:
@@ -141,6 +152,7 @@ class RateLimiter:
             self._per_minute if per_minute is None else per_minute,
             self._per_hour if per_hour is None else per_hour,
             TIMES.get(budget, 1),
+            tuple(window for window, set_ in (("minute", per_minute), ("hour", per_hour)) if set_ is not None),
         )
 
     def _spend_in(self, windows: Windows, size: _Size, budget: str, client: str, cost: int, only_look: bool) -> Quota:
@@ -149,13 +161,13 @@ class RateLimiter:
         for item in size.items:
             reset, used = windows.used(item, budget, client)
             if used + cost > item.amount:
-                raise OverBudget(item, _quota(size, item, used, reset), budget)
+                raise size.over(item, used, reset, budget)
             quotas.append(_quota(size, item, used + cost, reset))
         for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):
                 reset, used = windows.used(item, budget, client)
-                raise OverBudget(item, _quota(size, item, used, reset), budget)
+                raise size.over(item, used, reset, budget)
         return min(quotas, key=lambda quota: quota.remaining)
 
     @property

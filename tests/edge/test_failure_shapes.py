@@ -51,9 +51,10 @@ def test_the_address_decides(path, shape):
 def test_every_error_has_a_name_of_anthropics(kind):
     """By its status; the body has exactly the fields that the clients read."""
     error = kind.__new__(kind)
-    error.message = "No."
+    error.message, error.retry_after = "No.", 7
     body = anthropic_body(error, "mine")
     assert body["error"].pop("message").endswith("No.")
+    assert body["error"].pop("retry_after", None) == (7 if meaning_of(error).status == 429 else None)
     assert body == {"type": "error", "error": {"type": KINDS[meaning_of(error).status]}, "request_id": "mine"}
 
 
@@ -76,7 +77,7 @@ def test_the_message_names_the_field(error, message):
 
 
 def test_a_refused_thread_has_the_code_on_which_clients_go_on_without():
-    """Anthropic's runner of tools asks for a thread by itself; no other refusal has details."""
+    """Anthropic's runner of tools asks for a thread by itself; no other refusal of a field has details."""
     refused = anthropic_body(ValidationError("thread is not supported.", "thread"), "mine")["error"]
     assert refused["details"] == {"error_code": "thread_unsupported_request"}
     assert "details" not in anthropic_body(ValidationError("No.", "threads"), "mine")["error"]

@@ -71,6 +71,7 @@ def test_a_spent_budget_is_refused_in_the_shape_of_its_protocol(client, spend, p
     if path == MESSAGES:
         assert (body["type"], body["error"]["type"]) == ("error", "rate_limit_error")
         message = body["error"]["message"]
+        assert (body["error"]["retry_after"], body["error"]["details"]) == (seconds, {"limit": "tokens_per_day"})
     elif path.startswith("/v1"):
         assert body["error"]["code"] == "budget_exceeded"
         assert body["error"]["type"] == "insufficient_quota"
@@ -78,6 +79,7 @@ def test_a_spent_budget_is_refused_in_the_shape_of_its_protocol(client, spend, p
         message = body["error"]["message"]
     else:
         assert (body["error"], body["retry_after"]) == ("budget_exceeded", seconds)
+        assert body["details"] == {"limit": "tokens_per_day"}
         message = body["message"]
     assert SPENT.fullmatch(message)
 
@@ -109,9 +111,8 @@ def test_the_gate_refuses_as_the_hooks_do(app, client, spend, path):
     assert metric(app, name) == 2
     for answer in (hooks, ours):
         answer[1].pop("retry-after")
-    if path != MESSAGES:
-        for body in (hooks[2], ours[2]):
-            body.pop("retry_after", None) or body["error"].pop("retry_after")
+    for body in (hooks[2], ours[2]):
+        body.pop("retry_after", None) or body["error"].pop("retry_after")
     assert (ours[0], ours[2]) == (hooks[0], hooks[2])
     assert {n: v for n, v in ours[1].items() if n not in ITS_OWN} == {
         n: v for n, v in hooks[1].items() if n not in ITS_OWN

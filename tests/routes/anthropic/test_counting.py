@@ -68,5 +68,7 @@ class TestItsBudget:
         assert refused.json["error"] == {
             "type": "rate_limit_error",
             "message": "Rate limit exceeded: 20 requests per minute",
+            "retry_after": int(refused.headers["Retry-After"]),
+            "details": {"setting": "RATE_LIMIT_PER_MINUTE"},
         }
         assert int(refused.headers["Retry-After"]) > 0

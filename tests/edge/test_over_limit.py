@@ -1,0 +1,80 @@
+"""What every 429 of a rate limit tells programs: when to try again, and which setting or limit it was."""
+
+import pytest
+
+from edge.rate_limit import OverBudget, RateLimiter
+from edge.services import services
+from keys.account import Limits
+from tests.edge.test_gate import BODIES, judged, parsed
+
+ALL = BODIES | {
+    "/v1/responses": {"model": "avibe", "input": "Hello"},
+    "/v1/tokenize": {"model": "avibe", "prompt": "Hello"},
+    "/v1/messages/count_tokens": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]},
+}
+
+
+def told(body):
+    """Return the part of a body that has the seconds and the name."""
+    return body["error"] if isinstance(body["error"], dict) else body
+
+
+@pytest.fixture
+def environ(environ):
+    """One request a minute, and ten that count tokens."""
+    return environ | {"RATE_LIMIT_PER_MINUTE": "1", "RATE_LIMIT_PER_HOUR": "0"}
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_the_body_has_the_seconds_and_the_setting(client, path):
+    """In the shape of each protocol; the message keeps its fixed words."""
+    answers = [client.post(path, json=ALL[path]) for _ in range(11)]
+    refused = answers[-1]
+    assert refused.status_code == 429
+    part = told(refused.json)
+    assert part["retry_after"] == int(refused.headers["Retry-After"])
+    assert part["details"] == {"setting": "RATE_LIMIT_PER_MINUTE"}
+    assert part["message"].startswith("Rate limit exceeded: ")
+    assert part["message"].endswith(" requests per minute")
+
+
+def test_health_tells_it_too(client):
+    """Its budget is of its own, with the same setting."""
+    refused = [client.get("/api/health") for _ in range(2)][-1]
+    assert (refused.status_code, refused.json["details"]) == (429, {"setting": "RATE_LIMIT_PER_MINUTE"})
+    assert refused.json["retry_after"] == int(refused.headers["Retry-After"])
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_gate_tells_it_too(app, client, path):
+    """A refusal before the application is reached has the same body."""
+    client.post(path, json=BODIES[path])
+    status, headers, body = parsed(judged(services(app).gate, path))
+    assert status == 429
+    assert told(body)["retry_after"] == int(headers["retry-after"])
+    assert told(body)["details"] == {"setting": "RATE_LIMIT_PER_MINUTE"}
+
+
+def test_other_failures_name_no_limit(client):
+    """The fields are those of a 429 alone."""
+    body = client.post("/api/v1/text/generate", json={"prompt": ""}).json
+    assert {"retry_after", "details"}.isdisjoint(body)
+
+
+@pytest.mark.parametrize(
+    ("limits", "used", "names"),
+    [
+        (Limits(), 2, ("RATE_LIMIT_PER_MINUTE", None)),
+        (Limits(requests_per_minute=1), 1, (None, "requests_per_minute")),
+        (Limits(requests_per_hour=1), 1, (None, "requests_per_hour")),
+        (Limits(requests_per_minute=0), 3, ("RATE_LIMIT_PER_HOUR", None)),
+    ],
+)
+def test_a_limit_of_the_client_is_named_in_place_of_the_setting(limits, used, names):
+    """By the window that refuses: each may be the client's own."""
+    limiter = RateLimiter(2, 3)
+    for _ in range(used):
+        limiter.spend("generation", "a", limits=limits)
+    with pytest.raises(OverBudget) as caught:
+        limiter.spend("generation", "a", limits=limits)
+    assert (caught.value.setting, caught.value.limit) == names
