@@ -40,7 +40,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelSet, build_models
-from routes import api, assets, docs, pages, sign_in, status
+from routes import admin_audit, admin_keys, api, assets, docs, pages, sign_in, status
 from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
@@ -110,6 +110,7 @@ def create_app(
     app.extensions[KEY] = RouteServices(
         settings=settings,
         models=models,
+        database=database,
         rate_limiter=limiter,
         authenticator=authenticator,
         client_sessions=sessions,
@@ -135,7 +136,15 @@ def create_app(
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs)
-    for blueprint in (*served, pages.pages, sign_in.sign_in, status.status, assets.assets):
+    for blueprint in (
+        *served,
+        pages.pages,
+        sign_in.sign_in,
+        status.status,
+        admin_keys.admin_keys,
+        admin_audit.admin_audit,
+        assets.assets,
+    ):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

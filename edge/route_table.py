@@ -74,6 +74,7 @@ SEVERAL_ANSWERS = replace(ONE_ANSWER, cost_in_body=True)
 COUNTED = Row(need=Need.CLIENT, budget=Budget.COUNTING, bodies={JSON: 64 * MIB})
 STORED = Row(need=Need.CLIENT, budget=Budget.COUNTING)
 FORMS = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.FORM)
+OPERATORS_ACT = Row(need=Need.OPERATOR, bodies=FORM_OF_TEXT, own_page=True, form_token=True)
 SIGNING = Row(bodies=FORM_OF_TEXT, own_page=True, form_token=True)
 API = Row(need=Need.CLIENT, budget=Budget.GENERATION, protocol=Protocol.API)
 
@@ -87,6 +88,16 @@ ROUTES: Mapping[str, Row] = {
     "GET /status": Row(need=Need.OPERATOR),
     "GET /status/figures": Row(need=Need.OPERATOR),
     "GET /status/samples": Row(need=Need.OPERATOR),
+    "GET /status/keys": Row(need=Need.OPERATOR),
+    "GET /status/keys/new": Row(need=Need.OPERATOR),
+    "POST /status/keys": OPERATORS_ACT,
+    "GET /status/keys/<key_id>": Row(need=Need.OPERATOR),
+    "POST /status/keys/<key_id>": OPERATORS_ACT,
+    "POST /status/keys/<key_id>/disable": OPERATORS_ACT,
+    "POST /status/keys/<key_id>/enable": OPERATORS_ACT,
+    "POST /status/keys/<key_id>/rotate": OPERATORS_ACT,
+    "POST /status/keys/<key_id>/delete": OPERATORS_ACT,
+    "GET /status/audit": Row(need=Need.OPERATOR),
     "POST /status/sign-in": SIGNING,
     "POST /status/sign-out": SIGNING,
     "GET /sign-in": Row(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from config import Settings
+from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
@@ -39,6 +40,7 @@ class Services:
 
     settings: Settings
     models: ModelSet
+    database: Database
     rate_limiter: RateLimiter
     authenticator: Authenticator
     client_sessions: ClientSessions

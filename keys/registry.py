@@ -5,6 +5,7 @@ A change advances the revision of keys and takes it along, so that the copies of
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from keys.record import (
 from keys.secret import new_key
 
 REVISION, DELETED = "keys", "keys_deleted"
+SEARCHED = ("name", "id", "notes")
 FIELDS = ("name", "expires_at", "priority", "models", "notes", *LIMITS)
 
 
@@ -108,6 +110,19 @@ class KeyRegistry:
         with self._database.engine().connect() as connection:
             rows = connection.execute(select(API_KEYS).order_by(API_KEYS.c.created_at, API_KEYS.c.id)).mappings()
             return [key_of(dict(row)) for row in rows]
+
+    def page(self, text: str, after: str, number: int) -> list[Key]:
+        """Return the first keys by name behind `after` whose name, id or notes contain a text."""
+        escaped = re.sub("([%_/])", r"/\1", text)
+        contains = or_(  # SQLite knows the case of ASCII letters alone
+            *(API_KEYS.c[name].like(f"%{escaped}%", escape="/") for name in SEARCHED),
+            *(func.lower(API_KEYS.c[name]).like(f"%{escaped.lower()}%", escape="/") for name in SEARCHED),
+        )
+        query = select(API_KEYS).where(API_KEYS.c.name > after).order_by(API_KEYS.c.name).limit(number)
+        if text:
+            query = query.where(contains)
+        with self._database.engine().connect() as connection:
+            return [key_of(dict(row)) for row in connection.execute(query).mappings()]
 
     def revisions(self) -> tuple[int, int]:
         """Return the revision of the last change, and that of the last removal."""

@@ -92,6 +92,30 @@ class TokenForm(RequestModel):
     csrf_token: str | None = None
 
 
+class KeyForm(TokenForm):
+    """A client key; what is empty is taken back to its default. Money in the operator's currency, times in UTC."""
+
+    name: str
+    expires_at: str | None = None
+    models: str | None = None
+    priority: str | None = None
+    notes: str | None = None
+    requests_per_minute: str | None = None
+    requests_per_hour: str | None = None
+    concurrent_requests: str | None = None
+    tokens_per_minute: str | None = None
+    tokens_per_day: str | None = None
+    tokens_per_month: str | None = None
+    money_per_day: str | None = None
+    money_per_month: str | None = None
+
+
+class RotateForm(TokenForm):
+    """How long the old secret stays good: `none`, `hour`, `day` or `week`."""
+
+    grace: str | None = None
+
+
 class SignInForm(TokenForm):
     """A key: the operator's, or a client's."""
 

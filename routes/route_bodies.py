@@ -16,7 +16,15 @@ from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest
-from routes.request_models import ClientSignInForm, LanguageForm, RequestModels, SignInForm, TokenForm
+from routes.request_models import (
+    ClientSignInForm,
+    KeyForm,
+    LanguageForm,
+    RequestModels,
+    RotateForm,
+    SignInForm,
+    TokenForm,
+)
 
 Model = type[BaseModel] | type[bodies.Body]
 
@@ -42,6 +50,7 @@ class RouteBodies:
 def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBodies]:
     """Return the bodies of every route, by its name in the route table."""
     page, answer = {HTML: None}, response_models.GenerationAnswer
+    lost: dict[int, Model | None] = {404: None, 503: None}
     return {
         "GET /": RouteBodies(page),
         "GET /state": RouteBodies(page),
@@ -51,6 +60,16 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "GET /status/figures": RouteBodies(page),
         "GET /status/samples": RouteBodies({JSON: None}),
         "POST /language": RouteBodies(page, _form(LanguageForm), status=303),
+        "GET /status/keys": RouteBodies(page, more=lost),
+        "GET /status/keys/new": RouteBodies(page),
+        "POST /status/keys": RouteBodies(page, _form(KeyForm), more=lost),
+        "GET /status/keys/<key_id>": RouteBodies(page, more=lost),
+        "POST /status/keys/<key_id>": RouteBodies(page, _form(KeyForm), status=303, more=lost),
+        "POST /status/keys/<key_id>/disable": RouteBodies(page, _form(TokenForm), status=303, more=lost),
+        "POST /status/keys/<key_id>/enable": RouteBodies(page, _form(TokenForm), status=303, more=lost),
+        "POST /status/keys/<key_id>/rotate": RouteBodies(page, _form(RotateForm), more=lost),
+        "POST /status/keys/<key_id>/delete": RouteBodies(page, _form(TokenForm), status=303, more=lost),
+        "GET /status/audit": RouteBodies(page, more={503: None}),
         "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
         "POST /status/sign-out": RouteBodies(page, _form(TokenForm), status=303),
         "GET /sign-in": RouteBodies(page, status=303),

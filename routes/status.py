@@ -41,6 +41,7 @@ def show() -> str:
         signed_in=operator_session.is_signed_in(
             request, services().settings.security.admin_key, services().ended_sessions
         ),
+        page="status",
         **current_figures(),
         **service_facts(),
     )

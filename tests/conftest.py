@@ -29,10 +29,16 @@ def pytest_collection_finish(session):
     gc.enable()
 
 
+@pytest.fixture(scope="session")
+def state_dir(tmp_path_factory):
+    """A folder for the database of all tests that do not mind each other's keys; made once, since that takes time."""
+    return tmp_path_factory.mktemp("state")
+
+
 @pytest.fixture
-def environ():
+def environ(state_dir):
     """The variables of `settings`; limits are off, except in the tests of limits."""
-    return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    return {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0", "STATE_DIR": str(state_dir)}
 
 
 # Tests that need no application do not pay for its imports.

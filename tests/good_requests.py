@@ -1,10 +1,14 @@
 """The addresses of the route table, and for each a request that it answers well."""
 
+import uuid
+
 from edge.route_table import ROUTES
+from edge.services import services
+from keys.registry import Actor
 from tests.fakes import image_bytes, multipart
 
 TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
-STORED = "<response_id>"
+STORED, KEY_ID = "<response_id>", "<key_id>"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
 # A request that each route answers well; a new route that reads a body needs one here.
@@ -33,22 +37,30 @@ GOOD = {
 
 def good_request(path):
     """Return a request that the route answers well."""
+    if path.startswith("/status/keys"):
+        return {"data": {"name": f"key {uuid.uuid4()}"}}  # one of a kind
     return GOOD[path]
 
 
-def real_path(name, stored="resp_unknown"):
-    """Return an address that a route of the table answers. stored: the id of a response that is stored."""
+def real_path(name, stored="resp_unknown", key="aaaaaaaaaaaa"):
+    """Return an address that a route of the table answers. stored, key: ids of a stored response and of a key."""
     path = name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
-    return path.replace(STORED, stored)
+    return path.replace(STORED, stored).replace(KEY_ID, key)
 
 
 def call(client, name, end="", **extra):
     """Make a good request to a route of the table. end: of the address, behind the route's own."""
     options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
-    path = real_path(name, stored_response(client, **extra)) if STORED in name else real_path(name)
+    stored = stored_response(client, **extra) if STORED in name else ""
+    path = real_path(name, stored, stored_key(client) if KEY_ID in name else "")
     return client.open(path + end, method=name.split()[0], buffered=True, **options, **extra)
 
 
 def stored_response(client, **extra):
     """Return the id of a response that is stored for this caller."""
     return client.post("/v1/responses", json=GOOD["/v1/responses"]["json"] | {"store": True}, **extra).json["id"]
+
+
+def stored_key(client):
+    """Return the id of a key in the database of the client's application."""
+    return services(client.application).key_registry.make(Actor("tests"), f"key {uuid.uuid4()}")[0].id

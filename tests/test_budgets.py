@@ -11,9 +11,9 @@ from tests.good_requests import GENERATIONS, TEXT, call, good_request
 
 
 @pytest.fixture
-def limited(models, machine):
+def limited(models, machine, state_dir):
     """A client of a service with the default limits."""
-    return create_app(load_settings({}, None), models, machine).test_client()
+    return create_app(load_settings({"STATE_DIR": str(state_dir)}, None), models, machine).test_client()
 
 
 def test_generation_routes_share_one_budget(limited):

@@ -46,7 +46,10 @@ def test_a_slash_at_the_end_changes_nothing(client, name):
     """No redirect, which would lose a body; the same answer, and the same rules."""
     with_slash, plain = call(client, name, "/"), call(client, name)
     assert (with_slash.status_code, with_slash.mimetype) == (plain.status_code, plain.mimetype)
-    assert with_slash.headers.get("Location") == plain.headers.get("Location")
+    goals = [
+        re.sub("keys/[a-z0-9]{12}", "keys/<key_id>", one.headers.get("Location", "")) for one in (with_slash, plain)
+    ]
+    assert goals[0] == goals[1]
     assert (b"form" in with_slash.data) == (b"form" in plain.data)
 
 
@@ -218,12 +221,15 @@ FOREIGN = {"REMOTE_ADDR": "10.1.2.3"}
 @pytest.mark.parametrize("name", GUARDED)
 def test_guarded_routes_answer_this_machine_and_the_operator_alone(client, with_key, name):
     """403 if no key is set, 401 if one is; neither reveals the key."""
-    assert call(client, name).status_code == 200
+    assert call(client, name).status_code in (200, 303)
     assert call(client, name, environ_base=FOREIGN).status_code == 403
     refused = call(with_key, name, environ_base=FOREIGN)
     assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert call(with_key, name, environ_base=FOREIGN, headers={"Authorization": "Bearer wrong"}).status_code == 401
-    assert call(with_key, name, environ_base=FOREIGN, headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert call(with_key, name, environ_base=FOREIGN, headers={"Authorization": f"Bearer {KEY}"}).status_code in (
+        200,
+        303,
+    )
 
 
 @pytest.mark.parametrize("header", ["X-Real-IP", "X-Forwarded-For", "Forwarded", "X-Forwarded-Host"])

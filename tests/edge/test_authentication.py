@@ -157,7 +157,7 @@ def test_open_routes_ask_nobody(client, name):
 def test_a_clients_key_is_not_the_operators(client, make, name):
     """Nor does it let its holder into the operator's pages."""
     assert call(client, name, headers=bearer(make()), environ_base=FOREIGN).status_code == 401
-    assert call(client, name, headers=bearer(ADMIN), environ_base=FOREIGN).status_code == 200
+    assert call(client, name, headers=bearer(ADMIN), environ_base=FOREIGN).status_code in (200, 303)
 
 
 @pytest.mark.parametrize(("auth", "good", "bad"), [("keys", "key", "token"), ("jwt", "token", "key")])

@@ -228,7 +228,7 @@ def test_the_page_is_in_the_readers_language(client):
 def test_the_page_is_of_a_moderate_size(client):
     """With every field of every schema."""
     for language in LOCALES:
-        assert len(client.get("/api/docs", headers={"Accept-Language": language}).data) < 250_000
+        assert len(client.get("/api/docs", headers={"Accept-Language": language}).data) < 300_000
 
 
 def test_the_page_with_the_forms_links_to_the_description(client):

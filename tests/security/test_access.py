@@ -39,10 +39,13 @@ def test_nothing_can_be_loaded_changed_or_run(client, method):
 
 
 def test_every_route_that_changes_something_needs_the_operator():
-    """Beside generation, the visitor's own language and session there is one, and it is guarded."""
+    """Beside generation and the visitor's own language and session, each is guarded."""
     changing = {name for name, row in ROUTES.items() if name.startswith("POST") and row.budget is None}
     own = {"POST /language", "POST /status/sign-in", "POST /status/sign-out", "POST /sign-in", "POST /sign-out"}
-    assert {name: ROUTES[name].need for name in changing - own} == {f"POST {RESET}": Need.LOCAL_OR_ADMIN}
+    needs = {name: ROUTES[name].need for name in changing - own}
+    assert needs.pop(f"POST {RESET}") is Need.LOCAL_OR_ADMIN
+    assert set(needs.values()) == {Need.OPERATOR}
+    assert all(name.startswith("POST /status/") and ROUTES[name].form_token for name in needs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,172 @@
+"""The operator's pages of client keys: listed, made, changed, disabled, given another secret, and removed.
+
+A secret is on the page that answers its making, once, and nowhere else: no address leads to it and nothing keeps it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import SQLAlchemyError
+
+from database.connect import DatabaseError
+from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
+from keys.registry import UnknownKey
+from routes.key_form import FIELDS, fields_of, shown_limit, shown_time, typed_of
+from routes.locale import visitors_locale
+from routes.operator_page import actor, operators_page, without_database
+from routes.parsing import submitted_form
+from routes.services import services
+
+admin_keys = Blueprint("admin_keys", __name__, url_prefix="/status/keys")
+
+PAGE = 50  # keys
+GRACES = {"none": 0, "hour": 3600, "day": 86_400, "week": 7 * 86_400}  # seconds that an old secret stays good
+
+
+@admin_keys.errorhandler(DatabaseError)
+@admin_keys.errorhandler(SQLAlchemyError)
+def no_database(error: Exception) -> ResponseReturnValue:
+    """Say that the database cannot be used."""
+    return without_database(error, "keys")
+
+
+@admin_keys.errorhandler(UnknownKey)
+def unknown_key(error: UnknownKey) -> ResponseReturnValue:
+    """Say that there is no such key."""
+    return operators_page("operator_failure.html", page="keys", problem="unknown_key"), 404
+
+
+@admin_keys.get("")
+def index() -> str:
+    """List the keys by name; `q` searches names, ids and notes, `after` goes on behind a name."""
+    wanted = request.args.get("q", "").strip()[:200]
+    found = services().key_registry.page(wanted, request.args.get("after", ""), PAGE + 1)
+    return operators_page(
+        "keys.html",
+        page="keys",
+        wanted=wanted,
+        keys=[_row(key) for key in found[:PAGE]],
+        more=found[PAGE - 1].name if len(found) > PAGE else None,
+        auth=services().settings.access.auth,
+    )
+
+
+@admin_keys.get("/new")
+def new() -> str:
+    """Show the form of a key that is made."""
+    return _form({"priority": "normal"})
+
+
+@admin_keys.post("")
+def make() -> ResponseReturnValue:
+    """Make a key and show its secret, once."""
+    typed = _typed()
+    try:
+        key, text = services().key_registry.make(actor(), **fields_of(typed))
+    except KeyFieldError as error:
+        return _form(typed, _problem(error)), 400
+    return operators_page("key_made.html", page="keys", key=key, text=text)
+
+
+@admin_keys.get("/<key_id>")
+def show(key_id: str) -> str:
+    """Show a key and the form that changes it."""
+    key = services().key_registry.find(key_id)
+    return _form(typed_of(key), key=key, saved="saved" in request.args)
+
+
+@admin_keys.post("/<key_id>")
+def change(key_id: str) -> ResponseReturnValue:
+    """Change the fields of a key."""
+    typed = _typed()
+    try:
+        services().key_registry.change(actor(), key_id, **fields_of(typed))
+    except KeyFieldError as error:
+        return _form(typed, _problem(error), services().key_registry.find(key_id)), 400
+    return _back(key_id)
+
+
+@admin_keys.post("/<key_id>/disable")
+def disable(key_id: str) -> ResponseReturnValue:
+    """Refuse a key from now on."""
+    submitted_form()
+    services().key_registry.disable(actor(), key_id)
+    return _back(key_id)
+
+
+@admin_keys.post("/<key_id>/enable")
+def enable(key_id: str) -> ResponseReturnValue:
+    """Accept a disabled key again."""
+    submitted_form()
+    services().key_registry.enable(actor(), key_id)
+    return _back(key_id)
+
+
+@admin_keys.post("/<key_id>/rotate")
+def rotate(key_id: str) -> ResponseReturnValue:
+    """Give a key another secret and show it, once; the old one stays good for the time that was chosen."""
+    grace = GRACES.get(submitted_form().fields.get("grace", ""), 0)
+    key, text = services().key_registry.rotate(actor(), key_id, grace)
+    return operators_page("key_made.html", page="keys", key=key, text=text)
+
+
+@admin_keys.post("/<key_id>/delete")
+def delete(key_id: str) -> ResponseReturnValue:
+    """Remove a key; its usage stays."""
+    submitted_form()
+    services().key_registry.delete(actor(), key_id)
+    return redirect(url_for("admin_keys.index"), 303)
+
+
+def _back(key_id: str) -> ResponseReturnValue:
+    return redirect(url_for("admin_keys.show", key_id=key_id, saved=1), 303)
+
+
+def _typed() -> dict[str, str]:
+    fields = submitted_form().fields
+    return {name: fields[name] for name in FIELDS if name in fields}
+
+
+def _form(typed: dict[str, str], problem: str = "", key: Key | None = None, saved: bool = False) -> str:
+    return operators_page(
+        "key.html",
+        page="keys",
+        key=key,
+        state=None if key is None else key.state(time.time()),
+        typed=typed,
+        problem=problem,
+        saved=saved,
+        limits=LIMITS,
+        priorities=PRIORITIES,
+        graces=GRACES,
+        models=[name for name, _ in services().models],
+        currency=services().settings.spending.currency,
+    )
+
+
+def _row(key: Key) -> dict[str, Any]:
+    """Return what the list shows of a key."""
+    limits = {name: getattr(key.account.limits, name) for name in LIMITS}
+    return {
+        "id": key.id,
+        "name": key.name,
+        "state": key.state(time.time()),
+        "models": ", ".join(sorted(key.account.models or ())),
+        "priority": key.account.priority,
+        "expires": shown_time(key.expires_at).replace("T", " "),
+        "limits": {name: shown_limit(name, value) for name, value in limits.items() if value is not None},
+    }
+
+
+def _problem(error: KeyFieldError) -> str:
+    """Return what is wrong with which field, in the reader's language."""
+    texts = visitors_locale().texts["client_keys"]
+    field, _, reason = str(error).partition(": ")
+    problem: str = texts["problems"][
+        "taken" if "already" in reason else field if field in texts["problems"] else "number"
+    ]
+    return f"{texts['fields'].get(field, field)}: {problem}"

@@ -1,0 +1,79 @@
+"""The form of a client key on the operator's pages: its fields as they are typed, and back.
+
+Money is typed in the operator's currency and kept in millionths of it; an expiry is typed in UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
+
+MILLION = 1_000_000
+AMOUNT = re.compile(r"\d{1,9}(?:[.,]\d{1,6})?", re.ASCII)
+WHOLE = re.compile(r"\d{1,15}", re.ASCII)
+TEXTS = ("name", "expires_at", "priority", "models", "notes")
+FIELDS = (*TEXTS, *LIMITS)
+
+
+def typed_of(key: Key) -> dict[str, str]:
+    """Return a key as its form shows it."""
+    limits = {name: getattr(key.account.limits, name) for name in LIMITS}
+    return {
+        "name": key.name,
+        "expires_at": shown_time(key.expires_at),
+        "priority": key.account.priority,
+        "models": ", ".join(sorted(key.account.models or ())),
+        "notes": key.notes,
+    } | {name: "" if value is None else shown_limit(name, value) for name, value in limits.items()}
+
+
+def fields_of(typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a key that were typed; an empty one is taken back to its default. Raises KeyFieldError."""
+    models = [name for name in re.split(r"[\s,]+", typed.get("models", "")) if name]
+    priority = typed.get("priority") or "normal"
+    if priority not in PRIORITIES:
+        raise KeyFieldError("priority: unknown")
+    return {
+        "name": typed.get("name", ""),
+        "expires_at": _time(typed.get("expires_at", "").strip()),
+        "priority": priority,
+        "models": models or None,
+        "notes": typed.get("notes", ""),
+    } | {name: _limit(name, typed.get(name, "").strip()) for name in LIMITS}
+
+
+def shown_limit(name: str, value: int) -> str:
+    """Return a limit as it is typed."""
+    return f"{Decimal(value) / MILLION:f}" if name.startswith("money") else str(value)
+
+
+def shown_time(moment: int | None) -> str:
+    """Return seconds since the epoch as a browser's field has a time, "" for never."""
+    return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M")
+
+
+def _limit(name: str, text: str) -> int | None:
+    if not text:
+        return None
+    if name.startswith("money"):
+        if not AMOUNT.fullmatch(text):
+            raise KeyFieldError(f"{name}: not an amount")
+        return int(Decimal(text.replace(",", ".")) * MILLION)
+    if not WHOLE.fullmatch(text):
+        raise KeyFieldError(f"{name}: not a number")
+    return int(text)
+
+
+def _time(text: str) -> int | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise KeyFieldError("expires_at: not a time") from error

@@ -1,0 +1,238 @@
+"""The operator's pages of keys and of the audit trail."""
+
+import re
+import time
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import OperationalError
+
+from database.tables import API_KEYS
+from edge import csrf
+from edge.services import services
+from keys.record import LIMITS
+from keys.registry import Actor
+from keys.secret import digest
+from routes.key_form import fields_of, shown_limit
+from routes.locale import LOCALES
+from tests.routes.test_sign_in import token_in
+
+ADMIN = "a-key-of-an-operator"
+FULL = {
+    "name": "billing",
+    "models": "avibe, avision",
+    "priority": "low",
+    "expires_at": "2030-01-02T03:04",
+    "notes": "Ask Anna <1>",
+    "requests_per_minute": "60",
+    "requests_per_hour": "0",
+    "concurrent_requests": "4",
+    "tokens_per_minute": "1000",
+    "tokens_per_day": "20000",
+    "tokens_per_month": "300000",
+    "money_per_day": "1.5",
+    "money_per_month": "20,25",
+}
+
+
+@pytest.fixture
+def environ(environ, tmp_path):
+    """A database of its own."""
+    return environ | {"AUTH": "keys", "STATE_DIR": str(tmp_path), "ADMIN_KEY": ADMIN}
+
+
+@pytest.fixture
+def registry(app):
+    return services(app).key_registry
+
+
+@pytest.fixture
+def operator(app):
+    """A browser in which the operator has signed in, far away."""
+    client = app.test_client()
+    client.environ_base = {**client.environ_base, "REMOTE_ADDR": "203.0.113.7", "HTTP_ORIGIN": "http://localhost"}
+    page = client.get("/status")
+    client.post("/status/sign-in", data={"key": ADMIN, csrf.FIELD: token_in(page)})
+    return client
+
+
+def act(client, address, shown="/status/keys/new", **fields):
+    """Send a form of the page that shows it."""
+    return client.post(address, data={csrf.FIELD: token_in(client.get(shown)), **fields})
+
+
+def make(client, **fields):
+    """Make a key through the form; return its text."""
+    answer = act(client, "/status/keys", **fields)
+    assert answer.status_code == 200, answer.text
+    return re.search(r'id="secret" value="([^"]+)"', answer.text)[1]
+
+
+def test_a_key_is_made_and_its_secret_shown_once(operator, registry, app):
+    """It works at once, is on no other page, and the answer is kept by no cache and at no address of its own."""
+    answer = act(operator, "/status/keys", **FULL)
+    text = re.search(r'id="secret" value="([^"]+)"', answer.text)[1]
+    assert answer.headers["Cache-Control"] == "no-store"
+    key = registry.find("billing")
+    assert key.hash == digest(text)
+    services(app).key_store.refresh()
+    assert operator.get("/v1/models", headers={"Authorization": f"Bearer {text}"}).status_code == 200
+    secret = text.rpartition("_")[2]
+    for page in ("/status/keys", f"/status/keys/{key.id}", "/status/audit", "/status"):
+        assert secret not in operator.get(page).text
+
+
+def test_every_field_of_a_key_can_be_set_and_is_shown_again(operator, registry):
+    """Limits, models, priority, expiry and notes; money in the operator's currency."""
+    make(operator, **FULL)
+    key = registry.find("billing")
+    assert key.account.limits.money_per_day == 1_500_000
+    assert key.account.limits.money_per_month == 20_250_000
+    assert key.account.models == {"avibe", "avision"}
+    assert (key.account.priority, key.notes, key.expires_at) == ("low", "Ask Anna <1>", 1893553440)
+    page = operator.get(f"/status/keys/{key.id}").text
+    for name in ("name", "models", "expires_at", *LIMITS):
+        shown = FULL[name].replace(",", ".") if name.startswith("money") else FULL[name]
+        assert f'name="{name}"' in page
+        assert f'value="{shown}"' in page
+    assert "Ask Anna &lt;1&gt;</textarea>" in page
+    assert '<option value="low" selected>' in page
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_every_limit_is_read_as_it_is_shown(limit):
+    """An empty field is no limit of its own; zero is one."""
+    for value in (0, 1, 1_234_567):
+        assert fields_of({"name": "x", limit: shown_limit(limit, value)})[limit] == value
+    assert fields_of({"name": "x", limit: ""})[limit] is None
+
+
+def test_a_key_is_changed_and_emptied_fields_go_back(operator, registry):
+    """An empty field takes a limit, the models or the expiry back to the default."""
+    make(operator, **FULL)
+    key = registry.find("billing")
+    address = f"/status/keys/{key.id}"
+    saved = act(operator, address, address, **FULL | {"tokens_per_day": "7", "models": "", "expires_at": ""})
+    assert saved.status_code == 303
+    changed = registry.find("billing")
+    assert (changed.account.limits.tokens_per_day, changed.account.models, changed.expires_at) == (7, None, None)
+    assert "Saved." in operator.get(saved.headers["Location"]).text
+
+
+WRONG = {
+    "name": ["", " ", "x" * 129, "a\nb"],
+    "models": ["x" * 200, ",".join(f"m{n}" for n in range(65))],
+    "priority": ["urgent"],
+    "notes": ["x" * 2001],
+    "expires_at": ["tomorrow", "2030-13-01", "9" * 30],
+    "money_per_day": ["-1", "1.1234567", "1e9", "a"],
+    **{name: ["-1", "1.5", "1e3", "٣", "9" * 16, "x"] for name in LIMITS if not name.startswith("money")},
+}
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_a_wrong_field_is_named_and_what_was_typed_stays(operator, registry, language):
+    """400 in the operator's language; nothing is made."""
+    operator.environ_base["HTTP_ACCEPT_LANGUAGE"] = language
+    texts = LOCALES[language].texts["client_keys"]["fields"]
+    token = token_in(operator.get("/status/keys/new"))
+    for field, value in [(field, value) for field, values in WRONG.items() for value in values]:
+        answer = operator.post("/status/keys", data=FULL | {csrf.FIELD: token, field: value})
+        assert answer.status_code == 400, (field, value)
+        assert f'role="alert">{texts[field]}: ' in answer.text, (field, value)
+        assert "Ask Anna" in answer.text or field == "notes"
+    assert registry.page("", "", 9) == []
+
+
+def test_a_name_is_one_of_a_kind(operator):
+    """The form says so."""
+    make(operator, name="shop")
+    assert "a key of this name already" in act(operator, "/status/keys", name="shop").text
+
+
+def test_a_key_is_disabled_enabled_rotated_and_removed(operator, registry, app):
+    """Each counts with the next look at the database, and each is in the audit trail with its actor."""
+    text = make(operator, name="shop")
+    key = registry.find("shop")
+    address = f"/status/keys/{key.id}"
+
+    def status(offered):
+        services(app).key_store.refresh()
+        return app.test_client().get("/v1/models", headers={"Authorization": f"Bearer {offered}"}).status_code
+
+    act(operator, f"{address}/disable", address)
+    assert status(text) == 401
+    assert 'data-state="disabled"' in operator.get("/status/keys").text
+    act(operator, f"{address}/enable", address)
+    assert status(text) == 200
+    rotated = act(operator, f"{address}/rotate", address, grace="hour")
+    other = re.search(r'id="secret" value="([^"]+)"', rotated.text)[1]
+    assert rotated.headers["Cache-Control"] == "no-store"
+    assert [status(text), status(other)] == [200, 200]
+    assert registry.find("shop").previous_until - time.time() == pytest.approx(3600, abs=60)
+    act(operator, f"{address}/rotate", address)
+    assert [status(text), status(other)] == [401, 401]
+    act(operator, f"{address}/delete", address)
+    assert operator.get(address).status_code == 404
+    page = operator.get("/status/audit").text
+    found = re.findall(r"<td>(\w+)</td><td>([\d.]+)</td><td><code>key\.(\w+)</code>", page)
+    assert found == [("admin", "203.0.113.7", what) for what in "delete rotate rotate enable disable create".split()]
+
+
+def test_many_keys_are_paged_and_found(operator, registry, app):
+    """A page has fifty; names, ids and notes are searched, with signs of patterns as they stand, in any alphabet."""
+    with services(app).database.engine().begin() as connection:
+        rows = [
+            {
+                "id": f"{number:012}",
+                "name": f"client {number:05}",
+                "hash": f"{number:064}",
+                "created_at": 1,
+                "revision": 1,
+            }
+            for number in range(1000)
+        ]
+        connection.execute(insert(API_KEYS), rows)
+    make(operator, name="Магазин 100%", notes="под_чертой")
+    first = operator.get("/status/keys").text
+    assert first.count('<tr><th scope="row">') == 50
+    following = operator.get(re.search(r'href="([^"]+)" rel="next"', first)[1].replace("&amp;", "&")).text
+    assert "client 00050" in following
+    assert "client 00049" not in following
+    for wanted, count in (("CLIENT 0012", 10), ("магазин", 0), ("Магазин", 1), ("100%", 1), ("д_ч", 1), ("0%0", 0)):
+        page = operator.get("/status/keys", query_string={"q": wanted}).text
+        assert page.count('<tr><th scope="row">') == count, wanted
+    assert registry.page("client 0099", "client 00995", 50)[0].name == "client 00996"
+
+
+def test_the_audit_trail_is_paged(operator, registry):
+    """A hundred acts a page, the newest first."""
+    key, _ = registry.make(Actor("tests"), "x")
+    for number in range(120):
+        registry.change(Actor("tests"), key.id, notes=str(number))
+    first = operator.get("/status/audit").text
+    assert first.count("key.change") == 100
+    rest = operator.get(re.search(r'href="([^"]+)" rel="next"', first)[1]).text
+    assert (rest.count("key.change"), rest.count("key.create")) == (20, 1)
+
+
+def test_a_name_of_a_key_is_text(operator):
+    """Whatever it holds, on every page of the operator's."""
+    make(operator, name="<script>alert(1)</script>", notes="</textarea><b>")
+    for page in ("/status/keys", "/status/audit"):
+        assert "<script>alert" not in operator.get(page).text
+
+
+def test_a_database_that_fails_is_said(operator, registry, app):
+    """503 without its address."""
+
+    def broken():
+        raise OperationalError("select", {}, Exception("postgresql://user:secret@host"))
+
+    services(app).database.engine = broken
+    registry._database.engine = broken
+    for page in ("/status/keys", "/status/audit", "/status/keys/aaaaaaaaaaaa"):
+        answer = operator.get(page)
+        assert answer.status_code == 503
+        assert "secret" not in answer.text
+    assert operator.get("/status").status_code == 200
