@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from config import Settings
-from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
@@ -40,7 +39,6 @@ class Services:
 
     settings: Settings
     models: ModelSet
-    database: Database
     rate_limiter: RateLimiter
     authenticator: Authenticator
     client_sessions: ClientSessions

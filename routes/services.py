@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask
 
+from database.connect import Database
 from edge import services as edge_services
 from edge.services import Services
 from routes.answer_cache import AnswerCache
@@ -21,6 +22,7 @@ from routes.request_models import RequestModels
 class RouteServices(Services):
     """The one `Services` of an application. api_description: the OpenAPI document, built by the first call."""
 
+    database: Database
     request_models: RequestModels
     openai_models: OpenaiModels
     grammars: GrammarCache
