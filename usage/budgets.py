@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from engine.errors import RetryLater
 from keys.account import Account, Limits
 from usage.ledger import NO_LIMITS, Ledger, Used
-from usage.limits import Moment, Standing, crowded, has_budgets, held_back, spent, standings, with_defaults
+from usage.limits import Moment, Standing, crowded, has_any, has_budgets, held_back, spent, standings, with_defaults
 from usage.prices import Price, Prices
 from usage.totals import SERVICE, Totals
 
@@ -49,6 +49,8 @@ class Budgets:
         wait: for the database, where it has not been read for the account.
         """
         limits = self.limits_of(account)
+        if not self._bounds(limits):
+            return None
         with self._ledgers(account, limits, wait=wait) as ledgers:
             ledgers[0].name, ledgers[0].limits = account.name, limits
             return self._spent(ledgers, limits) or crowded(ledgers[0], limits)
@@ -64,7 +66,9 @@ class Budgets:
         Raises as `check` does, and HeldBack where requests in flight may leave nothing.
         """
         limits = self.limits_of(account)
-        reservation = Reservation(self, account, self.prices.of(model))
+        reservation = Reservation(self, account, self.prices.of(model), bounded=self._bounds(limits))
+        if not reservation.bounded:
+            return reservation
         with self._ledgers(account, limits) as ledgers:
             if (found := crowded(ledgers[0], limits)) is not None:
                 raise found
@@ -76,7 +80,7 @@ class Budgets:
     def count(self, account: str, position: int, tokens: int, cost: int) -> None:
         """Count an answer of an account. position: in this process's journal of usage."""
         totals = self.totals
-        with totals.ledgers(self._accounts(account), with_budgets=False) as ledgers:
+        with totals.known(self._accounts(account)) as ledgers:
             for ledger in ledgers:
                 ledger.add_to_minute(totals.monotonic(), tokens)
                 if ledger.has_budgets:
@@ -141,20 +145,28 @@ class Budgets:
             found = held_back(ledgers[1], self.service, moment, of_service=True)
         return found
 
+    def _bounds(self, limits: Limits) -> bool:
+        return self._service_counts or has_any(limits)
+
     def _accounts(self, account: str) -> list[str]:
         return [account, SERVICE] if self._service_counts else [account]
 
 
 class Reservation:
-    """What one admitted request may still use at most. `release` must be called in any case; it may be called twice."""
+    """What one admitted request may still use at most. `release` must be called in any case; it may be called twice.
 
-    def __init__(self, budgets: Budgets, account: Account, price: Price) -> None:
-        self._budgets, self._account, self._price = budgets, account, price
+    bounded: whether its account has any limit; without one there is nothing to hold back.
+    """
+
+    def __init__(self, budgets: Budgets, account: Account, price: Price, bounded: bool) -> None:
+        self._budgets, self._account, self._price, self.bounded = budgets, account, price, bounded
         self._held: dict[int, tuple[Used, bool]] = {}  # by answer, with whether its size is known
         self._running = True
 
     def hold(self, sizes: Mapping[int, tuple[int, int]]) -> None:
         """Hold back the context of answers, whose prompts are not tokenized yet, as `Budgets.admit` does."""
+        if not self.bounded:
+            return
         with self._budgets.ledgers_of(self._account) as ledgers:
             self._budgets.check_room(ledgers, self._budgets.limits_of(self._account))
             for number, (context, max_tokens) in sizes.items():
@@ -164,6 +176,8 @@ class Reservation:
 
     def narrow(self, number: int, prompt_tokens: int, tokens: int) -> None:
         """Hold back no more than so many tokens for an answer: at most, once its prompt is tokenized, then its own."""
+        if not self.bounded:
+            return
         most = Used(prompt_tokens + tokens, self._price.most(prompt_tokens, tokens))
         with self._budgets.ledgers_of(self._account) as ledgers:
             if number in self._held:
@@ -171,11 +185,15 @@ class Reservation:
 
     def drop(self, number: int) -> None:
         """Hold nothing back for an answer that was not admitted."""
+        if not self.bounded:
+            return
         with self._budgets.ledgers_of(self._account) as ledgers:
             self._take(ledgers, number)
 
     def release(self) -> None:
         """Have the request in flight no longer."""
+        if not self.bounded:
+            return
         with self._budgets.ledgers_of(self._account) as ledgers:
             for number in list(self._held):
                 self._take(ledgers, number)

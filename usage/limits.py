@@ -58,9 +58,16 @@ def with_defaults(own: Limits, defaults: Limits) -> Limits:
     return Limits(**{name: getattr(defaults, name) if value is None else value for name, value in mine.items()})
 
 
+@lru_cache(4096)
 def has_budgets(limits: Limits) -> bool:
     """Return whether any limit of a day or a month is set."""
     return any(getattr(limits, name) is not None for name in BUDGETS)
+
+
+@lru_cache(4096)
+def has_any(limits: Limits) -> bool:
+    """Return whether any limit is set that is held here."""
+    return any(getattr(limits, name) is not None for name in LIMITS)
 
 
 def standings(ledger: Ledger, limits: Limits, moment: Moment) -> Iterator[Standing]:

@@ -85,6 +85,12 @@ class Totals:
                 self._changed.wait_for(lambda: self._is_read(accounts), FIRST_READING_SECONDS)
             yield found
 
+    @contextmanager
+    def known(self, accounts: Collection[str]) -> Iterator[list[Ledger]]:
+        """Yield the ledgers of those accounts that have one: that have limits, and are in use."""
+        with self._changed:
+            yield [self._ledgers[account] for account in accounts if account in self._ledgers]
+
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until something holds of the ledgers, whose lock is held and given up meanwhile."""
         if not condition():

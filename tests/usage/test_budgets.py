@@ -319,6 +319,16 @@ def test_accounts_that_are_not_in_use_are_forgotten(shop):
     assert shop.totals._ledgers == {}
 
 
+def test_an_account_without_limits_leaves_no_trace(shop):
+    """Nothing is kept of it, and nothing is read for it."""
+    account = holder(requests_per_minute=5)
+    shop.budgets.check(account)
+    reservation = admit(shop, account)
+    shop.answer(account, 10)
+    reservation.release()
+    assert shop.totals._ledgers == {}
+
+
 def test_many_answers_without_a_database_stay_within_bounds(shop):
     """While the database is away, old answers are joined; their sum stays right, and is right when it is back."""
     account = holder(tokens_per_day=10**9)
