@@ -58,6 +58,7 @@ from telemetry.metrics.machine import Machine, ThisMachine
 from telemetry.tracing import Tracing, tracing_for
 from telemetry.version import RELEASE, VERSION
 from usage.limits import NAMES as LIMIT_NAMES
+from usage.recorder import Recorder
 from usage.spending import Spending, spending_of
 
 log = logging.getLogger("avito_ai.serving")
@@ -87,7 +88,8 @@ def create_app(
     models = build_models(settings) if models is None else models
     grammars = GrammarCache()
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
-    spending = spending_of(settings, database.engine, lambda: "")
+    usage = Recorder(database.engine, settings.data.state_dir, settings.data.usage_days)
+    spending = spending_of(settings, database.engine, lambda: usage.journal)
     answers = AnswerCache(settings.server.answer_cache_mib * MIB)
     metrics = Metrics(
         models,
@@ -126,6 +128,7 @@ def create_app(
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
         body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
         spending=spending,
+        usage=usage,
         gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets),
         request_models=request_models(settings),
         openai_models=openai_models(),
@@ -196,7 +199,10 @@ def main() -> int:
         return 1
     server = make_server(settings.server.host, settings.server.port, app, threaded=True)
     services(app).begin_serving()
-    return serve(server, services(app).models, settings.server.drain_seconds)
+    try:
+        return serve(server, services(app).models, settings.server.drain_seconds)
+    finally:
+        services(app).end_serving()
 
 
 def serve(server: BaseWSGIServer, models: ModelSet, drain_seconds: float) -> int:

@@ -176,6 +176,7 @@ def worker_exit(server: Arbiter, worker: ServiceWorker) -> None:
     if worker.pid != os.getpid():
         return
     worker.models.stop(timeout=0.0)
+    worker.end_serving()
     if worker.models.loading or worker.lost:
         logging.shutdown()
         os._exit(LOST if worker.lost else 0)

@@ -22,6 +22,7 @@ class RequestState:
     for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
     fingerprint: of the model that answers, once it is known; by_session: the account is that of a browser's session;
     cost: of its answers so far, in millionths of the currency, None where tokens have no price;
+    user: whom the request named as its user, "" for nobody;
     cache: `hit` or `miss` where its answers may be kept; typed, image: what a form of the page held, to be shown again.
     """
 
@@ -36,6 +37,7 @@ class RequestState:
     max_tokens: int | None = None
     fingerprint: str | None = None
     cost: int | None = None
+    user: str = ""
     by_session: bool = False
     cache: str | None = None
     typed: Mapping[str, str] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from keys.tokens import TokenVerifier
 from models import ModelSet
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
+from usage.recorder import Recorder
 from usage.spending import Spending
 
 KEY = "services"
@@ -54,6 +55,7 @@ class Services:
     forwarded_warning: ForwardedWarning
     body_budget: BodyBudget
     spending: Spending
+    usage: Recorder
     gate: Gate
 
     def begin_serving(self) -> None:
@@ -62,10 +64,15 @@ class Services:
         self.client_watch.start()
         self.stream_writer.start()
         self.rate_limiter.begin()
+        self.usage.begin()
         self.spending.begin()
         refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]
         if refreshed:
             begin_refreshing(refreshed)
+
+    def end_serving(self) -> None:
+        """End what must not be cut off; once the last request has been answered."""
+        self.usage.end()
 
 
 def services(app: Flask | None = None) -> Services:

@@ -27,6 +27,7 @@ from engine.types import (
     Piece,
     QueuePosition,
     Spelled,
+    Spent,
     TokenizeRequest,
     Vocabulary,
 )
@@ -144,6 +145,8 @@ class Generation:
         self._streaming = False
         self._completion: Completion | None = None
         self._error: ServiceError | None = None
+        self._spent: Spent | None = None
+        self._pushed = 0  # tokens
         self._aborted = False
         self._committed = False
 
@@ -158,6 +161,7 @@ class Generation:
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
         with self._changed:
+            self._pushed += len(piece.token_ids)
             if self._listener is None:
                 self._pieces.append(piece)
                 if self._wake is not None:
@@ -174,11 +178,11 @@ class Generation:
                 self._completion = completion
                 self._notify_end()
 
-    def fail(self, error: ServiceError) -> None:
-        """End the answer with a typed error. The first end counts; later ones are ignored."""
+    def fail(self, error: ServiceError, spent: Spent | None = None) -> None:
+        """End the answer with a typed error. The first end counts; later ones are ignored. spent: what it took."""
         with self._changed:
             if not self.done:
-                self._error = error
+                self._error, self._spent = error, spent
                 self._notify_end()
 
     # --- the consumer's side ---
@@ -187,6 +191,16 @@ class Generation:
     def done(self) -> bool:
         """True once the answer has ended or failed."""
         return self._completion is not None or self._error is not None
+
+    @property
+    def spent(self) -> Spent:
+        """What the answer took, final once it is done; where the engine has not said, by what it has handed over."""
+        with self._changed:
+            if self._completion is not None:
+                return Spent.on(self._completion)
+            if self._spent is not None:
+                return self._spent
+            return Spent(self.prompt_tokens if self._pushed else 0, self._pushed)
 
     @property
     def streaming(self) -> bool:

@@ -123,7 +123,7 @@ class EngineCore:
     def fail_all(self, kind: type[ServiceError], message: str) -> None:
         """Fail every sequence, running and waiting, each with an error of its own; no step may follow."""
         for sequence in [*self.scheduler.running, *self._room.clear()]:
-            sequence.generation.fail(kind(message))
+            sequence.generation.fail(kind(message), sequence.spent(self._clock()))
 
     def clean(self) -> None:
         """Zero the blocks of the running sequences, and discard the step in flight; no step may follow."""
@@ -137,7 +137,7 @@ class EngineCore:
         for sequence, error in self.scheduler.ended(now):
             self._fail(sequence, error)
         for sequence, error in self._room.sweep(now):
-            sequence.generation.fail(error)
+            sequence.generation.fail(error, sequence.spent(now))
 
     def _schedule(self) -> Plan:
         while (victim := self.scheduler.sequence_to_preempt()) is not None:
@@ -297,8 +297,9 @@ class EngineCore:
             self.scheduler.register(sequence)
 
     def _fail(self, sequence: Sequence, error: ServiceError, zero: bool = False) -> None:
+        spent = sequence.spent(self._clock())
         self._leave(sequence, zero)
-        sequence.generation.fail(error)
+        sequence.generation.fail(error, spent)
 
     def _leave(self, sequence: Sequence, zero: bool = False) -> None:
         """Free slot, blocks and capacity before the client learns of the end, so that its next request finds them.

@@ -270,6 +270,22 @@ class Completion:
     from_cache: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What an answer took, however it ended: tokens of its prompt and of itself, and seconds of being computed."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def on(cls, completion: Completion) -> Spent:
+        """Return what a finished answer took."""
+        seconds = completion.timings.total - completion.timings.queued
+        return cls(completion.prompt_tokens, completion.output_tokens, completion.cached_tokens, seconds)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Vocabulary:
     """The tokens of a model, for grammars.

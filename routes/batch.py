@@ -25,10 +25,11 @@ from edge.gate import release_body
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
-from engine.types import Cancellation, Completion, GenerationRequest, Priority
+from engine.types import Cancellation, Completion, GenerationRequest, Priority, TextPrompt
 from routes import sse
 from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.locale import api_sentence
+from routes.metering import Meter, RunMeter
 from routes.request_models import TextRequest
 from routes.services import services
 from usage.errors import HeldBack
@@ -88,6 +89,7 @@ class Batch:
         self._release_body = partial(release_body, held)
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
+        self._meter = Meter(MODEL, backend.info.served_id)
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield one line for each text as it finishes, and a blank one after `idle` seconds without any."""
@@ -190,25 +192,34 @@ class Batch:
         with self._lock:
             text, generation = self._running.pop(index)
         try:
-            self._done(index, _outcome(generation))
+            self._done(index, _outcome(generation), generation)
         except Overloaded as error:
             if time.monotonic() >= text.start_clock() or self._closed:
-                self._failed(index, error)
+                self._failed(index, error, generation)
             else:
                 self._todo.appendleft(text)
         except Exception as error:
-            self._failed(index, error)
+            self._failed(index, error, generation)
 
-    def _done(self, index: int, completion: Completion) -> None:
+    def _done(self, index: int, completion: Completion, generation: Generation) -> None:
         self._reservation.narrow(index, completion.prompt_tokens, completion.output_tokens)
         self._observer.answered(index, completion)
+        self._recorded(index).answered(0, [generation])
         self._send(index, self._show(finished(completion, self._began)))
 
-    def _failed(self, index: int, error: Exception) -> None:
+    def _failed(self, index: int, error: Exception, generation: Generation | None = None) -> None:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._observer.failed(meaning.code, meaning.status, ours.message)
+        if generation is not None:
+            recorded = self._recorded(index)
+            recorded.failure = meaning.code
+            recorded.close([generation])
         self._send(index, api_body(ours, "", self._sentence))
+
+    def _recorded(self, index: int) -> RunMeter:
+        """Return what records a text, as a request of its own."""
+        return RunMeter(self._meter, f"{self._request_id}-{index}", [TextPrompt("")])
 
     def _send(self, index: int, body: Mapping[str, Any]) -> None:
         line = {"index": index, **body, "request_id": f"{self._request_id}-{index}"}

@@ -31,6 +31,7 @@ from engine.types import (
 from engine.wanted import Wanted
 from routes.answer_cache import Keeping
 from routes.answer_key import key_of
+from routes.metering import Meter, RunMeter
 from routes.services import services
 
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
@@ -84,6 +85,7 @@ class Run:
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]
         self._keeping: Keeping | None = None
+        self._meter = RunMeter(Meter(model, self.served_id), state.request_id, [prompt for prompt, _ in prompts])
         self._cancellation = Cancellation()
         self._observer = state.observer
         distinct = {id(prompt): prompt for prompt, _ in prompts}
@@ -98,10 +100,11 @@ class Run:
             if not self._found(backend, prompts):
                 for number, (prompt, sampling) in enumerate(prompts):
                     self._submit(backend, number, prompt, sampling)
-        except BaseException:
+        except BaseException as error:
             self._release()
             self.abort()
-            self._reservation.release()
+            self._note(error)
+            self._end()
             raise
         if any(sampling.fit_context for _, sampling in prompts):
             state.max_tokens = min(one.max_tokens for one in self._generations)
@@ -143,7 +146,7 @@ class Run:
         """Abort what is not finished, and stop watching the client."""
         self._release()
         self.abort()
-        self._reservation.release()
+        self._end()
         self._end_trace()
 
     def wait_for_commitment(self) -> None:
@@ -154,7 +157,8 @@ class Run:
         try:
             for generation in self._generations:
                 generation.wait_for_commitment()
-        except BaseException:
+        except BaseException as error:
+            self._note(error)
             self.close()
             raise
 
@@ -167,6 +171,13 @@ class Run:
 
     def completion(self, number: int) -> Completion:
         """Return a finished answer and record it. Raises the error that it failed with."""
+        try:
+            return self._completion(number)
+        except ServiceError as error:
+            self._note(error)
+            raise
+
+    def _completion(self, number: int) -> Completion:
         completion = self._generations[number].result()
         self._reservation.narrow(number, completion.prompt_tokens, completion.output_tokens)
         if self._json[number] and completion.finish_reason == "stop" and completion.stop is None:
@@ -174,6 +185,7 @@ class Run:
         self._observer.answered(number, completion)
         if self._keeping is not None:
             self._keeping.ended(number, self._generations[number], completion)
+        self._meter.answered(number, self._generations)
         return completion
 
     def pieces(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
@@ -188,8 +200,18 @@ class Run:
         """Record a failure of an answer that has started; return it as a ServiceError."""
         ours = as_service_error(error)
         meaning = meaning_of(ours)
+        self._meter.failure = meaning.code
         self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
+
+    def _note(self, error: BaseException) -> None:
+        """Have what the answers used recorded as that of a request that failed."""
+        if isinstance(error, ServiceError):
+            self._meter.failure = meaning_of(error).code
+
+    def _end(self) -> None:
+        self._meter.close(self._generations)
+        self._reservation.release()
 
     def _found(self, backend: Backend, prompts: Prompts) -> bool:
         """Take the answers that an equal request has had, if they are kept; return whether they are."""
@@ -219,8 +241,12 @@ class Run:
         self._observer.submitted(number)
 
     def _single(self, idle: float) -> Iterator[tuple[int, Piece | None]]:
-        for piece in self._generations[0].pieces(idle):
-            yield 0, piece
+        try:
+            for piece in self._generations[0].pieces(idle):
+                yield 0, piece
+        except ServiceError as error:
+            self._note(error)
+            raise
         yield 0, None
 
     def _merged(self, idle: float) -> Iterator[tuple[int, Piece | None]]:

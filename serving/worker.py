@@ -98,6 +98,11 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if self.wsgi is not None:
             self.wsgi.extensions["services"].begin_serving()
 
+    def end_serving(self) -> None:
+        """End it, once the last request has been answered."""
+        if self.wsgi is not None:
+            self.wsgi.extensions["services"].end_serving()
+
     @property
     def orphaned(self) -> bool:
         """True once the master of this worker has exited."""

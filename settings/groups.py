@@ -255,6 +255,11 @@ class DataSettings(Group):
         secret=True,
         unset="SQLite in STATE_DIR",
     )
+    usage_days: int = setting(
+        400,
+        whole(32, 36_500),
+        "days for which usage is kept by day, account, model and user; it is kept by hour for 31",
+    )
 
 
 @dataclass(frozen=True, repr=False)

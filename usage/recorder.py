@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ class Recorder:
         self._counts = threading.Lock()  # guards the fields below
         self._recorded = self._journal_failures = self._database_failures = self._damaged = 0
         self._oldest: float | None = None
+        self._deferred: deque[Callable[[], bool]] = deque()
         self._storing = threading.Lock()  # held by the one thread that stores; guards the fields below
         self._next_search = self._next_forget = 0.0
         self._database_away = False
@@ -105,6 +107,10 @@ class Recorder:
             if self._oldest is None:
                 self._oldest = record.at
         return position
+
+    def defer(self, settle: Callable[[], bool]) -> None:
+        """Call `settle` now and again, before what was recorded is stored, until it returns true."""
+        self._deferred.append(settle)
 
     def catch_up(self, timeout: float = 2.0) -> bool:
         """Have the database get what was recorded before this call; return whether it has.
@@ -179,6 +185,10 @@ class Recorder:
             log.error("The database of usage is away (%s): the journal waits for it.", type(error).__name__)
 
     def _store(self) -> None:
+        for _ in range(len(self._deferred)):
+            settle = self._deferred.popleft()
+            if not settle():
+                self._deferred.append(settle)
         with self._counts:
             oldest, self._oldest = self._oldest, None
         try:

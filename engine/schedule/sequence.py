@@ -26,6 +26,7 @@ from engine.types import (
     GenerationRequest,
     Piece,
     SamplingParams,
+    Spent,
     Timings,
     TokenLogprob,
 )
@@ -239,6 +240,13 @@ class Sequence:
             token_ids=tuple(self.token_ids[self.num_prompt :]),
             echo=self._echo(),
         )
+
+    def spent(self, now: float) -> Spent:
+        """Return what it took so far: of its prompt what was computed, unless all of it was."""
+        if self.started_at is None:
+            return Spent()
+        prompt = self.num_prompt if self.num_output else min(self.num_computed, self.num_prompt)
+        return Spent(prompt, self.num_output, min(self.cached_tokens, prompt), now - self.started_at)
 
     def _echo(self) -> PromptEcho | None:
         if not self.sampling.echo or self.spelling is None:
