@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -45,7 +46,7 @@ A_YEAR = 365 * 24 * 3600  # seconds
 MAX_UNREAD = 5 * MIB  # of a form with an image that can be kept (kept_image.MAX_BYTES)
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
-SWITCHABLE = {"/", "/status", "/api/docs"}
+SWITCHABLE = re.compile(r"/|/sign-in|/api/docs|/status(/audit|/usage|/keys(/new|/[a-z0-9]{12})?)?", re.ASCII)
 ICON_SIZES = (192, 512)  # pixels; those that an installation asks for
 BACKGROUND = "#f4f6f9"  # of the style sheet
 # Browsers give icons one of two types, and animated PNG files one of their own.
@@ -95,7 +96,7 @@ def language() -> Response:
     chosen = validated(LanguageForm, submitted_form().fields)
     if chosen.language not in LOCALES:
         raise ValidationError(f"language must be one of {', '.join(LOCALES)}.", "language")
-    page = chosen.page if chosen.page in SWITCHABLE else None
+    page = chosen.page if chosen.page and SWITCHABLE.fullmatch(chosen.page) else None
     response = redirect(page or url_for("pages.index"), 303)
     response.set_cookie(COOKIE, chosen.language, max_age=A_YEAR, httponly=True, samesite="Lax")
     return response

@@ -65,13 +65,13 @@ def make(client, **fields):
     """Make a key through the form; return its text."""
     answer = act(client, "/status/keys", **fields)
     assert answer.status_code == 200, answer.text
-    return re.search(r'id="secret" value="([^"]+)"', answer.text)[1]
+    return re.search(r'id="secret"[^>]*>([^<]+)</textarea>', answer.text)[1]
 
 
 def test_a_key_is_made_and_its_secret_shown_once(operator, registry, app):
     """It works at once, is on no other page, and the answer is kept by no cache and at no address of its own."""
     answer = act(operator, "/status/keys", **FULL)
-    text = re.search(r'id="secret" value="([^"]+)"', answer.text)[1]
+    text = re.search(r'id="secret"[^>]*>([^<]+)</textarea>', answer.text)[1]
     assert answer.headers["Cache-Control"] == "no-store"
     key = registry.find("billing")
     assert key.hash == digest(text)
@@ -166,7 +166,7 @@ def test_a_key_is_disabled_enabled_rotated_and_removed(operator, registry, app):
     act(operator, f"{address}/enable", address)
     assert status(text) == 200
     rotated = act(operator, f"{address}/rotate", address, grace="hour")
-    other = re.search(r'id="secret" value="([^"]+)"', rotated.text)[1]
+    other = re.search(r'id="secret"[^>]*>([^<]+)</textarea>', rotated.text)[1]
     assert rotated.headers["Cache-Control"] == "no-store"
     assert [status(text), status(other)] == [200, 200]
     assert registry.find("shop").previous_until - time.time() == pytest.approx(3600, abs=60)

@@ -1,0 +1,117 @@
+"""Keys in a real browser: the operator makes one, a visitor signs in with it, and it ends; with scripts and without."""
+
+import http.client
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.conftest import APP, KEY, Service, answering
+from tests.e2e.browser.steps import TEXT, ask_text, finished
+from tests.e2e.browser.test_accessibility import PHONE, violations
+from tests.e2e.browser.test_layout import overflow
+from tests.e2e.browser.test_status import ELSEWHERE
+from tests.e2e.gunicorn_process import PATIENCE, GunicornProcess, until
+
+pytestmark = pytest.mark.needs("chromium")
+
+LOOK = {"color_scheme": "dark", "locale": "ru-RU", "viewport": {**PHONE, "width": 390}}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A service that asks for keys; one for all tests of this file."""
+    folder = tmp_path_factory.mktemp("keys")
+    limits = {"RATE_LIMIT_PER_MINUTE": "0", "RATE_LIMIT_PER_HOUR": "0"}
+    with GunicornProcess(folder, app=APP, ADMIN_KEY=KEY, AUTH="keys", STATE_DIR=str(folder), **limits) as process:
+        yield Service(answering(process))
+
+
+def enter(page, key):
+    """Type a key into the form that asks for one."""
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+
+
+def make_key(page, url, name):
+    """Make a key on the operator's page; return its text."""
+    page.goto(f"{url}/status/keys/new")
+    page.fill("#name", name)
+    page.fill("#requests_per_minute", "600")
+    page.click("main form button")
+    return page.input_value("#secret")
+
+
+def wait_for(service, key, status):
+    """Wait until the service has seen what became of a key."""
+
+    def seen():
+        connection = http.client.HTTPConnection("127.0.0.1", service.process.port, timeout=PATIENCE)
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+        found = connection.getresponse().status
+        connection.close()
+        return found == status
+
+    until(seen)
+
+
+def sound(page):
+    """True if the page has no violation of axe and fits its window."""
+    return violations(page) == [] and overflow(page) <= 0
+
+
+def test_a_key_from_its_making_to_its_end(guarded, open_page):
+    """Every page on the way can be used by everybody; a disabled key signs its browser out."""
+    page = open_page(f"{guarded.url}/status", extra_http_headers=ELSEWHERE, **LOOK)
+    assert sound(page)
+    enter(page, KEY)
+    expect(page.locator(".tiles")).to_be_visible()
+    text = make_key(page, guarded.url, "shop")
+    assert re.fullmatch(r"avito_\w{12}_\w{43}", text)
+    assert sound(page)
+    page.click("a.button")
+    assert sound(page)
+    address = page.url
+    for path in ("/status/keys", "/status/audit", "/status/keys?q=nothing"):
+        page.goto(guarded.url + path)
+        assert sound(page), path
+    visitor = open_page(guarded.url, **LOOK)
+    expect(visitor.locator("#text-prompt")).to_have_count(0)
+    assert sound(visitor)
+    wait_for(guarded, text, 200)
+    enter(visitor, text)
+    expect(visitor.locator("#text-prompt")).to_be_visible()
+    finished(ask_text(visitor))
+    assert sound(visitor)
+    page.goto(address)
+    page.click(".acts button >> nth=0")
+    expect(page.locator(".chip")).to_have_attribute("data-state", "disabled")
+    wait_for(guarded, text, 401)
+    ended = ask_text(visitor, "Typed for nothing?")
+    expect(ended.locator("[data-failure=sign-in] a")).to_be_visible()
+    ended.locator("[data-failure=sign-in] a").click()
+    expect(visitor.locator("#key")).to_be_visible()
+    other = make_key(page, guarded.url, "other")
+    wait_for(guarded, other, 200)
+    enter(visitor, other)
+    expect(visitor.locator("#text-prompt")).to_have_value("Typed for nothing?")
+
+
+def test_all_of_it_works_without_scripts(guarded, open_page):
+    """A key is made, signs in, keeps what was typed before, and asks."""
+    operator = open_page(f"{guarded.url}/status", java_script_enabled=False, extra_http_headers=ELSEWHERE)
+    enter(operator, KEY)
+    text = make_key(operator, guarded.url, "plain")
+    page = open_page(guarded.url, java_script_enabled=False)
+    wait_for(guarded, text, 200)
+    enter(page, text)
+    page.fill("#text-prompt", "A first question")
+    page.context.clear_cookies()
+    page.click("form[data-kind=text] [data-do=send]")
+    expect(page.locator(".question")).to_have_text("A first question")
+    enter(page, text)
+    expect(page.locator("#text-prompt")).to_have_value("A first question")
+    page.click("form[data-kind=text] [data-do=send]")
+    expect(page.locator(f"{TEXT} .answer")).to_have_text("An answer.")
+    page.click("footer button")
+    expect(page.locator("#key")).to_be_visible()
