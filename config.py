@@ -18,7 +18,7 @@ from settings import table
 from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
-from settings.rules import DEMO, broken_rules
+from settings.rules import DEMO, broken_rules, open_to_a_network
 from settings.sources import Sources, read_sources
 from settings.table import Setting
 
@@ -48,7 +48,7 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     sources.mistakes += broken_rules(settings)
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
-    return settings
+    return replace(settings, warnings=(*settings.warnings, *open_to_a_network(settings)))
 
 
 def operator_settings() -> Settings:

@@ -26,9 +26,11 @@ ANSWER_TIMEOUT = 2.0  # seconds for a server on this machine
 REACH_TIMEOUT = 5.0  # seconds for one on the Internet
 POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
-GIB = 1024**3
+UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 LISTENING = "0A"  # the state in /proc/net/tcp
 OUR_NAME = "Avito AI API"
+ANYWHERE = ("0.0.0.0", "::", "")  # nosec B104 # compared with, not bound
+ELSEWHERE = ("192.0.2.1", 9)  # of documentation (RFC 5737); nothing is sent there
 DEVELOPMENT = "./deploy.sh development"
 
 
@@ -96,9 +98,21 @@ def free_port(taken: int) -> int:
 
 def address(host: str, port: str) -> str:
     """Return the URL at which a browser on this machine reaches a server bound to the host and port."""
-    anywhere = ("0.0.0.0", "::", "")  # nosec B104 # compared with, not bound
-    name = "127.0.0.1" if host in anywhere else host
+    name = "127.0.0.1" if host in ANYWHERE else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def network_url(host: str, port: str) -> str:
+    """Return the URL for other machines of a server on all addresses; empty for any other, and without a network."""
+    if host not in ANYWHERE:
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(ELSEWHERE)
+            own = str(route.getsockname()[0])
+        except OSError:
+            return ""
+    return "" if own.startswith("127.") else address(own, port)
 
 
 def find_holder(port: int, proc: Path = Path("/proc")) -> Holder | None:
@@ -182,6 +196,8 @@ def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = ti
         status, body = fetch_json(f"{url}/api/health/ready")
         if status == 200:
             print(f"==> Ready at {url} (Ctrl+C stops it)", flush=True)
+            if elsewhere := network_url(host, port):
+                print(f"==> In this network: {elsewhere}, for everybody in it and your phone too", flush=True)
             return
         progress = describe_progress(body)
         if progress not in ("", said) and wait <= 0:
@@ -197,8 +213,16 @@ def describe_progress(body: dict[str, Any]) -> str:
     if not isinstance(progress, dict) or "stage" not in progress:
         return ""
     loaded, total = progress.get("loaded_bytes", 0), progress.get("total_bytes", 0)
-    share = f", {loaded / GIB:.2f} of {total / GIB:.2f} GiB" if total else ""
-    return f"Loading: {progress['stage']}{share}"
+    share = f", {amounts(loaded, total)}" if total else ""
+    seconds = f", {progress['seconds']:.0f} s" if progress.get("seconds") else ""
+    return f"Loading: {progress['stage']}{share}{seconds}"
+
+
+def amounts(part: int, total: int) -> str:
+    """Return how much of a number of bytes there is, in the unit that shows it."""
+    unit, name = next(((unit, name) for unit, name in UNITS if total >= unit), UNITS[-1])
+    digits = 2 if name == "GiB" else 1
+    return f"{part / unit:.{digits}f} of {total / unit:.{digits}f} {name}"
 
 
 def alive(pid: int) -> bool:

@@ -17,9 +17,11 @@ TITLE = """\
 # their own: set ADMIN_KEY_FILE, JWT_SECRET_KEY_FILE and so on to their paths."""
 
 PROFILES: Mapping[str, Mapping[str, str]] = {
-    "a laptop without a GPU; demo models replace those whose folders are missing": {
+    "a laptop without a GPU, for one person; demo models replace those whose folders are missing": {
         "HOST": "127.0.0.1",
         "DEVICE": "cpu",
+        "RATE_LIMIT_PER_MINUTE": "0",
+        "RATE_LIMIT_PER_HOUR": "0",
     },
     "one GPU": {"ENVIRONMENT": "production", "CUDA_VISIBLE_DEVICES": "0"},
     "behind nginx on the same machine": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,30 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _spending(settings)
     yield from _access(settings.access)
     yield from _log_file(settings.logging.log_file)
+
+
+def open_to_a_network(settings: Settings) -> Iterator[str]:
+    """Yield a sentence where whoever reaches the port, itself or through a proxy, may use a service in production."""
+    server = settings.server
+    if not settings.production or settings.access.auth != ("open",):
+        return
+    if not is_loopback(server.host):
+        where = f"Everybody who reaches port {server.port} of this machine"
+    elif server.trusted_proxies:
+        where = f"Everybody whom the proxy lets through (TRUSTED_PROXIES={server.trusted_proxies})"
+    else:
+        return
+    yield f"{where} may use the service: AUTH=keys asks each client for a key, see docs/keys.md"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens on the address or name."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.casefold() == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def _process(settings: Settings) -> Iterator[str]:

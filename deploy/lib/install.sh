@@ -6,11 +6,12 @@ CPU_INDEX="https://download.pytorch.org/whl/cpu"
 # Megabytes of the pinned packages on Linux x86_64, rounded up: download and disk space.
 CPU_DOWNLOAD_MB=260 CPU_DISK_MB=1250
 CUDA_DOWNLOAD_MB=2800 CUDA_DISK_MB=5300
+PIP_LOG=.venv/pip.log PIP_SIGN_SECONDS=20
 TEST_DOWNLOAD_MB=150 TEST_DISK_MB=550
 
 # $1: requirements.txt or requirements-test.txt, which includes the first.
 install_packages() {
-    local file="$1" index
+    local file="$1" index began=$SECONDS
     if packages_current "$file"; then
         say "The packages are up to date."
         return
@@ -22,12 +23,34 @@ install_packages() {
         say "$index does not have $(torch_pin); using pip's own configuration for torch."
     fi
     pip_install --requirement "$file" || die "The packages could not be installed; see pip's message above. The next run continues from here."
-    "$VENV_PYTHON" -m pip check || die "The installed packages conflict; see pip's message above."
+    run_pip check || die "The installed packages conflict; see pip's message above."
+    say "Installed the packages in $((SECONDS - began)) s; pip's own messages are in $PIP_LOG."
     fingerprint requirements.txt >.venv/requirements.txt.installed
     if [ "$file" != requirements.txt ]; then fingerprint "$file" >".venv/$file.installed"; fi
 }
 
-pip_install() { recorded "$VENV_PYTHON" -m pip install --disable-pip-version-check "$@"; }
+pip_install() { run_pip install --disable-pip-version-check "$@"; }
+
+# Runs pip with its output in a file, of which the end is shown if it fails, and a sign of life while it takes long.
+run_pip() {
+    local status=0 ticker
+    tell_progress &
+    ticker=$!
+    recorded "$VENV_PYTHON" -m pip "$@" >>"$PIP_LOG" 2>&1 || status=$?
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    [ "$status" -eq 0 ] || tail -n 20 "$PIP_LOG" >&2
+    return "$status"
+}
+
+# The redirection keeps a `sleep` that outlives this from holding the terminal.
+tell_progress() {
+    local waited=0
+    while sleep "$PIP_SIGN_SECONDS" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
+        waited=$((waited + PIP_SIGN_SECONDS))
+        say "Still installing after $waited s: $(tail -n 1 "$PIP_LOG" 2>/dev/null | tr -d '\r' | cut -c 1-80)"
+    done
+}
 
 # True if the last install of this file was completed and the packages are still there.
 packages_current() {

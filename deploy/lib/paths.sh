@@ -54,13 +54,18 @@ check_system() {
         *) refuse_system ;;
     esac
     [ -d "$SYSTEM_ROOT/run/systemd/system" ] ||
-        die "This system is not run by systemd (a container?). Production is a systemd service; docs/containers.md describes containers."
+        refuse "This system is not run by systemd (a container?). Production is a systemd service; docs/containers.md describes containers."
+}
+
+# A dry run says what would stop production here, and shows the other steps all the same.
+refuse() {
+    if [ "$DRY_RUN" = yes ]; then warn "Here production would stop: $1"; else die "$1"; fi
 }
 
 refuse_system() {
     local name
     name="$(os_release PRETTY_NAME)"
-    die "Production requires Debian 12 or newer, or Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of docs/containers.md run elsewhere."
+    refuse "Production requires Debian 12 or newer, or Ubuntu 24.04 or newer; this is ${name:-another system}. ./deploy.sh development and the containers of docs/containers.md run elsewhere."
 }
 
 # True if version $1 is $2 or newer.

@@ -67,5 +67,7 @@ make_venv() {
     else
         say "Creating a virtual environment in .venv with $(python_version "$PYTHON")."
     fi
+    local began=$SECONDS
     "$PYTHON" -m venv --clear .venv || die "The virtual environment could not be created; see the message above."
+    say "Created it in $((SECONDS - began)) s."
 }

@@ -28,7 +28,11 @@ write_env_file() {
         say "Wrote .env from .env.example; change the settings there."
     else
         (umask 077 && grep -v '^CUDA_VISIBLE_DEVICES=' .env.example >.env)
-        say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: there is no such GPU."
+        if [ "$(gpu_count)" -gt 0 ]; then
+            say "Wrote .env from .env.example, without CUDA_VISIBLE_DEVICES=$wanted: there is no such GPU."
+        else
+            say "Wrote .env from .env.example; change the settings there."
+        fi
     fi
 }
 
@@ -53,14 +57,16 @@ check_settings() {
 }
 
 check_cuda() {
-    if [ "$(gpu_count)" -gt 0 ]; then
+    if [ "$(setting DEVICE auto)" = cpu ]; then
+        say "The models run on the CPU, as DEVICE=cpu asks."
+    elif [ "$(gpu_count)" -gt 0 ]; then
         say "CUDA: $("$VENV_PYTHON" -c 'import torch
 print(f"ready, torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else
       f"torch {torch.__version__} sees no GPU, though nvidia-smi lists one: is the driver too old?")')"
     elif has nvidia-smi; then
         warn "nvidia-smi is installed but lists no GPU; the driver may not be loaded. The models run on the CPU."
     else
-        say "CUDA: no NVIDIA GPU; the models run on the CPU."
+        say "The models run on the CPU."
     fi
 }
 

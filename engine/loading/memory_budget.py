@@ -178,7 +178,9 @@ def check_budget(
     """Log the table of the budget. Raises StartError with the sizes and the settings to lower if it does not fit."""
     _check_context(spec, budget)
     free = available(spec.device)
-    log.info("%s: memory on %s\n%s", spec.name, spec.device, budget.table(free))
+    log.info("%s: memory on %s", spec.name, spec.device)
+    for row in budget.table(free).splitlines():  # a line break within a line of the log is shown as such
+        log.info("%s: %s", spec.name, row)
     reserve = budget.total if config.reload_reserve else 0
     if budget.to_allocate + reserve <= free:
         return

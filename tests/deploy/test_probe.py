@@ -190,6 +190,47 @@ def test_the_address_is_printed_when_the_models_are_ready(capsys: pytest.Capture
     assert len(pauses) == 28
 
 
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        ({"loaded_bytes": 0, "total_bytes": 0}, "Loading: stage"),
+        ({"loaded_bytes": 1_700_000, "total_bytes": 3_400_000}, "Loading: stage, 1.6 of 3.2 MiB"),
+        ({"loaded_bytes": 512, "total_bytes": 2048}, "Loading: stage, 0.5 of 2.0 KiB"),
+        ({"loaded_bytes": 2**30, "total_bytes": 2**34}, "Loading: stage, 1.00 of 16.00 GiB"),
+        ({"loaded_bytes": 1, "total_bytes": 2**20, "seconds": 12.3}, "Loading: stage, 0.0 of 1.0 MiB, 12 s"),
+        ({"seconds": 3.0}, "Loading: stage, 3 s"),
+    ],
+)
+def test_progress_has_a_unit_that_shows_it(progress: dict[str, float], line: str) -> None:
+    """Small models are not 0.00 of 0.00 GiB."""
+    assert probe.describe_progress({"progress": {"stage": "stage", **progress}}) == line
+
+
+def test_a_server_on_all_addresses_has_one_for_the_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is printed below that of this machine; one on loopback has none."""
+    monkeypatch.setattr(probe, "network_url", lambda host, port: f"http://10.0.0.7:{port}" if host == "::" else "")
+    with serving({"/api/health/ready": [(200, body(status="ready"))]}) as port:
+        for host in ("::", "127.0.0.1"):
+            probe.announce(os.getpid(), host, str(port))
+    lines = capsys.readouterr().out.splitlines()
+    ready = f"==> Ready at http://127.0.0.1:{port} (Ctrl+C stops it)"
+    assert lines == [
+        ready,
+        f"==> In this network: http://10.0.0.7:{port}, for everybody in it and your phone too",
+        ready,
+    ]
+
+
+def test_the_address_in_the_network_is_one_of_this_machine() -> None:
+    """It can be bound, unless there is no network at all; a host that was chosen needs no other."""
+    found = probe.network_url("0.0.0.0", "8085")
+    if found:
+        assert probe.bind_error(found.removeprefix("http://").removesuffix(":8085"), 0) is None
+    assert probe.network_url("127.0.0.1", "8085") == probe.network_url("10.1.2.3", "8085") == ""
+
+
 def test_a_service_that_ended_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     """The background process exits with the service and prints nothing if that failed, which was logged."""
     gone = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)

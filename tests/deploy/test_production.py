@@ -146,6 +146,18 @@ def test_a_dry_run_changes_nothing(bare: ProductionBox) -> None:
     assert [call for call in bare.calls() if "show" not in call] == []
 
 
+def test_a_dry_run_shows_the_plan_where_production_would_stop(bare: ProductionBox) -> None:
+    """In a container, or on another system, the steps are shown behind a warning."""
+    (bare.system / "run/systemd/system").rmdir()
+    (bare.bin / "systemctl").unlink()
+    bare.os_release("fedora", "43")
+    done = bare.production("--dry-run")
+    assert done.returncode == 0
+    assert "Here production would stop: Production requires Debian" in done.stderr
+    assert "Here production would stop: This system is not run by systemd" in done.stderr
+    assert "would install and start avito-ai.service" in done.stdout
+
+
 def test_a_dry_run_sees_that_nothing_is_to_do(box: ProductionBox) -> None:
     """If the release already serves, the plan says so."""
     before = tree(box.system)

@@ -81,7 +81,10 @@ def test_it_serves_until_control_c(development: Development) -> None:
     address = f"http://127.0.0.1:{development.port}"
     screen = development.screen.read_text()
     assert f"==> Ready at {address} (Ctrl+C stops it)" in screen
-    assert "CUDA: no NVIDIA GPU" in screen
+    assert "The models run on the CPU, as DEVICE=cpu asks." in screen
+    assert "GPU" not in screen
+    assert "0.00 of 0.00" not in screen
+    assert "\\n" not in screen  # tables are shown row by row
     again = development.run_again()
     assert (again.returncode, again.stdout) == (0, f"==> Already running at {address}\n")
     assert development.press_control_c() == 0
