@@ -86,7 +86,7 @@ def create_app(
     limiter, registry = _rate_limiter(settings), KeyRegistry(database)
     key_store, tokens = _credentials(settings, registry)
     models = build_models(settings) if models is None else models
-    grammars = GrammarCache()
+    grammars = GrammarCache(models.grammar_trials)
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
     usage = Recorder(database.engine, settings.data.state_dir, settings.data.usage_days)
     spending = spending_of(settings, database.engine, lambda: usage.journal)

@@ -94,6 +94,7 @@ def _ready(settings: Settings, budgets: Budgets) -> dict[str, int]:
 
 def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
     """Return what requests take."""
+    trials = import_module("engine.text.grammar_trials")
     return {
         "connections": (settings.server.threads + IDLE_CONNECTIONS) * CONNECTION_BYTES,
         "bodies": settings.server.max_bodies_mib * MIB * BODY_COPIES,
@@ -102,6 +103,7 @@ def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
         "images": sum(one.images for _, one in budgets.values()),
         "image_decoders": max(one.decoders for _, one in budgets.values()),  # both models share them
         "grammars": len(budgets) * int(import_module("engine.text.grammar").CACHED_BYTES),
+        "grammar_trials": trials.PROCESSES * trials.MEMORY_BYTES,
         "rate_limits": LIMIT_BYTES,
         "records": RECORD_BYTES,
     }

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from engine.backend import Backend
 from engine.errors import StartError
+from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder
 from engine.types import BackendState, Status
 
@@ -20,10 +21,10 @@ log = logging.getLogger("avito_ai.loading")
 class ModelSet:
     """The models by name, loaded one after another. Safe to use from any thread.
 
-    check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder: of all
-    images of the service; it starts before the models and stops after them. overlapping: set before the start where
-    another copy is still in memory, so that the room kept for one counts as used. before_ready: called once all models
-    are loaded, before the first request.
+    check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder,
+    grammar_trials: of all images and grammars of the service; they start before the models and stop after them.
+    overlapping: set before the start where another copy is still in memory, so that the room kept for one counts as
+    used. before_ready: called once all models are loaded, before the first request.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class ModelSet:
         clock: Callable[[], float] = time.monotonic,
         check: Callable[[], None] = lambda: None,
         image_decoder: ImageDecoder | None = None,
+        grammar_trials: Trials | None = None,
     ) -> None:
         self._backends = dict(backends)
         self._clock, self._check = clock, check
         self.image_decoder = image_decoder or InProcessDecoder()
+        self.grammar_trials = grammar_trials or NoTrials()
         self._stopping = threading.Event()
         self._stop_announced = False
         self.overlapping = False
@@ -80,6 +83,7 @@ class ModelSet:
         self._check()
         if not self._stopping.is_set():
             self.image_decoder.start()
+            self.grammar_trials.start()
         for name, backend in self:
             if not self._stopping.is_set():
                 self._start_one(name, backend)
@@ -110,6 +114,7 @@ class ModelSet:
         for _, backend in self:
             backend.stop(max(0.0, deadline - self._clock()))
         self.image_decoder.stop()
+        self.grammar_trials.stop()
 
     def _shown(self, state: BackendState) -> BackendState:
         announced = self._stop_announced and state.status is Status.READY

@@ -29,6 +29,7 @@ from engine.loading.device import (
     find_torch_support,
 )
 from engine.model.kernels.build import level_of
+from engine.text.grammar_trials import GrammarProcesses
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec
@@ -73,7 +74,12 @@ def build_models(settings: Settings) -> ModelSet:
         name: _deferred(name, chosen, settings, plan, decoder, lambda: models.loaded)
         for name, chosen in checkpoints.items()
     }
-    models = ModelSet(backends, check=lambda: _check_memory(settings, plan), image_decoder=decoder)
+    models = ModelSet(
+        backends,
+        check=lambda: _check_memory(settings, plan),
+        image_decoder=decoder,
+        grammar_trials=GrammarProcesses(),
+    )
     return models
 
 

@@ -6,6 +6,7 @@ llguidance has one wheel for Python 3.9 and later and no dependencies; it is laz
 millisecond; it releases the GIL; and it counts its own work, so even a malicious grammar takes no longer in a step, and
 no more memory, than its limits allow.
 
+New grammars are tried in processes of their own first (`grammar_trials`), where one that never ends is killed.
 Grammars are compiled and warmed up in threads of this module, never in the engine's thread, which only requests the
 next mask; a thread of this module starts to compute it when the previous token is accepted.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from engine.errors import Overloaded, ValidationError
+from engine.text.grammar_limits import FUEL, MORE_MAY_HELP, TOO_COMPLEX, TRIED_ANSWERS, TRIED_TOKENS, fault, limits_of
+from engine.text.grammar_limits import reason as reason_of
+from engine.text.grammar_trials import TOO_MANY, NoTrials, Trials
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 
@@ -37,30 +40,7 @@ CACHED_GRAMMARS = 128
 CACHED_BYTES = 64 * 2**20  # of the compiled grammars of one model, as `size_of` estimates them
 MASK_THREADS = 4
 NICENESS = 10
-
-# What a compilation may use; most schemas need the first only. llguidance keeps about 110 bytes for each unit, measured
-# with counted patterns such as ^a{900001}$, and about 170 for each byte of a schema of many properties.
-FUEL = (2_000, 20_000, 60_000, 200_000)
-BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170
-# A new grammar is tried with answers of this many tokens, so that one that soon exceeds its limits is refused at once.
-TRIED_TOKENS = 16
-# What the library says if an answer exceeds what it may keep of a grammar, which grows with the fuel.
-MORE_MAY_HELP = "too many expressions"
-# Which of the allowed tokens each of these answers takes, as a share of them.
-TRIED_ANSWERS = (0.0, 0.35, 0.7, 1.0)
-
-
-def limits_of(fuel: int) -> LLParserLimits:
-    """Return the limits of a grammar: about 10 ms of work in a step, and a few MiB of states for each answer."""
-    return LLParserLimits(
-        initial_lexer_fuel=fuel,
-        step_lexer_fuel=100_000,
-        step_max_items=20_000,
-        max_items_in_row=10_000,
-        max_lexer_states=20_000,
-        max_grammar_size=200_000,
-        verbose_errors=False,
-    )
+BYTES_PER_FUEL, BYTES_PER_CHARACTER = 110, 170  # see `grammar_limits.FUEL`
 
 
 def size_of(grammar: str, fuel: int) -> int:
@@ -70,6 +50,14 @@ def size_of(grammar: str, fuel: int) -> int:
 
 class GrammarFailed(ValidationError):
     """A grammar exceeded its limits, or left no token to go on with, during an answer."""
+
+
+class GrammarRefused(ValidationError):
+    """A grammar does not compile. The message is a predicate; place: of its mistake, None if that is not known."""
+
+    def __init__(self, message: str, place: str | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class GrammarMask:
@@ -114,12 +102,18 @@ class GrammarMask:
 class Grammars:
     """The grammars of one model. Thread-safe; not for the engine's thread, which must not wait for a compilation.
 
-    seconds: how long a request waits for a new grammar; most_waiting: limit of concurrent compilations.
+    seconds: how long a request waits for a new grammar; most_waiting: limit of concurrent compilations; trials: of new
+    grammars, before they are compiled here.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, seconds: float = COMPILE_SECONDS, most_waiting: int = WAITING_COMPILES
+        self,
+        vocabulary: Vocabulary,
+        seconds: float = COMPILE_SECONDS,
+        most_waiting: int = WAITING_COMPILES,
+        trials: Trials | None = None,
     ) -> None:
+        self._trials = trials or NoTrials()
         self._vocabulary, self._seconds, self._most_waiting = vocabulary, seconds, most_waiting
         self._words = (len(vocabulary.tokens) + 31) // 32
         self._compilers = ThreadPoolExecutor(COMPILE_THREADS, "grammar", initializer=_lower_priority)
@@ -195,13 +189,14 @@ class Grammars:
             self._compiling -= 1
 
     def _compile(self, grammar: str) -> _Compiled:
-        """Compile with as little as is enough, which bounds the size of what is kept. Raises ValidationError."""
+        """Compile with as little as is enough, which bounds the size of what is kept. Raises as `mask` does."""
+        self._trials.check(grammar, self._seconds)
         reason = ""
         for fuel in FUEL:
             matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits_of(fuel))
             if not matcher.is_error():
                 _mask_of(matcher, self._words)  # kept by the matcher, so that no answer waits for its first one
-            reason = _reason(matcher.get_error()) if matcher.is_error() else ""
+            reason = reason_of(matcher.get_error()) if matcher.is_error() else ""
             if not reason:
                 failure = self._tried(matcher)
                 reason = "" if failure is None else TOO_COMPLEX
@@ -210,7 +205,7 @@ class Grammars:
             elif reason != TOO_COMPLEX:
                 break
         if reason:
-            raise ValidationError(reason)
+            raise GrammarRefused(reason, fault(grammar))
         return _Compiled(matcher, size_of(grammar, fuel))
 
     def _tried(self, matcher: LLMatcher) -> str | None:
@@ -300,18 +295,8 @@ def lark_grammar(lark: str) -> str:
     return str(LLMatcher.grammar_from_lark(lark))
 
 
-def fault(grammar: str) -> str | None:
-    """Return where the mistake of a grammar stands, as line and column; None without one, or if that is not known."""
-    found = re.match(
-        r"at (\d+)\((\d+)\)|(\d+)\((\d+)\)", LLMatcher.validate_grammar(grammar, limits=limits_of(FUEL[-1]))
-    )
-    return f"line {found[1] or found[3]}, column {found[2] or found[4]}" if found else None
-
-
 # The usual style of JSON. With flexible white space a model can generate white space without end.
 JSON_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-TOO_COMPLEX = "is too complex"
-TOO_MANY = "Too many new schemas at once; try again later."
 OF_JSON = json_grammar("{}").partition(":")[0]  # the beginning of a grammar of JSON alone
 
 
@@ -324,16 +309,6 @@ def index_of(vocabulary: Vocabulary) -> LLTokenizer:
         eos_token=sorted(vocabulary.eos_token_ids),
         slices=LLTokenizer.json_slices(),
     )
-
-
-def _reason(message: str) -> str:
-    """Return our own wording of an llguidance error, without any text of the schema except names of keywords."""
-    _, found, keys = message.partition("Unimplemented keys: ")
-    if found:
-        names = [name.strip(' "') for name in keys.partition("]")[0].strip("[").split(",")]
-        return f"uses what cannot be enforced: {', '.join(name for name in names if name.isidentifier())}"
-    limits = ("limit", "too complex", "too large", "too many", "fuel", "max is")
-    return TOO_COMPLEX if any(word in message.lower() for word in limits) else "cannot be enforced"
 
 
 def _lower_priority() -> None:

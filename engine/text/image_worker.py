@@ -8,33 +8,25 @@ one at a time, until the other end is closed; `engine.text.image_workers` is tha
 from __future__ import annotations
 
 import json
-import os
-import resource
-import select
-import signal
 import socket
 import struct
 import sys
-import threading
 
 from engine.errors import Message, ServiceError
 from engine.text.image_decoder import Job, resized
+from engine.text.worker_process import receive, serve
 
 # A job: the length of the file that follows, then the other fields of `Job`.
 JOB = struct.Struct("!QIQQB")
 # The outcome: 1 with the size of the RGB pixels that follow, or 0 with the length of the JSON that tells the error.
 OUTCOME = struct.Struct("!BII")
-READY = b"R"
-# A stop is the service's to handle, which may need the jobs under way; this process ends when its socket is closed.
-LEFT_TO_THE_SERVICE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-def serve(jobs: socket.socket) -> None:
+def work(jobs: socket.socket) -> None:
     """Do one job after another until the other end is closed."""
-    jobs.sendall(READY)
-    while head := _receive(jobs, JOB.size):
+    while head := receive(jobs, JOB.size):
         size, *limits = JOB.unpack(head)
-        data = _receive(jobs, size)
+        data = receive(jobs, size)
         try:
             image = resized(Job(data, *limits))
         except ServiceError as error:
@@ -51,43 +43,9 @@ def _told(error: ServiceError) -> dict[str, object]:
     return told
 
 
-def _receive(source: socket.socket, size: int) -> bytes:
-    """Return exactly `size` bytes, b"" where the other end is closed."""
-    data, filled = bytearray(size), 0
-    while filled < size:
-        received = source.recv_into(memoryview(data)[filled:])
-        if not received:
-            return b""
-        filled += received
-    return bytes(data)
-
-
-def _end_with(jobs: socket.socket) -> None:
-    """End this process once the other end is closed, also in the middle of a job."""
-    look = select.poll()
-    look.register(jobs, 0)  # a hang-up is always reported
-    look.poll()
-    os._exit(1)
-
-
-def _confine(memory_bytes: int) -> None:
-    """Leave the service's signals to it, and take no more memory than allowed."""
-    for number in LEFT_TO_THE_SERVICE:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main(descriptor: int, memory_bytes: int) -> None:
     """Serve on an inherited socket."""
-    with socket.socket(fileno=descriptor) as jobs:
-        threading.Thread(target=_end_with, args=(jobs,), daemon=True).start()
-        _confine(memory_bytes)
-        try:
-            serve(jobs)
-        except (MemoryError, BrokenPipeError, ConnectionResetError):  # the other end sees that this process is gone
-            sys.exit(1)
+    serve(descriptor, memory_bytes, work)
 
 
 if __name__ == "__main__":

@@ -10,108 +10,41 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from engine import errors
 from engine.errors import Message, NotReady, Overloaded, ServiceError, ValidationError
 from engine.text.image_decoder import Job, Pixels
-from engine.text.image_worker import JOB, OUTCOME, READY
+from engine.text.image_worker import JOB, OUTCOME
 from engine.text.images import TOO_SLOW
+from engine.text.worker_handle import START_SECONDS, Worker
 from engine.wanted import Wanted
 
 log = logging.getLogger("avito_ai.images")
 
-ROOT = Path(__file__).parents[2]
-TICK = 0.05  # seconds between two looks at whether a job is still wanted
-START_SECONDS = 30.0
 MEMORY_BYTES = 1 << 30  # of one process
 DECODE_SECONDS = 20.0  # of one job
 STOPPING = "The service is stopping."
 NO_MEMORY = Message("image_memory", "There is too little memory for this image; try again later.")
 
 
-class _Process:
-    """One process and our end of its socket. ready_by: when it should take jobs, by whichever clock."""
-
-    def __init__(self, command: Sequence[str], ready_by: float) -> None:
-        self.ready_by = ready_by
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            # One thread, one heap, and no secret of the service.
-            environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": str(ROOT)}
-            arguments = [word.format(socket=theirs.fileno()) for word in command]
-            try:
-                self._process = subprocess.Popen(
-                    arguments, pass_fds=(theirs.fileno(),), env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
-                )
-            except OSError:
-                self._socket.close()
-                raise
-        self._socket.settimeout(TICK)
-        self.ready = False
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def wait_until_ready(self, check: Callable[[], None]) -> None:
-        """Wait until it takes jobs. Raises EOFError where it has ended."""
-        if not self.ready:
-            self._receive(len(READY), check)
-            self.ready = True
+class _Process(Worker):
+    """One process."""
 
     def do(self, job: Job, check: Callable[[], None]) -> Pixels | ServiceError:
         """Return what becomes of a job, once it is ready. Raises EOFError where the process ended, and what `check`
         raises, which is called now and then.
         """
-        self._send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels, job.resample), check)
-        self._send(job.data, check)
-        good, width, height = OUTCOME.unpack(self._receive(OUTCOME.size, check))
+        self.send(JOB.pack(len(job.data), job.factor, job.min_pixels, job.max_pixels, job.resample), check)
+        self.send(job.data, check)
+        good, width, height = OUTCOME.unpack(self.receive(OUTCOME.size, check))
         if good:
-            return Pixels(width, height, self._receive(3 * width * height, check))
-        return _error(self._receive(width, check))
-
-    def kill(self) -> None:
-        """Kill it; whoever waits for it sees its end."""
-        self._process.kill()
-        self._process.wait()
-
-    def end(self) -> None:
-        """Kill it and release everything it holds."""
-        self.kill()
-        self._socket.close()
-
-    def _send(self, data: bytes, check: Callable[[], None]) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self._socket.send(view) :]
-            except TimeoutError:
-                check()
-            except OSError as error:
-                raise EOFError from error
-
-    def _receive(self, size: int, check: Callable[[], None]) -> bytes:
-        data, filled = bytearray(size), 0
-        while filled < size:
-            try:
-                received = self._socket.recv_into(memoryview(data)[filled:])
-            except TimeoutError:
-                check()
-                continue
-            except OSError as error:
-                raise EOFError from error
-            if not received:
-                raise EOFError
-            filled += received
-        return bytes(data)
+            return Pixels(width, height, self.receive(3 * width * height, check))
+        return _error(self.receive(width, check))
 
 
 class ImageWorkers:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ValidationError
-from engine.text.grammar import fault, lark_grammar
+from engine.text.grammar import lark_grammar
 from engine.text.schema.patterns import literally
 from routes.chat.schemas import blamed, json_rule, schema_grammar
 
@@ -47,11 +47,13 @@ class AnswerFormat:
         self._check_length(self.regex or "", *self.choice)
         return _choice(self.choice) if self.regex is None else f"/{_slashed(_without_anchors(self.regex))}/"
 
-    def refused(self) -> ValidationError | None:
-        """Return the refusal of a form whose grammar does not compile, with its place; None if none is known."""
+    def refused(self, place: str | None) -> ValidationError | None:
+        """Return the refusal of a form whose grammar does not compile; None if nothing more is known of it.
+
+        place: of the mistake in the grammar, if there is one.
+        """
         if self.schema is not None:
             return blamed({self.field: self.schema})
-        place = fault(self.grammar())
         if self.choice or place is None:
             return None
         if self.regex is not None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from engine.backend import Backend
 from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
-from engine.text.grammar import Grammars, lark_grammar
+from engine.text.grammar import GrammarRefused, Grammars, lark_grammar
+from engine.text.grammar_trials import Trials
 from engine.types import Status, TokenMask
 from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
@@ -23,9 +24,10 @@ NewMask = Callable[[], TokenMask | None]
 
 
 class GrammarCache:
-    """The compiled grammars of every model, each built by the first request that needs it."""
+    """The compiled grammars of every model, each built by the first request that needs it. trials: of new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, trials: Trials | None = None) -> None:
+        self._trials = trials
         self._lock = threading.Lock()  # guards the field below
         self._by_model: dict[str, Grammars] = {}
 
@@ -40,7 +42,7 @@ class GrammarCache:
                 vocabulary = backend.vocabulary()
                 if vocabulary is None:
                     raise _refusal(backend, field)
-                self._by_model[name] = Grammars(vocabulary)
+                self._by_model[name] = Grammars(vocabulary, trials=self._trials)
             return self._by_model[name]
 
     def size(self) -> tuple[int, int]:
@@ -105,11 +107,13 @@ def _one_call(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A grammar, the field that asks for it, and what finds the place to blame if it does not compile."""
+    """A grammar, the field that asks for it, and what finds the part to blame if it does not compile, given the place
+    of its mistake.
+    """
 
     field: str
     grammar: str
-    refused: Callable[[], ValidationError | None]
+    refused: Callable[[str | None], ValidationError | None]
 
 
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
@@ -117,7 +121,8 @@ def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> Non
     try:
         grammars.mask(plan.grammar, wanted, plan.field, owner)
     except ValidationError as error:
-        raise plan.refused() or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
+        place = error.place if isinstance(error, GrammarRefused) else None
+        raise plan.refused(place) or ValidationError(f"{plan.field} {error.message}.", plan.field) from None
 
 
 def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
@@ -125,7 +130,7 @@ def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
     schemas = toolbox.schemas()
     if not _bounded(toolbox):
         raise ValidationError(f"{names.tools} are too long. Maximum: {MAX_FORCED_CHARACTERS // 1024} KiB", names.tools)
-    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), lambda: blamed(schemas))
+    return _Plan(names.tools, lark_grammar(f"start: calls\n{toolbox.lark(Schemas.ALL)}"), lambda place: blamed(schemas))
 
 
 def _bounded(toolbox: Toolbox) -> bool:

@@ -6,6 +6,8 @@ A schema is rewritten first (engine/text/schema/), which refuses what cannot be 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,6 +20,7 @@ from routes.sse import compact
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_VALUES = 2000
+BLAME_SECONDS = 1.0
 
 
 def json_rule(schema: dict[str, Any], field: str) -> str:
@@ -45,9 +48,21 @@ def rewritten(schema: Any, field: str) -> Rewritten:
         raise ValidationError(f"{field} {refusal.message}.", field) from None
 
 
-def blamed(schemas: dict[str, Any]) -> ValidationError | None:
-    """Return the refusal of the part of some schemas, by the fields that have them, that is too hard to match."""
-    refusals = {field: rewritten(schema, field).blamed() for field, schema in schemas.items()}
+def blamed(schemas: dict[str, Any], clock: Callable[[], float] = time.monotonic) -> ValidationError | None:
+    """Return the refusal of the part of some schemas, by the fields that have them, that is too hard to match.
+
+    The search takes BLAME_SECONDS at most, on `clock`; then the longest pattern is named.
+    """
+    until = clock() + BLAME_SECONDS
+
+    def has_time() -> bool:
+        return clock() < until
+
+    refusals = {}
+    for field, schema in schemas.items():
+        refusals[field] = rewritten(schema, field).blamed(has_time)
+        if not has_time():
+            break
     named = {field: refusal for field, refusal in refusals.items() if refusal.keyword in ("pattern", "format")}
     for field, refusal in (named or refusals).items():
         return ValidationError(f"{field} {refusal.message}.", field)

@@ -10,6 +10,8 @@ import pytest
 from config import load_settings
 from deploy.memory_limits import main
 from engine.text.grammar import CACHED_BYTES
+from engine.text.grammar_trials import MEMORY_BYTES as TRIAL_BYTES
+from engine.text.grammar_trials import PROCESSES
 from engine.text.image_workers import MEMORY_BYTES
 from models.memory_plan import CONNECTION_BYTES, MIB, memory_plan, plan_of
 from models.selection import engine_config, planned_models
@@ -53,6 +55,7 @@ def test_the_lines_are_the_limits_of_the_code(settings):
     assert CONNECTION_BYTES == MAX_HEAD_BYTES + READ_BYTES
     plan = memory_plan(settings, planned_models(settings))
     assert plan.lines["grammars"] == 2 * CACHED_BYTES
+    assert plan.lines["grammar_trials"] == PROCESSES * TRIAL_BYTES
     assert plan.lines["image_decoders"] == settings.engine.image_workers * MEMORY_BYTES
     larger = load_settings({**DEMO, "MAX_BODIES_MIB": "256", "THREADS": "1000"}, None)
     assert memory_plan(larger, planned_models(larger)).total > plan.total + 4 * 128 * MIB

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,11 +46,13 @@ class Rewritten:
     place: str
     strings: tuple[tuple[dict[str, Any], str], ...]
 
-    def blamed(self) -> SchemaRefused:
+    def blamed(self, has_time: Callable[[], bool] = lambda: True) -> SchemaRefused:
         """Return the refusal of a schema that the library cannot match after all: its first string that is hard by
-        itself, else the longest pattern, else all of it.
+        itself, else the longest pattern, else all of it. has_time: whether there is time to try another string.
         """
         for schema, pointer in self.strings:
+            if not has_time():
+                break
             if tried(schema) is not Verdict.FINE:
                 return SchemaRefused(COMPLEX, pointer)
         patterned = [(len(json.dumps(schema)), pointer) for schema, pointer in self.strings if len(schema) > 1]

@@ -44,15 +44,20 @@ def tried(schema: dict[str, Any]) -> Verdict:
         for _ in range(TRIED):
             if matcher.is_error() or matcher.is_stopped():
                 break
-            mask = int.from_bytes(matcher.compute_bitmask(), "little")
-            chosen = int(share * (mask.bit_count() - 1))
-            while chosen > 0:  # leave the lowest of the allowed bytes out, as often as that
-                mask, chosen = mask & (mask - 1), chosen - 1
-            if mask:
-                matcher.consume_token((mask & -mask).bit_length() - 1)
+            take_token(matcher, share)
         if matcher.is_error():
             return _verdict(matcher)
     return Verdict.FINE
+
+
+def take_token(matcher: LLMatcher, share: float) -> None:
+    """Go on with one of the allowed bytes. share: which of them, 0 to 1."""
+    mask = int.from_bytes(matcher.compute_bitmask(), "little")
+    chosen = int(share * (mask.bit_count() - 1))
+    while chosen > 0:  # leave the lowest of the allowed bytes out, as often as that
+        mask, chosen = mask & (mask - 1), chosen - 1
+    if mask:
+        matcher.consume_token((mask & -mask).bit_length() - 1)
 
 
 def _verdict(matcher: LLMatcher) -> Verdict:
@@ -88,7 +93,8 @@ class _Bytes:
 
 
 @cache
-def _tokenizer() -> LLTokenizer:
+def byte_tokenizer() -> LLTokenizer:
+    """Return the 256 bytes as the library reads a vocabulary."""
     wrapper: Any = _Bytes()
     return LLTokenizer(wrapper, n_vocab=256, eos_token=[END])
 
@@ -101,4 +107,6 @@ def _matcher(schema: dict[str, Any]) -> LLMatcher:
         max_grammar_size=200_000,
         verbose_errors=False,
     )
-    return LLMatcher(_tokenizer(), LLMatcher.grammar_from_json_schema(json.dumps(schema)), log_level=0, limits=limits)
+    return LLMatcher(
+        byte_tokenizer(), LLMatcher.grammar_from_json_schema(json.dumps(schema)), log_level=0, limits=limits
+    )

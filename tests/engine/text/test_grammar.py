@@ -18,14 +18,13 @@ from engine.loading.loader import load_model
 from engine.loading.vocabulary import vocabulary_of
 from engine.text.grammar import (
     CACHED_GRAMMARS,
-    FUEL,
     GrammarFailed,
     Grammars,
-    fault,
     json_grammar,
     lark_grammar,
     size_of,
 )
+from engine.text.grammar_limits import FUEL, fault
 from engine.types import Vocabulary
 from engine.wanted import Wanted
 from tests.checkpoints import text_spec

@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from engine.text.image_worker import JOB, OUTCOME, READY, serve
+from engine.text.image_worker import JOB, OUTCOME, work
 from engine.text.images import DAMAGED, TOO_MANY_PIXELS
 
 PATIENCE = 60.0
@@ -20,10 +20,9 @@ def jobs():
     """The service's end of the socket of a worker that is ready; it ends by itself once that is closed."""
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE)
-    worker = threading.Thread(target=serve, args=(theirs,), daemon=True)
+    worker = threading.Thread(target=work, args=(theirs,), daemon=True)
     worker.start()
     with ours, theirs:
-        assert receive(ours, 1) == READY
         yield ours
         ours.shutdown(socket.SHUT_WR)
         worker.join(PATIENCE)

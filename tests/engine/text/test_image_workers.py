@@ -24,7 +24,8 @@ from engine.errors import (
     ValidationError,
 )
 from engine.text.image_decoder import Job, fitted
-from engine.text.image_workers import START_SECONDS, ImageWorkers
+from engine.text.image_workers import ImageWorkers
+from engine.text.worker_handle import START_SECONDS
 from engine.wanted import Wanted
 from tests.fakes import Clock
 

@@ -1,0 +1,169 @@
+"""The processes that try new grammars: one that does not end is killed, and costs its own request alone."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from engine.errors import Overloaded, ValidationError
+from engine.text.grammar import GrammarRefused, Grammars, json_grammar, lark_grammar
+from engine.text.grammar_limits import fault
+from engine.text.grammar_trials import MEMORY_BYTES, GrammarProcesses
+from engine.text.grammar_worker import try_grammar
+from engine.types import Vocabulary
+
+LETTERS = Vocabulary(
+    (b"", *[bytes([code]) for code in range(1, 256)]), frozenset({0}), lambda text: list(text.encode())
+)
+OBJECT = json_grammar('{"type": "object"}')
+PATIENCE = 60.0
+# Says that it is ready, then never answers; says so and dies at its first job; never gets ready.
+HANGS = "import socket, sys, time; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'R'); time.sleep(1e6)"
+DIES = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(b'R'); s.recv(1)"
+# Hangs at grammars that have "hang" in them; tries others.
+SOMETIMES = """
+import sys, time
+from engine.text import grammar_worker
+tried = grammar_worker.try_grammar
+grammar_worker.try_grammar = lambda grammar: time.sleep(1e6) if "hang" in grammar else tried(grammar)
+grammar_worker.main(int(sys.argv[1]), 1 << 28)
+"""
+
+
+@pytest.fixture
+def processes():
+    """Start pools; they are stopped in the end."""
+    made = []
+
+    def start(script=None, count=1):
+        command = None if script is None else [sys.executable, "-c", script, "{socket}"]
+        made.append(GrammarProcesses(count, command))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for pool in made:
+        pool.stop()
+
+
+def alive(pid):
+    """Return whether a process of ours has not been killed and waited for."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_grammars_are_tried_one_after_another(processes):
+    """Good ones, and such as the library refuses: that is for the compilation to say."""
+    trials = processes()
+    pids = trials.pids
+    for grammar in (OBJECT, lark_grammar("start: missing"), lark_grammar("start: /(/"), OBJECT):
+        trials.check(grammar, PATIENCE)
+    assert trials.pids == pids
+
+
+@pytest.mark.parametrize("script", [HANGS, DIES])
+def test_what_does_not_end_is_killed(processes, script):
+    """Its request is refused; another process takes its place."""
+    trials = processes(script)
+    (pid,) = trials.pids
+    with pytest.raises(ValidationError, match="is too complex"):
+        trials.check(OBJECT, 0.1)
+    assert not alive(pid)
+    assert len(trials.pids) == 1
+    assert trials.pids != [pid]
+
+
+def test_the_next_grammar_is_tried_as_ever(processes):
+    """And compiled: no thread of the service was lost."""
+    trials = processes(SOMETIMES)
+    grammars = Grammars(LETTERS, trials=trials)
+    try:
+        for _ in range(3):  # more often than there are threads that compile
+            trials.check(OBJECT, PATIENCE)
+            grammars._seconds = 0.1
+            with pytest.raises((ValidationError, Overloaded)):  # which one, the machine's load decides
+                grammars.mask(lark_grammar('start: "hang"'))
+            grammars._seconds = PATIENCE
+        assert grammars.mask(OBJECT).bitmask().any()
+    finally:
+        grammars.close()
+
+
+def test_a_process_that_was_killed_refuses_nothing(processes):
+    """Its end has nothing to do with the grammar that comes next."""
+    trials = processes()
+    trials.check(OBJECT, PATIENCE)
+    (pid,) = trials.pids
+    os.kill(pid, 9)
+    trials.check(OBJECT, PATIENCE)
+    assert trials.pids != [pid]
+
+
+def test_one_that_hangs_leaves_the_other_process(processes):
+    """A client whose grammar does not end holds up nobody else's."""
+    trials = processes(SOMETIMES, count=2)
+    refused = []
+
+    def hang():
+        try:
+            trials.check(lark_grammar('start: "hang"'), 2.0)
+        except ValidationError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    trials.check(OBJECT, PATIENCE)
+    thread.join()
+    assert len(refused) == 1
+
+
+def test_a_full_pool_refuses(processes):
+    """While others' grammars take the time, soon is better than now."""
+    trials = processes(count=0)
+    with pytest.raises(Overloaded):
+        trials.check(OBJECT, 0.01)
+
+
+def test_a_stop_ends_the_processes(processes):
+    """No other one is started afterwards."""
+    trials = processes(count=2)
+    pids = trials.pids
+    trials.stop()
+    assert trials.pids == []
+    assert not any(map(alive, pids))
+    for _ in range(3):
+        trials.check(OBJECT, PATIENCE)
+    assert trials.pids == []
+
+
+def test_without_a_process_grammars_are_compiled_all_the_same(tmp_path):
+    """Where the machine has no room for one, which the log says."""
+    trials = GrammarProcesses(1, [str(tmp_path / "missing"), "{socket}"])
+    trials.start()
+    trials.check(OBJECT, PATIENCE)
+    assert trials.pids == []
+
+
+@pytest.mark.linux
+def test_a_process_is_small(processes):
+    """A fraction of what it may take, which the plan of memory counts."""
+    trials = processes()
+    trials.check(OBJECT, PATIENCE)
+    with open(f"/proc/{trials.pids[0]}/status", encoding="ascii") as status:
+        figures = dict(line.split(":", 1) for line in status)
+    assert int(figures["VmPeak"].split()[0]) * 1024 < MEMORY_BYTES / 2
+
+
+def test_a_refusal_knows_its_place():
+    """As the library names it, whether the grammar was tried before or not."""
+    grammar = lark_grammar("start: one\none: /(/")
+    try_grammar(grammar)
+    grammars = Grammars(LETTERS)
+    with pytest.raises(GrammarRefused) as refused:
+        grammars.mask(grammar)
+    assert refused.value.place == fault(grammar) is not None
+    grammars.close()
