@@ -40,7 +40,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelSet, build_models
-from routes import admin_audit, admin_keys, api, assets, docs, pages, sign_in, status
+from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, pages, sign_in, status
 from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
@@ -139,15 +139,8 @@ def create_app(
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs)
-    for blueprint in (
-        *served,
-        pages.pages,
-        sign_in.sign_in,
-        status.status,
-        admin_keys.admin_keys,
-        admin_audit.admin_audit,
-        assets.assets,
-    ):
+    operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
+    for blueprint in (*served, *operators, pages.pages, sign_in.sign_in, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

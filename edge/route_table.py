@@ -97,6 +97,7 @@ ROUTES: Mapping[str, Row] = {
     "POST /status/keys/<key_id>/enable": OPERATORS_ACT,
     "POST /status/keys/<key_id>/rotate": OPERATORS_ACT,
     "POST /status/keys/<key_id>/delete": OPERATORS_ACT,
+    "GET /status/usage": Row(need=Need.OPERATOR),
     "GET /status/audit": Row(need=Need.OPERATOR),
     "POST /status/sign-in": SIGNING,
     "POST /status/sign-out": SIGNING,

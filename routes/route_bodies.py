@@ -69,6 +69,7 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /status/keys/<key_id>/enable": RouteBodies(page, _form(TokenForm), status=303, more=lost),
         "POST /status/keys/<key_id>/rotate": RouteBodies(page, _form(RotateForm), more=lost),
         "POST /status/keys/<key_id>/delete": RouteBodies(page, _form(TokenForm), status=303, more=lost),
+        "GET /status/usage": RouteBodies(page, more={503: None}),
         "GET /status/audit": RouteBodies(page, more={503: None}),
         "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
         "POST /status/sign-out": RouteBodies(page, _form(TokenForm), status=303),
