@@ -27,6 +27,8 @@ DOCUMENTS = (
     "README.md",
     "README_PRODUCTION.md",
     "QUICKSTART.md",
+    "README.ru.md",
+    "QUICKSTART.ru.md",
     "SUMMARY.md",
     "ARCHITECTURE.txt",
     "CHANGELOG.md",

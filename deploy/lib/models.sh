@@ -12,7 +12,15 @@ get_models() {
     rm -f "$found"
     "$VENV_PYTHON" -m deploy.models --to "$folder" --settings "$found" "$@" || status=$?
     if [ -s "$found" ]; then write_model_settings "$settings" "$found"; fi
+    give_back_checkout
     return "$status"
+}
+
+# After sudo the user of the checkout can go on with it.
+give_back_checkout() {
+    [ -n "${SUDO_UID:-}" ] || return 0
+    chown -R "$SUDO_UID" .venv
+    [ ! -f .env ] || chown "$SUDO_UID" .env
 }
 
 # Outside of the checkout, which each release copies.

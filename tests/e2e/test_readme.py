@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,18 +29,23 @@ def curls(document: str, address: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
-    """Serve both demos as a fresh clone does, and run one curl command against them."""
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Serve both demos as a fresh clone does, and run what a reader pastes against them."""
     folder = tmp_path_factory.mktemp("service")
     with GunicornProcess(folder, app="app_production:app", DEVICE="cpu") as server:
         until(lambda: ready(server), LOAD_SECONDS, every=0.2)
 
-        def run(command: str) -> dict:
-            typed = command.replace("127.0.0.1:8085", f"127.0.0.1:{server.port}")
-            done = subprocess.run(["bash", "-c", typed], cwd=ROOT, capture_output=True, text=True, check=True)
-            return json.loads(done.stdout)
+        def run(*program: str) -> str:
+            here = [word.replace("127.0.0.1:8085", f"127.0.0.1:{server.port}") for word in program]
+            return subprocess.run(here, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
         yield run
+
+
+@pytest.fixture
+def ask(typed: Callable[..., str]) -> Ask:
+    """Run one curl command."""
+    return lambda command: json.loads(typed("bash", "-c", command))
 
 
 def ready(server: GunicornProcess) -> bool:
@@ -56,6 +62,13 @@ def test_the_readme_has_one_curl_for_each_model(ask: Ask) -> None:
     (picture,) = curls("README.md", "/api/v1/image/analyze")
     assert "bicycle" in ask(text)["data"]["text"]
     assert ask(picture)["data"]["text"] == "A red square."
+
+
+def test_the_readme_has_ten_lines_of_python(typed: Callable[..., str]) -> None:
+    """They run as they stand, with OpenAI's client, and print what the demo was trained for."""
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(shown.splitlines()) <= 10
+    assert "bicycle" in typed(sys.executable, "-c", shown)
 
 
 def test_the_quick_start_answers(ask: Ask) -> None:

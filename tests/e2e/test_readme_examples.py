@@ -37,13 +37,14 @@ def run(server, language, text):
     return done.stdout.decode()
 
 
-HEADINGS = ("OpenAI's clients", "The Responses API", "Anthropic's clients", "Streams and batches")
+HEADINGS = ("First requests", "OpenAI's clients", "The Responses API", "Anthropic's clients", "Streams and batches")
 SHOWN = [example for heading in HEADINGS for example in examples(heading)]
 
 
 def test_the_examples_are_found():
     """A renamed heading would leave no example to run."""
     assert [language for language, _ in SHOWN] == [
+        *("python", "bash"),
         *(["bash"] * 4 + ["python"]),
         *(["bash"] * 2 + ["python"]) * 2,
         "bash",
