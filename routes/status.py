@@ -15,6 +15,7 @@ from edge.request_state import request_state
 from edge.route_table import Need
 from engine.errors import Message, ServiceError
 from routes.locale import LOCALES, visitors_locale
+from routes.operator_page import signed_in
 from routes.parsing import submitted_form
 from routes.service_facts import service_facts
 from routes.services import services
@@ -38,9 +39,7 @@ def show() -> str:
         languages=LOCALES,
         interval=round(INTERVAL),
         span=round(INTERVAL * SAMPLES),
-        signed_in=operator_session.is_signed_in(
-            request, services().settings.security.admin_key, services().ended_sessions
-        ),
+        signed_in=signed_in(),
         page="status",
         **current_figures(),
         **service_facts(),
