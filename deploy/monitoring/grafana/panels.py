@@ -244,6 +244,26 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
+        "Client keys",
+        (
+            Panel(
+                "Requests by key", "HTTP requests per second, by the name of a client key or token.", "reqps",
+                [(rate("avito_ai_key_requests_total", "key", ONE), "{{key}}")], stacked=True,
+            ),
+            Panel(
+                "Refused keys", "Requests per second without a key, or with one that does not count.", "reqps",
+                [(rate("avito_ai_credential_refusals_total", "reason", ONE), "{{reason}}")],
+            ),
+            Panel(
+                "Known keys", "Of the database and of API_KEYS_FILE; stale is 1 while they cannot be read.", "short",
+                [
+                    (f"avito_ai_client_keys{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_client_keys_stale{{{ONE}}}", "{{instance}} stale"),
+                ],
+            ),
+        ),
+    ),
+    (
         "Spending",
         (
             Panel(

@@ -12,6 +12,7 @@ from app_production import create_app
 from config import load_settings
 from telemetry.metrics.machine import GpuFigures
 from tests.fakes import FakeMachine, scripted_models
+from tests.keys.issuer import SECRET, token
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "deploy/monitoring"
@@ -32,11 +33,11 @@ NAME = re.compile(r"\b((?:avito_ai|process|probe)_[a-z0-9_]+|up|ALERTS)\b")
 
 
 def exported():
-    """Return the labels of each sample, after answers, failures and refusals, with a GPU."""
-    settings = load_settings({"RATE_LIMIT_PER_MINUTE": "1"}, None)
+    """Return the labels of each sample, after answers, failures and refusals, with a GPU and a client's token."""
+    settings = load_settings({"RATE_LIMIT_PER_MINUTE": "1", "AUTH": "jwt", "JWT_SECRET_KEY": SECRET}, None)
     client = create_app(settings, scripted_models(), FakeMachine(GpuFigures("GPU", 1, 2, 3, 0.5))).test_client()
     for _ in range(2):
-        client.post("/api/v1/text/generate", json={"prompt": "x"})
+        client.post("/api/v1/text/generate", json={"prompt": "x"}, headers={"Authorization": f"Bearer {token()}"})
     samples = {}
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:

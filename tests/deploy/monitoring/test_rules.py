@@ -144,6 +144,12 @@ CASES = [
         {ours("avito_ai_rate_limit_storage_failures_total"): steady(40)},
     ),
     Case(
+        "AvitoKeysStale",
+        "warning",
+        {ours("avito_ai_client_keys_stale"): steady(1)},
+        {ours("avito_ai_client_keys_stale"): "0+0x4 1+0x4 0+0x112"},
+    ),
+    Case(
         "AvitoBudgetNearlySpent",
         "warning",
         {ours("avito_ai_budget_used_ratio", ',period="day"'): "0.79+0x4 0.8+0x20"},

@@ -19,9 +19,11 @@ from deploy.monitoring.render import read_settings, render
 from tests.deploy.monitoring.exported import ALERTMANAGER, BLACKBOX
 from tests.deploy.monitoring.sinks import Answering, mail_server, serving, web_hooks
 from tests.e2e.gunicorn_process import GunicornProcess, free_port, until
+from tests.keys.issuer import SECRET, token
 
 PATIENCE = 120.0
 CERTIFICATE_DAYS = 2
+ACCESS = {"AUTH": "jwt", "JWT_SECRET_KEY": SECRET}
 APP = "tests.deploy.monitoring.stalling_app:app"
 
 
@@ -51,11 +53,11 @@ class Watched:
         return until(look, PATIENCE)
 
     def post(self, path, body):
-        """Send JSON to the service; return the status."""
+        """Send JSON to the service with a client's token; return the status."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.service.port}{path}",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "Authorization": f"Bearer {token()}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as response:
@@ -72,7 +74,7 @@ def watched(folder):
         mailbox, smtp = start(mail_server())
         hooks, web = start(web_hooks())
         (folder / "service").mkdir()
-        service = start(GunicornProcess(folder / "service", app=APP, RATE_LIMIT_PER_MINUTE="3"))
+        service = start(GunicornProcess(folder / "service", app=APP, RATE_LIMIT_PER_MINUTE="3", **ACCESS))
         site = start(_site(folder))
         ports = {name: free_port() for name in ("prometheus", "alertmanager", "blackbox")}
         configured = _configure(folder, service.port, site, smtp, web, ports)
