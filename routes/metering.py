@@ -60,6 +60,8 @@ class Meter:
         )
         parts.spending.budgets.count(state.account.id, position, spent.prompt_tokens + spent.output_tokens, cost)
         parts.metrics.spending.spent(self._model, cost)
+        account, tokens = state.account, spent.prompt_tokens + spent.output_tokens
+        parts.metrics.busiest.spend(account.id, account.name or account.id, tokens)
         if parts.spending.budgets.prices:
             state.cost = (state.cost or 0) + cost
 

@@ -20,11 +20,15 @@ CLIENTS = 256
 
 @dataclass(slots=True)
 class Count:
-    """One client's requests, and those of them that were refused or failed. client: a key's name, or an address."""
+    """One client's requests, those of them that were refused or failed, and the tokens that it used.
+
+    client: a key's name, or an address.
+    """
 
     client: str
     requests: int = 0
     failed: int = 0
+    tokens: int = 0
 
 
 class Busiest:
@@ -38,12 +42,14 @@ class Busiest:
     def count(self, account: str, client: str, *, failed: bool) -> None:
         """Count a request. account: its id, under which it is counted; client: what it is shown as."""
         with self._lock:
-            counts = self._current()
-            found = counts.get(account)
-            if found is None:
-                found = counts[account] = self._make_room(counts, client)
+            found = self._of(account, client)
             found.requests += 1
             found.failed += failed
+
+    def spend(self, account: str, client: str, tokens: int) -> None:
+        """Add the tokens that a request has used."""
+        with self._lock:
+            self._of(account, client).tokens += tokens
 
     def most(self, number: int) -> list[Count]:
         """Return the clients with most requests in the last hour, most first."""
@@ -55,7 +61,15 @@ class Busiest:
                     total = sums.setdefault(account, Count(one.client))
                     total.requests += one.requests
                     total.failed += one.failed
+                    total.tokens += one.tokens
         return sorted(sums.values(), key=lambda one: -one.requests)[:number]
+
+    def _of(self, account: str, client: str) -> Count:
+        counts = self._current()
+        found = counts.get(account)
+        if found is None:
+            found = counts[account] = self._make_room(counts, client)
+        return found
 
     def _current(self) -> dict[str, Count]:
         now = self._clock()

@@ -13,6 +13,7 @@ from telemetry.protocol import Protocol
 from telemetry.version import VERSION
 from tests.e2e.gunicorn_process import until
 from tests.fakes import FakeMachine
+from tests.good_requests import TEXT
 
 ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
 
@@ -146,12 +147,15 @@ def test_the_page_says_what_runs(client):
 
 
 def test_the_busiest_clients_are_listed(client):
-    """With the number of their requests; the page itself and what costs nothing is none."""
+    """With the numbers of their requests and tokens; the page itself and what costs nothing is none."""
     assert "No requests yet." in client.get("/status").text
     for _ in range(3):
         client.post("/avibe", data={"prompt": "x"})
     client.post("/avibe", data={"prompt": ""})
-    row = '<th scope="row">127.0.0.1</th><td class="figure">4</td><td class="figure">1</td>'
+    answers = [client.post(TEXT, json={"prompt": "x"}).json["data"] for _ in range(2)]
+    tokens = 5 * (answers[0]["input_tokens"] + answers[0]["generated_tokens"])  # each answer is alike
+    figures = "".join(f'<td class="figure">{figure}</td>' for figure in (6, 1, tokens))
+    row = f'<th scope="row">127.0.0.1</th>{figures}'
     assert row in client.get("/status").text
     assert row in client.get("/status/figures").text
 

@@ -12,7 +12,9 @@ def test_the_clients_with_most_requests_come_first():
         busiest.count(account, "shop" if account != "key:b" else "desk", failed=failed)
     clock.now += INTERVAL
     busiest.count("key:a", "shop", failed=False)
-    assert [(one.client, one.requests, one.failed) for one in busiest.most(2)] == [("shop", 3, 1), ("desk", 1, 0)]
+    busiest.spend("key:a", "shop", 7)
+    found = [(one.client, one.requests, one.failed, one.tokens) for one in busiest.most(2)]
+    assert found == [("shop", 3, 1, 7), ("desk", 1, 0, 0)]
 
 
 def test_requests_are_forgotten_after_an_hour():
