@@ -77,10 +77,21 @@ class OutputParser:
         self._calls = 0  # that have begun
         self._texts: set[type[Content | Reasoning]] = set()  # that have been shown
         self._parted: set[type[Content | Reasoning]] = set()  # those of them behind which a tag stood
+        self._fed = 0  # characters
+        self._began = 0  # where the call, or what is skipped, begins in the text
+        self._closing = False  # the end tag of a call that is shown may come
+        self.hidden: list[range] = []  # what of the text is shown neither as text nor as a call, so far, in its order
+
+    @property
+    def settled(self) -> int:
+        """Up to where in the text it is known what is shown of it."""
+        undecided = self._read == self._skipped or (self._read == self._in_call and not self._call.begun)
+        return self._began if undecided else self._position
 
     def feed(self, text: str) -> list[Part]:
         """Take the next piece of text and return the parts that are unambiguous now."""
         self._held += text
+        self._fed += len(text)
         parts: list[Part] = []
         goes_on = True
         while goes_on:
@@ -96,10 +107,15 @@ class OutputParser:
         rest, self._held = self._held, ""
         if self._read == self._in_call:
             self._show(self._call.finish(), parts, ended=True)
-        elif self._read != self._skipped:
+            self._hide_unless(self._call.begun or bool(self._shape.sole and not self._calls))
+        elif self._read == self._skipped:
+            self._hide_unless(False)
+        else:
             at = _tag_begin(rest, self._tags)
             # A single character is rather a sign of the text than the beginning of a tag.
             if at < len(rest) - 1 or self._shape.forced or self._calls:
+                self._began = self._fed - len(rest) + at
+                self._hide_unless(at == len(rest))
                 rest = rest[:at].rstrip()
             if not (self._calls and rest.isspace()):
                 self._add(Reasoning if self._read == self._reasoning else Content, rest, "", parts)
@@ -128,9 +144,11 @@ class OutputParser:
         text, tag = self._until_tag(self._tags)
         self._add(Content, text, tag, parts)
         if tag == CALL:
-            self._call, self._read = CallStream(self._tools), self._in_call
+            self._enter_call()
         elif tag == THINK:
             self._read = self._reasoning
+        elif tag:
+            self._leave_out(tag, but=self._closing and tag == CALL_END, behind_call=not text)
         return bool(tag)
 
     def _reasoning(self, parts: list[Part]) -> bool:
@@ -138,6 +156,8 @@ class OutputParser:
         self._add(Reasoning, text, tag, parts)
         if tag == THINK_END:
             self._read = self._content
+        elif tag:
+            self._leave_out(tag)
         return bool(tag)
 
     def _in_call(self, parts: list[Part]) -> bool:
@@ -145,21 +165,48 @@ class OutputParser:
         arguments, self._held = call.feed(self._held), ""
         if call.broken and not call.name:
             self._held, self._read = call.text, self._content
+            self.hidden.append(range(self._began, self._began + len(CALL)))
             return True
         ended = call.done or call.broken
         self._show(arguments, parts, ended)
         if ended:
             self._held, self._read = call.rest, self._content if call.done else self._skipped
             self._passed_over = f"{WHITE}}}]" if call.done else ""
+            self._hide_unless(call.begun)
+            self._began, self._closing = self._position, call.begun
         return ended
 
     def _skipped(self, parts: list[Part]) -> bool:
         _, tag = self._until_tag(self._call_tags)
         if tag:
             self._read = self._content
+            self._hide_unless(False)
         if tag == CALL:
-            self._call, self._read = CallStream(self._tools), self._in_call
+            self._enter_call()
         return bool(tag)
+
+    @property
+    def _position(self) -> int:
+        """Where in the text the reader is."""
+        return self._fed - len(self._held)
+
+    def _enter_call(self) -> None:
+        self._call, self._read = CallStream(self._tools), self._in_call
+        self._began = self._position - len(CALL)
+
+    def _leave_out(self, tag: str, but: bool = False, behind_call: bool = False) -> None:
+        """Note that a tag that was just read is not shown. but: it belongs to what is; behind_call: only white space
+        stands between it and a call, which it belongs to if that is hidden.
+        """
+        if not (behind_call and self.hidden and self.hidden[-1].stop == self._began):
+            self._began = self._position - len(tag)
+        self._closing = False
+        self._hide_unless(but)
+
+    def _hide_unless(self, shown: bool) -> None:
+        """Note that the text since the begin of a call, or of what is skipped, is not shown."""
+        if not shown:
+            self.hidden.append(range(self._began, self._position))
 
     def _until_tag(self, tags: tuple[str, ...]) -> tuple[str, str]:
         """Take the text before the next tag, and the tag; without one, the text that cannot be part of a tag."""

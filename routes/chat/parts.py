@@ -60,11 +60,12 @@ class Call:
 
 @dataclass(slots=True)
 class ParsedAnswer:
-    """The parts of a whole answer."""
+    """The parts of a whole answer. hidden: where its text is shown neither as text nor as a call."""
 
     content: str = ""
     reasoning: str = ""
     calls: list[Call] = field(default_factory=list)
+    hidden: list[range] = field(default_factory=list)
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> ParsedAnswer:

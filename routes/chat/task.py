@@ -76,7 +76,9 @@ class ChatRun:
     def parsed(self, completion: Completion) -> ParsedAnswer:
         """Return the parts of a whole answer."""
         parser = self.new_parser()
-        return ParsedAnswer.of([*parser.feed(completion.text), *parser.finish()])
+        answer = ParsedAnswer.of([*parser.feed(completion.text), *parser.finish()])
+        answer.hidden = parser.hidden
+        return answer
 
 
 def submit(task: ChatTask) -> ChatRun:

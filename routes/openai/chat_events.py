@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +28,15 @@ class Details:
     def __bool__(self) -> bool:
         return self.logprobs or self.token_ids
 
-    def shown(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-        """Return log probabilities as bodies show them, None if they are not wanted."""
-        return answers.chat_logprobs(tokens, self.as_ids) if self.logprobs else None
+    def shown(self, tokens: Sequence[TokenLogprob], hidden: Sequence[range]) -> ChatLogprobs | None:
+        """Return log probabilities as bodies show them, None if they are not wanted.
+
+        hidden: where the text is not shown; by their ids, all tokens are.
+        """
+        if not self.logprobs:
+            return None
+        told = [one for one in tokens if self.as_ids or not _is_in(hidden, one.offset)]
+        return answers.chat_logprobs(told, self.as_ids)
 
 
 class ChoiceEvents:
@@ -82,7 +90,7 @@ class ParsedChoiceEvents(ChoiceEvents):
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
         reason = finish_reason(completion, bool(self._complete) and all(self._complete))
-        return rest + sse.event(self._detailed({}, reason))
+        return rest + sse.event(self._detailed({}, reason, math.inf))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
         show = self._with_details if self._details else self._event
@@ -106,12 +114,24 @@ class ParsedChoiceEvents(ChoiceEvents):
     def _with_details(self, part: Part) -> bytes:
         return self._event(part) if isinstance(part, CallEnd) else sse.event(self._detailed(_delta(part)))
 
-    def _detailed(self, delta: dict[str, Any], end: str | None = None) -> dict[str, Any]:
-        """Return the object of an event with the details of the tokens since the last one."""
-        logprobs = self._details.shown(self._pending)
+    def _detailed(self, delta: dict[str, Any], end: str | None = None, until: float | None = None) -> dict[str, Any]:
+        """Return the object of an event with the details of the tokens since the last one.
+
+        until: up to where in the text log probabilities are shown, None for as far as it is settled.
+        """
+        settled = self._parser.settled if until is None else until
+        ready = [one for one in self._pending if one.offset < settled]
+        logprobs = self._details.shown(ready, self._parser.hidden)
         more = {"token_ids": self._pending_ids} if self._details.token_ids else {}
-        self._pending, self._pending_ids = [], []
+        self._pending = [one for one in self._pending if one.offset >= settled]
+        self._pending_ids = []
         return self._change(delta, end, logprobs if logprobs and logprobs["content"] else None, more)
+
+
+def _is_in(spans: Sequence[range], offset: int) -> bool:
+    """Return whether one of some spans, which are in order, has a position."""
+    before = bisect_right(spans, offset, key=lambda span: span.start)
+    return before > 0 and offset in spans[before - 1]
 
 
 def _delta(part: Content | Reasoning | CallBegin | CallArguments) -> dict[str, Any]:

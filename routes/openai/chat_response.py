@@ -76,7 +76,7 @@ class ChatResponse:
         choice = ChatChoice(
             index=index,
             message=_message(answer),
-            logprobs=self._details.shown(completion.logprobs),
+            logprobs=self._details.shown(completion.logprobs, answer.hidden),
             finish_reason=finish_reason(completion, answer.called),
         )
         if self._details.token_ids:

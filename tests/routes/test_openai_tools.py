@@ -9,6 +9,7 @@ from tests.routes.test_openai import HELLO, TOOL, ask
 from tests.routes.test_openai_streaming import deltas, started, stream
 
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "я", "n": [1, 2]}}\n</tool_call>'
+BROKEN = '<tool_call>{"name": "look", "arguments": {"at": 1 '
 TEXTS = [
     CALL,
     f"Wait.\n{CALL}\n{CALL}",
@@ -130,3 +131,59 @@ def test_log_probabilities_come_with_the_parts_of_a_call(app, avibe):
     told = [event["choices"][0]["logprobs"]["content"] for event in events if event["choices"][0]["logprobs"]]
     assert "".join(token["token"] for tokens in told for token in tokens) == CALL
     assert joined(deltas(events))[1] == [{"name": "look", "arguments": '{"at": "я", "n": [1, 2]}'}]
+
+
+def tokens(text):
+    """Return the tokens of a text, one for each letter."""
+    return [TokenLogprob(number, letter, -0.5, offset=number) for number, letter in enumerate(text)]
+
+
+def told(choices):
+    return "".join(one["token"] for choice in choices if choice["logprobs"] for one in choice["logprobs"]["content"])
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (CALL, CALL),
+        (f"So. {CALL} And.", f"So. {CALL} And."),
+        (CALL[:20], ""),
+        (f"So. {CALL[:20]}", "So. "),
+        (f"So. {CALL}{CALL[:15]}", f"So. {CALL}"),
+        (CALL[:45], CALL[:45]),
+        ("So.<tool_", "So."),
+        ("<tool_call>oh</tool_call>!", "oh!"),
+        ("So</tool_call>!", "So!"),
+        (
+            '<tool_call>{"name": "look", "arguments": {"at": 1 2}}</tool_call>So.',
+            '<tool_call>{"name": "look", "arguments": {"at": 1 So.',
+        ),
+    ],
+)
+def test_log_probabilities_do_not_spell_what_is_hidden(app, client, avibe, text, shown, size):
+    """A call without a name, a tag that is left out: in a stream as in a whole answer."""
+    avibe.text, avibe.logprobs = text, tokens(text)
+    assert told(ask(client, tools=[TOOL], logprobs=True).json["choices"]) == shown
+    run, response = started(app, avibe, tools=[TOOL], logprobs=True)
+    for at in range(0, len(text), size):
+        avibe.push("mine", text[at : at + size], token_ids=(1,), logprobs=tuple(tokens(text)[at : at + size]))
+    avibe.text, avibe.logprobs = "", []
+    avibe.finish("mine")
+    sent = b"".join(response.events()).decode().split("\n\n")
+    events = [json.loads(event.removeprefix("data: ")) for event in sent if event.startswith("data: {")]
+    run.close()
+    assert told([choice for event in events for choice in event["choices"]]) == shown
+
+
+def test_by_their_ids_all_tokens_are_told(client, avibe):
+    """Who asks for ids reads the answer as the model wrote it."""
+    avibe.text, avibe.logprobs = CALL[:20], tokens(CALL[:20])
+    choices = ask(client, tools=[TOOL], logprobs=True, return_tokens_as_token_ids=True).json["choices"]
+    assert told(choices) == "".join(f"token_id:{number}" for number in range(20))
+
+
+def test_calls_beyond_the_first_are_not_spelled(client, avibe):
+    """Where they are not shown."""
+    avibe.text, avibe.logprobs = CALL + CALL, tokens(CALL + CALL)
+    assert told(ask(client, tools=[TOOL], logprobs=True, parallel_tool_calls=False).json["choices"]) == CALL
