@@ -12,30 +12,35 @@ from typing import Any
 from routes.sse import compact
 
 PIECE = 64 * 1024  # characters
+ALL = 1_000_000  # levels
 
 
-def json_bytes(value: Any) -> bytes:
-    """Return a value as compact JSON in UTF-8, as `compact` writes it."""
-    return b"".join(piece.encode() for piece in pieces(value))
+def json_bytes(value: Any, levels: int = ALL) -> bytes:
+    """Return a value as compact JSON in UTF-8, as `compact` writes it. levels: as `pieces` takes it."""
+    return b"".join(piece.encode() for piece in pieces(value, levels))
 
 
-def pieces(value: Any) -> Iterator[str]:
-    """Yield the JSON of a value in pieces."""
+def pieces(value: Any, levels: int = ALL) -> Iterator[str]:
+    """Yield the JSON of a value in pieces.
+
+    levels: of objects and arrays that are taken apart, which takes ten times as long as encoding them at once; what is
+    below has to be small.
+    """
     match value:
         case str():
             yield from _string(value)
-        case Mapping():
+        case Mapping() if levels:
             separator = "{"
             for name, item in value.items():
                 yield f"{separator}{quoted(name)}:"
-                yield from pieces(item)
+                yield from pieces(item, levels - 1)
                 separator = ","
             yield "}" if value else "{}"
-        case Sequence():
+        case Sequence() if levels:
             separator = "["
             for item in value:
                 yield separator
-                yield from pieces(item)
+                yield from pieces(item, levels - 1)
                 separator = ","
             yield "]" if value else "[]"
         case _:

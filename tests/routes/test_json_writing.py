@@ -15,10 +15,19 @@ VALUES = st.recursive(
 )
 
 
-@given(VALUES)
-def test_any_value_is_written_as_usual(value):
-    """Whatever it holds, empty lists and objects included."""
-    assert json_bytes(value) == compact(value).encode()
+@given(VALUES, st.integers(0, 3))
+def test_any_value_is_written_as_usual(value, levels):
+    """Whatever it holds, empty lists and objects included, however far it is taken apart."""
+    assert json_bytes(value) == json_bytes(value, levels) == compact(value).encode()
+
+
+def test_what_is_below_the_levels_is_one_piece():
+    """A response's instructions come in pieces, each of its tools in one."""
+    response = {"instructions": "a" * 3 * PIECE, "tools": [{"name": "look", "strict": True}] * 2}
+    written = list(pieces(response, 2))
+    assert json.loads("".join(written)) == response
+    assert max(map(len, written)) == PIECE
+    assert written.count('{"name":"look","strict":true}') == 2
 
 
 @pytest.mark.parametrize("character", ["A", "я", "😀", '"', "\\", "\x00", "\n"])

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
+from routes.json_writing import json_bytes
 from routes.sse import compact
 
 Delta = Callable[[str], bytes]
+# Of a response, whose instructions may be long, and whose tools many: each of these is small.
+SHOWN_LEVELS = 2
 
 
 class Events:
@@ -23,7 +26,8 @@ class Events:
     def __call__(self, kind: str, **fields: Any) -> bytes:
         """Return an event of a type with these fields."""
         event = {"type": kind, "sequence_number": self._number(), **fields}
-        return f"event: {kind}\ndata: {compact(event)}\n\n".encode()
+        written = json_bytes(event, 1 + SHOWN_LEVELS) if "response" in fields else compact(event).encode()
+        return b"event: %b\ndata: %b\n\n" % (kind.encode(), written)
 
     def deltas(self, kind: str, **fields: Any) -> Delta:
         """Return what makes the events of a type that differ in their `delta` alone."""

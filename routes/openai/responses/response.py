@@ -12,6 +12,7 @@ from engine.errors import ServiceError
 from engine.types import Completion
 from routes import sse
 from routes.chat.task import ChatRun
+from routes.json_writing import json_bytes
 from routes.openai.responses.bodies import (
     IncompleteDetails,
     InputTokensDetails,
@@ -23,7 +24,7 @@ from routes.openai.responses.bodies import (
     ResponseObject,
     ResponseUsage,
 )
-from routes.openai.responses.events import Events, NoEvents
+from routes.openai.responses.events import SHOWN_LEVELS, Events, NoEvents
 from routes.openai.responses.namespaces import Namespaces
 from routes.openai.responses.output_items import OutputItems
 from routes.openai.responses.store import Draft
@@ -112,8 +113,8 @@ class Answer:
             usage=_usage(completion, output.reasoning_tokens),
         )
         if self._draft is not None:
-            items = sse.compact([_turn(item) for item in output.items]).encode()
-            self._draft.keep(response["id"], sse.compact(response).encode(), items)
+            items = json_bytes([_turn(item) for item in output.items], SHOWN_LEVELS)
+            self._draft.keep(response["id"], json_bytes(response, SHOWN_LEVELS), items)
         return response
 
     def _failed(self, events: Events, output: OutputItems, error: ServiceError) -> bytes:

@@ -13,6 +13,7 @@ from routes.json_writing import json_bytes
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import DeletedResponse, InputTokenCount
 from routes.openai.responses.create import count_input, submit_response
+from routes.openai.responses.events import SHOWN_LEVELS
 from routes.openai.responses.refusals import refuse_unsupported
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.responses.response import Answer
@@ -31,7 +32,7 @@ def create() -> Response:
     if stream:
         answer.wait_for_commitment()
         return EventStream(answer.events(), answer.close, answer.only).response()
-    return jsonify(answer.whole())
+    return Response(json_bytes(answer.whole(), SHOWN_LEVELS), content_type=JSON)
 
 
 @responses.post("/input_tokens")
