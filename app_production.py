@@ -39,7 +39,7 @@ from engine.errors import StartError
 from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
-from models import ModelSet, build_models
+from models import ModelNames, ModelSet, build_models
 from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, pages, sign_in, status
 from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
@@ -113,6 +113,7 @@ def create_app(
         settings=settings,
         models=models,
         database=database,
+        model_names=ModelNames.of(settings),
         rate_limiter=limiter,
         authenticator=authenticator,
         client_sessions=sessions,

@@ -21,8 +21,20 @@ from settings.groups import Settings
 from settings.rules import DEMO, broken_rules, open_to_a_network
 from settings.sources import Sources, read_sources
 from settings.table import Setting
+from settings.versions import MARK, PUBLISHED, full_names, unused_folders, versions_of
 
-__all__ = ["DEMO", "SETTINGS", "Settings", "SettingsError", "config", "load_settings"]
+__all__ = [
+    "DEMO",
+    "MARK",
+    "PUBLISHED",
+    "SETTINGS",
+    "Settings",
+    "SettingsError",
+    "config",
+    "full_names",
+    "load_settings",
+    "versions_of",
+]
 
 config: Settings
 
@@ -48,7 +60,8 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     sources.mistakes += broken_rules(settings)
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
-    return replace(settings, warnings=(*settings.warnings, *open_to_a_network(settings)))
+    more = (*open_to_a_network(settings), *unused_folders(settings.model, settings.sources))
+    return replace(settings, warnings=(*settings.warnings, *more))
 
 
 def operator_settings() -> Settings:

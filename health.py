@@ -15,7 +15,7 @@ from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
 from engine.errors import RETRY_AFTER
-from engine.types import BackendState, Progress, Status
+from engine.types import BackendState, Progress, Status, is_further
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
 
@@ -40,8 +40,8 @@ def healthy() -> Response:
 @health.get("/api/health/ready")
 def ready() -> Response:
     """Report whether every model accepts requests, and if not, why."""
-    states = services().models.states()
-    status, gpu_memory = overall(states), services().metrics.machine.gpu_memory()
+    states, deciding = services().models.states(), services().models.deciding_states()
+    status, gpu_memory = overall(deciding), services().metrics.machine.gpu_memory()
     body = Readiness(
         status=status.value,
         cuda_available=gpu_memory is not None,
@@ -50,7 +50,7 @@ def ready() -> Response:
     )
     if status is Status.READY:
         return jsonify(body)
-    worst = next(state for state in states.values() if state.status is status)
+    worst = next(state for state in deciding.values() if state.status is status)
     body["reason"] = worst.reason or REASONS[status]
     if worst.progress is not None:
         body["progress"] = _shown(worst.progress)
@@ -63,7 +63,7 @@ def ready() -> Response:
 @health.get("/api/health/live")
 def live() -> tuple[Response, int]:
     """Report whether the process can recover by itself; 503 if it needs a restart."""
-    lost = next((state for state in services().models.states().values() if state.restart_needed), None)
+    lost = next((state for state in services().models.deciding_states().values() if state.restart_needed), None)
     if lost is None:
         return jsonify(Liveness(status="alive")), 200
     return jsonify(Liveness(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD])), 503
@@ -81,6 +81,9 @@ def json_metrics() -> Response:
         gpu=shown_gpu(gpus[0] if gpus else None),
         application=figures.application.shown(),
     )
+    names = [name for name, _ in services().models]
+    if any(map(is_further, names)):
+        body["versions"] = {name: figures.application.answers_of(name) for name in names}
     if len(gpus) > 1:
         body["gpus"] = {gpu.device: shown_gpu(gpu) for gpu in gpus}
     return jsonify(body)
@@ -103,6 +106,8 @@ def prometheus() -> Response:
 def _described(name: str, state: BackendState) -> ModelReadiness:
     info = services().models.get(name).info
     described = ModelReadiness(status=state.status.value, model=info.served_id, demo=info.demo)
+    if info.version:
+        described["version"] = info.version
     if info.identity is not None:
         described["checkpoint"] = shown_identity(info.identity)
         described["system_fingerprint"] = info.identity.fingerprint

@@ -131,7 +131,8 @@ def _authenticate(row: Row) -> None:
         if state.by_session and shape_of(request.path) is not Shape.PAGE:
             csrf.check(request.headers.get(csrf.HEADER, ""))
         if row.model is not None:
-            check_model(account, row.model)
+            info = services().models.get(row.model).info
+            check_model(account, *services().model_names.names_of(row.model, info))
 
 
 def _key_fits(offered: str, admin_key: str) -> bool:

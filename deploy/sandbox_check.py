@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from config import DEMO, Settings, SettingsError, apply_gpu_choice, operator_settings
+from config import DEMO, Settings, SettingsError, apply_gpu_choice, operator_settings, versions_of
 from engine.errors import StartError
 from engine.loading.device import (
     DeviceRequest,
@@ -36,6 +36,10 @@ def model_folders(settings: Settings) -> dict[str, Path]:
     if model.vibe_model_dir == DEMO:
         folders = {}
     folders["VISION_MODEL_DIR"] = model.vision_model_dir
+    for versions in versions_of(model):
+        if versions.folders:  # the default's alone has to be readable
+            folders = {name: folder for name, folder in folders.items() if not name.startswith(versions.prefix)}
+            folders[f"{versions.prefix}_MODELS"] = versions.folders[0][1]
     return {name: folder for name, folder in folders.items() if folder != DEMO}
 
 

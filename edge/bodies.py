@@ -89,11 +89,15 @@ class CheckpointIdentity(Body):
 
 
 class ModelReadiness(Body):
-    """The state of one model; model: what `X-Model` says. checkpoint, system_fingerprint: once it is loaded."""
+    """The state of one model; model: what `X-Model` says. Of several versions each has its name here.
+
+    checkpoint, system_fingerprint: once it is loaded.
+    """
 
     status: str
     model: str
     demo: bool
+    version: NotRequired[str]
     checkpoint: NotRequired[CheckpointIdentity]
     system_fingerprint: NotRequired[str]
     reason: NotRequired[str]
@@ -119,13 +123,17 @@ class Liveness(Body):
 
 
 class JsonFigures(Body):
-    """The figures of the service, times in UTC. `gpu`: the first one in use; `gpus`: all of them, if there are more."""
+    """The figures of the service, times in UTC. `gpu`: the first one in use; `gpus`: all of them, if there are more.
+
+    `versions`: the successful answers of each version, if a model has several.
+    """
 
     timestamp: str
     uptime_seconds: int
     system: dict[str, str]
     gpu: dict[str, str | bool]
     application: dict[str, int | str]
+    versions: NotRequired[dict[str, int]]
     gpus: NotRequired[dict[str, dict[str, str | bool]]]
 
 

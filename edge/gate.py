@@ -25,7 +25,7 @@ from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
 from engine.errors import ServiceError
 from keys.account import of_address
-from models import ModelSet
+from models import ModelNames, ModelSet
 from telemetry.metrics import Metrics
 from usage.budgets import Budgets
 
@@ -74,6 +74,7 @@ class Gate:
     ) -> None:
         self._authenticator, self._budgets = authenticator, budgets
         self._settings, self._models, self._limiter = settings, models, limiter
+        self._names = ModelNames.of(settings)
         self._trusted_proxies = settings.server.trusted_proxies
         self._ready_made = ReadyMade(settings, metrics, sentences)
 
@@ -117,7 +118,8 @@ class Gate:
         if not _is_read(read, row):
             return Verdict(client)
         named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
-        refusal = self._judge(case, [] if named or row.model is None else [self._models.get(row.model)])
+        answers = None if named or row.model is None else self._version(case, row.model)
+        refusal = self._judge(case, [] if answers is None else [answers])
         return Verdict(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
 
     def _judge_named(self, case: Refused, body: bytes) -> bytes | None:
@@ -131,12 +133,15 @@ class Gate:
     def _by_name(self, case: Refused, body: bytes) -> bytes | None:
         names = _NAME_FIELD.findall(body) if body.count(b'"model"') == 1 else []
         wanted = names[0].decode("latin-1") if names else ""
-        name, backend = next(
-            ((name, one) for name, one in self._models if wanted in (name, one.info.served_id)), ("", None)
-        )
-        if backend is None or not case.account.may_use(name, backend.info.served_id):
+        backend = self._version(case, wanted)
+        return None if backend is None else self._judge(case, [backend])
+
+    def _version(self, case: Refused, asked: str) -> Backend | None:
+        """Return what would answer, None for an unknown name and for what the caller may not use."""
+        found = self._names.find(asked, case.account.id, self._models, case.account.may_use)
+        if found is None or not case.account.may_use(*self._names.names_of(found[0], found[1].info)):
             return None
-        return self._judge(case, [backend])
+        return found[1]
 
     def _judge(self, case: Refused, models: list[Backend]) -> bytes | None:
         """Refuse if the client's budget or limit is spent, or if the model, where there is one, would."""

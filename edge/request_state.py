@@ -20,7 +20,8 @@ class RequestState:
     began: its arrival, in seconds on the monotonic clock; row: of the route, None where no route matched; client: the
     caller's address; account: whom it is charged to; quota: what is left of the caller's budget; too_large: the message
     for a body over the route's limit; max_tokens: the bound of its answers' length, where the service may have set it;
-    fingerprint: of the model that answers, once it is known; by_session: the account is that of a browser's session;
+    fingerprint: of the model that answers, once it is known; versions: what answers, by the
+    name that was asked for; by_session: the account is that of a browser's session;
     cost: of its answers so far, in millionths of the currency, None where tokens have no price;
     user: whom the request named as its user, "" for nobody;
     cache: `hit` or `miss` where its answers may be kept; typed, image: what a form of the page held, to be shown again.
@@ -40,6 +41,7 @@ class RequestState:
     user: str = ""
     by_session: bool = False
     cache: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
     typed: Mapping[str, str] = field(default_factory=dict)
     image: bytes | None = None
 

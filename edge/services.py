@@ -21,7 +21,7 @@ from keys.refresh import begin_refreshing
 from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
-from models import ModelSet
+from models import ModelNames, ModelSet
 from telemetry.metrics import Metrics
 from telemetry.tracing import Tracing
 from usage.recorder import Recorder
@@ -40,6 +40,7 @@ class Services:
 
     settings: Settings
     models: ModelSet
+    model_names: ModelNames
     rate_limiter: RateLimiter
     authenticator: Authenticator
     client_sessions: ClientSessions

@@ -19,6 +19,7 @@ from engine.types import (
     Vocabulary,
 )
 
+FAILED = NotReady(Message("not_loadable", "The model could not be loaded."))
 NOT_LOADED = NotReady(Message("loading", "The model is still loading; try again later."))
 
 
@@ -48,11 +49,12 @@ class DeferredBackend:
 
     def start(self) -> None:
         """Build the backend and start it. Raises StartError."""
+        self._failed = False
         try:
             self._backend = self._build()
             self._backend.start()
         except BaseException:
-            self._failed = True
+            self._failed, self._backend = True, None  # which gives back what it holds
             raise
         self._started = True
         if self._draining:
@@ -68,6 +70,8 @@ class DeferredBackend:
         return self._opened().detokenize(request)
 
     def would_refuse(self, client: str) -> RetryLater | None:
+        if self._failed:
+            return FAILED
         return NOT_LOADED if self._backend is None or not self._is_open() else self._backend.would_refuse(client)
 
     def submit_when_free(self, request: GenerationRequest, alone: bool, wake: Callable[[], None]) -> Generation | None:
@@ -104,6 +108,8 @@ class DeferredBackend:
             self._backend.stop(timeout)
 
     def _opened(self) -> Backend:
+        if self._failed:
+            raise NotReady(FAILED.message)
         if self._backend is None or not self._is_open():
             raise NotReady(NOT_LOADED.message)
         return self._backend

@@ -363,15 +363,25 @@ class BackendStats:
     estimated_wait_seconds: float = 0.0
 
 
+def model_of(name: str) -> str:
+    """Return the model that a name is of: `avibe` for its further version `avibe@v2` as well."""
+    return name.partition("@")[0]
+
+
+def is_further(name: str) -> bool:
+    """Return whether a name is that of a further version, without which the service serves as well."""
+    return "@" in name
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Which checkpoint to load, where, and which settings an error about it names.
 
-    name: `avibe` or `avision`, the label in metrics and logs; served_id: the value of `X-Model` (`avibe-demo` for the
-    demo); vision: whether it reads images; device: `cpu`, `cuda` or `cuda:N`, counted among the GPUs that CUDA shows;
-    dtype: `float16`, `bfloat16` or `float32`; quant: the format of the decoder's weights, `none` for that dtype.
-    checkpoint_name: of the checkpoint, "" for that of its folder or repository; engine_version: of what computes its
-    numbers.
+    name: `avibe`, `avision`, or a further version such as `avibe@v2`: the label in metrics and logs; served_id: the
+    value of `X-Model` (`avibe-demo` for the demo); vision: whether it reads images; device: `cpu`, `cuda` or `cuda:N`,
+    counted among the GPUs that CUDA shows; dtype: `float16`, `bfloat16` or `float32`; quant: the format of the
+    decoder's weights, `none` for that dtype. version: of the model, "" where it has only one; checkpoint_name: of the
+    checkpoint, "" for that of its folder or repository; engine_version: of what computes its numbers.
     """
 
     name: str
@@ -385,6 +395,7 @@ class ModelSpec:
     tokenizer_setting: str
     dtype_setting: str
     demo: bool = False
+    version: str = ""
     checkpoint_name: str = ""
     engine_version: str = ""
     quant: str = "none"
@@ -445,7 +456,7 @@ class ModelInfo:
 
     loaded: whether these are the checkpoint's own; before that, max_model_len is the most that it can be.
     tools: whether the chat template renders tools and calls; None where that has not been tried. identity: None before
-    the model is loaded.
+    the model is loaded. version: "" where the model has only one.
     """
 
     name: str
@@ -457,6 +468,7 @@ class ModelInfo:
     loaded: bool = True
     tools: bool | None = None
     identity: ModelIdentity | None = None
+    version: str = ""
 
     @property
     def fingerprint(self) -> str | None:
@@ -490,4 +502,5 @@ class ModelInfo:
             loaded=generation_defaults is not None,
             tools=tools,
             identity=identity,
+            version=spec.version,
         )

@@ -13,7 +13,7 @@ from engine.backend import Backend
 from engine.errors import StartError
 from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder
-from engine.types import BackendState, Status
+from engine.types import BackendState, Status, is_further
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -57,10 +57,14 @@ class ModelSet:
         """Return the state of each model; never blocks."""
         return {name: self._shown(backend.state()) for name, backend in self}
 
+    def deciding_states(self) -> dict[str, BackendState]:
+        """Return the states that decide on the service's own: not those of further versions."""
+        return {name: state for name, state in self.states().items() if not is_further(name)}
+
     @property
     def ready(self) -> bool:
-        """True while every model takes requests."""
-        return all(state.status is Status.READY for state in self.states().values())
+        """True while every model takes requests; a further version need not."""
+        return all(state.status is Status.READY for state in self.deciding_states().values())
 
     @property
     def idle(self) -> bool:
@@ -70,8 +74,8 @@ class ModelSet:
 
     @property
     def restart_needed(self) -> bool:
-        """True if only a new process can recover."""
-        return any(state.restart_needed for state in self.states().values())
+        """True if only a new process can recover; a further version that is lost is not worth one."""
+        return any(state.restart_needed for state in self.deciding_states().values())
 
     @property
     def loading(self) -> bool:
@@ -79,14 +83,17 @@ class ModelSet:
         return self._loader is not None and self._loader.is_alive()
 
     def start(self) -> None:
-        """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError."""
+        """Load the models one after another in this thread, unless stopped meanwhile. Raises StartError.
+
+        A further version that cannot be loaded is logged and left out.
+        """
         self._check()
         if not self._stopping.is_set():
             self.image_decoder.start()
             self.grammar_trials.start()
         for name, backend in self:
             if not self._stopping.is_set():
-                self._start_one(name, backend)
+                self._start_or_leave_out(name, backend)
         self.before_ready()
         self.loaded = True
 
@@ -129,6 +136,14 @@ class ModelSet:
             outcome = on_ready
         if not self._stopping.is_set():
             outcome()
+
+    def _start_or_leave_out(self, name: str, backend: Backend) -> None:
+        try:
+            self._start_one(name, backend)
+        except StartError as error:
+            if not is_further(name):
+                raise
+            log.error("%s is left out, and the others serve without it: %s", name, error)
 
     def _start_one(self, name: str, backend: Backend) -> None:
         began = self._clock()

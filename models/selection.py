@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from config import DEMO, Settings, apply_gpu_choice
+from config import DEMO, MARK, Settings, apply_gpu_choice, versions_of
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
-from engine.errors import StartError
-from engine.loading.checkpoint import ARCHITECTURES, find_checkpoint
+from engine.errors import NoRoom, StartError
+from engine.loading.checkpoint import ARCHITECTURES, find_checkpoint, find_tokenizer
 from engine.loading.device import (
     BATCHED_TOKENS,
     DTYPES,
@@ -32,7 +32,7 @@ from engine.model.kernels.build import level_of
 from engine.text.grammar_trials import GrammarProcesses
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
-from engine.types import EngineConfig, ModelInfo, ModelSpec
+from engine.types import EngineConfig, ModelInfo, ModelSpec, is_further, model_of
 from models.memory_plan import budgets_of, bytes_beside, log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
@@ -48,6 +48,7 @@ SETTING_PREFIX = {"avibe": "VIBE", "avision": "VISION"}
 Planned = tuple[ModelSpec, EngineConfig]
 # Returns what to load, by the models' names; called by the thread that loads.
 PlanModels = Callable[[], dict[str, Planned]]
+LeaveOut = Callable[[str, StartError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,26 @@ def build_models(settings: Settings) -> ModelSet:
     """Return the two models, not yet loaded. Raises StartError if a folder is missing and no demo may replace it."""
     apply_gpu_choice(settings)
     checkpoints = choose_checkpoints(settings)
-    planned = functools.cache(lambda: planned_models(settings, checkpoints))
+    planned = ModelPlan(settings, checkpoints)
 
     def plan() -> dict[str, Planned]:
         reserve = settings.engine.reload_reserve and not models.overlapping
-        return {spec.name: (spec, replace(limits, reload_reserve=reserve)) for spec, limits in planned()}
+        return {spec.name: (spec, replace(limits, reload_reserve=reserve)) for spec, limits in planned.models()}
+
+    def find(name: str) -> Planned:
+        found = plan()
+        if name in planned.left_out:
+            raise planned.left_out[name]
+        return found[name]
 
     decoder = ImageWorkers(settings.engine.image_workers)
     backends = {
-        name: _deferred(name, chosen, settings, plan, decoder, lambda: models.loaded)
+        name: _deferred(name, chosen, settings, find, decoder, lambda: models.loaded)
         for name, chosen in checkpoints.items()
     }
     models = ModelSet(
         backends,
-        check=lambda: _check_memory(settings, plan),
+        check=lambda: _check_memory(settings, plan, planned.leave_out, models.overlapping),
         image_decoder=decoder,
         grammar_trials=GrammarProcesses(),
     )
@@ -84,20 +91,47 @@ def build_models(settings: Settings) -> ModelSet:
 
 
 def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
-    """Decide for each model between the operator's folders and the demo's. Raises StartError with every problem."""
+    """Decide for each model between the operator's folders and the demo's. Raises StartError with every problem.
+
+    The folder of a further version is not looked at: that it cannot be loaded does not stop the start.
+    """
     model, wrong = settings.model, list[str]()
-    vibe = ChosenCheckpoint(model.vibe_model_dir, model.vibe_tokenizer_dir)
-    vision = ChosenCheckpoint(model.vision_model_dir, model.vision_model_dir)
-    chosen = {
-        "avibe": _choose("avibe", "VIBE_MODEL_DIR", vibe, settings.production, wrong),
-        "avision": _choose("avision", "VISION_MODEL_DIR", vision, settings.production, wrong),
+    own = {
+        "avibe": ChosenCheckpoint(model.vibe_model_dir, model.vibe_tokenizer_dir),
+        "avision": ChosenCheckpoint(model.vision_model_dir, model.vision_model_dir),
     }
+    chosen: dict[str, ChosenCheckpoint] = {}
+    further: dict[str, ChosenCheckpoint] = {}
+    for versions in versions_of(model):
+        name, setting = versions.model, f"{versions.prefix}_MODEL_DIR"
+        if versions.folders:
+            setting = f"{versions.prefix}_MODELS: {versions.names[0]}"
+            (_, first), *rest = ((one, _version(folder, own[name])) for one, folder in versions.folders)
+            own[name] = first
+            further |= {f"{name}{MARK}{one}": _or_demo(name, version) for one, version in rest}
+        chosen[name] = _choose(name, setting, own[name], settings.production, wrong)
     tokenizer = chosen["avibe"].tokenizer_dir
     if hub_hint(tokenizer) and not tokenizer.exists():
         wrong.append(f"VIBE_TOKENIZER_DIR={tokenizer}: there is no such folder{hub_hint(tokenizer)}.")
     if wrong:
         raise StartError(" ".join(wrong))
-    return chosen
+    return chosen | further  # what the service needs is loaded first
+
+
+def _version(folder: Path, single: ChosenCheckpoint) -> ChosenCheckpoint:
+    """Return a version in this folder: with a tokenizer of its own, else with the model's."""
+    try:
+        return ChosenCheckpoint(folder, find_tokenizer(folder, ""))
+    except StartError:
+        return ChosenCheckpoint(folder, folder if single.tokenizer_dir == single.model_dir else single.tokenizer_dir)
+
+
+def _or_demo(name: str, version: ChosenCheckpoint) -> ChosenCheckpoint:
+    return _demo(name) if version.model_dir == DEMO else version
+
+
+def _demo(name: str) -> ChosenCheckpoint:
+    return ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
 
 
 def engine_config(settings: Settings, device: str) -> EngineConfig:
@@ -121,8 +155,11 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
 
 def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> ModelSpec:
     """Return what to load as this model, and which settings its errors name."""
-    vision = name == "avision"
-    prefix = SETTING_PREFIX[name]
+    model = model_of(name)
+    vision, prefix = model == "avision", SETTING_PREFIX[model]
+    versions = versions_of(settings.model)[vision].names
+    version = name.partition(MARK)[2] or next(iter(versions), "")
+    ours = "" if is_further(name) else (settings.model.vision_name if vision else settings.model.vibe_name)
     own_dtype = settings.model.vision_dtype if vision else settings.model.vibe_dtype
     quant = settings.model.vision_quant if vision else settings.model.vibe_quant
     return ModelSpec(
@@ -133,11 +170,12 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
         tokenizer_dir=chosen.tokenizer_dir,
         device=device,
         dtype=own_dtype or settings.model.dtype or _default_dtype(name, chosen, device, quant),
-        dir_setting=f"{prefix}_MODEL_DIR",
+        dir_setting=f"{prefix}_MODELS: {version}" if versions else f"{prefix}_MODEL_DIR",
         tokenizer_setting="VISION_MODEL_DIR" if vision else "VIBE_TOKENIZER_DIR",
         dtype_setting=f"{prefix}_DTYPE" if own_dtype else "DTYPE",
         demo=chosen.demo,
-        checkpoint_name=(settings.model.vision_name if vision else settings.model.vibe_name) or "",
+        version=version,
+        checkpoint_name=ours or "",
         engine_version=VERSION,
         quant=quant,
         quant_setting=f"{prefix}_QUANT",
@@ -146,12 +184,12 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
 
 def _default_dtype(name: str, chosen: ChosenCheckpoint, device: str, quant: str) -> str:
     """Return the dtype of a device; on a processor, that of the checkpoint where kernels compute its weights."""
-    usual = DTYPES[device.partition(":")[0]]
+    model, usual = model_of(name), DTYPES[device.partition(":")[0]]
     if device != "cpu" or level_of() is None:
         return usual
     try:
-        stored = find_checkpoint(chosen.model_dir, SETTING_PREFIX[name], ARCHITECTURES[name]).stored_dtype
-    except StartError:  # which the start reports when it looks at the folder
+        stored = find_checkpoint(chosen.model_dir, SETTING_PREFIX[model], ARCHITECTURES[model]).stored_dtype
+    except Exception:  # whatever is wrong with the files, the start reports it when it looks at the folder
         return usual
     return stored if quant != "none" or stored == "bfloat16" else usual
 
@@ -160,7 +198,7 @@ def _choose(
     name: str, setting: str, requested: ChosenCheckpoint, production: bool, wrong: list[str]
 ) -> ChosenCheckpoint:
     """Return the checkpoint to load; if there is none, append the reason to `wrong`."""
-    demo = ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
+    demo = _demo(name)
     if requested.model_dir == DEMO:
         return demo
     stated, hint = f"{setting}={requested.model_dir}", hub_hint(requested.model_dir)
@@ -187,12 +225,12 @@ def _deferred(
     name: str,
     chosen: ChosenCheckpoint,
     settings: Settings,
-    plan: PlanModels,
+    find: Callable[[str], Planned],
     decoder: ImageDecoder,
     is_open: Callable[[], bool],
 ) -> DeferredBackend:
     def build() -> Backend:
-        spec, limits = plan()[name]
+        spec, limits = find(name)
         load = functools.partial(import_module("engine.loading.loader").load_model, decoder=decoder)
         backend: Backend = import_module("engine.llm_engine").LLMEngine(spec, limits, load)
         fold_in_libraries()
@@ -202,32 +240,90 @@ def _deferred(
     return DeferredBackend(ModelInfo.of(spec, settings.generation.max_model_len), build, is_open)
 
 
-def _check_memory(settings: Settings, plan: PlanModels) -> None:
-    """Raise StartError if the models of a device do not fit on it together."""
-    models = list(plan().values())
-    import_module("engine.loading.memory_budget").check_together(models)
-    log_plan(memory_plan(settings, models))
+def _check_memory(settings: Settings, plan: PlanModels, leave_out: LeaveOut, overlapping: bool) -> None:
+    """Raise StartError if the models of a device do not fit on it together; further versions give way before.
+
+    overlapping: an older copy will make room, so that nothing gives way for it.
+    """
+    check_together = import_module("engine.loading.memory_budget").check_together
+    while True:
+        models = list(plan().values())
+        try:
+            check_together(models)
+        except StartError as error:
+            last = models[-1][0].name
+            if not is_further(last) or (overlapping and isinstance(error, NoRoom)):
+                raise
+            leave_out(last, error)
+        else:
+            log_plan(memory_plan(settings, models))
+            return
 
 
-def planned_models(settings: Settings, checkpoints: Mapping[str, ChosenCheckpoint] | None = None) -> list[Planned]:
-    """Return what `build_models` loads, by default from the folders of the settings. Raises StartError."""
+class ModelPlan:
+    """What is loaded, found once; of one thread. left_out: further versions that cannot be, each with the reason."""
+
+    def __init__(self, settings: Settings, checkpoints: Mapping[str, ChosenCheckpoint]) -> None:
+        self._settings, self._checkpoints = settings, dict(checkpoints)
+        self._models: list[Planned] | None = None
+        self.left_out: dict[str, StartError] = {}
+
+    def models(self) -> list[Planned]:
+        """Return the models with their limits; further versions come last. Raises StartError for any other."""
+        if self._models is None:
+            self._models = planned_models(self._settings, self._checkpoints, self.left_out)
+        return self._models
+
+    def leave_out(self, name: str, reason: StartError) -> None:
+        """Load a further version no longer; what it took is shared among the others."""
+        self.left_out[name] = reason
+        del self._checkpoints[name]
+        self._models = None
+
+
+def planned_models(
+    settings: Settings,
+    checkpoints: Mapping[str, ChosenCheckpoint] | None = None,
+    left_out: dict[str, StartError] | None = None,
+) -> list[Planned]:
+    """Return what `build_models` loads, by default from the folders of the settings. Raises StartError.
+
+    left_out: takes the further versions whose files are unusable, which are not returned.
+    """
     request = DeviceRequest(settings.model.device, apply_gpu_choice(settings), settings.production)
     own = settings.model.own_devices
     devices = choose_devices(request, own, find_gpus, functools.cache(find_torch_support))
     models = [
-        _planned(name, chosen, settings, devices[f"{SETTING_PREFIX[name]}_DEVICE"])
+        _planned(name, chosen, settings, devices[f"{SETTING_PREFIX[model_of(name)]}_DEVICE"])
         for name, chosen in (checkpoints or choose_checkpoints(settings)).items()
     ]
+    models = [planned for planned in models if _usable(planned, {} if left_out is None else left_out)]
     rest = bytes_beside(settings, budgets_of(models))
     sized: list[Planned] = import_module("engine.loading.cache_size").with_cache_sizes(models, rest)
     return sized
 
 
+def _usable(planned: Planned, left_out: dict[str, StartError]) -> bool:
+    """Return whether the files of a model are fit to be planned with; those of a further version need not be."""
+    name = planned[0].name
+    if is_further(name):
+        try:
+            budgets_of([planned])
+        except StartError as error:
+            left_out[name] = error
+            return False
+        except Exception as error:  # whatever a broken config makes of the library that reads it
+            left_out[name] = StartError(f"{planned[0].dir_setting}: the files cannot be read: {type(error).__name__}.")
+            return False
+    return True
+
+
 def _planned(name: str, chosen: ChosenCheckpoint, settings: Settings, device: str) -> Planned:
     """Return what to load as this model, with the size of its KV cache if the settings name one."""
     spec, sizes = model_spec(name, chosen, settings, device), settings.engine.kv_cache_tokens or {}
-    return spec, replace(engine_config(settings, spec.device_type), kv_cache_tokens=sizes.get(name, 0))
+    return spec, replace(engine_config(settings, spec.device_type), kv_cache_tokens=sizes.get(model_of(name), 0))
 
 
 def _served_id(name: str, chosen: ChosenCheckpoint) -> str:
-    return f"{name}-demo" if chosen.demo else name
+    model, mark, version = name.partition(MARK)
+    return f"{model}-demo{mark}{version}" if chosen.demo else name

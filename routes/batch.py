@@ -19,7 +19,6 @@ from typing import Any
 from flask import request
 
 from edge import spending
-from edge.authentication import check_model
 from edge.errors import api_body, as_service_error, meaning_of
 from edge.gate import release_body
 from edge.request_state import request_state
@@ -27,6 +26,7 @@ from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Cancellation, Completion, GenerationRequest, Priority, TextPrompt
 from routes import sse
+from routes.chat.models import find_model
 from routes.generation import GenerationResult, conversation, finished, sampling
 from routes.locale import api_sentence
 from routes.metering import Meter, RunMeter
@@ -62,21 +62,21 @@ class Batch:
     """
 
     def __init__(self, requests: Sequence[TextRequest | ValidationError], show: Show) -> None:
-        self._backend = backend = services().models.get(MODEL)
+        model, backend = find_model(MODEL)
+        self._backend = backend
         state = request_state()
-        check_model(state.account, MODEL)
         self._sentence = api_sentence()
         self._show, self._request_id, self._began = show, state.request_id, state.began
         self._observer = state.observer
         state.fingerprint = backend.info.fingerprint
-        self._observer.validated(MODEL, backend.info.served_id, len(requests), len(requests), level=logging.DEBUG)
+        self._observer.validated(model, backend.info.served_id, len(requests), len(requests), level=logging.DEBUG)
         self._size = len(requests)
         self._lines: deque[bytes] = deque()
         self._todo: deque[_Text] = deque()
         self._mailbox = Mailbox()
         self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
-        self._reservation = spending.admit(MODEL, backend.info.max_model_len, [])
+        self._reservation = spending.admit(model, backend.info.max_model_len, [])
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
         self._closed = False
@@ -89,7 +89,7 @@ class Batch:
         self._release_body = partial(release_body, held)
         self._release = services().client_watch.watch(request.environ, self.close)
         self._end_trace = self._observer.hold()
-        self._meter = Meter(MODEL, backend.info.served_id)
+        self._meter = Meter(model, backend.info.served_id)
 
     def lines(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
         """Yield one line for each text as it finishes, and a blank one after `idle` seconds without any."""

@@ -83,7 +83,7 @@ def describe(app: Flask) -> dict[str, Any]:
         path = PARAMETER.sub(r"{\1}", rule.rule)
         paths.setdefault(path, {})[name.split()[0].lower()] = _operation(app, name, rule, routes.get(name))
     texts = LOCALES[DEFAULT].texts["docs"]
-    ids = list(dict.fromkeys(name for _, one in services(app).models for name in (one.info.name, one.info.served_id)))
+    ids = services(app).model_names.described(services(app).models)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Avito AI API", "version": VERSION, "description": texts["about"], "license": LICENSE},

@@ -12,11 +12,11 @@ from edge.request_state import request_state
 from engine.backend import Backend
 from engine.types import ChatPrompt, Completion, EncodedImage, QueuePosition, SamplingParams
 from routes import sse
+from routes.chat.models import find_model
 from routes.generation_run import Run
 from routes.locale import api_sentence
 from routes.request_models import TextRequest
 from routes.sampling import default_sampling
-from routes.services import services
 
 KEEP_ALIVE_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ def generate(model: str, body: TextRequest, image: EncodedImage | None = None) -
 
 def start(model: str, body: TextRequest, image: EncodedImage | None = None) -> Run:
     """Start to generate one answer. Raises the ServiceError that it is refused with."""
-    backend = services().models.get(model)
+    model, backend = find_model(model)
     return Run(model, backend, [(conversation(body.prompt, image), sampling(backend, body))])
 
 

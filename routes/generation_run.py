@@ -75,12 +75,13 @@ def _counting() -> Iterator[tuple[str, float, Cancellation]]:
 class Run:
     """One or more answers of one model to one client. `close` must be called in any case; it may be called twice.
 
-    Made in the request's thread, inside its context, and used by that thread alone. Raises the error that the request
-    is refused with; ContextTooLong before anything is submitted.
+    asked: the name that the request gave the model. Made in the request's thread, inside its context, and used by that
+    thread alone. Raises the error that the request is refused with; ContextTooLong before anything is submitted.
     """
 
-    def __init__(self, model: str, backend: Backend, prompts: Prompts) -> None:
+    def __init__(self, model: str, backend: Backend, prompts: Prompts, asked: str = "") -> None:
         state = request_state()
+        self.model_id = services().model_names.shown(asked, backend.info)  # what bodies call the model
         self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
         self._generations: list[Generation] = []
         self._json = [_is_of_json(sampling) for _, sampling in prompts]

@@ -16,7 +16,7 @@ def state_of_service() -> dict[str, Any]:
     """Return what `_state.html` shows: the worst state, loads with their progress, demos and busy models."""
     models = services().models
     states = models.states()
-    status = overall(states)
+    status = overall(models.deciding_states())
     ready = status is Status.READY
     return {
         "status": status.value,

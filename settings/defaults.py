@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from settings.groups import DataSettings, EngineSettings, GenerationSettings, ModelSettings, ServerSettings, Settings
+from settings.versions import count_of
 
 STATE_DIR = Path(__file__).parents[1] / ".state"
 DATABASE_FILE = "avito-ai.db"
-MODELS = 2
 SPARE_THREADS = 32
 NUM_SEQS = {"cpu": 64, "cuda": 256}
 PROMPT_ROOM = 2048  # tokens of the context that a longer answer leaves to the prompt
@@ -31,7 +31,7 @@ def with_defaults(
         settings,
         engine=engine,
         generation=generation,
-        server=_server(settings.server, engine),
+        server=_server(settings.server, engine, settings.model),
         data=_data(settings.data, state_dir),
     )
 
@@ -43,9 +43,9 @@ def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
     return NUM_SEQS["cuda" if on_cuda else "cpu"]
 
 
-def threads_needed(engine: EngineSettings) -> int:
-    """Return one thread for each request both models can hold, and some for probes, refusals and pages."""
-    return MODELS * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
+def threads_needed(engine: EngineSettings, model: ModelSettings) -> int:
+    """Return one thread for each request all models can hold, and some for probes, refusals and pages."""
+    return count_of(model) * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
 
 
 def _data(data: DataSettings, state_dir: Path) -> DataSettings:
@@ -53,8 +53,8 @@ def _data(data: DataSettings, state_dir: Path) -> DataSettings:
     return replace(data, state_dir=folder, database_url=data.database_url or f"sqlite:///{folder / DATABASE_FILE}")
 
 
-def _server(server: ServerSettings, engine: EngineSettings) -> ServerSettings:
-    return replace(server, threads=server.threads or threads_needed(engine))
+def _server(server: ServerSettings, engine: EngineSettings, model: ModelSettings) -> ServerSettings:
+    return replace(server, threads=server.threads or threads_needed(engine, model))
 
 
 def _engine(engine: EngineSettings, model: ModelSettings, has_gpu: Callable[[], bool]) -> EngineSettings:

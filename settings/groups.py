@@ -36,7 +36,8 @@ class ServerSettings(Group):
     threads: int = setting(
         None,
         whole(1, 100_000),
-        "threads that serve requests; one for each request both models can hold, and 32 for probes, refusals and pages",
+        "threads that serve requests; one for each request both models can hold, and 32 for probes, refusals and "
+        "pages; as many again for each further version of a model as for a model",
         unset="2 x (MAX_NUM_SEQS + MAX_WAITING) + 32",
     )
     trusted_proxies: int = setting(
@@ -129,6 +130,37 @@ class ModelSettings(Group):
         kinds.checkpoint_name(),
         "name of Avision's checkpoint, shown to clients and operators",
         unset="its repository in a Hugging Face cache, else its folder",
+    )
+
+    vibe_models: tuple[tuple[str, Path], ...] | None = setting(
+        None,
+        kinds.versions(),
+        "versions of Avibe, as name=folder,name=folder, in place of VIBE_MODEL_DIR; the first is the default",
+        unset="the one checkpoint of VIBE_MODEL_DIR",
+    )
+    vision_models: tuple[tuple[str, Path], ...] | None = setting(
+        None,
+        kinds.versions(),
+        "versions of Avision, as name=folder,name=folder, in place of VISION_MODEL_DIR; the first is the default",
+        unset="the one checkpoint of VISION_MODEL_DIR",
+    )
+    vibe_split: tuple[tuple[str, float], ...] | None = setting(
+        None,
+        kinds.shares(),
+        "percent of the clients that a version of Avibe answers where a request names just avibe, as v2=10",
+        unset="none: the default answers all",
+    )
+    vision_split: tuple[tuple[str, float], ...] | None = setting(
+        None,
+        kinds.shares(),
+        "percent of the clients that a version of Avision answers where a request names just avision, as v2=10",
+        unset="none: the default answers all",
+    )
+    model_aliases: tuple[tuple[str, str], ...] | None = setting(
+        None,
+        kinds.aliases(),
+        "others' names for the models, as gpt-3.5-turbo=avibe,gpt-4o=avision; AvitoTech/avibe and AvitoTech/avision "
+        "are always known",
     )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -25,6 +25,9 @@ KEY = re.compile(r"[!-~]{16,256}")
 SIGNING_KEY = re.compile(r"[!-~]{32,1024}")
 TEXT = re.compile(r"[!-~]{1,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+ANYTHING = re.compile(r".+")
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 WHITE = re.compile(r"\s")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -255,6 +258,39 @@ def word() -> Kind[str]:
     return Kind(parse, "1 to 63 letters, digits, dots, hyphens or underscores")
 
 
+def versions() -> Kind[tuple[tuple[str, Path], ...]]:
+    """Versions of a model with their folders, in order."""
+
+    def parse(text: str) -> tuple[tuple[str, Path], ...]:
+        return tuple((_matching(VERSION, name), Path(_matching(ANYTHING, folder))) for name, folder in _pairs(text))
+
+    return Kind(parse, "versions with their folders, such as v1=/models/one,v2=/models/two", _joined)
+
+
+def shares() -> Kind[tuple[tuple[str, float], ...]]:
+    """Versions of a model with a percentage each."""
+
+    def parse(text: str) -> tuple[tuple[str, float], ...]:
+        pairs = _pairs(text)
+        return tuple(
+            (_matching(VERSION, name), _within(float(share.removesuffix("%")), 0, 100)) for name, share in pairs
+        )
+
+    def show(shares: tuple[tuple[str, float], ...]) -> str:
+        return ",".join(f"{name}={share:g}" for name, share in shares)
+
+    return Kind(parse, "versions with a percentage from 0 to 100, such as v2=10", show)
+
+
+def aliases() -> Kind[tuple[tuple[str, str], ...]]:
+    """Names, each with the model that it stands for."""
+
+    def parse(text: str) -> tuple[tuple[str, str], ...]:
+        return tuple((_matching(ALIAS, alias), _matching(ALIAS, target)) for alias, target in _pairs(text))
+
+    return Kind(parse, "names with a model each, such as gpt-3.5-turbo=avibe,gpt-4o=avision", _joined)
+
+
 def checkpoint_name() -> Kind[str]:
     """The name of a checkpoint, as a folder or a repository has one."""
 
@@ -272,6 +308,24 @@ def without_credentials(url: str) -> str:
     user, at, address = rest.rpartition("@")
     address = re.sub(r"\?.*", f"?{MASK}", address, flags=re.DOTALL)
     return f"{scheme}{separator}{MASK if user else ''}{at}{address}"
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Return the halves of `name=value,name=value`. Raises ValueError."""
+    halves = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not halves or not all(sign for _, sign, _ in halves):
+        raise ValueError(text)
+    return [(name.strip(), value.strip()) for name, _, value in halves]
+
+
+def _matching(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _joined(pairs: Sequence[tuple[str, object]]) -> str:
+    return ",".join(f"{name}={value}" for name, value in pairs)
 
 
 def _whole(text: str) -> int:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from settings.defaults import MODELS, SPARE_THREADS, threads_needed
+from settings.defaults import SPARE_THREADS, threads_needed
 from settings.groups import AccessSettings, EngineSettings, ModelSettings, Settings
 from settings.money import shown
+from settings.versions import broken_version_rules, count_of
 
 DEMO = Path("demo")
 
@@ -20,6 +21,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _lengths(settings)
     yield from _batch(settings.engine)
     yield from _models(settings.model)
+    yield from broken_version_rules(settings.model)
     yield from _spending(settings)
     yield from _access(settings.access)
     yield from _log_file(settings.logging.log_file)
@@ -56,10 +58,10 @@ def _process(settings: Settings) -> Iterator[str]:
             f"WORKERS={server.workers}: expected 1, because each worker would load the weights again; "
             "to serve more, raise MAX_NUM_SEQS or run more copies of the service"
         )
-    needed = threads_needed(engine)
+    needed = threads_needed(engine, settings.model)
     if server.threads < needed:
         yield (
-            f"THREADS={server.threads}: expected at least {needed} = {MODELS} models x (MAX_NUM_SEQS "
+            f"THREADS={server.threads}: expected at least {needed} = {count_of(settings.model)} models x (MAX_NUM_SEQS "
             f"{engine.max_num_seqs} + MAX_WAITING {engine.max_waiting}) + {SPARE_THREADS} for probes, "
             "refusals and pages; leave it out to have it computed"
         )
@@ -88,7 +90,7 @@ def _batch(engine: EngineSettings) -> Iterator[str]:
 
 
 def _models(model: ModelSettings) -> Iterator[str]:
-    if model.vibe_tokenizer_dir == DEMO != model.vibe_model_dir:
+    if not model.vibe_models and model.vibe_tokenizer_dir == DEMO != model.vibe_model_dir:
         yield "VIBE_TOKENIZER_DIR='demo': expected VIBE_MODEL_DIR=demo beside it, because it fits that model alone"
 
 

@@ -132,6 +132,8 @@ check_model_folders() {
     for name in VIBE_MODEL_DIR VIBE_TOKENIZER_DIR VISION_MODEL_DIR; do
         folder="$(wanted_setting "$name" "$(default_of "$name")")"
         case "$name:$(wanted_setting VIBE_MODEL_DIR "")" in VIBE_TOKENIZER_DIR:demo) continue ;; esac
+        # Versions name folders of their own, which the start checks.
+        case "$name" in VI*_DIR) [ -z "$(wanted_setting "${name%%_*}_MODELS" "")" ] || continue ;; esac
         [ "$folder" = demo ] || [ -d "$folder" ] ||
             die "$name=$folder: there is no such folder. Download the models (sudo ./deploy.sh models), set the right one (./deploy.sh production $name=/folder), or use the demo: $name=demo"
     done

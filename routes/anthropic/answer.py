@@ -91,7 +91,7 @@ class MessageResponse:
             id=self._id,
             type="message",
             role="assistant",
-            model=self._run.served_id,
+            model=self._run.model_id,
             content=content,
             stop_reason=None if completion is None else _stop_reason(completion, called),
             stop_sequence=None if completion is None else completion.stop,

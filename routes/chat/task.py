@@ -90,7 +90,7 @@ def submit(task: ChatTask) -> ChatRun:
     params = choices(backend, sampling, task.n, task.logprobs, new_mask)
     prompt = task.prompt
     with _named(task.names), prompt_in(task.names.messages):
-        run = Run(name, backend, [(prompt, one) for one in params])
+        run = Run(name, backend, [(prompt, one) for one in params], task.model)
     return ChatRun(run, task.toolbox.names, task.thinking, _shape(task))
 
 

@@ -1,4 +1,4 @@
-"""The models that /v1 lists: by their names, and by the ids of the loaded checkpoints where those differ."""
+"""The models that /v1 lists: under every name that requests may call them by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from edge.checkpoint_identity import shown_identity
 from edge.request_state import request_state
 from engine.backend import Backend
-from routes.chat.models import find_model, model_ids
+from routes.chat.models import find_model
 from routes.response_models import ModelEntry
 from routes.services import services
 
@@ -15,20 +15,15 @@ CREATED = int(time.time())
 
 
 def entries() -> list[ModelEntry]:
-    """Return an entry for every id that the caller can name; a model's name comes before its checkpoint's."""
-    account = request_state().account
-    usable = [backend for name, backend in services().models if account.may_use(name, backend.info.served_id)]
-    return [entry for backend in usable for entry in _entries_of(backend)]
+    """Return an entry for every name that the caller is told of."""
+    listed = services().model_names.listed(services().models, request_state().account.may_use)
+    return [_entry(model_id, backend) for model_id, backend in listed.items()]
 
 
 def entry(model_id: str) -> ModelEntry:
     """Return the entry of one model. Raises UnknownModel."""
     _, backend = find_model(model_id)
     return _entry(model_id, backend)
-
-
-def _entries_of(backend: Backend) -> list[ModelEntry]:
-    return [_entry(model_id, backend) for model_id in model_ids(backend.info)]
 
 
 def _entry(model_id: str, backend: Backend) -> ModelEntry:

@@ -41,7 +41,7 @@ class ChatResponse:
             id=self._id,
             object="chat.completion",
             created=self._created,
-            model=self._run.served_id,
+            model=self._run.model_id,
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions),
         )
@@ -65,7 +65,7 @@ class ChatResponse:
             "id": self._id,
             "object": "chat.completion.chunk",
             "created": self._created,
-            "model": self._run.served_id,
+            "model": self._run.model_id,
             **answers.fingerprint(self._run.fingerprint),
             "choices": choices,
         }

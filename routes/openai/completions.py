@@ -48,7 +48,7 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
         (prompt, one) for prompt in prompts for one in choices(backend, fields, body.n or 1, body.logprobs, new_mask)
     ]
     with prompt_in("prompt"):
-        run = Run(name, backend, params)
+        run = Run(name, backend, params, body.model)
     return run, CompletionResponse(run, body, len(prompts))
 
 
@@ -80,7 +80,7 @@ class CompletionResponse:
             id=self._id,
             object="text_completion",
             created=self._created,
-            model=self._run.served_id,
+            model=self._run.model_id,
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=answers.usage(completions, self._prompts),
         )
@@ -160,7 +160,7 @@ class CompletionResponse:
             "id": self._id,
             "object": "text_completion",
             "created": self._created,
-            "model": self._run.served_id,
+            "model": self._run.model_id,
             **answers.fingerprint(self._run.fingerprint),
             "choices": choices,
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+from engine.types import model_of
+
 MILLION = 1_000_000
 
 
@@ -58,9 +60,13 @@ class ApplicationFigures:
                 "successful_requests": successful,
                 "failed_requests": self._failed,
                 "success_rate": f"{100 * successful / (total or 1):.2f}%",
-                "avibe_requests": self._succeeded["avibe"],
-                "avision_requests": self._succeeded["avision"],
+                "avibe_requests": self._all_of("avibe"),
+                "avision_requests": self._all_of("avision"),
                 "avg_response_time": f"{self._seconds / (successful or 1):.3f}s",
                 "total_tokens_generated": self._tokens,
                 **cost,
             }
+
+    def _all_of(self, model: str) -> int:
+        """Return the answers of all versions of a model."""
+        return sum(count for name, count in self._succeeded.items() if model_of(name) == model)

@@ -200,11 +200,19 @@ class _Identities(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        labels = ["model", "checkpoint", "hash", "revision", "dtype", "fingerprint"]
+        labels = ["model", "version", "checkpoint", "hash", "revision", "dtype", "fingerprint"]
         family = GaugeMetricFamily("avito_ai_model_info", "1, with the loaded checkpoint as its labels.", labels=labels)
         for name, backend in self._models:
             if (one := backend.info.identity) is not None:
-                shown = [name, one.name, one.digest, one.revision or "", one.dtype, one.fingerprint]
+                shown = [
+                    name,
+                    backend.info.version,
+                    one.name,
+                    one.digest,
+                    one.revision or "",
+                    one.dtype,
+                    one.fingerprint,
+                ]
                 family.add_metric(shown, 1.0)
         yield family
 

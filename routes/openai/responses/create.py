@@ -45,7 +45,7 @@ def submit_response(body: ResponseRequest) -> Answer:
         if draft is not None:
             draft.close()
         raise
-    return Answer(run, _begun(body, backend, run.run.served_id), draft, namespaces(body.tools or ()))
+    return Answer(run, _begun(body, backend, run.run.model_id), draft, namespaces(body.tools or ()))
 
 
 def count_input(body: ResponseRequest) -> int:
@@ -130,7 +130,7 @@ def _effort(body: ResponseRequest) -> str | None:
     return None if body.reasoning is None else body.reasoning.effort
 
 
-def _begun(body: ResponseRequest, backend: Backend, served_id: str) -> ResponseObject:
+def _begun(body: ResponseRequest, backend: Backend, model_id: str) -> ResponseObject:
     """Return the object before anything is generated, with the values in force."""
     default = default_sampling(backend)
     return ResponseObject(
@@ -146,7 +146,7 @@ def _begun(body: ResponseRequest, backend: Backend, served_id: str) -> ResponseO
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=None,
         metadata=body.metadata or {},
-        model=served_id,
+        model=model_id,
         output=[],
         parallel_tool_calls=body.parallel_tool_calls is not False,
         previous_response_id=body.previous_response_id,
