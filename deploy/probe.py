@@ -26,6 +26,8 @@ ANSWER_TIMEOUT = 2.0  # seconds for a server on this machine
 REACH_TIMEOUT = 5.0  # seconds for one on the Internet
 POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
+REPEAT_SECONDS = 10.0  # beyond PROGRESS_SECONDS
+STAGES = {"waiting": "starting"}  # what readers call a stage
 UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 LISTENING = "0A"  # the state in /proc/net/tcp
 OUR_NAME = "Avito AI API"
@@ -188,10 +190,19 @@ def reachable(url: str) -> bool:
         return False
 
 
-def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = time.sleep) -> None:
-    """Print the service's loading progress until it is ready or its process has exited."""
+def announce(
+    pid: int,
+    host: str,
+    port: str,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Print the service's loading progress until it is ready or its process has exited.
+
+    A line a stage, with the seconds since the start; one that takes long is repeated.
+    """
     url = address(host, port)
-    said, wait = "", 0.0
+    said, wait, began = "", 0.0, clock()
     while alive(pid):
         status, body = fetch_json(f"{url}/api/health/ready")
         if status == 200:
@@ -200,8 +211,9 @@ def announce(pid: int, host: str, port: str, pause: Callable[[float], None] = ti
                 print(f"==> In this network: {elsewhere}, for everybody in it and your phone too", flush=True)
             return
         progress = describe_progress(body)
-        if progress not in ("", said) and wait <= 0:
-            print(f"==> {progress}", flush=True)
+        if progress and wait <= (0 if progress != said else -REPEAT_SECONDS):
+            seconds = int(clock() - began)
+            print(f"==> {progress}" + (f", {seconds} s" if seconds else ""), flush=True)
             said, wait = progress, PROGRESS_SECONDS
         pause(POLL_SECONDS)
         wait -= POLL_SECONDS
@@ -214,8 +226,7 @@ def describe_progress(body: dict[str, Any]) -> str:
         return ""
     loaded, total = progress.get("loaded_bytes", 0), progress.get("total_bytes", 0)
     share = f", {amounts(loaded, total)}" if total else ""
-    seconds = f", {progress['seconds']:.0f} s" if progress.get("seconds") else ""
-    return f"Loading: {progress['stage']}{share}{seconds}"
+    return f"Loading: {STAGES.get(progress['stage'], progress['stage'])}{share}"
 
 
 def amounts(part: int, total: int) -> str:
