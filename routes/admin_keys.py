@@ -17,7 +17,7 @@ from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
 from keys.registry import UnknownKey
 from routes.key_form import FIELDS, fields_of, shown_limit, shown_time, typed_of
 from routes.locale import visitors_locale
-from routes.operator_page import actor, operators_page, without_database
+from routes.operator_page import actor, log_database, operators_page, without_database
 from routes.parsing import submitted_form
 from routes.services import services
 
@@ -69,6 +69,9 @@ def make() -> ResponseReturnValue:
         key, text = services().key_registry.make(actor(), **fields_of(typed))
     except KeyFieldError as error:
         return _form(typed, _problem(error)), 400
+    except (DatabaseError, SQLAlchemyError) as error:
+        log_database(error)
+        return _form(typed, visitors_locale().texts["operator"]["problems"]["database"]), 503
     return operators_page("key_made.html", page="keys", key=key, text=text)
 
 

@@ -34,9 +34,14 @@ def operators_page(template: str, **values: Any) -> str:
 
 
 def without_database(error: Exception, page: str) -> ResponseReturnValue:
-    """Say that the database cannot be used; the error may hold its URL, and is not shown."""
-    log.error("The database cannot be used: %s.", type(error.__cause__ or error).__name__)
+    """Say that the database cannot be used."""
+    log_database(error)
     return operators_page("operator_failure.html", page=page, problem="database"), 503
+
+
+def log_database(error: Exception) -> None:
+    """Log that the database cannot be used; the error's text may hold its URL and is left out."""
+    log.error("The database cannot be used: %s.", type(error.__cause__ or error).__name__)
 
 
 def signed_in() -> bool:

@@ -236,3 +236,5 @@ def test_a_database_that_fails_is_said(operator, registry, app):
         assert answer.status_code == 503
         assert "secret" not in answer.text
     assert operator.get("/status").status_code == 200
+    kept = act(operator, "/status/keys", **FULL)
+    assert (kept.status_code, "Ask Anna" in kept.text, "secret@" in kept.text) == (503, True, False)

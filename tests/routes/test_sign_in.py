@@ -218,6 +218,18 @@ def test_what_was_typed_is_kept_through_the_sign_in(visitor, key):
     assert f'name="kept_image" value="{packed}"' in page.text
 
 
+def test_a_model_that_a_key_may_not_use_is_said_where_it_was_asked(visitor, app, registry):
+    """403 on the page, with what was typed and no advice that would not help."""
+    _, text = registry.make(BY, "pictures", models=["avision"])
+    services(app).key_store.refresh()
+    enter(visitor, text)
+    refused = ask(visitor, "Typed before")
+    assert refused.status_code == 403
+    assert "This key may not use the model avibe." in refused.text
+    assert "Typed before</textarea>" in refused.text
+    assert '<p data-failure="next"></p>' in refused.text
+
+
 def test_a_token_of_the_issuer_signs_in_too(visitor):
     """The cookie is the token, and ends with it."""
     assert enter(visitor, token(sub="u-1", name="Ann")).status_code == 303
