@@ -281,7 +281,9 @@ class Spent:
 
     @classmethod
     def on(cls, completion: Completion) -> Spent:
-        """Return what a finished answer took."""
+        """Return what a finished answer took; one that was kept took nothing again."""
+        if completion.from_cache:
+            return cls()
         seconds = completion.timings.total - completion.timings.queued
         return cls(completion.prompt_tokens, completion.output_tokens, completion.cached_tokens, seconds)
 

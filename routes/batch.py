@@ -120,7 +120,7 @@ class Batch:
         self._stop_waiting()
         for index in list(self._running):
             self._ended(index)
-        self._reservation.release()
+        self._reservation.leave()
         self._end_trace()
 
     def _submit(self) -> None:
@@ -197,14 +197,15 @@ class Batch:
             if time.monotonic() >= text.start_clock() or self._closed:
                 self._failed(index, error, generation)
             else:
+                self._reservation.drop(index)
                 self._todo.appendleft(text)
         except Exception as error:
             self._failed(index, error, generation)
 
     def _done(self, index: int, completion: Completion, generation: Generation) -> None:
-        self._reservation.narrow(index, completion.prompt_tokens, completion.output_tokens)
         self._observer.answered(index, completion)
         self._recorded(index).answered(0, [generation])
+        self._reservation.drop(index)
         self._send(index, self._show(finished(completion, self._began)))
 
     def _failed(self, index: int, error: Exception, generation: Generation | None = None) -> None:
@@ -214,7 +215,7 @@ class Batch:
         if generation is not None:
             recorded = self._recorded(index)
             recorded.failure = meaning.code
-            recorded.close([generation])
+            recorded.close([generation], partial(self._reservation.drop, index))
         self._send(index, api_body(ours, "", self._sentence))
 
     def _recorded(self, index: int) -> RunMeter:

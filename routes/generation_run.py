@@ -211,8 +211,8 @@ class Run:
             self._meter.failure = meaning_of(error).code
 
     def _end(self) -> None:
-        self._meter.close(self._generations)
-        self._reservation.release()
+        self._reservation.leave()
+        self._meter.close(self._generations, self._reservation.release)
 
     def _found(self, backend: Backend, prompts: Prompts) -> bool:
         """Take the answers that an equal request has had, if they are kept; return whether they are."""

@@ -59,7 +59,7 @@ class Meter:
             )
         )
         parts.spending.budgets.count(state.account.id, position, spent.prompt_tokens + spent.output_tokens, cost)
-        parts.metrics.spending.spent(self._model, cost)
+        parts.metrics.spent(self._model, cost)
         account, tokens = state.account, spent.prompt_tokens + spent.output_tokens
         parts.metrics.busiest.spend(account.id, account.name or account.id, tokens)
         if parts.spending.budgets.prices:
@@ -77,7 +77,7 @@ class RunMeter:
         self._firsts = {id(prompt): number for number, prompt in reversed(list(enumerate(prompts)))}.values()
         self._images = [len(prompt.images) if isinstance(prompt, ChatPrompt) else 0 for prompt in prompts]
         self._left = set(range(len(prompts)))
-        self._written = False
+        self._written = self._waits = False
         self.failure = ""
 
     def answered(self, number: int, generations: Sequence[Generation]) -> None:
@@ -86,20 +86,24 @@ class RunMeter:
         if not self._left and not self.failure:
             self._write(generations, "")
 
-    def close(self, generations: Sequence[Generation]) -> None:
-        """Record what answers used that did not all end well, as soon as they have ended."""
-        if self._written or not generations:
+    def close(self, generations: Sequence[Generation], counted: Callable[[], None]) -> None:
+        """Record what answers used that did not all end well, as soon as they have ended; call `counted` then."""
+        if self._waits:
             return
         failure = self.failure or ABORTED
-        if all(generation.done for generation in generations):
-            self._write(generations, failure)
+        if self._written or all(generation.done for generation in generations):
+            if generations:
+                self._write(generations, failure)
+            counted()
             return
-        self._written, until = True, time.monotonic() + SETTLING_SECONDS
+        self._written = self._waits = True
+        until = time.monotonic() + SETTLING_SECONDS
         waiting = list(generations)
 
         def settle() -> bool:
             if all(generation.done for generation in waiting) or time.monotonic() >= until:
                 self._add_up(waiting, failure)
+                counted()
                 return True
             return False
 

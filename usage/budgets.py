@@ -153,8 +153,9 @@ class Budgets:
 
 
 class Reservation:
-    """What one admitted request may still use at most. `release` must be called in any case; it may be called twice.
+    """What one admitted request may still use at most: held back until it is counted, which may be after its end.
 
+    `leave` at the end, and `release` once it is counted, must be called in any case; they may be called twice.
     bounded: whether its account has any limit; without one there is nothing to hold back.
     """
 
@@ -184,22 +185,29 @@ class Reservation:
                 self._put(ledgers, number, most, sized=True)
 
     def drop(self, number: int) -> None:
-        """Hold nothing back for an answer that was not admitted."""
+        """Hold nothing back for an answer that was counted, or not admitted."""
         if not self.bounded:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
             self._take(ledgers, number)
 
-    def release(self) -> None:
+    def leave(self) -> None:
         """Have the request in flight no longer."""
         if not self.bounded:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
-            for number in list(self._held):
-                self._take(ledgers, number)
             for ledger in ledgers if self._running else ():
                 ledger.running -= 1
             self._running = False
+
+    def release(self) -> None:
+        """Leave, and hold nothing back: all is counted."""
+        if not self.bounded:
+            return
+        with self._budgets.ledgers_of(self._account) as ledgers:
+            self.leave()
+            for number in list(self._held):
+                self._take(ledgers, number)
 
     def _put(self, ledgers: list[Ledger], number: int, most: Used, sized: bool) -> None:
         self._take(ledgers, number)

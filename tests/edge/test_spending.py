@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from app_production import create_app
+from config import load_settings
 from edge.services import services
-from engine.errors import ModelError, NotReady
+from engine.errors import ModelError, NotReady, RequestAborted
 from keys.account import of_address
 from tests.edge.test_gate import BATCH, BODIES, CHAT, COMPLETIONS, ITS_OWN, MESSAGES, TEXT, by_the_hooks, judged, parsed
 from tests.good_requests import GENERATIONS, good_request
@@ -182,7 +184,7 @@ def test_requests_in_flight_are_limited(app, client, avibe, budgets):
     assert in_flight(budgets) == [0, 0, 0]
 
 
-def test_a_batch_is_one_request_whose_texts_are_held_to_the_budget(client, avibe, budgets, spend):
+def test_a_batch_is_one_request_whose_texts_are_held_to_the_budget(client, avibe, budgets):
     """Texts that the budget has no room for wait for its others, and are refused one by one once it is spent."""
     prompts = {"prompts": [{"prompt": "Hello", "max_tokens": 40}] * 6}
     lines = [json.loads(line) for line in client.post(BATCH, json=prompts, buffered=True).data.splitlines() if line]
@@ -192,7 +194,53 @@ def test_a_batch_is_one_request_whose_texts_are_held_to_the_budget(client, avibe
     avibe.output_tokens = 60
     lines = [json.loads(line) for line in client.post(BATCH, json=prompts, buffered=True).data.splitlines() if line]
     by_index = sorted(lines, key=lambda line: line["index"])
-    assert [bool(line.get("success")) for line in by_index] == [True] * 3 + [False] * 3  # 47, 94, 141 of 100 at most
-    assert {line["error"] for line in lines if "error" in line} == {"rate_limit_exceeded"}
-    spend(100)
+    assert [line.get("error") for line in by_index] == [None] + ["budget_exceeded"] * 5  # 72 + 67 of 100 tokens
     assert client.post(BATCH, json=prompts).status_code == 429
+
+
+def test_what_an_answer_cost_is_in_its_headers_and_in_the_metrics(app, client, avibe):
+    """To the last millionth: the prompt's tokens, those of the answer, and cached ones at their own price."""
+    response = client.post(TEXT, json=BODIES[TEXT])
+    assert response.headers["X-Cost"] == "0.000017"  # 7 prompt tokens at 1 and 5 at 2 millionths
+    assert metric(app, 'avito_ai_cost_total{model="avibe"}') == 0.000017
+    assert client.get("/api/metrics").json["application"]["total_cost"] == "0.000017"
+    several = client.post(COMPLETIONS, json=BODIES[COMPLETIONS] | {"n": 3})
+    assert several.headers["X-Cost"] == "0.000037"  # one prompt, three answers
+    assert metric(app, 'avito_ai_cost_total{model="avibe"}') == 0.000054
+
+
+def test_without_prices_nothing_speaks_of_cost(models, machine):
+    """No header, and no figure that would look like a bill of nothing."""
+    free = create_app(load_settings({"PRICES": "0/0"}, None), models, machine).test_client()
+    assert "X-Cost" not in free.post(TEXT, json=BODIES[TEXT]).headers
+    assert "total_cost" not in free.get("/api/metrics").json["application"]
+
+
+def test_a_failure_costs_what_was_computed(app, client, avibe):
+    """Tokens that were made before an answer failed are the caller's."""
+    avibe.hold = True
+    asked = {"json": BODIES[TEXT], "headers": {"X-Request-ID": "one"}}
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(app.test_client().post(TEXT, **asked)))
+    thread.start()
+    avibe.wait_for(lambda model: "one" in model._open)
+    avibe.push("one", "Half", token_ids=(1, 2, 3))
+    avibe.fail("one", ModelError("The model failed."))
+    thread.join()
+    assert (answers[0].status_code, answers[0].headers["X-Cost"]) == (500, "0.000013")
+
+
+def test_a_client_that_leaves_pays_for_what_was_computed(app, client, avibe, budgets):
+    """Until what an aborted answer used is counted, it is held back; its request is in flight no longer."""
+    avibe.hold = True
+    stream = client.post(CHAT, json=BODIES[CHAT] | {"stream": True, "max_tokens": 20}, headers={"X-Request-ID": "one"})
+    avibe.push("one", "Half", token_ids=(1, 2, 3))
+    avibe._aborted = lambda request_id: None  # an engine in the middle of its step
+    stream.close()
+    assert in_flight(budgets) == [0, 27, 0]
+    services(app).usage.catch_up()
+    assert in_flight(budgets) == [0, 27, 0]
+    avibe.fail("one", RequestAborted("The request was stopped."))
+    services(app).usage.catch_up()
+    assert in_flight(budgets) == [0, 0, 0]
+    assert budgets.standings(HERE)[0].used == 10

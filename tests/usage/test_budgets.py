@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keys.account import Account, Limits
@@ -383,6 +383,7 @@ STEPS = st.lists(
 )
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(STEPS)
 def test_sums_agree_after_whatever_happened(steps):
     """Once the database is read, every total of a day and a month is the sum of all answers of all copies in it."""
