@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from edge import turns
+
 log = logging.getLogger("avito_ai.serving")
 
 
@@ -142,9 +144,11 @@ class StreamWriter:
         for event in events:
             yield event
             while not source.done:
+                turns.leave()
                 if not stream.lend(min(idle, source.expire())):
                     break
             if source.done:
+                turns.take()
                 yield b"".join(events)
 
     def _run(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from flask import request
 
-from edge import spending
+from edge import spending, turns
 from edge.errors import as_service_error, meaning_of
 from edge.request_state import request_state
 from engine.backend import Backend, Generation, Mailbox
@@ -17,6 +17,7 @@ from engine.text.grammar import GrammarMask
 from engine.text.prompt_size import check_prompt_size
 from engine.types import (
     Cancellation,
+    ChatPrompt,
     Completion,
     DetokenizeRequest,
     GenerationRequest,
@@ -65,6 +66,7 @@ def detokenized(backend: Backend, token_ids: Sequence[int]) -> Spelled:
 def _counting() -> Iterator[tuple[str, float, Cancellation]]:
     """Yield the client, the seconds that it waits at most, and what its leaving cancels."""
     state, cancellation = request_state(), Cancellation()
+    turns.leave()  # it may be long
     release = services().client_watch.watch(request.environ, cancellation.cancel)
     try:
         yield state.account.id, services().settings.engine.request_timeout, cancellation
@@ -97,6 +99,8 @@ class Run:
         lengths = [sampling.max_tokens for _, sampling in prompts]
         self._reservation = spending.admit(model, backend.info.max_model_len, lengths)
         self._release = services().client_watch.watch(request.environ, self.abort)
+        if any(isinstance(prompt, ChatPrompt) and prompt.images for prompt in distinct.values()):
+            turns.leave()  # they are decoded elsewhere
         try:
             if not self._found(backend, prompts):
                 for number, (prompt, sampling) in enumerate(prompts):
@@ -111,6 +115,7 @@ class Run:
             state.max_tokens = min(one.max_tokens for one in self._generations)
         self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
         self._end_trace = self._observer.hold()
+        turns.leave()
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -158,6 +163,7 @@ class Run:
         try:
             for generation in self._generations:
                 generation.wait_for_commitment()
+            turns.take()
         except BaseException as error:
             self._note(error)
             self.close()
@@ -166,9 +172,16 @@ class Run:
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the error of the first that fails."""
         try:
-            return [self.completion(number) for number in range(len(self))]
+            return [self._awaited(number) for number in range(len(self))]
         finally:
             self.close()
+
+    def _awaited(self, number: int) -> Completion:
+        turns.leave()
+        with suppress(ServiceError):  # which `completion` raises
+            self._generations[number].result()
+        turns.take()
+        return self.completion(number)
 
     def completion(self, number: int) -> Completion:
         """Return a finished answer and record it. Raises the error that it failed with."""

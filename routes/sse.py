@@ -13,6 +13,7 @@ from typing import Any
 
 from flask import Response, request
 
+from edge import turns
 from edge.services import services
 from edge.stream_writer import Source
 from telemetry.logs import request_id_var
@@ -80,6 +81,8 @@ class EventStream:
     def __iter__(self) -> Iterator[bytes]:
         # The request's context has ended; log lines of the stream still need its id.
         request_id_var.set(self._request_id)
+        if self._written is self._events:
+            turns.leave()
         return self._written
 
     def close(self) -> None:

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 
 from gunicorn.workers.gthread import TConn
 
+from edge import turns
 from edge.body_budget import Reservation
 from serving.framing import Framing, Stage
+from serving.send import send_now
 
 if TYPE_CHECKING:
     from socket import _SendableFile
@@ -148,7 +150,7 @@ class ClientSocket(socket.socket):
         with self._writing:
             self._owed += b"%X\r\n%b\r\n" % (len(data), data) if self._chunked else data
             try:
-                self._owed = self._owed[os.write(self.fileno(), self._owed) :]
+                self._owed = self._owed[send_now(self.fileno(), self._owed) :]
             except BlockingIOError:
                 pass
             return not self._owed
@@ -168,6 +170,7 @@ class ClientSocket(socket.socket):
             sent = 0
         view = memoryview(data)
         if sent < view.nbytes:
+            turns.leave()
             with self._timeout_as_disconnect():
                 super().sendall(view[sent:], flags)
 

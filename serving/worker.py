@@ -33,6 +33,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from edge import errors
 from edge.route_table import MIB
+from edge.turns import Turns
 from engine.errors import StartError
 from models import ModelSet
 from serving.connection import ClientSocket, Connection, peer_of
@@ -87,6 +88,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._exhaustion_logged = -EXHAUSTION_LOGGED
         self._next_sweep = 0.0
         self.lost = False
+        self._turns = Turns()
 
     @property
     def models(self) -> ModelSet:
@@ -154,8 +156,15 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if conn.sock.request_unreadable:
             self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
             return False
-        keep = Context().run(super().handle, conn)
+        keep = Context().run(self._handle_in_turn, conn)
         return bool(keep) and conn.sock.request_whole
+
+    def _handle_in_turn(self, conn: Connection) -> bool:
+        """Serve one request, and whatever may generate in its turn; probes wait for nobody."""
+        if not conn.sock.request_head.startswith(b"POST "):
+            return bool(super().handle(conn))
+        with self._turns.serving():
+            return bool(super().handle(conn))
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it."""

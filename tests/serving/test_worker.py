@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
+from edge.turns import Turns
 from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, SWITCH_INTERVAL, ServiceWorker, has_sibling
 
 NO_PROCESS = 2**22 + 1
@@ -250,3 +251,15 @@ def test_without_another_child_there_is_no_sibling():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
         assert not has_sibling(parent.pid)
         parent.communicate(b"\n")
+
+
+@pytest.mark.parametrize(("method", "taken"), [("POST", True), ("GET", False), ("OPTIONS", False)])
+def test_what_may_generate_is_served_in_its_turn(monkeypatch, method, taken):
+    """Probes and pages wait for nobody; the turn ends with the request."""
+    served, turns = [], Turns(1, patience=0.0)
+    worker = object.__new__(ServiceWorker)
+    worker._turns = turns
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._free._value) or True)
+    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=f"{method} / HTTP/1.1".encode())
+    assert worker.handle(SimpleNamespace(sock=sock))
+    assert (served, turns._free._value) == ([0 if taken else 1], 1)
