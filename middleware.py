@@ -21,6 +21,7 @@ from config import Settings
 from edge import caller, compression, csrf, errors, failover, operator_session, preflight, spending, wrong_addresses
 from edge.authentication import check_model, credential
 from edge.charging import charge
+from edge.charset import check_charset
 from edge.failure_shapes import Shape, id_headers, json_body, shape_of
 from edge.gate import CODINGS, body_refused
 from edge.rate_limit import OverBudget
@@ -150,6 +151,7 @@ def _check_body(row: Row) -> None:
         return
     if request.mimetype not in row.bodies:
         raise UnsupportedMediaType(f"Send the request as {' or '.join(row.bodies)}.")
+    check_charset(request.mimetype_params)
     coding = compression.coding_of(request)
     if coding not in (None, *CODINGS):
         raise UnsupportedMediaType("A compressed request body must be gzip or deflate.")

@@ -13,8 +13,10 @@ from flask import request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
+from werkzeug.http import parse_options_header
 
 from edge import csrf
+from edge.charset import check_charset
 from edge.errors import Forbidden
 from edge.request_state import request_state
 from edge.route_table import MIB, MULTIPART
@@ -130,6 +132,7 @@ class _StrictParts(MultiPartParser):
     """Keeps fields byte for byte, so that invalid UTF-8 can be refused."""
 
     def get_part_charset(self, headers: Headers) -> str:
+        check_charset(parse_options_header(headers.get("Content-Type"))[1])
         return "iso-8859-1"
 
 
