@@ -8,18 +8,21 @@ checksum in the repository's listing: the SHA-256 of large files, git's object i
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
@@ -31,6 +34,7 @@ PICKLES = re.compile(r"[^/\\]+\.(bin|pt|pth|ckpt)")
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SPARE_BYTES = 200_000_000  # left free on the disk
 CHUNK = 2**22
+BEYOND_THE_END = 416  # the status of a request for the rest of a file that is shorter
 UNREACHABLE = (httpx2.ConnectError, httpx2.TimeoutException, httpx2.ProxyError, OfflineModeIsEnabled)
 
 # What is called with the name of a file and the bytes that were added to it; less than 0 if some were given up.
@@ -86,6 +90,8 @@ def list_repository(name: str) -> Repository:
     """Return what a repository holds that the service reads. Raises HubError."""
     try:
         info = HfApi().model_info(name, files_metadata=True)
+    except httpx2.TransportError as error:  # also for an address that is none
+        raise _unreachable(error) from error
     except Exception as error:
         raise hub_error(name, error) from error
     names = [sibling.rfilename for sibling in info.siblings or []]
@@ -121,11 +127,12 @@ def download(repository: Repository, folder: Path, report: Report) -> None:
     """Bring every file into the folder: small ones first, then the shards that they name. Raises HubError."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = [file for file in repository.files if file.name.endswith(".safetensors")]
-    for file in repository.files:
-        if file not in weights:
+    with _alone(folder):
+        for file in repository.files:
+            if file not in weights:
+                _bring(repository, file, folder, report)
+        for file in wanted_weights(repository, folder, weights):
             _bring(repository, file, folder, report)
-    for file in wanted_weights(repository, folder, weights):
-        _bring(repository, file, folder, report)
 
 
 def wanted_weights(repository: Repository, folder: Path, weights: list[RemoteFile]) -> list[RemoteFile]:
@@ -145,7 +152,7 @@ def hub_error(name: str, error: Exception) -> HubError:
     """Return what happened on the way to a repository, and what to do."""
     page, token = page_of(name), "HF_TOKEN=hf_... ./deploy.sh models"
     if isinstance(error, UNREACHABLE):
-        return Unreachable(f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}).")
+        return _unreachable(error)
     if isinstance(error, httpx2.TransportError):
         return HubError(f"The transfer from {constants.ENDPOINT} broke off; run this again to continue.")
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
@@ -155,7 +162,8 @@ def hub_error(name: str, error: Exception) -> HubError:
             f"of your account: {token}"
         )
     if isinstance(error, RepositoryNotFoundError) or status == 401:
-        return HubError(f"{page} does not exist, or only some accounts may see it. If yours may: {token}")
+        wrong = ", or the token that is set is not valid" if get_token() else ""
+        return HubError(f"{page} does not exist, or only some accounts may see it{wrong}. If yours may: {token}")
     if status == 404:
         return HubError(f"{page} lacks a file that its own listing names; try again later.")
     if status:
@@ -165,6 +173,23 @@ def hub_error(name: str, error: Exception) -> HubError:
     if isinstance(error, OSError) and error.errno:
         return HubError(f"{error.filename or 'A file'} cannot be written: {error.strerror}.")
     return HubError(f"{page} could not be read ({type(error).__name__}); run this again to continue.")
+
+
+def _unreachable(error: Exception) -> Unreachable:
+    return Unreachable(f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}).")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let no other process download into the folder meanwhile. Raises HubError if one does."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise HubError(f"Another download into {folder} is running.") from error
+    finally:
+        os.close(handle)
 
 
 class _Bar:
@@ -237,6 +262,8 @@ def _bring(repository: Repository, file: RemoteFile, folder: Path, report: Repor
     except HubError:
         raise
     except Exception as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == BEYOND_THE_END:
+            partial.unlink(missing_ok=True)
         raise hub_error(repository.name, error) from error
 
 

@@ -94,6 +94,8 @@ def main(arguments: list[str]) -> int:
                 lines += [f"{setting}={folder / name}" for setting in MODELS[name].settings]
         except (HubError, StartError) as error:
             failed = bool(_fail(str(error)))
+        except OSError as error:
+            failed = bool(_fail(f"{error.filename or folder} cannot be used: {error.strerror}."))
     if options.settings and not options.dry_run:
         options.settings.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return int(failed)
@@ -123,7 +125,11 @@ def _download(model: PublishedModel, repository: Repository, folder: Path, size:
     try:
         download(repository, folder, progress.report)
     except Unreachable as error:
-        raise HubError(f"{error} Run this again to continue.") from error
+        raise HubError(
+            f"The files of {repository.address} cannot be reached, which may be on another host than its page. Run "
+            f"this again to continue, or name a mirror with HF_ENDPOINT. "
+            f"{_what_to_copy(model, repository.name, folder)}"
+        ) from error
     progress.end()
 
 

@@ -24,7 +24,8 @@ class SmallHub:
     """Repositories by name, each with its files; the other fields are faults and what was asked.
 
     cut: how many bytes of a file are sent before the connection breaks, once. swapped: what is sent in place of a file.
-    refused: status and error code of a repository, of its files alone if `files_only`. token: the only one accepted.
+    refused: status and error code of a repository, of its files alone if `files_only`. refused_ranges: whether no file
+    is continued. token: the only one accepted.
     ranges: the files and Range headers that came; elsewhere: the Authorization headers that reached the other host.
     """
 
@@ -33,6 +34,7 @@ class SmallHub:
     swapped: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
     files_only: bool = False
+    refused_ranges: bool = False
     token: str | None = None
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
     elsewhere: list[str | None] = field(default_factory=list)
@@ -103,6 +105,8 @@ def serving(hub: SmallHub) -> Iterator[SmallHub]:
         def _content(self, name: str, file: str) -> None:
             hub.ranges.append((file, self.headers["Range"]))
             content = hub.swapped.get(file, hub.repositories[name][file])
+            if hub.refused_ranges and self.headers["Range"]:
+                return self._answer(416)
             start = int(re.findall(r"\d+", self.headers["Range"] or "0")[0])
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(content) - start))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from huggingface_hub import constants
 
@@ -255,6 +256,69 @@ def test_without_a_network_it_says_what_to_copy(
     assert get("avibe") == 0
     assert f"VIBE_MODEL_DIR={tmp_path}/to/avibe" in (tmp_path / "settings").read_text()
     assert "could not be compared with their checksums" in capsys.readouterr().out
+
+
+def test_files_on_a_host_that_is_out_of_reach_are_told_apart(
+    published: SmallHub, get: Get, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page can be reached and the host of its files cannot, as behind some firewalls."""
+    monkeypatch.setattr(hub_module, "http_get", _no_route)
+    assert get("avibe") == 1
+    said = capsys.readouterr().err
+    assert f"The files of {published.url}/AvitoTech/avibe cannot be reached" in said
+    assert "Without a network:" in said
+
+
+def _no_route(*_: object, **__: object) -> None:
+    raise httpx2.ConnectError("no route")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://", "ftp://127.0.0.1"])
+def test_an_address_that_is_none_is_said(
+    get: Get, capsys: Screen, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """HF_ENDPOINT is named in the message, and there is no traceback."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    assert get("avibe") == 1
+    assert address in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_in_trouble_is_said_with_its_status(published: SmallHub, get: Get, capsys: Screen, status: int) -> None:
+    """Later the same command continues."""
+    published.refused["AvitoTech/avibe"] = (status, "")
+    assert get("avibe") == 1
+    assert f"answered with status {status}; run this again later" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, published: SmallHub, capsys: Screen) -> None:
+    """The path and the reason, without a traceback."""
+    (tmp_path / "file").write_text("")
+    assert main(["--to", str(tmp_path / "file/models"), "avibe"]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_two_downloads_do_not_mix(published: SmallHub, get: Get, tmp_path: Path, capsys: Screen) -> None:
+    """The second into the same folder ends with a sentence."""
+    folder = tmp_path / "to/avibe"
+    folder.mkdir(parents=True)
+    with hub_module._alone(folder):
+        assert get("avibe") == 1
+    assert f"Another download into {folder} is running." in capsys.readouterr().err
+    assert get("avibe") == 0
+
+
+def test_a_file_that_became_shorter_does_not_block_the_next_run(published: SmallHub, get: Get, tmp_path: Path) -> None:
+    """A hub that refuses to continue a file has its partial file deleted."""
+    shard = first_shard(published)
+    file = next(f for f in hub_module.list_repository("AvitoTech/avibe").files if f.name == shard)
+    folder = tmp_path / "to/avibe"
+    folder.mkdir(parents=True)
+    (folder / f".{shard}.{file.digest[:16]}.part").write_bytes(b"x" * 700)
+    published.refused_ranges = True
+    assert get("avibe") == 1
+    published.refused_ranges = False
+    assert get("avibe") == 0
 
 
 def test_another_repository_can_be_named(published: SmallHub, get: Get, written: Path, tmp_path: Path) -> None:

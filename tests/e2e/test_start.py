@@ -78,6 +78,14 @@ def test_warnings_about_the_settings_are_in_the_log(gunicorn, tmp_path):
     assert "did you mean RATE_LIMIT_PER_MINUTE?" in server.log()
 
 
+def test_a_production_that_is_open_to_a_network_says_so_once(gunicorn):
+    """In one line of the log, with the setting that closes it; with keys there is none."""
+    server = gunicorn(ENVIRONMENT="production", HOST="0.0.0.0")
+    server.answering()
+    assert server.log().count("may use the service: AUTH=keys asks each client for a key, see docs/keys.md") == 1
+    assert "Everybody who reaches port" in server.log()
+
+
 def test_killed_worker_comes_back_and_answers_while_it_loads(gunicorn):
     """After kill -9 a new worker answers at once, loading, and becomes ready by itself."""
     server = gunicorn()
