@@ -21,9 +21,7 @@ def test_utf_8_is_read_by_any_name(client, path, charset):
 
 
 @pytest.mark.parametrize("path", BODIES)
-@pytest.mark.parametrize(
-    "charset", ["windows-1251", "utf-16", "iso-8859-1", "latin1", "utf-7", "hex", "no such", "\u00ff"]
-)
+@pytest.mark.parametrize("charset", ["windows-1251", "utf-16", "iso-8859-1", "latin1", "utf-7", "hex", "no such"])
 def test_any_other_charset_is_refused(client, avibe, path, charset):
     """A text would be read as what it is not."""
     response = client.post(path, json=BODIES[path], content_type=f"application/json; charset={charset}")
