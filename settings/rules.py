@@ -10,7 +10,7 @@ from pathlib import Path
 from settings.defaults import SPARE_THREADS, threads_needed
 from settings.groups import AccessSettings, EngineSettings, ModelSettings, Settings
 from settings.money import shown
-from settings.versions import broken_version_rules, count_of
+from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names
 
 DEMO = Path("demo")
 
@@ -95,7 +95,11 @@ def _models(model: ModelSettings) -> Iterator[str]:
 
 
 def _spending(settings: Settings) -> Iterator[str]:
-    spending = settings.spending
+    spending, names = settings.spending, full_names(settings.model)
+    for name in spending.prices or ():
+        if name not in names:
+            known = ", ".join(one for one in names if one not in PUBLISHED)
+            yield f"PRICES: expected the names of models and versions ({known}), and not {name!r}"
     budgets = ("budget_per_day", "budget_per_month", "default_money_per_day", "default_money_per_month")
     for name in budgets if not any(map(any, (spending.prices or {}).values())) else ():
         if (amount := getattr(spending, name)) is not None:

@@ -217,6 +217,17 @@ def test_right_value_is_taken(name, value, attribute, expected):
     assert found == expected
 
 
+def test_a_price_of_a_version_that_there_is_none_is_a_mistake():
+    """Its tokens would cost what others do, in silence."""
+    (mistake,) = mistakes(PRICES="avibe=1/2,avibe@v3=3/4", VIBE_MODELS="v1=/a,v2=/b")
+    assert mistake == (
+        "PRICES: expected the names of models and versions (avibe, avibe@v1, avibe@v2, avision), and not 'avibe@v3'"
+    )
+    assert load(PRICES="avibe@v2=3/4", VIBE_MODELS="v1=/a,v2=/b").spending.prices == {
+        "avibe@v2": (3_000_000, 4_000_000, 3_000_000)
+    }
+
+
 def test_settings_that_hold_tables_are_equal_and_hashable():
     """What is made of settings is kept by them, so that any of them has to be a key."""
     tables = {"KV_CACHE_TOKENS": "avibe=4096,avision=8192", "PRICES": "avibe=1/2,avision=3/4"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from config import MARK
+
 MILLION = 1_000_000
 
 
@@ -34,18 +36,26 @@ FREE = Price()
 
 
 class Prices:
-    """The prices of all models. by_model: input, output and cached, by the name of a model or of a version of it."""
+    """The prices of all models.
 
-    def __init__(self, by_model: Mapping[str, tuple[int, int, int]] | None) -> None:
-        self._by_model = {name: Price(*figures) for name, figures in (by_model or {}).items()}
+    by_name: input, output and cached, by the name of a model or the full name of a version; full_names: what each
+    stands for, as the default version of a model stands for it.
+    """
+
+    def __init__(
+        self, by_name: Mapping[str, tuple[int, int, int]] | None, full_names: Mapping[str, str] | None = None
+    ) -> None:
+        self._by_model = {name: Price(*figures) for name, figures in (by_name or {}).items()}
+        versions = {name: price for name, price in self._by_model.items() if MARK in name}
+        self._by_version = {(full_names or {}).get(name, name): price for name, price in versions.items()}
 
     def __bool__(self) -> bool:
         """True where anything has a price."""
         return any(price != FREE for price in self._by_model.values())
 
     def of(self, model: str) -> Price:
-        """Return the price of a model; a version (`avibe@v2`) without one of its own has its model's."""
-        return self._by_model.get(model) or self._by_model.get(model.partition("@")[0], FREE)
+        """Return the price of a model or a version; a version without one of its own has its model's."""
+        return self._by_version.get(model) or self._by_model.get(model.partition(MARK)[0], FREE)
 
 
 def as_money(millionths: int) -> str:

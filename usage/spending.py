@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from config import Settings
+from config import Settings, full_names
 from keys.account import Limits
 from usage.budget_warnings import BudgetWarnings, claim_in
 from usage.budgets import Budgets
@@ -43,7 +43,7 @@ def spending_of(settings: Settings, engine: Callable[[], Engine], journal: Calla
     given = settings.spending
     budgets = Budgets(
         Totals(DatabaseTotals(engine, journal)),
-        Prices(given.prices),
+        Prices(given.prices, full_names(settings.model)),
         given.currency,
         Limits(**{name: getattr(given, f"default_{name}") for name in LIMITS}),
         Limits(money_per_day=given.budget_per_day, money_per_month=given.budget_per_month),
