@@ -7,7 +7,6 @@ checksum in the repository's listing: the SHA-256 of large files, git's object i
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.logging import set_verbosity
+
+from deploy.hub_errors import HubError, hub_error, page_of, unreachable
 
 # Weights, and what says how they are used; nothing in a subfolder, and nothing that can hold code.
 WANTED = re.compile(r"[^/\\]+\.(safetensors|json|jinja)|merges\.txt|vocab\.txt")
@@ -35,20 +36,11 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SPARE_BYTES = 200_000_000  # left free on the disk
 CHUNK = 2**22
 BEYOND_THE_END = 416  # the status of a request for the rest of a file that is shorter
-UNREACHABLE = (httpx2.ConnectError, httpx2.TimeoutException, httpx2.ProxyError, OfflineModeIsEnabled)
 
 # What is called with the name of a file and the bytes that were added to it; less than 0 if some were given up.
 Report = Callable[[str, int], None]
 
 set_verbosity(logging.ERROR)  # every failure becomes a sentence of ours
-
-
-class HubError(Exception):
-    """A download that cannot go on; the message is a sentence for the operator."""
-
-
-class Unreachable(HubError):
-    """Hugging Face, or what HF_ENDPOINT names in its place, does not respond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +73,12 @@ class Repository:
         return page_of(self.name)
 
 
-def page_of(name: str) -> str:
-    """Return the page of a repository such as `AvitoTech/avibe`."""
-    return f"{constants.ENDPOINT}/{name}"
-
-
 def list_repository(name: str) -> Repository:
     """Return what a repository holds that the service reads. Raises HubError."""
     try:
         info = HfApi().model_info(name, files_metadata=True)
     except httpx2.TransportError as error:  # also for an address that is none
-        raise _unreachable(error) from error
+        raise unreachable(error) from error
     except Exception as error:
         raise hub_error(name, error) from error
     names = [sibling.rfilename for sibling in info.siblings or []]
@@ -146,37 +133,6 @@ def wanted_weights(repository: Repository, folder: Path, weights: list[RemoteFil
     if lacking := sorted(names - {file.name for file in weights}):
         raise HubError(f"{repository.address} is incomplete: it lacks {lacking[0]}.")
     return [file for file in weights if file.name in names]
-
-
-def hub_error(name: str, error: Exception) -> HubError:
-    """Return what happened on the way to a repository, and what to do."""
-    page, token = page_of(name), "HF_TOKEN=hf_... ./deploy.sh models"
-    if isinstance(error, UNREACHABLE):
-        return _unreachable(error)
-    if isinstance(error, httpx2.TransportError):
-        return HubError(f"The transfer from {constants.ENDPOINT} broke off; run this again to continue.")
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-    if isinstance(error, GatedRepoError) or status == 403:
-        return HubError(
-            f"{page} is open only to those who accepted its terms: accept them there, then run this again with a token "
-            f"of your account: {token}"
-        )
-    if isinstance(error, RepositoryNotFoundError) or status == 401:
-        wrong = ", or the token that is set is not valid" if get_token() else ""
-        return HubError(f"{page} does not exist, or only some accounts may see it{wrong}. If yours may: {token}")
-    if status == 404:
-        return HubError(f"{page} lacks a file that its own listing names; try again later.")
-    if status:
-        return HubError(f"{constants.ENDPOINT} answered with status {status}; run this again later to continue.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError("The disk is full. Free some space and run this again; it continues where it stopped.")
-    if isinstance(error, OSError) and error.errno:
-        return HubError(f"{error.filename or 'A file'} cannot be written: {error.strerror}.")
-    return HubError(f"{page} could not be read ({type(error).__name__}); run this again to continue.")
-
-
-def _unreachable(error: Exception) -> Unreachable:
-    return Unreachable(f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}).")
 
 
 @contextmanager

@@ -16,17 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from config import Settings
-from deploy.hub import (
-    HubError,
-    Repository,
-    Unreachable,
-    check_room,
-    download,
-    in_units,
-    list_repository,
-    missing_bytes,
-    page_of,
-)
+from deploy.hub import Repository, check_room, download, in_units, list_repository, missing_bytes
+from deploy.hub_errors import HubError, Unreachable, page_of
 from deploy.model_facts import BOTH_GPU_GB, CARDS_FOR_BOTH, CARDS_FOR_ONE, MODELS, PublishedModel
 from engine.errors import StartError
 from models.selection import ChosenCheckpoint, model_spec
