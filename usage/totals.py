@@ -1,4 +1,4 @@
-"""What accounts have used, in memory: exact for this process, with what other copies used about a second later.
+"""What accounts have used, in memory: exact for this process, with what other copies used within two seconds.
 
 A thread of its own reads the database: every second for the accounts with budgets that were asked for within a minute,
 and at once for one that is asked for first. Checks wait for no database but then, for a second at most; while it is
