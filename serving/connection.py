@@ -145,6 +145,10 @@ class ClientSocket(socket.socket):
                 data, self._owed = self._owed + bytes(data), b""
             self._send_whole(data, flags)
 
+    def send_now(self, data: bytes) -> int:
+        """Send what fits without waiting, and keep the interpreter lock; return how much. Raises OSError."""
+        return send_now(self.fileno(), data)
+
     def send_part(self, data: bytes) -> bool:
         """Send a part of the body behind its head, without waiting; False if some of it is left, for `send_rest`."""
         with self._writing:

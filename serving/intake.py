@@ -264,7 +264,7 @@ class Intake:
         arrival.close()
         arrival.answered = True
         try:
-            sent = conn.sock.send(refusal) == len(refusal)
+            sent = conn.sock.send_now(refusal) == len(refusal)
         except OSError:
             sent = False
         if keep and sent:

@@ -9,8 +9,9 @@ whenever it grows into one. Where blocks run out, running sequences give theirs 
 first: it can always go on to its end, so two large ones do not take turns for ever.
 
 A step that is longer for one client's sake is longer for every other client too. So while several clients have slots,
-each computes as many sequences as the median client has; those beyond it, the oldest first, may lengthen the step by a
-fifth at most. A lone client, and clients that are alike, are not held back.
+each computes as many sequences as the median client has; those beyond it, the oldest first, may lengthen the step by
+an eighth at most: half of what one client may cost the others, since its requests cost processor time too. A lone
+client, and clients that are alike, are not held back.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
 
-EXCESS_SHARE = 5  # a step may be longer by one part in so many for clients that have more than their share
+EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
 
 
 @dataclass(frozen=True, slots=True)
