@@ -52,6 +52,7 @@ from routes.openai.responses.views import responses as responses_api
 from routes.openai.views import openai
 from routes.request_models import request_models
 from routes.services import RouteServices
+from routes.usage import usage as usage_api
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
 from telemetry.metrics.machine import Machine, ThisMachine
@@ -105,6 +106,7 @@ def create_app(
         lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
     )
     _watch_spending(metrics, spending)
+    metrics.watch_usage(usage.figures)
     sessions = ClientSessions(key_store, settings.security.admin_key)
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
@@ -139,7 +141,7 @@ def create_app(
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
-    served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs)
+    served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs, usage_api)
     operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
     for blueprint in (*served, *operators, pages.pages, sign_in.sign_in, assets.assets):
         app.register_blueprint(blueprint)

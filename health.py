@@ -18,6 +18,7 @@ from engine.errors import RETRY_AFTER
 from engine.types import BackendState, Progress, Status, is_further
 from telemetry.metrics.machine import GIB, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
+from telemetry.metrics.usage import shown_usage
 
 health = Blueprint("health", __name__)
 metrics = Blueprint("metrics", __name__)
@@ -84,6 +85,8 @@ def json_metrics() -> Response:
     names = [name for name, _ in services().models]
     if any(map(is_further, names)):
         body["versions"] = {name: figures.application.answers_of(name) for name in names}
+    if figures.usage is not None:
+        body["usage"] = shown_usage(figures.usage())
     if len(gpus) > 1:
         body["gpus"] = {gpu.device: shown_gpu(gpu) for gpu in gpus}
     return jsonify(body)

@@ -134,6 +134,7 @@ class JsonFigures(Body):
     gpu: dict[str, str | bool]
     application: dict[str, int | str]
     versions: NotRequired[dict[str, int]]
+    usage: NotRequired[dict[str, int | float]]
     gpus: NotRequired[dict[str, dict[str, str | bool]]]
 
 

@@ -111,6 +111,7 @@ ROUTES: Mapping[str, Row] = {
     "POST /api/v1/text/generate": replace(API, bodies={JSON: MIB}, model="avibe"),
     "POST /api/v1/text/batch": replace(API, bodies={JSON: 4 * MIB}, cost_in_body=True),
     "POST /api/v1/image/analyze": replace(API, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"),
+    "GET /api/v1/usage": Row(need=Need.CLIENT, budget=Budget.COUNTING),
     "GET /v1/models": Row(need=Need.CLIENT),
     "GET /v1/models/<path:model_id>": Row(need=Need.CLIENT),
     "POST /v1/chat/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_CHAT),
@@ -131,6 +132,8 @@ ROUTES: Mapping[str, Row] = {
     "GET /api/health/live": Row(need=Need.PROBE),
     "GET /api/metrics": Row(),
     "POST /api/metrics/reset": Row(need=Need.LOCAL_OR_ADMIN),
+    "GET /api/admin/usage": Row(need=Need.LOCAL_OR_ADMIN),
+    "GET /api/admin/audit": Row(need=Need.LOCAL_OR_ADMIN),
     "GET /metrics": Row(),
 }
 

@@ -215,6 +215,8 @@ class Run:
         ours = as_service_error(error)
         meaning = meaning_of(ours)
         self._meter.failure = meaning.code
+        if all(generation.done for generation in self._generations):
+            self._end()
         self._observer.failed(meaning.code, meaning.status, ours.message)
         return ours
 

@@ -12,6 +12,7 @@ from edge.route_table import FORM, JSON, MULTIPART
 from routes import response_models
 from routes.anthropic.bodies import MessageAnswer, TokenCount
 from routes.anthropic.requests import CountTokensRequest, MessagesRequest
+from routes.csv_answer import CSV
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses import bodies as responses
 from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
@@ -25,6 +26,7 @@ from routes.request_models import (
     SignInForm,
     TokenForm,
 )
+from routes.usage_bodies import AuditQuery, AuditTrail, OwnUsage, OwnUsageQuery, UsageQuery, UsageReport
 
 Model = type[BaseModel] | type[bodies.Body]
 
@@ -110,6 +112,9 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
         "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
         "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
+        "GET /api/v1/usage": RouteBodies({JSON: OwnUsage, CSV: None}, query=OwnUsageQuery),
+        "GET /api/admin/usage": RouteBodies({JSON: UsageReport, CSV: None}, query=UsageQuery),
+        "GET /api/admin/audit": RouteBodies({JSON: AuditTrail, CSV: None}, query=AuditQuery),
         "GET /metrics": RouteBodies({TEXT: None}),
         "GET /api/openapi.json": RouteBodies({JSON: None}),
     }

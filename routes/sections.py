@@ -24,7 +24,7 @@ SECTIONS = (
     Section("messages", ("/v1/messages",)),
     Section("tokens", ("/v1/tokenize", "/v1/detokenize")),
     Section("health", ("/api/health",)),
-    Section("operation", ("/api", "/metrics")),
+    Section("operation", ("/api", "/metrics", "/api/v1/usage")),
     Section("pages", ("",)),
 )
 

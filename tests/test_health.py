@@ -136,6 +136,7 @@ def test_json_metrics_have_exactly_the_promised_shape(client):
             "avg_response_time": "0.000s",
             "total_tokens_generated": 0,
         },
+        "usage": {"recorded": 0, "lag_seconds": 0.0, "failures": 0, "lost": 0},
     }
 
 

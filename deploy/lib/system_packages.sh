@@ -20,6 +20,7 @@ SYSTEM_PROGRAMS=(
     "cc /usr/include/stdio.h libc6-dev -"
     "chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core -"
     "git git git -"
+    "postgresql pg_ctl|pg_ctlcluster postgresql postgresql"
 )
 POLICY_RC_D="${POLICY_RC_D:-/usr/sbin/policy-rc.d}"
 

@@ -12,6 +12,7 @@ from routes.anthropic.messages import count_message, submit_message
 from routes.anthropic.requests import CountTokensRequest, MessagesRequest
 from routes.chat.body_limits import body_limits
 from routes.generation_run import Run
+from routes.named_user import note_user
 from routes.services import services
 from routes.sse import EventStream
 from routes.validation import AnyRequest, validated
@@ -47,4 +48,6 @@ def _submit() -> tuple[Run, MessageResponse, bool]:
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
-    return validated(model, parsing.json_object(body_limits(services().settings.generation.max_model_len)))
+    values = parsing.json_object(body_limits(services().settings.generation.max_model_len))
+    note_user(values)
+    return validated(model, values)

@@ -8,6 +8,7 @@ from edge.charging import charge, charge_if_refused
 from edge.gate import release_body
 from routes import parsing
 from routes.generation_run import Run
+from routes.named_user import note_user
 from routes.openai import catalogue, chat, completions
 from routes.openai.chat_response import ChatResponse
 from routes.openai.completions import CompletionResponse
@@ -82,7 +83,9 @@ def _response(run: Run, response: ChatResponse | CompletionResponse, stream: boo
 
 
 def _read(model: type[AnyRequest]) -> AnyRequest:
-    return validated(model, parsing.json_object(json_limits(services().settings.generation.max_model_len)))
+    values = parsing.json_object(json_limits(services().settings.generation.max_model_len))
+    note_user(values)
+    return validated(model, values)
 
 
 def _read_charged(model: type[AnyRequest]) -> AnyRequest:

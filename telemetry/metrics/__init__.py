@@ -13,6 +13,7 @@ from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
 from telemetry.metrics.prometheus import CacheFigures, PrometheusMetrics
 from telemetry.metrics.spending import SpendingMetrics
+from telemetry.metrics.usage import KeptUsage, UsageMetrics
 from telemetry.protocol import Protocol
 
 SUCCESS = "success"
@@ -43,8 +44,14 @@ class Metrics:
         self.history = History(models, machine)
         self.busiest = Busiest(clock)
         self.machine = machine
+        self.usage: Callable[[], KeptUsage] | None = None
         self._clock = clock
         self._began = clock()
+
+    def watch_usage(self, figures: Callable[[], KeptUsage]) -> None:
+        """Export how usage is kept."""
+        self.usage = figures
+        self.prometheus.registry.register(UsageMetrics(figures))
 
     @property
     def uptime(self) -> float:

@@ -10,6 +10,7 @@ from engine.errors import Unsupported
 from routes import parsing
 from routes.chat.body_limits import body_limits
 from routes.json_writing import json_bytes
+from routes.named_user import note_user
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import DeletedResponse, InputTokenCount
 from routes.openai.responses.create import count_input, submit_response
@@ -75,5 +76,6 @@ def _submit() -> tuple[Answer, bool]:
 
 def _read() -> ResponseRequest:
     values = parsing.json_object(body_limits(services().settings.generation.max_model_len))
+    note_user(values)
     refuse_unsupported(values)
     return validated(ResponseRequest, values)

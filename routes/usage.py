@@ -1,0 +1,202 @@
+"""What was used, and who did what: for the operator of everybody, for a client of itself. As JSON or CSV."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import cast
+
+from flask import Blueprint, Response, jsonify, request
+from sqlalchemy.exc import SQLAlchemyError
+
+from database import audit
+from database.connect import DatabaseError
+from edge.request_state import request_state
+from engine.errors import NotReady, ValidationError
+from routes.csv_answer import csv_answer, wants_csv
+from routes.services import services
+from routes.usage_bodies import (
+    AuditAct,
+    AuditQuery,
+    AuditTrail,
+    BudgetLeft,
+    OwnUsage,
+    OwnUsageQuery,
+    UsageFigures,
+    UsageLine,
+    UsageQuery,
+    UsageReport,
+)
+from routes.validation import validated
+from usage.periods import DAY, in_words
+from usage.prices import as_money
+from usage.report import Line, Question, Report, contradiction, days_of, report, second_of
+from usage.store import NAMED
+from usage.sums import FIGURES
+
+usage = Blueprint("usage", __name__)
+
+AWAY_SECONDS = 10
+MOST_LINES = 100_000
+OF_A_PAGE = 1_000
+
+
+@usage.get("/api/admin/usage")
+def everybody() -> Response:
+    """Return what was used, by day, hour, account, model or user."""
+    asked = validated(UsageQuery, UsageQuery.values(request.args))
+    in_csv = wants_csv(request, asked.format)
+    question = _question(asked, in_csv, asked.account)
+    found, current = _answer(question)
+    if in_csv:
+        return _in_csv(question, found)
+    return jsonify(_body(question, found, current))
+
+
+@usage.get("/api/v1/usage")
+def own() -> Response:
+    """Return what the caller has used, and what is left of its budgets."""
+    asked = validated(OwnUsageQuery, OwnUsageQuery.values(request.args))
+    account, in_csv = request_state().account, wants_csv(request, asked.format)
+    question = _question(asked, in_csv, account.id)
+    if "user" in question.by and not account.id.startswith(NAMED):
+        raise ValidationError("by=user needs a key: behind an address there may be several people.", "by")
+    found, current = _answer(question)
+    if in_csv:
+        return _in_csv(question, found)
+    left = [
+        BudgetLeft(
+            limit=one.limit,
+            amount=_amount(one.limit, one.amount),
+            used=_amount(one.limit, one.used),
+            remaining=_amount(one.limit, one.remaining),
+            renews_at=in_words(one.period.end),
+        )
+        for one in services().spending.budgets.standings(account)
+    ]
+    return jsonify(OwnUsage(account=account.id, name=account.name, budgets=left, **_body(question, found, current)))
+
+
+@usage.get("/api/admin/audit")
+def audit_trail() -> Response:
+    """List administrative acts, the newest first; `before` goes on behind the act of this number."""
+    asked = validated(AuditQuery, AuditQuery.values(request.args))
+    try:
+        found = audit.acts(services().database.engine(), asked.before, asked.limit + 1)
+    except (DatabaseError, SQLAlchemyError) as error:
+        raise _away() from error
+    shown, before = found[: asked.limit], found[asked.limit - 1].id if len(found) > asked.limit else None
+    if wants_csv(request, asked.format):
+        return csv_answer("audit.csv", list(AuditAct.__annotations__), [_cells(act) for act in shown])
+    acts = [
+        AuditAct(
+            id=act.id,
+            at=in_words(act.at),
+            actor=act.actor,
+            address=act.address,
+            action=act.action,
+            target=act.target,
+            details=dict(act.details),
+        )
+        for act in shown
+    ]
+    return jsonify(AuditTrail(acts=acts, before=before))
+
+
+def _cells(act: audit.Act) -> list[str | int]:
+    details = json.dumps(dict(act.details), ensure_ascii=False)
+    return [act.id, in_words(act.at), act.actor, act.address, act.action, act.target, details]
+
+
+def _question(asked: OwnUsageQuery, in_csv: bool, account: str | None) -> Question:
+    """Return what the query asks for. Raises ValidationError."""
+    by = tuple(dict.fromkeys(asked.by.split(",")))
+    if (wrong := contradiction(by, asked.model)) is not None:
+        raise ValidationError(f"Usage is not kept by {wrong} together.", "by")
+    start, end = _span(asked)
+    limit = asked.limit or (MOST_LINES if in_csv else OF_A_PAGE)
+    return Question(by, start, end, account, asked.model, limit, asked.offset)
+
+
+def _span(asked: OwnUsageQuery) -> tuple[int, int]:
+    """Return the first second and that behind the last one: of the month or the days, else of this month so far."""
+    today = int(time.time() // DAY) * DAY
+    try:
+        if asked.month is not None:
+            return days_of(asked.month)
+        first = datetime.fromtimestamp(today, UTC).strftime("%Y-%m-01")
+        start = second_of(asked.from_ or (min(first, asked.to) if asked.to else first))
+        return start, (second_of(asked.to) if asked.to else today) + DAY
+    except ValueError as error:
+        raise ValidationError("Give dates as 2026-01-31, and a month as 2026-01.") from error
+
+
+def _answer(question: Question) -> tuple[Report, bool]:
+    """Return the report, and whether everything that this process has recorded is in it. Raises NotReady."""
+    try:
+        current = services().usage.catch_up()
+        return report(services().database.engine(), question), current
+    except (DatabaseError, SQLAlchemyError, OSError) as error:
+        raise _away() from error
+
+
+def _away() -> NotReady:
+    return NotReady("The database of usage is away; what is used is kept until it is back.", AWAY_SECONDS)
+
+
+def _body(question: Question, found: Report, current: bool) -> UsageReport:
+    return UsageReport(
+        begins=in_words(question.start),
+        ends=in_words(question.end),
+        by=list(question.by),
+        currency=services().settings.spending.currency,
+        lines=[_line(line) for line in found.lines],
+        next_offset=question.offset + question.limit if found.more else None,
+        total=_figures(found.total),
+        complete=current,
+    )
+
+
+def _line(line: Line) -> UsageLine:
+    parts = {part: _period(part, value) if part in ("day", "hour") else value for part, value in line.parts.items()}
+    named = {"name": line.name} if line.name else {}
+    return cast(UsageLine, {**parts, **named, **_figures(line.figures)})
+
+
+def _period(part: str, second: int) -> str:
+    return in_words(second)[:10] if part == "day" else in_words(second)
+
+
+def _figures(figures: dict[str, int]) -> UsageFigures:
+    counts = {name: value for name, value in figures.items() if name not in ("milliseconds", "cost")}
+    shown = {**counts, "seconds": figures["milliseconds"] / 1000, "cost": as_money(figures["cost"])}
+    return cast(UsageFigures, shown)
+
+
+def _in_csv(question: Question, found: Report) -> Response:
+    """Return the lines as a table. Raises ValidationError where it would leave some out unasked."""
+    if found.more and question.limit == MOST_LINES:
+        raise ValidationError(f"More than {MOST_LINES} lines: ask for less time, or by page with limit and offset.")
+    named = ["name"] if "account" in question.by else []
+    shown = [name for name in FIGURES if name not in ("milliseconds", "cost")]
+    currency = services().settings.spending.currency
+    rows = [
+        [
+            *(_period(part, line.parts[part]) if part in ("day", "hour") else line.parts[part] for part in question.by),
+            *([line.name] if named else []),
+            *(line.figures[name] for name in shown),
+            f"{line.figures['milliseconds'] / 1000:.3f}",
+            as_money(line.figures["cost"]),
+            currency,
+        ]
+        for line in found.lines
+    ]
+    response = csv_answer("usage.csv", [*question.by, *named, *shown, "seconds", "cost", "currency"], rows)
+    if found.more:
+        response.headers["X-Next-Offset"] = str(question.offset + question.limit)
+    return response
+
+
+def _amount(limit: str, amount: int) -> str | int:
+    return as_money(amount) if limit.startswith("money") else amount

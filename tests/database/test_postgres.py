@@ -1,0 +1,156 @@
+"""Keys' and usage's database in a real PostgreSQL: migrations, bounds, figures that count once, and its restart."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from database import audit
+from database.connect import Database, DatabaseError
+from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
+from tests import postgres
+from usage.record import UsageRecord
+from usage.recorder import Recorder
+from usage.report import Question, report
+from usage.store import Bounds
+
+pytestmark = [pytest.mark.needs("postgresql"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One PostgreSQL for the tests of this module."""
+    with postgres.running() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server):
+    """Its database, empty."""
+    database = Database(server.url)
+    METADATA.drop_all(database.engine())
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    database.engine().dispose()
+    database = Database(server.url)
+    yield database
+    database.engine().dispose()
+
+
+def records(number, **fields):
+    """Return records of one account."""
+    made = {"account": "key:a", "model": "avibe", "protocol": "api", "input_tokens": 7, "at": 1_767_268_800.0, **fields}
+    return [UsageRecord(f"r{one}", **made) for one in range(number)]
+
+
+def counted(database, table=USAGE_DAYS):
+    """Return how many requests the database has."""
+    with database.engine().connect() as connection:
+        return int(connection.execute(select(func.sum(table.c.requests))).scalar() or 0)
+
+
+def test_the_migrations_make_the_tables_of_the_code(database):
+    """What the migrations build and what the code declares is the same here too."""
+    with database.engine().connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_copies_that_start_together_migrate_once(server, database):
+    """Several copies that find no tables all end up with them."""
+    METADATA.drop_all(database.engine())
+    with database.engine().begin() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    copies, failures = [Database(server.url) for _ in range(6)], []
+
+    def start(copy):
+        try:
+            copy.engine().dispose()
+        except DatabaseError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(copy,)) for copy in copies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_several_copies_add_to_the_same_rows(database, tmp_path):
+    """Copies that store at the same time lose nothing of each other, and lock in one order."""
+    recorders = [Recorder(database.engine, tmp_path / str(number), 400) for number in range(4)]
+
+    def work(recorder):
+        for number, record in enumerate(records(60)):
+            recorder.record(
+                UsageRecord(**{**_fields(record), "account": f"key:{number % 7}", "user": f"u{number % 5}"})
+            )
+            if number % 3 == 0:
+                recorder.catch_up(timeout=60)
+        recorder.catch_up(timeout=60)
+
+    threads = [threading.Thread(target=work, args=(recorder,)) for recorder in recorders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted(database) == counted(database, USAGE_USERS) == 240
+
+
+def _fields(record):
+    return {name: getattr(record, name) for name in UsageRecord.__slots__}
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 5000, "\0", "\ud800", "Ж" * 500, "'; DROP TABLE usage_days; --", "\U0001f600" * 200]
+)
+def test_any_text_is_counted(database, tmp_path, text):
+    """No text that a client chooses is refused by the database."""
+    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder.record(records(1, account=f"jwt:{text}", name=text, model=text, user=text)[0])
+    assert recorder.catch_up()
+    assert counted(database) == counted(database, USAGE_USERS) == 1
+    audit.record(database.engine(), text, text, text, text, {"note": text})
+    assert len(audit.acts(database.engine())) == 1
+
+
+def test_a_report_is_the_same_as_of_sqlite(database, tmp_path):
+    """Sums are whole numbers, also of PostgreSQL's decimals, and lines come in order."""
+    recorder = Recorder(database.engine, tmp_path, 400, bounds=Bounds(addresses=1, users=1))
+    for record in [
+        *records(2, name="Office", cost=2**40),
+        *records(3, account="192.0.2.1"),
+        *records(1, account="192.0.2.2"),
+    ]:
+        recorder.record(record)
+    recorder.catch_up()
+    found = report(database.engine(), Question(("account",), 0, 2**40))
+    assert [(line.parts["account"], line.name, line.figures["requests"]) for line in found.lines] == [
+        ("(others)", "", 1),
+        ("192.0.2.1", "", 3),
+        ("key:a", "Office", 2),
+    ]
+    assert found.total["cost"] == 2**41
+
+
+def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
+    """Records wait while the server is down, and each counts once when it is back, whether it stopped or crashed."""
+    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder.begin()
+    for how in ("fast", "immediate"):
+        for record in records(20):
+            recorder.record(record)
+        server.stop(how)
+        for record in records(20):
+            recorder.record(record)
+        with pytest.raises((SQLAlchemyError, DatabaseError)):
+            recorder.catch_up(timeout=60)
+        server.start()
+    recorder.end(timeout=60)
+    assert recorder.catch_up(timeout=60)
+    assert counted(database) == 80

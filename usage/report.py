@@ -1,0 +1,130 @@
+"""What accounts used, added up as it is asked for: by day or hour, account, model or user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, Table, func, select
+
+from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_USERS
+from usage.periods import DAY
+from usage.sums import FIGURES
+
+DIMENSIONS = ("day", "hour", "account", "model", "user")
+# Kept under their accounts by day, and not by model.
+APART = {"user": {"hour", "model"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. by: of DIMENSIONS; start, end: seconds since the epoch, the second one exclusive.
+
+    account, model: only of these; limit, offset: of the lines.
+    """
+
+    by: tuple[str, ...]
+    start: int
+    end: int
+    account: str | None = None
+    model: str | None = None
+    limit: int = 1000
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Sums. parts: of a period (its first second), an account, a model and a user those that were asked for.
+
+    name: of the account, "" where it has none; figures: by FIGURES, money in millionths.
+    """
+
+    parts: dict[str, Any]
+    name: str
+    figures: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The lines that were asked for in their order, whether there are more, and the sums of all."""
+
+    lines: Sequence[Line]
+    more: bool
+    total: dict[str, int]
+
+
+def contradiction(by: Sequence[str], model: str | None = None) -> str | None:
+    """Return two parts of a question that are not kept together, None if there are none."""
+    asked = {*by, *(["model"] if model is not None else [])}
+    if {"day", "hour"} <= asked:
+        return "day and hour"
+    others = sorted(APART["user"] & asked) if "user" in asked else []
+    return f"user and {others[0]}" if others else None
+
+
+def report(engine: Engine, question: Question) -> Report:
+    """Return the answer to a question that has no contradiction. Raises SQLAlchemyError."""
+    table = _table(question.by)
+    with engine.connect() as connection:
+        total = connection.execute(_sums(table, question)).one()
+        rows = connection.execute(_grouped(table, question)).all() if question.by else []
+        lines = [_line(question.by, tuple(row)) for row in rows[: question.limit]]
+        names = _names(connection, {line.parts["account"] for line in lines if "account" in line.parts})
+    named = [Line(line.parts, names.get(line.parts.get("account", ""), ""), line.figures) for line in lines]
+    return Report(named, len(rows) > question.limit, _figures(tuple(total)))
+
+
+def _table(by: Sequence[str]) -> Table:
+    return USAGE_HOURS if "hour" in by else USAGE_USERS if "user" in by else USAGE_DAYS
+
+
+def _column(table: Table, part: str) -> Any:
+    return table.c["period" if part in ("day", "hour") else part]
+
+
+def _sums(table: Table, question: Question) -> Select[Any]:
+    within = [table.c.period >= question.start, table.c.period < question.end]
+    if question.account is not None:
+        within.append(table.c.account == question.account)
+    if question.model is not None:
+        within.append(table.c.model == question.model)
+    return select(*(func.sum(table.c[name]) for name in FIGURES)).where(*within)
+
+
+def _grouped(table: Table, question: Question) -> Select[Any]:
+    columns = [_column(table, part) for part in question.by]
+    sums = _sums(table, question).add_columns(*columns).group_by(*columns).order_by(*columns)
+    return sums.limit(question.limit + 1).offset(question.offset)
+
+
+def _line(by: Sequence[str], row: tuple[Any, ...]) -> Line:
+    parts = dict(zip(by, row[len(FIGURES) :], strict=True))
+    return Line(parts, "", _figures(row))
+
+
+def _figures(row: tuple[Any, ...]) -> dict[str, int]:
+    """Return the figures; PostgreSQL's sums are decimals, and there are none of no rows."""
+    return {name: int(value or 0) for name, value in zip(FIGURES, row[: len(FIGURES)], strict=True)}
+
+
+def _names(connection: Connection, accounts: set[str]) -> dict[str, str]:
+    names, known = dict[str, str](), sorted(accounts)
+    for at in range(0, len(known), 500):
+        here = USAGE_ACCOUNTS.c.account.in_(known[at : at + 500])
+        rows = connection.execute(select(USAGE_ACCOUNTS.c.account, USAGE_ACCOUNTS.c.name).where(here))
+        names |= {row.account: row.name for row in rows}
+    return names
+
+
+def days_of(month: str) -> tuple[int, int]:
+    """Return the first second of a month (`2026-01`) and that of the next one. Raises ValueError."""
+    start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
+    return int(start.timestamp()), int(end.timestamp())
+
+
+def second_of(day: str) -> int:
+    """Return the first second of a day (`2026-01-31`). Raises ValueError."""
+    return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) // DAY * DAY
