@@ -201,7 +201,7 @@ def test_addresses_in_curl_commands_exist(urls: Map) -> None:
                 path = next(word for word in words if word.startswith("http://127.0.0.1:8085"))[21:]
                 method = "POST" if {"-d", "-F"} & set(words) else "GET"
                 try:
-                    adapter.match(path, method=method)
+                    adapter.match(path.partition("?")[0], method=method)
                 except HTTPException as error:
                     raise AssertionError(f"{name}: {method} {path}") from error
 

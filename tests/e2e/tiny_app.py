@@ -97,7 +97,11 @@ def create_app():
     app = Flask(__name__)
     models = ModelSet({"avibe": FileBackend(), "avision": FileBackend()}, check=check_room)
     app.extensions["services"] = SimpleNamespace(
-        models=models, begin_serving=lambda: None, body_budget=BodyBudget(2**28, 2**27), gate=OpenGate()
+        models=models,
+        begin_serving=lambda: None,
+        end_serving=lambda: None,
+        body_budget=BodyBudget(2**28, 2**27),
+        gate=OpenGate(),
     )
     if (FOLDER / "refuse").exists():
         raise StartError("VIBE_MODEL_DIR=/models: there is no such folder.")
