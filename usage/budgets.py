@@ -115,11 +115,16 @@ class Budgets:
         if (found := self._spent(ledgers, limits)) is not None:
             raise found
 
-        def known() -> bool:
-            return self._held_back(ledgers, limits) is None or not any(ledger.unsized for ledger in ledgers)
+        held = self._held_back(ledgers, limits)
 
-        self.totals.wait_for(known, self._patience)
-        if (held := self._held_back(ledgers, limits)) is not None:
+        def known() -> bool:
+            nonlocal held
+            held = self._held_back(ledgers, limits)
+            return held is None or not any(ledger.unsized for ledger in ledgers)
+
+        if held is not None:
+            self.totals.wait_for(known, self._patience)
+        if held is not None:
             raise held
 
     def ledgers_of(self, account: Account) -> AbstractContextManager[list[Ledger]]:

@@ -93,8 +93,7 @@ class Totals:
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until something holds of the ledgers, whose lock is held and given up meanwhile."""
-        if not condition():
-            self._changed.wait_for(condition, seconds)
+        self._changed.wait_for(condition, seconds)
 
     def notify(self) -> None:
         """Have those look who wait for something to hold; the lock of the ledgers is held."""
