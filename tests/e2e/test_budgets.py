@@ -3,6 +3,8 @@
 import http.client
 import json
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -16,7 +18,30 @@ ANSWERS = 5  # until the budget is spent
 
 
 @pytest.fixture
-def copies(gunicorn, tmp_path):
+def hook():
+    """An address that events are posted to, and the events."""
+    events = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/T0/secret", events
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def copies(gunicorn, tmp_path, hook):
     """Start copies that share a database; whose requests are all of one address."""
 
     def start():
@@ -26,6 +51,7 @@ def copies(gunicorn, tmp_path):
             STATE_DIR=str(tmp_path / "state"),
             DEFAULT_TOKENS_PER_DAY=str(ANSWERS * TOKENS),
             PRICES="1/2",
+            BUDGET_WEBHOOK_URL=hook[0],
             RATE_LIMIT_PER_MINUTE="0",
             RATE_LIMIT_PER_HOUR="0",
         )
@@ -52,8 +78,11 @@ def ask(server):
     return _asked(server, "POST", "/api/v1/text/generate", {"prompt": "Hello", "max_tokens": 5})
 
 
-def test_copies_share_a_budget_and_a_restart_forgets_nothing(copies):
-    """What one copy answers counts in the other within seconds, and in the one that replaces a killed one."""
+def test_copies_share_a_budget_and_a_restart_forgets_nothing(copies, hook):
+    """What one copy answers counts in the other within seconds, and in the one that replaces a killed one.
+
+    That it is spent is posted once, whichever copy sees it first.
+    """
     first, second = copies(), copies()
     for _ in range(ANSWERS - 1):
         status, headers, _ = ask(first)
@@ -67,3 +96,8 @@ def test_copies_share_a_budget_and_a_restart_forgets_nothing(copies):
         server.signal(signal.SIGKILL)
     third = copies()
     until(lambda: ask(third)[0] == 429)
+    until(lambda: any(event["event"] == "budget_exceeded" for event in hook[1]))
+    told = [(event["event"], event["account"], event["budget"]) for event in hook[1]]
+    assert len(told) == len(set(told))
+    assert ("budget_exceeded", "127.0.0.1", "tokens_per_day") in told
+    assert "secret" not in first.log() + second.log() + third.log()
