@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
-from config import DEMO, MARK, Settings, apply_gpu_choice, versions_of
+from config import MARK, Settings, apply_gpu_choice, versions_of
 from engine.backend import Backend
 from engine.deferred import DeferredBackend
 from engine.errors import NoRoom, StartError
-from engine.loading.checkpoint import ARCHITECTURES, find_checkpoint, find_tokenizer
+from engine.loading.checkpoint import ARCHITECTURES, find_checkpoint
 from engine.loading.device import (
     BATCHED_TOKENS,
     DTYPES,
@@ -33,31 +31,30 @@ from engine.text.grammar_trials import GrammarProcesses
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec, is_further, model_of
+from models.folders import DEMO_FOLDER, ChosenCheckpoint, choose_checkpoints
 from models.memory_plan import budgets_of, bytes_beside, log_plan, memory_plan
 from models.model_set import ModelSet
 from telemetry.logs import fold_in_libraries
 from telemetry.version import VERSION
 
+__all__ = [
+    "DEMO_FOLDER",
+    "ChosenCheckpoint",
+    "build_models",
+    "choose_checkpoints",
+    "engine_config",
+    "model_spec",
+    "planned_models",
+]
+
 log = logging.getLogger("avito_ai.loading")
 
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-# Owner and name as on Hugging Face, or the address of a page there, which a path holds with one slash fewer.
-HUB_NAME = re.compile(r"(https?:/|hf:/)[^/]+/.+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SETTING_PREFIX = {"avibe": "VIBE", "avision": "VISION"}
 
 Planned = tuple[ModelSpec, EngineConfig]
 # Returns what to load, by the models' names; called by the thread that loads.
 PlanModels = Callable[[], dict[str, Planned]]
 LeaveOut = Callable[[str, StartError], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenCheckpoint:
-    """The folders one model is loaded from."""
-
-    model_dir: Path
-    tokenizer_dir: Path
-    demo: bool = False
 
 
 def build_models(settings: Settings) -> ModelSet:
@@ -88,50 +85,6 @@ def build_models(settings: Settings) -> ModelSet:
         grammar_trials=GrammarProcesses(),
     )
     return models
-
-
-def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
-    """Decide for each model between the operator's folders and the demo's. Raises StartError with every problem.
-
-    The folder of a further version is not looked at: that it cannot be loaded does not stop the start.
-    """
-    model, wrong = settings.model, list[str]()
-    own = {
-        "avibe": ChosenCheckpoint(model.vibe_model_dir, model.vibe_tokenizer_dir),
-        "avision": ChosenCheckpoint(model.vision_model_dir, model.vision_model_dir),
-    }
-    chosen: dict[str, ChosenCheckpoint] = {}
-    further: dict[str, ChosenCheckpoint] = {}
-    for versions in versions_of(model):
-        name, setting = versions.model, f"{versions.prefix}_MODEL_DIR"
-        if versions.folders:
-            setting = f"{versions.prefix}_MODELS: {versions.names[0]}"
-            (_, first), *rest = ((one, _version(folder, own[name])) for one, folder in versions.folders)
-            own[name] = first
-            further |= {f"{name}{MARK}{one}": _or_demo(name, version) for one, version in rest}
-        chosen[name] = _choose(name, setting, own[name], settings.production, wrong)
-    tokenizer = chosen["avibe"].tokenizer_dir
-    if hub_hint(tokenizer) and not tokenizer.exists():
-        wrong.append(f"VIBE_TOKENIZER_DIR={tokenizer}: there is no such folder{hub_hint(tokenizer)}.")
-    if wrong:
-        raise StartError(" ".join(wrong))
-    return chosen | further  # what the service needs is loaded first
-
-
-def _version(folder: Path, single: ChosenCheckpoint) -> ChosenCheckpoint:
-    """Return a version in this folder: with a tokenizer of its own, else with the model's."""
-    try:
-        return ChosenCheckpoint(folder, find_tokenizer(folder, ""))
-    except StartError:
-        return ChosenCheckpoint(folder, folder if single.tokenizer_dir == single.model_dir else single.tokenizer_dir)
-
-
-def _or_demo(name: str, version: ChosenCheckpoint) -> ChosenCheckpoint:
-    return _demo(name) if version.model_dir == DEMO else version
-
-
-def _demo(name: str) -> ChosenCheckpoint:
-    return ChosenCheckpoint(DEMO_FOLDER / name, DEMO_FOLDER / name, demo=True)
 
 
 def engine_config(settings: Settings, device: str) -> EngineConfig:
@@ -192,33 +145,6 @@ def _default_dtype(name: str, chosen: ChosenCheckpoint, device: str, quant: str)
     except Exception:  # whatever is wrong with the files, the start reports it when it looks at the folder
         return usual
     return stored if quant != "none" or stored == "bfloat16" else usual
-
-
-def _choose(
-    name: str, setting: str, requested: ChosenCheckpoint, production: bool, wrong: list[str]
-) -> ChosenCheckpoint:
-    """Return the checkpoint to load; if there is none, append the reason to `wrong`."""
-    demo = _demo(name)
-    if requested.model_dir == DEMO:
-        return demo
-    stated, hint = f"{setting}={requested.model_dir}", hub_hint(requested.model_dir)
-    try:
-        requested.model_dir.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        if not production:
-            log.warning("%s: there is no such folder%s, so the demo model stands in for %s.", stated, hint, name)
-            return demo
-        wrong.append(f"{stated}: there is no such folder{hint}; name one, or ask for the demo with {setting}=demo.")
-    except OSError as error:
-        wrong.append(f"{stated}: the folder cannot be read: {error.strerror}.")
-    return requested
-
-
-def hub_hint(folder: Path) -> str:
-    """Return how to get the model of a missing folder that reads like a name on Hugging Face, else an empty text."""
-    if not HUB_NAME.fullmatch(str(folder)):
-        return ""
-    return " (a model on Hugging Face is downloaded with ./deploy.sh models, which also writes this setting)"
 
 
 def _deferred(

@@ -26,7 +26,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def client(server):
-    return OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
+    key = "none"  # pragma: allowlist secret
+    return OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key=key, max_retries=0)
 
 
 def ask(client, model):

@@ -11,7 +11,7 @@ from models.selection import DEMO_FOLDER
 from tests.checkpoints import as_hub_cache, text_spec, write_text_checkpoint
 
 ARCHITECTURE = "Qwen3ForCausalLM"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 @pytest.fixture(scope="module")
