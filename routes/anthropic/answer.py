@@ -72,7 +72,7 @@ class MessageResponse:
             parts: list[Part] = [Content(piece.text)] if parser is None else parser.feed(piece.text)
             yield blocks.show(parts)
         rest = blocks.show([] if parser is None else parser.finish()) + blocks.close()
-        yield rest + self._end(self._run.completion(0), blocks.called)
+        yield rest + self._end(self._run.completion(0), parser is not None and parser.called)
 
     def _end(self, completion: Completion, called: bool) -> bytes:
         ended = self._message([], _usage(completion), completion, called)

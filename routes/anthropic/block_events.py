@@ -28,12 +28,6 @@ class BlockEvents:
         self._index = -1
         self._open = ""  # the type of the open block
         self._delta = sse.TextEvents(sse.TextEvents.HOLE)
-        self._complete: list[bool] = []  # of each call that has ended
-
-    @property
-    def called(self) -> bool:
-        """True if there were calls, and each is complete, so that they can be made."""
-        return bool(self._complete) and all(self._complete)
 
     def show(self, parts: Sequence[Part]) -> bytes:
         """Return the events for the next parts, b"" if there are none."""
@@ -53,7 +47,6 @@ class BlockEvents:
     def _events(self, part: Part) -> bytes:
         match part:
             case CallEnd():
-                self._complete.append(part.complete)
                 return self.close()
             case CallArguments():
                 return self._delta(part.text) if part.text else b""

@@ -27,6 +27,7 @@ from routes.chat.parts import (
     ParsedAnswer,
     Part,
     Reasoning,
+    can_be_made,
 )
 
 __all__ = [
@@ -75,12 +76,18 @@ class OutputParser:
         self._read: Callable[[list[Part]], bool] = self._begin if shape.exclusive else self._content
         self._call = CallStream(tools)
         self._calls = 0  # that have begun
+        self._complete: list[bool] = []  # of each call that has ended
         self._texts: set[type[Content | Reasoning]] = set()  # that have been shown
         self._parted: set[type[Content | Reasoning]] = set()  # those of them behind which a tag stood
         self._fed = 0  # characters
         self._began = 0  # where the call, or what is skipped, begins in the text
         self._closing = False  # the end tag of a call that is shown may come
         self.hidden: list[range] = []  # what of the text is shown neither as text nor as a call, so far, in its order
+
+    @property
+    def called(self) -> bool:
+        """Whether the calls that have ended can be made."""
+        return can_be_made(self._complete)
 
     @property
     def settled(self) -> int:
@@ -247,6 +254,7 @@ class OutputParser:
             parts.append(CallArguments(self._calls - 1, arguments))
         if ended:
             parts.append(CallEnd(self._calls - 1, call.whole))
+            self._complete.append(call.whole)
 
 
 def _tag_begin(text: str, tags: tuple[str, ...]) -> int:

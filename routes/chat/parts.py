@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -87,5 +87,10 @@ class ParsedAnswer:
 
     @property
     def called(self) -> bool:
-        """True if there are calls, and each is complete, so that they can be made."""
-        return bool(self.calls) and all(call.complete for call in self.calls)
+        """Whether its calls can be made."""
+        return can_be_made([call.complete for call in self.calls])
+
+
+def can_be_made(complete: Sequence[bool]) -> bool:
+    """Return whether the calls of an answer can be made: there are some, and each is complete."""
+    return bool(complete) and all(complete)

@@ -78,7 +78,6 @@ class ParsedChoiceEvents(ChoiceEvents):
         self._parser, self._details = parser, details
         self._reasoning = self._texts({"reasoning_content": HOLE})
         self._arguments = self._text  # of the call that is being written
-        self._complete: list[bool] = []  # of each call that has ended
         self._pending: list[TokenLogprob] = []  # of tokens whose text the parser holds back
         self._pending_ids: list[int] = []
 
@@ -89,7 +88,7 @@ class ParsedChoiceEvents(ChoiceEvents):
 
     def end(self, completion: Completion) -> bytes:
         rest = self._shown(self._parser.finish())
-        reason = finish_reason(completion, bool(self._complete) and all(self._complete))
+        reason = finish_reason(completion, self._parser.called)
         return rest + sse.event(self._detailed({}, reason, math.inf))
 
     def _shown(self, parts: Sequence[Part]) -> bytes:
@@ -108,7 +107,6 @@ class ParsedChoiceEvents(ChoiceEvents):
                 self._arguments = self._texts(_delta(CallArguments(part.index, HOLE)))
                 return sse.event(self._change(_delta(part)))
             case CallEnd():
-                self._complete.append(part.complete)
                 return b""
 
     def _with_details(self, part: Part) -> bytes:
@@ -152,6 +150,6 @@ def shown_call(call: Call) -> ToolCall:
 
 
 def finish_reason(completion: Completion, called: bool) -> ChatFinishReason:
-    """Return why an answer ended. called: whether it has calls, and each is complete, so that they can be made."""
+    """Return why an answer ended. called: whether it has calls that can be made."""
     reason = answers.finish_reason(completion)
     return "tool_calls" if called and reason == "stop" else reason

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engine.errors import ValidationError
 from routes.chat.sampling import Sampling
 from routes.openai.requests import ChatRequest, SamplingRequest
+from routes.openai.responses.requests import ResponseRequest
 
 
 def sampling(body: SamplingRequest) -> Sampling:
@@ -12,9 +15,19 @@ def sampling(body: SamplingRequest) -> Sampling:
     max_tokens, min_tokens = _max_tokens(body), body.min_tokens or 0
     if max_tokens is not None and min_tokens > max_tokens:
         raise ValidationError("min_tokens must be at most max_tokens.", "min_tokens")
+    return replace(
+        common_sampling(body, max_tokens),
+        min_tokens=min_tokens,
+        logit_bias={int(token): float(bias) for token, bias in (body.logit_bias or {}).items()},
+        ignore_eos=bool(body.ignore_eos),
+        return_token_ids=bool(body.return_token_ids),
+    )
+
+
+def common_sampling(body: SamplingRequest | ResponseRequest, max_tokens: int | None) -> Sampling:
+    """Return the sampling fields that all of OpenAI's protocols have by one name."""
     return Sampling(
         max_tokens=max_tokens,
-        min_tokens=min_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
@@ -22,11 +35,8 @@ def sampling(body: SamplingRequest) -> Sampling:
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,
-        logit_bias={int(token): float(bias) for token, bias in (body.logit_bias or {}).items()},
         seed=body.seed,
-        stop=_stops(body),
-        ignore_eos=bool(body.ignore_eos),
-        return_token_ids=bool(body.return_token_ids),
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
     )
 
 
@@ -36,9 +46,3 @@ def _max_tokens(body: SamplingRequest) -> int | None:
     if body.max_tokens not in (None, body.max_completion_tokens):
         raise ValidationError("max_tokens and max_completion_tokens contradict each other.", "max_tokens")
     return body.max_completion_tokens
-
-
-def _stops(body: SamplingRequest) -> tuple[str, ...]:
-    if body.stop is None:
-        return ()
-    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)

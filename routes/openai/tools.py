@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -11,6 +12,7 @@ from engine.types import ModelInfo
 from routes.chat.names import FieldNames
 from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.base import OpenaiRequest
+from routes.openai.tool_choice import usual
 from routes.passed_over import TOOL
 from routes.validation import BRANCH
 
@@ -52,22 +54,10 @@ def _word_or_object(value: Any) -> str:
     return f"{BRANCH}named" if isinstance(value, dict) else f"{BRANCH}word"
 
 
-def _usual(choice: Any) -> Any:
-    """Return a choice in OpenAI's form; other services and the Responses API write the same in theirs."""
-    if choice == "any":
-        return "required"
-    if not isinstance(choice, dict) or "function" in choice:
-        return choice
-    kind = choice.get("type")
-    if kind == "function" and "name" in choice:
-        return {"type": "function", "function": {"name": choice["name"]}}
-    return _usual(kind) if kind in ("none", "auto", "required", "any") else choice
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")] | Annotated[NamedTool, Tag(f"{BRANCH}named")],
     Discriminator(_word_or_object),
-    BeforeValidator(_usual),
+    BeforeValidator(partial(usual, nested=True)),
 ]
 
 

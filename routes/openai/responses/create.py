@@ -12,7 +12,6 @@ from engine.types import ModelInfo
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
-from routes.chat.sampling import Sampling
 from routes.chat.task import ChatTask, count_tokens, submit
 from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.responses import stored
@@ -23,6 +22,7 @@ from routes.openai.responses.open_items import new_id
 from routes.openai.responses.requests import LOGPROBS, AllowedTools, AnyText, NamedFunction, OfSchema, ResponseRequest
 from routes.openai.responses.response import Answer
 from routes.openai.responses.store import StoredResponse
+from routes.openai.sampling import common_sampling
 from routes.sampling import default_sampling
 
 NAMES = FieldNames(answer_format="text.format", reasoning="reasoning.effort", messages=INPUT)
@@ -67,7 +67,7 @@ def _task(body: ResponseRequest, previous: StoredResponse | None, info: ModelInf
         toolbox=tools,
         names=NAMES,
         answer_format=form,
-        sampling=_sampling(body),
+        sampling=common_sampling(body, body.max_output_tokens),
         logprobs=_logprobs(body),
         # The effort is a hint, for which an answer of a fixed form has no room.
         thinking=form is None and not tools.forced and _effort(body) not in AT_ONCE,
@@ -103,21 +103,6 @@ def _answer_format(body: ResponseRequest) -> AnswerFormat | None:
     if asked is None or isinstance(asked, AnyText):
         return None
     return AnswerFormat("text.format.schema", schema=asked.schema_ if isinstance(asked, OfSchema) else ANY_OBJECT)
-
-
-def _sampling(body: ResponseRequest) -> Sampling:
-    return Sampling(
-        max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        presence_penalty=body.presence_penalty,
-        frequency_penalty=body.frequency_penalty,
-        repetition_penalty=body.repetition_penalty,
-        seed=body.seed,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
-    )
 
 
 def _logprobs(body: ResponseRequest) -> int | None:

@@ -8,7 +8,8 @@ from typing import Any
 from engine.errors import Unsupported
 from routes.json_values import shown_name
 from routes.openai.responses.items import ITEM_TYPES, MAX_ITEMS
-from routes.openai.responses.requests import INCLUDED, WORDS
+from routes.openai.responses.requests import INCLUDED
+from routes.openai.tool_choice import WORDS
 
 
 def refuse_unsupported(body: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -15,11 +16,11 @@ from routes.openai.base import OpenaiRequest
 from routes.openai.requests import LENGTH, Length, OneOrMoreStops
 from routes.openai.responses.items import Input
 from routes.openai.responses.passed_over import QUERY, REASONING, REQUEST, TEXT, TOOL
+from routes.openai.tool_choice import usual
 from routes.validation import BRANCH
 
 MAX_METADATA = 16
 MAX_PAGE = 100
-WORDS = ("none", "auto", "required", "any")
 LOGPROBS = "message.output_text.logprobs"
 # What `include` may name; the last two ask for what an answer or a list of items has here in any case, or never.
 Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content", "message.input_image.image_url"]
@@ -73,21 +74,11 @@ def _word_or_object(value: Any) -> str:
     return f"{BRANCH}object" if isinstance(value, dict) else f"{BRANCH}word"
 
 
-def _usual(choice: Any) -> Any:
-    """Return a choice in this protocol's form; in other spellings it means the same."""
-    if not isinstance(choice, dict):
-        return "required" if choice == "any" else choice
-    kind, function = choice.get("type"), choice.get("function")
-    if kind == "function" and isinstance(function, dict) and "name" in function:
-        return {"type": kind, "name": function["name"]}
-    return _usual(kind) if kind in WORDS else choice
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")]
     | Annotated[Annotated[NamedFunction | AllowedTools, Discriminator("type")], Tag(f"{BRANCH}object")],
     Discriminator(_word_or_object),
-    BeforeValidator(_usual),
+    BeforeValidator(partial(usual, nested=False)),
 ]
 
 
