@@ -2,17 +2,19 @@
 
 import pytest
 
+from app_production import create_app
 from edge.errors import STATUSES, is_clients_mistake
 from edge.services import services
 from engine.errors import ModelError
 from engine.types import Status
+from models import ModelSet
 from routes.locale import LOCALES
 from routes.status_figures import duration
 from telemetry.metrics.machine import GpuFigures
 from telemetry.protocol import Protocol
 from telemetry.version import VERSION
 from tests.e2e.gunicorn_process import until
-from tests.fakes import FakeMachine
+from tests.fakes import FakeMachine, ScriptedBackend
 from tests.good_requests import TEXT
 
 ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
@@ -174,3 +176,13 @@ def test_a_stranger_is_told_what_opens_the_page(client, language):
 def test_a_time_has_its_two_largest_units(seconds, text):
     """Minutes, hours and minutes, or days and hours."""
     assert duration(seconds, LOCALES["en"].texts["status"]).replace("\u00a0", " ") == text
+
+
+def test_a_version_that_failed_does_not_make_the_service_fail(settings, machine):
+    """The tile shows the state of the service, the table that of each version."""
+    models = ModelSet({name: ScriptedBackend(name) for name in ("avibe", "avision", "avibe@v2")})
+    models.get("avibe@v2").become(Status.DEAD, restart_needed=True)
+    page = create_app(settings, models, machine).test_client().get("/status").get_data(as_text=True)
+    assert 'data-status="ready"' in page
+    assert 'data-status="dead"' not in page
+    assert ">avibe@v2</th>" in page

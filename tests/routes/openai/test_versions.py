@@ -109,6 +109,7 @@ def test_a_version_that_failed_is_a_503_and_the_others_answer(client, models, pa
     assert ready.get_json()["models"]["avibe@v2"]["status"] == "dead"
     assert ready.get_json()["models"]["avibe@v2"]["reason"] == "The model could not be loaded."
     assert client.get("/api/health/live").status_code == 200
+    assert 'data-status="ready"' in client.get("/").get_data(as_text=True)
     assert "avibe@v2" not in [entry["id"] for entry in client.get("/v1/models").get_json()["data"]]
 
 
