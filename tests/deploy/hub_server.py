@@ -57,7 +57,7 @@ def large(name: str) -> bool:
 
 
 def _entry(name: str, content: bytes) -> dict[str, object]:
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     entry: dict[str, object] = {"rfilename": name, "size": len(content), "blobId": blob}
     if large(name):
         entry["lfs"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), "pointerSize": 1}
