@@ -1,0 +1,53 @@
+"""How answers are sampled. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+
+class TokenMask(Protocol):
+    """A grammar's hook for one sequence, called by the engine's thread only."""
+
+    def bitmask(self) -> Any:
+        """Return the tokens allowed next: numpy int32 [ceil(vocab/32)], bit i of word i//32 set where allowed."""
+
+    def accept(self, token_id: int) -> None:
+        """Advance by one sampled token. Raises a ServiceError that becomes the answer's, if the grammar has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one answer is sampled; already validated.
+
+    max_tokens: maximum number of new tokens; fit_context: it gives way to what the prompt leaves of the context.
+    temperature: 0 is greedy. top_k: 0 keeps all. logprobs: number of alternatives for each token (None: no log
+    probabilities). stop: strings that end the answer and are not shown. seed: the same seed gives the same answer,
+    whatever else is in the batch. token_mask: a grammar. min_tokens: before so many tokens no end token is drawn and
+    no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
+    echo: its text is, and with `logprobs` the log probabilities of its tokens; then max_tokens may be 0.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    token_mask: TokenMask | None = None
+    ignore_eos: bool = False
+    fit_context: bool = False
+    min_tokens: int = 0
+    return_token_ids: bool = False
+    echo: bool = False
+
+    def within(self, room: int) -> SamplingParams:
+        """Return the parameters where `room` tokens are left of the context."""
+        return replace(self, max_tokens=room) if self.fit_context and 0 < room < self.max_tokens else self

@@ -1,0 +1,69 @@
+"""What a backend reports of itself. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Status(Enum):
+    """The state of a backend; it accepts requests only while READY."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STALLED = "stalled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The progress of a load: its stage in a few words, bytes of weights, seconds since it began."""
+
+    stage: str
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What readiness and liveness report; restart_needed is True only if a restart of the process helps."""
+
+    status: Status
+    reason: str = ""
+    progress: Progress | None = None
+    restart_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePosition:
+    """The position of a request in the queue at this moment.
+
+    ahead: how many requests start before it if no others arrive; eta_seconds: estimated time until it starts at the
+    measured rate, 0.0 before one has been measured.
+    """
+
+    ahead: int
+    eta_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """Metrics of one model. The totals never decrease while the process lives."""
+
+    num_requests_running: int = 0
+    num_requests_waiting: int = 0
+    max_num_seqs: int = 0
+    max_waiting: int = 0
+    kv_cache_tokens_used: int = 0
+    kv_cache_tokens_capacity: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    generation_tokens_total: int = 0
+    nan_logits_total: int = 0
+    preemptions_total: int = 0
+    engine_restarts_total: int = 0
+    steps_total: int = 0
+    seconds_since_step: float = 0.0
+    estimated_wait_seconds: float = 0.0
