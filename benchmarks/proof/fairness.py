@@ -32,7 +32,7 @@ async def _others(service: Service, seconds: float) -> list[Answer]:
     return answers
 
 
-async def _beside(service: Service, seconds: float, rate: float) -> tuple[list[Answer], list[Answer]]:
+async def beside(service: Service, seconds: float, rate: float) -> tuple[list[Answer], list[Answer]]:
     """Return the answers of the others, and of the greedy client with `rate` requests a second."""
     greedy: list[Answer] = []
 
@@ -48,9 +48,9 @@ def run(size: Size) -> Report:
     report = Report("fairness", "one greedy client does not slow the others")
     cpu = OwnCpu()
     with serving(size.model) as service:
-        asyncio.run(_beside(service, 3, 1))
-        modest, _ = asyncio.run(_beside(service, size.seconds, 1 / EVERY))
-        others, greedy = asyncio.run(_beside(service, size.seconds, TIMES / EVERY))
+        asyncio.run(beside(service, 3, 1))
+        modest, _ = asyncio.run(beside(service, size.seconds, 1 / EVERY))
+        others, greedy = asyncio.run(beside(service, size.seconds, TIMES / EVERY))
         for answer in (*modest, *others):
             report.count(None if answer.complete else f"another's request: {answer.status} {answer.code}".rstrip())
         report.notes |= {"greedy_sent": len(greedy), "greedy_finished": sum(answer.complete for answer in greedy)}
