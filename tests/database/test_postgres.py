@@ -1,4 +1,4 @@
-"""Keys' and usage's database in a real PostgreSQL: migrations, bounds, figures that count once, and its restart."""
+"""Keys' and usage's database in a real PostgreSQL: migrations, bounds, what counts once, and its restart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from database import audit
 from database.connect import Database, DatabaseError
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
+from keys.account import Account, Limits
 from tests import postgres
+from usage.budget_warnings import Warned, claim_in
+from usage.budgets import Budgets
+from usage.database_totals import DatabaseTotals
+from usage.prices import Prices
 from usage.record import UsageRecord
 from usage.recorder import Recorder
 from usage.report import Question, report
 from usage.store import Bounds
+from usage.totals import Totals
 
 pytestmark = [pytest.mark.needs("postgresql"), pytest.mark.slow]
 
@@ -154,3 +160,51 @@ def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
     recorder.end(timeout=60)
     assert recorder.catch_up(timeout=60)
     assert counted(database) == 80
+
+
+def test_budgets_count_each_answer_once_while_it_is_stored(database, tmp_path):
+    """Whatever is committed between and while totals are read, an account has used what it was answered."""
+    recorder, noon = Recorder(database.engine, tmp_path, 400), 1_767_268_800.0
+    totals = Totals(DatabaseTotals(database.engine, lambda: recorder.journal), clock=lambda: noon)
+    budgets, account = Budgets(totals, Prices(None)), Account("key:a", limits=Limits(tokens_per_day=10**9))
+    budgets.check(account)
+    stored, ending = threading.Event(), threading.Event()
+
+    def store():
+        while not ending.is_set():
+            stored.set()
+            recorder.catch_up()
+
+    recorder.begin()
+    thread = threading.Thread(target=store)
+    thread.start()
+    try:
+        for number, record in enumerate(records(300), 1):
+            budgets.count(account.id, recorder.record(record), 7, 0)
+            if number % 5 == 0:
+                totals.read()
+                assert budgets.standings(account)[0].used == 7 * number
+    finally:
+        ending.set()
+        thread.join()
+        recorder.end()
+    totals.read()
+    assert (budgets.standings(account)[0].used, counted(database)) == (7 * 300, 300)
+
+
+def test_one_copy_tells_of_a_budget(database):
+    """Of all that see at once that a budget is nearly spent."""
+    claim, told = claim_in(database.engine, lambda: 1_767_268_800.0), []
+    warned = Warned("key:a", "tokens_per_day", 1_767_225_600, 80)
+    barrier = threading.Barrier(6)
+
+    def tell():
+        barrier.wait()
+        told.append(claim(warned))
+
+    threads = [threading.Thread(target=tell) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False] * 5 + [True]

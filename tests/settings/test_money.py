@@ -56,6 +56,5 @@ def test_what_is_no_list_of_prices_is_refused(text):
 def test_a_webhook_is_shown_without_its_path():
     """The path of a webhook is what lets others post to it."""
     kind = money.webhook()
-    assert kind.show(kind.parse("https://me:pass@hooks.example.com:8443/T0/B0/secret?token=1")) == (
-        "https://hooks.example.com/********"
-    )
+    address = "https://me:pass@hooks.example.com:8443/T0/B0/secret?token=1"  # pragma: allowlist secret
+    assert kind.show(kind.parse(address)) == "https://hooks.example.com/********"
