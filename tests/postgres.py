@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from tests.e2e.gunicorn_process import free_port
+from typing import Any
 
 SERVERS = Path("/usr/lib/postgresql")  # where Debian has each version's programs
 # Fast, and as safe against the end of a process as ever; only the end of the machine would do harm.
 OPTIONS = "-c fsync=off -c full_page_writes=off -c shared_buffers=32MB -c max_connections=50"
 
 
-def command(name):
+def free_port() -> int:
+    """Return a port without a listener."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(name: str) -> str:
     """Return the path of a program of PostgreSQL's server."""
     versions = sorted(SERVERS.glob(f"*/bin/{name}"), key=lambda path: float(path.parts[-3]))
     found = str(versions[-1]) if versions else shutil.which(name)
@@ -28,7 +36,7 @@ def command(name):
 class Postgres:
     """A running cluster. `url` is that of its database; it can be killed, stopped and started again."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
         self._user = pwd.getpwnam("nobody") if os.getuid() == 0 else None
         if self._user is not None:
@@ -37,28 +45,30 @@ class Postgres:
         self.start()
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"postgresql://avito@127.0.0.1:{self.port}/postgres"
 
-    def start(self):
+    def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} {OPTIONS}"
         self._run(
             "pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), "-o", options, "start"
         )
 
-    def stop(self, how="fast"):
+    def stop(self, how: str = "fast") -> None:
         """Stop it; `immediate` is as a crash."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", how, "stop")
 
-    def _run(self, name, *arguments):
-        ids = {} if self._user is None else {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+    def _run(self, name: str, *arguments: str) -> None:
+        ids: dict[str, Any] = {}
+        if self._user is not None:
+            ids = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
         subprocess.run(
             [command(name), *arguments], check=True, cwd="/", stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **ids
         )
 
 
 @contextmanager
-def running():
+def running() -> Iterator[Postgres]:
     """Yield a cluster, stopped and removed with its block. Its folder has a short path, which its socket needs."""
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import tarfile
 from pathlib import Path
@@ -110,6 +111,67 @@ def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Pa
     assert keys.settings == before
     assert keys.asked("useradd") == 1
     assert keys.run("production").returncode == 0
+
+
+@pytest.fixture
+def used(keys: ProductionBox) -> ProductionBox:
+    """A service with a database that it has open, and a journal."""
+    state = keys.system / "var/lib/avito-ai"
+    (state / "usage").mkdir(parents=True, exist_ok=True)
+    (state / "usage/20260101t000000-0a.0.log").write_text("a line\n")
+    (state / "usage/20260101t000000-0a.lock").touch()
+    with sqlite3.connect(state / "avito-ai.db") as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE kept (value TEXT)")
+        database.execute("INSERT INTO kept VALUES ('of the backup')")
+    keys.database = database  # open, so that its last writes are in the log beside it
+    return keys
+
+
+def kept(box: ProductionBox) -> list[str]:
+    """Return what the database has."""
+    with sqlite3.connect(box.system / "var/lib/avito-ai/avito-ai.db") as database:
+        return [value for (value,) in database.execute("SELECT value FROM kept")]
+
+
+def test_the_database_comes_back(used: ProductionBox, tmp_path: Path) -> None:
+    """It is copied whole while it is written, replaced whole, and nothing of the old one is left beside it."""
+    file, state = tmp_path / "copy.tar.gz", used.system / "var/lib/avito-ai"
+    done = backup(used, "create", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "7 files" in done.stdout
+    with used.database:
+        used.database.execute("INSERT INTO kept VALUES ('of later')")
+    (state / "usage/20260101t000000-0a.0.log").unlink()
+    assert (state / "avito-ai.db-wal").stat().st_size
+    done = backup(used, "restore", str(file))
+    assert done.returncode == 0, done.stderr
+    assert kept(used) == ["of the backup"]
+    assert (state / "usage/20260101t000000-0a.0.log").read_text() == "a line\n"
+    assert (state / "usage/20260101t000000-0a.lock").exists()
+    used.database.close()
+
+
+def test_a_database_that_is_none_is_no_backup(used: ProductionBox, tmp_path: Path) -> None:
+    """A backup that could not bring the database back is not made."""
+    used.database.close()
+    (used.system / "var/lib/avito-ai/avito-ai.db").write_text("not a database " * 100)
+    done = backup(used, "create", str(tmp_path / "copy.tar.gz"))
+    assert done.returncode == 1
+    assert "database could not be copied" in done.stderr
+
+
+def test_a_database_elsewhere_is_found_by_the_settings(used: ProductionBox, tmp_path: Path) -> None:
+    """STATE_DIR and DATABASE_URL say where it is."""
+    place = used.system / "srv/state"
+    place.mkdir(parents=True)
+    sqlite3.connect(place / "other.db").execute("CREATE TABLE other (value TEXT)").connection.close()
+    with (used.system / "etc/avito-ai/.env").open("a") as file:
+        file.write(f"DATABASE_URL=sqlite:///{place}/other.db\n")
+    archive = tmp_path / "copy.tar.gz"
+    assert backup(used, "create", str(archive)).returncode == 0
+    with tarfile.open(archive) as files:
+        assert "./srv/state/other.db" in files.getnames()
 
 
 @pytest.mark.parametrize("arguments", [(), ("create", "a", "b"), ("restore",), ("what",)])
