@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from edge.request_state import request_state
 from engine.types import Completion
 from routes import sse
 from routes.chat.output import ParsedAnswer
 from routes.chat.task import ChatRun
 from routes.openai import answers
 from routes.openai.chat_events import ChoiceEvents, Details, ParsedChoiceEvents, finish_reason, shown_call
-from routes.openai.requests import ChatRequest, StreamOptions
-from routes.openai.running_usage import RunningUsage
+from routes.openai.requests import ChatRequest
+from routes.openai.run_response import RunResponse
 from routes.response_models import (
     AnswerMessage,
     ChatChoice,
@@ -22,18 +19,13 @@ from routes.response_models import (
 )
 
 
-class ChatResponse:
+class ChatResponse(RunResponse):
     """The response with the answers of one run. Made inside the request's context; streams are sent outside of it."""
 
     def __init__(self, chat: ChatRun, body: ChatRequest) -> None:
-        self._chat, self._run = chat, chat.run
+        super().__init__(chat.run, body, "chatcmpl", "chat.completion.chunk")
+        self._chat = chat
         self._details = Details(bool(body.logprobs), bool(body.return_token_ids), bool(body.return_tokens_as_token_ids))
-        options = body.stream_options or StreamOptions()
-        self._include_usage = bool(options.include_usage)
-        counted = self._include_usage and options.continuous_usage_stats
-        self._running_usage = RunningUsage(self._run) if counted else None
-        self._id = f"chatcmpl-{request_state().request_id}"
-        self._created = int(time.time())
 
     def whole(self, completions: Sequence[Completion]) -> ChatCompletion:
         """Return the body with all answers."""
@@ -50,26 +42,6 @@ class ChatResponse:
         if self._details.token_ids:
             answer["prompt_token_ids"] = self._run.prompt_token_ids(0)
         return answer
-
-    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
-        try:
-            running = self._running_usage
-            yield from running.written(self._events(idle)) if running else self._events(idle)
-        except Exception as error:
-            yield answers.error_event(self._run.failed(error))
-
-    def chunk(self, choices: list[Any]) -> dict[str, Any]:
-        """Return the object of one event."""
-        shown = {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._run.model_id,
-            **answers.fingerprint(self._run.fingerprint),
-            "choices": choices,
-        }
-        return shown | ({"usage": None} if self._include_usage else {})
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         answer = self._chat.parsed(completion)
@@ -89,7 +61,7 @@ class ChatResponse:
         prompt = {"prompt_token_ids": self._run.prompt_token_ids(0)} if self._details.token_ids else {}
         for choice in choices:
             yield choice.begin(prompt)
-        for index, piece in (self._running_usage or self._run).pieces(idle):
+        for index, piece in self._pieces(idle):
             if piece is None:
                 completions[index] = self._run.completion(index)
                 yield choices[index].end(completions[index])
@@ -97,10 +69,7 @@ class ChatResponse:
                 yield choices[index].show(piece)
             else:
                 yield sse.KEEP_ALIVE
-        if self._include_usage:
-            ordered = [completions[index] for index in range(len(self._run))]
-            yield sse.event(self.chunk([]) | {"usage": answers.usage(ordered)})
-        yield answers.DONE
+        yield from self._last_events(completions)
 
     def _choice_events(self, index: int) -> ChoiceEvents:
         if self._chat.plain and not self._details:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edge.request_state import request_state
 from engine.errors import ValidationError
 from engine.types import Completion, Echo, Piece, Prompt, TextPrompt, TokenLogprob, TokensPrompt
 from routes import sse
@@ -20,8 +18,8 @@ from routes.chat.toolbox import Toolbox
 from routes.generation_run import Run
 from routes.openai import answers
 from routes.openai.guided import guided_format
-from routes.openai.requests import CompletionRequest, StreamOptions
-from routes.openai.running_usage import RunningUsage
+from routes.openai.requests import CompletionRequest
+from routes.openai.run_response import RunResponse
 from routes.openai.sampling import sampling
 from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 
@@ -61,18 +59,13 @@ def _prompts(body: CompletionRequest) -> list[Prompt]:
     return [TextPrompt(one) if isinstance(one, str) else TokensPrompt(tuple(one)) for one in prompt]
 
 
-class CompletionResponse:
+class CompletionResponse(RunResponse):
     """The response with the answers of one run; prompts: how many prompts the run has."""
 
     def __init__(self, run: Run, body: CompletionRequest, prompts: int) -> None:
-        self._run, self._prompts = run, prompts
+        super().__init__(run, body, "cmpl", "text_completion", prompts)
         self._logprobs, self._as_ids = body.logprobs is not None, bool(body.return_tokens_as_token_ids)
         self._token_ids, self._echo = bool(body.return_token_ids), bool(body.echo)
-        options = body.stream_options or StreamOptions()
-        self._include_usage = bool(options.include_usage)
-        counted = self._include_usage and options.continuous_usage_stats
-        self._running_usage = RunningUsage(self._run) if counted else None
-        self._id, self._created = f"cmpl-{request_state().request_id}", int(time.time())
 
     def whole(self, completions: Sequence[Completion]) -> TextCompletion:
         """Return the body with all answers."""
@@ -87,14 +80,6 @@ class CompletionResponse:
         if self._run.fingerprint is not None:
             answer["system_fingerprint"] = self._run.fingerprint
         return answer
-
-    def events(self, idle: float = sse.KEEP_ALIVE_SECONDS) -> Iterator[bytes]:
-        """Yield the events of the stream; an error is the last one, without [DONE]. idle: seconds to a keep-alive."""
-        try:
-            running = self._running_usage
-            yield from running.written(self._events(idle)) if running else self._events(idle)
-        except Exception as error:
-            yield answers.error_event(self._run.failed(error))
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         choice = TextChoice(
@@ -118,10 +103,10 @@ class CompletionResponse:
         before = [0] * len(self._run)
         unsaid = set(range(len(self._run))) if self._token_ids else set[int]()  # answers without an event
         plain = [self._text_events(index) for index in range(len(self._run))]
-        for index, piece in (self._running_usage or self._run).pieces(idle):
+        for index, piece in self._pieces(idle):
             if piece is None:
                 completion = completions[index] = self._run.completion(index)
-                yield sse.event(self._chunk([_change(index, "", reason=completion.finish_reason)]))
+                yield sse.event(self.chunk([_change(index, "", reason=completion.finish_reason)]))
             elif piece.echo or (self._logprobs and piece.logprobs) or (self._token_ids and piece.token_ids):
                 change = self._change_of(index, piece, before)
                 if self._token_ids:
@@ -129,15 +114,12 @@ class CompletionResponse:
                 if index in unsaid:
                     unsaid.remove(index)
                     change["prompt_token_ids"] = self._run.prompt_token_ids(index)
-                yield sse.event(self._chunk([change]))
+                yield sse.event(self.chunk([change]))
             elif piece.text:
                 yield plain[index](piece.text)
             else:
                 yield b"" if piece.token_ids else sse.KEEP_ALIVE
-        if self._include_usage:
-            ordered = [completions[index] for index in range(len(self._run))]
-            yield sse.event(self._chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
-        yield answers.DONE
+        yield from self._last_events(completions)
 
     def _change_of(self, index: int, piece: Piece, before: list[int]) -> dict[str, Any]:
         """Return the change that a piece makes. before: how long the prompt is that each answer shows."""
@@ -152,19 +134,7 @@ class CompletionResponse:
         return _change(index, piece.text, shown)
 
     def _text_events(self, index: int) -> sse.TextEvents:
-        return sse.TextEvents(self._chunk([_change(index, sse.TextEvents.HOLE)]))
-
-    def _chunk(self, choices: list[Any]) -> dict[str, Any]:
-        """Return the object of one event."""
-        shown = {
-            "id": self._id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._run.model_id,
-            **answers.fingerprint(self._run.fingerprint),
-            "choices": choices,
-        }
-        return shown | ({"usage": None} if self._include_usage else {})
+        return sse.TextEvents(self.chunk([_change(index, sse.TextEvents.HOLE)]))
 
 
 def _text_of(echo: Echo | None) -> str:
