@@ -94,13 +94,13 @@ class Budgets:
 
     def all_standings(self) -> list[tuple[str, str, Standing]]:
         """Return where all accounts in use stand, and the service as SERVICE; each with its name."""
-        with self.totals.watched() as watched:
+        found = []
+        for some in self.totals.watched():
             moment = self.moment()
-            return [
-                (account, ledger.name, standing)
-                for account, ledger in watched
-                for standing in standings(ledger, self.service if account == SERVICE else ledger.limits, moment)
-            ]
+            for account, ledger in some:
+                limits = self.service if account == SERVICE else ledger.limits
+                found += [(account, ledger.name, standing) for standing in standings(ledger, limits, moment)]
+        return found
 
     def moment(self) -> Moment:
         """Return now. The lock of the totals is held."""

@@ -25,6 +25,7 @@ READ_SECONDS = 1.0
 PAUSE_BY_DURATION = 9.0
 FIRST_READING_SECONDS = 1.0
 ACTIVE_SECONDS = 60.0
+WATCHED_AT_ONCE = 200
 
 # Reads what the database has of accounts, given today and this month. Raises an Exception if it cannot.
 Reader = Callable[[Collection[str], Period, Period], Mapping[str, Reading]]
@@ -99,11 +100,13 @@ class Totals:
         """Have those look who wait for something to hold; the lock of the ledgers is held."""
         self._changed.notify_all()
 
-    @contextmanager
     def watched(self) -> Iterator[list[tuple[str, Ledger]]]:
-        """Yield the ledgers with budgets that the database was read for."""
+        """Yield the ledgers with budgets that the database was read for; some at a time, so that no request waits."""
         with self._changed:
-            yield [(account, ledger) for account, ledger in self._ledgers.items() if ledger.read]
+            found = [(account, ledger) for account, ledger in self._ledgers.items() if ledger.read]
+        for at in range(0, len(found), WATCHED_AT_ONCE):
+            with self._changed:
+                yield found[at : at + WATCHED_AT_ONCE]
 
     def read(self, accounts: Collection[str] | None = None) -> None:
         """Read the database for these accounts, else for all with budgets that are in use. Logs a failure once."""

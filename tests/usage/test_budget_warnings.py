@@ -65,6 +65,15 @@ def test_a_budget_is_told_when_80_percent_are_used(shop, caplog):
     assert shop.warnings.states() == {"nearly_spent": 1, "spent": 0}
 
 
+def test_every_account_is_looked_at(shop):
+    """However many there are."""
+    for number in range(450):
+        shop.answer(holder(f"key:{number}", tokens_per_day=100), 85)
+    shop.look()
+    assert shop.warnings.states() == {"nearly_spent": 450, "spent": 0}
+    assert len(shop.sent) == 450
+
+
 def test_a_spent_budget_is_told_again(shop):
     """At 80% and at 100%; one that is spent at once is told as spent alone."""
     slow, fast = holder("key:a", tokens_per_day=100), holder("key:b", tokens_per_month=100)
