@@ -38,7 +38,7 @@ STATUSES = {
     404: "There is nothing at this address.",
     413: "The body, or an image in it, is too large.",
     415: "The content type, or the format of an image, is not supported.",
-    429: "The caller's rate limit is reached; `Retry-After` holds the seconds to wait.",
+    429: "The caller's rate limit is reached; `Retry-After`, and `retry_after` in the body, hold the seconds to wait.",
     500: "The model failed on this request.",
     503: "The service is at capacity or not ready; `Retry-After` holds the seconds to wait.",
     504: "The request did not finish in time.",
