@@ -153,25 +153,32 @@ class Clients:
             thread.join()
 
     def _ask(self, number: int) -> None:
-        connection, asked = None, 0
-        while self.count < self._wanted:
+        connection, asked = self._connected(), 0
+        while not self.have(self._wanted):
             user = f"thread-{number}-start-{self._service.starts}"
-            try:
-                if connection is None:
-                    connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=30)
-                    connection.connect()
-            except OSError:
-                connection = None
+            if connection is None:
                 time.sleep(0.02)
+                connection = self._connected()
                 continue
+            asked += 1
             try:
-                asked += 1
                 whole = _answer(connection, user, stream=asked % 2 == 0)
-                counts = self.answered if whole else self.in_flight
             except (OSError, http.client.HTTPException):
-                connection, counts = None, self.in_flight
+                connection.close()
+                connection, whole = None, False
             with self._lock:
-                counts[user] += 1
+                (self.answered if whole else self.in_flight)[user] += 1
+        if connection is not None:
+            connection.close()
+
+    def _connected(self) -> http.client.HTTPConnection | None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=30)
+        try:
+            connection.connect()
+        except OSError:
+            connection.close()
+            return None
+        return connection
 
 
 def _answer(connection: http.client.HTTPConnection, user: str, stream: bool) -> bool:
@@ -208,6 +215,8 @@ def prove(requests: int, kills: int, folder: Path, server: postgres.Postgres | N
         recorded = _settled(database, clients)
     finally:
         service.kill()
+    wrong = _wrong_sums(database)
+    database.engine().dispose()
     return Proof(
         "sqlite" if server is None else "postgresql",
         requests,
@@ -218,7 +227,7 @@ def prove(requests: int, kills: int, folder: Path, server: postgres.Postgres | N
         sum(recorded.values()),
         sum(max(0, clients.answered[user] - recorded[user]) for user in clients.answered),
         sum(max(0, count - clients.answered[user] - clients.in_flight[user]) for user, count in recorded.items()),
-        _wrong_sums(database),
+        wrong,
         round(time.monotonic() - began, 1),
     )
 
