@@ -67,16 +67,17 @@ RUN if [ "$VARIANT" = cuda ]; then \
         && gcc -fsyntax-only -I "$headers" -include Python.h -x c /dev/null; \
     fi
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin avito-ai \
-    && install --directory --owner=10001 --group=10001 /var/cache/avito-ai
+    && install --directory --owner=10001 --group=10001 /var/cache/avito-ai /var/lib/avito-ai
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 WORKDIR /app
-# Only two folders are written to: /tmp, a tmpfs if the root file system is read-only, and with CUDA the folder of the
-# compiled kernels, which a tmpfs of Docker cannot be, since nothing on it may be executed. The variants are values of
+# Three folders are written to: /tmp, a tmpfs if the root file system is read-only, /var/lib/avito-ai with the database
+# and the journal of usage, which wants a volume, and with CUDA the folder of the compiled kernels, which a tmpfs of Docker cannot be, since nothing on it may be executed. The variants are values of
 # DEVICE, so the one without CUDA sets the CPU explicitly, as production requires.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     TRITON_CACHE_DIR=/var/cache/avito-ai/triton \
+    STATE_DIR=/var/lib/avito-ai \
     PYTHONDONTWRITEBYTECODE=1 \
     ENVIRONMENT=production \
     DEVICE=${VARIANT}

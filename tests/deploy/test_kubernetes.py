@@ -117,7 +117,10 @@ def test_pods_have_no_rights(overlay: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"cpu", "memory"} <= set(box["resources"]["limits"])
-    assert {mount["mountPath"] for mount in cluster.container("cpu-demo")["volumeMounts"]} == {"/tmp"}
+    assert {mount["mountPath"] for mount in cluster.container("cpu-demo")["volumeMounts"]} == {
+        "/tmp",
+        "/var/lib/avito-ai",
+    }
 
 
 def test_a_gpu_has_a_folder_for_its_compiled_kernels() -> None:
