@@ -53,6 +53,7 @@ class GunicornProcess:
         self.output = folder / "output"
         environ = {name: value for name, value in os.environ.items() if name not in OURS}
         environ |= {"TINY_FOLDER": str(folder), "PORT": str(self.port), "HOST": "127.0.0.1", "DRAIN_SECONDS": "10"}
+        environ |= {"STATE_DIR": str(folder / "state")}
         environ["STATE_DIR"] = str(folder / "state")
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(

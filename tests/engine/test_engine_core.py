@@ -382,6 +382,30 @@ def test_an_abort_is_effective_within_two_steps(steps):
     core.assert_clean()
 
 
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_what_an_aborted_answer_took_is_told(steps):
+    """Nothing while it waits, what was computed of its prompt, and all of that with its own tokens."""
+    core = Core(max_num_seqs=2, max_num_batched_tokens=8)
+    submitted = core.come(tokens=20, max_tokens=40)
+    core.run(steps)
+    submitted.generation.abort()
+    core.run()
+    spent = submitted.generation.spent
+    assert spent.output_tokens == submitted.num_output
+    assert spent.prompt_tokens == (20 if submitted.num_output else min(submitted.num_computed, 20))
+    assert (spent.prompt_tokens > 0, spent.output_tokens > 0) == (steps > 0, steps > 5)
+
+
+def test_what_a_finished_answer_took_is_its_completion():
+    """The same tokens as its client is told."""
+    core = Core()
+    submitted = core.come(tokens=5)
+    core.run()
+    completion = outcome(submitted)
+    spent = submitted.generation.spent
+    assert (spent.prompt_tokens, spent.output_tokens) == (completion.prompt_tokens, completion.output_tokens)
+
+
 def test_an_abort_after_the_end_changes_nothing():
     """The answer stays."""
     core = Core()
