@@ -227,7 +227,7 @@ def test_a_database_that_fails_is_said(operator, registry, app):
     """503 without its address."""
 
     def broken():
-        raise OperationalError("select", {}, Exception("postgresql://user:secret@host"))
+        raise OperationalError("select", {}, Exception("postgresql://user:secret@host"))  # pragma: allowlist secret
 
     services(app).database.engine = broken
     registry._database.engine = broken

@@ -278,7 +278,7 @@ class TestWithoutDatabase:
     @pytest.fixture
     def environ(self, environ):
         """A database that nobody serves."""
-        return {**environ, "DATABASE_URL": "postgresql://user:secret@127.0.0.1:1/none"}
+        return {**environ, "DATABASE_URL": "postgresql://user:secret@127.0.0.1:1/none"}  # pragma: allowlist secret
 
     @pytest.mark.parametrize("path", ["/api/admin/usage", "/api/v1/usage", "/api/admin/audit"])
     def test_requests_are_answered_and_reports_refused(self, client, path):

@@ -294,6 +294,35 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
         ),
     ),
     (
+        "Usage",
+        (
+            Panel(
+                "Recorded requests", "Recorded requests per second, and lost ones in the last hour.",
+                "short",
+                [
+                    (rate("avito_ai_usage_records_total", "instance", ONE), "{{instance}}"),
+                    (f"increase(avito_ai_usage_lost_records_total{{{ONE}}}[1h])", "{{instance}} lost"),
+                ],
+            ),
+            Panel(
+                "Usage that waits for the database", "Age of the oldest waiting record; failures in an hour.",
+                "s",
+                [
+                    (f"avito_ai_usage_lag_seconds{{{ONE}}}", "{{instance}}"),
+                    (f"increase(avito_ai_usage_failures_total{{{ONE}}}[1h])", "{{instance}} failures, {{where}}"),
+                ],
+            ),
+            Panel(
+                "Usage outside the database", "Bytes in the journal, and records in memory where it cannot be written.",
+                "short",
+                [
+                    (f"avito_ai_usage_journal_bytes{{{ONE}}}", "{{instance}} bytes"),
+                    (f"avito_ai_usage_memory_records{{{ONE}}}", "{{instance}} records"),
+                ],
+            ),
+        ),
+    ),
+    (
         "GPU and machine",
         (
             Panel(

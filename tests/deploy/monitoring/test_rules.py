@@ -150,6 +150,18 @@ CASES = [
         {ours("avito_ai_client_keys_stale"): "0+0x4 1+0x4 0+0x112"},
     ),
     Case(
+        "AvitoUsageLate",
+        "warning",
+        {ours("avito_ai_usage_lag_seconds"): steady(700)},
+        {ours("avito_ai_usage_lag_seconds"): "0+100x9 0+0x112"},
+    ),
+    Case(
+        "AvitoUsageLost",
+        "warning",
+        {ours("avito_ai_usage_lost_records_total"): growing(1)},
+        {ours("avito_ai_usage_lost_records_total"): steady(40)},
+    ),
+    Case(
         "AvitoBudgetNearlySpent",
         "warning",
         {ours("avito_ai_budget_used_ratio", ',period="day"'): "0.79+0x4 0.8+0x20"},
