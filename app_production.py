@@ -40,7 +40,7 @@ from keys.registry import KeyRegistry
 from keys.store import KeyStore
 from keys.tokens import TokenVerifier
 from models import ModelNames, ModelSet, build_models
-from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, pages, sign_in, status
+from routes import admin_audit, admin_keys, admin_usage, api, assets, docs, feedback, pages, sign_in, status
 from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
@@ -50,6 +50,7 @@ from routes.openai.requests import openai_models
 from routes.openai.responses.store import ResponseStore
 from routes.openai.responses.views import responses as responses_api
 from routes.openai.views import openai
+from routes.rated_answers import RatedAnswers
 from routes.request_models import request_models
 from routes.services import RouteServices
 from routes.usage import usage as usage_api
@@ -115,6 +116,7 @@ def create_app(
         settings=settings,
         models=models,
         database=database,
+        rated_answers=RatedAnswers(),
         model_names=ModelNames.of(settings),
         rate_limiter=limiter,
         authenticator=authenticator,
@@ -141,9 +143,10 @@ def create_app(
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
-    served = (health.health, health.metrics, api.api, openai, responses_api, anthropic, docs.docs, usage_api)
+    served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
+    protocols = (openai, responses_api, anthropic, docs.docs)
     operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
-    for blueprint in (*served, *operators, pages.pages, sign_in.sign_in, assets.assets):
+    for blueprint in (*served, *protocols, *operators, pages.pages, sign_in.sign_in, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
     return app

@@ -112,6 +112,7 @@ ROUTES: Mapping[str, Row] = {
     "POST /api/v1/text/batch": replace(API, bodies={JSON: 4 * MIB}, cost_in_body=True),
     "POST /api/v1/image/analyze": replace(API, bodies={**FORM_WITH_IMAGE, JSON: 24 * MIB}, model="avision"),
     "GET /api/v1/usage": Row(need=Need.CLIENT, budget=Budget.COUNTING),
+    "POST /api/v1/feedback": Row(need=Need.CLIENT, budget=Budget.COUNTING, bodies={JSON: MIB}),
     "GET /v1/models": Row(need=Need.CLIENT),
     "GET /v1/models/<path:model_id>": Row(need=Need.CLIENT),
     "POST /v1/chat/completions": replace(SEVERAL_ANSWERS, protocol=Protocol.OPENAI_CHAT),

@@ -62,6 +62,8 @@ class Meter:
         parts.metrics.spent(self._model, cost)
         account, tokens = state.account, spent.prompt_tokens + spent.output_tokens
         parts.metrics.busiest.spend(account.id, account.name or account.id, tokens)
+        if not failure:
+            parts.rated_answers.add(account.id, request_id, self._model)
         if parts.spending.budgets.prices:
             state.cost = (state.cost or 0) + cost
 

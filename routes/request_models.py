@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model
 from pydantic_core import PydanticCustomError
@@ -84,6 +84,13 @@ class LanguageForm(RequestModel):
 
     language: Annotated[str, Field(json_schema_extra={"enum": sorted(LOCALES)})]
     page: str | None = None
+
+
+class FeedbackRequest(RequestModel):
+    """What somebody thought of an answer: its request id, and `up` or `down`."""
+
+    request_id: Annotated[str, Field(min_length=1, max_length=128)]
+    rating: Literal["up", "down"]
 
 
 class TokenForm(RequestModel):

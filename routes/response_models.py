@@ -150,6 +150,13 @@ class ChatCompletion(Body):
     prompt_token_ids: NotRequired[list[int]]
 
 
+class FeedbackAnswer(Body):
+    """counted: false where the answer had been rated before; the first rating counts."""
+
+    success: bool
+    counted: bool
+
+
 class Tokenization(Body):
     """The tokens of a prompt. token_strs: their texts, if they were asked for."""
 

@@ -19,6 +19,7 @@ from routes.openai.responses.requests import InputItemsQuery, ResponseRequest
 from routes.openai.tokenization import DetokenizationRequest, TokenizationRequest
 from routes.request_models import (
     ClientSignInForm,
+    FeedbackRequest,
     KeyForm,
     LanguageForm,
     RequestModels,
@@ -87,6 +88,9 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /api/v1/text/batch": RouteBodies({LINES: None}, {JSON: own.batch}),
         "POST /api/v1/image/analyze": RouteBodies(
             {JSON: answer, EVENTS: None}, {MULTIPART: own.image_form, JSON: own.image_json}
+        ),
+        "POST /api/v1/feedback": RouteBodies(
+            {JSON: response_models.FeedbackAnswer}, {JSON: FeedbackRequest}, more={404: bodies.ApiFailure}
         ),
         "GET /v1/models": RouteBodies({JSON: response_models.ModelList}),
         "GET /v1/models/<path:model_id>": RouteBodies({JSON: response_models.ModelEntry}),

@@ -59,5 +59,6 @@ def _checkpoint(name: str, state: BackendState) -> dict[str, str]:
         "fingerprint": identity.fingerprint if identity else "–",
         "context": number(info.max_model_len) if info.loaded else "–",
         "sequences": number(backend.stats().max_num_seqs),
+        "ratings": " / ".join(map(number, services().metrics.application.ratings_of(name))),
         "answers": number(services().metrics.application.answers_of(name)),
     }

@@ -15,6 +15,7 @@ from routes.answer_cache import AnswerCache
 from routes.chat.grammars import GrammarCache
 from routes.openai.requests import OpenaiModels
 from routes.openai.responses.store import ResponseStore
+from routes.rated_answers import RatedAnswers
 from routes.request_models import RequestModels
 
 
@@ -23,6 +24,7 @@ class RouteServices(Services):
     """The one `Services` of an application. api_description: the OpenAPI document, built by the first call."""
 
     database: Database
+    rated_answers: RatedAnswers
     request_models: RequestModels
     openai_models: OpenaiModels
     grammars: GrammarCache

@@ -1,5 +1,5 @@
 // Enhances a page that works without it: streamed answers, a stop button that stops the model, automatic retries.
-import { ask } from "./ask.js";
+import { ask, feedback } from "./ask.js";
 import { Exchange, say } from "./exchange.js";
 import { ImageField } from "./image.js";
 import { ready } from "./state.js";
@@ -167,6 +167,7 @@ class Conversation {
     const button = event.target.closest("[data-do]");
     if (button?.dataset.do === "again" && !this.running) this.attempt(question, exchange);
     else if (button?.dataset.do === "copy") copy(exchange.raw, button);
+    else if (button?.dataset.do === "up" || button?.dataset.do === "down") rate(exchange, button);
     else if (button?.dataset.do === "copy-id") copy(exchange.part("[data-figure=request_id]").textContent, button);
   }
 }
@@ -185,6 +186,16 @@ async function countdown(seconds, show, signal) {
     show(left);
     await pause(Math.min(1000, end - Date.now()), signal);
   }
+}
+
+// The first rating of an answer counts; of the answer, only its request id is sent.
+async function rate(exchange, button) {
+  const buttons = exchange.element.querySelectorAll(".rating button");
+  for (const one of buttons) one.disabled = true;
+  const rated = await feedback(exchange.part("[data-figure=request_id]").textContent, button.dataset.do);
+  if (rated) button.setAttribute("aria-pressed", "true");
+  else for (const one of buttons) one.disabled = false;
+  say(rated ? texts.rated : texts.not_rated);
 }
 
 // Without HTTPS, browsers deny the clipboard API but allow copying a selection.

@@ -13,6 +13,13 @@ export function ask(question, on) {
   return question.file ? upload(question, fields, on) : send(question, fields, on);
 }
 
+// Resolves to whether the rating of an answer was taken.
+export function feedback(requestId, rating) {
+  const body = JSON.stringify({ request_id: requestId, rating });
+  const options = { method: "POST", headers: { "Content-Type": "application/json", ...OURS }, body };
+  return fetch(extra.feedback, options).then((response) => response.ok, () => false);
+}
+
 // With fetch: every part of an answer is handled as soon as it arrives.
 function send({ url }, fields, on) {
   const leaving = new AbortController();

@@ -34,7 +34,11 @@ export class Exchange {
     this.announced = false;
     this.part(".answer").replaceChildren();
     this.markdown = writer(this.part(".answer"), (text) => this.speak(text));
-    for (const hidden of [".failure", ".figures", ".actions", ".note"]) this.part(hidden).hidden = true;
+    for (const hidden of [".failure", ".figures", ".actions", ".note", ".rating"]) this.part(hidden).hidden = true;
+    for (const button of this.element.querySelectorAll(".rating button")) {
+      button.disabled = false;
+      button.setAttribute("aria-pressed", "false");
+    }
     this.element.setAttribute("aria-busy", "true");
   }
 
@@ -72,6 +76,7 @@ export class Exchange {
     this.part("[data-figure=request_id]").textContent = requestId;
     this.part("[data-do=copy-id]").hidden = false;
     this.part(".figures").hidden = false;
+    this.part(".rating").hidden = false;
     this.end(cut ? texts.cut : this.raw.trim() ? "" : extra.empty);
     say(texts.done);
   }

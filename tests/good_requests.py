@@ -7,6 +7,7 @@ from edge.services import services
 from keys.registry import Actor
 from tests.fakes import image_bytes, multipart
 
+FEEDBACK = "/api/v1/feedback"
 TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
 STORED, KEY_ID = "<response_id>", "<key_id>"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
@@ -22,6 +23,7 @@ GOOD = {
     "/status/sign-out": {"data": {"csrf_token": ""}},
     "/status/sign-in": {"data": {"key": "a-key-of-an-operator"}},
     TEXT: {"json": {"prompt": "Hello"}},
+    FEEDBACK: {"json": {"request_id": "rated", "rating": "up"}},
     "/api/v1/image/analyze": UPLOAD,
     "/v1/chat/completions": {"json": {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}},
     "/v1/completions": {"json": {"model": "avibe", "prompt": "Hello"}},
@@ -51,6 +53,9 @@ def real_path(name, stored="resp_unknown", key="aaaaaaaaaaaa"):
 def call(client, name, end="", **extra):
     """Make a good request to a route of the table. end: of the address, behind the route's own."""
     options = good_request(name.split()[1]) if ROUTES[name].bodies else {}
+    if name == f"POST {FEEDBACK}":
+        headers = {**extra.get("headers", {}), "X-Request-ID": GOOD[FEEDBACK]["json"]["request_id"]}
+        client.post(TEXT, **GOOD[TEXT], **{**extra, "headers": headers})
     stored = stored_response(client, **extra) if STORED in name else ""
     path = real_path(name, stored, stored_key(client) if KEY_ID in name else "")
     return client.open(path + end, method=name.split()[0], buffered=True, **options, **extra)

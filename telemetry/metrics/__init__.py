@@ -76,6 +76,11 @@ class Metrics:
         self.application.spent(cost)
         self.spending.spent(model, cost)
 
+    def rated(self, model: str, rating: str) -> None:
+        """Count a rating of an answer by its model; rating: up or down."""
+        self.prometheus.rated(model, rating)
+        self.application.rated(model, rating)
+
     def generation_failed(self, model: str, protocol: Protocol | None, code: str) -> None:
         """Count a generation request that ended with this error code; a refused caller is no failure of the service."""
         self.prometheus.ended(model, protocol, code)

@@ -26,6 +26,7 @@ class ApplicationFigures:
             self._seconds = 0.0
             self._tokens = 0
             self._cost = 0
+            self._ratings: Counter[tuple[str, str]] = Counter()
 
     def spent(self, cost: int) -> None:
         """Count the cost of a request, in millionths of the currency."""
@@ -43,6 +44,16 @@ class ApplicationFigures:
         """Count a failed generation request."""
         with self._lock:
             self._failed += 1
+
+    def rated(self, model: str, rating: str) -> None:
+        """Count a rating of an answer; rating: up or down."""
+        with self._lock:
+            self._ratings[model, rating] += 1
+
+    def ratings_of(self, model: str) -> tuple[int, int]:
+        """Return how many answers of one version of a model were rated up, and how many down."""
+        with self._lock:
+            return self._ratings[model, "up"], self._ratings[model, "down"]
 
     def answers_of(self, model: str) -> int:
         """Return how many answers of one version of a model succeeded."""

@@ -63,6 +63,9 @@ class CacheFigures(NamedTuple):
     misses: int = 0
 
 
+RATINGS = ("up", "down")
+
+
 class PrometheusMetrics:
     """The metrics of one application, in a registry of its own.
 
@@ -103,6 +106,9 @@ class PrometheusMetrics:
         self._queued = self._histogram("request_queue_time_seconds", "Time in the waiting queue.", SECONDS, "model")
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", TOKENS, "model")
         self._output = self._histogram("request_generation_tokens", "Generated tokens per request.", TOKENS, "model")
+        self._ratings = self._counter("feedback", "Ratings of answers, by model.", "model", "rating")
+        for name, rating in product((name for name, _ in models), RATINGS):
+            self._ratings.labels(name, rating)
         for name, _ in models:
             for protocol, status in product(Protocol, WATCHED_ENDS):
                 self._requests.labels(name, protocol.value, status)
@@ -132,6 +138,10 @@ class PrometheusMetrics:
                 name = OTHER_KEYS
             self._keys.add(name)
         self._key_requests.labels(name, str(status)).inc()
+
+    def rated(self, model: str, rating: str) -> None:
+        """Count a rating of an answer; rating: up or down."""
+        self._ratings.labels(model, rating).inc()
 
     def credential_refused(self, reason: str) -> None:
         """Count a request whose key or token was refused; reason: one of REFUSALS."""

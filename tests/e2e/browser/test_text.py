@@ -150,3 +150,18 @@ def test_both_forms_answer_at_the_same_time(service, open_page):
     finished(page.locator(IMAGE).first)
     expect(text).to_have_attribute("aria-busy", "true")
     page.click("form[data-kind=text] [data-do=stop]")
+
+
+def test_an_answer_is_rated_with_a_thumb(service, open_page):
+    """Once; the button that was pressed stays marked, and what repeats the answer can be rated anew."""
+    page = open_page(service.url)
+    exchange = ask_text(page)
+    finished(exchange)
+    with page.expect_response("**/api/v1/feedback") as answer:
+        exchange.locator("[data-do=up]").click()
+    assert answer.value.json() == {"success": True, "counted": True}
+    expect(exchange.locator("[data-do=up]")).to_have_attribute("aria-pressed", "true")
+    expect(exchange.locator("[data-do=down]")).to_be_disabled()
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator("[data-do=down]")).to_be_enabled()
+    expect(exchange.locator("[data-do=up]")).to_have_attribute("aria-pressed", "false")
