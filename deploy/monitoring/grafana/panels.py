@@ -255,6 +255,10 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 [(rate("avito_ai_credential_refusals_total", "reason", ONE), "{{reason}}")],
             ),
             Panel(
+                "Ratings of answers", "Answers that somebody rated, per hour.", "short",
+                [(f"sum by (model, rating) (increase(avito_ai_feedback_total{{{ONE}}}[1h]))", "{{model}} {{rating}}")],
+            ),
+            Panel(
                 "Known keys", "Of the database and of API_KEYS_FILE; stale is 1 while they cannot be read.", "short",
                 [
                     (f"avito_ai_client_keys{{{ONE}}}", "{{instance}}"),
