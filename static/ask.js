@@ -17,7 +17,8 @@ export function ask(question, on) {
 export function feedback(requestId, rating) {
   const body = JSON.stringify({ request_id: requestId, rating });
   const options = { method: "POST", headers: { "Content-Type": "application/json", ...OURS }, body };
-  return fetch(extra.feedback, options).then((response) => response.ok, () => false);
+  // The body is read to its end, so that the connection is free again.
+  return fetch(extra.feedback, options).then((response) => response.text().then(() => response.ok), () => false);
 }
 
 // With fetch: every part of an answer is handled as soon as it arrives.
