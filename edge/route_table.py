@@ -98,6 +98,7 @@ ROUTES: Mapping[str, Row] = {
     "POST /status/keys/<key_id>/rotate": OPERATORS_ACT,
     "POST /status/keys/<key_id>/delete": OPERATORS_ACT,
     "GET /status/usage": Row(need=Need.OPERATOR),
+    "GET /status/usage.csv": Row(need=Need.OPERATOR),
     "GET /status/audit": Row(need=Need.OPERATOR),
     "POST /status/sign-in": SIGNING,
     "POST /status/sign-out": SIGNING,

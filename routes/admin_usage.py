@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,6 +46,7 @@ def index() -> str:
         spans=list(SPANS),
         account=account,
         model=model,
+        csv=_csv(found.starts[0], account, model),
         plots=_plots(found, span, locale),
         total=_shown(found.total, locale),
         accounts=[(one, name, _shown(sums, locale)) for one, name, sums in found.accounts],
@@ -53,6 +54,16 @@ def index() -> str:
         currency=services().settings.spending.currency,
         costs=bool(services().settings.spending.prices) or found.total["cost"] > 0,
     )
+
+
+def _csv(first: int, account: str, model: str) -> str:
+    """Return the address of the same as a table. first: the second that it begins with."""
+    chosen: dict[str, Any] = {
+        "from": datetime.fromtimestamp(first, UTC).strftime("%Y-%m-%d"),
+        "account": account or None,
+        "model": model or None,
+    }
+    return url_for("usage.everybody_in_csv", **chosen)
 
 
 def _plots(found: Charted, span: str, locale: Locale) -> dict[str, Bars]:

@@ -117,6 +117,7 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
         "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
         "GET /api/v1/usage": RouteBodies({JSON: OwnUsage, CSV: None}, query=OwnUsageQuery),
+        "GET /status/usage.csv": RouteBodies({CSV: None}, query=UsageQuery),
         "GET /api/admin/usage": RouteBodies({JSON: UsageReport, CSV: None}, query=UsageQuery),
         "GET /api/admin/audit": RouteBodies({JSON: AuditTrail, CSV: None}, query=AuditQuery),
         "GET /metrics": RouteBodies({TEXT: None}),

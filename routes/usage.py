@@ -54,6 +54,14 @@ def everybody() -> Response:
     return jsonify(_body(question, found, current))
 
 
+@usage.get("/status/usage.csv")
+def everybody_in_csv() -> Response:
+    """Return the same as CSV, by day, account and model unless the query says otherwise, to a signed-in operator."""
+    asked = validated(UsageQuery, {"by": "day,account,model", **UsageQuery.values(request.args)})
+    question = _question(asked, True, asked.account)
+    return _in_csv(question, _answer(question)[0])
+
+
 @usage.get("/api/v1/usage")
 def own() -> Response:
     """Return what the caller has used, and what is left of its budgets."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 import time
 
 import pytest
@@ -213,6 +215,18 @@ def test_a_report_can_be_a_table(client, how):
     )
 
 
+def test_the_operators_page_leads_to_the_table(client):
+    """Of the time and the model that the page shows, by day, account and model."""
+    client.post(TEXT, json={"prompt": "Hello"})
+    page = client.get("/status/usage?span=month&model=avibe").text
+    (link,) = re.findall(r'href="(/status/usage\.csv\?[^"]+)"', page)
+    answer = client.get(html.unescape(link))
+    assert answer.mimetype == "text/csv"
+    (row,) = csv.DictReader(io.StringIO(answer.text))
+    assert (row["model"], row["requests"]) == ("avibe", "1")
+    assert {"day", "account"} <= row.keys()
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "'=1", '"=1', "\uff1d1+1", "\r=1"])
 def test_no_cell_of_a_table_is_a_formula(app, text):
     """What a client calls itself runs in no spreadsheet, and quotes cannot leave their cell."""
@@ -294,6 +308,7 @@ def test_the_routes_are_those_of_the_table(app):
     """The blueprint is registered whole."""
     assert {rule.endpoint for rule in app.url_map.iter_rules() if rule.endpoint.startswith(f"{usage.name}.")} == {
         "usage.everybody",
+        "usage.everybody_in_csv",
         "usage.own",
         "usage.audit_trail",
     }
