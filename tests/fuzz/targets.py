@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from contextlib import closing, suppress
 from io import BytesIO
+from typing import cast
 
 from flask import Flask
 from gunicorn.config import Config
@@ -18,17 +19,21 @@ from gunicorn.http.parser import RequestParser
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from edge.request_head import read_head
+from edge.request_state import RequestState, put
 from engine.errors import ServiceError
 from engine.text.images import MAX_IMAGE_PIXELS, check_header, decode
+from keys.account import of_address
 from routes.json_text import MAX_DEPTH, read_json
 from routes.parsing import image_in_data_url, submitted_form
 from serving.framing import Framing, Stage
 from serving.malformed import read_attempt
+from telemetry.observer import RequestObserver
 
 DECODED_PIXELS = 250_000  # larger images are not decoded: their pixels only cost time
 BYTEWISE = 4096  # longer requests are not fed byte by byte as well
 APP = Flask(__name__)
 CONFIG = Config()
+UNWATCHED = cast(RequestObserver, None)  # nothing is reported of a form
 
 
 def image(data: bytes) -> None:
@@ -118,6 +123,7 @@ def _feed_apart(framing: Framing, data: bytes) -> None:
 
 def _form(body: bytes, kind: str) -> None:
     with APP.test_request_context("/", method="POST", data=body, content_type=kind):
+        put(RequestState(0.0, None, "fuzz", "unknown", of_address("unknown"), UNWATCHED))
         try:
             read = submitted_form()
         except (ServiceError, RequestEntityTooLarge):
