@@ -42,6 +42,10 @@ class Quota:
         return {f"RateLimit-{name}": str(value) for name, value in figures.items()}
 
 
+SET_BUDGETS = frozenset(one.value for one in Budget)
+TRIES_SPENT = Message("key_tries_spent", "Too many wrong keys from this address.")
+
+
 class Windows(Protocol):
     """Where requests are counted, by budget and client: in this process, or in Redis."""
 
@@ -52,15 +56,17 @@ class Windows(Protocol):
 class OverBudget(RateLimitExceeded):
     """The client's budget of this name is spent; `window` is `minute` or `hour`.
 
-    The number is that of `setting`, or of `limit` if the client has one of its own; the other is None.
+    The number is that of `setting`, or of `limit` if the client has one of its own; the other is None. For tries of
+    keys, whose number is no setting, both are.
     """
 
     def __init__(self, item: RateLimitItem, quota: Quota, budget: str, own: bool = False) -> None:
         self.window, self.budget = item.GRANULARITY.name, budget
-        self.setting = None if own else f"RATE_LIMIT_PER_{self.window.upper()}"
+        of_tries = budget not in SET_BUDGETS
+        self.setting = None if own or of_tries else f"RATE_LIMIT_PER_{self.window.upper()}"
         self.limit = f"requests_per_{self.window}" if own else None
         self.quota = quota
-        super().__init__(_exceeded(item.amount, self.window), quota.reset)
+        super().__init__(TRIES_SPENT if of_tries else _exceeded(item.amount, self.window), quota.reset)
 
 
 def _exceeded(amount: int, window: str) -> Message:

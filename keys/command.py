@@ -11,6 +11,7 @@ from typing import Any
 from keys.record import LIMITS, PRIORITIES
 
 MILLION = 1_000_000
+DEFAULT_PRIORITY = "normal"
 NONE = "none"  # takes a field back to its default
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 SPAN = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
@@ -74,7 +75,12 @@ def _add_fields(command: argparse.ArgumentParser, now: float) -> None:
 
     add("--expires", lambda text: _time(text, now), dest="expires_at", metavar="TIME", help="when the key ends")
     add("--models", _names, metavar="NAMES", help="models it may use, with commas between them")
-    add("--priority", str, choices=PRIORITIES, help="low runs behind all others, as a batch does")
+    add(
+        "--priority",
+        lambda text: DEFAULT_PRIORITY if text == NONE else text,
+        choices=PRIORITIES,
+        help="low runs behind all others, as a batch does",
+    )
     add("--notes", str, help="for you")
     for name in LIMITS:
         money = name.startswith("money")
@@ -83,7 +89,7 @@ def _add_fields(command: argparse.ArgumentParser, now: float) -> None:
 
 def _whole(text: str) -> int | None:
     if text != NONE and not WHOLE.fullmatch(text):
-        raise argparse.ArgumentTypeError("expected a whole number, or none")
+        raise argparse.ArgumentTypeError("expected a whole number of at most 15 digits, or none")
     return None if text == NONE else int(text)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
 
 MILLION = 1_000_000
-AMOUNT = re.compile(r"\d{1,9}(?:[.,]\d{1,6})?", re.ASCII)
+# Decimal places may follow a comma; three digits behind one are as often thousands.
+AMOUNT = re.compile(r"\d{1,9}(?:\.\d{1,6}|,(?!\d{3}\Z)\d{1,6})?", re.ASCII)
 WHOLE = re.compile(r"\d{1,15}", re.ASCII)
 TEXTS = ("name", "expires_at", "priority", "models", "notes")
 FIELDS = (*TEXTS, *LIMITS)

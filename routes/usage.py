@@ -123,6 +123,8 @@ def _question(asked: OwnUsageQuery, in_csv: bool, account: str | None) -> Questi
     if (wrong := contradiction(by, asked.model)) is not None:
         raise ValidationError(f"Usage is not kept by {wrong} together.", "by")
     start, end = _span(asked)
+    if end <= start:
+        raise ValidationError("The first day is after the last one.", "from")
     limit = asked.limit or (MOST_LINES if in_csv else OF_A_PAGE)
     return Question(by, start, end, account, asked.model, limit, asked.offset)
 

@@ -286,6 +286,8 @@ def test_wrong_keys_are_refused_by_a_limit_and_right_ones_never(client, make):
     text = make()
     wrong = [client.get("/v1/models", headers=bearer(new_key().text)) for _ in range(TRIES_PER_MINUTE + 1)]
     assert [response.status_code for response in wrong] == [401] * TRIES_PER_MINUTE + [429]
+    assert wrong[-1].json["error"]["message"] == "Too many wrong keys from this address."
+    assert "details" not in wrong[-1].json["error"]  # no setting has this number
     assert wrong[-1].headers["Retry-After"]
     assert client.get("/v1/models").status_code == 401
     assert client.get("/v1/models", headers=bearer(text)).status_code == 200

@@ -125,7 +125,7 @@ WRONG = {
     "priority": ["urgent"],
     "notes": ["x" * 2001],
     "expires_at": ["tomorrow", "2030-13-01", "9" * 30],
-    "money_per_day": ["-1", "1.1234567", "1e9", "a"],
+    "money_per_day": ["-1", "1.1234567", "1e9", "a", "1,500", "1,500.5"],
     **{name: ["-1", "1.5", "1e3", "٣", "9" * 16, "x"] for name in LIMITS if not name.startswith("money")},
 }
 

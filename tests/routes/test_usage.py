@@ -192,7 +192,17 @@ def test_a_report_is_of_the_days_that_were_asked_for(client):
 @pytest.mark.parametrize(
     "query",
     ["by=week", "by=user,model", "by=user,hour", "by=day,hour", "by=user&model=avibe", "from=today", "from=2026-02-31"]
-    + ["month=2026-13", "limit=0", "limit=100001", "limit=-1", "limit=1e9", "offset=-1", "format=xml", "unknown=1"],
+    + [
+        "month=2026-13",
+        "limit=0",
+        "limit=100001",
+        "limit=-1",
+        "limit=1e9",
+        "offset=-1",
+        "from=2026-11-30&to=2026-11-01",
+        "format=xml",
+        "unknown=1",
+    ],
 )
 def test_a_question_that_has_no_answer_is_refused(client, query):
     """Every mistake in a query is a plain 400."""
