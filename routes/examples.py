@@ -96,6 +96,22 @@ OWN: Mapping[str, tuple[Example, ...]] = {
             {"prompts": ["Hello!", {"prompt": ASK, "max_tokens": 60}]},
         ),
     ),
+    "POST /api/v1/feedback": (
+        Example(
+            "rating",
+            f'{HTTPX}ask = {{"prompt": "{ASK}", "max_tokens": 60}}\n'
+            'answer = httpx.post("ADDRESS/api/v1/text/generate", json=ask, timeout=120).json()\n'
+            'rating = {"request_id": answer["request_id"], "rating": "up"}\n'
+            'print(httpx.post("ADDRESS/api/v1/feedback", json=rating).json())',
+            curl=(
+                "id=$(curl -s ADDRESS/api/v1/text/generate -H 'Content-Type: application/json' \\\n"
+                f'  -d \'{{"prompt": "{ASK}", "max_tokens": 60}}\' |\n'
+                "  python3 -c 'import json, sys; print(json.load(sys.stdin)[\"request_id\"])')\n"
+                "curl -s ADDRESS/api/v1/feedback -H 'Content-Type: application/json' \\\n"
+                '  -d "{\\"request_id\\": \\"$id\\", \\"rating\\": \\"up\\"}"'
+            ),
+        ),
+    ),
     "POST /api/v1/image/analyze": (
         Example(
             "upload",
