@@ -1,11 +1,12 @@
-"""What the operator's pages have in common: who acts on them, for the audit trail, and what a template needs."""
+"""What the operator's pages have in common: their addresses, who acts on them, and what a template needs."""
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
-from flask import render_template, request
+from flask import render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from edge import operator_session
@@ -16,6 +17,9 @@ from routes.services import services
 from telemetry.version import VERSION
 
 log = logging.getLogger("avito_ai.keys")
+
+ADDRESS = re.compile(r"/status(/audit|/usage|/keys(/new|/[a-z0-9]{12})?)?", re.ASCII)
+QUERY = re.compile(r"[!-~]{0,2000}", re.ASCII)
 
 
 def operators_page(template: str, **values: Any) -> str:
@@ -31,6 +35,19 @@ def operators_page(template: str, **values: Any) -> str:
         signed_in=signed_in(),
         **values,
     )
+
+
+def address_of_page(text: str) -> str:
+    """Return the path and query of a page of the operator's, that of the first one for anything else."""
+    path, _, query = text.partition("?")
+    known = ADDRESS.fullmatch(path) and QUERY.fullmatch(query)
+    return text if known else url_for("status.show")
+
+
+def requested_address() -> str:
+    """Return the address of the operator's page that this request is for, as `address_of_page` does."""
+    query = request.query_string.decode("latin-1")
+    return address_of_page(request.path.rstrip("/") + (f"?{query}" if query else ""))
 
 
 def without_database(error: Exception, page: str) -> ResponseReturnValue:

@@ -24,7 +24,7 @@ from engine.errors import (
 )
 from engine.text import images
 from engine.types import EncodedImage
-from routes import kept_image, request_reading
+from routes import kept_image, operator_page, request_reading
 from routes.assets import asset
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
@@ -46,7 +46,7 @@ A_YEAR = 365 * 24 * 3600  # seconds
 MAX_UNREAD = 5 * MIB  # of a form with an image that can be kept (kept_image.MAX_BYTES)
 FORMS = {"/avibe": "text", "/avision": "image"}
 EXAMPLE_PARAMETERS = {"text": "text", "image": "picture"}  # in the address, by form
-SWITCHABLE = re.compile(r"/|/sign-in|/api/docs|/status(/audit|/usage|/keys(/new|/[a-z0-9]{12})?)?", re.ASCII)
+SWITCHABLE = re.compile(rf"/|/sign-in|/api/docs|{operator_page.ADDRESS.pattern}", re.ASCII)
 ICON_SIZES = (192, 512)  # pixels; those that an installation asks for
 BACKGROUND = "#f4f6f9"  # of the style sheet
 # Browsers give icons one of two types, and animated PNG files one of their own.
@@ -147,7 +147,7 @@ def failure_page(error: ServiceError, status: int) -> str:
             return sign_in_page(Kept(form, state.typed, state.image), problem_of(error))
         return _render(failure=failure)
     if is_for_the_operator(error):
-        return operators_sign_in_page()
+        return operators_sign_in_page(operator_page.requested_address())
     return render_template(
         "failure.html",
         t=locale.texts,

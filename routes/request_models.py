@@ -129,6 +129,12 @@ class SignInForm(TokenForm):
     key: str
 
 
+class OperatorSignInForm(SignInForm):
+    """The operator's key, and the page under /status to go on to."""
+
+    page: str | None = None
+
+
 class ClientSignInForm(SignInForm):
     """A client's key or token, and what was typed into a form of the page before, which is shown again.
 

@@ -22,9 +22,9 @@ from routes.request_models import (
     FeedbackRequest,
     KeyForm,
     LanguageForm,
+    OperatorSignInForm,
     RequestModels,
     RotateForm,
-    SignInForm,
     TokenForm,
 )
 from routes.usage_bodies import AuditQuery, AuditTrail, OwnUsage, OwnUsageQuery, UsageQuery, UsageReport
@@ -74,7 +74,7 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /status/keys/<key_id>/delete": RouteBodies(page, _form(TokenForm), status=303, more=lost),
         "GET /status/usage": RouteBodies(page, more={503: None}),
         "GET /status/audit": RouteBodies(page, more={503: None}),
-        "POST /status/sign-in": RouteBodies(page, _form(SignInForm), status=303, more={401: None, 429: None}),
+        "POST /status/sign-in": RouteBodies(page, _form(OperatorSignInForm), status=303, more={401: None, 429: None}),
         "POST /status/sign-out": RouteBodies(page, _form(TokenForm), status=303),
         "GET /sign-in": RouteBodies(page, status=303),
         "POST /sign-in": RouteBodies(page, _form(ClientSignInForm), status=303, more={401: None, 429: None}),

@@ -15,7 +15,7 @@ from edge.request_state import request_state
 from edge.route_table import Need
 from engine.errors import Message, ServiceError
 from routes.locale import LOCALES, visitors_locale
-from routes.operator_page import signed_in
+from routes.operator_page import address_of_page, signed_in
 from routes.parsing import submitted_form
 from routes.service_facts import service_facts
 from routes.services import services
@@ -70,20 +70,21 @@ def samples() -> FlaskResponse:
 
 @status.post("/status/sign-in")
 def sign_in() -> Response | tuple[str, int] | tuple[str, int, dict[str, str]]:
-    """Check the administrator's key and set a cookie for the session."""
-    offered = submitted_form().fields.get("key", "")
+    """Check the administrator's key, set a cookie for the session and redirect to the page that was requested."""
+    fields = submitted_form().fields
+    offered, page = fields.get("key", ""), address_of_page(fields.get("page", ""))
     admin_key = services().settings.security.admin_key
     if admin_key is None or caller.is_local(request):
-        return redirect(url_for("status.show"), 303)  # no key is needed there, or none is set
+        return redirect(page, 303)  # no key is needed there, or none is set
     try:
         fits = services().key_tries.fits(offered, admin_key, caller.budget_key(_client()))
     except OverBudget as refusal:
         headers = {"Retry-After": str(refusal.retry_after)}
         message = visitors_locale().sentence(refusal.message, "rate_limit_exceeded")
-        return operators_sign_in_page(message, refusal.retry_after), 429, headers
+        return operators_sign_in_page(page, message, refusal.retry_after), 429, headers
     if not fits:
-        return operators_sign_in_page(visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
-    response = redirect(url_for("status.show"), 303)
+        return operators_sign_in_page(page, visitors_locale().texts["status"]["sign_in"]["wrong"]), 401
+    response = redirect(page, 303)
     secure = caller.came_over_https(request, services().settings.server.trusted_proxies)
     operator_session.sign_in(cast(FlaskResponse, response), admin_key, secure=secure)
     return response
@@ -106,8 +107,11 @@ def is_for_the_operator(error: ServiceError) -> bool:
     return of_operator and isinstance(error, Unauthorized | Forbidden) and not isinstance(error.message, Message)
 
 
-def operators_sign_in_page(problem: str = "", retry_after: int | None = None) -> str:
-    """Return the form that asks for the key, if there is one, and what else opens the operator's page."""
+def operators_sign_in_page(page: str, problem: str = "", retry_after: int | None = None) -> str:
+    """Return the form that asks for the key, if there is one, and what else opens the operator's page.
+
+    page: the address that follows the sign-in.
+    """
     locale = visitors_locale()
     settings = services().settings
     return render_template(
@@ -115,6 +119,7 @@ def operators_sign_in_page(problem: str = "", retry_after: int | None = None) ->
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
+        page=page,
         problem=problem,
         retry_after=retry_after,
         has_key=settings.security.admin_key is not None,

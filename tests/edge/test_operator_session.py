@@ -1,5 +1,6 @@
 """The operator's cookie: who gets one, how long it is valid, and what invalidates it."""
 
+import html
 import re
 import threading
 
@@ -35,8 +36,8 @@ def stranger(app):
     return client
 
 
-def sign_in(client, key=KEY, **extra):
-    return client.post("/status/sign-in", data={"key": key}, **extra)
+def sign_in(client, key=KEY, page="", **extra):
+    return client.post("/status/sign-in", data={"key": key, "page": page}, **extra)
 
 
 def sign_out(client):
@@ -63,6 +64,57 @@ def test_the_key_opens_the_page_for_twelve_hours(stranger):
     assert "Secure" not in cookie
     assert KEY not in cookie
     assert [stranger.get(path).status_code for path in PAGES] == [200, 200, 200]
+
+
+RETURNED = [
+    "/status/usage?span=year&account=key%3Aa",
+    "/status/keys?q=%D1%88",
+    "/status/keys/abcdefghij12",
+    "/status/audit",
+]
+
+
+@pytest.mark.parametrize("page", RETURNED)
+def test_signing_in_goes_on_to_the_requested_page(stranger, page):
+    """Also after a wrong key."""
+    for shown in (stranger.get(page), sign_in(stranger, "wrong", page=page)):
+        found = html.unescape(re.search(r'name="page" value="([^"]*)">\s*<label for="key"', shown.text)[1])
+        assert found == page
+    assert sign_in(stranger, page=page).headers["Location"] == page
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "https://evil.example/status",
+        "//evil.example/status",
+        "/status//evil.example",
+        "/status@evil.example",
+        "/status/../avibe",
+        "/status\\evil.example",
+        "/\\evil.example",
+        "/status/keys\n",
+        "/status?a=\r\nSet-Cookie: a=b",
+        "/status/figures",
+        "/status/sign-out",
+        "javascript:alert(1)",
+        "/status?" + "a" * 3000,
+    ],
+)
+def test_signing_in_leads_nowhere_else(stranger, page):
+    """Neither to another site nor to what is no page, with a key that is right or wrong."""
+    assert 'name="page" value="/status">' in sign_in(stranger, "wrong", page=page).text
+    assert sign_in(stranger, page=page).headers["Location"] == "/status"
+
+
+def test_a_form_that_was_sent_signed_out_is_not_gone_back_to(stranger):
+    """What only acts has no page of its own, and the query of a request may be no text."""
+    for answer in (
+        stranger.post("/status/keys/abcdefghij12/disable"),
+        stranger.get("/status/keys", environ_overrides={"QUERY_STRING": "q=\xff\xfe"}),
+    ):
+        assert (answer.status_code, 'name="page" value="/status">' in answer.text) == (401, True)
 
 
 def test_the_cookie_opens_nothing_else(stranger):
