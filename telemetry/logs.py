@@ -24,6 +24,7 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
 
 # Libraries that are logged from WARNING up only; werkzeug's access line would duplicate this service's own.
 QUIET = (
+    "alembic",
     "transformers",
     "werkzeug",
     "urllib3",

@@ -125,7 +125,8 @@ def test_library_with_handlers_of_its_own_is_folded_in(set_up, capsys):
     library.propagate = False
     fold_in_libraries()
     library.info("hello")
-    logging.getLogger("transformers.modeling").info("chatter")
+    for library in ("transformers.modeling", "alembic.runtime.migration"):
+        logging.getLogger(library).info("chatter")
     logging.getLogger("transformers.modeling").warning("matters")
     out = capsys.readouterr().out
     assert out.count("hello") == 1
