@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_tb
 
 from sqlalchemy import Engine
 
@@ -72,6 +73,7 @@ class Recorder:
         self._storing = threading.Lock()  # held by the one thread that stores; guards the fields below
         self._next_search = self._next_forget = 0.0
         self._database_away = False
+        self._unreadable: set[str] = set()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -185,10 +187,7 @@ class Recorder:
             log.error("The database of usage is away (%s): the journal waits for it.", type(error).__name__)
 
     def _store(self) -> None:
-        for _ in range(len(self._deferred)):
-            settle = self._deferred.popleft()
-            if not settle():
-                self._deferred.append(settle)
+        self._settle()
         with self._counts:
             oldest, self._oldest = self._oldest, None
         try:
@@ -200,6 +199,19 @@ class Recorder:
             with self._counts:
                 self._oldest = self._oldest if oldest is None else oldest
             raise
+
+    def _settle(self) -> None:
+        for _ in range(len(self._deferred)):
+            settle = self._deferred.popleft()
+            try:
+                settled = settle()
+            except Exception as error:  # what was recorded is stored all the same
+                log.error(
+                    "An answer's usage is lost: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
+                )
+                continue
+            if not settled:
+                self._deferred.append(settle)
 
     def _store_memory(self, engine: Engine) -> None:
         while (waiting := self._memory.waiting()) is not None:
@@ -234,6 +246,8 @@ class Recorder:
             for found in left_behind(self._folder):
                 try:
                     self._adopt(found)
+                except OSError as error:  # of its files; those of others are added all the same
+                    self._cannot_adopt(found.name, error)
                 finally:
                     found.release()
             self._next_search = now + SEARCH_SECONDS
@@ -247,3 +261,8 @@ class Recorder:
         self._store_lines(engine, found.name)
         remove(self._folder, found.name)
         store.forget_journal(engine, found.name)
+
+    def _cannot_adopt(self, journal: str, error: OSError) -> None:
+        if journal not in self._unreadable:
+            self._unreadable.add(journal)
+            log.error("The journal of usage %s cannot be added (%s); it is tried again.", journal, error.strerror)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from traceback import format_tb
 
 from usage.ledger import Ledger, Reading
 from usage.periods import Period, day_of, month_of
@@ -115,16 +116,17 @@ class Totals:
             wanted = self._in_use() if accounts is None else set(accounts)
             day, month = self.periods()
         try:
-            readings = self._reader(wanted, day, month) if wanted else {}
-        except Exception as error:  # of whichever database it is
+            self._merge(wanted, self._reader(wanted, day, month) if wanted else {})
+        except Exception as error:  # of whichever database it is; the thread must go on
             self._failed(wanted, error)
-            return
+
+    def _merge(self, wanted: set[str], readings: Mapping[str, Reading]) -> None:
         with self._changed:
-            self._failing = self._failing and not wanted
-            self._unread -= wanted
             for account, reading in readings.items():
                 if (ledger := self._ledgers.get(account)) is not None:
                     ledger.merge(reading)
+            self._failing = self._failing and not wanted
+            self._unread -= wanted
             self._changed.notify_all()
 
     def _ledger(self, account: str, with_budgets: bool) -> Ledger:
@@ -171,5 +173,8 @@ class Totals:
                 self.read(new)
                 continue
             self.read()
-            after_reading()
+            try:
+                after_reading()
+            except Exception as error:  # the thread must go on: without it budgets would not be read any more
+                log.error("Unexpected %s:\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
             due = began + max(READ_SECONDS, (1 + PAUSE_BY_DURATION) * (self.monotonic() - began))

@@ -56,7 +56,11 @@ class Webhook:
 
     def _run(self) -> None:
         while True:
-            self.deliver(self._events.get())
+            event = self._events.get()
+            try:
+                self.deliver(event)
+            except Exception as error:  # the thread must go on: without it no event would be posted any more
+                self._failed(type(error).__name__)
 
     def _post(self, event: Event) -> str | None:
         """Return why the event has not arrived, None if it has."""
@@ -65,7 +69,7 @@ class Webhook:
         try:
             connection.request("POST", self._target(), json.dumps(event, ensure_ascii=False).encode(), self._headers())
             status = connection.getresponse().status
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:
             return type(error).__name__
         finally:
             connection.close()

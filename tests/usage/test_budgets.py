@@ -304,6 +304,23 @@ def test_a_database_that_is_away_stops_no_request(shop, caplog):
     assert shop.budgets.standings(account)[0].used == 50
 
 
+def test_what_fails_after_a_reading_does_not_end_the_thread(shop, caplog):
+    """The log says it, and the database is read on: here for an account that is asked for first."""
+    called = threading.Event()
+
+    def fail():
+        called.set()
+        raise ZeroDivisionError
+
+    account = holder(tokens_per_day=50)
+    shop.elsewhere(account, 50)
+    shop.totals.start(fail)
+    assert called.wait(10)
+    with pytest.raises(BudgetExceeded):
+        shop.budgets.check(account)
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_accounts_that_are_not_in_use_are_forgotten(shop):
     """Memory is bounded by who asked in the last minute; what is in flight or not stored yet is kept."""
     accounts = [holder(f"key:{number}", tokens_per_day=9) for number in range(3)]

@@ -264,3 +264,30 @@ def test_a_locked_database_is_waited_for(database, recorder, new_record):
         other.rollback()
         thread.join()
     assert total(database) == 1
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_back(database, tmp_path, new_record, caplog):
+    """What another process left is added all the same; the log says it once, and it is tried again."""
+    folder = tmp_path / "usage"
+    journals = [Journal(folder), Journal(folder)]
+    broken, whole = sorted(journals, key=lambda journal: journal.name)  # as they are looked at
+    (folder / f"{broken.name}.0.log").mkdir()
+    whole.append(new_record())
+    for journal in journals:
+        os.close(journal._held)
+    recorder = Recorder(database.engine, tmp_path, 400, clock=lambda: NOON)
+    for _ in range(2):
+        recorder._next_search = 0.0
+        assert recorder._pass()
+    assert total(database) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_answer_that_cannot_be_settled_keeps_nothing_back(database, recorder, new_record, caplog):
+    """It is given up, the log says so, and what else was recorded is stored."""
+    recorder.defer(lambda: 1 / 0)
+    recorder.record(new_record())
+    assert recorder.catch_up()
+    assert recorder.catch_up()
+    assert total(database) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -92,7 +92,9 @@ def test_it_is_given_up_after_the_last_try(hook, pauses):
     assert (pauses, hook_to.failures) == ([*PAUSES], 1)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "https://127.0.0.1:1/"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "https://127.0.0.1:1/", "http://127.0.0.1:1/б"]
+)
 def test_an_address_that_cannot_be_reached_is_a_failure(url, pauses):
     """It raises nothing."""
     hook_to = webhook(url, pauses)
@@ -129,3 +131,17 @@ def test_a_thread_posts_what_is_sent(hook, pauses):
         if hook.got or arrived.wait(0.01):
             break
     assert [body for *_, body in hook.got] == [EVENT]
+
+
+def test_an_event_that_cannot_be_written_does_not_end_the_thread(hook, pauses):
+    """It counts as a failure, and the next one is posted."""
+    hook_to = webhook(hook.url, pauses)
+    hook_to.start()
+    hook_to.send({"event": object()})
+    hook_to.send(EVENT)
+    arrived = threading.Event()
+    for _ in range(1000):
+        if hook.got or arrived.wait(0.01):
+            break
+    assert [body for *_, body in hook.got] == [EVENT]
+    assert hook_to.failures == 1
