@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pwd
+import shlex
 import signal
 import sys
 import time
@@ -23,22 +24,23 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings, settings_or_exit
 from database.connect import Database, DatabaseError
-from keys.command import fields_of, parser, shown_money, shown_time
+from keys.command import fields_of, parser, shown_time
 from keys.key_file import KeyFileError, line_of, read_keys
 from keys.record import Key, KeyFieldError, key_of
 from keys.registry import Actor, KeyRegistry, UnknownKey, columns
 from keys.secret import digest, id_of, new_key, same
+from keys.written import shown_money
 
 NO_KEY = "This is no key of the service."
 ONCE = "Copy the key now: nothing keeps it."
 
 
-def main(arguments: list[str] | None = None, settings: Settings | None = None) -> int:
-    """Run one command and return its exit status. settings: the operator's by default."""
+def main(arguments: list[str] | None = None, settings: Settings | None = None, user: int | None = None) -> int:
+    """Run one command and return its exit status. settings, user: the operator's, and this process's, by default."""
     asked = parser(time.time()).parse_args(arguments)
     settings = settings or settings_or_exit()
     try:
-        _check_user(settings.data.database_url)
+        _check_user(settings.data.database_url, os.geteuid() if user is None else user)
         registry = KeyRegistry(Database(settings.data.database_url))
         return COMMANDS[asked.command](asked, registry, settings)
     except KeyFieldError as error:
@@ -178,19 +180,29 @@ def _actor() -> Actor:
     try:
         return Actor(os.getlogin())
     except OSError:
-        return Actor(pwd.getpwuid(os.geteuid()).pw_name)
+        return Actor(name_of_user(os.geteuid()))
 
 
-def _check_user(url: str) -> None:
+def name_of_user(number: int) -> str:
+    """Return the name of a system's user, "#1001" for one without a name."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
+
+
+def _check_user(url: str, user: int) -> None:
     """Raise PermissionError for root where the database is another user's file, who could then not write it."""
     parsed = make_url(url)
-    if os.geteuid() != 0 or parsed.get_backend_name() != "sqlite" or not parsed.database:
+    if user != 0 or parsed.get_backend_name() != "sqlite" or not parsed.database:
         return
     folder = next((one for one in Path(parsed.database).absolute().parents if one.exists()), Path("/"))
     owner = folder.stat().st_uid
     if owner != 0:
-        name = pwd.getpwuid(owner).pw_name
-        raise PermissionError(f"The database is a file of the user {name}: run this as that user (sudo -u {name}).")
+        name = name_of_user(owner)
+        raise PermissionError(
+            f"The database is a file of the user {name}: run this as that user (sudo -u {shlex.quote(name)})."
+        )
 
 
 def _hint(settings: Settings) -> str:

@@ -9,13 +9,12 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from keys.record import LIMITS, PRIORITIES
+from keys.written import MILLION, WHOLE, moment_of
 
-MILLION = 1_000_000
 DEFAULT_PRIORITY = "normal"
 NONE = "none"  # takes a field back to its default
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 SPAN = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
-WHOLE = re.compile(r"\d{1,15}", re.ASCII)
 DESCRIPTION = """\
 Make and manage client keys. What needs one, and what each field means, is in docs/keys.md. A key is named by its id or
 its name. `none` takes a field back to its default, a time is written as 2026-12-31, 2026-12-31T18:00 (UTC) or 30d."""
@@ -57,11 +56,6 @@ def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a key that were named."""
     known = {"name", "expires_at", "models", "priority", "notes", *LIMITS}
     return {name: value for name, value in vars(arguments).items() if name in known}
-
-
-def shown_money(millionths: int) -> str:
-    """Return an amount as it was written."""
-    return f"{Decimal(millionths) / MILLION:f}"
 
 
 def shown_time(seconds: int) -> str:
@@ -123,7 +117,6 @@ def _time(text: str, now: float) -> int | None:
     if SPAN.fullmatch(text):
         return int(now) + _span(text)
     try:
-        moment = datetime.fromisoformat(text)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError) as error:
+        return moment_of(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError("expected a time such as 2026-12-31, or a span such as 30d") from error

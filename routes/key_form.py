@@ -12,11 +12,10 @@ from decimal import Decimal
 from typing import Any
 
 from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
+from keys.written import MILLION, WHOLE, moment_of, shown_money
 
-MILLION = 1_000_000
 # Decimal places may follow a comma; three digits behind one are as often thousands.
 AMOUNT = re.compile(r"\d{1,9}(?:\.\d{1,6}|,(?!\d{3}\Z)\d{1,6})?", re.ASCII)
-WHOLE = re.compile(r"\d{1,15}", re.ASCII)
 TEXTS = ("name", "expires_at", "priority", "models", "notes")
 FIELDS = (*TEXTS, *LIMITS)
 
@@ -50,7 +49,7 @@ def fields_of(typed: Mapping[str, str]) -> dict[str, Any]:
 
 def shown_limit(name: str, value: int) -> str:
     """Return a limit as it is typed."""
-    return f"{Decimal(value) / MILLION:f}" if name.startswith("money") else str(value)
+    return shown_money(value) if name.startswith("money") else str(value)
 
 
 def shown_time(moment: int | None) -> str:
@@ -74,7 +73,6 @@ def _time(text: str) -> int | None:
     if not text:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
-    except (ValueError, OverflowError) as error:
+        return moment_of(text)
+    except ValueError as error:
         raise KeyFieldError("expires_at: not a time") from error
