@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from config import Settings, settings_or_exit
 from database.connect import Database, DatabaseError
 from keys.command import fields_of, parser, shown_time
-from keys.key_file import KeyFileError, line_of, read_keys
-from keys.record import Key, KeyFieldError, key_of
+from keys.key_file import TIMES, KeyFileError, line_of, read_keys
+from keys.record import Key, KeyFieldError, check_not_over, key_of
 from keys.registry import Actor, KeyRegistry, UnknownKey, columns
 from keys.secret import digest, id_of, new_key, same
 from keys.written import shown_money
@@ -54,13 +54,15 @@ def main(arguments: list[str] | None = None, settings: Settings | None = None, u
 
 
 def _make(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
+    fields = fields_of(asked)
+    check_not_over(fields.get("expires_at"), time.time())
     if asked.line:
         made = new_key()
-        row = columns(fields_of(asked)) | {"id": made.id, "hash": made.hash, "created_at": int(time.time())}
+        row = columns(fields) | {"id": made.id, "hash": made.hash, "created_at": int(time.time())}
         print(made.text)
         print(line_of(key_of(row, "file")))
         return _said(f"{ONCE} The second line is for API_KEYS_FILE.")
-    key, text = registry.make(_actor(), **fields_of(asked))
+    key, text = registry.make(_actor(), **fields)
     print(text)
     return _said(f"{ONCE} Its id is {key.id}.{_hint(settings)}")
 
@@ -112,7 +114,7 @@ def _check(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings)
         key = _find(id_of(text) or "", registry, settings)
     except UnknownKey:
         return _failed(NO_KEY)
-    if not any(same(digest(text), one) for one in _digests(key)):
+    if not any(same(digest(text), one) for one in key.hashes(time.time())):
         return _failed(NO_KEY)
     print(_shown(key))
     return 0 if key.state(time.time()) == "active" else 1
@@ -144,18 +146,17 @@ def _find(id_or_name: str, registry: KeyRegistry, settings: Settings) -> Key:
         raise
 
 
-def _digests(key: Key) -> Iterable[str]:
-    """Return the digests that count now."""
-    yield key.hash
-    if key.previous_hash is not None and key.previous_until is not None and time.time() < key.previous_until:
-        yield key.previous_hash
-
-
 def _shown(key: Key) -> str:
     """Return what is set of a key, a line each, without any digest."""
     limits = {name: value for name, value in asdict(key.account.limits).items() if value is not None}
     lines: dict[str, Any] = {"id": key.id, "name": key.name, "state": key.state(time.time()), "source": key.source}
-    times = {"created": key.created_at, "expires": key.expires_at, "disabled": key.disabled_at}
+    until = key.previous_until if len(key.hashes(time.time())) > 1 else None
+    times = {
+        "created": key.created_at,
+        "expires": key.expires_at,
+        "disabled": key.disabled_at,
+        "old secret until": until,
+    }
     lines |= {name: shown_time(moment) for name, moment in times.items() if moment}
     lines |= {name: shown_money(value) if name.startswith("money") else value for name, value in limits.items()}
     lines |= {"models": ", ".join(sorted(key.account.models or ())) or "all", "priority": key.account.priority}
@@ -167,7 +168,7 @@ def _json(key: Key) -> str:
     """Return a key as JSON, without any digest; times in seconds since the epoch, money in millionths."""
     account = key.account
     models = None if account.models is None else sorted(account.models)
-    times = {"created_at": key.created_at, "expires_at": key.expires_at, "disabled_at": key.disabled_at}
+    times = {name: getattr(key, name) for name in TIMES}
     shown = {"id": key.id, "name": key.name, "state": key.state(time.time()), "source": key.source, **times}
     return json.dumps(
         shown | {"models": models, "priority": account.priority, "notes": key.notes} | asdict(account.limits),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from keys.record import LIMITS, PRIORITIES
+from keys.record import FIELDS, LIMITS, PRIORITIES
 from keys.written import MILLION, WHOLE, moment_of
 
 DEFAULT_PRIORITY = "normal"
@@ -54,8 +54,7 @@ def parser(now: float) -> argparse.ArgumentParser:
 
 def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a key that were named."""
-    known = {"name", "expires_at", "models", "priority", "notes", *LIMITS}
-    return {name: value for name, value in vars(arguments).items() if name in known}
+    return {name: value for name, value in vars(arguments).items() if name in FIELDS}
 
 
 def shown_time(seconds: int) -> str:

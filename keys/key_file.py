@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keys.record import LIMITS, Key, KeyFieldError, key_of
+from keys.record import FIELDS, LIMITS, Key, KeyFieldError, checked_time, key_of
 from keys.secret import HASH, ID
 
 TIMES = ("created_at", "expires_at", "disabled_at", "previous_until")
-KNOWN = {"id", "name", "hash", "previous_hash", "models", "priority", "notes", *TIMES, *LIMITS}
+KNOWN = {"id", "hash", "previous_hash", *TIMES, *FIELDS}
 
 
 class KeyFileError(Exception):
@@ -73,8 +73,7 @@ def _check(row: Mapping[str, Any]) -> None:
         if (name == "hash" or row.get(name) is not None) and not HASH.fullmatch(str(row.get(name))):
             raise KeyFieldError(f"{name}: expected a SHA-256 of 64 hexadecimal digits")
     for name in TIMES:
-        if row.get(name) is not None and (isinstance(row[name], bool) or not isinstance(row[name], int)):
-            raise KeyFieldError(f"{name}: expected whole seconds since the epoch")
+        checked_time(name, row.get(name))
     if (
         "name" not in row
         or not isinstance(row.get("models"), list | None)

@@ -11,8 +11,10 @@ from keys.account import Account, Limits
 
 PRIORITIES = ("low", "normal", "high")
 LIMITS = tuple(field.name for field in fields(Limits))
+FIELDS = ("name", "expires_at", "priority", "models", "notes", *LIMITS)  # that an operator sets
 MAX_NAME, MAX_NOTES, MAX_MODELS = 128, 2000, 64
 LARGEST_LIMIT = 10**15
+LAST_SECOND = 253_402_300_799  # of the year 9999, the last one that a date has
 
 
 class KeyFieldError(ValueError):
@@ -48,6 +50,11 @@ class Key:
         if self.disabled_at is not None:
             return "disabled"
         return "expired" if self.expires_at is not None and now >= self.expires_at else "active"
+
+    def hashes(self, now: float) -> tuple[str, ...]:
+        """Return the digests of the secrets that are good: the key's own, then that before it in its grace time."""
+        in_time = self.previous_until is not None and now < self.previous_until
+        return (self.hash, self.previous_hash) if in_time and self.previous_hash is not None else (self.hash,)
 
 
 def key_of(row: Mapping[str, Any], source: str = "database") -> Key:
@@ -115,6 +122,21 @@ def checked_limit(name: str, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_LIMIT:
         raise KeyFieldError(f"{name}: expected a whole number from 0 to {LARGEST_LIMIT}")
     return value
+
+
+def checked_time(name: str, value: object) -> int | None:
+    """Return seconds since the epoch, None for never. Raises KeyFieldError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LAST_SECOND:
+        raise KeyFieldError(f"{name}: expected a time from 1970 to 9999")
+    return value
+
+
+def check_not_over(expires_at: int | None, now: float) -> None:
+    """Raise KeyFieldError for the expiry of a new key that is past already."""
+    if expires_at is not None and expires_at <= now:
+        raise KeyFieldError("expires_at: expected a time in the future")
 
 
 def checked_notes(notes: object) -> str:

@@ -19,7 +19,7 @@ from database.connect import Database
 from database.revisions import advance, current
 from database.tables import API_KEYS
 from keys.record import (
-    LIMITS,
+    FIELDS,
     Key,
     KeyFieldError,
     checked_limit,
@@ -27,13 +27,13 @@ from keys.record import (
     checked_name,
     checked_notes,
     checked_priority,
+    checked_time,
     key_of,
 )
 from keys.secret import new_key
 
 REVISION, DELETED = "keys", "keys_deleted"
 SEARCHED = ("name", "id", "notes")
-FIELDS = ("name", "expires_at", "priority", "models", "notes", *LIMITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class KeyRegistry:
         with self._change() as connection:
             revision, old = advance(connection, REVISION), _get(connection, key_id)
             made = new_key(old.id)
-            until = self._now() + int(grace) if grace > 0 else None
+            until = checked_time("grace", self._now() + int(grace)) if grace > 0 else None
             values = {"hash": made.hash, "previous_hash": old.hash if until else None, "previous_until": until}
             _write(connection, old.id, values | {"revision": revision})
             self._record(connection, by, "key.rotate", old.id, {"grace": int(grace)})
@@ -199,4 +199,6 @@ def _column(name: str, value: Any) -> Any:
         return checked_priority("normal" if value is None else value)
     if name == "notes":
         return checked_notes(value or "")
+    if name == "expires_at":
+        return checked_time(name, value)
     return checked_limit(name, value)

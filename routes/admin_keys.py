@@ -13,9 +13,9 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
 from database.connect import DatabaseError
-from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
+from keys.record import FIELDS, LIMITS, PRIORITIES, Key, KeyFieldError, check_not_over
 from keys.registry import UnknownKey
-from routes.key_form import FIELDS, fields_of, shown_limit, shown_time, typed_of
+from routes.key_form import fields_of, shown_limit, shown_time, typed_of
 from routes.locale import visitors_locale
 from routes.operator_page import actor, log_database, operators_page, without_database
 from routes.parsing import submitted_form
@@ -24,6 +24,8 @@ from routes.services import services
 admin_keys = Blueprint("admin_keys", __name__, url_prefix="/status/keys")
 
 PAGE = 50  # keys
+# Problems that are not the field's usual one, by a word of their sentence.
+REASONS = {"already": "taken", "future": "past"}
 GRACES = {"none": 0, "hour": 3600, "day": 86_400, "week": 7 * 86_400}  # seconds that an old secret stays good
 
 
@@ -66,7 +68,9 @@ def make() -> ResponseReturnValue:
     """Make a key and show its secret, once."""
     typed = _typed()
     try:
-        key, text = services().key_registry.make(actor(), **fields_of(typed))
+        fields = fields_of(typed)
+        check_not_over(fields["expires_at"], time.time())
+        key, text = services().key_registry.make(actor(), **fields)
     except KeyFieldError as error:
         return _form(typed, _problem(error)), 400
     except (DatabaseError, SQLAlchemyError) as error:
@@ -169,7 +173,6 @@ def _problem(error: KeyFieldError) -> str:
     """Return what is wrong with which field, in the reader's language."""
     texts = visitors_locale().texts["client_keys"]
     field, _, reason = str(error).partition(": ")
-    problem: str = texts["problems"][
-        "taken" if "already" in reason else field if field in texts["problems"] else "number"
-    ]
+    by_reason = next((name for word, name in REASONS.items() if word in reason), field)
+    problem: str = texts["problems"].get(by_reason, texts["problems"]["number"])
     return f"{texts['fields'].get(field, field)}: {problem}"

@@ -16,8 +16,6 @@ from keys.written import MILLION, WHOLE, moment_of, shown_money
 
 # Decimal places may follow a comma; three digits behind one are as often thousands.
 AMOUNT = re.compile(r"\d{1,9}(?:\.\d{1,6}|,(?!\d{3}\Z)\d{1,6})?", re.ASCII)
-TEXTS = ("name", "expires_at", "priority", "models", "notes")
-FIELDS = (*TEXTS, *LIMITS)
 
 
 def typed_of(key: Key) -> dict[str, str]:

@@ -82,7 +82,8 @@ def test_every_field_can_be_set_and_taken_back(run, registry):
 )
 def test_a_time_is_in_utc_unless_it_says_otherwise(run, registry, text, moment):
     """A day ends a key at its beginning."""
-    run("make", "billing", "--expires", text)
+    run("make", "billing")
+    run("set", "billing", "--expires", text)
     assert registry.find("billing").expires_at == moment
 
 
@@ -98,6 +99,11 @@ def test_a_time_is_in_utc_unless_it_says_otherwise(run, registry, text, moment):
         ("make", "a", "--money-per-day", "Infinity"),
         ("make", "a", "--expires", "tomorrow"),
         ("make", "a", "--expires", "30"),
+        ("make", "a", "--expires", "0s"),
+        ("make", "a", "--expires", "2020-01-01"),
+        ("make", "a", "--expires", "2020-01-01", "--line"),
+        ("make", "a", "--expires", "999999999d"),
+        ("make", "a", "--expires", "0001-01-01"),
         ("make", "a", "--priority", "urgent"),
         ("make", "a", "--models", ","),
         ("make", "a\nb"),
@@ -131,9 +137,13 @@ def test_the_life_of_a_key(run, registry, database):
     assert run("check", typed=first)[:1] == (0,)
     _, second, said = run("rotate", "billing", "--grace", "1h")
     assert re.search(r"good until \d{4}-\d\d-\d\dT", said)
+    assert re.search(r"old secret until +\d{4}-\d\d-\d\dT", run("show", "billing")[1])
+    assert json.loads(run("show", "billing", "--json")[1])["previous_until"]
+    assert run("rotate", "billing", "--grace", "999999999d")[0] == 2
     assert [run("check", typed=text)[0] for text in (first, second)] == [0, 0]
     _, third, said = run("rotate", "billing")
     assert "no longer" in said
+    assert "old secret" not in run("show", "billing")[1]
     assert [run("check", typed=text)[0] for text in (first, second, third)] == [1, 1, 0]
     assert run("delete", "billing")[0] == 0
     assert run("check", typed=third)[0] == 1

@@ -124,7 +124,7 @@ WRONG = {
     "models": ["x" * 200, ",".join(f"m{n}" for n in range(65))],
     "priority": ["urgent"],
     "notes": ["x" * 2001],
-    "expires_at": ["tomorrow", "2030-13-01", "9" * 30],
+    "expires_at": ["tomorrow", "2030-13-01", "9" * 30, "2020-01-02T03:04"],
     "money_per_day": ["-1", "1.1234567", "1e9", "a", "1,500", "1,500.5"],
     **{name: ["-1", "1.5", "1e3", "٣", "9" * 16, "x"] for name in LIMITS if not name.startswith("money")},
 }
