@@ -18,7 +18,7 @@ from settings import table
 from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
-from settings.rules import DEMO, broken_rules, open_to_a_network
+from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without
 from settings.sources import Sources, read_sources
 from settings.table import Setting
 from settings.versions import MARK, PUBLISHED, full_names, unused_folders, versions_of
@@ -57,10 +57,11 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     """
     sources = read_sources(SETTINGS, environ, env_file)
     settings = _build(_parse(sources), sources, has_gpu, _state_dir(environ))
-    sources.mistakes += broken_rules(settings)
+    sources.mistakes += true_without(sources.unusable, broken_rules(settings))
     if sources.mistakes:
         raise SettingsError(sources.mistakes)
-    more = (*open_to_a_network(settings), *unused_folders(settings.model, settings.sources))
+    unused = unused_folders(settings.model, settings.sources)
+    more = (*open_to_a_network(settings), *unused, *missing_files(settings.access))
     return replace(settings, warnings=(*settings.warnings, *more))
 
 
@@ -116,6 +117,7 @@ def _parse(sources: Sources) -> dict[str, object]:
         except ValueError:
             mistake = f"{declared.name}={declared.safe(text)}: expected {declared.kind.expected}"
             sources.mistakes.append(mistake)
+            sources.unusable.add(declared.name)
     return values
 
 

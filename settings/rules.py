@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from settings.defaults import SPARE_THREADS, threads_needed
@@ -13,6 +14,15 @@ from settings.money import shown
 from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names
 
 DEMO = Path("demo")
+NAME = re.compile(r"[A-Z][A-Z_]+")
+VERSIONS = {"VIBE_MODELS", "VISION_MODELS"}
+# The settings that a rule depends on, by the first that its sentence names, where these are not those that it names.
+DEPENDS: Mapping[str, Set[str]] = {
+    "WORKERS": {"WORKERS"},
+    "THREADS": {"THREADS", "MAX_NUM_SEQS", "MAX_WAITING", "MAX_NUM_BATCHED_TOKENS", "DEVICE", *VERSIONS},
+    "PRICES": {"PRICES", *VERSIONS},
+    "MODEL_ALIASES": {"MODEL_ALIASES", *VERSIONS},
+}
 
 
 def broken_rules(settings: Settings) -> Iterator[str]:
@@ -25,6 +35,28 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _spending(settings)
     yield from _access(settings.access)
     yield from _log_file(settings.logging.log_file)
+
+
+def true_without(unusable: Set[str], sentences: Iterable[str]) -> Iterator[str]:
+    """Yield the sentences that hold whatever the settings are meant to be that are set to something unusable.
+
+    Such a setting has its default meanwhile, which nobody chose; what a rule says of that would be a false mistake.
+    """
+    for sentence in sentences:
+        names = NAME.findall(sentence)
+        if unusable.isdisjoint(DEPENDS.get(names[0], names)):
+            yield sentence
+
+
+def missing_files(access: AccessSettings) -> Iterator[str]:
+    """Yield a warning for each file of keys that is not there.
+
+    No mistake: `python -m keys make --line` makes the first line of one, with these settings.
+    """
+    for name in ("api_keys_file", "jwt_jwks_file"):
+        path = getattr(access, name)
+        if path is not None and not os.path.isfile(path):
+            yield f"{name.upper()}={str(path)!r}: expected a file that can be read, and there is none"
 
 
 def open_to_a_network(settings: Settings) -> Iterator[str]:

@@ -22,9 +22,13 @@ FOREIGN = frozenset(
 
 @dataclass(slots=True)
 class Sources:
-    """The text and the source of each setting that was found, and the mistakes and warnings met on the way."""
+    """The text and the source of each setting that was found, and the mistakes and warnings met on the way.
+
+    unusable: the settings that are set to what cannot be read; each is a mistake already, and has its default.
+    """
 
     texts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)
     mistakes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -38,6 +42,8 @@ def read_sources(settings: tuple[Setting, ...], environ: Mapping[str, str], env_
         found = _find(setting, environ, in_file, sources)
         if found is not None and found[0]:
             sources.texts[setting.name] = found
+        elif found is not None and found[1] == f"{setting.name}_FILE":
+            sources.unusable.add(setting.name)
     return sources
 
 

@@ -323,6 +323,45 @@ def test_secret_file_stands_between_environment_and_env_file(env_file, tmp_path)
     assert load(env_file("ADMIN_KEY=key-from-the-env-file\n")).security.admin_key == "key-from-the-env-file"
 
 
+@pytest.mark.parametrize(
+    ("unusable", "others"),
+    [
+        ({"JWT_SECRET_KEY": "short"}, {"AUTH": "jwt"}),
+        ({"JWT_SECRET_KEY_FILE": "/nothing/here"}, {"AUTH": "keys,jwt"}),
+        ({"PRICES": "cheap"}, {"BUDGET_PER_DAY": "5"}),
+        ({"VIBE_MODELS": "v1"}, {"VIBE_SPLIT": "v2=10"}),
+        ({"VIBE_MODELS": "v1"}, {"MODEL_ALIASES": "gpt-4o=avibe@v2"}),
+        ({"VISION_MODELS": "v1"}, {"PRICES": "avision@v2=1/2"}),
+        ({"MAX_NUM_SEQS": "four"}, {"THREADS": "40"}),
+        ({"DEVICE": "gpu"}, {"THREADS": "40"}),
+        ({"MAX_MODEL_LEN": "1k"}, {"MAX_TOKENS_LIMIT": "100000"}),
+        ({"MAX_TOKENS_LIMIT": "many"}, {"MAX_TOKENS_AVIBE": "100000"}),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_one_mistake(unusable, others):
+    """What another one is set to beside it may well be right, and is not judged by a default that nobody chose."""
+    (mistake,) = mistakes(**unusable, **others)
+    assert mistake.startswith(f"{next(iter(unusable))}=")
+
+
+def test_a_mistake_beside_one_that_cannot_be_read_is_told_too():
+    """Where it is one whatever that was to be."""
+    assert [found.partition("=")[0] for found in mistakes(MAX_NUM_SEQS="four", WORKERS="2")] == [
+        "MAX_NUM_SEQS",
+        "WORKERS",
+    ]
+
+
+def test_a_file_of_keys_that_is_not_there_is_warned_of(tmp_path):
+    """By its setting; the command that makes its first line needs these settings, so they are no mistake."""
+    (tmp_path / "keys").write_text("")
+    for name in ("API_KEYS_FILE", "JWT_JWKS_FILE"):
+        for path in (tmp_path / "nothing", tmp_path):
+            (warning,) = load(**{name: str(path)}).warnings
+            assert warning.startswith(f"{name}={str(path)!r}: expected a file")
+        assert load(**{name: str(tmp_path / "keys")}).warnings == ()
+
+
 def test_secret_file_that_cannot_be_used_is_a_mistake(tmp_path):
     """A missing, empty or binary file of a secret stops the start and is named."""
     (tmp_path / "empty").write_text("\n")
