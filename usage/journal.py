@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from usage.record import UsageRecord, read_line
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 MOST_BYTES = 256 * 1024 * 1024  # of one journal: about a million records that no database has taken
+PATIENCE = 0.5  # seconds that one write waits for another, which a disk may hold up
 READ_BYTES = 256 * 1024  # at once; a line is far shorter
 NAME = re.compile(r"[0-9a-z-]{1,64}")
 SEGMENT = re.compile(r"[0-9a-z-]{1,64}\.(?P<start>\d{1,18})\.log")
@@ -33,7 +34,11 @@ class JournalError(Exception):
 
 
 class Journal:
-    """The journal that this process writes. Raises OSError where the folder cannot be written. Thread-safe."""
+    """The journal that this process writes. Raises OSError where the folder cannot be written. Thread-safe.
+
+    patience: seconds that a record waits for the one that is being written; while the disk holds that up, for longer
+    than these, further ones do not wait at all.
+    """
 
     def __init__(
         self,
@@ -41,13 +46,15 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         most_bytes: int = MOST_BYTES,
         write: Callable[[int, bytes], int] = os.write,
+        patience: float = PATIENCE,
     ) -> None:
         self.name = f"{time.strftime('%Y%m%dt%H%M%S', time.gmtime())}-{secrets.token_hex(8)}"
         self._write_bytes = write
         self._folder, self._segment_bytes, self._most_bytes = folder, segment_bytes, most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._held = _new_lock(folder, self.name)
-        self._lock = threading.Lock()  # guards the fields below
+        self._patience, self._stalled = patience, False
+        self._lock = threading.Lock()  # held while the disk takes a line; guards the fields below
         self._file: int | None = None
         self._start = self._end = self._stored = 0
 
@@ -64,7 +71,7 @@ class Journal:
     def append(self, record: UsageRecord) -> int:
         """Write a record; return the position behind it. Raises JournalError, and leaves no part of the line."""
         line = record.line()
-        with self._lock:
+        with self._turn():
             if self._end + len(line) - self._stored > self._most_bytes:
                 raise JournalError("the journal is full")
             try:
@@ -74,8 +81,8 @@ class Journal:
             return self._end
 
     def take(self, position: int) -> None:
-        """Let go of what the database has, up to this position."""
-        with self._lock:
+        """Let go of what the database has, up to this position. Raises JournalError, and can be repeated."""
+        with self._turn():
             self._stored = position
             if self._file is not None and position == self._end and position - self._start >= self._segment_bytes:
                 self._close()
@@ -83,6 +90,18 @@ class Journal:
         for segment in segments(self._folder, self.name):
             if segment.end <= position and segment.start != kept:
                 segment.file.unlink(missing_ok=True)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the lock. Raises JournalError where another thread has it for longer than `patience`."""
+        if not self._lock.acquire(timeout=0 if self._stalled else self._patience):
+            self._stalled = True
+            raise JournalError("the disk does not answer")
+        try:
+            self._stalled = False
+            yield
+        finally:
+            self._lock.release()
 
     def _open(self) -> int:
         if self._file is not None and self._end - self._start >= self._segment_bytes:

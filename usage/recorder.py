@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import format_tb
@@ -220,7 +221,9 @@ class Recorder:
             self._memory.take()
 
     def _store_journal(self, engine: Engine, journal: Journal) -> None:
-        journal.take(self._store_lines(engine, journal.name, until=journal.end))
+        position = self._store_lines(engine, journal.name, until=journal.end)
+        with suppress(JournalError):  # the disk holds a line up; the next pass repeats it
+            journal.take(position)
 
     def _store_lines(self, engine: Engine, journal: str, until: int | None = None) -> int:
         """Add a journal to the database; return the position that it has then. until: None for one that has ended."""

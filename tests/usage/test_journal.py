@@ -130,6 +130,28 @@ def test_a_full_disk_leaves_no_part_of_a_line(folder, new_record):
     assert (len(ids), damaged) == (written + 1, 0)
 
 
+def test_a_disk_that_stalls_holds_up_one_record(folder, new_record):
+    """Others are refused instead of waiting for it; once it answers, everything goes on and no line is lost."""
+    writing, answers = threading.Event(), threading.Event()
+
+    def stall(file, data):
+        writing.set()
+        assert answers.wait(10)
+        return os.write(file, data)
+
+    journal = Journal(folder, write=stall, patience=0.01)
+    held_up = threading.Thread(target=journal.append, args=(new_record(),))
+    held_up.start()
+    assert writing.wait(10)
+    for refused in (lambda: journal.append(new_record()), lambda: journal.take(0)):
+        with pytest.raises(JournalError, match="does not answer"):
+            refused()
+    answers.set()
+    held_up.join()
+    journal.append(new_record())
+    assert everything(folder, journal.name) == (["r0", "r2"], 0)
+
+
 def test_a_journal_is_bounded(folder, new_record):
     """A database that never comes does not fill the disk; what it takes makes room again."""
     journal = Journal(folder, most_bytes=1000)
