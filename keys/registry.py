@@ -33,6 +33,7 @@ from keys.record import (
 from keys.secret import new_key
 
 REVISION, DELETED = "keys", "keys_deleted"
+UNTOLD = ("id", "hash", "revision", "created_at", "disabled_at")  # secret, or told by the rest of the act
 SEARCHED = ("name", "id", "notes")
 
 
@@ -66,7 +67,8 @@ class KeyRegistry:
             values["revision"] = advance(connection, REVISION)
             _check_name_is_free(connection, values["name"])
             connection.execute(insert(API_KEYS).values(**values))
-            self._record(connection, by, "key.create", made.id, values)
+            given = {name: value for name, value in values.items() if value is not None}
+            self._record(connection, by, "key.create", made.id, given)
             return _get(connection, made.id), made.text
 
     def change(self, by: Actor, key_id: str, **fields: Any) -> Key:
@@ -143,12 +145,13 @@ class KeyRegistry:
 
     def _update(self, by: Actor, action: str, key_id: str, values: dict[str, Any]) -> Key:
         with self._change() as connection:
-            revision, key = advance(connection, REVISION), _get(connection, key_id)
-            if "name" in values and values["name"] != key.name:
-                _check_name_is_free(connection, values["name"])
-            _write(connection, key.id, values | {"revision": revision})
-            self._record(connection, by, action, key.id, {"name": key.name} | values)
-            return _get(connection, key.id)
+            revision, row = advance(connection, REVISION), _row(connection, key_id)
+            changed = {name: value for name, value in values.items() if value != row[name]}
+            if "name" in changed:
+                _check_name_is_free(connection, changed["name"])
+            _write(connection, row["id"], values | {"revision": revision})
+            self._record(connection, by, action, row["id"], {"name": row["name"]} | changed)
+            return _get(connection, row["id"])
 
     def _change(self) -> AbstractContextManager[Connection]:
         return self._database.engine().begin()
@@ -156,7 +159,7 @@ class KeyRegistry:
     def _record(
         self, connection: Connection, by: Actor, action: str, key_id: str, details: Mapping[str, object]
     ) -> None:
-        shown = {name: value for name, value in details.items() if name not in ("id", "hash", "revision")}
+        shown = {name: value for name, value in details.items() if name not in UNTOLD}
         record(connection, by.name, by.address, action, f"key:{key_id}", shown, self._clock)
 
     def _now(self) -> int:
@@ -164,12 +167,16 @@ class KeyRegistry:
 
 
 def _get(connection: Connection, id_or_name: str) -> Key:
+    return key_of(_row(connection, id_or_name))
+
+
+def _row(connection: Connection, id_or_name: str) -> dict[str, Any]:
     columns = or_(API_KEYS.c.id == id_or_name, API_KEYS.c.name == id_or_name)
     rows: list[RowMapping] = list(connection.execute(select(API_KEYS).where(columns)).mappings())
     found = next((row for row in rows if row["id"] == id_or_name), rows[0] if rows else None)
     if found is None:
         raise UnknownKey("There is no key of this id or name in the database.")
-    return key_of(dict(found))
+    return dict(found)
 
 
 def _write(connection: Connection, key_id: str, values: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
@@ -10,9 +11,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from database.audit import acts
 from database.connect import DatabaseError
-from routes.key_form import shown_time
+from keys.record import FIELDS, LIMITS
+from routes.key_form import read_time, shown_limit
+from routes.locale import visitors_locale
 from routes.operator_page import operators_page, without_database
 from routes.services import services
+from routes.status_figures import duration
 
 admin_audit = Blueprint("admin_audit", __name__)
 
@@ -32,16 +36,37 @@ def index() -> str:
     found = acts(services().database.engine(), request.args.get("before", None, type=int), PAGE + 1)
     shown = [
         {
-            "at": shown_time(act.at).replace("T", " "),
+            "at": read_time(act.at),
             "actor": act.actor,
             "address": act.address,
             "action": act.action,
             "target": act.target,
             "key": act.target.removeprefix("key:") if act.target.startswith("key:") else None,
-            "details": json.dumps(act.details, ensure_ascii=False) if act.details else "",
+            "details": _details(act.details),
         }
         for act in found[:PAGE]
     ]
     return operators_page(
         "audit.html", page="audit", acts=shown, more=found[PAGE - 1].id if len(found) > PAGE else None
     )
+
+
+def _details(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the details of an act with the names of their fields, in the reader's language."""
+    texts = visitors_locale().texts
+    names = texts["client_keys"]["fields"] | {"grace": texts["client_keys"]["grace"]}
+    ordered = [*(name for name in FIELDS if name in details), *(name for name in details if name not in FIELDS)]
+    return [(names.get(name, name), _shown(name, details[name], texts)) for name in ordered]
+
+
+def _shown(name: str, value: Any, texts: dict[str, Any]) -> str:
+    """Return a detail as the page of keys shows it; what was taken back to its default is a dash."""
+    if value is None or value == "":
+        return "–"
+    if name in LIMITS:
+        return shown_limit(name, value)
+    if name == "expires_at":
+        return read_time(value)
+    if name == "grace":
+        return duration(value, texts["status"])
+    return str(texts["client_keys"]["priorities"].get(value, value) if name == "priority" else value)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from database.connect import DatabaseError
 from keys.record import FIELDS, LIMITS, PRIORITIES, Key, KeyFieldError, check_not_over
 from keys.registry import UnknownKey
-from routes.key_form import fields_of, shown_limit, shown_time, typed_of
+from routes.key_form import fields_of, read_time, shown_limit, typed_of
 from routes.locale import visitors_locale
 from routes.operator_page import actor, log_database, operators_page, without_database
 from routes.parsing import submitted_form
@@ -164,7 +164,7 @@ def _row(key: Key) -> dict[str, Any]:
         "state": key.state(time.time()),
         "models": ", ".join(sorted(key.account.models or ())),
         "priority": key.account.priority,
-        "expires": shown_time(key.expires_at).replace("T", " "),
+        "expires": read_time(key.expires_at),
         "limits": {name: shown_limit(name, value) for name, value in limits.items() if value is not None},
     }
 

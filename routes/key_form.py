@@ -55,6 +55,11 @@ def shown_time(moment: int | None) -> str:
     return "" if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M")
 
 
+def read_time(moment: int | None) -> str:
+    """Return seconds since the epoch as a page shows a time, "" for never."""
+    return shown_time(moment).replace("T", " ")
+
+
 def _limit(name: str, text: str) -> int | None:
     if not text:
         return None

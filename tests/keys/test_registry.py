@@ -108,9 +108,9 @@ def test_an_unknown_key_is_refused(registry, by, act):
 
 
 def test_every_change_is_audited_with_its_actor_and_without_secrets(registry, by, database):
-    """In the transaction of the change."""
-    key, _ = registry.make(by, "billing", tokens_per_day=5)
-    registry.change(by, key.id, tokens_per_day=7)
+    """In the transaction of the change; its details are what is now otherwise than before."""
+    key, _ = registry.make(by, "billing", tokens_per_day=5, money_per_day=6, models=None)
+    registry.change(by, key.id, tokens_per_day=7, money_per_day=None, models=None, priority="normal", notes="")
     registry.disable(by, key.id)
     registry.enable(by, key.id)
     rotated, _ = registry.rotate(by, "billing", grace=60)
@@ -120,7 +120,8 @@ def test_every_change_is_audited_with_its_actor_and_without_secrets(registry, by
         "key.create", "key.change", "key.disable", "key.enable", "key.rotate", "key.delete",
     ]  # fmt: skip
     assert {(act.actor, act.address, act.target) for act in entries} == {("anna", "10.0.0.1", f"key:{key.id}")}
-    assert entries[4].details == {"name": "billing", "tokens_per_day": 7}
+    assert entries[5].details == {"name": "billing", "tokens_per_day": 5, "money_per_day": 6}
+    assert entries[4].details == {"name": "billing", "tokens_per_day": 7, "money_per_day": None}
     shown = str([act.details for act in entries])
     assert not [secret for secret in (key.hash, rotated.hash, rotated.previous_hash) if secret in shown]
 

@@ -216,6 +216,32 @@ def test_the_audit_trail_is_paged(operator, registry):
     assert (rest.count("key.change"), rest.count("key.create")) == (20, 1)
 
 
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_details_of_an_act_are_shown_as_the_key_is(operator, registry, language):
+    """Amounts in the currency, times in UTC, fields by their names; a limit that was taken back is a dash."""
+    operator.environ_base["HTTP_ACCEPT_LANGUAGE"] = language
+    texts = LOCALES[language].texts["client_keys"]
+    make(operator, **FULL)
+    key = registry.find("billing")
+    address = f"/status/keys/{key.id}"
+    act(operator, address, address, **FULL | {"money_per_day": "", "priority": "high", "notes": ""})
+    act(operator, f"{address}/rotate", address, grace="day")
+    rotated, changed, made = re.findall(r'<td class="details">(.*?)</td>', operator.get("/status/audit").text)
+    shown = dict(re.findall(r'<span class="limit">([^<]+): <b>([^<]*)</b>', made))
+    fields = texts["fields"]
+    assert shown[fields["money_per_month"]] == "20.25"
+    assert shown[fields["expires_at"]] == "2030-01-02 03:04"
+    assert shown[fields["priority"]] == texts["priorities"]["low"]
+    assert shown.keys() == {fields[name] for name in FULL}
+    assert dict(re.findall(r'<span class="limit">([^<]+): <b>([^<]*)</b>', changed)) == {
+        fields["name"]: "billing",
+        fields["money_per_day"]: "–",
+        fields["priority"]: texts["priorities"]["high"],
+        fields["notes"]: "–",
+    }
+    assert texts["grace"] in rotated
+
+
 def test_a_name_of_a_key_is_text(operator):
     """Whatever it holds, on every page of the operator's."""
     make(operator, name="<script>alert(1)</script>", notes="</textarea><b>")
