@@ -94,20 +94,24 @@ class RunMeter:
             return
         failure = self.failure or ABORTED
         if self._written or all(generation.done for generation in generations):
-            if generations:
-                self._write(generations, failure)
-            counted()
+            try:
+                if generations:
+                    self._write(generations, failure)
+            finally:
+                counted()
             return
         self._written = self._waits = True
         until = time.monotonic() + SETTLING_SECONDS
         waiting = list(generations)
 
         def settle() -> bool:
-            if all(generation.done for generation in waiting) or time.monotonic() >= until:
+            if not all(generation.done for generation in waiting) and time.monotonic() < until:
+                return False
+            try:
                 self._add_up(waiting, failure)
+            finally:
                 counted()
-                return True
-            return False
+            return True
 
         self._meter.defer(settle)
 
