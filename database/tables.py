@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 
 METADATA = MetaData()
+FIGURES = ("requests", "failed", "input_tokens", "output_tokens", "cached_tokens", "images", "milliseconds", "cost")
 
 # One row for each kind of data whose changes other copies look for; the value grows with each change.
 REVISIONS = Table(
@@ -59,8 +60,7 @@ AUDIT = Table(
 
 
 def _figures() -> list[Column[int]]:
-    names = "requests failed input_tokens output_tokens cached_tokens images milliseconds cost".split()
-    return [Column(name, BigInteger, nullable=False, server_default="0") for name in names]
+    return [Column(name, BigInteger, nullable=False, server_default="0") for name in FIGURES]
 
 
 # Usage by hour for a month and by day for longer. `account` is an Account's id, `period` the first second of it in UTC.

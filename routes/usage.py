@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from database import audit
 from database.connect import DatabaseError
+from database.tables import FIGURES
 from edge.request_state import request_state
 from engine.errors import NotReady, ValidationError
 from routes.csv_answer import csv_answer, wants_csv
@@ -33,7 +34,6 @@ from usage.periods import DAY, in_words
 from usage.prices import as_money
 from usage.report import Line, Question, Report, contradiction, days_of, report, second_of
 from usage.store import NAMED
-from usage.sums import FIGURES
 
 usage = Blueprint("usage", __name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Table, func, select
 
-from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS
+from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS
 from usage.periods import day_of, month_of
-from usage.sums import FIGURES, HOUR
+from usage.sums import HOUR, named
 
 Sums = dict[str, int]  # by the names of FIGURES
 
@@ -85,16 +85,12 @@ def charted(engine: Engine, choice: Choice, now: float, number: int = 50) -> Cha
         most = select(table.c.account, func.max(USAGE_ACCOUNTS.c.name), *_sums(table)).where(*wanted)
         most = most.select_from(table.outerjoin(USAGE_ACCOUNTS, USAGE_ACCOUNTS.c.account == table.c.account))
         most = most.group_by(table.c.account).order_by(tokens.desc(), table.c.account).limit(number)
-        accounts = [(row[0], row[1] or "", _named(row[2:])) for row in connection.execute(most)]
-    return Charted(starts, _by_model(rows, starts, choice.span), accounts, _added(_named(row[2:]) for row in rows))
+        accounts = [(row[0], row[1] or "", named(row[2:])) for row in connection.execute(most)]
+    return Charted(starts, _by_model(rows, starts, choice.span), accounts, _added(named(row[2:]) for row in rows))
 
 
 def _sums(table: Table) -> list[ColumnElement[Any]]:
     return [func.sum(table.c[name]) for name in FIGURES]
-
-
-def _named(values: Any) -> Sums:
-    return {name: int(value or 0) for name, value in zip(FIGURES, values, strict=True)}
 
 
 def _added(sums: Any) -> Sums:
@@ -112,5 +108,5 @@ def _by_model(rows: Any, starts: list[int], span: Span) -> dict[str, list[Sums]]
         line = found.setdefault(model, [dict.fromkeys(FIGURES, 0) for _ in starts])
         place = places.get(span.start_of(int(period)))
         if place is not None:
-            line[place] = _added((line[place], _named(values)))
+            line[place] = _added((line[place], named(values)))
     return found

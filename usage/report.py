@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, Table, func, select
 
-from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_USERS
+from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_USERS
 from usage.periods import DAY
-from usage.sums import FIGURES
+from usage.sums import named
 
 DIMENSIONS = ("day", "hour", "account", "model", "user")
 # Kept under their accounts by day, and not by model.
@@ -72,8 +72,8 @@ def report(engine: Engine, question: Question) -> Report:
         rows = connection.execute(_grouped(table, question)).all() if question.by else []
         lines = [_line(question.by, tuple(row)) for row in rows[: question.limit]]
         names = _names(connection, {line.parts["account"] for line in lines if "account" in line.parts})
-    named = [Line(line.parts, names.get(line.parts.get("account", ""), ""), line.figures) for line in lines]
-    return Report(named, len(rows) > question.limit, _figures(tuple(total)))
+    with_names = [Line(line.parts, names.get(line.parts.get("account", ""), ""), line.figures) for line in lines]
+    return Report(with_names, len(rows) > question.limit, named(total))
 
 
 def _table(by: Sequence[str]) -> Table:
@@ -101,12 +101,7 @@ def _grouped(table: Table, question: Question) -> Select[Any]:
 
 def _line(by: Sequence[str], row: tuple[Any, ...]) -> Line:
     parts = dict(zip(by, row[len(FIGURES) :], strict=True))
-    return Line(parts, "", _figures(row))
-
-
-def _figures(row: tuple[Any, ...]) -> dict[str, int]:
-    """Return the figures; PostgreSQL's sums are decimals, and there are none of no rows."""
-    return {name: int(value or 0) for name, value in zip(FIGURES, row[: len(FIGURES)], strict=True)}
+    return Line(parts, "", named(row[: len(FIGURES)]))
 
 
 def _names(connection: Connection, accounts: set[str]) -> dict[str, str]:

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
+from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
 from usage.periods import DAY
-from usage.sums import FIGURES, Figures, Key, Sums
+from usage.sums import Figures, Key, Sums
 
 # Of addresses, of which a client may have many; the accounts that are NAMED are always counted apart.
 ADDRESSES_A_DAY = 10_000

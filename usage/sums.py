@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import add
+from typing import Any
 
 from database.strings import fitted
-from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_USERS
+from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_USERS
 from usage.periods import DAY
 from usage.record import UsageRecord
 
 HOUR = 3600
-FIGURES = ("requests", "failed", "input_tokens", "output_tokens", "cached_tokens", "images", "milliseconds", "cost")
 Figures = tuple[int, ...]  # in the order of FIGURES
 Key = tuple[int, str, str]  # the first second of a period, an account, and a model or a user
 
@@ -51,6 +51,11 @@ def summed(records: Iterable[UsageRecord]) -> Sums:
     for record in records:
         sums.add(record)
     return sums
+
+
+def named(values: Iterable[Any]) -> dict[str, int]:
+    """Return sums of a query by FIGURES; PostgreSQL's are decimals, and there are none of no rows."""
+    return {name: int(value or 0) for name, value in zip(FIGURES, values, strict=True)}
 
 
 def _figures(record: UsageRecord) -> Figures:
