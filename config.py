@@ -18,6 +18,8 @@ from settings import table
 from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
+from settings.money import MILLION
+from settings.money import shown as as_money
 from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without
 from settings.sources import Sources, read_sources
 from settings.table import Setting
@@ -26,10 +28,12 @@ from settings.versions import MARK, PUBLISHED, full_names, unused_folders, versi
 __all__ = [
     "DEMO",
     "MARK",
+    "MILLION",
     "PUBLISHED",
     "SETTINGS",
     "Settings",
     "SettingsError",
+    "as_money",
     "config",
     "full_names",
     "load_settings",

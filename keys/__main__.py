@@ -22,14 +22,13 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from config import Settings, settings_or_exit
+from config import Settings, as_money, settings_or_exit
 from database.connect import Database, DatabaseError
 from keys.command import fields_of, parser, shown_time
 from keys.key_file import TIMES, KeyFileError, line_of, read_keys
 from keys.record import Key, KeyFieldError, check_not_over, key_of
 from keys.registry import Actor, KeyRegistry, UnknownKey, columns
 from keys.secret import digest, id_of, new_key, same
-from keys.written import shown_money
 
 NO_KEY = "This is no key of the service."
 ONCE = "Copy the key now: nothing keeps it."
@@ -158,7 +157,7 @@ def _shown(key: Key) -> str:
         "old secret until": until,
     }
     lines |= {name: shown_time(moment) for name, moment in times.items() if moment}
-    lines |= {name: shown_money(value) if name.startswith("money") else value for name, value in limits.items()}
+    lines |= {name: as_money(value) if name.startswith("money") else value for name, value in limits.items()}
     lines |= {"models": ", ".join(sorted(key.account.models or ())) or "all", "priority": key.account.priority}
     lines |= {"notes": key.notes} if key.notes else {}
     return "\n".join(f"{name.replace('_', ' '):20} {value}" for name, value in lines.items())

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from config import MILLION
 from keys.record import FIELDS, LIMITS, PRIORITIES
-from keys.written import MILLION, WHOLE, moment_of
+from keys.written import WHOLE, moment_of
 
 DEFAULT_PRIORITY = "normal"
 NONE = "none"  # takes a field back to its default

@@ -11,6 +11,7 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
+from config import MILLION
 from database.connect import DatabaseError
 from routes.bars import Bars, stacked
 from routes.locale import Locale, visitors_locale
@@ -20,7 +21,6 @@ from usage.charts import SPANS, Charted, Choice, Sums, charted
 
 admin_usage = Blueprint("admin_usage", __name__)
 
-MILLION = 1_000_000
 LONGEST = 160  # characters of an account or a model
 
 

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from config import MILLION, as_money
 from keys.record import LIMITS, PRIORITIES, Key, KeyFieldError
-from keys.written import MILLION, WHOLE, moment_of, shown_money
+from keys.written import WHOLE, moment_of
 
 # Decimal places may follow a comma; three digits behind one are as often thousands.
 AMOUNT = re.compile(r"\d{1,9}(?:\.\d{1,6}|,(?!\d{3}\Z)\d{1,6})?", re.ASCII)
@@ -47,7 +48,7 @@ def fields_of(typed: Mapping[str, str]) -> dict[str, Any]:
 
 def shown_limit(name: str, value: int) -> str:
     """Return a limit as it is typed."""
-    return shown_money(value) if name.startswith("money") else str(value)
+    return as_money(value) if name.startswith("money") else str(value)
 
 
 def shown_time(moment: int | None) -> str:

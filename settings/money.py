@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from settings.kinds import MASK, MODEL_NAMES, Kind, Table, web_address
 
+MILLION = 1_000_000
 AMOUNT = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?", re.ASCII)
 VERSION = re.compile(r"[A-Za-z0-9._-]{1,63}")
 Figures = tuple[int, int, int]
@@ -57,16 +58,17 @@ def webhook() -> Kind[str]:
 
 
 def shown(millionths: int) -> str:
-    """Return an amount as an operator writes it."""
-    whole, rest = divmod(millionths, 1_000_000)
-    return f"{whole}.{rest:06}".rstrip("0").rstrip(".")
+    """Return an amount as everybody writes and reads it: `0.000123`, `12.5`, `3`."""
+    whole, rest = divmod(abs(millionths), MILLION)
+    sign = "-" if millionths < 0 else ""
+    return f"{sign}{whole}.{rest:06}".rstrip("0").rstrip(".")
 
 
 def _millionths(text: str) -> int:
     match = AMOUNT.fullmatch(text.strip())
     if match is None:
         raise ValueError(text)
-    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+    return int(match[1]) * MILLION + int((match[2] or "").ljust(6, "0"))
 
 
 def _figures(text: str) -> Figures:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from config import MARK
+from config import MARK, MILLION, as_money
 
-MILLION = 1_000_000
+__all__ = ["FREE", "Price", "Prices", "as_money"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,3 @@ class Prices:
     def of(self, model: str) -> Price:
         """Return the price of a model or a version; a version without one of its own has its model's."""
         return self._by_version.get(model) or self._by_model.get(model.partition(MARK)[0], FREE)
-
-
-def as_money(millionths: int) -> str:
-    """Return an amount as messages and answers show it: `0.000123`, `12.5`, `3`."""
-    whole, rest = divmod(abs(millionths), MILLION)
-    sign = "-" if millionths < 0 else ""
-    return f"{sign}{whole}.{rest:06}".rstrip("0").rstrip(".")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+from config import MILLION
 from engine.types import model_of
-
-MILLION = 1_000_000
 
 
 class ApplicationFigures:
