@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -11,6 +9,7 @@ from sqlalchemy import inspect, text
 
 from database.connect import DatabaseError, migrate, open_database, sqlite_url
 from database.tables import METADATA
+from tests.threads import together
 
 
 @pytest.fixture
@@ -48,11 +47,7 @@ def test_copies_that_start_together_migrate_once(tmp_path):
         except Exception as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=start) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[start] * 6)
     assert failures == []
     assert set(METADATA.tables) <= set(inspect(open_database(url)).get_table_names())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,6 +16,7 @@ from database.connect import Database, DatabaseError
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
 from tests import postgres
+from tests.threads import together
 from usage.budget_warnings import Warned, claim_in
 from usage.budgets import Budgets
 from usage.database_totals import DatabaseTotals
@@ -79,11 +81,7 @@ def test_copies_that_start_together_migrate_once(server, database):
         except DatabaseError as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=start, args=(copy,)) for copy in copies]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(start, copy) for copy in copies))
     assert failures == []
 
 
@@ -100,11 +98,7 @@ def test_several_copies_add_to_the_same_rows(database, tmp_path):
                 recorder.catch_up(timeout=60)
         recorder.catch_up(timeout=60)
 
-    threads = [threading.Thread(target=work, args=(recorder,)) for recorder in recorders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(work, recorder) for recorder in recorders))
     assert counted(database) == counted(database, USAGE_USERS) == 240
 
 
@@ -202,9 +196,5 @@ def test_one_copy_tells_of_a_budget(database):
         barrier.wait()
         told.append(claim(warned))
 
-    threads = [threading.Thread(target=tell) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[tell] * 6)
     assert sorted(told) == [False] * 5 + [True]

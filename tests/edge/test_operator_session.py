@@ -2,7 +2,6 @@
 
 import html
 import re
-import threading
 
 import pytest
 from flask import Flask, request
@@ -15,8 +14,9 @@ from edge.key_tries import KeyTries
 from edge.operator_session import SECONDS, EndedSessions
 from edge.rate_limit import OverBudget, RateLimiter
 from edge.route_table import ROUTES
-from tests.fakes import PATIENCE, Clock
+from tests.fakes import Clock
 from tests.good_requests import call
+from tests.threads import together
 
 KEY = "a-key-of-an-operator"
 ELSEWHERE = {"REMOTE_ADDR": "203.0.113.7"}
@@ -241,11 +241,7 @@ def test_guesses_at_the_same_time_are_all_counted():
         except OverBudget as error:
             refused.append(error)
 
-    guessing = [threading.Thread(target=guess) for _ in range(30)]
-    for thread in guessing:
-        thread.start()
-    for thread in guessing:
-        thread.join(PATIENCE)
+    together(*[guess] * 30)
     assert len(refused) == 25
 
 

@@ -13,6 +13,7 @@ from edge.shared_windows import SharedWindows, Windows
 from engine.errors import ValidationError
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import Clock
+from tests.threads import together
 from tests.timing import NewThreads
 
 HUNDRED = RateLimitItemPerMinute(100)
@@ -143,21 +144,17 @@ def test_headers_show_the_tightest_window(clock):
 
 def test_many_threads_get_exactly_the_budget(clock):
     """Concurrent requests are neither admitted over the limit nor charged when refused."""
-    limiter, won, together = RateLimiter(10, 100, clock=clock), [], threading.Barrier(24)
+    limiter, won, barrier = RateLimiter(10, 100, clock=clock), [], threading.Barrier(24)
 
     def knock():
-        together.wait()
+        barrier.wait()
         for _ in range(4):
             try:
                 won.append(limiter.spend("generation", "1.1.1.1"))
             except OverBudget:
                 pass
 
-    threads = [threading.Thread(target=knock) for _ in range(24)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[knock] * 24)
     assert len(won) == 10
     assert min(quota.remaining for quota in won) == 0
 

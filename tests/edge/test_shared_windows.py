@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 from limits.errors import StorageError
@@ -16,6 +17,7 @@ from tests.e2e.gunicorn_process import until
 from tests.edge.limit_storage import ListedEntries
 from tests.fakes import PATIENCE, Clock
 from tests.system_process import Redis
+from tests.threads import together
 from tests.timing import NewThreads
 
 
@@ -280,11 +282,7 @@ def test_copies_share_their_limits_in_redis(redis, new_copy):
             if not refused(copy.limiter):
                 won.append(copy)
 
-    threads = [threading.Thread(target=knock, args=(copy,)) for copy in copies for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(knock, copy) for copy in copies for _ in range(2)))
     assert len(won) == 20
     assert not any(copy.shared.unavailable for copy in copies)
 

@@ -1,6 +1,7 @@
 """Keys in the database: made, changed, rotated and removed, each with an entry in the audit trail."""
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ from keys.account import Limits
 from keys.record import KeyFieldError
 from keys.registry import KeyRegistry, UnknownKey
 from keys.secret import digest
+from tests.threads import together
 
 EVERYTHING = {
     "expires_at": 2_000_000_000,
@@ -147,11 +149,7 @@ def test_writers_at_once_lose_no_change(tmp_path, by):
         for turn in range(5):
             registry.make(by, f"{number}-{turn}")
 
-    threads = [threading.Thread(target=make, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(make, number) for number in range(4)))
     registry = KeyRegistry(Database(url))
     assert len(registry.all()) == 20
     assert registry.revisions() == (20, 0)

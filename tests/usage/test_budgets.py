@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from keys.account import Account, Limits
 from tests.fakes import Clock
+from tests.threads import together
 from usage.budgets import Budgets
 from usage.errors import BudgetExceeded, HeldBack, LimitReached
 from usage.ledger import Reading, Used
@@ -378,11 +379,7 @@ def test_requests_that_come_together_overspend_by_one_at_most():
             except HeldBack as error:
                 refused.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[ask] * 16)
     assert len(admitted) == 4  # three are below the budget, the fourth exceeds it
     assert len(refused) == 16 * 20 - 4
     for reservation in admitted:

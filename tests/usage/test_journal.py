@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.threads import together
 from usage.journal import Journal, JournalError, left_behind, read, remove, segments
 from usage.record import UsageRecord, read_line
 
@@ -51,14 +52,7 @@ def test_a_changed_line_is_no_record(new_record):
 def test_records_of_many_threads_are_all_there(folder, new_record):
     """Each record has a position of its own, behind those before it, across files."""
     journal, positions = Journal(folder, segment_bytes=1000), []
-    threads = [
-        threading.Thread(target=lambda: positions.extend(journal.append(new_record()) for _ in range(50)))
-        for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*[lambda: positions.extend(journal.append(new_record()) for _ in range(50))] * 8)
     ids, damaged = everything(folder, journal.name)
     assert (len(set(ids)), damaged, len(set(positions))) == (400, 0, 400)
     assert max(positions) == journal.end

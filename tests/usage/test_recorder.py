@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 
 import pytest
 from sqlalchemy import func, select, text
@@ -11,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from database.connect import DatabaseError
 from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
+from tests.threads import together
 from tests.usage.conftest import NOON
 from usage import store
 from usage.journal import Journal
@@ -192,11 +194,7 @@ def test_several_processes_add_to_the_same_rows(database, tmp_path, new_record):
             if number % 10 == 0:
                 recorder.catch_up()
 
-    threads = [threading.Thread(target=work, args=(recorder,)) for recorder in recorders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(work, recorder) for recorder in recorders))
     for recorder in recorders:
         recorder.end()
     assert total(database) == total(database, table=USAGE_HOURS) == 100

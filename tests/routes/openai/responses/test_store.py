@@ -1,12 +1,13 @@
 """The store of responses: whose they are, how long they are kept, and how much."""
 
-import threading
+from functools import partial
 
 import pytest
 
 from engine.errors import Overloaded, Unsupported, ValidationError
 from routes.openai.responses.store import ENTRY_BYTES, KEPT_SECONDS, ResponseStore
 from tests.fakes import Clock
+from tests.threads import together
 
 KIB = 1024
 
@@ -140,11 +141,7 @@ def test_many_threads_leave_nothing_behind(store, clock):
             if number % 3:
                 store.delete(owner, name)
 
-    threads = [threading.Thread(target=use, args=(owner,)) for owner in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(partial(use, owner) for owner in "abcd"))
     assert store.size()[1] <= 100 * KIB
     clock.advance(KEPT_SECONDS)
     assert store.size() == (0, 0)
