@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
-from settings.groups import DataSettings, EngineSettings, GenerationSettings, ModelSettings, ServerSettings, Settings
+from settings.client_groups import DataSettings
+from settings.groups import ServerSettings, Settings
+from settings.model_groups import EngineSettings, GenerationSettings, ModelSettings
 from settings.versions import count_of
 
 STATE_DIR = Path(__file__).parents[1] / ".state"

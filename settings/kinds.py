@@ -15,6 +15,8 @@ T = TypeVar("T")
 Number = TypeVar("Number", int, float)
 
 MASK = "********"
+ANY_COUNT = 1_000_000
+SECONDS_A_DAY = 86_400
 MODEL_NAMES = ("avibe", "avision")
 ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
 HOST_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"

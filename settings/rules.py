@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
+from settings.client_groups import AccessSettings
 from settings.defaults import SPARE_THREADS, threads_needed
-from settings.groups import AccessSettings, EngineSettings, ModelSettings, Settings
+from settings.groups import Settings
+from settings.model_groups import EngineSettings, ModelSettings
 from settings.money import shown
 from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names
 

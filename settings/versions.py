@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from settings.groups import ModelSettings
+from settings.model_groups import ModelSettings
 
 MARK = "@"  # between a model and its version
 # The published names of the models, which are always accepted.
