@@ -50,40 +50,62 @@ class RouteBodies:
     query: type[BaseModel] | None = None
 
 
-def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBodies]:
+Bodies = dict[str, RouteBodies]
+PAGE: Mapping[str, Model | None] = {HTML: None}
+LOST: Mapping[int, Model | None] = {404: None, 503: None}  # a page that needs the database, of a key
+
+
+def route_bodies(own: RequestModels, openai: OpenaiModels) -> Bodies:
     """Return the bodies of every route, by its name in the route table."""
-    page, answer = {HTML: None}, response_models.GenerationAnswer
-    lost: dict[int, Model | None] = {404: None, 503: None}
+    return _pages(own) | _operators_pages() | _own_api(own) | _protocols(openai) | _operation()
+
+
+def _pages(own: RequestModels) -> Bodies:
+    """Return those of what a visitor sees."""
     return {
-        "GET /": RouteBodies(page),
-        "GET /state": RouteBodies(page),
+        "GET /": RouteBodies(PAGE),
+        "GET /state": RouteBodies(PAGE),
         "GET /favicon.ico": RouteBodies({ICON: None}),
         "GET /manifest.webmanifest": RouteBodies({MANIFEST: None}),
-        "GET /status": RouteBodies(page),
-        "GET /status/figures": RouteBodies(page),
+        "POST /language": RouteBodies(PAGE, _form(LanguageForm), status=303),
+        "GET /sign-in": RouteBodies(PAGE, status=303),
+        "POST /sign-in": RouteBodies(PAGE, _form(ClientSignInForm), status=303, more={401: None, 429: None}),
+        "POST /sign-out": RouteBodies(PAGE, _form(TokenForm), status=303),
+        "GET /api/docs": RouteBodies(PAGE),
+        "POST /avibe": RouteBodies(PAGE, _form(own.text)),
+        "POST /avision": RouteBodies(PAGE, {MULTIPART: own.image}),
+        "GET /avibe": RouteBodies(PAGE, status=303),
+        "GET /avision": RouteBodies(PAGE, status=303),
+    }
+
+
+def _operators_pages() -> Bodies:
+    """Return those of the pages of who runs the service."""
+    return {
+        "GET /status": RouteBodies(PAGE),
+        "GET /status/figures": RouteBodies(PAGE),
         "GET /status/samples": RouteBodies({JSON: None}),
-        "POST /language": RouteBodies(page, _form(LanguageForm), status=303),
-        "GET /status/keys": RouteBodies(page, more=lost),
-        "GET /status/keys/new": RouteBodies(page),
-        "POST /status/keys": RouteBodies(page, _form(KeyForm), more=lost),
-        "GET /status/keys/<key_id>": RouteBodies(page, more=lost),
-        "POST /status/keys/<key_id>": RouteBodies(page, _form(KeyForm), status=303, more=lost),
-        "POST /status/keys/<key_id>/disable": RouteBodies(page, _form(TokenForm), status=303, more=lost),
-        "POST /status/keys/<key_id>/enable": RouteBodies(page, _form(TokenForm), status=303, more=lost),
-        "POST /status/keys/<key_id>/rotate": RouteBodies(page, _form(RotateForm), more=lost),
-        "POST /status/keys/<key_id>/delete": RouteBodies(page, _form(TokenForm), status=303, more=lost),
-        "GET /status/usage": RouteBodies(page, more={503: None}),
-        "GET /status/audit": RouteBodies(page, more={503: None}),
-        "POST /status/sign-in": RouteBodies(page, _form(OperatorSignInForm), status=303, more={401: None, 429: None}),
-        "POST /status/sign-out": RouteBodies(page, _form(TokenForm), status=303),
-        "GET /sign-in": RouteBodies(page, status=303),
-        "POST /sign-in": RouteBodies(page, _form(ClientSignInForm), status=303, more={401: None, 429: None}),
-        "POST /sign-out": RouteBodies(page, _form(TokenForm), status=303),
-        "GET /api/docs": RouteBodies(page),
-        "POST /avibe": RouteBodies(page, _form(own.text)),
-        "POST /avision": RouteBodies(page, {MULTIPART: own.image}),
-        "GET /avibe": RouteBodies(page, status=303),
-        "GET /avision": RouteBodies(page, status=303),
+        "GET /status/keys": RouteBodies(PAGE, more=LOST),
+        "GET /status/keys/new": RouteBodies(PAGE),
+        "POST /status/keys": RouteBodies(PAGE, _form(KeyForm), more=LOST),
+        "GET /status/keys/<key_id>": RouteBodies(PAGE, more=LOST),
+        "POST /status/keys/<key_id>": RouteBodies(PAGE, _form(KeyForm), status=303, more=LOST),
+        "POST /status/keys/<key_id>/disable": RouteBodies(PAGE, _form(TokenForm), status=303, more=LOST),
+        "POST /status/keys/<key_id>/enable": RouteBodies(PAGE, _form(TokenForm), status=303, more=LOST),
+        "POST /status/keys/<key_id>/rotate": RouteBodies(PAGE, _form(RotateForm), more=LOST),
+        "POST /status/keys/<key_id>/delete": RouteBodies(PAGE, _form(TokenForm), status=303, more=LOST),
+        "GET /status/usage": RouteBodies(PAGE, more={503: None}),
+        "GET /status/audit": RouteBodies(PAGE, more={503: None}),
+        "POST /status/sign-in": RouteBodies(PAGE, _form(OperatorSignInForm), status=303, more={401: None, 429: None}),
+        "POST /status/sign-out": RouteBodies(PAGE, _form(TokenForm), status=303),
+        "GET /status/usage.csv": RouteBodies({CSV: None}, query=UsageQuery),
+    }
+
+
+def _own_api(own: RequestModels) -> Bodies:
+    """Return those of the JSON API."""
+    answer = response_models.GenerationAnswer
+    return {
         "POST /api/v1/text/generate": RouteBodies({JSON: answer, EVENTS: None}, {JSON: own.text_json}),
         "POST /api/v1/text/batch": RouteBodies({LINES: None}, {JSON: own.batch}),
         "POST /api/v1/image/analyze": RouteBodies(
@@ -92,6 +114,13 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         "POST /api/v1/feedback": RouteBodies(
             {JSON: response_models.FeedbackAnswer}, {JSON: FeedbackRequest}, more={404: bodies.ApiFailure}
         ),
+        "GET /api/v1/usage": RouteBodies({JSON: OwnUsage, CSV: None}, query=OwnUsageQuery),
+    }
+
+
+def _protocols(openai: OpenaiModels) -> Bodies:
+    """Return those of OpenAI's and Anthropic's protocols."""
+    return {
         "GET /v1/models": RouteBodies({JSON: response_models.ModelList}),
         "GET /v1/models/<path:model_id>": RouteBodies({JSON: response_models.ModelEntry}),
         "POST /v1/chat/completions": RouteBodies(
@@ -111,13 +140,17 @@ def route_bodies(own: RequestModels, openai: OpenaiModels) -> dict[str, RouteBod
         ),
         "POST /v1/messages": RouteBodies({JSON: MessageAnswer, EVENTS: None}, {JSON: MessagesRequest}),
         "POST /v1/messages/count_tokens": RouteBodies({JSON: TokenCount}, {JSON: CountTokensRequest}),
+    }
+
+
+def _operation() -> Bodies:
+    """Return those of probes, metrics, reports and the description."""
+    return {
         "GET /api/health": RouteBodies({JSON: bodies.Health}),
         "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
         "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
         "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
         "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
-        "GET /api/v1/usage": RouteBodies({JSON: OwnUsage, CSV: None}, query=OwnUsageQuery),
-        "GET /status/usage.csv": RouteBodies({CSV: None}, query=UsageQuery),
         "GET /api/admin/usage": RouteBodies({JSON: UsageReport, CSV: None}, query=UsageQuery),
         "GET /api/admin/audit": RouteBodies({JSON: AuditTrail, CSV: None}, query=AuditQuery),
         "GET /metrics": RouteBodies({TEXT: None}),
