@@ -87,14 +87,28 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._lock = threading.Lock()  # guards the field below
+        self._lock = threading.Lock()  # held while the database is opened; guards the fields below
         self._engine: Engine | None = None
+        self._failed, self._reason = 0, ""
 
     def engine(self) -> Engine:
-        """Return the engine. Raises DatabaseError; the next call tries again."""
+        """Return the engine. Raises DatabaseError; the next call tries again.
+
+        Calls that wait for one that fails have its error, so that they do not wait for a database one after the other.
+        """
+        known = self._failed
         with self._lock:
             if self._engine is None:
-                engine = open_database(self._url)
-                migrate(engine)
-                self._engine = engine
+                if self._failed != known:
+                    raise DatabaseError(self._reason)
+                self._engine = self._opened()
             return self._engine
+
+    def _opened(self) -> Engine:
+        try:
+            engine = open_database(self._url)
+            migrate(engine)
+        except DatabaseError as error:
+            self._failed, self._reason = self._failed + 1, str(error)
+            raise
+        return engine

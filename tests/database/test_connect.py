@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from database.connect import DatabaseError, migrate, open_database, sqlite_url
+import database.connect
+from database.connect import Database, DatabaseError, migrate, open_database, sqlite_url
 from database.tables import METADATA
 from tests.threads import together
 
@@ -64,3 +67,50 @@ def test_the_error_has_no_password():
     with pytest.raises(DatabaseError) as failure:
         migrate(open_database("postgresql://user:not-a-password@127.0.0.1:1/name"))  # pragma: allowlist secret
     assert "not-a-password" not in str(failure.value)
+
+
+class CountedLock:
+    """A lock that counts who wants it."""
+
+    def __init__(self):
+        self.lock, self.wanted = threading.Lock(), threading.Semaphore(0)
+
+    def __enter__(self):
+        self.wanted.release()
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
+def test_calls_that_wait_for_a_failure_share_it(tmp_path, monkeypatch):
+    """A database that does not answer is waited for once, not by one call after the other; later calls try again."""
+    opening, answers, tries, failed = threading.Event(), threading.Event(), [], []
+
+    def away(url):
+        tries.append(url)
+        opening.set()
+        assert answers.wait(10)
+        raise DatabaseError("away")
+
+    def use():
+        with pytest.raises(DatabaseError, match="away"):
+            service.engine()
+        failed.append(True)
+
+    service = Database(sqlite_url(tmp_path / "avito-ai.db"))
+    service._lock = lock = CountedLock()
+    monkeypatch.setattr(database.connect, "open_database", away)
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    threads[0].start()
+    assert opening.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    for _ in threads:
+        assert lock.wanted.acquire(timeout=10)
+    answers.set()
+    for thread in threads:
+        thread.join()
+    assert (len(tries), len(failed)) == (1, 4)
+    monkeypatch.undo()
+    service.engine().dispose()
