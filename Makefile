@@ -1,5 +1,5 @@
 # Shortcuts for developers; each recipe works by itself as well.
-.PHONY: install run check test lint format bench fake-cuda proof fuzz lighthouse
+.PHONY: install run check test lint format bench sanitize fake-cuda proof fuzz lighthouse
 
 PYTHON = .venv/bin/python
 # The results name the commits that they were measured at, which look like keys.
@@ -43,6 +43,11 @@ sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materia
 bench:
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
+
+sanitize: ## the kernels of packed weights under gcc's AddressSanitizer and UBSan, which end at the first error
+	ASAN_OPTIONS=detect_leaks=0 CFLAGS='-g -O1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all' \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(PYTHON) -m pytest -q tests/engine/model/kernels/test_packed.py
 
 fake-cuda: ## the flat step on fake tensors of a card: needs requirements.txt, in the CUDA build, in .venv-cuda (4.6 GB)
 	.venv-cuda/bin/python -m tests.engine.model.cuda.fake_cuda

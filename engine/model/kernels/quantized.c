@@ -99,7 +99,7 @@ static float at_scale(const float *w, float scale, int low, int high, signed cha
     for (long i = 0; i < GROUP; i++) {
         float n = nearbyintf(w[i] * inverse);
         n = n < -low ? -low : n > high ? high : n;
-        whole[i] = (signed char)n;
+        whole[i] = n == n ? (signed char)n : 0;
         error += (w[i] - n * scale) * (w[i] - n * scale);
     }
     return error;
@@ -204,12 +204,14 @@ void quantize_rows(const float *x, signed char *whole, float *scales, int *sums,
                 largest = size > largest ? size : largest;
                 sum += w[i];
             }
-            float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+            float inverse = 127.0f / largest;
+            if (!(inverse < INFINITY)) inverse = 0.0f; /* zeros, and values that are as good as zero */
             int total = 0;
 #pragma omp simd reduction(+ : total)
             for (long i = 0; i < GROUP; i++) {
                 const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
-                int n = (int)((w[i] * inverse + magic) - magic);
+                float rounded = (w[i] * inverse + magic) - magic;
+                int n = rounded == rounded ? (int)rounded : 0;
                 whole[at * GROUP + i] = (signed char)n;
                 total += n;
             }
