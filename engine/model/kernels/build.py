@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 SOURCES = tuple(
     HERE / name for name in ("linear.c", "half.c", "quantized.c", "rows.c", "attention.c", "sampling.c", "ranked.c")
 )
-HEADERS = (HERE / "kernels.h", HERE / "sampling.h")
+HEADERS = tuple(HERE / name for name in ("kernels.h", "packed.h", "sampling.h"))
 COMPILERS = ("gcc", "cc")
 TIMEOUT = 120.0  # seconds
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")

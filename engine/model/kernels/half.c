@@ -6,16 +6,13 @@
  * weights of a column are side by side, as products of bfloat16 read them; of half floats, those of the first input come
  * before those of the second.
  */
-#include "kernels.h"
-
-#include <immintrin.h>
-#include <string.h>
+#include "packed.h"
 
 enum {
     HVECTORS = 2,             /* vectors of columns in a panel */
     HCOLS = LANES * HVECTORS, /* columns of a panel */
     HROWS = 6,                /* rows of a tile */
-    BFLOAT16 = 1,             /* the kind of weights; the other is half floats, 2 */
+    PAIRS = FLOAT32,          /* the kind of a product of weights and x in bfloat16; else that of the weights */
     HDEPTH = 512              /* inputs of a panel that stay in the L1 cache while all rows of x pass over them */
 };
 
@@ -35,8 +32,11 @@ typedef __m256i words;
 #define SECOND_HALF(w) ((vec)_mm256_cvtph_ps(_mm256_extracti128_si256(w, 1)))
 #endif
 
+/* Returns how many inputs a panel has room for: they come in pairs. */
+INLINE long padded_to(long in) { return (in + 1) / 2 * 2; }
+
 /* Returns the number of 16-bit words that a packed weight [out, in] takes. */
-long half_words(long out, long in) { return (out + HCOLS - 1) / HCOLS * HCOLS * ((in + 1) / 2 * 2); }
+long half_words(long out, long in) { return (out + HCOLS - 1) / HCOLS * HCOLS * padded_to(in); }
 
 /* Returns the number of columns of a panel. */
 long half_columns(void) { return HCOLS; }
@@ -49,7 +49,7 @@ INLINE long word_at(long c, long k, long kind) {
 
 /* Packs weight [out, in] of 16-bit words of a kind into panels; what is beyond it is zero. */
 void half_pack(const unsigned short *weight, unsigned short *packed, long out, long in, long kind, long threads) {
-    long padded = (in + 1) / 2 * 2;
+    long padded = padded_to(in);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += HCOLS)
         for (long k = 0; k < padded; k++)
@@ -58,23 +58,18 @@ void half_pack(const unsigned short *weight, unsigned short *packed, long out, l
                     first + c < out && k < in ? weight[(first + c) * in + k] : 0;
 }
 
-/* Writes the rows `ids` [count] of the weight as floats to y [count, in]. kind: 1 for bfloat16, 2 for half floats. */
+/* Writes the rows `ids` [count] of the weight as floats to y [count, in]. */
 void half_rows(const unsigned short *packed, const long *ids, float *y, long count, long in, long kind) {
-    long padded = (in + 1) / 2 * 2;
+    long padded = padded_to(in);
     for (long row = 0; row < count; row++) {
         const unsigned short *panel = packed + ids[row] / HCOLS * HCOLS * padded;
-        for (long k = 0; k < in; k++) {
-            unsigned short word = panel[word_at(ids[row] % HCOLS, k, kind)];
-            unsigned int wide = (unsigned int)word << 16;
-            if (kind == BFLOAT16) memcpy(y + row * in + k, &wide, 4);
-            else y[row * in + k] = _cvtsh_ss(word);
-        }
+        for (long k = 0; k < in; k++) y[row * in + k] = stored(panel, word_at(ids[row] % HCOLS, k, kind), kind);
     }
 }
 
 /* Rounds x [rows, in] to bfloat16, to even, in pairs [rows, in / 2, 2]; NaN stays NaN. */
 static void to_bfloat16(const float *x, unsigned short *rounded, long rows, long in) {
-    long padded = (in + 1) / 2 * 2;
+    long padded = padded_to(in);
     for (long row = 0; row < rows; row++) {
         unsigned short *to = rounded + row * padded;
 #pragma omp simd
@@ -97,7 +92,7 @@ long half_multiplies(void) {
 }
 
 /* A tile: y [rows, HCOLS] (ldy), for constant rows and kind. x: floats [rows, (ldx)], or pairs of bfloat16 where they are
- * multiplied (kind 0). */
+ * multiplied. */
 INLINE void half_tile(const long rows, const long kind, const float *x, long ldx, const unsigned short *w, long depth,
                       float *y, long ldy, int more, const float *bias) {
     vec sums[HROWS][HVECTORS];
@@ -117,7 +112,7 @@ INLINE void half_tile(const long rows, const long kind, const float *x, long ldx
             __builtin_prefetch(from + 1024, 0, 2);
         }
 #if defined(__AVX512BF16__)
-        if (kind == 0) {
+        if (kind == PAIRS) {
 #pragma GCC unroll 6
             for (long r = 0; r < rows; r++) {
                 int pair;
@@ -149,9 +144,9 @@ INLINE void half_tile(const long rows, const long kind, const float *x, long ldx
 
 #define HTILE(R) \
     case R: \
-        if (kind == 0) half_tile(R, 0, x, ldx, w, depth, y, ldy, more, bias); \
+        if (kind == PAIRS) half_tile(R, PAIRS, x, ldx, w, depth, y, ldy, more, bias); \
         else if (kind == BFLOAT16) half_tile(R, BFLOAT16, x, ldx, w, depth, y, ldy, more, bias); \
-        else half_tile(R, 2, x, ldx, w, depth, y, ldy, more, bias); \
+        else half_tile(R, FLOAT16, x, ldx, w, depth, y, ldy, more, bias); \
         break;
 
 static void half_part(long rows, long kind, const float *x, long ldx, const unsigned short *w, long depth, float *y,
@@ -159,50 +154,51 @@ static void half_part(long rows, long kind, const float *x, long ldx, const unsi
     switch (rows) { HTILE(1) HTILE(2) HTILE(3) HTILE(4) HTILE(5) HTILE(6) }
 }
 
+/* Returns x from an element on. */
+INLINE const float *from_element(const float *x, long at, long kind) {
+    return kind == PAIRS ? (const float *)((const unsigned short *)x + at) : x + at;
+}
+
 /* All rows of one panel; a part of it stays in the cache while they pass. */
 static void half_panel(const float *x, long kind, const unsigned short *panel, const float *bias, float *y, long ldy,
                        long rows, long in, int add) {
     long blocks = (rows + HROWS - 1) / HROWS, depth_of = blocks > 1 ? HDEPTH : in;
-    long ldx = kind == 0 ? (in + 1) / 2 * 2 : in;
+    long ldx = kind == PAIRS ? padded_to(in) : in;
     for (long k = 0; k < in; k += depth_of) {
         long depth = in - k < depth_of ? in - k : depth_of;
         for (long block = 0, row = 0; block < blocks; block++) {
             long count = rows / blocks + (block < rows % blocks);
-            const float *from = kind == 0 ? (const float *)((const unsigned short *)x + row * ldx + k) : x + row * ldx + k;
+            const float *from = from_element(x, row * ldx + k, kind);
             half_part(count, kind, from, ldx, panel + k * HCOLS, depth, y + row * ldy, ldy, add || k, k ? NULL : bias);
             row += count;
         }
     }
 }
 
-/* y [rows, out] = x [rows, in] W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL. kind: 1 for
- * bfloat16, 2 for half floats. rounded: scratch of rows * (in + 1) words where bfloat16 is multiplied, else NULL. */
+/* y [rows, out] = x [rows, in] W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL. kind: of
+ * the weights. rounded: scratch of rows * (in + 1) words where bfloat16 is multiplied, else NULL. */
 void half_gemm(const float *x, const unsigned short *packed, const float *bias, float *y, unsigned short *rounded,
                long rows, long out, long in, long kind, int add, long threads) {
-    long pairs = (in + 1) / 2;
     if (rounded) {
         to_bfloat16(x, rounded, rows, in);
-        x = (const float *)rounded, kind = 0;
+        x = (const float *)rounded, kind = PAIRS;
     }
+    long ldx = kind == PAIRS ? padded_to(in) : in;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += HCOLS) {
-        const unsigned short *panel = packed + first * pairs * 2;
+        const unsigned short *panel = packed + first * padded_to(in);
         const float *panel_bias = bias ? bias + first : NULL;
         if (first + HCOLS <= out) {
             half_panel(x, kind, panel, panel_bias, y + first, out, rows, in, add);
             continue;
         }
-        long ldx = kind == 0 ? pairs * 2 : in;
         float part[HROWS * HCOLS]; /* the last panel is wider than the rest of y */
         for (long row = 0; row < rows; row += HROWS) {
             long count = rows - row < HROWS ? rows - row : HROWS;
             float *target = y + row * out + first;
-            const float *from = kind == 0 ? (const float *)((const unsigned short *)x + row * ldx) : x + row * ldx;
-            for (long r = 0; add && r < count; r++)
-                for (long c = 0; first + c < out; c++) part[r * HCOLS + c] = target[r * out + c];
-            half_panel(from, kind, panel, panel_bias, part, HCOLS, count, in, add);
-            for (long r = 0; r < count; r++)
-                for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * HCOLS + c];
+            if (add) copy_block(target, out, part, HCOLS, count, out - first);
+            half_panel(from_element(x, row * ldx, kind), kind, panel, panel_bias, part, HCOLS, count, in, add);
+            copy_block(part, HCOLS, target, out, count, out - first);
         }
     }
 }

@@ -1,7 +1,7 @@
-/* Kernels for the parts of a step in which torch is slow on the CPU in float32. One core is bound by reading memory
- * (weights, keys, values), so each kernel prefetches while it computes and passes over a row once. Tensors are
- * contiguous float32 in row-major order unless a stride is given; offsets and strides are in elements; `threads` is the
- * number of OpenMP threads to use. The kernels hold no state between calls.
+/* Kernels for the parts of a step in which torch is slow on the CPU. One core is bound by reading memory (weights, keys,
+ * values), so each kernel prefetches while it computes and passes over a row once. Tensors are contiguous in row-major
+ * order unless a stride is given, and of float32 but for packed weights of fewer bits (packed.h); offsets and strides are
+ * in elements; `threads` is the number of OpenMP threads to use. The kernels hold no state between calls.
  */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -36,6 +36,12 @@ typedef int mask __attribute__((vector_size(LANES * sizeof(int))));
 /* Prefetches `count` floats. */
 INLINE void prefetch(const float *from, long count) {
     for (long i = 0; i < count; i += LINE) __builtin_prefetch(from + i, 0, 2);
+}
+
+/* Copies a block [rows, columns] from one matrix to another; ldf, ldt: the strides of their rows. */
+INLINE void copy_block(const float *from, long ldf, float *to, long ldt, long rows, long columns) {
+    for (long r = 0; r < rows; r++)
+        for (long c = 0; c < columns; c++) to[r * ldt + c] = from[r * ldf + c];
 }
 
 /* Returns `yes` in lanes where the mask is set, else `no`. */

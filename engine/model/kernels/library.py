@@ -1,4 +1,4 @@
-"""The compiled kernels as calls on float32 CPU tensors, contiguous unless stated otherwise.
+"""The compiled kernels as calls on CPU tensors, float32 and contiguous unless stated; `packed` has those of fewer bits.
 
 `load_kernels` returns None and logs the reason if they cannot be loaded; every caller falls back to torch.
 """

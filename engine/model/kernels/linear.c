@@ -96,12 +96,9 @@ void gemm(const float *x, const float *packed, const float *bias, float *y, long
         for (long row = 0; row < rows; row += ROWS) {
             long count = rows - row < ROWS ? rows - row : ROWS;
             float *target = y + row * out + first;
-            if (add)
-                for (long r = 0; r < count; r++)
-                    for (long c = 0; first + c < out; c++) part[r * COLS + c] = target[r * out + c];
+            if (add) copy_block(target, out, part, COLS, count, out - first);
             panel_gemm(x + row * in, panel, panel_bias, part, COLS, count, in, add);
-            for (long r = 0; r < count; r++)
-                for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * COLS + c];
+            copy_block(part, COLS, target, out, count, out - first);
         }
     }
 }

@@ -8,10 +8,7 @@
  * of 128 for 8 bits, of 8 for 4 bits, is taken from the sums again. 4 bits: a byte holds the weights of inputs k (low)
  * and k + 4 (high).
  */
-#include "kernels.h"
-
-#include <immintrin.h>
-#include <string.h>
+#include "packed.h"
 
 enum {
     GROUP = 32,              /* values that share a scale */
@@ -73,25 +70,19 @@ INLINE ints add_products_8(ints sum, ints weights, ints x) {
 #endif
 }
 
+/* Returns the number of groups of `in` values. */
+INLINE long groups_of(long in) { return (in + GROUP - 1) / GROUP; }
+
+/* Returns the bytes of a record with weights of `bits`. */
+INLINE long record_bytes(long bits) { return SCALES + QCOLS * GROUP * bits / 8; }
+
 /* Returns the number of bytes that a weight [out, in] of `bits` takes. */
 long quantized_bytes(long out, long in, long bits) {
-    long panels = (out + QCOLS - 1) / QCOLS, groups = (in + GROUP - 1) / GROUP;
-    return panels * groups * (SCALES + QCOLS * GROUP * bits / 8);
+    return (out + QCOLS - 1) / QCOLS * groups_of(in) * record_bytes(bits);
 }
 
 /* Returns the number of columns of a panel. */
 long quantized_columns(void) { return QCOLS; }
-
-/* Returns value `at` of an array of floats (kind 0), bfloat16 (1) or half floats (2). */
-INLINE float stored(const void *from, long at, long kind) {
-    if (kind == 0) return ((const float *)from)[at];
-    unsigned short bits = ((const unsigned short *)from)[at];
-    if (kind == 2) return _cvtsh_ss(bits);
-    unsigned int wide = (unsigned int)bits << 16;
-    float value;
-    memcpy(&value, &wide, 4);
-    return value;
-}
 
 /* Writes the squared error of w [GROUP] at this scale, and the weights at it [GROUP], from -low to high. */
 static float at_scale(const float *w, float scale, int low, int high, signed char *whole) {
@@ -161,9 +152,9 @@ static void pack_record(const void *weight, long kind, unsigned char *record, lo
     }
 }
 
-/* Quantizes a weight [out, in] of floats (kind 0), bfloat16 (1) or half floats (2) to panels of records. */
+/* Quantizes a weight [out, in] of values of a kind to panels of records. */
 void quantize(const void *weight, unsigned char *panels, long kind, long out, long in, long bits, long threads) {
-    long groups = (in + GROUP - 1) / GROUP, record = SCALES + QCOLS * GROUP * bits / 8;
+    long groups = groups_of(in), record = record_bytes(bits);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += QCOLS)
         for (long group = 0; group < groups; group++)
@@ -172,7 +163,7 @@ void quantize(const void *weight, unsigned char *panels, long kind, long out, lo
 
 /* Writes the rows `ids` [count] of the weight as floats to y [count, in]. */
 void quantized_rows(const unsigned char *panels, const long *ids, float *y, long count, long in, long bits) {
-    long groups = (in + GROUP - 1) / GROUP, record = SCALES + QCOLS * GROUP * bits / 8;
+    long groups = groups_of(in), record = record_bytes(bits);
     for (long row = 0; row < count; row++) {
         long c = ids[row] % QCOLS;
         for (long group = 0; group < groups; group++) {
@@ -191,7 +182,7 @@ void quantized_rows(const unsigned char *panels, const long *ids, float *y, long
 
 /* Quantizes x [rows, in] by groups to `whole` [rows, groups, GROUP] with `scales` and `sums`, both [rows, groups]. */
 void quantize_rows(const float *x, signed char *whole, float *scales, int *sums, long rows, long in, long threads) {
-    long groups = (in + GROUP - 1) / GROUP;
+    long groups = groups_of(in);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * in > MANY)
     for (long row = 0; row < rows; row++)
         for (long group = 0; group < groups; group++) {
@@ -266,8 +257,8 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
             for (long r = 0; r < rows; r++)
                 totals[r][v] += FLOATS(parts[r][v]) * (scale * scales[r * groups + group]);
         }
-        panel = bytes + QCOLS * GROUP * bits / 8;
-        for (long line = 0; line < (SCALES + QCOLS * GROUP * bits / 8) / 64; line++)
+        panel += record_bytes(bits);
+        for (long line = 0; line < record_bytes(bits) / 64; line++)
             __builtin_prefetch(panel + 1024 + line * 64, 0, 2);
     }
 #pragma GCC unroll 6
@@ -290,7 +281,7 @@ static void quantized_panel(long rows, long bits, const signed char *whole, cons
 /* y [rows, out] = x W^T, plus y if `add`, plus bias (padded to whole panels) if not NULL; x as `quantize_rows` wrote it. */
 void quantized_gemm(const signed char *whole, const float *scales, const int *sums, const unsigned char *panels,
                     const float *bias, float *y, long rows, long out, long in, long bits, int add, long threads) {
-    long groups = (in + GROUP - 1) / GROUP, record = SCALES + QCOLS * GROUP * bits / 8;
+    long groups = groups_of(in), record = record_bytes(bits);
     long blocks = (rows + QROWS - 1) / QROWS;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (long first = 0; first < out; first += QCOLS) {
@@ -306,11 +297,9 @@ void quantized_gemm(const signed char *whole, const float *scales, const int *su
                 quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, target, out, add, panel_bias);
             } else { /* the last panel is wider than the rest of y */
                 float part[QROWS * QCOLS];
-                for (long r = 0; add && r < count; r++)
-                    for (long c = 0; first + c < out; c++) part[r * QCOLS + c] = target[r * out + c];
+                if (add) copy_block(target, out, part, QCOLS, count, out - first);
                 quantized_panel(count, bits, at, at_scales, at_sums, panel, groups, part, QCOLS, add, panel_bias);
-                for (long r = 0; r < count; r++)
-                    for (long c = 0; first + c < out; c++) target[r * out + c] = part[r * QCOLS + c];
+                copy_block(part, QCOLS, target, out, count, out - first);
             }
             row += count;
         }
