@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import pytest
 
@@ -36,9 +37,9 @@ def processes():
     """Start pools; they are stopped in the end."""
     made = []
 
-    def start(script=None, count=1):
+    def start(script=None, count=1, clock=time.monotonic):
         command = None if script is None else [sys.executable, "-c", script, "{socket}"]
-        made.append(GrammarProcesses(count, command))
+        made.append(GrammarProcesses(count, command, clock))
         made[-1].start()
         return made[-1]
 
@@ -104,19 +105,28 @@ def test_a_process_that_was_killed_refuses_nothing(processes):
 
 
 def test_one_that_hangs_leaves_the_other_process(processes):
-    """A client whose grammar does not end holds up nobody else's."""
-    trials = processes(SOMETIMES, count=2)
-    refused = []
+    """A client whose grammar does not end holds up nobody else's: both are tried at once."""
+    now, hangs, refused = [0.0], threading.Event(), []
+
+    def clock():
+        read = now[0]
+        if threading.current_thread() is thread:
+            hangs.set()
+        return read
 
     def hang():
         try:
-            trials.check(lark_grammar('start: "hang"'), 2.0)
+            trials.check(lark_grammar('start: "hang"'), 1.0)
         except ValidationError as error:
             refused.append(error)
 
     thread = threading.Thread(target=hang)
+    trials = processes(SOMETIMES, count=2, clock=clock)
     thread.start()
+    assert hangs.wait(PATIENCE)
     trials.check(OBJECT, PATIENCE)
+    assert refused == []
+    now[0] = 1.0
     thread.join()
     assert len(refused) == 1
 
