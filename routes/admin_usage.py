@@ -102,4 +102,5 @@ def _shown(sums: Sums, locale: Locale) -> dict[str, Any]:
 
 
 def _money(value: float, locale: Locale) -> str:
-    return locale.number(value, 2) if value >= 1 or value == 0 else locale.number(value, 4).rstrip("0")
+    """Return an amount with two decimal places, one below 1 to the millionth."""
+    return locale.number(value, 2) if value >= 1 or value == 0 else locale.number(value, 6).rstrip("0")

@@ -37,6 +37,16 @@ def test_usage_is_shown_by_model_and_account(client, used, language):
     assert len(re.findall("<figure", page)) == 3
 
 
+@pytest.mark.parametrize(
+    ("cost", "shown"), [(7, "0.000007"), (999_999, "0.999999"), (500_000, "0.5"), (1_234_567, "1.23")]
+)
+def test_a_small_cost_is_shown_to_the_millionth(app, client, cost, shown):
+    """No answer that has a price seems to have none."""
+    used = UsageRecord("1", time.time(), "key:a", "avibe", cost=cost)
+    assert add(services(app).database.engine(), "journal", 0, 1, summed([used]))
+    assert f"<dd>{shown}</dd>" in client.get("/status/usage").text
+
+
 def test_one_account_is_chosen_by_its_link(client, used):
     """Only its figures are left; a span that is unknown is a month."""
     page = client.get("/status/usage").text
