@@ -61,6 +61,7 @@ class BudgetWarnings:
     def look(self) -> None:
         """Tell what is new. Called once a second; never raises."""
         states, shares, told = dict.fromkeys(STATES.values(), 0), dict.fromkeys(PERIODS, 0.0), set[Warned]()
+        reachable = True  # once the database is not, its next time-out would only keep budgets from being read
         for account, name, standing in self._budgets.all_standings():
             if account == SERVICE:
                 shares[standing.limit.rpartition("_")[2]] = standing.used / standing.amount
@@ -70,8 +71,11 @@ class BudgetWarnings:
             if account != SERVICE:
                 states[STATES[percent]] += 1
             warned = Warned(account, standing.limit, standing.period.start, percent)
-            if warned in self._told or self._tell(warned, name, standing):
-                told.add(warned)
+            if warned not in self._told:
+                reachable = reachable and self._tell(warned, name, standing)
+                if not reachable:
+                    continue
+            told.add(warned)
         self._states, self._shares, self._told = states, shares, told
 
     def _tell(self, warned: Warned, name: str, standing: Standing) -> bool:

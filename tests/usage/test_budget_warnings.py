@@ -119,6 +119,23 @@ def test_while_the_database_is_away_it_waits(shop):
     assert shop.look() == ["budget_warning"]
 
 
+def test_a_database_that_is_away_is_waited_for_once_a_look(shop):
+    """However many budgets are to be told: each would have its time-out, and none would be read meanwhile."""
+    tries = []
+
+    def claim(warned):
+        tries.append(warned)
+        raise TimeoutError
+
+    for number in range(5):
+        shop.answer(holder(f"key:{number}", tokens_per_day=100), 85)
+    shop.warnings = BudgetWarnings(shop.budgets, claim, shop.sent.append)
+    for looks in (1, 2):
+        assert shop.look() == []
+        assert len(tries) == looks
+    assert shop.warnings.states() == {"nearly_spent": 5, "spent": 0}
+
+
 def test_the_service_has_its_own(engine):
     """Its budgets are told as its own, and exported as shares."""
     shop = Watched(engine, money_per_day=1_000_000, money_per_month=4_000_000)
