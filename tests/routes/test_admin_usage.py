@@ -42,7 +42,7 @@ def test_usage_is_shown_by_model_and_account(client, used, language):
 )
 def test_a_small_cost_is_shown_to_the_millionth(app, client, cost, shown):
     """No answer that has a price seems to have none."""
-    used = UsageRecord("1", time.time(), "key:a", "avibe", cost=cost)
+    used = UsageRecord("1", time.time(), "key:a", "avibe", "api", cost=cost)
     assert add(services(app).database.engine(), "journal", 0, 1, summed([used]))
     assert f"<dd>{shown}</dd>" in client.get("/status/usage").text
 
