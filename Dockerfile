@@ -25,7 +25,7 @@ RUN /installer/bin/pip --python /venv/bin/python install --no-cache-dir --requir
     && /installer/bin/pip --python /venv/bin/python check \
     && /venv/bin/python -c "import sys, torch; sys.exit(f'torch {torch.__version__} is not the build for $VARIANT' if (torch.version.cuda is None) != ('$VARIANT' == 'cpu') else 0)"
 
-# The CPU kernels, compiled for both supported instruction sets, since the machine that runs the image is not known and
+# The CPU kernels, compiled for each supported instruction set, since the machine that runs the image is not known and
 # the CPU image has no compiler. A base image with a C compiler needs no apt.
 FROM ${BASE} AS kernels
 ARG VARIANT
@@ -71,9 +71,10 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /u
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 WORKDIR /app
-# Three folders are written to: /tmp, a tmpfs if the root file system is read-only, /var/lib/avito-ai with the database
-# and the journal of usage, which wants a volume, and with CUDA the folder of the compiled kernels, which a tmpfs of Docker cannot be, since nothing on it may be executed. The variants are values of
-# DEVICE, so the one without CUDA sets the CPU explicitly, as production requires.
+# Three folders are written to: /tmp, a tmpfs if the root file system is read-only; /var/lib/avito-ai with the database
+# and the journal of usage, which wants a volume; and with CUDA the folder of the compiled kernels, which a tmpfs of
+# Docker cannot be, since nothing on it may be executed. The variants are values of DEVICE, so the one without CUDA sets
+# the CPU explicitly, as production requires.
 ENV PATH=/venv/bin:$PATH \
     HOME=/tmp \
     TRITON_CACHE_DIR=/var/cache/avito-ai/triton \
