@@ -252,8 +252,10 @@ class TestCommitment:
 
     def test_it_is_asked_for_again(self):
         """Where the room refuses at first; nothing waits once it has agreed."""
-        self.uncommitted([True]).wait_for_commitment()
-        self.uncommitted([False, False, True]).wait_for_commitment(ask_every=0.0)
+        for answers in ([True], [False, False, True]):
+            asked = iter([*answers, "not asked"])
+            self.uncommitted(asked).wait_for_commitment(ask_every=0.0)
+            assert list(asked) == ["not asked"]
 
     def test_the_start_of_the_answer_ends_the_wait(self):
         """Whoever waits is woken; parts that came meanwhile are read as ever."""
