@@ -326,7 +326,7 @@ def test_secret_file_stands_between_environment_and_env_file(env_file, tmp_path)
 @pytest.mark.parametrize(
     ("unusable", "others"),
     [
-        ({"JWT_SECRET_KEY": "short"}, {"AUTH": "jwt"}),
+        ({"JWT_SECRET_KEY": "short"}, {"AUTH": "jwt"}),  # pragma: allowlist secret
         ({"JWT_SECRET_KEY_FILE": "/nothing/here"}, {"AUTH": "keys,jwt"}),
         ({"PRICES": "cheap"}, {"BUDGET_PER_DAY": "5"}),
         ({"VIBE_MODELS": "v1"}, {"VIBE_SPLIT": "v2=10"}),
