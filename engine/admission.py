@@ -34,15 +34,13 @@ def make_sequence(
     queue_position: Callable[[GenerationRequest], QueuePosition | None] = lambda request: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
     wanted: Wanted | None = None,
-    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Tokenize a request and check it. Raises ValidationError or a subclass, with the field at fault.
 
     The sequence does not keep the prompt, whose images and texts may be large.
 
     arrival: on `clock`, in seconds; on_abort: called when the answer is aborted; queue_position: where it waits;
-    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors; commit_early: as
-    `Generation` takes it.
+    scopes: whose cached prefixes it may reuse; wanted: ends the work early, with its own errors.
     """
     check_prompt_size(request.prompt, loaded.max_model_len)
     prompt = loaded.preparer.prepare(request.prompt, wanted)
@@ -52,7 +50,7 @@ def make_sequence(
         raise ValidationError(f"Token ids must be from 0 to {loaded.vocab_size - 1}.", "logit_bias")
     bare = replace(request, prompt=PREPARED, sampling=sampling)
     position = partial(queue_position, bare)
-    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, position, scopes, commit_early)
+    return sequence_of(loaded, bare, prompt, arrival, on_abort, clock, position, scopes)
 
 
 def sequence_of(
@@ -64,7 +62,6 @@ def sequence_of(
     clock: Callable[[], float],
     queue_position: Callable[[], QueuePosition | None] = lambda: None,
     scopes: PrefixScopes = WITHIN_CLIENTS,
-    commit_early: Callable[[Generation], bool] = lambda generation: True,
 ) -> Sequence:
     """Return the sequence of a prepared prompt."""
     generation = Generation(
@@ -74,7 +71,6 @@ def sequence_of(
         on_abort,
         clock,
         queue_position,
-        commit_early,
         request.sampling.max_tokens,
         tuple(prompt.token_ids) if request.sampling.return_token_ids else (),
     )

@@ -34,7 +34,6 @@ from engine.types import (
 
 # Seconds after its deadline in which the engine may still end a request itself.
 DEADLINE_GRACE = 1.0
-COMMITMENT_INTERVAL = 0.5  # seconds
 
 
 class Backend(Protocol):
@@ -114,10 +113,11 @@ class Generation:
 
     deadline: on the monotonic clock, in seconds; past it the consumer gives up by itself, so that no request hangs on a
     stalled engine. on_abort: asks the engine to stop the sequence; it is called with this object's lock held, so it
-    must not block. queue_position: where the request waits, None once it has started. commit_early: asked for an answer
-    that waits whether it may be committed before it starts; if so, it is. max_tokens: the bound of its length.
-    prompt_token_ids: () unless the request wants them.
+    must not block. queue_position: where the request waits, None once it has started. max_tokens: the bound of its
+    length. prompt_token_ids: () unless the request wants them.
     """
+
+    writes_itself = False  # a stream's `wake` must not write: it is called with this object's lock held
 
     def __init__(
         self,
@@ -127,14 +127,12 @@ class Generation:
         on_abort: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         queue_position: Callable[[], QueuePosition | None] = lambda: None,
-        commit_early: Callable[[Generation], bool] = lambda generation: True,
         max_tokens: int = 0,
         prompt_token_ids: tuple[int, ...] = (),
     ) -> None:
         self.request_id, self.prompt_token_ids = request_id, prompt_token_ids
         self.prompt_tokens, self.max_tokens = prompt_tokens, max_tokens
         self.queue_position = queue_position
-        self._commit_early = commit_early
         self._deadline = deadline
         self._on_abort = on_abort
         self._clock = clock
@@ -148,15 +146,8 @@ class Generation:
         self._spent: Spent | None = None
         self._pushed = 0  # tokens
         self._aborted = False
-        self._committed = False
 
     # --- the producer's side: one thread ---
-
-    def commit(self) -> None:
-        """Refuse this answer for want of capacity no longer: it has started, or its client has been told so."""
-        with self._changed:
-            self._committed = True
-            self._changed.notify_all()
 
     def push(self, piece: Piece) -> None:
         """Hand over a part of the answer; wakes the consumer only if it streams."""
@@ -213,9 +204,9 @@ class Generation:
         return bool(self._pieces) or self.done
 
     @property
-    def committed(self) -> bool:
-        """True once the answer is no longer refused for want of capacity."""
-        return self._committed
+    def unread(self) -> bool:
+        """True if there is a part that was not read."""
+        return bool(self._pieces)
 
     @property
     def aborted(self) -> bool:
@@ -237,20 +228,16 @@ class Generation:
             if not self.done:
                 self.abort()
 
-    def wait_for_commitment(self, ask_every: float = COMMITMENT_INTERVAL) -> None:
-        """Wait until the answer is committed, for a consumer that streams; before that no client may be told 200.
+    @property
+    def certain(self) -> bool:
+        """False while it may still turn out that there is no answer, of which a client is told by a status."""
+        return True
 
-        Raises the error that it ended with before. ask_every: seconds after which an early commitment is asked for.
+    def wait_for_begin(self) -> None:
+        """Wait where it is not certain yet that there will be an answer; an engine of ours promises one at admission.
+
+        Raises the error that the answer has ended with meanwhile.
         """
-        with self._changed:
-            self._streaming = True
-        while not self._commit_early(self):
-            with self._changed:
-                if self._error is not None and not self._committed:
-                    raise self._error
-                if self._committed or self.done:
-                    return
-                self._wait(ask_every)
 
     def result(self) -> Completion:
         """Wait for the end and return the whole answer. Raises the error that it ended with."""

@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from engine.errors import ModelError, ServiceError
@@ -48,6 +50,7 @@ class Runner(Protocol):
     """
 
     ahead: int  # for how many tokens beyond its last one a running sequence needs blocks
+    drafts: int  # how many drafted tokens of a sequence a step may compute
 
     def begin(self, sequence: Sequence) -> None: ...
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]: ...
@@ -66,6 +69,8 @@ class Counters:
     generation_tokens: int = 0
     nan_logits: int = 0
     preemptions: int = 0
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
 
 class EngineCore:
@@ -98,6 +103,7 @@ class EngineCore:
             self._begin,
             config.step_overhead,
             runner.ahead,
+            runner.drafts,
         )
 
     def step(self) -> bool:
@@ -169,11 +175,14 @@ class EngineCore:
     # --- run ---
 
     def _run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
+        began = self._clock()
         try:
             choices = self._runner.run(plan)
         except Exception as error:
-            parts = self._split_or_fail(plan, error)
+            parts = (plan,) if plan.drop_drafts() else self._split_or_fail(plan, error)
         else:
+            if not plan.prefill:
+                self.scheduler.drafts.learn(plan.decode, self._clock() - began)
             for sequence, count in plan.rows:
                 sequence.num_computed += count
             return choices
@@ -240,14 +249,29 @@ class EngineCore:
     def _postprocess(self, choices: list[tuple[Sequence, Choice]]) -> None:
         self._counters.steps += 1
         now = self._clock()
-        for sequence, choice in choices:
+        for sequence, chosen in groupby(choices, key=itemgetter(0)):
+            self._accept_all(sequence, [choice for _, choice in chosen], now)
+
+    def _accept_all(self, sequence: Sequence, choices: list[Choice], now: float) -> None:
+        """Accept the tokens that a step chose for a sequence: one, and another for each draft that was right."""
+        self._count_drafts(sequence, len(choices) - 1)
+        for place, choice in enumerate(choices):
             if not choice.finite or not (sequence.scores is None or sequence.scores.finite):
                 self._reject(sequence)
-                continue
+                return
+            sequence.num_computed += bool(place)  # the draft before it is a token now
             try:
                 self._accept(sequence, choice, now)
             except Exception as error:
                 self._fail_sequence(sequence, error)
+            if sequence.phase is not Phase.RUNNING:
+                return
+
+    def _count_drafts(self, sequence: Sequence, right: int) -> None:
+        if sequence.drafts:
+            self._counters.draft_tokens += len(sequence.drafts)
+            self._counters.accepted_draft_tokens += right
+            sequence.verified(right)
 
     def _accept(self, sequence: Sequence, choice: Choice, now: float) -> None:
         token_id = choice.token_id

@@ -15,6 +15,7 @@ from engine.engine_core import EngineCore
 from engine.errors import EngineDead, NotReady
 from engine.faults import is_poison
 from engine.schedule.waiting_room import WaitingRoom
+from engine.thread_name import name_this_thread
 
 log = logging.getLogger("avito_ai.engine")
 
@@ -77,6 +78,7 @@ class EngineLoop:
     # --- the engine's thread ---
 
     def _run(self, load: Callable[[], None], loaded: threading.Event, failure: list[BaseException]) -> None:
+        name_this_thread(f"engine-{self._name}")
         try:
             load()
             self.core = self._make_core()

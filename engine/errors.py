@@ -10,11 +10,14 @@
     │   ├── Overloaded           the service is at capacity
     │   └── NotReady             loading, draining, stalled or dead
     ├── DeadlineExceeded         the request's time is up
+    │   └── UpstreamTimedOut     the model's server did not answer, or fell silent
     ├── RequestAborted           the client disconnected
     └── ModelError               the model failed on this request
-        └── EngineDead           the engine's loop died while this request was in it
+        ├── EngineDead           the engine's loop died while this request was in it
+        └── UpstreamFailed       the model's server failed, or its answer is none
     StartError                   the service cannot start; not a request's error
-    └── NoRoom                   the models do not fit into the memory that is free now
+    ├── NoRoom                   the models do not fit into the memory that is free now
+    └── DamagedWeights           weights to be quantized are no finite numbers
 
 Every message is one plain sentence that may be shown to a client: no path, stack, prompt or library text in it.
 `StartError` alone goes to the operator and may name settings and folders.
@@ -108,6 +111,10 @@ class DeadlineExceeded(ServiceError):
     """The request did not start, or did not finish, in its time."""
 
 
+class UpstreamTimedOut(DeadlineExceeded):
+    """The server that answers for the model did not begin to answer in time, or fell silent in its answer."""
+
+
 class RequestAborted(ServiceError):
     """The request was stopped before its end; its partial text is not an answer."""
 
@@ -120,9 +127,17 @@ class EngineDead(ModelError):
     """The engine's loop died while this request was in it."""
 
 
+class UpstreamFailed(ModelError):
+    """The server that answers for the model could not be reached, failed, or sent what is no answer."""
+
+
 class StartError(Exception):
     """The service cannot start: one sentence that names the setting and the folder."""
 
 
 class NoRoom(StartError):
     """The memory that is free now is too small, and nothing has been loaded yet."""
+
+
+class DamagedWeights(StartError):
+    """Weights that are to be quantized have values that are no finite numbers."""

@@ -23,6 +23,7 @@ from engine.errors import NotReady, Overloaded, RetryLater
 from engine.loading.host import reserved_bytes, usable_cores
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, log_use, plan_budget
+from engine.loading.quantization import naming_damage
 from engine.loading.selfcheck import check_logits
 from engine.loading.vocabulary import vocabulary_of
 from engine.model.runners import make_runner
@@ -51,7 +52,7 @@ from engine.types import (
 from engine.wanted import Wanted
 
 HOPELESS_STALL = 3  # times `stall_seconds` after which a step is not expected to return
-WAITING_TOKENS_SHARE = 0.25  # of the tokens that a full queue of the longest prompts would hold
+WAITING_TOKENS_SHARE = 0.5  # of the tokens that a full queue of the longest prompts would hold
 END_GRACE = 5.0  # seconds for the thread to end once it is stopped
 
 Load = Callable[[ModelSpec, Callable[[Progress], None], int], LoadedModel]
@@ -174,6 +175,8 @@ class LLMEngine:
             generation_tokens_total=counters.generation_tokens,
             nan_logits_total=counters.nan_logits,
             preemptions_total=counters.preemptions,
+            draft_tokens_total=counters.draft_tokens,
+            accepted_draft_tokens_total=counters.accepted_draft_tokens,
             engine_restarts_total=self._loop.deaths,
             steps_total=counters.steps,
             seconds_since_step=self._clock() - self._loop.beat,
@@ -220,7 +223,6 @@ class LLMEngine:
                 self._room.queue_position,
                 self._scopes,
                 wanted,
-                self._room.commit_early,
             )
         self._room.put(sequence)
         self._loop.wake()
@@ -259,20 +261,26 @@ class LLMEngine:
         reserved = reserved_bytes(self._spec.device)
         loaded = self._load(self._spec, self._report, config.max_model_len)
         self._report(Progress("allocating the KV cache"))
-        budget = plan_budget(loaded.model, config, loaded.max_model_len, self._spec.quant)
+        budget = plan_budget(loaded.model, config, loaded.max_model_len, self._spec)
         check_budget(self._spec, config, budget)
         self._cache_tokens = budget.cache_tokens // BLOCK * BLOCK
         num_blocks = self._cache_tokens // BLOCK + 1
         length = loaded.max_model_len
-        self._runner = self._make_runner(loaded.model, num_blocks, config, length, self._report, self._spec.quant)
+        with naming_damage(self._spec):
+            self._runner = self._make_runner(loaded.model, num_blocks, config, length, self._report, self._spec)
         self._report(Progress("checking the model"))
         check_logits(self._spec, loaded.preparer, partial(self._first_logits, loaded), loaded.max_model_len)
         self._runner.check(partial(self._probe, loaded))
         self._vocabulary = vocabulary_of(loaded)
-        self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer))
+        self._scopes = PrefixScopes(config.prefix_sharing, constant_heads(loaded.preparer, self._spec.system_prompt))
         self._loaded = loaded
         self._info = ModelInfo.of(
-            self._spec, loaded.max_model_len, loaded.generation_defaults, loaded.tools, loaded.identity
+            self._spec,
+            loaded.max_model_len,
+            loaded.generation_defaults,
+            loaded.tools,
+            loaded.identity,
+            loaded.preparer.image_pixels,
         )
         log_use(self._spec, budget, reserved_bytes(self._spec.device) - reserved)
 

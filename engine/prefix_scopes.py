@@ -43,22 +43,27 @@ class PrefixScopes:
         return max((_common(head, token_ids) // BLOCK * BLOCK for head in self._public), default=0)
 
 
-def constant_heads(preparer: PromptPreparer) -> list[list[int]]:
-    """Return the token ids that conversations begin with whatever their first message says, with and without tools."""
+def constant_heads(preparer: PromptPreparer, system: str = "") -> list[list[int]]:
+    """Return the token ids that conversations begin with whatever their first message says, with and without tools.
+
+    system: the operator's system prompt; conversations with it have a head of their own.
+    """
     heads = []
-    for tools in ((), ("a", "b")):
-        prompts = [_conversation(text, tools[number : number + 1]) for number, text in enumerate("ab")]
+    kinds: list[tuple[str, Sequence[str]]] = [("", ()), ("", ("a", "b")), *([(system, ())] if system else [])]
+    for instructions, tools in kinds:
+        prompts = [_conversation(text, instructions, tools[number : number + 1]) for number, text in enumerate("ab")]
         try:
             first, second = (preparer.prepare(prompt).token_ids for prompt in prompts)
-        except ServiceError:  # a template without tools
+        except ServiceError:  # a template without tools, or a system prompt that does not fit
             continue
         heads.append(first[: _common(first, second)])
     return heads
 
 
-def _conversation(text: str, tools: Sequence[str]) -> ChatPrompt:
+def _conversation(text: str, system: str, tools: Sequence[str]) -> ChatPrompt:
     functions = ({"type": "function", "function": {"name": name, "parameters": {}}} for name in tools)
-    return ChatPrompt(({"role": "user", "content": text},), tools=tuple(functions))
+    messages = ({"role": "system", "content": system},) if system else ()
+    return ChatPrompt((*messages, {"role": "user", "content": text}), tools=tuple(functions))
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from engine.loading.host import cgroup_limit, total_bytes
 from engine.loading.memory_budget import MemoryBudget, default_contexts, estimate_budget
+from engine.loading.quantization import check_quant
 from engine.loading.step_memory import gpu_reserve
 from engine.schedule.block_pool import BLOCK, blocks_for
 from engine.types import EngineConfig, ModelSpec
@@ -27,12 +28,15 @@ def with_cache_sizes(
     total: Callable[[str], int] = total_bytes,
     limit: Callable[[], int | None] = cgroup_limit,
 ) -> list[Planned]:
-    """Return the models with the size of each one's KV cache filled in. Raises StartError for an invalid checkpoint.
+    """Return the models with the size of each one's KV cache filled in. Raises StartError for an invalid checkpoint,
+    or a format of weights that a device does not compute.
 
     rest: what the service takes of the host's memory beside the models, in bytes; total: returns the memory of a
     device; limit: returns that of the control group, None without one. A cache has at least one context, whether that
     fits or not, and at most what all sequences together can use.
     """
+    for spec, _ in models:
+        check_quant(spec)
     budgets = {spec.name: estimate_budget(spec, config) for spec, config in models}
     sized = {spec.name: config.kv_cache_tokens for spec, config in models}
     for device in {spec.device for spec, config in models if not config.kv_cache_tokens}:

@@ -76,7 +76,26 @@ def choose_devices(
                 unused,
                 " or ".join(own),
             )
+    elif None in own.values():  # a model's own setting is a choice, while an image for the CPU brings DEVICE=cpu along
+        _warn_of_idle_gpus(request.setting, installed_gpus(), torch_support)
     return chosen
+
+
+def _warn_of_idle_gpus(setting: str, installed: InstalledGpus, torch_support: Callable[[], TorchSupport]) -> None:
+    if not installed.gpus and not installed.error:
+        return
+    log.warning(
+        "THE GPU IS NOT USED: this machine has %s, and all models run on the CPU, because of %s=cpu. %s",
+        _present(installed),
+        setting,
+        _CPU_BUILD if torch_support().cuda is None else "Leave that out to use the GPU.",
+    )
+
+
+_CPU_BUILD = (
+    "torch is a build for the CPU, too: install the one for CUDA, or in a container build the image with "
+    "--build-arg VARIANT=cuda, and leave that setting out."
+)
 
 
 def _resolve(
@@ -146,13 +165,16 @@ def find_torch_support() -> TorchSupport:
 
 
 def _unusable(request: DeviceRequest, installed: InstalledGpus, usable: TorchSupport) -> str:
-    present = f"GPU {', GPU '.join(installed.gpus)}" if installed.gpus else f"an NVIDIA driver ({installed.error})"
     return (
-        f"torch can use no GPU, but this machine has {present}. CUDA_VISIBLE_DEVICES is {_shown(request.visible)}, the "
-        f"driver is "
-        f"{installed.driver or 'unknown'}, torch's CUDA is {usable.cuda or 'none (a build for the CPU)'}. Name a GPU "
-        "that is present, install a driver and a torch that fit each other, or set DEVICE=cpu to run without it."
+        f"torch can use no GPU, but this machine has {_present(installed)}. CUDA_VISIBLE_DEVICES is "
+        f"{_shown(request.visible)}, the driver is {installed.driver or 'unknown'}, torch's CUDA is "
+        f"{usable.cuda or 'none (a build for the CPU)'}. Name a GPU that is present, install a driver and a torch that "
+        "fit each other (in a container, the image of VARIANT=cuda), or set DEVICE=cpu to run without it."
     )
+
+
+def _present(installed: InstalledGpus) -> str:
+    return f"GPU {', GPU '.join(installed.gpus)}" if installed.gpus else f"an NVIDIA driver ({installed.error})"
 
 
 def _shown(visible: str | None) -> str:

@@ -40,6 +40,11 @@ def total_bytes(device: str) -> int:
     return int(psutil.virtual_memory().total)
 
 
+def compute_capability(device: str) -> tuple[int, int]:  # pragma: no cover - CUDA
+    """Return the compute capability of `cuda` or `cuda:N`."""
+    return torch.cuda.get_device_capability(_gpu(device))
+
+
 def reserved_bytes(device: str) -> int:
     """Return what this process has reserved on `cuda` or `cuda:N` for tensors; 0 on `cpu`."""
     return 0 if device == "cpu" else int(torch.cuda.memory_reserved(_gpu(device)))

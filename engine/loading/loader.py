@@ -104,7 +104,7 @@ def loaded_bytes(spec: ModelSpec, checkpoint: Checkpoint) -> int:
     itemsize = getattr(torch, spec.dtype).itemsize
     if spec.quant == "none":
         return checkpoint.loaded_bytes(itemsize)
-    return weight_bytes(checkpoint.shapes.items(), spec.quant, itemsize)
+    return weight_bytes(checkpoint.shapes.items(), spec.quant, itemsize, spec.device_type)
 
 
 def check_files(spec: ModelSpec) -> Checkpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,16 @@ from engine.loading.checkpoint import find_checkpoint
 from engine.loading.host import available_bytes, total_bytes
 from engine.loading.loader import TEXT_ARCHITECTURE, VISION_ARCHITECTURE, image_tokens, loaded_bytes
 from engine.loading.quantization import check_quant, weight_bytes
-from engine.loading.step_memory import graph_bytes, sampling_bytes, vision_bytes, work_bytes, workspace_bytes
+from engine.loading.step_memory import (
+    fp8_work_bytes,
+    graph_bytes,
+    own_sampling_bytes,
+    own_workspace_bytes,
+    sampling_bytes,
+    vision_bytes,
+    work_bytes,
+    workspace_bytes,
+)
 from engine.model.kv_cache import KVCache
 from engine.model.linear import KEEP_BOTH_BYTES
 from engine.schedule.block_pool import BLOCK, blocks_for
@@ -44,6 +53,7 @@ class MemoryBudget:
     vision tower. workspaces, graphs: of the libraries and the CUDA graphs. images, decoders: the upper limits of what
     the images of requests take in the host's memory while they are admitted, and of the processes that decode them;
     nothing of it is taken before they come. cache_tokens, max_model_len: in tokens; token_bytes: of keys and values.
+    to_quantize: of the weights, those that are still only mapped from their files, to be quantized.
     """
 
     weights: int
@@ -58,6 +68,7 @@ class MemoryBudget:
     token_bytes: int
     images: int = 0
     decoders: int = 0
+    to_quantize: int = 0
 
     @property
     def cache(self) -> int:
@@ -72,12 +83,12 @@ class MemoryBudget:
     @property
     def to_allocate(self) -> int:
         """Memory still to be allocated after the weights are loaded."""
-        return self.second_layout + self.cache + self.step
+        return self.to_quantize + self.second_layout + self.cache + self.step
 
     @property
     def total(self) -> int:
         """All memory including the weights: what a second copy would take."""
-        return self.weights + self.to_allocate
+        return self.weights - self.to_quantize + self.to_allocate
 
     @property
     def contexts(self) -> float:
@@ -94,7 +105,7 @@ class MemoryBudget:
         left = available - self.to_allocate
         room = f"{self.contexts:.1f} contexts of {self.max_model_len:,}, or {self.typical_requests:,} requests of "
         rows = [
-            ("weights (loaded)", self.weights, ""),
+            ("weights" if self.to_quantize else "weights (loaded)", self.weights, ""),
             ("second layout", self.second_layout, "at most"),
             ("KV cache", self.cache, f"{self.cache_tokens:,} tokens: {room}{TYPICAL_TOKENS}"),
             ("work", self.work, "activations of the largest step"),
@@ -112,11 +123,18 @@ class MemoryBudget:
         return "\n".join(f"  {name:<18}{size / 1e9:>9.3f} GB  {note}".rstrip() for name, size, note in rows)
 
 
-def plan_budget(model: Any, config: EngineConfig, max_model_len: int, quant: str = "none") -> MemoryBudget:
-    """Return the budget of a loaded model. max_model_len: of a sequence, in tokens; quant: as in ModelSpec."""
+def plan_budget(model: Any, config: EngineConfig, max_model_len: int, spec: ModelSpec | None = None) -> MemoryBudget:
+    """Return the budget of a loaded model.
+
+    max_model_len: of a sequence, in tokens; spec: where and how it is computed, by default where and as it is.
+    """
+    device_type, dtype, quant = model.device.type, model.dtype, "none"
+    if spec is not None and spec.quant != "none":
+        device_type, dtype, quant = spec.device_type, getattr(torch, spec.dtype), spec.quant
     shapes = ((name, parameter.shape) for name, parameter in model.named_parameters())
-    weights = weight_bytes(shapes, quant, model.dtype.itemsize)
-    return _budget(model.config, model.dtype, model.device.type, weights, config, max_model_len, quant)
+    weights = weight_bytes(shapes, quant, dtype.itemsize, device_type)
+    budget = _budget(model.config, dtype, device_type, weights, config, max_model_len, quant)
+    return budget if quant == "none" else replace(budget, to_quantize=weights)
 
 
 def estimate_budget(spec: ModelSpec, config: EngineConfig) -> MemoryBudget:
@@ -228,13 +246,17 @@ def _budget(
         dtype = torch.float32
     text, vision = model.get_text_config(), getattr(model, "vision_config", None)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    step, rows = config.max_num_batched_tokens, config.max_num_seqs
+    own, fp8 = device_type != "cpu" and quant != "none", quant == "fp8"
     return MemoryBudget(
         weights=weights,
         second_layout=weights if device_type == "cpu" and plain and weights <= KEEP_BOTH_BYTES else 0,
-        work=work_bytes(text, config.max_num_batched_tokens, dtype),
-        sampling=sampling_bytes(text, config.max_num_seqs),
-        vision=0 if vision is None else vision_bytes(vision, config.max_num_batched_tokens, length, dtype),
-        workspaces=workspace_bytes(device_type),
+        work=work_bytes(text, step, dtype) + (fp8_work_bytes(text, step) if fp8 else 0),
+        sampling=own_sampling_bytes(text, rows) if own else sampling_bytes(text, rows),
+        vision=0 if vision is None else vision_bytes(vision, step, length, dtype),
+        workspaces=own_workspace_bytes(text, vision, head_dim, step, rows)
+        if own and not fp8
+        else workspace_bytes(device_type),
         graphs=graph_bytes(device_type) if config.cuda_graphs else 0,
         cache_tokens=config.kv_cache_tokens or default_contexts(config) * _in_blocks(length),
         max_model_len=length,

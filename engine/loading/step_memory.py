@@ -10,6 +10,9 @@ from typing import Any
 import torch
 
 from engine.loading.loader import image_tokens
+from engine.model.cuda.attention_plan import AttentionPlanner
+from engine.model.cuda.formats import SCRATCH_BYTES
+from engine.model.scoring import PART_BYTES
 
 MIB = 2**20
 HIDDEN_COPIES = 6  # copies of the hidden states of a step that exist at once
@@ -22,6 +25,14 @@ CONTEXT_BYTES = 768 * MIB
 # cuBLAS has a workspace of 32 MiB for each stream on Hopper, of two streams; the partial results of attention over long
 # contexts take the rest.
 WORKSPACE_BYTES = {"cpu": 0, "cuda": 320 * MIB}
+# The same for quantized weights, whose only products of cuBLAS are those of a vision tower: what its two streams take,
+# and partial results on a card of so many multiprocessors.
+CUBLAS_BYTES = 64 * MIB
+MOST_MULTIPROCESSORS = 192
+# Quantized weights have no path without our own sampler: the logits of all rows, a copy of those whose log
+# probabilities are wanted, some parts of them at a time, and its buffers, of which the largest lists this many tokens.
+OWN_LOGITS_COPIES = 2
+LISTED_BYTES = 8 * 20_000
 GRAPH_BYTES = {"cpu": 0, "cuda": 512 * MIB}  # of all sizes of a step, their buffers included
 MARGIN = 1 / 64  # of a card's memory: holes of the allocator, and what no line foresees
 
@@ -32,9 +43,19 @@ def work_bytes(text: Any, tokens: int, dtype: torch.dtype) -> int:
     return tokens * row * dtype.itemsize
 
 
+def fp8_work_bytes(text: Any, tokens: int) -> int:
+    """Return what the widest product of a step takes beside in FP8: its sums in bfloat16, and its tokens."""
+    return int(tokens * (2 * 2 * text.intermediate_size + max(text.intermediate_size, text.hidden_size)))
+
+
 def sampling_bytes(text: Any, rows: int) -> int:
     """Return what the logits of this many rows take while tokens are drawn from them."""
     return int(LOGITS_COPIES * rows * text.vocab_size * 4)
+
+
+def own_sampling_bytes(text: Any, rows: int) -> int:
+    """Return what `sampling_bytes` does where our own kernels are the only sampler."""
+    return rows * int(OWN_LOGITS_COPIES * text.vocab_size * 4 + LISTED_BYTES) + LOGITS_COPIES * PART_BYTES
 
 
 def vision_bytes(vision: Any, tokens: int, length: int, dtype: torch.dtype) -> int:
@@ -52,6 +73,14 @@ def vision_bytes(vision: Any, tokens: int, length: int, dtype: torch.dtype) -> i
 def workspace_bytes(device_type: str) -> int:
     """Return what the libraries keep on `cpu` or `cuda` as scratch memory."""
     return WORKSPACE_BYTES[device_type]
+
+
+def own_workspace_bytes(text: Any, vision: Any, head_dim: int, tokens: int, rows: int) -> int:
+    """Return what steps of this many tokens and rows take as scratch memory where weights are quantized."""
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    planner = AttentionPlanner(heads, kv_heads, MOST_MULTIPROCESSORS, rows)
+    partial = int(heads) * (head_dim + 3) * 4
+    return planner.max_partials(tokens + rows) * partial + SCRATCH_BYTES + (CUBLAS_BYTES if vision is not None else 0)
 
 
 def graph_bytes(device_type: str) -> int:

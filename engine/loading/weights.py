@@ -2,7 +2,8 @@
 
 transformers builds the module without memory (on the meta device), maps the shards and moves the tensors one by one: on
 the CPU in the stored dtype the weights are the mapped file itself, otherwise each tensor is converted separately. Host
-memory never holds a second copy of the model.
+memory never holds a second copy of the model. Weights that a GPU's kernels are to read quantized stay the mapped file
+until the runner quantizes them on the GPU, one after another.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ _LOAD_LOCK = threading.Lock()  # guards the process-wide progress hook and log l
 
 
 def load_weights(spec: ModelSpec, checkpoint: Checkpoint, report: Callable[[Progress], None]) -> PreTrainedModel:
-    """Return the model in evaluation mode on `spec.device` in `spec.dtype`. Raises StartError."""
+    """Return the model in evaluation mode on `spec.device` in `spec.dtype`. Raises StartError.
+
+    One that is to be quantized for a GPU is returned as the mapped files: on the CPU, as it is stored.
+    """
+    mapped = spec.quant != "none" and spec.device_type != "cpu"
     auto: Any = AutoModelForImageTextToText if spec.vision else AutoModelForCausalLM
     with _LOAD_LOCK, _progress(_ProgressCounter(spec, checkpoint.stored_bytes, report)), _quiet():
         try:
             model, info = auto.from_pretrained(
                 checkpoint.folder,
-                dtype=getattr(torch, spec.dtype),
-                device_map={"": spec.device},
+                dtype=getattr(torch, checkpoint.stored_dtype if mapped else spec.dtype),
+                device_map={"": "cpu" if mapped else spec.device},
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,

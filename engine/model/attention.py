@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.model.kernels.library import Kernels
+from engine.model.kernels.library import Kernels, padded_length
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.schedule.block_pool import BLOCK, blocks_for
 
@@ -122,6 +122,18 @@ class KernelAttention:
         self._slots = torch.from_numpy(np.array([span.slot for span in metadata.decode], dtype=np.int64))
         self._lengths = metadata.positions[: len(metadata.decode)] + 1
         self._longest = max((span.start + 1 for span in metadata.decode), default=0)
+
+    def describe(self, step: np.ndarray) -> object:
+        """Set the fields of a step of all layers (STEP) that say where to read; return what must be kept alive."""
+        chunks = np.array([tuple(span) for span in self._chunks], dtype=np.int64)
+        layers = self._cache.all
+        step["cache"], step["cache_stride"] = layers.data_ptr(), layers.stride(0)
+        step["slot_mapping"], step["tables"] = self._slot_mapping.data_ptr(), self._tables.data_ptr()
+        step["slots"], step["lengths"] = self._slots.data_ptr(), self._lengths.data_ptr()
+        step["chunks"], step["num_chunks"] = chunks.ctypes.data, len(chunks)
+        step["decode"], step["longest"] = len(self._lengths), padded_length(self._longest)
+        step["columns"] = self._tables.shape[1]
+        return chunks
 
     @staticmethod
     def supports(cache: KVCache) -> bool:

@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import StartError
+from engine.model.attention import KernelAttention
 from engine.model.kernels.library import Kernels
+from engine.model.kernels.whole_step import WholeStep
 from engine.model.layers import QkNormRope, RmsNorm, interleave, join, silu_and_mul, take_weights
 from engine.model.linear import Gemm, Linear, choose_layout, packed, packing_of
 
@@ -72,6 +74,7 @@ class Decoder:
         self.layout = packed(self._packing) if self._packing else choose_layout(weights, total, self.kernels)
         self._layers = [self._take_layer(layer) for layer in text.layers]
         self._rows, self._head = self._take_vocabulary(text.embed_tokens, model.lm_head)
+        self._in_one_call = {few: self._whole(1 if few else self.layout.few_rows + 1) for few in (True, False)}
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Return the embeddings [T, hidden] of token ids [T]."""
@@ -85,8 +88,11 @@ class Decoder:
         """Return the normalized final hidden states: [T, hidden], or [len(keep), hidden] for the rows in `keep`.
 
         hidden: embeddings [T, hidden], overwritten; rotary: from `rotary()`. Rows outside `keep` write their keys and
-        values and skip the rest of the last layer.
+        values and skip the rest of the last layer. One call of the kernels, where they compute every part of it.
         """
+        whole = self._in_one_call[len(hidden) <= self.layout.few_rows]
+        if whole is not None and isinstance(attend, KernelAttention):
+            return whole(hidden, rotary, attend, keep)
         for index, layer in enumerate(self._layers):
             attended = self._attention(index, layer, hidden, rotary, attend)
             if keep is not None and index == self.num_layers - 1:
@@ -104,6 +110,16 @@ class Decoder:
         layer.qk_norm_rope(qkv[:, : self.num_heads + self.num_kv_heads], rotary)
         q, kv = qkv.split((self.num_heads, 2 * self.num_kv_heads), dim=1)
         return attend(index, q, kv)
+
+    def _whole(self, rows: int) -> WholeStep | None:
+        """Return what computes the layers of steps with so many rows in one call, None if the kernels cannot."""
+        linears = [(one.qkv, one.out, one.gate_up, one.down) for one in self._layers]
+        products = [[p for w in own if (p := w.product(rows)) is not None] for own in linears]
+        if self.kernels is None or any(len(own) < len(linear) for own, linear in zip(products, linears, strict=True)):
+            return None
+        norms = [[n.kernel_parts for n in (one.input_norm, one.qk_norm_rope, one.post_norm)] for one in self._layers]
+        shape = (self.hidden_size, self.num_heads, self.num_kv_heads, self.head_dim)
+        return WholeStep(self.kernels, norms, products, self._norm.kernel_parts, shape)
 
     def _take_layer(self, layer: Any) -> _Layer:
         """Move the weights of one layer here; the module keeps empty tensors, so no weight is held twice."""
@@ -136,7 +152,7 @@ class Decoder:
         packed_rows = packed_head if shared else self._packing(rows)
         for module in (embedding, head):
             take_weights(module)
-        return packed_rows.rows, packed_head.gemm
+        return packed_rows.rows, packed_head
 
     def _rms_norm(self, norm: Any, *projections: Any) -> RmsNorm:
         """Return a norm; where weights are packed, none is folded into them."""

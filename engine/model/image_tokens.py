@@ -19,17 +19,23 @@ class ImageTokens:
     """What a model's vision tower adds to steps; does nothing for a model without one.
 
     model: a loaded transformers model, whose tower's weights are moved out. tower_dtype: what the tower computes in,
-    by default the dtype of its weights.
+    by default the dtype of its weights; device: where it computes then, by default where the model is.
     """
 
-    def __init__(self, model: Any, kernels: Kernels | None = None, tower_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        kernels: Kernels | None = None,
+        tower_dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         visual = getattr(model.model, "visual", None)
         self._model = model
+        self._device: torch.device = device or model.device
         if visual is not None and tower_dtype is not None:
-            visual = visual.to(tower_dtype)
+            visual = visual.to(self._device, tower_dtype)
         self._tower = None if visual is None else VisionTower(visual, kernels)
         self._token_id = int(getattr(model.config, "image_token_id", -1))  # -1 matches no token
-        self._device: torch.device = model.device
 
     def set_positions(self, sequence: Sequence) -> None:
         """Set the three-axis positions [3, T] of a prompt with images, and the offset of the positions after it."""

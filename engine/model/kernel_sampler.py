@@ -10,14 +10,18 @@ from engine.model.kernels.library import SAMPLED_ROW, Kernels
 from engine.schedule.sequence import BELOW_ONE, LOWEST_TEMPERATURE, Sequence
 
 
-def sample_with_kernels(logits: Tensor, sequences: list[Sequence], kernels: Kernels) -> list[Choice]:
+def sample_with_kernels(
+    logits: Tensor, sequences: list[Sequence], kernels: Kernels, ahead: list[int] | None = None
+) -> list[Choice]:
     """Sample one token per row. logits: float32 [n, vocabulary], contiguous; sequences: n, in the same order.
 
-    Raises ValueError if the grammar of a row allows no token.
+    ahead: how many tokens after the next one of its sequence each row is; None: none. Raises ValueError if the grammar
+    of a row allows no token.
     """
     rows = np.zeros(len(sequences), SAMPLED_ROW)
     params = [sequence.sampling for sequence in sequences]
-    rows["number"] = [min(sequence.uniform(), BELOW_ONE) for sequence in sequences]
+    places = zip(sequences, ahead or [0] * len(sequences), strict=True)
+    rows["number"] = [min(sequence.uniform(after), BELOW_ONE) for sequence, after in places]
     rows["temperature"] = [p.temperature and max(LOWEST_TEMPERATURE, p.temperature) for p in params]
     rows["top_k"] = [min(p.top_k, logits.shape[-1]) for p in params]
     rows["top_p"] = [p.top_p for p in params]

@@ -31,6 +31,11 @@ class RmsNorm:
         elif kernels is not None and _can_fold(weight):
             self._scaled_eps, self._weight = _split(weight.detach(), eps)
 
+    @property
+    def kernel_parts(self) -> tuple[Tensor | None, float]:
+        """What the kernel multiplies by, None where that is folded away, and its eps."""
+        return None if self._folded else self._weight, self._scaled_eps
+
     def __call__(self, x: Tensor) -> Tensor:
         if self._kernels is not None and _can_fold(self._weight):
             return self._kernels.norm(x, self._scaled_eps, None if self._folded else self._weight)
@@ -50,6 +55,11 @@ class QkNormRope:
         self._folded = weight is not None and _can_fold(weight)
         if weight is not None and self._folded:
             self._scaled_eps, self._weight = _split(weight, eps)
+
+    @property
+    def kernel_parts(self) -> tuple[Tensor | None, float]:
+        """The weights of the heads for the kernel, if the model has any, and its eps."""
+        return self._weight, self._scaled_eps
 
     def __call__(self, x: Tensor, rotary: Tensor) -> None:
         if self._kernels is not None:

@@ -8,6 +8,7 @@ bandwidth, a prefill step by arithmetic. If no layout is good at both and the we
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.errors import StartError
-from engine.model.kernels.library import Kernels
+from engine.model.kernels.library import Kernels, PackedWeight, Product
 from engine.model.kernels.packed import FORMATS, Packing
 
 PROBED_ROWS = (1, 4, 16, 64, 256)
@@ -30,6 +31,11 @@ KEEP_BOTH_BYTES = 2 << 30  # size of all linear weights above which only one lay
 MKL_ROWS = 256  # packed for a full step; measured: no other number of rows is slower for it
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
 TOLERANCE = 1e-4  # relative to the norm of the result
+# oneDNN compiles a GEMM for each shape of a weight and each number of rows, within a millisecond and a half megabyte.
+# It and torch each keep the last 1,024 of them, 1.9 GB for five shapes and all numbers up to 512; of these, 0.1 GB.
+KEPT_PRIMITIVES = 256
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read at the first GEMM
+    os.putenv(_name, str(KEPT_PRIMITIVES))
 
 
 class Gemm(Protocol):
@@ -58,7 +64,7 @@ class Layout:
 
 def packed(packing: Packing) -> Layout:
     """Return the layout of weights that the kernels keep in fewer bits than float32."""
-    return Layout(lambda weight, bias: packing(weight, bias).gemm)
+    return Layout(packing)
 
 
 def packing_of(dtype: torch.dtype, quant: str, device: torch.device, kernels: Kernels | None) -> Packing | None:
@@ -86,7 +92,15 @@ class Linear:
         self._few = layout.few(weight, bias) if layout.few_rows else self._many
 
     def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
-        return (self._few if x.shape[0] <= self._few_rows else self._many)(x, add_to)
+        return self._gemm(x.shape[0])(x, add_to)
+
+    def product(self, rows: int) -> Product | None:
+        """Return what a step of all layers with so many rows reads of it, None if another library multiplies them."""
+        product: Product | None = getattr(self._gemm(rows), "product", None)
+        return product
+
+    def _gemm(self, rows: int) -> Gemm:
+        return self._few if rows <= self._few_rows else self._many
 
 
 def choose_layout(weights: Sequence[Tensor], total_bytes: int, kernels: Kernels | None = None) -> Layout:
@@ -194,8 +208,12 @@ def _mkl(weight: Tensor, bias: Tensor | None) -> Gemm:
 
 
 def _kernels_packing(kernels: Kernels) -> Pack:
-    def pack(weight: Tensor, bias: Tensor | None) -> Gemm:
-        packed = kernels.pack(weight, bias)
-        return lambda x, add_to=None: kernels.gemm(x, packed, add_to)
+    return lambda weight, bias: _Panels(kernels, kernels.pack(weight, bias))
 
-    return pack
+
+class _Panels:
+    def __init__(self, kernels: Kernels, weight: PackedWeight) -> None:
+        self._kernels, self._weight, self.product = kernels, weight, weight.product
+
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+        return self._kernels.gemm(x, self._weight, add_to)

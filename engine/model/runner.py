@@ -7,6 +7,7 @@ engine's thread only.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from engine.model.attention import AttentionMetadata, KernelAttention, Span, Tor
 from engine.model.choice import Choice
 from engine.model.decoder import Attend, Decoder
 from engine.model.image_tokens import ImageTokens
+from engine.model.kernel_sampler import sample_with_kernels
 from engine.model.kernels.library import Kernels
 from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
@@ -33,11 +35,9 @@ class ModelRunner:
 
     model: a loaded transformers model, whose weights are moved out. num_blocks: size of the KV cache. slots,
     max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU; None for torch
-    alone. quant: the format of the decoder's weights, `none` for that of the model. ahead: how many tokens beyond its
-    last one a sequence may be computed before it is known.
+    alone. quant: the format of the decoder's weights, `none` for that of the model. drafts: how many drafted tokens of
+    a sequence one step may compute, 0 without kernels; ahead: for how many tokens beyond its last one it needs blocks.
     """
-
-    ahead = 0
 
     def __init__(
         self,
@@ -47,12 +47,14 @@ class ModelRunner:
         max_model_len: int,
         kernels: Kernels | None = None,
         quant: str = "none",
+        drafts: int = 0,
     ) -> None:
         self.num_blocks = num_blocks
         self.decoder = Decoder(model, kernels, quant)
         self._images = ImageTokens(model, kernels)
         d = self.decoder
         self._sampling = kernels if d.device.type == "cpu" else None
+        self.drafts = self.ahead = drafts if self._sampling else 0
         self._cache = KVCache(d.num_layers, num_blocks, d.num_kv_heads, d.head_dim, d.dtype, d.device)
         self._tables = BlockTables(slots, blocks_for(max_model_len))
         self._slots = slots
@@ -68,6 +70,8 @@ class ModelRunner:
         done, logits = self._forward(plan)
         if not done:
             return []
+        if self._sampling is not None and any(sequence.drafts for sequence in plan.decode):
+            return self._verify(done, logits, self._sampling)
         return list(zip(done, sample(logits, done, kernels=self._sampling), strict=True))
 
     @torch.inference_mode()
@@ -92,11 +96,27 @@ class ModelRunner:
     def discard(self) -> None:
         """Discard the step in flight; here there is none between two calls of `run`."""
 
+    def _verify(self, done: list[Sequence], logits: Tensor, kernels: Kernels) -> list[tuple[Sequence, Choice]]:
+        """Return the choices of each sequence up to the first that is not its draft.
+
+        done: the sequence of each row of the logits; one with drafts has a row for each of them behind its first.
+        """
+        ahead = [place for _, rows in groupby(done) for place, _ in enumerate(rows)]
+        choices = zip(done, sample_with_kernels(logits, done, kernels, ahead), ahead, strict=True)
+        kept, wrong = list[tuple[Sequence, Choice]](), None
+        for sequence, choice, place in choices:
+            if sequence is wrong:
+                continue
+            kept.append((sequence, choice))
+            if sequence.drafts[place : place + 1] != [choice.token_id]:
+                wrong = sequence
+        return kept
+
     def _forward(self, plan: Plan) -> tuple[list[Sequence], Tensor]:
-        """Return the n sequences whose last token is in the plan, and their logits [n, vocabulary]."""
-        rows = [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.rows]
+        """Return the sequence of each token that samples one, and their logits [n, vocabulary]."""
+        rows = _rows(plan)
         spans = [span for _, span in rows]
-        decode = len(plan.decode)
+        decode = len(rows) - len(plan.prefill)
         self._tables.update(sequence for sequence, _ in rows)
         metadata = AttentionMetadata.of(spans[:decode], spans[decode:], self._tables, self.decoder.device)
         hidden = self.decoder.embed(self._token_ids(plan))
@@ -131,7 +151,7 @@ class ModelRunner:
         return TorchAttention(self._cache, metadata)
 
     def _token_ids(self, plan: Plan) -> Tensor:
-        ids = [sequence.token_ids[-1] for sequence in plan.decode]
+        ids = [token for s in plan.decode for token in (s.token_ids[-1], *s.drafts)]
         for sequence, count in plan.prefill:
             ids += sequence.token_ids[sequence.num_computed : sequence.num_computed + count]
         return self._to_index(ids)
@@ -156,12 +176,21 @@ class ModelRunner:
         return torch.from_numpy(np.array(values, dtype=np.int64)).to(self.decoder.device)  # faster than torch.tensor
 
 
+def _rows(plan: Plan) -> list[tuple[Sequence, Span]]:
+    """Return what a step computes: each decoded token, with its drafts behind it, then the chunks of prompts.
+
+    Drafts are rows of their own, as if they were tokens of other sequences: so each is computed like any other token.
+    """
+    decode = [(s, Span(s.slot, s.num_computed + place, 1)) for s in plan.decode for place in range(1 + len(s.drafts))]
+    return decode + [(s, Span(s.slot, s.num_computed, count)) for s, count in plan.prefill]
+
+
 def _finished_rows(rows: list[tuple[Sequence, Span]]) -> tuple[list[Sequence], list[int]]:
-    """Return the sequences whose last token is in this step, and the flat rows of those tokens."""
+    """Return the sequences whose last token or drafts are in this step, and the flat rows of those tokens."""
     done, keep, row = [], [], 0
     for sequence, span in rows:
         row += span.size
-        if span.start + span.size == len(sequence.token_ids):
+        if span.start + span.size >= len(sequence.token_ids):
             done.append(sequence)
             keep.append(row - 1)
     return done, keep

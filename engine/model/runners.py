@@ -7,9 +7,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
+
+from engine.errors import StartError
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
-from engine.types import EngineConfig, Progress
+from engine.types import EngineConfig, ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -20,26 +23,41 @@ def make_runner(
     config: EngineConfig,
     max_model_len: int,
     report: Callable[[Progress], None],
-    quant: str = "none",
+    spec: ModelSpec | None = None,
 ) -> Any:
     """Return the runner of a loaded model, whose weights are moved there.
 
-    num_blocks: of the KV cache; max_model_len: tokens of one sequence at most; report: receives the progress; quant: as
-    in ModelSpec.
+    num_blocks: of the KV cache; max_model_len: tokens of one sequence at most; report: receives the progress; spec:
+    where and in which format the weights are computed, by default where and as they are. Raises StartError for weights
+    that are no finite numbers, and where quantized ones have no kernels.
     """
-    if model.device.type != "cuda":
-        return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len, load_kernels(), quant)
-    return _cuda_runner(model, num_blocks, config, max_model_len, report)  # pragma: no cover - CUDA
+    device = model.device if spec is None else torch.device(spec.device)
+    if device.type != "cuda":
+        quant = "none" if spec is None else spec.quant
+        return ModelRunner(
+            model, num_blocks, config.max_num_seqs, max_model_len, load_kernels(), quant, config.draft_tokens
+        )
+    return _cuda_runner(model, num_blocks, config, max_model_len, report, spec)  # pragma: no cover - CUDA
 
 
 def _cuda_runner(
-    model: Any, num_blocks: int, config: EngineConfig, max_model_len: int, report: Callable[[Progress], None]
+    model: Any,
+    num_blocks: int,
+    config: EngineConfig,
+    max_model_len: int,
+    report: Callable[[Progress], None],
+    spec: ModelSpec | None = None,
 ) -> Any:
     """Return the runner with Triton kernels, or one with torch's operations where Triton cannot compile."""
     try:
         runner = import_module("engine.model.cuda.runner")
-        runner.prepare_device(model.device)
+        runner.prepare_device(model.device if spec is None else torch.device(spec.device))
     except Exception as error:  # no Triton, no compiler, or headers of Python that are missing
+        if spec is not None and spec.quant != "none":
+            raise StartError(
+                f"{spec.quant_setting}={spec.quant}: expected none on this machine, where the CUDA kernels cannot be "
+                f"built: {error}"
+            ) from error
         log.warning("The CUDA kernels cannot be built, so the models run slower: %s", error)
         return ModelRunner(model, num_blocks, config.max_num_seqs, max_model_len)
     return runner.CudaRunner(
@@ -51,4 +69,5 @@ def _cuda_runner(
         longest_step=max(config.max_num_batched_tokens, config.max_num_seqs) + 1,
         graphs=config.cuda_graphs,
         report=report,
+        place=None if spec is None else runner.placement(spec),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from engine.model.choice import Choice
@@ -21,6 +22,13 @@ def log_probabilities(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tenso
     best = values.topk(min(count, values.shape[-1]), dim=-1)
     chosen = values.gather(1, tokens.long()[:, None])[:, 0] - norm
     return chosen, best.values - norm[:, None], best.indices
+
+
+def log_probabilities_in_parts(logits: Tensor, tokens: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Return what `log_probabilities` does, with memory for a part of the rows at a time."""
+    rows, vocabulary = logits.shape
+    some = [log_probabilities(logits[part], tokens[part], count) for part in parts(rows, vocabulary, rows)]
+    return some[0] if len(some) == 1 else tuple(map(torch.cat, zip(*some, strict=True)))
 
 
 def parts(rows: int, vocabulary: int, most: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import count
 
 from engine.schedule.sequence import Sequence
@@ -95,7 +95,6 @@ class FairQueue:
             del self._lines[client], self._deficit[client]
         self._length -= 1
 
-    def newest_uncommitted(self, client: str) -> Sequence | None:
-        """Return the last sequence in a client's line whose answer is not committed, None if it has none."""
-        line = reversed(self._lines.get(client, ()))
-        return next((sequence for sequence in line if not sequence.generation.committed), None)
+    def line(self, client: str) -> Collection[Sequence]:
+        """Return a client's sequences, in order."""
+        return self._lines.get(client, ())

@@ -30,8 +30,9 @@ class InFlight:
         self.between_ends: float | None = None  # mean, in seconds, of a busy engine
 
     @property
-    def full(self) -> bool:
-        return self.total >= self.capacity
+    def slot_free(self) -> bool:
+        """True if the next request can run at once. May be read without the lock."""
+        return self.total < self.slots
 
     def enter(self, client: str) -> None:
         """Count a request that was admitted; it is being prepared."""

@@ -1,7 +1,7 @@
-"""The waiting sequences of both priorities, and which of them starts next.
+"""The waiting sequences of all priorities, and which of them starts next.
 
-While both wait, every BATCH_EVERY-th start is one of the lower priority. No lock here: the waiting room holds its own
-around every call but `len()`.
+The highest priority starts first, but whatever waits above them, every INTERACTIVE_EVERY-th start is an interactive one
+and every BATCH_EVERY-th one of a batch. No lock here: the waiting room holds its own around every call but `len()`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from engine.schedule.fair_queue import FairQueue
 from engine.schedule.sequence import Sequence
 from engine.types import Priority
 
+INTERACTIVE_EVERY = 4
 BATCH_EVERY = 8
 
 Held = Mapping[Priority, Mapping[str, int]]  # how many slots each client has, by priority
@@ -22,13 +23,12 @@ class PriorityQueues:
     """One fair queue for each priority. tokens: of all waiting prompts together."""
 
     def __init__(self) -> None:
-        self._interactive, self._batch = FairQueue(), FairQueue()
-        self._queues = {Priority.INTERACTIVE: self._interactive, Priority.BATCH: self._batch}
+        self._queues = {priority: FairQueue() for priority in Priority}
         self._starts = 0
         self.tokens = 0
 
     def __len__(self) -> int:
-        return len(self._interactive) + len(self._batch)
+        return sum(map(len, self._queues.values()))
 
     def __iter__(self) -> Iterator[Sequence]:
         return (sequence for queue in self._queues.values() for sequence in queue)
@@ -64,18 +64,19 @@ class PriorityQueues:
 
     def order(self, held: Held) -> Iterator[Sequence]:
         """Yield all sequences in the order in which they start if no others come and each keeps its slot."""
-        interactive = deque(self._interactive.order(held.get(Priority.INTERACTIVE, {})))
-        batch, starts = deque(self._batch.order(held.get(Priority.BATCH, {}))), self._starts
-        while interactive or batch:
-            yield (batch if batch and (not interactive or _is_for_batch(starts)) else interactive).popleft()
+        orders = {priority: deque(queue.order(held.get(priority, {}))) for priority, queue in self._queues.items()}
+        starts = self._starts
+        while any(orders.values()):
+            yield next(orders[priority] for priority in _preferred(starts) if orders[priority]).popleft()
             starts += 1
 
-    def evictable(self, client: str) -> Sequence | None:
-        """Return the newest sequence of a client whose answer is not committed, batches first."""
-        for queue in (self._batch, self._interactive):
-            if (newest := queue.newest_uncommitted(client)) is not None:
-                return newest
-        return None
+    def num_waiting(self, client: str) -> int:
+        """Return how many sequences of a client wait."""
+        return sum(len(queue.line(client)) for queue in self._queues.values())
+
+    def tokens_waiting(self, client: str) -> int:
+        """Return how many tokens the waiting prompts of a client hold."""
+        return sum(sequence.num_prompt for queue in self._queues.values() for sequence in queue.line(client))
 
     def clear(self) -> list[Sequence]:
         """Remove and return all sequences."""
@@ -85,11 +86,13 @@ class PriorityQueues:
         return removed
 
     def _next_priority(self) -> Priority | None:
-        if self._batch and (not self._interactive or _is_for_batch(self._starts)):
-            return Priority.BATCH
-        return Priority.INTERACTIVE if self._interactive else None
+        return next((priority for priority in _preferred(self._starts) if self._queues[priority]), None)
 
 
-def _is_for_batch(starts: int) -> bool:
-    """Return whether the start after so many others is one for the lower priority."""
-    return starts % BATCH_EVERY == BATCH_EVERY - 1
+def _preferred(starts: int) -> tuple[Priority, ...]:
+    """Return the priorities in the order in which they are considered for the start after so many others."""
+    if starts % BATCH_EVERY == BATCH_EVERY - 1:
+        return Priority.BATCH, Priority.HIGH, Priority.INTERACTIVE
+    if starts % INTERACTIVE_EVERY == 1:  # never a batch's start
+        return Priority.INTERACTIVE, Priority.HIGH, Priority.BATCH
+    return Priority.HIGH, Priority.INTERACTIVE, Priority.BATCH

@@ -7,11 +7,6 @@ Sarathi-Serve, OSDI 2024).
 A sequence runs with a slot, its row, and with blocks of the KV cache for all its tokens, and it gets another block
 whenever it grows into one. Where blocks run out, running sequences give theirs up, but never the one that started
 first: it can always go on to its end, so two large ones do not take turns for ever.
-
-A step that is longer for one client's sake is longer for every other client too. So while several clients have slots,
-each computes as many sequences as the median client has; those beyond it, the oldest first, may lengthen the step by
-an eighth at most: half of what one client may cost the others, since its requests cost processor time too. A lone
-client, and clients that are alike, are not held back.
 """
 
 from __future__ import annotations
@@ -24,12 +19,12 @@ from itertools import pairwise
 
 from engine.errors import ServiceError
 from engine.schedule.block_pool import BLOCK, BlockPool
+from engine.schedule.drafts import Drafts
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
+from engine.schedule.step_shares import Limits, StepShares, divided
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
-
-EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +41,13 @@ class Plan:
     def rows(self) -> list[tuple[Sequence, int]]:
         """All sequences of the step with their number of tokens, decoding ones first."""
         return [*((sequence, 1) for sequence in self.decode), *self.prefill]
+
+    def drop_drafts(self) -> bool:
+        """Take the drafts of its sequences from them; return whether there were any."""
+        drafted = [sequence for sequence in self.decode if sequence.drafts]
+        for sequence in drafted:
+            sequence.drafts = []
+        return bool(drafted)
 
     def running(self) -> Plan:
         """Return the plan without the sequences that have left since it was made."""
@@ -89,7 +91,8 @@ class Scheduler:
 
     pool: holds one sequence of the full length at least. on_start: called with each sequence that has just got its slot
     and blocks, with what was found of its prefix; returns whether it can run. overhead: the fixed cost of a step, in
-    tokens. ahead: for how many tokens beyond its last one a running sequence has blocks.
+    tokens. ahead: for how many tokens beyond its last one a running sequence has blocks. drafts: how many drafted
+    tokens of a sequence a step may compute.
     """
 
     def __init__(
@@ -101,9 +104,11 @@ class Scheduler:
         on_start: Callable[[Sequence], bool],
         overhead: int = 0,
         ahead: int = 0,
+        drafts: int = 0,
     ) -> None:
+        self.drafts = Drafts(drafts, max_num_seqs, overhead)
         self._room, self.pool, self._on_start = room, pool, on_start
-        self._overhead, self._ahead = overhead, ahead
+        self._shares, self._ahead = StepShares(overhead), ahead
         self._max_num_seqs, self._max_tokens = max_num_seqs, max_tokens
         self._batch_share = max(
             1, max_num_seqs // BATCH_EVERY
@@ -117,15 +122,19 @@ class Scheduler:
         """Return the next step; its sequences have their slots and blocks. No sequence may be left to preempt."""
         for sequence in self.running:
             self._grow(sequence)
-        share = self._share()
-        within, beyond = self._divided(share)
+        limits = self._shares.limits(self._held, self._newcomer())
+        within, beyond = divided(self._oldest_first(), limits)
         decode = [s for s in within if s.remaining == 1]
-        budget = max(1, self._max_tokens - len(decode))
+        budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         readers = sum(s.remaining > 1 for s in within) + min(len(self._room), len(self._free_slots))
         chunks = _Chunks(budget, max(1, budget // 2) if readers > 1 else budget)
         prefill = [(s, chunks.take(s)) for s in within if s.remaining > 1 and chunks.left]
-        beyond += self._start_new(prefill, chunks, share)
-        self._add_excess(decode, prefill, beyond, chunks)
+        beyond += self._start_new(prefill, chunks, limits)
+        self._add_excess(decode, prefill, beyond, chunks, limits)
+        # A step with prompts does not wait for the weights; and where one client has more than its share, drafts would
+        # lengthen the step beyond what that may.
+        if not prefill and not beyond:
+            self.drafts.add(decode)
         return Plan(sorted(decode, key=lambda s: s.slot), prefill)
 
     def register(self, sequence: Sequence) -> None:
@@ -159,9 +168,9 @@ class Scheduler:
         """Return the sequence that must give its slot and blocks up before the next step, None if there is none.
 
         First for those that run, if they lack blocks for their next tokens, then for the next in the queue, if it finds
-        no slot or no blocks. Interactive requests go before batches, which keep their share of the slots; within a
-        priority, the client with the most slots gives one up only if that makes the clients more equal. The sequence is
-        the one that started last.
+        no slot or no blocks. All others go before batches, which keep their share of the slots; within a priority, the
+        client with the most slots gives one up only if that makes the clients more equal. For one of high priority
+        interactive ones count too, but not the other way round. The sequence is the one that started last.
         """
         if self._lacks_blocks():
             return self._largest_holder()
@@ -170,10 +179,12 @@ class Scheduler:
         if self._free_slots and self._fits(waiting):
             return None
         priority, client = waiting.request.priority, waiting.request.client
-        if priority is Priority.INTERACTIVE and self._held[Priority.BATCH].total() > self._batch_share:
+        if priority is not Priority.BATCH and self._held[Priority.BATCH].total() > self._batch_share:
             return self._youngest(Priority.BATCH)
-        richest, slots = max(self._held[priority].items(), key=lambda item: item[1], default=("", 0))
-        return self._youngest(priority, richest) if slots >= self._held[priority][client] + 2 else None
+        equals = (Priority.INTERACTIVE, Priority.HIGH) if priority is Priority.HIGH else (priority,)
+        holders = ((slots, holder, among) for among in equals for holder, slots in self._held[among].items())
+        slots, richest, among = max(holders, key=lambda item: item[0], default=(0, "", priority))
+        return self._youngest(among, richest) if slots >= self._held[priority][client] + 2 else None
 
     def preempt(self, sequence: Sequence) -> list[int]:
         """Send a running sequence back to the queue; return the blocks that nobody can find or use.
@@ -239,32 +250,17 @@ class Scheduler:
         if missing > 0:
             sequence.blocks += self.pool.allocate(missing)
 
-    def _share(self) -> int | None:
-        """Return how many sequences the median client runs, None while there is one client at most."""
-        held = self._held[Priority.INTERACTIVE]
-        if batches := self._held[Priority.BATCH]:
-            held = held + batches
-        counts = sorted(held.values())
-        return counts[(len(counts) - 1) // 2] if len(counts) > 1 else None
+    def _newcomer(self) -> Sequence | None:
+        """Return the waiting sequence that is the first to start in the next step, None if none does."""
+        return self._room.peek(self._held) if self._free_slots and len(self._room) else None
 
-    def _divided(self, share: int | None) -> tuple[list[Sequence], list[Sequence]]:
-        """Return the running sequences within their clients' share and those beyond it, both from the oldest on.
+    def _oldest_first(self) -> list[Sequence]:
+        """Return the running sequences in the order in which they started, interactive ones before batches."""
+        if not self._held[Priority.BATCH]:
+            return self.running
+        return sorted(self.running, key=lambda s: s.request.priority)
 
-        Of one client, interactive ones come first.
-        """
-        if share is None:
-            return list(self.running), []
-        within, beyond, counts = list[Sequence](), list[Sequence](), dict[str, int]()
-        oldest_first = self.running  # in the order in which they started
-        if self._held[Priority.BATCH]:
-            oldest_first = sorted(oldest_first, key=lambda s: s.request.priority)
-        for sequence in oldest_first:
-            client = sequence.request.client
-            counts[client] = count = counts.get(client, 0) + 1
-            (within if count <= share else beyond).append(sequence)
-        return within, beyond
-
-    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, share: int | None) -> list[Sequence]:
+    def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: Limits) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
 
         The clients with the fewest slots come first, so once one is beyond its share, the others that wait are too.
@@ -276,8 +272,7 @@ class Scheduler:
             self._start(sequence)
             if not self._on_start(sequence):
                 continue
-            client = sequence.request.client
-            if share is not None and sum(s.request.client == client for s in self.running) > share:
+            if limits.beyond(sequence, sum(s.request.client == sequence.request.client for s in self.running)):
                 beyond.append(sequence)
                 break
             prefill.append((sequence, chunks.take(sequence)))
@@ -289,9 +284,10 @@ class Scheduler:
         prefill: list[tuple[Sequence, int]],
         beyond: list[Sequence],
         chunks: _Chunks,
+        limits: Limits,
     ) -> None:
         """Add what is beyond its client's share, as far as that lengthens the step by no more than its part."""
-        spare = (self._overhead + len(decode) + sum(count for _, count in prefill)) // EXCESS_SHARE
+        spare = self._shares.excess(limits, len(decode) + sum(count for _, count in prefill))
         for sequence in beyond:
             if min(spare, chunks.left) <= 0:
                 return

@@ -15,6 +15,7 @@ from engine.backend import Generation
 from engine.errors import DeadlineExceeded, Message, RequestAborted, ServiceError
 from engine.schedule.adjustments import Adjustments, Biases
 from engine.schedule.block_pool import EVERYBODY, PrefixScope, blocks_for
+from engine.schedule.drafter import Drafter
 from engine.schedule.prompt_scores import PromptScores
 from engine.schedule.token_logprobs import TokenLogprobs
 from engine.text.detokenizer import Detokenizer
@@ -60,6 +61,7 @@ class Sequence:
     needs_its_tokens: whether the choice of a token depends on earlier ones other than through the model.
     end_token_ids: those that may not be drawn before `min_tokens`.
     spelling: how its prompt reads; scores: the log probabilities of that.
+    drafts: tokens that its next step computes after the last one, in case they are chosen; drafter: finds them.
     adjustments: its bias and penalties; adjusts_logits: whether these or a grammar change logits. images, positions,
     rope_delta and image_embeds are the runner's. Times are on the engine's clock, in seconds.
     """
@@ -84,6 +86,8 @@ class Sequence:
     order: int = 0  # of its latest start among all starts
     num_computed: int = 0
     pending: int = 0
+    drafts: list[int] = field(default_factory=list)
+    drafter: Drafter | None = None
     cached_tokens: int = 0
     started_at: float | None = None
     first_token_at: float | None = None
@@ -188,6 +192,12 @@ class Sequence:
         if self.num_output + self.pending < self.sampling.min_tokens:
             return self.adjustments.held
         return self.adjustments.bias_ids, self.adjustments.biases
+
+    def verified(self, right: int) -> None:
+        """Take the drafts of a step in which the first `right` of them were chosen."""
+        if self.drafts and self.drafter is not None:
+            self.drafter.learn(len(self.drafts), right, len(self.token_ids))
+            self.drafts = []
 
     def append(self, token_id: int) -> None:
         """Append a token of the answer."""

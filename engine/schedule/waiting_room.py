@@ -1,6 +1,12 @@
 """Admission and the queue: bounded, and fair between clients. What HTTP threads share with the engine's thread.
 
 A request is in flight from `admit`, before any work is done for it, until `release`, `sweep` or `give_up`.
+
+Whoever is admitted is not sent away for another's sake; a refusal comes at once. So that no client keeps the others
+out, as much of the queue as a client holds has to stay free beside it: alone it may take half of the queue, a second
+one half of the rest. That is the dynamic threshold of shared-buffer switches (Choudhury and Hahne, IEEE/ACM
+Transactions on Networking, 1998). A client that has nothing in flight may take the last place, so clients with one
+request each fill the queue.
 """
 
 from __future__ import annotations
@@ -11,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from engine.backend import Generation
 from engine.errors import NotReady, Overloaded, ServiceError
 from engine.schedule.in_flight import InFlight, Wake
 from engine.schedule.priority_queues import Held, PriorityQueues
@@ -41,34 +46,29 @@ class WaitingRoom:
         self._held: Held = {}  # the engine's own counts, as last seen; only read here
         self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
         self._order_until = 0.0
-        # No client with more requests than this has one that can be evicted, as long as none enters and none is queued.
-        self._spared_above = math.inf
 
     # --- any thread ---
 
     def admit(self, client: str) -> None:
-        """Admit a request. Raises Overloaded at capacity, NotReady where the room is closed; never waits.
+        """Admit a request. Raises Overloaded where there is no room for this client, NotReady where the room is closed.
 
-        At capacity, a client with fewer requests than the one with most evicts the newest one of it that is not
-        committed.
+        Never waits.
         """
         with self._changed:
             self._check_open()
-            if not self._make_room(client):
+            if not self._has_room(client):
                 raise self._busy()
-            self._enter(client)
+            self._in_flight.enter(client)
 
     def would_refuse(self, client: str) -> Overloaded | None:
-        """Return what `admit` would refuse this client with at this moment, None if it would admit it; evicts nobody.
+        """Return what `admit` would refuse this client with at this moment, None if it would admit it.
 
-        Takes no lock while there is room.
+        Takes no lock while there are free slots.
         """
-        if not self._in_flight.full:
+        if self._in_flight.slot_free:
             return None
         with self._changed:
-            if not self._in_flight.full or self._victim_for(client) is not None:
-                return None
-            return self._busy()
+            return None if self._has_room(client) else self._busy()
 
     def admit_when_free(self, client: str, alone: bool, wake: Wake) -> bool:
         """Admit a request of a batch if it can run at once; return whether it was admitted.
@@ -78,9 +78,9 @@ class WaitingRoom:
         """
         with self._changed:
             self._check_open()
-            if self._in_flight.total < self._in_flight.slots or (alone and self._make_room(client)):
+            if self._in_flight.slot_free or (alone and self._has_room(client)):
                 self._in_flight.forget(wake)
-                self._enter(client)
+                self._in_flight.enter(client)
                 return True
             self._in_flight.expect(wake, alone)
             return False
@@ -110,26 +110,15 @@ class WaitingRoom:
     def put(self, sequence: Sequence) -> None:
         """Queue an admitted sequence. Raises Overloaded if the waiting prompts would hold too many tokens.
 
-        Before that, sequences of a client that holds more tokens are evicted. Raises NotReady if the room was closed
+        Tokens are shared as requests are. A prompt of any length may wait alone. Raises NotReady if the room was closed
         meanwhile.
         """
         with self._changed:
             self._check_open()
-            if not self._make_token_room(sequence):
+            if not self._has_room_for_tokens(sequence):
                 raise Overloaded("Too much text is waiting already; try again later.", self._retry_after())
             self._in_flight.prepared(sequence.request.client)
             self._insert(sequence)
-
-    def commit_early(self, generation: Generation) -> bool:
-        """Commit an answer that waits, while at most half of the capacity is in flight; return whether it was.
-
-        The rest of the waiting ones can be evicted, so that no client holds every place by streams that are open.
-        """
-        with self._changed:
-            if generation.done or self._in_flight.total > self._in_flight.capacity // 2:
-                return False
-            generation.commit()
-            return True
 
     def notify_abort(self) -> None:
         """Note that a sequence may have been aborted. Takes no lock, so it may be called with any held."""
@@ -193,7 +182,6 @@ class WaitingRoom:
             sequence = self._queue.take(held)
             assert sequence is following
             self._before.pop(id(sequence.request), None)
-            sequence.generation.commit()
             return sequence
 
     def put_back(self, sequence: Sequence) -> None:
@@ -252,64 +240,31 @@ class WaitingRoom:
         if self._closed:
             raise NotReady("The model has stopped; try again later.")
 
-    def _make_room(self, client: str) -> bool:
-        """Return whether a client's next request can be admitted; evicts a request of a greedier client if need be."""
-        if not self._in_flight.full:
+    def _has_room(self, client: str) -> bool:
+        """Return whether a client's next request can be admitted."""
+        counted = self._in_flight
+        if counted.slot_free:
             return True
-        victim = self._victim_for(client)
-        if victim is not None:
-            self._evict(victim)
-        return victim is not None
+        free = counted.capacity - counted.total
+        if client not in counted.by_client:
+            return free > 0
+        waiting = counted.preparing[client] + self._queue.num_waiting(client)
+        # Those that find a slot count as waiting only until they have started.
+        return _within_share(min(waiting, counted.total - counted.slots), 1, free)
+
+    def _has_room_for_tokens(self, sequence: Sequence) -> bool:
+        """Return whether a client's next prompt can wait."""
+        client, tokens, free = sequence.request.client, sequence.num_prompt, self._max_tokens - self._queue.tokens
+        waiting = self._queue.tokens_waiting(client)
+        if not waiting:
+            return tokens <= free or not self._queue.tokens
+        return _within_share(waiting, tokens, free)
 
     def _busy(self) -> Overloaded:
         return Overloaded("The service is busy; try again later.", self._retry_after())
 
-    def _victim_for(self, client: str) -> Sequence | None:
-        """Return the waiting sequence that a client's next request may evict.
-
-        That there is none is kept, since a flood asks again and again, and many clients may have to be looked at.
-        """
-        bound = self._in_flight.by_client[client] + 1
-        if bound >= self._spared_above:
-            return None
-        victim = self._victim(self._in_flight.by_client, bound)
-        if victim is None:
-            self._spared_above = bound
-        return victim
-
-    def _make_token_room(self, sequence: Sequence) -> bool:
-        while self._queue.tokens and self._queue.tokens + sequence.num_prompt > self._max_tokens:
-            held: Counter[str] = Counter()
-            for waiting in self._queue:
-                held[waiting.request.client] += waiting.num_prompt
-            victim = self._victim(held, held[sequence.request.client] + sequence.num_prompt)
-            if victim is None:
-                return False
-            self._evict(victim)
-        return True
-
-    def _victim(self, held: Counter[str], bound: int) -> Sequence | None:
-        """Return the newest waiting sequence of the client that holds most, if that is more than `bound`."""
-        if max(held.values(), default=0) <= bound:  # as it mostly is under a flood
-            return None
-        greedier = [(amount, client) for client, amount in held.items() if amount > bound]
-        for _, greedy in sorted(greedier, key=lambda pair: pair[0], reverse=True):
-            if (victim := self._queue.evictable(greedy)) is not None:
-                return victim
-        return None
-
-    def _evict(self, victim: Sequence) -> None:
-        self._remove(victim)
-        self._leave(victim.request.client)
-        victim.generation.fail(Overloaded("The service is at capacity; try again later.", self._retry_after()))
-
-    def _enter(self, client: str) -> None:
-        self._in_flight.enter(client)
-        self._spared_above = math.inf
-
     def _insert(self, sequence: Sequence, front: bool = False) -> None:
         self._queue.put(sequence, front)
-        self._spared_above = math.inf
         self._next_deadline = min(self._next_deadline, sequence.waits_until)
 
     def _remove(self, sequence: Sequence) -> None:
@@ -326,3 +281,8 @@ class WaitingRoom:
 
     def _retry_after(self) -> int:
         return min(LONGEST_RETRY_AFTER, max(1, math.ceil(self._wait())))
+
+
+def _within_share(held: int, more: int, free: int) -> bool:
+    """Return whether a client that holds so much of the queue may take more of what is free."""
+    return held + more <= free - more

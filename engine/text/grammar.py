@@ -191,6 +191,16 @@ class Grammars:
     def _compile(self, grammar: str) -> _Compiled:
         """Compile with as little as is enough, which bounds the size of what is kept. Raises as `mask` does."""
         self._trials.check(grammar, self._seconds)
+        compiled = self._attempted(grammar)
+        if isinstance(compiled, str):
+            raise GrammarRefused(compiled, fault(grammar))
+        return compiled
+
+    def _attempted(self, grammar: str) -> _Compiled | str:
+        """Return the compiled grammar, or why there is none.
+
+        Nothing is raised from here: the error would keep the 22 MB of a matcher that failed until it is collected.
+        """
         reason = ""
         for fuel in FUEL:
             matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=limits_of(fuel))
@@ -204,9 +214,7 @@ class Grammars:
                     break
             elif reason != TOO_COMPLEX:
                 break
-        if reason:
-            raise GrammarRefused(reason, fault(grammar))
-        return _Compiled(matcher, size_of(grammar, fuel))
+        return reason or _Compiled(matcher, size_of(grammar, fuel))
 
     def _tried(self, matcher: LLMatcher) -> str | None:
         """Return why the start of some answer exceeds the limits; None if none does."""

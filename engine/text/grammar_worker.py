@@ -7,6 +7,11 @@ a vocabulary: what a compilation may fail to finish does not depend on the token
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take a while: Ctrl+C is for the service to handle
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 import socket
 import struct
 import sys

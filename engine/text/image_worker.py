@@ -7,6 +7,11 @@ one at a time, until the other end is closed; `engine.text.image_workers` is tha
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take a while: Ctrl+C is for the service to handle
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 import json
 import socket
 import struct

@@ -8,7 +8,8 @@ the processes of `engine.text.image_workers`, and for images that are trusted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from PIL import Image
 
@@ -22,9 +23,15 @@ MAX_IMAGE_BYTES = 16 * 1024 * 1024
 MAX_IMAGE_PIXELS = 40_000_000
 MAX_IMAGE_SIDE = 16_384
 MAX_IMAGE_ASPECT = 200
+MAX_IMAGES = 4  # of a request
+MAX_IMAGES_BYTES = 17 * 1024 * 1024  # of a question of ours, together
 
 EMPTY = Message("image_empty", "The image is empty.")
 TOO_LARGE = Message("image_too_large", "The image is too large. Maximum size: {n} MiB", n=MAX_IMAGE_BYTES // 2**20)
+TOO_MANY = Message("images_many", "A request may carry at most {n} images.", n=MAX_IMAGES)
+TOO_LARGE_TOGETHER = Message(
+    "images_too_large", "The images are too large together. Maximum size: {n} MiB", n=MAX_IMAGES_BYTES // 2**20
+)
 UNKNOWN_FORMAT = Message(
     "image_format", "The file is not a picture that can be read. Use PNG, JPEG, WebP, GIF, BMP, AVIF or ICO."
 )
@@ -37,7 +44,10 @@ TOO_MANY_PIXELS = Message(
 )
 TOO_NARROW = Message("image_aspect", "The image is too narrow. Maximum aspect ratio: {n}", n=MAX_IMAGE_ASPECT)
 # Everything that may be wrong with an image, for a page that checks one before it is sent.
-PROBLEMS = (EMPTY, TOO_LARGE, UNKNOWN_FORMAT, HEIC, DAMAGED, NO_PIXELS, SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW)
+PROBLEMS = (
+    *(EMPTY, TOO_LARGE, TOO_MANY, TOO_LARGE_TOGETHER, UNKNOWN_FORMAT, HEIC, DAMAGED, NO_PIXELS),
+    *(SIDE_TOO_LONG, TOO_MANY_PIXELS, TOO_NARROW),
+)
 
 TOO_SLOW = Message("image_slow", "The image takes too long to decode.")
 
@@ -65,6 +75,30 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+@contextmanager
+def one_of(number: int, count: int, param: str = "image") -> Iterator[None]:
+    """Name the image that is being read in an error about it: by its field, and by its number where there are several.
+
+    number: from 1; count: of the images of the request.
+    """
+    try:
+        yield
+    except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
+        if isinstance(error, ValidationError):
+            error.param = param
+        if count > 1:
+            error.message = _numbered(number, error.message)
+            error.args = (error.message,)
+        raise
+
+
+def _numbered(number: int, problem: str) -> str:
+    """Return what is wrong with an image, with its number; translated only as a whole."""
+    if not isinstance(problem, Message):
+        return f"Image {number}: {problem}"
+    return Message("image_number", "Image {number}: {problem}", number=number, problem=problem)
 
 
 def check_header(data: bytes) -> EncodedImage:

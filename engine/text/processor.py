@@ -26,6 +26,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.processing_utils import ProcessorMixin
 
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder, Job, fitted
+from engine.text.images import one_of
 from engine.types import EncodedImage
 from engine.wanted import Wanted
 
@@ -103,11 +104,13 @@ class ImagePreparer:
         self._table = self._read_table()
 
     def prepare(self, images: tuple[EncodedImage, ...], wanted: Wanted) -> ImageInputs:
-        """Decode, scale and split the images. Raises as `ImageDecoder.decode` does."""
+        """Decode, scale and split the images. Raises as `ImageDecoder.decode` does, with the image at fault."""
         limits = self._limits(len(images))
         parts, grids, hashes = [], [], []
-        for image in images:
-            pixels = self._decoder.decode(Job(image.data, self._factor, *limits, int(self._processor.resample)), wanted)
+        for number, image in enumerate(images, 1):
+            job = Job(image.data, self._factor, *limits, int(self._processor.resample))
+            with one_of(number, len(images), image.param):
+                pixels = self._decoder.decode(job, wanted)
             grid = (1, pixels.height // self._patch, pixels.width // self._patch)
             parts.append(self._split(np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)))
             grids.append(grid)
@@ -117,8 +120,16 @@ class ImagePreparer:
     def header_counts(self, images: Sequence[EncodedImage]) -> list[int]:
         """Return the same from the sizes in the headers, which no image is decoded for. Raises ValidationError."""
         limits = self._limits(len(images))
-        sizes = [fitted(image.width, image.height, self._factor, *limits) for image in images]
+        sizes = []
+        for number, image in enumerate(images, 1):
+            with one_of(number, len(images), image.param):
+                sizes.append(fitted(image.width, image.height, self._factor, *limits))
         return [width * height // self._factor**2 for width, height in sizes]
+
+    @property
+    def most_pixels(self) -> int:
+        """The pixels that the model looks at of a large image, if it is the only one of its prompt."""
+        return self._limits(1)[1]
 
     def token_counts(self, images: ImageInputs) -> list[int]:
         """Return the number of tokens of each image."""

@@ -53,6 +53,11 @@ class PromptPreparer:
         self._max_tokens = max_tokens
         self._special = SpecialTokens(tokenizer.backend_tokenizer, template)
 
+    @property
+    def image_pixels(self) -> int | None:
+        """The most pixels that are looked at of an image, None for a model without vision."""
+        return None if self._images is None else self._images.most_pixels
+
     def prepare(self, prompt: Prompt, wanted: Wanted | None = None) -> PreparedPrompt:
         """Return the ids and images of a prompt.
 

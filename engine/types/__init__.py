@@ -4,10 +4,12 @@ from engine.types.answers import Completion, Echo, FinishReason, Piece, Spelled,
 from engine.types.models import EngineConfig, ModelIdentity, ModelInfo, ModelSpec, Vocabulary, is_further, model_of
 from engine.types.prompts import ChatPrompt, EncodedImage, Prompt, TextPrompt, TokensPrompt
 from engine.types.requests import Cancellation, DetokenizeRequest, GenerationRequest, Priority, TokenizeRequest
+from engine.types.rules import AnswerRules
 from engine.types.sampling import SamplingParams, TokenMask
-from engine.types.states import BackendState, BackendStats, Progress, QueuePosition, Status
+from engine.types.states import BackendState, BackendStats, Progress, QueuePosition, ServerReport, Status
 
 __all__ = [
+    "AnswerRules",
     "BackendState",
     "BackendStats",
     "Cancellation",
@@ -28,6 +30,7 @@ __all__ = [
     "Prompt",
     "QueuePosition",
     "SamplingParams",
+    "ServerReport",
     "Spelled",
     "Spent",
     "Status",

@@ -22,14 +22,17 @@ class Vocabulary:
     index: Any = None
 
 
+OWN_MODELS = ("avibe", "avision")
+
+
 def model_of(name: str) -> str:
     """Return the model that a name is of: `avibe` for its further version `avibe@v2` as well."""
     return name.partition("@")[0]
 
 
 def is_further(name: str) -> bool:
-    """Return whether a name is that of a further version, without which the service serves as well."""
-    return "@" in name
+    """Return whether the service serves without what has this name: a further version, or a model beside its own."""
+    return name not in OWN_MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class ModelSpec:
     counted among the GPUs that CUDA shows; dtype: `float16`, `bfloat16` or `float32`; quant: the format of the
     decoder's weights, `none` for that dtype. version: of the model, "" where it has only one; checkpoint_name: of the
     checkpoint, "" for that of its folder or repository; engine_version: of what computes its numbers.
+    system_prompt: what the operator has conversations begin with, so that its prefix may be shared between clients.
     """
 
     name: str
@@ -59,6 +63,7 @@ class ModelSpec:
     engine_version: str = ""
     quant: str = "none"
     quant_setting: str = ""
+    system_prompt: str = ""
 
     @property
     def weights(self) -> str:
@@ -76,7 +81,7 @@ class EngineConfig:
     """The engine's limits. Counts are per model; times are in seconds; lengths are in tokens.
 
     kv_cache_tokens: size of the KV cache; 0: by the memory budget. step_overhead: the fixed cost of a step, in the
-    tokens that take as long.
+    tokens that take as long. draft_tokens: how many tokens of a sequence a step drafts on a processor, at most.
     """
 
     max_num_seqs: int = 64
@@ -92,6 +97,7 @@ class EngineConfig:
     cuda_graphs: bool = True
     reload_reserve: bool = False
     image_workers: int = 0
+    draft_tokens: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,9 @@ class ModelInfo:
 
     loaded: whether these are the checkpoint's own; before that, max_model_len is the most that it can be.
     tools: whether the chat template renders tools and calls; None where that has not been tried. identity: None before
-    the model is loaded. version: "" where the model has only one.
+    the model is loaded. version: "" where the model has only one. image_pixels: the most that is looked at of an image,
+    larger ones are scaled down to it; None where that is not known. elsewhere: another server answers for it, which is
+    told the rules of an answer and needs no masks.
     """
 
     name: str
@@ -128,6 +136,8 @@ class ModelInfo:
     tools: bool | None = None
     identity: ModelIdentity | None = None
     version: str = ""
+    image_pixels: int | None = None
+    elsewhere: bool = False
 
     @property
     def fingerprint(self) -> str | None:
@@ -149,6 +159,7 @@ class ModelInfo:
         generation_defaults: Mapping[str, float] | None = None,
         tools: bool | None = None,
         identity: ModelIdentity | None = None,
+        image_pixels: int | None = None,
     ) -> ModelInfo:
         """Return what clients may know of the model that a spec describes, loaded if its defaults are given."""
         return cls(
@@ -162,4 +173,5 @@ class ModelInfo:
             tools=tools,
             identity=identity,
             version=spec.version,
+            image_pixels=image_pixels,
         )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """An image as it was sent, its header already checked; it is decoded once the request is admitted."""
+    """An image as it was sent, its header already checked; it is decoded once the request is admitted.
+
+    param: the field that it came in, for an error about it.
+    """
 
     data: bytes
     width: int
     height: int
+    param: str = field(default="image", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from engine.types.sampling import SamplingParams
 class Priority(IntEnum):
     """Which requests start first; a lower value goes first."""
 
+    HIGH = -1
     INTERACTIVE = 0
     BATCH = 1
 
@@ -65,7 +66,8 @@ class GenerationRequest:
     """A request for one answer. Times are in seconds from `submit`.
 
     client: the key or address between which capacity is shared fairly. queue_timeout: how long it may wait in the
-    queue; timeout: how long it may take in total. cancellation: ends the work of `submit`.
+    queue; timeout: how long it may take in total. cancellation: ends the work of `submit`. trace: the W3C trace context
+    (`traceparent`) that a server which answers for the model is told, "" for none.
     """
 
     request_id: str
@@ -76,6 +78,7 @@ class GenerationRequest:
     queue_timeout: float = 30.0
     timeout: float = 300.0
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False)
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

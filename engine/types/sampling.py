@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from engine.types.rules import AnswerRules
+
 
 class TokenMask(Protocol):
     """A grammar's hook for one sequence, called by the engine's thread only."""
@@ -27,6 +29,7 @@ class SamplingParams:
     whatever else is in the batch. token_mask: a grammar. min_tokens: before so many tokens no end token is drawn and
     no stop string looked for; not together with a token_mask. return_token_ids: the prompt's tokens are wanted too.
     echo: its text is, and with `logprobs` the log probabilities of its tokens; then max_tokens may be 0.
+    rules: what the token_mask enforces, for a backend that is no engine of ours.
     """
 
     max_tokens: int
@@ -47,6 +50,7 @@ class SamplingParams:
     min_tokens: int = 0
     return_token_ids: bool = False
     echo: bool = False
+    rules: AnswerRules | None = None
 
     def within(self, room: int) -> SamplingParams:
         """Return the parameters where `room` tokens are left of the context."""

@@ -63,7 +63,28 @@ class BackendStats:
     generation_tokens_total: int = 0
     nan_logits_total: int = 0
     preemptions_total: int = 0
+    draft_tokens_total: int = 0
+    accepted_draft_tokens_total: int = 0
     engine_restarts_total: int = 0
     steps_total: int = 0
     seconds_since_step: float = 0.0
     estimated_wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What is known of a server elsewhere that answers for a model.
+
+    state: of its circuit breaker, `closed`, `open` or `half-open`; failures: failed attempts by their kind; opened: how
+    often the breaker has opened. Times are in seconds, None for what has not happened.
+    """
+
+    url: str
+    state: str
+    outstanding: int
+    requests: int
+    failures: dict[str, int]
+    last_failure: str | None
+    seconds_since_failure: float | None
+    seconds_since_success: float | None
+    opened: int

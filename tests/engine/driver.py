@@ -7,7 +7,7 @@ from engine.engine_core import Counters, EngineCore
 from engine.prefix_scopes import PrefixScopes
 from engine.schedule.block_pool import BlockPool
 from engine.schedule.waiting_room import WaitingRoom
-from engine.types import ChatPrompt, EngineConfig, GenerationRequest, SamplingParams
+from engine.types import ChatPrompt, EngineConfig, GenerationRequest, Priority, SamplingParams
 
 
 def chat(text, *images):
@@ -27,7 +27,8 @@ class Driver:
         self.now = 0.0
         self.loaded, self.runner, self.scopes = loaded, runner, PrefixScopes()
         self.config = EngineConfig(**({"max_num_seqs": 4, "max_num_batched_tokens": 64} | limits))
-        self.room = WaitingRoom(self.config.max_num_seqs + self.config.max_waiting, 1_000_000, self.clock)
+        slots = self.config.max_num_seqs
+        self.room = WaitingRoom(slots + self.config.max_waiting, 1_000_000, self.clock, slots)
         self.counters = Counters()
         num_blocks = getattr(runner, "num_blocks", 1000)
         self.pool = BlockPool(num_blocks, self.config.prefix_cache) if pool is None else pool
@@ -49,7 +50,7 @@ class Driver:
     ):
         """Queue a request and return its sequence."""
         sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | params))
-        request = GenerationRequest(request_id, prompt, sampling, client, priority, wait, timeout)
+        request = GenerationRequest(request_id, prompt, sampling, client, Priority(priority), wait, timeout)
         self.room.admit(client)
         sequence = make_sequence(self.loaded, request, self.now, self.room.notify_abort, self.clock, scopes=self.scopes)
         self.room.put(sequence)

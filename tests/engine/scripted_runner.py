@@ -12,7 +12,7 @@ class ScriptedRunner:
     Choice, `token` without end by default. bad: blocks that it says are not finite.
     """
 
-    ahead = 0
+    ahead = drafts = 0
 
     def __init__(self, *args, **kwargs):
         self.on_run = lambda plan: None

@@ -21,6 +21,7 @@ def sequence(
     max_tokens=8,
     *,
     batch=False,
+    high=False,
     arrival=0.0,
     wait=30.0,
     timeout=300.0,
@@ -31,7 +32,7 @@ def sequence(
     """Return a sequence that waits, its prompt `tokens` letters long. ends: the end tokens."""
     prompt = [number % 26 for number in range(tokens)]
     sampling = SamplingParams(max_tokens, **params)
-    priority = Priority.BATCH if batch else Priority.INTERACTIVE
+    priority = Priority.BATCH if batch else Priority.HIGH if high else Priority.INTERACTIVE
     name = f"{client}-{next(_numbers)}"
     request = GenerationRequest(name, TokensPrompt(tuple(prompt)), sampling, client, priority, wait, timeout)
     generation = Generation(name, tokens, time.monotonic() + PATIENCE, on_abort)

@@ -594,7 +594,7 @@ def untraced():
 def test_the_hosts_own_work_is_a_small_part_of_a_step():
     """Scheduling, accounting and delivery take under a millisecond at 32 rows with a full queue."""
     core = Core(max_num_seqs=32, max_waiting=128)
-    submitted = [core.come(str(number % 40), max_tokens=4000, timeout=1e9, wait=1e9) for number in range(160)]
+    submitted = [core.come(str(number), max_tokens=4000, timeout=1e9, wait=1e9) for number in range(160)]
     core.run(5)
     streams = [row.generation.pieces(idle=0.0) for row in submitted[:32]]
     for stream in streams:
@@ -679,4 +679,25 @@ def test_a_step_that_cannot_be_launched_loses_nothing_of_the_one_before():
     core.run()
     assert isinstance(outcome(bad), ModelError)
     assert outcome(good).output_tokens == 5
+    core.assert_clean()
+
+
+# --- drafts ---
+
+
+@one_after_another
+def test_steps_are_not_drafted_for_while_a_client_has_more_than_its_share(runner_class, monkeypatch):
+    """Its drafts would lengthen the steps of others; alone again, it gets them."""
+    monkeypatch.setattr(ScriptedRunner, "drafts", 8)
+    monkeypatch.setattr(ScriptedRunner, "ahead", 8)
+    core, drafted = Core(max_num_seqs=8), []
+    core.runner.on_run = lambda plan: drafted.append(sum(len(sequence.drafts) for sequence in plan.decode))
+    for _ in range(3):
+        core.come("greedy", max_tokens=64)
+    core.come("other", max_tokens=8)
+    core.run(8)
+    assert sum(drafted) == 0
+    core.run(8)
+    assert sum(drafted) > 0
+    core.run()
     core.assert_clean()

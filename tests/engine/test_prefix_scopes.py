@@ -87,7 +87,8 @@ class Template:
         if prompt.tools and self._refuses_tools is not None:
             raise self._refuses_tools
         tools = "".join(f"<{tool['function']['name']}>" for tool in prompt.tools)
-        text = f"You help.{'Tools:' if tools else ''}{tools}|{prompt.messages[0]['content']}|"
+        told = "".join(f"{message['content']}|" for message in prompt.messages)
+        text = f"You help.{'Tools:' if tools else ''}{tools}|{told}"
         return PreparedPrompt([ord(letter) for letter in text])
 
 
@@ -95,6 +96,12 @@ def test_constant_heads_are_what_the_template_writes():
     """Up to the first message, and up to the first tool; nothing of either."""
     heads = ["".join(map(chr, head)) for head in constant_heads(Template())]
     assert heads == ["You help.|", "You help.Tools:<"]
+
+
+def test_the_operators_system_prompt_has_a_head_of_its_own():
+    """What conversations of the page begin with is shared between clients like the template's own words."""
+    heads = ["".join(map(chr, head)) for head in constant_heads(Template(), "Be brief.")]
+    assert heads == ["You help.|", "You help.Tools:<", "You help.|Be brief.|"]
 
 
 def test_a_template_without_tools_has_one_head(text_model):

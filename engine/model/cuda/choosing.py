@@ -14,7 +14,7 @@ from engine.model.choice import Choice
 from engine.model.cuda.graphs import Graphs
 from engine.model.cuda.sampling import Sampler, allow_tokens, is_ranked
 from engine.model.sampler import apply_adjustments, to_device
-from engine.model.scoring import log_probabilities
+from engine.model.scoring import log_probabilities_in_parts
 from engine.schedule.sequence import Sequence
 
 
@@ -66,7 +66,7 @@ class Chooser:
         parts = [self._result[:, : len(sequences)]]
         if raw is not None:
             most = max(count for _, count in requested)
-            parts += log_probabilities(raw, self._result[0][index], max(1, most))
+            parts += log_probabilities_in_parts(raw, self._result[0][index], max(1, most))
         parts = [part.to("cpu", non_blocking=True, copy=True) for part in parts]
         arrived = None
         if self.logits.is_cuda:  # pragma: no cover - CUDA
@@ -97,7 +97,7 @@ class Chooser:
         for ranked in (False, True):
             self.sample(rows, ranked, inputs)
         index = self._index([0])
-        log_probabilities(self.logits[index], self._result[0][index], 1)
+        log_probabilities_in_parts(self.logits[index], self._result[0][index], 1)
         allow_tokens(self.logits, index, to_device(torch.zeros(1, 1, dtype=torch.int32), self.logits.device))
 
     def _adjust(self, sequences: list[Sequence]) -> None:

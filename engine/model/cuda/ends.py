@@ -10,39 +10,54 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.model.cuda.formats import GROUPS, OFFSETS, Quantized, Weight
+
 ELEMENTS = 1024  # that a program copies
 
 
 @triton.jit
 def _embed_tokens(
-    ids, last_tokens, embedding, out, places, blocks, tables, embedding_stride, out_stride,
-    N: tl.constexpr, BLOCK: tl.constexpr,
+    ids, last_tokens, embedding, scales, out, places, blocks, tables, embedding_stride, scales_stride, out_stride,
+    N: tl.constexpr, BLOCK: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     token_id = tl.load(ids + token).to(tl.int64)
     if token_id < 0:
         token_id = tl.load(last_tokens - 1 - token_id).to(tl.int64)
     column = part * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(embedding + token_id * embedding_stride + column, mask=column < N)
+    byte = column
+    if BITS == 4:
+        byte = column // GROUP * (GROUP // 2) + column % (GROUP // 2)
+    values = tl.load(embedding + token_id * embedding_stride + byte, mask=column < N)
+    if scales is not None:
+        if BITS == 4:
+            values = (values >> (column % GROUP // (GROUP // 2) * 4).to(tl.uint8)) & 15
+        scale = tl.load(scales + token_id * scales_stride + column // GROUP, mask=column < N).to(tl.float32)
+        values = ((values.to(tl.float32) - OFFSET) * scale).to(out.dtype.element_ty)
     tl.store(out + token * out_stride + column, values, mask=column < N)
     if part == 0:
         tl.store(tables + tl.load(places + token), tl.load(blocks + token))
 
 
 def embed_tokens(
-    ids: Tensor, last_tokens: Tensor, embedding: Tensor, updates: Tensor, tables: Tensor, out: Tensor
+    ids: Tensor, last_tokens: Tensor, embedding: Weight, updates: Tensor, tables: Tensor, out: Tensor
 ) -> None:
     """Write the embeddings of a step's tokens into `out` [T, hidden], and the blocks that are new into `tables`.
 
     ids: int32 or int64 [T], a token id, or -1 - r for the token in last_tokens[r], which the host has not read yet.
-    embedding: [vocabulary, hidden]. updates: int32 [2, T], each a place in the flat block tables and a block; what is
-    no update names a place that nobody reads. tables: int32, contiguous.
+    embedding: [vocabulary, hidden], of the precision of `out` or quantized. updates: int32 [2, T], each a place in the
+    flat block tables and a block; what is no update names a place that nobody reads. tables: int32, contiguous.
     """
     count, size = out.shape
     block = min(triton.next_power_of_2(size), ELEMENTS)
+    values, scales, bits = embedding, None, 0
+    if isinstance(embedding, Quantized):
+        values, scales, bits = embedding.values, embedding.scales, embedding.bits
+    assert isinstance(values, Tensor)
     _embed_tokens[(count, triton.cdiv(size, block))](
-        ids, last_tokens, embedding, out, updates[0], updates[1], tables, embedding.stride(0), out.stride(0),
-        N=size, BLOCK=block,
+        ids, last_tokens, values, scales, out, updates[0], updates[1], tables, values.stride(0),
+        0 if scales is None else scales.stride(0), out.stride(0),
+        N=size, BLOCK=block, BITS=bits, GROUP=GROUPS.get(bits, 1), OFFSET=OFFSETS.get(bits, 0),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.model.cuda.attention import META, Scratch, paged_attention
 from engine.model.cuda.ends import take_rows
+from engine.model.cuda.formats import Quantized
 from engine.model.cuda.products import Products
 from engine.model.cuda.rows import qk_norm_rope_store, rotary_tables
 from engine.model.cuda.tuning import Tuning
@@ -45,7 +46,7 @@ class FlatForward:
     def __init__(self, weights: FlatWeights, cache: KVCache, scratch: Scratch, longest: int, tuning: Tuning) -> None:
         self._weights, self._cache, self._scratch, self._tuning = weights, cache, scratch, tuning
         shape = weights.shape
-        self._products = Products(shape, tuning)
+        self._products = Products(shape, tuning, isinstance(weights.head, Quantized))
         self._attention_meta = {**META, "LAST_MERGES": tuning.last_merges}
         # Zeros, since attention leaves the rows of padding tokens as they are, and fresh memory may hold NaN.
         self._attended = torch.zeros(longest, shape.heads * shape.head_dim, dtype=shape.dtype, device=shape.device)

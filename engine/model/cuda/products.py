@@ -1,5 +1,7 @@
 """The products of a step with the weights: of cuBLAS, or for few tokens of `skinny` where that was measured faster.
 
+Those with quantized weights are of `packed_products` or of `fp8`, for any number of tokens.
+
 One token takes the norm or the activation before a product along into it. For more, the norm stays a kernel of its own:
 its weight would be multiplied anew by each program, and tensor cores wait for it.
 """
@@ -12,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.model.cuda.formats import Quantized, Weight
+from engine.model.cuda.fp8 import Fp8, fp8_linear
+from engine.model.cuda.packed_products import packed_linear, packed_scratch
 from engine.model.cuda.rows import rms_norm, silu_and_mul
 from engine.model.cuda.skinny import MOST_TOKENS, Scratch, skinny_add, skinny_linear
 from engine.model.cuda.tuning import Tuning
@@ -53,15 +58,23 @@ def tiles_for(tokens: int, weight: Tensor) -> Meta | None:
 
 
 class Products:
-    """The products of one model. Tokens are [T, k] or [T, n], weights [n, k]."""
+    """The products of one model. Tokens are [T, k] or [T, n], weights [n, k].
 
-    def __init__(self, shape: Shape, tuning: Tuning) -> None:
+    quantized: whether weights may be, which takes more scratch memory.
+    """
+
+    def __init__(self, shape: Shape, tuning: Tuning, quantized: bool = False) -> None:
         self._eps, self._tuning = shape.eps, tuning
+        self._packed_scratch = packed_scratch(shape.device) if quantized else None
         # No weight whose product is split has more rows than the residual stream.
         self._scratch = Scratch.empty(shape.hidden, shape.device) if tuning.skinny else None
 
-    def norm_linear(self, x: Tensor, norm: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def norm_linear(self, x: Tensor, norm: Tensor, weight: Weight | Fp8, bias: Tensor | None = None) -> Tensor:
         """Return the product of the RMSNorm of x."""
+        if isinstance(weight, Quantized | Fp8):
+            packed = x.new_empty(x.shape[0], weight.shape[0])
+            self._packed(self._normed(x, norm), weight, packed, bias)
+            return packed
         tiles = self._tiles(x, weight)
         if tiles is None:
             return F.linear(self._normed(x, norm), weight, bias)
@@ -72,27 +85,35 @@ class Products:
             skinny_linear(self._normed(x, norm), weight, bias, None, self._eps, out, self._scratch, tiles)
         return out
 
-    def add(self, x: Tensor, weight: Tensor, residual: Tensor) -> None:
+    def add(self, x: Tensor, weight: Weight | Fp8, residual: Tensor) -> None:
         """Add the product of x to `residual` in place."""
+        if isinstance(weight, Quantized | Fp8):
+            self._packed(x, weight, residual, add=True)
+            return
         tiles = self._tiles(x, weight)
         if tiles is None or self._scratch is None:
             residual.addmm_(x, weight.t())
         else:
             skinny_add(x, weight, residual, self._scratch, tiles)
 
-    def silu_add(self, both: Tensor, weight: Tensor, residual: Tensor) -> None:
+    def silu_add(self, both: Tensor, weight: Weight | Fp8, residual: Tensor) -> None:
         """Add the product of silu(both[:, :k]) * both[:, k:] to `residual` in place."""
+        if isinstance(weight, Quantized | Fp8):
+            self._packed(self._active(both), weight, residual, add=True)
+            return
         tiles = self._tiles(both, weight)
         if tiles is None or self._scratch is None:
-            active = both.new_empty(both.shape[0], both.shape[1] // 2)
-            silu_and_mul(both, active, self._tuning.dependent)
-            residual.addmm_(active, weight.t())
+            residual.addmm_(self._active(both), weight.t())
         else:
             skinny_add(both, weight, residual, self._scratch, tiles)
 
-    def logits(self, x: Tensor, norm: Tensor, head: Tensor, logits: Tensor) -> None:
+    def logits(self, x: Tensor, norm: Tensor, head: Weight, logits: Tensor) -> None:
         """Write the product of the RMSNorm of x as float32, which is how the product is accumulated on CUDA."""
-        tiles, normed = self._tiles(x, head), self._normed(x, norm)
+        normed = self._normed(x, norm)
+        if isinstance(head, Quantized):
+            self._packed(normed, head, logits)
+            return
+        tiles = self._tiles(x, head)
         if tiles is not None:
             skinny_linear(normed, head, None, None, self._eps, logits, self._scratch, tiles)
         elif x.is_cuda and x.dtype != torch.float32:  # pragma: no cover - CUDA
@@ -105,6 +126,19 @@ class Products:
         if tiles is None or self._tuning.dependent:
             return tiles
         return {**tiles, "OVERLAP": "off"}
+
+    def _packed(
+        self, x: Tensor, weight: Quantized | Fp8, out: Tensor, bias: Tensor | None = None, add: bool = False
+    ) -> None:
+        if isinstance(weight, Fp8):
+            fp8_linear(x, weight, out, bias, add, self._tuning.dependent)
+        else:
+            packed_linear(x, weight, out, bias, self._packed_scratch, self._tuning.dependent, add=add)
+
+    def _active(self, both: Tensor) -> Tensor:
+        active = both.new_empty(both.shape[0], both.shape[1] // 2)
+        silu_and_mul(both, active, self._tuning.dependent)
+        return active
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         out = torch.empty_like(x)

@@ -19,13 +19,13 @@ from engine.errors import StartError
 from engine.model.choice import Choice
 from engine.model.cuda.rows import silu_and_mul
 from engine.model.cuda.step import FlatStep, Launched
-from engine.model.cuda.weights import FlatWeights
+from engine.model.cuda.weights import FlatWeights, Placement
 from engine.model.image_tokens import ImageTokens
 from engine.model.kv_cache import KVCache
 from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.text.prompt import PreparedPrompt
-from engine.types import Progress
+from engine.types import ModelSpec, Progress
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -37,10 +37,10 @@ class CudaRunner:
 
     model: a loaded transformers model, whose weights are moved out. num_blocks: of the KV cache; rows: running
     sequences at most; longest_context, longest_step: in tokens. graphs: whether to capture CUDA graphs; report:
-    receives the progress of that.
+    receives the progress of that. place: where the weights are computed, by default where and as the model is.
     """
 
-    ahead = 1
+    ahead, drafts = 1, 0
 
     def __init__(
         self,
@@ -51,11 +51,13 @@ class CudaRunner:
         longest_step: int,
         graphs: bool = True,
         report: Callable[[Progress], None] = lambda progress: None,
+        place: Placement | None = None,
     ) -> None:
+        place = place or Placement(model.device, model.dtype)
         # The tower of Qwen2.5-VL overflows in float16 for some sizes of images.
-        tower_dtype = torch.bfloat16 if model.dtype == torch.float16 else None
-        self._images = ImageTokens(model, tower_dtype=tower_dtype)
-        weights = FlatWeights.take(model)
+        tower_dtype = torch.bfloat16 if place.dtype == torch.float16 else place.dtype
+        self._images = ImageTokens(model, tower_dtype=tower_dtype, device=place.device)
+        weights = FlatWeights.take(model, place)
         shape = weights.shape
         self._longest_context, self._vocabulary = longest_context, shape.vocabulary
         self.num_blocks = num_blocks
@@ -133,6 +135,11 @@ class CudaRunner:
         """Return the logits [1, vocabulary] after the whole prompt of a sequence that holds a row and blocks."""
         self.launch(Plan(prefill=[(sequence, sequence.remaining)])).collect()
         return self._step.logits[:1].clone()
+
+
+def placement(spec: ModelSpec) -> Placement:
+    """Return where and in which format the weights of a model are computed."""
+    return Placement(torch.device(spec.device), getattr(torch, spec.dtype), spec.quant)
 
 
 def prepare_device(device: torch.device) -> None:

@@ -49,9 +49,9 @@ class Scratch(NamedTuple):
     counters: Tensor
 
     @classmethod
-    def empty(cls, rows: int, device: torch.device) -> Scratch:
-        """Return room for weights of at most `rows` rows."""
-        partials = torch.empty(MOST_PARTS * MOST_TOKENS * rows, dtype=torch.float32, device=device)
+    def empty(cls, rows: int, device: torch.device, tokens: int = MOST_TOKENS, most: int = MOST_PARTS) -> Scratch:
+        """Return room for weights of at most `rows` rows, multiplied by `tokens` tokens in `most` parts, at most."""
+        partials = torch.empty(most * tokens * rows, dtype=torch.float32, device=device)
         return cls(partials, torch.zeros(rows, dtype=torch.int32, device=device))
 
 
@@ -215,8 +215,33 @@ def _skinny(
     inside = token < tokens
     if not EVEN_N:
         inside = inside & (rows < n)[:, None]
+    finish(
+        acc, bias, out, partials, counters, part, block, rows, token, inside, n, out_stride, TOKENS, BLOCK_N, PARTS, ADD
+    )
+
+
+@triton.jit
+def finish(
+    acc,
+    bias,
+    out,
+    partials,
+    counters,
+    part,
+    block,
+    rows,
+    token,
+    inside,
+    n,
+    out_stride,
+    TOKENS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PARTS: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    """Write the sums [rows, tokens] of this part of the inputs, or of all parts if the others have theirs already."""
     if PARTS == 1:
-        _write(acc, bias, out, rows, token, inside, n, out_stride, ADD)
+        write(acc, bias, out, rows, token, inside, n, out_stride, ADD)
     else:
         place = partials + token * n + rows[:, None]
         tl.store(place + part * TOKENS * n, acc, mask=inside)
@@ -225,12 +250,13 @@ def _skinny(
             total = tl.zeros([BLOCK_N, TOKENS], tl.float32)
             for other in tl.static_range(PARTS):
                 total += tl.load(place + other * TOKENS * n, mask=inside, other=0.0, cache_modifier=".cg")
-            _write(total, bias, out, rows, token, inside, n, out_stride, ADD)
+            write(total, bias, out, rows, token, inside, n, out_stride, ADD)
             tl.store(counters + block, 0)
 
 
 @triton.jit
-def _write(acc, bias, out, rows, token, inside, n, out_stride, ADD: tl.constexpr):
+def write(acc, bias, out, rows, token, inside, n, out_stride, ADD: tl.constexpr):
+    """Write float32 sums [rows, tokens], plus a bias [n] if there is one, into or onto `out` [T, n], rounded once."""
     if bias is not None:
         acc += tl.load(bias + rows, mask=rows < n, other=0.0).to(tl.float32)[:, None]
     place = out + token * out_stride + rows[:, None]

@@ -177,8 +177,8 @@ class FlatStep:
     ) -> Tensor:
         """Compute the logits of the step whose inputs are on the device; return the hidden states of `more` tokens."""
         inputs = layout.views(self._device_inputs)
-        embedding, tables = self._weights.embedding, self._device_tables
-        hidden = embedding.new_empty(layout.tokens, embedding.shape[1])
+        embedding, tables, shape = self._weights.embedding, self._device_tables, self._weights.shape
+        hidden = torch.empty(layout.tokens, shape.hidden, dtype=shape.dtype, device=shape.device)
         embed_tokens(inputs["ids"], self._chooser.last_tokens, embedding, inputs["updates"], tables, hidden)
         if insert_images is not None:
             insert_images(hidden)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = tuple(
-    HERE / name for name in ("linear.c", "half.c", "quantized.c", "rows.c", "attention.c", "sampling.c", "ranked.c")
+    HERE / name
+    for name in ("linear.c", "half.c", "quantized.c", "rows.c", "attention.c", "layers.c", "sampling.c", "ranked.c")
 )
-HEADERS = tuple(HERE / name for name in ("kernels.h", "packed.h", "sampling.h"))
+HEADERS = tuple(HERE / name for name in ("kernels.h", "layers.h", "packed.h", "sampling.h"))
 COMPILERS = ("gcc", "cc")
 TIMEOUT = 120.0  # seconds
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -97,4 +99,7 @@ def main(levels: Sequence[str], folder: Path = HERE, compilers: Sequence[str] = 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # this file also runs where the others are not
+        sys.exit(128 + signal.SIGINT)

@@ -36,10 +36,12 @@ SIGNATURES = {
     "store": (3, "llll", None),
     "attend": (7, "llllllll", None),
     "attend_chunk": (5, "llllllll", None),
+    "layers_scratch": (1, "", ctypes.c_long),
+    "layers": (1, "", None),
     "sample": (3, "lll", None),
     "quantized_bytes": (0, "lll", ctypes.c_long),
     "quantized_columns": (0, "", ctypes.c_long),
-    "quantize": (2, "lllll", None),
+    "quantize": (2, "lllll", ctypes.c_long),
     "quantized_rows": (3, "lll", None),
     "quantize_rows": (4, "lll", None),
     "quantized_gemm": (6, "llllil", None),
@@ -60,6 +62,21 @@ SAMPLED_ROW = np.dtype(
     + [("top_k", np.int32), ("token", np.int32), ("finite", np.int32), ("logprob", np.float32)],
     align=True,
 )
+# A linear layer, a layer and a step of all layers, as layers.h explains them.
+PRODUCT = np.dtype([("weights", np.uintp), ("bias", np.uintp), ("out", np.int_), ("inner", np.int_), ("kind", np.int_)])
+LAYER = np.dtype(
+    [(name, np.uintp) for name in ("input_norm", "head_norms", "post_norm")]
+    + [(name, PRODUCT) for name in ("qkv", "out", "gate_up", "down")]
+)
+STEP = np.dtype(
+    [(name, np.uintp) for name in ("layers", "hidden", "result", "scratch", "cache", "rotary", "last_norm")]
+    + [(name, np.uintp) for name in ("slot_mapping", "slots", "lengths", "chunks", "keep", "tables")]
+    + [(name, np.int_) for name in ("count", "rows", "decode", "num_chunks", "kept", "longest", "width", "heads")]
+    + [(name, np.int_) for name in ("kv_heads", "dim", "columns", "cache_stride", "threads")]
+    + [(name, np.float32) for name in ("eps", "head_eps")],
+    align=True,
+)
+Product = tuple[int, int, int, int, int]  # the fields of PRODUCT
 _ALIGNMENT = 64  # bytes in a cache line and in the widest register
 _LANES = 16  # floats in the widest register
 _WIDEST_HEAD = 256
@@ -81,6 +98,11 @@ class PackedWeight:
     def __init__(self, panels: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> None:
         self.panels, self.bias = panels, bias
         self.out, self.inner = shape
+
+    @property
+    def product(self) -> Product:
+        """What a step of all layers reads; kind 0."""
+        return self.panels.data_ptr(), 0 if self.bias is None else self.bias.data_ptr(), self.out, self.inner, 0
 
 
 class Kernels:
@@ -168,7 +190,7 @@ class Kernels:
         rows, heads, dim = q.shape
         kv_heads = layer.shape[2]
         threads, group = torch.get_num_threads(), heads // kv_heads
-        padded = -(-longest // _LANES) * _LANES
+        padded = padded_length(longest)
         scores = q.new_empty(threads * group * padded)
         self._library.attend(
             q.data_ptr(), layer.data_ptr(), tables.data_ptr(), slots.data_ptr(), lengths.data_ptr(), out.data_ptr(),
@@ -189,6 +211,12 @@ class Kernels:
             q.data_ptr(), layer.data_ptr(), table.data_ptr(), out.data_ptr(), scratch.data_ptr(), start, count,
             q.stride(0), out.stride(0), kv_heads, heads // kv_heads, dim, threads,
         )  # fmt: skip
+
+    def layers(self, step: np.ndarray) -> None:
+        """Compute all layers of a step. step: STEP [1]; what its pointers name must be alive, `scratch` is set here."""
+        scratch = _aligned(self._library.layers_scratch(step.ctypes.data))
+        step["scratch"] = scratch.data_ptr()
+        self._library.layers(step.ctypes.data)
 
     def sample(self, logits: Tensor, rows: np.ndarray) -> None:
         """Sample one token per row. logits: [n, vocabulary], not changed; rows: SAMPLED_ROW [n], the results too."""
@@ -234,6 +262,11 @@ def _open(path: Path, level: str, compilers: Sequence[str], keep: bool) -> ctype
     with tempfile.TemporaryDirectory() as folder:
         compile_to(Path(folder) / path.name, level, compilers)
         return ctypes.CDLL(str(Path(folder) / path.name))
+
+
+def padded_length(longest: int) -> int:
+    """Return the length of a row of scores of attention to so many tokens: of whole vectors."""
+    return -(-longest // _LANES) * _LANES
 
 
 def _aligned(size: int) -> Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import DamagedWeights
+
 BITS = {"int8": 8, "int4": 4}
 HALVES = {"bfloat16": 1, "float16": 2}
 FORMATS = (*HALVES, *BITS)
@@ -24,9 +26,11 @@ _CHUNK = 32 << 20  # bytes that are asked for at once: NumPy asks for huge pages
 
 
 class Packed(Protocol):
-    """A packed weight [out, in] and its bias."""
+    """A packed weight [out, in] and its bias. product: what a step of all layers reads of it (PRODUCT)."""
 
-    def gemm(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+    product: tuple[int, int, int, int, int]
+
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         """Return x W^T + b [rows, out] for float32 x [rows, in]; with add_to [rows, out], add it there in place."""
         ...
 
@@ -58,7 +62,10 @@ class Packing:
         self._library, self._name, self._arena = library, name, Arena()
 
     def __call__(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
-        """Pack a weight [out, in] of any float dtype and a bias [out]. bfloat16 and float16: of that dtype only."""
+        """Pack a weight [out, in] of any float dtype and a bias [out]. bfloat16 and float16: of that dtype only.
+
+        Raises DamagedWeights where a weight to be quantized has values that are no finite numbers.
+        """
         if self._name in BITS:
             return _Quantized(self._library, self._arena, weight, bias, BITS[self._name])
         return _Half(self._library, self._arena, weight, bias, HALVES[self._name])
@@ -76,8 +83,9 @@ class _Half:
         )
         self._bias = _padded(bias, library.half_columns())
         self._rounds = kind == HALVES["bfloat16"] and bool(library.half_multiplies())
+        self.product = (self._words.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, kind)
 
-    def gemm(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         x = x.contiguous()
         rows = x.shape[0]
         y = x.new_empty(rows, self._out) if add_to is None else add_to
@@ -103,13 +111,16 @@ class _Quantized:
         self._groups = -(-self._inner // GROUP)
         weight = weight.contiguous()
         self._panels = arena.take(library.quantized_bytes(self._out, self._inner, bits))
-        library.quantize(
+        damaged = library.quantize(
             weight.data_ptr(), self._panels.data_ptr(), _KINDS[weight.dtype], self._out, self._inner, bits,
             torch.get_num_threads(),
         )  # fmt: skip
+        if damaged:
+            raise DamagedWeights("a weight has values that are no finite numbers")
         self._bias = _padded(bias, library.quantized_columns())
+        self.product = (self._panels.data_ptr(), _pointer(self._bias) or 0, self._out, self._inner, bits)
 
-    def gemm(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, add_to: Tensor | None = None) -> Tensor:
         x = x.contiguous()
         rows, threads = x.shape[0], torch.get_num_threads()
         y = x.new_empty(rows, self._out) if add_to is None else add_to

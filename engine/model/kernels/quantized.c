@@ -1,5 +1,6 @@
-/* Linear layers with weights of 8 or 4 bits. Every GROUP consecutive weights of an output column share one scale, a half
- * float; so do every GROUP consecutive values of a row of x, which is quantized to 8 bits for the product. Within a group
+/* Linear layers with weights of 8 or 4 bits. Every GROUP consecutive weights of an output column share one scale, a
+ * bfloat16, which has the range of a float; weights are quantized by the rounded scale, so its few digits cost nothing.
+ * So do every GROUP consecutive values of a row of x, which is quantized to 8 bits for the product. Within a group
  * products and sums are whole numbers, exact and in any order; the sums of the groups are added in one order, so a row's
  * result does not depend on the other rows.
  *
@@ -8,6 +9,8 @@
  * of 128 for 8 bits, of 8 for 4 bits, is taken from the sums again. 4 bits: a byte holds the weights of inputs k (low)
  * and k + 4 (high).
  */
+#include <float.h>
+
 #include "packed.h"
 
 enum {
@@ -16,14 +19,15 @@ enum {
     QCOLS = LANES * QVECTORS, /* columns of a panel */
     QROWS = 6,               /* rows of a tile */
     SCALES = QCOLS * 2,      /* bytes of the scales of a record */
-    FOURS = GROUP / 4        /* steps of four inputs in a group */
+    FOURS = GROUP / 4,       /* steps of four inputs in a group */
+    NOT_A_SCALE = 0x7FC0     /* a NaN */
 };
 
 #if defined(__AVX512F__)
 typedef __m512i ints;
 #define LOAD(from) _mm512_loadu_si512(from)
 #define SAME(word) _mm512_set1_epi32(word)
-#define HALVES(from) ((vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from))))
+#define SCALE_OF(from) ((vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(from))), 16))
 #define FLOATS(whole) ((vec)_mm512_cvtepi32_ps(whole))
 #define LOW(bytes) _mm512_and_si512(bytes, _mm512_set1_epi8(15))
 #define HIGH(bytes) _mm512_and_si512(_mm512_srli_epi16(bytes, 4), _mm512_set1_epi8(15))
@@ -31,7 +35,7 @@ typedef __m512i ints;
 typedef __m256i ints;
 #define LOAD(from) _mm256_loadu_si256((const __m256i *)(from))
 #define SAME(word) _mm256_set1_epi32(word)
-#define HALVES(from) ((vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from))))
+#define SCALE_OF(from) ((vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(from))), 16))
 #define FLOATS(whole) ((vec)_mm256_cvtepi32_ps(whole))
 #define LOW(bytes) _mm256_and_si256(bytes, _mm256_set1_epi8(15))
 #define HIGH(bytes) _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15))
@@ -84,38 +88,50 @@ long quantized_bytes(long out, long in, long bits) {
 /* Returns the number of columns of a panel. */
 long quantized_columns(void) { return QCOLS; }
 
-/* Writes the squared error of w [GROUP] at this scale, and the weights at it [GROUP], from -low to high. */
+/* Returns a scale as the nearest bfloat16; 0 where its inverse would be no finite number. It is off by 2^-8 at most, so 127
+ * stays within half a level of the weight that it stands for. */
+INLINE unsigned short scale_bits(float scale) {
+    unsigned int bits;
+    if (fabsf(scale) < FLT_MIN) return 0;
+    memcpy(&bits, &scale, 4);
+    return (unsigned short)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+/* Returns the squared error of w [GROUP] at this scale, and writes the weights at it [GROUP], from -low to high. */
 static float at_scale(const float *w, float scale, int low, int high, signed char *whole) {
     float error = 0.0f, inverse = scale == 0.0f ? 0.0f : 1.0f / scale;
     for (long i = 0; i < GROUP; i++) {
         float n = nearbyintf(w[i] * inverse);
         n = n < -low ? -low : n > high ? high : n;
-        whole[i] = n == n ? (signed char)n : 0;
+        whole[i] = (signed char)n;
         error += (w[i] - n * scale) * (w[i] - n * scale);
     }
     return error;
 }
 
-/* Quantizes w [GROUP]: returns the scale, a half float, and writes whole numbers [GROUP]. Eight bits: of -127 to 127,
- * the largest of w at an end. Four bits: of -8 to 7, the largest of w near -8 or beyond it, whichever of some scales
- * loses least; the scale is then the one that fits these whole numbers best, by least squares. */
-static unsigned short quantize_group(const float *w, long bits, signed char *whole) {
-    float largest = 0.0f, of_largest = 0.0f, sum = 0.0f;
+/* Quantizes w [GROUP]: returns the scale, a bfloat16, and writes whole numbers [GROUP]. Eight bits: of -127 to 127, the
+ * largest of w at an end. Four bits: of -8 to 7, the largest of w near -8 or beyond it, whichever of some scales loses
+ * least; the scale is then the one that fits these whole numbers best, by least squares. These are computed of w relative
+ * to its largest, so that no square overflows. Returns NaN, and zeros, for any weight that is no finite number. */
+static unsigned short quantize_group(float *w, long bits, signed char *whole) {
+    float largest = 0.0f, of_largest = 0.0f, not_finite = 0.0f;
     for (long i = 0; i < GROUP; i++) {
-        sum += w[i];
+        not_finite += 0.0f * w[i];
         if (fabsf(w[i]) > largest) largest = fabsf(w[i]), of_largest = w[i];
     }
-    float not_finite = 0.0f * sum; /* NaN for any weight that is no finite number, so that it shows */
+    memset(whole, 0, GROUP);
+    if (not_finite != 0.0f) return NOT_A_SCALE;
     if (bits == 8) {
-        unsigned short scale = _cvtss_sh(largest / 127.0f + not_finite, 0);
-        at_scale(w, _cvtsh_ss(scale), 127, 127, whole);
+        unsigned short scale = scale_bits(largest / 127.0f);
+        at_scale(w, stored(&scale, 0, BFLOAT16), 127, 127, whole);
         return scale;
     }
+    if (largest == 0.0f) return 0;
     float least = INFINITY, products = 0.0f, squares = 0.0f;
     signed char tried[GROUP];
-    memset(whole, 0, GROUP);
+    for (long i = 0; i < GROUP; i++) w[i] /= of_largest;
     for (float divisor = -7.5f; divisor >= -9.0f; divisor -= 0.5f) {
-        float error = at_scale(w, of_largest / divisor, 8, 7, tried);
+        float error = at_scale(w, 1.0f / divisor, 8, 7, tried);
         if (!(error < least)) continue;
         least = error;
         memcpy(whole, tried, GROUP);
@@ -124,14 +140,16 @@ static unsigned short quantize_group(const float *w, long bits, signed char *who
         products += w[i] * whole[i];
         squares += (float)(whole[i] * whole[i]);
     }
-    return _cvtss_sh((squares > 0.0f ? products / squares : 0.0f) + not_finite, 0);
+    return scale_bits(products / squares * of_largest);
 }
 
-/* Writes one record: the weights of `columns` columns from `first` on, of the inputs of one group. */
-static void pack_record(const void *weight, long kind, unsigned char *record, long first, long out, long group, long in,
+/* Writes one record: the weights of `columns` columns from `first` on, of the inputs of one group. Returns how many of
+ * them have weights that are no finite numbers. */
+static long pack_record(const void *weight, long kind, unsigned char *record, long first, long out, long group, long in,
                         long bits) {
     memset(record, 0, SCALES);
     unsigned char *bytes = record + SCALES;
+    long damaged = 0;
     for (long c = 0; c < QCOLS; c++) {
         float w[GROUP];
         signed char whole[GROUP];
@@ -140,6 +158,7 @@ static void pack_record(const void *weight, long kind, unsigned char *record, lo
             w[i] = first + c < out && k < in ? stored(weight, (first + c) * in + k, kind) : 0.0f;
         }
         unsigned short scale = quantize_group(w, bits, whole);
+        damaged += scale == NOT_A_SCALE;
         memcpy(record + c * 2, &scale, 2);
         for (long i = 0; i < GROUP; i++) {
             if (bits == 8) {
@@ -150,15 +169,20 @@ static void pack_record(const void *weight, long kind, unsigned char *record, lo
             }
         }
     }
+    return damaged;
 }
 
-/* Quantizes a weight [out, in] of values of a kind to panels of records. */
-void quantize(const void *weight, unsigned char *panels, long kind, long out, long in, long bits, long threads) {
-    long groups = groups_of(in), record = record_bytes(bits);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+/* Quantizes a weight [out, in] of values of a kind to panels of records. Returns how many groups have weights that are no
+ * finite numbers; what is multiplied by them is NaN. */
+long quantize(const void *weight, unsigned char *panels, long kind, long out, long in, long bits, long threads) {
+    long groups = groups_of(in), record = record_bytes(bits), damaged = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1) reduction(+ : damaged)
     for (long first = 0; first < out; first += QCOLS)
-        for (long group = 0; group < groups; group++)
-            pack_record(weight, kind, panels + (first / QCOLS * groups + group) * record, first, out, group, in, bits);
+        for (long group = 0; group < groups; group++) {
+            unsigned char *to = panels + (first / QCOLS * groups + group) * record;
+            damaged += pack_record(weight, kind, to, first, out, group, in, bits);
+        }
+    return damaged;
 }
 
 /* Writes the rows `ids` [count] of the weight as floats to y [count, in]. */
@@ -168,9 +192,7 @@ void quantized_rows(const unsigned char *panels, const long *ids, float *y, long
         long c = ids[row] % QCOLS;
         for (long group = 0; group < groups; group++) {
             const unsigned char *from = panels + (ids[row] / QCOLS * groups + group) * record, *bytes = from + SCALES;
-            unsigned short half;
-            memcpy(&half, from + c * 2, 2);
-            float scale = _cvtsh_ss(half);
+            float scale = stored(from, c, BFLOAT16);
             for (long i = 0; i < GROUP && group * GROUP + i < in; i++) {
                 int whole = bits == 8 ? bytes[(i / 4 * QCOLS + c) * 4 + i % 4] - 128
                                       : (bytes[(i / 8 * QCOLS + c) * 4 + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
@@ -252,7 +274,7 @@ INLINE void quantized_tile(const long rows, const long bits, const signed char *
         }
 #pragma GCC unroll 2
         for (long v = 0; v < QVECTORS; v++) {
-            vec scale = HALVES(panel + v * LANES * 2);
+            vec scale = SCALE_OF(panel + v * LANES * 2);
 #pragma GCC unroll 6
             for (long r = 0; r < rows; r++)
                 totals[r][v] += FLOATS(parts[r][v]) * (scale * scales[r * groups + group]);

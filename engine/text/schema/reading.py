@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
+from engine.text.schema import multiples
 from engine.text.schema.document import Place
 from engine.text.schema.keywords import NUMBER_KEYWORDS, STRING_KEYWORDS
 from engine.text.schema.patterns import Untranslatable, conjuncts
-from engine.text.schema.probe import Verdict, verdict
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 from engine.text.schema.shapes import Number, Origins, String, is_number, tidy_number
 
@@ -48,8 +48,8 @@ def read_numbers(place: Place, integer: bool) -> Number | None:
     multiple = _number(place, "multipleOf")
     if multiple is not None and multiple <= 0:
         raise SchemaRefused(INVALID, below(place.pointer, "multipleOf"), "not above zero")
-    if multiple is not None and verdict({"type": "number", "multipleOf": multiple}) is not Verdict.FINE:
-        raise SchemaRefused(UNSUPPORTED, below(place.pointer, "multipleOf"), "a number of too many digits")
+    if multiple is not None and (reason := multiples.trouble(multiple)) is not None:
+        raise SchemaRefused(UNSUPPORTED, below(place.pointer, "multipleOf"), reason)
     low_open, high_open = place.raw.get("exclusiveMinimum"), place.raw.get("exclusiveMaximum")
     if isinstance(low_open, bool):  # as in draft 4
         low_open = low if low_open else None

@@ -78,6 +78,22 @@ def test_both_shapes_do_not_start_on_24_gib(shapes):
         sized(shapes, 24 * GIB)
 
 
+@pytest.mark.parametrize(("quant", "least"), [("int8", 4), ("int4", 8)])
+def test_both_quantized_shapes_start_on_24_gib(shapes, quant, least):
+    """With room for so many contexts of each model; in half precision they do not fit."""
+    vibe, vision = sized([replace(spec, quant=quant) for spec in shapes], 24 * GIB)
+    assert vibe.contexts == vision.contexts >= least
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_both_quantized_shapes_start_on_a_processor_with_24_gb(shapes, quant):
+    """Beside what the service takes itself; with at least a context each."""
+    models = [replace(spec, quant=quant, device="cpu", dtype="bfloat16") for spec in shapes]
+    vibe, vision = sized(models, 24 * 10**9, EngineConfig(), rest=2 * GIB)
+    assert min(vibe.contexts, vision.contexts) >= 1
+    assert vibe.total + vision.total + 2 * GIB < 24 * 10**9
+
+
 def test_on_a_card_each_models_have_their_own_room(shapes):
     """On two cards of 24 GiB both start, each with what its card leaves."""
     vibe, vision = sized([shapes[0], replace(shapes[1], device="cuda:1")], 24 * GIB)
@@ -133,6 +149,18 @@ def test_the_documented_sizes_are_those_of_the_code(shapes):
     for gib, models, *figures in rows:
         chosen = {"Qwen3-8B": shapes[:1], "Qwen2.5-VL-7B": shapes[1:], "both": shapes}[models]
         for budget in sized(chosen, int(float(gib) * GIB)):
+            told = [f"{budget.cache_tokens:,}", f"{budget.contexts:.1f}", f"{budget.typical_requests:,}"]
+            assert told == figures
+
+
+def test_the_documented_sizes_of_quantized_models_are_those_of_the_code(shapes):
+    """Each row of the table in docs/weights.md."""
+    text = (Path(__file__).parents[3] / "docs/weights.md").read_text()
+    row = r"^\| [^|]+ \| (\d+\.\d) \| (int\d) \| ([\d,]+) \| ([\d.]+) \| ([\d,]+) \|$"
+    rows = re.findall(row, text, re.MULTILINE)
+    assert len(rows) == 6
+    for gib, quant, *figures in rows:
+        for budget in sized([replace(spec, quant=quant) for spec in shapes], int(float(gib) * GIB)):
             told = [f"{budget.cache_tokens:,}", f"{budget.contexts:.1f}", f"{budget.typical_requests:,}"]
             assert told == figures
 

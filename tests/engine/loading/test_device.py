@@ -212,3 +212,27 @@ def test_this_machine_can_be_queried():
     """The real torch uses no GPU that the real NVML does not list."""
     installed, torch = find_gpus(), find_torch_support()
     assert torch.gpus <= len(installed.gpus)
+
+
+@pytest.mark.parametrize(
+    ("torch", "remedy"), [(CPU_TORCH, "--build-arg VARIANT=cuda"), (CUDA_TORCH, "Leave that out to use the GPU.")]
+)
+def test_a_gpu_that_the_settings_leave_idle_is_said_loudly(torch, remedy, caplog):
+    """An image for the CPU that is run with a GPU serves, and one warning names the GPU, the setting and the remedy."""
+    request, own = DeviceRequest("cpu", None, production=True), {"VIBE_DEVICE": None, "VISION_DEVICE": None}
+    assert set(choose_devices(request, own, lambda: TWO_GPUS, lambda: torch).values()) == {"cpu"}
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for fact in ("THE GPU IS NOT USED", "GPU 0: NVIDIA H200", "because of DEVICE=cpu.", remedy):
+        assert fact in record.getMessage()
+
+
+def test_without_a_gpu_the_cpu_needs_no_warning_and_no_torch(caplog):
+    """torch is queried only where there is a GPU."""
+
+    def never():
+        raise AssertionError("queried")
+
+    request = DeviceRequest("cpu", None, production=True)
+    assert choose_devices(request, {"VIBE_DEVICE": None}, lambda: NO_GPU, never) == {"VIBE_DEVICE": "cpu"}
+    assert caplog.records == []

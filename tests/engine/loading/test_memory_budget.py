@@ -85,16 +85,34 @@ def test_fewer_bits_on_a_processor_save_weights_and_no_activations(text_model, t
         estimated = estimate_budget(text_spec(text_folder, dtype="bfloat16", quant=quant), CONFIG)
         assert estimated == replace(half, weights=estimated.weights)
         assert estimated.weights == pytest.approx(full.weights * bits / 32, rel=0.05)
-        assert estimated.weights == pytest.approx(plan_budget(text_model.model, CONFIG, 512, quant).weights, rel=0.02)
+        planned = plan_budget(text_model.model, CONFIG, 512, text_spec(text_folder, dtype="bfloat16", quant=quant))
+        assert estimated.weights == pytest.approx(planned.weights, rel=0.02)
+        assert (planned.to_quantize, planned.total) == (planned.weights, planned.to_allocate)
         seeing = estimate_budget(vision_spec(vision_folder, quant=quant), CONFIG)
         assert seeing.weights > estimate_budget(vision_spec(vision_folder), CONFIG).weights * bits / 32 * 1.2
 
 
 def test_a_format_that_a_device_lacks_is_told_before_anything_is_loaded(text_folder):
     """With the setting, and what the device can do."""
-    spec = text_spec(text_folder, device="cuda", quant="int8", quant_setting="VIBE_QUANT")
-    with pytest.raises(StartError, match="VIBE_QUANT=int8: expected none on cuda"):
+    spec = text_spec(text_folder, quant="fp8", quant_setting="VIBE_QUANT")
+    with pytest.raises(StartError, match="VIBE_QUANT=fp8: expected none, int8 or int4 on cpu: fp8 needs"):
         check_together([(spec, CONFIG)], lambda device: 2**60, lambda device: 2**60)
+
+
+@pytest.mark.parametrize(("quant", "bits"), [("int8", 8 + 16 / 64), ("int4", 4.5), ("fp8", 8 + 32 / 64)])
+def test_fewer_bits_on_a_gpu_save_weights_and_scratch_memory(quant, bits, vision_folder, vision_model):
+    """Activations stay as they are, and so does the tower; what cuBLAS and torch's sampler take is not needed."""
+    spec = vision_spec(vision_folder, device="cuda", dtype="float16")
+    full, fewer = estimate_budget(spec, CONFIG), estimate_budget(replace(spec, quant=quant), CONFIG)
+    sizes = {name: getattr(fewer, name) for name in ("weights", "sampling", "workspaces", "work")}
+    assert fewer == replace(full, **sizes)
+    assert (fewer.workspaces < full.workspaces) is (quant != "fp8")
+    assert (fewer.work > full.work) is (quant == "fp8")
+    tower = sum(2 * p.numel() for name, p in vision_model.model.named_parameters() if "visual." in name)
+    assert fewer.weights == pytest.approx((full.weights - tower) * bits / 16 + tower, rel=0.02)
+    planned = plan_budget(vision_model.model, CONFIG, 512, replace(spec, quant=quant))
+    assert planned == replace(fewer, weights=planned.weights, to_quantize=planned.weights)
+    assert planned.weights == pytest.approx(fewer.weights, rel=0.02)
 
 
 def test_the_checkpoints_own_length_bounds_the_cache(text_folder):

@@ -14,7 +14,7 @@ from tests.engine.model.paged_attention import paged_attention_reference, random
 SLOTS, LONGEST, HEADS, KV_HEADS, SIZE = 8, 70, 6, 2, 16
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.seeds(16, 40)
 @torch.inference_mode()
 def test_each_sequence_attends_to_itself_alone(seed, maybe_kernels):
     """Decode rows of any lengths in any blocks, with prompt chunks in the same step: as if each were alone.

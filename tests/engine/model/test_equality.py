@@ -17,7 +17,9 @@ from tests.checkpoints import text_spec, vision_spec, write_text_checkpoint
 from tests.engine.driver import Driver, chat
 from tests.engine.oracle import greedy
 
-SCHEDULES = 300  # each for text and for images
+# Each for text and for images, with the kernels and without; then the same with `--long`.
+SCHEDULES = 100, 300
+TORCH_SCHEDULES = 60, 100
 QUICK_SCHEDULES = 20
 CONTEXT = 208  # tokens
 FULL, TIGHT = 5 * blocks_for(CONTEXT) + 1, (8, 9, 11, 15)  # blocks; in tight ones sequences must be preempted
@@ -160,15 +162,17 @@ def test_answers_about_images_equal_those_of_transformers(vision_folder, vision_
 
 
 @pytest.mark.slow
-def test_text_answers_equal_one_by_one_generate(text_cases, text_runner):
+@pytest.mark.no_cover
+def test_text_answers_equal_one_by_one_generate(text_cases, text_runner, maybe_kernels, often):
     """With random joins, aborts, chunks, shared prefixes and too few blocks, every answer is that of `generate()`."""
-    run_schedules(SCHEDULES, text_cases, *text_runner)
+    run_schedules(often(*(SCHEDULES if maybe_kernels else TORCH_SCHEDULES)), text_cases, *text_runner)
 
 
 @pytest.mark.slow
-def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner):
+@pytest.mark.no_cover
+def test_answers_about_images_equal_one_by_one_generate(vision_cases, vision_runner, maybe_kernels, often):
     """The same for batches of requests with no image, one, and two of different sizes."""
-    run_schedules(SCHEDULES, vision_cases, *vision_runner)
+    run_schedules(often(*(SCHEDULES if maybe_kernels else TORCH_SCHEDULES)), vision_cases, *vision_runner)
 
 
 def test_a_few_schedules_equal_one_by_one_generate(text_model, text_runner):

@@ -49,6 +49,7 @@ def seeded(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(text):
     """In random batches, with random joins, chunked and preempted: each seed gives its one answer."""
     rng = random.Random(3)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import runners
 from engine.model.runner import ModelRunner
@@ -20,6 +21,18 @@ def model(text_folder):
 def test_a_processor_has_the_runner_of_processors(model):
     """With its kernels in C where they can be built."""
     assert type(runners.make_runner(model, 20, CONFIG, 64, print)) is ModelRunner
+
+
+def test_quantized_weights_need_the_kernels_of_a_card(model, text_folder, monkeypatch):
+    """There is no other path for them, so the start ends with the reason."""
+
+    def broken(name):
+        raise ImportError("Failed to find C compiler.")
+
+    monkeypatch.setattr(runners, "import_module", broken)
+    spec = text_spec(text_folder, device="cuda", quant="int8", quant_setting="VIBE_QUANT")
+    with pytest.raises(StartError, match="VIBE_QUANT=int8: expected none on this machine.*Failed to find C compiler"):
+        runners.make_runner(model, 20, CONFIG, 64, print, spec)
 
 
 def test_a_card_without_a_compiler_runs_on_operations_of_torch(model, monkeypatch, caplog):

@@ -91,7 +91,7 @@ def random_params(rng):
     return params | {"seed": rng.randrange(10**6)}
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.seeds(12, 30)
 def test_every_parameter_does_what_transformers_does(seed, choose):
     """In batches of rows with different parameters each gets the token of its own number and distribution."""
     rng = random.Random(seed)

@@ -99,12 +99,14 @@ def test_a_batch_alone_is_woken_when_the_queue_is_no_longer_full():
     assert submit(room, wake, alone=True)
 
 
-def test_a_batch_alone_evicts_a_greedy_clients_request():
-    """As any other client's request does."""
+def test_a_batch_alone_finds_room_beside_a_greedy_client():
+    """As any other client's request does; nobody gives way for it."""
     room, wake = room_of(1, 3), Waker()
-    greedy = [come(room, "greedy") for _ in range(4)]
-    assert submit(room, wake, alone=True)
-    assert isinstance(outcome(greedy[-1]), Overloaded)
+    greedy = [come(room, "greedy")]
+    with suppress(Overloaded):
+        greedy += [come(room, "greedy") for _ in range(3)]
+    assert submit(room, wake, alone=True, client="job")
+    assert [outcome(submitted) for submitted in greedy] == [None] * len(greedy)
 
 
 def test_batches_are_woken_in_turn():
@@ -234,7 +236,7 @@ class Simulation:
         try:
             come(self.room, client)
         except Overloaded:
-            assert self.room._in_flight.full
+            assert not self.room._in_flight.slot_free
 
     def start(self, _):
         if len(self.running) < self.slots and (made := self.room.take(NO_SLOTS)) is not None:

@@ -11,7 +11,7 @@ from engine.types import Priority, QueuePosition
 from tests.engine.sequences import sequence
 from tests.fakes import Clock
 
-INTERACTIVE, BATCH = Priority
+HIGH, INTERACTIVE, BATCH = Priority
 
 
 def come(room, client="", **details):
@@ -29,13 +29,13 @@ def start(room, held):
     return taken
 
 
-REQUESTS = st.tuples(st.sampled_from("abcd"), st.integers(1, 900), st.booleans())
+REQUESTS = st.tuples(st.sampled_from("abcd"), st.integers(1, 900), st.sampled_from(Priority))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(REQUESTS, min_size=1, max_size=25),
-    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([INTERACTIVE, BATCH])), max_size=6),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(Priority)), max_size=6),
     st.integers(0, 12),
 )
 def test_sequences_start_in_the_order_of_their_positions(requests, slots, started):
@@ -43,7 +43,9 @@ def test_sequences_start_in_the_order_of_their_positions(requests, slots, starte
     clock = Clock()
     room = WaitingRoom(100, 1_000_000, clock)
     held = {priority: Counter(client for client, kind in slots if kind is priority) for priority in Priority}
-    waiting = [come(room, client, tokens=tokens, batch=batch) for client, tokens, batch in requests]
+    waiting = [
+        come(room, client, tokens=tokens, batch=kind is BATCH, high=kind is HIGH) for client, tokens, kind in requests
+    ]
     for _ in range(min(started, len(waiting) - 1)):
         waiting.remove(start(room, held))
     room.peek(held)

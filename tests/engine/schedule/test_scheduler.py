@@ -1,5 +1,6 @@
 """The scheduler: what each step computes, which sequences get slots and which are preempted."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -225,6 +226,44 @@ def test_interactive_requests_are_not_preempted_for_another_clients_batch():
     assert floor.scheduler.sequence_to_preempt() is None
 
 
+def test_high_priority_takes_a_slot_that_makes_clients_more_equal():
+    """From a client of either priority; the newest is sent back, and its client keeps as many as the other gets."""
+    for high in (False, True):
+        floor = Floor(slots=3)
+        first, second, third = (floor.come("greedy", high=high) for _ in range(3))
+        floor.step()
+        newcomer = floor.come("office", high=True)
+        floor.come("office", high=True)
+        floor.step()
+        assert [submitted in floor.scheduler.running for submitted in (first, second, third)] == [True, True, False]
+        assert newcomer in floor.scheduler.running
+        assert floor.scheduler.sequence_to_preempt() is None
+
+
+def test_high_priority_is_not_preempted_for_others():
+    """Neither for an interactive request nor for a batch."""
+    floor = Floor(slots=3)
+    for _ in range(3):
+        floor.come("office", high=True)
+    floor.step()
+    for number in range(8):
+        floor.come("visitor" if number % 2 else "job", batch=number % 2 == 0)
+        assert floor.scheduler.sequence_to_preempt() is None
+
+
+def test_high_priority_is_computed_beyond_its_clients_share():
+    """Every sequence of it is in every step, where those of an interactive client beyond the median wait."""
+    for high in (False, True):
+        floor = Floor(slots=8, budget=64)
+        for _ in range(6):
+            floor.come("office", high=high)
+        for _ in range(2):
+            floor.come("visitor")
+        floor.step()
+        clients = Counter(submitted.request.client for submitted in floor.step().decode)
+        assert clients == {"office": 6 if high else 2, "visitor": 2}
+
+
 def test_a_preempted_sequence_computes_everything_again():
     """What is not in whole blocks is lost; its tokens are kept."""
     floor = Floor(slots=1)
@@ -422,7 +461,7 @@ class TestBlocks:
 
 
 class TestShares:
-    """A client that runs more sequences than the median client lengthens a step by an eighth at most."""
+    """A client that runs more sequences than the median client has as many as that one, or an eighth of the step."""
 
     @staticmethod
     def floor(overhead=8, **held):
@@ -433,29 +472,65 @@ class TestShares:
         return floor, made
 
     def test_the_oldest_of_a_greedy_client_go_on(self):
-        """As many as the others have, and those that an eighth of the step's cost allows; always the same ones."""
+        """As many as the others have, or as an eighth of the step's cost allows; always the same ones."""
         floor, made = self.floor(greedy=10, a=1, b=1)
         for _ in range(3):
-            assert set(floor.step().decode) == {*made["greedy"][:2], *made["a"], *made["b"]}  # 1 + (8 + 3) // 8
+            assert set(floor.step().decode) == {made["greedy"][0], *made["a"], *made["b"]}  # (8 + 3) // 8 = 1
+        floor, made = self.floor(overhead=29, greedy=10, a=1, b=1)
+        for _ in range(3):
+            assert set(floor.step().decode) == {*made["greedy"][:4], *made["a"], *made["b"]}  # (29 + 3) // 8 = 4
 
     def test_a_lone_client_is_not_held_back(self):
         """All its rows decode in every step, and again once the others have gone."""
         floor, made = self.floor(greedy=10, a=1)
-        assert len(floor.step().decode) == 3  # 2 + (8 + 2) // 8
+        assert len(floor.step().decode) == 2
         floor.scheduler.finish(made["a"][0])
         assert floor.step().decode == made["greedy"]
+
+    def test_the_steps_of_a_lone_client_are_short_while_others_are_expected(self, monkeypatch):
+        """At most four times their fixed cost, so who arrives does not wait longer; after a while it has them whole."""
+        monkeypatch.setattr("engine.schedule.step_shares.EXPECTED_FOR", 5)
+        floor, made = self.floor(overhead=2, greedy=10, a=1)
+        floor.step()
+        floor.scheduler.finish(made["a"][0])
+        late = floor.come("greedy", tokens=40)
+        for _ in range(5):
+            plan = floor.step()
+            assert plan.decode == made["greedy"][:8]
+            assert sum(count for _, count in plan.prefill) <= 1
+        assert floor.step().decode == made["greedy"]
+        assert late.phase is Phase.RUNNING
+
+    def test_a_lone_client_that_has_seen_nobody_has_the_whole_step(self):
+        """From the first step on."""
+        floor, made = self.floor(overhead=2, greedy=10)
+        floor.come("greedy", tokens=40)
+        plan = floor.step()
+        assert plan.decode == made["greedy"]
+        assert [count for _, count in plan.prefill] == [40]
+
+    def test_the_first_step_of_a_newcomer_is_shared(self):
+        """Its prompt is not computed beside all rows of the client that had every step so far."""
+        floor, made = self.floor(greedy=10)
+        assert floor.step().decode == made["greedy"]
+        first = floor.come("a", tokens=40)
+        plan = floor.step()
+        assert plan.prefill == [(first, 40)]
+        assert plan.decode == made["greedy"][:6]  # (8 + 1 + 40) // 8 = 6
 
     def test_clients_that_are_alike_are_not_held_back(self):
         """Nor is the first of several answers more than others have, where it hardly lengthens the step."""
         floor, _ = self.floor(a=4, b=4, c=3)
         assert len(floor.step().decode) == 11
-        floor, _ = self.floor(a=2, b=1, c=1)
-        assert len(floor.step().decode) == 4
+        floor, _ = self.floor(a=2, b=1, c=1, d=1, e=1, f=1, g=1, h=1)
+        assert len(floor.step().decode) == 9  # (8 + 8) // 8 = 2
 
     def test_a_second_address_does_not_double_the_share(self):
         """The median counts, so that several greedy clients among more modest ones are held back together."""
-        floor, made = self.floor(overhead=3, greedy=8, again=8, a=1, b=1, c=1)
-        assert set(floor.step().decode) == {made[client][0] for client in made} | {made["greedy"][1]}  # (3 + 5) // 8
+        floor, made = self.floor(overhead=11, greedy=8, again=8, a=1, b=1, c=1)
+        assert set(floor.step().decode) == {made[client][0] for client in made} | {
+            made["greedy"][1]
+        }  # (11 + 5) // 8 = 2
 
     def test_where_steps_cost_the_same_all_go_on(self):
         """With the fixed cost of a CUDA device, a full house of one client does not lengthen a step by an eighth."""
@@ -464,10 +539,10 @@ class TestShares:
 
     def test_a_prompt_beyond_the_share_is_read_in_what_is_left(self):
         """A new request of a client with more than its share does not delay others' tokens by a whole prompt."""
-        floor, made = self.floor(greedy=1, a=1, b=1)
+        floor, made = self.floor(overhead=13, greedy=1, a=1, b=1)
         late = floor.come("greedy", tokens=40)
         plan = floor.step()
-        assert plan.prefill == [(late, 1)]  # (8 + 3) // 8
+        assert plan.prefill == [(late, 1)]  # (13 + 3) // 8 = 2
         assert len(plan.decode) == 3
         for client in "ab":
             floor.scheduler.finish(made[client][0])

@@ -1,8 +1,8 @@
 """The waiting room: capacity is conserved, clients are treated equally, refusals are immediate, no request is lost."""
 
-import random
 import threading
 from collections import Counter, defaultdict
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -38,17 +38,30 @@ def start(room, held=NO_SLOTS):
 class Accounts:
     """A waiting room, and its expected content by a simple model."""
 
-    def __init__(self, capacity):
-        self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now), 0.0
+    def __init__(self, capacity, slots=0):
+        self.room, self.now = WaitingRoom(capacity, 1_000_000, lambda: self.now, slots), 0.0
+        self.capacity, self.slots = capacity, slots
         self.preparing, self.waiting, self.running = [], [], []
 
     def admit(self, client):
-        try:
+        foretold = self.room.would_refuse(client)
+        assert (foretold is None) is self.has_room(client)
+        if foretold is None:
             self.room.admit(client)
-        except Overloaded:
-            assert self.total() >= self.room._in_flight.capacity
-        else:
             self.preparing.append(client)
+            return
+        with pytest.raises(Overloaded) as refused:
+            self.room.admit(client)
+        assert (str(foretold), foretold.retry_after) == (str(refused.value), refused.value.retry_after)
+
+    def has_room(self, client):
+        """Return whether as many places stay free as this client has waiting; a newcomer may take the last one."""
+        waiting = [*self.preparing, *(submitted.request.client for submitted in self.waiting)]
+        running = [submitted.request.client for submitted in self.running]
+        after = self.capacity - len(waiting) - len(running) - 1
+        if len(waiting) + len(running) < self.slots or client not in (*waiting, *running):
+            return after >= 0
+        return min(waiting.count(client), len(waiting) + len(running) - self.slots) + 1 <= after
 
     def queue(self, batch):
         if self.preparing:
@@ -63,6 +76,7 @@ class Accounts:
 
     def start(self, _):
         if (taken := start(self.room)) is not None:
+            self.waiting.remove(taken)
             self.running.append(taken)
 
     def end(self, _):
@@ -86,14 +100,13 @@ class Accounts:
             submitted.generation.fail(error)
 
     def total(self):
-        self.waiting = [
-            submitted for submitted in self.waiting if outcome(submitted) is None and submitted not in self.running
-        ]
+        assert not any(isinstance(outcome(submitted), Overloaded) for submitted in self.waiting)
+        self.waiting = [submitted for submitted in self.waiting if outcome(submitted) is None]
         return len(self.preparing) + len(self.waiting) + len(self.running)
 
 
 actions = st.one_of(
-    st.tuples(st.just("admit"), st.sampled_from("abc")),
+    st.tuples(st.just("admit"), st.sampled_from("abcd")),
     st.tuples(st.just("queue"), st.booleans()),
     st.tuples(st.sampled_from(("give_up", "start", "end", "preempt", "abort")), st.none()),
     st.tuples(st.just("sweep"), st.sampled_from((0.0, 1.0, 6.0))),
@@ -101,10 +114,10 @@ actions = st.one_of(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 6), st.lists(actions, max_size=60))
-def test_capacity_is_conserved(capacity, steps):
-    """Whatever happens, the requests in flight are those that are prepared, wait or run."""
-    accounts = Accounts(capacity)
+@given(st.integers(1, 9), st.integers(0, 3), st.lists(actions, max_size=60))
+def test_capacity_is_conserved(capacity, slots, steps):
+    """Whatever happens, those in flight are prepared, wait or run; there is room by the rule, and nobody gives way."""
+    accounts = Accounts(capacity, min(slots, capacity))
     for action, detail in steps:
         getattr(accounts, action)(detail)
         assert accounts.total() == accounts.room.num_in_flight() <= capacity
@@ -184,32 +197,89 @@ def test_the_client_with_the_fewest_slots_starts_first():
     assert start(room, held).request.client == "greedy"
 
 
-def test_a_greedy_client_cannot_keep_others_out():
-    """At capacity, a client with fewer requests evicts the newest waiting one of the client with most."""
-    room = WaitingRoom(8, 1_000_000)
-    greedy = [come(room, "greedy") for _ in range(8)]
-    start(room)
-    modest = [come(room, "modest") for _ in range(4)]
-    assert all(outcome(submitted) is None for submitted in modest)
-    evicted = [outcome(submitted) for submitted in greedy[4:]]
-    assert all(isinstance(error, Overloaded) for error in evicted)
-    with pytest.raises(Overloaded):
-        room.admit("modest")
-    with pytest.raises(Overloaded):
-        room.admit("greedy")
-    room.admit("third")
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 40), st.lists(st.sampled_from(("ask", "start", "end")), max_size=80))
+def test_a_greedy_client_cannot_keep_others_out(slots, places, steps):
+    """Whatever it has asked for, a newcomer finds room at once, and so do as many newcomers as it has waiting.
+
+    Alone it may run in every slot, and wait in half of the places at most.
+    """
+    room, running = WaitingRoom(slots + places, 1_000_000, slots=slots), []
+
+    def ask(client):
+        with suppress(Overloaded):
+            come(room, client)
+
+    for step in ["ask"] * (slots + places) + steps:
+        if step == "ask":
+            ask("greedy")
+        elif step == "start" and len(running) < slots and (taken := start(room)) is not None:
+            running.append(taken)
+        elif step == "end" and running:
+            room.release(running.pop().request.client)
+    waiting = len(room) - max(0, slots - len(running))  # the others can run at once
+    assert waiting <= places // 2
+    for number in range(max(1, waiting)):
+        come(room, f"newcomer-{number}")
 
 
-def test_a_running_or_preempted_request_is_never_evicted():
-    """Only waiting requests that never ran are; a preempted one has begun to answer."""
-    room = WaitingRoom(2, 1_000_000)
-    come(room, "greedy")
-    come(room, "greedy")
+def test_clients_with_one_request_each_fill_the_queue():
+    """The rule costs nobody a place where all are alike; then a refusal comes at once, and nobody gives way."""
+    room = WaitingRoom(12, 1_000_000, slots=4)
+    made = [come(room, f"client-{number}") for number in range(12)]
+    with pytest.raises(Overloaded):
+        room.admit("last")
+    assert [outcome(submitted) for submitted in made] == [None] * 12
+
+
+@pytest.mark.parametrize("started", [0, 3, 8])
+def test_a_client_alone_takes_the_slots_and_half_of_the_queue(started):
+    """However many of its requests have started by then."""
+    room = WaitingRoom(8 + 12, 1_000_000, slots=8)
+    made = [come(room, "a") for _ in range(8)]
+    for _ in range(started):
+        start(room)
+    made += [come(room, "a") for _ in range(6)]
+    with pytest.raises(Overloaded):
+        room.admit("a")
+    made += [come(room, f"newcomer-{number}") for number in range(6)]
+    assert [outcome(submitted) for submitted in made] == [None] * 20
+
+
+def test_a_share_shrinks_with_the_clients_that_wait():
+    """Alone half of the queue, then half of the rest, and so on; what a client holds beyond its share is kept."""
+    room = WaitingRoom(28, 1_000_000, slots=4)
+    for _ in range(4):
+        come(room, "a")
+        start(room)
+
+    def fill(client):
+        for _ in range(28):
+            with suppress(Overloaded):
+                come(room, client)
+        return Counter(submitted.request.client for submitted in room._queue)
+
+    assert fill("a") == {"a": 12}
+    assert fill("b") == {"a": 12, "b": 6}
+    assert fill("c") == {"a": 12, "b": 6, "c": 3}
+    assert len(room) < 24
+    assert room.would_refuse("a") is not None
+    for _ in range(10):
+        room.release(start(room).request.client)
+    assert fill("c")["c"] >= 5
+
+
+def test_a_preempted_request_counts_as_waiting():
+    """Its client has one more in the queue, and less room for others."""
+    room = WaitingRoom(6, 1_000_000, slots=1)
+    come(room, "a")
     running = start(room)
-    room.put_back(start(room))
-    with pytest.raises(Overloaded):
-        room.admit("other")
-    assert outcome(running) is None
+    come(room, "b")
+    start(room)
+    room.put_back(running)
+    come(room, "a")
+    assert room.would_refuse("a") is not None
+    assert room.would_refuse("b") is None
 
 
 def test_waiting_prompts_are_bounded_in_tokens():
@@ -225,15 +295,18 @@ def test_waiting_prompts_are_bounded_in_tokens():
 
 
 def test_a_client_cannot_fill_the_bound_on_tokens_alone():
-    """One whose waiting prompts hold less gets room from the one whose prompts hold most."""
+    """One may hold half of it; who holds none gets what is left, and nobody's prompt gives way."""
     room = WaitingRoom(20, 100)
-    greedy = [come(room, "greedy", tokens=25) for _ in range(4)]
-    modest = come(room, "modest", tokens=20)
-    assert outcome(modest) is None
-    assert [isinstance(outcome(submitted), Overloaded) for submitted in greedy] == [False, False, False, True]
-    room.admit("modest")
+    greedy = [come(room, "greedy", tokens=25) for _ in range(2)]
+    room.admit("greedy")
     with pytest.raises(Overloaded):
-        room.put(sequence("modest", tokens=90))
+        room.put(sequence("greedy", tokens=1))
+    room.give_up("greedy")
+    modest = come(room, "modest", tokens=50)
+    assert [outcome(submitted) for submitted in (*greedy, modest)] == [None] * 3
+    room.admit("third")
+    with pytest.raises(Overloaded):
+        room.put(sequence("third", tokens=1))
 
 
 def test_interactive_requests_start_before_batches_which_are_not_starved():
@@ -244,6 +317,23 @@ def test_interactive_requests_start_before_batches_which_are_not_starved():
         come(room, "job", batch=True)
     order = [start(room).request.client for _ in range(3 * BATCH_EVERY)]
     assert order == (["visitor"] * (BATCH_EVERY - 1) + ["job"]) * 3
+
+
+@pytest.mark.parametrize(
+    ("waiting", "starts"),
+    [
+        (("high", "visitor", "job"), "high visitor high high high visitor high job"),
+        (("high", "visitor"), "high visitor high high high visitor high high"),
+        (("high", "job"), "high high high high high high high job"),
+    ],
+)
+def test_high_priority_starts_first_and_starves_nobody(waiting, starts):
+    """A quarter of the starts is for interactive requests, and an eighth for batches, while such wait."""
+    room = WaitingRoom(200, 1_000_000)
+    for _ in range(24):
+        for client in waiting:
+            come(room, client, high=client == "high", batch=client == "job")
+    assert [start(room).request.client for _ in range(16)] == starts.split() * 2
 
 
 def test_a_batch_alone_starts_at_once():
@@ -301,8 +391,8 @@ def test_the_rate_is_that_of_a_busy_engine():
         start(room)
         clock.advance(2)
         room.release("a")
-    for _ in range(3):
-        come(room, "a")
+    for client in "abc":
+        come(room, client)
     assert room.estimated_wait() == pytest.approx(6.0)
     with pytest.raises(Overloaded) as refused:
         room.admit("a")
@@ -313,34 +403,35 @@ def test_retry_after_counts_those_ahead_within_bounds():
     """At least a second, at most a minute, in between the measured rate times the queue."""
     clock = Clock()
     room = WaitingRoom(30, 1_000_000, clock)
-    for _ in range(30):
-        come(room, "a")
+    for number in range(30):
+        come(room, f"client-{number}")
     with pytest.raises(Overloaded) as refused:
         room.admit("a")
     assert refused.value.retry_after == 1
     for _ in range(2):
         start(room)
     clock.advance(10)
-    room.release("a")
+    room.release("client-0")
     room.admit("a")
     with pytest.raises(Overloaded) as refused:
         room.admit("a")
     assert refused.value.retry_after == LONGEST_RETRY_AFTER
 
 
-def test_refusals_and_evictions_do_not_speed_up_the_measured_rate():
+def test_refusals_do_not_speed_up_the_measured_rate():
     """Only a sequence that ran and ended is measured."""
     clock = Clock()
     room = WaitingRoom(4, 1_000_000, clock)
-    for _ in range(4):
-        come(room, "greedy")
+    for client in "abcd":
+        come(room, client)
     start(room)
     clock.advance(4)
-    room.release("greedy")
+    room.release("a")
     room.admit("bad")
     room.give_up("bad")
     come(room, "other")
-    come(room, "other")
+    with pytest.raises(Overloaded):
+        room.admit("last")
     assert room.estimated_wait() == pytest.approx(4.0 * 4)
 
 
@@ -399,7 +490,7 @@ def test_check_names_a_request_in_flight_without_an_owner():
 
 @pytest.mark.parametrize("round_", range(5))
 def test_many_threads_and_an_engine_conserve_capacity(round_):
-    """Admissions race with starts, ends, evictions and sweeps; in the end the room is empty."""
+    """Admissions race with starts, ends, refusals and sweeps; in the end the room is empty."""
     room = WaitingRoom(8, 10_000)
     done = threading.Event()
 
@@ -434,75 +525,3 @@ def test_many_threads_and_an_engine_conserve_capacity(round_):
     worker.join(PATIENCE)
     assert room.num_in_flight() == 0
     assert room.check([]) is None
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_would_refuse_foretells_admit(seed):
-    """At every moment it says what `admit` does, and changes nothing."""
-    rng, made = random.Random(seed), WaitingRoom(6, 1000)
-    for _ in range(60):
-        client = rng.choice("aaab")
-        before = made.num_in_flight()
-        foretold = made.would_refuse(client)
-        assert made.num_in_flight() == before
-        if rng.random() < 0.3 and (started := made.take({priority: {} for priority in Priority})) is not None:
-            made.release(started.request.client)
-            continue
-        if foretold is None:
-            made.admit(client)
-            made.put(sequence(client))
-            continue
-        with pytest.raises(Overloaded) as told:
-            made.admit(client)
-        assert (str(foretold), foretold.retry_after) == (str(told.value), told.value.retry_after)
-
-
-def test_a_refusal_is_forgotten_when_another_client_becomes_greedy():
-    """Who was refused is admitted as soon as another client's second request waits, however often it was refused."""
-    room = WaitingRoom(3, 1000)
-    for client in "abc":
-        come(room, client)
-    assert [room.would_refuse("new") is None for _ in range(3)] == [False] * 3
-    room.release("a")
-    room.admit("b")
-    assert room.would_refuse("new") is None, "the first request of b waits and can be evicted"
-    room = WaitingRoom(3, 1000)
-    for _ in range(3):
-        room.admit("greedy")
-    assert room.would_refuse("new") is not None, "what is being prepared is not evicted"
-    room.put(sequence("greedy"))
-    assert room.would_refuse("new") is None
-    room.admit("new")
-    assert room.num_in_flight() == 3
-
-
-def test_who_was_told_200_is_never_evicted():
-    """The greediest client's newest answer that is not committed is; without any, the newcomer is refused."""
-    room = WaitingRoom(8, 1000)
-    made = [come(room, "greedy") for _ in range(4)]
-    assert [room.commit_early(one.generation) for one in made] == [True] * 4
-    made += [come(room, "greedy") for _ in range(4)]
-    for number in (7, 6, 5, 4):
-        room.admit(f"other-{number}")
-        assert [one.generation.done for one in made] == [at >= number for at in range(8)]
-        assert outcome(made[number]).retry_after >= 1
-    assert str(room.would_refuse("last")) == "The service is busy; try again later."
-    with pytest.raises(Overloaded):
-        room.admit("last")
-
-
-def test_streams_that_wait_are_committed_up_to_half_of_the_capacity():
-    """Beyond it a client is told nothing, so that its place can go to another one; what starts is committed."""
-    room = WaitingRoom(8, 1000)
-    made = [come(room, "greedy") for _ in range(8)]
-    assert not any(room.commit_early(one.generation) for one in made)
-    first = room.take({priority: {} for priority in Priority})
-    assert first is made[0]
-    assert [one.generation.committed for one in made] == [True] + [False] * 7
-    for one in range(4):
-        room.admit(f"other-{one}")
-        room.give_up(f"other-{one}")
-    assert [one.generation.done for one in made] == [False] * 7 + [True]
-    for _ in range(3):
-        room.release("greedy")
-    assert room.commit_early(made[1].generation)

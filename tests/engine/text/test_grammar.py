@@ -6,11 +6,13 @@ import random
 import threading
 import time
 from dataclasses import replace
+from traceback import walk_tb
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
 import engine.text.grammar
 from engine.errors import DeadlineExceeded, Overloaded, RequestAborted, ValidationError
@@ -446,3 +448,12 @@ def test_the_place_of_a_mistake_in_a_grammar_is_told():
     """Line and column, without any text of the library."""
     assert fault(lark_grammar("start: b\nb: nothing")) == "line 2, column 4"
     assert fault(lark_grammar('start: "a"')) is None
+
+
+def test_a_refusal_keeps_nothing_of_the_grammar(grammars):
+    """Its traceback lives until it is collected, and a matcher that has failed takes 22 MB."""
+    with pytest.raises(ValidationError, match="^is too complex$") as caught:
+        grammars.mask(json_grammar(json.dumps({"type": "string", "pattern": "^a{900001}$"})))
+    kept = [value for frame, _ in walk_tb(caught.value.__traceback__) for value in frame.f_locals.values()]
+    assert kept
+    assert not [value for value in kept if isinstance(value, LLMatcher)]

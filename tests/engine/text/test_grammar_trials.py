@@ -120,14 +120,18 @@ def test_one_that_hangs_leaves_the_other_process(processes):
         except ValidationError as error:
             refused.append(error)
 
-    thread = threading.Thread(target=hang)
+    thread = threading.Thread(target=hang, daemon=True)
     trials = processes(SOMETIMES, count=2, clock=clock)
+    for _ in range(
+        2
+    ):  # each process is ready, so that the first look at the clock is the one that the second runs from
+        trials.check(OBJECT, PATIENCE)
     thread.start()
     assert hangs.wait(PATIENCE)
     trials.check(OBJECT, PATIENCE)
     assert refused == []
     now[0] = 1.0
-    thread.join()
+    thread.join(PATIENCE)
     assert len(refused) == 1
 
 

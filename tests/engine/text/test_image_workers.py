@@ -26,6 +26,7 @@ from engine.errors import (
 from engine.text.image_decoder import Job, fitted
 from engine.text.image_workers import ImageWorkers
 from engine.text.worker_handle import START_SECONDS
+from engine.text.worker_process import NICENESS
 from engine.wanted import Wanted
 from tests.fakes import Clock
 
@@ -274,7 +275,7 @@ time.sleep(1e6)
     pids = [int(pid) for pid in service.stdout.readline().split()]
     assert len(pids) == 2
     service.kill()
-    service.communicate()
+    service.communicate(timeout=60)
     until(lambda: all(gone(pid) for pid in pids))
 
 
@@ -302,3 +303,9 @@ def test_processes_that_cannot_start_stop_the_start():
     """By name, and without leaving any behind."""
     with pytest.raises(StartError, match="decode images"):
         ImageWorkers(2, command=command("pass")).start()
+
+
+def test_the_service_runs_before_its_helpers(workers):
+    """They add to the nice value of the process that serves, so that on busy cores the engine goes on first."""
+    own = psutil.Process().nice()
+    assert [psutil.Process(pid).nice() for pid in workers(2).pids] == [own + NICENESS] * 2

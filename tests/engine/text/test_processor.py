@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -187,6 +188,27 @@ def test_a_shape_that_no_model_reads_is_a_validation_error():
     with pytest.raises(ValidationError, match="shape") as caught:
         fitted(201, 1, 28, 56 * 56, 28 * 28 * 1280)
     assert caught.value.param == "image"
+
+
+def test_an_image_that_cannot_be_read_is_named(vision_folder, make_image, decoders):
+    """By the field that it came in, and by its number among several, for any decoder."""
+    good = make_image(70, 50)
+    cut = replace(good, data=good.data[:-30], param="messages[0].content[1]")
+    narrow = EncodedImage(b"", 201, 1, "messages[2].content[0]")
+    for decoder in decoders.values():
+        preparer = ImagePreparer(load_processor(vision_folder), 512, decoder)
+        refused = {
+            (good, cut): "Image 2: The image is damaged or incomplete.",
+            (cut, good, good): "Image 1: The image is damaged or incomplete.",
+            (cut,): "The image is damaged or incomplete.",
+        }
+        for images, sentence in refused.items():
+            with pytest.raises(ValidationError) as caught:
+                preparer.prepare(images, Wanted())
+            assert (caught.value.message, caught.value.param) == (sentence, "messages[0].content[1]")
+    with pytest.raises(ValidationError, match="Image 3: The image's shape") as caught:
+        preparer.header_counts((good, good, narrow))
+    assert caught.value.param == "messages[2].content[0]"
 
 
 def test_a_processor_that_works_otherwise_is_refused(vision_folder):

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.system_programs import unmeasured
+
 ROOT = Path(__file__).parents[4]
 ARCHITECTURES = (80, 89, 90)
-WAIT = "ACQBULK"  # griddepcontrol.wait in SASS
+WAIT = "griddepcontrol.wait", "ACQBULK"  # in PTX, and in SASS
 ACCESS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/.*\b(LD|LDG|LDGSTS|ST|STG|ATOM|ATOMG|RED)\.")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
@@ -29,12 +30,16 @@ def compiled_by(function, cache, architectures=ARCHITECTURES):
 
     Runs in a process of its own, since this one may be interpreting. cache: where Triton keeps what it compiled.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(cache)
+    environment = compiling() | {"TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, "-m", "tests.engine.model.cuda.compile_kernels", function, *map(str, architectures)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return {int(name): kernels for name, kernels in json.loads(done.stdout).items()}
+
+
+def compiling():
+    """Return the environment of a process in which Triton compiles, and of which no coverage is measured."""
+    return {name: value for name, value in unmeasured().items() if name != "TRITON_INTERPRET"}
 
 
 class CompilingDriver:
@@ -86,10 +91,12 @@ def resources(binary):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        command = [knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        waits = WAIT[0] in binary.asm["ptx"]
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", *["-sass"] * waits, file.name]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     registers, stack, local = map(int, USAGE.search(listed).groups())
-    ahead, waits, _ = listed.partition(WAIT)
+    ahead, found, _ = listed.partition(WAIT[1])
+    assert bool(found) == waits
     return {
         "registers": registers,
         "spilled_bytes": stack + local,

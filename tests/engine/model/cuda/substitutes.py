@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.model.cuda import choosing, forward, products, skinny, step
+from engine.model.cuda import choosing, forward, fp8, products, skinny, step
+from engine.model.cuda.formats import Quantized
 from engine.model.layers import rotate
 from engine.schedule.sequence import BELOW_ONE
 
@@ -42,8 +43,21 @@ def tiles_for_any(tokens, weight):
     return skinny.default_meta(tokens, 2**20, weight.shape[1]) if tokens <= skinny.MOST_TOKENS else None
 
 
+def packed_linear(x, weight, out, bias=None, scratch=None, dependent=False, meta=None, add=False):
+    product = F.linear(x, weight.dequantized().to(x.dtype), bias)
+    out.copy_(out + product if add else product)
+
+
+def fp8_linear(x, weight, out, bias=None, add=False, dependent=False):
+    scale = x.float().abs().amax(1, keepdim=True) / fp8.LARGEST
+    x = ((x.float() / scale).to(fp8.FORMAT).float() * scale).to(x.dtype)
+    packed_linear(x, weight, out, bias, add=add)
+
+
 def embed_tokens(ids, last_tokens, embedding, updates, tables, out):
     known = torch.where(ids < 0, last_tokens[(-1 - ids).clamp(min=0)], ids)
+    if isinstance(embedding, Quantized):
+        embedding = embedding.dequantized().to(out.dtype)
     out.copy_(F.embedding(known, embedding))
     tables.view(-1)[updates[0].long()] = updates[1]
 
@@ -122,7 +136,7 @@ def put_in_place(monkeypatch):
     """Replace the kernels of the flat step for one test."""
     for kernel in (rotary_tables, qk_norm_rope_store, paged_attention, take_rows):
         monkeypatch.setattr(forward, kernel.__name__, kernel)
-    for kernel in (rms_norm, silu_and_mul, skinny_linear, skinny_add):
+    for kernel in (rms_norm, silu_and_mul, skinny_linear, skinny_add, packed_linear, fp8_linear):
         monkeypatch.setattr(products, kernel.__name__, kernel)
     monkeypatch.setattr(products, "tiles_for", tiles_for_any)
     monkeypatch.setattr(step, "embed_tokens", embed_tokens)

@@ -102,6 +102,7 @@ def test_split_contexts_are_merged(heads, kv_heads, dtype, device):
     assert items > 5 + merges
 
 
+@pytest.mark.no_cover
 def test_more_parts_than_are_merged_at_once(device):
     """One row of more than twice as many, the last of them with few keys."""
     step = Step(device, [(1, 34 * 256 - 1)], 2, 1, 16)

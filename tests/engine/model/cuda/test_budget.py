@@ -17,6 +17,15 @@ LAYERS = {"8b": 36, "7b": 28}
 OTHERS = {"plain": 10, "ranked": 12}
 
 
+def test_quantized_weights_cost_no_launches():
+    """A product is one launch, which adds to the residual itself; nothing is dequantized beside it."""
+    steps = Steps(weights_of("7b", "meta", torch.float16, "int8"), ROWS + 1, 512)
+    launches = launches_of(steps, ROWS)
+    assert launches.total < LAUNCHES_A_LAYER * LAYERS["7b"] + OTHERS["plain"], launches.counts
+    assert launches.counts["_packed_product"] == 4 * LAYERS["7b"] + 1
+    assert (launches.products, launches.blocking) == (0, [])
+
+
 @pytest.mark.parametrize("shape", LAYERS)
 @pytest.mark.parametrize("rows", OTHERS)
 @pytest.mark.parametrize("tokens", [ROWS, ROWS + CHUNK])

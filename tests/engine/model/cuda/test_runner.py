@@ -1,5 +1,7 @@
 """Flat steps, one ahead: answers equal those of one-by-one `generate()`, whatever joins, leaves or is preempted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ from engine.errors import StartError
 from engine.loading.loader import load_model
 from engine.model import scoring
 from engine.model.cuda import products
-from engine.model.cuda.runner import CudaRunner
+from engine.model.cuda.formats import quantize
+from engine.model.cuda.runner import CudaRunner, placement
 from engine.model.cuda.step import Captured
 from engine.types import TextPrompt, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
@@ -28,8 +31,9 @@ def torch_kernels(monkeypatch):
     substitutes.put_in_place(monkeypatch)
 
 
-def runner(loaded):
-    return CudaRunner(loaded.model, FULL, rows=4, longest_context=CONTEXT, longest_step=68)
+def runner(loaded, spec=None):
+    place = None if spec is None else placement(spec)
+    return CudaRunner(loaded.model, FULL, rows=4, longest_context=CONTEXT, longest_step=68, place=place)
 
 
 def text_runner(folder):
@@ -37,7 +41,18 @@ def text_runner(folder):
     return loaded, runner(loaded)
 
 
+def rounded_and_runner(spec):
+    """Return a model whose weights are what a format leaves of them, in float32, and the runner that quantizes them."""
+    rounded, loaded = (load_model(replace(spec, quant="none"), lambda progress: None) for _ in range(2))
+    with torch.no_grad():
+        for name, weight in rounded.model.named_parameters():
+            if weight.dim() == 2 and "visual." not in name:
+                weight.copy_(quantize([weight], spec.quant, weight.device).dequantized())
+    return rounded, loaded, runner(loaded, spec)
+
+
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_text_answers_equal_one_by_one_generate(text_model, text_folder, torch_kernels):
     """With random joins, aborts, chunks, shared prefixes and too few blocks."""
     cases = [case(text_model, chat(text), (1, 7, 40, 60)[index % 4]) for index, text in enumerate(texts(16))]
@@ -52,6 +67,7 @@ def test_a_few_schedules_equal_one_by_one_generate(text_model, text_folder, torc
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover
 def test_answers_about_images_equal_one_by_one_generate(vision_model, vision_folder, make_image, torch_kernels):
     """The same for batches of requests with no image, one, and two of different sizes."""
     sizes = [(), ((56, 84),), ((112, 56),), ((84, 84), (56, 112)), ((140, 56),)]
@@ -61,6 +77,39 @@ def test_answers_about_images_equal_one_by_one_generate(vision_model, vision_fol
         cases.append(case(vision_model, chat(text, *images), (1, 7, 40, 60)[index % 4]))
     loaded = load_model(vision_spec(vision_folder), lambda progress: None)
     run_schedules(SCHEDULES, cases, loaded, runner(loaded))
+
+
+def check_answers(rounded, driver, prompts, tokens):
+    """Check answers in one batch, as `generate()` gives them one by one."""
+    held = [driver.submit(prompt, tokens) for prompt in prompts]
+    driver.run()
+    answers = [sequence.generation.result().text for sequence in held]
+    assert answers == [greedy(rounded, prompt, tokens)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_quantized_weights_give_the_answers_of_what_they_were_rounded_to(quant, text_folder, torch_kernels):
+    """Embeddings and head too, which are one weight here."""
+    rounded, loaded, cuda = rounded_and_runner(text_spec(text_folder, quant=quant))
+    check_answers(rounded, Driver(loaded, cuda), [chat(text) for text in texts(3)], 12)
+    assert cuda._step._weights.head is cuda._step._weights.embedding
+
+
+def test_fp8_gives_nearly_the_logits_of_the_model(text_folder, text_model, torch_kernels):
+    """Embeddings and head are in 8 bits then."""
+    loaded = load_model(text_spec(text_folder), lambda progress: None)
+    cuda, prompt = runner(loaded, text_spec(text_folder, quant="fp8")), probe(20)
+    cuda.begin(prompt)
+    found, ids = cuda.logits(prompt), torch.tensor([prompt.token_ids])
+    with torch.inference_mode():
+        expected = text_model.model(input_ids=ids, use_cache=False).logits[:, -1]
+    assert (found - expected).norm() < 0.15 * expected.norm()
+
+
+def test_a_quantized_model_sees_images(vision_folder, make_image, torch_kernels):
+    """Through its tower, which stays as it is."""
+    rounded, loaded, cuda = rounded_and_runner(vision_spec(vision_folder, quant="int8"))
+    check_answers(rounded, Driver(loaded, cuda), [chat("Привет", make_image(56, 84)), chat("Что это?")], 12)
 
 
 def test_no_end_token_is_drawn_before_the_least_length(text_folder, torch_kernels):
@@ -119,6 +168,16 @@ def test_a_graph_that_differs_from_its_kernels_stops_the_start(factor, text_fold
         cuda.check(lambda prompt: probe(8))
 
 
+@pytest.mark.slow
+@pytest.mark.no_cover
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_the_kernels_of_quantized_weights_give_the_answers_of_generate(quant, text_folder):
+    """The whole step in the interpreter, against a model of the weights that they read."""
+    rounded, loaded, cuda = rounded_and_runner(text_spec(text_folder, quant=quant))
+    check_answers(rounded, Driver(loaded, cuda), [chat("Привет")], 2)
+
+
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("skinny", [False, True])
 def test_the_kernels_give_the_answers_of_generate(skinny, text_model, text_folder, monkeypatch):

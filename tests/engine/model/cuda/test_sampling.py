@@ -118,11 +118,12 @@ def test_rows_of_all_kinds_get_the_tokens_of_their_numbers(dtype, choose):
     check_rows(5001, 1000, dtype, choose, 5)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("listed", [16384, 64])
-def test_every_combination_of_parameters_gives_the_token_of_its_number(vocabulary, listed, dtype, choose):
+def test_every_combination_of_parameters_gives_the_token_of_its_number(vocabulary, listed, dtype, choose, often):
     """Among rows of all kinds, with short lists of candidates and with lists that overflow."""
-    check_rows(vocabulary, listed, dtype, choose, 16)
+    check_rows(vocabulary, listed, dtype, choose, often(8, 16))
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.8, 0.95])
@@ -137,6 +138,7 @@ def test_top_p_is_a_part_of_what_top_k_left(top_p, choose):
     assert tokens == [kept[0], expected_token(logits[0], row, 0.5), kept[-1]]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("listed", [16384, 4])
 @pytest.mark.parametrize(
     "row",
@@ -179,6 +181,7 @@ def test_the_lowest_temperature_is_greedy(ranks, dtype, choose):
     assert [float(row[token]) for row, token in zip(logits, tokens, strict=True)] == logits.amax(dim=-1).tolist()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("ranks", [{}, {"top_p": 0.9}, {"top_k": 5000}, {"min_p": 0.9}])
 def test_a_very_high_temperature_draws_from_all(ranks, choose):
     """The weights are equal up to rounding, so a limit falls where its count says."""
@@ -196,6 +199,7 @@ def test_a_distribution_of_one_token_gives_that_token(ranks, dtype, choose):
     assert choose(logits, [parameters(**ranks)] * 3, [0.0, 0.5, 1 - 2**-23])[0] == [0, 4095, 8999]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_row_that_is_not_finite_is_reported_and_changes_no_other(value, choose):
     """The token of such a row is one of the vocabulary; with a grammar -inf is finite."""
@@ -226,6 +230,7 @@ def test_a_row_of_nothing_but_bad_values_gives_some_token(ranked, choose):
     assert all(0 <= token < 5001 for token in tokens)
 
 
+@pytest.mark.no_cover
 def test_a_row_does_not_depend_on_its_neighbours(dtype, choose):
     """Alone, or elsewhere among others, a row gives the same token, however close its number is to a limit."""
     rng = random.Random(7)
@@ -239,6 +244,7 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype, choose):
     assert backwards == together[::-1]
 
 
+@pytest.mark.no_cover
 def test_without_ranked_rows_the_short_way_gives_the_same(choose):
     """Plain and greedy rows need two launches."""
     rows = [parameters(temperature=temperature) for temperature in (0.0, 0.5, 1.0, 1.5)] * 3

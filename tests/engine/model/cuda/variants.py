@@ -10,14 +10,13 @@ every launch, on CPU tensors, and nothing is compiled or run.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import torch
 
-from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver
+from tests.engine.model.cuda.compile_kernels import ROOT, CompilingDriver, compiling
 
 VARIED_ROWS = 30  # not a multiple of 4
 LONGEST_STEP = 2200
@@ -27,9 +26,8 @@ BITMASKS = (1, 2, 47, 48)  # words
 
 def found():
     """Return the two lists; runs in a process of its own, since this one may be interpreting."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", __name__]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=compiling(), capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

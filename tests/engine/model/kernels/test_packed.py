@@ -7,6 +7,7 @@ import subprocess
 import pytest
 import torch
 
+from engine.errors import DamagedWeights
 from engine.model.kernels.build import FLAGS, HERE, LEVELS, level_of
 from engine.model.kernels.library import SIGNATURES, declare
 from engine.model.kernels.packed import BITS, FORMATS, GROUP, HALVES, Packing, packed_bytes
@@ -25,7 +26,7 @@ def library(request, tmp_path_factory):
     file = tmp_path_factory.mktemp("kernels") / "packed.so"
     sources = [str(HERE / name) for name in ("half.c", "quantized.c")]
     flags = [*FLAGS, *LEVELS[request.param][1], *os.environ.get("CFLAGS", "").split()]
-    subprocess.run(["cc", *flags, *sources, "-o", str(file)], check=True)
+    subprocess.run(["cc", *flags, *sources, "-o", str(file)], check=True, timeout=600)
     found = ctypes.CDLL(str(file))
     declare(found, [name for name in SIGNATURES if name.startswith(("half", "quantize"))])
     return found
@@ -73,9 +74,9 @@ def test_gemm_is_the_linear_layer(name, shape, library):
     for rows in ROWS:
         x, before = made((rows, inner), rows), made((rows, out), 2)
         expected = rounded(x, library, name) @ all_rows(without, out).T
-        torch.testing.assert_close(without.gemm(x).double(), expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(without(x).double(), expected, rtol=1e-4, atol=1e-3)
         total = expected + bias.double() + before.double()
-        torch.testing.assert_close(with_bias.gemm(x, before).double(), total, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(with_bias(x, before).double(), total, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -87,6 +88,20 @@ def test_weights_of_16_bits_are_kept_exactly(name, shape, library):
     assert torch.equal(Packing(library, name)(weight).rows(ids), weight[ids].float())
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-8, 1e-3, 6e4 * 127, 1e30])
+@pytest.mark.parametrize("name", BITS)
+def test_weights_of_any_size_lose_as_little(name, size, library):
+    """Beyond what float16 holds and below: a scale in it would overflow, or be zero. In rows side by side."""
+    weight = made((40, 128))
+    plain = all_rows(Packing(library, name)(weight), 40)
+    lost = (plain - weight.double()).norm()
+    mixed = weight.double() * torch.where(torch.arange(40) % 2 == 0, size, 1.0)[:, None].double()
+    found = all_rows(Packing(library, name)(mixed.float()), 40)
+    for rows in (slice(0, 40, 2), slice(1, 40, 2)):
+        own = size if rows.start == 0 else 1.0
+        assert ((found - mixed)[rows] / own).norm() < 1.02 * lost
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_of_8_bits_are_within_half_a_level(shape, dtype, library):
@@ -95,7 +110,7 @@ def test_weights_of_8_bits_are_within_half_a_level(shape, dtype, library):
     found = all_rows(Packing(library, "int8")(weight), shape[0])
     largest = _by_group(weight.double()).abs().amax(-1, keepdim=True)
     error = (_by_group(found) - _by_group(weight.double())).abs()
-    assert (error <= largest / 127 * 0.5 * 1.002 + largest * 2**-10).all()
+    assert (error <= largest / 127 * (0.5 + 1e-5) * (1 + 2**-8)).all()
 
 
 @pytest.mark.parametrize("shape", [(64, 128), (130, 320)])
@@ -118,8 +133,8 @@ def _by_group(weight):
 def test_a_row_does_not_depend_on_the_batch(name, library):
     """The same sum in the same order, bit for bit, alone and in any batch."""
     x, packed = made((40, 1100)), Packing(library, name)(weight_of(name, (70, 1100)))
-    alone = torch.cat([packed.gemm(row[None]) for row in x])
-    assert all(torch.equal(packed.gemm(x[:rows]), alone[:rows]) for rows in (2, 7, 26, 40))
+    alone = torch.cat([packed(row[None]) for row in x])
+    assert all(torch.equal(packed(x[:rows]), alone[:rows]) for rows in (2, 7, 26, 40))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -129,7 +144,7 @@ def test_the_number_of_threads_changes_nothing(name, library):
     results, before = [], torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(Packing(library, name)(weight).gemm(x))
+        results.append(Packing(library, name)(weight)(x))
     torch.set_num_threads(before)
     assert torch.equal(*results)
 
@@ -137,15 +152,22 @@ def test_the_number_of_threads_changes_nothing(name, library):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_no_finite_number_shows(name, value, library):
-    """In an activation it reaches every output of its row and of no other; in a weight, every row of its column."""
+    """In an activation it reaches every output of its row and of no other; in a weight, every row of its column.
+
+    A weight that is to be quantized is refused.
+    """
     weight, x = weight_of(name, (40, 96)), made((3, 96))
     packing = Packing(library, name)
     x[1, 50] = value
-    finite = torch.isfinite(packing(weight).gemm(x))
+    finite = torch.isfinite(packing(weight)(x))
     assert finite[[0, 2]].all()
     assert not finite[1].any()
     weight[7, 33] = value
-    finite = torch.isfinite(packing(weight).gemm(made((3, 96))))
+    if name in BITS:
+        with pytest.raises(DamagedWeights):
+            packing(weight)
+        return
+    finite = torch.isfinite(packing(weight)(made((3, 96))))
     assert not finite[:, 7].any()
     assert finite.sum() == 3 * 39
 
@@ -159,7 +181,7 @@ def test_outliers_cost_their_own_group_only(name, library):
     packed = Packing(library, name)(weight)
     found = all_rows(packed, 32)
     assert torch.equal(_by_group(found)[:, 1:], _by_group(plain)[:, 1:])
-    assert torch.isfinite(packed.gemm(x)).all()
+    assert torch.isfinite(packed(x)).all()
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-40])
@@ -168,8 +190,8 @@ def test_zeros_stay_zeros(name, size, library):
     """In weights and in activations; so do values that have no reciprocal."""
     weight, x = made((40, 96)), made((3, 96))
     weight[:, ::2] = x[:, ::2] = 0.0
-    assert not Packing(library, name)(weight * size).gemm(x).any()
-    assert not Packing(library, name)(weight).gemm(x * size).any()
+    assert not Packing(library, name)(weight * size)(x).any()
+    assert not Packing(library, name)(weight)(x * size).any()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -35,6 +35,7 @@ def inside(schema):
         ({"minimum": float("nan"), "type": "number"}, CANNOT, "minimum", "/minimum"),
         ({"type": "number", "minimum": 1e18}, CANNOT, "minimum", "/minimum"),
         ({"type": "number", "multipleOf": 0.123456789}, CANNOT, "multipleOf", "/multipleOf"),
+        ({"type": "integer", "multipleOf": 604_800}, CANNOT, "multipleOf", "/multipleOf"),
         ({"type": "string", "pattern": "(?!a)b"}, CANNOT, "pattern", "/pattern"),
         ({"type": "string", "pattern": r"(a)\1"}, CANNOT, "pattern", "/pattern"),
         ({"type": "string", "pattern": "("}, CANNOT, "pattern", "/pattern"),

@@ -1,0 +1,164 @@
+"""Products with weights of 8 or 4 bits, in Triton: the packed bytes are read once and become numbers in registers.
+
+A program multiplies BLOCK_N rows of a weight by a block of tokens, BLOCK_K packed bytes at a time. One token is
+multiplied and summed in float32. More are multiplied by tensor cores in the precision of the activations: whole numbers
+of 8 bits, which every precision represents exactly, and the scale of a group multiplies the float32 sum of its
+products; whole numbers of 4 bits are multiplied by their scales first, and rounded once. Few rows of a weight are
+shared by SPLIT programs, as in `skinny`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.model.cuda.dependent import launch_options, wait_for_kernels_ahead
+from engine.model.cuda.formats import GROUPS, MOST_SPLIT, MOST_SPLIT_ROWS, MOST_SPLIT_TOKENS, Quantized
+from engine.model.cuda.skinny import Scratch, finish
+
+TOKEN_BLOCKS = (1, 16, 32, 64, 128)
+Meta = dict[str, Any]
+
+
+def default_meta(tokens: int, n: int, bits: int) -> Meta:
+    """Return tiles for a product of `tokens` tokens with a weight of n rows. Not measured on a card yet."""
+    if tokens == 1:
+        return {"TOKENS": 1, "BLOCK_N": 16, "BLOCK_K": 512, "SPLIT": 1, "STAGES": 3, "num_warps": 4}
+    block = next((size for size in TOKEN_BLOCKS if size >= tokens), TOKEN_BLOCKS[-1])
+    split = MOST_SPLIT if n <= MOST_SPLIT_ROWS and tokens <= MOST_SPLIT_TOKENS else 1
+    many = block > MOST_SPLIT_TOKENS
+    return {
+        "TOKENS": block, "BLOCK_N": 128 if many else 64, "BLOCK_K": 128 if bits == 8 else 64, "SPLIT": split,
+        "STAGES": 3 if many else 4, "num_warps": 8 if many else 4,
+    }  # fmt: skip
+
+
+def packed_scratch(device: torch.device) -> Scratch:
+    """Return room for the partials of any product that is split."""
+    return Scratch.empty(MOST_SPLIT_ROWS, device, MOST_SPLIT_TOKENS, MOST_SPLIT)
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Quantized,
+    out: Tensor,
+    bias: Tensor | None = None,
+    scratch: Scratch | None = None,
+    dependent: bool = False,
+    meta: Meta | None = None,
+    add: bool = False,
+) -> None:
+    """Write x W^T + bias into `out` [T, n], of x's precision or float32; with `add`, add it there, rounded once.
+
+    x: [T, k], whose rows may lie apart. scratch: of `packed_scratch`; without it no product is split.
+    """
+    tokens, (n, k) = x.shape[0], weight.shape
+    meta = dict(meta or default_meta(tokens, n, weight.bits))
+    group, width = GROUPS[weight.bits], weight.values.shape[1]
+    block_n, block_k = meta["BLOCK_N"], meta["BLOCK_K"]
+    blocks = triton.cdiv(width, block_k)
+    per_part = triton.cdiv(blocks, meta.pop("SPLIT") if scratch is not None else 1)
+    parts = triton.cdiv(blocks, per_part)
+    partials, counters = scratch if scratch is not None and parts > 1 else (None, None)
+    _packed_product[(triton.cdiv(tokens, meta["TOKENS"]), triton.cdiv(n, block_n), parts)](
+        x, weight.values, weight.scales, bias, out, partials, counters, tokens, n, k, width, weight.scales.shape[1],
+        per_part, x.stride(0), out.stride(0),
+        BITS=weight.bits, GROUP_BYTES=group * weight.bits // 8, ADD=add, PARTS=parts, EVEN_N=n % block_n == 0,
+        EVEN_K=k % group == 0 and width % block_k == 0, **meta, **launch_options(dependent),
+    )  # fmt: skip
+
+
+@triton.jit
+def _tokens_tile(
+    x, tokens_at, byte, half, tokens, k, x_stride, BITS: tl.constexpr, GROUP_BYTES: tl.constexpr, EVEN_K: tl.constexpr
+):
+    """Return what the weights in these bytes [BLOCK_K], or in a half of each, are multiplied by: [TOKENS, BLOCK_K]."""
+    column = byte
+    if BITS == 4:
+        column = (byte // GROUP_BYTES) * (2 * GROUP_BYTES) + half * GROUP_BYTES + byte % GROUP_BYTES
+    inside = (tokens_at < tokens)[:, None]
+    if not EVEN_K:
+        inside = inside & (column < k)[None, :]
+    return tl.load(x + tokens_at.to(tl.int64)[:, None] * x_stride + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _whole(values, half, BITS: tl.constexpr, dtype: tl.constexpr):
+    """Return the whole numbers of packed bytes, or of a half of each, exactly.
+
+    Written into the last bits of a large power of two, which takes no conversion: those of integers are slow.
+    """
+    OFFSET: tl.constexpr = 128 if BITS == 8 else 8
+    if BITS == 4:
+        values = (values >> (4 * half)) & 15
+    if dtype == tl.float16:
+        large = (values.to(tl.int16) | 0x6400).to(tl.float16, bitcast=True)
+        whole = large - tl.full([], 1024.0 + OFFSET, tl.float16)
+    else:
+        large = (values.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+        whole = (large - (8388608.0 + OFFSET)).to(dtype)
+    return whole
+
+
+@triton.jit(do_not_specialize=["tokens", "per_part"])
+def _packed_product(
+    x, values, scales, bias, out, partials, counters, tokens, n, k, width, groups, per_part, x_stride, out_stride,
+    BITS: tl.constexpr, GROUP_BYTES: tl.constexpr, ADD: tl.constexpr, PARTS: tl.constexpr, EVEN_N: tl.constexpr,
+    EVEN_K: tl.constexpr, DEPENDENT: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Grid (blocks of tokens, blocks of rows, parts of columns). Columns are counted in bytes of a row."""
+    block, part = tl.program_id(1), tl.program_id(2)
+    tokens_at = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Rows past the end read the last one, which needs no mask.
+    read_rows = (rows if EVEN_N else tl.minimum(rows, n - 1)).to(tl.int64)
+    start = part * per_part * BLOCK_K
+    end = tl.minimum(start + per_part * BLOCK_K, width)
+    GROUPS: tl.constexpr = BLOCK_K // GROUP_BYTES
+    dtype: tl.constexpr = x.dtype.element_ty
+    wait_for_kernels_ahead(DEPENDENT)
+    if TOKENS == 1:
+        acc3 = tl.zeros([BLOCK_N, GROUPS, GROUP_BYTES], tl.float32)
+    else:
+        acc = tl.zeros([BLOCK_N, TOKENS], tl.float32)
+    for first in tl.range(start, end, BLOCK_K, num_stages=STAGES):
+        group = first // GROUP_BYTES + tl.arange(0, GROUPS)
+        byte3 = group[None, :, None] * GROUP_BYTES + tl.arange(0, GROUP_BYTES)[None, None, :]
+        place, scale_place = (
+            values + read_rows[:, None, None] * width + byte3,
+            scales + read_rows[:, None] * groups + group[None, :],
+        )
+        if EVEN_K:
+            packed = tl.load(place, eviction_policy="evict_first")
+            scale = tl.load(scale_place, eviction_policy="evict_first").to(tl.float32)
+        else:
+            packed = tl.load(place, mask=byte3 < width, other=0)
+            scale = tl.load(scale_place, mask=(group < groups)[None, :], other=0.0).to(tl.float32)
+        byte = first + tl.arange(0, BLOCK_K)
+        for half in tl.static_range(8 // BITS):
+            multiplied = _tokens_tile(x, tokens_at, byte, half, tokens, k, x_stride, BITS, GROUP_BYTES, EVEN_K)
+            if TOKENS == 1:
+                weights = _whole(packed, half, BITS, tl.float32) * scale[:, :, None]
+                acc3 += weights * multiplied.reshape(1, GROUPS, GROUP_BYTES).to(tl.float32)
+            elif GROUPS == 1:
+                weights = _whole(packed, half, BITS, dtype).reshape(BLOCK_N, BLOCK_K)
+                products = tl.dot(weights, tl.trans(multiplied), input_precision="ieee")
+                acc += products * scale.reshape(BLOCK_N, 1)
+            else:
+                weights = (_whole(packed, half, BITS, tl.float32) * scale[:, :, None]).to(dtype)
+                acc = tl.dot(weights.reshape(BLOCK_N, BLOCK_K), tl.trans(multiplied), acc, input_precision="ieee")
+    if TOKENS == 1:
+        acc = tl.sum(tl.sum(acc3, axis=2), axis=1)[:, None]
+
+    token = tokens_at[None, :]
+    inside = token < tokens
+    if not EVEN_N:
+        inside = inside & (rows < n)[:, None]
+    finish(
+        acc, bias, out, partials, counters, part, block, rows, token, inside, n, out_stride, TOKENS, BLOCK_N, PARTS, ADD
+    )

@@ -1,0 +1,53 @@
+/* The layers of a model, and a step through all of them in one call. layers.py builds these structures. */
+#ifndef LAYERS_H
+#define LAYERS_H
+
+enum { PANELS, BFLOAT16_WEIGHTS, FLOAT16_WEIGHTS, FOUR_BITS = 4, EIGHT_BITS = 8 }; /* kinds of packed weights */
+
+/* A linear layer [out, in] as `gemm`, `half_gemm` or `quantized_gemm` reads it. bias: padded, or NULL. */
+typedef struct {
+    const void *weights;
+    const float *bias;
+    long out, in, kind;
+} Product;
+
+/* Norms: their weights, or NULL where those are folded into the products. head_norms: [heads + kv_heads, dim], NULL
+ * where the model has none. */
+typedef struct {
+    const float *input_norm, *head_norms, *post_norm;
+    Product qkv, out, gate_up, down;
+} Layer;
+
+/* What all layers of a step read. hidden: [rows, width], overwritten; result: [kept, width], where `keep` has the kept
+ * rows, NULL for all or none; rotary: [rows, dim / 2] pairs; cache: that of the first layer, each `cache_stride` after the one
+ * before; chunks: [num_chunks] of slot, first position and number of tokens; longest: of `lengths`, rounded up to whole
+ * vectors; the last_norm is that after the layers. */
+typedef struct {
+    const Layer *layers;
+    float *hidden, *result, *scratch, *cache;
+    const float *rotary, *last_norm;
+    const long *slot_mapping, *slots, *lengths, *chunks, *keep;
+    const int *tables;
+    long count, rows, decode, num_chunks, kept, longest, width, heads, kv_heads, dim, columns, cache_stride, threads;
+    float eps, head_eps;
+} Step;
+
+/* The parts of a step, from the other files. */
+void gemm(const float *, const float *, const float *, float *, long, long, long, int, long);
+void half_gemm(const float *, const unsigned short *, const float *, float *, unsigned short *, long, long, long, long,
+               int, long);
+long half_multiplies(void);
+void quantize_rows(const float *, signed char *, float *, int *, long, long, long);
+void quantized_gemm(const signed char *, const float *, const int *, const unsigned char *, const float *, float *, long,
+                    long, long, long, int, long);
+void norm(const float *, float *, const float *, long, long, float, long);
+void silu_and_mul(const float *, float *, long, long, long);
+void qk_norm_rope(float *, const float *, const float *, long, long, long, long, float, long);
+void store(const float *, float *, const long *, long, long, long, long);
+void attend(const float *, const float *, const int *, const long *, const long *, float *, float *, long, long, long,
+            long, long, long, long, long);
+long chunk_scratch(long, long);
+void attend_chunk(const float *, const float *, const int *, float *, float *, long, long, long, long, long, long, long,
+                  long);
+
+#endif

@@ -1,0 +1,91 @@
+"""Which drafted tokens a step computes beside the last one of each sequence.
+
+An answer often repeats its prompt, or itself: an advert that is rewritten, names, lists. A step that computes a few
+tokens more takes little longer on a processor, which waits for the weights; each draft that turns out to be what is
+chosen there anyway saves a step. Answers do not change: every token is drawn from the model's own logits with its own
+random number, and a draft is kept only if it is that token.
+
+Source: prompt lookup decoding (A. Saxena, 2023); how many drafts pay is estimated here from those that were right.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+
+from engine.schedule.drafter import Drafter
+from engine.schedule.sequence import Sequence
+from engine.schedule.step_times import StepTimes
+
+MARGIN = 1.1  # by which drafts must be expected to pay: finding, checking and dropping them takes time of its own
+PATIENCE = 2  # drafts beyond the best number so far that are considered
+TRIAL = 16  # steps after which a sequence whose drafts do not pay tries one, times the rows of a step
+
+
+class Drafts:
+    """Gives decoding sequences their drafts.
+
+    most: of one sequence; 0: none. rows: with logits in one step, at most. overhead: the fixed cost of a step, in rows,
+    until it has been measured.
+    """
+
+    def __init__(self, most: int, rows: int, overhead: int) -> None:
+        self._most, self._rows = most, rows
+        self._times = StepTimes(overhead)
+        self._estimates: dict[int, float] = {}  # of this step
+
+    def add(self, decode: abc.Sequence[Sequence]) -> None:
+        """Set the drafts of the sequences that are all of a step.
+
+        They pay if they are expected to add more to the tokens of the step, as a share, than to its time.
+        """
+        if not self._most:
+            return
+        self._estimates.clear()
+        gain, rows, trial = float(len(decode)), len(decode), True
+        for sequence in decode:
+            drafter, most = _drafter(sequence), min(self._most, self._rows - rows, _useful(sequence))
+            count = self._worthwhile(drafter.chance, most, gain, rows)
+            if not count and trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode):
+                count, trial = min(1, most), False
+            if count > 0:
+                sequence.drafts = drafter.propose(sequence.token_ids, count)
+                rows += len(sequence.drafts)
+                gain += sum(drafter.chance**place for place in range(1, len(sequence.drafts) + 1))
+
+    def learn(self, decode: abc.Sequence[Sequence], seconds: float) -> None:
+        """Take the time of a step of these sequences, which still have its drafts."""
+        if self._most:
+            self._times.learn(len(decode) + sum(len(sequence.drafts) for sequence in decode), seconds)
+
+    def _worthwhile(self, chance: float, most: int, gain: float, rows: int) -> int:
+        """Return how many drafts of a sequence pay best in a step that is expected to gain so much without them.
+
+        most: of them; chance: that one is right if those before it are.
+        """
+        best, speed, right = 0, MARGIN * gain / self._time(rows), chance
+        for count in range(1, most + 1):
+            gain, right = gain + right, right * chance
+            if (now := gain / self._time(rows + count)) > speed:
+                best, speed = count, now
+            elif count - best >= PATIENCE:
+                break
+        return best
+
+    def _time(self, rows: int) -> float:
+        if rows not in self._estimates:
+            self._estimates[rows] = self._times.estimate(rows)
+        return self._estimates[rows]
+
+
+def _drafter(sequence: Sequence) -> Drafter:
+    if sequence.drafter is None:
+        sequence.drafter = Drafter()
+    return sequence.drafter
+
+
+def _useful(sequence: Sequence) -> int:
+    """Return how many drafts of a sequence can become part of its answer and be drawn in one step."""
+    sampling, output = sequence.sampling, sequence.num_output
+    if sequence.needs_its_tokens or output < sampling.min_tokens:
+        return 0
+    return sampling.max_tokens - output - 1

@@ -1,0 +1,114 @@
+"""Products with weights of 8 and 4 bits against torch with the weights that these stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from engine.model.cuda.formats import BITS, quantize
+from engine.model.cuda.packed_products import TOKEN_BLOCKS, default_meta, packed_linear, packed_scratch
+from tests.engine.model.cuda.compile_kernels import compiled_by
+
+pytestmark = pytest.mark.slow  # the interpreter takes seconds for what a card does in microseconds
+
+TINY = {"BLOCK_N": 16, "SPLIT": 1, "STAGES": 2, "num_warps": 4}
+
+
+@pytest.fixture
+def normal(device):
+    """Return a function that makes normal numbers in float32."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator).to(device)
+
+
+def tiles(name, tokens, split=1):
+    """Return small tiles for a product."""
+    block = next(size for size in TOKEN_BLOCKS if size >= min(tokens, 16))
+    return {**TINY, "TOKENS": block, "SPLIT": split, "BLOCK_K": 256 if tokens == 1 else 128 if name == "int8" else 32}
+
+
+def check(found, x, weight, name, bias=None, before=0.0):
+    """Assert that the product is exact but for the roundings that the kernel states."""
+    exact = F.linear(x.double(), weight.dequantized().double(), bias) + before
+    # Of the result; and where tensor cores multiply weights of 4 bits, of each of these.
+    eps = max(torch.finfo(found.dtype).eps, torch.finfo(x.dtype).eps if name == "int4" else 0.0, 2e-6)
+    torch.testing.assert_close(found.double(), exact, rtol=eps, atol=eps * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 20])
+@pytest.mark.parametrize(("n", "k"), [(24, 256), (7, 45)])
+@pytest.mark.parametrize("name", BITS)
+def test_products_equal_torch(name, n, k, tokens, normal, dtype, device):
+    """Rounded once, the bias included; nothing is written beside the product, and inputs may lie apart."""
+    x, weight, bias = normal(tokens, k + 16).to(dtype)[:, :k], quantize([normal(n, k)], name, device), normal(n)
+    out = torch.full((tokens + 1, n + 16), 7.0, dtype=dtype, device=device)
+    packed_linear(x, weight, out[:tokens, :n], bias.to(dtype), meta=tiles(name, tokens))
+    check(out[:tokens, :n], x, weight, name, bias.to(dtype).double())
+    assert out[tokens:].eq(7).all()
+    assert out[:, n:].eq(7).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("name", BITS)
+def test_products_are_added_to_the_residual_by_several_programs(name, tokens, normal, device):
+    """The counters are left at zero, and the same inputs give the same bits."""
+    x, weight, scratch = normal(tokens, 600).half(), quantize([normal(20, 600)], name, device), packed_scratch(device)
+    before = normal(tokens, 20).half()
+    found, again = before.clone(), before.clone()
+    for out in (found, again):
+        packed_linear(x, weight, out, scratch=scratch, meta=tiles(name, tokens, 3), add=True)
+    check(found, x, weight, name, before=before.double())
+    assert torch.equal(found, again)
+    assert scratch.counters.eq(0).all()
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_products_of_halves_can_be_written_as_float32(name, normal, device):
+    """As logits are: not rounded at all."""
+    x, weight = normal(2, 160).half(), quantize([normal(20, 160)], name, device)
+    out = torch.empty(2, 20, device=device)
+    packed_linear(x, weight, out, meta=tiles(name, 2))
+    check(out, x, weight, name)
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_weights_of_any_size_are_multiplied(name, normal, device):
+    """In bfloat16, whose range they have."""
+    for size in (1e-20, 6e4 * 127):
+        x, weight = normal(3, 64).bfloat16(), quantize([normal(20, 64) * size], name, device)
+        out = torch.empty(3, 20, dtype=torch.bfloat16, device=device)
+        packed_linear(x, weight, out, meta=tiles(name, 3))
+        check(out, x, weight, name)
+
+
+def launch_real_shapes(kinds=(("int8", 1), ("int4", 1), ("int8", 128), ("int4", 16))):
+    """Launch products of the 8B for one token, few and many."""
+    n, k = 4096, 12_288
+    scratch = packed_scratch(torch.device("cpu"))
+    for name, tokens in kinds:
+        weight = quantize([torch.zeros(1, k)], name, torch.device("cpu"))
+        weight = type(weight)(weight.values.expand(n, -1), weight.scales.expand(n, -1), weight.bits, k)
+        x, out = torch.zeros(tokens, k).half(), torch.zeros(tokens, n).half()
+        packed_linear(x, weight, out, scratch=scratch, dependent=True, add=True)
+
+
+def test_the_kernels_compile_for_each_card_without_spilling(tmp_path):
+    """With the shared memory of an A100, an L4 or a 4090, and an H100; on the last, nothing is read before the wait."""
+    shared = {80: 163, 89: 99, 90: 227}  # KiB of a program
+    for architecture, kernels in compiled_by(f"{__name__}:launch_real_shapes", tmp_path).items():
+        assert [kernel["kernel"] for kernel in kernels] == ["_packed_product"] * 4
+        for kernel in kernels:
+            assert kernel["spilled_bytes"] <= 16, kernel
+            assert kernel["shared_bytes"] <= shared[architecture] * 1024, kernel
+            assert kernel["early_accesses"] in (None, 0), kernel
+
+
+def test_every_number_of_tokens_has_tiles():
+    """A block of tokens that holds them, or several of the largest; only one block is shared by programs."""
+    for name, bits in BITS.items():
+        for tokens in (1, 2, 16, 17, 64, 65, 500):
+            meta = default_meta(tokens, 4096, bits)
+            assert meta["TOKENS"] >= min(tokens, TOKEN_BLOCKS[-1])
+            assert meta["SPLIT"] == 1 or tokens <= meta["TOKENS"]
+            assert name == "int4" or tokens == 1 or meta["BLOCK_K"] == 128
