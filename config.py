@@ -2,11 +2,16 @@
 
 `settings.groups` declares them. A value comes from the environment, else for secrets from the file that `<NAME>_FILE`
 names, else from `.env` beside this file (or at `ENV_FILE`), else it is the default. `from config import config` reads
-them on first use; `python config.py` prints them, or every mistake.
+them on first use; `python config.py` prints them, or every mistake, and has commands of its own (`checks.command`).
 This module and `gunicorn_config.py` are the only ones that read `os.environ`.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports, which take a while
+    from terminal import end_quietly
+
+    end_quietly()
 
 import os
 import sys
@@ -18,12 +23,15 @@ from settings import table
 from settings.defaults import STATE_DIR, with_defaults
 from settings.gpus import has_gpu
 from settings.groups import Settings
+from settings.kinds import Table
+from settings.live import LiveSettings
 from settings.money import MILLION
 from settings.money import shown as as_money
 from settings.rules import DEMO, broken_rules, missing_files, open_to_a_network, true_without
 from settings.sources import Sources, read_sources
 from settings.table import Setting
-from settings.versions import MARK, PUBLISHED, full_names, unused_folders, versions_of
+from settings.upstreams import Upstream, upstreams_of
+from settings.versions import MARK, PUBLISHED, allowable_names, full_names, unused_folders, versions_of
 
 __all__ = [
     "DEMO",
@@ -31,11 +39,16 @@ __all__ = [
     "MILLION",
     "PUBLISHED",
     "SETTINGS",
+    "LiveSettings",
     "Settings",
     "SettingsError",
+    "Upstream",
+    "allowable_names",
     "as_money",
     "config",
+    "env_file_of",
     "full_names",
+    "live_settings",
     "load_settings",
     "versions_of",
 ]
@@ -67,6 +80,11 @@ def load_settings(environ: Mapping[str, str], env_file: Path | None, has_gpu: Ca
     unused = unused_folders(settings.model, settings.sources)
     more = (*open_to_a_network(settings), *unused, *missing_files(settings.access))
     return replace(settings, warnings=(*settings.warnings, *more))
+
+
+def live_settings(settings: Settings) -> LiveSettings:
+    """Return the settings with secrets in files as they are now, once they are refreshed."""
+    return LiveSettings(settings, {declared.name: declared for declared in SETTINGS})
 
 
 def operator_settings() -> Settings:
@@ -137,27 +155,58 @@ def _build(values: Mapping[str, object], sources: Sources, has_gpu: Callable[[],
         environment=str(values["ENVIRONMENT"]),
         warnings=tuple(sources.warnings),
         sources={name: where for name, (_, where) in sources.texts.items()},
+        secret_files=sources.secret_files,
     )
     for name in {s.group for s in SETTINGS if s.group}:
         own = {s.name.lower(): values[s.name] for s in SETTINGS if s.group == name}
         settings = replace(settings, **{name: replace(getattr(settings, name), **own)})
-    return with_defaults(settings, sources.texts.keys(), has_gpu, state_dir)
+    return with_defaults(_with_upstreams(settings, sources), sources.texts.keys(), has_gpu, state_dir)
+
+
+def _with_upstreams(settings: Settings, sources: Sources) -> Settings:
+    """Return the settings with the upstreams that they state, and with the prices that these have of their own."""
+    given = settings.upstream
+    stated = {
+        "VIBE": (given.vibe_upstream, given.vibe_upstream_model, given.vibe_upstream_key, given.vibe_upstream_role),
+        "VISION": (
+            given.vision_upstream,
+            given.vision_upstream_model,
+            given.vision_upstream_key,
+            given.vision_upstream_role,
+        ),
+    }
+    upstreams, mistakes = upstreams_of(stated, given.upstreams_file)
+    sources.mistakes += mistakes
+    own = {name: one.price for name, one in upstreams.items() if one.price is not None}
+    spending = settings.spending
+    if own:
+        spending = replace(spending, prices=Table({**own, **(spending.prices or {})}))
+    return replace(settings, model=replace(settings.model, upstreams=Table(upstreams)), spending=spending)
+
+
+def env_file_of(environ: Mapping[str, str]) -> Path:
+    """Return the path of the settings file, there or not: that in `ENV_FILE`, else `.env` beside this module."""
+    return Path(environ.get("ENV_FILE", "").strip() or Path(__file__).with_name(".env"))
 
 
 def _env_file(environ: Mapping[str, str]) -> Path | None:
-    """Return the path in `ENV_FILE`, which must then exist, else `.env` beside this module if it exists."""
-    if chosen := environ.get("ENV_FILE", "").strip():
-        return Path(chosen)
-    beside = Path(__file__).with_name(".env")
-    return beside if beside.exists() else None
+    """Return the path of the settings file; None where none is named and there is none."""
+    file = env_file_of(environ)
+    return file if environ.get("ENV_FILE", "").strip() or file.exists() else None
 
 
-def _report(settings: Settings) -> None:
+def _report(settings: Settings) -> int:
+    """Print the settings; return the exit status, 2 where files are missing that a start needs."""
     for declared in SETTINGS:
         source = settings.sources.get(declared.name)
         print(f"{declared.name}={settings.show(declared)}" + (f"  # {source}" if source else ""))
+    needed = [*missing_files(settings.access, settings.access.auth)]
     for warning in settings.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in needed:
+            print(f"warning: {warning}", file=sys.stderr)
+    if needed:
+        print(SettingsError(needed), file=sys.stderr)
+    return 2 if needed else 0
 
 
 def __getattr__(name: str) -> Settings:
@@ -167,4 +216,8 @@ def __getattr__(name: str) -> Settings:
 
 
 if __name__ == "__main__":
-    _report(settings_or_exit())
+    if len(sys.argv) > 1:
+        from checks.command import main
+
+        sys.exit(main(sys.argv[1:], os.environ))
+    sys.exit(_report(settings_or_exit()))

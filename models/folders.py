@@ -30,7 +30,8 @@ class ChosenCheckpoint:
 def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
     """Decide for each model between the operator's folders and the demo's. Raises StartError with every problem.
 
-    The folder of a further version is not looked at: that it cannot be loaded does not stop the start.
+    The folder of a further version is not looked at: that it cannot be loaded does not stop the start. A model that a
+    server elsewhere answers for has none.
     """
     model, wrong = settings.model, list[str]()
     own = {
@@ -41,14 +42,16 @@ def choose_checkpoints(settings: Settings) -> dict[str, ChosenCheckpoint]:
     further: dict[str, ChosenCheckpoint] = {}
     for versions in versions_of(model):
         name, setting = versions.model, f"{versions.prefix}_MODEL_DIR"
+        if name in model.upstreams and not model.upstreams[name].loads:
+            continue
         if versions.folders:
             setting = f"{versions.prefix}_MODELS: {versions.names[0]}"
             (_, first), *rest = ((one, _version(folder, own[name])) for one, folder in versions.folders)
             own[name] = first
             further |= {f"{name}{MARK}{one}": _or_demo(name, version) for one, version in rest}
         chosen[name] = _choose(name, setting, own[name], settings.production, wrong)
-    tokenizer = chosen["avibe"].tokenizer_dir
-    if hub_hint(tokenizer) and not tokenizer.exists():
+    tokenizer = chosen["avibe"].tokenizer_dir if "avibe" in chosen else None
+    if tokenizer is not None and hub_hint(tokenizer) and not tokenizer.exists():
         wrong.append(f"VIBE_TOKENIZER_DIR={tokenizer}: there is no such folder{hub_hint(tokenizer)}.")
     if wrong:
         raise StartError(" ".join(wrong))

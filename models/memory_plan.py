@@ -28,6 +28,7 @@ CONNECTION_BYTES = (64 + 256) * 1024  # a head, and what was read behind a reque
 BODY_COPIES = 4
 LIMIT_BYTES = 128 * MIB  # the windows of the rate limits, see `edge.local_windows`
 RECORD_BYTES = 64 * MIB  # metrics, an hour of samples, queued traces, ended sessions
+STREAM_BYTES = 32 * MIB  # the streams of the page that can be read again, see `routes.resumable`
 HEADROOM = 1.1  # of limits that the kernel enforces, over the plan
 
 Budgets = dict[str, tuple[str, Any]]  # the device and the MemoryBudget of each model
@@ -66,6 +67,9 @@ def memory_plan(settings: Settings, models: Iterable[tuple[ModelSpec, EngineConf
 
 def budgets_of(models: Iterable[tuple[ModelSpec, EngineConfig]]) -> Budgets:
     """Return the budgets, from the files of the checkpoints. Raises StartError if these are invalid."""
+    models = list(models)
+    if not models:
+        return {}  # servers elsewhere answer, and torch is not loaded
     budget = import_module("engine.loading.memory_budget")
     return {spec.name: (spec.device, budget.estimate_budget(spec, config)) for spec, config in models}
 
@@ -100,8 +104,9 @@ def _later(settings: Settings, budgets: Budgets) -> dict[str, int]:
         "bodies": settings.server.max_bodies_mib * MIB * BODY_COPIES,
         "stored_responses": settings.server.stored_responses_mib * MIB,
         "answer_cache": settings.server.answer_cache_mib * MIB,
+        "resumable_streams": STREAM_BYTES,
         "images": sum(one.images for _, one in budgets.values()),
-        "image_decoders": max(one.decoders for _, one in budgets.values()),  # both models share them
+        "image_decoders": max((one.decoders for _, one in budgets.values()), default=0),  # both models share them
         "grammars": len(budgets) * int(import_module("engine.text.grammar").CACHED_BYTES),
         "grammar_trials": trials.PROCESSES * trials.MEMORY_BYTES,
         "rate_limits": LIMIT_BYTES,

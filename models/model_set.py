@@ -8,12 +8,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
+from config import Upstream
 from engine.backend import Backend
 from engine.errors import StartError
 from engine.text.grammar_trials import NoTrials, Trials
 from engine.text.image_decoder import ImageDecoder, InProcessDecoder
-from engine.types import BackendState, Status, is_further
+from engine.types import BackendState, ServerReport, Status, is_further
+
+
+class Servers(Protocol):
+    """The servers of an upstream; `upstream.backend.UpstreamBackend`."""
+
+    @property
+    def upstream(self) -> Upstream:
+        """What the settings say of them."""
+
+    def reports(self) -> list[ServerReport]:
+        """Return what is known of each, in the order of the settings."""
+
+    def use_key(self, key: str) -> None:
+        """Send another key with each later request."""
+
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -24,7 +41,8 @@ class ModelSet:
     check: called before the first is loaded; it raises StartError where that is foreseen to fail. image_decoder,
     grammar_trials: of all images and grammars of the service; they start before the models and stop after them.
     overlapping: set before the start where another copy is still in memory, so that the room kept for one counts as
-    used. before_ready: called once all models are loaded, before the first request.
+    used. before_ready: called once all models are loaded, before the first request. upstreams: what is known of the
+    servers elsewhere, by the model that they answer for.
     """
 
     def __init__(
@@ -34,11 +52,13 @@ class ModelSet:
         check: Callable[[], None] = lambda: None,
         image_decoder: ImageDecoder | None = None,
         grammar_trials: Trials | None = None,
+        upstreams: Mapping[str, Servers] | None = None,
     ) -> None:
         self._backends = dict(backends)
         self._clock, self._check = clock, check
         self.image_decoder = image_decoder or InProcessDecoder()
         self.grammar_trials = grammar_trials or NoTrials()
+        self.upstreams = dict(upstreams or {})
         self._stopping = threading.Event()
         self._stop_announced = False
         self.overlapping = False
@@ -56,6 +76,10 @@ class ModelSet:
     def states(self) -> dict[str, BackendState]:
         """Return the state of each model; never blocks."""
         return {name: self._shown(backend.state()) for name, backend in self}
+
+    def server_reports(self) -> dict[str, list[ServerReport]]:
+        """Return what is known of each server elsewhere, by the model that it answers for."""
+        return {name: one.reports() for name, one in self.upstreams.items()}
 
     def deciding_states(self) -> dict[str, BackendState]:
         """Return the states that decide on the service's own: not those of further versions."""

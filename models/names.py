@@ -95,6 +95,8 @@ class ModelNames:
 
     def _shared_out(self, model: str, client: str, models: ModelSet, allows: Allows) -> str:
         """Return the version that a client who names just the model is given: by a stable hash of the client."""
+        if not self._shares[model]:
+            return model
         digest = hashlib.sha256(f"{model}\n{client}".encode()).digest()
         point = 100 * int.from_bytes(digest[:8], "big") / 2**64
         for name, share in self._shares[model]:

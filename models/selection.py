@@ -31,6 +31,7 @@ from engine.text.grammar_trials import GrammarProcesses
 from engine.text.image_decoder import ImageDecoder
 from engine.text.image_workers import ImageWorkers
 from engine.types import EngineConfig, ModelInfo, ModelSpec, is_further, model_of
+from models.elsewhere import upstream_backends, with_upstreams
 from models.folders import DEMO_FOLDER, ChosenCheckpoint, choose_checkpoints
 from models.memory_plan import budgets_of, bytes_beside, log_plan, memory_plan
 from models.model_set import ModelSet
@@ -78,11 +79,13 @@ def build_models(settings: Settings) -> ModelSet:
         name: _deferred(name, chosen, settings, find, decoder, lambda: models.loaded)
         for name, chosen in checkpoints.items()
     }
+    elsewhere = upstream_backends(settings)
     models = ModelSet(
-        backends,
+        with_upstreams(backends, elsewhere),
         check=lambda: _check_memory(settings, plan, planned.leave_out, models.overlapping),
         image_decoder=decoder,
         grammar_trials=GrammarProcesses(),
+        upstreams=elsewhere,
     )
     return models
 
@@ -103,6 +106,7 @@ def engine_config(settings: Settings, device: str) -> EngineConfig:
         cuda_graphs=engine.cuda_graphs,
         reload_reserve=engine.reload_reserve,
         image_workers=engine.image_workers,
+        draft_tokens=engine.draft_tokens,
     )
 
 
@@ -132,6 +136,7 @@ def model_spec(name: str, chosen: ChosenCheckpoint, settings: Settings, device: 
         engine_version=VERSION,
         quant=quant,
         quant_setting=f"{prefix}_QUANT",
+        system_prompt=settings.generation.system_prompt(model),
     )
 
 
@@ -171,11 +176,11 @@ def _check_memory(settings: Settings, plan: PlanModels, leave_out: LeaveOut, ove
 
     overlapping: an older copy will make room, so that nothing gives way for it.
     """
-    check_together = import_module("engine.loading.memory_budget").check_together
     while True:
         models = list(plan().values())
         try:
-            check_together(models)
+            if models:
+                import_module("engine.loading.memory_budget").check_together(models)
         except StartError as error:
             last = models[-1][0].name
             if not is_further(last) or (overlapping and isinstance(error, NoRoom)):
@@ -216,12 +221,15 @@ def planned_models(
 
     left_out: takes the further versions whose files are unusable, which are not returned.
     """
+    chosen = choose_checkpoints(settings) if checkpoints is None else checkpoints
+    if not chosen:
+        return []
     request = DeviceRequest(settings.model.device, apply_gpu_choice(settings), settings.production)
     own = settings.model.own_devices
     devices = choose_devices(request, own, find_gpus, functools.cache(find_torch_support))
     models = [
         _planned(name, chosen, settings, devices[f"{SETTING_PREFIX[model_of(name)]}_DEVICE"])
-        for name, chosen in (checkpoints or choose_checkpoints(settings)).items()
+        for name, chosen in chosen.items()
     ]
     models = [planned for planned in models if _usable(planned, {} if left_out is None else left_out)]
     rest = bytes_beside(settings, budgets_of(models))

@@ -58,11 +58,18 @@ class DataSettings(Group):
         secret=True,
         unset="SQLite in STATE_DIR",
     )
+    backup_status: Path = setting(
+        Path("/var/lib/avito-ai-backup/status.json"),
+        kinds.file(),
+        "file in which deploy/backup.sh notes the last backup, for /metrics and /health/detailed",
+    )
     usage_days: int = setting(
         400,
         whole(32, 36_500),
-        "days for which usage is kept by day, account, model and user; it is kept by hour for 31",
+        "days for which usage is kept by day, account, model and user",
     )
+    usage_hour_days: int = setting(31, whole(8, 36_500), "days for which usage is kept by hour, account and model too")
+    audit_days: int = setting(400, whole(1, 36_500), "days for which the audit trail is kept")
 
 
 @dataclass(frozen=True, repr=False)

@@ -47,7 +47,9 @@ def default_num_seqs(model: ModelSettings, has_gpu: Callable[[], bool]) -> int:
 
 def threads_needed(engine: EngineSettings, model: ModelSettings) -> int:
     """Return one thread for each request all models can hold, and some for probes, refusals and pages."""
-    return count_of(model) * (engine.max_num_seqs + engine.max_waiting) + SPARE_THREADS
+    each = engine.max_num_seqs + engine.max_waiting
+    beyond = sum(max(0, one.max_in_flight - each) for one in model.upstreams.values())
+    return count_of(model) * each + beyond + SPARE_THREADS
 
 
 def _data(data: DataSettings, state_dir: Path) -> DataSettings:

@@ -13,8 +13,9 @@ from settings.table import Setting
 TITLE = """\
 # Settings of Avito AI API. Copy this file to .env and uncomment what you change; each line shows the default.
 # Environment variables take precedence over this file; ENV_FILE in the environment sets another path than .env.
-# ADMIN_KEY, JWT_SECRET_KEY, RATE_LIMIT_STORAGE, DATABASE_URL, BUDGET_WEBHOOK_URL and OTEL_EXPORTER_OTLP_HEADERS can be
-# read from files of their own: set ADMIN_KEY_FILE, JWT_SECRET_KEY_FILE and so on to their paths."""
+# ADMIN_KEY, JWT_SECRET_KEY, RATE_LIMIT_STORAGE, DATABASE_URL, BUDGET_WEBHOOK_URL, VIBE_UPSTREAM_KEY,
+# VISION_UPSTREAM_KEY and OTEL_EXPORTER_OTLP_HEADERS can be read from files of their own: set ADMIN_KEY_FILE,
+# JWT_SECRET_KEY_FILE and so on to their paths."""
 
 PROFILES: Mapping[str, Mapping[str, str]] = {
     "a laptop without a GPU, for one person; demo models replace those whose folders are missing": {

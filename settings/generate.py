@@ -25,5 +25,7 @@ def generate(settings: tuple[Setting, ...], root: Path) -> None:
 
 if __name__ == "__main__":
     from config import SETTINGS
+    from terminal import end_quietly
 
+    end_quietly()
     generate(SETTINGS, ROOT)

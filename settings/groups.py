@@ -15,6 +15,7 @@ from settings.client_groups import AccessSettings, DataSettings, SpendingSetting
 from settings.kinds import ANY_COUNT, SECONDS_A_DAY, number, whole
 from settings.model_groups import EngineSettings, GenerationSettings, ModelSettings
 from settings.table import Group, Setting, setting
+from settings.upstream_groups import UpstreamSettings
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -76,7 +77,8 @@ class LimitSettings(Group):
     rate_limit_storage: str = setting(
         "memory",
         kinds.storage(),
-        "storage of the rate limits' counters: memory, or a redis:// URL shared by several copies",
+        "storage of the counters of rate limits, tokens a minute and concurrent requests: memory, or a redis:// URL "
+        "that several copies share",
         secret=True,
     )
 
@@ -114,7 +116,8 @@ class TracingSettings(Group):
 
 @dataclass(frozen=True)
 class Settings(Group):
-    """All settings, checked. warnings: sentences for the operator; sources: where each value that was set came from."""
+    """All settings, checked. warnings: sentences for the operator; sources: where each value that was set came from;
+    secret_files: the files of those that stand in one."""
 
     environment: str = setting(
         "development",
@@ -123,6 +126,7 @@ class Settings(Group):
     )
     server: ServerSettings = field(default_factory=ServerSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
@@ -134,6 +138,7 @@ class Settings(Group):
     tracing: TracingSettings = field(default_factory=TracingSettings)
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    secret_files: Mapping[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def production(self) -> bool:

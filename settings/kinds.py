@@ -16,6 +16,7 @@ Number = TypeVar("Number", int, float)
 
 MASK = "********"
 ANY_COUNT = 1_000_000
+MAX_PROMPT = 4000  # characters of a system prompt
 SECONDS_A_DAY = 86_400
 MODEL_NAMES = ("avibe", "avision")
 ORIGIN = re.compile(r"https?://[^/?#@\s,*]+")
@@ -24,6 +25,7 @@ HOST_NAME = re.compile(rf"(?=.{{1,253}}$){HOST_LABEL}(\.{HOST_LABEL})*")
 DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 GPU_NAME = re.compile(r"\d{1,3}|GPU-[0-9A-Fa-f-]+|MIG-[0-9A-Za-z/-]+")
 KEY = re.compile(r"[!-~]{16,256}")
+BEARER = re.compile(r"[!-~]{1,4096}")
 SIGNING_KEY = re.compile(r"[!-~]{32,1024}")
 TEXT = re.compile(r"[!-~]{1,256}")
 WORD = re.compile(r"[A-Za-z0-9._-]{1,63}")
@@ -159,6 +161,8 @@ def database() -> Kind[str]:
     """An SQLAlchemy URL of SQLite or PostgreSQL; shown without its password."""
 
     def parse(text: str) -> str:
+        if text.startswith("postgres://"):  # as libpq and hosts of databases spell it
+            text = text.replace("postgres", "postgresql", 1)
         scheme = urlsplit(text).scheme.partition("+")[0]
         if scheme not in ("sqlite", "postgresql") or (scheme == "sqlite" and not text.startswith("sqlite:///")):
             raise ValueError(text)
@@ -213,6 +217,19 @@ def text() -> Kind[str]:
     return Kind(parse, "1 to 256 printable ASCII characters without spaces")
 
 
+def prompt() -> Kind[str]:
+    """A text that a model reads, in any language; `\\n` in it begins a new line."""
+
+    def parse(text: str) -> str:
+        prompt = text.replace("\\n", "\n").strip()
+        if not 0 < len(prompt) <= MAX_PROMPT or not all(letter == "\n" or letter.isprintable() for letter in prompt):
+            raise ValueError(text)
+        return prompt
+
+    expected = f"a text of 1 to {MAX_PROMPT} characters in one line, with \\n for a new line"
+    return Kind(parse, expected, lambda prompt: prompt.replace("\n", "\\n"))
+
+
 def storage() -> Kind[str]:
     """`memory` or a Redis URL, shown without its credentials."""
 
@@ -235,6 +252,46 @@ def web_address() -> Kind[str]:
         return text
 
     return Kind(parse, "a URL such as http://127.0.0.1:4318", without_credentials)
+
+
+def base_address(text: str) -> str:
+    """Return a base URL of a server without its last slash. Raises ValueError for any other text, credentials too."""
+    address = urlsplit(text)
+    plain = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    if not plain or "@" in address.netloc or re.search(r"[?#\s,]", text):
+        raise ValueError
+    return text.rstrip("/")
+
+
+def upstream() -> Kind[tuple[str, ...]]:
+    """Base URLs of servers, comma-separated, or one name of a file of them."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        if "/" not in text:
+            return (_matching(VERSION, text),)
+        urls = tuple(base_address(part.strip()) for part in text.split(","))
+        if len(set(urls)) < len(urls):
+            raise ValueError
+        return urls
+
+    expected = "base URLs without credentials, such as http://gpu1:8000/v1, or a name of UPSTREAMS_FILE"
+    return Kind(parse, expected, ",".join)
+
+
+def bearer() -> Kind[str]:
+    """A key that is sent to another server; never shown."""
+
+    def parse(text: str) -> str:
+        if not BEARER.fullmatch(text):
+            raise ValueError
+        return text
+
+    return Kind(parse, "1 to 4096 printable ASCII characters without spaces", lambda _: MASK)
+
+
+def alias() -> Kind[str]:
+    """The name of a model, as any server may have it."""
+    return Kind(lambda text: _matching(ALIAS, text), "1 to 128 letters, digits, and ._:/@+-")
 
 
 def header_list() -> Kind[tuple[tuple[str, str], ...]]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from settings import kinds
 from settings.kinds import ANY_COUNT, SECONDS_A_DAY, number, whole
 from settings.table import Group, setting
+from settings.upstreams import Upstream
 
 DATA = Path("/mnt/data/avito")
-QUANTS = ("none", "int8", "int4")
+QUANTS = ("none", "int8", "int4", "fp8")
 DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass(frozen=True, repr=False)
 class ModelSettings(Group):
+    """upstreams: what answers in place of a checkpoint, by the name of the model, as `UpstreamSettings` states it."""
+
     cuda_visible_devices: str | None = setting(
         None,
         kinds.gpus(),
@@ -45,7 +48,7 @@ class ModelSettings(Group):
     vibe_quant: str = setting(
         "none",
         kinds.choice(*QUANTS),
-        "weights of Avibe on a processor, quantized while loading: none, int8 (8 bits) or int4 (4 bits)",
+        "weights of Avibe, quantized while loading: none, int8 (8 bits), int4 (4 bits) or, on new GPUs, fp8",
     )
     vision_quant: str = setting("none", kinds.choice(*QUANTS), "the same for Avision, its vision tower excepted")
     vibe_model_dir: Path = setting(
@@ -106,6 +109,8 @@ class ModelSettings(Group):
         "are always known",
     )
 
+    upstreams: Mapping[str, Upstream] = field(default_factory=kinds.Table)
+
     @property
     def own_devices(self) -> Mapping[str, str | None]:
         """Return the devices of single models, by setting."""
@@ -124,6 +129,14 @@ class GenerationSettings(Group):
     )
     temperature: float = setting(0.7, number(0, 2), "default sampling temperature; 0 is greedy")
     max_prompt_length: int = setting(2000, whole(1, ANY_COUNT), "maximum length of a prompt in characters")
+    system_prompt_avibe: str | None = setting(
+        None, kinds.prompt(), "system prompt of what is asked of Avibe on the page; \\n begins a new line"
+    )
+    system_prompt_avision: str | None = setting(None, kinds.prompt(), "the same for Avision")
+
+    def system_prompt(self, model: str) -> str:
+        """Return the system prompt of a model on the page, "" for none."""
+        return (self.system_prompt_avision if model == "avision" else self.system_prompt_avibe) or ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,7 +153,9 @@ class EngineSettings(Group):
         "size of each model's KV cache in tokens, one figure for both or avibe=...,avision=...",
         unset="as many contexts for both as the device's memory holds",
     )
-    max_waiting: int = setting(128, whole(0, 65_536), "maximum length of the waiting queue per model")
+    max_waiting: int = setting(
+        128, whole(0, 65_536), "maximum length of the waiting queue per model; one client alone may hold half of it"
+    )
     max_num_batched_tokens: int = setting(
         0, whole(0, ANY_COUNT), "token budget of one step; 0: 320 on the CPU, 2048 on CUDA"
     )
@@ -150,6 +165,11 @@ class EngineSettings(Group):
         20.0, number(1, SECONDS_A_DAY), "seconds without a step after which a busy model counts as stalled"
     )
     cpu_threads: int = setting(0, whole(0, 1024), "compute threads on the CPU; 0: one per core")
+    draft_tokens: int = setting(
+        8,
+        whole(0, 64),
+        "tokens that one step on a processor may draft from an answer's own text and verify; 0: none",
+    )
     prefix_cache: bool = setting(True, kinds.switch(), "cache keys and values of shared prompt prefixes")
     prefix_sharing: str = setting(
         "client",

@@ -30,9 +30,9 @@ def prices() -> Kind[Mapping[str, Figures]]:
 
     def parse(text: str) -> Table[Figures]:
         if "=" not in text:
-            return Table(dict.fromkeys(MODEL_NAMES, _figures(text)))
+            return Table(dict.fromkeys(MODEL_NAMES, parse_price(text)))
         pairs = [[half.strip() for half in part.split("=")] for part in text.split(",")]
-        by_name = {name: _figures(figures) for name, figures in pairs}
+        by_name = {name: parse_price(figures) for name, figures in pairs}
         if len(by_name) < len(pairs) or not all(_is_model(name) for name in by_name):
             raise ValueError(text)
         return Table(by_name)
@@ -71,7 +71,7 @@ def _millionths(text: str) -> int:
     return int(match[1]) * MILLION + int((match[2] or "").ljust(6, "0"))
 
 
-def _figures(text: str) -> Figures:
+def parse_price(text: str) -> Figures:
     """Return the prices of one model; without one of their own, cached prompt tokens cost as much as others."""
     figures = [_millionths(part) for part in text.split("/")]
     if len(figures) not in (2, 3):

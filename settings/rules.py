@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from settings.client_groups import AccessSettings
@@ -13,11 +13,12 @@ from settings.defaults import SPARE_THREADS, threads_needed
 from settings.groups import Settings
 from settings.model_groups import EngineSettings, ModelSettings
 from settings.money import shown
-from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names
+from settings.versions import PUBLISHED, broken_version_rules, count_of, full_names, versions_of
 
 DEMO = Path("demo")
 NAME = re.compile(r"[A-Z][A-Z_]+")
-VERSIONS = {"VIBE_MODELS", "VISION_MODELS"}
+UPSTREAMS = {"VIBE_UPSTREAM", "VISION_UPSTREAM", "VIBE_UPSTREAM_ROLE", "VISION_UPSTREAM_ROLE", "UPSTREAMS_FILE"}
+VERSIONS = {"VIBE_MODELS", "VISION_MODELS", *UPSTREAMS}
 # The settings that a rule depends on, by the first that its sentence names, where these are not those that it names.
 DEPENDS: Mapping[str, Set[str]] = {
     "WORKERS": {"WORKERS"},
@@ -34,6 +35,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _batch(settings.engine)
     yield from _models(settings.model)
     yield from broken_version_rules(settings.model)
+    yield from _upstreams(settings)
     yield from _spending(settings)
     yield from _access(settings.access)
     yield from _log_file(settings.logging.log_file)
@@ -50,14 +52,14 @@ def true_without(unusable: Set[str], sentences: Iterable[str]) -> Iterator[str]:
             yield sentence
 
 
-def missing_files(access: AccessSettings) -> Iterator[str]:
-    """Yield a warning for each file of keys that is not there.
+def missing_files(access: AccessSettings, ways: Collection[str] = ("keys", "jwt")) -> Iterator[str]:
+    """Yield a sentence for each file of keys that is not there. ways: those of AUTH whose files are looked at.
 
-    No mistake: `python -m keys make --line` makes the first line of one, with these settings.
+    No mistake of the settings: `python -m keys make --line` makes the first line of one, with these settings.
     """
-    for name in ("api_keys_file", "jwt_jwks_file"):
+    for way, name in (("keys", "api_keys_file"), ("jwt", "jwt_jwks_file")):
         path = getattr(access, name)
-        if path is not None and not os.path.isfile(path):
+        if way in ways and path is not None and not os.path.isfile(path):
             yield f"{name.upper()}={str(path)!r}: expected a file that can be read, and there is none"
 
 
@@ -126,6 +128,18 @@ def _batch(engine: EngineSettings) -> Iterator[str]:
 def _models(model: ModelSettings) -> Iterator[str]:
     if not model.vibe_models and model.vibe_tokenizer_dir == DEMO != model.vibe_model_dir:
         yield "VIBE_TOKENIZER_DIR='demo': expected VIBE_MODEL_DIR=demo beside it, because it fits that model alone"
+
+
+def _upstreams(settings: Settings) -> Iterator[str]:
+    model, given = settings.model, settings.upstream
+    for versions, prefix in zip(versions_of(model), ("VIBE", "VISION"), strict=True):
+        upstream = model.upstreams.get(versions.model)
+        if upstream is not None and versions.folders and not upstream.loads:
+            yield f"{prefix}_UPSTREAM: expected {prefix}_UPSTREAM_ROLE=first or spare beside {prefix}_MODELS"
+        for name in ("model", "key", "role") if upstream is None else ():
+            setting = f"{prefix}_upstream_{name}".lower()
+            if getattr(given, setting) not in (None, "only") and getattr(given, f"{prefix}_upstream".lower()) is None:
+                yield f"{setting.upper()}: expected {prefix}_UPSTREAM beside it"
 
 
 def _spending(settings: Settings) -> Iterator[str]:

@@ -42,8 +42,9 @@ def versions_of(settings: ModelSettings) -> tuple[Versions, ...]:
 
 
 def count_of(settings: ModelSettings) -> int:
-    """Return how many checkpoints are loaded."""
-    return sum(max(1, len(versions.names)) for versions in versions_of(settings))
+    """Return how many backends take requests: one for each checkpoint, and one for each upstream beside them."""
+    loaded = sum(max(1, len(versions.names)) for versions in versions_of(settings))
+    return loaded + sum(1 for one in settings.upstreams.values() if one.extra or one.loads)
 
 
 def full_names(settings: ModelSettings) -> Mapping[str, str]:
@@ -54,7 +55,13 @@ def full_names(settings: ModelSettings) -> Mapping[str, str]:
         for place, name in enumerate(versions.names):
             full = f"{versions.model}{MARK}{name}"
             found[full] = full if place else versions.model
-    return found
+    return found | {name: name for name in settings.upstreams}
+
+
+def allowable_names(settings: ModelSettings) -> tuple[str, ...]:
+    """Return the names by which a client may be allowed models: those of the service, and those that demos have."""
+    own = [name for name in full_names(settings) if name not in PUBLISHED]
+    return (*own, *("-demo@".join(name.split(MARK)) if MARK in name else f"{name}-demo" for name in own))
 
 
 def broken_version_rules(settings: ModelSettings) -> Iterator[str]:

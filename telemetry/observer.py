@@ -46,6 +46,11 @@ class RequestObserver:
         self._model, self._protocol = model, protocol
         self.served_id: str | None = None
 
+    @property
+    def trace_parent(self) -> str:
+        """What `Trace.parent` says."""
+        return self._trace.parent
+
     def hold(self) -> Callable[[], None]:
         """Keep the trace open beyond the response; return what releases it, once, however often it is called."""
         return self._trace.hold()
@@ -106,13 +111,14 @@ class RequestObserver:
         """Count the response, write its access line at this level, and return its seconds since the arrival.
 
         rule: of the route, None where none matched; then the line shows the start of the path. client: its address;
-        account: the name of its key or token, "" without one.
+        account: the name of its key or token, "" without one. level: logging.NOTSET for no line.
         """
         seconds = self._clock() - self._began
         self._metrics.prometheus.http(method, rule, status, seconds)
         if account:
             self._metrics.prometheus.by_key(account, status)
-        who = f"{client} {account}" if account else client
-        access_log.log(level, "%s %s %d %.3fs %s", method, rule or quote(path)[:LOGGED_PATH], status, seconds, who)
+        if level != logging.NOTSET:
+            who = f"{client} {account}" if account else client
+            access_log.log(level, "%s %s %d %.3fs %s", method, rule or quote(path)[:LOGGED_PATH], status, seconds, who)
         self._trace.responded(status, streamed)
         return seconds

@@ -158,7 +158,7 @@ def test_all_mistakes_are_reported_at_once():
         ("TEMPERATURE", "2.1"),
         ("TEMPERATURE", "inf"),
         ("QUEUE_TIMEOUT", "0"),
-        ("RATE_LIMIT_STORAGE", "redis"),
+        ("RATE_LIMIT_STORAGE", "redis:6379"),
         ("RATE_LIMIT_STORAGE", "redis://"),
         ("RATE_LIMIT_STORAGE", "http://host"),
         ("RATE_LIMIT_STORAGE", "redis://host:port"),

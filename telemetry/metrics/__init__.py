@@ -8,11 +8,13 @@ from collections.abc import Callable
 from engine.backend import Models
 from engine.types import Completion
 from telemetry.metrics.application import ApplicationFigures
+from telemetry.metrics.backup import BackupMetrics, NotedBackup
 from telemetry.metrics.busiest import Busiest
 from telemetry.metrics.history import History
 from telemetry.metrics.machine import Machine
 from telemetry.metrics.prometheus import CacheFigures, PrometheusMetrics
 from telemetry.metrics.spending import SpendingMetrics
+from telemetry.metrics.upstreams import Reports, UpstreamMetrics
 from telemetry.metrics.usage import KeptUsage, UsageMetrics
 from telemetry.protocol import Protocol
 
@@ -52,6 +54,14 @@ class Metrics:
         """Export how usage is kept."""
         self.usage = figures
         self.prometheus.registry.register(UsageMetrics(figures))
+
+    def watch_backup(self, status: Callable[[], NotedBackup | None]) -> None:
+        """Export what is noted of the last backup."""
+        self.prometheus.registry.register(BackupMetrics(status))
+
+    def watch_upstreams(self, reports: Reports) -> None:
+        """Export what is known of servers elsewhere."""
+        self.prometheus.registry.register(UpstreamMetrics(reports))
 
     @property
     def uptime(self) -> float:

@@ -19,6 +19,14 @@ import psutil
 GIB = 1024**3
 # Minimum interval between two measurements of the load, in CPU seconds over all cores.
 SHORTEST_INTERVAL = 0.1
+NO_GPU: dict[str, str | bool] = {
+    "available": False,
+    "gpu_name": "none",
+    "gpu_memory_allocated_gb": "0.00",
+    "gpu_memory_reserved_gb": "0.00",
+    "gpu_memory_total_gb": "0.00",
+    "gpu_utilization": "0.00%",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +179,12 @@ def _used(cuda: ModuleType) -> list[int]:
 
 
 def shown_gpu(figures: GpuFigures | None) -> dict[str, str | bool]:
-    """Return the GPU's figures in that form; `gpu_utilization` is allocated over total memory."""
+    """Return the GPU's figures in that form; `gpu_utilization` is allocated over total memory.
+
+    Without a GPU the names are the same, so that what reads them finds each.
+    """
     if figures is None:
-        return {"available": False}
+        return NO_GPU.copy()
     shown: dict[str, str | bool] = {
         "gpu_name": figures.name,
         "gpu_memory_allocated_gb": f"{figures.allocated / GIB:.1f}",

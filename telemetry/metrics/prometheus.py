@@ -6,6 +6,7 @@ Request counters are kept here; what the backends count themselves is read from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -23,11 +24,21 @@ from telemetry.version import RELEASE, VERSION
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 METHODS = {"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"}
 UNMATCHED = "unmatched"
+SERIES = 1024  # that are found at once
 # Of client keys and tokens with a series of their own; what is beyond counts as `other`.
 MAX_KEYS, OTHER_KEYS = 200, "other"
 REFUSALS = ("missing", "wrong", "disabled", "expired")
 # Statuses exported as zero from the start: Prometheus sees no increase in a series that begins with its first event.
-WATCHED_ENDS = ("success", "overloaded", "not_ready", "deadline_exceeded", "model_error", "internal_error")
+WATCHED_ENDS = (
+    "success",
+    "overloaded",
+    "not_ready",
+    "deadline_exceeded",
+    "model_error",
+    "internal_error",
+    "upstream_failed",
+    "upstream_timeout",
+)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5)
@@ -49,6 +60,8 @@ COUNTS = {
     "generation_tokens": "Generated tokens.",
     "nan_logits": "Rows of logits with NaN or infinite values.",
     "preemptions": "Running sequences returned to the waiting queue so that others could run.",
+    "draft_tokens": "Tokens drafted from the text so far and verified.",
+    "accepted_draft_tokens": "Drafted tokens that were chosen: each saved a step.",
     "engine_restarts": "Restarts of the engine thread.",
     "steps": "Engine steps.",
 }
@@ -98,6 +111,10 @@ class PrometheusMetrics:
         self._requests = self._counter(
             "requests", "Generation requests by final status.", "model", "protocol", "status"
         )
+        # Looking a series up costs more than counting in it, which happens for each refusal of a flood too.
+        self._http_of = lru_cache(SERIES)(self._http.labels)
+        self._http_seconds_of = lru_cache(SERIES)(self._http_seconds.labels)
+        self._requests_of = lru_cache(SERIES)(self._requests.labels)
         self._first = self._histogram("time_to_first_token_seconds", "Time to first token.", SECONDS, "model")
         self._gap = self._histogram(
             "inter_token_latency_seconds", "Mean time between the tokens of an answer.", TOKEN_GAP_SECONDS, "model"
@@ -128,8 +145,8 @@ class PrometheusMetrics:
     def http(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Count one response; route: the URL rule that matched, never the path."""
         route = route or UNMATCHED
-        self._http.labels(method if method in METHODS else "other", route, str(status)).inc()
-        self._http_seconds.labels(route).observe(seconds)
+        self._http_of(method if method in METHODS else "other", route, str(status)).inc()
+        self._http_seconds_of(route).observe(seconds)
 
     def by_key(self, name: str, status: int) -> None:
         """Count one response to the holder of the key or token of this name."""
@@ -147,6 +164,10 @@ class PrometheusMetrics:
         """Count a request whose key or token was refused; reason: one of REFUSALS."""
         self._credentials.labels(reason).inc()
 
+    def watch_streams(self, size: Callable[[], tuple[int, int]]) -> None:
+        """Export how many streams can be read again, and the bytes of their events."""
+        self.registry.register(_ResumableStreams(size))
+
     def watch_keys(self, size: Callable[[], int], failing: Callable[[], bool]) -> None:
         """Export how many client keys are known, and whether reading them fails."""
         self.registry.register(_ClientKeys(size, failing))
@@ -157,7 +178,7 @@ class PrometheusMetrics:
 
     def ended(self, model: str, protocol: Protocol | None, status: str) -> None:
         """Count a finished generation request; status: `success` or an error code."""
-        self._requests.labels(model, protocol.value if protocol is not None else UNMATCHED, status).inc()
+        self._requests_of(model, protocol.value if protocol is not None else UNMATCHED, status).inc()
 
     def completed(self, model: str, completion: Completion) -> None:
         """Observe times and lengths of a completed answer."""
@@ -287,6 +308,16 @@ class _StoredResponses(Collector):
         responses, size = self._size()
         yield _plain("stored_responses", "Stored responses.", responses)
         yield _plain("stored_responses_bytes", "Size of the stored responses.", size)
+
+
+class _ResumableStreams(Collector):
+    def __init__(self, size: Callable[[], tuple[int, int]]) -> None:
+        self._size = size
+
+    def collect(self) -> Iterator[Metric]:
+        streams, size = self._size()
+        yield _plain("resumable_streams", "Streams of the page that can be read again.", streams)
+        yield _plain("resumable_streams_bytes", "Size of their events.", size)
 
 
 class _ClientKeys(Collector):

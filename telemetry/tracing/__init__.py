@@ -6,6 +6,7 @@ tracing is off, all of them do nothing and OpenTelemetry is never imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from config import Settings
@@ -20,6 +21,9 @@ class Tracing(Protocol):
     def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
         """Return the trace of a request that arrived at `began`, in seconds of the monotonic clock."""
 
+    def use_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these to the collector from now on."""
+
     def stop(self) -> None:
         """Export pending spans, within a bounded time; nothing is exported afterwards."""
 
@@ -31,6 +35,9 @@ class NoTracing:
 
     def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
         return self._nothing
+
+    def use_headers(self, headers: Mapping[str, str]) -> None:
+        """Nothing to send."""
 
     def stop(self) -> None:
         """Nothing to export."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -17,6 +17,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from requests import PreparedRequest, Session
+from requests.auth import AuthBase
 
 from config import Settings
 from telemetry.tracing.request_trace import begun
@@ -55,14 +57,33 @@ class Reporter(SpanExporter):
         self._exporter.shutdown()
 
 
+class RenewedHeaders(AuthBase):
+    """The operator's headers of each request to the collector, as they are now."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        request.headers.update(self.headers)
+        return request
+
+
 class CollectorTracing:
     """Tracing to an exporter.
 
     share: fraction of requests to trace where the client has not decided, 0 to 1; patience: seconds that a stop waits
-    for the last batch.
+    for the last batch; headers: those that may be renewed.
     """
 
-    def __init__(self, exporter: SpanExporter, service: str, share: float, patience: float = STOP_PATIENCE) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        service: str,
+        share: float,
+        patience: float = STOP_PATIENCE,
+        headers: RenewedHeaders | None = None,
+    ) -> None:
+        self._headers = headers
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(share)),
             resource=Resource.create({"service.name": service}),
@@ -77,6 +98,11 @@ class CollectorTracing:
         carrier = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name)) is not None}
         context = self._propagator.extract(carrier)
         return begun(self._tracer, context, method, route, request_id, began)
+
+    def use_headers(self, headers: Mapping[str, str]) -> None:
+        """Send these to the collector from now on, beside what names the body's form."""
+        if self._headers is not None:
+            self._headers.headers = headers
 
     def flush(self) -> None:
         """Export pending spans and wait until that is done."""
@@ -95,11 +121,16 @@ def collector_tracing(settings: Settings, send_timeout: float = SEND_TIMEOUT) ->
     """
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     wanted = settings.tracing
+    headers = RenewedHeaders(dict(wanted.otel_exporter_otlp_headers or ()))
+    session = Session()
+    if headers.headers and "@" not in str(wanted.otel_exporter_otlp_endpoint):  # else the address has what it needs
+        session.auth = headers
     exporter = OTLPSpanExporter(
         endpoint=f"{str(wanted.otel_exporter_otlp_endpoint).rstrip('/')}{PATH}",
-        headers=dict(wanted.otel_exporter_otlp_headers or ()),
+        headers=headers.headers,
         timeout=send_timeout,
+        session=session,
     )
-    tracing = CollectorTracing(exporter, wanted.otel_service_name, wanted.otel_traces_sampler_arg)
+    tracing = CollectorTracing(exporter, wanted.otel_service_name, wanted.otel_traces_sampler_arg, headers=headers)
     atexit.register(tracing.stop)
     return tracing

@@ -55,6 +55,11 @@ class RequestTrace(Trace):
         self._status, self._streamed, self._error = 0, False, ""
         span.set_attribute("gen_ai.response.id", ID_PREFIXES.get(route, "") + request_id)
 
+    @property
+    def parent(self) -> str:
+        context = self._span.get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+
     def hold(self) -> Callable[[], None]:
         with self._lock:
             self._holders += 1

@@ -21,6 +21,11 @@ class Trace:
     It ends when the response's status is known and every hold is released, since a stream outlasts its status.
     """
 
+    @property
+    def parent(self) -> str:
+        """The W3C `traceparent` for a server that is asked on behalf of the request, "" where it is not traced."""
+        return ""
+
     def hold(self) -> Callable[[], None]:
         """Keep the trace open until the returned function is called; further calls of it do nothing."""
         return _nothing

@@ -15,6 +15,7 @@ from engine.text.grammar_trials import PROCESSES
 from engine.text.image_workers import MEMORY_BYTES
 from models.memory_plan import CONNECTION_BYTES, MIB, memory_plan, plan_of
 from models.selection import engine_config, planned_models
+from routes.resumable import MEMORY_BYTES as STREAM_MEMORY
 from serving.framing import MAX_HEAD_BYTES
 from serving.intake import READ_BYTES
 from tests.sparse_checkpoints import sparse_text, sparse_vision
@@ -54,6 +55,7 @@ def test_the_lines_are_the_limits_of_the_code(settings):
     """Of connections, grammars and decoders; more threads or bodies make a larger plan."""
     assert CONNECTION_BYTES == MAX_HEAD_BYTES + READ_BYTES
     plan = memory_plan(settings, planned_models(settings))
+    assert plan.lines["resumable_streams"] == STREAM_MEMORY
     assert plan.lines["grammars"] == 2 * CACHED_BYTES
     assert plan.lines["grammar_trials"] == PROCESSES * TRIAL_BYTES
     assert plan.lines["image_decoders"] == settings.engine.image_workers * MEMORY_BYTES

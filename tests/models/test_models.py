@@ -331,7 +331,9 @@ def test_models_are_known_before_they_are_loaded():
         "built = models.build_models(config.load_settings({}, None))\n"
         "print([backend.info.served_id for _, backend in built], built.ready, 'torch' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
     assert run.stdout.splitlines()[-1] == "['avibe-demo', 'avision-demo'] False False"
 
 

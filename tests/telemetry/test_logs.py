@@ -182,7 +182,9 @@ def test_full_disk_raises_in_no_caller():
         "logs.set_up_logging(config.load_settings({'LOG_FILE': '/dev/full'}, None))\n"
         "for number in range(3): logging.info('line %d', number)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
+    )
     assert run.stderr == "The log file /dev/full cannot be written: No space left on device.\n"
     assert run.stdout.count("line") == 3
 

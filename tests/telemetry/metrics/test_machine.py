@@ -76,7 +76,7 @@ def test_the_processors_are_measured_since_the_last_query_of_any_thread():
     for _ in range(3):
         thread = threading.Thread(target=lambda: seen.append(processors.percent()))
         thread.start()
-        thread.join()
+        thread.join(60)
     assert seen[0] == seen[1]
     assert seen == pytest.approx([50, 50, 100])
 

@@ -80,4 +80,4 @@ def otlp_sink():
             sink.hold.set()
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(60)

@@ -255,7 +255,7 @@ def test_a_trace_that_is_released_twice_ends_once(client, traced, avibe):
     assert traced.spans() == []
     for thread in [threading.Thread(target=release) for _ in range(2)]:
         thread.start()
-        thread.join()
+        thread.join(60)
     assert len(traced.spans()) == 1
 
 

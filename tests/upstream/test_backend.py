@@ -1,0 +1,241 @@
+"""A model that a server elsewhere answers for: good answers, what is passed on, capacity, and the end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from engine.errors import ContextTooLong, NotReady, Overloaded, RequestAborted, Unsupported, UpstreamFailed
+from engine.types import AnswerRules, ChatPrompt, DetokenizeRequest, EncodedImage, Spent, TextPrompt, TokenizeRequest
+from settings.upstream_kinds import KINDS
+from tests.fake_upstream import WORDS, FakeUpstream
+from tests.upstream.conftest import Open, asking
+
+SAID = "".join(f"{word} " for word in WORDS)
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_an_answer_is_the_servers_with_its_usage(server: FakeUpstream, opened: Open) -> None:
+    """Text, finish reason and tokens are those that the server tells."""
+    backend = opened()
+    completion = backend.submit(asking()).result()
+    assert (completion.text, completion.finish_reason) == (SAID, "stop")
+    assert (completion.prompt_tokens, completion.output_tokens, completion.cached_tokens) == (11, len(WORDS), 3)
+    stats = backend.stats()
+    assert (stats.prompt_tokens_total, stats.generation_tokens_total, stats.num_requests_running) == (11, 11, 0)
+
+
+def test_a_server_that_tells_no_usage_is_estimated(server: FakeUpstream, opened: Open) -> None:
+    """Budgets are charged all the same, rather too much than too little."""
+    server.script.usage = False
+    completion = opened().submit(asking()).result()
+    assert completion.prompt_tokens > 0
+    assert completion.output_tokens >= len(WORDS)
+
+
+def test_a_stream_has_the_servers_parts(server: FakeUpstream, opened: Open) -> None:
+    """Each event is a part; they are there from the first on, though nobody listened yet."""
+    generation = opened().submit(asking())
+    generation.wait_for_begin()
+    assert "".join(piece.text for piece in generation.pieces()) == SAID
+    assert generation.result().text == SAID
+
+
+def test_the_server_is_told_what_is_asked_for(server: FakeUpstream, opened: Open) -> None:
+    """Values that are not neutral, the ids and the key; nothing else."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    wanted = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ("x",), "presence_penalty": 0.5, "top_k": 3}
+    opened(key="a-secret", model="org/m").submit(asking(request_id="id-1", trace=trace, **wanted)).result()
+    (heard,) = server.heard
+    assert heard.path == "/v1/chat/completions"
+    assert (heard.headers["authorization"], heard.headers["x-request-id"]) == ("Bearer a-secret", "id-1")
+    assert heard.headers["traceparent"] == trace
+    assert heard.body == {
+        "model": "org/m",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [{"role": "user", "content": "Hello"}],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "max_tokens": 50,
+        **wanted,
+        "stop": ["x"],
+    }
+
+
+def test_images_tools_and_a_schema_are_passed_on(server: FakeUpstream, opened: Open) -> None:
+    """In the form of OpenAI's chat completions."""
+    server.script.deltas = [{"content": '{"a": 1}'}]
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    content = [{"type": "text", "text": "What?"}, {"type": "image"}]
+    prompt = ChatPrompt(({"role": "user", "content": content},), (EncodedImage(PNG, 1, 1),), (tool,))
+    rules = AnswerRules("response_format", SCHEMA, arguments={"look": {"type": "object"}}, parallel=False)
+    opened(vision=True).submit(asking(prompt=prompt, rules=rules)).result()
+    body = server.heard[0].body
+    assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+    assert body["tools"] == [tool]
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert body["parallel_tool_calls"] is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "field"),
+    [
+        ("openai", {"top_k": 5}, "top_k"),
+        ("openai", {"min_p": 0.1}, "min_p"),
+        ("openai", {"repetition_penalty": 1.1}, "repetition_penalty"),
+        ("openai", {"prompt": TextPrompt("x")}, "prompt"),
+        ("anthropic", {"seed": 1}, "seed"),
+        ("anthropic", {"rules": AnswerRules("response_format", SCHEMA)}, "response_format"),
+        ("ollama", {"logprobs": 1}, "logprobs"),
+        ("ollama", {"rules": AnswerRules(call="required", arguments={"a": {}})}, "tool_choice"),
+        ("gemini", {"logit_bias": {1: 2.0}}, "logit_bias"),
+        ("vllm", {"return_token_ids": True}, "return_token_ids"),
+        ("vllm", {"echo": True}, "echo"),
+    ],
+)
+def test_what_the_server_does_not_take_is_refused_by_name(
+    server: FakeUpstream, opened: Open, kind: str, values: dict[str, object], field: str
+) -> None:
+    """Before the server is asked, since it would ignore the field."""
+    backend = opened(kind=kind, takes=KINDS[kind])
+    with pytest.raises(Unsupported) as refused:
+        backend.submit(asking(**values))
+    assert refused.value.param == field
+    assert not server.heard
+    assert backend.stats().num_requests_running == 0
+
+
+def test_tokens_are_the_servers_own(opened: Open) -> None:
+    """They are neither counted nor spelled here, and a refusal says so."""
+    backend = opened()
+    with pytest.raises(Unsupported):
+        backend.tokenize(TokenizeRequest(TextPrompt("x")))
+    with pytest.raises(Unsupported):
+        backend.detokenize(DetokenizeRequest((1,)))
+
+
+def test_an_answer_that_breaks_its_schema_is_none(server: FakeUpstream, opened: Open) -> None:
+    """It is asked for again, and is a typed error in the end; one that is cut by its length may be a part."""
+    rules = AnswerRules("response_format", SCHEMA)
+    server.script.deltas = [{"content": '{"a": "one"}'}]
+    with pytest.raises(UpstreamFailed):
+        opened(retries=1).submit(asking(rules=rules)).result()
+    assert len(server.heard) == 2
+    server.script.finish = "length"
+    assert opened().submit(asking(rules=rules)).result().finish_reason == "length"
+
+
+def test_calls_are_the_text_that_templates_write(server: FakeUpstream, opened: Open) -> None:
+    """So that the same parser reads them, whoever has made them."""
+    server.script.deltas = [
+        {"content": "Let me see."},
+        {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "look", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"q": '}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '"b"}'}}]},
+        {"tool_calls": [{"index": 1, "function": {"name": "stop"}}]},
+    ]
+    server.script.finish = "tool_calls"
+    rules = AnswerRules(arguments={"look": {}, "stop": {}})
+    completion = opened().submit(asking(rules=rules)).result()
+    first = '<tool_call>\n{"name": "look", "arguments": {"q": "b"}}\n</tool_call>'
+    second = '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>'
+    assert completion.text == f"Let me see.{first}\n{second}"
+    assert completion.finish_reason == "stop"
+
+
+def test_a_client_that_leaves_closes_the_connection(server: FakeUpstream, opened: Open) -> None:
+    """By which the server stops generating; what it made so far is accounted."""
+    server.script.gap = 0.05
+    server.script.words *= 1000
+    generation = opened().submit(asking())
+    assert next(generation.pieces()).text
+    generation.abort()
+    server.wait_for(lambda server: server.heard[0].left)
+    with pytest.raises(RequestAborted):
+        generation.result()
+    assert generation.spent.output_tokens > 0
+
+
+def test_one_client_leaves_room_for_others(server: FakeUpstream, opened: Open) -> None:
+    """A client may have seven eighths of what may be in flight; beyond all of it everybody is refused at once."""
+    server.script.wait = 30
+    backend = opened(capacity=8)
+    held = [backend.submit(asking(client="greedy")) for _ in range(7)]
+    with pytest.raises(Overloaded):
+        backend.submit(asking(client="greedy"))
+    held.append(backend.submit(asking(client="modest")))
+    assert isinstance(backend.would_refuse("third"), Overloaded)
+    for one in held:
+        one.abort()
+
+
+def test_a_batch_leaves_half_of_the_capacity(server: FakeUpstream, opened: Open) -> None:
+    """And is woken once there is room again."""
+    server.script.wait = 30
+    backend, woken = opened(capacity=2), threading.Event()
+    held = backend.submit_when_free(asking(), True, woken.set)
+    assert held is not None
+    assert backend.submit_when_free(asking(), False, woken.set) is None
+    held.abort()
+    assert woken.wait(30)
+
+
+def test_a_connection_serves_one_request_after_the_other(server: FakeUpstream, opened: Open) -> None:
+    """Though the end of a response comes apart from that of its answer; the client does not wait for it."""
+    server.script.end_apart = 0.1
+    backend = opened()
+    for number in range(1, 4):
+        assert backend.submit(asking()).result().text == SAID
+        server.wait_for(lambda server, many=number: sum(one.done for one in server.heard) == many)  # type: ignore[misc]
+    assert server.accepted == 1  # that of the probe at the start
+
+
+def test_a_server_that_does_not_end_its_response_is_not_waited_for(server: FakeUpstream, opened: Open) -> None:
+    """The answer is whole, and the connection is closed soon after it."""
+    server.script.end_apart = 3600
+    backend = opened()
+    assert backend.submit(asking()).result().text == SAID
+    server.wait_for(lambda server: server.heard[0].left)
+    assert backend.submit(asking()).result().text == SAID
+    assert backend.reports()[0].failures == {}
+
+
+def test_a_stop_ends_what_is_left_and_leaves_nothing(server: FakeUpstream, opened: Open) -> None:
+    """No thread, no connection, no open answer."""
+    server.script.wait = 30
+    before = set(threading.enumerate())
+    backend = opened()
+    generation = backend.submit(asking())
+    server.wait_for(lambda server: server.heard)
+    backend.drain()
+    with pytest.raises(NotReady):
+        backend.submit(asking())
+    backend.stop(0)
+    with pytest.raises(RequestAborted):
+        generation.result()
+    assert set(threading.enumerate()) <= before
+    server.wait_for(lambda server: not server.connections)
+
+
+def test_a_prompt_that_cannot_fit_is_not_sent(server: FakeUpstream, opened: Open) -> None:
+    """What is certain is refused here; the rest is for the server to say, in our words."""
+    backend = opened(max_model_len=64)
+    with pytest.raises(ContextTooLong):
+        backend.submit(asking("x" * 100_000))
+    server.script.faults = ["too long"]
+    with pytest.raises(ContextTooLong) as refused:
+        backend.submit(asking()).result()
+    assert refused.value.max_model_len == 64
+    assert len(server.heard) == 1
+
+
+def test_what_failed_before_any_text_cost_nothing(server: FakeUpstream, opened: Open) -> None:
+    """A request that no server answered is not charged."""
+    backend = opened()
+    server.script.always = "500"
+    generation = backend.submit(asking())
+    with pytest.raises(UpstreamFailed):
+        generation.result()
+    assert generation.spent == Spent()

@@ -1,0 +1,379 @@
+"""What a server may do wrong, and what follows: a retry while the client has nothing, one typed error, a breaker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from engine.backend import Generation
+from engine.errors import (
+    ContextTooLong,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    RequestAborted,
+    RetryLater,
+    ServiceError,
+    UpstreamFailed,
+    UpstreamTimedOut,
+    ValidationError,
+)
+from engine.types import GenerationRequest, Status
+from tests.fake_upstream import FakeUpstream
+from tests.fakes import Clock, ScriptedBackend
+from tests.upstream.conftest import Open, asking
+from tests.upstream.test_backend import SAID
+from upstream.backend import UpstreamBackend
+from upstream.failures import retry_after_of
+from upstream.fleet import Fleet
+from upstream.standing_in import StandingIn
+
+PATIENCE = 60.0
+FAULTS = "reset,500,502,504,503,429,408,html,nonsense,error event,half,cut,401,404,302".split(",")
+# What a server that is silent, or becomes so, is waited for; elsewhere a busy machine shall not reach a limit.
+LIMITS = {"silent": {"first_token_timeout": 0.3}, "stall": {"idle_timeout": 0.3}}
+
+
+def limits_for(fault: str) -> dict[str, float]:
+    """Return the time-outs with which a fault is found soon."""
+    return LIMITS.get(fault, {})
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds; fail the test if it does not in time."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.005)
+
+
+def failure_of(generation: Generation) -> ServiceError:
+    """Return the error that an answer ends with."""
+    with pytest.raises(ServiceError) as caught:
+        generation.result()
+    return caught.value
+
+
+def state_of(backend: UpstreamBackend, number: int = 0) -> str:
+    return backend.reports()[number].state
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_mended_while_the_client_has_nothing(server: FakeUpstream, opened: Open, fault: str) -> None:
+    """Whatever the fault; half an answer as well, for a client that does not stream."""
+    backend = opened()
+    server.script.faults = [fault]
+    assert backend.submit(asking()).result().text == SAID
+    assert len(server.heard) == 2
+    assert sum(backend.reports()[0].failures.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [(fault, Overloaded if fault == "429" else UpstreamFailed) for fault in FAULTS if fault != "503"]
+    + [("503", Overloaded), ("silent", UpstreamTimedOut), ("stall", UpstreamTimedOut)],
+)
+def test_a_lasting_fault_is_one_typed_error(server: FakeUpstream, opened: Open, fault: str, kind: type) -> None:
+    """After the attempts that are allowed, and nothing of the server's words is in it."""
+    backend = opened(retries=1, **limits_for(fault))
+    server.script.faults = [fault] * 2
+    error = failure_of(backend.submit(asking()))
+    assert type(error) is kind
+    assert "secret" not in error.message
+    assert len(server.heard) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [("400", ValidationError), ("422", ValidationError), ("413", PayloadTooLarge)]
+)
+def test_a_clients_mistake_is_not_repeated(server: FakeUpstream, opened: Open, fault: str, kind: type) -> None:
+    """Nor does it count against the server."""
+    backend = opened(breaker_failures=1)
+    server.script.faults = [fault]
+    error = failure_of(backend.submit(asking()))
+    assert type(error) is kind
+    assert "secret" not in error.message
+    assert (len(server.heard), state_of(backend)) == (1, "closed")
+
+
+@pytest.mark.parametrize("withheld", [{"finish": "content_filter"}, {"deltas": [{"refusal": "No."}]}])
+def test_what_a_server_will_not_say_is_not_repeated(
+    server: FakeUpstream, opened: Open, withheld: dict[str, object]
+) -> None:
+    """Nor does it count against the server: one client's questions would keep it from all others."""
+    backend = opened(breaker_failures=1)
+    server.script = replace(server.script, **withheld)  # type: ignore[arg-type]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
+    assert (len(server.heard), state_of(backend)) == (1, "closed")
+
+
+@pytest.mark.parametrize("fault", ["half", "cut", "nonsense", "stall", "error event"])
+def test_nothing_is_repeated_once_the_client_has_a_part(server: FakeUpstream, opened: Open, fault: str) -> None:
+    """The stream ends with one typed error, and what came before is accounted."""
+    backend = opened(**limits_for(fault))
+    server.script.faults, server.script.gap = [fault], 0.02
+    generation = backend.submit(asking())
+    shown = []
+    with pytest.raises(UpstreamTimedOut if fault == "stall" else UpstreamFailed):
+        shown += [piece.text for piece in generation.pieces()]  # kept by the next line alone
+    assert len(server.heard) == 1
+    assert generation.spent.output_tokens > 0
+
+
+def test_silence_in_an_answer_is_found_long_before_the_first_event_would_be_due(
+    server: FakeUpstream, opened: Open
+) -> None:
+    """The shorter limit holds from the first event on."""
+    backend = opened(retries=0, first_token_timeout=600, idle_timeout=0.2)
+    server.script.faults = ["stall"]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+
+
+def test_a_pause_that_the_server_asks_for_is_made(server: FakeUpstream, opened: Open) -> None:
+    """A longer one than is waited for goes to the client."""
+    server.script.retry_after = "0.2"
+    backend = opened()
+    server.script.faults = ["429"]
+    began = time.monotonic()
+    assert backend.submit(asking()).result().text == SAID
+    assert time.monotonic() - began >= 0.2
+    server.script.retry_after, server.script.faults = "40", ["429"]
+    error = failure_of(backend.submit(asking()))
+    assert isinstance(error, RetryLater)
+    assert error.retry_after == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), ("99999", 60.0), ("soon", None), ("nan", None), (None, None)],
+)
+def test_what_a_retry_after_says(text: str | None, seconds: float | None) -> None:
+    """A number of seconds within reason, or nothing."""
+    assert retry_after_of(text) == seconds
+
+
+def test_a_date_is_read_too() -> None:
+    """One that has passed asks for no pause."""
+    assert retry_after_of("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+def test_redirects_are_not_followed(server: FakeUpstream, opened: Open) -> None:
+    """Wherever they point, the request and its key stay here."""
+    backend = opened(retries=0)
+    server.script.faults = ["307"]
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamFailed)
+
+
+def test_failures_in_a_row_open_the_breaker(server: FakeUpstream, opened: Open) -> None:
+    """Then requests are refused at once, and readiness tells; after its time one request tries, and closes it."""
+    clock = Clock()
+    backend = opened(clock=clock, retries=0, breaker_failures=3, breaker_seconds=60)
+    server.script.faults = ["500"] * 3
+    for number in range(3):
+        failure_of(backend.submit(asking(client=f"client {number % 2}")))
+    assert state_of(backend) == "open"
+    assert (backend.state().status, backend.state().restart_needed) == (Status.STALLED, False)
+    with pytest.raises(NotReady):
+        backend.submit(asking())
+    assert isinstance(backend.would_refuse("x"), NotReady)
+    clock.advance(60)
+    until(lambda: state_of(backend) == "half-open")
+    assert backend.state().status is Status.READY
+    assert backend.submit(asking()).result().text == SAID
+    assert state_of(backend) == "closed"
+
+
+@pytest.mark.parametrize("fault", ["500", "reset", "nonsense", "half", "stall"])
+def test_what_one_client_provokes_closes_the_model_for_nobody(server: FakeUpstream, opened: Open, fault: str) -> None:
+    """However often it asks; the failures of others count, each request once, and a good answer forgets them."""
+    backend = opened(retries=2, breaker_failures=3, **limits_for(fault))
+    server.script.always = fault
+    for number in range(4):
+        failure_of(backend.submit(asking(client="poisonous", request_id=str(number))))
+    assert state_of(backend) == "closed"
+    server.script.always = ""
+    assert backend.submit(asking(client="other")).result().text == SAID
+    server.script.always = fault
+    for client in ("poisonous", "other"):
+        failure_of(backend.submit(asking(client=client)))
+    assert state_of(backend) == "closed"  # two requests of six attempts
+    failure_of(backend.submit(asking(client="other")))
+    assert state_of(backend) == "open"
+
+
+def test_one_client_does_not_keep_a_breaker_open(server: FakeUpstream, opened: Open) -> None:
+    """Its failed trial leaves it half open for the next, whose answer closes it."""
+    backend = opened(retries=0, breaker_failures=2, breaker_seconds=0.2)
+    server.script.faults = ["500"] * 4
+    for client in ("a", "b"):
+        failure_of(backend.submit(asking(client=client)))
+    until(lambda: state_of(backend) == "half-open")
+    for _ in range(2):
+        until(lambda: not backend.stats().num_requests_running)
+        failure_of(backend.submit(asking(client="a")))
+    assert state_of(backend) == "half-open"
+    until(lambda: not backend.stats().num_requests_running)
+    assert backend.submit(asking(client="b")).result().text == SAID
+    assert state_of(backend) == "closed"
+
+
+def test_a_server_that_cannot_be_reached_needs_no_second_client(server: FakeUpstream, opened: Open) -> None:
+    """No request provokes that."""
+    backend = opened(retries=0, breaker_failures=3)
+    server.do(server.stop_listening)
+    for _ in range(3):
+        failure_of(backend.submit(asking()))
+    assert state_of(backend) == "open"
+
+
+def test_a_trial_that_fails_opens_it_again(server: FakeUpstream, opened: Open) -> None:
+    """And only one request at a time is such a trial."""
+    backend = opened(retries=0, breaker_failures=1, breaker_seconds=0.2)
+    server.script.faults = ["500"]
+    failure_of(backend.submit(asking()))
+    until(lambda: state_of(backend) == "half-open")
+    server.script.wait = 30
+    trial = backend.submit(asking())
+    server.wait_for(lambda server: len(server.heard) == 2)
+    with pytest.raises(NotReady):
+        backend.submit(asking())
+    trial.abort()
+    server.script.wait, server.script.faults = 0, ["500"]
+    until(lambda: not backend.stats().num_requests_running)
+    failure_of(backend.submit(asking()))
+    assert backend.reports()[0].opened == 2
+
+
+def test_probes_find_a_server_that_is_away_and_one_that_is_back(server: FakeUpstream, opened: Open) -> None:
+    """Without any request of a client, so that readiness recovers behind a load balancer."""
+    server.script.always = "500"
+    backend = opened(probe_seconds=0.1, breaker_seconds=0.2)
+    assert backend.state().status is Status.STALLED
+    server.script.always = ""
+    until(lambda: backend.state().status is Status.READY)
+    assert backend.submit(asking()).result().text == SAID
+    server.script.always = "500"
+    until(lambda: backend.state().status is Status.STALLED)
+    assert len(server.heard) == 1
+
+
+def test_another_server_takes_over(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
+    """From one that does not answer at all, without a pause; its breaker opens, and then it is not asked."""
+    backend = opened(urls=("http://127.0.0.1:1/v1", server.url, other.url), retries=2)
+    for number in range(9):
+        assert backend.submit(asking(f"conversation {number}")).result().text == SAID
+    assert state_of(backend) == "open"  # at the start already
+    assert backend.state().status is Status.READY
+    assert len(server.heard) + len(other.heard) == 9
+
+
+def test_a_killed_server_loses_no_request_that_had_not_begun(
+    server: FakeUpstream, other: FakeUpstream, opened: Open
+) -> None:
+    """Those that had begun to stream end with one typed error."""
+    backend = opened(urls=(server.url, other.url), breaker_failures=100)
+    for one in (server, other):
+        one.script.wait = 0.3
+    waiting = [backend.submit(asking(f"conversation {number}")) for number in range(20)]
+    server.wait_for(lambda server: server.heard)
+    server.do(server.kill)
+    assert [generation.result().text for generation in waiting] == [SAID] * 20
+
+
+def test_a_conversation_stays_with_its_server(server: FakeUpstream, other: FakeUpstream, opened: Open) -> None:
+    """For the prefix cache there; different ones are spread, and load goes before the preference."""
+    backend = opened(urls=(server.url, other.url))
+    for _ in range(4):
+        backend.submit(asking("the same beginning")).result()
+    assert sorted((len(server.heard), len(other.heard))) == [0, 4]
+    for number in range(24):
+        backend.submit(asking(f"conversation {number}")).result()
+    assert min(len(server.heard), len(other.heard)) >= 4
+    for one in (server, other):
+        one.script.wait = 30
+    held = [backend.submit(asking("the same beginning")) for _ in range(20)]
+    until(lambda: sum(one.outstanding for one in backend.reports()) == 20)
+    assert min(one.outstanding for one in backend.reports()) >= 5
+    for one in held:
+        one.abort()
+
+
+def test_the_fewest_outstanding_is_asked_where_the_preferred_is_full(opened: Open) -> None:
+    """A server that comes or goes moves no conversation of the others."""
+    upstream = opened().upstream
+    three = Fleet(replace(upstream, urls=("http://a/v1", "http://b/v1", "http://c/v1")))
+    two = Fleet(replace(upstream, urls=("http://a/v1", "http://b/v1")))
+    keys = [bytes([number]) * 8 for number in range(64)]
+    before, after = ([fleet.choose(key, []).url for key in keys] for fleet in (three, two))  # type: ignore[union-attr]
+    assert all(one == other for one, other in zip(before, after, strict=True) if one != "http://c/v1")
+    assert set(before) == {"http://a/v1", "http://b/v1", "http://c/v1"}
+
+
+def test_the_total_time_ends_all_attempts(server: FakeUpstream, opened: Open) -> None:
+    """However many are left."""
+    backend = opened(timeout=0.3, retries=10)
+    server.script.always = "silent"
+    assert isinstance(failure_of(backend.submit(asking())), UpstreamTimedOut)
+
+
+def test_the_checkpoint_stands_in_for_the_upstream(server: FakeUpstream, opened: Open) -> None:
+    """At a refusal, and where every attempt has failed; a client's mistake is not asked twice."""
+    own, elsewhere = ScriptedBackend(text="Ours."), opened(role="first", retries=0, breaker_failures=2)
+    backend = StandingIn(own, elsewhere)
+    assert backend.submit(asking()).result().text == SAID
+    server.script.faults = ["500", "500"]
+    assert backend.submit(asking(request_id="b")).result().text == "Ours."
+    generation = backend.submit(asking(request_id="c", client="another"))
+    generation.wait_for_begin()
+    assert [piece.text for piece in generation.pieces()] == ["Ours."]
+    assert state_of(elsewhere) == "open"
+    assert backend.submit(asking(request_id="d")).result().text == "Ours."
+    assert backend.state().status is Status.READY
+
+
+def test_a_client_that_leaves_while_the_checkpoint_is_asked_is_stopped_there(
+    server: FakeUpstream, opened: Open
+) -> None:
+    """Not only here: nobody would read that answer to its end."""
+    own, elsewhere = ScriptedBackend(), opened(role="first", retries=0)
+    own.hold = True
+    asked, left = threading.Event(), threading.Event()
+
+    def ask(request: GenerationRequest) -> Generation:
+        asked.set()
+        assert left.wait(PATIENCE)
+        return own.submit(request)
+
+    elsewhere.stand_in = ask
+    server.script.faults = ["500"]
+    generation = elsewhere.submit(asking())
+    assert asked.wait(PATIENCE)
+    generation.abort()
+    left.set()
+    assert isinstance(failure_of(generation), RequestAborted)
+    assert own.aborted == ["r"]
+
+
+def test_a_mistake_of_the_client_is_its_own_though_another_could_be_asked(server: FakeUpstream, opened: Open) -> None:
+    """The checkpoint would refuse it as well."""
+    own, elsewhere = ScriptedBackend(text="Ours."), opened(role="first")
+    server.script.faults = ["too long"]
+    assert isinstance(failure_of(StandingIn(own, elsewhere).submit(asking())), ContextTooLong)
+    assert not own.submitted
+
+
+def test_the_upstream_stands_in_for_the_checkpoint(server: FakeUpstream, opened: Open) -> None:
+    """Where that is at capacity or not ready; the first's word counts where both refuse."""
+    own, elsewhere = ScriptedBackend(text="Ours."), opened(role="spare")
+    backend = StandingIn(own, elsewhere)
+    assert backend.submit(asking()).result().text == "Ours."
+    own.refusal = Overloaded("Full.", 3)
+    assert backend.submit(asking()).result().text == SAID
+    assert backend.would_refuse("x") is None
+    elsewhere.drain()
+    with pytest.raises(Overloaded):
+        backend.submit(asking())

@@ -1,0 +1,287 @@
+"""Reads one answer from the events of an OpenAI-compatible server, and makes of it what an engine of ours would say.
+
+Calls and reasoning become the tags that chat templates write and `routes.chat.output` parses, so that nothing above the
+engine's interface knows who has answered. What is no answer raises UpstreamFailed; texts of the server are never shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from engine.errors import UpstreamFailed
+from engine.text.estimate import text_tokens
+from engine.types import ChatPrompt, Completion, FinishReason, GenerationRequest, Piece, Timings, TokenLogprob
+
+ENDS: dict[str, FinishReason] = {"stop": "stop", "eos": "stop", "tool_calls": "stop", "function_call": "stop"}
+LENGTHS = ("length", "max_tokens")
+CALL, CALL_END = '<tool_call>\n{"name": ', "}\n</tool_call>"
+THINK, THINK_END = "<think>\n", "\n</think>\n\n"
+UNKNOWN_TOKEN = -1
+MOST_BYTES = 64 * 1024  # of an answer, beside MOST_BYTES_A_TOKEN for each of its tokens
+MOST_BYTES_A_TOKEN = 128
+MOST_DATA_A_TOKEN, MOST_DATA_A_SCORE = 2048, 512  # bytes of events for each token, and for each of its alternatives
+MOST_TOKENS = 10_000_000  # that a server may count for one request
+LEAST_LOGPROB = -9999.0  # as servers write the logarithm of 0, for which JSON has no number
+
+NONSENSE = "The server that answers for this model sent something that is no answer."
+HALF = "The server that answers for this model broke off in its answer."
+REPORTED = "The server that answers for this model reported an error in its answer."
+WITHHELD = "The server that answers for this model withheld its answer."
+
+
+class AnswerReader:
+    """One answer, as far as it has come. prompt_tokens, and what else is counted, is an estimate until it is told."""
+
+    def __init__(self, request: GenerationRequest, prompt_tokens: int, max_tokens: int) -> None:
+        prompt, rules = request.prompt, request.sampling.rules
+        self._chat = isinstance(prompt, ChatPrompt)
+        self._thinks = isinstance(prompt, ChatPrompt) and prompt.thinking
+        self._tools = bool(rules is not None and rules.arguments)
+        self._only_calls = rules is not None and rules.forced
+        self._wants_logprobs = request.sampling.logprobs is not None
+        scores = MOST_DATA_A_SCORE * (1 + (request.sampling.logprobs or 0)) if self._wants_logprobs else 0
+        self._data_left = MOST_BYTES + (MOST_DATA_A_TOKEN + scores) * max_tokens
+        self._most = MOST_BYTES + MOST_BYTES_A_TOKEN * max_tokens
+        self._texts: list[str] = []
+        self._size = self._hidden = 0  # characters that are shown, and that are not
+        self._space = ""  # white space at the beginning, which may stand before a call
+        self._thinking = self._said = False
+        self._call = -1  # index of the call that is open
+        self._arguments = ""  # of it, where its name has not come yet
+        self._named = self._argued = False
+        self.calls: list[tuple[str, str]] = []  # names and arguments
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_tokens, self.cached_tokens = prompt_tokens, 0
+        self._told: int | None = None
+        self.events = 0  # that held a part of the answer
+        self.finish_reason: FinishReason | None = None
+        self.stop: str | None = None
+        self.done = False
+
+    @property
+    def output_tokens(self) -> int:
+        """The tokens of the answer so far, as the server has counted them, else about."""
+        if self._told is not None:
+            return self._told
+        return max(self.events, text_tokens("".join(self._texts)) + self._hidden // 3)
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._texts)
+
+    def read(self, data: bytes) -> Piece | None:
+        """Take the data of one event; return the part of the answer that it holds. Raises UpstreamFailed."""
+        if data == b"[DONE]":
+            self.done = True
+            return None
+        self._data_left -= len(data)  # whatever is kept of it, for white space and unfinished calls are kept as well
+        if self._data_left < 0:
+            raise UpstreamFailed(NONSENSE)
+        try:
+            return self._chunk(_json(data))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError):
+            raise UpstreamFailed(NONSENSE) from None
+
+    def end(self) -> Piece | None:
+        """Take the end of the stream; return a last part. Raises UpstreamFailed for half an answer."""
+        if self.finish_reason is None:
+            raise UpstreamFailed(HALF)
+        text = self._space if not self._said else ""
+        self._space = ""
+        return self._shown(text + self._closed(), ())
+
+    def completion(self, timings: Timings) -> Completion:
+        """Return the whole answer, once it has ended."""
+        assert self.finish_reason is not None
+        return Completion(
+            text=self.text,
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            timings=timings,
+            logprobs=tuple(self.logprobs),
+            cached_tokens=self.cached_tokens,
+            stop=self.stop,
+        )
+
+    def _chunk(self, chunk: Any) -> Piece | None:
+        if chunk.get("error"):
+            raise UpstreamFailed(REPORTED)
+        if usage := chunk.get("usage"):
+            self._count(usage)
+        choices = chunk["choices"]
+        if not choices:
+            return None
+        choice = choices[0]
+        piece = self._delta(choice.get("delta") or {}, choice) if self._chat else self._continued(choice)
+        if (reason := choice.get("finish_reason")) is not None:
+            self._finish(reason, choice)
+        return piece
+
+    def _continued(self, choice: dict[str, Any]) -> Piece | None:
+        logprobs = self._scored(_legacy(choice.get("logprobs"))) if self._wants_logprobs else ()
+        return self._shown(_text(choice.get("text")), logprobs)
+
+    def _delta(self, delta: dict[str, Any], choice: dict[str, Any]) -> Piece | None:
+        said = ""
+        if reasoning := _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")):
+            said += self._reasoned(reasoning)
+        if content := _text(delta.get("content")):
+            said += self._content(content)
+        if _text(delta.get("refusal")):
+            raise UpstreamFailed(WITHHELD)
+        for call in delta.get("tool_calls") or ():
+            said += self._called(call)
+        scored = (choice.get("logprobs") or {}).get("content") if self._wants_logprobs else None
+        return self._shown(said, self._scored(scored or ()))
+
+    def _reasoned(self, text: str) -> str:
+        if not self._thinks:
+            self._hidden += len(text)
+            self.events += 1
+            return ""
+        opened = "" if self._thinking else THINK
+        self._thinking = True
+        return opened + text
+
+    def _content(self, text: str) -> str:
+        if self._only_calls:
+            self._hidden += len(text)
+            return ""
+        if not self._said and not text.strip():
+            self._space += text
+            return ""
+        before = self._space if not self._said and not self._thinking else ""
+        self._said, self._space = True, ""
+        return self._closed() + before + text
+
+    def _called(self, call: dict[str, Any]) -> str:
+        if not self._tools:
+            raise UpstreamFailed(NONSENSE)
+        index, function = int(call.get("index", 0)), call.get("function") or {}
+        said = ""
+        if index != self._call:
+            if index < len(self.calls):
+                raise UpstreamFailed(NONSENSE)  # calls that are mixed with each other
+            said += self._closed() + ("\n" if self.calls else "")
+            self._call, self._named, self._argued, self._said = index, False, False, True
+            self.calls.append(("", ""))
+        name, arguments = self.calls[-1]
+        name += _text(function.get("name")) if not self._named else ""
+        new = _text(function.get("arguments"))
+        if name and not self._named:
+            said += f'{CALL}{json.dumps(name, ensure_ascii=False)}, "arguments": '
+            self._named = True
+            new = arguments + new
+            arguments = ""
+        if self._named:
+            said += new
+        self._argued = self._argued or bool((arguments + new).strip())
+        self.calls[-1] = name, arguments + new
+        return said
+
+    def _closed(self) -> str:
+        """Return the end of the call or of the reasoning that is open."""
+        if self._thinking:
+            self._thinking = False
+            return THINK_END
+        if self._call < 0:
+            return ""
+        self._call = -1
+        if not self._named:
+            raise UpstreamFailed(NONSENSE)
+        if self.finish_reason == "length":
+            return ""
+        if not self._argued:
+            self.calls[-1] = self.calls[-1][0], "{}"
+        return CALL_END if self._argued else "{}" + CALL_END
+
+    def _shown(self, text: str, logprobs: Sequence[TokenLogprob]) -> Piece | None:
+        if not text and not logprobs:
+            return None
+        self.events += 1
+        self._texts.append(text)
+        self._size += len(text)
+        if self._size + self._hidden > self._most:
+            raise UpstreamFailed(NONSENSE)
+        self.logprobs += logprobs
+        return Piece(text, logprobs=tuple(logprobs))
+
+    def _scored(self, tokens: Sequence[Any]) -> tuple[TokenLogprob, ...]:
+        found, offset = [], self._size
+        for one in tokens:
+            token, data = _text(one["token"]), _bytes(one)
+            top = [(UNKNOWN_TOKEN, _text(other["token"]), _logprob(other)) for other in one["top_logprobs"]]
+            others = tuple(_bytes(other) or _text(other["token"]).encode() for other in one["top_logprobs"])
+            found.append(TokenLogprob(UNKNOWN_TOKEN, token, _logprob(one), tuple(top), data, others, offset=offset))
+            offset += len(token)
+        return tuple(found)
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        if not all(isinstance(one, int) and 0 <= one <= MOST_TOKENS for one in (prompt, output, cached)):
+            raise UpstreamFailed(NONSENSE)
+        assert isinstance(prompt, int)
+        self.prompt_tokens, self._told, self.cached_tokens = prompt, output, min(cached, prompt)
+
+    def _finish(self, reason: Any, choice: dict[str, Any]) -> None:
+        if reason in LENGTHS:
+            self.finish_reason = "length"
+        elif reason in ENDS:
+            self.finish_reason = ENDS[reason]
+        else:
+            raise UpstreamFailed(WITHHELD if reason == "content_filter" else REPORTED)
+        stop = choice.get("stop_reason")
+        self.stop = _text(stop) or None if isinstance(stop, str) else None
+
+
+def _json(data: bytes) -> Any:
+    """Return the value of a JSON text, whose texts can be sent on: U+FFFD stands for half a surrogate pair."""
+    value = json.loads(data.decode(errors="replace"))
+    if b"\\ud" not in data.lower():
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _text(value: Any) -> str:
+    """Return a text that may be left out. Raises TypeError for anything else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _logprob(token: dict[str, Any]) -> float:
+    """Return a log probability, of which JSON has a number. Raises ValueError."""
+    value = float(token["logprob"])
+    if not value <= -LEAST_LOGPROB:  # NaN, too
+        raise ValueError(value)
+    return max(value, LEAST_LOGPROB)
+
+
+def _bytes(token: dict[str, Any]) -> bytes | None:
+    data = token.get("bytes")
+    if data is not None and not isinstance(data, list):
+        raise TypeError(data)  # of a number, `bytes` would make as many zeros
+    return None if data is None else bytes(data)
+
+
+def _legacy(logprobs: Any) -> list[dict[str, Any]]:
+    """Return the log probabilities of `/completions` as chats have them."""
+    if not logprobs:
+        return []
+    tops: Sequence[Any] = logprobs.get("top_logprobs") or [{} for _ in logprobs["tokens"]]
+    return [
+        {"token": token, "logprob": score, "top_logprobs": _scores(top)}
+        for token, score, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True)
+    ]
+
+
+def _scores(top: Any) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": score} for token, score in (top or {}).items()]

@@ -1,0 +1,67 @@
+"""Holds a whole answer of another server to the rules of its request: servers promise them, and some ignore them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from engine.errors import UpstreamFailed
+from engine.types import AnswerRules
+from upstream.answer_schema import AnswerSchema
+
+BROKEN = "The answer does not follow its form. Please try again."
+
+
+class AnswerCheck:
+    """What the answer to one request must be. Raises ValidationError for a schema that is none."""
+
+    def __init__(self, rules: AnswerRules | None) -> None:
+        self._rules = rules
+        self._schema: AnswerSchema | None = None
+        self._arguments: dict[str, AnswerSchema] = {}
+        if rules is None:
+            return
+        if rules.schema is not None:
+            self._schema = AnswerSchema(rules.schema, rules.field)
+        if rules.forced:
+            for name, schema in (rules.arguments or {}).items():
+                self._arguments[name] = AnswerSchema(schema, rules.tools_field)
+
+    async def check(self, text: str, calls: Sequence[tuple[str, str]], cut: bool) -> None:
+        """Raise UpstreamFailed for an answer that breaks the rules. cut: it reached its length, and may be a part.
+
+        Raises ValidationError where a schema takes too long.
+        """
+        rules = self._rules
+        if rules is None or cut:
+            return
+        if rules.forced and not calls:
+            raise UpstreamFailed(BROKEN)
+        if not rules.parallel and len(calls) > 1:
+            raise UpstreamFailed(BROKEN)
+        for name, arguments in calls:
+            value = _read(arguments)
+            if not isinstance(value, dict):
+                raise UpstreamFailed(BROKEN)
+            if rules.forced:
+                schema = self._arguments.get(name)
+                if schema is None or not await schema.allows(value, arguments):
+                    raise UpstreamFailed(BROKEN)
+        if calls:
+            return
+        if self._schema is not None and not await self._schema.allows(_read(text), text):
+            raise UpstreamFailed(BROKEN)
+        if rules.choice and text not in rules.choice:
+            raise UpstreamFailed(BROKEN)
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise UpstreamFailed(BROKEN) from None
+
+
+def _no_json(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity, which Python would read

@@ -1,0 +1,91 @@
+"""An answer of another server, on its way to the thread that serves the client."""
+
+from __future__ import annotations
+
+from engine.backend import Generation
+from engine.errors import ServiceError
+from engine.types import Completion, Piece, Spent
+
+COMMIT_AFTER = (
+    10.0  # seconds after which a client is told 200 before there is an answer, as proxies do not wait forever
+)
+
+
+class UpstreamGeneration(Generation):
+    """A generation whose parts can be taken back while no client reads them, so that a failure can still be mended.
+
+    Its producer pushes what has come together and then calls `flush`, with no lock held: what `tell` is given is called
+    there, and may write the parts itself, since that thread does nothing but wait for sockets.
+    """
+
+    writes_itself = True
+    _begun = False  # guarded as the fields of its base
+    _parts = 0  # pushed since the last that were taken back
+
+    @property
+    def certain(self) -> bool:
+        return self._begun or self._completion is not None
+
+    @property
+    def handed(self) -> bool:
+        """Whether a client may have a part, so that nothing can be taken back."""
+        with self._changed:
+            return self._streaming and self._parts > 0
+
+    def begin(self) -> None:
+        """Note that the server has begun to answer."""
+        with self._changed:
+            self._begun = True
+            self._changed.notify_all()
+
+    def wait_for_begin(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._begun or self.done, COMMIT_AFTER)
+            if self._error is not None:
+                raise self._error
+
+    def push(self, piece: Piece) -> None:
+        """Hand over a part of the answer; `flush` tells of it."""
+        with self._changed:
+            self._parts += 1
+            if self._listener is None:
+                self._pieces.append(piece)
+            elif self._streaming:
+                self._listener(piece)
+
+    def flush(self) -> None:
+        """Tell a consumer that streams of what was pushed."""
+        wake = self._wake
+        if wake is not None:
+            wake()
+        elif self._streaming:
+            with self._changed:
+                self._changed.notify_all()
+
+    def take_back(self) -> bool:
+        """Forget the parts of an attempt that has failed; False where a client may have some of them."""
+        with self._changed:
+            if self.handed:
+                return False
+            self._pieces.clear()
+            self._parts = 0
+            return True
+
+    def finish(self, completion: Completion) -> None:
+        super().finish(completion)
+        self._tell_end()
+
+    def fail(self, error: ServiceError, spent: Spent | None = None) -> None:
+        super().fail(error, spent)
+        self._tell_end()
+
+    def _notify_end(self) -> None:
+        # With the lock held, in which `wake` must not be called here.
+        if self._listener is not None:
+            self._listener(None)
+        self._changed.notify_all()
+
+    def _tell_end(self) -> None:
+        wake = self._wake
+        if wake is not None:
+            wake()
