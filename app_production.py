@@ -6,10 +6,16 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take a while
+    from terminal import end_quietly
+
+    end_quietly()
+
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from functools import cache, partial
 from types import FrameType
 from typing import Any
@@ -20,7 +26,8 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 import health
 import middleware
-from config import Settings, settings_or_exit
+from checks.backup import read_status
+from config import Settings, allowable_names, live_settings, settings_or_exit
 from database.connect import Database
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
@@ -33,6 +40,7 @@ from edge.operator_session import EndedSessions
 from edge.rate_limit import RateLimiter
 from edge.route_table import MIB, check_routes
 from edge.services import KEY, services
+from edge.shared_limits import SharedLimits
 from edge.shared_windows import SharedWindows, redis_windows
 from edge.stream_writer import StreamWriter
 from engine.errors import StartError
@@ -52,7 +60,10 @@ from routes.openai.responses.views import responses as responses_api
 from routes.openai.views import openai
 from routes.rated_answers import RatedAnswers
 from routes.request_models import request_models
+from routes.resumable import ResumableStreams
 from routes.services import RouteServices
+from routes.signed_conversations import SignedConversations
+from routes.streams import streams as streams_again
 from routes.usage import usage as usage_api
 from telemetry.logs import set_up_logging
 from telemetry.metrics import Metrics
@@ -62,6 +73,7 @@ from telemetry.version import RELEASE, VERSION
 from usage.limits import NAMES as LIMIT_NAMES
 from usage.recorder import Recorder
 from usage.spending import Spending, spending_of
+from usage.store import Retention
 
 log = logging.getLogger("avito_ai.serving")
 
@@ -85,13 +97,16 @@ def create_app(
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
     database = Database(settings.data.database_url)
-    limiter, registry = _rate_limiter(settings), KeyRegistry(database)
+    shared, registry = _shared_windows(settings), KeyRegistry(database, models=allowable_names(settings.model))
+    limiter = RateLimiter(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_per_hour, shared)
     key_store, tokens = _credentials(settings, registry)
     models = build_models(settings) if models is None else models
     grammars = GrammarCache(models.grammar_trials)
     responses = ResponseStore(settings.server.stored_responses_mib * MIB)
-    usage = Recorder(database.engine, settings.data.state_dir, settings.data.usage_days)
-    spending = spending_of(settings, database.engine, lambda: usage.journal)
+    data = settings.data
+    usage = Recorder(database.engine, data.state_dir, Retention(data.usage_days, data.usage_hour_days, data.audit_days))
+    everywhere = None if shared is None else SharedLimits(shared, settings.engine.request_timeout)
+    spending = spending_of(settings, database.engine, lambda: usage.journal, everywhere)
     answers = AnswerCache(settings.server.answer_cache_mib * MIB)
     metrics = Metrics(
         models,
@@ -108,12 +123,18 @@ def create_app(
     )
     _watch_spending(metrics, spending)
     metrics.watch_usage(usage.figures)
+    metrics.watch_upstreams(models.server_reports)
+    streams = ResumableStreams()
+    metrics.prometheus.watch_streams(streams.size)
+    metrics.watch_backup(partial(read_status, settings.data.backup_status))
     sessions = ClientSessions(key_store, settings.security.admin_key)
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
+    live, conversations = live_settings(settings), SignedConversations(settings.security.admin_key)
+    tracing = tracing or tracing_for(settings)
     app.extensions[KEY] = RouteServices(
-        settings=settings,
+        live_settings=live,
         models=models,
         database=database,
         rated_answers=RatedAnswers(),
@@ -127,7 +148,7 @@ def create_app(
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
         metrics=metrics,
-        tracing=tracing or tracing_for(settings),
+        tracing=tracing,
         client_watch=ClientWatch(),
         stream_writer=StreamWriter(),
         forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
@@ -139,16 +160,33 @@ def create_app(
         openai_models=openai_models(),
         grammars=grammars,
         responses=responses,
+        conversations=conversations,
         answers=answers,
+        streams=streams,
         api_description=cache(partial(describe, app)),
     )
     middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
     served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
     protocols = (openai, responses_api, anthropic, docs.docs)
     operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
-    for blueprint in (*served, *protocols, *operators, pages.pages, sign_in.sign_in, assets.assets):
+    for blueprint in (*served, *protocols, *operators, pages.pages, streams_again, sign_in.sign_in, assets.assets):
         app.register_blueprint(blueprint)
     check_routes(app)
+    renewed: dict[str, tuple[Callable[[Any], None], ...]] = {
+        "ADMIN_KEY": (sessions.use_admin_key, conversations.use_admin_key),
+        "JWT_SECRET_KEY": () if tokens is None else (tokens.use_secret,),
+        "DATABASE_URL": (database.use_url,),
+        "RATE_LIMIT_STORAGE": (lambda url: limiter.use_shared(redis_windows(url)),),
+        "BUDGET_WEBHOOK_URL": () if spending.webhook is None else (spending.webhook.use_url,),
+        "OTEL_EXPORTER_OTLP_HEADERS": (lambda headers: tracing.use_headers(dict(headers)),),
+    }
+    for name, prefix in {"avibe": "VIBE", "avision": "VISION"}.items():
+        if name in models.upstreams:
+            renewed[f"{prefix}_UPSTREAM_KEY"] = (models.upstreams[name].use_key,)
+    renewed |= {f"key_file of {name}": (one.use_key,) for name, one in models.upstreams.items()}
+    for name, uses in renewed.items():
+        for use in uses:
+            live.on_change(name, use)
     return app
 
 
@@ -163,11 +201,10 @@ def _credentials(settings: Settings, registry: KeyRegistry) -> tuple[KeyStore | 
     return key_store, tokens
 
 
-def _rate_limiter(settings: Settings) -> RateLimiter:
-    limits = settings.limits
-    address = limits.rate_limit_storage
-    shared = None if address == "memory" else SharedWindows(redis_windows(address))
-    return RateLimiter(limits.rate_limit_per_minute, limits.rate_limit_per_hour, shared)
+def _shared_windows(settings: Settings) -> SharedWindows | None:
+    """Return what copies of the service share in Redis, None where each counts by itself."""
+    address = settings.limits.rate_limit_storage
+    return None if address == "memory" else SharedWindows(redis_windows(address))
 
 
 def _watch_spending(metrics: Metrics, spending: Spending) -> None:

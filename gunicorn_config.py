@@ -18,12 +18,17 @@ from types import FrameType
 # Resolve links, so that later imports come from this process's own release even after `current` has moved.
 sys.path[:] = map(os.path.realpath, sys.path)
 
+from terminal import exit_on_interrupt
+
+# Until Gunicorn has handlers of its own.
+exit_on_interrupt()
+
 from gunicorn.arbiter import Arbiter
 
 from config import settings_or_exit
 from engine.errors import StartError
 from models.memory_plan import IDLE_CONNECTIONS
-from serving.allocator import share_heaps
+from serving.allocator import FreePages, set_up_heaps
 from serving.garbage import exempt_existing_objects
 from serving.gunicorn_log import GunicornLogger
 from serving.startup import exit_process, start_models
@@ -143,7 +148,7 @@ def pre_exec(server: Arbiter) -> None:
 
 def post_fork(server: Arbiter, worker: ServiceWorker) -> None:
     """Give the worker its settings and the pids of older workers, which only the master knows."""
-    share_heaps()
+    set_up_heaps()
     worker.predecessors = tuple(server.WORKERS)
     worker.send_timeout = settings.server.send_timeout
     worker.drain_delay = settings.server.drain_delay
@@ -159,6 +164,7 @@ def post_worker_init(worker: ServiceWorker) -> None:
     worker.on_drain = _extend_stop_timeout
     worker.models.before_ready = exempt_existing_objects
     worker.begin_serving()
+    FreePages().start()
     old_master = os.environ.get("GUNICORN_PID")
     start_models(worker, int(old_master) if old_master else None, notify, exit_process(Arbiter.WORKER_BOOT_ERROR))
 

@@ -5,20 +5,40 @@ Readiness is the worst state of the models: dead, stalled, draining, loading, re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 from flask import Blueprint, Response, jsonify
 
-from edge.bodies import Health, JsonFigures, Liveness, LoadProgress, ModelReadiness, Readiness, ResetAnswer
+from checks.everywhere import checks_of
+from checks.finding import Finding, State, run, worst
+from edge.bodies import (
+    CheckedPart,
+    DetailedHealth,
+    Health,
+    JsonFigures,
+    Liveness,
+    LoadProgress,
+    ModelReadiness,
+    Readiness,
+    ResetAnswer,
+    SystemHealth,
+    UpstreamHealth,
+    UpstreamModel,
+    UpstreamServer,
+)
 from edge.checkpoint_identity import shown_identity
 from edge.readiness import overall
 from edge.request_state import request_state
 from edge.services import services
 from engine.errors import RETRY_AFTER
-from engine.types import BackendState, Progress, Status, is_further
-from telemetry.metrics.machine import GIB, shown_gpu, shown_system
+from engine.types import BackendState, Progress, ServerReport, Status, is_further
+from models.model_set import Servers
+from telemetry.metrics.machine import GIB, Machine, shown_gpu, shown_system
 from telemetry.metrics.prometheus import CONTENT_TYPE
 from telemetry.metrics.usage import shown_usage
+from telemetry.version import VERSION
 
 health = Blueprint("health", __name__)
 metrics = Blueprint("metrics", __name__)
@@ -32,12 +52,21 @@ REASONS = {
 }
 
 
+WORDS: Mapping[State, Literal["healthy", "degraded", "unhealthy"]] = {
+    State.FAILED: "unhealthy",
+    State.WARNING: "degraded",
+}
+
+
+@health.get("/health", endpoint="healthy_by_old_name")
 @health.get("/api/health")
 def healthy() -> Response:
     """Report that the process responds."""
     return jsonify(Health(status="healthy", uptime_seconds=int(services().metrics.uptime)))
 
 
+@health.get("/ready", endpoint="ready_by_short_name")
+@health.get("/health/ready", endpoint="ready_by_old_name")
 @health.get("/api/health/ready")
 def ready() -> Response:
     """Report whether every model accepts requests, and if not, why."""
@@ -61,6 +90,7 @@ def ready() -> Response:
     return response
 
 
+@health.get("/health/live", endpoint="live_by_old_name")
 @health.get("/api/health/live")
 def live() -> tuple[Response, int]:
     """Report whether the process can recover by itself; 503 if it needs a restart."""
@@ -70,13 +100,63 @@ def live() -> tuple[Response, int]:
     return jsonify(Liveness(status="restart_needed", reason=lost.reason or REASONS[Status.DEAD])), 503
 
 
+@health.get("/health/system")
+def system() -> Response:
+    """Return the figures of the machine."""
+    figures = services().metrics
+    gpus = figures.machine.gpus()
+    return jsonify(
+        SystemHealth(
+            status="healthy",
+            timestamp=_now(),
+            uptime_seconds=int(figures.uptime),
+            system=shown_system(figures.machine.system()),
+            gpu=shown_gpu(gpus[0] if gpus else None),
+        )
+    )
+
+
+@health.get("/health/circuit-breakers", endpoint="upstreams_by_other_name")
+@health.get("/api/health/upstreams")
+def upstreams() -> Response:
+    """Report the servers elsewhere that answer for models, with the state of each one's circuit breaker."""
+    found = {
+        name: UpstreamModel(
+            kind=one.upstream.kind, role=one.upstream.role, servers=[_server(report) for report in one.reports()]
+        )
+        for name, one in services().models.upstreams.items()
+    }
+    states = [[server["state"] for server in one["servers"]] for one in found.values()]
+    lost = any(all(state == "open" for state in one) for one in states)
+    whole = all(state == "closed" for one in states for state in one)
+    status: Literal["healthy", "degraded", "unhealthy"] = "unhealthy" if lost else "healthy" if whole else "degraded"
+    return jsonify(UpstreamHealth(status=status, upstreams=found))
+
+
+@health.get("/health/detailed")
+def detailed() -> tuple[Response, int]:
+    """Try everything that the service depends on, all at once; 503 if anything has failed."""
+    settings, found = services().settings, services()
+    findings = {"models": _models_found(found.models.deciding_states()), "gpu": _gpu_found(found.metrics.machine)}
+    findings["upstreams"] = _upstreams_found(found.models.upstreams)
+    findings |= run(checks_of(settings))
+    state = worst(findings.values())
+    body = DetailedHealth(
+        status=WORDS.get(state, "healthy"),
+        version=VERSION,
+        uptime_seconds=int(found.metrics.uptime),
+        checks={name: CheckedPart(state=one.state.value, detail=one.detail) for name, one in findings.items()},
+    )
+    return jsonify(body), 503 if state is State.FAILED else 200
+
+
 @metrics.get("/api/metrics")
 def json_metrics() -> Response:
     """Return the figures in the form that dashboards read; times in UTC."""
     figures = services().metrics
     gpus = figures.machine.gpus()
     body = JsonFigures(
-        timestamp=datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
+        timestamp=_now(),
         uptime_seconds=int(figures.uptime),
         system=shown_system(figures.machine.system()),
         gpu=shown_gpu(gpus[0] if gpus else None),
@@ -106,6 +186,37 @@ def prometheus() -> Response:
     return Response(services().metrics.prometheus.text(), content_type=CONTENT_TYPE)
 
 
+def _now() -> str:
+    """Return the time in UTC, in the form that dashboards read."""
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def _models_found(states: Mapping[str, BackendState]) -> Finding:
+    status = overall(states)
+    shown = ", ".join(f"{name} is {state.status.value}" for name, state in states.items())
+    waiting = (Status.LOADING, Status.DRAINING)
+    state = State.OK if status is Status.READY else State.WARNING if status in waiting else State.FAILED
+    return Finding(state, f"{shown}.")
+
+
+def _upstreams_found(upstreams: Mapping[str, Servers]) -> Finding:
+    """Return whether each model that servers elsewhere answer for has one that takes requests."""
+    servers = {name: [one.state for one in own.reports()] for name, own in upstreams.items()}
+    taking = {name: sum(state != "open" for state in states) for name, states in servers.items()}
+    if not servers:
+        return Finding(State.OFF, "No server elsewhere answers for a model.")
+    shown = ", ".join(f"{taking[name]} of {len(states)} servers for {name}" for name, states in servers.items())
+    whole = all(taking[name] == len(states) for name, states in servers.items())
+    state = State.OK if whole else State.WARNING if all(taking.values()) else State.FAILED
+    return Finding(state, f"{shown} take requests.")
+
+
+def _gpu_found(machine: Machine) -> Finding:
+    gpus = machine.gpus()
+    used = [f"{gpu.name}: {gpu.allocated / GIB:.1f} of {gpu.total / GIB:.1f} GiB allocated" for gpu in gpus]
+    return Finding(State.OK, f"{'; '.join(used)}.") if used else Finding(State.OFF, "No model uses a GPU.")
+
+
 def _described(name: str, state: BackendState) -> ModelReadiness:
     info = services().models.get(name).info
     described = ModelReadiness(status=state.status.value, model=info.served_id, demo=info.demo)
@@ -128,3 +239,21 @@ def _shown(progress: Progress) -> LoadProgress:
         total_bytes=progress.total_bytes,
         seconds=progress.seconds,
     )
+
+
+def _server(report: ServerReport) -> UpstreamServer:
+    shown = UpstreamServer(
+        url=report.url,
+        state=report.state,
+        outstanding=report.outstanding,
+        requests=report.requests,
+        failures=report.failures,
+        opened=report.opened,
+    )
+    if report.last_failure is not None:
+        shown["last_failure"] = report.last_failure
+    if report.seconds_since_failure is not None:
+        shown["seconds_since_failure"] = round(report.seconds_since_failure, 3)
+    if report.seconds_since_success is not None:
+        shown["seconds_since_success"] = round(report.seconds_since_success, 3)
+    return shown

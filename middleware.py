@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask import Flask, Response, jsonify, make_response, request
+from flask import Flask, Response, current_app, jsonify, make_response, request
 from flask.globals import request_ctx
 from flask.typing import ResponseReturnValue
 from flask_cors import CORS
@@ -172,6 +172,7 @@ def _answer_failure(original: Exception, failures: Failures) -> ResponseReturnVa
     if isinstance(original, HTTPException) and (original.code or 500) < 400:
         return original  # a redirect is not a failure
     error, state, shape = errors.as_service_error(original), request_state(), shape_of(request.path)
+    state.begin = None
     if isinstance(original, HTTPException) and original.code == 404 and request.url_rule is None:
         urls = request_ctx.url_adapter
         error, shape = wrong_addresses.not_found(request.path, urls), wrong_addresses.shape_for(request, urls)
@@ -201,9 +202,7 @@ def _page(error: ServiceError, status: int, failures: Failures) -> Response:
 
 def _finish(response: Response) -> Response:
     state = request_state()
-    seconds = _report(state, response)
-    ids = id_headers(request.path, state.request_id)
-    headers = {**ids, "X-Response-Time": f"{seconds:.3f}s", **SECURITY_HEADERS}
+    headers = {**id_headers(request.path, state.request_id), **SECURITY_HEADERS}
     if state.observer.served_id is not None:
         headers["X-Model"] = state.observer.served_id
     if state.fingerprint is not None:
@@ -224,6 +223,14 @@ def _finish(response: Response) -> Response:
         csrf.set_cookie(response, services().settings.server.trusted_proxies)
     if preflight.is_preflight(request.method, request.headers):
         _allow(response)
+    begin, state.begin = state.begin, None
+    if begin is not None:
+        try:
+            begin()  # last, so that the response was prepared while a server elsewhere thought
+        except Exception as error:
+            response.close()
+            return current_app.process_response(make_response(current_app.handle_user_exception(error)))
+    response.headers["X-Response-Time"] = f"{_report(state, response):.3f}s"
     return response
 
 

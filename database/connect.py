@@ -12,7 +12,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 BUSY_SECONDS = 10.0
@@ -45,7 +45,7 @@ def open_database(url: str) -> Engine:
                 pool_size=2,
                 max_overflow=8,
                 pool_timeout=BUSY_SECONDS,
-                connect_args={"connect_timeout": CONNECT_SECONDS},
+                connect_args={"connect_timeout": CONNECT_SECONDS, **_encoding(parsed)},
             )
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,11 @@ def open_database(url: str) -> Engine:
         raise DatabaseError(f"DATABASE_URL cannot be used: {type(error).__name__}.") from error
     event.listen(engine, "connect", _set_up_sqlite)
     return engine
+
+
+def _encoding(url: URL) -> dict[str, str]:
+    """Return what makes texts of PostgreSQL UTF-8; a cluster of the locale C names none, and they would be bytes."""
+    return {"client_encoding": "utf8"} if url.get_backend_name() == "postgresql" else {}
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
@@ -103,6 +108,13 @@ class Database:
                     raise DatabaseError(self._reason)
                 self._engine = self._opened()
             return self._engine
+
+    def use_url(self, url: str) -> None:
+        """Use another URL, or another password in it, from the next use on; what runs now ends as it began."""
+        with self._lock:
+            former, self._engine, self._url = self._engine, None, url
+        if former is not None:
+            former.dispose()
 
     def _opened(self) -> Engine:
         try:

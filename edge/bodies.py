@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 AFTER = "With status 429: seconds until the limit allows a request again."
 WHICH = "With status 429: which `setting` of the service, or which `limit` of the caller, refused the request."
 
+Cost = Annotated[float, Field(description="In the operator's currency; in streams, where tokens have prices.")]
+
 
 @with_config(ConfigDict(extra="forbid"))
 class Body(TypedDict):
@@ -120,6 +122,61 @@ class Liveness(Body):
 
     status: Literal["alive", "restart_needed"]
     reason: NotRequired[str]
+
+
+class SystemHealth(Body):
+    """The machine that the service runs on; as in the figures of the service."""
+
+    status: Literal["healthy"]
+    timestamp: str
+    uptime_seconds: int
+    system: dict[str, str]
+    gpu: dict[str, str | bool]
+
+
+class CheckedPart(Body):
+    """One thing that the service depends on. `off`: none is set or here; `warning`: it works, and needs a look."""
+
+    state: Literal["ok", "off", "warning", "failed"]
+    detail: str
+
+
+class UpstreamServer(Body):
+    """A server that answers for a model. `state`: of its circuit breaker; `failures`: failed attempts by kind."""
+
+    url: str
+    state: Annotated[str, Field(description="`closed`, `half-open` or `open`.")]
+    outstanding: int
+    requests: int
+    failures: dict[str, int]
+    opened: int
+    last_failure: NotRequired[str]
+    seconds_since_failure: NotRequired[float]
+    seconds_since_success: NotRequired[float]
+
+
+class UpstreamModel(Body):
+    """A model that servers elsewhere answer for."""
+
+    kind: str
+    role: Annotated[str, Field(description="`only`, `first` or `spare`.")]
+    servers: list[UpstreamServer]
+
+
+class UpstreamHealth(Body):
+    """Servers elsewhere, by model. `degraded`: a breaker is not closed; `unhealthy`: all those of a model are open."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    upstreams: dict[str, UpstreamModel]
+
+
+class DetailedHealth(Body):
+    """What the service depends on, each tried for this answer. With status 503 something has failed."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    version: str
+    uptime_seconds: int
+    checks: dict[str, CheckedPart]
 
 
 class JsonFigures(Body):

@@ -32,6 +32,10 @@ class ClientSessions:
     def __init__(self, keys: KeyStore | None, admin_key: str | None) -> None:
         self._keys, self._admin_key = keys, admin_key or ""
 
+    def use_admin_key(self, admin_key: str | None) -> None:
+        """Sign with another ADMIN_KEY, which ends all sessions."""
+        self._admin_key = admin_key or ""
+
     def credential_of(self, request: Request) -> str | None:
         """Return the id of the key, or the token, that the browser has signed in with; None without a session."""
         cookie = request.cookies.get(COOKIE, "")

@@ -39,6 +39,8 @@ from engine.errors import (
     RetryLater,
     ServiceError,
     UnsupportedMediaType,
+    UpstreamFailed,
+    UpstreamTimedOut,
     ValidationError,
 )
 from usage.errors import BudgetExceeded, LimitReached
@@ -111,7 +113,9 @@ ERRORS: dict[type[ServiceError], Meaning] = {
     RequestAborted: Meaning(CLIENT_CLOSED_REQUEST, "request_aborted"),
     Overloaded: Meaning(503, "overloaded", "server_error"),
     NotReady: Meaning(503, "not_ready", "server_error"),
+    UpstreamTimedOut: Meaning(504, "upstream_timeout", "server_error"),
     DeadlineExceeded: Meaning(504, "deadline_exceeded", "server_error"),
+    UpstreamFailed: Meaning(502, "upstream_failed", "server_error"),
     ModelError: Meaning(500, "model_error", "server_error"),
     ServiceError: Meaning(500, "internal_error", "server_error"),
 }
@@ -120,8 +124,9 @@ STATUSES = {meaning.code: meaning.status for meaning in ERRORS.values()}
 
 # With status 429, and the seconds to wait in their bodies.
 REFUSED_FOR_NOW = (RateLimitExceeded, BudgetExceeded, LimitReached)
-# OpenAI's and Anthropic's clients read it: to ask again within seconds is no use.
+# OpenAI's and Anthropic's clients read it: to ask again by themselves is no use. Some would sleep for an hour.
 SHOULD_RETRY = "X-Should-Retry"
+LONGEST_WAIT = 60  # seconds that such a client is to wait by itself
 
 # Messages for the framework's own client errors; any other is a malformed request.
 FRAMEWORK: dict[int, ServiceError] = {
@@ -205,8 +210,8 @@ def headers_of(error: ServiceError, original: Exception) -> dict[str, str]:
     headers = {}
     if isinstance(error, RetryLater):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, BudgetExceeded):
-        headers[SHOULD_RETRY] = "false"
+        if isinstance(error, BudgetExceeded) or error.retry_after > LONGEST_WAIT:
+            headers[SHOULD_RETRY] = "false"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(original, MethodNotAllowed) and original.valid_methods:

@@ -1,7 +1,8 @@
 """In which shape a failure is sent, by the address of the request: one rule for the hooks, for refusals that are made
 before them, and for what is no HTTP.
 
-Under /v1/messages it is Anthropic's, under the rest of /v1 OpenAI's, under /api our own; elsewhere it is a page.
+Under /v1/messages it is Anthropic's, under the rest of /v1 OpenAI's, under /api our own, and so where probes ask;
+elsewhere it is a page.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Shape(Enum):
     PAGE = ""
 
 
-_BELOW = [(shape, f"{shape.value}/") for shape in Shape if shape is not Shape.PAGE]
+_PLACES = [(shape, shape.value) for shape in Shape if shape is not Shape.PAGE]
+_PLACES += [(Shape.API, place) for place in ("/health", "/ready")]
 # What Anthropic's clients call a failure, by its status; any other of the client's, and any other of the service's.
 ANTHROPIC_KINDS: Mapping[int, str] = {
     401: "authentication_error",
@@ -42,8 +44,8 @@ ANTHROPIC_REFUSAL, ANTHROPIC_FAILURE = "invalid_request_error", "api_error"
 
 def shape_of(path: str) -> Shape:
     """Return the shape of failures at an address."""
-    for shape, below in _BELOW:
-        if path.startswith(below) or path == shape.value:
+    for shape, place in _PLACES:
+        if path == place or path.startswith(f"{place}/"):
             return shape
     return Shape.PAGE
 

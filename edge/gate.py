@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from flask import Request
@@ -20,10 +20,10 @@ from edge import caller, failover
 from edge.authentication import Authenticator, credential
 from edge.rate_limit import OverBudget, Quota, RateLimiter
 from edge.ready_made import ReadyMade, Refused, Sentences
-from edge.request_head import RequestHead, read_head
+from edge.request_head import RequestHead
 from edge.route_table import ROUTES, Budget, Need, Row
 from engine.backend import Backend
-from engine.errors import ServiceError
+from engine.errors import RetryLater, ServiceError
 from keys.account import of_address
 from models import ModelNames, ModelSet
 from telemetry.metrics import Metrics
@@ -83,17 +83,22 @@ class Gate:
         """True where a connection's peer is a proxy, and not the client."""
         return self._trusted_proxies > 0
 
-    def judge(self, head: bytes, peer: str) -> Verdict:
-        """Return the verdict on a request. head: its request line and fields; peer: the address of its connection."""
+    def tell_unlogged(self) -> None:
+        """Log how many refusals of the last second had no line of their own."""
+        self._ready_made.tell_unlogged()
+
+    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Verdict:
+        """Return the verdict on a request.
+
+        head: its request line and fields; plain: the same as `read_head` returns it; peer: its connection's address.
+        """
         try:
-            return self._verdict(head, peer)
+            return self._verdict(head, peer, plain)
         except Exception:  # in the polling thread, where it would end everybody's requests
             log.exception("A request could not be judged from its head; the hooks decide.")
             return Verdict("unknown")
 
-    def _verdict(self, head: bytes, peer: str) -> Verdict:
-        read = read_head(head) if head.startswith(b"POST /") else None
-        read = read and replace(read, path=read.path.removesuffix("/"))  # as routes do
+    def _verdict(self, head: bytes, peer: str, read: RequestHead | None) -> Verdict:
         forwarded = _forwarded(head, read) if self.behind_proxy else []
         address = caller.address_of(forwarded, peer, self._trusted_proxies)
         client = caller.budget_key(address)
@@ -110,7 +115,7 @@ class Gate:
             quota = error.quota if isinstance(error, OverBudget) else None
             return Verdict(client, self._refuse(case, error, quota), read.keeps_alive)
         if account is not None:
-            case, client = replace(case, account=account), account.id
+            case, client = Refused(read, row, address, account), account.id
         if read.path not in GATED or (row.model is not None and not case.account.may_use(row.model)):
             return Verdict(client)
         if failover.can_take(read.has("x-another-copy"), self._settings) and not self._models.ready:
@@ -118,9 +123,15 @@ class Gate:
         if not _is_read(read, row):
             return Verdict(client)
         named = read.path.startswith("/v1/") and 0 < int(read.get("content-length", "0")) <= NAMING_BYTES
-        answers = None if named or row.model is None else self._version(case, row.model)
-        refusal = self._judge(case, [] if answers is None else [answers])
+        refusal = self._judge(case, [] if named else self._able_to_answer(case, row))
         return Verdict(client, refusal, read.keeps_alive, partial(self._judge_named, case) if named else None)
+
+    def _able_to_answer(self, case: Refused, row: Row) -> list[Backend]:
+        """Return the models of which one would answer, as far as the head tells; none for a batch, which waits."""
+        if row.model is None:
+            return [backend for _, backend in self._models] if case.head.path.startswith("/v1/") else []
+        answers = self._version(case, row.model)
+        return [] if answers is None else [answers]
 
     def _judge_named(self, case: Refused, body: bytes) -> bytes | None:
         """Judge a request of /v1 by the one model that its body names."""
@@ -139,16 +150,18 @@ class Gate:
     def _version(self, case: Refused, asked: str) -> Backend | None:
         """Return what would answer, None for an unknown name and for what the caller may not use."""
         found = self._names.find(asked, case.account.id, self._models, case.account.may_use)
-        if found is None or not case.account.may_use(*self._names.names_of(found[0], found[1].info)):
+        if found is None:
             return None
-        return found[1]
+        limited = case.account.models is not None
+        may = not limited or case.account.may_use(*self._names.names_of(found[0], found[1].info))
+        return found[1] if may else None
 
     def _judge(self, case: Refused, models: list[Backend]) -> bytes | None:
-        """Refuse if the client's budget or limit is spent, or if the model, where there is one, would."""
+        """Refuse if the client's budget or limit is spent, or if the model would; where it may be any, if all would."""
         account = case.account
         if (over := self._budgets.refusal(account)) is not None:
             return self._refuse(case, over)
-        error = models[0].would_refuse(account.id) if models else None
+        error = _refusal_of_all(models, account.id)
         try:
             # A request that is refused is charged as one answer, like one whose body is refused.
             quota = self._limiter.spend_local(
@@ -156,12 +169,23 @@ class Gate:
             )
         except OverBudget as spent:
             return self._refuse(case, spent, spent.quota)
-        return None if error is None else self._refuse(case, error, quota, models[0])
+        return None if error is None else self._refuse(case, error, quota, models[0] if len(models) == 1 else None)
 
     def _refuse(
         self, case: Refused, error: ServiceError, quota: Quota | None = None, backend: Backend | None = None
     ) -> bytes:
         return self._ready_made.refusal(case, error, quota, None if backend is None else backend.info)
+
+
+def _refusal_of_all(models: list[Backend], client: str) -> RetryLater | None:
+    """Return the refusal of the model that is the first to have room again, None if one would admit the client."""
+    first: RetryLater | None = None
+    for model in models:
+        refusal = model.would_refuse(client)
+        if refusal is None:
+            return None
+        first = refusal if first is None or refusal.retry_after < first.retry_after else first
+    return first
 
 
 def _credential(head: RequestHead) -> str:

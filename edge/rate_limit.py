@@ -20,6 +20,7 @@ from edge.errors import RateLimitExceeded
 from edge.local_windows import LocalWindows
 from edge.route_table import Budget
 from edge.shared_windows import SharedWindows
+from edge.shared_windows import Windows as SharedStorage
 from engine.errors import Message, ValidationError
 from keys.account import Limits
 
@@ -175,6 +176,11 @@ class RateLimiter:
                 reset, used = windows.used(item, budget, client)
                 raise size.over(item, used, reset, budget)
         return min(quotas, key=lambda quota: quota.remaining)
+
+    def use_shared(self, windows: SharedStorage) -> None:
+        """Count in another shared storage from now on, if one is shared at all."""
+        if self._shared is not None:
+            self._shared.use(windows)
 
     @property
     def shared_failures(self) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -31,10 +33,24 @@ from telemetry.tracing import Trace
 from usage.errors import BudgetExceeded, LimitReached
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+log = logging.getLogger("avito_ai.access")
+
 LANGUAGE_HEADER = "X-Message-Language"
+LINES_PER_SECOND = 50  # of the access log, of refusals
+TEMPLATES = 1024  # that are kept: by route, reason and seconds to wait
+IDS_AT_ONCE = 256  # whose random bytes are asked for together: the call gives up the interpreter lock
 
 # Translates the messages under /api into a language by the value of LANGUAGE_HEADER, "" where there is none.
 Sentences = Callable[[str], errors.Sentence]
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """Parts of a response, with _ID where a request's id stands; first: those before the date."""
+
+    first: str
+    fields: str
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +64,21 @@ class Refused:
 
 
 class ReadyMade:
-    """Makes refusals, counts them and writes their access lines, as the hooks do for requests that they refuse."""
+    """Makes refusals, counts them and writes their access lines, as the hooks do for requests that they refuse.
+
+    Called by one thread. A flood has a line for some of its refusals a second; `tell_unlogged` counts the others.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, sentences: Sentences) -> None:
         self._settings, self._metrics, self._sentences = settings, metrics, sentences
         self._cors = lru_cache(256)(lambda origin: _lines(cors_headers(settings.security.allowed_origins, origin)))
+        self._templates: dict[tuple[object, ...], _Template] = {}
+        self._access_lines = SparseLines(LINES_PER_SECOND)
+        self._new_ids = _new_ids()
+
+    def tell_unlogged(self) -> None:
+        """Log how many refusals had no line, once their second is over."""
+        self._access_lines.tell()
 
     def refusal(
         self, request: Refused, error: ServiceError, quota: Quota | None = None, model: ModelInfo | None = None
@@ -61,64 +87,95 @@ class ReadyMade:
 
         quota: what is left of its client's budget; model: the one that refuses it, if it was not refused before.
         """
-        head, row = request.head, request.row
-        began, request_id = time.monotonic(), request_id_of(head.get("x-request-id"))
+        head = request.head
+        began, claimed = time.monotonic(), head.get("x-request-id")
+        request_id = claimed if CLIENT_ID.fullmatch(claimed) else next(self._new_ids)
+        seconds = self._report(request, error, request_id, began, model)
+        template = self._template(head, error)
+        body = template.body.replace(_ID, request_id).encode()
+        origin = head.get("origin") if head.has("origin") else None
+        own = f"X-Model: {model.served_id}\r\n" if model is not None else ""
+        if quota is not None:
+            own += _lines(quota.headers())
+        lines = (
+            f"{template.first}Date: {_date(int(time.time()))}\r\n"
+            f"Connection: {'keep-alive' if head.keeps_alive else 'close'}\r\nContent-Length: {len(body)}\r\n"
+            f"{template.fields.replace(_ID, request_id)}X-Response-Time: {seconds:.3f}s\r\n"
+            f"{own}{self._cors(origin)}\r\n"
+        )
+        return lines.encode("latin-1") + body
+
+    def _report(
+        self, request: Refused, error: ServiceError, request_id: str, began: float, model: ModelInfo | None
+    ) -> float:
+        """Count the refusal, and log it; return its seconds."""
+        row, path, account = request.row, request.head.path, request.account
+        name = row.model if model is None else model.name
+        observer = RequestObserver(self._metrics, _UNTRACED, request_id, began, name, row.protocol)
+        if isinstance(error, OverBudget):
+            observer.over_budget(error.budget, error.window)
+        if isinstance(error, BudgetExceeded | LimitReached):
+            observer.over_limit(error.limit)
+        meaning = errors.meaning_of(error)
+        observer.failed(meaning.code, meaning.status, error.message)
+        if row.budget is Budget.GENERATION:
+            self._metrics.busiest.count(account.id, account.name or account.id, failed=True)
+        level = logging.INFO if self._access_lines.passes(meaning.status) else logging.NOTSET
         token = request_id_var.set(request_id)
         try:
-            observer = RequestObserver(
-                self._metrics,
-                Trace(),
-                request_id,
-                began,
-                row.model if model is None else model.name,
-                row.protocol,
-            )
-            if isinstance(error, OverBudget):
-                observer.over_budget(error.budget, error.window)
-            if isinstance(error, BudgetExceeded | LimitReached):
-                observer.over_limit(error.limit)
-            meaning = errors.meaning_of(error)
-            observer.failed(meaning.code, meaning.status, error.message)
-            if row.budget is Budget.GENERATION:
-                account = request.account
-                self._metrics.busiest.count(account.id, account.name or account.id, failed=True)
-            seconds = observer.responded(
-                "POST",
-                head.path,
-                head.path,
-                request.address,
-                meaning.status,
-                account=request.account.name,
-                streamed=False,
-                level=logging.INFO,
+            return observer.responded(
+                "POST", path, path, request.address, meaning.status, account=account.name, streamed=False, level=level
             )
         finally:
             request_id_var.reset(token)
-        headers = errors.headers_of(error, error) | failover.headers_of(
-            error, head.has("x-another-copy"), self._settings
-        )
-        headers |= {**id_headers(head.path, request_id), "X-Response-Time": f"{seconds:.3f}s"}
-        if model is not None:
-            headers["X-Model"] = model.served_id
-        if quota is not None:
-            headers |= quota.headers()
-        return self._response(meaning.status, self._body(head, error, request_id), headers, head)
 
-    def _body(self, head: RequestHead, error: ServiceError, request_id: str) -> bytes:
-        sentence = self._sentences(head.get(LANGUAGE_HEADER.lower()))
-        return _JSON.encode(json_body(shape_of(head.path), error, request_id, sentence)).encode() + b"\n"
+    def _template(self, head: RequestHead, error: ServiceError) -> _Template:
+        """Return what is the same in all refusals of this kind."""
+        language, told = head.get(LANGUAGE_HEADER.lower()), head.has("x-another-copy")
+        limit = tuple(errors.limit_of(error).items())
+        key = (head.path, language, told, type(error), error.message, getattr(error, "retry_after", None), limit)
+        found = self._templates.get(key)
+        if found is None:
+            if len(self._templates) >= TEMPLATES:
+                self._templates.clear()
+            found = self._templates[key] = self._new_template(head.path, language, told, error)
+        return found
 
-    def _response(self, status: int, body: bytes, headers: dict[str, str], head: RequestHead) -> bytes:
-        origin = head.get("origin") if head.has("origin") else None
-        framing = {
-            "Server": "gunicorn",
-            "Date": _date(int(time.time())),
-            "Connection": "keep-alive" if head.keeps_alive else "close",
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-        }
-        lines = f"{_lines(framing)}{_lines(headers)}{_CONSTANT}{self._cors(origin)}"
-        return f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status].upper()}\r\n{lines}\r\n".encode("latin-1") + body
+    def _new_template(self, path: str, language: str, told: bool, error: ServiceError) -> _Template:
+        status = errors.meaning_of(error).status
+        body = _JSON.encode(json_body(shape_of(path), error, _ID, self._sentences(language))) + "\n"
+        fields = errors.headers_of(error, error) | failover.headers_of(error, told, self._settings)
+        first = f"HTTP/1.1 {status} {HTTP_STATUS_CODES[status].upper()}\r\nServer: gunicorn\r\n"
+        always = {"Content-Type": "application/json"} | fields | id_headers(path, _ID) | SECURITY_HEADERS | NO_STORE
+        return _Template(first, _lines(always), body)
+
+
+class SparseLines:
+    """Lets so many lines a second pass, and tells how many more there would have been. clock: seconds."""
+
+    def __init__(self, a_second: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock = a_second, clock
+        self._until, self._passed = clock(), 0
+        self._held: Counter[int] = Counter()
+
+    def passes(self, status: int) -> bool:
+        """Return whether the line of a response with this status is to be written; it is counted otherwise."""
+        self.tell()
+        if self._passed < self._most:
+            self._passed += 1
+            return True
+        self._held[status] += 1
+        return False
+
+    def tell(self) -> None:
+        """Begin a new second if the last one is over; what it held back is logged."""
+        if self._clock() < self._until:
+            return
+        self._until, self._passed = self._clock() + 1.0, 0
+        if self._held:
+            told = ", ".join(f"{status}: {number}" for status, number in sorted(self._held.items()))
+            log.info("Refused without a line each within a second, by status: %s", told)
+            self._held.clear()
 
 
 def request_id_of(claimed: str) -> str:
@@ -135,5 +192,13 @@ def _date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
+def _new_ids() -> Iterator[str]:
+    while True:
+        block = os.urandom(16 * IDS_AT_ONCE)
+        for start in range(0, len(block), 16):
+            yield str(uuid.UUID(bytes=block[start : start + 16], version=4))
+
+
+_ID = str(uuid.UUID(int=0))  # what no request has
+_UNTRACED = Trace()
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_CONSTANT = _lines(SECURITY_HEADERS | NO_STORE)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # One field a line, no folded one, none without its colon; the target is a path, with a plain query or none.
 _HEAD = re.compile(
-    rb"POST (/[A-Za-z0-9/_\-.]*)(?:\?[A-Za-z0-9=&_\-.]*)? HTTP/1\.1\r\n((?:"
+    rb"POST ((/[A-Za-z0-9/_\-.]*)(?:\?[A-Za-z0-9=&_\-.]*)?) HTTP/1\.1\r\n((?:"
     + _TOKEN
     + rb":[\t\x20-\x7e\x80-\xff]*\r\n){0,100})\r\n"
 )
@@ -22,8 +21,12 @@ _ONCE = frozenset(
 
 @dataclass(frozen=True)
 class RequestHead:
-    """A path without its query, and the values of each field in order, by its name in lower case, without spaces."""
+    """The target of a request, its path without the query and a slash at its end, and the fields.
 
+    fields: the values of each in order, without spaces, by its name in lower case.
+    """
+
+    target: str
     path: str
     fields: dict[str, list[str]]
 
@@ -35,7 +38,12 @@ class RequestHead:
         """Return whether the request has this field."""
         return name in self.fields
 
-    @cached_property
+    @property
+    def unambiguous(self) -> bool:
+        """Whether each field has a variable of its own in the environment, and the body has a length."""
+        return "content-length" in self.fields and not any("_" in name for name in self.fields)
+
+    @property
     def mimetype(self) -> str:
         """The type of the body without its parameters, in lower case."""
         return self.get("content-type").partition(";")[0].strip().lower()
@@ -50,7 +58,7 @@ def read_head(head: bytes) -> RequestHead | None:
     """Return the head of a POST request, None where the server's parser might see another request in it, or none."""
     if len(head) > _MAX_HEAD_BYTES or (match := _HEAD.fullmatch(head)) is None:
         return None
-    path, block = match.groups()
+    target, path, block = match.groups()
     fields: dict[str, list[str]] = {}
     for line in block.decode("latin-1").split("\r\n")[:-1]:
         name, _, value = line.partition(":")
@@ -60,7 +68,7 @@ def read_head(head: bytes) -> RequestHead | None:
         fields.setdefault(name, []).append(value.strip(" \t"))
     if not _framed(fields):
         return None
-    return RequestHead(path.decode(), fields)
+    return RequestHead(target.decode(), path.decode().removesuffix("/") or "/", fields)  # as routes take it
 
 
 def _framed(fields: dict[str, list[str]]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flask import g
@@ -24,7 +24,9 @@ class RequestState:
     name that was asked for; by_session: the account is that of a browser's session;
     cost: of its answers so far, in millionths of the currency, None where tokens have no price;
     user: whom the request named as its user, "" for nobody;
-    cache: `hit` or `miss` where its answers may be kept; typed, image: what a form of the page held, to be shown again.
+    cache: `hit` or `miss` where its answers may be kept;
+    begin: waits until it is certain that there will be an answer, and raises the error of one that there will not be;
+    typed, images: what a form of the page held, to be shown again.
     """
 
     began: float
@@ -41,9 +43,10 @@ class RequestState:
     user: str = ""
     by_session: bool = False
     cache: str | None = None
+    begin: Callable[[], None] | None = None
     versions: dict[str, str] = field(default_factory=dict)
     typed: Mapping[str, str] = field(default_factory=dict)
-    image: bytes | None = None
+    images: tuple[bytes, ...] = ()
 
 
 def put(state: RequestState) -> None:
@@ -53,5 +56,5 @@ def put(state: RequestState) -> None:
 
 def request_state() -> RequestState:
     """Return the state of the current request."""
-    state: RequestState = g.request_state
+    state: RequestState = g._get_current_object().request_state  # what `g.` does, in half of its time
     return state

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
-from config import Settings
+from config import LiveSettings, Settings
 from edge.authentication import Authenticator
 from edge.body_budget import BodyBudget
 from edge.caller import ForwardedWarning
@@ -38,7 +38,7 @@ class Services:
     for no keys, or no tokens; key_registry: the keys in the database, whatever AUTH says.
     """
 
-    settings: Settings
+    live_settings: LiveSettings
     models: ModelSet
     model_names: ModelNames
     rate_limiter: RateLimiter
@@ -59,6 +59,11 @@ class Services:
     usage: Recorder
     gate: Gate
 
+    @property
+    def settings(self) -> Settings:
+        """The settings as they are now: a secret in a file may have been renewed."""
+        return self.live_settings.current
+
     def begin_serving(self) -> None:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()
@@ -68,6 +73,8 @@ class Services:
         self.usage.begin()
         self.spending.begin()
         refreshed = [one.refresh for one in (self.key_store, self.token_verifier) if one is not None]
+        if self.live_settings.watches:
+            refreshed.append(self.live_settings.refresh)
         if refreshed:
             begin_refreshing(refreshed)
 
@@ -78,5 +85,6 @@ class Services:
 
 def services(app: Flask | None = None) -> Services:
     """Return the services of this application, inside a request those of the current one."""
-    found: Services = (app or current_app).extensions[KEY]
+    # Of the proxy itself, since each attribute that is read through it costs a microsecond.
+    found: Services = (app or current_app._get_current_object()).extensions[KEY]  # type: ignore[attr-defined]
     return found

@@ -58,6 +58,10 @@ class SharedWindows:
         self._unavailable = False
         self._failures = 0
 
+    def use(self, windows: Windows) -> None:
+        """Count in another storage from now on, or in the same one with another password."""
+        self.windows = windows
+
     @property
     def unavailable(self) -> bool:
         """True while requests must not use the storage."""

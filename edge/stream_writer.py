@@ -5,6 +5,9 @@ wake at once and wait in turn for the interpreter lock, before the engine and be
 builds what there is of each stream and sends it in one write, without ever waiting for a client. A stream's own thread
 does what takes longer: it begins and ends the stream, keeps it alive while nothing comes, and waits for a client that
 does not read.
+
+Where the parts come from a thread that itself only waits for sockets, as those of servers elsewhere do, that one writes
+them as they come: between it and the client there is no other thread to be woken.
 """
 
 from __future__ import annotations
@@ -28,8 +31,16 @@ class Source(Protocol):
         """True if there is a part that was not read, or the end."""
 
     @property
+    def unread(self) -> bool:
+        """True if there is a part that was not read."""
+
+    @property
     def done(self) -> bool:
         """True once nothing more will come."""
+
+    @property
+    def writes_itself(self) -> bool:
+        """True where `wake` is called with no lock held, by a thread that may write the parts there."""
 
     def tell(self, wake: Callable[[], None]) -> None:
         """Call `wake` with each part and at the end; reading does not wait any longer."""
@@ -55,7 +66,8 @@ class _Stream:
         self.source, self.sink = source, sink
         self._events, self._queue = events, queued
         self._queued = False
-        self._lock = threading.Lock()  # held while the shared thread has it; guards the fields below
+        self.told = self._advance_here if source.writes_itself else self.wake  # of each part, and of the end
+        self._lock = threading.Lock()  # held while a thread has it that writes it; guards the fields below
         self._lent = False
         self._returned = threading.Lock()  # released when the shared thread gives the stream back
         self._returned.acquire()
@@ -76,7 +88,7 @@ class _Stream:
         with self._lock:
             self._lent = True
         if self.source.ready:
-            self.wake()
+            self.told()
         returned = self._returned.acquire(timeout=max(0.0, seconds))
         if not returned:
             with self._lock:
@@ -94,15 +106,26 @@ class _Stream:
         """Write what has come, in the shared thread; at the end, or where that fails, give the stream back."""
         with self._lock:
             self._queued = False
-            if not self._lent:
-                return
+            self._go_on()
+
+    def _advance_here(self) -> None:
+        """Write what has come, in the calling thread, unless another is at it, which then looks again."""
+        while self.source.ready and self._lent and self._lock.acquire(blocking=False):
             try:
-                goes_on = self._write()
-            except BaseException as error:
-                self._error, goes_on = error, False
-            if not goes_on:
-                self._lent = False
-                self._returned.release()
+                self._go_on()
+            finally:
+                self._lock.release()
+
+    def _go_on(self) -> None:
+        if not self._lent:
+            return
+        try:
+            goes_on = self._write()
+        except BaseException as error:
+            self._error, goes_on = error, False
+        if not goes_on:
+            self._lent = False
+            self._returned.release()
 
     def _write(self) -> bool:
         """Write the parts that are there, in one write; return whether the shared thread can go on."""
@@ -140,9 +163,12 @@ class StreamWriter:
         """
         self.start()
         stream = _Stream(events, source, sink, self._ready.put)
-        source.tell(stream.wake)
+        source.tell(stream.told)
         for event in events:
-            yield event
+            parts = [event]
+            while source.unread and (part := next(events, None)) is not None:
+                parts.append(part)
+            yield b"".join(parts)  # the first ones leave with the head
             while not source.done:
                 turns.leave()
                 if not stream.lend(min(idle, source.expire())):

@@ -6,12 +6,16 @@ it was asked for wrongly.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take a while
+    from terminal import end_quietly
+
+    end_quietly()
+
 import argparse
 import json
 import os
 import pwd
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,25 +26,32 @@ from typing import Any
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from config import Settings, as_money, settings_or_exit
+from config import Settings, allowable_names, as_money, settings_or_exit
 from database.connect import Database, DatabaseError
-from keys.command import fields_of, parser, shown_time
+from keys.command import fields_of, parser
 from keys.key_file import TIMES, KeyFileError, line_of, read_keys
-from keys.record import Key, KeyFieldError, check_not_over, key_of
-from keys.registry import Actor, KeyRegistry, UnknownKey, columns
+from keys.record import Key, KeyFieldError, key_of
+from keys.registry import Actor, KeyRegistry, UnknownKey
 from keys.secret import digest, id_of, new_key, same
+from keys.written import in_words
 
 NO_KEY = "This is no key of the service."
 ONCE = "Copy the key now: nothing keeps it."
 
 
-def main(arguments: list[str] | None = None, settings: Settings | None = None, user: int | None = None) -> int:
+def main(
+    arguments: list[str] | None = None,
+    settings: Settings | None = None,
+    user: int | None = None,
+    called: str = "python -m keys",
+) -> int:
     """Run one command and return its exit status. settings, user: the operator's, and this process's, by default."""
-    asked = parser(time.time()).parse_args(arguments)
+    asked = parser(time.time(), called).parse_args(arguments)
     settings = settings or settings_or_exit()
     try:
         _check_user(settings.data.database_url, os.geteuid() if user is None else user)
-        registry = KeyRegistry(Database(settings.data.database_url))
+        models = allowable_names(settings.model)
+        registry = KeyRegistry(Database(settings.data.database_url), models=models)
         return COMMANDS[asked.command](asked, registry, settings)
     except KeyFieldError as error:
         return _failed(f"{error}.", 2)
@@ -54,10 +65,9 @@ def main(arguments: list[str] | None = None, settings: Settings | None = None, u
 
 def _make(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
     fields = fields_of(asked)
-    check_not_over(fields.get("expires_at"), time.time())
     if asked.line:
         made = new_key()
-        row = columns(fields) | {"id": made.id, "hash": made.hash, "created_at": int(time.time())}
+        row = registry.columns(fields) | {"id": made.id, "hash": made.hash, "created_at": int(time.time())}
         print(made.text)
         print(line_of(key_of(row, "file")))
         return _said(f"{ONCE} The second line is for API_KEYS_FILE.")
@@ -69,15 +79,19 @@ def _make(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) 
 def _set(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
     fields = fields_of(asked)
     if not fields:
-        return _failed("Name the fields to change; python -m keys set --help lists them.", 2)
+        return _failed("Name the fields to change; the option --help lists them.", 2)
     return _said(_shown(registry.change(_actor(), asked.key, **fields)))
 
 
 def _list(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
     file = settings.access.api_keys_file
-    keys = [*registry.all(), *(read_keys(file).values() if file is not None else ())]
-    for key in keys:
-        print(_json(key) if asked.json else f"{key.id}  {key.state(time.time()):8}  {key.source:8}  {key.name}")
+    keys = registry.all()
+    try:
+        if file is not None:
+            keys += read_keys(file, registry.models).values()
+    finally:  # a mistake in the file hides no key of the database
+        for key in keys:
+            print(_json(key) if asked.json else f"{key.id}  {key.state(time.time()):8}  {key.source:8}  {key.name}")
     return 0 if keys else _said("There are no keys.")
 
 
@@ -99,7 +113,7 @@ def _rotate(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings
     key, text = registry.rotate(_actor(), asked.key, asked.grace)
     print(text)
     until = key.previous_until
-    return _said(f"{ONCE} The old one is good {'no longer' if until is None else f'until {shown_time(until)}'}.")
+    return _said(f"{ONCE} The old one is good {'no longer' if until is None else f'until {in_words(until)}'}.")
 
 
 def _delete(asked: argparse.Namespace, registry: KeyRegistry, settings: Settings) -> int:
@@ -138,7 +152,7 @@ def _find(id_or_name: str, registry: KeyRegistry, settings: Settings) -> Key:
         return registry.find(id_or_name)
     except UnknownKey:
         file = settings.access.api_keys_file
-        keys = () if file is None else read_keys(file).values()
+        keys = () if file is None else read_keys(file, registry.models).values()
         for key in keys:
             if id_or_name in (key.id, key.name):
                 return key
@@ -156,7 +170,7 @@ def _shown(key: Key) -> str:
         "disabled": key.disabled_at,
         "old secret until": until,
     }
-    lines |= {name: shown_time(moment) for name, moment in times.items() if moment}
+    lines |= {name: in_words(moment) for name, moment in times.items() if moment}
     lines |= {name: as_money(value) if name.startswith("money") else value for name, value in limits.items()}
     lines |= {"models": ", ".join(sorted(key.account.models or ())) or "all", "priority": key.account.priority}
     lines |= {"notes": key.notes} if key.notes else {}
@@ -220,5 +234,4 @@ def _failed(text: str, status: int = 1) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `python -m keys list | head`
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Account:
         return self.models is None or not self.models.isdisjoint(names)
 
 
+@lru_cache(4096)
 def of_address(budget_key: str) -> Account:
     """Return the account of an address, under which every caller without a key is charged."""
     return Account(budget_key)

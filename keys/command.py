@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -21,10 +20,10 @@ Make and manage client keys. What needs one, and what each field means, is in do
 its name. `none` takes a field back to its default, a time is written as 2026-12-31, 2026-12-31T18:00 (UTC) or 30d."""
 
 
-def parser(now: float) -> argparse.ArgumentParser:
-    """Return the parser of the command line. now: seconds since the epoch."""
+def parser(now: float, called: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line. now: seconds since the epoch; called: what the operator types."""
     top = argparse.ArgumentParser(
-        prog="python -m keys", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=called, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     make = commands.add_parser("make", help="make a key and print it, once")
@@ -58,11 +57,6 @@ def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name in FIELDS}
 
 
-def shown_time(seconds: int) -> str:
-    """Return a time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _add_fields(command: argparse.ArgumentParser, now: float) -> None:
     def add(option: str, convert: Any, **more: Any) -> None:
         command.add_argument(option, type=convert, default=argparse.SUPPRESS, **more)
@@ -73,7 +67,7 @@ def _add_fields(command: argparse.ArgumentParser, now: float) -> None:
         "--priority",
         lambda text: DEFAULT_PRIORITY if text == NONE else text,
         choices=PRIORITIES,
-        help="low runs behind all others, as a batch does",
+        help="high starts before others; low runs behind them, as a batch does",
     )
     add("--notes", str, help="for you")
     for name in LIMITS:

@@ -7,11 +7,11 @@ with # are passed over. The file is the operator's alone: the service only reads
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from keys.record import FIELDS, LIMITS, Key, KeyFieldError, checked_time, key_of
+from keys.record import FIELDS, LIMITS, Key, KeyFieldError, check_known, checked_time, key_of
 from keys.secret import HASH, ID
 
 TIMES = ("created_at", "expires_at", "disabled_at", "previous_until")
@@ -22,8 +22,8 @@ class KeyFileError(Exception):
     """The file cannot be used; the message names the line and holds nothing of it."""
 
 
-def read_keys(file: Path) -> dict[str, Key]:
-    """Return the keys of the file by their ids. Raises KeyFileError."""
+def read_keys(file: Path, models: Collection[str] | None = None) -> dict[str, Key]:
+    """Return the keys of the file by their ids. models: that there are, None for any. Raises KeyFileError."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -34,6 +34,7 @@ def read_keys(file: Path) -> dict[str, Key]:
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 key = _key_of(line)
+                check_known(key.account.models or (), models)
             except (ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, KeyFieldError) else "expected a JSON object"
                 raise KeyFileError(f"line {number}: {reason}") from error
@@ -74,6 +75,8 @@ def _check(row: Mapping[str, Any]) -> None:
             raise KeyFieldError(f"{name}: expected a SHA-256 of 64 hexadecimal digits")
     for name in TIMES:
         checked_time(name, row.get(name))
+    if row.get("expires_at") is not None and row["expires_at"] <= (row.get("created_at") or 0):
+        raise KeyFieldError("expires_at: expected a time after created_at")
     if (
         "name" not in row
         or not isinstance(row.get("models"), list | None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
@@ -133,8 +133,15 @@ def checked_time(name: str, value: object) -> int | None:
     return value
 
 
+def check_known(models: Iterable[str], known: Collection[str] | None) -> None:
+    """Raise KeyFieldError for a model that the service does not have. known: the names it has, None for any."""
+    if known is not None and not set(models) <= set(known):
+        shown = ", ".join(name for name in known if "-demo" not in name)
+        raise KeyFieldError(f"models: expected names of this service's models ({shown})")
+
+
 def check_not_over(expires_at: int | None, now: float) -> None:
-    """Raise KeyFieldError for the expiry of a new key that is past already."""
+    """Raise KeyFieldError for an expiry that is past already."""
     if expires_at is not None and expires_at <= now:
         raise KeyFieldError("expires_at: expected a time in the future")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,8 @@ from keys.record import (
     FIELDS,
     Key,
     KeyFieldError,
+    check_known,
+    check_not_over,
     checked_limit,
     checked_models,
     checked_name,
@@ -53,15 +55,17 @@ class KeyRegistry:
     """The keys in the database. Every method raises DatabaseError or SQLAlchemyError where the database fails.
 
     A key is named by its id or its name. clock: seconds since the epoch. Fields are those of FIELDS; a wrong one raises
-    KeyFieldError.
+    KeyFieldError. models: the names of those that a key may be for, None for any.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
-        self._database, self._clock = database, clock
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, models: Collection[str] | None = None
+    ) -> None:
+        self._database, self._clock, self.models = database, clock, models
 
     def make(self, by: Actor, name: str, **fields: Any) -> tuple[Key, str]:
         """Add a key; return it and its text, which nothing keeps."""
-        made, values = new_key(), columns({"name": name} | fields)
+        made, values = new_key(), self.columns({"name": name} | fields)
         with self._change() as connection:
             values |= {"id": made.id, "hash": made.hash, "created_at": self._now()}
             values["revision"] = advance(connection, REVISION)
@@ -71,9 +75,15 @@ class KeyRegistry:
             self._record(connection, by, "key.create", made.id, given)
             return _get(connection, made.id), made.text
 
+    def columns(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a new key as columns of its row."""
+        values = _columns(fields)
+        self._check(values)
+        return values
+
     def change(self, by: Actor, key_id: str, **fields: Any) -> Key:
         """Change fields of a key; None takes one back to its default. Raises UnknownKey."""
-        return self._update(by, "key.change", key_id, columns(fields))
+        return self._update(by, "key.change", key_id, _columns(fields))
 
     def disable(self, by: Actor, key_id: str) -> Key:
         """Refuse a key from now on. Raises UnknownKey."""
@@ -147,11 +157,17 @@ class KeyRegistry:
         with self._change() as connection:
             revision, row = advance(connection, REVISION), _row(connection, key_id)
             changed = {name: value for name, value in values.items() if value != row[name]}
+            self._check(changed)  # what has become past or unknown may stay
             if "name" in changed:
                 _check_name_is_free(connection, changed["name"])
             _write(connection, row["id"], values | {"revision": revision})
             self._record(connection, by, action, row["id"], {"name": row["name"]} | changed)
             return _get(connection, row["id"])
+
+    def _check(self, values: Mapping[str, Any]) -> None:
+        """Raise KeyFieldError for what nobody would want to set."""
+        check_not_over(values.get("expires_at"), self._clock())
+        check_known(values["models"].split(",") if values.get("models") else (), self.models)
 
     def _change(self) -> AbstractContextManager[Connection]:
         return self._database.engine().begin()
@@ -189,7 +205,7 @@ def _check_name_is_free(connection: Connection, name: str) -> None:
         raise KeyFieldError("name: there is already a key of this name")
 
 
-def columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of a key as columns of its row. Raises KeyFieldError."""
     if unknown := fields.keys() - set(FIELDS):
         raise KeyFieldError(f"{', '.join(sorted(unknown))}: no such field of a key")

@@ -107,7 +107,7 @@ class KeyStore:
             raise KeyFileError(f"it cannot be read: {error.strerror}") from error
         signature = (found.st_mtime_ns, found.st_size, found.st_ino)
         if signature != self._signature:
-            self._in_file = read_keys(file)
+            self._in_file = read_keys(file, self._registry.models)
             self._signature = signature
 
     def _failed(self, source: str, reason: str) -> None:

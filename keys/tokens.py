@@ -13,7 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,15 @@ class TokenVerifier:
             self._failing = str(error)
         else:
             self._failing = ""
+
+    def use_secret(self, secret: str) -> None:
+        """Verify with another JWT_SECRET_KEY; tokens that the former one signed count no longer."""
+        self._access = replace(self._access, jwt_secret_key=secret)
+        self._signature = None
+        if self._access.jwt_jwks_file is None:
+            self._read()
+        else:
+            self.refresh()
 
     @property
     def failing(self) -> bool:

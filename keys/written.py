@@ -1,4 +1,4 @@
-"""Numbers and times of a key's fields as an operator writes them, times in UTC."""
+"""Numbers and times as an operator writes and reads them, times in UTC."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def moment_of(text: str) -> int:
         return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
     except OverflowError as error:
         raise ValueError(str(error)) from error
+
+
+def in_words(moment: int) -> str:
+    """Return seconds since the epoch as messages show a time, such as 2026-03-01T00:00:00Z."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -2,7 +2,8 @@
 
 Requests are read by `serving.intake` before a thread serves them; here that thread reads what has arrived, and never
 the network. Gunicorn does not bound sending a response, so a few clients that do not read could occupy every thread: a
-write that blocks for `limit` seconds ends the connection.
+write that blocks for `limit` seconds ends the connection. And only some of the threads may wait for such clients at the
+same time: who finds none left is disconnected, so that there is always a thread for the others.
 
 A client that has sent its last byte may be waiting for its answer (half-closed), or have left; TCP shows the same in
 both cases. What is sent to one that left is answered with a reset, so `probe` sends something that HTTP has clients
@@ -24,8 +25,10 @@ from gunicorn.workers.gthread import TConn
 
 from edge import turns
 from edge.body_budget import Reservation
+from edge.request_head import RequestHead
+from engine.send import send_now
 from serving.framing import Framing, Stage
-from serving.send import send_now
+from serving.plain_request import Parser
 
 if TYPE_CHECKING:
     from socket import _SendableFile
@@ -40,6 +43,8 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
+WAIT_FOR_READER = 0.2  # seconds in which a write may find a thread that waits no longer
+ANY_NUMBER = threading.Semaphore(1_000_000)
 
 
 class ClientSocket(socket.socket):
@@ -47,24 +52,28 @@ class ClientSocket(socket.socket):
 
     A client that is too slow is reported as disconnected, by errors that Gunicorn handles. `recv` reads the request
     that `begin_request` gave it. body_refused: there was no room in the budget for its body, which was not read.
+    waiting: how many threads may wait for clients that do not read, shared by all connections.
     """
 
-    def __init__(self, accepted: socket.socket, limit: float) -> None:
+    def __init__(self, accepted: socket.socket, limit: float, waiting: threading.Semaphore = ANY_NUMBER) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self._limit = limit
+        self._limit, self._waiting = limit, waiting
         self._writing = threading.Lock()  # guards what is sent, and the four fields below
         self._head_sent = False
         self._filler: bytes | None = None  # what may be sent now and means nothing, None where that is unknown
         self._chunked = False
         self._owed = b""  # the rest of what was sent last, to be sent before anything else
-        self._request: Framing | None = None
+        self.request: Framing | None = None  # that is being served
+        self.plain_head: RequestHead | None = None  # its head, where no other parser is to read it
         self._reservation: Reservation | None = None
         self.body_refused = False
 
     def begin_request(self, request: Framing, reservation: Reservation | None, body_refused: bool) -> None:
         """Serve this request next. reservation: the bytes of its body, released when they are no longer needed."""
-        self._request, self._reservation, self.body_refused = request, reservation, body_refused
-        request.rewind()
+        self.request, self._reservation, self.body_refused = request, reservation, body_refused
+        plain = request.plain is not None and request.plain.unambiguous and request.stage is Stage.WHOLE
+        self.plain_head = request.plain if plain and not body_refused else None
+        request.rewind(behind_head=self.plain_head is not None)
         with self._writing:
             self._head_sent = False
             self._filler = INTERIM if request.http_1_1 else None
@@ -75,41 +84,43 @@ class ClientSocket(socket.socket):
 
     def release_body(self) -> None:
         """Release the bytes of the body: it has been read, and nothing of it is kept."""
-        if self._request is not None:
-            self._request.close()
+        if self.request is not None:
+            self.request.close()
         if self._reservation is not None:
             self._reservation.release()
 
     def end_request(self) -> None:
         """Release everything that the request holds."""
         self.release_body()
-        if self._request is not None:
-            self._request.close()
-            self._request = None
+        if self.request is not None:
+            self.request.close()
+            self.request = None
 
     @property
     def request_head(self) -> bytes:
         """The request line and the fields, as far as they have arrived."""
-        return b"" if self._request is None else self._request.head
+        return b"" if self.request is None else self.request.head
 
     @property
     def request_unreadable(self) -> bool:
         """True where the head has no end: it is too long, or no head at all."""
-        return self._request is not None and self._request.unreadable
+        return self.request is not None and self.request.unreadable
 
     @property
     def request_whole(self) -> bool:
         """True where all of the request has arrived, so that another may follow on the connection."""
-        return self._request is not None and self._request.stage is Stage.WHOLE
+        return self.request is not None and self.request.stage is Stage.WHOLE
 
     def setblocking(self, flag: bool) -> None:
-        self.settimeout(self._limit if flag else 0.0)
+        wanted = self._limit if flag else 0.0
+        if self.gettimeout() != wanted:  # each change is a system call
+            self.settimeout(wanted)
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Return bytes of the request, b"" at its end. flags: read the socket itself, to peek at it."""
-        if flags or self._request is None:
+        if flags or self.request is None:
             return super().recv(bufsize, flags)
-        return self._request.read(bufsize)
+        return self.request.read(bufsize)
 
     def receive_now(self, size: int) -> bytes:
         """Return at most `size` bytes from the network. Raises BlockingIOError where there are none."""
@@ -175,20 +186,26 @@ class ClientSocket(socket.socket):
         view = memoryview(data)
         if sent < view.nbytes:
             turns.leave()
-            with self._timeout_as_disconnect():
+            with self._waiting_for_reader():
                 super().sendall(view[sent:], flags)
 
     def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
-        with self._timeout_as_disconnect():
+        with self._waiting_for_reader():
             return super().sendfile(file, offset, count)
 
     @contextmanager
-    def _timeout_as_disconnect(self) -> Iterator[None]:
+    def _waiting_for_reader(self) -> Iterator[None]:
+        """Let this thread wait for the client, which counts as disconnected if it is too slow, or one of too many."""
+        if not self._waiting.acquire(timeout=WAIT_FOR_READER):
+            log.warning("Too many clients do not read their responses; the connection of one more is closed.")
+            raise BrokenPipeError(errno.EPIPE, "too many clients do not read their responses")
         try:
             yield
         except TimeoutError:
             log.info("A client did not read its response for %g s; its connection is closed.", self._limit)
             raise BrokenPipeError(errno.EPIPE, "the client does not read its response") from None
+        finally:
+            self._waiting.release()
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -198,12 +215,19 @@ class Connection(TConn):  # type: ignore[misc]
     """
 
     sock: ClientSocket
+    parser: Parser | None
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
         self.closed = False
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
+
+    def init(self) -> None:
+        """Get ready to serve, in the thread that does."""
+        if self.parser is None:
+            self.parser = Parser(self.cfg, self.sock, self.client)
+        super().init()
 
     @property
     def peer(self) -> str:

@@ -15,11 +15,16 @@ from enum import Enum
 from io import BytesIO
 from typing import IO
 
+from edge.request_head import RequestHead, read_head
+
 log = logging.getLogger("avito_ai.serving")
 
 MAX_HEAD_BYTES = 64 * 1024  # the parser's own limits are lower and give the typed refusal
 MAX_CHUNK_LINE_BYTES = 4 * 1024
 MAX_TRAILER_BYTES = 16 * 1024
+# Each chunk costs the poller and the parser microseconds, however small it is. A body may have so many chunks, and one
+# more for so many bytes.
+MANY_CHUNKS, BYTES_OF_A_CHUNK = 8192, 64
 SPOOL_BYTES = 1024 * 1024  # a longer request lies in a file
 END_OF_HEAD = b"\r\n\r\n"
 LENGTH = re.compile(rb"\d{1,18}")
@@ -44,6 +49,7 @@ class Framing:
 
     content_length: of the body, in bytes, None for none or one that is chunked; body_received: bytes of the body so
     far, framing included. expects_continue: the client waits for an interim response before it sends the body.
+    plain: the head of a POST request, where it leaves no doubt.
     """
 
     def __init__(self, spool_bytes: int = SPOOL_BYTES) -> None:
@@ -52,6 +58,7 @@ class Framing:
         self.chunked = False
         self.expects_continue = False
         self.body_received = 0
+        self.plain: RequestHead | None = None
         self._head = bytearray()
         self._store: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=spool_bytes)
         self._chunks = _Chunks()
@@ -87,9 +94,9 @@ class Framing:
             self.stage = Stage.WHOLE
         return data[taken:]
 
-    def rewind(self) -> None:
-        """Start to read what has arrived."""
-        self._store.seek(0)
+    def rewind(self, behind_head: bool = False) -> None:
+        """Start to read what has arrived, or its body alone."""
+        self._store.seek(len(self._head) if behind_head else 0)
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of what has arrived, b"" at the end of it, and once it is closed."""
@@ -142,6 +149,16 @@ class Framing:
 
     def _frame(self) -> Stage:
         """Read from the fields how long the body is; an expectation is met by the intake, and taken out."""
+        read = self.plain = read_head(bytes(self._head)) if self._head.startswith(b"POST /") else None
+        if read is None or read.has("expect"):
+            return self._frame_by_lines()
+        self.chunked = read.has("transfer-encoding")
+        if read.has("content-length"):
+            self.content_length = int(read.get("content-length"))
+        return Stage.BODY if self.chunked or self.content_length else Stage.WHOLE
+
+    def _frame_by_lines(self) -> Stage:
+        """Do so for any head, also for one that the parser may refuse."""
         self._take_expectation()
         lengths, codings = [], []
         for line in bytes(self._head).split(b"\r\n")[1:]:
@@ -168,6 +185,7 @@ class Framing:
         self.expects_continue = len(others) < len(lines)
         if self.expects_continue:
             self._head = bytearray(b"\r\n".join([request_line, *others]))
+            self.plain = read_head(bytes(self._head)) if self.plain is not None else None
 
 
 class _Chunks:
@@ -176,6 +194,7 @@ class _Chunks:
     def __init__(self) -> None:
         self.complete = False
         self._left = 0  # bytes of the present chunk that are missing, its line end included
+        self._number = self._bytes = 0  # of the chunks so far
         self._line = bytearray()
         self._trailers: bytearray | None = None
 
@@ -210,8 +229,11 @@ class _Chunks:
         size = line.split(b";", 1)[0].strip()
         if not CHUNK_SIZE.fullmatch(size):
             return False
-        if int(size, 16):
-            self._left = int(size, 16) + 2
-        else:
+        length = int(size, 16)
+        if not length:
             self._trailers = bytearray()
-        return True
+            return True
+        self._left = length + 2
+        self._number += 1
+        self._bytes += length
+        return self._number <= MANY_CHUNKS + self._bytes // BYTES_OF_A_CHUNK

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from edge import errors
 from edge.body_budget import BodyBudget, Reservation
 from edge.gate import NAMING_BYTES, Verdict
+from edge.request_head import RequestHead
 from serving.connection import Connection
 from serving.framing import Framing, Stage
 
@@ -37,7 +38,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Gate(Protocol):
     """Decides which requests are read and served; `edge.gate.Gate`."""
 
-    def judge(self, head: bytes, peer: str) -> Verdict: ...
+    def judge(self, head: bytes, peer: str, plain: RequestHead | None) -> Verdict: ...
 
 
 class Poller(Protocol):
@@ -57,6 +58,7 @@ class _Arrival:
     verdict: Verdict | None = None
     reservation: Reservation | None = None
     answered: bool = False  # or about to be, so that nothing else may be sent
+    polled: bool = False  # whether its connection is registered with the poller
 
     def close(self) -> None:
         """Release what the request holds; it is not served."""
@@ -102,11 +104,15 @@ class Intake:
     def __len__(self) -> int:
         return len(self._arriving) + len(self._discarding)
 
-    def expect(self, conn: Connection, seconds: float) -> None:
-        """Wait for a connection's next request, at most `seconds` for its first byte."""
-        self._guarded(conn, partial(self._expect, conn, seconds))
+    def expect(self, conn: Connection, seconds: float, *, fresh: bool = False) -> None:
+        """Wait for a connection's next request, at most `seconds` for its first byte.
 
-    def _expect(self, conn: Connection, seconds: float) -> None:
+        fresh: the connection has just been accepted, so that its request may have arrived with it: what is refused
+        there costs no call of the poller.
+        """
+        self._guarded(conn, partial(self._expect, conn, seconds, fresh))
+
+    def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
         peer = conn.peer
         if self._per_peer is not None and self._peers[peer] >= self._per_peer:
             oldest = next(other for other in self._arriving if other.peer == peer)
@@ -114,11 +120,22 @@ class Intake:
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
         self._peers[peer] += 1
         conn.sock.setblocking(False)
-        step = partial(self._readable, conn, arrival)
-        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._guarded(conn, step, arrival))
         early, conn.leftover = conn.leftover, b""
         if early:
             self._guarded(conn, partial(self._take, conn, arrival, early), arrival)
+        elif fresh:
+            self._guarded(conn, partial(self._readable, conn), arrival)
+        if self._arriving.get(conn) is arrival:
+            self._poll(conn, arrival)
+
+    def _poll(self, conn: Connection, arrival: _Arrival) -> None:
+        self._poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._on_readable(conn))
+        arrival.polled = True
+
+    def _on_readable(self, conn: Connection) -> None:
+        arrival = self._arriving.get(conn)
+        if arrival is not None:  # else it was given up since the kernel reported it
+            self._guarded(conn, partial(self._readable, conn), arrival)
 
     def discard(self, conn: Connection) -> None:
         """Close a connection whose client may still be sending, so that it receives its answer all the same."""
@@ -196,9 +213,8 @@ class Intake:
 
     # --- a request that arrives ---
 
-    def _readable(self, conn: Connection, arrival: _Arrival) -> None:
-        if self._arriving.get(conn) is not arrival:  # given up since the kernel reported it
-            return
+    def _readable(self, conn: Connection) -> None:
+        arrival = self._arriving[conn]
         try:
             data = conn.sock.receive_now(READ_BYTES)
         except BlockingIOError:
@@ -239,7 +255,7 @@ class Intake:
     def _judge(self, conn: Connection, arrival: _Arrival) -> bool:
         """Decide from the head whether to read on; otherwise the request is refused here or handed over."""
         framing = arrival.framing
-        verdict = arrival.verdict = self._gate.judge(framing.head, conn.peer)
+        verdict = arrival.verdict = self._gate.judge(framing.head, conn.peer, framing.plain)
         if verdict.refusal is not None:
             self._refuse(conn, arrival, verdict.refusal)
             return False
@@ -257,7 +273,6 @@ class Intake:
 
     def _refuse(self, conn: Connection, arrival: _Arrival, refusal: bytes) -> None:
         """Send a refusal, and wait for the connection's next request where all of this one has arrived."""
-        self._leave(conn)
         whole = arrival.framing.stage is Stage.WHOLE
         plain = whole and not conn.leftover  # what is sent ahead would be judged in here, without end
         keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
@@ -268,12 +283,21 @@ class Intake:
         except OSError:
             sent = False
         if keep and sent:
-            self.expect(conn, self._keepalive)
-        elif plain and sent:
+            self._expect_again(conn, arrival)
+            return
+        self._leave(conn)
+        if plain and sent:
             self._end(conn)  # nothing is left unread, so the client loses nothing of its answer
         else:
             conn.leftover = b""
             self.discard(conn)
+
+    def _expect_again(self, conn: Connection, answered: _Arrival) -> None:
+        """Wait for the next request of a connection that stays where it is, at the end of those that wait."""
+        del self._arriving[conn]
+        self._arriving[conn] = _Arrival(self._clock() + self._keepalive, polled=answered.polled)
+        if not answered.polled:
+            self._poll(conn, self._arriving[conn])
 
     def _admit(self, arrival: _Arrival, size: int) -> bool:
         if arrival.reservation is None:
@@ -296,11 +320,12 @@ class Intake:
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:
-        del self._arriving[conn]
-        self._peers[conn.peer] -= 1
-        if not self._peers[conn.peer]:
-            del self._peers[conn.peer]
-        self._forget(conn)
+        arrival, peer = self._arriving.pop(conn), conn.peer
+        self._peers[peer] -= 1
+        if not self._peers[peer]:
+            del self._peers[peer]
+        if arrival.polled:
+            self._forget(conn)
 
     def _discard_some(self, conn: Connection) -> None:
         if conn not in self._discarding:

@@ -3,8 +3,8 @@
 There are two kinds of successor:
 - SIGUSR2 forks a new master (Gunicorn leaves the old one's pid in GUNICORN_PID). Once the models are ready its worker
   reports the new main pid to systemd and stops the old master, so both serve the same socket for a moment and no
-  request is lost. If two copies of the models do not fit in memory, it stops the old master first, and requests wait
-  in the backlog.
+  request is lost. It loads at a lower priority. If two copies of the models do not fit in memory, it stops the old
+  master first, and requests wait in the backlog.
 - SIGHUP starts a worker beside the old one of the same master. It waits for the old worker to exit before it loads.
 """
 
@@ -16,10 +16,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import psutil
 
 from engine.errors import NoRoom, StartError
+from serving.priority import yielding
 from serving.systemd import Notify
 from serving.worker import ServiceWorker
 
@@ -48,7 +50,8 @@ def start_models(
         return
     _wait_for_predecessors(worker)
     worker.models.overlapping = old_master is not None
-    no_room = _load(worker, on_failure, return_no_room=old_master is not None)
+    with yielding() if old_master is not None else nullcontext():
+        no_room = _load(worker, on_failure, return_no_room=old_master is not None)
     if no_room is not None and old_master is not None:
         log.warning("%s The old master is stopped first, and requests wait until the new one is ready.", no_room)
         notify(f"MAINPID={worker.ppid}\nSTATUS=Loading the models; requests wait meanwhile")

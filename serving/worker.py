@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
-from functools import partial
+from functools import cached_property, partial
 from types import FrameType
 
 import psutil
@@ -32,7 +32,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge import errors
-from edge.route_table import MIB
+from edge.route_table import MIB, ROUTES, Need
 from edge.turns import Turns
 from engine.errors import StartError
 from models import ModelSet
@@ -40,6 +40,8 @@ from serving.connection import ClientSocket, Connection, peer_of
 from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
 from serving.malformed import FailureResponses, endless
+from serving.plain_request import Environ, PlainRequest, serve, template
+from serving.thread_pool import RecentFirstPool
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
@@ -55,11 +57,15 @@ EXHAUSTION_LOGGED = 60.0
 # How long a stopping worker keeps a connection for a request that its client may already be sending, in seconds.
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
+NOTICE_INTERVAL = 1.0
+ACCEPTED_AT_ONCE = 32
 THREADS_START_SECONDS = 30.0
 # Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
 # for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
 SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
+PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
+PROBING_THREADS = 2
 
 
 class ServiceWorker(ThreadWorker):  # type: ignore[misc]
@@ -86,9 +92,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._aborted = False
         self._accept_again = 0.0
         self._exhaustion_logged = -EXHAUSTION_LOGGED
-        self._next_sweep = 0.0
+        self._next_sweep = self._next_notice = 0.0
+        self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
         self._turns = Turns()
+        self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
+        self._waiting_for_readers = threading.Semaphore(max(1, self.cfg.threads // 2))
 
     @property
     def models(self) -> ModelSet:
@@ -131,19 +140,27 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if force:
             self._intake.close()
 
+    def notify(self) -> None:
+        """Tell the master that this worker is alive; not in every round of a busy loop."""
+        if (now := time.monotonic()) >= self._next_notice:
+            self._next_notice = now + NOTICE_INTERVAL
+            super().notify()
+
     def accept(self, listener: Listener) -> None:
-        """Accept a connection, if there is one."""
-        self._accept(listener)
+        """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
+                break
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections, or not; not while accepting is paused."""
         super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the pool with all its threads started: later there might be no room for another."""
-        pool, started = ThreadPoolExecutor(self.cfg.threads), threading.Barrier(self.cfg.threads)
-        for _ in range(self.cfg.threads):
-            pool.submit(started.wait, THREADS_START_SECONDS)
+        """Return the pool with all its threads started, and start those for probes."""
+        _start_threads(self._probing, PROBING_THREADS)
+        pool = RecentFirstPool(self.cfg.threads)
+        _start_threads(pool, self.cfg.threads)
         return pool
 
     def handle_error(self, req: Request | None, client: ClientSocket, addr: object, exc: Exception) -> None:
@@ -159,12 +176,31 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         keep = Context().run(self._handle_in_turn, conn)
         return bool(keep) and conn.sock.request_whole
 
+    def handle_request(self, req: Request, conn: Connection) -> bool:
+        """Serve a request that was parsed; return whether its connection may serve another."""
+        if not isinstance(req, PlainRequest):
+            return bool(super().handle_request(req, conn))
+        assert self.wsgi is not None  # built before the worker runs
+        return serve(self.wsgi, req, conn, self._template, last=not self.alive)
+
+    @cached_property
+    def _template(self) -> Environ | None:
+        return template(self.cfg)
+
     def _handle_in_turn(self, conn: Connection) -> bool:
-        """Serve one request, and whatever may generate in its turn; probes wait for nobody."""
-        if not conn.sock.request_head.startswith(b"POST "):
+        """Serve one request in its turn; probes wait for nobody."""
+        if conn.sock.request_head.startswith(PROBES):
             return bool(super().handle(conn))
         with self._turns.serving():
             return bool(super().handle(conn))
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """Hand a whole request to a thread; a probe to one that nothing else occupies."""
+        if not conn.sock.request_head.startswith(PROBES):
+            super().enqueue_req(conn)
+            return
+        future = self._probing.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it."""
@@ -248,8 +284,10 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             return False
         client = accepted
         try:
-            client = ClientSocket(accepted, self.send_timeout)
-            conn = Connection(self.cfg, client, address, listener.getsockname())
+            client = ClientSocket(accepted, self.send_timeout, self._waiting_for_readers)
+            if listener not in self._addresses:
+                self._addresses[listener] = listener.getsockname()
+            conn = Connection(self.cfg, client, address, self._addresses[listener])
         except Exception as error:
             errors.log_unexpected(error)
             client.close()
@@ -257,7 +295,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         if self.nr_conns >= self.worker_connections:
             self._intake.close_longest_waiting()
-        self._intake.expect(conn, self.send_timeout)
+        self._intake.expect(conn, self.send_timeout, fresh=True)
         return True
 
     def _make_room(self, error: OSError) -> None:
@@ -279,6 +317,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            if self.wsgi is not None:
+                self.wsgi.extensions["services"].gate.tell_unlogged()
             if not self.lost and not self.models.loading and self.models.restart_needed:
                 self._give_up()
 
@@ -347,3 +387,10 @@ def has_sibling(parent: int) -> bool:
         return any(child.pid != os.getpid() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     except psutil.Error:
         return False
+
+
+def _start_threads(pool: ThreadPoolExecutor, many: int) -> None:
+    """Start all threads of a pool: later there might be no room for another."""
+    started = threading.Barrier(many)
+    for _ in range(many):
+        pool.submit(started.wait, THREADS_START_SECONDS)

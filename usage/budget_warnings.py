@@ -15,9 +15,10 @@ from sqlalchemy.exc import IntegrityError
 
 from database.strings import fitted
 from database.tables import BUDGET_WARNINGS
+from keys.written import in_words
 from usage.budgets import Budgets
 from usage.limits import Standing
-from usage.periods import DAY, in_words
+from usage.periods import DAY
 from usage.prices import as_money
 from usage.totals import SERVICE
 

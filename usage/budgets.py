@@ -14,6 +14,7 @@ from keys.account import Account, Limits
 from usage.ledger import NO_LIMITS, Ledger, Used
 from usage.limits import Moment, Standing, crowded, has_any, has_budgets, held_back, spent, standings, with_defaults
 from usage.prices import Price, Prices
+from usage.shares import Everywhere, Share, is_shared
 from usage.totals import SERVICE, Totals
 
 # While requests that came together are tokenized, the next one waits for these seconds to learn what they leave.
@@ -23,7 +24,8 @@ PATIENCE = 0.5
 class Budgets:
     """The limits of all accounts. defaults: of those without own ones; service: of all together. Thread-safe.
 
-    patience: seconds that an admission waits for the size of prompts that are being tokenized.
+    patience: seconds that an admission waits for the size of prompts that are being tokenized. everywhere: what all
+    copies of the service hold together, None for a copy that counts by itself.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class Budgets:
         defaults: Limits = NO_LIMITS,
         service: Limits = NO_LIMITS,
         patience: float = PATIENCE,
+        everywhere: Everywhere | None = None,
     ) -> None:
         self.totals, self.prices, self.currency = totals, prices, currency
         self._defaults, self.service, self._patience = defaults, service, patience
         self._service_counts = has_budgets(service)
+        self._everywhere = everywhere
 
     def limits_of(self, account: Account) -> Limits:
         """Return the limits that an account has."""
@@ -66,25 +70,36 @@ class Budgets:
         Raises as `check` does, and HeldBack where requests in flight may leave nothing.
         """
         limits = self.limits_of(account)
-        reservation = Reservation(self, account, self.prices.of(model), bounded=self._bounds(limits))
+        share = None
+        if self._everywhere is not None and is_shared(limits):
+            share = Share(self._everywhere, account.id, limits, self._patience)
+        reservation = Reservation(self, account, self.prices.of(model), self._bounds(limits), share)
         if not reservation.bounded:
             return reservation
         with self._ledgers(account, limits) as ledgers:
             if (found := crowded(ledgers[0], limits)) is not None:
                 raise found
-            reservation.hold(sizes)
+            reservation.hold_here(ledgers, sizes)
             for ledger in ledgers:
                 ledger.running += 1
+        try:
+            reservation.agree()
+        except RetryLater:
+            reservation.release()
+            raise
         return reservation
 
     def count(self, account: str, position: int, tokens: int, cost: int) -> None:
         """Count an answer of an account. position: in this process's journal of usage."""
         totals = self.totals
         with totals.known(self._accounts(account)) as ledgers:
+            shared = any(ledger.limits.tokens_per_minute is not None for ledger in ledgers)
             for ledger in ledgers:
                 ledger.add_to_minute(totals.monotonic(), tokens)
                 if ledger.has_budgets:
                     ledger.add(position, totals.clock(), tokens, cost)
+        if shared and self._everywhere is not None:
+            self._everywhere.count(account, tokens)
 
     def standings(self, account: Account) -> list[Standing]:
         """Return where the account stands with each of its budgets."""
@@ -161,11 +176,15 @@ class Reservation:
     """What one admitted request may still use at most: held back until it is counted, which may be after its end.
 
     `leave` at the end, and `release` once it is counted, must be called in any case; they may be called twice.
-    bounded: whether its account has any limit; without one there is nothing to hold back.
+    bounded: whether its account has any limit; without one there is nothing to hold back. share: what it is for other
+    copies of the service, None where they need not know it.
     """
 
-    def __init__(self, budgets: Budgets, account: Account, price: Price, bounded: bool) -> None:
+    def __init__(
+        self, budgets: Budgets, account: Account, price: Price, bounded: bool, share: Share | None = None
+    ) -> None:
         self._budgets, self._account, self._price, self.bounded = budgets, account, price, bounded
+        self._share = share
         self._held: dict[int, tuple[Used, bool]] = {}  # by answer, with whether its size is known
         self._running = True
 
@@ -174,11 +193,26 @@ class Reservation:
         if not self.bounded:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
-            self._budgets.check_room(ledgers, self._budgets.limits_of(self._account))
-            for number, (context, max_tokens) in sizes.items():
-                answer = min(context, max_tokens)
-                cost = max(self._price.most(context, 0), self._price.most(context - answer, answer))
-                self._put(ledgers, number, Used(context, cost), sized=False)
+            self.hold_here(ledgers, sizes)
+        try:
+            self.agree()
+        except RetryLater:
+            for number in sizes:
+                self.drop(number)
+            raise
+
+    def hold_here(self, ledgers: list[Ledger], sizes: Mapping[int, tuple[int, int]]) -> None:
+        """Hold back the context of answers, as far as this copy knows; the lock of the ledgers is held."""
+        self._budgets.check_room(ledgers, self._budgets.limits_of(self._account))
+        for number, (context, max_tokens) in sizes.items():
+            answer = min(context, max_tokens)
+            cost = max(self._price.most(context, 0), self._price.most(context - answer, answer))
+            self._put(ledgers, number, Used(context, cost), sized=False)
+
+    def agree(self) -> None:
+        """Have the other copies know what is held back. Raises what their requests leave no room for."""
+        if self._share is not None:
+            self._share.agree(*self._state())
 
     def narrow(self, number: int, prompt_tokens: int, tokens: int) -> None:
         """Hold back no more than so many tokens for an answer: at most, once its prompt is tokenized, then its own."""
@@ -188,6 +222,7 @@ class Reservation:
         with self._budgets.ledgers_of(self._account) as ledgers:
             if number in self._held:
                 self._put(ledgers, number, most, sized=True)
+        self._tell()
 
     def drop(self, number: int) -> None:
         """Hold nothing back for an answer that was counted, or not admitted."""
@@ -195,24 +230,40 @@ class Reservation:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
             self._take(ledgers, number)
+        self._tell()
 
     def leave(self) -> None:
         """Have the request in flight no longer."""
         if not self.bounded:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
-            for ledger in ledgers if self._running else ():
-                ledger.running -= 1
-            self._running = False
+            self._leave(ledgers)
+        self._tell()
 
     def release(self) -> None:
         """Leave, and hold nothing back: all is counted."""
         if not self.bounded:
             return
         with self._budgets.ledgers_of(self._account) as ledgers:
-            self.leave()
+            self._leave(ledgers)
             for number in list(self._held):
                 self._take(ledgers, number)
+        self._tell()
+
+    def _leave(self, ledgers: list[Ledger]) -> None:
+        for ledger in ledgers if self._running else ():
+            ledger.running -= 1
+        self._running = False
+
+    def _state(self) -> tuple[int, bool]:
+        """Return the tokens that are held back, and whether the size of a prompt is unknown."""
+        held = list(self._held.values())
+        return sum(most.tokens for most, _ in held), not all(sized for _, sized in held)
+
+    def _tell(self) -> None:
+        if self._share is not None:
+            tokens, unsized = self._state()
+            self._share.tell(tokens, self._running, unsized)
 
     def _put(self, ledgers: list[Ledger], number: int, most: Used, sized: bool) -> None:
         self._take(ledgers, number)

@@ -20,7 +20,7 @@ Sums = dict[str, int]  # by the names of FIGURES
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A time up to now, in periods. hourly: from the hours, which are kept for a month; else from the days.
+    """A time up to now, in periods. hourly: from the hours, which are not kept for as long; else from the days.
 
     start_of: returns the first second of the period of a moment.
     """

@@ -30,4 +30,9 @@ class LimitReached(RetryLater):
 
 
 class HeldBack(LimitReached):
-    """What is left of a limit may be used up by requests in flight; it is known when one of them has ended."""
+    """What is left of a limit may be used up by requests in flight; it is known when one of them has ended.
+
+    unsized: some of them are of unknown size, which will be known soon.
+    """
+
+    unsized = False

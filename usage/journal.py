@@ -175,11 +175,11 @@ def read(folder: Path, journal: str, position: int, ended: bool = False) -> Chun
     ended: nothing is written to it any longer, so that a line without an end is one that was cut off.
     """
     found = segments(folder, journal)
-    for segment, following in zip(found, [*found[1:], None], strict=True):
+    for segment in found:
         if segment.end <= position:
             continue
         position = max(position, segment.start)
-        chunk = _chunk(segment, position, complete=ended or following is not None)
+        chunk = _chunk(segment, position, complete=ended or segment is not found[-1])
         if chunk.position > position:
             return chunk
     return Chunk([], position)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import calendar
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 DAY = 86_400
 
@@ -32,8 +31,3 @@ def month_of(moment: float) -> Period:
     year, month = time.gmtime(moment)[:2]
     start = calendar.timegm((year, month, 1, 0, 0, 0))
     return Period(start, start + calendar.monthrange(year, month)[1] * DAY)
-
-
-def in_words(moment: int) -> str:
-    """Return a moment as messages show it, such as 2026-03-01T00:00:00Z."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,7 +17,9 @@ from pathlib import Path
 from traceback import format_tb
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from database.connect import DatabaseError
 from usage import store
 from usage.journal import Journal, JournalError, LeftBehind, left_behind, read, remove
 from usage.memory import Memory
@@ -50,19 +52,19 @@ class RecorderFigures:
 class Recorder:
     """Records what requests use. Nothing is opened before `begin`; until then records stay in memory. Thread-safe.
 
-    engine: opens the database; folder: STATE_DIR; days: for how long days are kept.
+    engine: opens the database; folder: STATE_DIR.
     """
 
     def __init__(
         self,
         engine: Callable[[], Engine],
         folder: Path,
-        days: int,
+        kept: store.Retention = store.RETENTION,
         clock: Callable[[], float] = time.time,
         bounds: store.Bounds = store.BOUNDS,
         open_journal: Callable[[Path], Journal] = Journal,
     ) -> None:
-        self._engine, self._folder, self._days = engine, folder / FOLDER, days
+        self._engine, self._folder, self._kept = engine, folder / FOLDER, kept
         self._clock, self._bounds, self._open_journal = clock, bounds, open_journal
         self._memory = Memory()
         self._journal: Journal | None = None
@@ -185,7 +187,11 @@ class Recorder:
             self._database_failures += 1
         if not self._database_away:
             self._database_away = True
-            log.error("The database of usage is away (%s): the journal waits for it.", type(error).__name__)
+            if isinstance(error, DatabaseError | SQLAlchemyError):
+                log.error("The database of usage is away (%s): the journal waits for it.", type(error).__name__)
+            else:
+                trace = "".join(format_tb(error.__traceback__))
+                log.error("Usage cannot be stored: %s; the journal keeps it.\n%s", type(error).__name__, trace)
 
     def _store(self) -> None:
         self._settle()
@@ -255,7 +261,7 @@ class Recorder:
                     found.release()
             self._next_search = now + SEARCH_SECONDS
         if now >= self._next_forget:
-            store.forget(self._engine(), self._clock(), self._days)
+            store.forget(self._engine(), self._clock(), self._kept)
             self._next_forget = now + FORGET_SECONDS
 
     def _adopt(self, found: LeftBehind) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, Table, func, select
@@ -121,5 +121,8 @@ def days_of(month: str) -> tuple[int, int]:
 
 
 def second_of(day: str) -> int:
-    """Return the first second of a day (`2026-01-31`). Raises ValueError."""
-    return int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) // DAY * DAY
+    """Return the first second of a day (`2026-01-31`). Raises ValueError, also for the last that can be written."""
+    start = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+    if start.date() == date.max:
+        raise ValueError("the year 10000 cannot be written")
+    return int(start.timestamp()) // DAY * DAY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import Message
-from usage.periods import in_words
+from keys.written import in_words
 from usage.prices import as_money
 
 

@@ -15,6 +15,7 @@ from usage.budgets import Budgets
 from usage.database_totals import DatabaseTotals
 from usage.limits import LIMITS
 from usage.prices import Prices
+from usage.shares import Everywhere
 from usage.totals import Totals
 from usage.webhook import Webhook
 
@@ -38,8 +39,13 @@ class Spending:
         return 0 if self.webhook is None else self.webhook.failures
 
 
-def spending_of(settings: Settings, engine: Callable[[], Engine], journal: Callable[[], str]) -> Spending:
-    """Return what the settings ask for. engine: opens the database; journal: of this process's usage, by its name."""
+def spending_of(
+    settings: Settings, engine: Callable[[], Engine], journal: Callable[[], str], everywhere: Everywhere | None = None
+) -> Spending:
+    """Return what the settings ask for.
+
+    engine: opens the database; journal: of this process's usage, by its name; everywhere: as of `Budgets`.
+    """
     given = settings.spending
     budgets = Budgets(
         Totals(DatabaseTotals(engine, journal)),
@@ -47,6 +53,7 @@ def spending_of(settings: Settings, engine: Callable[[], Engine], journal: Calla
         given.currency,
         Limits(**{name: getattr(given, f"default_{name}") for name in LIMITS}),
         Limits(money_per_day=given.budget_per_day, money_per_month=given.budget_per_month),
+        everywhere=everywhere,
     )
     webhook = None if given.budget_webhook_url is None else Webhook(given.budget_webhook_url)
     send = _nowhere if webhook is None else webhook.send

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from database import audit
 from database.tables import FIGURES, USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
 from usage.periods import DAY
 from usage.sums import Figures, Key, Sums
@@ -25,7 +26,6 @@ ADDRESSES_A_DAY = 10_000
 USERS_A_DAY = 1_000  # of each account
 OTHERS = "(others)"
 NAMED = ("key:", "jwt:")
-HOURS_KEPT = 31 * DAY
 AT_ONCE = 400  # values or rows in one statement
 
 
@@ -38,6 +38,18 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """For how many days what is kept: usage by day and user, usage by hour, and the audit trail."""
+
+    days: int = 400
+    hour_days: int = 31
+    audit_days: int = 400
+
+
+RETENTION = Retention()
 
 
 def position_of(engine: Engine, journal: str) -> int:
@@ -68,11 +80,12 @@ def forget_journal(engine: Engine, journal: str) -> None:
         connection.execute(delete(USAGE_JOURNALS).where(USAGE_JOURNALS.c.journal == journal))
 
 
-def forget(engine: Engine, now: float, days: int) -> None:
-    """Delete the hours of more than 31 days ago, and what else is older than `days`. Raises SQLAlchemyError."""
-    oldest = int(now) - days * DAY
+def forget(engine: Engine, now: float, kept: Retention) -> None:
+    """Delete what is older than it is to be kept. now: seconds since the epoch. Raises SQLAlchemyError."""
+    oldest, oldest_hour, oldest_act = (int(now) - days * DAY for days in (kept.days, kept.hour_days, kept.audit_days))
     with engine.begin() as connection:
-        connection.execute(delete(USAGE_HOURS).where(USAGE_HOURS.c.period < int(now) - HOURS_KEPT))
+        audit.forget(connection, oldest_act)
+        connection.execute(delete(USAGE_HOURS).where(USAGE_HOURS.c.period < oldest_hour))
         for table in (USAGE_DAYS, USAGE_USERS):
             connection.execute(delete(table).where(table.c.period < oldest))
         for table in (USAGE_ACCOUNTS, USAGE_JOURNALS):

@@ -32,6 +32,10 @@ class Webhook:
         self._events: queue.Queue[Event] = queue.Queue(WAITING)
         self.failures = 0
 
+    def use_url(self, url: str) -> None:
+        """Post to another address from now on."""
+        self._url = urlsplit(url)
+
     def start(self) -> None:
         """Start the thread."""
         threading.Thread(target=self._run, name="webhook", daemon=True).start()

@@ -90,7 +90,7 @@ def test_calls_that_wait_for_a_failure_share_it(tmp_path, monkeypatch):
     def away(url):
         tries.append(url)
         opening.set()
-        assert answers.wait(10)
+        assert answers.wait(60)
         raise DatabaseError("away")
 
     def use():
@@ -103,14 +103,14 @@ def test_calls_that_wait_for_a_failure_share_it(tmp_path, monkeypatch):
     monkeypatch.setattr(database.connect, "open_database", away)
     threads = [threading.Thread(target=use) for _ in range(4)]
     threads[0].start()
-    assert opening.wait(10)
+    assert opening.wait(60)
     for thread in threads[1:]:
         thread.start()
     for _ in threads:
-        assert lock.wanted.acquire(timeout=10)
+        assert lock.wanted.acquire(timeout=60)
     answers.set()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert (len(tries), len(failed)) == (1, 4)
     monkeypatch.undo()
     service.engine().dispose()

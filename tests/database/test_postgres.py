@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -15,6 +16,8 @@ from database import audit
 from database.connect import Database, DatabaseError
 from database.tables import METADATA, USAGE_DAYS, USAGE_USERS
 from keys.account import Account, Limits
+from keys.registry import Actor, KeyRegistry
+from keys.store import KeyStore
 from tests import postgres
 from tests.threads import together
 from usage.budget_warnings import Warned, claim_in
@@ -27,6 +30,7 @@ from usage.report import Question, report
 from usage.store import Bounds
 from usage.totals import Totals
 
+BY = Actor("admin")
 pytestmark = [pytest.mark.needs("postgresql"), pytest.mark.slow]
 
 
@@ -48,6 +52,15 @@ def database(server):
     database = Database(server.url)
     yield database
     database.engine().dispose()
+
+
+@pytest.fixture
+def copies(server, database):
+    """Return keys as four other copies of the service have them."""
+    others = [Database(server.url) for _ in range(4)]
+    yield [KeyRegistry(other) for other in others]
+    for other in others:
+        other.engine().dispose()
 
 
 def records(number, **fields):
@@ -87,7 +100,7 @@ def test_copies_that_start_together_migrate_once(server, database):
 
 def test_several_copies_add_to_the_same_rows(database, tmp_path):
     """Copies that store at the same time lose nothing of each other, and lock in one order."""
-    recorders = [Recorder(database.engine, tmp_path / str(number), 400) for number in range(4)]
+    recorders = [Recorder(database.engine, tmp_path / str(number)) for number in range(4)]
 
     def work(recorder):
         for number, record in enumerate(records(60)):
@@ -111,7 +124,7 @@ def _fields(record):
 )
 def test_any_text_is_counted(database, tmp_path, text):
     """No text that a client chooses is refused by the database."""
-    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder = Recorder(database.engine, tmp_path)
     recorder.record(records(1, account=f"jwt:{text}", name=text, model=text, user=text)[0])
     assert recorder.catch_up()
     assert counted(database) == counted(database, USAGE_USERS) == 1
@@ -121,7 +134,7 @@ def test_any_text_is_counted(database, tmp_path, text):
 
 def test_a_report_is_the_same_as_of_sqlite(database, tmp_path):
     """Sums are whole numbers, also of PostgreSQL's decimals, and lines come in order."""
-    recorder = Recorder(database.engine, tmp_path, 400, bounds=Bounds(addresses=1, users=1))
+    recorder = Recorder(database.engine, tmp_path, bounds=Bounds(addresses=1, users=1))
     for record in [
         *records(2, name="Office", cost=2**40),
         *records(3, account="192.0.2.1"),
@@ -140,7 +153,7 @@ def test_a_report_is_the_same_as_of_sqlite(database, tmp_path):
 
 def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
     """Records wait while the server is down, and each counts once when it is back, whether it stopped or crashed."""
-    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder = Recorder(database.engine, tmp_path)
     recorder.begin()
     for how in ("fast", "immediate"):
         for record in records(20):
@@ -158,7 +171,7 @@ def test_a_restart_of_the_server_loses_nothing(server, database, tmp_path):
 
 def test_budgets_count_each_answer_once_while_it_is_stored(database, tmp_path):
     """Whatever is committed between and while totals are read, an account has used what it was answered."""
-    recorder, noon = Recorder(database.engine, tmp_path, 400), 1_767_268_800.0
+    recorder, noon = Recorder(database.engine, tmp_path), 1_767_268_800.0
     totals = Totals(DatabaseTotals(database.engine, lambda: recorder.journal), clock=lambda: noon)
     budgets, account = Budgets(totals, Prices(None)), Account("key:a", limits=Limits(tokens_per_day=10**9))
     budgets.check(account)
@@ -180,10 +193,56 @@ def test_budgets_count_each_answer_once_while_it_is_stored(database, tmp_path):
                 assert budgets.standings(account)[0].used == 7 * number
     finally:
         ending.set()
-        thread.join()
+        thread.join(60)
         recorder.end()
     totals.read()
     assert (budgets.standings(account)[0].used, counted(database)) == (7 * 300, 300)
+
+
+def test_another_copy_sees_each_change_of_a_key(database, copies):
+    """Made, changed, rotated, disabled and deleted: the next look of a copy with connections of its own has it."""
+    registry, copy = KeyRegistry(database), KeyStore(copies[0])
+    copy.load()
+    key, text = registry.make(BY, "billing", models=["avibe"], money_per_day=2_500_000)
+
+    def seen(offered):
+        copy.refresh()
+        found = copy.find(offered, time.time())
+        return None if found is None else (found.account.priority, found.state(time.time()))
+
+    assert seen(text) == ("normal", "active")
+    assert copy.find(text, time.time()).account == key.account
+    registry.change(BY, "billing", priority="high")
+    assert seen(text) == ("high", "active")
+    _, rotated = registry.rotate(BY, "billing")
+    assert [seen(text), seen(rotated)] == [None, ("high", "active")]
+    registry.disable(BY, "billing")
+    assert seen(rotated) == ("high", "disabled")
+    registry.delete(BY, "billing")
+    assert seen(rotated) is None
+    assert not copy.failing
+
+
+def test_keys_that_are_made_at_once_are_all_seen(database, copies):
+    """A copy that looks while others commit misses none of them."""
+    copy, done = KeyStore(KeyRegistry(database)), threading.Event()
+    copy.load()
+
+    def look():
+        while not done.is_set():
+            copy.refresh()
+
+    def make(number):
+        for key in range(8):
+            copies[number].make(BY, f"client {number} {key}")
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    together(*(partial(make, number) for number in range(4)))
+    done.set()
+    looking.join(60)
+    copy.refresh()
+    assert len(copy) == 32
 
 
 def test_one_copy_tells_of_a_budget(database):
@@ -198,3 +257,16 @@ def test_one_copy_tells_of_a_budget(database):
 
     together(*[tell] * 6)
     assert sorted(told) == [False] * 5 + [True]
+
+
+def test_a_cluster_that_was_made_in_the_locale_c_holds_texts(server, database):
+    """Its encoding is SQL_ASCII, which names none; names of keys are UTF-8 all the same."""
+    with database.engine().connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.exec_driver_sql(
+            "CREATE DATABASE plain ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+    plain = Database(server.url.replace("/postgres", "/plain"))
+    KeyRegistry(plain).make(BY, name="Команда А")
+    assert [key.name for key in KeyRegistry(plain).all()] == ["Команда А"]
+    plain.engine().dispose()

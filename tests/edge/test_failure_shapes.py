@@ -19,7 +19,7 @@ from serving.malformed import failure_response, read_attempt
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     405: "invalid_request_error", 413: "request_too_large", 415: "invalid_request_error", 429: "rate_limit_error",
-    499: "invalid_request_error", 500: "api_error", 503: "overloaded_error", 504: "timeout_error",
+    499: "invalid_request_error", 500: "api_error", 502: "api_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
 

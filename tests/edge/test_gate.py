@@ -7,12 +7,14 @@ import pytest
 
 from edge.authentication import TRIES_PER_MINUTE
 from edge.gate import GATED
+from edge.ready_made import IDS_AT_ONCE, TEMPLATES, SparseLines
+from edge.request_head import read_head
 from edge.services import services
 from engine.errors import NotReady, Overloaded
 from engine.types import Status
 from keys.registry import Actor
 from keys.secret import new_key
-from tests.fakes import image_bytes, multipart
+from tests.fakes import Clock, image_bytes, multipart
 from tests.keys.issuer import SECRET, token
 
 TEXT, BATCH, IMAGE = "/api/v1/text/generate", "/api/v1/text/batch", "/api/v1/image/analyze"
@@ -46,10 +48,15 @@ def head_of(path, body, headers=None, method="POST"):
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
+def judge(gate, head, peer):
+    """Return the verdict on a head, read as on its arrival."""
+    return gate.judge(head, peer, read_head(head))
+
+
 def judged(gate, path, body=None, headers=None, peer="127.0.0.1"):
     """Return the gate's refusal, None for a request that it lets through to the hooks."""
     body = json.dumps(BODIES[path]).encode() if body is None else body
-    verdict = gate.judge(head_of(path, body, headers), peer)
+    verdict = judge(gate, head_of(path, body, headers), peer)
     return verdict.again(body) if verdict.refusal is None and verdict.again is not None else verdict.refusal
 
 
@@ -95,6 +102,13 @@ def nothing(avibe, avision):
     """Leave the models as they are."""
 
 
+def timeless(body):
+    """Return a body of JSON without the seconds to wait, which may pass while a busy machine answers."""
+    if not isinstance(body, dict):
+        return body
+    return {name: timeless(value) for name, value in body.items() if name != "retry_after"}
+
+
 PLAIN, OTHER_COPY = {}, {"X-Another-Copy": "yes", "X-Forwarded-For": "1.2.3.4"}
 PAGE = {"Origin": "https://shop.example", "X-Message-Language": "ru"}
 
@@ -126,10 +140,12 @@ class TestTheSameResponse:
             avision.become(Status.READY)
             avibe.capacity = avision.capacity = 1000
         hooks, ours = outcomes
-        assert (ours[0], ours[2]) == (hooks[0], hooks[2])
+        assert (ours[0], timeless(ours[2])) == (hooks[0], timeless(hooks[2]))
         assert ours[0] in (429, 503)
-        assert {n: v for n, v in ours[1].items() if n not in ITS_OWN} == {
-            n: v for n, v in hooks[1].items() if n not in ITS_OWN
+        passing = ITS_OWN | {"retry-after", "ratelimit-reset"}
+        assert ours[1].keys() - ITS_OWN == hooks[1].keys() - ITS_OWN
+        assert {n: v for n, v in ours[1].items() if n not in passing} == {
+            n: v for n, v in hooks[1].items() if n not in passing
         }
         assert ITS_OWN <= ours[1].keys()
         assert counted[0] == counted[1]
@@ -145,6 +161,40 @@ def test_the_access_line_is_written_once(client, gate, avibe, caplog):
     client.post(TEXT, json=BODIES[TEXT], headers={"X-Forwarded-For": "9.9.9.9"})
     (hooks,) = [record.getMessage() for record in caplog.records if record.name == "avito_ai.access"]
     assert re.sub(r"[\d.]+s", "", ours) == re.sub(r"[\d.]+s", "", hooks) == f"POST {TEXT} 503  9.9.9.9"
+
+
+def test_a_flood_has_a_line_for_some_of_its_refusals(gate, avibe, caplog):
+    """Those beyond are counted by their status in one line a second; every one counts in the metrics."""
+    avibe.capacity, clock = 0, Clock()
+    gate._ready_made._access_lines = SparseLines(3, clock)
+    caplog.set_level("INFO", "avito_ai.access")
+
+    def lines():
+        found = [record.getMessage() for record in caplog.records if record.name == "avito_ai.access"]
+        caplog.clear()
+        return found
+
+    assert all(judged(gate, TEXT, peer="1.1.1.1") for _ in range(8))
+    gate.tell_unlogged()
+    assert [line.split()[2] for line in lines()] == ["503", "503", "429"]
+    clock.advance(1.0)
+    gate.tell_unlogged()
+    gate.tell_unlogged()
+    assert lines() == ["Refused without a line each within a second, by status: 429: 5"]
+    assert judged(gate, TEXT, peer="1.1.1.1")
+    assert len(lines()) == 1
+
+
+def test_what_is_kept_of_refusals_is_bounded_and_never_another_client_s(gate, avibe):
+    """Whatever languages and ids clients make up, each is told its own."""
+    avibe.capacity = 0
+    for number in range(3 * TEMPLATES // 2):
+        head = {"X-Message-Language": f"x{number}", "X-Request-ID": f"id-{number}"}
+        _, headers, body = parsed(judged(gate, TEXT, headers=head, peer=f"1.1.{number >> 8}.{number & 255}"))
+        assert (headers["x-request-id"], body["request_id"]) == (f"id-{number}", f"id-{number}")
+    assert 0 < len(gate._ready_made._templates) <= TEMPLATES
+    ids = {parsed(judged(gate, TEXT, peer="2.2.2.2"))[1]["x-request-id"] for _ in range(2 * IDS_AT_ONCE)}
+    assert len(ids) == 2 * IDS_AT_ONCE
 
 
 def test_a_refusal_is_charged_as_one_answer(gate, avibe, avision):
@@ -186,7 +236,7 @@ def test_a_plain_query_changes_nothing(gate, avibe, client, query):
     avibe.capacity = 0
     body = json.dumps(BODIES[MESSAGES]).encode()
     head = {"X-Request-ID": "an-id"}
-    status, headers, shown = parsed(gate.judge(head_of(MESSAGES + query, body, head), "1.1.1.1").again(body))
+    status, headers, shown = parsed(judge(gate, head_of(MESSAGES + query, body, head), "1.1.1.1").again(body))
     hooks = by_the_hooks(client, MESSAGES, head)
     assert (status, shown, headers["request-id"]) == (503, hooks[2], hooks[1]["request-id"])
 
@@ -200,14 +250,26 @@ def test_a_batch_is_never_refused_for_capacity(gate, avibe):
 def test_a_slash_at_the_end_changes_nothing(gate, avibe):
     """The route is the same, and so is its refusal."""
     avibe.capacity = 0
-    assert parsed(gate.judge(head_of(f"{TEXT}/", b"", {}), "1.1.1.1").refusal)[0] == 503
+    assert parsed(judge(gate, head_of(f"{TEXT}/", b"", {}), "1.1.1.1").refusal)[0] == 503
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES])
+@pytest.mark.parametrize("headers", [{"Content-Length": 60_000_000}, {"Content-Encoding": "gzip", "Content-Length": 0}])
+def test_a_body_too_large_to_look_into_is_refused_where_every_model_would(gate, avibe, avision, path, headers):
+    """From its head; while one model has room, the body may be for that one, and is read."""
+    avibe.capacity = 0
+    assert judge(gate, head_of(path, b"", headers), "1.1.1.1").refusal is None
+    avision.capacity = 0
+    status, told, _ = parsed(judge(gate, head_of(path, b"", headers), "1.1.1.1").refusal)
+    assert (status, "x-model" in told) == (503, False)
+    assert int(told["retry-after"]) >= 1
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate"])
 def test_a_compressed_body_is_refused_unread(gate, avibe, coding):
     """Its coding is one that would be read, so its length and its route are enough."""
     avibe.capacity = 0
-    assert parsed(gate.judge(head_of(TEXT, b"", {"Content-Encoding": coding}), "1.1.1.1").refusal)[0] == 503
+    assert parsed(judge(gate, head_of(TEXT, b"", {"Content-Encoding": coding}), "1.1.1.1").refusal)[0] == 503
 
 
 def test_an_image_is_refused_unread(gate, avision):
@@ -215,7 +277,7 @@ def test_an_image_is_refused_unread(gate, avision):
     avision.capacity = 0
     body = multipart([("image", (image_bytes(), "a.png")), ("prompt", "What?")])
     headers = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": 10_000_000}
-    assert parsed(gate.judge(head_of(IMAGE, b"", headers), "1.1.1.1").refusal)[0] == 503
+    assert parsed(judge(gate, head_of(IMAGE, b"", headers), "1.1.1.1").refusal)[0] == 503
     assert body
 
 
@@ -248,13 +310,13 @@ def test_an_image_is_refused_unread(gate, avision):
 def test_what_is_not_certain_is_left_to_the_hooks(gate, avibe, avision, path, headers):
     """What they would refuse as 4xx never becomes 503, and pages are rendered."""
     full(avibe, avision)
-    assert gate.judge(head_of(path, b"{}", headers), "1.1.1.1").refusal is None
+    assert judge(gate, head_of(path, b"{}", headers), "1.1.1.1").refusal is None
 
 
 @pytest.mark.parametrize("head", [b"", b"\r\n\r\n", b"POST /api/v1/text/generate\r\n\r\n", b"POST / HTTP/1.0\r\n\r\n"])
 def test_what_is_no_http_is_left_to_the_parser(gate, head):
     """Whatever the bytes, there is a verdict."""
-    assert gate.judge(head, "").refusal is None
+    assert judge(gate, head, "").refusal is None
 
 
 @pytest.mark.parametrize("line", [b"X: y", b" folded", b"NoColon", b"X\x01: y", b"Host: a", b"X: \r y"])
@@ -262,20 +324,20 @@ def test_odd_field_lines_pass(gate, avibe, line):
     """A field that the parser may refuse, or a second Host, is not the gate's to judge; a plain one is."""
     avibe.capacity = 0
     head = head_of(TEXT, b"{}").replace(b"Content-Type", line + b"\r\nContent-Type")
-    assert (gate.judge(head, "1.1.1.1").refusal is not None) == (line == b"X: y")
+    assert (judge(gate, head, "1.1.1.1").refusal is not None) == (line == b"X: y")
 
 
 def test_methods_that_generate_nothing_pass(gate, avibe):
     """GET, HEAD and OPTIONS of a generation route are the framework's."""
     avibe.capacity = 0
     for method in ("GET", "HEAD", "OPTIONS", "PUT", "post"):
-        assert gate.judge(head_of(TEXT, b"{}", method=method), "1.1.1.1").refusal is None
+        assert judge(gate, head_of(TEXT, b"{}", method=method), "1.1.1.1").refusal is None
 
 
 def test_the_client_is_the_one_of_the_hooks(gate):
     """Whose bytes count, whatever the request: the address that trusted proxies saw, IPv6 by its /64."""
     head = head_of("/", b"", {"X-Forwarded-For": "6.6.6.6, 2001:db8::1"})
-    assert gate.judge(head, "127.0.0.1").client == "2001:db8::/64"
+    assert judge(gate, head, "127.0.0.1").client == "2001:db8::/64"
 
 
 def test_refusals_keep_their_kind(gate, avibe):
@@ -290,7 +352,7 @@ def test_a_connection_that_the_client_closes_is_told_so(gate, avibe):
     """`Connection: close` is honoured."""
     avibe.capacity = 0
     for value, keeps in (("close", False), ("Close", False), ("keep-alive", True)):
-        verdict = gate.judge(head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
+        verdict = judge(gate, head_of(TEXT, b"{}", {"Connection": value}), f"1.1.1.{len(value)}{keeps}")
         assert verdict.keeps_alive is keeps
         assert parsed(verdict.refusal)[1]["connection"] == ("keep-alive" if keeps else "close")
 
@@ -343,7 +405,7 @@ class TestKeys:
         before = figures(app)
         hooks = client.post(path, json=BODIES[TEXT], headers=who | {"X-Forwarded-For": "10.0.0.1"})
         between = figures(app)
-        ours = parsed(gate.judge(head_of(path, b"{}", who | {"X-Forwarded-For": "10.0.0.2"}), "127.0.0.1").refusal)
+        ours = parsed(judge(gate, head_of(path, b"{}", who | {"X-Forwarded-For": "10.0.0.2"}), "127.0.0.1").refusal)
         after = figures(app)
         assert (ours[0], ours[2]) == (hooks.status_code, hooks.json) == (401, hooks.json)
         assert {n: v for n, v in ours[1].items() if n not in ITS_OWN} == {
@@ -370,10 +432,10 @@ class TestKeys:
         assert statuses("one", 2) == [503, 429]
         assert statuses("good", 3) == [503, 503, 429]
         assert statuses("token", 3) == [503, 503, 429]
-        clients = {gate.judge(head_of(CHAT, b"{}", {"x-api-key": keys[n]}), "1.1.1.1").client for n in ("one", "good")}
+        clients = {judge(gate, head_of(CHAT, b"{}", {"x-api-key": keys[n]}), "1.1.1.1").client for n in ("one", "good")}
         assert len(clients) == 2
         assert all(client.startswith("key:") for client in clients)
-        assert gate.judge(head_of("/v1/tokenize", b"{}", {"x-api-key": keys["token"]}), "1.1.1.1").client == "jwt:anna"
+        assert judge(gate, head_of("/v1/tokenize", b"{}", {"x-api-key": keys["token"]}), "1.1.1.1").client == "jwt:anna"
 
     def test_the_access_line_names_the_key(self, gate, keys, avibe, caplog):
         """As the hooks' does."""
@@ -393,7 +455,7 @@ class TestKeys:
         """A second field does not make a wrong key a right one, nor the other way round."""
         fields = f"x-api-key: {keys['good']}\r\nx-api-key: {keys['good']}\r\nContent-Type".encode()
         head = head_of(TEXT, b"{}").replace(b"Content-Type", fields)
-        assert parsed(gate.judge(head, "1.1.1.1").refusal)[0] == 401
+        assert parsed(judge(gate, head, "1.1.1.1").refusal)[0] == 401
 
     def test_a_browser_that_may_have_signed_in_is_left_to_the_hooks(self, gate, keys):
         """Its cookie is no key; a wrong key beside it is refused."""

@@ -2,8 +2,10 @@
 
 import pytest
 
+from edge.errors import RateLimitExceeded, headers_of
 from edge.rate_limit import OverBudget, RateLimiter
 from edge.services import services
+from engine.errors import NotReady, Overloaded
 from keys.account import Limits
 from tests.edge.test_gate import BODIES, judged, parsed
 
@@ -36,6 +38,16 @@ def test_the_body_has_the_seconds_and_the_setting(client, path):
     assert part["details"] == {"setting": "RATE_LIMIT_PER_MINUTE"}
     assert part["message"].startswith("Rate limit exceeded: ")
     assert part["message"].endswith(" requests per minute")
+
+
+@pytest.mark.parametrize("error", [RateLimitExceeded, Overloaded, NotReady])
+@pytest.mark.parametrize(("seconds", "raises"), [(1, False), (60, False), (61, True), (3600, True)])
+def test_a_client_that_repeats_by_itself_is_not_asked_to_sleep_for_long(error, seconds, raises):
+    """Up to a minute OpenAI's and Anthropic's clients wait by themselves; beyond that they are told to raise."""
+    refusal = error("Later.", seconds)
+    headers = headers_of(refusal, refusal)
+    assert headers.pop("X-Should-Retry", None) == ("false" if raises else None)
+    assert headers == {"Retry-After": str(seconds)}
 
 
 def test_health_tells_it_too(client):

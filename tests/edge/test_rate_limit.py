@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits import RateLimitItemPerMinute
 
@@ -178,6 +178,7 @@ CALLS = st.tuples(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(per_minute=st.integers(0, 4), per_hour=st.integers(0, 9), calls=st.lists(CALLS, max_size=40))
 def test_memory_counts_as_the_library_does(per_minute, per_hour, calls):
     """Every call has the same outcome in this process's windows as through the library: charged, shown and refused."""

@@ -178,7 +178,7 @@ def test_requests_in_flight_are_limited(app, client, avibe, budgets):
     for request in avibe.submitted[:2]:
         avibe.finish(request.request_id)
     for thread in threads:
-        thread.join()
+        thread.join(60)
     avibe.hold = False
     assert client.post(TEXT, **asked).status_code == 200
     assert in_flight(budgets) == [0, 0, 0]
@@ -226,7 +226,7 @@ def test_a_failure_costs_what_was_computed(app, client, avibe):
     avibe.wait_for(lambda model: "one" in model._open)
     avibe.push("one", "Half", token_ids=(1, 2, 3))
     avibe.fail("one", ModelError("The model failed."))
-    thread.join()
+    thread.join(60)
     assert (answers[0].status_code, answers[0].headers["X-Cost"]) == (500, "0.000013")
 
 

@@ -1,7 +1,9 @@
 """The one thread that writes the parts of all streams."""
 
 import random
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,8 +13,9 @@ from engine.backend import Generation
 from engine.errors import DeadlineExceeded, ModelError
 from engine.types import Completion, Piece, Timings
 from tests.fakes import PATIENCE
+from upstream.generation import UpstreamGeneration
 
-END, KEEP_ALIVE, LAST = b"[end]", b"[alive]", b"[last]"
+HEAD, END, KEEP_ALIVE, LAST = b"[head]", b"[end]", b"[alive]", b"[last]"
 COMPLETION = Completion("", "stop", 1, 1, Timings(0.0, 0.0, 0.0))
 
 
@@ -46,13 +49,13 @@ class Sink:
             assert self.changed.wait_for(lambda: self.data == data, PATIENCE), self.data
 
 
-def generation_of(deadline=1e9):
-    return Generation("id", 1, deadline, on_abort=lambda: None, clock=lambda: 0.0)
+def generation_of(deadline=1e9, kind=Generation):
+    return kind("id", 1, deadline, on_abort=lambda: None, clock=lambda: 0.0)
 
 
 def events(generation, idle=None):
     """The events of a stream, as the routes make them."""
-    yield b"[head]"
+    yield HEAD
     try:
         for piece in generation.pieces(idle):
             yield piece.text.encode() if piece.text or piece.token_ids else KEEP_ALIVE
@@ -75,10 +78,20 @@ class Reading:
     def _serve(self, written):
         for data in written:
             self.own.append(data)
-            if data and data != b"[head]":
-                with self.sink.changed:
-                    self.sink.data += data
-                    self.sink.changed.notify_all()
+            with self.sink.changed:
+                self.sink.data += data.removeprefix(HEAD)
+                self.sink.changed.notify_all()
+
+    def wait_until_lent(self):
+        """Wait until its own thread sleeps in the writer, behind whatever it has written itself."""
+        end = time.monotonic() + PATIENCE
+        while not self._lent():
+            assert time.monotonic() < end
+            time.sleep(0.001)
+
+    def _lent(self):
+        frames = [sys._current_frames().get(thread.ident) for thread in self._pool._threads]
+        return any(frame is not None and frame.f_code.co_name == "lend" for frame in frames)
 
     def end(self):
         with self._pool:
@@ -86,16 +99,44 @@ class Reading:
         return self.own
 
 
+@pytest.mark.parametrize("kind", [Generation, UpstreamGeneration])
+def test_parts_that_are_there_leave_with_the_beginning(kind):
+    """In one write; the end, whose figures take time, comes behind it."""
+    generation, sink = generation_of(kind=kind), Sink()
+    for text in ("a", "b"):
+        generation.push(Piece(text))
+    generation.finish(COMPLETION)
+    assert Reading(generation, sink).end() == [b"[head]ab", END + LAST]
+    assert sink.parts == 0
+
+
 def test_parts_are_written_by_the_shared_thread_and_the_ends_by_the_streams_own():
     """The own thread sends the beginning, and everything from the end of the answer on in one piece."""
     generation, sink = generation_of(), Sink()
     stream = Reading(generation, sink)
+    stream.wait_until_lent()
     for text in ("a", "b"):
         generation.push(Piece(text))
         sink.wait_for(b"a" if text == "a" else b"ab")
     generation.finish(COMPLETION)
     assert stream.end() == [b"[head]", END + LAST]
     assert (sink.writers, sink.parts) == ({"stream-writer"}, 2)
+
+
+def test_parts_of_a_server_elsewhere_are_written_by_the_thread_that_brings_them():
+    """All that it has brought at once in one write; what came before the stream began is written by its own thread."""
+    generation, sink = generation_of(kind=UpstreamGeneration), Sink()
+    generation.push(Piece("a"))
+    stream = Reading(generation, sink)
+    sink.wait_for(b"a")
+    stream.wait_until_lent()
+    generation.push(Piece("b"))
+    generation.push(Piece("c"))
+    generation.flush()
+    assert sink.data == b"abc"
+    assert (sink.writers, sink.parts) == ({threading.current_thread().name}, 1)
+    generation.finish(COMPLETION)
+    assert stream.end() == [b"[head]a", END + LAST]
 
 
 def test_parts_that_wait_leave_in_one_write():
@@ -134,6 +175,8 @@ def test_a_client_that_does_not_read_is_waited_for_by_the_streams_own_thread():
     slow, fast = generation_of(), generation_of()
     stuck, sink = Sink(takes=False), Sink()
     streams = [Reading(slow, stuck, writer=writer), Reading(fast, sink, writer=writer)]
+    for stream in streams:
+        stream.wait_until_lent()
     slow.push(Piece("a"))
     stuck.wait_for(b"a")
     assert len(stuck.writers) == 2
@@ -187,13 +230,14 @@ def test_an_unexpected_error_is_raised_in_the_streams_own_thread(where):
             raise BrokenPipeError
 
     def broken(generation):
-        yield b"[head]"
+        yield HEAD
         for _ in generation.pieces():
             raise BrokenPipeError
 
     generation = generation_of()
     made = broken(generation) if where == "building" else events(generation)
     stream = Reading(generation, Sink() if where == "building" else Gone(), writer=writer, made=made)
+    stream.wait_until_lent()
     generation.push(Piece("a"))
     with pytest.raises(BrokenPipeError):
         stream.end()
@@ -209,16 +253,18 @@ def test_events_that_end_before_their_answer_end_the_stream():
     """Whatever still comes of the answer."""
     generation, sink = generation_of(), Sink()
     stream = Reading(generation, sink, made=iter([b"[head]", b"a"]))
+    stream.wait_until_lent()
     generation.push(Piece("x"))
     generation.push(Piece("y"))
     assert stream.end() == [b"[head]"]
     assert sink.data == b"a"
 
 
-def test_many_streams_lose_nothing_and_keep_their_order():
+@pytest.mark.parametrize("kind", [Generation, UpstreamGeneration])
+def test_many_streams_lose_nothing_and_keep_their_order(kind):
     """With clients that stop reading now and then, keep-alives, and engines that push from several threads."""
     writer, chance = StreamWriter(), random.Random(5)
-    generations = [generation_of() for _ in range(24)]
+    generations = [generation_of(kind=kind) for _ in range(24)]
     sinks = [Sink() for _ in generations]
     idles = [0.0 if number % 4 == 0 else 1e6 for number in range(len(generations))]
     streams = [Reading(g, s, i, writer) for g, s, i in zip(generations, sinks, idles, strict=True)]
@@ -227,6 +273,8 @@ def test_many_streams_lose_nothing_and_keep_their_order():
         for number in range(100):
             for at in mine:
                 generations[at].push(Piece(f"<{number}>"))
+                if kind is UpstreamGeneration:
+                    generations[at].flush()
                 if chance.random() < 0.1:
                     sinks[at].takes = False
         for at in mine:

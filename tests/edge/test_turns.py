@@ -87,17 +87,30 @@ def test_an_error_ends_the_turn(pool):
     ended(request)
 
 
-def test_nobody_waits_for_ever(pool):
-    """Where a turn does not come, the request goes on without, and gives back none."""
-    among = Turns(1, patience=0.0)
+def test_who_has_waited_goes_on_beside_the_turns_a_few_at_once(pool):
+    """One without a turn at a time; the next one takes its place once it has ended."""
+    among = Turns(1, patience=0.0, late=1, longest=PATIENCE)
     first, second = Request(pool, among), Request(pool, among)
     assert first.begun.wait(PATIENCE)
     assert second.begun.wait(PATIENCE)
-    ended(first, second)
-    held = [Request(pool, among), Request(pool, among)]
+    third = Request(pool, among)
+    assert not third.begun.is_set()
+    ended(second)
+    assert third.begun.wait(PATIENCE)
+    ended(first, third)
+
+
+def test_nobody_waits_for_ever(pool):
+    """Where neither comes, the request goes on all the same, and gives back none."""
+    among = Turns(1, patience=0.0, late=1, longest=0.0)
+    requests = [Request(pool, among) for _ in range(3)]
+    assert all(request.begun.wait(PATIENCE) for request in requests)
+    ended(*requests)
+    held = [Request(pool, among) for _ in range(2)]
     ended(*held)
-    assert among._free.acquire(blocking=False)
-    assert not among._free.acquire(blocking=False)
+    for free, _ in among._lines:
+        assert free.acquire(blocking=False)
+        assert not free.acquire(blocking=False)
 
 
 def test_outside_of_a_request_there_are_no_turns():

@@ -78,7 +78,7 @@ def test_every_field_can_be_set_and_taken_back(run, registry):
 
 @pytest.mark.parametrize(
     ("text", "moment"),
-    [("2026-12-31", 1798675200), ("2026-12-31T18:00", 1798740000), ("2026-12-31T18:00+03:00", 1798729200)],
+    [("2096-12-31", 4007750400), ("2096-12-31T18:00", 4007815200), ("2096-12-31T18:00+03:00", 4007804400)],
 )
 def test_a_time_is_in_utc_unless_it_says_otherwise(run, registry, text, moment):
     """A day ends a key at its beginning."""
@@ -106,6 +106,9 @@ def test_a_time_is_in_utc_unless_it_says_otherwise(run, registry, text, moment):
         ("make", "a", "--expires", "0001-01-01"),
         ("make", "a", "--priority", "urgent"),
         ("make", "a", "--models", ","),
+        ("make", "a", "--models", "avibe,gpt-4o"),
+        ("make", "a", "--models", "avibe@v2", "--line"),
+        ("make", "a", "--models", "AvitoTech/avibe"),
         ("make", "a\nb"),
         ("rotate", "a", "--grace", "soon"),
         ("set", "a"),
@@ -119,6 +122,18 @@ def test_what_is_asked_wrongly_changes_nothing(run, registry, wrong):
     assert (status, out) == (2, "")
     assert said
     assert registry.all() == []
+
+
+def test_what_a_key_cannot_be_changed_to(run, registry):
+    """An expiry that is past, and an unknown model; each is told in a sentence, and the key is as it was."""
+    run("make", "billing", "--expires", "30d", "--models", "avibe-demo")
+    before = registry.find("billing")
+    for field, value, said in (
+        ("--expires", "2020-01-01", "expires_at: expected a time in the future."),
+        ("--models", "gpt-4o", "models: expected names of this service's models (avibe, avision)."),
+    ):
+        assert run("set", "billing", field, value) == (2, "", said + "\n")
+    assert registry.find("billing") == before
 
 
 @pytest.mark.parametrize("command", ["show", "set", "disable", "enable", "rotate", "delete"])
@@ -170,6 +185,12 @@ def test_a_line_for_the_file_stores_nothing(run, settings, registry, tmp_path, c
     shown = capsys.readouterr().out
     assert "file" in shown
     assert "avibe" in shown
+    assert main(["make", "in the database"], ours) == 0
+    (tmp_path / "keys").write_text(line.replace('"avibe"', '"gpt-4o"'))
+    assert main(["list"], ours) == 1
+    listed = capsys.readouterr()
+    assert "line 1: models: expected names of this service's models (avibe, avision)." in listed.err
+    assert "in the database" in listed.out.splitlines()[-1]
 
 
 def test_there_may_be_no_keys(run):
@@ -205,8 +226,12 @@ def test_the_program_reads_the_settings_of_the_service(tmp_path):
     """As an operator calls it."""
     environ = {**os.environ, "STATE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "keys"]
-    made = subprocess.run([*command, "make", "billing"], cwd=ROOT, env=environ, capture_output=True, text=True)
+    made = subprocess.run(
+        [*command, "make", "billing"], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600
+    )
     assert id_of(made.stdout.strip())
     assert "once AUTH names keys" in made.stderr
-    listed = subprocess.run([*command, "list"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [*command, "list"], cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=600
+    )
     assert listed.stdout.rstrip().endswith("active    database  billing")

@@ -16,6 +16,7 @@ from keys.secret import digest, new_key
 from keys.store import KeyStore
 
 NOW = 1000.0
+LATE = 4_000_000_000
 
 
 class Counting:
@@ -206,6 +207,7 @@ WRONG = [
     line(notes=7)[0],
     line(expires_at="2026")[0],
     line(expires_at=True)[0],
+    line(created_at=1_700_000_000, expires_at=1_700_000_000)[0],
     line(requests_per_minute=-1)[0],
     line(priority=1)[0],
     line(secret="x")[0],
@@ -219,6 +221,23 @@ def test_a_wrong_line_stops_the_start_and_is_named(registry, file, wrong):
     with pytest.raises(StartError, match="API_KEYS_FILE=.*line 2: ") as found:
         KeyStore(registry, file).load()
     assert "avibe" not in str(found.value)
+
+
+def test_a_line_for_an_unknown_model_stops_the_start(database, file):
+    """A name that no model has would let nobody in; what the message says does not come from the file."""
+    file.write_text(line(models=["avibe", "avibe@v2"])[0])
+    KeyStore(KeyRegistry(database, models=("avibe", "avibe@v2")), file).load()
+    with pytest.raises(StartError, match=r"line 1: models: expected names of this service's models \(avibe\)\."):
+        KeyStore(KeyRegistry(database, models=("avibe", "avibe-demo")), file).load()
+
+
+def test_a_key_of_a_file_may_be_over(database, file):
+    """It ended, as keys do: that does not stop the next start."""
+    text = line(created_at=1_700_000_000, expires_at=1_700_000_001)
+    file.write_text(text[0])
+    store = KeyStore(KeyRegistry(database), file)
+    store.load()
+    assert len(store) == 1
 
 
 def test_an_id_stands_in_one_line(registry, file):
@@ -251,9 +270,11 @@ def test_the_file_carries_the_start_without_a_database(tmp_path, file):
 
 def test_a_printed_line_is_read_as_the_same_key(registry, by, file):
     """What `line_of` writes, the store reads."""
-    key, text = registry.make(by, "шины", models=["avibe"], tokens_per_day=5, priority="low", notes="a", expires_at=9)
+    key, text = registry.make(
+        by, "шины", models=["avibe"], tokens_per_day=5, priority="low", notes="a", expires_at=LATE
+    )
     file.write_text(line_of(key))
     store = KeyStore(KeyRegistry(Database("sqlite:////nothing/here.db")), file)
     store.load()
     found = store.find(text, NOW)
-    assert found == Key(key.id, key.hash, key.account, key.created_at, 9, notes="a", source="file")
+    assert found == Key(key.id, key.hash, key.account, key.created_at, LATE, notes="a", source="file")

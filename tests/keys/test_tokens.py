@@ -78,7 +78,7 @@ REFUSED_CLAIMS = {
     "without an end": {"exp": None},
     "an endless one": {"exp": float("inf")},
     "an end that is no number": {"exp": "later"},
-    "not yet valid": {"nbf": NOW + 600},
+    "not yet valid": {"nbf": NOW + 86_400},
     "without a subject": {"sub": None},
     "an empty subject": {"sub": ""},
     "a subject that is no text": {"sub": 7},

@@ -13,9 +13,9 @@ from serving.framing import Framing
 class PairedSockets:
     """Both ends of one connection: `server` is bounded, `client` is not."""
 
-    def __init__(self, limit):
+    def __init__(self, limit, *waiting):
         ours, self.client = socket.socketpair()
-        self.server = ClientSocket(ours, limit)
+        self.server = ClientSocket(ours, limit, *waiting)
         self.server.setblocking(True)
 
     def __enter__(self):
@@ -48,6 +48,20 @@ def test_non_blocking_socket_stays_non_blocking():
         with pytest.raises(BlockingIOError):
             pair.server.recv(1)
         assert pair.server.gettimeout() == 0.0
+
+
+def test_only_so_many_threads_wait_for_clients_that_do_not_read():
+    """Who is one too many counts as disconnected soon; what fits without waiting is sent, and a place is free again."""
+    waiting = threading.Semaphore(1)
+    with PairedSockets(5.0, waiting) as pair:
+        waiting.acquire()
+        pair.server.sendall(b"short")
+        with pytest.raises(BrokenPipeError, match="too many"):
+            pair.server.sendall(b"x" * 10_000_000)
+        waiting.release()
+    with PairedSockets(0.05, waiting) as pair, pytest.raises(BrokenPipeError, match="does not read"):
+        pair.server.sendall(b"x" * 10_000_000)
+    assert waiting.acquire(blocking=False)
 
 
 def test_response_that_is_not_read_is_a_broken_pipe(tmp_path):
@@ -101,7 +115,7 @@ def test_what_a_client_does_not_take_at_once_is_kept_for_later():
         client.start()
         pair.server.send_rest()
         pair.server.sendall(b"0\r\n\r\n")
-        client.join()
+        client.join(60)
         assert got == [expected]
 
 

@@ -8,7 +8,7 @@ from tempfile import SpooledTemporaryFile
 
 import pytest
 
-from serving.framing import MAX_CHUNK_LINE_BYTES, MAX_HEAD_BYTES, Framing, Stage
+from serving.framing import BYTES_OF_A_CHUNK, MANY_CHUNKS, MAX_CHUNK_LINE_BYTES, MAX_HEAD_BYTES, Framing, Stage
 
 NEXT = b"GET /next HTTP/1.1\r\n\r\n"
 WHOLE = {
@@ -98,6 +98,19 @@ def test_a_request_that_is_cut_short_is_not_whole(new, name):
         framing = new()
         framing.feed(WHOLE[name][:end])
         assert framing.stage in (Stage.HEAD, Stage.BODY), end
+
+
+def test_a_body_in_too_many_small_chunks_is_broken(new):
+    """Each costs the poller time: some may be of a byte, a body of many has some bytes in each."""
+    head, few = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * MANY_CHUNKS
+    framing = new()
+    framing.feed(head + few)
+    assert framing.stage is Stage.BODY
+    framing.feed(b"1\r\nx\r\n" * MANY_CHUNKS)
+    assert framing.stage is Stage.BROKEN
+    framing, chunk = new(), b"%X\r\n%s\r\n" % (BYTES_OF_A_CHUNK, b"x" * BYTES_OF_A_CHUNK)
+    framing.feed(head + few + chunk * (2 * MANY_CHUNKS) + b"0\r\n\r\n")
+    assert framing.stage is Stage.WHOLE
 
 
 def test_the_head_says_what_there_will_be(new):

@@ -15,9 +15,13 @@ from typing import Any
 
 import gunicorn
 import pytest
+from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.http import wsgi
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
@@ -44,8 +48,21 @@ CALLABLES: dict[str, tuple[Callable[..., Any], list[str]]] = {
     ),
     "ThreadWorker._cap_keepalive": (ThreadWorker._cap_keepalive, ["self", "deadline"]),
     "PollableMethodQueue.defer": (PollableMethodQueue.defer, ["self", "callback", "args"]),
+    "ThreadWorker.handle_request": (ThreadWorker.handle_request, ["self", "req", "conn"]),
+    "TConn.init": (TConn.init, ["self"]),
     "TConn.__init__": (TConn.__init__, ["self", "cfg", "sock", "client", "server"]),
     "TConn.close": (TConn.close, ["self", "graceful"]),
+    "RequestParser.finish_body": (RequestParser.finish_body, ["self", "deadline", "max_bytes"]),
+    "wsgi.create": (wsgi.create, ["req", "sock", "client", "server", "cfg", "response_class", "response_args"]),
+    "wsgi.Response": (wsgi.Response, ["req", "sock", "cfg"]),
+    "wsgi.Response.write": (wsgi.Response.write, ["self", "arg"]),
+    "wsgi.Response.start_response": (wsgi.Response.start_response, ["self", "status", "headers", "exc_info"]),
+    "Request._apply_header_policy": (
+        Request._apply_header_policy,
+        ["self", "name", "value", "scheme_state", "seen", "secure_scheme_headers", "forwarder_headers", "from_trailer"],
+    ),
+    "Request._peer_trusted_for_forwarded": (Request._peer_trusted_for_forwarded, ["self"]),
+    "util.close_graceful": (util.close_graceful, ["sock", "timeout", "max_drain"]),
     "Logger.setup": (Logger.setup, ["self", "cfg"]),
 }
 # Read or written on a worker.
@@ -103,6 +120,8 @@ def test_a_thread_takes_a_connection_whose_request_has_arrived() -> None:
     assert "if not conn.initialized and not conn.data_ready:" in inspect.getsource(ThreadWorker.handle), lost(
         "ThreadWorker.handle: data_ready"
     )
+    assert "if self.parser is None:" in inspect.getsource(TConn.init), lost("TConn.init: parser")
+    assert "next(conn.parser)" in inspect.getsource(ThreadWorker.handle), lost("ThreadWorker.handle: parser")
     assert "self.sock = sock" in inspect.getsource(TConn), lost("TConn.sock")
     assert "self.sock.recv(size)" in inspect.getsource(SocketUnreader.chunk), lost("SocketUnreader.chunk")
 

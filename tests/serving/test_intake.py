@@ -29,7 +29,7 @@ class Gate:
     def __init__(self):
         self.refusal, self.heads, self.keeps_alive, self.again = None, [], False, None
 
-    def judge(self, head, peer):
+    def judge(self, head, peer, plain):
         self.heads.append(head)
         return Verdict(peer, self.refusal, self.keeps_alive, self.again)
 
@@ -480,7 +480,7 @@ def test_a_request_is_answered_once(room, caplog):
     room = room()
     room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
     conn, client = room.connect()
-    room.intake.expect = fail
+    room.intake._expect_again = fail
     client.sendall(SMALL)
     room.pump()
     assert client.recv(1000) == REFUSAL
@@ -595,3 +595,81 @@ def test_a_stopping_worker_keeps_no_refused_connection(room):
     assert (len(room.intake), len(room.closed)) == (0, 1)
     assert client.recv(1000) == REFUSAL
     assert client.recv(1000) == b""
+
+
+class Counted:
+    """A poller that notes what is registered with it, and what is taken out."""
+
+    def __init__(self, poller):
+        self._poller, self.calls = poller, []
+
+    def register(self, fileobj, events, data=None):
+        self.calls.append("register")
+        return self._poller.register(fileobj, events, data)
+
+    def unregister(self, fileobj):
+        self.calls.append("unregister")
+        return self._poller.unregister(fileobj)
+
+
+def fresh(room, sent):
+    """A connection whose client has sent something before it is accepted."""
+    ours, client = socket.socketpair()
+    client.settimeout(5)
+    client.sendall(sent)
+    conn = Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None)
+    room.clients.append(client)
+    room.intake.expect(conn, PATIENCE, fresh=True)
+    return conn, client
+
+
+def test_what_is_refused_on_arrival_never_reaches_the_poller(room):
+    """A flood of connections costs the poller nothing; what is not whole yet waits in it."""
+    room = room()
+    room.intake._poller = poller = Counted(room.selector)
+    room.gate.refusal = REFUSAL
+    conn, client = fresh(room, SMALL)
+    assert client.recv(1000) == REFUSAL
+    assert client.recv(1) == b""
+    assert (room.closed, poller.calls) == ([conn], [])
+    room.gate.refusal = None
+    conn, client = fresh(room, SMALL[:-1])
+    assert (room.whole, poller.calls) == ([], ["register"])
+    client.sendall(SMALL[-1:])
+    room.pump()
+    assert (room.whole, poller.calls) == ([conn], ["register", "unregister"])
+
+
+def test_a_fresh_connection_that_was_left_or_is_silent(room):
+    """One that its client has left is closed at once; a silent one waits."""
+    room = room()
+    ours, client = socket.socketpair()
+    client.close()
+    room.intake.expect(Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None), PATIENCE, fresh=True)
+    assert (len(room.closed), len(room.intake)) == (1, 0)
+    conn, client = fresh(room, b"\r\n")
+    assert len(room.intake) == 1
+    client.sendall(SMALL)
+    room.pump()
+    assert room.whole == [conn]
+
+
+@pytest.mark.parametrize("begin", [fresh, lambda room, sent: room.connect()])
+def test_a_refused_connection_stays_in_the_poller(room, begin):
+    """It is registered once, however many of its requests are refused; each waits anew, behind the others."""
+    room = room()
+    room.intake._poller = poller = Counted(room.selector)
+    room.gate.refusal, room.gate.keeps_alive = REFUSAL, True
+    conn, client = begin(room, SMALL)
+    room.connect("5.6.7.8")
+    for _ in range(2):
+        client.sendall(SMALL)
+        room.pump()
+        assert client.recv(10_000).startswith(REFUSAL)
+        room.clock.advance(KEEPALIVE - 1)
+        room.intake.sweep()
+    assert poller.calls.count("register") == 2
+    assert next(iter(room.intake._arriving)) is not conn
+    room.clock.advance(KEEPALIVE)
+    room.intake.sweep()
+    assert room.closed[-1] is conn

@@ -44,7 +44,7 @@ def test_socket_listens_again_for_the_next_worker(listener):
         socket.create_connection(listener.getsockname())
     listen_again(listener, 5)
     listen_again(listener, 5)
-    with socket.create_connection(listener.getsockname(), timeout=10), listener.accept()[0] as accepted:
+    with socket.create_connection(listener.getsockname(), timeout=60), listener.accept()[0] as accepted:
         assert accepted.fileno() > 0
 
 

@@ -95,8 +95,11 @@ def take_over_from_a_child(check_times, refused):
             refused.append(error)
             worker.alive = False
 
-        start_models(worker, old.pid, said.append, on_failure)
-        if refused:
+        try:
+            start_models(worker, old.pid, said.append, on_failure)
+            if not refused:
+                old.wait(60)
+        finally:
             old.terminate()
     return said, check
 
@@ -160,6 +163,8 @@ def test_failed_load_exits_from_any_thread_with_its_status():
         "threading.Thread(target=exit_process(3), args=(StartError('no model.'),)).start()\n"
         "threading.Event().wait(60)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
     assert run.returncode == 3
     assert run.stderr == "The service cannot start: no model.\n"

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -17,7 +18,15 @@ import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import Turns
-from serving.worker import ACCEPT_PAUSE, EXHAUSTED, NOT_A_CLIENT, SWITCH_INTERVAL, ServiceWorker, has_sibling
+from serving.worker import (
+    ACCEPT_PAUSE,
+    ACCEPTED_AT_ONCE,
+    EXHAUSTED,
+    NOT_A_CLIENT,
+    SWITCH_INTERVAL,
+    ServiceWorker,
+    has_sibling,
+)
 
 NO_PROCESS = 2**22 + 1
 # A process with one child, which ends at a line.
@@ -98,6 +107,10 @@ class Waiting:
     def drop(self, conn):
         self.dropped.append(conn)
 
+    def expect(self, conn, seconds, *, fresh):
+        assert fresh
+        conn.close()
+
 
 @pytest.fixture
 def idle():
@@ -105,6 +118,7 @@ def idle():
     worker = object.__new__(ServiceWorker)
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
+    worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
     worker.poller.close()
@@ -147,7 +161,8 @@ class Lost:
 def test_a_new_process_is_asked_for_between_events_but_not_with_each(idle, caplog):
     """A flood of connections does not ask every model for its state each time; a sweep does, once it is due."""
     models = Lost()
-    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models)})
+    gate = SimpleNamespace(tell_unlogged=lambda: None)
+    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models, gate=gate)})
     idle.lost, idle._drain_until, idle.beat = False, None, lambda: None
     idle._intake.sweep = lambda: None
     idle._next_sweep = math.inf
@@ -216,8 +231,8 @@ class Unnamed:
 @pytest.mark.parametrize("error", [OSError(errno.ENOBUFS, "no room"), MemoryError(), ValueError("a bug")])
 def test_a_connection_that_cannot_be_set_up_is_closed(idle, error):
     """It is not counted as one of the worker's."""
-    idle.cfg, idle.nr_conns, listener = None, 0, Unnamed(error)
-    idle.accept(listener)
+    idle.cfg, listener = None, Unnamed(error)
+    assert idle._accept(listener)
     assert idle.nr_conns == 0
     assert listener.client.recv(1) == b""
     listener.client.close()
@@ -229,7 +244,7 @@ def test_sibling_is_another_living_child_of_the_parent():
     with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
         assert parent.stdout.readline() == b"child\n"
         assert has_sibling(parent.pid)
-        parent.communicate(b"\n")
+        parent.communicate(b"\n", timeout=60)
     assert not has_sibling(NO_PROCESS)
 
 
@@ -250,16 +265,85 @@ def test_without_another_child_there_is_no_sibling():
     """A process whose child has ended has none."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
         assert not has_sibling(parent.pid)
-        parent.communicate(b"\n")
+        parent.communicate(b"\n", timeout=60)
 
 
-@pytest.mark.parametrize(("method", "taken"), [("POST", True), ("GET", False), ("OPTIONS", False)])
-def test_what_may_generate_is_served_in_its_turn(monkeypatch, method, taken):
-    """Probes and pages wait for nobody; the turn ends with the request."""
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [("POST /", True), ("GET /", True), ("OPTIONS /", True), ("GET /api/health/live", False), ("GET /ready", False)],
+)
+def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
+    """A probe waits for nobody; the turn ends with the request."""
     served, turns = [], Turns(1, patience=0.0)
     worker = object.__new__(ServiceWorker)
     worker._turns = turns
-    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._free._value) or True)
-    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=f"{method} / HTTP/1.1".encode())
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._lines[0][0]._value) or True)
+    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=f"{line} HTTP/1.1".encode())
     assert worker.handle(SimpleNamespace(sock=sock))
-    assert (served, turns._free._value) == ([0 if taken else 1], 1)
+    assert (served, turns._lines[0][0]._value) == ([0 if taken else 1], 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "own"), [("GET /api/health/ready", True), ("GET /", False), ("POST /api/health", False)]
+)
+def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
+    """However many other requests wait for a thread."""
+    handed = []
+
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def submit(self, handle, conn):
+            handed.append(self.name)
+            return Future()
+
+    worker = object.__new__(ServiceWorker)
+    worker._probing, worker.tpool = Named("own"), Named("pool")
+    worker.enqueue_req(SimpleNamespace(sock=SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())))
+    assert handed == ["own" if own else "pool"]
+
+
+class Backlog:
+    """A listening socket with so many clients in its backlog."""
+
+    def __init__(self, clients):
+        self.clients, self.named = clients, 0
+
+    def accept(self):
+        if not self.clients:
+            raise BlockingIOError(errno.EAGAIN, "nobody")
+        self.clients -= 1
+        ours, client = socket.socketpair()
+        client.close()
+        return ours, ("127.0.0.1", 1)
+
+    def getsockname(self):
+        self.named += 1
+        return ("127.0.0.1", 8085)
+
+
+def test_connections_are_accepted_together(idle):
+    """So many in one round, the rest in the next, behind those accepted before; never beyond the bound."""
+    idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE + 3)
+    idle._waiting_for_readers = threading.Semaphore()
+    idle.accept(listener)
+    assert (listener.clients, idle.nr_conns) == (3, ACCEPTED_AT_ONCE)
+    idle.accept(listener)
+    assert (listener.clients, idle.nr_conns, listener.named) == (0, ACCEPTED_AT_ONCE + 3, 1)
+    idle.nr_conns, listener.clients = 998, 9
+    idle.accept(listener)
+    assert (listener.clients, idle.nr_conns) == (7, 1000)
+
+
+def test_the_master_is_told_of_life_a_few_times_and_not_in_every_round(idle, monkeypatch):
+    """Each notice is a system call."""
+    told = []
+    monkeypatch.setattr(ThreadWorker, "notify", lambda worker: told.append(worker))
+    idle._next_notice = 0.0
+    for _ in range(100):
+        idle.notify()
+    assert told == [idle]
+    idle._next_notice = 0.0
+    idle.notify()
+    assert told == [idle, idle]

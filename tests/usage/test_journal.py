@@ -130,18 +130,18 @@ def test_a_disk_that_stalls_holds_up_one_record(folder, new_record):
 
     def stall(file, data):
         writing.set()
-        assert answers.wait(10)
+        assert answers.wait(60)
         return os.write(file, data)
 
     journal = Journal(folder, write=stall, patience=0.01)
     held_up = threading.Thread(target=journal.append, args=(new_record(),))
     held_up.start()
-    assert writing.wait(10)
+    assert writing.wait(60)
     for refused in (lambda: journal.append(new_record()), lambda: journal.take(0)):
         with pytest.raises(JournalError, match="does not answer"):
             refused()
     answers.set()
-    held_up.join()
+    held_up.join(60)
     journal.append(new_record())
     assert everything(folder, journal.name) == (["r0", "r2"], 0)
 
@@ -179,7 +179,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_the_journal_of_a_killed_process_is_found_by_one(folder):
     """What a killed process had written is whole, and only one other has it at a time."""
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, check=False, timeout=600)
     assert killed.returncode < 0
     (found,) = left_behind(folder)
     assert list(left_behind(folder)) == []

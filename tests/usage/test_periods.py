@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from usage.periods import day_of, in_words, month_of
+from keys.written import in_words
+from usage.periods import day_of, month_of
 
 # On a busy machine too, no test fails for the time that it takes.
 CALM = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
+from database import audit
 from database.connect import DatabaseError
 from database.tables import USAGE_ACCOUNTS, USAGE_DAYS, USAGE_HOURS, USAGE_JOURNALS, USAGE_USERS
 from tests.threads import together
@@ -25,7 +26,7 @@ DAY = 86_400
 @pytest.fixture
 def recorder(database, tmp_path):
     """A recorder with a journal, whose thread does not run."""
-    recorder = Recorder(database.engine, tmp_path, 400, clock=lambda: NOON)
+    recorder = Recorder(database.engine, tmp_path, clock=lambda: NOON)
     recorder._journal = Journal(tmp_path / "usage")
     return recorder
 
@@ -87,17 +88,39 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(database, recorder, new_
 
 def test_what_a_process_left_is_added_by_the_next(database, tmp_path, new_record):
     """A journal that was stored in part is stored to its end, its files and its row go."""
-    dead = Recorder(database.engine, tmp_path, 400)
+    dead = Recorder(database.engine, tmp_path)
     dead._journal = journal = Journal(tmp_path / "usage")
     dead.record(new_record())
     dead.catch_up()
     dead.record(new_record())
     os.close(journal._held)  # as its process's end does
-    alive = Recorder(database.engine, tmp_path, 400, clock=lambda: NOON)
+    alive = Recorder(database.engine, tmp_path, clock=lambda: NOON)
     assert alive._pass()
     assert total(database) == 2
     assert list((tmp_path / "usage").iterdir()) == []
     assert rows(database, USAGE_JOURNALS) == []
+
+
+def test_a_process_that_recorded_nothing_leaves_nothing(database, tmp_path, caplog):
+    """It ended before its first answer: the next one removes its lock, and nothing is said to be away."""
+    os.close(Journal(tmp_path / "usage")._held)
+    assert Recorder(database.engine, tmp_path, clock=lambda: NOON)._pass()
+    assert list((tmp_path / "usage").iterdir()) == []
+    assert caplog.records == []
+
+
+def test_a_fault_of_our_own_is_not_the_databases(tmp_path, caplog):
+    """The log says what it was and where, so that nobody looks for a database that is there."""
+
+    def broken():
+        raise ZeroDivisionError(" ".join(["of", "a", "request"]))
+
+    assert not Recorder(broken, tmp_path)._pass()
+    (record,) = caplog.records
+    assert "away" not in record.message
+    assert "ZeroDivisionError" in record.message
+    assert "in broken" in record.message
+    assert "of a request" not in record.message
 
 
 class Away:
@@ -116,7 +139,7 @@ class Away:
 def test_nothing_is_lost_while_the_database_is_away(database, tmp_path, new_record, with_journal):
     """Records are taken as before, wait in the journal or in memory, and are added once the database is back."""
     away = Away(database)
-    recorder = Recorder(away.engine, tmp_path, 400, clock=lambda: NOON + 60)
+    recorder = Recorder(away.engine, tmp_path, clock=lambda: NOON + 60)
     recorder._journal = Journal(tmp_path / "usage") if with_journal else None
     for _ in range(3):
         recorder.record(new_record())
@@ -137,7 +160,7 @@ def test_a_full_disk_costs_no_record(database, tmp_path, new_record, caplog):
     def full(file, data):
         raise OSError(28, "no space left")
 
-    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder = Recorder(database.engine, tmp_path)
     recorder._journal = Journal(tmp_path / "usage", write=full)
     for _ in range(3):
         recorder.record(new_record())
@@ -151,7 +174,7 @@ def test_a_full_disk_costs_no_record(database, tmp_path, new_record, caplog):
 
 def test_memory_is_bounded(database, tmp_path, new_record):
     """With neither a disk nor a database, accounts beyond a number are counted as lost."""
-    recorder = Recorder(Away(database).engine, tmp_path, 400)
+    recorder = Recorder(Away(database).engine, tmp_path)
     recorder._memory._most_rows = 10
     for number in range(100):
         recorder.record(new_record(account=f"192.0.2.{number}"))
@@ -163,7 +186,7 @@ def test_memory_is_bounded(database, tmp_path, new_record):
 def test_a_folder_that_cannot_be_written_is_told_once(database, tmp_path, new_record, caplog):
     """A read-only container serves as before; the figures go from memory to the database."""
     (tmp_path / "file").write_text("")
-    recorder = Recorder(database.engine, tmp_path / "file", 400)
+    recorder = Recorder(database.engine, tmp_path / "file")
     recorder.begin()
     recorder.record(new_record())
     recorder.end()
@@ -173,7 +196,7 @@ def test_a_folder_that_cannot_be_written_is_told_once(database, tmp_path, new_re
 
 def test_the_end_stores_what_is_left(database, tmp_path, new_record):
     """A service that stops leaves nothing for its successor to add."""
-    recorder = Recorder(database.engine, tmp_path, 400)
+    recorder = Recorder(database.engine, tmp_path)
     recorder.begin()
     recorder.begin()
     for _ in range(5):
@@ -184,7 +207,7 @@ def test_the_end_stores_what_is_left(database, tmp_path, new_record):
 
 def test_several_processes_add_to_the_same_rows(database, tmp_path, new_record):
     """Copies that store at the same time lose nothing of each other."""
-    recorders = [Recorder(database.engine, tmp_path, 400, clock=lambda: NOON) for _ in range(4)]
+    recorders = [Recorder(database.engine, tmp_path, clock=lambda: NOON) for _ in range(4)]
     for recorder in recorders:
         recorder.begin()
 
@@ -202,7 +225,7 @@ def test_several_processes_add_to_the_same_rows(database, tmp_path, new_record):
 
 def test_addresses_and_users_are_bounded_by_period(database, tmp_path, new_record):
     """Those beyond are counted together, keys never; one that is known keeps its own row."""
-    recorder = Recorder(database.engine, tmp_path, 400, bounds=store.Bounds(addresses=3, users=2))
+    recorder = Recorder(database.engine, tmp_path, bounds=store.Bounds(addresses=3, users=2))
     for number in range(6):
         recorder.record(new_record(account=f"2001:db8::{number}"))
         recorder.record(new_record(account=f"key:{number}"))
@@ -224,7 +247,7 @@ def test_addresses_and_users_are_bounded_by_period(database, tmp_path, new_recor
 
 def test_the_bounds_hold_within_one_batch_too(database, tmp_path, new_record):
     """All that comes at once is bounded as what comes one by one."""
-    recorder = Recorder(database.engine, tmp_path, 400, bounds=store.Bounds(addresses=3, users=2))
+    recorder = Recorder(database.engine, tmp_path, bounds=store.Bounds(addresses=3, users=2))
     for number in range(9):
         recorder.record(new_record(account=f"192.0.2.{number}", user=f"u{number}"))
     recorder.catch_up()
@@ -241,13 +264,16 @@ def test_any_text_is_counted(database, recorder, new_record, long):
     assert total(database) == total(database, table=USAGE_USERS) == 1
 
 
-def test_old_periods_are_forgotten(database, recorder, new_record):
-    """Hours go after 31 days; days, users, names and positions by the setting."""
-    for days in (0, 30, 32, 399, 401):
+def test_what_is_old_is_forgotten(database, tmp_path, new_record):
+    """Hours, days with users, names and positions, and the audit trail: each by its own setting."""
+    recorder = Recorder(database.engine, tmp_path, store.Retention(400, 31, 90), clock=lambda: NOON)
+    for days in (0, 30, 32, 89, 91, 399, 401):
         recorder.record(new_record(at=NOON - days * DAY, account=f"key:{days}", name="n", user="u"))
+        audit.record(database.engine(), f"{days}", "", "key.create", clock=lambda at=NOON - days * DAY: at)
     assert recorder._pass()
     assert {row["account"] for row in rows(database, USAGE_HOURS)} == {"key:0", "key:30"}
-    kept = {"key:0", "key:30", "key:32", "key:399"}
+    assert [act.actor for act in audit.acts(database.engine())] == ["89", "32", "30", "0"]
+    kept = {"key:0", "key:30", "key:32", "key:89", "key:91", "key:399"}
     for table in (USAGE_DAYS, USAGE_USERS, USAGE_ACCOUNTS):
         assert {row["account"] for row in rows(database, table)} == kept
 
@@ -260,7 +286,7 @@ def test_a_locked_database_is_waited_for(database, recorder, new_record):
         thread = threading.Thread(target=recorder.catch_up)
         thread.start()
         other.rollback()
-        thread.join()
+        thread.join(60)
     assert total(database) == 1
 
 
@@ -273,7 +299,7 @@ def test_a_journal_that_cannot_be_read_keeps_no_other_back(database, tmp_path, n
     whole.append(new_record())
     for journal in journals:
         os.close(journal._held)
-    recorder = Recorder(database.engine, tmp_path, 400, clock=lambda: NOON)
+    recorder = Recorder(database.engine, tmp_path, clock=lambda: NOON)
     for _ in range(2):
         recorder._next_search = 0.0
         assert recorder._pass()

@@ -39,7 +39,7 @@ def hook():
     thread.start()
     yield Hook
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 
@@ -48,7 +48,7 @@ def pauses():
     return []
 
 
-def webhook(url, pauses, timeout=5.0):
+def webhook(url, pauses, timeout=60.0):
     return Webhook(url, pauses.append, timeout)
 
 
