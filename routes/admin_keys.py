@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
 from database.connect import DatabaseError
-from keys.record import FIELDS, LIMITS, PRIORITIES, Key, KeyFieldError, check_not_over
+from keys.record import FIELDS, LIMITS, PRIORITIES, Key, KeyFieldError
 from keys.registry import UnknownKey
 from routes.key_form import fields_of, read_time, shown_limit, typed_of
 from routes.locale import visitors_locale
@@ -25,7 +25,7 @@ admin_keys = Blueprint("admin_keys", __name__, url_prefix="/status/keys")
 
 PAGE = 50  # keys
 # Problems that are not the field's usual one, by a word of their sentence.
-REASONS = {"already": "taken", "future": "past"}
+REASONS = {"already": "taken", "future": "past", "of this service": "unknown_model"}
 GRACES = {"none": 0, "hour": 3600, "day": 86_400, "week": 7 * 86_400}  # seconds that an old secret stays good
 
 
@@ -68,9 +68,7 @@ def make() -> ResponseReturnValue:
     """Make a key and show its secret, once."""
     typed = _typed()
     try:
-        fields = fields_of(typed)
-        check_not_over(fields["expires_at"], time.time())
-        key, text = services().key_registry.make(actor(), **fields)
+        key, text = services().key_registry.make(actor(), **fields_of(typed))
     except KeyFieldError as error:
         return _form(typed, _problem(error)), 400
     except (DatabaseError, SQLAlchemyError) as error:
@@ -88,12 +86,14 @@ def show(key_id: str) -> str:
 
 @admin_keys.post("/<key_id>")
 def change(key_id: str) -> ResponseReturnValue:
-    """Change the fields of a key."""
-    typed = _typed()
+    """Change the fields of a key that are not as they were shown, where a time has no seconds."""
+    typed, key = _typed(), services().key_registry.find(key_id)
+    shown = typed_of(key)
     try:
-        services().key_registry.change(actor(), key_id, **fields_of(typed))
+        fields = {name: value for name, value in fields_of(typed).items() if typed.get(name, "") != shown[name]}
+        services().key_registry.change(actor(), key_id, **fields)
     except KeyFieldError as error:
-        return _form(typed, _problem(error), services().key_registry.find(key_id)), 400
+        return _form(typed, _problem(error), key), 400
     return _back(key_id)
 
 

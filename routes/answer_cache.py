@@ -60,7 +60,6 @@ class KeptAnswer:
             max_tokens=self.max_tokens,
             prompt_token_ids=self.prompt_token_ids,
         )
-        generation.commit()
         for piece in self.pieces:
             generation.push(piece)
         first_token = None if found.timings.first_token is None else 0.0

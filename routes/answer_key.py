@@ -15,15 +15,17 @@ from engine.text.grammar import GrammarMask
 from engine.types import ChatPrompt, EncodedImage, ModelInfo, Prompt, SamplingParams, TextPrompt
 from routes.json_writing import pieces
 
+MASKS = ("token_mask", "rules")  # of which the grammar stands for both
 Answers = Sequence[tuple[Prompt, SamplingParams]]
 
 
 def key_of(info: ModelInfo, account: str, protocol: str, answers: Answers) -> bytes | None:
-    """Return the key of a request, 32 bytes; None if one of its answers may differ from time to time.
+    """Return the key of a request, 32 bytes; None if one of its answers may differ from time to time, as those of
+    another server may, whose model can change unseen.
 
     answers: the prompt and the parameters of each. Takes as long as SHA-256 over all texts and images.
     """
-    if not all(_deterministic(sampling) for _, sampling in answers):
+    if info.elsewhere or not all(_deterministic(sampling) for _, sampling in answers):
         return None
     distinct = {id(prompt): prompt for prompt, _ in answers}
     numbers = {key: number for number, key in enumerate(distinct)}
@@ -60,7 +62,7 @@ def _image(image: EncodedImage) -> str:
 
 
 def _sampling(sampling: SamplingParams) -> list[Any]:
-    content = {one.name: getattr(sampling, one.name) for one in fields(sampling) if one.name != "token_mask"}
+    content = {one.name: getattr(sampling, one.name) for one in fields(sampling) if one.name not in MASKS}
     content["logit_bias"] = sorted(sampling.logit_bias.items())
     mask = sampling.token_mask
     return [content, mask.grammar if isinstance(mask, GrammarMask) else None]

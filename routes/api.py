@@ -12,13 +12,15 @@ from edge.request_state import request_state
 from edge.route_table import JSON
 from routes import generation, request_reading
 from routes.batch import Batch
-from routes.generation import GenerationResult
-from routes.generation_run import Run
+from routes.generation import GenerationResult, Started
 from routes.response_models import Figures, GeneratedText, GenerationAnswer
+from routes.services import services
 from routes.sse import EventStream
+from routes.streams import response_of
 
 api = Blueprint("api", __name__, url_prefix="/api/v1")
 
+RESUMABLE = "X-Resumable"  # sent by the page, whose streams outlive their connection
 JSON_LINES = "application/x-ndjson"
 
 
@@ -33,7 +35,7 @@ def text_batch() -> Response:
     """Generate up to 256 texts; each is sent as soon as it is done."""
     requests = charge_if_refused(request_reading.texts_in_json)
     charge(len(requests))
-    batch = Batch(requests, partial(_body, request_id=request_state().request_id))
+    batch = Batch(requests, partial(_priced, request_id=request_state().request_id))
     return EventStream(batch.lines(), batch.end).response(JSON_LINES)
 
 
@@ -46,33 +48,36 @@ def image_analyze() -> Response:
 # The body is read and dropped in functions of their own, so that nothing holds it while its answer is generated.
 
 
-def _submit_text() -> tuple[Run, bool]:
+def _submit_text() -> tuple[Started, bool]:
     body = request_reading.text_in_json()
-    return generation.start("avibe", body), bool(body.stream)
+    return generation.start("avibe", body, history=body.history), bool(body.stream)
 
 
-def _submit_image() -> tuple[Run, bool]:
+def _submit_image() -> tuple[Started, bool]:
     in_json = request.mimetype == JSON
-    body, image = request_reading.image_in_json() if in_json else request_reading.image_in_upload()
-    return generation.start("avision", body, image), bool(body.stream)
+    body, images = request_reading.image_in_json() if in_json else request_reading.image_in_upload()
+    return generation.start("avision", body, images, body.history), bool(body.stream)
 
 
-def _response(run: Run, stream: bool) -> Response:
+def _response(started: Started, stream: bool) -> Response:
     release_body(request)
-    state = request_state()
+    run, state = started.run, request_state()
     if not stream:
-        return jsonify(_body(generation.finished(run.results()[0], state.began), state.request_id))
-    run.wait_for_commitment()
-    events = generation.events(run, partial(_last, request_id=state.request_id))
+        return jsonify(_body(started.waited_for(), state.request_id))
+    events = generation.events(started, partial(_last, request_id=state.request_id))
+    if RESUMABLE in request.headers and (kept := services().streams.open(state.account.id, events, run)):
+        run.outlive_client()
+        return response_of(*kept)
     return EventStream(events, run.close, run.only, generation.KEEP_ALIVE_SECONDS).response()
 
 
 def _body(result: GenerationResult, request_id: str) -> GenerationAnswer:
+    data = GeneratedText(text=result.text, generated_tokens=result.generated_tokens, input_tokens=result.input_tokens)
+    if result.dropped_turns is not None:
+        data["dropped_turns"] = result.dropped_turns
     return GenerationAnswer(
         success=True,
-        data=GeneratedText(
-            text=result.text, generated_tokens=result.generated_tokens, input_tokens=result.input_tokens
-        ),
+        data=data,
         metrics=Figures(
             generation_time=round(result.generation_time, 3),
             total_time=round(result.total_time, 3),
@@ -82,8 +87,17 @@ def _body(result: GenerationResult, request_id: str) -> GenerationAnswer:
     )
 
 
-def _last(result: GenerationResult, request_id: str) -> GenerationAnswer:
-    """Return the last event of a stream, which tells when the first token was generated."""
+def _priced(result: GenerationResult, request_id: str) -> GenerationAnswer:
+    """Return what is sent after the headers, which do not have its cost."""
     body = _body(result, request_id)
+    if result.cost is not None:
+        body["metrics"]["cost"] = result.cost
+    return body
+
+
+def _last(result: GenerationResult, request_id: str) -> GenerationAnswer:
+    """Return the last event of a stream, which tells when the first token was generated and why the answer ended."""
+    body = _priced(result, request_id)
+    body["data"]["finish_reason"] = "length" if result.cut else "stop"
     body["metrics"]["time_to_first_token"] = None if result.first_token is None else round(result.first_token, 3)
     return body

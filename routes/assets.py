@@ -1,18 +1,26 @@
 """The static files of the page, at addresses that change with their contents, so that browsers cache them forever.
 
 The fingerprint is part of the path and covers the whole folder, since modules import each other by relative names.
+Texts are compressed at their first request and kept so, a few ten KiB in all.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
-from flask import Blueprint, Response, send_from_directory, url_for
+from flask import Blueprint, Response, request, send_file, send_from_directory, url_for
+from werkzeug.security import safe_join
 
 FOLDER = Path(__file__).parent.parent / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 A_DAY = "public, max-age=86400"  # of what browsers ask for at an address that never changes
+
+TEXTS = {".css", ".js", ".svg"}
+KEPT = 128  # more than there are texts in the folder
 
 assets = Blueprint("assets", __name__)
 
@@ -33,10 +41,38 @@ def static(filename: str) -> Response:
     """Return a static file; with the current fingerprint in its address it may be cached forever."""
     version, _, name = filename.partition("/")
     if version != FINGERPRINT:
-        return send_from_directory(FOLDER, filename)
-    response = send_from_directory(FOLDER, name)
+        return _sent(filename)
+    response = _sent(name)
     response.headers["Cache-Control"] = CACHE_FOREVER
     return response
+
+
+def _sent(name: str) -> Response:
+    """Return a file of the folder, compressed if it is a text and the client takes that."""
+    path = _text(name)
+    if path is None:
+        return send_from_directory(FOLDER, name)
+    if request.accept_encodings.quality("gzip") > 0 and "Range" not in request.headers:
+        body, tag = _compressed(path, path.stat().st_mtime_ns)
+        response = send_file(BytesIO(body), download_name=path.name, etag=tag)
+        response.headers["Content-Encoding"] = "gzip"
+    else:
+        response = send_from_directory(FOLDER, name)
+    response.vary.add("Accept-Encoding")
+    return response
+
+
+def _text(name: str) -> Path | None:
+    found = safe_join(str(FOLDER), name)
+    path = None if found is None else Path(found)
+    return path if path is not None and path.suffix in TEXTS and path.is_file() else None
+
+
+@lru_cache(KEPT)
+def _compressed(path: Path, mtime: int) -> tuple[bytes, str]:
+    """Return the file in gzip's format, and an ETag; mtime: nanoseconds, so that an edited file is read again."""
+    body = gzip.compress(path.read_bytes(), mtime=0)
+    return body, f"{hashlib.sha256(body).hexdigest()[:16]}-gzip"
 
 
 @assets.get("/favicon.ico")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,8 +26,11 @@ from engine.backend import Backend, Generation, Mailbox
 from engine.errors import Overloaded, RequestAborted, ValidationError
 from engine.types import Cancellation, Completion, GenerationRequest, Priority, TextPrompt
 from routes import sse
+from routes.answer_cache import Keeping
+from routes.answer_key import key_of
 from routes.chat.models import find_model
-from routes.generation import GenerationResult, conversation, finished, sampling
+from routes.conversation import conversation
+from routes.generation import GenerationResult, finished, sampling
 from routes.locale import api_sentence
 from routes.metering import Meter, RunMeter
 from routes.request_models import TextRequest
@@ -35,6 +38,7 @@ from routes.services import services
 from usage.errors import HeldBack
 
 MODEL = "avibe"
+SINGLE = "api.text_generate"  # the endpoint whose answers are those of a batch's texts
 KEEP_ALIVE = b"\n"  # a blank line, so that no proxy closes an idle response
 
 Show = Callable[[GenerationResult], Mapping[str, Any]]
@@ -42,11 +46,16 @@ Show = Callable[[GenerationResult], Mapping[str, Any]]
 
 @dataclass(slots=True)
 class _Text:
-    """A text without an answer yet. give_up: when a lack of capacity becomes its error, on the monotonic clock."""
+    """A text without an answer yet. give_up: when a lack of capacity becomes its error, on the monotonic clock.
+
+    cache: `hit` or `miss` once its answer was looked for among kept ones; keeping: what keeps it after a miss.
+    """
 
     index: int
     request: GenerationRequest
     give_up: float | None = None
+    cache: str | None = None
+    keeping: Keeping | None = None
 
     def start_clock(self) -> float:
         """Return when to give up, counted from the first call."""
@@ -70,7 +79,7 @@ class Batch:
         self._observer = state.observer
         state.fingerprint = backend.info.fingerprint
         self._observer.validated(model, backend.info.served_id, len(requests), len(requests), level=logging.DEBUG)
-        self._size = len(requests)
+        self._size, self._answers = len(requests), services().answers
         self._lines: deque[bytes] = deque()
         self._todo: deque[_Text] = deque()
         self._mailbox = Mailbox()
@@ -147,6 +156,8 @@ class Batch:
 
     def _submit_one(self, text: _Text) -> Generation | None:
         """Submit a text; return None if there is no capacity yet. Raises the error that it is refused with."""
+        if (kept := self._found(text)) is not None:
+            return kept
         alone, sampling = not self._running, text.request.sampling
         self._reservation.hold({text.index: (self._backend.info.max_model_len, sampling.max_tokens)})
         self._observer.submitting(text.index, text.request)
@@ -163,6 +174,23 @@ class Batch:
         if alone and time.monotonic() >= text.start_clock():
             raise Overloaded("The service is busy; try again later.")
         return None
+
+    def _found(self, text: _Text) -> Generation | None:
+        """Return the answer that an equal request has had, also one for this text alone, if it is kept."""
+        asked = [(text.request.prompt, text.request.sampling)]
+        if text.cache is not None or not self._answers.enabled:
+            return None
+        key = key_of(self._backend.info, text.request.client, SINGLE, asked)
+        if key is None:
+            return None
+        kept = self._answers.find(key)
+        text.cache = "miss" if kept is None else "hit"
+        if kept is None:
+            text.keeping = Keeping(self._answers, key, 1)
+            return None
+        self._observer.submitting(text.index, text.request)
+        self._observer.submitted(text.index)
+        return kept[0].generation(text.request.request_id)
 
     def _stop_waiting(self) -> None:
         if self._waits:
@@ -188,25 +216,23 @@ class Batch:
         return event is not None
 
     def _ended(self, index: int) -> None:
-        """Send the line of a finished text; one that was evicted waits again while it has time."""
+        """Send the line of a finished text."""
         with self._lock:
             text, generation = self._running.pop(index)
         try:
-            self._done(index, _outcome(generation), generation)
-        except Overloaded as error:
-            if time.monotonic() >= text.start_clock() or self._closed:
-                self._failed(index, error, generation)
-            else:
-                self._reservation.drop(index)
-                self._todo.appendleft(text)
+            self._done(text, _outcome(generation), generation)
         except Exception as error:
             self._failed(index, error, generation)
 
-    def _done(self, index: int, completion: Completion, generation: Generation) -> None:
+    def _done(self, text: _Text, completion: Completion, generation: Generation) -> None:
+        index, recorded = text.index, self._recorded(text.index)
         self._observer.answered(index, completion)
-        self._recorded(index).answered(0, [generation])
+        if text.keeping is not None:
+            text.keeping.ended(0, generation, completion)
+        recorded.answered(0, [generation])
         self._reservation.drop(index)
-        self._send(index, self._show(finished(completion, self._began)))
+        shown = self._show(replace(finished(completion, self._began), cost=recorded.cost))
+        self._send(index, {**shown, **({} if text.cache is None else {"cache": text.cache})})
 
     def _failed(self, index: int, error: Exception, generation: Generation | None = None) -> None:
         ours = as_service_error(error)

@@ -13,6 +13,7 @@ from routes.route_bodies import TEXT, RouteBodies
 from routes.sections import section_of
 
 ADDRESS = "http://127.0.0.1:8085"
+OF_THE_PAGE = "/api/v1/streams/"  # reads again and stops what the page began; no program has such an id
 WIDTH = 88  # characters of a line, where a value can be broken
 
 
@@ -34,7 +35,8 @@ def code_samples(name: str, route: RouteBodies) -> list[CodeSample]:
     """Return the examples of a route by its name in the table; none where a browser is meant to call it."""
     method, path = name.split()
     examples = EXAMPLES.get(name, ())
-    for_programs = section_of(path).key != "pages" and {JSON, TEXT} & route.responses.keys()
+    own = section_of(path).key == "pages" or path.startswith(OF_THE_PAGE)
+    for_programs = not own and {JSON, TEXT} & route.responses.keys()
     if not examples and not ROUTES[name].bodies and for_programs:
         shown = "json()" if JSON in route.responses else "text"
         examples = (Example("text", f'{HTTPX}print(httpx.{method.lower()}("ADDRESS{path}").{shown})'),)

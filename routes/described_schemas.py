@@ -13,11 +13,15 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from edge.route_table import JSON
+from engine.text.images import MAX_IMAGES
 from routes.route_bodies import Model, RouteBodies
 
 SCHEMAS = "#/components/schemas/{model}"
 FILE = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, GIF, BMP, AVIF or ICO, at most 16 MiB"}
+FILES = {"anyOf": [FILE, {"type": "array", "items": FILE, "minItems": 1, "maxItems": MAX_IMAGES}]}
 DATA_URL = {"type": "string", "format": "image-data-url", "description": "data:image/png;base64,..."}
+DATA_URLS = {"anyOf": [DATA_URL, {"type": "array", "items": DATA_URL, "minItems": 1, "maxItems": MAX_IMAGES}]}
 
 
 class _Generator(GenerateJsonSchema):
@@ -74,9 +78,9 @@ def _describe_images(schemas: dict[str, Any]) -> None:
     for name in ("TextForm", "ImageForm", "ImageAnalyzeForm"):
         _without_null(schemas[name])
     for name in ("ImageForm", "ImageAnalyzeForm"):
-        schemas[name]["properties"]["image"] = FILE
+        schemas[name]["properties"]["image"] = FILES
         schemas[name]["required"].append("image")
-    schemas["ImageAnalyzeRequest"]["properties"]["image"] = DATA_URL
+    schemas["ImageAnalyzeRequest"]["properties"]["image"] = DATA_URLS
     schemas["ImageUrl"]["properties"]["url"] = DATA_URL
 
 
@@ -85,4 +89,6 @@ def _without_null(schema: dict[str, Any]) -> None:
     for name, described in schema["properties"].items():
         if "anyOf" in described:
             (value,) = [option for option in described["anyOf"] if option != {"type": "null"}]
-            schema["properties"][name] = value | {"description": described["description"]}
+            if value["type"] == "array":  # a part of a form holds it as a JSON text
+                value = {"type": "string", "contentMediaType": JSON}
+            schema["properties"][name] = value | {key: described[key] for key in ("description",) if key in described}

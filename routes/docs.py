@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from edge.route_table import ROUTES
 from routes.code_samples import ADDRESS, CodeSample, code_samples
+from routes.compressed import kept_compressed
 from routes.description import PARAMETER, notes
 from routes.locale import LOCALES, Locale, visitors_locale
 from routes.route_bodies import route_bodies
@@ -29,10 +30,10 @@ def openapi() -> Response:
 
 
 @docs.get("/api/docs")
-def page() -> str:
+def page() -> Response:
     """Show this description as a page."""
     locale = visitors_locale()
-    return render_template(
+    shown = render_template(
         "docs.html",
         t=locale.texts,
         lang=locale.code,
@@ -43,6 +44,7 @@ def page() -> str:
         type_of=type_of,
         prose=prose,
     )
+    return kept_compressed(shown)
 
 
 def _sections(locale: Locale) -> list[dict[str, Any]]:

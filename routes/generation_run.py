@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from flask import request
 
@@ -35,7 +36,12 @@ from routes.answer_key import key_of
 from routes.metering import Meter, RunMeter
 from routes.services import services
 
+TRACE_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")  # W3C, version 00
+
 Prompts = Sequence[tuple[Prompt, SamplingParams]]
+Naming = Callable[[], AbstractContextManager[None]]
+# By that of a client key.
+PRIORITY_OF = {"high": Priority.HIGH, "normal": Priority.INTERACTIVE, "low": Priority.BATCH}
 
 
 @contextmanager
@@ -77,11 +83,15 @@ def _counting() -> Iterator[tuple[str, float, Cancellation]]:
 class Run:
     """One or more answers of one model to one client. `close` must be called in any case; it may be called twice.
 
-    asked: the name that the request gave the model. Made in the request's thread, inside its context, and used by that
-    thread alone. Raises the error that the request is refused with; ContextTooLong before anything is submitted.
+    asked: the name that the request gave the model; naming: as the context that it is made in, for later errors. Made
+    in the request's thread, inside its context, and used by that thread alone. Raises the error that the request is
+    refused with; ContextTooLong before anything is submitted. A server elsewhere may refuse later: `wait_for_begin`,
+    which `results` and the hook behind the view call, so that a response is prepared meanwhile.
     """
 
-    def __init__(self, model: str, backend: Backend, prompts: Prompts, asked: str = "") -> None:
+    def __init__(
+        self, model: str, backend: Backend, prompts: Prompts, asked: str = "", naming: Naming = nullcontext
+    ) -> None:
         state = request_state()
         self.model_id = services().model_names.shown(asked, backend.info)  # what bodies call the model
         self.served_id, self.fingerprint = backend.info.served_id, backend.info.fingerprint
@@ -115,6 +125,9 @@ class Run:
             state.max_tokens = min(one.max_tokens for one in self._generations)
         self._observer.tokenized(sum(one.prompt_tokens for one in self._generations))
         self._end_trace = self._observer.hold()
+        self._naming = naming
+        if not all(generation.certain for generation in self._generations):
+            state.begin = self.wait_for_begin
         turns.leave()
 
     def __len__(self) -> int:
@@ -124,6 +137,11 @@ class Run:
     def prompt_tokens(self) -> int:
         """How many tokens the prompt of the first answer has."""
         return self._generations[0].prompt_tokens
+
+    @property
+    def cost(self) -> float | None:
+        """What the answers have cost, in the operator's currency, once all have ended; None without prices."""
+        return self._meter.cost
 
     @property
     def only(self) -> Generation | None:
@@ -148,6 +166,11 @@ class Run:
         """Return the tokens of an answer's prompt, if the request wants them."""
         return list(self._generations[number].prompt_token_ids)
 
+    def outlive_client(self) -> None:
+        """Watch the client no longer: it may leave and come back."""
+        self._release()
+        self._release = lambda: None
+
     def close(self) -> None:
         """Abort what is not finished, and stop watching the client."""
         self._release()
@@ -155,22 +178,25 @@ class Run:
         self._end()
         self._end_trace()
 
-    def wait_for_commitment(self) -> None:
-        """Wait until no answer of a stream is refused for want of capacity any longer: then its head may be sent.
-
-        Raises the error of the first that ends before; then the run is closed.
-        """
+    def wait_for_begin(self) -> None:
+        """Wait until it is certain that each answer begins. Raises the error of one that does not."""
+        uncertain = [generation for generation in self._generations if not generation.certain]
+        if not uncertain:
+            return
+        turns.leave()
         try:
-            for generation in self._generations:
-                generation.wait_for_commitment()
-            turns.take()
+            with self._naming():
+                for generation in uncertain:
+                    generation.wait_for_begin()
         except BaseException as error:
             self._note(error)
             self.close()
             raise
+        turns.take()
 
     def results(self) -> list[Completion]:
         """Wait for all answers and return them in order. Raises the error of the first that fails."""
+        self.wait_for_begin()
         try:
             return [self._awaited(number) for number in range(len(self))]
         finally:
@@ -285,11 +311,18 @@ def _generation_request(
         prompt=prompt,
         sampling=sampling,
         client=state.account.id,
-        priority=Priority.BATCH if state.account.priority == "low" else Priority.INTERACTIVE,
+        priority=PRIORITY_OF[state.account.priority],
         queue_timeout=limits.queue_timeout,
         timeout=limits.request_timeout,
         cancellation=cancellation,
+        trace=state.observer.trace_parent or _own_trace(),
     )
+
+
+def _own_trace() -> str:
+    """Return the trace context that the client sent, if it is one, for where this service does not trace itself."""
+    parent = request.headers.get("traceparent", "")
+    return parent if TRACE_PARENT.fullmatch(parent) else ""
 
 
 def _id_of(number: int) -> str:

@@ -1,26 +1,30 @@
-"""An image that the browser sends again with the next question. Without JavaScript, the page with an answer holds the
-image in a field of its form, so the server stores nothing.
+"""Images that the browser sends again with the next question. Without JavaScript, the page with an answer holds the
+images in a field of its form, so the server stores nothing.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
+from engine.text.images import MAX_IMAGES
 from routes import parsing
 from routes.parsing import Form
 
 FIELD = "kept_image"
-MAX_BYTES = 3 * 1024 * 1024  # of an image, which bounds the size of the page
-FIELD_BYTES = 4 * (MAX_BYTES // 3 + 1)
+BETWEEN = ","  # no letter of base64
+MAX_BYTES = 3 * 1024 * 1024  # of all images together, which bounds the size of the page
+FIELD_BYTES = 4 * (MAX_BYTES // 3 + MAX_IMAGES) + MAX_IMAGES
 
 
-def packed(image: bytes) -> str | None:
-    """Return the image as the text of the field, None if it is too large."""
-    return base64.b64encode(image).decode() if len(image) <= MAX_BYTES else None
+def packed(images: Sequence[bytes]) -> str | None:
+    """Return the images as the text of the field, None if they are too large."""
+    small = sum(map(len, images)) <= MAX_BYTES
+    return BETWEEN.join(base64.b64encode(image).decode() for image in images) if small else None
 
 
 def form_with_image() -> Form:
-    """Return the request's form, with the kept image unless another one was chosen.
+    """Return the request's form, with the kept images unless others were chosen.
 
     Raises ValidationError.
     """
@@ -28,4 +32,5 @@ def form_with_image() -> Form:
     fields = {name: value for name, value in form.fields.items() if name != FIELD}
     if FIELD not in form.fields or form.files:
         return Form(fields, form.files)
-    return Form(fields, {"image": parsing.image_in_base64(form.fields[FIELD])})
+    kept = form.fields[FIELD].split(BETWEEN, MAX_IMAGES)
+    return Form(fields, {"image": tuple(map(parsing.image_in_base64, kept))})

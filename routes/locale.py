@@ -17,6 +17,7 @@ from engine.text import images
 FOLDER = Path(__file__).parent.parent / "locales"
 DEFAULT = "en"
 COOKIE = "avito_ai_language"
+LEAST = 0.01  # that is shown in decimals
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +33,42 @@ class Locale:
             return message
         if isinstance(message, Message):
             translated: str = self.texts["messages"][message.key]
-            return translated.format(**message.values)
+            values = message.values.items()
+            return translated.format(**{name: self._value(value, error_code) for name, value in values})
         general: str = self.texts["codes"][error_code]
         return general
+
+    def _value(self, value: object, error_code: str) -> object:
+        """Return a value of a message in this language: it may be a message itself."""
+        return self.sentence(value, error_code) if isinstance(value, Message) else value
 
     def number(self, value: float, digits: int = 0) -> str:
         """Return a number in this language's notation."""
         marks = {",": self.texts["marks"]["thousands"], ".": self.texts["marks"]["decimal"]}
         return f"{value:,.{digits}f}".translate(str.maketrans(marks))
 
+    def figure(self, value: float) -> str:
+        """Return a measured number with as many decimals as its size deserves; what is something is never 0."""
+        if 0 < abs(value) < LEAST:
+            return f"<{self.number(LEAST, 2)}"
+        digits = 2 if abs(value) < 1 else 1 if abs(value) < 10 else 0
+        shown = self.number(value, digits)
+        return shown.rstrip("0").rstrip(self.texts["marks"]["decimal"]) if digits else shown
+
+    def duration(self, seconds: float) -> str:
+        """Return a measured time with its unit, milliseconds below a second."""
+        names: dict[str, str] = self.texts["status"]["durations"]
+        if round(1000 * seconds) < 1000:
+            return names["milliseconds"].format(milliseconds=self.figure(1000 * seconds))
+        return names["seconds"].format(seconds=self.figure(seconds))
+
     def for_scripts(self) -> dict[str, Any]:
         """Return the texts that the scripts show; they have none of their own."""
         problems = {message.key: self.sentence(message, "validation_error") for message in images.PROBLEMS}
-        return {name: self.texts[name] for name in ("live", "codes", "next")} | {"image_problems": problems}
+        more = {"dropped": self.texts["follow_up"]["dropped"], "history": self.texts["history"]["live"]}
+        more["durations"] = self.texts["status"]["durations"]
+        live = self.texts["live"] | more
+        return {"live": live, "image_problems": problems} | {name: self.texts[name] for name in ("codes", "next")}
 
 
 def _load(path: Path) -> Locale:

@@ -15,6 +15,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 HEADING = "h3"
+DIRECTED = frozenset(("p", "ul", "ol", "li", "blockquote", "th", "td"))  # each has the direction of its own text
 SCHEMES = ("http://", "https://", "mailto:")
 
 
@@ -30,7 +31,7 @@ class _Renderer(RendererHTML):
         return Markup.escape(tokens[idx].content)
 
     def heading_open(self, *_: Any) -> str:
-        return f"<{HEADING}>"
+        return f'<{HEADING} dir="auto">'
 
     def heading_close(self, *_: Any) -> str:
         return f"</{HEADING}>\n"
@@ -45,10 +46,17 @@ class _Renderer(RendererHTML):
 
     code_block = fence
 
+    def table_open(self, *_: Any) -> str:
+        return '<div class="scroll" tabindex="0"><table>\n'
+
+    def table_close(self, *_: Any) -> str:
+        return "</table></div>\n"
+
     @staticmethod
     def renderAttrs(token: Token) -> str:
-        """Keep the start of a numbered list only: the alignment of cells would be an inline style."""
-        return f' start="{token.attrs["start"]}"' if "start" in token.attrs else ""
+        """Write the start of a numbered list and a direction only: the alignment of cells would be an inline style."""
+        start = f' start="{token.attrs["start"]}"' if "start" in token.attrs else ""
+        return f'{start} dir="auto"' if token.nesting > 0 and token.tag in DIRECTED else start
 
 
 def _may_lead_there(url: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from config import MILLION
 from edge.request_state import request_state
 from engine.backend import Generation
 from engine.types import ChatPrompt, Prompt, Spent
@@ -33,8 +34,11 @@ class Meter:
         """Have `settle` called until it returns true, by the thread that stores usage."""
         self._services.usage.defer(settle)
 
-    def write(self, request_id: str, spent: Spent, images: int = 0, failure: str = "") -> None:
-        """Record what was used; failure: the code of the error that it ended with. Never raises."""
+    def write(self, request_id: str, spent: Spent, images: int = 0, failure: str = "") -> float | None:
+        """Record what was used, and return what it cost; None without prices. Never raises.
+
+        failure: the code of the error that it ended with.
+        """
         state, parts = self._state, self._services
         protocol = state.row.protocol if state.row is not None else None
         cost = parts.spending.budgets.prices.of(self._model).cost(
@@ -64,14 +68,17 @@ class Meter:
         parts.metrics.busiest.spend(account.id, account.name or account.id, tokens)
         if not failure:
             parts.rated_answers.add(account.id, request_id, self._model)
-        if parts.spending.budgets.prices:
-            state.cost = (state.cost or 0) + cost
+        if not parts.spending.budgets.prices:
+            return None
+        state.cost = (state.cost or 0) + cost
+        return cost / MILLION
 
 
 class RunMeter:
     """Records the answers of one run together, once. Used by one thread at a time.
 
-    prompts: of each answer; those that are the same object count once.
+    prompts: of each answer; those that are the same object count once. cost: of all that was recorded, in the
+    operator's currency; None before, and without prices.
     """
 
     def __init__(self, meter: Meter, request_id: str, prompts: Sequence[Prompt]) -> None:
@@ -81,6 +88,7 @@ class RunMeter:
         self._left = set(range(len(prompts)))
         self._written = self._waits = False
         self.failure = ""
+        self.cost: float | None = None
 
     def answered(self, number: int, generations: Sequence[Generation]) -> None:
         """Note that an answer has ended well; with the last one, record them all."""
@@ -130,4 +138,4 @@ class RunMeter:
             sum(one.seconds for one in spent),
         )
         images = sum(self._images[number] for number in firsts if spent[number].prompt_tokens)
-        self._meter.write(self._request_id, total, images, failure)
+        self.cost = self._meter.write(self._request_id, total, images, failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,13 +25,15 @@ from engine.errors import (
 )
 from engine.text import images
 from engine.types import EncodedImage
-from routes import kept_image, operator_page, request_reading
+from routes import follow_up, kept_image, operator_page, request_reading, seller_templates
 from routes.assets import asset
+from routes.compressed import compressed
 from routes.generation import GenerationResult, generate
 from routes.generation_run import watching
 from routes.locale import COOKIE, LOCALES, visitors_locale
 from routes.markdown import rendered
 from routes.parsing import submitted_form
+from routes.privacy import readers
 from routes.request_models import MAX_TEMPERATURE, LanguageForm
 from routes.services import services
 from routes.state import state_of_service
@@ -55,17 +58,17 @@ IMAGE_TYPES = tuple(f"image/{kind}" for kind in IMAGE_KINDS)
 
 
 @pages.get("/")
-def index() -> str:
+def index() -> FlaskResponse:
     """Show both forms; `?text=1` and `?picture=1` fill in an example."""
     typed = {kind: _example(kind) for kind in FORMS.values()}
-    return _render(typed={kind: {"prompt": text} for kind, text in typed.items() if text})
+    return compressed(_render(typed={kind: {"prompt": text} for kind, text in typed.items() if text}))
 
 
 @pages.get("/state")
 def state() -> str:
     """Show the state of the service, for an open page to refresh."""
     locale = visitors_locale()
-    return render_template("_state.html", t=locale.texts, **state_of_service())
+    return render_template("_state.html", t=locale.texts, number=locale.number, **state_of_service())
 
 
 @pages.get("/manifest.webmanifest")
@@ -112,22 +115,23 @@ def form_again() -> Response:
 @pages.post("/avibe")
 def avibe() -> str:
     """Generate a text and show the page with it."""
-    return _render(answer=generate("avibe", request_reading.text_in_form()))
+    body, turns = request_reading.text_in_form()
+    return _render(answer=generate("avibe", body, history=turns))
 
 
 @pages.post("/avision")
 def avision() -> str:
     """Answer a question about an image and show the page with both."""
-    body, image = request_reading.image_in_form()
-    result = generate("avision", body, image)
-    return _render(answer=result, thumbnail=_thumbnail(image))
+    body, shown, turns = request_reading.image_in_form()
+    result = generate("avision", body, shown, turns)
+    return _render(answer=result, thumbnails=_thumbnails(shown))
 
 
-def _thumbnail(image: EncodedImage) -> str | None:
-    """Return a small copy of the image to show, None where there is no capacity for it now."""
+def _thumbnails(shown: Sequence[EncodedImage]) -> list[str]:
+    """Return small copies of the images to show, none where there is no capacity for them now."""
     with suppress(RetryLater, DeadlineExceeded), watching() as wanted:
-        return thumbnail_url(image, services().models.image_decoder, wanted)
-    return None
+        return [thumbnail_url(image, services().models.image_decoder, wanted) for image in shown]
+    return []
 
 
 def failure_page(error: ServiceError, status: int) -> str:
@@ -144,7 +148,7 @@ def failure_page(error: ServiceError, status: int) -> str:
         _forget_or_remember(error)
         if isinstance(error, Unauthorized):
             state = request_state()
-            return sign_in_page(Kept(form, state.typed, state.image), problem_of(error))
+            return sign_in_page(Kept(form, state.typed, state.images), problem_of(error))
         return _render(failure=failure)
     if is_for_the_operator(error):
         return operators_sign_in_page(operator_page.requested_address())
@@ -164,14 +168,14 @@ def _says_what_to_do(error: ServiceError) -> bool:
 
 
 def _forget_or_remember(error: ServiceError) -> None:
-    """Keep what was typed, even if its body was not read yet, except an image that the model can never read."""
+    """Keep what was typed, even if its body was not read yet, except images that the model can never read."""
     if isinstance(error, Unauthorized | Forbidden) and not request_state().typed:
         _remember_unread()
     elif isinstance(error, RateLimitExceeded):
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":
-        request_state().image = None
+        request_state().images = ()
 
 
 def _remember_unread() -> None:
@@ -189,7 +193,7 @@ def sign_in_page(kept: Kept | None = None, problem: str = "", retry_after: int |
     return _render(
         seen=Visitor(signed_out=True),
         sign_in={"problem": problem, "retry_after": retry_after, "kept": kept, "typed": kept.typed if kept else {}},
-        image=kept.image if kept else None,
+        kept=kept.images if kept else (),
     )
 
 
@@ -203,22 +207,23 @@ def problem_of(error: Unauthorized) -> str:
 
 def page_with(kept: Kept, seen: Visitor) -> str:
     """Return the page with what was typed before its visitor signed in."""
-    return _render(typed={kept.form: dict(kept.typed)}, image=kept.image, seen=seen)
+    return _render(typed={kept.form: dict(kept.typed)}, kept=kept.images, seen=seen)
 
 
 def _render(
     answer: GenerationResult | None = None,
-    thumbnail: str | None = None,
+    thumbnails: Sequence[str] = (),
     failure: dict[str, Any] | None = None,
     typed: dict[str, dict[str, str]] | None = None,
-    image: bytes | None = None,
+    kept: Sequence[bytes] = (),
     seen: Visitor | None = None,
     sign_in: dict[str, Any] | None = None,
 ) -> str:
     locale = visitors_locale()
     form = _form()
-    image = image or request_state().image
-    seen = seen or visitor()
+    kept = kept or request_state().images
+    seen, typed = seen or visitor(), typed or {form or "": dict(request_state().typed)}
+    text, dropped = (answer.text, answer.dropped_turns or 0) if answer else (None, 0)
     return render_template(
         "index.html",
         t=locale.texts,
@@ -228,18 +233,26 @@ def _render(
         visitor=seen,
         sign_in=sign_in or {"typed": {}},
         example_parameters=EXAMPLE_PARAMETERS,
-        typed=typed or {form: request_state().typed},
+        typed=typed,
+        talk=follow_up.talk(form, typed[form], text, dropped) if form in typed else follow_up.Talk(),
+        rendered=rendered,
         answer=answer,
         markdown=rendered(answer.text) if answer else "",
-        thumbnail=thumbnail,
+        thumbnails=thumbnails,
         failure=failure,
-        has_image=image is not None,
+        has_image=bool(kept),
         kept_field=kept_image.FIELD,
-        kept=kept_image.packed(image) if image else None,
+        kept=kept_image.packed(kept) if kept else None,
         number=locale.number,
+        duration=locale.duration,
         request_id=request_state().request_id,
         limits=_limits(),
+        templates=seller_templates.TEMPLATES,
+        seller_fields={kind: seller_templates.fields_of(kind) for kind in FORMS.values()},
+        lengths=seller_templates.LENGTHS,
+        tones=seller_templates.TONES,
         client_texts=locale.for_scripts(),
+        readers=readers(),
         **state_of_service(),
     )
 
@@ -256,6 +269,7 @@ def _limits() -> dict[str, Any]:
         "prompt": settings.max_prompt_length,
         "max_tokens": settings.max_tokens_limit,
         "default_tokens": {"text": settings.max_tokens_avibe, "image": settings.max_tokens_avision},
+        "detailed_tokens": {kind: seller_templates.detailed_tokens(kind) for kind in FORMS.values()},
         "temperature": MAX_TEMPERATURE,
         "default_temperature": settings.temperature,
         "image_types": IMAGE_TYPES,
@@ -264,6 +278,9 @@ def _limits() -> dict[str, Any]:
         "image_side": images.MAX_IMAGE_SIDE,
         "image_aspect": images.MAX_IMAGE_ASPECT,
         "image_mib": images.MAX_IMAGE_BYTES // MIB,
+        "images": images.MAX_IMAGES,
+        "image_look": services().models.get("avision").info.image_pixels,
+        "images_bytes": images.MAX_IMAGES_BYTES,
     }
 
 

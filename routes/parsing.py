@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any, TypeVar
-from urllib.parse import parse_qsl
+from typing import IO, Any
 
 from flask import request
 from werkzeug.datastructures import Headers
@@ -22,7 +21,7 @@ from edge.request_state import request_state
 from edge.route_table import MIB, MULTIPART
 from engine.errors import Message, PayloadTooLarge, ValidationError
 from engine.text.images import MAX_IMAGE_BYTES, TOO_LARGE
-from routes import base64_text
+from routes import base64_text, urlencoded
 from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginning, read_json, repeated
 from routes.json_values import shown_name
 
@@ -32,15 +31,12 @@ PIECE_BYTES = 64 * 1024  # of a body, read at once
 DATA_URL = re.compile(r"data:[^,]{0,1000}?;[ ]?base64[ ]?,", re.IGNORECASE)
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields of a form, and its files by the field that carried them."""
+    """The fields of a form, and its files by the field that carried them; a field may have carried several."""
 
     fields: dict[str, str]
-    files: dict[str, bytes]
+    files: dict[str, tuple[bytes, ...]]
 
 
 def body(limits: JsonLimits | None = None) -> bytearray:
@@ -81,7 +77,7 @@ def submitted_form(field_bytes: int = MIB) -> Form:
         try:
             csrf.check(offered)
         except Forbidden:
-            state.typed, state.image = form.fields, form.files.get("image")
+            state.typed, state.images = form.fields, form.files.get("image", ())
             raise
     return form
 
@@ -90,8 +86,7 @@ def _submitted(field_bytes: int) -> Form:
     try:
         if request.mimetype == MULTIPART:
             return _multipart(field_bytes)
-        pairs = parse_qsl(body().decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
-        return Form(_fields(pairs), {})
+        return Form(_fields(urlencoded.pairs(body(), MAX_PARTS)), {})
     except UnicodeDecodeError as error:
         raise ValidationError(Message("body_not_utf8", "The request body is not valid UTF-8.")) from error
     except ValueError as error:
@@ -153,21 +148,22 @@ def _multipart(field_bytes: int) -> Form:
     fields, files = parser.parse(request.stream, boundary, request.content_length)
     texts = ((name, value.encode("latin-1").decode()) for name, value in fields.items(multi=True))
     # A browser sends an empty part without a file name if no file was chosen.
-    chosen = ((name, file.stream.read()) for name, file in files.items(multi=True) if file.filename)
-    return Form(_fields(texts), _once(chosen))
+    chosen: dict[str, tuple[bytes, ...]] = {}
+    for name, file in files.items(multi=True):
+        if file.filename:
+            chosen[name] = (*chosen.get(name, ()), file.stream.read())
+    return Form(_fields(texts), chosen)
 
 
 def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:
-    """Return the fields with line ends as they were typed: browsers send each as CR LF."""
-    return {name: value.replace("\r\n", "\n") for name, value in _once(pairs).items()}
+    """Return the fields with line ends as they were typed: browsers send each as CR LF.
 
-
-def _once(pairs: Iterable[tuple[str | None, T]]) -> dict[str, T]:
-    """Return the pairs as a dictionary. Raises ValidationError for a duplicate name."""
-    found: dict[str, T] = {}
+    Raises ValidationError for a name that is repeated.
+    """
+    found: dict[str, str] = {}
     for key, value in pairs:
         name = key or ""
         if name in found:
             raise repeated(shown_name(name))
-        found[name] = value
+        found[name] = value.replace("\r\n", "\n")
     return found

@@ -6,17 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from config import Settings
 from engine.errors import Message
+from engine.text.images import MAX_IMAGES, TOO_MANY
 from routes.locale import LOCALES
 from routes.validation import RequestModel, Wording
 
 MAX_BATCH = 256
+MAX_TURNS = 50
 MAX_TEMPERATURE = 2.0
 SWITCH = {"": None, "true": True, "false": False}
 WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
@@ -26,13 +28,44 @@ READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
 DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 
 
-def _readable(text: str) -> str:
-    """Refuse a text of white space alone, or with a NUL, which tokenizers do not expect."""
-    if not text.strip():
-        raise PydanticCustomError("blank", "blank")
+def _without_nul(text: str) -> str:
+    """Refuse a text with a NUL, which tokenizers do not expect."""
     if "\0" in text:
         raise PydanticCustomError("nul", "nul")
     return text
+
+
+def _readable(text: str) -> str:
+    """Refuse a text of white space alone, or with a NUL."""
+    if not text.strip():
+        raise PydanticCustomError("blank", "blank")
+    return _without_nul(text)
+
+
+def _as_answered(text: str) -> str:
+    """Replace each NUL, which a model may well write: whatever it has answered can be gone on from."""
+    return text.replace("\0", "\ufffd")
+
+
+class Turn(RequestModel):
+    """A question and its answer, earlier in a conversation."""
+
+    prompt: Annotated[str, AfterValidator(_without_nul)]
+    text: Annotated[str, AfterValidator(_as_answered)]
+
+
+History = Annotated[
+    list[Turn] | None,
+    Field(
+        max_length=MAX_TURNS,
+        description=f"a list of at most {MAX_TURNS} turns, each with its prompt and its text, the oldest first",
+    ),
+]
+
+
+def _in_list(value: object) -> object:
+    """Take one for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class TextRequest(RequestModel):
@@ -44,9 +77,28 @@ class TextRequest(RequestModel):
 
 
 class StreamedTextRequest(TextRequest):
-    """A text to generate, as the API accepts it: the answer may be streamed."""
+    """A text to generate, as the API accepts it: the answer may be streamed, and may go on from a conversation."""
+
+    names_parts: ClassVar[bool] = True
 
     stream: bool | None = None
+    history: History = None
+
+
+class TextForm(TextRequest):
+    """A text to generate, as the form of the page has it: with the fields of its templates and follow-ups."""
+
+    conversation: Annotated[str | None, Field(description="of the page with the answer")] = None
+    change: Annotated[str | None, Field(description="what should change, in words")] = None
+    follow_up: Annotated[str | None, Field(description="the button: the name of a usual change, or `written`")] = None
+    template: Literal["free", "listing", "title", "reply", "price_line", "photo_title", "photo_condition"] | None = None
+    item: str | None = None
+    condition: str | None = None
+    price: str | None = None
+    city: str | None = None
+    message: str | None = None
+    length: Literal["short", "usual", "detailed"] | None = None
+    tone: Literal["neutral", "friendly", "businesslike"] | None = None
 
 
 class BatchRequest(RequestModel):
@@ -63,20 +115,18 @@ class BatchRequest(RequestModel):
     ]
 
 
-class ImageRequest(TextRequest):
-    """A question about an image, which is another part of the form."""
+class ImageRequest(TextForm):
+    """A question about images, which are other parts of the form."""
 
 
-class StreamedImageRequest(ImageRequest):
-    """A question about an image, as the API accepts it: the answer may be streamed."""
-
-    stream: bool | None = None
+class StreamedImageRequest(StreamedTextRequest):
+    """A question about images, as the API accepts it."""
 
 
 class ImageJsonRequest(StreamedImageRequest):
-    """A question about an image in JSON; image: a base64 data URL."""
+    """A question about images in JSON; image: a base64 data URL, or a list of them."""
 
-    image: str
+    image: Annotated[list[str], BeforeValidator(_in_list)]
 
 
 class LanguageForm(RequestModel):
@@ -138,21 +188,30 @@ class OperatorSignInForm(SignInForm):
 class ClientSignInForm(SignInForm):
     """A client's key or token, and what was typed into a form of the page before, which is shown again.
 
-    form: `text` or `image`, the form that it was typed into; kept_image: an image in base64.
+    form: `text` or `image`, the form that it was typed into; kept_image: images in base64, with commas between them.
     """
 
     form: str | None = None
     prompt: str | None = None
     max_tokens: str | None = None
     temperature: str | None = None
+    template: str | None = None
+    item: str | None = None
+    condition: str | None = None
+    price: str | None = None
+    city: str | None = None
+    message: str | None = None
+    length: str | None = None
+    tone: str | None = None
     kept_image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RequestModels:
-    """The models with the limits of this service: of the pages' forms (text, image), and of the API."""
+    """The models with the limits of this service: of the page's forms (text, image), and of the API."""
 
-    text: type[TextRequest]
+    text: type[TextForm]
+    text_in_batch: type[TextRequest]
     text_json: type[StreamedTextRequest]
     batch: type[BatchRequest]
     image: type[ImageRequest]
@@ -189,9 +248,19 @@ def request_models(settings: Settings) -> RequestModels:
         ),
     }
     stream: Any = (bool | None, Field(None, description="true or false"))
-    image = Annotated[str, Field(description="a base64 data URL")]
+    image = Annotated[
+        list[str],
+        BeforeValidator(_in_list),
+        Field(
+            min_length=1,
+            max_length=MAX_IMAGES,
+            description=f"a base64 data URL, or a list of 1 to {MAX_IMAGES} of them",
+        ),
+        Wording({"too_long": TOO_MANY}),
+    ]
     return RequestModels(
-        text=create_model("TextForm", __base__=TextRequest, **fields),
+        text=create_model("TextForm", __base__=TextForm, **fields),
+        text_in_batch=create_model("TextInBatch", __base__=TextRequest, **fields),
         text_json=create_model("TextGenerateRequest", __base__=StreamedTextRequest, **fields, stream=stream),
         batch=BatchRequest,
         image=create_model("ImageForm", __base__=ImageRequest, **fields),

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from edge.request_state import request_state
 from engine.errors import Message, ValidationError
-from engine.text.images import check_header
 from engine.types import EncodedImage
-from routes import kept_image, parsing
+from routes import follow_up, image_reading, kept_image, parsing
+from routes.json_text import read_json
 from routes.json_values import shown_name
 from routes.request_models import (
     ImageJsonRequest,
     ImageRequest,
     StreamedImageRequest,
     StreamedTextRequest,
+    TextForm,
     TextRequest,
+    Turn,
     numbers_in,
 )
 from routes.services import services
 from routes.validation import AnyRequest, unknown_field, validated
+
+Turns = tuple[Turn, ...]
+Images = tuple[EncodedImage, ...]
 
 
 def text_in_json() -> StreamedTextRequest:
@@ -38,32 +44,42 @@ def texts_in_json() -> list[TextRequest | ValidationError]:
 
 def _one_text(item: str | dict[str, Any]) -> TextRequest | ValidationError:
     try:
-        return validated(services().request_models.text, {"prompt": item} if isinstance(item, str) else item)
+        return validated(services().request_models.text_in_batch, {"prompt": item} if isinstance(item, str) else item)
     except ValidationError as error:
         return error
 
 
-def text_in_form() -> TextRequest:
-    """Return the request in a form of the page; its fields stay in the request's state, to fill the form again."""
+def text_in_form() -> tuple[TextForm, Turns]:
+    """Return the request in a form of the page, and the turns that it goes on from.
+
+    Its fields stay in the request's state, to fill the form again.
+    """
     form = _remembered(parsing.submitted_form())
     _refuse_files(form, ())
-    return validated(services().request_models.text, numbers_in(form.fields))
+    fields, turns = follow_up.asked("text", form.fields)
+    return validated(services().request_models.text, numbers_in(fields)), turns
 
 
-def image_in_json() -> tuple[ImageJsonRequest, EncodedImage]:
-    """Return the request and the image of a JSON body."""
+def image_in_json() -> tuple[ImageJsonRequest, Images]:
+    """Return the request and the images of a JSON body."""
     body = validated(services().request_models.image_json, parsing.json_object())
-    return body, check_header(parsing.image_in_data_url(body.image))
+    return body, image_reading.checked(body.image, parsing.image_in_data_url)
 
 
-def image_in_upload() -> tuple[StreamedImageRequest, EncodedImage]:
-    """Return the request and the image of a form sent to the API."""
-    return _image_in(parsing.submitted_form(), services().request_models.image_form)
+def image_in_upload() -> tuple[StreamedImageRequest, Images]:
+    """Return the request and the images of a form sent to the API."""
+    form = parsing.submitted_form()
+    return _image_in(form, services().request_models.image_form, _history_in(form.fields))
 
 
-def image_in_form() -> tuple[ImageRequest, EncodedImage]:
-    """Return the request and the image in a form of the page; both stay in the request's state, as with `remember`."""
-    return _image_in(_remembered(kept_image.form_with_image()), services().request_models.image)
+def image_in_form() -> tuple[ImageRequest, Images, Turns]:
+    """Return the request and the images in a form of the page, and the turns that it goes on from.
+
+    Fields and images stay in the request's state, as with `remember`.
+    """
+    form = _remembered(kept_image.form_with_image())
+    fields, turns = follow_up.asked("image", form.fields)
+    return *_image_in(parsing.Form(fields, form.files), services().request_models.image), turns
 
 
 def remember() -> None:
@@ -72,20 +88,31 @@ def remember() -> None:
 
 
 def _remembered(form: parsing.Form) -> parsing.Form:
-    """Keep the fields and the image of a form in the request's state, to fill the form again."""
+    """Keep the fields and the images of a form in the request's state, to fill the form again."""
     state = request_state()
-    state.typed, state.image = form.fields, form.files.get("image")
+    state.typed, state.images = form.fields, form.files.get("image", ())
     return form
 
 
-def _image_in(form: parsing.Form, model: type[AnyRequest]) -> tuple[AnyRequest, EncodedImage]:
+def _history_in(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the history in a form, where it is the text of a JSON list; what is none is left to the validation."""
+    if "history" not in fields:
+        return {}
+    try:
+        return {"history": read_json(fields["history"].encode())}
+    except ValidationError:
+        return {}
+
+
+def _image_in(
+    form: parsing.Form, model: type[AnyRequest], more: Mapping[str, Any] | None = None
+) -> tuple[AnyRequest, Images]:
+    """Return the request and the images in a form. more: values of fields that are not as they are in the form."""
     _refuse_files(form, ("image",))
     if "image" in form.fields:
         raise ValidationError(Message("image_not_a_file", "image must be a file."), "image")
-    body = validated(model, numbers_in(form.fields))
-    if "image" not in form.files:
-        raise ValidationError(Message("image_missing", "image is required."), "image")
-    return body, check_header(form.files["image"])
+    body = validated(model, numbers_in(form.fields) | dict(more or {}))
+    return body, image_reading.checked(form.files.get("image", ()), bytes)
 
 
 def _refuse_files(form: parsing.Form, expected: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 
-from edge.bodies import Body, CheckpointIdentity
+from edge.bodies import Body, CheckpointIdentity, Cost
 
 FinishReason = Literal["stop", "length"]
 ChatFinishReason = Literal["stop", "length", "tool_calls"]
@@ -21,6 +21,12 @@ class GeneratedText(Body):
     text: str
     generated_tokens: int
     input_tokens: int
+    dropped_turns: NotRequired[
+        Annotated[int, Field(description="With `history`: the oldest turns, left out because they did not fit.")]
+    ]
+    finish_reason: NotRequired[
+        Annotated[FinishReason, Field(description="In a stream: `length` if the answer reached its maximum length.")]
+    ]
 
 
 class Figures(Body):
@@ -32,6 +38,7 @@ class Figures(Body):
     time_to_first_token: NotRequired[
         Annotated[float | None, Field(description="In a stream; null if no token was generated.")]
     ]
+    cost: NotRequired[Cost]
 
 
 class GenerationAnswer(Body):
@@ -76,6 +83,7 @@ class Usage(Body):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    cost: NotRequired[Cost]
 
 
 class TokenLogprob(Body):
@@ -148,6 +156,12 @@ class ChatCompletion(Body):
     usage: Usage
     system_fingerprint: NotRequired[Fingerprint]
     prompt_token_ids: NotRequired[list[int]]
+
+
+class StoppedStream(Body):
+    """A stream that was stopped."""
+
+    success: Literal[True]
 
 
 class FeedbackAnswer(Body):

@@ -114,6 +114,8 @@ def _own_api(own: RequestModels) -> Bodies:
         "POST /api/v1/feedback": RouteBodies(
             {JSON: response_models.FeedbackAnswer}, {JSON: FeedbackRequest}, more={404: bodies.ApiFailure}
         ),
+        "GET /api/v1/streams/<stream_id>": RouteBodies({EVENTS: None}),
+        "DELETE /api/v1/streams/<stream_id>": RouteBodies({JSON: response_models.StoppedStream}),
         "GET /api/v1/usage": RouteBodies({JSON: OwnUsage, CSV: None}, query=OwnUsageQuery),
     }
 
@@ -149,6 +151,14 @@ def _operation() -> Bodies:
         "GET /api/health": RouteBodies({JSON: bodies.Health}),
         "GET /api/health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
         "GET /api/health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
+        "GET /health": RouteBodies({JSON: bodies.Health}),
+        "GET /health/ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
+        "GET /ready": RouteBodies({JSON: bodies.Readiness}, more={503: bodies.Readiness}),
+        "GET /health/live": RouteBodies({JSON: bodies.Liveness}, more={503: bodies.Liveness}),
+        "GET /health/system": RouteBodies({JSON: bodies.SystemHealth}),
+        "GET /api/health/upstreams": RouteBodies({JSON: bodies.UpstreamHealth}),
+        "GET /health/circuit-breakers": RouteBodies({JSON: bodies.UpstreamHealth}),
+        "GET /health/detailed": RouteBodies({JSON: bodies.DetailedHealth}, more={503: bodies.DetailedHealth}),
         "GET /api/metrics": RouteBodies({JSON: bodies.JsonFigures}),
         "POST /api/metrics/reset": RouteBodies({JSON: bodies.ResetAnswer}),
         "GET /api/admin/usage": RouteBodies({JSON: UsageReport, CSV: None}, query=UsageQuery),

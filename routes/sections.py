@@ -23,7 +23,7 @@ SECTIONS = (
     Section("responses", ("/v1/responses",)),
     Section("messages", ("/v1/messages",)),
     Section("tokens", ("/v1/tokenize", "/v1/detokenize")),
-    Section("health", ("/api/health",)),
+    Section("health", ("/api/health", "/health", "/ready")),
     Section("operation", ("/api", "/metrics", "/api/v1/usage")),
     Section("pages", ("",)),
 )

@@ -42,6 +42,19 @@ def service_facts() -> dict[str, Any]:
             "REQUEST_TIMEOUT": f"{settings.engine.request_timeout:g}",
         },
         "checkpoints": [_checkpoint(name, state) for name, state in services().models.states().items()],
+        "upstreams": [
+            {
+                "model": name,
+                "url": one.url,
+                "state": one.state,
+                "outstanding": one.outstanding,
+                "requests": one.requests,
+                "failures": sum(one.failures.values()),
+                "last_failure": one.last_failure or "–",
+            }
+            for name, reports in services().models.server_reports().items()
+            for one in reports
+        ],
         "busiest": services().metrics.busiest.most(BUSIEST),
     }
 

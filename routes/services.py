@@ -17,6 +17,8 @@ from routes.openai.requests import OpenaiModels
 from routes.openai.responses.store import ResponseStore
 from routes.rated_answers import RatedAnswers
 from routes.request_models import RequestModels
+from routes.resumable import ResumableStreams
+from routes.signed_conversations import SignedConversations
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,20 @@ class RouteServices(Services):
     openai_models: OpenaiModels
     grammars: GrammarCache
     responses: ResponseStore
+    conversations: SignedConversations
     answers: AnswerCache
+    streams: ResumableStreams
     api_description: Callable[[], dict[str, Any]]
+
+    def begin_serving(self) -> None:
+        """Start what runs beside the requests, as the edge's services do."""
+        super().begin_serving()
+        self.streams.begin()
+
+    def end_serving(self) -> None:
+        """End what must not be cut off; once the last request has been answered."""
+        self.streams.end()
+        super().end_serving()
 
 
 def services(app: Flask | None = None) -> RouteServices:

@@ -97,6 +97,7 @@ class EventStream:
 
     def response(self, content_type: str = "text/event-stream; charset=utf-8") -> Response:
         """Return the response to the current request with this body."""
+        turns.take()  # for its head
         sink = request.environ.get("gunicorn.socket")
         if self._source is not None and sink is not None:
             self._written = services().stream_writer.written(self._events, self._source, sink, self._idle)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from flask import request
+
 from edge.readiness import overall
 from engine.types import BackendStats, Status
 from routes.services import services
 
-MEGABYTE = 1_000_000
+MIB = 2**20
+CLOSED = "avito_ai_notice_closed"  # the cookie of who has closed the notice of the demo models
 
 
 def state_of_service() -> dict[str, Any]:
@@ -24,7 +27,9 @@ def state_of_service() -> dict[str, Any]:
         "demos": [backend.info.served_id for _, backend in models if backend.info.demo],
         "no_gpu": ready and services().metrics.machine.gpu_memory() is None,
         "busy": [busy for name, backend in models if ready and (busy := _busy(name, backend.stats()))],
-        "megabyte": MEGABYTE,
+        "mib": MIB,
+        "closed": CLOSED in request.cookies,
+        "closed_cookie": f"{CLOSED}=1",
     }
 
 

@@ -36,6 +36,7 @@ AXES = {
     "mistakes": Axis(4, whole=True),
 }
 EVENTS = ("errors", "mistakes")  # plots whose lines are what happened, by its code
+TIMES = ("first_token",)  # plots of times, in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def figures() -> dict[str, Any]:
     taken = services().metrics.history.samples()
     lines = list(lines_of(taken))
     return {
+        "times": TIMES,
         "status": overall(services().models.states()).value,
         "tiles": _tiles(taken, texts),
         "axes": AXES,
@@ -140,13 +142,11 @@ def _percent(share: float | None) -> float | None:
 def _with_unit(value: float | None, plot: str, texts: dict[str, Any]) -> str:
     if value is None:
         return _shown(value)
+    if plot in TIMES:
+        return visitors_locale().duration(value)
     unit: str = texts["units"].get(plot, "{value}")
     return unit.format(value=_shown(value))
 
 
 def _shown(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if 0 < abs(value) < 10 and value != int(value):
-        return f"{value:.3g}".replace(".", visitors_locale().texts["marks"]["decimal"])
-    return visitors_locale().number(value)
+    return "–" if value is None else visitors_locale().figure(value)

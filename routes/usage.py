@@ -15,6 +15,7 @@ from database.connect import DatabaseError
 from database.tables import FIGURES
 from edge.request_state import request_state
 from engine.errors import NotReady, ValidationError
+from keys.written import in_words
 from routes.csv_answer import csv_answer, wants_csv
 from routes.services import services
 from routes.usage_bodies import (
@@ -30,7 +31,7 @@ from routes.usage_bodies import (
     UsageReport,
 )
 from routes.validation import validated
-from usage.periods import DAY, in_words
+from usage.periods import DAY
 from usage.prices import as_money
 from usage.report import Line, Question, Report, contradiction, days_of, report, second_of
 from usage.store import NAMED

@@ -34,7 +34,7 @@ class Kept:
 
     form: str
     typed: Mapping[str, str] = field(default_factory=dict)
-    image: bytes | None = None
+    images: tuple[bytes, ...] = ()
 
 
 def visitor() -> Visitor:

@@ -75,7 +75,10 @@ class MessageResponse:
         yield rest + self._end(self._run.completion(0), parser is not None and parser.called)
 
     def _end(self, completion: Completion, called: bool) -> bytes:
-        ended = self._message([], _usage(completion), completion, called)
+        usage = _usage(completion)
+        if self._run.cost is not None:
+            usage["cost"] = self._run.cost
+        ended = self._message([], usage, completion, called)
         delta = {"stop_reason": ended["stop_reason"], "stop_sequence": ended["stop_sequence"]}
         change = {"type": "message_delta", "delta": delta, "usage": ended["usage"]}
         return sse.event(change, "message_delta") + sse.event({"type": "message_stop"}, "message_stop")

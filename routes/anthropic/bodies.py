@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 
-from edge.bodies import Body
+from edge.bodies import Body, Cost
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -45,6 +45,7 @@ class MessageUsage(Body):
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int
+    cost: NotRequired[Cost]
 
 
 class MessageAnswer(Body):

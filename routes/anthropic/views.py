@@ -26,7 +26,6 @@ def messages() -> Response:
     run, response, stream = _submit()
     release_body(request)
     if stream:
-        run.wait_for_commitment()
         return EventStream(response.events(), run.close, run.only).response()
     (completion,) = run.results()
     return jsonify(response.whole(completion))

@@ -9,6 +9,7 @@ from typing import Any
 from engine.errors import ValidationError
 from engine.text.grammar import lark_grammar
 from engine.text.schema.patterns import literally
+from engine.types import AnswerRules
 from routes.chat.schemas import blamed, json_rule, schema_grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -29,6 +30,10 @@ class AnswerFormat:
     regex: str | None = None
     choice: tuple[str, ...] = ()
     lark: str | None = None
+
+    def rules(self) -> AnswerRules:
+        """Return the form as it is told to a server that decodes by itself."""
+        return AnswerRules(self.field, self.schema, self.regex, self.choice, self.lark)
 
     def grammar(self) -> str:
         """Return the grammar as `Grammars.mask` takes it. Raises ValidationError that names the field."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.errors import ServiceError, Unsupported, ValidationError
-from engine.text.images import check_header
+from engine.text.images import MAX_IMAGES, TOO_MANY, check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
 from routes.parsing import image_in_base64, image_in_data_url
 
-MAX_IMAGES = 4
 WITH_CALLS = "with_calls"  # marks a message of which calls or a result have become text; templates ignore it
 
 
@@ -111,12 +110,12 @@ class ConversationBuilder:
         if not self._info.vision:
             raise Unsupported("This model does not read images.", source.path)
         if len(self._images) == MAX_IMAGES:
-            raise ValidationError(f"A request may carry at most {MAX_IMAGES} images.", source.path)
+            raise ValidationError(TOO_MANY, source.path)
         if source.url is not None and source.url[:4].lower() == "http":
             raise Unsupported("Images are not fetched from other addresses; send a base64 data URL.", source.path)
         try:
             data = image_in_base64(source.base64) if source.url is None else image_in_data_url(source.url)
-            self._images.append(check_header(data))
+            self._images.append(replace(check_header(data), param=source.path))
         except ServiceError as error:
             if isinstance(error, ValidationError):
                 error.param = source.path

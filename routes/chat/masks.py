@@ -32,6 +32,8 @@ def mask_of(
     lengthens = names.ignore_eos if sampling.ignore_eos else names.min_tokens if sampling.min_tokens else None
     if constrained and lengthens:
         raise ValidationError(f"{lengthens} cannot be combined with an answer of a fixed form.", lengthens)
+    if backend.info.elsewhere:  # it is told the rules
+        return lambda: None
     if lengthens:  # no grammar goes on behind its end
         return lambda: None
     if answer_format is not None or toolbox.given:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.backend import Backend
-from engine.types import SamplingParams
+from engine.types import AnswerRules, SamplingParams
 from routes.chat.grammars import NewMask
 from routes.chat.lengths import bound_of
 from routes.sampling import default_sampling
@@ -37,13 +37,18 @@ class Sampling:
 
 
 def choices(
-    backend: Backend, sampling: Sampling, n: int, logprobs: int | None, new_mask: NewMask = lambda: None
+    backend: Backend,
+    sampling: Sampling,
+    n: int,
+    logprobs: int | None,
+    new_mask: NewMask = lambda: None,
+    rules: AnswerRules | None = None,
 ) -> list[SamplingParams]:
     """Return the parameters of each answer to one prompt; seeds differ, or all answers would be the same.
 
-    logprobs: the number of alternatives for each token, None for no log probabilities.
+    logprobs: the number of alternatives for each token, None for no log probabilities. rules: what the masks enforce.
     """
-    first = _params(backend, sampling, logprobs)
+    first = replace(_params(backend, sampling, logprobs), rules=rules)
     seeds = [None if first.seed is None else first.seed + number for number in range(n)]
     return [replace(first, seed=seed, token_mask=new_mask()) for seed in seeds]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from engine.errors import ValidationError
-from engine.types import ChatPrompt, Completion, EncodedImage
+from engine.types import AnswerRules, ChatPrompt, Completion, EncodedImage
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.conversation import has_calls
 from routes.chat.lengths import prompt_in
@@ -87,11 +88,29 @@ def submit(task: ChatTask) -> ChatRun:
     new_mask = mask_of(task.answer_format, task.toolbox, task.names, task.sampling, backend, task.thinking)
     # A stop string would be found in the tags and names of a forced call, of which no client knows.
     sampling = replace(task.sampling, stop=()) if task.toolbox.forced else task.sampling
-    params = choices(backend, sampling, task.n, task.logprobs, new_mask)
+    params = choices(backend, sampling, task.n, task.logprobs, new_mask, _rules(task))
     prompt = task.prompt
-    with _named(task.names), prompt_in(task.names.messages):
-        run = Run(name, backend, [(prompt, one) for one in params], task.model)
+    naming = partial(_naming, task.names)
+    with naming():
+        run = Run(name, backend, [(prompt, one) for one in params], task.model, naming)
     return ChatRun(run, task.toolbox.names, task.thinking, _shape(task))
+
+
+def _rules(task: ChatTask) -> AnswerRules | None:
+    """Return the rules of the answers as their request states them, None where there are none."""
+    form, toolbox = task.answer_format, task.toolbox
+    if form is None and not toolbox.names:
+        return None
+    rules = AnswerRules() if form is None or toolbox.forced else form.rules()
+    if not toolbox.names:
+        return rules
+    return replace(
+        rules,
+        call=toolbox.call,
+        arguments=toolbox.arguments(),
+        parallel=toolbox.parallel,
+        tools_field=task.names.tools,
+    )
 
 
 def _shape(task: ChatTask) -> Shape:
@@ -110,13 +129,19 @@ def prompt_ids(task: ChatTask) -> list[int]:
 
     Raises the ServiceError that the prompt is refused with.
     """
-    with _named(task.names), prompt_in(task.names.messages):
+    with _naming(task.names):
         return tokenized(find_model(task.model)[1], task.prompt)
 
 
 def count_tokens(task: ChatTask) -> int:
     """Return how many tokens the prompt of a task has. As `prompt_ids`."""
     return len(prompt_ids(task))
+
+
+@contextmanager
+def _naming(names: FieldNames) -> Iterator[None]:
+    with _named(names), prompt_in(names.messages):
+        yield
 
 
 @contextmanager

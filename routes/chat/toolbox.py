@@ -96,6 +96,15 @@ class Toolbox:
         return self._choice not in ("none", "auto")
 
     @property
+    def call(self) -> str:
+        """`auto`, `required`, or the name of the one function that must be called."""
+        return self._choice.name if isinstance(self._choice, NamedChoice) else self._choice
+
+    def arguments(self) -> dict[str, dict[str, Any]]:
+        """Return the schemas of the functions that the answer may call, by name."""
+        return {} if self._choice == "none" else {name: _parameters(tool) for name, tool in self._tools.items()}
+
+    @property
     def sole(self) -> str:
         """The only function that a forced call can name, "" if there are several or none is forced."""
         called = self._callable() if self.forced else []

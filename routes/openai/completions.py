@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from engine.errors import ValidationError
@@ -41,12 +42,16 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
         raise ValidationError("max_tokens must be at least 1 without echo.", "max_tokens")
     prompts, fields = _prompts(body), replace(sampling(body), echo=bool(body.echo))
     no_tools = Toolbox((), None, True, backend.info, NAMES)
-    new_mask = mask_of(guided_format(body), no_tools, NAMES, fields, backend)
+    form = guided_format(body)
+    new_mask, rules = mask_of(form, no_tools, NAMES, fields, backend), None if form is None else form.rules()
     params = [
-        (prompt, one) for prompt in prompts for one in choices(backend, fields, body.n or 1, body.logprobs, new_mask)
+        (prompt, one)
+        for prompt in prompts
+        for one in choices(backend, fields, body.n or 1, body.logprobs, new_mask, rules)
     ]
-    with prompt_in("prompt"):
-        run = Run(name, backend, params, body.model)
+    naming = partial(prompt_in, "prompt")
+    with naming():
+        run = Run(name, backend, params, body.model, naming)
     return run, CompletionResponse(run, body, len(prompts))
 
 

@@ -64,5 +64,8 @@ class RunResponse(ABC):
         """Yield what follows the answers."""
         if self._include_usage:
             ordered = [completions[index] for index in range(len(self._run))]
-            yield sse.event(self.chunk([]) | {"usage": answers.usage(ordered, self._prompts)})
+            usage = answers.usage(ordered, self._prompts)
+            if self._run.cost is not None:
+                usage["cost"] = self._run.cost
+            yield sse.event(self.chunk([]) | {"usage": usage})
         yield answers.DONE

@@ -77,7 +77,6 @@ def _submit_completion() -> tuple[Run, CompletionResponse, bool]:
 def _response(run: Run, response: ChatResponse | CompletionResponse, stream: bool) -> Response:
     release_body(request)
     if stream:
-        run.wait_for_commitment()
         return EventStream(response.events(), run.close, run.only).response()
     return jsonify(response.whole(run.results()))
 

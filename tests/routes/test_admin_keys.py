@@ -11,7 +11,7 @@ from database.tables import API_KEYS
 from edge import csrf
 from edge.services import services
 from keys.record import LIMITS
-from keys.registry import Actor
+from keys.registry import Actor, KeyRegistry
 from keys.secret import digest
 from routes.key_form import fields_of, shown_limit
 from routes.locale import LOCALES
@@ -119,9 +119,23 @@ def test_a_key_is_changed_and_emptied_fields_go_back(operator, registry):
     assert "Saved." in operator.get(saved.headers["Location"]).text
 
 
+def test_what_has_become_past_or_unknown_may_stay(operator, registry, app):
+    """A key that is over, for a model that is gone, is changed in its other fields, and keeps its seconds."""
+    make(operator, **FULL)
+    earlier = KeyRegistry(services(app).database, lambda: 0.0)
+    key = earlier.change(Actor("test"), "billing", expires_at=61, models=["avibe@v0"])
+    address = f"/status/keys/{key.id}"
+    shown = FULL | {"expires_at": "1970-01-01T00:01", "models": "avibe@v0"}
+    assert act(operator, address, address, **shown | {"notes": "new"}).status_code == 303
+    changed = registry.find("billing")
+    assert (changed.notes, changed.expires_at, changed.account.models) == ("new", 61, {"avibe@v0"})
+    refused = act(operator, address, address, **shown | {"models": "avibe@v0, avibe"})
+    assert "only models of this service" in refused.text
+
+
 WRONG = {
     "name": ["", " ", "x" * 129, "a\nb"],
-    "models": ["x" * 200, ",".join(f"m{n}" for n in range(65))],
+    "models": ["gpt-4o", "avibe@v2", "x" * 200, ",".join(f"m{n}" for n in range(65))],
     "priority": ["urgent"],
     "notes": ["x" * 2001],
     "expires_at": ["tomorrow", "2030-13-01", "9" * 30, "2020-01-02T03:04"],

@@ -107,6 +107,35 @@ def test_every_route_that_generates_reads_the_cache(environ, models, machine):
     assert {f"POST {path}" for path in (OWN, IMAGE, CHAT, TEXT, RESPONSES, MESSAGES, "/avibe", "/avision")} == {*found}
 
 
+def lines_of(client, *prompts):
+    """Return the lines of a batch, in the order of its prompts."""
+    sent = client.post(BATCH, json={"prompts": list(prompts)}).text
+    return sorted((json.loads(line) for line in sent.splitlines() if line), key=lambda line: line["index"])
+
+
+def test_texts_of_a_batch_are_found_and_kept(client, avibe):
+    """Each by itself, also where it was asked for alone; an answer from the cache is as the model gave it."""
+    client.post(OWN, json=asked(OWN, prompt="alone"))
+    fixed = [{"prompt": prompt, "temperature": 0} for prompt in ("alone", "new", "")]
+    before = [line.get("cache") for line in lines_of(client, *fixed, {"prompt": "alone", "temperature": 1})]
+    assert before == ["hit", "miss", None, None]
+    again = lines_of(client, *fixed)
+    assert [line.get("cache") for line in again] == ["hit", "hit", None]
+    assert cache_of(client.post(OWN, json=asked(OWN, prompt="new"))) == "hit"
+    assert len(avibe.submitted) == 3
+    whole = client.post(OWN, json=asked(OWN, prompt="new")).json
+    assert again[1]["data"] == whole["data"]
+    assert again[1]["metrics"]["generation_time"] == 0
+
+
+def test_a_batch_that_fails_keeps_nothing(client, avibe):
+    """The next one asks the model again."""
+    avibe.failure = ModelError("It failed.")
+    assert "cache" not in lines_of(client, {"prompt": "a", "temperature": 0})[0]
+    avibe.failure = None
+    assert lines_of(client, {"prompt": "a", "temperature": 0})[0]["cache"] == "miss"
+
+
 def test_an_image_is_part_of_the_request(client, avision):
     """Equal bytes are found, other ones are not."""
     blue = multipart([("prompt", "Hello"), ("temperature", "0"), ("image", (image_bytes("blue"), "a.png"))])
@@ -184,7 +213,7 @@ def test_parts_come_as_they_came(app, client, avibe):
     thread.start()
     first = client.post(RESPONSES, json=fields)
     events = shown(first)
-    thread.join()
+    thread.join(60)
     second = client.post(RESPONSES, json=fields)
     assert cache_of(second) == "hit"
     assert events == shown(second)
@@ -295,7 +324,7 @@ def test_two_at_once_are_both_answered(app, client, avibe):
     for request in avibe.submitted:
         avibe.finish(request.request_id)
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert found == ["miss", "miss"]
     assert cache_of(ask(client, CHAT)) == "hit"
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import pytest
 
@@ -12,6 +13,11 @@ from tests.routes.test_api import IMAGE, refused, upload
 
 # Padding in the middle, where a piece that is decoded alone ends.
 SPLIT = "data:image/png;base64," + "A" * (PIECE - 1) + "=AAAA"
+
+
+EMPTY = "Image 2: The image is empty."
+IMAGE_PART = ("image", (image_bytes(), "a.png"))
+PROMPT = ("prompt", "x")
 
 
 def data_url(data, kind="image/png"):
@@ -32,6 +38,46 @@ def test_a_form_and_json_are_the_same_request(client, avision):
     assert first.sampling == second.sampling
     assert first.prompt.messages[0]["content"] == [{"type": "image"}, {"type": "text", "text": "What is it?"}]
     assert in_form.headers["X-Model"] == "avision"
+
+
+def test_up_to_four_images_belong_to_one_question(client, avision):
+    """In their order, in a form and in a list of JSON; one alone may stand in a list too."""
+    photos = [image_bytes(colour) for colour in ("red", "green", "blue", "white")]
+    in_form = client.post(IMAGE, **multipart([PROMPT, *(("image", (photo, "a.png")) for photo in photos)]))
+    in_json = client.post(IMAGE, json={"prompt": "x", "image": [data_url(photo) for photo in photos]})
+    alone = client.post(IMAGE, json={"prompt": "x", "image": [data_url(photos[0])]})
+    assert in_form.status_code == in_json.status_code == alone.status_code == 200
+    first, second, third = avision.submitted
+    assert [image.data for image in first.prompt.images] == photos
+    assert first.prompt == second.prompt
+    assert first.prompt.messages[0]["content"] == [{"type": "image"}] * 4 + [{"type": "text", "text": "x"}]
+    assert [image.data for image in third.prompt.images] == photos[:1]
+
+
+@pytest.mark.parametrize(
+    ("images", "status", "sentence"),
+    [
+        ([], 400, "image must be a base64 data URL, or a list of 1 to 4 of them."),
+        (5, 400, "image must be a base64 data URL, or a list of 1 to 4 of them."),
+        (["x"] * 5, 400, "A request may carry at most 4 images."),
+        ([data_url(image_bytes()), 5], 400, "image[1] must be a string."),
+        ([data_url(image_bytes()), data_url(b"text")], 415, "Image 2: The file is not a picture that can be read."),
+        ([data_url(image_bytes().ljust(9_200_000, b"\0"))] * 2, 413, "The images are too large together."),
+    ],
+)
+def test_a_list_of_images_is_refused_by_what_is_wrong_with_it(client, avision, images, status, sentence):
+    """The count, what they are, which of them cannot be read, and their size together."""
+    response = client.post(IMAGE, json={"prompt": "x", "image": images})
+    assert response.status_code == status
+    assert response.json["message"].startswith(sentence)
+    assert avision.submitted == []
+
+
+def test_the_number_of_an_image_is_told_in_the_readers_language(client):
+    """With what is wrong with it."""
+    form = multipart([PROMPT, IMAGE_PART, ("image", (b"text", "b.png"))])
+    response = client.post(IMAGE, **form, headers={"X-Message-Language": "ru"})
+    assert response.json["message"].startswith("Картинка 2: Этот файл не похож на картинку.")
 
 
 @pytest.mark.parametrize(
@@ -58,10 +104,6 @@ def test_invalid_images_are_refused_in_both(client, avision, way, data, status, 
     assert avision.submitted == []
 
 
-IMAGE_PART = ("image", (image_bytes(), "a.png"))
-PROMPT = ("prompt", "x")
-
-
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -69,7 +111,8 @@ PROMPT = ("prompt", "x")
         ([PROMPT, ("image", "not a file")], "image must be a file."),
         ([PROMPT, ("image", (b"", ""))], "image is required."),
         ([IMAGE_PART], "prompt is required."),
-        ([PROMPT, IMAGE_PART, IMAGE_PART], "image was sent more than once."),
+        ([PROMPT, *[IMAGE_PART] * 5], "A request may carry at most 4 images."),
+        ([PROMPT, IMAGE_PART, ("image", (b"", "b.png"))], EMPTY),
         ([PROMPT, PROMPT, IMAGE_PART], "prompt was sent more than once."),
         ([PROMPT, ("photo", (image_bytes(), "a.png"))], "Unknown field: photo."),
         ([PROMPT, IMAGE_PART, ("top_k", "5")], "Unknown field: top_k."),
@@ -171,3 +214,13 @@ def test_too_many_parts_are_refused(client):
     fields = [(f"field{number}", "x") for number in range(100)]
     response = client.post(IMAGE, **multipart(fields))
     refused(response, 413, "payload_too_large")
+
+
+def test_a_problem_with_a_number_is_in_one_language(client):
+    """The whole sentence, or the one for its code where the problem has no translation."""
+    told = []
+    for second in ("data:,", data_url(b"")):
+        body = {"prompt": "x", "image": [data_url(image_bytes()), second]}
+        told.append(client.post(IMAGE, json=body, headers={"X-Message-Language": "ru"}).json["message"])
+    assert told[1].startswith("Картинка 2: ")
+    assert not [text for text in told if re.search("[A-Za-z]{4}", text)]

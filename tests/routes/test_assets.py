@@ -1,7 +1,10 @@
 """Styles and scripts of the page: caching, and the vendored script."""
 
+import gzip
 import hashlib
 import re
+
+import pytest
 
 from routes import assets
 from routes.locale import LOCALES
@@ -20,6 +23,42 @@ def test_static_files_are_served(client):
         assert client.get(f"/static/0123456789ab/{name}").status_code == 404
 
 
+@pytest.mark.parametrize("name", ["style.css", "app.js", "icon.svg"])
+def test_a_text_is_sent_compressed_to_who_takes_it(client, name):
+    """The same text, once with gzip and once without, and caches are told that there are two."""
+    address = f"/static/{assets.FINGERPRINT}/{name}"
+    plain = client.get(address, buffered=True, headers={"Accept-Encoding": "br, gzip;q=0"})
+    small = client.get(address, buffered=True, headers={"Accept-Encoding": "br, gzip, deflate"})
+    assert "Content-Encoding" not in plain.headers
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(small.data) == plain.data == (assets.FOLDER / name).read_bytes()
+    assert int(small.headers["Content-Length"]) == len(small.data) < len(plain.data)
+    for kind in ("Content-Type", "Cache-Control", "Vary"):
+        assert small.headers[kind] == plain.headers[kind]
+    assert "Accept-Encoding" in small.headers["Vary"]
+    assert small.headers["ETag"] != plain.headers["ETag"]
+    again = client.get(address, headers={"Accept-Encoding": "gzip", "If-None-Match": small.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_what_is_no_text_or_no_file_is_sent_as_before(client):
+    """Pictures are compressed already; a range is one of the plain file; what is outside the folder is not there."""
+    takes = {"Accept-Encoding": "gzip"}
+    assert "Content-Encoding" not in client.get("/static/icon.png", buffered=True, headers=takes).headers
+    part = client.get("/static/style.css", buffered=True, headers=takes | {"Range": "bytes=0-9"})
+    assert (part.status_code, part.data) == (206, (assets.FOLDER / "style.css").read_bytes()[:10])
+    for path in ("none.css", "../app_production.py", "vendor", f"{assets.FINGERPRINT}/../../config.js"):
+        assert client.get(f"/static/{path}", headers=takes).status_code == 404
+
+
+def test_a_text_is_compressed_once(client):
+    """A thousand readers cost one compression."""
+    assets._compressed.cache_clear()
+    for _ in range(3):
+        client.get("/static/app.js", buffered=True, headers={"Accept-Encoding": "gzip"})
+    assert assets._compressed.cache_info().misses == 1
+
+
 def test_the_vendored_script_is_the_pinned_one():
     """Byte for byte the file of the package, after one line that names it, with its licence."""
     folder = assets.FOLDER / "vendor"
@@ -34,7 +73,7 @@ def test_no_script_has_texts_for_visitors():
     for script in assets.FOLDER.glob("*.js"):
         assert not re.search("[а-яё]", script.read_text(), re.IGNORECASE)
     for name in ("live", "codes", "next"):
-        assert set(LOCALES["en"].for_scripts()[name]) == set(LOCALES["ru"].texts[name])
+        assert set(LOCALES["en"].for_scripts()[name]) == set(LOCALES["ru"].for_scripts()[name])
 
 
 def test_a_fingerprint_changes_with_any_file(tmp_path):

@@ -148,7 +148,7 @@ def test_answers_are_kept_once_all_have_ended():
 def test_a_kept_answer_has_ended_at_once():
     """With its parts, its end, and figures that say that nothing was computed."""
     generation = answer("An answer.", parts=2).generation("id")
-    generation.wait_for_commitment()
+    assert generation.done
     assert [piece.text for piece in generation.pieces()] == ["An an", "swer."]
     completion = generation.result()
     assert (completion.text, completion.from_cache, completion.cached_tokens) == ("An answer.", True, 7)
@@ -210,8 +210,8 @@ CHANGED = {
 
 
 def test_every_parameter_is_tried():
-    """But the grammar, which the tests of the routes try."""
-    assert {one.name for one in fields(SamplingParams)} - {"token_mask"} == {*CHANGED}
+    """But the grammar, which the tests of the routes try, and the rules that it stands for."""
+    assert {one.name for one in fields(SamplingParams)} - {"token_mask", "rules"} == {*CHANGED}
 
 
 class Unknown:

@@ -30,6 +30,19 @@ def kept_in(page):
     return html.unescape(found[1]) if found else None
 
 
+def test_several_images_are_kept_together(client, avision):
+    """In their order, as long as they are small together; one too many is refused like any other."""
+    photos = [image_bytes(colour) for colour in ("red", "green", "blue", "white")]
+    page = client.post("/avision", **upload(photos[0], *(("image", (photo, "b.png")) for photo in photos[1:]))).text
+    assert [base64.b64decode(kept) for kept in kept_in(page).split(",")] == photos
+    client.post("/avision", **again(kept_in(page)))
+    assert [[image.data for image in request.prompt.images] for request in avision.submitted] == [photos] * 2
+    assert client.post("/avision", **again(",".join([kept_in(page), kept_in(page)]))).status_code == 400
+    half = image_bytes() + bytes(MAX_BYTES // 2)
+    page = client.post("/avision", **upload(half, ("image", (half, "b.png")))).text
+    assert kept_in(page) is None
+
+
 def required(page):
     """Return whether the form requires a file."""
     return bool(re.search(r'name="image" required', page))
@@ -39,7 +52,7 @@ def test_a_second_question_needs_no_second_upload(client, avision):
     """The page holds the image byte for byte, and every next question is about it."""
     page = client.post("/avision", **upload()).text
     assert base64.b64decode(kept_in(page)) == image_bytes()
-    assert "The next question is about the same picture" in page
+    assert "The next question is about the same picture or pictures" in page
     assert not required(page)
     for _ in range(2):
         page = client.post("/avision", **again(kept_in(page))).text
@@ -59,7 +72,7 @@ def test_a_large_image_has_to_be_chosen_again(client):
     """The page stays small and says what to do."""
     page = client.post("/avision", **upload(LARGE)).text
     assert kept_in(page) is None
-    assert "choose it again" in page
+    assert "choose the pictures again" in page
     assert required(page)
 
 

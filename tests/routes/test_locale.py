@@ -105,3 +105,32 @@ def test_the_api_of_openai_stays_english(client):
     """Its clients are programs."""
     answer = client.post("/v1/completions", json={"model": "avibe", "prompt": "x", "odd": 1}, headers=RU)
     assert answer.json["error"]["message"] == "Unknown field: odd."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "english", "russian"),
+    [
+        (0, "0 ms", "0 мс"),
+        (0.000004, "<0.01 ms", "<0,01 мс"),
+        (0.00746, "7.5 ms", "7,5 мс"),
+        (0.0405, "40 ms", "40 мс"),
+        (0.99949, "999 ms", "999 мс"),
+        (0.9996, "1 s", "1 с"),
+        (2.156, "2.2 s", "2,2 с"),
+        (9.96, "10 s", "10 с"),
+        (1234.5, "1,234 s", "1 234 с"),
+    ],
+)
+def test_a_time_has_the_unit_of_its_size(seconds, english, russian):
+    """Milliseconds below a second, and no more digits than tell something."""
+    shown = [LOCALES[code].duration(seconds).replace("\u00a0", " ") for code in ("en", "ru")]
+    assert shown == [english, russian]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.003, "<0.01"), (0.0167, "0.02"), (0.5, "0.5"), (8.333, "8.3"), (12.5, "12"), (1200, "1,200")],
+)
+def test_a_figure_has_the_decimals_of_its_size(value, shown):
+    """What is something is never shown as nothing."""
+    assert LOCALES["en"].figure(value) == shown

@@ -7,29 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routes.markdown import rendered
+from routes.markdown import DIRECTED, HEADING, rendered
 
-OURS = set("p br h3 ul ol li strong em s code pre a blockquote hr table thead tbody tr th td".split())
-ATTRIBUTES = {"a": {"href", "target", "rel"}, "pre": {"tabindex"}, "ol": {"start"}}
+OURS = set("p br h3 ul ol li strong em s code pre a blockquote hr table thead tbody tr th td div".split())
+ATTRIBUTES = {"a": {"href", "target", "rel"}, "pre": {"tabindex"}, "ol": {"start"}, "div": {"class", "tabindex"}}
 
 
 @pytest.mark.parametrize(
     ("markdown", "html"),
     [
-        ("**a** *b* ~~c~~ `<d>`", "<p><strong>a</strong> <em>b</em> <s>c</s> <code>&lt;d&gt;</code></p>"),
-        ("# One\n##### Five", "<h3>One</h3>\n<h3>Five</h3>"),
-        ("a\nb", "<p>a<br>\nb</p>"),
-        ("3. x", '<ol start="3">\n<li>x</li>\n</ol>'),
+        ("**a** *b* ~~c~~ `<d>`", '<p dir="auto"><strong>a</strong> <em>b</em> <s>c</s> <code>&lt;d&gt;</code></p>'),
+        ("# One\n##### Five", '<h3 dir="auto">One</h3>\n<h3 dir="auto">Five</h3>'),
+        ("a\nb", '<p dir="auto">a<br>\nb</p>'),
+        ("3. x", '<ol start="3" dir="auto">\n<li dir="auto">x</li>\n</ol>'),
         ("```py\nx < 1\n```", '<pre tabindex="0"><code>x &lt; 1\n</code></pre>'),
-        ("![a *cat*](http://example.com/x.png)", "<p>a *cat*</p>"),
+        ("![a *cat*](http://example.com/x.png)", '<p dir="auto">a *cat*</p>'),
         ("[a](https://example.com/?x=1&y)", 'href="https://example.com/?x=1&amp;y"'),
         ("<https://example.com>", 'href="https://example.com"'),
         ("[a](mailto:a@b.c)", 'href="mailto:a@b.c"'),
-        ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>"),
-        ("[a](data:text/html,x)", "<p>[a](data:text/html,x)</p>"),
-        ("[a](//example.com)", "<p>[a](//example.com)</p>"),
-        ("<script>alert(1)</script>", "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"),
-        ("&lt;b&gt;", "<p>&lt;b&gt;</p>"),
+        ("[a](javascript:alert(1))", '<p dir="auto">[a](javascript:alert(1))</p>'),
+        ("[a](data:text/html,x)", '<p dir="auto">[a](data:text/html,x)</p>'),
+        ("[a](//example.com)", '<p dir="auto">[a](//example.com)</p>'),
+        ("<script>alert(1)</script>", '<p dir="auto">&lt;script&gt;alert(1)&lt;/script&gt;</p>'),
+        ("&lt;b&gt;", '<p dir="auto">&lt;b&gt;</p>'),
     ],
 )
 def test_markdown_becomes_markup_of_ours(markdown, html):
@@ -37,10 +37,18 @@ def test_markdown_becomes_markup_of_ours(markdown, html):
     assert html in rendered(markdown)
 
 
+def test_each_block_has_its_own_direction():
+    """A paragraph in Hebrew stands from the right in an answer in English, and a wide table scrolls in its box."""
+    html = rendered("Hello\n\n- שלום\n\n| a |\n|---|\n| ב |")
+    for start in ("<p", "<ul", "<li", "<th", "<td"):
+        assert f'{start} dir="auto">' in html
+    assert '<div class="scroll" tabindex="0"><table>' in html
+
+
 def test_a_table_has_no_inline_style():
     """Inline styles would violate the Content-Security-Policy."""
     html = rendered("| a | b |\n|:-:|--:|\n| 1 | 2 |")
-    assert re.findall("<t[hd](?: [^>]*)?>", html) == ["<th>", "<th>", "<td>", "<td>"]
+    assert re.findall("<t[hd](?: [^>]*)?>", html) == ['<th dir="auto">'] * 2 + ['<td dir="auto">'] * 2
 
 
 class Elements(HTMLParser):
@@ -79,5 +87,5 @@ def test_no_text_makes_an_element_that_is_not_ours(text):
     elements.feed(rendered(text))
     for tag, attributes in elements.found:
         assert tag in OURS
-        assert set(attributes) <= ATTRIBUTES.get(tag, set())
+        assert set(attributes) <= ATTRIBUTES.get(tag, set()) | ({"dir"} if tag in {*DIRECTED, HEADING} else set())
         assert attributes.get("href", "http://").lower().startswith(("http://", "https://", "mailto:"))

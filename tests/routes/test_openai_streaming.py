@@ -1,7 +1,6 @@
 """Streams of /v1 and /api/v1: their events, their ends, and disconnected clients."""
 
 import json
-import threading
 
 import pytest
 from flask import g
@@ -17,7 +16,7 @@ from routes.openai.completions import CompletionResponse
 from routes.openai.requests import ChatRequest, CompletionRequest
 from routes.response_models import GenerationAnswer
 from routes.sse import KEEP_ALIVE, EventStream
-from tests.fakes import PATIENCE, image_bytes, multipart
+from tests.fakes import image_bytes, multipart
 from tests.timing import NewThreads
 
 CHAT, TEXT, OWN = "/v1/chat/completions", "/v1/completions", "/api/v1/text/generate"
@@ -94,12 +93,12 @@ def test_a_plain_text_comes_in_events(client):
 
 
 def test_the_json_api_streams_text_and_then_the_whole(client):
-    """The last event is the body without a stream."""
+    """The last event is the body without a stream, with what only a stream tells."""
     response, events = stream(client, OWN, prompt="x")
     whole = client.post(OWN, json={"prompt": "x"}, headers={"X-Request-ID": "mine"}).json
     assert events[0] == {"text": "An answer."}
     assert set(events[1]) == set(whole)
-    assert events[1]["data"] == whole["data"]
+    assert events[1]["data"] == {**whole["data"], "finish_reason": "stop"}
     assert set(events[1]["metrics"]) - set(whole["metrics"]) == {"time_to_first_token"}
     assert (events[1]["request_id"], response.headers["X-Model"]) == ("mine", "avibe")
 
@@ -111,6 +110,16 @@ def test_the_last_event_has_the_time_to_the_first_token(client, avibe, made):
     _, events = stream(client, OWN, prompt="x")
     assert events[-1]["metrics"]["time_to_first_token"] == (made and 0.123)
     TypeAdapter(GenerationAnswer).validate_python(events[-1])
+
+
+def test_the_last_event_tells_whether_the_answer_was_cut(client, avibe):
+    """By the engine's own word, which no count of tokens gives: an answer may end just where it had to."""
+    ends = []
+    for avibe.finish_reason in ("length", "stop"):
+        _, events = stream(client, OWN, prompt="x", max_tokens=5)
+        assert events[-1]["data"]["generated_tokens"] == 5
+        ends.append(events[-1]["data"]["finish_reason"])
+    assert ends == ["length", "stop"]
 
 
 def test_the_image_route_streams_too(client):
@@ -209,9 +218,9 @@ def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
 @pytest.mark.parametrize(
     ("path", "fields"), [(CHAT, {"messages": HELLO}), (TEXT, {"prompt": "x"}), (OWN, {"prompt": "x"})]
 )
-def test_who_is_evicted_has_not_been_told_200(client, avibe, path, fields):
-    """At capacity the head of a stream that waits is not sent; evicted, it is 503 with Retry-After, counted once."""
-    avibe.commits, avibe.failure = False, Overloaded("The service is at capacity; try again later.", 7)
+def test_who_is_refused_is_told_so_by_the_status(client, avibe, path, fields):
+    """At capacity a stream is 503 with Retry-After, at once, and counted once."""
+    avibe.refusal = Overloaded("The service is busy; try again later.", 7)
     named = {} if path == OWN else {"model": "avibe"}
     response = client.post(path, json={"stream": True} | named | fields)
     assert (response.status_code, response.mimetype, response.headers["Retry-After"]) == (503, "application/json", "7")
@@ -222,19 +231,15 @@ def test_who_is_evicted_has_not_been_told_200(client, avibe, path, fields):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_stream_whose_answers_all_started_is_told_200(client, avibe, n):
-    """Without an early commitment it begins once each of its answers has."""
-    avibe.commits, avibe.hold = False, True
-    told = []
-    ask = threading.Thread(target=lambda: told.append(stream(client, n=n)))
-    ask.start()
-    avibe.wait_for(lambda one: len(one.submitted) == n)
-    for number, request in enumerate(avibe.submitted):
-        assert told == [], number
-        avibe.commit(request.request_id)
+def test_a_stream_begins_while_its_answers_wait(client, avibe, n):
+    """Who is admitted is told 200 at once."""
+    avibe.hold = True
+    body = {"model": "avibe", "messages": HELLO, "stream": True, "n": n}
+    response = client.post(CHAT, json=body, headers={"X-Request-ID": "mine"}, buffered=False)
+    assert (response.status_code, len(avibe.submitted)) == (200, n)
+    for request in avibe.submitted:
         avibe.finish(request.request_id)
-    ask.join(PATIENCE)
-    assert told[0][1][-1] == "[DONE]"
+    assert response.text.endswith("data: [DONE]\n\n")
 
 
 def test_keep_alives_are_comments(app, avibe):
@@ -258,7 +263,7 @@ def test_keep_alives_of_the_json_api_have_the_queue_position(app, avibe):
     with app.test_request_context(method="POST", headers={"X-Request-ID": "mine"}):
         app.preprocess_request()
         run = Run("avibe", avibe, [(ChatPrompt(tuple(HELLO)), SamplingParams(9))])
-        events = generation.events(run, lambda made: {"text": made.text}, idle=0.01)
+        events = generation.events(generation.Started(run, 0.0, None), lambda made: {"text": made.text}, idle=0.01)
     assert next(events) == b': queue {"before":2,"seconds":3.5}\n\n'
     avibe.queue_position = None
     assert next(events) == KEEP_ALIVE

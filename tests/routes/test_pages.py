@@ -28,7 +28,7 @@ def test_the_page_has_both_forms(client):
     page = client.get("/").text
     assert re.search(r'<form action="/avibe#outcome" method="post"', page)
     assert re.search(r'<form action="/avision#outcome" method="post" enctype="multipart/form-data"', page)
-    assert 'maxlength="2000"' in page
+    assert 'data-limit="2000"' in page
     assert not re.search(r"<script(?![^>]*src=)", page)
     assert not re.search(r"\son\w+=|style=", page)
 
@@ -64,7 +64,7 @@ def test_a_text_form_is_answered_with_its_figures(client, avibe):
     assert shown == {
         "input_tokens": "7",
         "generated_tokens": "5",
-        "first_token": "0.50",
+        "first_token": "500\N{NO-BREAK SPACE}ms",
         "tokens_per_second": "5.0",
         "request_id": "id-7",
     }
@@ -185,7 +185,7 @@ def test_loading_is_shown_with_its_progress(client, avibe, avision):
     avibe.become(Status.LOADING, progress=Progress("weights", 4_000_000_000, 16_000_000_000, 3))
     page = client.get("/").text
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
-    assert "4000 of 16000\N{NO-BREAK SPACE}MB" in page
+    assert "3,814 of 15,258\N{NO-BREAK SPACE}MiB" in page
     assert 'data-status="loading"' in page
     avibe.become(Status.READY)
     avision.become(Status.LOADING)
@@ -250,7 +250,8 @@ def test_an_example_can_be_begun_with_by_a_link(client, query, form, number):
 @pytest.mark.parametrize("query", ["text=0", "text=99", "text=-1", "text=x", "picture=", "other=1"])
 def test_an_example_that_is_none_leaves_the_form_empty(client, query):
     """A query cannot fill in any other text."""
-    assert client.get(f"/?{query}").text.count("></textarea>") == 2
+    page = client.get(f"/?{query}").text
+    assert len(re.findall(r'id="(?:text|image)-prompt"[^>]*></textarea>', page)) == 2
 
 
 def test_an_open_page_gets_the_state_alone(client, avibe, machine):
@@ -293,9 +294,9 @@ def test_every_limit_on_the_page_is_the_services_own(models, machine):
     lengths = {"MAX_TOKENS_LIMIT": "99", "MAX_TOKENS_AVIBE": "55", "MAX_TOKENS_AVISION": "44"}
     settings = load_settings({"MAX_PROMPT_LENGTH": "77", **lengths}, None)
     page = create_app(settings, models, machine).test_client().get("/").text
-    assert page.count('maxlength="77"') == 2
+    assert page.count('data-limit="77"') == 3  # the two prompts, and what is to change in an answer
     assert page.count('max="99"') == 2
-    assert 'data-tokens="55"' in page
+    assert "default: 55<" in page
     for name, limit in (
         ("bytes", images.MAX_IMAGE_BYTES),
         ("pixels", images.MAX_IMAGE_PIXELS),

@@ -1,6 +1,7 @@
 """What changes no answer is passed over, wherever it stands; what would change it is refused by name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -104,7 +105,8 @@ def test_what_changes_nothing_is_passed_over_in_a_chat(client, avibe, fields):
     assert ask(client).status_code == 200
     plain = avibe.submitted.pop()
     assert ask(client, **fields).status_code == 200
-    assert (avibe.only.prompt.messages, avibe.only.sampling) == (plain.prompt.messages, plain.sampling)
+    sampling = replace(avibe.only.sampling, rules=None)  # which name the tools of the request
+    assert (avibe.only.prompt.messages, sampling) == (plain.prompt.messages, plain.sampling)
 
 
 @pytest.mark.parametrize("fields", HINTED + NEUTRALS, ids=named(HINTED + NEUTRALS))

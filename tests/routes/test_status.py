@@ -83,8 +83,8 @@ def test_a_disconnect_is_no_error(client, history, app):
 @pytest.mark.parametrize(
     ("language", "expected"),
     [
-        ("en", ("First token, median", "Time to first token: p95", "<td>0.5\u00a0s</td>")),
-        ("ru", ("Первый токен", "Запросы: avibe: в работе", "<td>0,5\u00a0с</td>")),
+        ("en", ("First token, median", "Time to first token: p95", "<td>500\u00a0ms</td>")),
+        ("ru", ("Первый токен", "Запросы: avibe: в работе", "<td>500\u00a0мс</td>")),
     ],
 )
 def test_the_figures_can_be_read_as_text(client, history, language, expected):

@@ -17,6 +17,7 @@ from routes.csv_answer import csv_answer
 from routes.services import services
 from routes.usage import usage
 from tests.fakes import image_bytes, multipart
+from usage.record import UsageRecord
 
 TEXT = "/api/v1/text/generate"
 CHAT = {"model": "avibe", "messages": [{"role": "user", "content": "Hello"}]}
@@ -80,6 +81,55 @@ def test_a_stream_is_recorded_before_its_last_event(client, kind):
     events = iter(client.post(path, **options).response)
     counted = [(event, recorder.figures().recorded) for event in events if event.strip()]
     assert counted[-1][1] == 1
+
+
+STREAMS = {
+    "stream": (TEXT, {"prompt": "Hello"}, lambda end: end["metrics"]),
+    "chat": (
+        "/v1/chat/completions",
+        {**CHAT, "n": 2, "stream_options": {"include_usage": True}},
+        lambda end: end["usage"],
+    ),
+    "completion": (
+        "/v1/completions",
+        {"model": "avibe", "prompt": ["a", "b"], "stream_options": {"include_usage": True}},
+        lambda end: end["usage"],
+    ),
+    "response": ("/v1/responses", {"model": "avibe", "input": "Hello"}, lambda end: end["response"]["usage"]),
+    "message": ("/v1/messages", {**CHAT, "max_tokens": 8}, lambda end: end["usage"]),
+    "batch": ("/api/v1/text/batch", {"prompts": ["Hello"]}, lambda line: line["metrics"]),
+}
+
+
+def end_of(client, kind):
+    """Return the part of a stream's end that has the cost where there is one."""
+    path, body, part = STREAMS[kind]
+    sent = client.post(path, json=body if kind == "batch" else {**body, "stream": True}).text
+    lines = [line.removeprefix("data: ") for line in sent.splitlines() if line.startswith(("data: {", "{"))]
+    ends = [json.loads(line) for line in lines if '"message_stop"' not in line]
+    return part(ends[-1])
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_the_end_of_a_stream_tells_its_cost(client, kind):
+    """In every protocol it is what usage counts, in the operator's currency."""
+    told = end_of(client, kind)["cost"]
+    assert f"{told:.6f}" == total(client)["cost"]
+    assert told > 0
+
+
+class TestWithoutPrices:
+    """Where nothing costs anything."""
+
+    @pytest.fixture
+    def environ(self, environ):
+        """No prices."""
+        return {name: value for name, value in environ.items() if name != "PRICES"}
+
+    @pytest.mark.parametrize("kind", STREAMS)
+    def test_no_stream_tells_a_cost(self, client, kind):
+        """A client sees the fields that the protocol has."""
+        assert "cost" not in end_of(client, kind)
 
 
 def test_several_answers_count_their_prompt_once(client):
@@ -194,6 +244,9 @@ def test_a_report_is_of_the_days_that_were_asked_for(client):
     ["by=week", "by=user,model", "by=user,hour", "by=day,hour", "by=user&model=avibe", "from=today", "from=2026-02-31"]
     + [
         "month=2026-13",
+        "month=9999-12",
+        "to=9999-12-31",
+        "from=9999-12-31&to=9999-12-31",
         "limit=0",
         "limit=100001",
         "limit=-1",
@@ -285,6 +338,31 @@ def test_the_audit_trail_is_told_by_page(app, client):
     assert [act["target"] for act in client.get(f"/api/admin/audit?before={first['before']}").json["acts"]] == ["key:0"]
     rows = list(csv.DictReader(io.StringIO(client.get("/api/admin/audit?format=csv").text)))
     assert json.loads(rows[0]["details"]) == {"name": "=1"}
+
+
+class TestRetention:
+    """What is old is forgotten."""
+
+    @pytest.fixture
+    def environ(self, environ):
+        """Days by each kind of what is kept."""
+        return {**environ, "AUDIT_DAYS": "5", "USAGE_HOUR_DAYS": "9", "USAGE_DAYS": "32"}
+
+    def test_the_settings_say_how_long_things_are_kept(self, app, client):
+        """Of the audit trail, and of usage by hour and by day."""
+        with app.app_context():
+            engine, recorder = services().database.engine(), services().usage
+        for days in (0, 4, 6, 8, 10, 31, 33):
+            at = time.time() - days * 86_400
+            audit.record(engine, f"{days}", "", "key.create", clock=lambda at=at: at)
+            recorder.record(UsageRecord(f"{days}", at, f"key:{days}", "avibe", "api"))
+        recorder.begin()
+        recorder.end()
+        since = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 60 * 86_400))
+        for by, kept in (("account", {"0", "4", "6", "8", "10", "31"}), ("account,hour", {"0", "4", "6", "8"})):
+            report = client.get("/api/admin/usage", query_string={"by": by, "from": since}).json
+            assert {line["account"] for line in report["lines"]} == {f"key:{days}" for days in kept}
+        assert [act.actor for act in audit.acts(engine)] == ["4", "0"]
 
 
 def test_figures_of_keeping_are_told(client):

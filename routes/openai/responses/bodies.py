@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired
 
-from edge.bodies import Body
+from edge.bodies import Body, Cost
 from routes.response_models import ChosenTokenLogprob
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -86,6 +86,7 @@ class ResponseUsage(Body):
     output_tokens: int
     output_tokens_details: OutputTokensDetails
     total_tokens: int
+    cost: NotRequired[Cost]
 
 
 class IncompleteDetails(Body):
@@ -129,7 +130,7 @@ class ResponseObject(Body):
     tools: list[dict[str, Any]]
     top_logprobs: int
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
 
 

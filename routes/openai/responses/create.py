@@ -12,6 +12,7 @@ from engine.types import ModelInfo
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
+from routes.chat.shortening import shortened
 from routes.chat.task import ChatTask, count_tokens, submit
 from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.responses import stored
@@ -37,7 +38,7 @@ def submit_response(body: ResponseRequest) -> Answer:
     """
     _, backend = find_model(body.model)
     previous = _previous(body)
-    task = _task(body, previous, backend.info)
+    task = _task(body, previous, backend)
     draft = stored.draft(previous, body.input) if body.store else None
     try:
         run = submit(task)
@@ -50,17 +51,18 @@ def submit_response(body: ResponseRequest) -> Answer:
 
 def count_input(body: ResponseRequest) -> int:
     """Return how many tokens the input of a request has, with all that the model reads before it."""
-    return count_tokens(_task(body, _previous(body), find_model(body.model)[1].info))
+    return count_tokens(_task(body, _previous(body), find_model(body.model)[1]))
 
 
 def _previous(body: ResponseRequest) -> StoredResponse | None:
     return None if body.previous_response_id is None else stored.find_previous(body.previous_response_id)
 
 
-def _task(body: ResponseRequest, previous: StoredResponse | None, info: ModelInfo) -> ChatTask:
+def _task(body: ResponseRequest, previous: StoredResponse | None, backend: Backend) -> ChatTask:
+    info = backend.info
     said = conversation(body.instructions, stored.items_of(previous), body.input, info)
     tools, form = _toolbox(body, info), _answer_format(body)
-    return ChatTask(
+    task = ChatTask(
         model=body.model,
         messages=said.messages,
         images=said.images,
@@ -72,6 +74,7 @@ def _task(body: ResponseRequest, previous: StoredResponse | None, info: ModelInf
         # The effort is a hint, for which an answer of a fixed form has no room.
         thinking=form is None and not tools.forced and _effort(body) not in AT_ONCE,
     )
+    return shortened(task, backend) if body.truncation == "auto" else task
 
 
 def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:
@@ -144,7 +147,7 @@ def _begun(body: ResponseRequest, backend: Backend, model_id: str) -> ResponseOb
         tools=[tool.model_dump() for tool in body.tools or ()],
         top_logprobs=body.top_logprobs or 0,
         top_p=default.top_p if body.top_p is None else body.top_p,
-        truncation="disabled",
+        truncation=body.truncation or "disabled",
         usage=None,
     )
 

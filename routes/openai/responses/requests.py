@@ -173,7 +173,7 @@ class ResponseRequest(OpenaiRequest):
         | None
     ) = Field(None, description=f"an object of at most {MAX_METADATA} texts of 512 characters, named in 64")
     truncation: Literal["auto", "disabled"] | None = Field(
-        None, description='"auto" or "disabled"; an input that does not fit is refused in either case'
+        None, description='"disabled", or "auto" to drop the oldest messages of an input that does not fit'
     )
     # Fields that other servers have too.
     top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = Field(

@@ -46,14 +46,6 @@ class Answer:
         """The answer that is generated."""
         return self._run.only
 
-    def wait_for_commitment(self) -> None:
-        """Wait as `Run` does, and close the answer as well where that raises."""
-        try:
-            self._run.wait_for_commitment()
-        except BaseException:
-            self.close()
-            raise
-
     def whole(self) -> ResponseObject:
         """Wait for the answer; return the finished object. Raises the error that it fails with."""
         try:
@@ -67,7 +59,7 @@ class Answer:
                         output.feed(piece.text, len(piece.token_ids), piece.logprobs)
                 completion = self._run.completion(0)
             output.finish(_complete(completion))
-            return self._ended(output, completion)
+            return self._ended(output, completion, _usage(completion, output.reasoning_tokens))
         finally:
             self.close()
 
@@ -80,7 +72,10 @@ class Answer:
             yield from self._pieces(output, idle)
             completion = self._run.completion(0)
             rest = output.finish(_complete(completion))
-            yield rest + self._event(events, self._ended(output, completion))
+            usage = _usage(completion, output.reasoning_tokens)
+            if self._run.cost is not None:
+                usage["cost"] = self._run.cost
+            yield rest + self._event(events, self._ended(output, completion, usage))
         except Exception as error:
             yield self._failed(events, output, self._run.failed(error))
 
@@ -102,7 +97,7 @@ class Answer:
             else:
                 yield output.feed(piece.text, len(piece.token_ids), piece.logprobs)
 
-    def _ended(self, output: OutputItems, completion: Completion) -> ResponseObject:
+    def _ended(self, output: OutputItems, completion: Completion, usage: ResponseUsage) -> ResponseObject:
         """Return the finished object, which is stored by then if it is to be."""
         complete = _complete(completion)
         response = self._with(
@@ -110,7 +105,7 @@ class Answer:
             status="completed" if complete else "incomplete",
             completed_at=int(time.time()) if complete else None,
             incomplete_details=None if complete else IncompleteDetails(reason="max_output_tokens"),
-            usage=_usage(completion, output.reasoning_tokens),
+            usage=usage,
         )
         if self._draft is not None:
             items = json_bytes([_turn(item) for item in output.items], SHOWN_LEVELS)

@@ -31,7 +31,6 @@ def create() -> Response:
     answer, stream = _submit()
     release_body(request)
     if stream:
-        answer.wait_for_commitment()
         return EventStream(answer.events(), answer.close, answer.only).response()
     return Response(json_bytes(answer.whole(), SHOWN_LEVELS), content_type=JSON)
 

@@ -1,7 +1,6 @@
 """Answers of Anthropic's Messages API: whole messages, events of streams, why they ended, failures in between."""
 
 import json
-import threading
 
 import pytest
 
@@ -12,7 +11,6 @@ from routes.anthropic.block_events import BlockEvents
 from routes.chat.output import CallArguments, CallBegin, CallEnd, Content, Reasoning
 from routes.chat.task import ChatRun
 from routes.generation_run import Run
-from tests.fakes import PATIENCE
 
 MESSAGES = "/v1/messages"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -254,7 +252,7 @@ def test_a_failure_in_a_stream_is_its_last_event(app, avibe, error, kind):
 
 def test_a_failure_before_the_first_event_is_a_status(client, avibe):
     """With the headers of any refusal."""
-    avibe.failure, avibe.commits = Overloaded("Too much.", 3), False
+    avibe.refusal = Overloaded("Too much.", 3)
     response = ask(client, stream=True)
     assert (response.status_code, response.headers["Retry-After"]) == (503, "3")
     assert response.json["error"] == {"type": "overloaded_error", "message": "Too much."}
@@ -268,19 +266,6 @@ def test_a_client_that_leaves_a_stream_ends_its_answer(app, avibe):
     events.close()
     run.close()
     avibe.wait_for(lambda backend: backend.aborted == ["mine"])
-
-
-def test_a_stream_that_waits_is_told_its_status_only_once_it_is_committed(client, avibe):
-    """The head of the response comes with the start of the answer, or with its refusal."""
-    avibe.commits, avibe.hold = False, True
-    answers = []
-    thread = threading.Thread(target=lambda: answers.append(ask(client, stream=True)), daemon=True)
-    thread.start()
-    avibe.wait_for(lambda backend: backend.submitted)
-    assert not answers
-    avibe.fail("mine", Overloaded("Too much.", 3))
-    thread.join(PATIENCE)
-    assert answers[0].status_code == 503
 
 
 # --- blocks from parts, as a parser may give them ---

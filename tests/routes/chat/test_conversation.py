@@ -52,14 +52,14 @@ def test_calls_become_text_for_a_template_that_has_none():
 
 
 def test_an_image_in_a_result_keeps_its_position():
-    """Among the texts of the message that stands for the result."""
+    """Among the texts of the message that stands for the result; it knows the field that it came in."""
     builder = ConversationBuilder(VISION)
     builder.tool_result("c1", ["found", ImageSource("messages[0]", base64=IMAGE)])
     (message,) = builder.messages
     assert [part.get("text", part["type"]) for part in message["content"]] == [
         *("<tool_response>", "\n", "found", "\n", "image", "\n", "</tool_response>")
     ]
-    assert len(builder.images) == 1
+    assert [image.param for image in builder.images] == ["messages[0]"]
 
 
 def test_a_conversation_without_calls_is_known_as_such():

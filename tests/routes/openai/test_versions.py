@@ -8,7 +8,7 @@ from edge.services import services
 from engine.types import ModelIdentity, Status
 from keys.account import Account
 from models import ModelNames, ModelSet
-from tests.edge.test_gate import head_of
+from tests.edge.test_gate import head_of, judge
 from tests.fakes import ScriptedBackend
 
 FAILED = {"code": "not_ready", "status": 503}
@@ -184,7 +184,7 @@ def test_stored_responses_go_on_with_the_version_that_is_named(client, models):
 def refused(app, asked, address="10.0.0.1"):
     body = json.dumps({"model": asked, "prompt": "x"}).encode()
     head = head_of("/v1/completions", body, {"X-Forwarded-For": address})
-    return services(app).gate.judge(head, "127.0.0.1").again(body)
+    return judge(services(app).gate, head, "127.0.0.1").again(body)
 
 
 @pytest.mark.parametrize("asked", ["avibe@v2", "new"])
@@ -207,7 +207,7 @@ def test_the_gate_judges_by_the_version_that_answers_the_client(app, client, mod
     own = json.dumps({"prompt": "x"}).encode()
     for name, address in by.items():
         head = head_of("/api/v1/text/generate", own, {"X-Forwarded-For": address})
-        assert (services(app).gate.judge(head, "127.0.0.1").refusal is None) == (name == "avibe")
+        assert (judge(services(app).gate, head, "127.0.0.1").refusal is None) == (name == "avibe")
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_reasoning_tokens_are_those_of_its_pieces(client, avibe):
     avibe.push(request_id, " two", token_ids=(3,))
     avibe.push(request_id, "</think>", token_ids=(4,))
     avibe.finish(request_id)
-    thread.join()
+    thread.join(60)
     assert answers[0]["usage"]["output_tokens_details"] == {"reasoning_tokens": 4}
     assert [item["type"] for item in answers[0]["output"]] == ["reasoning", "message"]
 

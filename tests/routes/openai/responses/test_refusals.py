@@ -120,7 +120,7 @@ def test_an_unknown_model_raises_the_clients_class(respond):
 
 
 def test_a_conversation_beyond_the_context_is_refused_by_its_field(respond):
-    """Whatever `truncation` asks for: nothing of a conversation is dropped in silence."""
+    """Whatever `truncation` asks for: a question is never cut."""
     for truncation in ("disabled", "auto"):
         with pytest.raises(openai.BadRequestError) as caught:
             respond(input="слово " * 400_000, truncation=truncation)

@@ -131,7 +131,7 @@ def test_a_failure_in_the_middle_ends_the_stream(client, avibe):
 
 def test_what_fails_before_the_first_byte_has_its_status(client, avibe):
     """503 with Retry-After, and no stream; the request's place is free again."""
-    avibe.commits, avibe.failure = False, Overloaded("The service is at capacity; try again later.", 7)
+    avibe.refusal = Overloaded("The service is busy; try again later.", 7)
     response = client.post(PATH, json={"model": "avibe", "input": "Hello", "stream": True, "store": True})
     assert (response.status_code, response.mimetype, response.headers["Retry-After"]) == (503, "application/json", "7")
     assert avibe.stats().num_requests_running == 0
