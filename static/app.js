@@ -1,12 +1,18 @@
 // Enhances a page that works without it: streamed answers, a stop button that stops the model, automatic retries.
-import { ask, feedback } from "./ask.js";
+import { ask, feedback, resume, stop } from "./ask.js";
+import { plainText, pressedCopy } from "./copy.js";
 import { Exchange, say } from "./exchange.js";
+import { changeOf, countChange, next } from "./follow_up.js";
+import { keepPictures, preview } from "./history.js";
 import { ImageField } from "./image.js";
+import { addCodeButtons } from "./markdown.js";
+import { goesOn, reveal, showPast } from "./past.js";
 import { ready } from "./state.js";
-import { extra, figure, fill, texts, timeOfDay } from "./texts.js";
+import { Templates } from "./templates.js";
+import { fill, texts, timeOfDay } from "./texts.js";
+import { Typing } from "./typing.js";
 
 const BETWEEN_TRIES = 1000; // milliseconds
-const COPIED = 1500;
 
 class Conversation {
   constructor(form) {
@@ -17,60 +23,75 @@ class Conversation {
     this.image = form.querySelector("[data-drop]") && new ImageField(form);
     this.send = form.querySelector("[data-do=send]");
     this.stop = form.querySelector("[data-do=stop]");
-    this.draft = `draft-${form.dataset.kind}`;
+    this.templates = new Templates(form);
+    this.typing = new Typing(form, this.templates);
     form.querySelector(".keys").hidden = false;
-    this.prompt.value ||= sessionStorage.getItem(this.draft) ?? "";
-    this.count();
     this.listen();
   }
 
   listen() {
     this.form.addEventListener("submit", (event) => {
+      if (event.submitter?.name === "follow_up") return; // of an answer that the server rendered, and goes on with
       event.preventDefault();
-      if (!this.running && (!this.image || this.image.file)) this.begin(this.question());
-      else if (!this.running) this.image.input.focus();
+      if (this.running || !this.typing.valid()) return;
+      if (!this.image || this.image.files.length) this.begin(this.question());
+      else this.image.input.focus();
     });
     this.form.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit(this.send);
+      if (sends(event)) this.form.requestSubmit(this.send);
     });
-    this.prompt.addEventListener("input", () => this.count());
     this.stop.addEventListener("click", () => this.halt());
-    for (const example of this.form.querySelectorAll("[data-example]")) {
-      example.addEventListener("click", (event) => {
-        event.preventDefault();
-        this.prompt.value = example.textContent;
-        this.count();
-        this.prompt.focus();
-      });
-    }
-  }
-
-  count() {
-    const count = this.prompt.value.length;
-    sessionStorage.setItem(this.draft, this.prompt.value);
-    this.form.querySelector("[data-count]").textContent = fill(texts.count, { count: figure(count), limit: figure(this.prompt.maxLength) });
   }
 
   question() {
-    const { file, url } = this.image ?? {};
     return {
       url: this.form.dataset.ask,
-      prompt: this.prompt.value,
-      maxTokens: this.form.elements.max_tokens.value,
+      prompt: this.templates.prompt(),
+      maxTokens: this.templates.maxTokens(),
       temperature: this.form.elements.temperature.value,
-      defaultTokens: Number(this.form.dataset.tokens),
-      file,
-      preview: url,
-      name: file?.name ?? "",
+      files: this.image?.files ?? [],
+      previews: this.image?.urls ?? [],
     };
   }
 
-  begin(question) {
-    const exchange = new Exchange(question);
-    this.list.prepend(exchange.element);
+  // after: the exchange that the question goes on from.
+  begin(question, after = null) {
+    const exchange = new Exchange(question, this.form.dataset.kind);
+    if (after) after.followBy(exchange);
+    else this.list.prepend(exchange.thread());
     exchange.element.scrollIntoView({ block: "nearest" });
-    exchange.element.addEventListener("click", (event) => this.press(event, exchange, question));
+    this.attend(exchange, question);
     this.attempt(question, exchange);
+    keepNew(exchange, after ? [] : question.files);
+    return exchange;
+  }
+
+  // Shows an exchange of an earlier visit in its conversation. files: the pictures that are still kept.
+  revive(record, files, after, thread) {
+    const previews = after ? [] : record.previews;
+    const question = { ...record.question, files, previews };
+    const exchange = new Exchange(question, record.kind, record);
+    exchange.revived = true;
+    if (after) after.followBy(exchange);
+    else thread.append(exchange.element);
+    this.attend(exchange, question);
+    const { length } = record.variants;
+    const resumes = goesOn(record) && !this.running;
+    if (!resumes) exchange.stream = "";
+    if (resumes) this.attempt(question, exchange);
+    else if (length) exchange.show(Math.min(record.shown, length - 1));
+    else exchange.interrupted(record.ended);
+    return exchange;
+  }
+
+  // Hears what is pressed in an exchange, and what is written below it.
+  attend(exchange, question) {
+    const { element } = exchange;
+    element.addEventListener("click", (event) => this.press(event, exchange, question));
+    element.addEventListener("input", () => countChange(exchange));
+    element.addEventListener("keydown", (event) => {
+      if (sends(event) && event.target.name === "change") this.goOn(question, exchange, changeOf(exchange));
+    });
   }
 
   attempt(question, exchange) {
@@ -79,10 +100,14 @@ class Conversation {
     exchange.restart();
     exchange.wait(texts.thinking);
     this.busy(leaving, exchange);
-    const stop = ask(question, {
-      uploading: (percent) => !begun && question.file && exchange.wait(fill(texts.uploading, { percent }), percent),
+    const end = (exchange.stream ? resume : ask)(exchange.stream || question, {
+      uploading: (percent) => !begun && question.files.length && exchange.wait(fill(texts.uploading, { percent }), percent),
       sent: () => begun || exchange.wait(texts.thinking),
       queued: (position) => begun || exchange.queued(position),
+      stream: (id) => {
+        exchange.stream = id;
+        exchange.keep();
+      },
       text: (part) => {
         if (!begun) {
           begun = true;
@@ -93,26 +118,45 @@ class Conversation {
       },
       done: (answer) => {
         this.idle(leaving);
-        exchange.done(answer, answer.data.generated_tokens >= (Number(question.maxTokens) || question.defaultTokens));
+        exchange.stream = "";
+        exchange.done(answer, answer.data.finish_reason === "length");
+        exchange.keep();
         this.form.dispatchEvent(new CustomEvent("answered", { bubbles: true }));
       },
       failed: (error) => this.failed(error, question, exchange, leaving),
       lost: () => this.later(texts.waiting_server, ready(leaving.signal), question, exchange, leaving),
     });
-    leaving.signal.addEventListener("abort", stop);
+    leaving.signal.addEventListener("abort", end);
   }
 
   failed(error, question, exchange, leaving) {
     if (error.code === "not_ready") {
       this.later(texts.waiting_ready, ready(leaving.signal), question, exchange, leaving);
+    } else if (error.code === "overloaded" && exchange.stream) {
+      this.later(texts.history.elsewhere, pause(BETWEEN_TRIES, leaving.signal), question, exchange, leaving);
     } else if (error.code === "overloaded") {
       const show = (seconds) => exchange.wait(fill(texts.again_in, { seconds }));
       this.later("", countdown(error.retryAfter ?? 3, show, leaving.signal), question, exchange, leaving);
+    } else if (error.code === "not_found" && exchange.stream) {
+      this.forgotten(question, exchange, leaving);
     } else {
       this.idle(leaving);
+      exchange.stream = "";
       exchange.failed(error);
+      exchange.keep();
       if (error.code === "rate_limit_exceeded" && error.retryAfter) this.tellWhenFree(error.retryAfter, exchange);
     }
+  }
+
+  // The stream can be read no more: what was asked in this visit is asked again.
+  forgotten(question, exchange, leaving) {
+    this.idle(leaving);
+    exchange.stream = "";
+    if (!exchange.revived) return this.attempt(question, exchange);
+    const { length } = exchange.variants.list;
+    if (length) exchange.show(length - 1);
+    else exchange.interrupted();
+    exchange.keep();
   }
 
   // Keeps the question and sends it again when `cured` resolves; the stop button cancels that as well.
@@ -142,8 +186,11 @@ class Conversation {
 
   halt() {
     const { leaving, exchange } = this.running;
+    if (exchange.stream) stop(exchange.stream);
+    exchange.stream = "";
     this.idle(leaving);
     exchange.stopped();
+    exchange.keep();
   }
 
   busy(leaving, exchange) {
@@ -163,13 +210,46 @@ class Conversation {
     if (focused) this.send.focus();
   }
 
-  press(event, exchange, question) {
-    const button = event.target.closest("[data-do]");
-    if (button?.dataset.do === "again" && !this.running) this.attempt(question, exchange);
-    else if (button?.dataset.do === "copy") copy(exchange.raw, button);
-    else if (button?.dataset.do === "up" || button?.dataset.do === "down") rate(exchange, button);
-    else if (button?.dataset.do === "copy-id") copy(exchange.part("[data-figure=request_id]").textContent, button);
+  repeat(question, exchange) {
+    exchange.revived = false;
+    this.attempt(question, exchange);
+    exchange.focus();
   }
+
+  goOn(question, exchange, change) {
+    if (this.running || !change) exchange.part(".change textarea").focus();
+    else this.begin(next(exchange, question, change), exchange).focus();
+  }
+
+  startOver(event) {
+    event.preventDefault();
+    this.prompt.focus();
+    this.prompt.select();
+  }
+
+  press(event, exchange, question) {
+    const button = event.target.closest("button, [data-do]");
+    if (button?.dataset.do === "again" && !this.running) this.repeat(question, exchange);
+    else if (button?.name === "follow_up") this.goOn(question, exchange, changeOf(exchange, button));
+    else if (button?.dataset.do === "halt") this.halt();
+    else if (button?.dataset.do === "start-over") this.startOver(event);
+    else if (button?.dataset.do === "earlier") exchange.turn(-1);
+    else if (button?.dataset.do === "later") exchange.turn(1);
+    else if (button?.dataset.do === "up" || button?.dataset.do === "down") rate(exchange, button);
+    else if (button?.dataset.do === "listing") forms.text.writeListing(plainText(exchange.part(".answer")));
+    else if (button) pressedCopy(button, exchange.element, exchange.raw);
+  }
+
+  // Leads from what a picture shows to a listing of it: only what the picture does not tell is left to fill in.
+  writeListing(seen) {
+    this.templates.choose("listing");
+    this.typing.overwrite(seen);
+    this.templates.first().focus();
+  }
+}
+
+function sends({ key, ctrlKey, metaKey }) {
+  return key === "Enter" && (ctrlKey || metaKey);
 }
 
 function pause(milliseconds, signal) {
@@ -188,39 +268,45 @@ async function countdown(seconds, show, signal) {
   }
 }
 
-// The first rating of an answer counts; of the answer, only its request id is sent.
+// Of a rated answer, only its request id is sent.
 async function rate(exchange, button) {
   const buttons = exchange.element.querySelectorAll(".rating button");
+  const variant = exchange.variants.current;
   for (const one of buttons) one.disabled = true;
-  const rated = await feedback(exchange.part("[data-figure=request_id]").textContent, button.dataset.do);
-  if (rated) button.setAttribute("aria-pressed", "true");
-  else for (const one of buttons) one.disabled = false;
+  const rated = await feedback(variant.answer.request_id, button.dataset.do);
+  if (rated) {
+    variant.rating = button.dataset.do;
+    exchange.rated(variant.rating);
+    exchange.keep();
+  } else for (const one of buttons) one.disabled = false;
   say(rated ? texts.rated : texts.not_rated);
 }
 
-// Without HTTPS, browsers deny the clipboard API but allow copying a selection.
-async function copy(text, button) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const field = Object.assign(document.createElement("textarea"), { value: text, className: "unseen" });
-    button.after(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-    button.focus();
-  }
-  const label = button.textContent;
-  button.textContent = texts.copied;
-  button.disabled = true;
-  say(texts.copied);
-  setTimeout(() => Object.assign(button, { textContent: label, disabled: false }), COPIED);
+async function keepNew(exchange, files) {
+  exchange.keep();
+  reveal();
+  if (!files.length) return;
+  keepPictures(exchange.conversation, files);
+  exchange.previews = (await Promise.all(files.map(preview))).filter(Boolean);
+  exchange.keep();
 }
 
-for (const form of document.querySelectorAll("form[data-kind]")) new Conversation(form);
-for (const outcome of document.querySelectorAll(".exchanges #outcome")) {
-  // Rendered by the server, so only the request id can be copied.
-  const id = outcome.querySelector("[data-do=copy-id]");
-  id.hidden = false;
-  id.addEventListener("click", () => copy(outcome.querySelector("[data-figure=request_id]").textContent, id));
+const forms = {};
+for (const form of document.querySelectorAll("form[data-kind]")) forms[form.dataset.kind] = new Conversation(form);
+showPast(forms);
+for (const outcome of document.querySelectorAll(".exchanges #outcome")) adopt(outcome);
+
+// An answer that the server rendered can be copied; what repeats or rates it needs the script that asked.
+function adopt(outcome) {
+  const answer = outcome.querySelector(".answer[data-markdown]");
+  if (!answer) return;
+  const markdown = answer.dataset.markdown;
+  addCodeButtons(answer);
+  for (const button of outcome.querySelectorAll("[data-do^=copy]")) button.hidden = false;
+  outcome.querySelector("[data-do=again]").hidden = true;
+  outcome.querySelector(".actions").hidden = !markdown.trim();
+  outcome.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-do]");
+    if (button) pressedCopy(button, outcome, markdown);
+  });
 }

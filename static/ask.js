@@ -1,16 +1,30 @@
 // One request to the server: an upload with progress, then a streamed answer.
 import { extra, language } from "./texts.js";
 
+const HEAD = 2;
 const LOADING = 3;
-const OURS = { "X-Message-Language": language, ...(extra.token ? { "X-CSRF-Token": extra.token } : {}) };
+const OURS = { "X-Page": "1", "X-Message-Language": language, ...(extra.token ? { "X-CSRF-Token": extra.token } : {}) };
 
-// question: { url, prompt, maxTokens, temperature, file }. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
-// text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that aborts the request, which stops the model.
+const ASKING = { ...OURS, "X-Resumable": "1" };
+const STREAM = "X-Stream-Id";
+
+// question: { url, prompt, maxTokens, temperature, files, history }; history: the turns that it goes on from. on, the callbacks: uploading(percent), sent(), queued({ before, seconds }),
+// stream(id), text(part), done(answer), failed({ code, message, requestId, retryAfter }), lost(). Returns a function that ends the request. The answer goes on for a minute,
+// in which `resume` reads it again under the id of its stream; `stop` ends it.
 export function ask(question, on) {
   const fields = { prompt: question.prompt, stream: true };
   if (question.maxTokens) fields.max_tokens = Number(question.maxTokens);
   if (question.temperature) fields.temperature = Number(question.temperature);
-  return question.file ? upload(question, fields, on) : send(question, fields, on);
+  if (question.history?.length) fields.history = question.history;
+  return question.files.length ? upload(question, fields, on) : send(question, fields, on);
+}
+
+export function resume(stream, on) {
+  return follow(extra.streams + stream, { headers: OURS }, on);
+}
+
+export function stop(stream) {
+  fetch(extra.streams + stream, { method: "DELETE", headers: OURS, keepalive: true }).then((response) => response.text()).catch(() => {});
 }
 
 // Resolves to whether the rating of an answer was taken.
@@ -21,32 +35,37 @@ export function feedback(requestId, rating) {
   return fetch(extra.feedback, options).then((response) => response.text().then(() => response.ok), () => false);
 }
 
-// With fetch: every part of an answer is handled as soon as it arrives.
 function send({ url }, fields, on) {
+  return follow(url, { method: "POST", headers: { "Content-Type": "application/json", ...ASKING }, body: JSON.stringify(fields) }, on);
+}
+
+// With fetch: every part of an answer is handled as soon as it arrives.
+function follow(url, options, on) {
   const leaving = new AbortController();
   const events = reader(on);
-  const options = { method: "POST", headers: { "Content-Type": "application/json", ...OURS }, body: JSON.stringify(fields), signal: leaving.signal };
-  const follow = async () => {
-    const response = await fetch(url, options);
+  const read = async () => {
+    const response = await fetch(url, { ...options, signal: leaving.signal });
     if (!response.ok) return on.failed(refusal(response.status, (name) => response.headers.get(name), await response.text()));
+    on.stream(response.headers.get(STREAM) ?? "");
     const parts = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let part = await parts.read(); !part.done; part = await parts.read()) events.take(part.value);
     if (!events.ended) on.lost();
   };
-  follow().catch(() => leaving.signal.aborted || events.ended || on.lost());
+  read().catch(() => leaving.signal.aborted || events.ended || on.lost());
   return () => leaving.abort();
 }
 
 // With XMLHttpRequest, which reports upload progress and fetch does not; parts of an answer may arrive up to 50 ms late.
-function upload({ url, file }, fields, on) {
+function upload({ url, files }, fields, on) {
   const call = new XMLHttpRequest();
   const events = reader(on);
   let read = 0;
   call.open("POST", url);
-  for (const [name, value] of Object.entries(OURS)) call.setRequestHeader(name, value);
+  for (const [name, value] of Object.entries(ASKING)) call.setRequestHeader(name, value);
   call.upload.onprogress = (event) => event.lengthComputable && on.uploading(Math.floor((100 * event.loaded) / event.total));
   call.upload.onload = () => on.sent();
   call.onreadystatechange = () => {
+    if (call.readyState === HEAD && call.status === 200) on.stream(call.getResponseHeader(STREAM) ?? "");
     if (call.readyState < LOADING || call.status !== 200) return;
     const text = call.responseText;
     events.take(text.slice(read));
@@ -58,8 +77,8 @@ function upload({ url, file }, fields, on) {
   };
   call.onerror = () => events.ended || on.lost();
   const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  form.append("image", file, file.name || "image");
+  for (const [name, value] of Object.entries(fields)) form.append(name, name === "history" ? JSON.stringify(value) : value);
+  for (const file of files) form.append("image", file, file.name || "image");
   call.send(form);
   return () => call.abort();
 }

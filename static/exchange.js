@@ -1,9 +1,19 @@
 // One question with its answer on the page, and what the live region announces of it.
 import { writer } from "./markdown.js";
-import { extra, figure, fill, sentence, texts, whatNext } from "./texts.js";
+import { clock } from "./clock.js";
+import { follow } from "./follow.js";
+import { keep, newId } from "./history.js";
+import { duration, extra, figure, fill, sentence, texts, whatNext } from "./texts.js";
+import { Variants } from "./variants.js";
 
 const SPOKEN = 30; // sentences that stay in the live region
-const DIGITS = { input_tokens: 0, generated_tokens: 0, seconds: 2, first_token: 2, tokens_per_second: 1 };
+const SHOWN = {
+  input_tokens: figure,
+  generated_tokens: figure,
+  seconds: (value) => duration(value),
+  first_token: (value) => duration(value),
+  tokens_per_second: (value) => figure(value, 1),
+};
 
 const spoken = document.getElementById("spoken");
 const template = document.getElementById("exchange");
@@ -15,30 +25,70 @@ export function say(text) {
 }
 
 export class Exchange {
-  constructor(question) {
+  // kind: of the form; record: of the history, for an exchange of an earlier visit.
+  constructor(question, kind, record = {}) {
+    this.question = question;
+    this.kind = kind;
+    this.id = record.id ?? newId();
+    this.conversation = record.thread ?? this.id; // the id of its first exchange
+    this.previews = record.previews ?? [];
+    this.stream = record.stream ?? "";
     this.element = template.content.firstElementChild.cloneNode(true);
     this.part(".question").textContent = question.prompt;
-    if (question.preview) {
-      const image = Object.assign(document.createElement("img"), { className: "thumbnail", src: question.preview, alt: question.name });
-      this.part(".question").after(image);
+    for (const [index, src] of question.previews.entries()) {
+      const image = Object.assign(document.createElement("img"), { className: "thumbnail", src, alt: question.files[index]?.name || extra.unnamed });
+      this.part(".thumbnails").append(image);
     }
+    this.part(".thumbnails").hidden = !question.previews.length;
+    this.variants = new Variants(this.part(".variants"), record.variants, record.shown);
     this.restart();
+  }
+
+  // The element of the conversation that begins with this exchange.
+  thread() {
+    const thread = Object.assign(document.createElement("div"), { className: "thread" });
+    thread.append(this.element);
+    return thread;
+  }
+
+  // Puts the exchange that goes on from this one below it.
+  followBy(exchange) {
+    this.followed = true;
+    exchange.conversation = this.conversation;
+    for (const part of [".follow-up", "[data-do=continue]"]) this.part(part).hidden = true;
+    this.element.after(exchange.element);
+  }
+
+  // Moves the focus to what can be done while the answer comes.
+  focus() {
+    this.part("[data-do=halt]").focus();
   }
 
   part(selector) {
     return this.element.querySelector(selector);
   }
 
+  keep() {
+    const { files, previews, ...question } = this.question;
+    const { list: variants, shown } = this.variants;
+    const { id, conversation: thread, kind, stream, ended } = this;
+    return keep({ id, thread, kind, question, previews: this.previews, variants, shown, stream, ended });
+  }
+
   restart() {
     this.raw = this.unsaid = "";
     this.announced = false;
+    this.ended = null; // how it did, if without an answer: { stopped } or { error }
+    const { offsetHeight } = this.element;
+    if (offsetHeight) this.element.style.minHeight = `${offsetHeight}px`; // what stands below stays where it is
     this.part(".answer").replaceChildren();
     this.markdown = writer(this.part(".answer"), (text) => this.speak(text));
-    for (const hidden of [".failure", ".figures", ".actions", ".note", ".rating"]) this.part(hidden).hidden = true;
+    for (const hidden of [".failure", ".about", ".actions", ".note", ".rating", ".dropped", ".follow-up", "[data-do=continue]"]) this.part(hidden).hidden = true;
     for (const button of this.element.querySelectorAll(".rating button")) {
       button.disabled = false;
       button.setAttribute("aria-pressed", "false");
     }
+    this.variants.leave();
     this.element.setAttribute("aria-busy", "true");
   }
 
@@ -46,6 +96,8 @@ export class Exchange {
   wait(text, percent = null) {
     const line = this.part(".wait");
     line.hidden = !text;
+    if (text) this.stopClock ??= clock(this.part("[data-clock]"));
+    else this.stopClock = void this.stopClock?.();
     this.part("[data-wait]").textContent = text;
     const bar = this.part("progress");
     bar.hidden = percent === null;
@@ -64,29 +116,86 @@ export class Exchange {
   write(text) {
     this.raw += text;
     this.markdown.write(text);
+    if (this.silent) return;
+    this.follower ??= follow(this.element, this.part("[data-tail]"));
+    this.follower.look();
   }
 
-  done({ data, metrics, request_id: requestId }, cut) {
-    const values = { ...data, ...metrics, seconds: metrics.total_time, first_token: metrics.time_to_first_token ?? null };
-    for (const [name, digits] of Object.entries(DIGITS)) {
-      const cell = this.part(`[data-figure=${name}]`);
-      cell.parentElement.hidden = values[name] === null;
-      cell.textContent = values[name] === null ? "" : figure(values[name], digits);
-    }
-    this.part("[data-figure=request_id]").textContent = requestId;
-    this.part("[data-do=copy-id]").hidden = false;
-    this.part(".figures").hidden = false;
-    this.part(".rating").hidden = false;
-    this.end(cut ? texts.cut : this.raw.trim() ? "" : extra.empty);
+  done(answer, cut) {
+    const { text, ...data } = answer.data;
+    this.variants.add({ raw: this.raw, answer: { ...answer, data }, cut });
+    this.settle();
     say(texts.done);
   }
 
+  // Shows what belongs to the current answer beside its text.
+  settle() {
+    const { answer, cut, stopped, rating } = this.variants.current;
+    if (answer) this.figures(answer);
+    const remark = stopped ? texts.stopped : cut ? texts.cut : this.raw.trim() ? "" : extra.empty;
+    if (rating) this.rated(rating);
+    this.end(remark);
+    this.part("[data-do=continue]").hidden = !cut || this.part(".follow-up").hidden;
+  }
+
+  // Shows the answer before or behind the current one.
+  turn(by) {
+    if (!this.variants.move(by)) return;
+    const { shown } = this.variants;
+    this.show(shown);
+    this.keep();
+    say(this.part("[data-count-of]").textContent);
+  }
+
+  show(index) {
+    this.silent = true;
+    this.restart();
+    this.variants.shown = index;
+    this.write(this.variants.current.raw);
+    this.settle();
+    this.silent = false;
+  }
+
+  figures({ data, metrics, request_id: requestId }) {
+    this.part(".dropped").hidden = !data.dropped_turns;
+    this.part(".dropped").textContent = data.dropped_turns ? fill(texts.dropped, { turns: figure(data.dropped_turns) }) : "";
+    const values = { ...data, ...metrics, seconds: metrics.total_time, first_token: metrics.time_to_first_token ?? null };
+    for (const [name, shown] of Object.entries(SHOWN)) {
+      const cell = this.part(`[data-figure=${name}]`);
+      cell.parentElement.hidden = values[name] === null;
+      cell.textContent = values[name] === null ? "" : shown(values[name]);
+    }
+    this.part("[data-figure=request_id]").textContent = requestId;
+    this.part("[data-do=copy-id]").hidden = false;
+    this.part(".about").hidden = false;
+    this.part(".rating").hidden = false;
+  }
+
+  // The first rating of an answer counts.
+  rated(rating) {
+    for (const button of this.element.querySelectorAll(".rating button")) button.disabled = true;
+    this.part(`[data-do=${rating}]`).setAttribute("aria-pressed", "true");
+  }
+
   stopped() {
+    if (this.raw.trim()) this.variants.add({ raw: this.raw, stopped: true });
+    this.ended = { stopped: true };
     this.end(texts.stopped);
     say(texts.stopped);
   }
 
+  // There was no answer when the page was left. ended: how it had ended before, if it had.
+  interrupted(ended = null) {
+    this.silent = true;
+    if (ended?.error) this.failed(ended.error);
+    else this.end(ended?.stopped ? texts.stopped : texts.history.interrupted);
+    this.silent = false;
+    this.ended = ended;
+  }
+
   failed(error) {
+    if (this.raw.trim()) this.variants.add({ raw: this.raw });
+    this.ended = { error };
     this.end("");
     const failure = this.part(".failure");
     const message = error.code === "unauthorized" ? texts.signed_out : sentence(error);
@@ -96,7 +205,7 @@ export class Exchange {
     this.when("");
     failure.querySelector("[data-failure=sign-in]").hidden = error.code !== "unauthorized";
     failure.hidden = false;
-    say(`${message} ${whatNext(error.code)}`);
+    if (!this.silent) say(`${message} ${whatNext(error.code)}`);
   }
 
   when(text) {
@@ -106,18 +215,29 @@ export class Exchange {
   // Ends an answer, complete or not: shows all of its text, the buttons, and the remark if there is one.
   end(remark) {
     this.markdown.end();
+    this.element.style.minHeight = "";
     this.speak("\n");
     this.wait("");
-    this.part(".note").textContent = remark;
-    this.part(".note").hidden = !remark;
+    const gone = this.kind === "image" && !this.question.files.length;
+    const note = [remark, gone ? texts.history.no_picture : ""].join(" ").trim();
+    this.part(".note").textContent = note;
+    this.part(".note").hidden = !note;
     this.part(".actions").hidden = false;
-    this.part("[data-do=copy]").hidden = !this.raw;
+    this.part("[data-do=again]").hidden = gone;
+    for (const name of ["copy", "copy-markdown"]) this.part(`[data-do=${name}]`).hidden = !this.raw.trim();
+    this.part("[data-do=listing]").hidden = !this.raw.trim() || this.kind !== "image";
+    this.part(".follow-up").hidden = gone || !this.raw.trim() || Boolean(this.followed);
+    this.variants.draw();
+    const halting = document.activeElement === this.part("[data-do=halt]");
     this.element.removeAttribute("aria-busy");
+    if (halting) this.element.querySelector(".actions button:not([hidden])").focus({ preventScroll: true });
+    this.follower = void this.follower?.end();
   }
 
   // Screen readers get whole sentences, not fragments.
   speak(text) {
     this.unsaid += text;
+    if (this.silent) return;
     const found = /^[\s\S]*(?:[.!?…](?=\s)|\n)/.exec(this.unsaid);
     if (!found) return;
     say(found[0]);

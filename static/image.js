@@ -1,91 +1,100 @@
-// The image of a question: dropped, pasted, chosen or photographed, and checked here against the server's limits.
+// The pictures of a question: dropped, pasted, chosen or photographed, checked here against the server's limits.
+import { prepared } from "./photos.js";
 import { extra, fill, figure, problems, size } from "./texts.js";
+
+const LIMITS = ["bytes", "pixels", "side", "aspect", "look", "most", "total"];
 
 export class ImageField {
   constructor(form) {
     this.zone = form.querySelector("[data-drop]");
     this.input = form.querySelector("input[type=file]");
-    this.preview = this.zone.querySelector(".preview");
-    this.picture = Object.assign(document.createElement("img"), { alt: this.preview.dataset.alt });
-    this.preview.prepend(this.picture);
     this.problem = this.zone.querySelector(".problem");
-    this.limits = Object.fromEntries(["bytes", "pixels", "side", "aspect"].map((name) => [name, Number(this.zone.dataset[name])]));
+    this.previews = this.zone.querySelector(".previews");
+    this.limits = Object.fromEntries(LIMITS.map((name) => [name, Number(this.zone.dataset[name] ?? NaN)]));
     this.types = this.zone.dataset.types.split(" ");
-    this.checked = null;
+    this.pictures = []; // { file, url, element }
     this.listen();
     this.takeBack(form);
   }
 
-  // The answer to a question that was sent before this script ran holds the image in a field of the form.
+  get files() {
+    return this.pictures.map(({ file }) => file);
+  }
+
+  get urls() {
+    return this.pictures.map(({ url }) => url);
+  }
+
+  get full() {
+    return this.pictures.length >= this.limits.most;
+  }
+
+  // The answer to a question that was sent before this script ran holds the pictures in a field of the form.
   takeBack(form) {
     const kept = form.elements.namedItem(this.zone.dataset.keptField);
     if (!kept) return;
-    const bytes = Uint8Array.from(atob(kept.value), (letter) => letter.charCodeAt(0));
+    const bytes = kept.value.split(",").map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
     this.zone.querySelector("[data-kept]").remove();
     kept.remove();
     this.input.required = true;
-    this.take(new File([bytes], ""));
+    this.take(bytes.map((one) => new File([one], "")));
   }
 
-  get file() {
-    return this.checked;
-  }
-
-  // Accepts a file, or shows the server's message for what is wrong with it; returns whether it was accepted.
-  async take(file) {
-    const mistake = await this.mistakeOf(file);
-    this.problem.textContent = mistake;
-    this.problem.hidden = !mistake;
-    if (mistake) this.remove();
-    else this.show(file);
-    return !mistake;
-  }
-
-  remove() {
-    this.checked = null;
-    this.input.value = "";
-    this.preview.hidden = true;
-  }
-
-  show(file) {
-    this.checked = file;
-    this.url = URL.createObjectURL(file);
-    this.picture.src = this.url;
-    const { width, height } = this.measured;
-    const name = file.name || "image";
-    this.preview.querySelector("[data-details]").textContent = fill(extra.details, { name, size: size(file.size), width: figure(width), height: figure(height) });
-    this.preview.hidden = false;
-    if (this.input.files[0] !== file) {
-      const carrier = new DataTransfer();
-      carrier.items.add(file);
-      this.input.files = carrier.files;
+  // Adds files, and shows the server's message for what is wrong with one of them.
+  async take(files) {
+    this.say("");
+    for (const file of files) {
+      const picture = this.full ? {} : await prepared(file, this.limits, this.types);
+      const total = this.pictures.reduce((sum, one) => sum + one.file.size, picture.file?.size ?? 0);
+      // Meanwhile, others may have been added.
+      const problem = this.full ? "images_many" : (picture.problem ?? (total > this.limits.total ? "images_too_large" : ""));
+      if (problem) this.say(problems[problem], files.length > 1 ? file.name : "");
+      else this.add(file, picture);
+      if (problem === "images_many") break;
     }
+    this.follow();
   }
 
-  async mistakeOf(file) {
-    const { bytes, pixels, side, aspect } = this.limits;
-    if (!file.size) return problems.image_empty;
-    if (file.size > bytes) return problems.image_too_large;
-    if (/^image\/hei[cf]/.test(file.type)) return problems.image_heic;
-    if (file.type && !this.types.includes(file.type)) return problems.image_format;
-    const bitmap = await createImageBitmap(file).catch(() => null);
-    if (!bitmap) return problems.image_damaged;
-    const { width, height } = (this.measured = { width: bitmap.width, height: bitmap.height });
-    bitmap.close();
-    if (Math.max(width, height) > side) return problems.image_side;
-    if (width * height > pixels) return problems.image_pixels;
-    if (Math.max(width, height) > aspect * Math.min(width, height)) return problems.image_aspect;
-    return "";
+  say(problem, name = "") {
+    this.problem.textContent = problem && name ? `${name}: ${problem}` : problem;
+    this.problem.hidden = !problem;
+  }
+
+  add(original, { file, width, height }) {
+    const element = document.getElementById("preview").content.firstElementChild.cloneNode(true);
+    const url = URL.createObjectURL(file);
+    const name = original.name || extra.unnamed;
+    element.querySelector("img").src = url;
+    const text = file === original ? extra.details : extra.detailsShrunk;
+    const values = { name, size: size(original.size), width: figure(width), height: figure(height), sent: size(file.size) };
+    element.querySelector("[data-details]").textContent = fill(text, values);
+    const remove = element.querySelector("[data-do=remove]");
+    remove.setAttribute("aria-label", `${remove.textContent}: ${name}`);
+    const picture = { file, url, element };
+    remove.addEventListener("click", () => this.remove(picture));
+    this.previews.append(element);
+    this.pictures.push(picture);
+  }
+
+  remove(picture) {
+    this.pictures = this.pictures.filter((one) => one !== picture);
+    picture.element.remove();
+    this.say("");
+    this.follow();
+    (this.previews.querySelector("[data-do=remove]") ?? this.input).focus();
+  }
+
+  // Keeps the field of the form, which is sent where this script does not run to the end, at what is shown.
+  follow() {
+    const carrier = new DataTransfer();
+    for (const file of this.files) carrier.items.add(file);
+    this.input.files = carrier.files;
   }
 
   listen() {
     this.zone.querySelector("[data-drop-hint]").hidden = false;
-    this.zone.querySelector("[data-do=remove]").addEventListener("click", () => {
-      this.remove();
-      this.input.focus();
-    });
-    this.input.addEventListener("change", () => (this.input.files[0] ? this.take(this.input.files[0]) : this.remove()));
-    document.addEventListener("paste", (event) => this.takeFrom(event, event.clipboardData));
+    this.input.addEventListener("change", () => this.take([...this.input.files]));
+    document.addEventListener("paste", (event) => pastesText(event) || this.takeFrom(event, event.clipboardData));
     // On the whole page: an image dropped beside the field must not make the browser leave the page.
     document.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
@@ -101,10 +110,10 @@ export class ImageField {
   }
 
   takeFrom(event, data) {
-    const file = data && [...data.files][0];
-    if (!file) return;
+    const files = data ? [...data.files] : [];
+    if (!files.length) return;
     event.preventDefault();
-    this.take(file);
+    this.take(files);
   }
 
   // Devices with a touch screen mostly have a camera.
@@ -112,9 +121,17 @@ export class ImageField {
     if (!matchMedia("(any-pointer: coarse)").matches) return;
     const camera = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
     camera.setAttribute("capture", "environment");
-    camera.addEventListener("change", () => camera.files[0] && this.take(camera.files[0]));
+    camera.addEventListener("change", () => {
+      this.take([...camera.files]);
+      camera.value = "";
+    });
     const button = this.zone.querySelector("[data-do=photograph]");
     button.hidden = false;
     button.addEventListener("click", () => camera.click());
   }
+}
+
+// Office programs copy text with a picture of it: into a field, the text is pasted.
+function pastesText({ target, clipboardData }) {
+  return target.matches?.("input, textarea") && clipboardData?.types.includes("text/plain");
 }

@@ -1,13 +1,16 @@
 // Streamed Markdown as DOM elements. The model's output only ever becomes text inside elements that this module creates.
+import { texts } from "./texts.js";
 import * as smd from "./vendor/streaming-markdown.js";
 
 const TAGS = new Map([
   [smd.PARAGRAPH, "p"], [smd.BLOCKQUOTE, "blockquote"], [smd.LINE_BREAK, "br"], [smd.RULE, "hr"],
   [smd.ITALIC_AST, "em"], [smd.ITALIC_UND, "em"], [smd.STRONG_AST, "strong"], [smd.STRONG_UND, "strong"], [smd.STRIKE, "s"],
   [smd.CODE_INLINE, "code"], [smd.LINK, "a"], [smd.RAW_URL, "a"], [smd.LIST_UNORDERED, "ul"], [smd.LIST_ORDERED, "ol"],
-  [smd.LIST_ITEM, "li"], [smd.TABLE, "table"], [smd.EQUATION_BLOCK, "code"], [smd.EQUATION_INLINE, "code"],
+  [smd.LIST_ITEM, "li"], [smd.EQUATION_BLOCK, "code"], [smd.EQUATION_INLINE, "code"],
   ...[smd.HEADING_1, smd.HEADING_2, smd.HEADING_3, smd.HEADING_4, smd.HEADING_5, smd.HEADING_6].map((type) => [type, "h3"]),
 ]);
+
+const DIRECTED = /^(p|h3|ul|ol|li|blockquote|th|td)$/;
 
 // Returns { write, end }; `said` is called with the plain text, without Markdown marks.
 export function writer(root, said) {
@@ -20,7 +23,7 @@ export function writer(root, said) {
     end_token() {
       if (node === root) return;
       if (/^(P|H3|LI|TD|TH|TR|PRE|BLOCKQUOTE|BR)$/.test(node.tagName)) said("\n");
-      node = node.parentNode.tagName === "PRE" ? node.parentNode.parentNode : node.parentNode;
+      node = (node.parentNode.tagName === "PRE" || node.tagName === "TABLE" ? node.closest(".code, .scroll") : node).parentNode;
       if (/^T(HEAD|BODY)$/.test(node.tagName)) node = node.parentNode;
     },
     add_text(_, text) {
@@ -49,19 +52,40 @@ export function writer(root, said) {
   };
 }
 
+// Code is mostly wanted alone. The server's markup has no buttons.
+export function addCodeButtons(answer) {
+  for (const code of answer.querySelectorAll("pre")) code.replaceWith(boxed(code.cloneNode(true)));
+}
+
+function boxed(code) {
+  const box = Object.assign(document.createElement("div"), { className: "code" });
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "small", textContent: texts.copy_code });
+  button.dataset.do = "copy-code";
+  box.append(code, button);
+  return box;
+}
+
 function open(parent, type) {
   if (type === smd.CODE_BLOCK || type === smd.CODE_FENCE) {
-    parent = parent.appendChild(document.createElement("pre"));
-    parent.tabIndex = 0;
-    return parent.appendChild(document.createElement("code"));
+    const code = Object.assign(document.createElement("pre"), { tabIndex: 0 });
+    parent.append(boxed(code)); // with its button at once: at the end, all below would move
+    return code.appendChild(document.createElement("code"));
+  }
+  if (type === smd.TABLE) {
+    parent = parent.appendChild(Object.assign(document.createElement("div"), { className: "scroll", tabIndex: 0 }));
+    return parent.appendChild(document.createElement("table"));
   }
   if (type === smd.TABLE_ROW) {
     const part = parent.tHead ? parent.tBodies[0] ?? parent.createTBody() : parent.createTHead();
     return part.appendChild(document.createElement("tr"));
   }
-  if (type === smd.TABLE_CELL) return parent.appendChild(document.createElement(parent.parentNode.tagName === "THEAD" ? "th" : "td"));
-  const element = parent.appendChild(document.createElement(TAGS.get(type) ?? "span"));
-  if (type === smd.CHECKBOX) element.textContent = "☐ ";
+  const tag = type === smd.TABLE_CELL ? (parent.parentNode.tagName === "THEAD" ? "th" : "td") : (TAGS.get(type) ?? "span");
+  const element = parent.appendChild(document.createElement(tag));
+  if (DIRECTED.test(tag)) element.dir = "auto"; // each block has the direction of its own text
+  if (type === smd.CHECKBOX) {
+    element.textContent = "☐ ";
+    element.closest("li")?.classList.add("task");
+  }
   return element;
 }
 

@@ -1,4 +1,6 @@
 // A small line plot of a time span as SVG; colours and strokes are in the style sheet.
+import { duration, language, measured } from "./texts.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 170;
 const LEFT = 52;
@@ -6,14 +8,16 @@ const BOTTOM = 22;
 const TOP = 8;
 const NARROW = 320; // pixels, too few for three times of day
 const GAP = 3; // intervals without a sample that break a line
-const amount = new Intl.NumberFormat(document.documentElement.lang, { notation: "compact", maximumSignificantDigits: 3 });
+const amount = new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 });
 
 // lines: [{ label, values }], values null where nothing was measured; at: seconds since the epoch of each value.
 export function draw(figure, { at, lines, now, span, interval, words }) {
   const caption = figure.querySelector("figcaption");
-  const unit = words.units[figure.dataset.plot] ?? "{value}";
+  const timed = figure.dataset.times !== undefined;
+  const unit = timed ? words.durations.seconds.replace("{seconds}", "{value}") : words.units[figure.dataset.plot] ?? "{value}";
+  const shown = (value) => (value === null ? "–" : timed ? duration(value, words.durations) : unit.replace("{value}", exact(value)));
   const width = Math.max(200, caption.clientWidth);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${caption.textContent}. ${summary(lines, unit)}` });
+  const svg = make("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${caption.textContent}. ${summary(lines, shown)}` });
   const top = reach(figure.dataset, Math.max(0, ...lines.flatMap(({ values }) => values.map((value) => value ?? 0))));
   const x = (moment) => LEFT + ((width - LEFT) * (moment - now + span)) / span;
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / top);
@@ -33,10 +37,10 @@ export function draw(figure, { at, lines, now, span, interval, words }) {
   const old = figure.querySelector("svg");
   if (old) old.replaceWith(svg);
   else figure.append(svg);
-  legend(figure, lines, unit);
+  legend(figure, lines, shown);
 }
 
-function legend(figure, lines, unit) {
+function legend(figure, lines, shown) {
   const list = document.createElement("ul");
   list.className = "legend";
   lines.forEach(({ label, values }, number) => {
@@ -45,7 +49,7 @@ function legend(figure, lines, unit) {
     mark.append(make("path", { class: `line line-${number % 6}`, d: "M0 4H20" }));
     item.append(mark, ` ${label}`);
     const last = values.findLast((value) => value !== null);
-    if (last !== undefined) item.appendChild(document.createElement("b")).textContent = ` ${short(last, unit)}`;
+    if (last !== undefined) item.appendChild(document.createElement("b")).textContent = ` ${shown(last)}`;
   });
   const old = figure.querySelector(".legend");
   if (old) old.replaceWith(list);
@@ -65,8 +69,8 @@ function path(at, values, x, y, gap) {
   return d;
 }
 
-function summary(lines, unit) {
-  return lines.map(({ label, values }) => `${label}: ${short(values.findLast((value) => value !== null) ?? null, unit)}`).join("; ");
+function summary(lines, shown) {
+  return lines.map(({ label, values }) => `${label}: ${shown(values.findLast((value) => value !== null) ?? null)}`).join("; ");
 }
 
 // The end of an axis: what its figure asks for at least, or what the values need; counts have no halves.
@@ -82,8 +86,13 @@ function nice(value) {
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
+// Of an axis, where there is little room.
 function short(value, unit) {
-  return value === null ? "–" : unit.replace("{value}", amount.format(value));
+  return unit.replace("{value}", amount.format(value));
+}
+
+function exact(value) {
+  return value < 1000 ? measured(value) : amount.format(value);
 }
 
 function make(name, attributes, text) {

@@ -1,6 +1,8 @@
 // Texts and number formats in the reader's language. The texts come with the page, not with the scripts.
 const carrier = document.getElementById("texts");
 const { live, codes, next, image_problems: imageProblems } = carrier ? JSON.parse(carrier.dataset.texts) : {};
+const LEAST = 0.01; // that is shown in decimals
+
 export const language = document.documentElement.lang;
 
 export const texts = live;
@@ -13,6 +15,19 @@ export function fill(text, values) {
 
 export function figure(value, digits = 0) {
   return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+}
+
+// A measured number with as many decimals as its size deserves; what is something is never shown as 0.
+export function measured(value) {
+  if (value > 0 && value < LEAST) return `<${figure(LEAST, 2)}`;
+  const digits = value < 1 ? 2 : value < 10 ? 1 : 0;
+  return new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+}
+
+// A measured time with its unit. names: of the units.
+export function duration(seconds, names = texts.durations) {
+  const [unit, value] = Math.round(1000 * seconds) < 1000 ? ["milliseconds", 1000 * seconds] : ["seconds", seconds];
+  return fill(names[unit], { [unit]: measured(value) });
 }
 
 export function size(bytes) {

@@ -9,7 +9,7 @@ SETTINGS = {
     "RATE_LIMIT_PER_HOUR": "0",
     "LOG_LEVEL": "INFO",
 }
-LOADED_WITHIN = 120.0  # seconds
+LOADED_WITHIN = 600.0  # seconds
 
 
 def ready(process):

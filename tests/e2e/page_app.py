@@ -1,9 +1,10 @@
 """The whole application for a real Gunicorn and a real browser, over models that follow a script.
 
 TINY_FOLDER is the remote control. `script.json` there is read anew for every question and every look at the state:
-pieces: the parts of the answer; hold: after them the answer stays open; refuse: `overloaded`; status, progress: of the
-models; waiting: how many wait, all of them before the question; fail: the model fails. `aborted` collects the ids of
-answers that were stopped. With PAGE_DEMO set the models are demos.
+pieces: the parts of the answer; hold: after them the answer stays open, until `release` has its rest; refuse:
+`overloaded`; status, progress: of the models; waiting: how many wait, all of them before the question; fail: the model
+fails. `aborted` collects the ids of answers that were stopped, `images` holds the sizes of the images of the last
+question. With PAGE_DEMO set the models are demos.
 """
 
 import json
@@ -46,6 +47,8 @@ class PageBackend(ScriptedBackend):
         self.refusal = Overloaded("The service is busy. Please try again later.", 2) if scripted.get("refuse") else None
         self.become(Status(scripted.get("status", "ready")))
         generation = super().submit(request)
+        sizes = [[image.width, image.height] for image in getattr(request.prompt, "images", ())]
+        (FOLDER / "images").write_text(json.dumps(sizes))
         generation.queue_position = queue_position
         if scripted.get("fail"):
             self.fail(request.request_id, ModelError("The model failed on this request."))
@@ -70,11 +73,21 @@ class PageBackend(ScriptedBackend):
         pieces = scripted.get("pieces", ["An answer."])
         for text in pieces:
             generation.push(Piece(text, (1,)))
-        if not scripted.get("hold"):
+        if not scripted.get("hold") or self._released(generation, pieces):
             text = "".join(pieces)
             timings = Timings(queued=0.0, first_token=0.05, total=0.5)
             generation.finish(Completion(text, scripted.get("end", "stop"), 7, len(pieces), timings))
             self._open.pop(request_id, None)
+
+    def _released(self, generation, pieces):
+        """Wait until the test lets a held answer go on; False if it is stopped before."""
+        while not generation.done:
+            if (FOLDER / "release").exists():
+                pieces.append((FOLDER / "release").read_text())
+                generation.push(Piece(pieces[-1], (1,)))
+                return True
+            time.sleep(0.02)
+        return False
 
     def _aborted(self, request_id):
         with (FOLDER / "aborted").open("a") as diary:
@@ -83,5 +96,6 @@ class PageBackend(ScriptedBackend):
 
 
 demo = "PAGE_DEMO" in os.environ
-models = ModelSet({name: PageBackend(name, demo=demo) for name in ("avibe", "avision")})
+LOOK = 1_000_000  # pixels that the model looks at
+models = ModelSet({name: PageBackend(name, demo=demo, image_pixels=LOOK) for name in ("avibe", "avision")})
 app = create_app(settings_or_exit(), models, FakeMachine())

@@ -36,7 +36,7 @@ def hook():
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/T0/secret", events
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 
@@ -92,11 +92,11 @@ def test_copies_share_a_budget_and_a_restart_forgets_nothing(copies, hook):
         status, headers, body = until(lambda server=server: (answer := ask(server))[0] == 429 and answer)
         assert json.loads(body)["error"] == "budget_exceeded"
         assert int(headers["Retry-After"]) == json.loads(body)["retry_after"]
+    until(lambda: any(event["event"] == "budget_exceeded" for event in hook[1]))
     for server in (first, second):
         server.signal(signal.SIGKILL)
     third = copies()
     until(lambda: ask(third)[0] == 429)
-    until(lambda: any(event["event"] == "budget_exceeded" for event in hook[1]))
     told = [(event["event"], event["account"], event["budget"]) for event in hook[1]]
     assert len(told) == len(set(told))
     assert ("budget_exceeded", "127.0.0.1", "tokens_per_day") in told

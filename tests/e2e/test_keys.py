@@ -30,7 +30,7 @@ class Service:
         """Run a command of keys; return what it printed."""
         environ = os.environ | self.settings
         command = [sys.executable, "-m", "keys", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=600)
         return done.stdout.strip()
 
     def status(self, key: str) -> int:

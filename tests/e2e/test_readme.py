@@ -37,7 +37,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
 
         def run(*program: str) -> str:
             here = [word.replace("127.0.0.1:8085", f"127.0.0.1:{server.port}") for word in program]
-            return subprocess.run(here, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            return subprocess.run(here, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
 
         yield run
 

@@ -37,7 +37,8 @@ def run(server, language, text):
     return done.stdout.decode()
 
 
-HEADINGS = ("First requests", "OpenAI's clients", "The Responses API", "Anthropic's clients", "Streams and batches")
+HEADINGS = ("First requests", "OpenAI's clients", "The Responses API", "Anthropic's clients")
+HEADINGS += ("Errors", "Streams and batches")
 SHOWN = [example for heading in HEADINGS for example in examples(heading)]
 
 
@@ -47,7 +48,7 @@ def test_the_examples_are_found():
         *("python", "bash"),
         *(["bash"] * 4 + ["python"]),
         *(["bash"] * 2 + ["python"]) * 2,
-        "bash",
+        *("python", "bash"),
     ]
 
 
@@ -58,6 +59,7 @@ def test_an_example_works_as_written(demo_server, number):
     language, text = SHOWN[number]
     printed = run(demo_server, language, text)
     assert printed.strip()
+    assert "prompts" in text or not re.search(r'"error": ?[{"]', printed)  # the batch has a wrong text
     if '"stream": true' in text and language == "bash":
         events = re.sub(r"\A(:.*\n+)+", "", printed)  # lines that keep the connection alive
         assert events.startswith(("data: {", "event: response.created", "event: message_start"))

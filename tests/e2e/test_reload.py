@@ -37,7 +37,7 @@ class Visitor:
 
     def __exit__(self, *exception):
         self._enough.set()
-        self._thread.join()
+        self._thread.join(60)
 
     def _visit(self):
         while not self._enough.is_set():

@@ -130,7 +130,12 @@ def test_service_that_ends_meanwhile_is_a_failure(start, reload):
 def test_wrong_arguments_print_the_usage(arguments):
     """It takes one argument, the pid of the master."""
     run = subprocess.run(
-        [sys.executable, "-m", "deploy.reload", *arguments], cwd=ROOT, env={}, capture_output=True, text=True
+        [sys.executable, "-m", "deploy.reload", *arguments],
+        cwd=ROOT,
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert run.returncode == 2
     assert "python -m deploy.reload MAINPID" in run.stderr

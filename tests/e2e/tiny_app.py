@@ -84,7 +84,10 @@ class OpenGate:
 
     behind_proxy = False
 
-    def judge(self, head, peer):
+    def tell_unlogged(self):
+        """There is none."""
+
+    def judge(self, head, peer, plain):
         return Verdict(peer)
 
 

@@ -33,6 +33,10 @@ class Service:
         draft.write_text(json.dumps(values))
         draft.replace(self.process.folder / "script.json")
 
+    def images(self):
+        """Return the sizes of the images of the last question."""
+        return json.loads((self.process.folder / "images").read_text())
+
     def aborted(self):
         """Return the ids of the aborted requests."""
         diary = self.process.folder / "aborted"

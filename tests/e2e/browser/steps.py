@@ -37,11 +37,11 @@ def ask_image(page, prompt="What is in the picture?"):
 def choose(page, file=RED):
     """Choose an image and wait for its preview."""
     page.set_input_files("#image-file", file)
-    expect(page.locator(".preview")).to_be_visible()
+    expect(page.locator(".preview").last).to_be_visible()
 
 
 def finished(exchange):
-    """Wait until an exchange has its figures; return them."""
-    expect(exchange.locator(".figures")).to_be_visible()
+    """Wait until an exchange has its figures, which stand behind "Details"; return them."""
+    expect(exchange.locator(".about")).to_be_visible()
     cells = exchange.locator("[data-figure]")
-    return {cell.get_attribute("data-figure"): cell.inner_text() for cell in cells.all()}
+    return {cell.get_attribute("data-figure"): cell.text_content() for cell in cells.all()}

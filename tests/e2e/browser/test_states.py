@@ -34,7 +34,7 @@ def test_a_queue_shows_the_position(service, open_page):
         "Avibe is busy: 3 waiting. A new question waits about 4 s."
     )
     exchange = ask_text(page)
-    wait = exchange.locator(".wait")
+    wait = exchange.locator("[data-wait]")
     expect(wait).to_have_text("The service is at capacity. Requests ahead of yours: 3. Estimated wait: 4 s.")
     service.script(waiting=1)
     expect(wait).to_have_text("The service is at capacity. Requests ahead of yours: 1. Estimated wait: 2 s.")

@@ -99,8 +99,9 @@ def test_axes_start_where_little_looks_little(service, open_page):
         texts = page.locator(f"[data-plot={plot}] svg .grid + text")
         expect(texts.first).to_be_attached()
         ticks[plot] = [text.replace("\u00a0", " ") for text in texts.all_text_contents()]
-    assert ticks == {
-        "requests": ["0", "2", "4"],
-        "first_token": ["0 s", "0.5 s", "1 s"],
-        "memory": ["0 %", "50 %", "100 %"],
-    }
+    assert ticks["memory"] == ["0 %", "50 %", "100 %"]
+    assert all(tick.isdigit() for tick in ticks["requests"])
+    assert ticks["requests"][0] == "0"
+    assert int(ticks["requests"][-1]) >= 4  # more where other tests ask at the moment
+    assert ticks["first_token"][0] == "0 s"
+    assert float(ticks["first_token"][-1].removesuffix(" s")) >= 1  # more where the machine is busy

@@ -1,5 +1,7 @@
 """The text form in a real browser with a real Gunicorn: streaming, stopping, and arbitrary model output."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -14,7 +16,7 @@ HOSTILE = (
     '```html" onmouseover="window.taken = 4\n<iframe srcdoc="<script>window.taken = 5</script>"></iframe>\n```\n\n'
     "</div></template><style>body { display: none }</style><form action=//evil><button>**bold** <svg onload=alert(6)>\n"
 )
-NEVER = ".answer :is(script, img, iframe, style, form, button, svg, object, template, input)"
+NEVER = ".answer :is(script, img, iframe, style, form, button:not([data-do=copy-code]), svg, object, template, input)"
 
 
 @pytest.mark.parametrize(("locale", "figure"), [("en-US", "Tokens out"), ("ru-RU", "Токенов в ответе")])
@@ -31,8 +33,9 @@ def test_an_answer_streams_in_and_ends_with_its_figures(service, open_page, loca
     figures = finished(ask_text(page))
     assert (figures["input_tokens"], figures["generated_tokens"]) == ("7", "2")
     assert len(figures["request_id"]) == 36
-    assert float(figures["seconds"].replace(",", ".")) < 10
-    assert figures["first_token"].replace(",", ".") == "0.05"
+    assert re.fullmatch(r"[\d,.]+\s(m?s|м?с)", figures["seconds"])
+    assert re.fullmatch(r"50\s(ms|мс)", figures["first_token"])
+    page.locator(TEXT).first.locator("summary").click()
     expect(page.locator(TEXT).first.locator(".figures dt").nth(1)).to_have_text(figure)
 
 
@@ -93,21 +96,6 @@ def test_stop_stops_the_model_and_keeps_what_was_said(service, open_page):
     finished(exchange)
 
 
-def test_an_answer_and_its_id_can_be_copied(service, open_page):
-    """The Markdown source and the request id can be copied, also without the clipboard API."""
-    service.script(pieces=["A **red** bicycle"])
-    page = open_page(service.url)
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    figures = finished(ask_text(page))
-    page.locator(TEXT).locator("[data-do=copy]").click()
-    expect(page.locator(TEXT).locator("[data-do=copy]")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == "A **red** bicycle"
-    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
-    page.locator(TEXT).locator("[data-do=copy-id]").click()
-    expect(page.locator(TEXT).locator("[data-do=copy-id]")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == figures["request_id"]
-
-
 def test_what_is_typed_is_counted_and_kept(service, open_page):
     """The count uses the server's limit; examples fill the field; a reload and a change of language keep it."""
     page = open_page(service.url)
@@ -124,8 +112,8 @@ def test_what_is_typed_is_counted_and_kept(service, open_page):
 
 
 def test_length_and_temperature_reach_the_model(service, open_page):
-    """Under "More"; an answer at its maximum length says so."""
-    service.script(pieces=["One", " two"])
+    """Under "More"; an answer that reached its maximum length says so, one that ended just there does not."""
+    service.script(pieces=["One", " two"], end="length")
     page = open_page(service.url)
     page.click("form[data-kind=text] summary")
     page.fill("#text-length", "2")
@@ -135,6 +123,11 @@ def test_length_and_temperature_reach_the_model(service, open_page):
     assert sent.value.post_data_json == {"prompt": "Hello", "stream": True, "max_tokens": 2, "temperature": 0.5}
     finished(exchange)
     expect(exchange.locator(".note")).to_contain_text("reached its maximum length")
+    service.script(pieces=["One", " two"])
+    whole = ask_text(page)
+    finished(whole)
+    expect(whole.locator(".note")).to_be_hidden()
+    expect(whole.locator("[data-do=continue]")).to_be_hidden()
 
 
 def test_both_forms_answer_at_the_same_time(service, open_page):

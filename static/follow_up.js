@@ -1,0 +1,36 @@
+// Going on from an answer: one of the usual changes, or one in words, and the conversation that goes along.
+import { figure, fill, texts } from "./texts.js";
+
+const MAX_TURNS = 50; // as many as the server takes
+
+// The change that a button of an exchange asks for, or the written one; "" for none, or for more than is taken.
+export function changeOf(exchange, button) {
+  return button?.dataset.change ?? written(exchange);
+}
+
+// What was pasted stays, however much it is; the count appears once it is too much.
+export function countChange(exchange) {
+  const field = exchange.part(".change textarea");
+  const counter = exchange.part("[data-change-count]");
+  const [count, limit] = [field.value.length, Number(field.dataset.limit)];
+  const over = count - limit;
+  counter.textContent = over > 0 ? fill(texts.count_over, { count: figure(count), limit: figure(limit), over: figure(over) }) : "";
+  counter.classList.toggle("over", over > 0);
+  field.setAttribute("aria-invalid", over > 0);
+  field.setCustomValidity(counter.textContent);
+}
+
+function written(exchange) {
+  const field = exchange.part(".change textarea");
+  return field.reportValidity() ? field.value.trim() : "";
+}
+
+// The question that goes on from an exchange. Pictures go along, and are shown where they were asked about first.
+export function next(exchange, question, change) {
+  return { ...question, prompt: change, previews: [], history: turns(exchange, question) };
+}
+
+function turns(exchange, question) {
+  const found = [...(question.history ?? []), { prompt: question.prompt, text: exchange.raw }];
+  return found.slice(-MAX_TURNS);
+}

@@ -1,0 +1,103 @@
+// The last exchanges, kept in this browser alone: the server stores nothing of them.
+import { extra } from "./texts.js";
+
+const EXCHANGES = 50;
+const PICTURE_BYTES = 48 * 1048576; // of all kept pictures together; previews stay
+const PREVIEW = 160; // pixels
+const STORES = ["exchanges", "pictures"];
+
+let opened;
+
+// Who signs in with another key does not see this one's.
+function database() {
+  opened ??= new Promise((resolve, reject) => {
+    const request = indexedDB.open(`history ${extra.owner ?? ""}`, 1);
+    request.onupgradeneeded = () => STORES.forEach((name) => request.result.createObjectStore(name, { keyPath: "id" }));
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  return opened;
+}
+
+// Resolves to the result of the request that `act` returns, and to null where the browser keeps nothing.
+async function transaction(mode, act) {
+  try {
+    const found = await database();
+    return await new Promise((resolve, reject) => {
+      const running = found.transaction(STORES, mode);
+      const request = act(...STORES.map((name) => running.objectStore(name)));
+      running.oncomplete = () => resolve(request?.result ?? null);
+      running.onabort = () => reject(running.error);
+    });
+  } catch {
+    return null;
+  }
+}
+
+// A new id; ids are in the order of time, in this tab and in others.
+export function newId() {
+  return Date.now() + Math.random();
+}
+
+// record: { id, thread, kind, question, previews, variants, shown, stream }; thread: the id of the first of its conversation.
+export function keep(record) {
+  return transaction("readwrite", (exchanges) => {
+    exchanges.put(record);
+    exchanges.getAllKeys().onsuccess = ({ target }) => target.result.slice(0, -EXCHANGES).forEach((id) => exchanges.delete(id));
+  });
+}
+
+// Keeps the pictures of a conversation while they fit, the newest ones.
+export function keepPictures(thread, files) {
+  return transaction("readwrite", (exchanges, pictures) => {
+    pictures.put({ id: thread, files });
+    exchanges.getAll().onsuccess = ({ target: { result } }) => {
+      const threads = new Set(result.map((record) => record.thread)).add(thread);
+      let room = PICTURE_BYTES;
+      pictures.openCursor(null, "prev").onsuccess = ({ target: { result: cursor } }) => {
+        if (!cursor) return;
+        room -= cursor.value.files.reduce((sum, file) => sum + file.size, 0);
+        if (room < 0 || !threads.has(cursor.value.id)) cursor.delete();
+        cursor.continue();
+      };
+    };
+  });
+}
+
+// Resolves to the conversations, the newest first, each a list of records in the order of time.
+export async function conversations() {
+  const threads = new Map();
+  for (const record of (await transaction("readonly", (exchanges) => exchanges.getAll())) ?? []) {
+    threads.set(record.thread, [...(threads.get(record.thread) ?? []), record]);
+  }
+  return [...threads.values()].sort((one, other) => other.at(-1).id - one.at(-1).id);
+}
+
+export async function picturesOf(thread) {
+  const found = await transaction("readonly", (_, pictures) => pictures.get(thread));
+  return found?.files ?? [];
+}
+
+export function clear() {
+  return transaction("readwrite", (exchanges, pictures) => {
+    exchanges.clear();
+    pictures.clear();
+  });
+}
+
+// Resolves to a small copy of a picture as a data URL, "" where it cannot be drawn.
+export async function preview(file) {
+  const bitmap = await createImageBitmap(file).catch(() => null);
+  if (!bitmap) return "";
+  const scale = Math.min(1, PREVIEW / Math.max(bitmap.width, bitmap.height));
+  const canvas = Object.assign(document.createElement("canvas"), {
+    width: Math.max(1, Math.round(bitmap.width * scale)),
+    height: Math.max(1, Math.round(bitmap.height * scale)),
+  });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  return canvas.toDataURL("image/jpeg", 0.7);
+}

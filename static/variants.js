@@ -1,0 +1,43 @@
+// The answers that a question has had, one of which is shown: each repetition adds one.
+import { figure, fill, texts } from "./texts.js";
+
+export class Variants {
+  // box: the element with the arrows and the number; list, shown: of an exchange that was kept.
+  constructor(box, list = [], shown = list.length - 1) {
+    this.box = box;
+    this.list = list;
+    this.shown = shown;
+  }
+
+  get current() {
+    return this.list[this.shown];
+  }
+
+  add(variant) {
+    this.list.push(variant);
+    this.shown = this.list.length - 1;
+  }
+
+  // None of them is shown: another one is on its way, or has failed.
+  leave() {
+    this.shown = this.list.length;
+    this.box.hidden = true;
+  }
+
+  // Returns whether there is another one in that direction, which is shown then.
+  move(by) {
+    const wanted = this.shown + by;
+    if (wanted < 0 || wanted >= this.list.length) return false;
+    this.shown = wanted;
+    return true;
+  }
+
+  draw() {
+    const limit = Math.max(this.list.length, this.shown + 1);
+    this.box.hidden = limit < 2;
+    this.box.querySelector("[data-count-of]").textContent = fill(texts.count, { count: figure(this.shown + 1), limit: figure(limit) });
+    // A disabled button would lose the focus at the end of the row.
+    this.box.querySelector("[data-do=earlier]").setAttribute("aria-disabled", this.shown === 0);
+    this.box.querySelector("[data-do=later]").setAttribute("aria-disabled", this.shown >= this.list.length - 1);
+  }
+}

@@ -1,0 +1,187 @@
+"""What the browser keeps of earlier questions, and the answers that a question has had."""
+
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.browser.steps import IMAGE, TEXT, ask_image, ask_text, choose, finished
+from tests.e2e.browser.test_accessibility import LOOKS, violations
+
+pytestmark = pytest.mark.needs("chromium")
+
+LATE = 300  # milliseconds
+PAST = "[data-past] > details"
+SHIFTS = """window.shifts = 0; new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifts += one.value;
+}).observe({ type: "layout-shift", buffered: true })"""
+
+
+@contextmanager
+def painted_before_it_is_read(page):
+    """Let the page's modules come late, as to a slow telephone."""
+
+    def late(route):
+        page.wait_for_timeout(LATE)
+        route.continue_()
+
+    page.route("**/static/*.js*", late)
+    yield
+    page.unroute("**/static/*.js*")
+
+
+def unfold(page, number=0):
+    """Open a conversation of the history; return its exchanges."""
+    entry = page.locator(PAST).nth(number)
+    entry.locator("> summary").click()
+    expect(entry.locator(".exchange").first).to_be_visible()
+    return entry.locator(".exchange")
+
+
+def repeat(service, exchange, text):
+    """Ask again; wait for the answer with this text."""
+    service.script(pieces=[text])
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".answer")).to_have_text(text)
+    finished(exchange)
+
+
+def test_answers_to_one_question_are_kept_beside_each_other(service, open_page):
+    """Again adds one; arrows lead through them; a change goes on from the one that is shown."""
+    service.script(pieces=["One."])
+    page = open_page(service.url)
+    exchange = ask_text(page, "A listing")
+    finished(exchange)
+    expect(exchange.locator(".variants")).to_be_hidden()
+    repeat(service, exchange, "Two.")
+    repeat(service, exchange, "Three.")
+    expect(exchange.locator("[data-count-of]")).to_have_text("3 of 3")
+    exchange.locator("[data-do=earlier]").press("Enter")
+    expect(exchange.locator(".answer")).to_have_text("Two.")
+    expect(exchange.locator("[data-do=earlier]")).to_be_focused()
+    service.script(fail=True)
+    exchange.locator("[data-do=again]").click()
+    expect(exchange.locator(".failure")).to_be_visible()
+    exchange.locator("[data-do=earlier]").click()
+    exchange.locator("[data-do=earlier]").click()
+    expect(exchange.locator("[data-count-of]")).to_have_text("2 of 3")
+    service.script()
+    with page.expect_request("**/api/v1/text/generate") as sent:
+        exchange.locator(".chips button").first.click()
+    assert sent.value.post_data_json["history"] == [{"prompt": "A listing", "text": "Two."}]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=["light", "dark"])
+def test_a_reload_keeps_conversations_with_all_their_answers(service, open_page, look):
+    """Folded, the newest first; they go on, and nothing of the page moves while they appear."""
+    page = open_page(service.url, **look)
+    page.add_init_script(SHIFTS)
+    exchange = ask_text(page, "A listing")
+    finished(exchange)
+    repeat(service, exchange, "Two.")
+    exchange.locator(".chips button").first.click()
+    finished(page.locator(TEXT).nth(1))
+    choose(page)
+    finished(ask_image(page))
+    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    expect(page.locator(PAST)).to_have_count(0)
+    with painted_before_it_is_read(page):
+        page.reload()
+        expect(page.locator(f"{PAST} > summary")).to_have_count(2)
+    assert page.evaluate("window.shifts") < 0.05
+    expect(page.locator(PAST).first.locator("summary img")).to_be_visible()
+    picture = unfold(page)
+    expect(picture.locator(".thumbnail")).to_be_visible()
+    repeat(service, picture.first, "Blue.")
+    texts = unfold(page, 1)
+    expect(texts).to_have_count(2)
+    expect(texts.first.locator("[data-count-of]")).to_contain_text("2")
+    expect(texts.first.locator(".answer")).to_have_text("Two.")
+    expect(page.locator(".follow-up").locator("visible=true")).to_have_count(2)
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    with page.expect_request("**/api/v1/text/generate") as sent:
+        texts.nth(1).locator(".chips button").first.click()
+    assert [turn["text"] for turn in sent.value.post_data_json["history"]] == ["Two.", "Two."]
+    finished(texts.nth(2))
+
+
+def test_the_history_survives_what_people_do_and_is_cleared_on_request(service, open_page):
+    """Another language, another page and Back, a closed tab; cleared, it is gone from the browser."""
+    page = open_page(service.url)
+    finished(ask_text(page, "A listing"))
+    page.click("button[lang=ru]")
+    expect(page.locator(f"{PAST} > summary")).to_contain_text("A listing")
+    page.goto(f"{service.url}/status")
+    page.go_back()
+    expect(page.locator(PAST)).to_have_count(1)
+    tab = page.context.new_page()
+    page.close()
+    tab.goto(service.url)
+    expect(unfold(tab).locator(".answer")).to_have_text("An answer.")
+    tab.once("dialog", lambda dialog: dialog.dismiss())
+    tab.click("[data-do=clear-history]")
+    expect(tab.locator(PAST)).to_have_count(1)
+    tab.once("dialog", lambda dialog: dialog.accept())
+    tab.click("[data-do=clear-history]")
+    expect(tab.locator("#history")).to_be_hidden()
+    tab.reload()
+    expect(tab.locator("#text-prompt")).to_be_visible()
+    assert tab.evaluate(STORED) == [0, 0]
+
+
+def test_what_ended_without_an_answer_is_told_as_it_was(service, open_page):
+    """A question that failed, and one that was stopped, after a reload; neither was left by anybody."""
+    page = open_page(service.url)
+    service.script(fail=True)
+    expect(ask_text(page, "Failed").locator(".failure")).to_be_visible()
+    service.script(waiting=1)
+    ask_text(page, "Stopped")
+    page.locator(f"{TEXT} [data-do=halt]:visible").click()
+    expect(page.locator(TEXT).first.locator(".note")).to_contain_text("Stopped")
+    page.reload()
+    expect(unfold(page).locator(".note")).to_contain_text("Stopped")
+    failed = unfold(page, 1)
+    expect(failed.locator("[data-failure=message]")).to_have_text("The model failed on this request.")
+    expect(failed.locator(".note")).to_be_hidden()
+    expect(failed.locator("[data-do=again]")).to_be_visible()
+
+
+STORED = """() => new Promise((resolve) => {
+  const request = indexedDB.open("history ", 1);
+  request.onsuccess = () => {
+    const names = ["exchanges", "pictures"];
+    const running = request.result.transaction(names);
+    const counts = names.map((name) => running.objectStore(name).count());
+    running.oncomplete = () => resolve(counts.map((count) => count.result));
+  };
+})"""
+
+
+def test_the_history_is_bounded(service, open_page):
+    """Fifty exchanges; the pictures of conversations that are gone go too."""
+    page = open_page(service.url)
+    choose(page)
+    finished(ask_image(page))
+    page.wait_for_function("document.querySelector('#history').checkVisibility()")
+    page.evaluate("""async () => {
+      const { keep, keepPictures } = await import(document.querySelector("[href*='/history.js']").href);
+      const question = { prompt: "x" };
+      const record = { kind: "text", question, previews: [], variants: [{ raw: "y" }], shown: 0, stream: "" };
+      for (let id = Date.now() + 1000, end = id + 60; id < end; id++) await keep({ ...record, id, thread: id });
+      await keepPictures(Date.now() + 1059, []);
+    }""")
+    assert page.evaluate(STORED) == [50, 1]
+    page.reload()
+    expect(page.locator(PAST)).to_have_count(50)
+
+
+def test_a_browser_that_keeps_nothing_answers_all_the_same(service, open_page):
+    """As some do in private windows."""
+    page = open_page("about:blank")
+    page.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
+    page.goto(service.url)
+    finished(ask_text(page))
+    page.reload()
+    expect(page.locator(IMAGE)).to_have_count(0)
+    expect(page.locator("#history")).to_be_hidden()
