@@ -27,6 +27,10 @@ lint:
 	.venv/bin/shellcheck -x deploy.sh .ci/run $$(find deploy -name '*.sh')
 	$(PYTHON) -m yamllint --strict .github compose.yaml deploy/compose/gpu.yaml deploy
 	.venv/bin/hadolint Dockerfile
+	.venv/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	.venv/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml deploy/compose/*.yaml
+	.venv/bin/zizmor --offline --no-progress .github/workflows/*.yml
+	if command -v actionlint; then PATH="$$PWD/.venv/bin:$$PATH" actionlint; else echo "actionlint is not installed, and left out."; fi
 	$(PYTHON) -m bandit --quiet --configfile pyproject.toml --recursive .
 	git ls-files -z | xargs -0 .venv/bin/detect-secrets-hook --no-verify --exclude-files $(COMMITS)
 
@@ -47,7 +51,7 @@ bench:
 sanitize: ## the kernels of packed weights under gcc's AddressSanitizer and UBSan, which end at the first error
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS='-g -O1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all' \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(PYTHON) -m pytest -q tests/engine/model/kernels/test_packed.py
+	  $(PYTHON) -m pytest -q tests/engine/model/kernels/test_packed.py tests/engine/model/kernels/test_whole_step.py
 
 fake-cuda: ## the flat step on fake tensors of a card: needs requirements.txt, in the CUDA build, in .venv-cuda (4.6 GB)
 	.venv-cuda/bin/python -m tests.engine.model.cuda.fake_cuda
@@ -64,5 +68,5 @@ lighthouse:
 	for page in / /status; do CHROME_PATH=$${CHROME_PATH:-/usr/bin/chromium} npx --yes lighthouse@12.8.2 \
 	  "http://localhost:$${PORT:-8085}$$page" --quiet --output=json --output-path=stdout \
 	  --only-categories=performance,accessibility,best-practices \
-	  --chrome-flags="--headless --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-background-networking" \
+	  --chrome-flags="--headless --renderer-process-limit=1 --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-background-networking" \
 	  | $(PYTHON) -c 'import json, sys; [print(name, round(100 * kind["score"])) for name, kind in json.load(sys.stdin)["categories"].items()]'; done

@@ -18,6 +18,8 @@ cd "$ROOT"
 . deploy/lib/serve.sh
 # shellcheck source=deploy/lib/paths.sh
 . deploy/lib/paths.sh
+# shellcheck source=deploy/lib/backups.sh
+. deploy/lib/backups.sh
 # shellcheck source=deploy/lib/account.sh
 . deploy/lib/account.sh
 # shellcheck source=deploy/lib/machine.sh
@@ -28,6 +30,8 @@ cd "$ROOT"
 . deploy/lib/unit.sh
 # shellcheck source=deploy/lib/switch.sh
 . deploy/lib/switch.sh
+# shellcheck source=deploy/lib/checked.sh
+. deploy/lib/checked.sh
 # shellcheck source=deploy/lib/proxy.sh
 . deploy/lib/proxy.sh
 # shellcheck source=deploy/lib/firewall.sh
@@ -44,6 +48,9 @@ cd "$ROOT"
 . deploy/lib/update.sh
 # shellcheck source=deploy/lib/models.sh
 . deploy/lib/models.sh
+
+# Without it, a command that ends by itself on Ctrl+C would count as one that failed.
+trap 'exit 130' INT
 
 usage() {
     cat <<'TEXT'
@@ -65,11 +72,12 @@ Usage: ./deploy.sh COMMAND
       --certificate FILE --certificate-key FILE
                                  with --domain: use your own certificate
       --firewall                 apply the firewall rules that are otherwise only shown
+      --no-backup                update without a backup of settings and database before it
   status             the release, its state and readiness
   rollback [RELEASE] return to the previous release, or to the given one
   keys COMMAND       make and manage client keys; './deploy.sh keys --help' lists what it takes
   update [SOURCE]    fetch a newer tree (a tag or branch, a folder, a tarball or its URL) and install it;
-                     --sha256 SUM verifies a tarball
+                     --sha256 SUM verifies a tarball, --no-backup makes no backup before
   uninstall [--purge] [--yes]
                      remove the service; --purge removes settings, state and logs too
   help               this text
@@ -78,10 +86,25 @@ Environment:
   PYTHON             the Python to use, 3.11 to 3.13 (default: the newest one that works)
   TORCH_INDEX_URL    the package index for torch (default without an NVIDIA GPU on Linux:
                      https://download.pytorch.org/whl/cpu; otherwise pip's own configuration)
-  HF_TOKEN, HF_ENDPOINT
-                     for models: a token of your account, and another address than https://huggingface.co
+  HF_TOKEN, HF_TOKEN_FILE, HF_ENDPOINT
+                     for models: a token of your account, the file that has it, and another address than
+                     https://huggingface.co
   HOST, PORT         address of development, which reads every setting from the environment (see .env.example)
 TEXT
+}
+
+# $1: a command. Prints its part of the usage, or fails if there is no such command.
+usage_of() {
+    usage | awk -v name="$1" '/^  [a-z]/ { found = $1 == name } /^$/ { found = 0 } found { print; any = 1 } END { exit !any }'
+}
+
+# True if help is wanted, which needs no set-up.
+asks_for_help() {
+    local argument
+    for argument; do
+        case "$argument" in -h | --help) return 0 ;; esac
+    done
+    return 1
 }
 
 development() {
@@ -143,6 +166,9 @@ run_pytest() {
     if [ -n "$LEFT_OUT" ]; then set -- "$@" --leave-out "$LEFT_OUT"; fi
     exec "$VENV_PYTHON" -m pytest "$@"
 }
+
+# `keys` has a text for each of its own commands.
+if [ "${1:-}" != keys ] && asks_for_help "${@:2}" && usage_of "$1"; then exit; fi
 
 case "${1:-help}" in
     models) shift && get_models "$@" ;;

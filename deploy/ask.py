@@ -6,11 +6,13 @@ Standard library only. The service is found at the address on which the process 
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy.service import url_of
@@ -18,10 +20,17 @@ from deploy.service import url_of
 IMAGE = Path(__file__).parents[1] / "docs/red-square.png"
 PATIENCE = 120.0  # seconds for one response
 RATE_LIMITED = 429
+FULL = b'"overloaded"'
+# A service that is full refuses one request and takes the next; what lasts longer is no fullness.
+FULL_SECONDS, PAUSE = 60.0, 1.0
 
 
 class WrongAnswer(Exception):
     """An unexpected response; the message has the URL and what was returned."""
+
+
+class NoAnswer(WrongAnswer):
+    """No response, or one of a service that is full: the next request may get another."""
 
 
 def request(url: str, body: dict[str, object] | None = None, timeout: float = PATIENCE) -> tuple[int, bytes]:
@@ -30,19 +39,22 @@ def request(url: str, body: dict[str, object] | None = None, timeout: float = PA
     outgoing = urllib.request.Request(url, data, {"Content-Type": "application/json"} if data else {})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(outgoing, timeout=timeout) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-    except OSError as error:
-        raise WrongAnswer(f"{url} did not answer: {error}") from None
+        try:
+            with opener.open(outgoing, timeout=timeout) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()  # which may stop half-way, too
+    except (OSError, http.client.HTTPException) as error:
+        raise NoAnswer(f"{url} did not answer: {error}") from None
 
 
 def expect(url: str, body: dict[str, object] | None = None, status: int = 200) -> bytes:
     """Return the body of a response with this status. Raises WrongAnswer for any other."""
     actual, answer = request(url, body)
     if actual != status:
-        raise WrongAnswer(f"{url} answered {actual} instead of {status}: {answer[:300].decode(errors='replace')}")
+        kind = NoAnswer if FULL in answer else WrongAnswer
+        raise kind(f"{url} answered {actual} instead of {status}: {answer[:300].decode(errors='replace')}")
     return answer
 
 
@@ -73,13 +85,26 @@ def _generated(url: str, body: dict[str, object]) -> str:
     return text
 
 
+def again_while_full(check: Callable[[str], object], base: str, seconds: float = FULL_SECONDS) -> None:
+    """Call a check until it has an answer, for some time, since clients may fill the service. Raises WrongAnswer."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            check(base)
+            return
+        except NoAnswer:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(PAUSE)
+
+
 def prove(base: str) -> None:
     """Check readiness and request one answer from each model; print their times. Raises WrongAnswer."""
-    ready(base)
+    again_while_full(ready, base)
     for name, ask in (("Avibe", generate_text), ("Avision", analyze_image)):
         began = time.monotonic()
         try:
-            ask(base)
+            again_while_full(ask, base)
         except WrongAnswer as error:
             if f"answered {RATE_LIMITED} " not in str(error):
                 raise

@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# Backs up and restores the service's configuration and database of this machine, also while it runs. Not included is
-# what can be created again: the releases (./deploy.sh production), the models, certbot's certificates, and the rate limits in Redis.
+# Backs up and restores the service's configuration and database of this machine, and what its monitoring is set to, also
+# while it runs. Not included is what can be created again: the releases (./deploy.sh production), the models, certbot's certificates, and the rate limits in Redis.
 #
+#   deploy/backup.sh run             what avito-ai-backup.timer does each night: a backup to /var/backups/avito-ai, old ones
+#                                    removed, a copy elsewhere (/etc/avito-ai/backup.env), and a note for /metrics
+#   deploy/backup.sh test            what avito-ai-backup-test.timer does each week: `check` of the newest one, and the note
 #   deploy/backup.sh create [FILE]   write settings, keys, database, drop-ins of the unit and nginx's site to FILE
 #                                    (.tar.gz, root only), then `check`; default: /var/backups/avito-ai/DATE.tar.gz
 #   deploy/backup.sh check FILE      unpack it to a temporary folder and verify checksums, settings and database
-#   deploy/backup.sh restore FILE    check it, back up the current files, then restore it; stops the service if there is a
-#                                    database in it
+#   deploy/backup.sh restore FILE [--settings-only] [--files-only] [OPTION...]
+#                                    check it, back up the current files, restore it and apply it by deploy.sh production,
+#                                    which has the OPTIONs, also on a bare machine; stops the service meanwhile if there is a
+#                                    database in it. --settings-only leaves the database as it is, and the service runs on;
+#                                    --files-only applies nothing
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -14,28 +20,42 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 . "$ROOT/deploy/lib/say.sh"
 # shellcheck source=deploy/lib/paths.sh
 . "$ROOT/deploy/lib/paths.sh"
+# shellcheck source=deploy/lib/backups.sh
+. "$ROOT/deploy/lib/backups.sh"
+# shellcheck source=deploy/lib/checked.sh
+. "$ROOT/deploy/lib/checked.sh"
 
 BACKUPS="$SYSTEM_ROOT/var/backups/avito-ai"
 SUMS=avito-ai-backup.sha256
 # Paths below SYSTEM_ROOT; missing ones are skipped.
-PARTS=(etc/avito-ai "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
+PARTS=(etc/avito-ai etc/avito-monitoring.env "etc/systemd/system/$UNIT.d" etc/nginx/sites-available/avito-ai.conf)
+SITE_LINK="$SYSTEM_ROOT/etc/nginx/sites-enabled/avito-ai.conf"
 ASIDE=""
 
-# $1: the file; $2: non-empty to skip the check, for a configuration that may be unusable.
+# $1: the file; $2: empty, or `as-it-is` to skip the check, for a configuration that may be unusable, or `for-an-update` to
+# skip that of the settings, which are those of another release by then.
 create() {
-    local file="${1:-$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz}"
+    local file="$1" mode="${2:-}"
     gather >"$ASIDE/parts"
     [ -s "$ASIDE/parts" ] || die "There is nothing to back up: $CONFIG_DIR does not exist."
     mkdir -p "$ASIDE/copy" "$(dirname "$file")"
     tar -C "${SYSTEM_ROOT:-/}" --files-from="$ASIDE/parts" -cf - | tar -C "$ASIDE/copy" -xpf -
-    copy_database "${2:-}"
+    copy_database "${mode#for-an-update}"
     (cd "$ASIDE/copy" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) >"$ASIDE/sums"
     mv "$ASIDE/sums" "$ASIDE/copy/$SUMS"
     files_of "$ASIDE/copy" | tar -C "$ASIDE/copy" --null --files-from=- -czf "$file.new"
     chmod 600 "$file.new"
     mv "$file.new" "$file"
-    [ -n "${2:-}" ] || check "$file"
+    [ "$mode" = as-it-is ] || check "$file" "$mode"
     say "The backup is $file. It contains keys: store a copy elsewhere, readable by you only."
+}
+
+# One among those that happen by themselves counts as one of them.
+create_kept() {
+    local file
+    file="$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz"
+    create "$file"
+    note_new_backup "$file"
 }
 
 # Copies the database into the backup. $1: non-empty to go on without it.
@@ -52,6 +72,10 @@ database() {
     "$python" -I "$ROOT/deploy/database_copy.py" "$@"
 }
 
+# Runs a command of this script in a process of its own, which ends at the first thing that fails; a function that is part
+# of a condition would go on.
+again() { "$BASH" "$ROOT/deploy/backup.sh" "$@"; }
+
 # Prints the files of a folder, NUL-terminated. Folders are left out: a restore must not change those of /etc.
 files_of() { (cd "$1" && find . \( -type f -o -type l \) -print0 | LC_ALL=C sort -z); }
 
@@ -64,10 +88,14 @@ gather() {
 }
 
 secret_files() {
-    [ -f "$SETTINGS_FILE" ] || return 0
-    sed -n "/^LOG_FILE=/!s#^[A-Z_]*_FILE=$SYSTEM_ROOT/##p" "$SETTINGS_FILE" | grep -v '^etc/avito-ai/' || true
+    local file
+    for file in "$SETTINGS_FILE" "$SYSTEM_ROOT/etc/avito-monitoring.env"; do
+        [ -f "$file" ] || continue
+        sed -n "/^LOG_FILE=/!s#^[A-Z_]*_FILE=$SYSTEM_ROOT/##p" "$file" | grep -v '^etc/avito-ai/' || true
+    done
 }
 
+# $1: the file; $2: non-empty to leave its settings unchecked.
 check() {
     [ -f "$1" ] || die "There is no file $1."
     rm -rf "$ASIDE/check"
@@ -76,12 +104,13 @@ check() {
     [ -f "$ASIDE/check/$SUMS" ] || die "$1 is not a backup of this service."
     (cd "$ASIDE/check" && sha256sum --check --quiet "$SUMS") >&2 || die "$1 is damaged: the files above do not match their checksums."
     if has_database && ! database check "$ASIDE/check"; then die "$1 is damaged: its database is not sound."; fi
-    check_settings_of "$ASIDE/check/etc/avito-ai/.env"
-    say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, checksums correct, settings usable."
+    local usable=""
+    [ -n "${2:-}" ] || check_settings_of "$ASIDE/check/etc/avito-ai/.env"
+    say "The backup can be restored: $(grep -c . "$ASIDE/check/$SUMS") files, checksums correct$usable."
 }
 
 # True if the unpacked backup has a database.
-has_database() { [ -n "$(find "$ASIDE/check" -name "*.db" -o -name avito-ai.dump)" ]; }
+has_database() { [ -n "$(databases)$(find "$ASIDE/check" -name avito-ai.dump)" ]; }
 
 # Makes way for the database of the backup: nothing may write to it, and what stands beside the old one is not the new one's.
 make_way() {
@@ -90,13 +119,18 @@ make_way() {
         say "The service is stopped for its database."
         systemctl stop "$UNIT"
     fi
-    find "$ASIDE/check" -name "*.db" | while read -r file; do
-        file="$SYSTEM_ROOT/${file#"$ASIDE/check/"}"
-        rm -f "$file-wal" "$file-shm"
-    done
+    databases | while read -r file; do rm -f "$file-wal" "$file-shm"; done
 }
 
-# Reads the settings of the backup as the service would, with the secrets of the backup.
+# Prints where the files of SQLite in the unpacked backup belong: of any name, and maybe outside of STATE_DIR.
+databases() {
+    local file
+    # shellcheck disable=SC2016  # $1 is of the inner shell
+    find "$ASIDE/check" -type f \( -name "*.db" -o -exec sh -c 'head -c 15 "$1" | grep -q "^SQLite format 3"' - {} \; \) -print |
+        while read -r file; do echo "$SYSTEM_ROOT/${file#"$ASIDE/check/"}"; done
+}
+
+# Reads the settings of the backup as the service would, with the secrets of the backup; tells `check` in `usable`.
 check_settings_of() {
     local python="$CURRENT/.venv/bin/python" report
     [ -f "$1" ] || die "The backup has no settings file."
@@ -109,37 +143,100 @@ check_settings_of() {
         printf '%s\n' "$report" >&2
         die "The settings of the backup are invalid; see the mistakes above."
     }
+    usable=", settings usable"
 }
 
+# $1: the file; the others: options, of which those that are not its own are for `deploy.sh production`.
 restore() {
-    check "$1"
+    local file="$1" scope=whole apply=yes options=()
+    shift
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --settings-only) scope=settings ;;
+            --files-only) apply=no ;;
+            *) options+=("$1") ;;
+        esac
+        shift
+    done
+    check "$file"
     if [ -d "$CONFIG_DIR" ]; then
-        local before
-        before="$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz"
-        (create "$before" as-it-is) || die "The current configuration could not be backed up; nothing was restored."
+        again before-restore || die "The current configuration could not be backed up; nothing was restored."
     fi
     rm "$ASIDE/check/$SUMS"
+    if [ "$scope" = settings ]; then leave_out_database; fi
     id -u "$SERVICE_USER" >/dev/null 2>&1 || useradd --system --user-group --home-dir "$STATE_DIR" --no-create-home \
         --shell /usr/sbin/nologin "$SERVICE_USER"
-    if has_database; then make_way; fi
+    put_files_back
+    if [ -d "$SYSTEM_ROOT/run/systemd/system" ]; then systemctl daemon-reload; else apply=no; fi
+    if [ "$apply" = yes ]; then
+        apply_restored ${options[@]+"${options[@]}"}
+    else
+        say "Restored. ./deploy.sh production installs the service, or applies the settings if it is installed."
+    fi
+}
+
+# Removes from the unpacked backup what is not configuration: the database, its dump and the journals of usage.
+leave_out_database() {
+    local state file
+    state="$(sed -n 's/^STATE_DIR=//p' "$ASIDE/settings" | tail -n 1)"
+    state="${state:-$STATE_DIR}"
+    databases | while read -r file; do rm -f "$ASIDE/check/${file#"$SYSTEM_ROOT/"}"; done
+    rm -rf "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/usage" "$ASIDE/check/${state#"$SYSTEM_ROOT/"}/avito-ai.dump"
+}
+
+put_files_back() {
+    local site=etc/nginx/sites-available/avito-ai.conf
+    if has_database; then
+        make_way
+        database restore "$ASIDE/settings" "$ASIDE/check" || die "The database could not be restored, and nothing was changed." \
+            "If the service was stopped for it, start it again: systemctl start $UNIT"
+    fi
+    if [ -f "$ASIDE/check/$site" ] && [ -e "$SITE_LINK" ] && has nginx; then
+        mv "$ASIDE/check/$site" "$ASIDE/site"
+        restore_site "$SYSTEM_ROOT/$site"
+    fi
     (umask 022 && files_of "$ASIDE/check" | tar -C "$ASIDE/check" --null --files-from=- -cf - | tar -C "${SYSTEM_ROOT:-/}" -xpf -)
     chown -R "root:$SERVICE_USER" "$CONFIG_DIR"
     if [ -d "$STATE_DIR" ]; then chown -R "$SERVICE_USER:$SERVICE_USER" "$STATE_DIR"; fi
+    databases | while read -r file; do chown "$SERVICE_USER:$SERVICE_USER" "$file"; done
     chmod 750 "$CONFIG_DIR"
     chmod 640 "$SETTINGS_FILE"
-    if has systemctl; then systemctl daemon-reload; fi
-    say "Restored. ./deploy.sh production installs the service, or applies the settings if it is installed."
+}
+
+# nginx may not take a site of the backup, whose certificate may be gone; a start of nginx would then fail.
+restore_site() {
+    if replace_checked "$1" nginx -t -q <"$ASIDE/site"; then
+        systemctl reload-or-restart nginx || warn "nginx has its site of the backup and could not be reloaded; see: journalctl -u nginx -e"
+    else
+        warn "nginx does not take its site of the backup, and keeps the one it has; see its message above."
+    fi
+}
+
+# $@: options. The release that is installed stays, else this tree is installed.
+apply_restored() {
+    local tree="$ROOT"
+    if [ -x "$CURRENT/deploy.sh" ]; then tree="$(cd "$CURRENT" && pwd -P)"; fi
+    say "Restored. Now ./deploy.sh production applies it."
+    "$tree/deploy.sh" production --no-backup "$@" ||
+        die "The backup is restored and not applied, for the reason above. Mend it and run ./deploy.sh production."
 }
 
 [ "$(id -u)" -eq 0 ] || die "Settings and keys are readable by root only: sudo deploy/backup.sh $*"
 umask 077
 ASIDE="$(mktemp -d)"
 trap 'rm -rf "$ASIDE"' EXIT
-trap 'exit 143' INT TERM HUP
+trap 'put_back; exit 130' INT
+trap 'put_back; exit 143' TERM
+trap 'put_back; exit 129' HUP
 case "${1:-help}:$#" in
-    create:1 | create:2) create "${2:-}" ;;
+    run:1) run_backup ;;
+    test:1) test_newest ;;
+    before-restore:1) create "$BACKUPS/before-restore-$(date -u +%Y%m%d-%H%M%S).tar.gz" as-it-is ;;
+    before-update:1) create "$BACKUPS/before-update-$(date -u +%Y%m%d-%H%M%S).tar.gz" for-an-update ;;
+    create:1) create_kept ;;
+    create:2) create "$2" ;;
     check:2) check "$2" ;;
-    restore:2) restore "$2" ;;
+    restore:[2-9]) restore "${@:2}" ;;
     *)
         sed -n 's/^#   //p' "${BASH_SOURCE[0]}" >&2
         exit 2

@@ -1,36 +1,53 @@
-"""Copies the service's database for deploy/backup.sh, whole also while the service writes, and checks such a copy.
+"""Copies the service's database for deploy/backup.sh, whole also while the service writes, and restores a dump.
 
     python database_copy.py copy SETTINGS_FILE STATE_DIR ROOT FOLDER   copy what the settings name into FOLDER, at its
                                                                       path below ROOT; prints what it copied
     python database_copy.py check FOLDER                              raise an error unless the copies in it are sound
+    python database_copy.py restore SETTINGS_FILE FOLDER              restore the dump in FOLDER, whole or not at all,
+                                                                      into the database that the settings name
 
-Nothing but Python is needed for SQLite, and pg_dump for PostgreSQL. A setting that is not there has its default.
+Nothing but Python is needed for SQLite, and pg_dump and pg_restore for PostgreSQL, of which only the service's own
+tables are touched. A setting that is not there has its default. The exit status is 1 where something was not done.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 DATABASE, JOURNALS, DUMP = "avito-ai.db", "usage", "avito-ai.dump"
+# Those of database/tables.py and the migrations; the database may hold others of somebody else.
+TABLES = (
+    "alembic_version api_keys audit budget_warnings revisions "
+    "usage_accounts usage_days usage_hours usage_journals usage_users"
+).split()
+MAGIC = b"SQLite format 3\0"
+LOCK_SECONDS = 30  # for which a restore waits for a copy of the service elsewhere that uses a table
+
+
+class Failed(Exception):
+    """What was asked for was not done; the message is for the operator."""
 
 
 def main(command: str, *arguments: str) -> int:
     """Run one of the commands; return the exit status."""
-    if command == "copy":
-        settings, state, root, folder = map(Path, arguments)
-        return copy(settings, state, root, folder)
-    check(Path(arguments[0]))
+    try:
+        COMMANDS[command](*map(Path, arguments))
+    except (Failed, sqlite3.Error, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
-def copy(settings: Path, state: Path, root: Path, folder: Path) -> int:
+def copy(settings: Path, state: Path, root: Path, folder: Path) -> None:
     """Copy the database, and then the journals that it may not have to their ends."""
     given = _read(settings)
     state = Path(given.get("STATE_DIR") or state)
@@ -42,16 +59,33 @@ def copy(settings: Path, state: Path, root: Path, folder: Path) -> int:
     # After the database: what it has of a journal, it never has again, and what is read twice is known by its position.
     if (state / JOURNALS).is_dir():
         shutil.copytree(state / JOURNALS, folder / (state / JOURNALS).relative_to(root), ignore=_gone)
-    return 0
 
 
 def check(folder: Path) -> None:
-    """Raise sqlite3.Error or ValueError unless each copy of a database in the folder is sound."""
-    for file in folder.rglob("*.db"):
+    """Raise sqlite3.Error or Failed unless each copy of a database in the folder is sound."""
+    for file in filter(_is_database, folder.rglob("*")):
         with closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as database:
             (found,) = database.execute("PRAGMA integrity_check").fetchone()
         if found != "ok":
-            raise ValueError(f"{file.name}: {found}")
+            raise Failed(f"{file.name}: {found}")
+    for file in folder.rglob(DUMP):
+        if shutil.which("pg_restore") is None:
+            print("pg_restore is not here, so the dump of the database is not checked.", file=sys.stderr)
+        else:
+            _run("pg_restore", "--file=/dev/null", str(file))
+
+
+def restore(settings: Path, folder: Path) -> None:
+    """Restore the dump in a folder, if there is one, and remove it from the folder. Raises Failed."""
+    for file in folder.rglob(DUMP):
+        if shutil.which("pg_restore") is None:
+            raise Failed("The database of the backup is a PostgreSQL, and pg_restore is not here: install it first.")
+        url, environ = _address(_read(settings).get("DATABASE_URL", ""))
+        environ["PGOPTIONS"] = f"{os.environ.get('PGOPTIONS', '')} -c lock_timeout={LOCK_SECONDS}s"
+        whole = "--clean --if-exists --no-owner --no-privileges --single-transaction".split()
+        _run("pg_restore", *whole, f"--dbname={url}", str(file), **environ)
+        file.unlink()
+        print("The database is restored from its dump.")
 
 
 def _read(settings: Path) -> dict[str, str]:
@@ -67,6 +101,14 @@ def _read(settings: Path) -> dict[str, str]:
     return found
 
 
+def _is_database(file: Path) -> bool:
+    """Tell a file of SQLite by its beginning, as DATABASE_URL may name any; by its name where that is damaged."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return content.read(len(MAGIC)) == MAGIC or file.suffix == ".db"
+
+
 def _copy_sqlite(file: Path, root: Path, folder: Path) -> None:
     if not file.is_file():
         return
@@ -79,16 +121,39 @@ def _copy_sqlite(file: Path, root: Path, folder: Path) -> None:
 
 
 def _dump(url: str, target: Path) -> None:
-    if shutil.which("pg_dump") is None:
-        print("The database is a PostgreSQL, and pg_dump is not here: back it up where it runs.", file=sys.stderr)
+    if not url.startswith("postgresql") or shutil.which("pg_dump") is None:
+        print("The database is not in the backup: pg_dump is not here, or it is no PostgreSQL.", file=sys.stderr)
         return
-    address = urlsplit(url)
-    without = address._replace(scheme="postgresql", netloc=address.netloc.rpartition("@")[2]).geturl()
-    who = {"PGUSER": unquote(address.username or ""), "PGPASSWORD": unquote(address.password or "")}
+    without, environ = _address(url)
     target.parent.mkdir(parents=True, exist_ok=True)
-    environ = {**os.environ, **{name: value for name, value in who.items() if value}}
-    subprocess.run(["pg_dump", "--format=custom", f"--file={target}", without], check=True, env=environ)
-    print(f"A dump of the database is in the backup: pg_restore --clean --if-exists --dbname=URL {DUMP} restores it.")
+    tables = [f"--table={name}" for name in TABLES]
+    try:
+        _run("pg_dump", "--format=custom", f"--file={target}", *tables, without, **environ)
+    except Failed as error:
+        if "no matching tables" not in str(error):
+            raise
+        target.unlink(missing_ok=True)
+        print("The database has no tables yet.")
+    else:
+        print("A dump of the database is in the backup.")
+
+
+def _address(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL for PostgreSQL's programs without user and password, and these as variables, which `ps` hides."""
+    address = urlsplit(url)
+    query = dict(parse_qsl(address.query))
+    user = unquote(address.username or "") or query.pop("user", "")
+    password = unquote(address.password or "") or query.pop("password", "")
+    host = address.netloc.rpartition("@")[2]
+    without = f"postgresql://{host}{address.path}" + (f"?{urlencode(query)}" if query else "")
+    return without, {name: value for name, value in (("PGUSER", user), ("PGPASSWORD", password)) if value}
+
+
+def _run(*command: str, **environ: str) -> None:
+    """Run one of PostgreSQL's programs. Raises Failed with what it said."""
+    done = subprocess.run(command, env={**os.environ, "LC_ALL": "C", **environ}, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise Failed(done.stderr.strip())
 
 
 def _gone(folder: str, names: list[str]) -> set[str]:
@@ -96,5 +161,11 @@ def _gone(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if not name.endswith((".log", ".lock")) or not (Path(folder) / name).is_file()}
 
 
+COMMANDS: dict[str, Callable[..., None]] = {"copy": copy, "check": check, "restore": restore}
+
+
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:  # this file also runs where the others are not
+        sys.exit(128 + signal.SIGINT)

@@ -5,9 +5,10 @@ that died. Neither notices a process that sends keep-alives but does not respond
 RESTART_AFTER checks in a row without a response, at most MAX_RESTARTS times an hour. A service that systemd has given
 up on, or that is stopped, is never started: the cause would still be there.
 
-Problems are reported as a line of the journal at error level, as a failed unit (`systemctl --failed`), and, if the file
-of `--webhook` holds a URL, by one message there when a problem begins and one when it ends. Standard library only:
-`python -m deploy.health_monitor --state FILE [--webhook FILE]`.
+Problems are reported as a line of the journal at error level, as a failed unit (`systemctl --failed`), and by one
+message when a problem begins and one when it ends: to the URL in the file of `--webhook`, and by mail as the
+monitoring's settings in the file of `--mail` say. Standard library only:
+`python -m deploy.health_monitor --state FILE [--webhook FILE] [--mail FILE]`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from deploy.health_mail import MailError, send
 from deploy.probe import fetch_json
 from deploy.service import main_pid, unit_property, url_of
 
@@ -152,13 +154,23 @@ def post(address: str, text: str) -> None:
         print(f"{ERROR}the webhook cannot be reached: {error}", flush=True)
 
 
-def reporter(webhook: Path | None) -> Callable[[str], None]:
-    """Return a function that sends a message to the webhook, if there is one."""
+def reporter(webhook: Path | None, mail: Path | None = None) -> Callable[[str], None]:
+    """Return a function that sends a message to the webhook and by mail, where they are set."""
     try:
         address = webhook.read_text().strip() if webhook else ""
     except OSError:
         address = ""
-    return (lambda text: post(address, text)) if address else (lambda text: None)
+
+    def report(text: str) -> None:
+        if address:
+            post(address, text)
+        try:
+            if mail:
+                send(mail, text)
+        except MailError as error:
+            print(f"{ERROR}{error}", flush=True)
+
+    return report
 
 
 def restart_unit() -> None:
@@ -168,13 +180,14 @@ def restart_unit() -> None:
 
 def main(arguments: list[str], restart: Callable[[], None] = restart_unit) -> int:
     """Check once; the exit status is 1 if there is a problem to report."""
-    parser = argparse.ArgumentParser(prog="health_monitor")
+    parser = argparse.ArgumentParser(prog="python -m deploy.health_monitor")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--webhook", type=Path)
+    parser.add_argument("--mail", type=Path)
     options = parser.parse_args(arguments)
     memory, now = recall(options.state), time.time()
     verdict = judge(check(), memory, now)
-    for line in act(verdict, memory, now, reporter(options.webhook), restart):
+    for line in act(verdict, memory, now, reporter(options.webhook, options.mail), restart):
         print(line, flush=True)
     keep(memory, options.state)
     return 1 if verdict.trouble else 0

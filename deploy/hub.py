@@ -28,6 +28,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils.logging import set_verbosity
 
 from deploy.hub_errors import HubError, hub_error, page_of, unreachable
+from deploy.secret_file import read_secret
 
 # Weights, and what says how they are used; nothing in a subfolder, and nothing that can hold code.
 WANTED = re.compile(r"[^/\\]+\.(safetensors|json|jinja)|merges\.txt|vocab\.txt")
@@ -73,10 +74,16 @@ class Repository:
         return page_of(self.name)
 
 
+def hub_token() -> str | None:
+    """Return the token of HF_TOKEN or HF_TOKEN_FILE; None leaves it to what `hf auth login` kept. Raises NoSecret."""
+    return read_secret("HF_TOKEN", os.environ) or None
+
+
 def list_repository(name: str) -> Repository:
-    """Return what a repository holds that the service reads. Raises HubError."""
+    """Return what a repository holds that the service reads. Raises HubError and NoSecret."""
+    token = hub_token()
     try:
-        info = HfApi().model_info(name, files_metadata=True)
+        info = HfApi(token=token).model_info(name, files_metadata=True)
     except httpx2.TransportError as error:  # also for an address that is none
         raise unreachable(error) from error
     except Exception as error:
@@ -236,7 +243,7 @@ def _transfer(repository: Repository, file: RemoteFile, partial: Path, report: R
             hf_hub_url(repository.name, file.name, revision=repository.commit),
             out,
             resume_size=present,
-            headers=build_hf_headers(),
+            headers=build_hf_headers(token=hub_token()),
             expected_size=file.size,
             tqdm_class=bar,
         )

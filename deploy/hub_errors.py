@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import httpx2
 from huggingface_hub import constants, get_token
@@ -37,7 +38,7 @@ def unreachable(error: Exception) -> Unreachable:
 
 def hub_error(name: str, error: Exception) -> HubError:
     """Return what happened on the way to a repository, and what to do."""
-    page, token = page_of(name), "HF_TOKEN=hf_... ./deploy.sh models"
+    page, token = page_of(name), "HF_TOKEN=hf_... ./deploy.sh models (or HF_TOKEN_FILE=/a/file)"
     if isinstance(error, UNREACHABLE):
         return unreachable(error)
     if isinstance(error, httpx2.TransportError):
@@ -49,7 +50,7 @@ def hub_error(name: str, error: Exception) -> HubError:
             f"of your account: {token}"
         )
     if isinstance(error, RepositoryNotFoundError) or status == 401:
-        wrong = ", or the token that is set is not valid" if get_token() else ""
+        wrong = ", or the token that is set is not valid" if get_token() or os.environ.get("HF_TOKEN_FILE") else ""
         return HubError(f"{page} does not exist, or only some accounts may see it{wrong}. If yours may: {token}")
     if status == 404:
         return HubError(f"{page} lacks a file that its own listing names; try again later.")

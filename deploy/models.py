@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TextIO
 
 from config import Settings
-from deploy.hub import Repository, check_room, download, in_units, list_repository, missing_bytes
+from deploy.hub import Repository, check_room, download, hub_token, in_units, list_repository, missing_bytes
 from deploy.hub_errors import HubError, Unreachable, page_of
 from deploy.model_facts import BOTH_GPU_GB, CARDS_FOR_BOTH, CARDS_FOR_ONE, MODELS, PublishedModel
+from deploy.secret_file import NoSecret
 from engine.errors import StartError
 from models.selection import ChosenCheckpoint, model_spec
 
@@ -76,6 +77,10 @@ def main(arguments: list[str]) -> int:
     folder: Path = options.to.expanduser().absolute()
     if not PLAIN_PATH.fullmatch(str(folder)):
         return _fail(f"{folder}: choose a folder whose path has no blanks, quotes, #, $ or backslashes.")
+    try:
+        hub_token()
+    except NoSecret as error:
+        return _fail(str(error))
     wanted = dict(map(_wanted, options.models or MODELS))
     _describe(wanted)
     lines, failed = list[str](), False

@@ -9,6 +9,7 @@ probe.py announce PID HOST PORT    while process PID runs: print the loading pro
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import os
 import shutil
@@ -168,11 +169,13 @@ def fetch_json(url: str, timeout: float = ANSWER_TIMEOUT) -> tuple[int, dict[str
     """Return status and body of a GET with any status; 0 and {} without a JSON object."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=timeout) as response:
-            status, body = response.status, response.read()
-    except urllib.error.HTTPError as error:
-        status, body = error.code, error.read()
-    except OSError:
+        try:
+            with opener.open(url, timeout=timeout) as response:
+                status, body = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, body = error.code, error.read()  # which may stop half-way, too
+    except (OSError, http.client.HTTPException):
         return 0, {}
     try:
         value = json.loads(body)
@@ -237,12 +240,15 @@ def amounts(part: int, total: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Return whether the process is running."""
+    """Return whether the process is running. One that has ended and that nobody has waited for is not."""
     try:
         os.kill(pid, 0)
     except OSError:
         return False
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:  # a system without /proc
+        return True
 
 
 def main(arguments: list[str]) -> int:

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Deploys an image to a cluster: release.sh OVERLAY IMAGE [URL]
+# Deploys an image to a cluster: release.sh [--canary SHARE] OVERLAY IMAGE [URL]
 #
-#   OVERLAY  cpu-demo or gpu
+#   SHARE    percent of the requests, 1 to 99, that one pod with the image gets first; it is released if it does no worse
+#            than the others in CANARY_SECONDS, and withdrawn otherwise (deploy/canary.py), with exit status 1
+#   OVERLAY  a folder of overlays/, as cpu-demo or gpu
 #   IMAGE    name:tag or name@sha256:..., as pulled by the cluster
 #   URL      URL of the service; one text is generated there
 #
 # A release that does not become ready is rolled back, and the exit status is 1. Environment: KUBECONFIG_TEXT, the
-# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (30m).
+# content of a kubeconfig file; ROLLOUT_TIMEOUT, the limit of the rollout (30m); COMPONENTS, names of folders of
+# components, separated by spaces, to add to the overlay.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/overlays"
 
@@ -15,10 +18,23 @@ die() {
     exit 1
 }
 
-[ $# -ge 2 ] && [ $# -le 3 ] || die "usage: release.sh OVERLAY IMAGE [URL]"
+SHARE=""
+if [ "${1:-}" = --canary ]; then
+    SHARE="${2:-}"
+    [[ "$SHARE" =~ ^[1-9][0-9]?$ ]] || die "SHARE is a whole number from 1 to 99, not '$SHARE'."
+    [ -n "${PROMETHEUS:-}" ] || die "PROMETHEUS must hold the URL of the Prometheus that judges the canary."
+    shift 2
+fi
+[ $# -ge 2 ] && [ $# -le 3 ] || die "usage: release.sh [--canary SHARE] OVERLAY IMAGE [URL]"
 OVERLAY="$1" IMAGE="$2" URL="${3:-}"
 [ -f "$OVERLAY/kustomization.yaml" ] || die "there is no overlay '$OVERLAY'."
 [[ "$IMAGE" =~ ^[a-z0-9._/:-]+(@sha256:[0-9a-f]{64}|:[A-Za-z0-9._-]+)$ ]] || die "'$IMAGE' is neither name:tag nor name@sha256:..."
+
+components=""
+for component in ${COMPONENTS:-}; do
+    [ -f "../components/$component/kustomization.yaml" ] || die "there is no component '$component'."
+    components+="${components:+, }../../components/$component"
+done
 
 release="$(mktemp -d ./.release.XXXXXX)"
 trap 'rm -rf "$release"' EXIT
@@ -27,20 +43,24 @@ if [ -n "${KUBECONFIG_TEXT:-}" ]; then
     export KUBECONFIG="$PWD/$release/kubeconfig"
 fi
 
-# The overlay with this image.
 case "$IMAGE" in
     *@*) version="digest: ${IMAGE#*@}" name="${IMAGE%@*}" ;;
     *) version="newTag: \"${IMAGE##*:}\"" name="${IMAGE%:*}" ;;
 esac
-cat >"$release/kustomization.yaml" <<YAML
+# The overlay with the image. $1: another component; stdin: what else the kustomization has.
+kustomization() {
+    cat >"$release/kustomization.yaml" <<YAML
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../$OVERLAY]
+components: [$components${1:+${components:+, }$1}]
 images:
   - name: avito-ai
     newName: $name
     $version
+$(cat)
 YAML
+}
 
 in_namespace() { kubectl --namespace avito-ai "$@"; }
 
@@ -51,6 +71,47 @@ roll_back() {
     die "$1; the previous release was restored."
 }
 
+# The canary's objects; the Ingress first, so that no request meets a pod that is gone.
+withdraw() {
+    in_namespace delete ingress --selector avito-ai/track=canary >&2
+    in_namespace delete deployment,service,servicemonitor,networkpolicy,configmap --selector avito-ai/track=canary >&2
+}
+
+try_canary() {
+    kustomization ../../canary <<YAML
+patches:
+  - target: {kind: Ingress, name: avito-ai-canary}
+    patch: |
+      - op: add
+        path: /metadata/annotations/nginx.ingress.kubernetes.io~1canary-weight
+        value: "$SHARE"
+YAML
+    kubectl apply --kustomize "$release" --selector avito-ai/track=canary
+    in_namespace rollout status deployment/avito-ai-canary --timeout "${ROLLOUT_TIMEOUT:-30m}" &&
+        python3 ../../canary.py prometheus "${CANARY_SECONDS:-600}" "$PROMETHEUS" \
+            'namespace="avito-ai",service="avito-ai"' 'namespace="avito-ai",service="avito-ai-canary"'
+}
+
+# A canary whose watch is ended would keep its share of the requests, and nobody would judge it. $1: the exit status.
+ended() {
+    withdraw
+    printf 'Error: The watch was ended, and %s was withdrawn.\n' "$IMAGE" >&2
+    exit "$1"
+}
+
+if [ -n "$SHARE" ]; then
+    trap 'ended 130' INT
+    trap 'ended 143' TERM
+    trap 'ended 129' HUP
+fi
+if [ -n "$SHARE" ] && ! try_canary; then
+    in_namespace logs --selector app.kubernetes.io/name=avito-ai-canary --tail 20 >&2 || true
+    withdraw
+    die "$IMAGE was withdrawn; the previous release serves on."
+fi
+
+trap - INT TERM HUP
+kustomization '' </dev/null
 kubectl apply --kustomize "$release"
 in_namespace rollout status deployment/avito-ai --timeout "${ROLLOUT_TIMEOUT:-30m}" ||
     roll_back "$IMAGE did not become ready"
@@ -59,4 +120,5 @@ if [ -n "$URL" ]; then
         --header 'Content-Type: application/json' --data '{"prompt": "Привет!", "max_tokens": 10}' >/dev/null ||
         roll_back "$URL did not generate a text"
 fi
+if [ -n "$SHARE" ]; then withdraw; fi
 printf '%s serves.\n' "$IMAGE"

@@ -25,6 +25,12 @@ owned_folder() {
     chown "$2" "$3"
 }
 
+# Creates the settings of backups if they are missing; their command may have secrets, and only root runs it.
+ensure_backup_settings() {
+    [ ! -e "$BACKUP_SETTINGS" ] || return 0
+    (umask 077 && cat "$ROOT/deploy/backup.env.example" >"$BACKUP_SETTINGS")
+}
+
 # Creates the settings file if it is missing, and writes the NAME=VALUE arguments to it.
 ensure_settings() {
     if [ ! -e "$SETTINGS_FILE" ]; then
@@ -106,10 +112,14 @@ check_setting_word() {
     grep -Eq "^#?${1%%=*}=" "$ROOT/.env.example" || die "'${1%%=*}' is not a setting of the service; .env.example lists them."
 }
 
+# True for a variable of the environment; STATE_DIR is one of these scripts' own too.
+is_exported() { compgen -e | grep -qx "$1"; }
+
 # Warns of settings in this run's environment, which only ./deploy.sh development uses.
 warn_of_environment() {
     local name
     while IFS= read -r name; do
+        is_exported "$name" || continue
         [ -z "${!name:-}" ] || [ "${!name}" = "$(file_setting "$name" "")" ] ||
             warn "$name is set in the environment and has no effect here; ./deploy.sh production $name=... writes it into $SETTINGS_FILE."
     done < <(sed -n 's/^#\{0,1\}\([A-Z][A-Z_]*\)=.*/\1/p' "$ROOT/.env.example")

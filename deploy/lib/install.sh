@@ -48,8 +48,14 @@ tell_progress() {
     local waited=0
     while sleep "$PIP_SIGN_SECONDS" >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do
         waited=$((waited + PIP_SIGN_SECONDS))
-        say "Still installing after $waited s: $(tail -n 1 "$PIP_LOG" 2>/dev/null | tr -d '\r' | cut -c 1-80)"
+        say "Still installing after $waited s: $(last_step | cut -c 1-80)"
     done
+}
+
+# Prints what pip does, of all that it writes: no warnings, progress bars or parts of a step.
+last_step() {
+    { grep -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing|Uninstalling) ' "$PIP_LOG" 2>/dev/null || true; } |
+        tail -n 1 | sed 's/^ *//'
 }
 
 # True if the last install of this file was completed and the packages are still there.
@@ -91,7 +97,7 @@ torch_index() {
         if [ "$(uname -s)" != Linux ] || [ "$(gpu_count)" -gt 0 ]; then return; fi
         index="$CPU_INDEX"
     fi
-    if "$VENV_PYTHON" deploy/probe.py reachable "${index%/}/torch/"; then
+    if "$VENV_PYTHON" -m deploy.probe reachable "${index%/}/torch/"; then
         echo "$index"
     else
         say "$index cannot be reached; using pip's own configuration for torch." >&2

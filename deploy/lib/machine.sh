@@ -160,7 +160,7 @@ check_production_port() {
     host="$(wanted_setting HOST 0.0.0.0)" port="$(wanted_setting PORT 8085)"
     pid="$(main_pid)"
     if [ "$pid" -gt 0 ] && "$PYTHON" -m deploy.service listens "$pid" 2>/dev/null | grep -q " $port\$"; then return; fi
-    answer="$("$PYTHON" "$ROOT/deploy/probe.py" port "$host" "$port" "$PREFIX" "./deploy.sh production")" ||
+    answer="$("$PYTHON" -m deploy.probe port "$host" "$port" "$PREFIX" "./deploy.sh production")" ||
         die "The port could not be checked."
     case "$answer" in
         free*) ;;

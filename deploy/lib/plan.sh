@@ -56,9 +56,10 @@ plan_switch() {
     if release_complete && already_serves "$RELEASE" && [ ${#GIVEN[@]} -eq 0 ]; then
         say "would leave the service as it is: it already serves this release with these settings"
     elif [ "$(service_state)" = active ]; then
+        if [ "$BACKUP" = yes ]; then say "would back up settings and database first"; fi
         say "would hand over from $(current_release | sed 's#.*/##') without downtime, or roll back to it"
     else
-        say "would install and start $UNIT and $HEALTH_TIMER, and enable them at boot"
+        say "would install and start $UNIT and the timers of ${TIMED_UNITS[*]}, and enable them at boot"
     fi
     say "would check readiness and one answer of each model"
 }

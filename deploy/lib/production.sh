@@ -3,6 +3,7 @@
 # `deploy.sh production`: sets up the service on a bare server, or replaces its release.
 
 DRY_RUN=no
+BACKUP=yes
 DOMAIN="" CERTIFICATE="" CERTIFICATE_KEY="" EMAIL="" FIREWALL=no
 GIVEN=()
 
@@ -23,6 +24,7 @@ production() {
     guard_run
     prepare
     install_release
+    back_up_before_update
     switch_to "$RELEASE"
     finish
     say "Ready after $(($(date +%s) - began)) s: $(service_address). The log of this run is $DEPLOY_LOG."
@@ -33,6 +35,7 @@ read_production_options() {
         case "$1" in
             --dry-run) DRY_RUN=yes ;;
             --firewall) FIREWALL=yes ;;
+            --no-backup) BACKUP=no ;;
             --domain | --certificate | --certificate-key | --email) read_option "$@" && shift ;;
             [A-Z]*=*) check_setting_word "$1" && GIVEN+=("$1") ;;
             *) die "'production' has no option '$1'; see ./deploy.sh help." ;;
@@ -75,6 +78,7 @@ prepare() {
     check_production_port
     ensure_account
     ensure_folders
+    ensure_backup_settings
     ensure_settings ${GIVEN[@]+"${GIVEN[@]}"}
 }
 
@@ -92,6 +96,14 @@ install_release() {
     if [ -n "$DOMAIN" ]; then prepare_proxy; fi
 }
 
+# What is about to run may change the database, and this run has changed the settings if it was told to.
+back_up_before_update() {
+    if [ "$BACKUP" = no ] || [ -z "$(current_release)" ] || already_serves "$RELEASE"; then return; fi
+    say "Backing up settings and database before the update."
+    recorded "$ROOT/deploy/backup.sh" before-update ||
+        die "The backup before the update failed, so nothing is switched; --no-backup updates without one."
+}
+
 # Validates the settings with the release's own code, without this run's environment.
 check_release_settings() {
     local report
@@ -106,7 +118,10 @@ check_release_settings() {
 finish() {
     install_logrotate "$RELEASE"
     systemctl enable --quiet "$UNIT"
-    if [ -f "$UNIT_DIR/$HEALTH_TIMER" ]; then systemctl enable --quiet --now "$HEALTH_TIMER"; fi
+    local name
+    for name in "${TIMED_UNITS[@]}"; do
+        if [ -f "$UNIT_DIR/$name.timer" ]; then systemctl enable --quiet --now "$name.timer"; fi
+    done
     if [ -n "$DOMAIN" ]; then finish_proxy; fi
     show_firewall
     prune_releases

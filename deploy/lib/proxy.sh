@@ -61,12 +61,15 @@ certbot_has_one() { [ -e "$CERTBOT_LIVE/$DOMAIN/fullchain.pem" ]; }
 
 use_certbots() { CERTIFICATE="$CERTBOT_LIVE/$DOMAIN/fullchain.pem" CERTIFICATE_KEY="$CERTBOT_LIVE/$DOMAIN/privkey.pem"; }
 
-# $@: the arguments of render.sh.
+# $@: the arguments of render.sh. A site that nginx rejects leaves the former one, which the next start of nginx reads.
 write_site() {
-    bash "$RELEASE/deploy/nginx/render.sh" "$@" >"$SITE.new" || die "The nginx site could not be generated; see the message above."
-    mv "$SITE.new" "$SITE"
+    local text
+    text="$(bash "$RELEASE/deploy/nginx/render.sh" "$@")" || die "The nginx site could not be generated; see the message above."
     ln -sfn "$SITE" "$SITE_LINK"
-    recorded nginx -t || die "nginx rejects the site; see its message above."
+    replace_checked "$SITE" recorded nginx -t <<<"$text" || {
+        [ -e "$SITE" ] || rm -f "$SITE_LINK"
+        die "nginx rejects the site; see its message above."
+    }
 }
 
 # Activates the site, requests a certificate if there is none, and checks the service through nginx.

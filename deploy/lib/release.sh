@@ -7,11 +7,12 @@ COPY_MB=50
 # Set once a release is chosen or created.
 RELEASE=""
 
-# Prints the files of the tree in $1 that belong to a release, NUL-terminated, without generated ones.
+# Prints the files of the tree in $1 that belong to a release, NUL-terminated, without generated ones and Compose's secrets.
 tree_files() {
     (cd "$1" && find . \( -name .git -o -name .venv -o -name .release -o -name __pycache__ -o -name '.*_cache' \
         -o -name htmlcov -o -name node_modules -o -path ./run \) -prune -o \( -type f -o -type l \) \
-        ! -name '*.pyc' ! -name '*.so' ! -name .env ! -name '.coverage*' ! -name '*.log' -print0 | LC_ALL=C sort -z)
+        ! -name '*.pyc' ! -name '*.so' ! -name .env ! -name '.coverage*' ! -name '*.log' \
+        ! -path './deploy/compose/postgres/*' ! -path './deploy/compose/secrets/*' ! -path './deploy/compose/tls/*' -print0 | LC_ALL=C sort -z)
 }
 
 tree_hash() {

@@ -7,7 +7,7 @@ check_port() {
     HOST="$(setting HOST 127.0.0.1)"
     export HOST
     port="$(setting PORT 8085)"
-    answer="$("$PYTHON" deploy/probe.py port "$HOST" "$port" "$ROOT")" || die "The port could not be checked."
+    answer="$("$PYTHON" -m deploy.probe port "$HOST" "$port" "$ROOT")" || die "The port could not be checked."
     case "$answer" in
         free*) ;;
         ours*)
@@ -73,6 +73,7 @@ print(f"ready, torch {torch.__version__} sees {torch.cuda.device_count()} GPU(s)
 # Gunicorn replaces this process, so that Ctrl+C and `kill` reach it and its exit status is that of deploy.sh. A
 # background process waits for the models and prints the address.
 serve() {
-    "$VENV_PYTHON" deploy/probe.py announce "$$" "$HOST" "$(setting PORT 8085)" &
-    exec "$VENV_PYTHON" -m gunicorn -c gunicorn_config.py app_production:app
+    "$VENV_PYTHON" -m deploy.probe announce "$$" "$HOST" "$(setting PORT 8085)" &
+    # By terminal.py, since Ctrl+C while Gunicorn is imported would print a traceback.
+    exec "$VENV_PYTHON" -m terminal gunicorn -c gunicorn_config.py app_production:app
 }

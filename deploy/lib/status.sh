@@ -14,9 +14,16 @@ status() {
     say "release    $(current_release | sed 's#.*/##')$(serves_another)"
     say "previous   $(previous_release | sed 's#.*/##')"
     say "settings   $SETTINGS_FILE$(settings_pending)"
-    say "health     $(systemctl is-active "$HEALTH_TIMER" 2>/dev/null || true) ($HEALTH_TIMER)"
+    say "health     $(systemctl is-active avito-ai-health.timer 2>/dev/null || true) (avito-ai-health.timer)"
+    say "backups    $(backup_state)"
     list_releases
     "$PYTHON" -m deploy.service state "$(main_pid)" || exit 3
+}
+
+backup_state() {
+    local created failed
+    created="$(noted created)" failed="$(noted_failure)$(noted_test_failure)"
+    if [ "$created" -eq 0 ]; then echo "none yet"; else echo "the last one at $(date -u -d "@$created" '+%Y-%m-%d %H:%M') UTC${failed:+; FAILED: $failed}"; fi
 }
 
 serves_another() {
@@ -103,16 +110,17 @@ ask_to_uninstall() {
 
 stop_for_good() {
     local unit
-    for unit in "$HEALTH_TIMER" "$HEALTH_UNIT" "$UNIT"; do
+    for unit in "${TIMED_UNITS[@]/%/.timer}" "${TIMED_UNITS[@]/%/.service}" "$UNIT"; do
         systemctl disable --quiet "$unit" >/dev/null 2>&1 || true
         systemctl stop "$unit" 2>/dev/null || true
         rm -rf "${UNIT_DIR:?}/$unit" "${UNIT_DIR:?}/$unit.d"
     done
+    rm -f "${UNIT_DIR:?}/$EXPLAIN_UNIT"
     systemctl daemon-reload
-    systemctl reset-failed "$UNIT" "$HEALTH_UNIT" 2>/dev/null || true
+    systemctl reset-failed "$UNIT" "${TIMED_UNITS[@]/%/.service}" 2>/dev/null || true
 }
 
 purge_rest() {
-    rm -rf "$CONFIG_DIR" "$STATE_DIR" "$LOG_DIR"
+    rm -rf "$CONFIG_DIR" "$STATE_DIR" "$LOG_DIR" "${BACKUP_NOTE%/*}"
     if id -u "$SERVICE_USER" >/dev/null 2>&1; then userdel "$SERVICE_USER" || warn "The user $SERVICE_USER could not be removed."; fi
 }

@@ -115,7 +115,8 @@ apt_install() {
     local status=0 service
     forbid_service_starts
     trap 'allow_service_starts' EXIT
-    trap 'exit 130' INT TERM
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     install_now || { renew_package_lists && install_now; } || status=$?
     allow_service_starts
     trap - EXIT INT TERM

@@ -2,8 +2,9 @@
 # The systemd units of the service, and the checks in the sandbox of the main unit.
 
 CHECK_UNIT=avito-ai-check.service
-HEALTH_TIMER=avito-ai-health.timer
-HEALTH_UNIT=avito-ai-health.service
+EXPLAIN_UNIT=avito-ai-explain@.service
+# Beside the service: each with a timer of its name.
+TIMED_UNITS=(avito-ai-health avito-ai-backup avito-ai-backup-test)
 
 main_pid() {
     local pid
@@ -18,9 +19,13 @@ serving_release() { readlink "$PROC/$(main_pid)/cwd" 2>/dev/null || true; }
 
 # Installs the units of the release in $1.
 install_units() {
-    local file changed=no
-    for file in "$1/$UNIT" "$1/deploy/systemd/$HEALTH_UNIT" "$1/deploy/systemd/$HEALTH_TIMER"; do
-        if install_unit_file "$file" "$UNIT_DIR"; then changed=yes; fi
+    local name file changed=no
+    if install_unit_file "$1/$UNIT" "$UNIT_DIR"; then changed=yes; fi
+    if install_unit_file "$1/deploy/systemd/$EXPLAIN_UNIT" "$UNIT_DIR"; then changed=yes; fi
+    for name in "${TIMED_UNITS[@]}"; do
+        for file in "$1/deploy/systemd/$name.service" "$1/deploy/systemd/$name.timer"; do
+            if install_unit_file "$file" "$UNIT_DIR"; then changed=yes; fi
+        done
     done
     if [ "$(systemd_version)" -ge 254 ] && install_unit_file "$1/deploy/systemd/back-off.conf" "$UNIT_DIR/$UNIT.d"; then
         changed=yes

@@ -4,12 +4,13 @@
 
 # $1: a folder, a tarball, its URL, or a tag or branch of this checkout; default: the upstream of the current branch.
 update() {
-    local source="" sum="" target
+    local source="" sum="" target options=()
     need_root update
     while [ $# -gt 0 ]; do
         case "$1" in
             --sha256) [ -n "${2:-}" ] || die "--sha256 needs a value." && sum="$2" && shift ;;
-            -*) die "'update' has no option '$1'; it takes --sha256 and a source." ;;
+            --no-backup) options+=("$1") ;;
+            -*) die "'update' has no option '$1'; it takes --sha256, --no-backup and a source." ;;
             *) [ -z "$source" ] || die "'update' takes one source." && source="$1" ;;
         esac
         shift
@@ -22,7 +23,7 @@ update() {
     trap 'exit 130' INT
     trap 'exit 143' TERM
     fetch_tree "$source" "$sum" "$target"
-    "$target/tree/deploy.sh" production
+    "$target/tree/deploy.sh" production ${options[@]+"${options[@]}"}
 }
 
 # Writes the tree of source $1 to $3/tree. $2: the expected sha256 of a tarball, or empty.

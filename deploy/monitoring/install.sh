@@ -50,9 +50,17 @@ remember() {
     if [ -e "$CONFIGURED" ]; then cp -a "$CONFIGURED" "$CONFIGURED.before"; fi
 }
 
+# The programs' units go back with the configuration: they name addresses that it has.
 give_up() {
+    local unit
     rm -rf "$CONFIGURED"
-    if [ -e "$CONFIGURED.before" ]; then mv "$CONFIGURED.before" "$CONFIGURED"; fi
+    if [ -e "$CONFIGURED.before" ]; then
+        mv "$CONFIGURED.before" "$CONFIGURED"
+        install_units
+    else
+        for unit in "${UNITS[@]}"; do rm -f "/etc/systemd/system/$unit.service.d/avito-ai.conf"; done
+        systemctl daemon-reload
+    fi
     die "$*"
 }
 
@@ -83,7 +91,7 @@ apt_get() { DEBIAN_FRONTEND=noninteractive apt-get --yes --quiet --no-install-re
 # Alertmanager reads them as its own user, and only when it sends the first notification.
 check_secrets() {
     local name file
-    for name in SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE; do
+    for name in SMTP_PASSWORD_FILE SLACK_WEBHOOK_FILE PAGERDUTY_KEY_FILE; do
         file="$(setting "$name" "")"
         [ -n "$file" ] || continue
         runuser -u prometheus -- test -r "$file" ||

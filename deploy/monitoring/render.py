@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -21,29 +22,14 @@ from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 RUNBOOK = "docs/runbook.md"
-DEFAULTS = {
-    "SERVICE_TARGETS": "127.0.0.1:8085",
-    "SITE_URL": "",
-    "BLACKBOX_TARGET": "127.0.0.1:9115",
-    "ALERTMANAGER_TARGET": "127.0.0.1:9093",
-    "PROMETHEUS_URL": "http://127.0.0.1:9090",
-    "DASHBOARDS": "",
-    "RUNBOOK": RUNBOOK,
-    "EMAIL_TO": "",
-    "EMAIL_FROM": "",
-    "SMTP_SERVER": "127.0.0.1:25",
-    "SMTP_TLS": "true",
-    "SMTP_USER": "",
-    "SMTP_PASSWORD_FILE": "",
-    "SLACK_WEBHOOK_FILE": "",
-    "SLACK_CHANNEL": "",
-    "WEBHOOK_URL": "",
-}
+EXAMPLE = (HERE / "monitoring.env.example").read_text(encoding="utf-8")
+DEFAULTS = dict(re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+LIMITS = [name for name in DEFAULTS if name.startswith("ALERT_")]
 PROMETHEUS_RULE = """\
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
-  name: avito-ai
+  name: {name}
   labels:
     app.kubernetes.io/name: avito-ai
 spec:
@@ -51,6 +37,7 @@ spec:
 TARGET = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}")
 ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 LINE = re.compile(r"([A-Z_]+)=(.*)")
+LIMIT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,3})?")
 
 # Title and text of a notification, as Alertmanager templates.
 TITLE = "{{ .Status | toUpper }}: {{ .CommonLabels.alertname }} ({{ .CommonLabels.severity }})"
@@ -89,12 +76,14 @@ def render(settings: Mapping[str, str], output: Path) -> None:
         "email_configs": _shown(_email(settings)),
         "slack_configs": _shown(_slack(settings)),
         "webhook_configs": _shown(_webhook(settings)),
+        "pagerduty_configs": _shown(_pagerduty(settings)),
         "prometheus_url": json.dumps(settings["PROMETHEUS_URL"]),
         "dashboards": json.dumps(dashboards),
         "output": str(output.resolve()),
         "prometheus_listen": urlsplit(settings["PROMETHEUS_URL"]).netloc,
         "alertmanager_listen": settings["ALERTMANAGER_TARGET"],
         "blackbox_listen": settings["BLACKBOX_TARGET"],
+        **{name.lower(): settings[name] for name in LIMITS},
     }
     for source in sorted([*HERE.rglob("*.yml"), *HERE.glob("systemd/*.conf")]):
         _write(source, output, lambda text: Template(text).safe_substitute(values), settings["RUNBOOK"])
@@ -116,11 +105,13 @@ def _write(source: Path, output: Path, fill: Callable[[str], str], runbook: str)
 
 
 def _write_for_kubernetes(output: Path) -> None:
-    """Write the rules as a PrometheusRule object for the Prometheus operator as well."""
-    rules = (output / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
-    target = output / "kubernetes/avito-ai-rules.yml"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(PROMETHEUS_RULE + textwrap.indent(rules, "  "), encoding="utf-8")
+    """Write each file of rules as a PrometheusRule object for the Prometheus operator as well."""
+    folder = output / "kubernetes"
+    folder.mkdir(exist_ok=True)
+    for source in sorted(HERE.glob("prometheus/rules/*.yml")):
+        rules = (output / "prometheus/rules" / source.name).read_text(encoding="utf-8")
+        text = PROMETHEUS_RULE.format(name=source.stem) + textwrap.indent(rules, "  ")
+        (folder / f"{source.stem}-rules.yml").write_text(text, encoding="utf-8")
 
 
 def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
@@ -134,7 +125,13 @@ def _targets(settings: Mapping[str, str]) -> dict[str, list[dict[str, object]]]:
         "service": [{"targets": services}],
         "alertmanager": [{"targets": [settings["ALERTMANAGER_TARGET"]]}],
         "site": [site] if settings["SITE_URL"] else [],
+        "redis": _if_set(settings["REDIS_EXPORTER_TARGET"]),
+        "postgres": _if_set(settings["POSTGRES_EXPORTER_TARGET"]),
     }
+
+
+def _if_set(target: str) -> list[dict[str, object]]:
+    return [{"targets": [target]}] if target else []
 
 
 def _email(settings: Mapping[str, str]) -> list[dict[str, object]]:
@@ -159,6 +156,18 @@ def _slack(settings: Mapping[str, str]) -> list[dict[str, object]]:
     return [message | ({"channel": settings["SLACK_CHANNEL"]} if settings["SLACK_CHANNEL"] else {})]
 
 
+def _pagerduty(settings: Mapping[str, str]) -> list[dict[str, object]]:
+    """Return the receiver, which is told of critical alerts only."""
+    if not settings["PAGERDUTY_KEY_FILE"]:
+        return []
+    event = {
+        "routing_key_file": settings["PAGERDUTY_KEY_FILE"],
+        "url": settings["PAGERDUTY_URL"],
+        "send_resolved": True,
+    }
+    return [event | {"severity": "critical", "class": "{{ .CommonLabels.alertname }}", "description": TITLE}]
+
+
 def _webhook(settings: Mapping[str, str]) -> list[dict[str, object]]:
     return [{"url": settings["WEBHOOK_URL"], "send_resolved": True}] if settings["WEBHOOK_URL"] else []
 
@@ -173,10 +182,14 @@ def _mistakes(settings: Mapping[str, str]) -> Iterator[str]:
         targets = settings[name].split(",") if name == "SERVICE_TARGETS" else [settings[name]]
         if not all(TARGET.fullmatch(target.strip()) for target in targets):
             yield f"{name}={settings[name]!r}: expected host:port" + (", comma-separated" * (len(targets) > 1))
+    for name in ("REDIS_EXPORTER_TARGET", "POSTGRES_EXPORTER_TARGET"):
+        if settings[name] and not TARGET.fullmatch(settings[name]):
+            yield f"{name}={settings[name]!r}: expected host:port, or nothing"
     for name, schemes in (
         ("SITE_URL", {"https"}),
         ("PROMETHEUS_URL", {"http", "https"}),
         ("WEBHOOK_URL", {"http", "https"}),
+        ("PAGERDUTY_URL", {"http", "https"}),
     ):
         address = urlsplit(settings[name])
         if settings[name] and (address.scheme not in schemes or not address.hostname):
@@ -190,21 +203,32 @@ def _mistakes(settings: Mapping[str, str]) -> Iterator[str]:
         yield "SMTP_USER and SMTP_PASSWORD_FILE: expected both or neither"
     if settings["SMTP_TLS"] not in ("true", "false"):
         yield f"SMTP_TLS={settings['SMTP_TLS']!r}: expected true or false"
+    yield from _mistaken_limits(settings)
+
+
+def _mistaken_limits(settings: Mapping[str, str]) -> Iterator[str]:
+    for name in LIMITS:
+        value, percent = settings[name], name.endswith("_PERCENT")
+        if not LIMIT.fullmatch(value) or (percent and float(value) > 100):
+            yield f"{name}={value!r}: expected a number" + (" of at most 100" if percent else "")
 
 
 def main(arguments: list[str]) -> int:
     """Render with the arguments of the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="render.py", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--settings", type=Path, required=True, help="a file in the format of monitoring.env.example")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one more line of the settings"
+    )
     parser.add_argument("--output", type=Path, required=True, help="the folder to write into")
     chosen = parser.parse_args(arguments)
     try:
-        settings = read_settings(chosen.settings.read_text(encoding="utf-8"))
+        settings = read_settings("\n".join([chosen.settings.read_text(encoding="utf-8"), *chosen.set]))
         render(settings, chosen.output)
     except (SettingsError, OSError, UnicodeDecodeError) as error:
         print(error, file=sys.stderr)
         return 2
-    if not any(settings[name] for name in ("EMAIL_TO", "SLACK_WEBHOOK_FILE", "WEBHOOK_URL")):
+    if not any(settings[name] for name in ("EMAIL_TO", "SLACK_WEBHOOK_FILE", "PAGERDUTY_KEY_FILE", "WEBHOOK_URL")):
         print("warning: no receiver is set: alerts are shown, but not sent", file=sys.stderr)
     if not settings["SITE_URL"]:
         print("warning: SITE_URL is not set: neither the site nor its certificate is monitored", file=sys.stderr)
@@ -212,4 +236,7 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # this file also runs where the others are not
+        sys.exit(128 + signal.SIGINT)

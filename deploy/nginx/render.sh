@@ -4,11 +4,14 @@
 #   render.sh challenge DOMAIN
 #   render.sh site DOMAIN CERTIFICATE CERTIFICATE_KEY COPY...
 #
-# COPY: a local port, or host:port. HTTP_PORT and HTTPS_PORT in the environment replace 80 and 443.
+# COPY: a local port, or host:port. In the environment: HTTP_PORT and HTTPS_PORT replace 80 and 443; AFFINITY=yes sends
+# each conversation, or else each client, to the same copy.
 set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
-HTTP_PORT="${HTTP_PORT:-80}" HTTPS_PORT="${HTTPS_PORT:-443}"
+HTTP_PORT="${HTTP_PORT:-80}" HTTPS_PORT="${HTTPS_PORT:-443}" BALANCE="least_conn;"
+# shellcheck disable=SC2016 # a variable of nginx
+case "${AFFINITY:-no}" in yes) BALANCE='hash $avito_ai_affinity consistent;' ;; esac
 DOMAIN_NAME='^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$'
 FILE_NAME='^/[A-Za-z0-9._/-]+$'
 COPY_NAME='^([A-Za-z0-9.-]+:)?[0-9]{1,5}$'
@@ -49,6 +52,7 @@ site() {
     done
     if [ $# -gt 1 ]; then another=yes; fi
     text="$(<"$HERE/avito-ai.conf")"
+    text="${text//@BALANCE@/"$BALANCE"}"
     text="${text//@SERVERS@/"$(servers 'max_fails=1 fail_timeout=5s' "$@")"}"
     text="${text//@OTHER_SERVERS@/"$(servers 'max_fails=0' "$@")"}"
     text="${text//@LISTEN_HTTP@/"$(listen "$HTTP_PORT")"}"

@@ -32,7 +32,7 @@ URL = "http://127.0.0.1:8085"
 def copy_tree(folder: Path) -> Path:
     """Return a folder with the files of this checkout, as a clone would have them."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    files = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True, timeout=600).stdout.split("\0")
     for file in filter(None, files):
         if (ROOT / file).exists() and not file.startswith("benchmarks/results/"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

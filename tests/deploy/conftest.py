@@ -38,7 +38,7 @@ def server(models: ModelSet) -> Iterator[BaseWSGIServer]:
     thread.start()
     yield serving
     serving.shutdown()
-    thread.join()
+    thread.join(60)
     serving.server_close()
 
 

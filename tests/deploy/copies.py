@@ -75,7 +75,7 @@ class Traffic:
     def __exit__(self, *exception):
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(60)
 
     def goes_on(self, more):
         """Wait until this many more requests have been answered, or one has failed."""

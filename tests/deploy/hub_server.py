@@ -139,5 +139,5 @@ def serving(hub: SmallHub) -> Iterator[SmallHub]:
         yield hub
     finally:
         server.shutdown()
-        thread.join()
+        thread.join(60)
         server.server_close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -22,10 +23,32 @@ Manifest = dict[str, Any]
 @cache
 def built(overlay: str) -> str:
     """Return the YAML of an overlay, built by the first available program."""
+    return build(OVERLAYS / overlay)
+
+
+def with_components(overlay: str, folder: Path) -> list[Manifest]:
+    """Return every object of an overlay with all components; folder: an empty one outside the tree."""
+    here = Path(os.path.relpath(OVERLAYS.parent, folder))
+    components = sorted(path.name for path in (OVERLAYS.parent / "components").iterdir())
+    whole = {"resources": [f"{here}/overlays/{overlay}"], "components": [f"{here}/components/{n}" for n in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    return list(yaml.safe_load_all(build(folder)))
+
+
+def with_canary(overlay: str, folder: Path) -> list[Manifest]:
+    """Return every object of an overlay turned into its canary; folder: an empty one outside the tree."""
+    here = Path(os.path.relpath(OVERLAYS.parent, folder))
+    whole = {"resources": [f"{here}/overlays/{overlay}"], "components": [f"{here}/canary"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(whole))
+    return list(yaml.safe_load_all(build(folder)))
+
+
+def build(folder: Path) -> str:
+    """Return the YAML of a folder, built by the first available program."""
     said = []
     for command in BUILDERS:
         if shutil.which(command[0]):
-            done = subprocess.run([*command, str(OVERLAYS / overlay)], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False, timeout=600)
             if done.returncode == 0:
                 assert "deprecated" not in done.stderr, done.stderr
                 return done.stdout

@@ -88,7 +88,9 @@ class Podman:
             for useless in (*tree.glob("var/cache/apt/archives/*.deb"), *tree.glob("var/lib/apt/lists/*_*")):
                 useless.unlink()
             packed = BASE_TAR.with_suffix(f".{os.getpid()}")
-            subprocess.run(["tar", "--directory", str(tree), "--create", "--file", str(packed), "."], check=True)
+            subprocess.run(
+                ["tar", "--directory", str(tree), "--create", "--file", str(packed), "."], check=True, timeout=600
+            )
             packed.rename(BASE_TAR)
             shutil.rmtree(tree)
         self.out("import", str(BASE_TAR), BASE, seconds=BUILD_SECONDS)
@@ -105,12 +107,12 @@ class Podman:
         self.out("rm", "--all", "--force", "--time", "0")
         self.out("system", "reset", "--force", seconds=BUILD_SECONDS)
         # podman leaves its storage mounted onto itself.
-        subprocess.run(["umount", str(self.folder / "graph/overlay")], capture_output=True, check=False)
+        subprocess.run(["umount", str(self.folder / "graph/overlay")], capture_output=True, check=False, timeout=600)
 
     def _pip_mounts(self) -> list[str]:
         """Return what pip in the build has to see of this machine: a configuration, and every path it names."""
         listed = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True, timeout=600
         )
         found: dict[str, str] = {}
         for line in listed.stdout.splitlines():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.sandbox import Sandbox
 
-TOOLS = "cmp date false find flock head ln ls mktemp readlink rmdir sha256sum sort tar touch true xargs".split()
+TOOLS = "cmp date false find gzip flock head ln ls mktemp readlink rmdir sha256sum sort tar touch true wc xargs".split()
 
 SYSTEMCTL = """
 echo "systemctl $*" >>"{log}"
@@ -50,7 +50,7 @@ PYTHON_CASES = """
 *"-m deploy.service listens"*) cat "{control}/listens"; exit ;;
 *"-m deploy.service url"*) echo http://127.0.0.1:8085; exit ;;
 *"-m deploy.service state"*) [ ! -e "{control}/unready" ]; exit ;;
-*"-m keys"*) echo "$* $ENVIRONMENT $STATE_DIRECTORY $(pwd) ${{SECRET:-clean}}"; exit ;;
+*"-m keys"*|*"-m deploy.keys"*) echo "$* $ENVIRONMENT $STATE_DIRECTORY $(pwd) ${{SECRET:-clean}}"; exit ;;
 *"-m compileall"*) exit ;;
 *"Python.h"*) [ -e "{control}/python-headers" ]; exit ;;
 *"realpath(sys.executable)"*) cat "{control}/python-lies-at"; exit ;;
@@ -64,7 +64,6 @@ class ProductionBox(Sandbox):
         super().__init__(folder)
         self.system, self.control = folder / "system", folder / "control"
         self.words = {"log": self.log, "control": self.control, "system": self.system}
-        self.lent: list[str] = []
         self.control.mkdir()
         for name in ("etc", "run/systemd/system", "proc", "sys"):
             (self.system / name).mkdir(parents=True)
@@ -119,26 +118,16 @@ class ProductionBox(Sandbox):
         return self.run("production", *demo, *arguments, **extra)
 
     def snapshot(self) -> None:
-        """Save the machine's state for `reset`."""
-        for part in (self.system, self.control, self.root):
+        """Save the machine's state, with its programs, for `reset`."""
+        for part in (self.system, self.control, self.root, self.bin):
             shutil.copytree(part, part.with_suffix(".kept"), symlinks=True)
 
     def reset(self) -> None:
         """Restore the state of the snapshot."""
-        for part in (self.system, self.control, self.root):
+        for part in (self.system, self.control, self.root, self.bin):
             shutil.rmtree(part)
             shutil.copytree(part.with_suffix(".kept"), part, symlinks=True)
         self.log.unlink(missing_ok=True)
-        for name in set(self.lent):
-            (self.bin / name).unlink()
-            if found := shutil.which(name):
-                (self.bin / name).symlink_to(found)
-        self.lent.clear()
-
-    def lend(self, name: str, script: str) -> None:
-        """Replace a program on the PATH until the next `reset`."""
-        self.tool(name, script)
-        self.lent.append(name)
 
     def change(self, text: str = "# another release\n") -> None:
         """Change the checkout, so that it is a new release."""

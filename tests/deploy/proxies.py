@@ -24,7 +24,7 @@ def make_certificate(folder):
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     names = ["-subj", f"/CN={DOMAIN}", "-addext", f"subjectAltName=DNS:{DOMAIN},IP:127.0.0.1"]
     files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(["openssl", "req", "-x509", *curve, *names, *files], capture_output=True, check=True)
+    subprocess.run(["openssl", "req", "-x509", *curve, *names, *files], capture_output=True, check=True, timeout=600)
     (folder / "both.pem").write_text(certificate.read_text() + key.read_text())
     return certificate, key
 
@@ -33,7 +33,7 @@ def render(*arguments, **environ):
     """Run deploy/nginx/render.sh."""
     command = ["bash", str(ROOT / "deploy/nginx/render.sh"), *map(str, arguments)]
     environ = {"PATH": f"{os.environ['PATH']}:/usr/sbin", **environ}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
 
 
 def edited(text, edits):

@@ -8,13 +8,16 @@ not where the machine has no version 2 of them.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.e2e.gunicorn_process import until
@@ -28,6 +31,8 @@ LINE_SECONDS = 900.0
 KEPT_VARIABLES = re.compile(r"PIP_|SSL_CERT_FILE$|REQUESTS_CA_BUNDLE$")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUPS = Path("/sys/fs/cgroup")
+ACCOUNTS = CGROUPS / "cpuacct"
+BOXES = itertools.count()
 
 
 def host(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -84,7 +89,7 @@ class SystemdBox:
         self.folder = TOP / self.name
         self.root = self.folder / "root"
         self._copies = tuple(copies)
-        self._number = os.getpid() % 200 + 50
+        self._number = (os.getpid() + 67 * next(BOXES)) % 200 + 50
         self._nspawn: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> SystemdBox:
@@ -109,9 +114,8 @@ class SystemdBox:
         self._end_network()
         host("umount", str(self.root), check=False)
         for folder in self._control_groups():
-            for group in sorted(folder.rglob("*/"), reverse=True):
-                group.rmdir()
-            folder.rmdir()
+            for group in (*sorted(folder.rglob("*/"), reverse=True), folder):
+                until(lambda group=group: _ended(group), patience=BOOT_SECONDS)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, line: str, check: bool = True, timeout: float = LINE_SECONDS) -> subprocess.CompletedProcess[str]:
@@ -132,7 +136,18 @@ class SystemdBox:
         environ = {name: value for name, value in os.environ.items() if KEPT_VARIABLES.match(name)}
         environ |= {"PATH": PATH, "HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "TERM": "dumb"}
         command = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environ.items()), "bash", "-c", line]
-        return ["nsenter", "--target", str(self._leader()), "--all", "--", *command]
+        account = [group for group in self._control_groups() if group.parent == ACCOUNTS]
+        enter = "".join(f"echo $$ >{group}/cgroup.procs; " for group in account)
+        nsenter = ["nsenter", "--target", str(self._leader()), "--all", "--", *command]
+        return ["bash", "-c", f'{enter}exec "$@"', "bash", *nsenter]
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the box and the commands in it have used, which no other program changes.
+
+        0 where this machine has no accounts of a control group's processor time.
+        """
+        account = ACCOUNTS / self.name / "cpuacct.usage"
+        return int(account.read_text()) / 1e9 if account.exists() else 0.0
 
     def text(self, line: str) -> str:
         """Return the output of a bash command."""
@@ -185,6 +200,7 @@ class SystemdBox:
     def _control_groups(self, make: bool = False) -> list[Path]:
         """Return the folders of the box's own control group, in each hierarchy that systemd uses."""
         tops = [CGROUPS] if (CGROUPS / "cgroup.procs").exists() else [CGROUPS / "systemd", CGROUPS / "unified"]
+        tops.append(ACCOUNTS)
         folders = [top / self.name for top in tops if top.exists()]
         for folder in folders if make else ():
             folder.mkdir(exist_ok=True)
@@ -211,6 +227,16 @@ class SystemdBox:
     def _masquerade(self, action: str) -> tuple[str, ...]:
         net = f"10.77.{self._number}.0/24"
         return ("iptables", "-t", "nat", action, "POSTROUTING", "-s", net, "!", "-d", net, "-j", "MASQUERADE")
+
+
+def _ended(group: Path) -> bool:
+    """Kill what is left in a control group and remove it; return whether it is gone."""
+    for pid in (group / "cgroup.procs").read_text().split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def _touch(file: Path) -> None:

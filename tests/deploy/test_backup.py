@@ -29,8 +29,7 @@ def backup(box: ProductionBox, *arguments: str) -> subprocess.CompletedProcess[s
 @pytest.fixture
 def keys(box: ProductionBox) -> ProductionBox:
     """A service with a key in a file, a drop-in of its unit, and a site of nginx."""
-    box.lend("gzip", 'exec /bin/gzip "$@"')
-    box.lend("rm", f'exec {(box.bin / "rm").resolve()} "$@"')
+    box.tool("rm", f'exec {(box.bin / "rm").resolve()} "$@"')
     etc = box.system / "etc"
     (etc / "avito-ai/admin-key").write_text("0123456789abcdef\n")
     with (etc / "avito-ai/.env").open("a") as file:
@@ -55,10 +54,10 @@ def test_a_backup_comes_back(keys: ProductionBox, tmp_path: Path) -> None:
     before = keys.settings
     done = backup(keys, "create", str(file))
     assert done.returncode == 0, done.stderr
-    assert "The backup can be restored: 4 files, checksums correct, settings usable." in done.stdout
+    assert "The backup can be restored: 5 files, checksums correct, settings usable." in done.stdout
     assert file.stat().st_mode & 0o777 == 0o600
     lose(keys)
-    done = backup(keys, "restore", str(file))
+    done = backup(keys, "restore", str(file), "--files-only")
     assert done.returncode == 0, done.stderr
     assert keys.settings == before
     assert (keys.system / "etc/avito-ai/admin-key").read_text() == "0123456789abcdef\n"
@@ -100,7 +99,7 @@ def test_settings_that_cannot_be_used_are_noticed_while_there_is_time(keys: Prod
 
 
 def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Path) -> None:
-    """The user is created, and the settings are where the next `deploy.sh production` finds them."""
+    """By one command: the user is created, the settings are restored, and the service is installed with them."""
     file = tmp_path / "copy.tar.gz"
     backup(keys, "create", str(file))
     before = keys.settings
@@ -108,9 +107,10 @@ def test_a_backup_comes_back_to_a_bare_machine(keys: ProductionBox, tmp_path: Pa
     done = backup(keys, "restore", str(file))
     assert done.returncode == 0, done.stderr
     assert "settings of the backup are not checked" in done.stderr
+    assert "settings usable" not in done.stdout
     assert keys.settings == before
     assert keys.asked("useradd") == 1
-    assert keys.run("production").returncode == 0
+    assert keys.serving == keys.current
 
 
 @pytest.fixture
@@ -139,12 +139,12 @@ def test_the_database_comes_back(used: ProductionBox, tmp_path: Path) -> None:
     file, state = tmp_path / "copy.tar.gz", used.system / "var/lib/avito-ai"
     done = backup(used, "create", str(file))
     assert done.returncode == 0, done.stderr
-    assert "7 files" in done.stdout
+    assert "8 files" in done.stdout
     with used.database:
         used.database.execute("INSERT INTO kept VALUES ('of later')")
     (state / "usage/20260101t000000-0a.0.log").unlink()
     assert (state / "avito-ai.db-wal").stat().st_size
-    done = backup(used, "restore", str(file))
+    done = backup(used, "restore", str(file), "--files-only")
     assert done.returncode == 0, done.stderr
     assert kept(used) == ["of the backup"]
     assert (state / "usage/20260101t000000-0a.0.log").read_text() == "a line\n"
@@ -174,6 +174,68 @@ def test_a_database_elsewhere_is_found_by_the_settings(used: ProductionBox, tmp_
         assert "./srv/state/other.db" in files.getnames()
 
 
+def test_settings_alone_come_back_while_the_service_runs(used: ProductionBox, tmp_path: Path) -> None:
+    """Database, journals and the running service stay; options after the file are those of `deploy.sh production`."""
+    file, state = tmp_path / "copy.tar.gz", used.system / "var/lib/avito-ai"
+    before, release = used.settings, used.current
+    backup(used, "create", str(file))
+    lose(used)
+    with used.database:
+        used.database.execute("INSERT INTO kept VALUES ('of later')")
+    (state / "usage/20260101t000000-0a.0.log").write_text("two\nlines\n")
+    done = backup(used, "restore", str(file), "--settings-only", "TEMPERATURE=0.5")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in used.settings if not line.startswith("TEMPERATURE")] == before
+    assert "TEMPERATURE=0.5" in used.settings
+    assert (kept(used), used.asked("systemctl stop")) == (["of the backup", "of later"], 0)
+    assert (state / "usage/20260101t000000-0a.0.log").read_text() == "two\nlines\n"
+    assert (used.current, used.serving) == (release, release)
+    used.database.close()
+
+
+def test_what_is_restored_and_cannot_be_applied_is_said(keys: ProductionBox, tmp_path: Path) -> None:
+    """The files are there, and what to do."""
+    file = tmp_path / "copy.tar.gz"
+    backup(keys, "create", str(file))
+    done = backup(keys, "restore", str(file), "--no-such-option")
+    assert done.returncode == 1
+    assert "The backup is restored and not applied" in done.stderr
+
+
+def test_a_site_that_nginx_does_not_take_leaves_the_one_that_serves(keys: ProductionBox, tmp_path: Path) -> None:
+    """Its certificate may be gone, and the next start of nginx would fail."""
+    file, site = tmp_path / "copy.tar.gz", keys.system / "etc/nginx/sites-available/avito-ai.conf"
+    backup(keys, "create", str(file))
+    site.write_text("# of today\n")
+    (site.parents[1] / "sites-enabled").mkdir()
+    (site.parents[1] / "sites-enabled/avito-ai.conf").symlink_to(site)
+    keys.tool("nginx", f'[ "$1" != -t ] || ! grep -q "the site" "{site}"')
+    done = backup(keys, "restore", str(file), "--files-only")
+    assert (done.returncode, site.read_text()) == (0, "# of today\n")
+    assert "nginx does not take its site of the backup" in done.stderr
+    keys.tool("nginx", "exit 0")
+    assert backup(keys, "restore", str(file), "--files-only").returncode == 0
+    assert site.read_text() == "# the site\n"
+    assert keys.asked("systemctl reload-or-restart nginx") == 1
+
+
+def test_a_database_of_any_name_comes_back(used: ProductionBox, tmp_path: Path) -> None:
+    """The service is stopped for it, and owns what is restored, also outside of STATE_DIR."""
+    place, log = used.system / "srv", tmp_path / "owners"
+    place.mkdir()
+    used.tool("chown", f'echo "$*" >>"{log}"')
+    with (used.system / "etc/avito-ai/.env").open("a") as file:
+        file.write(f"DATABASE_URL=sqlite:///{place}/keys.sqlite3\n")
+    (used.system / "var/lib/avito-ai/avito-ai.db").unlink()
+    sqlite3.connect(place / "keys.sqlite3").execute("CREATE TABLE kept (value TEXT)").connection.close()
+    archive = tmp_path / "copy.tar.gz"
+    assert backup(used, "create", str(archive)).returncode == 0
+    done = backup(used, "restore", str(archive), "--files-only")
+    assert done.returncode == 0, done.stderr
+    assert "The service is stopped for its database." in done.stdout
+    assert f"avito-ai:avito-ai {place}/keys.sqlite3" in log.read_text()
+
+
 @pytest.mark.parametrize("arguments", [(), ("create", "a", "b"), ("restore",), ("what",)])
 def test_anything_else_gets_the_usage(keys: ProductionBox, arguments: tuple[str, ...]) -> None:
     """The usage describes the three commands."""
@@ -199,7 +261,5 @@ def test_without_settings_there_is_nothing_to_keep(bare: ProductionBox) -> None:
 
 def test_only_root_reads_keys(keys: ProductionBox) -> None:
     """Without root, the message has the right command."""
-    keys.lend("id", f"echo {os.getuid() + 1000}")
+    keys.tool("id", f"echo {os.getuid() + 1000}")
     assert "sudo deploy/backup.sh create" in backup(keys, "create").stderr
-    keys.lent.remove("id")
-    keys._programs()

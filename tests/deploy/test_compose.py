@@ -31,13 +31,14 @@ PUBLISHED = {"nginx": (80, 443), "prometheus": (9090,), "alertmanager": (9093,)}
 STAND_IN = f"""\
 FROM {BASE}
 RUN apt-get update && apt-get install --yes --no-install-recommends curl nginx-light redis-server prometheus \\
-        prometheus-alertmanager prometheus-blackbox-exporter \\
+        prometheus-alertmanager prometheus-blackbox-exporter prometheus-redis-exporter \\
     && rm -rf /etc/nginx/sites-enabled/* /var/lib/nginx && ln -s /var/cache/nginx /var/lib/nginx \\
     && mkdir /prometheus /alertmanager && chown nobody /prometheus /alertmanager
 """
 PROGRAMS = {
     "nginx": None,
     "redis": None,
+    "redis-exporter": "prometheus-redis-exporter",
     "monitoring": None,
     "prometheus": "prometheus",
     "alertmanager": "prometheus-alertmanager",
@@ -63,7 +64,7 @@ class Machine:
         self.images = {name: whole["services"][name]["image"] for name in PROGRAMS}
         self.environ = {**podman.environ, "TLS_DIR": str(folder)}
         words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout privkey.pem -out fullchain.pem"
-        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True, timeout=600)
 
     def build_stand_ins(self, folder: Path) -> None:
         """Tag Debian's programs with the names of the images."""
@@ -142,6 +143,7 @@ def test_limits_are_counted_in_redis(machine: Machine) -> None:
 def test_prometheus_scrapes_the_service_and_knows_alertmanager(machine: Machine) -> None:
     """The rendered configuration fits these containers."""
     until(lambda: machine.figures("up{job='avito-ai'}") == ["1"], PATIENCE, every=1.0)
+    until(lambda: machine.figures("redis_up") == ["1"], PATIENCE, every=1.0)
     known = json.loads(machine.get(9090, "/api/v1/alertmanagers")[1])["data"]["activeAlertmanagers"]
     assert [one["url"] for one in known] == ["http://alertmanager:9093/api/v2/alerts"]
     assert machine.get(9093, "/-/ready")[0] == 200

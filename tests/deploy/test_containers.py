@@ -23,10 +23,10 @@ from tests.test_lint import tool
 
 ROOT = Path(__file__).parents[2]
 SETTING = {setting.name: setting for setting in SETTINGS}
-COMPOSE_FILES = ("compose.yaml", "deploy/compose/gpu.yaml")
+COMPOSE_FILES = ("compose.yaml", "deploy/compose/gpu.yaml", "deploy/compose/postgres.yaml")
 # Where the image's command and its health check begin.
 STARTS = ("gunicorn_config.py", "app_production.py", "deploy/health_check.py")
-PINNED = re.compile(r"docker\.io/[a-z/-]+:v?\d+\.\d+\.\d+\S*|avito-ai:(cpu|cuda)")
+PINNED = re.compile(r"docker\.io/[a-z0-9_/-]+:v?\d+(\.\d+)+\S*|avito-ai:(cpu|cuda)")
 SPARE_SECONDS = 10
 
 Service = dict[str, Any]
@@ -43,8 +43,15 @@ def compose(name: str = "compose.yaml") -> dict[str, Any]:
 
 SERVICES: dict[str, Service] = compose()["services"]
 THE_SERVICE = SERVICES["avito-ai"]
+# What the other files add, and do not change.
+ADDED = {
+    name: service
+    for file in COMPOSE_FILES[1:]
+    for name, service in compose(file)["services"].items()
+    if name not in SERVICES
+}
 
-every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+every_service = pytest.mark.parametrize("name", sorted(SERVICES | ADDED))
 
 
 def instructions(word: str) -> list[str]:
@@ -87,7 +94,9 @@ def imported_files(start: str, known: set[str]) -> None:
 
 def test_hadolint_has_nothing_to_say() -> None:
     """The Dockerfile passes its linter."""
-    done = subprocess.run([tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -121,6 +130,7 @@ def test_all_that_is_imported_goes_into_the_image() -> None:
         "models/model.safetensors",
         "deploy/compose/tls/privkey.pem",
         "deploy/compose/secrets/slack_webhook",
+        "deploy/compose/postgres/password",
         "tests/conftest.py",
         "benchmarks/harness/load.py",
         "demo/train_avibe.py",
@@ -186,14 +196,14 @@ def test_one_argument_chooses_the_variant() -> None:
 def test_compose_files_are_of_their_schema(name: str) -> None:
     """The Compose specification's own schema finds no mistake."""
     command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout
 
 
 @every_service
 def test_every_container_is_held_in(name: str) -> None:
     """The root is read-only, no privileges can be gained; memory, processes and logs are bounded."""
-    service = SERVICES[name]
+    service = (SERVICES | ADDED)[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -205,18 +215,19 @@ def test_every_container_is_held_in(name: str) -> None:
 @every_service
 def test_every_image_is_pinned(name: str) -> None:
     """A restart next year runs the same images."""
-    assert PINNED.fullmatch(SERVICES[name]["image"])
+    assert PINNED.fullmatch((SERVICES | ADDED)[name]["image"])
 
 
 @every_service
 def test_every_dependency_and_file_exists(name: str) -> None:
     """Dependencies, networks, volumes and mounted files exist."""
-    service, whole = SERVICES[name], compose()
-    assert set(service.get("depends_on", {})) <= set(SERVICES)
+    service, whole = (SERVICES | ADDED)[name], compose()
+    volumes = set().union(*(compose(file).get("volumes", {}) for file in COMPOSE_FILES))
+    assert set(service.get("depends_on", {})) <= set(SERVICES | ADDED)
     assert set(service.get("networks", [])) <= set(whole["networks"])
     for mount in service.get("volumes", []):
         source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")[0]
-        assert (ROOT / source).exists() if source.startswith("./") else source in whole["volumes"]
+        assert (ROOT / source).exists() if source.startswith("./") else source in volumes
 
 
 def test_only_the_site_is_reached_from_outside() -> None:
@@ -231,6 +242,9 @@ def test_only_the_site_is_reached_from_outside() -> None:
 def test_every_name_of_the_environment_is_a_setting(name: str) -> None:
     """Compose sets only settings, to values that are valid in production."""
     environ = {key: str(value) for key, value in compose(name)["services"]["avito-ai"]["environment"].items()}
+    files = {key for key in environ if key.endswith("_FILE") and key not in SETTING}
+    assert all(SETTING[key.removesuffix("_FILE")].secret for key in files)
+    environ = {key: value for key, value in environ.items() if key not in files}
     assert set(environ) <= set(SETTING)
     assert load_settings({"ENVIRONMENT": "production", **environ}, None).production
 
@@ -240,6 +254,19 @@ def test_what_compose_asks_of_the_env_file_is_no_mistake_there() -> None:
     asked = {found for name in COMPOSE_FILES for found in re.findall(r"\$\{(\w+)", text(name))}
     assert asked <= FOREIGN
     assert asked == {"DOMAIN", "TLS_DIR", "MODELS_DIR"}
+
+
+def test_no_container_has_a_secret_in_its_environment() -> None:
+    """It is in a file that git does not know, mounted into those containers alone that ask for it."""
+    overlay = compose("deploy/compose/postgres.yaml")
+    for service in overlay["services"].values():
+        named = {name for name in service.get("environment", {}) if re.search("PASS|KEY|SECRET|TOKEN|URL", name)}
+        assert all(name.endswith("_FILE") for name in named)
+        paths = {service["environment"][name] for name in named}
+        assert paths == {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}
+        assert set(service.get("secrets", ())) <= set(overlay["secrets"])
+    folders = {Path(secret["file"]).parent for secret in overlay["secrets"].values()}
+    assert {text(str(folder / ".gitignore")) for folder in folders} == {"*\n!.gitignore\n"}
 
 
 def test_the_containers_find_each_other() -> None:
@@ -260,8 +287,14 @@ def test_the_containers_find_each_other() -> None:
 def test_the_monitoring_is_configured_for_these_containers() -> None:
     """Its settings are read by the program that renders them, and its targets are services of the file."""
     settings = read_settings(text("deploy/compose/monitoring.env"))
-    for name in ("SERVICE_TARGETS", "ALERTMANAGER_TARGET", "BLACKBOX_TARGET"):
+    for name in ("SERVICE_TARGETS", "ALERTMANAGER_TARGET", "BLACKBOX_TARGET", "REDIS_EXPORTER_TARGET"):
         assert settings[name].partition(":")[0] in SERVICES
+    with_database = compose("deploy/compose/postgres.yaml")["services"]["monitoring"]["command"]
+    assert [word for word in with_database if word in SERVICES["monitoring"]["command"]] == SERVICES["monitoring"][
+        "command"
+    ]
+    (added,) = re.findall(r"POSTGRES_EXPORTER_TARGET=([\w-]+):9187", " ".join(with_database))
+    assert added in ADDED
     folder = "/etc/avito-ai"
     assert settings["DASHBOARDS"] == f"{folder}/grafana/dashboards"
     for name in ("prometheus", "alertmanager", "blackbox", "grafana"):
@@ -286,3 +319,14 @@ def test_the_gpu_file_mounts_the_models_where_the_settings_look() -> None:
     assert mount.endswith(":ro")
     (gpu,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert (gpu["driver"], len(gpu["device_ids"]), gpu["capabilities"]) == ("nvidia", 1, ["gpu"])
+
+
+def test_secrets_of_compose_are_in_no_release(tmp_path: Path) -> None:
+    """A checkout that also runs Compose installs a release of what is not secret."""
+    for folder in ("tls", "secrets", "postgres"):
+        (tmp_path / "deploy/compose" / folder).mkdir(parents=True)
+        (tmp_path / "deploy/compose" / folder / "word").write_text("x")
+    (tmp_path / "deploy/compose/postgres.yaml").write_text("x")
+    line = ". deploy/lib/release.sh && tree_files " + str(tmp_path)
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "./deploy/compose/postgres.yaml\0"

@@ -49,6 +49,6 @@ def test_the_exit_status_is_what_the_engine_of_containers_reads(
     """Run as in the image: 0 or 1, and one line."""
     environ = {**os.environ, "HOST": "127.0.0.1", "PORT": str(server.server_port if not port_offset else 1)}
     command = [sys.executable, "-m", "deploy.health_check"]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (status, "")
     assert done.stdout.startswith(line)

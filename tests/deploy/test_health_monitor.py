@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from deploy import health_monitor as monitor
 from deploy.health_monitor import HOUR, Check, Memory, Verdict
+from tests.deploy.monitoring.sinks import Mailbox, mail_server
 
 WELL = Check("active", 200, "ready")
 SILENT = Check("active", reason="no answer")
@@ -50,7 +52,7 @@ def webhook() -> Iterator[ThreadingHTTPServer]:
     thread.start()
     yield server
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 
@@ -184,6 +186,64 @@ def test_a_webhook_that_is_away_stops_nothing(
     assert "<3>the webhook cannot be reached" in capsys.readouterr().out
     assert monitor.main(["--state", str(tmp_path / "other"), "--webhook", str(tmp_path / "none")]) == 1
     assert "webhook" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Iterator[tuple[Mailbox, Path]]:
+    """A mail server, and settings of the monitoring that name it."""
+    with mail_server() as (mailbox, port):
+        (tmp_path / "password").write_text("a password\n")
+        (tmp_path / "monitoring.env").write_text(
+            f"EMAIL_TO=one@example.com, two@example.com\nEMAIL_FROM=avito-ai@example.com\n"
+            f"SMTP_SERVER=127.0.0.1:{port}\nSMTP_TLS=false\n"
+            f"SMTP_USER=avito-ai\nSMTP_PASSWORD_FILE={tmp_path / 'password'}\n"
+        )
+        yield mailbox, tmp_path / "monitoring.env"
+
+
+def test_trouble_is_mailed_and_so_is_its_end(
+    mail: tuple[Mailbox, Path], systemctl: Callable[[str], None], tmp_path: Path
+) -> None:
+    """By the server, to the recipients and with the password of the monitoring's settings."""
+    mailbox, settings = mail
+    words = ["--state", str(tmp_path / "state"), "--mail", str(settings)]
+    for state in ("failed", "failed", "inactive"):
+        systemctl(state)
+        monitor.main(words)
+    began, ended = mailbox.mails
+    assert began["Subject"].startswith("Avito AI API: systemd has given up on the service")
+    assert ended["Subject"] == "Avito AI API has recovered."
+    assert began["To"] == "one@example.com, two@example.com"
+    assert base64.b64decode(mailbox.logins[0]) == b"\0avito-ai\0a password"
+
+
+@pytest.mark.parametrize("line", ["SMTP_SERVER=127.0.0.1:9", "SMTP_SERVER=nowhere", "SMTP_PASSWORD_FILE=/none"])
+def test_a_mail_that_cannot_be_sent_stops_nothing(
+    line: str,
+    mail: tuple[Mailbox, Path],
+    systemctl: Callable[[str], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The reason is logged, without a secret; the service is still watched."""
+    _, settings = mail
+    settings.write_text(f"{settings.read_text()}{line}\n")
+    systemctl("failed")
+    assert monitor.main(["--state", str(tmp_path / "state"), "--mail", str(settings)]) == 1
+    said = capsys.readouterr().out
+    assert f"<3>no mail can be sent as {settings} says" in said
+    assert "a password" not in said
+
+
+def test_without_recipients_nothing_is_mailed(
+    systemctl: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither without the file nor with one that sets none."""
+    systemctl("failed")
+    (tmp_path / "monitoring.env").write_text("")
+    for number, name in enumerate(("monitoring.env", "none")):
+        assert monitor.main(["--state", str(tmp_path / f"state{number}"), "--mail", str(tmp_path / name)]) == 1
+    assert "mail" not in capsys.readouterr().out
 
 
 def test_what_hangs_is_restarted(systemctl: Callable[[str], None], tmp_path: Path) -> None:

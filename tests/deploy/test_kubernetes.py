@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 
 from config import SETTINGS, load_settings
 from edge.route_table import ROUTES, Need
+from models.selection import SETTING_PREFIX
 from tests.deploy import manifests as cluster
 from tests.deploy.monitoring.exported import exported
 
@@ -18,17 +20,22 @@ pytestmark = pytest.mark.needs("kustomize")
 
 KUBERNETES = "1.37"
 SETTING = {setting.name: setting for setting in SETTINGS}
-# What only the people who run the service may see, and what only the cluster asks.
-PRIVATE = {"/metrics", "/api/metrics", "/api/metrics/reset", "/api/health/ready", "/api/health/live"}
+# What only the people who run the service may see, and what only the cluster asks; some of it is open on the machine.
+PRIVATE = {"/metrics", "/api/metrics", "/health/system"}
+HIDDEN = {Need.PROBE, Need.LOCAL_OR_ADMIN, Need.OPERATOR}
 FIELDS_OF_A_SERVICE_MONITOR = {"port", "path", "interval", "scrapeTimeout"}
+FIELDS_OF_A_SCALED_OBJECT = {
+    "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "fallback", "advanced",
+    "triggers",
+}  # fmt: skip
 SPARE_SECONDS = 10
 
 overlays = pytest.mark.parametrize("overlay", cluster.NAMES)
 
 
-def test_both_overlays_are_there() -> None:
-    """One for the demo models on the CPU, one for a GPU."""
-    assert cluster.NAMES == ["cpu-demo", "gpu"]
+def test_the_overlays_are_there() -> None:
+    """One for the demo models on the CPU, one for a GPU, one with vLLM behind the service."""
+    assert cluster.NAMES == ["cpu-demo", "gpu", "vllm"]
 
 
 @overlays
@@ -67,7 +74,7 @@ def test_start_up_is_given_its_time_and_a_rollout_more(overlay: str) -> None:
     """The demo loads in seconds, 31 GB of weights at 30 MB/s in 17 minutes; the rollout's limit exceeds the probe's."""
     probe = cluster.container(overlay)["startupProbe"]
     allowed = probe["periodSeconds"] * probe["failureThreshold"]
-    assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30}[overlay]
+    assert allowed >= {"cpu-demo": 120, "gpu": 31_000 / 30, "vllm": 60}[overlay]
     assert cluster.the(overlay, "Deployment")["spec"]["progressDeadlineSeconds"] > allowed
 
 
@@ -123,6 +130,80 @@ def test_pods_have_no_rights(overlay: str) -> None:
     }
 
 
+@pytest.fixture(scope="module", params=cluster.NAMES)
+def composed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, cluster.Manifest]:
+    """An overlay with all components, by kind where there is one of it."""
+    found = cluster.with_components(request.param, tmp_path_factory.mktemp("composed"))
+    others = ("avito-ai-redis", "avito-ai-vllm")
+    return {one["kind"]: one for one in found if not one["metadata"]["name"].startswith(others)}
+
+
+def test_a_certificate_comes_from_the_issuer_that_the_ingress_names(composed: dict[str, cluster.Manifest]) -> None:
+    """Its challenge goes through the same Ingress class; fields are those of cert-manager's v1."""
+    issuer, ingress = composed["Issuer"], composed["Ingress"]
+    assert issuer["apiVersion"] == "cert-manager.io/v1"
+    assert ingress["metadata"]["annotations"]["cert-manager.io/issuer"] == issuer["metadata"]["name"]
+    assert issuer["metadata"]["namespace"] == ingress["metadata"]["namespace"]
+    assert set(issuer["spec"]["acme"]) == {"server", "email", "privateKeySecretRef", "solvers"}
+    (solver,) = issuer["spec"]["acme"]["solvers"]
+    assert solver == {"http01": {"ingress": {"ingressClassName": ingress["spec"]["ingressClassName"]}}}
+    kubernetes_validate.validate(ingress, KUBERNETES, strict=True)
+
+
+def test_a_secret_from_a_store_is_the_one_that_pods_read(composed: dict[str, cluster.Manifest]) -> None:
+    """Fields are those of the operator's v1."""
+    external, deployment = composed["ExternalSecret"], composed["Deployment"]
+    assert external["apiVersion"] == "external-secrets.io/v1"
+    assert set(external["spec"]) == {"refreshInterval", "secretStoreRef", "target", "dataFrom"}
+    (box,) = deployment["spec"]["template"]["spec"]["containers"]
+    read = {one["valueFrom"]["secretKeyRef"]["name"] for one in box["env"] if "valueFrom" in one}
+    assert read == {external["spec"]["target"]["name"]}
+
+
+def test_keda_scales_by_figures_that_exist(composed: dict[str, cluster.Manifest]) -> None:
+    """It alone sets the number of pods, by requests that wait and run; fields are those of its v1alpha1."""
+    scaled, deployment = composed["ScaledObject"], composed["Deployment"]
+    assert scaled["apiVersion"] == "keda.sh/v1alpha1"
+    assert set(scaled["spec"]) <= FIELDS_OF_A_SCALED_OBJECT
+    assert scaled["spec"]["scaleTargetRef"] == {"name": deployment["metadata"]["name"]}
+    assert "replicas" not in deployment["spec"]
+    assert "HorizontalPodAutoscaler" not in composed
+    for trigger in scaled["spec"]["triggers"]:
+        assert set(trigger) == {"type", "metricType", "metadata"}
+        assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
+        assert set(re.findall(r"avito_ai_\w+", trigger["metadata"]["query"])) <= set(exported())
+        assert scaled["metadata"]["namespace"] in trigger["metadata"]["query"]
+
+
+@overlays
+def test_a_canary_stands_beside_the_others(overlay: str, tmp_path: Path) -> None:
+    """All that release.sh applies of it has a name of its own, and no selector of the others finds its pods."""
+    found = [
+        one for one in cluster.with_canary(overlay, tmp_path) if "avito-ai/track" in one["metadata"].get("labels", {})
+    ]
+    kinds = {one["kind"]: one for one in found if one["metadata"]["name"] != "avito-ai-redis-canary"}
+    assert set(kinds) == {"Deployment", "Service", "ServiceMonitor", "NetworkPolicy", "ConfigMap", "Ingress"}
+    mine = {(one["kind"], one["metadata"]["name"]) for one in found}
+    assert not mine & {(one["kind"], one["metadata"]["name"]) for one in cluster.manifests(overlay)}
+    for manifest in found:
+        if manifest["kind"] != "ServiceMonitor":
+            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    pod = kinds["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    assert not cluster.the(overlay, "Service")["spec"]["selector"].items() <= labels
+    assert kinds["Service"]["spec"]["selector"].items() <= labels
+    assert kinds["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"].items() <= labels
+    assert (
+        kinds["ServiceMonitor"]["spec"]["selector"]["matchLabels"].items()
+        <= kinds["Service"]["metadata"]["labels"].items()
+    )
+    (source,) = pod["spec"]["containers"][0]["envFrom"]
+    assert source["configMapRef"]["name"] == kinds["ConfigMap"]["metadata"]["name"]
+    paths = kinds["Ingress"]["spec"]["rules"][0]["http"]["paths"]
+    assert {path["backend"]["service"]["name"] for path in paths} == {kinds["Service"]["metadata"]["name"]}
+    assert kinds["Ingress"]["metadata"]["annotations"]["nginx.ingress.kubernetes.io/canary"] == "true"
+
+
 def test_a_gpu_has_a_folder_for_its_compiled_kernels() -> None:
     """It can be written to, and is a disk's: the image's user compiles them there before the pod is ready."""
     mounts = {mount["mountPath"]: mount for mount in cluster.container("gpu")["volumeMounts"]}
@@ -137,7 +218,9 @@ def test_a_gpu_has_a_folder_for_its_compiled_kernels() -> None:
 def test_what_is_referred_to_exists(overlay: str) -> None:
     """Settings, volumes, accounts and Redis exist under the names that the pods use."""
     pod = cluster.the(overlay, "Deployment")["spec"]["template"]["spec"]
-    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
+    pods = [deployment["spec"]["template"]["spec"] for deployment in cluster.of_kind(overlay, "Deployment")]
+    volumes = [volume for one in pods for volume in one["volumes"] if "emptyDir" not in volume]
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes]
     assert {claim["metadata"]["name"] for claim in cluster.of_kind(overlay, "PersistentVolumeClaim")} == set(claims)
     (source,) = cluster.container(overlay)["envFrom"]
     assert cluster.of_kind(overlay, "ConfigMap")[0]["metadata"]["name"] == source["configMapRef"]["name"]
@@ -186,9 +269,9 @@ def test_the_ingress_opens_what_is_for_clients(overlay: str) -> None:
     paths = cluster.the(overlay, "Ingress")["spec"]["rules"][0]["http"]["paths"]
     exact = {path["path"] for path in paths if path["pathType"] == "Exact"}
     below = tuple(f"{path['path']}/" for path in paths if path["pathType"] == "Prefix")
-    for row in ROUTES:
+    for row, rules in ROUTES.items():
         path = re.sub(r"<.*", "x", row.split()[1])
-        hidden = path in PRIVATE or path.startswith(("/status", "/api/admin/"))
+        hidden = rules.need in HIDDEN or path in PRIVATE or path.startswith(("/status", "/api/admin/"))
         assert (path in exact or path.startswith(below)) is not hidden, row
 
 
@@ -216,6 +299,38 @@ def test_the_gpu_overlay_mounts_the_models_where_the_settings_look() -> None:
     assert box["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert box["image"] == "avito-ai:cuda"
     assert cluster.of_kind("gpu", "HorizontalPodAutoscaler") == []
+
+
+@pytest.mark.parametrize("model", ["avibe", "avision"])
+def test_vllm_answers_for_each_model(model: str) -> None:
+    """The service asks the address of its Service; folder, name and context are those of the settings."""
+    prefix = SETTING_PREFIX[model]
+    settings = cluster.settings_of("vllm")
+    (port,) = cluster.the("vllm", "Service", f"avito-ai-vllm-{model}")["spec"]["ports"]
+    assert settings[f"{prefix}_UPSTREAM"] == f"http://avito-ai-vllm-{model}:{port['port']}/v1"
+    pod = cluster.the("vllm", "Deployment", f"avito-ai-vllm-{model}")["spec"]["template"]
+    (box,) = pod["spec"]["containers"]
+    options = dict(option.removeprefix("--").partition("=")[::2] for option in box["args"])
+    assert options["model"] == str(SETTING[f"{prefix}_MODEL_DIR"].default)
+    assert options["served-model-name"] == model
+    assert int(options["max-model-len"]) == SETTING["MAX_MODEL_LEN"].default
+    assert box["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in cluster.container("vllm")["resources"]["limits"]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > SETTING["REQUEST_TIMEOUT"].default
+
+
+def test_only_the_service_and_prometheus_reach_vllm() -> None:
+    """vLLM asks nobody for a key, so its policy admits nobody else; the service's lets it out to vLLM."""
+    policy = cluster.the("vllm", "NetworkPolicy", "avito-ai-vllm")["spec"]
+    pods = [cluster.the("vllm", "Deployment", f"avito-ai-vllm-{name}")["spec"]["template"] for name in SETTING_PREFIX]
+    wanted = policy["podSelector"]["matchLabels"]
+    assert all(wanted.items() <= pod["metadata"]["labels"].items() for pod in pods)
+    assert policy["egress"] == []
+    (rule,) = policy["ingress"]
+    admitted = [one["podSelector"]["matchLabels"] for one in rule["from"] if "podSelector" in one]
+    assert cluster.the("vllm", "Deployment")["spec"]["template"]["metadata"]["labels"] in admitted
+    out = cluster.the("vllm", "NetworkPolicy")["spec"]["egress"]
+    assert {"podSelector": {"matchLabels": wanted}} in [one for each in out for one in each["to"]]
 
 
 def test_the_demo_overlay_needs_nothing_mounted() -> None:

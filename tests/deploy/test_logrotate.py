@@ -12,6 +12,7 @@ import pytest
 
 from telemetry.logs import LogFile
 from tests.deploy.proxies import edited
+from tests.e2e.gunicorn_process import until
 from tests.system_process import ROOT
 from tests.system_programs import program
 
@@ -39,7 +40,7 @@ def logrotate(folder, tmp_path):
 
     def run(*options):
         command = [program("logrotate"), *options, "--state", str(tmp_path / "state"), str(configuration)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
     return run
 
@@ -88,13 +89,12 @@ def test_no_line_is_lost_while_threads_write_and_the_file_is_rotated(logrotate, 
         writer.start()
     for _ in range(ROTATIONS):
         seen = sum(counts)
-        while sum(counts) < seen + 200:
-            stop.wait(0.005)
+        until(lambda seen=seen: sum(counts) >= seen + 200)
         rotated = logrotate("-f")
         assert rotated.returncode == 0, rotated.stderr
     stop.set()
     for writer in writers:
-        writer.join()
+        writer.join(60)
     for handler in handlers:
         handler.close()
     expected = [f"{number}-{line}" for number in range(WRITERS) for line in range(counts[number])]

@@ -199,6 +199,20 @@ def test_a_token_opens_a_gated_repository_and_stays_there(
     assert TOKEN not in "".join(capsys.readouterr())
 
 
+def test_a_token_may_stand_in_a_file(
+    published: SmallHub, get: Get, monkeypatch: pytest.MonkeyPatch, capsys: Screen, tmp_path: Path
+) -> None:
+    """HF_TOKEN_FILE names it; where that cannot be read, nothing is asked for without it."""
+    published.refused["AvitoTech/avibe"], published.token = (401, "GatedRepo"), TOKEN
+    monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / "token"))
+    assert get("avibe") == 1
+    assert f"HF_TOKEN_FILE={tmp_path}/token cannot be read: No such file" in capsys.readouterr().err
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert get("avibe") == 0
+    assert set(published.elsewhere) == {None}
+    assert TOKEN not in "".join(capsys.readouterr())
+
+
 def test_a_full_disk_is_said_before_the_download(
     published: SmallHub, get: Get, capsys: Screen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,12 +36,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         + ["-addext", "subjectAltName=DNS:ai.example", "-out", files[0], "-keyout", files[1]],
         check=True,
         capture_output=True,
+        timeout=600,
     )
     return files
 
 
 def with_nginx(box: ProductionBox) -> ProductionBox:
-    box.lend("nginx", f'case "$1" in -v) echo nginx/1.22.1 >&2 ;; *) [ ! -e "{box.control}/nginx-fails" ] ;; esac')
+    box.tool("nginx", f'case "$1" in -v) echo nginx/1.22.1 >&2 ;; *) [ ! -e "{box.control}/nginx-fails" ] ;; esac')
     return box
 
 
@@ -53,7 +54,7 @@ def test_keys_are_managed_as_the_services_user_with_its_settings(two: Production
     """In the release that serves, in the state folder of the unit, and without the environment of the caller."""
     done = two.run("keys", "make", "the name", SECRET="leaks")
     current = (two.system / "opt/avito-ai/current").resolve()
-    assert done.stdout == f"-m keys make the name production {two.system}/var/lib/avito-ai {current} clean\n"
+    assert done.stdout == f"-m deploy.keys make the name production {two.system}/var/lib/avito-ai {current} clean\n"
     assert two.log.read_text() == "runuser avito-ai\n"
 
 
@@ -146,7 +147,7 @@ def test_update_takes_a_tarball_that_has_its_sum(box: ProductionBox, tmp_path: P
     assert done.returncode == 1
     assert "does not have the sha256" in done.stderr
     assert box.current == before
-    box.lend("gzip", 'exec /bin/gzip "$@"')
+    box.tool("gzip", 'exec /bin/gzip "$@"')
     assert box.run("update", "--sha256", hashlib.sha256(tarball.read_bytes()).hexdigest(), str(tarball)).returncode == 0
     assert box.current == box.serving != before
 
@@ -157,7 +158,7 @@ def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
 
     def git(*words: str) -> None:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main"]
-        subprocess.run(["git", *identity, *words], cwd=box.root, check=True, capture_output=True)
+        subprocess.run(["git", *identity, *words], cwd=box.root, check=True, capture_output=True, timeout=600)
 
     before, text = box.current, (box.root / "config.py").read_text()
     box.change("# tagged\n")
@@ -167,7 +168,7 @@ def test_update_takes_a_tag_of_the_checkout(box: ProductionBox) -> None:
     git("tag", "v9")
     git("remote", "add", "origin", str(box.root))
     (box.root / "config.py").write_text(text)
-    box.lend("git", f'exec {shutil.which("git")} "$@"')
+    box.tool("git", f'exec {shutil.which("git")} "$@"')
     assert box.run("update", "v8").returncode == 1
     done = box.run("update", "v9")
     assert done.returncode == 0, done.stderr
@@ -259,7 +260,7 @@ def test_a_domain_with_a_certificate_of_ones_own(box: ProductionBox, certificate
 @pytest.mark.needs("openssl")
 def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certificate: tuple[str, str]) -> None:
     """Before anything else; so is a key that does not match."""
-    bare.lend("openssl", f'exec {shutil.which("openssl")} "$@"')
+    bare.tool("openssl", f'exec {shutil.which("openssl")} "$@"')
     cert, key = certificate
     done = bare.run("production", "--domain", "b.example", "--certificate", cert, "--certificate-key", key)
     assert "is not for b.example" in done.stderr
@@ -270,7 +271,7 @@ def test_a_certificate_of_another_name_is_refused(bare: ProductionBox, certifica
 def test_a_domain_gets_its_certificate_from_certbot(box: ProductionBox) -> None:
     """First the challenge's site, then the certificate, then the final site."""
     live = box.system / "etc/letsencrypt/live/ai.example"
-    with_nginx(box).lend(
+    with_nginx(box).tool(
         "certbot",
         f'echo "certbot $* with $(grep -c ssl_certificate "{site(box)}")" >>"{box.log}"\n'
         f'mkdir -p "{live}"; touch "{live}/fullchain.pem" "{live}/privkey.pem"',
@@ -286,7 +287,7 @@ def test_a_domain_gets_its_certificate_from_certbot(box: ProductionBox) -> None:
 
 def test_without_a_certificate_the_service_serves_all_the_same(box: ProductionBox) -> None:
     """certbot's failure is an error with its reason; the release that was installed stays."""
-    with_nginx(box).lend("certbot", "echo 'the name does not lead here'; exit 1")
+    with_nginx(box).tool("certbot", "echo 'the name does not lead here'; exit 1")
     box.change()
     done = box.run("production", "--domain", "ai.example")
     assert done.returncode == 1
@@ -298,7 +299,7 @@ def test_without_a_certificate_the_service_serves_all_the_same(box: ProductionBo
 
 def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
     """The previous site, the settings and the service are kept."""
-    with_nginx(box).lend("certbot", "exit 0")
+    with_nginx(box).tool("certbot", "exit 0")
     site(box).parent.mkdir(parents=True)
     site(box).write_text("# the site before\n")
     box.say("nginx-fails")
@@ -310,9 +311,22 @@ def test_a_site_that_nginx_refuses_changes_nothing(box: ProductionBox) -> None:
     assert not box.asked("systemctl restart")
 
 
+def test_a_site_with_a_certificate_that_nginx_refuses_leaves_the_one_that_serves(box: ProductionBox) -> None:
+    """By then the release serves and stays; the next start of nginx must not fail by what certbot brought."""
+    live = box.system / "etc/letsencrypt/live/ai.example"
+    with_nginx(box).tool(
+        "certbot", f'mkdir -p "{live}"; touch "{live}/fullchain.pem" "{live}/privkey.pem" "{box.control}/nginx-fails"'
+    )
+    done = box.run("production", "--domain", "ai.example")
+    assert done.returncode == 1
+    assert "nginx rejects the site" in done.stderr
+    assert "ssl_certificate" not in site(box).read_text()
+    assert "/.well-known/acme-challenge/" in site(box).read_text()
+
+
 def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionBox) -> None:
     """One command is enough."""
-    box.lend("apt-get", f'echo "apt-get $*" >>"{box.log}"; exit 1')
+    box.tool("apt-get", f'echo "apt-get $*" >>"{box.log}"; exit 1')
     done = box.run("production", "--domain", "ai.example")
     assert done.returncode == 1
     assert "apt could not install" in done.stderr
@@ -321,7 +335,7 @@ def test_nginx_and_certbot_are_installed_where_they_are_missing(box: ProductionB
 
 def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
     """Rules are always shown, applied only with --firewall, and SSH is the first."""
-    box.lend("ufw", f'echo "ufw $*" >>"{box.log}"')
+    box.tool("ufw", f'echo "ufw $*" >>"{box.log}"')
     shown = box.run("production").stdout
     assert "ufw allow 8085/tcp" in shown
     assert not box.asked("ufw ")
@@ -332,7 +346,7 @@ def test_the_firewall_is_changed_only_when_asked(box: ProductionBox) -> None:
 
 def test_a_firewall_that_refuses_is_an_error(box: ProductionBox) -> None:
     """A failure to apply the rules is reported."""
-    box.lend("ufw", '[ "$1" = allow ]')
+    box.tool("ufw", '[ "$1" = allow ]')
     done = box.run("production", "--firewall")
     assert done.returncode == 1
     assert "ufw could not be enabled" in done.stderr

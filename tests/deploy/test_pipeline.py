@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2]
 FILE = ".github/workflows/ci.yml"
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / FILE).read_text(encoding="utf-8"))
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
+NIGHTLY_FILE = ".github/workflows/nightly.yml"
+FILES = (FILE, NIGHTLY_FILE)
+RATIO = (ROOT / "benchmarks/ratio.py").read_text(encoding="utf-8")
+NIGHTLY: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / NIGHTLY_FILE).read_text(encoding="utf-8"))["jobs"]
 ORDER = {"image": ["test", "lint", "audit", "secrets"], "staging": ["image"], "production": ["image", "staging"]}
 
 
@@ -28,21 +32,22 @@ def steps(job: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "command",
     [
-        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", FILE],
-        ["zizmor", "--offline", "--no-progress", FILE],
+        ["check-jsonschema", "--builtin-schema", "vendor.github-workflows", *FILES],
+        ["zizmor", "--offline", "--no-progress", *FILES],
     ],
     ids=["schema", "zizmor"],
 )
 def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
-    """The file matches its schema and is safe for pull requests from forks."""
+    """The files match their schema and are safe for pull requests from forks."""
     name, *arguments = command
-    done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([tool(name), *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_action_is_pinned_by_its_commit() -> None:
+@pytest.mark.parametrize("file", FILES)
+def test_every_action_is_pinned_by_its_commit(file: str) -> None:
     """A tag can be moved, a commit cannot; the tag is in a comment."""
-    used = re.findall(r"uses: (.*)", (ROOT / FILE).read_text(encoding="utf-8"))
+    used = re.findall(r"uses: (.*)", (ROOT / file).read_text(encoding="utf-8"))
     assert used
     assert [line for line in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
 
@@ -61,7 +66,11 @@ def test_the_way_to_production() -> None:
         assert JOBS[job]["needs"] == needed
     for job in ("staging", "production"):
         assert JOBS[job]["environment"]["name"] == job
-    assert steps("staging")[-1] == steps("production")[-1]
+    release = "deploy/kubernetes/release.sh"
+    (staged,), (released,) = (
+        [s for s in steps(job) if release in s.get("run", "")] for job in ("staging", "production")
+    )
+    assert staged == released
     assert WORKFLOW["concurrency"]["cancel-in-progress"] == "${{ github.event_name == 'pull_request' }}"
 
 
@@ -74,7 +83,7 @@ def test_what_the_jobs_run_is_in_the_tree() -> None:
         assert any(words in run for run in runs.values())
     assert JOBS["image"]["strategy"]["matrix"]["variant"] == ["cpu", "cuda"]
     assert set(JOBS["image"]["outputs"]) == {"cpu", "cuda"}
-    assert "vars.OVERLAY == 'gpu'" in steps("staging")[-1]["env"]["IMAGE"]
+    assert "vars.OVERLAY == 'gpu'" in steps("production")[-1]["env"]["IMAGE"]
     assert "gpu" in NAMES
 
 
@@ -100,6 +109,32 @@ def test_what_needs_more_than_packages_is_scanned_before_it_is_pushed() -> None:
     assert steps("image")[scanned]["with"]["exit-code"] == "1"
 
 
+def test_staging_is_tried_as_by_a_client_after_its_release() -> None:
+    """Each interface and a short load, before anybody is asked to approve production."""
+    runs = [step.get("run", "") for step in steps("staging")]
+    assert "release.sh" in runs[-2]
+    assert runs[-1].startswith('python3 -m deploy.site_check "$URL"')
+    assert "staging" in JOBS["production"]["needs"]
+
+
+def test_each_night_compares_with_the_last_release_on_one_machine() -> None:
+    """Both trees are measured by one run of one program, whose status is the job's."""
+    run = "\n".join(step.get("run", "") for step in NIGHTLY["benchmark"]["steps"])
+    assert "git describe --tags" in run
+    (command,) = re.findall(r"python -m (benchmarks\.\w+) (.*?)\\", run, re.DOTALL)
+    assert (ROOT / f"{command[0].replace('.', '/')}.py").is_file()
+    assert set(re.findall(r"--[\w-]+", run[run.index(command[0]) :])) <= set(re.findall(r"--[\w-]+", RATIO))
+    assert not any("continue-on-error" in step for step in NIGHTLY["benchmark"]["steps"])
+
+
+def test_each_night_scans_both_images() -> None:
+    """What was clean at its push may not be any longer."""
+    images = NIGHTLY["images"]
+    assert images["strategy"]["matrix"]["variant"] == ["cpu", "cuda"]
+    assert images["steps"][-1]["with"]["exit-code"] == "1"
+    assert all(set(job["permissions"].values()) == {"read"} for job in NIGHTLY.values())
+
+
 def test_every_supported_python_is_tested() -> None:
     """All versions that the packages are pinned for."""
     assert JOBS["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
@@ -107,9 +142,15 @@ def test_every_supported_python_is_tested() -> None:
 
 def test_the_shell_of_the_jobs_is_sound() -> None:
     """The scripts in `run:` pass shellcheck."""
-    scripts = [step["run"] for job in JOBS for step in steps(job) if "run" in step]
+    jobs = [*JOBS.values(), *NIGHTLY.values()]
+    scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     for script in scripts:
         done = subprocess.run(
-            [tool("shellcheck"), "--shell=bash", "-"], input=script, capture_output=True, text=True, check=False
+            [tool("shellcheck"), "--shell=bash", "-"],
+            input=script,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def serving(answers: Answers) -> Iterator[int]:
         yield server.server_port
     finally:
         server.shutdown()
-        thread.join()
+        thread.join(60)
         server.server_close()
 
 
@@ -262,3 +263,12 @@ def test_an_unknown_command_prints_the_usage(capsys: pytest.CaptureFixture[str])
     """An unknown command prints the usage."""
     assert probe.main(["what"]) == 2
     assert "probe.py port HOST PORT ROOT" in capsys.readouterr().err
+
+
+@pytest.mark.linux
+def test_a_process_that_ended_is_not_alive() -> None:
+    """Nor before its parent has asked for its status: whoever reads the output of both would wait for ever."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not probe.alive(process.pid)
+    assert probe.alive(os.getpid())

@@ -101,7 +101,7 @@ def test_a_missing_model_folder_stops_early(bare: ProductionBox) -> None:
 
 def test_a_port_of_another_program_is_named(bare: ProductionBox) -> None:
     """The suggestion is an argument of the same command."""
-    port = '*"probe.py port"*) echo "taken Port 8085 is held by nginx (process 7)."; exit ;;'
+    port = '*"deploy.probe port"*) echo "taken Port 8085 is held by nginx (process 7)."; exit ;;'
     bare.python(cases=port + '*"realpath(sys.executable)"*) echo /usr/bin/python3; exit ;;')
     assert "held by nginx (process 7)" in bare.production().stderr
 
@@ -177,10 +177,16 @@ def test_a_bare_machine_gets_the_service(box: ProductionBox) -> None:
     units = box.system / "etc/systemd/system"
     assert {path.name for path in units.iterdir()} == {
         "avito-ai.service",
-        "avito-ai-health.service",
-        "avito-ai-health.timer",
+        "avito-ai-explain@.service",
+        *(f"avito-ai-{name}.{kind}" for name in ("health", "backup", "backup-test") for kind in ("service", "timer")),
     }
     assert "Creating the release" in (box.system / "var/log/avito-ai-deploy.log").read_text()
+
+
+def test_a_variable_of_these_scripts_is_no_setting_of_the_environment(box: ProductionBox) -> None:
+    """Only what the environment has is warned of."""
+    assert "STATE_DIR" not in box.run("production", "--dry-run").stderr
+    assert "STATE_DIR is set in the environment" in box.run("production", "--dry-run", STATE_DIR="/srv").stderr
 
 
 def test_the_same_again_restarts_nothing(box: ProductionBox) -> None:
@@ -300,7 +306,7 @@ def test_old_releases_are_removed(box: ProductionBox) -> None:
     first = box.current
     for number in range(3):
         box.change(f"# {number}\n")
-        box.lend("date", f'case "$*" in *%Y%m%d*) echo 2099010{number}-000000 ;; *) exec /bin/date "$@" ;; esac')
+        box.tool("date", f'case "$*" in *%Y%m%d*) echo 2099010{number}-000000 ;; *) exec /bin/date "$@" ;; esac')
         assert box.run("production").returncode == 0
     assert len(box.releases) == 3
     assert first not in box.releases

@@ -7,6 +7,9 @@ import pty
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -108,12 +111,23 @@ def test_a_failed_restart_brings_the_old_address_back(box: ProductionBox) -> Non
     assert "PORT=9000" not in box.settings
 
 
+@contextmanager
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process, which does not outlive a test that fails in its block."""
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_in_the_middle_leaves_the_old_release_serving(box: ProductionBox, number: int, status: int) -> None:
     """A signal during the hand-over restores the previous state at once."""
     before = next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
-    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+    with running(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
         until((box.control / "waiting").exists, 120)
         os.kill(process.pid, number)
         assert process.wait(120) == status
@@ -126,7 +140,7 @@ def test_control_c_at_a_terminal_leaves_the_old_release_serving(box: ProductionB
     main, terminal = pty.openpty()
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
     own_terminal = [str(shutil.which("setsid")), "--ctty", *command]
-    with subprocess.Popen(own_terminal, env=box.environ(), stdin=terminal) as process:
+    with running(own_terminal, env=box.environ(), stdin=terminal) as process:
         os.close(terminal)
         until((box.control / "waiting").exists, 120)
         os.write(main, b"\x03")
@@ -139,7 +153,7 @@ def test_only_one_run_at_a_time(box: ProductionBox) -> None:
     """A second one exits at once and changes nothing."""
     next_release(box, "reload-waits")
     command = [*DEPLOY, str(box.root / "deploy.sh"), "production"]
-    with subprocess.Popen(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+    with running(command, env=box.environ(), stdin=subprocess.DEVNULL, start_new_session=True) as process:
         until((box.control / "waiting").exists, 120)
         second = box.run("production")
         os.kill(process.pid, signal.SIGTERM)
@@ -151,6 +165,6 @@ def test_only_one_run_at_a_time(box: ProductionBox) -> None:
 def test_too_small_a_disk_is_noticed_first(box: ProductionBox) -> None:
     """Nothing is copied without enough disk space."""
     box.change()
-    box.lend("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
+    box.tool("df", "echo header; echo /dev/x 1000000 900000 10240 99% /")
     assert "Not enough disk space" in fail(box).stderr
     assert len(box.releases) == 1

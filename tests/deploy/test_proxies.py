@@ -1,7 +1,9 @@
 """nginx and HAProxy in front of three copies of the service: no failed request, streams at once, limits by client."""
 
+import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 from tests.deploy.copies import CHAT, LIMIT, TEXT, VISION, Copies, Traffic, is_ready
 from tests.deploy.proxies import HAProxy, Nginx
 from tests.e2e.gunicorn_process import PATIENCE, free_port, until
+from tests.system_process import ROOT
 
 pytestmark = pytest.mark.needs("openssl", "redis-server")
 
@@ -94,7 +97,7 @@ class SilentService:
     def __exit__(self, *exception):
         self.release.set()
         self.server.shutdown()
-        self.thread.join()
+        self.thread.join(60)
         self.server.server_close()
 
 
@@ -128,24 +131,23 @@ def failure_of_anthropic(response, body):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, tmp_path):
+def test_a_copy_that_stops_loads_and_returns_under_traffic_fails_no_request(kind, copies, tmp_path):
     """SIGTERM to one of three copies, which then restarts and loads for a while: every response is complete."""
-    with Copies(tmp_path / "copies") as copies, kind(tmp_path / "proxy", copies.ports) as proxy:
-        with Traffic(proxy) as traffic:
-            traffic.goes_on(10)
-            first = copies.running[0]
-            first.signal(signal.SIGTERM)
-            assert first.ended() == 0
-            traffic.goes_on(20)
-            again = copies.start(loaded=False, PORT=str(first.port))
-            until(lambda: alive(again))
-            traffic.goes_on(20)
-            again.say("load")
-            until(lambda: is_ready(again))
-            traffic.goes_on(20)
-            until(lambda: "POST" in again.log() and " 200 " in again.log())
-        assert traffic.failed == []
-        assert {name for name, *_ in traffic.done} == {"_text", "_stream", "_upload"}
+    with kind(tmp_path / "proxy", copies.ports) as proxy, Traffic(proxy) as traffic:
+        traffic.goes_on(10)
+        first = copies.running[0]
+        first.signal(signal.SIGTERM)
+        assert first.ended() == 0
+        traffic.goes_on(20)
+        again = copies.running[0] = copies.start(loaded=False, PORT=str(first.port))
+        until(lambda: alive(again))
+        traffic.goes_on(20)
+        again.say("load")
+        until(lambda: is_ready(again))
+        traffic.goes_on(20)
+        until(lambda: "POST" in again.log() and " 200 " in again.log())
+    assert traffic.failed == []
+    assert {name for name, *_ in traffic.done} == {"_text", "_stream", "_upload"}
 
 
 def alive(copy):
@@ -334,7 +336,7 @@ def test_http2_is_spoken(proxy):
         os.devnull,
         url,
     ]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "2"
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout == "2"
 
 
 def slow_client_times(seconds):
@@ -403,6 +405,68 @@ def test_one_address_cannot_hold_all_connections(new_proxy, copies):
     assert proxy.ask(TEXT, {"prompt": "Hello"}, "127.4.0.2")[0].status == 200
     for connection in held:
         connection.close()
+
+
+@pytest.fixture(scope="module")
+def limited(copies, tmp_path_factory):
+    """nginx with the documented limit of requests, and a burst of three."""
+    folder = tmp_path_factory.mktemp("limited")
+    (folder / "avito-ai.d").mkdir()
+    line = "limit_req zone=avito_ai_requests burst=3 nodelay;"
+    assert line.replace("burst=3", "burst=20") in (ROOT / "docs/proxies.md").read_text()
+    (folder / "avito-ai.d/limit.conf").write_text(line)
+    slow = {"/etc/nginx/avito-ai.d": f"{folder}/avito-ai.d", "rate=10r/s": "rate=1r/m"}
+    with Nginx(folder, copies.ports, slow) as proxy:
+        yield proxy
+
+
+@pytest.mark.needs("nginx")
+def test_a_limit_of_requests_is_one_line(limited):
+    """Beyond it nginx answers 429 in the shape of each API; probes and static files are free of it."""
+    static = re.search(r"/static/\w+/style.css", limited.ask("/", source="127.2.0.9")[1].decode())[0]
+    for path in ("/api/health/ready", "/api/health/live", static):
+        assert {limited.ask(path, source="127.2.0.1")[0].status for _ in range(8)} == {200}
+    answers = [limited.ask("/v1/models", source="127.2.0.1") for _ in range(5)]
+    assert [response.status for response, _ in answers] == [200] * 4 + [429]
+    refused = json.loads(answers[-1][1])["error"]
+    assert (refused["code"], refused["retry_after"]) == ("rate_limit_exceeded", 1)
+    response, body = limited.ask(TEXT, {"prompt": "x"}, "127.2.0.1")
+    assert (response.status, failure_of_api(response, body)) == (429, "rate_limit_exceeded")
+    assert json.loads(body)["message"] == "Too many requests at once from this address."
+    assert limited.ask("/v1/models", source="127.2.0.2")[0].status == 200
+
+
+@pytest.mark.needs("nginx")
+def test_nginx_logs_no_probe_that_succeeds(copies, tmp_path):
+    """One that fails is logged, and so is everything else."""
+    with Nginx(tmp_path, copies.ports) as proxy:
+        for path in ("/api/health/live", "/api/health/ready", "/", "/api/health/nothing"):
+            proxy.ask(path)
+    log = (tmp_path / "avito-ai.access.log").read_text()
+    assert re.findall(r'"GET (\S+) HTTP', log) == ["/", "/api/health/nothing"]
+
+
+@pytest.mark.needs("nginx")
+def test_nginx_compresses_what_is_text_and_no_stream(copies, tmp_path):
+    """Pages, answers and descriptions; not what is small, the operator's pages, or a stream."""
+    takes = {"Accept-Encoding": "gzip"}
+    with Nginx(tmp_path, copies.ports) as proxy:
+        coded = {
+            path: proxy.ask(path, headers=takes)[0].headers["Content-Encoding"]
+            for path in ("/", "/api/openapi.json", "/api/health/live", "/metrics", "/static/style.css")
+        }
+        stream, _ = proxy.ask(CHAT, CHAT_STREAM, headers=takes)
+        page, body = proxy.ask("/", headers=takes)
+    assert coded == {
+        "/": "gzip",
+        "/api/openapi.json": "gzip",
+        "/api/health/live": None,
+        "/metrics": None,
+        "/static/style.css": "gzip",
+    }
+    assert (stream.status, stream.headers["Content-Encoding"]) == (200, None)
+    assert page.headers.get_all("Vary")
+    assert b"<title>" in gzip.decompress(body)
 
 
 @pytest.mark.needs("nginx")

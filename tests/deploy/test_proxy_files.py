@@ -28,7 +28,7 @@ def nginx_takes(tmp_path):
         main = tmp_path / "nginx.conf"
         main.write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{ include {tmp_path}/site.conf; }}\n")
         command = [program("nginx"), "-t", "-e", f"{tmp_path}/error", "-c", str(main)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
     return check
 
@@ -101,7 +101,7 @@ def test_shellcheck_has_nothing_to_say():
     """The usage of the script."""
     shellcheck = Path(sys.executable).with_name("shellcheck")
     command = [str(shellcheck), str(ROOT / "deploy/nginx/render.sh")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout
 
 
@@ -111,7 +111,7 @@ def test_haproxy_takes_its_configuration_without_a_warning(tmp_path):
     make_certificate(tmp_path)
     environ = os.environ | {"CERTIFICATE": str(tmp_path / "both.pem")}
     command = [program("haproxy"), "-c", "-f", str(ROOT / "deploy/haproxy/haproxy.cfg")]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr + done.stdout
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -16,8 +18,10 @@ KUBECTL = """#!/bin/sh
 echo "kubectl $*" >>"{log}"
 case "$*" in
 "apply --kustomize "*)
+    [ ! -e "{folder}/applied" ] || mv "{folder}/applied" "{folder}/applied-before"
     cp "$3/kustomization.yaml" "{folder}/applied"
     [ ! -f "$KUBECONFIG" ] || cp "$KUBECONFIG" "{folder}/kubeconfig" ;;
+*"rollout status deployment/avito-ai-canary"*) [ ! -e "{folder}/canary-not-ready" ] ;;
 *"rollout status"*) [ ! -e "{folder}/not-ready" ] ;;
 *"rollout undo"*) [ ! -e "{folder}/first" ] ;;
 esac
@@ -79,6 +83,15 @@ def test_the_overlay_is_applied_with_the_image(cluster: Cluster, image: str, lin
     assert cluster.leftovers() == []
 
 
+def test_components_are_added_by_name(cluster: Cluster) -> None:
+    """One that there is not is refused before kubectl is called."""
+    assert cluster.release("gpu", IMAGE, COMPONENTS="cert-manager external-secrets").returncode == 0
+    applied = yaml.safe_load((cluster.folder / "applied").read_text())
+    assert applied["components"] == ["../../components/cert-manager", "../../components/external-secrets"]
+    done = cluster.release("gpu", IMAGE, COMPONENTS="cert-manager none")
+    assert (done.returncode, "no component 'none'" in done.stderr) == (1, True)
+
+
 def test_one_text_is_generated_where_the_service_answers(cluster: Cluster) -> None:
     """With a URL, the release must also answer there."""
     assert cluster.release("gpu", IMAGE, "https://ai.example.com").returncode == 0
@@ -128,3 +141,81 @@ def test_what_cannot_be_meant_is_refused(cluster: Cluster, arguments: tuple[str,
     assert done.returncode == 1
     assert word in done.stderr
     assert cluster.calls() == []
+
+
+def with_judge(cluster: Cluster, status: int) -> None:
+    """Put a judge of canaries in place that records its call and ends with this status."""
+    log = str(cluster.log)
+    text = f"import sys\nopen({log!r}, 'a').write('judge ' + ' '.join(sys.argv[1:]) + '\\n')\nsys.exit({status})\n"
+    (cluster.folder / "canary.py").write_text(text)
+
+
+def test_a_canary_that_does_well_is_released(cluster: Cluster) -> None:
+    """One pod gets its share, Prometheus judges it, the image is rolled out, and the canary goes last."""
+    with_judge(cluster, 0)
+    done = cluster.release("--canary", "5", "gpu", IMAGE, PROMETHEUS="http://prometheus:9090", CANARY_SECONDS="30")
+    assert done.returncode == 0, done.stderr
+    canary = yaml.safe_load((cluster.folder / "applied-before").read_text())
+    assert canary["components"] == ["../../canary"]
+    assert 'value: "5"' in canary["patches"][0]["patch"]
+    assert "canary" not in (cluster.folder / "applied").read_text()
+    kinds = [" ".join(call.replace("--namespace avito-ai ", "").split()[:3]) for call in cluster.calls()]
+    assert kinds == [
+        "kubectl apply --kustomize",
+        "kubectl rollout status",
+        "judge prometheus 30",
+        "kubectl apply --kustomize",
+        "kubectl rollout status",
+        "kubectl delete ingress",
+        "kubectl delete deployment,service,servicemonitor,networkpolicy,configmap",
+    ]
+    deleted = [call for call in cluster.calls() if "delete" in call]
+    assert all(call.endswith("--selector avito-ai/track=canary") for call in [cluster.calls()[0], *deleted])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_canary_that_nobody_watches_any_more_is_withdrawn(cluster: Cluster, number: signal.Signals) -> None:
+    """Whoever ends the release: the canary would keep its share for ever."""
+    (cluster.folder / "canary.py").write_text(f"import os; os.kill(os.getppid(), {number:d})")
+    done = cluster.release("--canary", "20", "gpu", IMAGE, PROMETHEUS="http://prometheus:9090")
+    assert (done.returncode, "The watch was ended" in done.stderr) == (128 + number, True)
+    assert "delete ingress --selector avito-ai/track=canary" in cluster.calls()[-2]
+    assert sum("apply" in call for call in cluster.calls()) == 1
+    assert cluster.leftovers() == []
+
+
+@pytest.mark.parametrize("fault", ["canary-not-ready", "judged"])
+def test_a_canary_that_does_worse_changes_nothing(cluster: Cluster, fault: str) -> None:
+    """It is deleted, and the Deployment that serves is not touched."""
+    with_judge(cluster, int(fault == "judged"))
+    (cluster.folder / fault).touch()
+    done = cluster.release("--canary", "20", "gpu", IMAGE, PROMETHEUS="http://prometheus:9090")
+    assert done.returncode == 1
+    assert "the previous release serves on" in done.stderr
+    assert sum("apply" in call for call in cluster.calls()) == 1
+    assert "delete ingress --selector avito-ai/track=canary" in cluster.calls()[-2]
+    assert cluster.leftovers() == []
+
+
+def test_a_canary_keeps_the_components_of_the_release(cluster: Cluster) -> None:
+    """What is added to the overlay is added to the canary, whose own changes come last."""
+    with_judge(cluster, 0)
+    environ = {"PROMETHEUS": "http://prometheus:9090", "COMPONENTS": "external-secrets"}
+    assert cluster.release("--canary", "5", "gpu", IMAGE, **environ).returncode == 0
+    canary = yaml.safe_load((cluster.folder / "applied-before").read_text())
+    assert canary["components"] == ["../../components/external-secrets", "../../canary"]
+
+
+@pytest.mark.parametrize(
+    ("share", "prometheus", "word"),
+    [
+        ("0", "http://p", "from 1 to 99"),
+        ("100", "http://p", "from 1 to 99"),
+        ("5%", "http://p", "SHARE"),
+        ("5", "", "PROM"),
+    ],
+)
+def test_a_canary_that_cannot_be_judged_is_refused(cluster: Cluster, share: str, prometheus: str, word: str) -> None:
+    """No share, or no Prometheus to judge by."""
+    done = cluster.release("--canary", share, "gpu", IMAGE, PROMETHEUS=prometheus)
+    assert (done.returncode, word in done.stderr, cluster.calls()) == (1, True, [])

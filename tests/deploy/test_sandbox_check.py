@@ -157,7 +157,7 @@ def test_a_gpu_that_cannot_compute_is_an_error() -> None:
 def run(*, temperature: str) -> subprocess.CompletedProcess[str]:
     environment = {"DEVICE": "cpu", "VIBE_MODEL_DIR": "demo", "VISION_MODEL_DIR": "demo", "TEMPERATURE": temperature}
     command = [sys.executable, "-m", "deploy.sandbox_check"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_whole_check_as_the_unit_runs_it() -> None:

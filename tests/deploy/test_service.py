@@ -117,7 +117,7 @@ def test_a_process_that_does_not_listen_is_not_ready(capsys: pytest.CaptureFixtu
 def test_a_port_that_does_not_speak_http_is_no_answer() -> None:
     """A socket without a response is reported with its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        Thread(target=lambda: listener.accept()[0].close()).start()
+        Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
         assert "no answer from" in service.state(os.getpid())[1][0]
 
 
@@ -187,7 +187,7 @@ def test_each_smoke_test_can_fail(check: Callable[[str], None]) -> None:
             check(f"http://127.0.0.1:{serving.server_port}")
     finally:
         serving.shutdown()
-        thread.join()
+        thread.join(60)
         serving.server_close()
 
 
@@ -237,3 +237,25 @@ def test_the_stop_is_tested_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     else:
         with pytest.raises(WrongAnswer, match="exited with status 5 at SIGTERM"):
             smoke.run(tmp_path, command)
+
+
+@pytest.mark.parametrize(
+    "busy", [ask.NoAnswer("Connection reset by peer"), ask.NoAnswer("answered 503 instead of 200")]
+)
+def test_a_full_service_is_asked_again(monkeypatch: pytest.MonkeyPatch, busy: WrongAnswer) -> None:
+    """Clients that fill it must not take an update back; what is wrong is wrong at once, and fullness ends."""
+    monkeypatch.setattr(ask, "PAUSE", 0.0)
+    answers = iter([busy, busy, None])
+
+    def check(base: str) -> None:
+        if answer := next(answers):
+            raise answer
+
+    ask.again_while_full(check, "http://here")
+    assert list(answers) == []
+    answers = iter([WrongAnswer("says loading"), None])
+    with pytest.raises(WrongAnswer, match="loading"):
+        ask.again_while_full(check, "http://here")
+    answers = iter([busy, None])
+    with pytest.raises(WrongAnswer, match=str(busy)):
+        ask.again_while_full(check, "http://here", seconds=0.0)

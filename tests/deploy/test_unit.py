@@ -40,12 +40,14 @@ def seconds(text):
 def test_systemd_has_nothing_to_say_about_it(unit, tmp_path):
     """No unknown key or wrong value; the programs it runs exist."""
     installed = tmp_path / "current"
-    for file in ("deploy", ".venv/bin/python"):
+    for file in ("deploy", ".venv/bin/python", "../vllm/bin/vllm"):
         (installed / file).parent.mkdir(parents=True, exist_ok=True)
         (installed / file).symlink_to(ROOT / file if file == "deploy" else sys.executable)
     copy = tmp_path / unit.name
     copy.write_text(unit.read_text().replace(PREFIX, str(tmp_path)))
-    done = subprocess.run([program("systemd-analyze"), "verify", copy], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", copy], capture_output=True, text=True, check=False, timeout=600
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -56,7 +58,7 @@ def test_exposure_is_low():
     A newer systemd may weigh differently.
     """
     command = [program("systemd-analyze"), "security", "--offline=true", str(UNIT)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
     exposure = float(re.search(r"Overall exposure level for \S+: ([\d.]+)", said).group(1))
     documented = re.search(r"exposure of ([\d.]+) of 10", (ROOT / "docs/runbook.md").read_text())
     assert exposure <= HIGHEST_EXPOSURE
@@ -119,7 +121,7 @@ class Machine:
     def run(self):
         environ = {"PATH": str(self.bin), "AVITO_AI_ROOT": str(self.folder)}
         script = ROOT / "deploy/gpu_nodes.sh"
-        done = subprocess.run([script], env=environ, capture_output=True, text=True, check=True)
+        done = subprocess.run([script], env=environ, capture_output=True, text=True, check=True, timeout=600)
         return done.stderr, self.notes.read_text().splitlines() if self.notes.exists() else []
 
 
@@ -150,3 +152,16 @@ def test_missing_tool_is_a_message_and_no_failure(machine):
     complaint, notes = machine.run()
     assert "no nvidia-modprobe" in complaint
     assert notes == []
+
+
+@pytest.mark.parametrize("timer", sorted((ROOT / "deploy/systemd").glob("*.timer")), ids=lambda path: path.name)
+@pytest.mark.needs("systemd-analyze")
+def test_a_timer_has_a_service_and_a_time(timer, tmp_path):
+    """It starts the service of its name, which is installed with it, at times that systemd understands."""
+    assert timer.with_suffix(".service").exists()
+    assert f" {timer.stem}" in re.search(
+        r"^TIMED_UNITS=\((.*)\)", (ROOT / "deploy/lib/unit.sh").read_text(), re.M
+    ).expand(r" \1")
+    for when in re.findall(r"^OnCalendar=(.*)", timer.read_text(), re.MULTILINE):
+        command = [program("systemd-analyze"), "calendar", when]
+        assert subprocess.run(command, capture_output=True, check=False, timeout=600).returncode == 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 SELECT = 'model=~"$model",instance=~"$instance"'
 ONE = 'instance=~"$instance"'
 PROCESS = f'job="avito-ai",{ONE}'
-OURS = "model_error|internal_error|deadline_exceeded|not_ready"
+OURS = "model_error|internal_error|deadline_exceeded|not_ready|upstream_failed|upstream_timeout"
 OVER_TIME, STAT, STATES = "timeseries", "stat", "state-timeline"
 
 Query = tuple[str, str]  # an expression and the legend of its series
@@ -241,6 +241,13 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                     (lately("avito_ai_nan_logits_total"), "{{model}} not finite"),
                 ],
             ),
+            Panel(
+                "Draft tokens", "In the last hour: proposed, and accepted by the model.", "short",
+                [
+                    (lately("avito_ai_draft_tokens_total"), "{{model}} proposed"),
+                    (lately("avito_ai_accepted_draft_tokens_total"), "{{model}} accepted"),
+                ],
+            ),
         ),
     ),
     (
@@ -404,6 +411,13 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                 ],
             ),
             Panel(
+                "Resumable streams", "Kept for a minute after their end, to be read again.", "bytes",
+                [
+                    (f"avito_ai_resumable_streams_bytes{{{ONE}}}", "{{instance}}"),
+                    (f"avito_ai_resumable_streams{{{ONE}}}", "{{instance}}, streams"),
+                ],
+            ),
+            Panel(
                 "Answer cache", "Kept for an hour; at most ANSWER_CACHE_MIB.", "bytes",
                 [
                     (f"avito_ai_answer_cache_bytes{{{ONE}}}", "{{instance}}"),
@@ -416,6 +430,18 @@ ROWS: Sequence[tuple[str, Sequence[Panel]]] = (
                     (f"60 * rate(avito_ai_answer_cache_hits_total{{{ONE}}}[5m])", "{{instance}}, hits"),
                     (f"60 * rate(avito_ai_answer_cache_misses_total{{{ONE}}}[5m])", "{{instance}}, misses"),
                 ],
+            ),
+            Panel(
+                "Backup", "Hours since the last one. Empty where deploy/backup.sh makes none.", "h",
+                [
+                    (f"(time() - avito_ai_backup_timestamp_seconds{{{ONE}}}) / 3600", "{{instance}}"),
+                    (f"(time() - avito_ai_backup_test_timestamp_seconds{{{ONE}}}) / 3600", "{{instance}}, test"),
+                ],
+                warn=50, limit=100,
+            ),
+            Panel(
+                "Size of the backup", "Of the last one.", "bytes",
+                [(f"avito_ai_backup_size_bytes{{{ONE}}}", "{{instance}}")],
             ),
             Panel(
                 "Certificate", "Days until it expires. Empty without SITE_URL.", "d",

@@ -79,5 +79,7 @@ def _parse(wanted, folder):
     file = folder / "dashboard.rules.yml"
     rules = [{"record": f"dashboard:{number}", "expr": expression} for number, (_, expression) in enumerate(wanted)]
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
-    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False, timeout=600
+    )
     return [] if done.returncode == 0 else [done.stderr + done.stdout]

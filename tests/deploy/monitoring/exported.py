@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from string import Template
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from app_production import create_app
 from config import load_settings
+from deploy.monitoring.grafana.panels import ROWS
+from deploy.monitoring.render import DEFAULTS, LIMITS
 from telemetry.metrics.machine import GpuFigures
 from tests.fakes import FakeMachine, scripted_models
 from tests.keys.issuer import SECRET, token
@@ -25,16 +31,43 @@ OTHERS = {
     "up": set(),
     "ALERTS": {"alertname", "alertstate", "severity"},
     "probe_success": set(),
+    "redis_up": set(),
+    "pg_up": set(),
     "probe_ssl_earliest_cert_expiry": set(),
 }
 SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{([^}]*)\}")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
-NAME = re.compile(r"\b((?:avito_ai|process|probe)_[a-z0-9_]+|up|ALERTS)\b")
+NAME = re.compile(r"\b((?:avito_ai|ai_api|llm|process|probe|redis|pg)_[a-z0-9_]+|up|ALERTS)\b")
+
+
+def rules(file="avito-ai.yml"):
+    """Return the rules of one of our files as they are by default."""
+    text = (MONITORING / "prometheus/rules" / file).read_text(encoding="utf-8")
+    values = {name.lower(): DEFAULTS[name] for name in LIMITS}
+    groups = yaml.safe_load(Template(text).safe_substitute(values))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def recorded():
+    """Return the labels of each recorded name, as far as its rule gives or groups by them."""
+    found = {}
+    for rule in rules("other-names.yml"):
+        labels = grouped_in(rule["expr"]) | set(rule.get("labels", {}))
+        copied = set().union(*(found.get(name, set()) for name in names_in(rule["expr"])))
+        found.setdefault(rule["record"], set()).update(labels | copied)
+    return found
 
 
 def exported():
-    """Return the labels of each sample, after answers, failures and refusals, with a GPU and a client's token."""
+    """Return the labels of each sample, after answers, failures and refusals, with a GPU, a token and a backup."""
     settings = load_settings({"RATE_LIMIT_PER_MINUTE": "1", "AUTH": "jwt", "JWT_SECRET_KEY": SECRET}, None)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as noted:
+        noted.write("{}")
+        noted.flush()
+        return _exported(replace(settings, data=replace(settings.data, backup_status=Path(noted.name))))
+
+
+def _exported(settings):
     client = create_app(settings, scripted_models(), FakeMachine(GpuFigures("GPU", 1, 2, 3, 0.5))).test_client()
     for _ in range(2):
         client.post("/api/v1/text/generate", json={"prompt": "x"}, headers={"Authorization": f"Bearer {token()}"})
@@ -69,10 +102,5 @@ def grouped_in(expression):
 
 def expressions():
     """Return every expression of the rules and of the dashboard."""
-    import yaml
-
-    from deploy.monitoring.grafana.panels import ROWS
-
-    rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
     panels = [query for _, row in ROWS for panel in row for query, _ in panel.queries]
-    return [rule["expr"] for group in rules["groups"] for rule in group["rules"]], panels
+    return [rule["expr"] for file in ("avito-ai.yml", "other-names.yml") for rule in rules(file)], panels

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.monitoring.grafana.dashboard import FILE
 from tests.deploy.monitoring.dash_lint import queries
+from tests.deploy.monitoring.exported import recorded
 from tests.deploy.monitoring.watched import PATIENCE, watched
 from tests.e2e.gunicorn_process import until
 
@@ -45,7 +46,7 @@ def scraped(running):
 
 
 def test_an_alert_fires_is_delivered_and_clears(running):
-    """A stalled model is reported by mail, Slack and webhook, and so is its recovery."""
+    """A stalled model is reported by mail, Slack, PagerDuty and webhook, and so is its recovery."""
     running.service.say("stalled")
     alert = running.told(STALLED, "firing")
     assert alert["labels"]["model"] == "avibe"
@@ -60,6 +61,9 @@ def test_an_alert_fires_is_delivered_and_clears(running):
     assert "What to do: docs/runbook.md#avitoenginestalled" in text
     titles = [one["title"] for message in running.hooks["/slack"] for one in message["attachments"]]
     assert {firing, resolved} <= set(titles)
+    until(lambda: {"trigger", "resolve"} <= {one["event_action"] for one in running.paged(STALLED)}, PATIENCE)
+    assert {one["routing_key"] for one in running.paged(STALLED)} == {"a routing key"}
+    assert running.paged(STALLED)[0]["payload"]["severity"] == "critical"
     assert base64.b64decode(running.mailbox.logins[0]) == b"\0avito-ai\0a password"
 
 
@@ -83,6 +87,17 @@ def test_every_panel_of_the_dashboard_has_data(running):
         return [(title, expression) for title, expression in expressions if not running.query(expression)]
 
     until(lambda: not empty(), PATIENCE, every=0.5)
+
+
+def test_the_other_names_have_series(running):
+    """Prometheus records what dashboards for other names of the same metrics ask for."""
+
+    def missing():
+        return {name for name in recorded() if not running.query(name)}
+
+    until(lambda: not missing(), PATIENCE, every=0.5)
+    (answered,) = running.query('sum(ai_api_requests_total{provider="avito-ai",status="success"})')
+    assert answered["value"][1] == running.query('sum(avito_ai_requests_total{status="success"})')[0]["value"][1]
 
 
 def test_nothing_fires_that_has_no_cause(running):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml
 
 from edge.errors import ERRORS
 from engine.types import Status
 from telemetry.metrics import SUCCESS
 from tests.deploy.monitoring.exported import (
     ADDED,
-    MONITORING,
     OTHERS,
     ROOT,
     exported,
@@ -20,6 +18,8 @@ from tests.deploy.monitoring.exported import (
     grouped_in,
     matchers_in,
     names_in,
+    recorded,
+    rules,
 )
 
 RULES, PANELS = expressions()
@@ -28,7 +28,7 @@ TEXT_FILES = {".yml", ".yaml", ".json", ".sh", ".py"}
 
 @pytest.fixture(scope="module")
 def known():
-    return exported() | OTHERS
+    return exported() | OTHERS | recorded()
 
 
 @pytest.mark.parametrize("expression", [*RULES, *PANELS])
@@ -46,7 +46,11 @@ def test_what_an_expression_names_exists(expression, known):
 def test_the_ends_and_states_that_an_expression_looks_for_exist(expression):
     """It uses only statuses that requests and models can have."""
     ends = {SUCCESS} | {meaning.code for meaning in ERRORS.values()}
-    values = {"avito_ai_requests_total": ends, "avito_ai_model_status": {status.value for status in Status}}
+    values = {
+        "avito_ai_requests_total": ends,
+        "avito_ai_model_status": {status.value for status in Status},
+        "ai_api_requests_total": {"success", "error", "refused"},
+    }
     for metric, label, _, value in matchers_in(expression):
         if label == "status" and metric in values:
             assert set(value.split("|")) <= values[metric]
@@ -58,7 +62,7 @@ def test_every_name_in_a_deployment_file_exists(known):
         (name, path.name)
         for path in ROOT.joinpath("deploy").rglob("*")
         if path.suffix in TEXT_FILES and path.is_file()
-        for name in re.findall(r"\bavito_ai_[a-z0-9_]+\b", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?<!\$)\bavito_ai_[a-z0-9_]+\b", path.read_text(encoding="utf-8"))
     }
     families = known.keys() | {re.sub(r"_(bucket|total|count|sum)$", "", name) for name in known}
     assert {(name, file) for name, file in named if name not in families} == set()
@@ -74,13 +78,24 @@ def test_every_metric_has_a_reader(known):
 
 def test_every_alert_leads_to_its_entry_in_the_runbook():
     """Each alert links to a heading of the runbook, and has summary and description."""
-    rules = yaml.safe_load((MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))
     document = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     anchors = {heading.lower() for heading in re.findall(r"^#+ (Avito\w+)$", document, re.MULTILINE)}
     named = set()
-    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+    for rule in rules():
         assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
         assert set(rule["labels"]) == {"severity"}
         assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
         named.add(rule["alert"].lower())
     assert named == anchors
+
+
+def test_every_error_of_the_service_counts_in_the_error_rate():
+    """Overload has an alert of its own; whatever errors there will be, what is no client's doing is in this one."""
+    failures = {meaning.code for meaning in ERRORS.values() if meaning.status >= 500} - {"overloaded"}
+    refused = {meaning.code for meaning in ERRORS.values() if meaning.status < 500}
+    (rule,) = [rule for rule in rules() if rule["alert"] == "AvitoErrorRate"]
+    named = {(operator, frozenset(value.split("|"))) for _, _, operator, value in matchers_in(rule["expr"])}
+    counted = {values for operator, values in named if operator == "=~"}
+    left_out = {values for operator, values in named if operator == "!~"}
+    assert counted == {frozenset(failures)}
+    assert all(values <= refused for values in left_out)

@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from deploy.monitoring.render import DEFAULTS, SettingsError, main, read_settings, render
+from deploy.monitoring.render import DEFAULTS, LIMITS, SettingsError, main, read_settings, render
 from tests.deploy.monitoring.exported import BLACKBOX, MONITORING
 
 EXAMPLE = (MONITORING / "monitoring.env.example").read_text(encoding="utf-8")
@@ -24,6 +24,7 @@ SMTP_USER=avito-ai
 SMTP_PASSWORD_FILE=/etc/secrets/smtp
 SLACK_WEBHOOK_FILE=/etc/secrets/slack
 SLACK_CHANNEL=#alerts
+PAGERDUTY_KEY_FILE=/etc/secrets/pagerduty
 WEBHOOK_URL=http://127.0.0.1:9/hook
 RUNBOOK=https://git.example.com/avito/docs/runbook.md
 """
@@ -34,7 +35,10 @@ def loaded(folder, name):
     return yaml.safe_load((folder / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("text", ["", MINIMAL, FULL, "SLACK_WEBHOOK_FILE=/x\n", "WEBHOOK_URL=https://a.example/\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["", MINIMAL, FULL, "SLACK_WEBHOOK_FILE=/x\n", "WEBHOOK_URL=https://a.example/\n", "PAGERDUTY_KEY_FILE=/x\n"],
+)
 @pytest.mark.needs("prometheus", "alertmanager", "blackbox-exporter")
 def test_what_is_rendered_is_valid(text, tmp_path):
     """Alertmanager, Prometheus and the blackbox exporter accept the result for any choice of receivers."""
@@ -44,17 +48,27 @@ def test_what_is_rendered_is_valid(text, tmp_path):
         ["promtool", "check", "config", "prometheus/prometheus.yml"],
         [BLACKBOX, "--config.check", "--config.file=blackbox/blackbox.yml"],
     ):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "WARNING" not in done.stdout + done.stderr
     left = [file for file in tmp_path.rglob("*.yml") if re.search(r"\$\{(?!datasource)\w+\}", file.read_text())]
     assert left == []
+    for file in tmp_path.glob("prometheus/rules/*.yml"):
+        assert (
+            subprocess.run(
+                ["promtool", "check", "rules", str(file)], capture_output=True, check=False, timeout=600
+            ).returncode
+            == 0
+        )
 
 
 def test_every_setting_arrives(tmp_path):
     """Targets, receivers, paths of secrets and the runbook's URL are in the right places."""
     render(read_settings(FULL), tmp_path)
-    (receiver,) = loaded(tmp_path, "alertmanager/alertmanager.yml")["receivers"]
+    receiver, at_once = loaded(tmp_path, "alertmanager/alertmanager.yml")["receivers"]
+    (pager,) = at_once.pop("pagerduty_configs")
+    assert pager["routing_key_file"] == "/etc/secrets/pagerduty"
+    assert at_once | {"name": receiver["name"]} == receiver
     (mail,), (slack,), (hook,) = receiver["email_configs"], receiver["slack_configs"], receiver["webhook_configs"]
     assert mail["to"] == "one@example.com, two@example.com"
     assert (mail["auth_username"], mail["auth_password_file"]) == ("avito-ai", "/etc/secrets/smtp")
@@ -72,9 +86,11 @@ def test_every_setting_arrives(tmp_path):
 def test_kubernetes_gets_the_same_alerts(tmp_path):
     """The object for the Prometheus operator has the same groups as Prometheus' file."""
     render(read_settings(FULL), tmp_path)
-    rule = loaded(tmp_path, "kubernetes/avito-ai-rules.yml")
-    assert (rule["kind"], rule["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
-    assert rule["spec"] == loaded(tmp_path, "prometheus/rules/avito-ai.yml")
+    for name in ("avito-ai", "other-names"):
+        rule = loaded(tmp_path, f"kubernetes/{name}-rules.yml")
+        assert (rule["kind"], rule["apiVersion"]) == ("PrometheusRule", "monitoring.coreos.com/v1")
+        assert rule["metadata"]["name"] == name
+        assert rule["spec"] == loaded(tmp_path, f"prometheus/rules/{name}.yml")
 
 
 def test_systemd_starts_what_was_written_where_the_settings_say(tmp_path):
@@ -99,6 +115,20 @@ def test_grafana_finds_source_and_dashboard(tmp_path):
     assert json.loads((tmp_path / "grafana/dashboards/avito-ai.json").read_text())["uid"] == source["uid"][:8]
 
 
+def test_exporters_are_scraped_where_they_are_set(tmp_path, capsys):
+    """The settings name them, or one line on the command line does, which counts as the last of the file."""
+    (tmp_path / "monitoring.env").write_text(MINIMAL + "REDIS_EXPORTER_TARGET=redis:9121\n")
+    words = ["--settings", str(tmp_path / "monitoring.env"), "--output", str(tmp_path / "output")]
+    assert main([*words, "--set", "POSTGRES_EXPORTER_TARGET=postgres:9187"]) == 0
+    targets = tmp_path / "output/prometheus/targets"
+    assert json.loads((targets / "redis.json").read_text()) == [{"targets": ["redis:9121"]}]
+    assert json.loads((targets / "postgres.json").read_text()) == [{"targets": ["postgres:9187"]}]
+    assert main(words) == 0
+    assert json.loads((targets / "postgres.json").read_text()) == []
+    assert main([*words, "--set", "POSTGRES_EXPORTER_TARGET=postgres"]) == 2
+    assert "POSTGRES_EXPORTER_TARGET='postgres'" in capsys.readouterr().err
+
+
 def test_without_a_site_none_is_probed(tmp_path):
     """Without SITE_URL, no site is probed."""
     render(read_settings(MINIMAL), tmp_path)
@@ -116,6 +146,10 @@ def test_without_a_site_none_is_probed(tmp_path):
         ("EMAIL_TO=a@b", "expected both or neither"),
         ("SMTP_USER=me", "SMTP_USER and SMTP_PASSWORD_FILE"),
         ("SMTP_TLS=yes", "SMTP_TLS='yes'"),
+        ("PAGERDUTY_URL=events", "PAGERDUTY_URL='events'"),
+        ("ALERT_ANSWER_SECONDS=1m", "ALERT_ANSWER_SECONDS='1m': expected a number"),
+        ("ALERT_DISK_PERCENT=101", "ALERT_DISK_PERCENT='101': expected a number of at most 100"),
+        ("ALERT_DISK_PERCENT=-1", "ALERT_DISK_PERCENT='-1'"),
         ("EMAIL=a@b", "EMAIL: there is no such setting"),
         ("export A=1", "expected NAME=value"),
     ],
@@ -165,16 +199,13 @@ def test_the_script_needs_nothing_but_python(tmp_path):
         "--output",
         "o",
     ]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=600)
     assert (tmp_path / "o/alertmanager/alertmanager.yml").exists()
 
 
 def test_the_example_has_every_setting_and_its_default():
-    """The example sets nothing, and with all lines uncommented it is valid."""
+    """The example sets nothing, and with all lines uncommented it says the same."""
     assert read_settings(EXAMPLE) == DEFAULTS
-    lines = dict(re.findall(r"^#([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
-    assert lines.keys() == DEFAULTS.keys()
-    assert {name: value for name, value in lines.items() if name != "SITE_URL"} == {
-        name: value for name, value in DEFAULTS.items() if name != "SITE_URL"
-    }
-    read_settings(re.sub(r"(?m)^#(?=[A-Z_]+=)", "", EXAMPLE))
+    assert read_settings(re.sub(r"(?m)^#(?=[A-Z_]+=)", "", EXAMPLE)) == DEFAULTS
+    program = (MONITORING / "render.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'settings\["([A-Z_]+)"\]', program)) | set(LIMITS) == DEFAULTS.keys()

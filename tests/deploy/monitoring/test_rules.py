@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass, field
 
 import pytest
 import yaml
 
-from tests.deploy.monitoring.exported import MONITORING
+from deploy.monitoring.render import LIMITS, read_settings, render
+from tests.deploy.monitoring.exported import MONITORING, rules
 
-RULES = MONITORING / "prometheus/rules/avito-ai.yml"
 READY = 'avito_ai_model_status{job="avito-ai",instance="a",model="%s",status="ready"}'
 REQUESTS = 'avito_ai_requests_total{job="avito-ai",instance="a",model="avibe",status="%s"}'
 HISTOGRAM = 'avito_ai_%s_seconds_bucket{job="avito-ai",instance="a",model="avibe",le="%s"}'
@@ -162,6 +163,22 @@ CASES = [
         {ours("avito_ai_usage_lost_records_total"): steady(40)},
     ),
     Case(
+        "AvitoRedisDown",
+        "warning",
+        {'redis_up{job="redis",instance="r"}': steady(0)},
+        {'redis_up{job="redis",instance="r"}': steady(1)},
+        "6m",
+        "4m",
+    ),
+    Case(
+        "AvitoDatabaseDown",
+        "warning",
+        {'pg_up{job="postgres",instance="p"}': steady(0)},
+        {'pg_up{job="postgres",instance="p"}': steady(1)},
+        "6m",
+        "4m",
+    ),
+    Case(
         "AvitoBudgetNearlySpent",
         "warning",
         {ours("avito_ai_budget_used_ratio", ',period="day"'): "0.79+0x4 0.8+0x20"},
@@ -274,6 +291,30 @@ CASES = [
     ),
     # promtool's clock begins at 1970-01-01, so an expiry is a number of seconds.
     Case(
+        "AvitoBackupOld",
+        "warning",
+        {ours("avito_ai_backup_timestamp_seconds"): steady(-180_000)},
+        {ours("avito_ai_backup_timestamp_seconds"): steady(-177_000)},
+        "16m",
+        "14m",
+    ),
+    Case(
+        "AvitoBackupFailed",
+        "warning",
+        {ours("avito_ai_backup_failed"): steady(1)},
+        {ours("avito_ai_backup_failed"): steady(0)},
+        "6m",
+        "4m",
+    ),
+    Case(
+        "AvitoBackupUntested",
+        "warning",
+        {ours("avito_ai_backup_test_timestamp_seconds"): steady(-16 * 86_400 - 1)},
+        {ours("avito_ai_backup_test_timestamp_seconds"): steady(-16 * 86_400 + 2000)},
+        "16m",
+        "14m",
+    ),
+    Case(
         "AvitoCertificate",
         "warning",
         {site("probe_ssl_earliest_cert_expiry"): "1209500+0x140"},
@@ -307,19 +348,20 @@ def as_test(case, series, moments):
     }
 
 
-def rules():
-    """Return the real rules."""
-    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
 def promtool_test(case, tests, folder):
     """Return promtool's result for these tests, with this rule only, which is faster."""
     (rule,) = [one for one in rules() if (one["alert"], one["labels"]["severity"]) == (case.alert, case.severity)]
-    (folder / "rule.yml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": [rule]}]}))
+    return promtool([rule], tests, folder)
+
+
+def promtool(chosen, tests, folder):
+    """Return promtool's result for these tests of these rules."""
+    (folder / "rule.yml").write_text(yaml.safe_dump({"groups": [{"name": "one", "rules": chosen}]}))
     file = folder / "rule.test.yml"
     file.write_text(yaml.safe_dump({"rule_files": ["rule.yml"], "evaluation_interval": "15s", "tests": tests}))
-    return subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False, timeout=600
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.severity}")
@@ -349,9 +391,26 @@ def test_every_alert_is_tested():
     assert len(set(named)) == len(named)
 
 
+def test_every_limit_is_a_setting(tmp_path):
+    """A number that an alert compares with is one of ALERT_..., unless it is 0 or 1, which stand for no and yes."""
+    text = (MONITORING / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8")
+    compared = re.findall(r"[<>]=? *(\S+)", re.sub(r"#.*", "", text))
+    assert {one for one in compared if not one.startswith("${alert_")} <= {"0", "1", ">-", "-"}
+    assert {name.lower() for name in LIMITS} == set(re.findall(r"\$\{(alert_\w+)\}", text))
+
+
 @pytest.mark.needs("prometheus")
-def test_promtool_finds_nothing_wrong():
-    """Rules and configuration are valid as they stand."""
-    for what, file in (("rules", RULES), ("config", MONITORING / "prometheus/prometheus.yml")):
-        done = subprocess.run(["promtool", "check", what, str(file)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_a_limit_moves_its_alert_and_what_it_says(tmp_path):
+    """With another limit the alert fires there and not at the default, and its description names it."""
+    render(read_settings("ALERT_MEMORY_PERCENT=70.5\nALERT_ANSWER_SECONDS=90\n"), tmp_path)
+    groups = yaml.safe_load((tmp_path / "prometheus/rules/avito-ai.yml").read_text(encoding="utf-8"))["groups"]
+    changed = {rule["alert"]: rule for group in groups for rule in group["rules"]}
+    assert "over 90 s" in changed["AvitoSlowAnswers"]["annotations"]["description"]
+    case = Case("AvitoHostMemory", "warning", {}, {})
+    moments = [("29m", 1)], [("29m", 0)]
+    tests = [
+        as_test(case, {ours("avito_ai_system_memory_ratio"): steady(share)}, at)
+        for share, at in zip((0.71, 0.70), moments, strict=True)
+    ]
+    done = promtool([changed["AvitoHostMemory"]], tests, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr

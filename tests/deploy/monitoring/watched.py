@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,10 @@ class Watched:
 
         return until(look, PATIENCE)
 
+    def paged(self, alert):
+        """Return the events that PagerDuty got of an alert."""
+        return [one for one in self.hooks.get("/pagerduty", []) if one.get("payload", {}).get("class") == alert]
+
     def post(self, path, body):
         """Send JSON to the service with a client's token; return the status."""
         request = urllib.request.Request(
@@ -74,7 +79,10 @@ def watched(folder):
         mailbox, smtp = start(mail_server())
         hooks, web = start(web_hooks())
         (folder / "service").mkdir()
-        service = start(GunicornProcess(folder / "service", app=APP, RATE_LIMIT_PER_MINUTE="3", **ACCESS))
+        noted = folder / "backup.json"
+        noted.write_text(json.dumps({"created": time.time(), "tested": time.time(), "size": 1}))
+        environ = ACCESS | {"BACKUP_STATUS": str(noted), "RATE_LIMIT_PER_MINUTE": "3"}
+        service = start(GunicornProcess(folder / "service", app=APP, **environ))
         site = start(_site(folder))
         ports = {name: free_port() for name in ("prometheus", "alertmanager", "blackbox")}
         configured = _configure(folder, service.port, site, smtp, web, ports)
@@ -86,6 +94,7 @@ def watched(folder):
 def _configure(folder, service, site, smtp, web, ports):
     (folder / "slack").write_text(f"http://127.0.0.1:{web}/slack")
     (folder / "password").write_text("a password")
+    (folder / "pagerduty").write_text("a routing key")
     settings = f"""
         SERVICE_TARGETS=127.0.0.1:{service}
         SITE_URL=https://127.0.0.1:{site}/api/health/ready
@@ -98,6 +107,8 @@ def _configure(folder, service, site, smtp, web, ports):
         SMTP_USER=avito-ai
         SMTP_PASSWORD_FILE={folder / "password"}
         SLACK_WEBHOOK_FILE={folder / "slack"}
+        PAGERDUTY_KEY_FILE={folder / "pagerduty"}
+        PAGERDUTY_URL=http://127.0.0.1:{web}/pagerduty
         WEBHOOK_URL=http://127.0.0.1:{web}/hook
     """
     configured = folder / "configured"
@@ -159,6 +170,7 @@ def _site(folder):
         + ["-keyout", str(key), "-out", str(certificate)],
         check=True,
         capture_output=True,
+        timeout=600,
     )
 
     class Handler(Answering):

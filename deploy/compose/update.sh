@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Updates the service that compose.yaml runs here, after a backup, and goes back to the old image unless the new one
+# becomes healthy:
+#
+#   deploy/compose/update.sh            build the new image from this tree
+#   deploy/compose/update.sh IMAGE      pull it instead
+#   deploy/compose/update.sh backup     only back up
+#
+# A backup is a folder of $BACKUPS (./backups) that holds .env, the database and the journals of usage; the newest $KEEP
+# (14) are kept. The files of Compose are those of COMPOSE_FILE, in .env or the environment. ENGINE and COMPOSE replace
+# docker and `docker compose`; UPDATE_SECONDS (900) bounds the wait for a healthy service.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+ENGINE="${ENGINE:-docker}" KEEP="${KEEP:-14}" UPDATE_SECONDS="${UPDATE_SECONDS:-900}"
+BACKUPS="${BACKUPS:-$PWD/backups}"
+read -ra COMPOSE <<<"${COMPOSE:-docker compose}"
+# An image whose service ends as often as this will not become healthy, however long one waits.
+SERVICE=avito-ai POLL="${POLL:-2}" RESTARTS=3
+
+say() { printf '==> %s\n' "$*"; }
+die() {
+    printf 'Error: %s\n' "$*" >&2
+    exit 1
+}
+
+main() {
+    local container tag before new="${1:-}"
+    container="$(container_of "$SERVICE")"
+    [ -n "$container" ] || die "The service does not run here. Start it first: ${COMPOSE[*]} up --detach --wait"
+    back_up "$container"
+    [ "$new" != backup ] || return 0
+    tag="$(inspect .Config.Image "$container")" before="$(inspect .Image "$container")"
+    # A name of its own keeps the old image from being pruned.
+    "$ENGINE" image tag "$before" avito-ai:before
+    fetch "$new" "$tag"
+    if ! start "$tag" || ! healthy "$tag"; then go_back "$tag"; fi
+    say "Updated. The image before is avito-ai:before."
+}
+
+# $1: the service; $2: --all for one that has just ended, too. Prints its container, nothing if there is none.
+container_of() {
+    "$ENGINE" ps ${2:+"$2"} --quiet --filter "label=com.docker.compose.project=${COMPOSE_PROJECT_NAME:-avito-ai}" \
+        --filter "label=com.docker.compose.service=$1" | head -n 1
+}
+
+inspect() { "$ENGINE" inspect --format "{{$1}}" "$2"; }
+
+# $1: the container of the service, whose volumes are read by another one of the same image.
+back_up() {
+    local folder postgres whole
+    whole="$BACKUPS/$(date -u +%Y%m%d-%H%M%S)"
+    # Under another name until it is whole: half a backup must not take the place of one that is kept.
+    rm -rf "$BACKUPS"/unfinished-*
+    folder="$BACKUPS/unfinished-${whole##*/}"
+    (umask 077 && mkdir -p "$folder")
+    if [ -f .env ]; then install -m 600 .env "$folder/env"; fi
+    "$ENGINE" run --rm --interactive --network none --user 0 --volumes-from "$1" --volume "$folder:/backup" \
+        "$(inspect .Image "$1")" python - copy /dev/null /var/lib/avito-ai /var/lib/avito-ai /backup \
+        <deploy/database_copy.py || die "The database could not be copied, and nothing was changed."
+    postgres="$(container_of postgres)"
+    if [ -n "$postgres" ]; then
+        "$ENGINE" exec "$postgres" pg_dump --username avito_ai --format=custom avito_ai >"$folder/avito-ai.dump" ||
+            die "PostgreSQL could not be dumped, and nothing was changed."
+    fi
+    mv "$folder" "$whole"
+    find "$BACKUPS" -mindepth 1 -maxdepth 1 -type d -name '[0-9]*-[0-9]*' | sort -r | tail -n "+$((KEEP + 1))" |
+        while read -r folder; do rm -rf "$folder"; done
+    say "The backup is $whole."
+}
+
+# $1: an image to pull, or nothing to build one; $2: the name that Compose runs it by.
+fetch() {
+    if [ -n "$1" ]; then
+        "$ENGINE" pull --quiet "$1" >/dev/null || die "$1 could not be pulled, and nothing was changed."
+        "$ENGINE" image tag "$1" "$2"
+    else
+        "${COMPOSE[@]}" build "$SERVICE" || die "The image could not be built, and nothing was changed."
+    fi
+}
+
+# $1: the name of the image. Not every Compose notices that the name means another image than before.
+start() {
+    "${COMPOSE[@]}" up --detach --no-build || return 1
+    runs "$1" || "${COMPOSE[@]}" up --detach --no-build --no-deps --force-recreate "$SERVICE"
+}
+
+runs() { [ "$(inspect .Image "$(container_of "$SERVICE" --all)" 2>/dev/null)" = "$("$ENGINE" image inspect --format '{{.Id}}' "$1")" ]; }
+
+# $1: the name of the image. It runs, its models are loaded and have answered a prompt, and the site leads to them.
+healthy() {
+    local until=$((SECONDS + UPDATE_SECONDS)) container
+    until container="$(container_of "$SERVICE" --all)" && [ -n "$container" ] && runs "$1" &&
+        "$ENGINE" exec "$container" python -m deploy.health_check >/dev/null 2>&1 && site_answers; do
+        [ "$SECONDS" -lt "$until" ] || return 1
+        if [ -n "$container" ] && [ "$(inspect .RestartCount "$container")" -ge "$RESTARTS" ]; then return 1; fi
+        sleep "$POLL"
+    done
+}
+
+site_answers() {
+    local nginx
+    nginx="$(container_of nginx)"
+    [ -z "$nginx" ] || "$ENGINE" exec "$nginx" curl --fail --silent --insecure --max-time 5 --output /dev/null \
+        https://127.0.0.1/api/health/live
+}
+
+# $1: the name of the image that Compose runs.
+go_back() {
+    "${COMPOSE[@]}" logs --tail 20 "$SERVICE" >&2 || true
+    "$ENGINE" image tag avito-ai:before "$1"
+    if ! start "$1" || ! healthy "$1"; then
+        die "The new image did not become healthy, and neither did the old one. See: ${COMPOSE[*]} logs $SERVICE"
+    fi
+    die "The new image did not become healthy (its last lines are above); the old one serves again."
+}
+
+main "$@"

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Changes what computes the models of an installed service, while it serves: engine.sh vllm | own [--stop-first]
+#
+#   vllm          start vLLM for both models, then let the service ask it (VIBE_UPSTREAM, VISION_UPSTREAM)
+#   own           let the service compute again, then stop vLLM
+#   --stop-first  free the card before the other engine loads, where it does not hold both; requests get 503 meanwhile
+#
+# vLLM is yours to install: sudo python3 -m venv /opt/avito-ai/vllm && sudo /opt/avito-ai/vllm/bin/pip install vllm
+# If the new engine does not start, settings and engine stay as they were, and the exit status is 1. What else is set of
+# either upstream (a model's name there, key, role) was meant for another server, and becomes a comment.
+set -euo pipefail
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+ROOT="${AVITO_AI_ROOT:-}" # a prefix of all paths, for tests only
+SETTINGS="$ROOT/etc/avito-ai/.env"
+ASSIGNED='^[[:space:]]*(export[[:space:]]+)?(VIBE|VISION)_UPSTREAM' # the beginning of a line that sets one
+UNITS=(avito-ai-vllm@avibe avito-ai-vllm@avision)
+
+die() {
+    printf 'Error: %s\n' "$*" >&2
+    exit 1
+}
+
+[ $# -ge 1 ] && [ $# -le 2 ] && [[ "$1" =~ ^(vllm|own)$ ]] && [[ "${2:---stop-first}" = --stop-first ]] ||
+    die "usage: engine.sh vllm|own [--stop-first]"
+[ "$(id -u)" -eq 0 ] || die "It changes the system and needs root: sudo deploy/engine.sh $*"
+[ -f "$SETTINGS" ] || die "The service is not installed: $SETTINGS is missing. Run sudo ./deploy.sh production first."
+FIRST="${2:-}"
+SETTINGS="$(readlink -f "$SETTINGS")" # a link stays one
+
+install_units() {
+    local units="$ROOT/etc/systemd/system" model
+    [ -x "$ROOT/opt/avito-ai/vllm/bin/vllm" ] ||
+        die "/opt/avito-ai/vllm/bin/vllm is missing. Install it: sudo python3 -m venv /opt/avito-ai/vllm && sudo /opt/avito-ai/vllm/bin/pip install vllm"
+    mkdir -p "$units/avito-ai-vllm@avision.service.d"
+    cp "$HERE/systemd/avito-ai-vllm@.service" "$units/"
+    cp "$HERE/vllm/order.conf" "$units/avito-ai-vllm@avision.service.d/"
+    for model in avibe avision; do
+        [ -e "$ROOT/etc/avito-ai/vllm-$model.env" ] || cp "$HERE/vllm/$model.env" "$ROOT/etc/avito-ai/vllm-$model.env"
+    done
+    systemctl daemon-reload
+}
+
+# $1: of which model.
+address() {
+    printf 'http://127.0.0.1:%s/v1' "$(sed -n 's/^PORT=//p' "$ROOT/etc/avito-ai/vllm-$1.env")"
+}
+
+# Replaces the settings by stdin, in one step: whoever reads them meanwhile, and a machine that stops, has either file
+# whole. Owner, mode and what else belongs to the file stay.
+write_settings() {
+    cp -p "$SETTINGS" "$SETTINGS.new"
+    cat >"$SETTINGS.new"
+    sync -d "$SETTINGS.new"
+    mv -f "$SETTINGS.new" "$SETTINGS"
+}
+
+# Replaces both settings; without arguments they are removed.
+set_upstreams() {
+    local others
+    others="$(grep -E "${ASSIGNED}_[A-Z_]+[[:space:]]*=" "$SETTINGS" | sed -E 's/[[:space:]]*=.*//; s/.*[[:space:]]//' | paste -sd ' ' || true)"
+    if [ -n "$others" ]; then printf 'These settings are comments now in %s, since they were meant for another server: %s\n' "$SETTINGS" "$others"; fi
+    # shellcheck disable=SC1003  # sed ends the last line by it
+    {
+        sed -E "/${ASSIGNED}[[:space:]]*=/d; s/${ASSIGNED}_[A-Z_]+[[:space:]]*=/# &/" "$SETTINGS" | sed -e '$a\'
+        if [ $# -eq 2 ]; then printf 'VIBE_UPSTREAM=%s\nVISION_UPSTREAM=%s\n' "$@"; fi
+    } | write_settings
+}
+
+# A reload lets the old process serve until the new one is ready; a stopped service is started.
+take_over() {
+    if systemctl is-active --quiet avito-ai; then systemctl reload avito-ai; else systemctl start avito-ai; fi
+}
+
+to_vllm() {
+    install_units
+    if [ -n "$FIRST" ]; then systemctl stop avito-ai; fi
+    if ! systemctl enable --now "${UNITS[@]}"; then
+        systemctl disable --now "${UNITS[@]}"
+        take_over
+        die "vLLM did not start (journalctl -u 'avito-ai-vllm@*'), and our own engine serves on. Where the card does not hold both, use --stop-first."
+    fi
+    cp -p "$SETTINGS" "$SETTINGS.before"
+    set_upstreams "$(address avibe)" "$(address avision)"
+    if ! take_over; then
+        mv -f "$SETTINGS.before" "$SETTINGS"
+        systemctl disable --now "${UNITS[@]}"
+        take_over
+        die "The service does not run with vLLM (journalctl -u avito-ai), and our own engine serves on."
+    fi
+    rm -f "$SETTINGS.before"
+    printf 'vLLM computes both models.\n'
+}
+
+to_own() {
+    cp -p "$SETTINGS" "$SETTINGS.before"
+    set_upstreams
+    if [ -n "$FIRST" ]; then systemctl stop avito-ai "${UNITS[@]}"; fi
+    if ! take_over; then
+        mv -f "$SETTINGS.before" "$SETTINGS"
+        systemctl start "${UNITS[@]}"
+        take_over
+        die "Our own engine did not start (journalctl -u avito-ai), and vLLM computes on. Where the card does not hold both, use --stop-first."
+    fi
+    systemctl disable --now "${UNITS[@]}"
+    rm -f "$SETTINGS.before"
+    printf 'Our own engine computes both models.\n'
+}
+
+# A script that is ended must not leave settings of an engine that did not take over. $1: the exit status.
+ended() {
+    if [ -e "$SETTINGS.before" ]; then mv -f "$SETTINGS.before" "$SETTINGS"; fi
+    printf 'Error: Ended before the other engine took over; the settings are as they were.\n' >&2
+    exit "$1"
+}
+
+trap 'ended 130' INT
+trap 'ended 143' TERM
+trap 'ended 129' HUP
+"to_$1"

@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2153  # CONFIG_DIR and SYSTEM_ROOT are set in paths.sh
+# The backups that are made by themselves: settings of them, how long they are kept, a copy of each elsewhere, the test of the
+# newest, and the note of all this that the service exports (BACKUP_STATUS).
+
+BACKUP_SETTINGS="$CONFIG_DIR/backup.env"
+BACKUP_NOTE="$SYSTEM_ROOT/var/lib/avito-ai-backup/status.json"
+KEEP_DAYS_DEFAULT=30
+
+# Makes a backup, removes old ones, and copies it elsewhere; what failed is noted.
+run_backup() {
+    local file
+    file="$BACKUPS/$(date -u +%Y%m%d-%H%M%S).tar.gz"
+    if ! again create "$file"; then
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "no backup was made" "$(noted_test_failure)"
+        exit 1
+    fi
+    remove_old_backups "$file"
+    note_new_backup "$file"
+    if [ -n "$(backup_setting COPY_COMMAND "")" ] && ! copy_elsewhere "$file"; then
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "the copy elsewhere failed" "$(noted_test_failure)"
+        die "COPY_COMMAND in $BACKUP_SETTINGS failed; the backup $file is here alone."
+    fi
+}
+
+# A backup is unpacked and checked when it is made, so the first one counts as tested.
+note_new_backup() {
+    local now tested failed=""
+    now="$(date +%s)" tested="$(noted tested)"
+    if lacks_database; then
+        failed="the database is not in it, because pg_dump is not installed"
+        warn "DATABASE_URL names a PostgreSQL and pg_dump is not installed, so the database is not in the backup. If it is backed up where it runs, write DATABASE=elsewhere into $BACKUP_SETTINGS."
+    fi
+    if [ "$tested" -eq 0 ]; then tested="$now"; fi
+    note_backup "$now" "$tested" "$(wc -c <"$1")" "$failed" "$(noted_test_failure)"
+}
+
+# Unpacks the newest backup and checks it, since a file that was sound may no longer be.
+test_newest() {
+    local newest
+    newest="$(newest_backup)"
+    if [ -z "$newest" ]; then
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "$(noted_failure)" "there is no backup to test"
+        die "There is no backup in $BACKUPS."
+    fi
+    if ! again check "$newest"; then
+        note_backup "$(noted created)" "$(noted tested)" "$(noted size)" "$(noted_failure)" "the newest backup cannot be restored"
+        die "$newest cannot be restored."
+    fi
+    note_backup "$(noted created)" "$(date +%s)" "$(noted size)" "$(noted_failure)" ""
+}
+
+# Prints the newest backup of those that were checked when they were made.
+newest_backup() { { find "$BACKUPS" -maxdepth 1 -name '2*-*.tar.gz' 2>/dev/null || true; } | LC_ALL=C sort | tail -n 1; }
+
+# Removes backups, those before updates and restores too, older than KEEP_DAYS; never the one in $1.
+remove_old_backups() {
+    local days
+    days="$(backup_setting KEEP_DAYS "$KEEP_DAYS_DEFAULT")"
+    case "$days" in
+        *[!0-9]* | "" | 0 | ??????*)
+            warn "KEEP_DAYS=$days in $BACKUP_SETTINGS: expected a whole number of days from 1; $KEEP_DAYS_DEFAULT days are kept."
+            days="$KEEP_DAYS_DEFAULT"
+            ;;
+    esac
+    find "$BACKUPS" -maxdepth 1 -type f \( -name '2*-*.tar.gz' -o -name 'before-*.tar.gz' -o -name '*.tar.gz.new' \) \
+        -mmin "+$((days * 1440))" ! -path "$1" -exec rm -f {} +
+}
+
+# Runs the operator's command with the backup as its first argument.
+copy_elsewhere() { sh -c "$(backup_setting COPY_COMMAND "")" copy "$1"; }
+
+# True if the settings name a PostgreSQL that nothing here can dump.
+lacks_database() {
+    local url
+    if has pg_dump || [ "$(backup_setting DATABASE "")" = elsewhere ] || [ ! -f "$SETTINGS_FILE" ]; then return 1; fi
+    url="$(sed -n 's/^DATABASE_URL=//p' "$SETTINGS_FILE" | tail -n 1)"
+    if [ -z "$url" ]; then url="$(cat "$(sed -n 's/^DATABASE_URL_FILE=//p' "$SETTINGS_FILE" | tail -n 1)" 2>/dev/null)" || true; fi
+    case "$url" in postgres*) return 0 ;; *) return 1 ;; esac
+}
+
+# Prints a setting of backups: $1 its name, $2 its default.
+backup_setting() {
+    local value=""
+    if [ -f "$BACKUP_SETTINGS" ]; then value="$(sed -n "s/^$1=//p" "$BACKUP_SETTINGS" | tail -n 1)"; fi
+    echo "${value:-$2}"
+}
+
+# Prints a number of the note, 0 if there is none.
+noted() {
+    local value
+    value="$(sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$BACKUP_NOTE" 2>/dev/null)" || true
+    echo "${value:-0}"
+}
+
+noted_failure() { sed -n 's/.*"failed": "\([^"]*\)".*/\1/p' "$BACKUP_NOTE" 2>/dev/null || true; }
+noted_test_failure() { sed -n 's/.*"test_failed": "\([^"]*\)".*/\1/p' "$BACKUP_NOTE" 2>/dev/null || true; }
+
+# $1, $2: when a backup was made and tested, in seconds since the epoch; $3: its bytes; $4, $5: what failed of it, of its test.
+note_backup() {
+    local folder="${BACKUP_NOTE%/*}"
+    mkdir -p "$folder"
+    chmod 755 "$folder"
+    printf '{"created": %d, "tested": %d, "size": %d, "failed": "%s", "test_failed": "%s"}\n' "$@" >"$BACKUP_NOTE.new"
+    chmod 644 "$BACKUP_NOTE.new"
+    mv "$BACKUP_NOTE.new" "$BACKUP_NOTE"
+}

@@ -1,0 +1,180 @@
+"""The update of what Compose runs: a backup first, then the new image, and the old one again if that does not serve."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.podman import ROOT
+
+# Images are lines of a file, `tag id`; the running container is of the image whose tag it had when it was started.
+ENGINE = r"""#!/bin/bash
+echo "$*" >>calls
+id_of() { sed -n "s#^$1 ##p" images | tail -n 1; }
+case "$1 $2" in
+    "ps "*)
+        case "$*" in
+            *service=avito-ai*) cat running && echo ;;
+            *service=nginx*) [ ! -e site ] || echo site ;;
+        esac ;;
+    "inspect --format")
+        case "$3" in
+            *Config.Image*) echo avito-ai:cpu ;;
+            *RestartCount*) [ "$(cat running)" != ends ] && echo 0 || echo 3 ;;
+            *) cat running ;;
+        esac ;;
+    "image inspect") id_of "$5" ;;
+    "image tag") echo "$4 $([ -n "$(id_of "$3")" ] && id_of "$3" || echo "$3")" >>images ;;
+    "pull "*) [ "$3" != registry/none ] && echo "$3 pulled" >>images ;;
+    "run "*) [ ! -e no-copy ] || exit 1
+        for word; do case "$word" in *:/backup) cp /dev/stdin "${word%:/backup}/copied-by" ;; esac; done ;;
+    "exec site") [ "$(cat running)" != no-site ] ;;
+    "exec "*) case "$(cat running)" in old | no-site | pulled) ;; *) exit 1 ;; esac ;;
+esac
+"""
+COMPOSE = r"""#!/bin/bash
+echo "compose $*" >>calls
+case "$1" in
+    build) [ "$(cat next)" != unbuilt ] && echo "avito-ai:cpu $(cat next)" >>images ;;
+    up)
+        if [ ! -e blind ] || [[ "$*" = *--force-recreate* ]]; then
+            sed -n "s/^avito-ai:cpu //p" images | tail -n 1 | tr -d "\n" >running
+        fi ;;
+    logs) echo "what the service said" ;;
+esac
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """What the script uses of a tree, with an image that serves, and programs that stand in for docker."""
+    (tmp_path / "deploy/compose").mkdir(parents=True)
+    shutil.copy(ROOT / "deploy/compose/update.sh", tmp_path / "deploy/compose")
+    shutil.copy(ROOT / "deploy/database_copy.py", tmp_path / "deploy")
+    for name, text in (("engine", ENGINE), ("compose", COMPOSE)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".env").write_text("ADMIN_KEY=0123456789abcdef\n")  # pragma: allowlist secret
+    (tmp_path / "running").write_text("old")
+    (tmp_path / "images").write_text("avito-ai:cpu old\n")
+    (tmp_path / "calls").touch()
+    return tmp_path
+
+
+def update(tree: Path, *arguments: str, new: str = "new", **environ: str) -> subprocess.CompletedProcess[str]:
+    (tree / "next").write_text(new)
+    programs = {"ENGINE": str(tree / "engine"), "COMPOSE": str(tree / "compose"), "UPDATE_SECONDS": "0", "POLL": "0"}
+    return subprocess.run(
+        ["bash", str(tree / "deploy/compose/update.sh"), *arguments],
+        env={"PATH": os.environ["PATH"], **programs, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def backups(tree: Path) -> list[Path]:
+    folder = tree / "backups"
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_an_update_backs_up_and_keeps_the_old_image(tree: Path) -> None:
+    """The backup comes before anything else, readable by its owner only."""
+    done = update(tree, "registry/new:2")
+    assert done.returncode == 0, done.stderr
+    assert (tree / "running").read_text() == "pulled"
+    assert "avito-ai:before old" in (tree / "images").read_text()
+    (backup,) = backups(tree)
+    assert (backup / "env").read_text().startswith("ADMIN_KEY=")
+    assert (backup / "copied-by").read_text() == (ROOT / "deploy/database_copy.py").read_text()
+    assert (backup.stat().st_mode & 0o077, (backup / "env").stat().st_mode & 0o077) == (0, 0)
+    calls = (tree / "calls").read_text()
+    assert calls.index("run --rm") < calls.index("image tag") < calls.index("pull") < calls.index("compose up")
+
+
+def test_an_image_that_compose_does_not_notice_is_started_all_the_same(tree: Path) -> None:
+    """The old container is not taken for the new one."""
+    (tree / "blind").touch()
+    assert update(tree, "registry/new:2").returncode == 0
+    assert (tree / "running").read_text() == "pulled"
+
+
+@pytest.mark.parametrize("bad", ["not-ready", "ends", "no-site"])
+def test_an_image_that_does_not_serve_is_taken_back(tree: Path, bad: str) -> None:
+    """Not ready in time, ended again and again, or not reached by the site: the old one serves, and that is told."""
+    if bad == "no-site":
+        (tree / "site").touch()
+    done = update(tree, new=bad, **({"UPDATE_SECONDS": "600"} if bad == "ends" else {}))
+    assert done.returncode == 1
+    assert "the old one serves again" in done.stderr
+    assert "what the service said" in done.stderr
+    assert (tree / "running").read_text() == "old"
+
+
+def test_an_old_image_that_serves_no_more_is_said(tree: Path) -> None:
+    """The operator is told where to look."""
+    (tree / "running").write_text("broken")
+    (tree / "images").write_text("avito-ai:cpu broken\n")
+    done = update(tree)
+    assert done.returncode == 1
+    assert "neither did the old one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "new", "said"),
+    [
+        ((), "unbuilt", "The image could not be built"),
+        (("registry/none",), "new", "registry/none could not be pulled"),
+        ((), "no-copy", "The database could not be copied"),
+    ],
+)
+def test_what_fails_before_the_start_changes_nothing(
+    tree: Path, arguments: tuple[str, ...], new: str, said: str
+) -> None:
+    """The running container is not touched."""
+    if new == "no-copy":
+        (tree / "no-copy").touch()
+    done = update(tree, *arguments, new=new)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert (tree / "running").read_text() == "old"
+    assert "compose up" not in (tree / "calls").read_text()
+
+
+def test_a_backup_alone_and_how_many_are_kept(tree: Path) -> None:
+    """`backup` updates nothing; the oldest folders beyond KEEP go, and nothing else does."""
+    for day in ("20250101-000000", "20250102-000000", "20250103-000000", "mine"):
+        (tree / "backups" / day).mkdir(parents=True)
+    done = update(tree, "backup", KEEP="2")
+    assert done.returncode == 0, done.stderr
+    assert [folder.name for folder in backups(tree)][0] == "20250103-000000"
+    assert len(backups(tree)) == 3
+    assert "compose up" not in (tree / "calls").read_text()
+
+
+def test_backups_that_fail_take_no_place_of_those_that_are_kept(tree: Path) -> None:
+    """However often a timer tries, the whole ones stay, and of the others at most the last is left to be looked at."""
+    for day in ("20250101-000000", "20250102-000000"):
+        (tree / "backups" / day).mkdir(parents=True)
+    (tree / "no-copy").touch()
+    for _ in range(2):
+        assert update(tree, "backup", KEEP="2").returncode == 1
+        assert [folder.name for folder in backups(tree)][:2] == ["20250101-000000", "20250102-000000"]
+        assert [folder.name[:10] for folder in backups(tree)][2:] == ["unfinished"]
+    (tree / "no-copy").unlink()
+    assert update(tree, "backup", KEEP="2").returncode == 0
+    assert [folder.name for folder in backups(tree)][0] == "20250102-000000"
+    assert len(backups(tree)) == 2
+
+
+def test_without_a_running_service_there_is_nothing_to_update(tree: Path) -> None:
+    """It says how to start one."""
+    (tree / "running").write_text("")
+    done = update(tree)
+    assert (done.returncode, backups(tree)) == (1, [])
+    assert "does not run here" in done.stderr

@@ -1,0 +1,232 @@
+"""deploy/engine.sh changes between our engine and vLLM's by two settings, and back if the other does not start."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config import SETTINGS, load_settings
+from tests.system_process import ROOT
+
+DEFAULTS = {setting.name: setting.default for setting in SETTINGS}
+OTHERS = "# mine\nADMIN_KEY=0123456789abcdef\n"
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"{folder}/calls"
+case "$*" in
+"is-active --quiet avito-ai") [ ! -e "{folder}/stopped" ] ;;
+"stop avito-ai"*) touch "{folder}/stopped" ;;
+"reload avito-ai" | "start avito-ai") [ ! -e "{folder}/service-fails" ] || {{ rm "{folder}/service-fails"; false; }} ;;
+"enable --now "*) [ ! -e "{folder}/vllm-fails" ] ;;
+esac
+"""
+UNITS = "avito-ai-vllm@avibe avito-ai-vllm@avision"
+
+
+class Installed:
+    """An installation below `folder`, with a systemctl that records its calls, and an `id` that says root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.settings = folder, folder / "etc/avito-ai/.env"
+        for name, text in (("systemctl", SYSTEMCTL.format(folder=folder)), ("id", "#!/bin/sh\necho 0\n")):
+            self.program(folder / "bin" / name, text)
+        self.program(folder / "opt/avito-ai/vllm/bin/vllm", "#!/bin/sh\n")
+        self.settings.parent.mkdir(parents=True)
+        self.settings.write_text(OTHERS)
+
+    @staticmethod
+    def program(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def change(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        (self.folder / "calls").write_text("")
+        command = ["bash", str(ROOT / "deploy/engine.sh"), *arguments]
+        environ = {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "AVITO_AI_ROOT": str(self.folder)}
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=600)
+
+    def calls(self) -> list[str]:
+        return (self.folder / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installed:
+    return Installed(tmp_path)
+
+
+def test_vllm_starts_before_the_service_asks_it(installed: Installed) -> None:
+    """Units and their files are installed, both models started, the two settings written, the service reloaded."""
+    done = installed.change("vllm")
+    assert done.returncode == 0, done.stderr
+    assert installed.calls() == [
+        "daemon-reload", f"enable --now {UNITS}", "is-active --quiet avito-ai", "reload avito-ai",
+    ]  # fmt: skip
+    upstreams = "VIBE_UPSTREAM=http://127.0.0.1:8001/v1\nVISION_UPSTREAM=http://127.0.0.1:8002/v1\n"
+    assert installed.settings.read_text() == OTHERS + upstreams
+    for name in ("avito-ai-vllm@.service", "avito-ai-vllm@avision.service.d/order.conf"):
+        assert (installed.folder / "etc/systemd/system" / name).exists()
+
+
+def test_our_engine_serves_before_vllm_stops(installed: Installed) -> None:
+    """The settings are as they were before; twice changes nothing more."""
+    for arguments in ("vllm", "vllm", "own", "own"):
+        assert installed.change(arguments).returncode == 0
+    assert installed.calls() == ["is-active --quiet avito-ai", "reload avito-ai", f"disable --now {UNITS}"]
+    assert installed.settings.read_text() == OTHERS
+
+
+def test_vllm_that_does_not_start_changes_nothing(installed: Installed) -> None:
+    """The service is told nothing of it, and goes on."""
+    (installed.folder / "vllm-fails").touch()
+    done = installed.change("vllm")
+    assert (done.returncode, "our own engine serves on" in done.stderr) == (1, True)
+    assert installed.settings.read_text() == OTHERS
+    assert f"disable --now {UNITS}" in installed.calls()
+
+
+@pytest.mark.parametrize("target", ["vllm", "own"])
+def test_a_service_that_does_not_take_it_goes_back(installed: Installed, target: str) -> None:
+    """The settings return, and the engine that served is started again."""
+    if target == "own":
+        installed.change("vllm")
+    before = installed.settings.read_text()
+    (installed.folder / "service-fails").touch()
+    assert installed.change(target).returncode == 1
+    assert installed.settings.read_text() == before
+    assert installed.calls()[-1] == "reload avito-ai"
+    assert (f"start {UNITS}" in installed.calls()) is (target == "own")
+
+
+def test_a_card_that_holds_one_engine_is_freed_first(installed: Installed) -> None:
+    """With --stop-first the service stops before vLLM loads, and starts after it."""
+    assert installed.change("vllm", "--stop-first").returncode == 0
+    calls = installed.calls()
+    assert calls.index("stop avito-ai") < calls.index(f"enable --now {UNITS}") < calls.index("start avito-ai")
+    assert installed.change("own", "--stop-first").returncode == 0
+    assert f"stop avito-ai {UNITS}" in installed.calls()
+
+
+def test_what_the_operator_changed_is_kept(installed: Installed) -> None:
+    """Ports and shares of memory are the operator's; the settings follow them."""
+    installed.change("vllm")
+    file = installed.folder / "etc/avito-ai/vllm-avibe.env"
+    file.write_text(file.read_text().replace("PORT=8001", "PORT=9001"))
+    assert installed.change("vllm").returncode == 0
+    assert "VIBE_UPSTREAM=http://127.0.0.1:9001/v1\n" in installed.settings.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [((), "usage"), (("ray",), "usage"), (("vllm", "--now"), "usage"), (("own", "x", "y"), "usage")],
+)
+def test_what_cannot_be_meant_is_refused(installed: Installed, arguments: tuple[str, ...], word: str) -> None:
+    """Nothing is called."""
+    done = installed.change(*arguments)
+    assert (done.returncode, word in done.stderr, installed.calls()) == (1, True, [])
+
+
+def test_a_missing_vllm_is_named_with_its_remedy(installed: Installed) -> None:
+    """The two commands that install it."""
+    (installed.folder / "opt/avito-ai/vllm/bin/vllm").unlink()
+    assert "pip install vllm" in installed.change("vllm").stderr
+
+
+def options_of(words: list[str]) -> dict[str, str]:
+    """Return the options of a command line, "" for a flag."""
+    joined = " ".join(word.replace("=", " ", 1) if word.startswith("--") else word for word in words)
+    pairs = (part.partition(" ")[::2] for part in joined.split("--")[1:])
+    return {name: value.strip() for name, value in pairs}
+
+
+@pytest.mark.parametrize(("model", "prefix"), [("avibe", "VIBE"), ("avision", "VISION")])
+def test_systemd_and_compose_serve_the_same(model: str, prefix: str) -> None:
+    """Folder, name, context and format; the shares of both models fit onto the card."""
+    environ = dict(
+        line.split("=", 1)
+        for line in (ROOT / f"deploy/vllm/{model}.env").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    compose = yaml.safe_load((ROOT / "deploy/compose/vllm.yaml").read_text())["services"]
+    theirs = options_of(compose[f"vllm-{model}"]["command"])
+    ours = options_of(environ["OPTIONS"].split())
+    assert theirs.pop("model") == environ["MODEL"] == str(DEFAULTS[f"{prefix}_MODEL_DIR"])
+    assert theirs.pop("served-model-name") == model
+    assert ours == theirs
+    assert int(ours["max-model-len"]) == DEFAULTS["MAX_MODEL_LEN"]
+    assert 2 * float(ours["gpu-memory-utilization"]) < 0.95
+
+
+def test_the_service_of_compose_asks_both() -> None:
+    """The addresses are those of the services, which must be healthy first."""
+    services = yaml.safe_load((ROOT / "deploy/compose/vllm.yaml").read_text())["services"]
+    settings = load_settings(services["avito-ai"]["environment"], None)
+    assert settings.upstream.vibe_upstream == ("http://vllm-avibe:8000/v1",)
+    assert settings.upstream.vision_upstream == ("http://vllm-avision:8000/v1",)
+    healthy = {"condition": "service_healthy"}
+    assert services["avito-ai"]["depends_on"] == {"vllm-avibe": healthy, "vllm-avision": healthy}
+
+
+def test_the_unit_reads_what_the_files_hold() -> None:
+    """Each variable of the unit's command is in both files, and the second model waits for the first."""
+    unit = (ROOT / "deploy/systemd/avito-ai-vllm@.service").read_text()
+    (start,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    names = {word.strip("${}") for word in shlex.split(start) if word.startswith("$")}
+    for model in ("avibe", "avision"):
+        text = (ROOT / f"deploy/vllm/{model}.env").read_text()
+        assert all(f"\n{name}=" in text for name in names)
+    assert "After=avito-ai-vllm@avibe.service" in (ROOT / "deploy/vllm/order.conf").read_text()
+    assert "Before=avito-ai.service" in unit
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_start_ends_with_the_process_or_its_first_answer(tmp_path: Path, alive: bool) -> None:
+    """It is awaited until it answers, and given up once the process has ended."""
+    Installed.program(
+        tmp_path / "curl", f'#!/bin/sh\n[ -e "{tmp_path}/asked" ] && exit 0\n> "{tmp_path}/asked"\nexit 7\n'
+    )
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": "8001"}
+    environ["MAINPID"] = str(os.getpid() if alive else ended.pid)
+    done = subprocess.run(["bash", str(ROOT / "deploy/vllm/wait.sh")], env=environ, check=False, timeout=600)
+    assert done.returncode == (0 if alive else 1)
+
+
+MEANT_FOR_ANOTHER = (
+    "VIBE_UPSTREAM_MODEL=Qwen/Qwen3-8B\nexport VISION_UPSTREAM_KEY=secret\n  VIBE_UPSTREAM_ROLE = first\n"
+)
+
+
+@pytest.mark.parametrize("target", ["vllm", "own"])
+def test_what_was_meant_for_another_server_does_not_count(installed: Installed, target: str) -> None:
+    """Its name of the model, its key and its role become comments, of which the operator is told, values not shown."""
+    installed.settings.write_text(f"{OTHERS}VIBE_UPSTREAM=http://elsewhere/v1\n{MEANT_FOR_ANOTHER}")
+    done = installed.change(target)
+    assert "VIBE_UPSTREAM_MODEL VISION_UPSTREAM_KEY VIBE_UPSTREAM_ROLE" in done.stdout
+    assert "secret" not in done.stdout + done.stderr
+    lines = installed.settings.read_text().splitlines()
+    assert [line for line in lines if "UPSTREAM_" in line and not line.startswith("#")] == []
+    assert all(f"# {line}" in lines for line in MEANT_FOR_ANOTHER.splitlines())
+    assert "elsewhere" not in installed.settings.read_text()
+    assert "UPSTREAM_" not in installed.change(target).stdout
+
+
+def test_the_settings_are_replaced_in_one_step(installed: Installed) -> None:
+    """Whoever has the file open reads it as it was; mode and a link of its name stay, and no copy is left."""
+    real = installed.folder / "kept.env"
+    installed.settings.rename(real)
+    installed.settings.symlink_to(real)
+    real.chmod(0o640)
+    real.write_text(OTHERS.removesuffix("\n"))  # whose last line does not end
+    with real.open() as reader:
+        assert installed.change("vllm").returncode == 0
+        assert reader.read() == OTHERS.removesuffix("\n")
+    assert installed.settings.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert real.read_text().startswith(f"{OTHERS}VIBE_UPSTREAM=")
+    assert not [*installed.folder.glob("*.new"), *installed.folder.glob("*.before")]
