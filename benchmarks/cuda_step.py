@@ -27,9 +27,11 @@ import torch
 
 from benchmarks.harness.command_line import whole_numbers
 from engine.model.cuda.batch import LARGEST_GRAPH
+from engine.model.cuda.formats import Quantized, Weight
+from engine.model.cuda.fp8 import Fp8
 from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.tuning import Tuning
-from engine.model.cuda.weights import FlatWeights, LayerWeights, Shape
+from engine.model.cuda.weights import FlatWeights, LayerWeights, Placement, Shape
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
 from engine.schedule.scheduler import Plan
@@ -72,21 +74,34 @@ class Row:
         return (self.num_computed * 0.618 + ahead) % 1.0
 
 
-def weights_of(name: str, device: str, dtype: torch.dtype) -> FlatWeights:
-    """Return random weights of a shape, small enough for every logit to be finite."""
+def weights_of(name: str, device: str, dtype: torch.dtype, quant: str = "none") -> FlatWeights:
+    """Return random weights of a shape, small enough for every logit to be finite. quant: as in ModelSpec."""
     shape = Shape(**SHAPES[name], eps=1e-6, dtype=dtype, device=torch.device(device))
     width, inner = (shape.heads + 2 * shape.kv_heads) * shape.head_dim, FEED_FORWARD[name]
 
-    def matrix(*size: int) -> torch.Tensor:
+    def normal(*size: int) -> torch.Tensor:
         return torch.empty(*size, device=device, dtype=dtype).normal_(0.0, 0.02)
 
+    def matrix(*size: int) -> Weight | Fp8:
+        if place.device.type == "meta" and quant != "none":
+            if quant == "fp8":
+                return Fp8.empty(size[0], size[1], place.device)
+            return Quantized.empty(quant, size[0], size[1], place.device)
+        return place.matrix(normal(*size))
+
+    def vocabulary() -> Weight:
+        if place.device.type == "meta" and quant != "none":
+            return Quantized.empty("int8" if quant == "fp8" else quant, shape.vocabulary, shape.hidden, place.device)
+        return place.vocabulary(normal(shape.vocabulary, shape.hidden))
+
+    place = Placement(shape.device, dtype, quant)
     ones = torch.ones(shape.hidden, device=device, dtype=dtype)
     head_ones = torch.ones(shape.head_dim, device=device, dtype=dtype)
     layers = [
         LayerWeights(
             input_norm=ones,
             qkv=matrix(width, shape.hidden),
-            qkv_bias=matrix(width) if name == "7b" else None,
+            qkv_bias=normal(width) if name == "7b" else None,
             q_norm=None if name == "7b" else head_ones,
             k_norm=None if name == "7b" else head_ones,
             out=matrix(shape.hidden, shape.heads * shape.head_dim),
@@ -100,14 +115,13 @@ def weights_of(name: str, device: str, dtype: torch.dtype) -> FlatWeights:
     frequencies = 1e6 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
     axes = torch.zeros(half, dtype=torch.int32, device=device)
     return FlatWeights(
-        shape, matrix(shape.vocabulary, shape.hidden), layers, ones, matrix(shape.vocabulary, shape.hidden),
-        frequencies, axes, 1.0,
+        shape, vocabulary(), layers, ones, vocabulary(), frequencies, axes, 1.0,
     )  # fmt: skip
 
 
 def bytes_of(weights: FlatWeights) -> int:
     """Return the bytes of weights that one step reads."""
-    tensors = [weights.norm, weights.head]
+    tensors: list[Weight | Fp8] = [weights.norm, weights.head]
     for layer in weights.layers:
         tensors += [t for name in LayerWeights.__slots__ if (t := getattr(layer, name)) is not None]
     return sum(tensor.nbytes for tensor in tensors)

@@ -58,7 +58,7 @@ class Simulation:
 
     def __init__(self, cache_tokens: int, clients: int, seed: int = 0) -> None:
         self._rng, self._numbers, self._clients = random.Random(seed), itertools.count(), clients
-        self._room = WaitingRoom(clients, 10**9, lambda: 0.0)
+        self._room = WaitingRoom(clients, 10**9, lambda: 0.0, slots=clients)
         self.pool = BlockPool(cache_tokens // BLOCK + 1)
         budget, overhead = BATCHED_TOKENS["cuda"], STEP_OVERHEAD["cuda"]
         self._scheduler = Scheduler(self._room, self.pool, ROWS, budget, lambda sequence: True, overhead)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from benchmarks.harness import record
 from benchmarks.harness.checkpoints import checkpoint
-from benchmarks.harness.command_line import keep_to_core
+from benchmarks.harness.command_line import add_run_options, keep_to_core
 from benchmarks.harness.comparison import Spread, spread
 from benchmarks.harness.figures import percentile
 from benchmarks.harness.stepping import SteppedEngine
@@ -174,11 +174,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="a text model (by default that of benchmarks.make_model --kind wide)")
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=48, help="tokens per answer")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", choices=COMBINATIONS, help="beside plain (repeatable)")
-    parser.add_argument("--core", type=int, help="pin this process to a core (Linux)")
-    parser.add_argument("--name", default="sampling", help="name of the results files")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
+    add_run_options(parser, "sampling", rounds=5)
     return parser.parse_args(argv)
 
 

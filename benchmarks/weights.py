@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.harness import record
 from benchmarks.harness.checkpoints import checkpoint
-from benchmarks.harness.command_line import keep_to_core, whole_numbers
+from benchmarks.harness.command_line import add_run_options, keep_to_core, whole_numbers
 from benchmarks.harness.comparison import spread
 from benchmarks.harness.stepping import SteppedEngine
 from benchmarks.offline import spec
@@ -250,11 +250,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="a text model (by default that of benchmarks.make_model --kind wide)")
     parser.add_argument("--formats", type=lambda text: text.split(","), default=[*FORMATS])
     parser.add_argument("--c", type=whole_numbers, default=[1, 4, 16], help="numbers of sequences")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.25, help="share of the held-out questions")
-    parser.add_argument("--core", type=int, help="pin this process to a core (Linux)")
-    parser.add_argument("--name", help="name of the results files (by default weights and what was measured)")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="folder for the results")
+    add_run_options(parser, None, rounds=3)
     return parser.parse_args(argv)
 
 

@@ -36,6 +36,7 @@ PARTS = (
     "attention",
     "linear",
     "skinny",
+    "packed",
     "paged_attention",
     "few_rows",
 )

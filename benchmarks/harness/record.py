@@ -63,6 +63,13 @@ def facts(packages: Iterable[str]) -> Facts:
     }
 
 
+def priority(policy: int) -> list[str]:
+    """Return what is to be said of a measurement whose processes run before others. policy: of the scheduler."""
+    if policy in (getattr(os, "SCHED_RR", None), getattr(os, "SCHED_FIFO", None)):
+        return ["All processes of the measurement ran before others (`chrt`), since the machine was shared."]
+    return []
+
+
 def write(
     name: str,
     measured: Facts,
@@ -89,6 +96,7 @@ def write(
         f"{measured['cpu']} (load average before: {measured['load_average_1min']}), {memory}, "
         f"{measured['system']}, Python {measured['python']}, {packages}.",
         f"    {measured['command']}",
+        *priority(os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0),
         *tables,
     ]
     if panels and plot.draw(folder / f"{name}.json"):

@@ -34,7 +34,7 @@ class Server:
     """A server to measure. `{port}` in the command is replaced.
 
     ready: the path that answers 200 once the server is ready; text, images: the route and the model's name in chat
-    requests, None if not supported; env: in addition to this process's environment.
+    requests, None if not supported; env: in addition to this process's environment; folder: where it is started.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Server:
     text: tuple[str, str] | None = None
     images: tuple[str, str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = record.ROOT
 
     def target(self, address: str, images: bool) -> Target | None:
         """Return the target of text or image requests, None if not supported."""
@@ -137,7 +138,7 @@ def running(server: Server, log: Path, core: int | None = None) -> Iterator[str]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            cwd=record.ROOT,
+            cwd=server.folder,
             env={**os.environ, **server.env},
             stdout=output,
             stderr=subprocess.STDOUT,

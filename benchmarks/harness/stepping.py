@@ -130,29 +130,42 @@ class _TimedPool(BlockPool):
         return table
 
 
+_Stream = tuple[str, Generation, Iterator[Piece]]
+
+
 class SteppedEngine:
     """The engine's core over a loaded model on the CPU, without a thread of its own; answers are read as streams."""
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig, quant: str = "none") -> None:
         self.calls = _Calls()
-        self._loaded = loaded
-        self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, time.monotonic)
+        self._loaded, self._config = loaded, config
+        self._room = WaitingRoom(config.max_num_seqs + config.max_waiting, 10**9, slots=config.max_num_seqs)
         rows, length = config.max_num_seqs, loaded.max_model_len
         num_blocks = rows * blocks_for(length) + blocks_for(PREFIX_TOKENS) + 1
-        runner = ModelRunner(loaded.model, num_blocks, rows, length, load_kernels(), quant)
+        self._runner = ModelRunner(loaded.model, num_blocks, rows, length, load_kernels(), quant)
+        self._timed, self._num_blocks = _TimedRunner(self._runner, self), num_blocks
+        self.draft(0)
+
+    def draft(self, tokens: int) -> None:
+        """Begin again, idle and with an empty prefix cache; a step drafts at most so many tokens of a sequence.
+
+        counters, answers: from now on; the answers are the token ids by the name of the request.
+        """
+        self._runner.drafts = self._runner.ahead = tokens
+        self.counters, self.answers = Counters(), dict[str, tuple[int, ...]]()
         self._core = EngineCore(
             self._room,
-            _TimedRunner(runner, self),
-            _TimedPool(num_blocks, self),
-            config,
-            loaded.eos_token_ids,
-            Counters(),
+            self._timed,
+            _TimedPool(self._num_blocks, self),
+            self._config,
+            self._loaded.eos_token_ids,
+            self.counters,
         )
 
     def closed_loop(self, requests: Iterable[GenerationRequest], clients: int) -> Iterator[Step]:
         """Keep `clients` requests in flight until they run out; yield every step."""
         pending = iter(requests)
-        streams: list[tuple[Generation, Iterator[Piece]]] = []
+        streams: list[_Stream] = []
         while True:
             streams = [stream for stream in streams if not self._ended(stream)]
             while len(streams) < clients and (request := next(pending, None)) is not None:
@@ -161,21 +174,21 @@ class SteppedEngine:
                 return
             yield step
 
-    def _submit(self, request: GenerationRequest) -> tuple[Generation, Iterator[Piece]]:
+    def _submit(self, request: GenerationRequest) -> _Stream:
         self._room.admit(request.client)
         sequence = make_sequence(self._loaded, request, time.monotonic(), lambda: None, time.monotonic)
         self._room.put(sequence)
         pieces = sequence.generation.pieces(idle=0.0)
         next(pieces)  # an empty one; from now on the engine treats the answer as streamed
-        return sequence.generation, pieces
+        return request.request_id, sequence.generation, pieces
 
-    @staticmethod
-    def _ended(stream: tuple[Generation, Iterator[Piece]]) -> bool:
-        """Return whether an answer has ended; if so, read it to its end, which raises its error."""
-        generation, pieces = stream
+    def _ended(self, stream: _Stream) -> bool:
+        """Return whether an answer has ended; if so, read and keep it, which raises its error."""
+        name, generation, pieces = stream
         if generation.done:
             for _ in pieces:
                 pass
+            self.answers[name] = generation.result().token_ids
         return generation.done
 
     def _step(self) -> Step | None:

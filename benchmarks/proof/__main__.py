@@ -71,7 +71,8 @@ def run(name: str, size: Size) -> Report:
 
 def written(template: str, found: record.Facts, reports: Sequence[Report]) -> str:
     """Return tests/RELIABILITY.md with what stands between its markers replaced."""
-    facts = f"Tried {found['date']} at commit {found['commit'][:12]}, on {found['cores']} x {found['cpu']}:"
+    machine = f"{found['cores']} x {found['cpu']} (load average before: {found['load_average_1min']:g})"
+    facts = f"Tried {found['date']} at commit {found['commit'][:12]}, on {machine}:"
     tables = (record.table(TRIED, summary(reports)), record.table(FINDINGS, rows(reports)))
     before, _, rest = template.partition(BEGIN)
     after = rest.partition(END)[2]

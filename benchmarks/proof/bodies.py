@@ -139,6 +139,8 @@ def schema_requests(distinct: int) -> Iterator[tuple[str, bytes]]:
     """Yield a request for each hard schema, and `distinct` of a kind that fills a cache."""
     for name, schema in schemas():
         yield f"schema: {name}", request(CHAT, chat_body(response_format=_format(schema)))
+    endless: Schema = {"type": "integer", "multipleOf": 604_800}
+    yield "schema: many remainders", request(CHAT, chat_body(response_format=_format(endless)))
     for number in range(distinct):
         pattern = f"^a{{{900_000 + number}}}$"
         body = chat_body(response_format=_format({"type": "string", "pattern": pattern}))

@@ -47,7 +47,7 @@ def run(size: Size) -> Report:
     """Compare the others' times beside a modest and a greedy client."""
     report = Report("fairness", "one greedy client does not slow the others")
     cpu = OwnCpu()
-    with serving(size.model) as service:
+    with serving(size.model, apart=True) as service:
         asyncio.run(beside(service, 3, 1))
         modest, _ = asyncio.run(beside(service, size.seconds, 1 / EVERY))
         others, greedy = asyncio.run(beside(service, size.seconds, TIMES / EVERY))

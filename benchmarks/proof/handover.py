@@ -22,6 +22,7 @@ from benchmarks.proof.size import Size
 
 LOAD = record.ROOT / "tests" / "deploy" / "load.py"
 RATE = 10.0  # requests a second
+REPEATED = 2.0  # seconds from one signal to the next
 PATIENCE = 300.0
 SETTLED = 2.0  # seconds of load before and after
 Seen = list[dict[str, Any]]
@@ -50,7 +51,7 @@ def run(size: Size) -> Report:
         master = service.master
         with _load(service) as seen:
             for _ in range(size.rounds):
-                master = _reload(master)
+                master = reload(master)
         for request in seen:
             report.count(f"reload: {request['kind']}: {request['trouble']}"[:80] if request["trouble"] else None)
         probes = [request["ended"] - request["began"] for request in seen if request["kind"] == "probe"]
@@ -65,9 +66,15 @@ def run(size: Size) -> Report:
     return report
 
 
-def _reload(master: psutil.Process) -> psutil.Process:
+def reload(master: psutil.Process) -> psutil.Process:
     """Hand over to a new master; return it once the old one has ended."""
-    master.send_signal(signal.SIGUSR2)
+
+    def forked() -> bool:  # a master that has just taken over ignores the signal
+        master.send_signal(signal.SIGUSR2)
+        time.sleep(REPEATED)
+        return len(master.children()) > 1
+
+    _until(forked)
     _until(lambda: len(_masters(master)) == 1)
     (new,) = _masters(master)
     _until(lambda: not master.is_running() or master.status() == psutil.STATUS_ZOMBIE)

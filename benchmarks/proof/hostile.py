@@ -63,7 +63,7 @@ def run(size: Size) -> Report:
         with observing(service) as seen:
             for name, requests in attacks(size):
                 began[name] = min(began.get(name, time.monotonic()), time.monotonic())
-                _try(service, report, name, requests)
+                attempt(service, report, name, requests)
                 if not service.alive:
                     break
         report.check("the process lives", service.alive, 1, at_least=True)
@@ -85,7 +85,7 @@ def _late(seen: Seen, began: dict[str, float]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _try(service: Service, report: Report, name: str, requests: list[bytes]) -> None:
+def attempt(service: Service, report: Report, name: str, requests: list[bytes]) -> None:
     """Send requests together, and a good one behind them."""
     for answer in asyncio.run(_together(service.port, requests)):
         report.count(_trouble(name, answer))

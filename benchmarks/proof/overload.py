@@ -13,7 +13,8 @@ from benchmarks.proof.service import Service, serving
 from benchmarks.proof.size import Size
 from benchmarks.proof.traffic import CHAT, Answer, OwnCpu, ask, chat, closed_loop, open_loop, request
 
-TOKENS = 300
+# Of answers. Were all as long, those of a closed loop would begin and end together, at less cost than any other load.
+FEWEST, MOST = 200, 400
 SLOTS, WAITING = 64, 128  # the settings' defaults
 CLIENTS = 200
 LARGE_EVERY = 25  # of so many requests one has a body of 60 MB, of which it sends the head and a first part
@@ -36,7 +37,7 @@ class Load:
 
     async def add(self, service: Service, number: int) -> None:
         """Send one chat request and wait for its answer."""
-        self.answers.append(await ask(service.port, chat(f"item {number}", TOKENS, _client(number))))
+        self.answers.append(await ask(service.port, chat(f"item {number}", _tokens(number), _client(number))))
         self.seconds = time.perf_counter() - self._began
 
     @property
@@ -81,25 +82,31 @@ async def flood(service: Service, rate: float, seconds: float) -> Load:
 
 
 def run(size: Size) -> Report:
-    """Find the capacity, then come with a multiple of it."""
+    """Find the capacity before and behind each flood of a multiple of it."""
     report = Report("overload", "a flood is refused at once, and those who were admitted do not feel it")
     cpu = OwnCpu()
-    with serving(size.model, REQUEST_TIMEOUT="120", QUEUE_TIMEOUT="60") as service:
+    with serving(size.model, apart=True, REQUEST_TIMEOUT="120", QUEUE_TIMEOUT="60") as service:
         asyncio.run(full_service(service, 3, 8))
-        busy = asyncio.run(full_service(service, size.seconds, SLOTS))
         full = asyncio.run(full_service(service, size.seconds, SLOTS + WAITING))
-        capacity = busy.goodput
-        report.notes |= {"capacity_per_second": capacity, "first_token_p95_full_s": full.first}
+        capacities = [_capacity(service, size.seconds)]
+        report.notes |= {"capacities_per_second": capacities, "first_token_p95_full_s": full.first}
         for times in TIMES:
             with observing(service, stream=False) as seen:
-                load = asyncio.run(flood(service, times * capacity, size.seconds))
-            _judge(report, f"{times}x", load, capacity, full.first)
+                load = asyncio.run(flood(service, times * capacities[-1], size.seconds))
+            service.seconds_until_quiet()
+            capacities.append(_capacity(service, size.seconds))
+            _judge(report, f"{times}x", load, sum(capacities[-2:]) / 2, full.first)
             report.check(f"{times}x: probes p99.9, ms", milliseconds(percentile(seen.probes, 99.9)), 100)
             report.check(f"{times}x: probes that failed", seen.failed, 0)
-            service.seconds_until_quiet()
         report.check("the process lives", service.alive, 1, at_least=True)
     report.client_cpu = cpu.share
     return report
+
+
+def _capacity(service: Service, seconds: float) -> float:
+    """Return the complete answers a second of a service whose places are all taken, watched as in the floods."""
+    with observing(service, stream=False):
+        return asyncio.run(full_service(service, seconds, SLOTS)).goodput
 
 
 def _judge(report: Report, name: str, load: Load, capacity: float, full_first: float | None) -> None:
@@ -130,6 +137,10 @@ def _trouble(name: str, answer: Answer) -> str | None:
     if answer.status == 200 and not answer.complete:
         return f"{name}: admitted and then {answer.code or answer.trouble or 'cut off'}"
     return None if answer.typed else f"{name}: {answer.status or 'no answer'} {answer.trouble}"
+
+
+def _tokens(number: int) -> int:
+    return FEWEST + number * 37 % (MOST - FEWEST + 1)
 
 
 def _client(number: int) -> str:

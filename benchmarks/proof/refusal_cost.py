@@ -2,8 +2,8 @@
 
     python -m benchmarks.proof.refusal_cost
 
-Judged from its head, counted, logged to a file and sent, with 192 requests of 190 clients in flight: microseconds of
-the thread's processor time, the median of rounds. The interpreter lock is held for no more than that. The limit is 100.
+Judged from its head, counted, logged to a file and sent, with 192 clients' requests in flight: microseconds of the
+thread's processor time, the median of rounds. The interpreter lock is held for no more than that. The limit is 100.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from config import load_settings
 from edge.authentication import Authenticator
 from edge.gate import Gate
 from edge.rate_limit import RateLimiter
+from edge.request_head import read_head
 from engine.errors import RetryLater
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import BackendState, BackendStats, ModelInfo, Status
@@ -41,7 +42,7 @@ from usage.totals import Totals
 
 ROUNDS, REFUSALS = 15, 400
 LIMIT_MICROSECONDS = 100.0
-CAPACITY, CLIENTS = 192, 190
+CAPACITY = 192
 BODY = b'{"messages":[{"role":"user","content":"Write a listing for a used bicycle"}],"model":"avibe","stream":true}'
 
 
@@ -52,7 +53,7 @@ class FullBackend:
         self.info = ModelInfo(name, f"{name}-demo", False, True, 4096)
         self._room = WaitingRoom(CAPACITY, 1_000_000)
         for number in range(CAPACITY):
-            self._room.admit(f"10.0.0.{number % CLIENTS}")
+            self._room.admit(f"10.0.0.{number}")
 
     def would_refuse(self, client: str) -> RetryLater | None:
         """Return the refusal of a full room."""
@@ -120,7 +121,7 @@ def main() -> int:
         logging.root.removeHandler(logging.root.handlers[0])  # standard output is for the figures
 
         def refuse(gate: Gate, head: bytes, *, by_name: bool) -> None:
-            verdict = gate.judge(head, "127.0.0.1")
+            verdict = gate.judge(head, "127.0.0.1", read_head(head))
             refusal = verdict.again(BODY) if by_name and verdict.again is not None else verdict.refusal
             assert refusal is not None
             ours.send(refusal)
@@ -134,7 +135,8 @@ def main() -> int:
         ):
             gate, head = gate_of(per_minute), head_of(path)
             if per_minute == 1:
-                gate.judge(head_of("/api/v1/text/generate"), "127.0.0.1")
+                spent = head_of("/api/v1/text/generate")
+                gate.judge(spent, "127.0.0.1", read_head(spent))
             figures[name] = microseconds(partial(refuse, gate, head, by_name=by_name))
     for name, figure in figures.items():
         print(f"{name}: {figure:.0f} microseconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -92,15 +93,26 @@ class Service:
 
 
 @contextmanager
-def serving(model: Path | None = None, **settings: str) -> Iterator[Service]:
-    """Run a service until the block ends. model: Avibe's checkpoint, None for the demo's."""
+def serving(model: Path | None = None, apart: bool = False, **settings: str) -> Iterator[Service]:
+    """Run a service until the block ends. model: Avibe's checkpoint, None for the demo's.
+
+    apart: this thread and what it starts has the last core for itself, and the service the others, so that what is
+    measured is not what the load generator takes from it.
+    """
     env: Mapping[str, str] = servers.demo("proof", "app_production:app").env
     chosen = {"VIBE_MODEL_DIR": str(model.resolve()), "VIBE_TOKENIZER_DIR": str(model.resolve())} if model else {}
     server = replace(servers.demo("proof", "app_production:app"), env={**env, **SETTINGS, **chosen, **settings})
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with servers.running(server, log) as address:
-            yield Service(address, log)
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[-1:] if apart else cores
+        os.sched_setaffinity(0, cores[:-1] if apart and len(cores) > 1 else cores)  # the service inherits it
+        try:
+            with servers.running(server, log) as address:
+                os.sched_setaffinity(0, own)
+                yield Service(address, log)
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 def _footprint(process: psutil.Process) -> Footprint | None:

@@ -17,10 +17,15 @@ from benchmarks.proof.traffic import CHAT, IMAGE, JSON, TEXT, Answer, OwnCpu, as
 
 AT_ONCE = 12
 BAD, LEFT = 0.33, 0.10  # shares
-WARM_UP = 0.25  # of all requests, before the first look
-LOOKS = 20  # at the footprint, after the warm-up
+WARM_UP = 0.1  # of all requests, before the first look
+LOOKS = 200  # at the footprint, after the warm-up
+PARTS = 10  # of the looks, whose means are compared: what twelve requests hold at a moment differs much
+LONG_PROMPTS = 100  # for each model, which fill its prefix cache
+PATTERNS = range(30_000, 30_008)  # counts that are just compiled: a few of these grammars fill a model's cache
+CLIENTS = 4096  # addresses of which parsed forms and shares are kept
 GROWTH = 0.02
 REST_SECONDS = 5.0
+MODELS = ("avibe", "avision")
 PAGES = ("/", "/v1/models", "/api/docs", "/api/openapi.json", "/api/health/ready")
 
 
@@ -47,8 +52,7 @@ def good(chance: random.Random, client: str) -> bytes:
 def bad(chance: random.Random, client: str) -> bytes:
     """Return a request that is refused."""
     number = chance.randrange(10**9)
-    pattern = {"type": "string", "pattern": f"^a{{{number % 10**6}}}$"}
-    format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": pattern}}
+    format_ = _pattern(number % 10**6)
     path, body, kind = chance.choice(
         (
             (TEXT, b"{", JSON),
@@ -67,6 +71,32 @@ def bad(chance: random.Random, client: str) -> bytes:
     if chance.random() < 0.1:
         return chance.randbytes(300) + b"\r\n\r\n"
     return request(path, body, client, kind)
+
+
+def _pattern(count: int) -> dict[str, object]:
+    """Return the format of an answer of so many letters."""
+    schema = {"type": "string", "pattern": f"^a{{{count}}}$"}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+async def fill(service: Service, clients: int) -> None:
+    """Fill what is bounded and would else fill during the soak: prefix and grammar caches, facts of clients."""
+    gate = asyncio.Semaphore(AT_ONCE)
+    for model in MODELS:
+        for count in PATTERNS:  # one at a time, so that each is compiled in its time
+            await ask(
+                service.port,
+                chat("q", 1, "10.4.0.1", model=model, ignore_eos=False, response_format=_pattern(count)),
+            )
+
+    async def one(data: bytes) -> None:
+        async with gate:
+            await ask(service.port, data)
+
+    words = [" ".join(f"{number}w{word}" for word in range(280)) for number in range(LONG_PROMPTS)]
+    prompts = [chat(text, 1, f"10.5.{n}.1", model=model) for model in MODELS for n, text in enumerate(words)]
+    refused = [request(TEXT, b'{"prompt":""}', f"10.6.{n // 250}.{n % 250}") for n in range(clients)]
+    await asyncio.gather(*map(one, [*prompts, *refused]))
 
 
 class Crowd:
@@ -112,15 +142,15 @@ def run(size: Size) -> Report:
     cpu = OwnCpu()
     with serving(size.model) as service:
         with observing(service, stream=False) as seen:
+            asyncio.run(fill(service, min(CLIENTS, size.requests)))
             crowd = Crowd(service, report, size.requests)
             asyncio.run(crowd.run())
             report.check("seconds until nothing is in flight", service.seconds_until_quiet(), 1)
             time.sleep(REST_SECONDS)
         end = service.footprint()
-        quarter = max(1, len(crowd.looks) // 4)
-        first, last = (_mean(looks) for looks in (crowd.looks[:quarter], crowd.looks[-quarter:]))
-        report.notes |= {"resident_after_warm_up": first, "resident_at_the_end": last, "looks": len(crowd.looks)}
-        report.check("growth of memory after the warm-up", last / first - 1, GROWTH)
+        means = parts(crowd.looks)
+        report.notes |= {"resident_bytes_from_the_warm_up_on": means, "looks": len(crowd.looks)}
+        report.check("growth of memory after the warm-up", means[-1] / means[0] - 1, GROWTH)
         before = _most(crowd.looks)
         for name in ("threads", "descriptors", "sockets", "processes"):
             report.check(f"{name}: at rest afterwards, beyond those under load", getattr(end, name) - before[name], 0)
@@ -130,8 +160,11 @@ def run(size: Size) -> Report:
     return report
 
 
-def _mean(looks: list[Footprint]) -> float:
-    return sum(look.resident for look in looks) / len(looks)
+def parts(looks: list[Footprint], many: int = PARTS) -> list[int]:
+    """Return the mean of the resident bytes in each of so many parts of the looks, fewer where there are too few."""
+    size = max(1, len(looks) // many)
+    groups = (looks[start : start + size] for start in range(0, size * min(many, len(looks)), size))
+    return [sum(look.resident for look in group) // len(group) for group in groups]
 
 
 def _most(looks: list[Footprint]) -> dict[str, int]:

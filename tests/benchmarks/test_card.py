@@ -12,6 +12,7 @@ from benchmarks.card.record import Options, Rows, measure
 from engine import engine_core
 
 ORIGIN = {"card": "CPU"}
+pytestmark = pytest.mark.no_cover  # what it measures has tests of its own
 
 
 def rehearse(part: str, folder: Path, where: tuple[str, ...] = ("--here",)) -> dict[str, list[dict[str, object]]]:
@@ -94,6 +95,21 @@ def test_products_of_few_tokens_are_compared_with_cublas(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_products_of_packed_weights_are_compared_with_cublas(tmp_path: Path) -> None:
+    """Every format is exact in its kernel and timed, and a step counts every layer."""
+    pytest.importorskip("triton")
+    tables = rehearse("packed", tmp_path)
+    ours = [row for row in tables["products"] if row["tiles"] != "cuBLAS"]
+    assert len(ours) == len(tables["best"]) == 2 * 2 * 2 + 2
+    # FP8 rounds the tokens too, and the interpreter not to the nearest.
+    most = {"int8": 1e-5, "int4": 1e-5, "fp8": 0.15}
+    assert all(float(str(row["us"])) > 0 and float(str(row["error"])) < most[str(row["format"])] for row in ours)
+    assert [(row["format"], row["T"]) for row in tables["all products of a step"]] == [
+        (name, tokens) for name in most for tokens in (1, 4)
+    ]
+
+
+@pytest.mark.slow
 def test_the_kernels_of_rows_are_timed(tmp_path: Path) -> None:
     """Each kernel, for both models."""
     pytest.importorskip("triton")
@@ -137,7 +153,6 @@ def test_load_of_random_lengths(tmp_path: Path) -> None:
     assert all(row["failed"] == 0 and float(str(row["tokens/s"])) > 0 for row in tables["load"])
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_start_at_the_default_settings(tmp_path: Path) -> None:
     """Both models start as the service starts them, and answer."""

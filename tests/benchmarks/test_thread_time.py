@@ -19,7 +19,7 @@ def test_each_thread_has_its_own_time():
     sum(range(1_000_000))
     assert thread_times(os.getpid())[threading.get_native_id()] > first[threading.get_native_id()]
     held.set()
-    thread.join()
+    thread.join(60)
 
 
 def test_time_is_told_by_what_threads_do():

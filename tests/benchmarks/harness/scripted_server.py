@@ -64,4 +64,4 @@ def scripted(status: int, body: bytes) -> Iterator[ScriptedServer]:
             yield server
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(60)

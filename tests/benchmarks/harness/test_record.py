@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_the_state_of_a_working_tree_is_recorded(tmp_path: Path) -> None:
     tracked.write_text("one")
     who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "tracked"], [*who, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, timeout=600)
     (tmp_path / "untracked").touch()
     clean = record.state_of(tmp_path)
     assert (len(clean["commit"]), clean["uncommitted_changes"]) == (40, False)
@@ -51,3 +52,12 @@ def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.M
     """A benchmark also runs in a container that has no git."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert record.state_of(tmp_path) == {"commit": "unknown", "uncommitted_changes": False}
+
+
+@pytest.mark.linux
+def test_a_measurement_that_ran_before_others_says_so() -> None:
+    """Its times are not those of a machine that was quiet."""
+    assert record.priority(os.SCHED_OTHER) == record.priority(os.SCHED_IDLE) == []
+    for policy in (os.SCHED_RR, os.SCHED_FIFO):
+        (said,) = record.priority(policy)
+        assert "before others" in said

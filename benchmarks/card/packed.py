@@ -1,0 +1,153 @@
+"""Products with weights of 8 and 4 bits, by tiles, and in FP8, against cuBLAS in half precision, by number of tokens.
+
+Every product runs over several weights of its shape, more than the L2 cache holds, in one CUDA graph. "error" is that
+of the kernel alone, against float64 with the weights as they were quantized. The last tables name the fastest tiles of
+each weight, and what all products of a step take with them; those in FP8 without the head, which is never in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.card.linear import BYTES, MOST_HEAD_TOKENS, TINY, WEIGHTS, Weight
+from benchmarks.card.record import Options, Row, Rows
+from benchmarks.card.timing import per_call
+from benchmarks.harness.bandwidth import copy_bandwidth
+from engine.model.cuda.formats import BITS, MOST_SPLIT_ROWS, Quantized, quantize
+
+if TYPE_CHECKING:
+    from engine.model.cuda.fp8 import Fp8
+
+TOKENS = (1, 4, 16, 32, 64, 128, 256, 512, 2048)
+SECONDS = 0.004  # of one measurement
+CHECKED_ROWS = 512  # of a weight, against float64
+
+Tiles = tuple[int, ...]  # BLOCK_N, BLOCK_K in bytes, SPLIT, STAGES, num_warps
+ONE_TOKEN: tuple[Tiles, ...] = ((16, 512, 1, 3, 4), (16, 1024, 1, 3, 4), (32, 256, 1, 4, 4), (8, 512, 1, 4, 2))
+FEW_TOKENS: tuple[Tiles, ...] = ((64, 128, 1, 4, 4), (32, 128, 1, 4, 4), (128, 128, 1, 3, 8), (64, 128, 4, 4, 4))
+MANY_TOKENS: tuple[Tiles, ...] = ((128, 128, 1, 3, 8), (64, 128, 1, 3, 4), (128, 128, 1, 2, 8), (256, 128, 1, 2, 8))
+TINY_TILES: tuple[Tiles, ...] = ((64, 128, 1, 2, 4),)
+
+
+def packed(options: Options) -> Rows:
+    """Yield the time of every product with every tiles, then the best of each, then their sums over a step."""
+    if options.device == "cpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    bandwidth = copy_bandwidth(options.device)
+    best: list[tuple[Weight, Row]] = []
+    for weight in (TINY[0], TINY[1]) if options.tiny else WEIGHTS:
+        copies = options.pick(max(2, -(-BYTES // (2 * weight.out * weight.width))), 1)
+        halves = [_random(weight.out, weight.width, options) * 0.02 for _ in range(copies)]
+        for name in (*BITS, "fp8"):
+            layers = [_quantized(name, half) for half in halves]
+            for count in TOKENS[: options.pick(len(TOKENS), 2)]:
+                if weight.name == "head" and (count > MOST_HEAD_TOKENS or name == "fp8"):
+                    continue
+                rows = []
+                for row in _measured(weight, name, halves, layers, count, bandwidth, options):
+                    rows.append(row)
+                    yield "products", row
+                best.append((weight, _best(rows)))
+    yield from (("best", row) for _, row in best)
+    yield from (("all products of a step", row) for row in _steps(best))
+
+
+def _measured(
+    weight: Weight, name: str, halves: list[Tensor], layers: list[Quantized | Fp8], count: int, bandwidth: float,
+    options: Options,
+) -> Iterator[Row]:  # fmt: skip
+    """Yield cuBLAS, then each tiles. "of bandwidth" counts what each reads and writes."""
+    x = _random(count, weight.width, options)
+    beside = 2 * count * (weight.out + weight.width)
+    same: Row = {"weight": f"{weight.model} {weight.name}", "format": name, "T": count}
+    seconds = per_call([partial(F.linear, x, half) for half in halves], options.device, SECONDS)
+    yield same | _timed("cuBLAS", seconds, halves[0].nbytes + beside, bandwidth)
+    exact = x.double() @ layers[0].dequantized()[:CHECKED_ROWS].double().t()
+    for tiles in _tiles(name, count, options):
+        row = same | {"tiles": "/".join(map(str, tiles)) or "fp8"}
+        try:
+            calls = [_call(x, layer, tiles) for layer in layers]
+            error = float((calls[0]()[:, :CHECKED_ROWS].double() - exact).norm() / exact.norm())
+            seconds = per_call(calls, options.device, SECONDS)
+            row |= _timed(str(row["tiles"]), seconds, layers[0].nbytes + beside, bandwidth) | {"error": error}
+        except Exception as error:  # tiles that do not fit the card; the others go on
+            row["refused"] = f"{type(error).__name__}: {error}"[:200]
+        yield row
+
+
+def _timed(tiles: str, seconds: float, moved: int, bandwidth: float) -> Row:
+    return {"tiles": tiles, "us": seconds * 1e6, "of bandwidth": f"{moved / seconds / bandwidth:.0%}"}
+
+
+def _tiles(name: str, count: int, options: Options) -> tuple[Tiles, ...]:
+    """Return what to try: a tile of 8 bits with several tokens is one group of 128 bytes, one of 4 bits half of it."""
+    if name == "fp8":
+        return ((),)
+    if options.tiny:
+        return TINY_TILES
+    chosen = ONE_TOKEN if count == 1 else FEW_TOKENS if count <= 64 else MANY_TOKENS
+    if name == "int8" or count == 1:
+        return chosen
+    return tuple((n, k // 2, split, stages, warps) for n, k, split, stages, warps in chosen)
+
+
+def _call(x: Tensor, layer: Quantized | Fp8, tiles: Tiles) -> partial[Tensor]:
+    from engine.model.cuda.packed_products import TOKEN_BLOCKS, packed_scratch
+
+    if not isinstance(layer, Quantized):
+        return partial(_product, x, layer, x.new_empty(len(x), layer.shape[0]), None, {})
+    names = ("BLOCK_N", "BLOCK_K", "SPLIT", "STAGES", "num_warps")
+    tokens = next((block for block in TOKEN_BLOCKS if block >= len(x)), TOKEN_BLOCKS[-1])
+    meta = {**dict(zip(names, tiles, strict=True)), "TOKENS": tokens}
+    out, scratch = x.new_empty(len(x), layer.shape[0]), packed_scratch(x.device)
+    return partial(_product, x, layer, out, scratch if layer.shape[0] <= MOST_SPLIT_ROWS else None, meta)
+
+
+def _product(x: Tensor, layer: Quantized | Fp8, out: Tensor, scratch: Any, meta: dict[str, int]) -> Tensor:
+    from engine.model.cuda.fp8 import fp8_linear
+    from engine.model.cuda.packed_products import packed_linear
+
+    if not isinstance(layer, Quantized):
+        fp8_linear(x, layer, out, dependent=x.is_cuda)
+    else:
+        packed_linear(x, layer, out, scratch=scratch, dependent=x.is_cuda, meta=meta)
+    return out
+
+
+def _quantized(name: str, half: Tensor) -> Quantized | Fp8:
+    from engine.model.cuda.fp8 import quantize_fp8
+
+    return quantize_fp8([half], half.device) if name == "fp8" else quantize([half], name, half.device)
+
+
+def _best(rows: list[Row]) -> Row:
+    """Return the fastest tiles beside cuBLAS."""
+    cublas, *others = rows
+    timed = [row for row in others if "us" in row]
+    fastest = min(timed, key=lambda row: float(str(row["us"])), default=cublas)
+    same = {name: cublas[name] for name in ("weight", "format", "T")}
+    gain = float(str(cublas["us"])) / float(str(fastest["us"]))
+    return same | {"tiles": fastest["tiles"], "us": fastest["us"], "cuBLAS us": cublas["us"], "gain": gain}
+
+
+def _steps(best: list[tuple[Weight, Row]]) -> Iterator[Row]:
+    """Yield what all products of a step take, where each was measured; only rows that sample have logits."""
+    sums: dict[tuple[str, str, int], list[float]] = {}
+    for weight, row in best:
+        both = sums.setdefault((weight.model, str(row["format"]), int(str(row["T"]))), [0.0, 0.0])
+        for at, name in enumerate(("us", "cuBLAS us")):
+            both[at] += weight.count * float(str(row[name])) / 1e3
+    for (model, name, count), (ours, cublas) in sums.items():
+        yield {"model": model, "format": name, "T": count, "ms": ours, "float16 ms": cublas}
+
+
+def _random(rows: int, columns: int, options: Options) -> Tensor:
+    dtype = torch.float16 if options.device == "cuda" else torch.float32
+    return torch.randn(rows, columns, device=options.device, dtype=dtype)
