@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ["ENV_FILE"] = os.devnull
@@ -15,18 +16,27 @@ if not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.needs"]
+pytest_plugins = ["tests.needs", "tests.silence", "tests.repeats"]
+
+# No property is about time: on a busy machine any example may take long.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 # Modules and tests live to the end. To look for garbage among them took a sixth of a run's processor time.
 gc.disable()
 
 
 def pytest_collection_finish(session):
-    """Collect garbage from here on, and only among what the tests make."""
+    """Collect garbage from here on, and only among what the tests make; applications of these are made quickly."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    if "flask" in sys.modules:
+        from tests.quick_apps import keep_compiled
+
+        keep_compiled()
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +52,8 @@ def environ(state_dir):
 
 
 # Tests that need no application do not pay for its imports.
-@pytest.fixture
-def settings(environ):
+@pytest.fixture(name="settings")
+def settings_of_a_service(environ):
     """Settings of a development service, from `environ` alone."""
     from config import load_settings
 
@@ -79,32 +89,19 @@ def machine():
 
 
 @pytest.fixture(scope="session")
-def compiled_templates():
-    """What Jinja has compiled for one application, kept for the next; it takes longer than most tests."""
-    from jinja2 import BytecodeCache
+def quick_apps():
+    """All applications share what Flask compiles; where no collected module imports Flask, from here on."""
+    from tests.quick_apps import keep_compiled
 
-    class Compiled(BytecodeCache):
-        def __init__(self):
-            self.code = {}
-
-        def load_bytecode(self, bucket):
-            if bucket.key in self.code:
-                bucket.bytecode_from_string(self.code[bucket.key])
-
-        def dump_bytecode(self, bucket):
-            self.code[bucket.key] = bucket.bytecode_to_string()
-
-    return Compiled()
+    keep_compiled()
 
 
 @pytest.fixture
-def app(settings, models, machine, compiled_templates):
+def app(settings, models, machine, quick_apps):
     """The application over the scripted models."""
     from app_production import create_app
 
-    app = create_app(settings, models, machine)
-    app.jinja_env.bytecode_cache = compiled_templates
-    return app
+    return create_app(settings, models, machine)
 
 
 @pytest.fixture

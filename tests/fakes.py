@@ -60,7 +60,7 @@ class ScriptedBackend:
 
     text: what it answers; hold: keep every answer open until `finish` or `fail`; failure: what an admitted request
     ends with; refusal: what `submit` raises; capacity: how many open answers it admits before it is overloaded;
-    commits: whether answers that wait are committed before they start; queue_position: where every open answer waits.
+    queue_position: where every open answer waits.
     """
 
     def __init__(self, name: str = "avibe", text: str = "An answer.", demo: bool = False, **info: object) -> None:
@@ -76,7 +76,6 @@ class ScriptedBackend:
         self._refusal: Exception | None = None
         self._wakes: list[Callable[[], None]] = []
         self.capacity = 1000
-        self.commits = True
         self.queue_position: QueuePosition | None = None
         self.tokens: Vocabulary | None = None
         self.logprobs: list[TokenLogprob] = []
@@ -118,7 +117,6 @@ class ScriptedBackend:
                 deadline=time.monotonic() + request.timeout,
                 on_abort=lambda: self._aborted(request_id),
                 queue_position=lambda: self.queue_position,
-                commit_early=lambda generation: self.commits,
                 max_tokens=request.sampling.within(self.info.max_model_len - 7).max_tokens,
                 prompt_token_ids=tuple(range(7)) if request.sampling.return_token_ids else (),
             )
@@ -201,10 +199,6 @@ class ScriptedBackend:
     def push(self, request_id: str, text: str, **details: object) -> None:
         """Hand over a part of an open answer; details: what else a `Piece` may hold."""
         self._open[request_id].push(Piece(text, **details))
-
-    def commit(self, request_id: str) -> None:
-        """Start an open answer."""
-        self._open[request_id].commit()
 
     def finish(self, request_id: str) -> None:
         """End an open answer well."""

@@ -9,7 +9,7 @@ from tests.fakes import image_bytes, multipart
 
 FEEDBACK = "/api/v1/feedback"
 TEXT, BATCH = "/api/v1/text/generate", "/api/v1/text/batch"
-STORED, KEY_ID = "<response_id>", "<key_id>"
+STORED, KEY_ID, STREAM_ID = "<response_id>", "<key_id>", "<stream_id>"
 GENERATIONS = sorted(name.split()[1] for name, row in ROUTES.items() if row.model)
 
 # A request that each route answers well; a new route that reads a body needs one here.
@@ -44,10 +44,10 @@ def good_request(path):
     return GOOD[path]
 
 
-def real_path(name, stored="resp_unknown", key="aaaaaaaaaaaa"):
-    """Return an address that a route of the table answers. stored, key: ids of a stored response and of a key."""
+def real_path(name, stored="resp_unknown", key="aaaaaaaaaaaa", stream="unknown"):
+    """Return an address that a route of the table answers. The rest: ids of a stored response, a key and a stream."""
     path = name.split()[1].replace("<path:filename>", "style.css").replace("<path:model_id>", "avibe")
-    return path.replace(STORED, stored).replace(KEY_ID, key)
+    return path.replace(STORED, stored).replace(KEY_ID, key).replace(STREAM_ID, stream)
 
 
 def call(client, name, end="", **extra):
@@ -57,13 +57,21 @@ def call(client, name, end="", **extra):
         headers = {**extra.get("headers", {}), "X-Request-ID": GOOD[FEEDBACK]["json"]["request_id"]}
         client.post(TEXT, **GOOD[TEXT], **{**extra, "headers": headers})
     stored = stored_response(client, **extra) if STORED in name else ""
-    path = real_path(name, stored, stored_key(client) if KEY_ID in name else "")
+    stream = kept_stream(client, **extra) if STREAM_ID in name else ""
+    path = real_path(name, stored, stored_key(client) if KEY_ID in name else "", stream)
     return client.open(path + end, method=name.split()[0], buffered=True, **options, **extra)
 
 
 def stored_response(client, **extra):
     """Return the id of a response that is stored for this caller."""
     return client.post("/v1/responses", json=GOOD["/v1/responses"]["json"] | {"store": True}, **extra).json["id"]
+
+
+def kept_stream(client, **extra):
+    """Return the id of a stream that this caller can read again."""
+    headers = {**extra.get("headers", {}), "X-Resumable": "1"}
+    asked = GOOD[TEXT]["json"] | {"stream": True}
+    return client.post(TEXT, json=asked, buffered=True, **{**extra, "headers": headers}).headers["X-Stream-Id"]
 
 
 def stored_key(client):

@@ -56,10 +56,10 @@ def holdings(server: GunicornProcess) -> Holdings:
 
     worker = worker_of(server)
     helpers = worker.children(recursive=True)
-    sockets = len(worker.net_connections("all"))
+    threads, descriptors, sockets = map(sum, zip(*map(_held, (worker, *helpers)), strict=True))
     return Holdings(
-        threads=worker.num_threads(),
-        files=worker.num_fds() - sockets,
+        threads=threads,
+        files=descriptors - sockets,
         sockets=sockets,
         processes=len(helpers),
         in_flight=total("num_requests_running", "num_requests_waiting"),
@@ -85,3 +85,12 @@ def nothing_left(server: GunicornProcess, restarts: int = 0) -> Iterator[None]:
         until(clean)
     except AssertionError:
         raise AssertionError(f"left behind (before, now): {left}") from None
+
+
+def _held(process: psutil.Process) -> tuple[int, int, int]:
+    """Return the threads, descriptors and sockets of a process; nothing of one that has ended, which still counts."""
+    try:
+        with process.oneshot():
+            return process.num_threads(), process.num_fds(), len(process.net_connections("all"))
+    except psutil.Error:
+        return 0, 0, 0

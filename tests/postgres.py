@@ -62,9 +62,8 @@ class Postgres:
         ids: dict[str, Any] = {}
         if self._user is not None:
             ids = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
-        subprocess.run(
-            [command(name), *arguments], check=True, cwd="/", stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, **ids
-        )
+        nothing = {"stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+        subprocess.run([command(name), *arguments], check=True, cwd="/", timeout=600, **nothing, **ids)
 
 
 @contextmanager

@@ -48,3 +48,8 @@ def program(name: str) -> str:
     path = next(filter(None, map(found, row.shown_by.split("|"))), None)
     assert path, f"{name} is not installed; `./deploy.sh test` installs it"
     return path
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment for a Python program that is not ours: measuring coverage would only slow it down."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}

@@ -61,7 +61,7 @@ def test_the_development_server_answers_until_it_is_stopped(server, models, numb
     visitor = threading.Thread(target=visit)
     visitor.start()
     assert serve(server, models, drain_seconds=7.0) == 0
-    visitor.join()
+    visitor.join(60)
     assert statuses == [200]
     assert 0 < models.get("avibe").stopped_with <= 7.0
     assert f"Serving on http://127.0.0.1:{server.port}" in caplog.text

@@ -22,6 +22,7 @@ def run_config(**environ):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
 
 
@@ -51,6 +52,17 @@ def test_printed_mistakes_are_complete_and_masked():
     assert "pa55" not in run.stderr
 
 
+@pytest.mark.parametrize(("auth", "status"), [("keys", 2), ("keys,jwt", 2), ("jwt", 0), ("open", 0)])
+def test_a_file_of_keys_that_a_start_needs_has_to_be_there(tmp_path, auth, status):
+    """The check refuses what the start would; a file that AUTH does not read is warned of."""
+    missing = str(tmp_path / "keys")
+    run = run_config(AUTH=auth, API_KEYS_FILE=missing, JWT_SECRET_KEY="x" * 32)
+    assert run.returncode == status
+    assert f"API_KEYS_FILE={missing!r}: expected a file that can be read" in run.stderr
+    assert run.stderr.count("API_KEYS_FILE") == 1
+    assert ("warning: API_KEYS_FILE" in run.stderr) is (status == 0)
+
+
 def python(code, **environ):
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -59,6 +71,7 @@ def python(code, **environ):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     return run.stdout.split(), run
 

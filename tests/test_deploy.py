@@ -51,7 +51,7 @@ def package_index() -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/whl/cpu"
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 
@@ -79,6 +79,20 @@ def test_help_names_every_command(box: Sandbox, arguments: tuple[str, ...]) -> N
     done = box.run(*arguments)
     assert done.returncode == 0
     assert all(f"  {command} " in done.stdout for command in ("development", "test", "help"))
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_a_command_tells_its_own_usage(box: Sandbox, option: str) -> None:
+    """Before anything is set up, on a machine without Python too; `keys` has a text of its own."""
+    shown = re.findall(r"^  ([a-z]+) ", box.run("help").stdout, re.MULTILINE)
+    assert {"development", "models", "test", "production", "update"} <= set(shown)
+    for command in set(shown) - {"help", "keys"}:
+        done = box.run(command, option)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.findall(r"^  ([a-z]+) ", done.stdout, re.MULTILINE) == [command]
+    assert "--dry-run" in box.run("models", "avibe", option).stdout
+    assert "--domain" in box.run("production", "DEVICE=cpu", option).stdout
+    assert not (box.root / ".venv").exists()
 
 
 def test_an_unknown_command_is_refused_by_name(box: Sandbox) -> None:
@@ -217,10 +231,11 @@ def test_the_end_of_pips_messages_is_shown_if_it_fails(ready_box: Sandbox) -> No
 
 
 def test_a_long_installation_gives_signs_of_life(ready_box: Sandbox) -> None:
-    """Now and then a line says what pip does."""
+    """Now and then a line says what pip does: the last step, and not what it warns of or draws meanwhile."""
     script = ready_box.root / "deploy/lib/install.sh"
     script.write_text(script.read_text().replace("PIP_SIGN_SECONDS=20", "PIP_SIGN_SECONDS=1"))
-    ready_box.pip_answers("echo Downloading torch; sleep 1.5; exit 0")
+    noise = "echo '     ━━━━ 9/99 MB'; echo 'WARNING: Location is ignored'; echo '      Successfully uninstalled pip-1'"
+    ready_box.pip_answers(f"echo Collecting torch; echo '  Downloading torch'; {noise}; sleep 1.5; exit 0")
     assert "Still installing after 1 s: Downloading torch" in develop(ready_box).stdout
 
 

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -46,8 +47,11 @@ def at_terminal(box: Sandbox, *arguments: str, answer: bytes) -> str:
     with subprocess.Popen(command, env=environ, stdin=terminal, stdout=terminal, stderr=terminal) as process:
         os.close(terminal)
         os.write(main, answer)
+        overdue = Timer(TIMEOUT, process.kill)
+        overdue.start()
         screen = b"".join(iter(lambda: read_terminal(main), b""))
         process.wait(TIMEOUT)
+        overdue.cancel()
     os.close(main)
     return screen.decode()
 

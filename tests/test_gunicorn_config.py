@@ -24,6 +24,7 @@ def printed(tmp_path, prefix="", **environ):
         capture_output=True,
         text=True,
         check=True,
+        timeout=600,
     )
     return {
         name.strip(): value.strip() for name, _, value in (line.partition(" = ") for line in run.stdout.splitlines())
@@ -81,6 +82,7 @@ def test_application_is_named_in_the_file(arguments):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr
     assert "app_production:app" in run.stdout

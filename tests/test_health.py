@@ -1,8 +1,10 @@
 """Health, readiness and metrics: the formats that probes and dashboards read, and that their values are right."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -112,6 +114,90 @@ def test_live_fails_only_where_a_restart_is_the_cure(client, avision, reason):
     assert response.json["reason"] == (reason or "A model has failed.")
 
 
+@pytest.mark.parametrize(
+    ("old", "ours"),
+    [("/health", "/api/health"), ("/health/ready", READY), ("/ready", READY), ("/health/live", "/api/health/live")],
+)
+def test_old_names_answer_as_ours(client, avibe, old, ours):
+    """The names of an LLM gateway's guide, ready or not; what is not there is an error in JSON."""
+    assert (client.get(old).status_code, client.get(old).json) == (200, client.get(ours).json)
+    avibe.become(Status.DEAD, restart_needed=True)
+    assert (client.get(old).status_code, client.get(old).json) == (client.get(ours).status_code, client.get(ours).json)
+    assert client.get("/health/none").json["error"] == "not_found"
+
+
+def test_system_health_is_the_machine(on_gpu):
+    """The same figures as in the metrics."""
+    figures, shown = on_gpu.get("/api/metrics").json, on_gpu.get("/health/system").json
+    assert (shown["status"], shown["gpu"]["gpu_name"]) == ("healthy", "NVIDIA H200")
+    assert {shown[name] == figures[name] for name in ("system", "gpu", "uptime_seconds")} == {True}
+
+
+def detailed(settings, models, **data):
+    """Return the status, the word for it and the states of the checks, of a service with these settings of its data."""
+    settings = replace(settings, data=replace(settings.data, **data))
+    response = create_app(settings, models, FakeMachine(H200)).test_client().get("/health/detailed")
+    found = response.json
+    return response.status_code, found["status"], {name: one["state"] for name, one in found["checks"].items()}
+
+
+def test_detailed_health_tries_each_dependency(settings, models, avibe, tmp_path):
+    """Each has a state of its own, and the worst of them decides."""
+    status, word, states = detailed(settings, models)
+    disk = states.pop("disk")  # the machine's own
+    assert states == {
+        "models": "ok",
+        "gpu": "ok",
+        "upstreams": "off",
+        "redis": "off",
+        "database": "ok",
+        "collector": "off",
+        "certificate": "off",
+        "backup": "off",
+    }
+    assert (status, word) == ((200, "healthy") if disk == "ok" else (200 if disk == "warning" else 503, word))
+    (tmp_path / "backup.json").write_text('{"failed": "no room"}')
+    assert detailed(settings, models, backup_status=tmp_path / "backup.json")[:2] == (503, "unhealthy")
+    avibe.become(Status.LOADING)
+    assert detailed(settings, models)[2]["models"] == "warning"
+    avibe.become(Status.STALLED)
+    assert detailed(settings, models)[:2] == (503, "unhealthy")
+
+
+@pytest.mark.parametrize(
+    ("states", "state"),
+    [(["closed", "half-open"], "ok"), (["closed", "open"], "warning"), (["open", "open"], "failed")],
+)
+def test_servers_elsewhere_are_told(settings, models, states, state):
+    """A model for which none takes requests is a failure."""
+    servers = SimpleNamespace(reports=lambda: [SimpleNamespace(state=one) for one in states], use_key=print)
+    models.upstreams["avibe"] = servers
+    assert detailed(settings, models)[2]["upstreams"] == state
+
+
+def test_detailed_health_is_for_the_operator(client):
+    """What is not this machine is not told."""
+    response = client.get("/health/detailed", environ_base={"REMOTE_ADDR": "203.0.113.9"})
+    assert (response.status_code, response.json["error"]) == (403, "forbidden")
+
+
+def test_the_last_backup_is_exported_where_one_is_noted(settings, models, machine, tmp_path):
+    """Its time, its size and whether something failed; nothing without a note."""
+    file = tmp_path / "status.json"
+    client = create_app(
+        replace(settings, data=replace(settings.data, backup_status=file)), models, machine
+    ).test_client()
+    assert not [name for name, *_ in scraped(client) if "backup" in name]
+    file.write_text('{"created": 12, "tested": 10, "size": 7, "failed": ""}')
+    figures = {name: value for (name, *_), value in scraped(client).items() if "backup" in name}
+    assert figures == {
+        "avito_ai_backup_timestamp_seconds": 12,
+        "avito_ai_backup_test_timestamp_seconds": 10,
+        "avito_ai_backup_size_bytes": 7,
+        "avito_ai_backup_failed": 0,
+    }
+
+
 def test_json_metrics_have_exactly_the_promised_shape(client):
     """The names, formats and nesting that dashboards read; without a GPU `gpu` says so."""
     body = client.get("/api/metrics").json
@@ -125,7 +211,14 @@ def test_json_metrics_have_exactly_the_promised_shape(client):
             "memory_available_gb": "128.5",
             "disk_percent": "60.2%",
         },
-        "gpu": {"available": False},
+        "gpu": {
+            "available": False,
+            "gpu_name": "none",
+            "gpu_memory_allocated_gb": "0.00",
+            "gpu_memory_reserved_gb": "0.00",
+            "gpu_memory_total_gb": "0.00",
+            "gpu_utilization": "0.00%",
+        },
         "application": {
             "total_requests": 0,
             "successful_requests": 0,

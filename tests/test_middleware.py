@@ -55,12 +55,12 @@ def test_a_slash_at_the_end_changes_nothing(client, name):
 
 @pytest.mark.parametrize("name", sorted(ROUTES))
 def test_every_route_refuses_other_methods_in_its_own_shape(client, name):
-    """405 with Allow: JSON under /api, OpenAI's or Anthropic's shape under /v1, a page elsewhere."""
+    """405 with Allow: JSON under /api and where probes ask, OpenAI's or Anthropic's under /v1, else a page."""
     path = real_path(name)
     response = client.open(path, method="PATCH")
     assert response.status_code == 405
     assert name.split()[0] in response.headers["Allow"]
-    if path.startswith("/api"):
+    if path.startswith(("/api", "/health", "/ready")):
         assert response.json["error"] == "method_not_allowed"
     elif path.startswith("/v1/messages"):
         assert (response.json["type"], response.json["error"]["type"]) == ("error", "invalid_request_error")
@@ -253,8 +253,13 @@ EXPOSED = {
     "Request-ID",
     "X-Response-Time",
     "X-Max-Tokens",
+    "X-Model",
+    "X-Model-Fingerprint",
     "X-Cost",
     "X-Cache",
+    "X-Next-Offset",
+    "X-Should-Retry",
+    "X-Stream-Id",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",

@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str, tests: str = TESTS) -> subprocess.Complet
     (folder / "test_some.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-c", "/dev/null", "-p", "no:cacheprovider", "--disable-plugin-autoload"]
     command += ["--rootdir", str(folder), "-p", "tests.needs", *arguments, str(folder)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_markers_name_exactly_the_programs_of_the_table() -> None:

@@ -70,7 +70,11 @@ def _run(library: str, environment: Path, address: str) -> Result:
     report = environment / "report.xml"
     report.unlink(missing_ok=True)
     command = _pytest(library, environment, report) if python else _node(library, environment, report)
-    environ = os.environ | {"CLIENTS_ADDRESS": address, "CLIENTS_IMAGE": str(ROOT / "docs" / "red-square.png")}
+    environ = os.environ | {
+        "CLIENTS_ADDRESS": address,
+        "CLIENTS_IMAGE": str(ROOT / "docs" / "red-square.png"),
+        "CLIENTS_DOCUMENT": str(ROOT / "docs" / "api.md"),
+    }
     began = time.monotonic()
     done = subprocess.run(
         command,

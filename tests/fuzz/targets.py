@@ -128,7 +128,7 @@ def _form(body: bytes, kind: str) -> None:
             read = submitted_form()
         except (ServiceError, RequestEntityTooLarge):
             return
-        assert sum(map(len, read.files.values())) <= len(body)
+        assert sum(len(file) for files in read.files.values() for file in files) <= len(body)
 
 
 def _is_read_by_gunicorn(framing: Framing, sent: bytes) -> bool:

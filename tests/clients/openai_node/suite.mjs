@@ -1,6 +1,7 @@
 // openai-node: chats, their helpers for tools and forms, completions and responses, as its guide uses them.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
@@ -111,6 +112,13 @@ test("errors are the library's", async () => {
     error instanceof OpenAI.BadRequestError && error.param === "temperature");
   const long = { ...base, messages: [{ role: "user", content: "слово ".repeat(4000) }], stream: true };
   await assert.rejects(client.chat.completions.create(long), { code: "context_length_exceeded" });
+});
+
+test("the example of docs/api.md prints an answer and its stream", async () => {
+  const shown = /```js\n(.*?)```/s.exec(readFileSync(process.env.CLIENTS_DOCUMENT, "utf8"))[1];
+  writeFileSync("shown.mjs", shown.replace("http://127.0.0.1:8085", process.env.CLIENTS_ADDRESS));
+  const printed = execFileSync(process.execPath, ["shown.mjs"], { encoding: "utf8" });
+  assert.equal(printed.match(/bicycle/g).length, 2);
 });
 
 test("an aborted stream ends", async () => {
