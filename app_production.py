@@ -72,7 +72,7 @@ from telemetry.tracing import Tracing, tracing_for
 from telemetry.version import RELEASE, VERSION
 from usage.limits import NAMES as LIMIT_NAMES
 from usage.recorder import Recorder
-from usage.spending import Spending, spending_of
+from usage.spending import spending_of
 from usage.store import Retention
 
 log = logging.getLogger("avito_ai.serving")
@@ -96,18 +96,36 @@ def create_app(
     app.json = PlainJson(app)
     app.url_map.merge_slashes = False  # its redirects are absolute, with the Host that the client chose
     app.url_map.strict_slashes = False  # one at the end changes nothing, and needs no redirect, which loses a body
-    database = Database(settings.data.database_url)
+    app.extensions[KEY] = wired = _services(app, settings, models, machine, tracing)
+    _watch(wired)
+    middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
+    served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
+    protocols = (openai, responses_api, anthropic, docs.docs)
+    operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
+    for blueprint in (*served, *protocols, *operators, pages.pages, streams_again, sign_in.sign_in, assets.assets):
+        app.register_blueprint(blueprint)
+    check_routes(app)
+    for name, uses in _renewed(wired).items():
+        for use in uses:
+            wired.live_settings.on_change(name, use)
+    return app
+
+
+def _services(
+    app: Flask, settings: Settings, models: ModelSet | None, machine: Machine | None, tracing: Tracing | None
+) -> RouteServices:
+    """Make the parts that requests share, with what each needs of the others. Raises StartError."""
+    data, server = settings.data, settings.server
+    database = Database(data.database_url)
     shared, registry = _shared_windows(settings), KeyRegistry(database, models=allowable_names(settings.model))
     limiter = RateLimiter(settings.limits.rate_limit_per_minute, settings.limits.rate_limit_per_hour, shared)
     key_store, tokens = _credentials(settings, registry)
     models = build_models(settings) if models is None else models
-    grammars = GrammarCache(models.grammar_trials)
-    responses = ResponseStore(settings.server.stored_responses_mib * MIB)
-    data = settings.data
+    grammars, answers = GrammarCache(models.grammar_trials), AnswerCache(server.answer_cache_mib * MIB)
+    responses = ResponseStore(server.stored_responses_mib * MIB)
     usage = Recorder(database.engine, data.state_dir, Retention(data.usage_days, data.usage_hour_days, data.audit_days))
     everywhere = None if shared is None else SharedLimits(shared, settings.engine.request_timeout)
     spending = spending_of(settings, database.engine, lambda: usage.journal, everywhere)
-    answers = AnswerCache(settings.server.answer_cache_mib * MIB)
     metrics = Metrics(
         models,
         machine or ThisMachine(),
@@ -117,24 +135,12 @@ def create_app(
         responses.size,
         answers.figures,
     )
-    watched = [one for one in (key_store, tokens) if one is not None]
-    metrics.prometheus.watch_keys(
-        lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
-    )
-    _watch_spending(metrics, spending)
-    metrics.watch_usage(usage.figures)
-    metrics.watch_upstreams(models.server_reports)
-    streams = ResumableStreams()
-    metrics.prometheus.watch_streams(streams.size)
-    metrics.watch_backup(partial(read_status, settings.data.backup_status))
     sessions = ClientSessions(key_store, settings.security.admin_key)
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
-    live, conversations = live_settings(settings), SignedConversations(settings.security.admin_key)
-    tracing = tracing or tracing_for(settings)
-    app.extensions[KEY] = RouteServices(
-        live_settings=live,
+    return RouteServices(
+        live_settings=live_settings(settings),
         models=models,
         database=database,
         rated_answers=RatedAnswers(),
@@ -148,11 +154,11 @@ def create_app(
         key_tries=KeyTries(),
         ended_sessions=EndedSessions(),
         metrics=metrics,
-        tracing=tracing,
+        tracing=tracing or tracing_for(settings),
         client_watch=ClientWatch(),
         stream_writer=StreamWriter(),
-        forwarded_warning=ForwardedWarning(settings.server.trusted_proxies),
-        body_budget=BodyBudget(settings.server.max_bodies_mib * MIB, settings.server.max_bodies_mib * MIB // 2),
+        forwarded_warning=ForwardedWarning(server.trusted_proxies),
+        body_budget=BodyBudget(server.max_bodies_mib * MIB, server.max_bodies_mib * MIB // 2),
         spending=spending,
         usage=usage,
         gate=Gate(settings, models, limiter, metrics, sentence_in, authenticator, spending.budgets),
@@ -160,34 +166,11 @@ def create_app(
         openai_models=openai_models(),
         grammars=grammars,
         responses=responses,
-        conversations=conversations,
+        conversations=SignedConversations(settings.security.admin_key),
         answers=answers,
-        streams=streams,
+        streams=ResumableStreams(),
         api_description=cache(partial(describe, app)),
     )
-    middleware.install(app, settings, middleware.Failures(pages.failure_page, api_sentence))
-    served = (health.health, health.metrics, api.api, feedback.feedback, usage_api)
-    protocols = (openai, responses_api, anthropic, docs.docs)
-    operators = (status.status, admin_keys.admin_keys, admin_usage.admin_usage, admin_audit.admin_audit)
-    for blueprint in (*served, *protocols, *operators, pages.pages, streams_again, sign_in.sign_in, assets.assets):
-        app.register_blueprint(blueprint)
-    check_routes(app)
-    renewed: dict[str, tuple[Callable[[Any], None], ...]] = {
-        "ADMIN_KEY": (sessions.use_admin_key, conversations.use_admin_key),
-        "JWT_SECRET_KEY": () if tokens is None else (tokens.use_secret,),
-        "DATABASE_URL": (database.use_url,),
-        "RATE_LIMIT_STORAGE": (lambda url: limiter.use_shared(redis_windows(url)),),
-        "BUDGET_WEBHOOK_URL": () if spending.webhook is None else (spending.webhook.use_url,),
-        "OTEL_EXPORTER_OTLP_HEADERS": (lambda headers: tracing.use_headers(dict(headers)),),
-    }
-    for name, prefix in {"avibe": "VIBE", "avision": "VISION"}.items():
-        if name in models.upstreams:
-            renewed[f"{prefix}_UPSTREAM_KEY"] = (models.upstreams[name].use_key,)
-    renewed |= {f"key_file of {name}": (one.use_key,) for name, one in models.upstreams.items()}
-    for name, uses in renewed.items():
-        for use in uses:
-            live.on_change(name, use)
-    return app
 
 
 def _credentials(settings: Settings, registry: KeyRegistry) -> tuple[KeyStore | None, TokenVerifier | None]:
@@ -207,12 +190,39 @@ def _shared_windows(settings: Settings) -> SharedWindows | None:
     return None if address == "memory" else SharedWindows(redis_windows(address))
 
 
-def _watch_spending(metrics: Metrics, spending: Spending) -> None:
+def _watch(wired: RouteServices) -> None:
+    """Let the metrics tell what the other parts count."""
+    metrics, key_store, spending = wired.metrics, wired.key_store, wired.spending
+    watched = [one for one in (key_store, wired.token_verifier) if one is not None]
+    metrics.prometheus.watch_keys(
+        lambda: 0 if key_store is None else len(key_store), lambda: any(one.failing for one in watched)
+    )
     totals, warnings = spending.budgets.totals, spending.warnings
     metrics.application.priced = bool(spending.budgets.prices)
     metrics.spending.watch(
         LIMIT_NAMES, warnings.shares, warnings.states, lambda: totals.failing, spending.webhook_failures
     )
+    metrics.watch_usage(wired.usage.figures)
+    metrics.watch_upstreams(wired.models.server_reports)
+    metrics.prometheus.watch_streams(wired.streams.size)
+    metrics.watch_backup(partial(read_status, wired.live_settings.current.data.backup_status))
+
+
+def _renewed(wired: RouteServices) -> dict[str, tuple[Callable[[Any], None], ...]]:
+    """Return who uses the new value of each secret that may change while the service runs."""
+    tokens, webhook, upstreams = wired.token_verifier, wired.spending.webhook, wired.models.upstreams
+    renewed: dict[str, tuple[Callable[[Any], None], ...]] = {
+        "ADMIN_KEY": (wired.client_sessions.use_admin_key, wired.conversations.use_admin_key),
+        "JWT_SECRET_KEY": () if tokens is None else (tokens.use_secret,),
+        "DATABASE_URL": (wired.database.use_url,),
+        "RATE_LIMIT_STORAGE": (lambda url: wired.rate_limiter.use_shared(redis_windows(url)),),
+        "BUDGET_WEBHOOK_URL": () if webhook is None else (webhook.use_url,),
+        "OTEL_EXPORTER_OTLP_HEADERS": (lambda headers: wired.tracing.use_headers(dict(headers)),),
+    }
+    for name, prefix in {"avibe": "VIBE", "avision": "VISION"}.items():
+        if name in upstreams:
+            renewed[f"{prefix}_UPSTREAM_KEY"] = (upstreams[name].use_key,)
+    return renewed | {f"key_file of {name}": (one.use_key,) for name, one in upstreams.items()}
 
 
 def __getattr__(name: str) -> Any:
