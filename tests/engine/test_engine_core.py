@@ -692,9 +692,8 @@ def test_steps_are_not_drafted_for_while_a_client_has_more_than_its_share(runner
     monkeypatch.setattr(ScriptedRunner, "ahead", 8)
     core, drafted = Core(max_num_seqs=8), []
     core.runner.on_run = lambda plan: drafted.append(sum(len(sequence.drafts) for sequence in plan.decode))
-    for _ in range(3):
-        core.come("greedy", max_tokens=64)
-    core.come("other", max_tokens=8)
+    for client, tokens in (("greedy", 64), ("greedy", 64), ("other", 8)):
+        core.come(client, max_tokens=tokens)
     core.run(8)
     assert sum(drafted) == 0
     core.run(8)
