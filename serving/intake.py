@@ -76,6 +76,7 @@ class Intake:
     beyond what its bytes need at the slowest rate; keepalive: seconds that a connection may be silent behind a refusal;
     max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many connections of one
     address may wait here, None for any number: beyond it the longest waiting one is closed.
+    refused: how many requests were refused here.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Intake:
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._peers: Counter[str] = Counter()
         self._stopping = False
+        self.refused = 0
 
     def __len__(self) -> int:
         return len(self._arriving) + len(self._discarding)
@@ -278,6 +280,7 @@ class Intake:
         keep = plain and not self._stopping and arrival.verdict is not None and arrival.verdict.keeps_alive
         arrival.close()
         arrival.answered = True
+        self.refused += 1
         try:
             sent = conn.sock.send_now(refusal) == len(refusal)
         except OSError:

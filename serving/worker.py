@@ -59,6 +59,10 @@ STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 NOTICE_INTERVAL = 1.0
 ACCEPTED_AT_ONCE = 32
+# Refusals a second from which the polling thread lets requests gather, and for how long, in seconds: each of its rounds
+# takes the processor and the interpreter lock from the engine, however little there is to refuse.
+FLOOD = 100
+GATHERING = 0.012
 THREADS_START_SECONDS = 30.0
 # Seconds after which a thread gives up the interpreter lock to another one that waits. The engine's thread releases it
 # for each kernel, hundreds of times a second, and waits this long whenever a thread that serves a request has taken it.
@@ -93,6 +97,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._accept_again = 0.0
         self._exhaustion_logged = -EXHAUSTION_LOGGED
         self._next_sweep = self._next_notice = 0.0
+        self._refused, self._flooded = 0, False
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
         self._turns = Turns()
@@ -244,7 +249,10 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             self._drain(self._drain_until)
 
     def _dispatch_events(self, timeout: float) -> None:
-        """Wait for events and handle them. Only an error of a listening socket ends the worker."""
+        """Wait for events and handle them, in rarer rounds under a flood.
+
+        Only an error of a listening socket ends the worker.
+        """
         for key, _ in self.poller.select(timeout):
             try:
                 key.data(key.fileobj)
@@ -252,6 +260,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
                 if key.fileobj in self.sockets:
                     raise
                 errors.log_unexpected(error)
+        if self._flooded:
+            time.sleep(GATHERING)
 
     def _new_intake(self) -> Intake:
         assert self.wsgi is not None  # built before the worker runs
@@ -317,6 +327,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            before, self._refused = self._refused, self._intake.refused
+            self._flooded = self._refused - before >= FLOOD * SWEEP_INTERVAL
             if self.wsgi is not None:
                 self.wsgi.extensions["services"].gate.tell_unlogged()
             if not self.lost and not self.models.loading and self.models.restart_needed:

@@ -279,6 +279,7 @@ def test_the_gate_refuses_from_the_head(room):
     room.pump()
     assert room.gate.heads == [b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n"]
     assert client.recv(1000) == room.gate.refusal
+    assert room.intake.refused == 1
     client.sendall(b"x" * 400)  # no reset
     room.pump()
     assert (room.whole, room.closed, room.budget.in_flight) == ([], [], 0)

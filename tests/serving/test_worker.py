@@ -22,7 +22,10 @@ from serving.worker import (
     ACCEPT_PAUSE,
     ACCEPTED_AT_ONCE,
     EXHAUSTED,
+    FLOOD,
+    GATHERING,
     NOT_A_CLIENT,
+    SWEEP_INTERVAL,
     SWITCH_INTERVAL,
     ServiceWorker,
     has_sibling,
@@ -98,7 +101,7 @@ class Waiting:
     """An intake that counts whom it closes, and drops."""
 
     def __init__(self):
-        self.waiting, self.closed, self.dropped = 3, 0, []
+        self.waiting, self.closed, self.dropped, self.refused = 3, 0, [], 0
 
     def close_longest_waiting(self):
         self.closed += 1
@@ -119,6 +122,7 @@ def idle():
     worker.sockets, worker.poller, worker._accepting = [], selectors.DefaultSelector(), False
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
+    worker._refused, worker._flooded = 0, False
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
     worker.poller.close()
@@ -199,6 +203,22 @@ def test_an_error_in_a_callback_ends_no_worker(idle, caplog):
         idle._dispatch_events(1.0)
     for end in ours + theirs:
         end.close()
+
+
+def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
+    """From so many refusals since the last sweep on, until a sweep finds fewer: the engine is interrupted less."""
+    paused = []
+    monkeypatch.setattr("serving.worker.time.sleep", paused.append)
+    gate = SimpleNamespace(tell_unlogged=lambda: None)
+    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
+    idle.lost, idle._intake.sweep = True, lambda: None
+    enough = int(FLOOD * SWEEP_INTERVAL)
+    for more, expected in ((enough - 1, 0), (enough, 1), (enough, 2), (0, 2)):
+        idle._intake.refused += more
+        idle._next_sweep = 0.0
+        idle._sweep()
+        idle._dispatch_events(0)
+        assert paused == [GATHERING] * expected
 
 
 def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
