@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.errors import StartError
 from engine.model.kernels.library import Kernels, PackedWeight, Product
-from engine.model.kernels.packed import FORMATS, Packing
+from engine.model.kernels.packed import FORMATS, Arena, Packing
 
 PROBED_ROWS = (1, 4, 16, 64, 256)
 PROBE_RUNS = 5
@@ -109,14 +109,18 @@ def choose_layout(weights: Sequence[Tensor], total_bytes: int, kernels: Kernels 
     weights: a sample of the linear weights [out, in]; total_bytes: size of all of them.
     """
     probed = _probe_sample(weights)
-    candidates = packings(probed[0], kernels)
-    if not candidates:
+    candidates = _candidates(probed[0], kernels)
+    if len(candidates) == 1:
         return Layout()
-    candidates["plain"] = plain
     gemms = {name: [pack(weight, None) for weight in probed] for name, pack in candidates.items()}
     correct = {name: packed for name, packed in gemms.items() if is_correct(packed[0], probed[0])}
     many, few, few_rows = select(measure(correct, probed), total_bytes)
-    return Layout(candidates[many], candidates[few], few_rows)
+    chosen = _candidates(probed[0], kernels)  # anew: the memory of those that were measured is freed
+    return Layout(chosen[many], chosen[few], few_rows)
+
+
+def _candidates(weight: Tensor, kernels: Kernels | None) -> dict[str, Pack]:
+    return {"plain": plain} | packings(weight, kernels)
 
 
 def select(seconds: Mapping[str, Seconds], total_bytes: int) -> tuple[str, str, int]:
@@ -208,7 +212,8 @@ def _mkl(weight: Tensor, bias: Tensor | None) -> Gemm:
 
 
 def _kernels_packing(kernels: Kernels) -> Pack:
-    return lambda weight, bias: _Panels(kernels, kernels.pack(weight, bias))
+    arena = Arena()  # of what is packed for one purpose, so that it is freed together
+    return lambda weight, bias: _Panels(kernels, kernels.pack(weight, bias, arena))
 
 
 class _Panels:

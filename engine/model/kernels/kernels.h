@@ -19,6 +19,8 @@ enum {
     ROWS = 6,                   /* rows of a tile; ROWS x VECTORS accumulators and VECTORS weights fit the registers */
     COLS = LANES * VECTORS,     /* columns of a tile, and of a panel of packed weights */
     DEPTH = 128,                /* rows of a panel that stay in the L1 cache while all rows of x pass over them */
+    NEAR = 1024,                /* floats: prefetch distance in a panel for one row; measured on an AMD EPYC (Zen 4) */
+    FAR = 2048,                 /* for the other numbers of rows of one tile */
     MANY_BLOCKS = 24,           /* number of blocks of rows from which each block prefetches a share */
     LINE = 16,                  /* floats in a cache line */
     LINES = COLS / LINE,        /* cache lines in a row of a panel */

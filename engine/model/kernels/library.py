@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.model.kernels.build import COMPILERS, HERE, compile_to, level_of, library_name
-from engine.model.kernels.packed import Packing
+from engine.model.kernels.packed import Arena, Packing
 
 log = logging.getLogger("avito_ai.loading")
 
@@ -113,12 +113,12 @@ class Kernels:
         declare(library)
         self._columns = int(library.panel_columns())
 
-    def pack(self, weight: Tensor, bias: Tensor | None) -> PackedWeight:
-        """Pack a weight [out, in] and a bias [out] for `gemm`."""
+    def pack(self, weight: Tensor, bias: Tensor | None, arena: Arena) -> PackedWeight:
+        """Pack a weight [out, in] and a bias [out] for `gemm`, in memory of the arena."""
         weight = weight.contiguous()
         out, inner = weight.shape
         padded = -(-out // self._columns) * self._columns
-        panels = _aligned(padded * inner)
+        panels = arena.take(padded * inner * weight.itemsize).view(weight.dtype)
         self._library.pack(weight.data_ptr(), panels.data_ptr(), out, inner, torch.get_num_threads())
         if bias is not None:
             bias = torch.cat([bias, bias.new_zeros(padded - out)])

@@ -58,14 +58,15 @@ void tile(long rows, const float *x, long ldx, const float *w, long depth, float
 }
 
 /* The GEMM of one panel: y [rows, COLS] (ldy). While a part of the panel is in use, the next part is prefetched: inside
- * the tiles if there are few blocks of rows, else a share before each block, which spreads the reads. */
+ * the tiles if there are few blocks of rows, else a share before each block, which spreads the reads. One block passes
+ * over the panel once and prefetches what is nearer. */
 static void panel_gemm(const float *x, const float *panel, const float *bias, float *y, long ldy, long rows, long in,
                        int add) {
     long blocks = (rows + ROWS - 1) / ROWS, each = rows / blocks, longer = rows % blocks;
     long prefetching = blocks < LINES ? blocks : blocks < MANY_BLOCKS ? LINES : 0;
     for (long k = 0; k < in; k += DEPTH) {
         long depth = in - k < DEPTH ? in - k : DEPTH, row = 0;
-        const float *w = panel + k * COLS, *next = w + DEPTH * COLS;
+        const float *w = panel + k * COLS, *next = w + (rows == 1 ? NEAR : blocks == 1 ? FAR : DEPTH * COLS);
         for (long block = 0; block < blocks; block++) {
             long count = each + (block < longer);
             long lines = block < prefetching ? LINES * (block + 1) / prefetching - LINES * block / prefetching : 0;

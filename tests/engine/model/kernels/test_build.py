@@ -9,6 +9,7 @@ import torch
 
 from engine.model.kernels.build import FLAGS, HEADERS, HERE, LEVELS, SOURCES, compile_to, level_of, library_name, main
 from engine.model.kernels.library import load_from
+from engine.model.kernels.packed import Arena
 
 V3 = "flags\t\t: fpu avx2 fma bmi2 f16c movbe sse2\n"
 V4 = V3[:-1] + " avx512f avx512bw avx512cd avx512dq avx512vl\n"
@@ -62,8 +63,8 @@ def test_the_lower_level_computes_the_same(tmp_path, kernels):
     assert lower is not None
     x, weight, bias = torch.randn(29, 300), torch.randn(90, 300), torch.randn(90)
     torch.testing.assert_close(
-        lower.gemm(x, lower.pack(weight, bias)),
-        kernels.gemm(x, kernels.pack(weight, bias)),
+        lower.gemm(x, lower.pack(weight, bias, Arena())),
+        kernels.gemm(x, kernels.pack(weight, bias, Arena())),
         rtol=1e-4,
         atol=1e-4,
     )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.model.kernels.library import SAMPLED_ROW, Kernels
+from engine.model.kernels.packed import Arena
 from engine.schedule.block_pool import BLOCK, blocks_for
 from tests.engine.model.paged_attention import paged_attention_reference
 
@@ -41,21 +42,30 @@ def test_gemm_is_the_linear_layer(rows, out, inner, bias, add, threads, kernels)
     expected = F.linear(x.double(), weight.double(), None if shift is None else shift.double())
     if add:
         expected += before.double()
-    y = kernels.gemm(x, kernels.pack(weight, shift), before if add else None)
+    y = kernels.gemm(x, kernels.pack(weight, shift, Arena()), before if add else None)
     torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_weight_that_is_a_view_is_packed_in_logical_order(kernels):
     """A transposed view is packed as the transposed matrix."""
     x, weight = torch.randn(3, 300), torch.randn(300, 200).T
-    torch.testing.assert_close(kernels.gemm(x, kernels.pack(weight, None)), x @ weight.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kernels.gemm(x, kernels.pack(weight, None, Arena())), x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
 def test_a_row_of_a_gemm_does_not_depend_on_the_batch(kernels):
     """The same sum in the same order, bit for bit, alone and in any batch."""
-    x, packed = torch.randn(100, 300), kernels.pack(torch.randn(70, 300), None)
+    x, packed = torch.randn(100, 300), kernels.pack(torch.randn(70, 300), None, Arena())
     alone = torch.cat([kernels.gemm(row[None], packed) for row in x])
     assert all(torch.equal(kernels.gemm(x[:rows], packed), alone[:rows]) for rows in (2, 7, 26, 100))
+
+
+def test_packed_weights_lie_together(kernels):
+    """In memory of one arena, each at the start of a cache line: small ones get huge pages too."""
+    arena = Arena()
+    first, second = (kernels.pack(torch.randn(130, 300), None, arena).panels for _ in range(2))
+    assert first.untyped_storage().data_ptr() != second.untyped_storage().data_ptr()
+    assert second.data_ptr() - first.data_ptr() == first.nbytes
+    assert first.data_ptr() % 64 == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (40, 512)])
@@ -170,7 +180,7 @@ def test_only_head_sizes_that_fill_the_registers_are_supported(kernels):
 def test_zero_rows_are_allowed(threads, kernels):
     """As in a step with only parts of prompts, which gives no logits; a tensor that is added to stays as it is."""
     none = torch.empty(0, 64)
-    packed = kernels.pack(torch.randn(32, 64), torch.randn(32))
+    packed = kernels.pack(torch.randn(32, 64), torch.randn(32), Arena())
     assert kernels.gemm(none, packed).shape == (0, 32)
     assert kernels.gemm(none, packed, torch.empty(0, 32)).shape == (0, 32)
     assert kernels.norm(none, 1.0).shape == (0, 64)
