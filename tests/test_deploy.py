@@ -239,6 +239,20 @@ def test_a_long_installation_gives_signs_of_life(ready_box: Sandbox) -> None:
     assert "Still installing after 1 s: Downloading torch" in develop(ready_box).stdout
 
 
+def test_the_longest_step_of_an_installation_says_how_far_it_is(ready_box: Sandbox) -> None:
+    """While pip unpacks, which it says once at the beginning, the line has the megabytes that are there."""
+    script = ready_box.root / "deploy/lib/install.sh"
+    script.write_text(script.read_text().replace("PIP_SIGN_SECONDS=20", "PIP_SIGN_SECONDS=1"))
+    steps = "echo 'Installing collected packages: mpmath, torch'; echo '    Uninstalling setuptools-66.1.1:'"
+    ready_box.pip_answers(f"{steps}; head -c 3000000 /dev/zero >.venv/large; sleep 1.5; exit 0")
+    said = re.search(
+        r"Still installing after 1 s: unpacking the packages, (\d+) of about (\d+) MB", develop(ready_box).stdout
+    )
+    assert said
+    assert int(said[1]) >= 2
+    assert int(said[2]) >= 1250
+
+
 def test_packages_that_do_not_fit_together_are_not_used(ready_box: Sandbox) -> None:
     """An error of pip check ends the run too."""
     ready_box.pip_answers('case "$*" in *"pip check"*) exit 1 ;; *) exit 0 ;; esac')
