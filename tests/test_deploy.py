@@ -232,7 +232,7 @@ def test_the_end_of_pips_messages_is_shown_if_it_fails(ready_box: Sandbox) -> No
 
 
 def install_slowly(box: Sandbox, steps: str) -> str:
-    """Return what a run prints if pip, after these steps, goes on until there was a whole wait and the sign after it."""
+    """Return what a run prints if pip, after these steps, goes on for a whole wait and the sign that follows it."""
     waits, real = box.root / "waits", shutil.which("sleep")
     box.tool("sleep", f'case "$1" in 20) echo >>{waits}; exec {real} 0.1 ;; esac; exec {real} "$@"')
     waits.touch()
