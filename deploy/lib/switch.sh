@@ -5,6 +5,8 @@
 
 # The release that `undo` returns to (- if there was none); empty if nothing was switched.
 SWITCHED_FROM=""
+# The process that served before: the same release may serve with other settings by another one.
+SERVED_BY=0
 SETTLE_SECONDS=900
 
 guard_run() {
@@ -50,11 +52,11 @@ go_back() {
     point_current_at "$SWITCHED_FROM"
     install_units "$SWITCHED_FROM"
     wait_until_settled
-    if [ "$(service_state)" = active ] && [ "$(serving_release)" = "$SWITCHED_FROM" ]; then
+    if [ "$(service_state)" = active ] && [ "$(serving_release)" = "$SWITCHED_FROM" ] && [ "$(main_pid)" = "$SERVED_BY" ]; then
         say "${SWITCHED_FROM##*/} is still serving; it was never stopped."
         return
     fi
-    if [ "$(service_state)" != active ] || ! systemctl reload "$UNIT"; then
+    if [ "$(service_state)" != active ] || address_changes || ! systemctl reload "$UNIT"; then
         systemctl reset-failed "$UNIT" 2>/dev/null
         systemctl restart "$UNIT"
     fi
@@ -82,23 +84,24 @@ switch_to() {
         say "${target##*/} already serves with these settings; nothing is restarted."
         return
     fi
-    SWITCHED_FROM="${before:--}"
+    SWITCHED_FROM="${before:--}" SERVED_BY="$(main_pid)"
     point_current_at "$target"
     install_units "$target"
     hand_over "$target" || fail_switch "$target" "$began"
     [ "$(serving_release)" = "$target" ] || fail_switch "$target" "$began"
-    prove_service || fail_switch "$target" "$began"
+    prove_service || fail_switch "$target" "$began" "is ready and does not answer as it should; its answer is above"
     rm -f "$target/.release/failed"
     if [ -n "$before" ] && [ "$before" != "$target" ]; then echo "$before" >"$DEPLOY_STATE/previous"; fi
     applied_mark >"$DEPLOY_STATE/applied"
     SWITCHED_FROM="" SETTINGS_BEFORE=""
 }
 
+# $1: the release; $2: when it was started; $3: what it did, if not that it never became ready.
 fail_switch() {
     printf '%s\n' "Errors of ${1##*/}:" >&2
     failure_reason "$2" | tee -a "$DEPLOY_LOG" | sed 's/^/    /' >&2
     date -u +%Y-%m-%dT%H:%M:%SZ >"$1/.release/failed"
-    die "The release ${1##*/} did not become ready; see the errors above."
+    die "The release ${1##*/} ${3:-did not become ready; see the errors above}."
 }
 
 # Checksum of the settings and the unit; stored after the service was last checked successfully.

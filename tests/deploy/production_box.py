@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.sandbox import Sandbox
 
-TOOLS = "cmp date false find gzip flock head ln ls mktemp readlink rmdir sha256sum sort tar touch true wc xargs".split()
+TOOLS = "cmp date false find gzip flock ln ls mktemp readlink rmdir sha256sum sort tar touch true wc xargs".split()
 
 SYSTEMCTL = """
 echo "systemctl $*" >>"{log}"

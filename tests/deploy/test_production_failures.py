@@ -93,6 +93,27 @@ def test_a_release_that_answers_wrongly_is_replaced_by_the_one_before(box: Produ
     assert box.asked("systemctl reload avito-ai.service") == 2
 
 
+def test_settings_that_answer_wrongly_are_taken_back_from_the_process_too(box: ProductionBox) -> None:
+    """The same release serves on, by a process that has read the settings of before."""
+    box.say("deaf")
+    done = fail(box, "LOG_LEVEL=DEBUG")
+    assert "LOG_LEVEL=DEBUG" not in box.settings
+    assert box.asked("systemctl reload avito-ai.service") == 2
+    assert "serves again" in done.stdout
+    assert "never stopped" not in done.stdout
+    assert "is ready and does not answer as it should" in done.stderr
+
+
+def test_an_address_that_is_taken_back_needs_a_restart_too(box: ProductionBox) -> None:
+    """A reload would keep the socket of the new address."""
+    box.say("listens", "127.0.0.1 8085\n")
+    box.say("deaf")
+    restarts = box.asked("systemctl restart avito-ai.service")
+    fail(box, "HOST=127.0.0.1")
+    assert box.asked("systemctl reload avito-ai.service") == 1
+    assert box.asked("systemctl restart avito-ai.service") == restarts + 1
+
+
 def test_a_release_that_failed_can_be_tried_again(box: ProductionBox) -> None:
     """Once the cause is gone, the same tree is served without being installed again."""
     next_release(box, "deaf")

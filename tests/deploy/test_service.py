@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from app_production import create_app
 from config import load_settings
 from deploy import ask, service, smoke
 from deploy.ask import WrongAnswer
@@ -141,6 +142,26 @@ def test_a_spent_budget_does_not_condemn_a_release(base: str, capsys: pytest.Cap
     ask.prove(base)
     ask.prove(base)
     assert capsys.readouterr().out.count("was not checked") == 2
+
+
+@pytest.fixture
+def asks_for_keys(models: ModelSet, tmp_path: Path) -> Iterator[str]:
+    """The address of a service that answers holders of a key alone."""
+    (keys := tmp_path / "keys").write_text("# none yet\n", encoding="utf-8")
+    app = create_app(load_settings({"AUTH": "keys", "API_KEYS_FILE": str(keys)}, None), models)
+    serving = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = Thread(target=serving.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{serving.server_port}"
+    serving.shutdown()
+    thread.join(60)
+    serving.server_close()
+
+
+def test_a_service_that_asks_for_keys_is_not_condemned(asks_for_keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The deployment has no key of its own; that it is asked for one is what `AUTH=keys` is for."""
+    ask.prove(asks_for_keys)
+    assert capsys.readouterr().out.count("was not checked: AUTH asks each client for a key") == 2
 
 
 def test_a_service_that_is_not_ready_is_not_proven(
