@@ -185,3 +185,17 @@ def test_no_text_of_a_visitor_stands_in_the_code():
         assert not any("а" <= letter.lower() <= "я" for text in strings if isinstance(text, str) for letter in text), (
             file
         )
+
+
+@pytest.mark.parametrize("folder", ["engine/text", "routes/chat", "routes/openai", "routes/anthropic"])
+def test_nothing_of_a_request_is_kept_for_all_clients(folder):
+    """Where requests are read, no memo of the process has arguments: by its time, others would learn what was asked."""
+    memos = [
+        f"{path}: {function.name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef) and function.args.args
+        for decorator in function.decorator_list
+        if re.search(r"\b(lru_)?cache\b", ast.unparse(decorator))
+    ]
+    assert memos == []

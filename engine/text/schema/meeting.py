@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from engine.text.schema.formats import FORMATS
@@ -186,7 +185,7 @@ def _is_object(expander: Expander, shape: Object, value: dict[str, Any], upper: 
 def alive(expander: Expander, shape: Shape) -> bool:
     """Return False for a shape that certainly has no value; required values are looked at too, to some depth."""
     if isinstance(shape, String):
-        return string_verdict(shape) is not Verdict.EMPTY
+        return string_verdict(expander, shape) is not Verdict.EMPTY
     if isinstance(shape, Number):
         return _has_number(shape)
     if isinstance(shape, Array):
@@ -218,26 +217,29 @@ def _has_number(shape: Number) -> bool:
     return first < shape.high or (first == shape.high and not shape.high_open)
 
 
-@lru_cache(4096)
-def _verdict(least: int, most: int | None, patterns: tuple[str, ...], excluded: frozenset[str]) -> Verdict:
-    if len(patterns) > MAX_PATTERNS:
-        return Verdict.COMPLEX
-    schema = string_schema(String(least, most, patterns, excluded=excluded))
-    found = verdict(schema)
-    hard = found is Verdict.FINE and any(_NESTED.search(pattern) for pattern in patterns)
-    return tried(schema) if hard else found
-
-
-def string_verdict(shape: String) -> Verdict:
+def string_verdict(expander: Expander, shape: String) -> Verdict:
     """Return whether the library can generate strings of a shape, without regard to its formats."""
     if not shape.patterns:  # no list of texts is as long as that of all texts of one character
         return Verdict.EMPTY if shape.most == 0 and "" in shape.excluded else Verdict.FINE
-    return _verdict(shape.least, shape.most, shape.patterns, shape.excluded)
+    return _verdict(expander, String(shape.least, shape.most, shape.patterns, excluded=shape.excluded))
 
 
-def pattern_verdict(*patterns: str) -> Verdict:
+def pattern_verdict(expander: Expander, *patterns: str) -> Verdict:
     """Return whether the library can generate strings that match all of the patterns."""
-    return _verdict(0, None, patterns, frozenset())
+    return _verdict(expander, String(patterns=patterns))
+
+
+def _verdict(expander: Expander, shape: String) -> Verdict:
+    """Ask the library once for a schema: one of another client's would be told by its time that somebody had asked."""
+    if len(shape.patterns) > MAX_PATTERNS:
+        return Verdict.COMPLEX
+    key = (shape.least, shape.most, shape.patterns, shape.excluded)
+    if key not in expander.verdicts:
+        schema = string_schema(shape)
+        found = verdict(schema)
+        hard = found is Verdict.FINE and any(_NESTED.search(pattern) for pattern in shape.patterns)
+        expander.verdicts[key] = tried(schema) if hard else found
+    return expander.verdicts[key]
 
 
 def string_schema(shape: String, with_format: bool = True) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Reach:
         for shape in shapes:
             if isinstance(shape, String):
                 pointer = meeting.pointer_of(shape.origins, "pattern", "not", "maxLength", "minLength")
-                found = meeting.string_verdict(shape)
+                found = meeting.string_verdict(self._expander, shape)
                 if found is Verdict.UNKNOWN:
                     raise SchemaRefused(UNSUPPORTED, pointer)
                 if found is Verdict.COMPLEX:

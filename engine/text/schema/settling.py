@@ -156,12 +156,12 @@ def _with_patterns_apart(expander: Expander, shape: Object) -> Object:
     pointer = meeting.pointer_of(shape.origins, "patternProperties", "propertyNames")
     apart: list[tuple[str, State]] = []
     for pattern, state in shape.patterns.items():
-        found = meeting.pattern_verdict(pattern)
+        found = meeting.pattern_verdict(expander, pattern)
         if found in (Verdict.UNKNOWN, Verdict.COMPLEX):
             raise SchemaRefused(UNSUPPORTED if found is Verdict.UNKNOWN else COMPLEX, pointer)
         for other in list(apart):
             expander.spend(meeting.WORK_OF_A_MATCH, pointer)
-            if meeting.pattern_verdict(pattern, other[0]) is not Verdict.EMPTY:
+            if meeting.pattern_verdict(expander, pattern, other[0]) is not Verdict.EMPTY:
                 apart.remove(other)
                 pattern, state = f"{other[0]}|{pattern}", joined(state, other[1])
         if found is not Verdict.EMPTY:
