@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
-from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
+from routes.chat.toolbox import MAX_TOOLS, Choice, FunctionTool, NamedChoice, Toolbox
 from routes.openai.base import OpenaiRequest
-from routes.openai.tool_choice import usual
+from routes.openai.tool_choice import ALLOWED, some_of, usual
 from routes.passed_over import TOOL
 from routes.validation import BRANCH
 
@@ -50,27 +50,55 @@ class NamedTool(OpenaiRequest):
     function: FunctionName
 
 
-def _word_or_object(value: Any) -> str:
-    return f"{BRANCH}named" if isinstance(value, dict) else f"{BRANCH}word"
+class AllowedFunctions(OpenaiRequest):
+    """The functions that may be called, or one of which must be; the others are not shown to the model."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class SomeTools(OpenaiRequest):
+    """Some of the tools, among which the model may or must choose."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedFunctions
+
+
+def kind_of_choice(value: Any) -> str:
+    """Tell a word, some of the tools and one tool apart."""
+    if not isinstance(value, dict):
+        return f"{BRANCH}word"
+    return f"{BRANCH}allowed" if value.get("type") == ALLOWED else f"{BRANCH}named"
 
 
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")] | Annotated[NamedTool, Tag(f"{BRANCH}named")],
-    Discriminator(_word_or_object),
+    Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")]
+    | Annotated[SomeTools, Tag(f"{BRANCH}allowed")]
+    | Annotated[NamedTool, Tag(f"{BRANCH}named")],
+    Discriminator(kind_of_choice),
     BeforeValidator(partial(usual, nested=True)),
 ]
 
 
 def toolbox(
     tools: Sequence[Tool] | None,
-    choice: Literal["none", "auto", "required"] | NamedTool | None,
+    choice: Literal["none", "auto", "required"] | SomeTools | NamedTool | None,
     parallel: bool | None,
     info: ModelInfo,
     names: FieldNames,
 ) -> Toolbox:
     """Return the tools of a request. Raises as `Toolbox` does."""
     functions = [_function(tool.function, f"tools[{index}]") for index, tool in enumerate(tools or ())]
-    chosen: Choice | None = NamedChoice(choice.function.name) if isinstance(choice, NamedTool) else choice
+    chosen: Choice | None
+    match choice:
+        case NamedTool():
+            chosen = NamedChoice(choice.function.name)
+        case SomeTools():
+            said = choice.allowed_tools
+            allowed = [tool.function.name for tool in said.tools]
+            chosen, functions = said.mode, some_of(functions, allowed, "tool_choice.allowed_tools.tools")
+        case _:
+            chosen = choice
     return Toolbox(functions, chosen, parallel is not False, info, names)
 
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.backend import Backend
-from engine.errors import ValidationError
 from engine.types import ModelInfo
 from routes.chat.answer_format import ANY_OBJECT, AnswerFormat
 from routes.chat.models import find_model
 from routes.chat.names import FieldNames
 from routes.chat.shortening import shortened
 from routes.chat.task import ChatTask, count_tokens, submit
-from routes.chat.toolbox import Choice, FunctionTool, NamedChoice, Toolbox
+from routes.chat.toolbox import Choice, NamedChoice, Toolbox
 from routes.openai.responses import stored
 from routes.openai.responses.bodies import ResponseObject
 from routes.openai.responses.conversation import INPUT, conversation
@@ -24,6 +23,7 @@ from routes.openai.responses.requests import LOGPROBS, AllowedTools, AnyText, Na
 from routes.openai.responses.response import Answer
 from routes.openai.responses.store import StoredResponse
 from routes.openai.sampling import common_sampling
+from routes.openai.tool_choice import some_of
 from routes.sampling import default_sampling
 
 NAMES = FieldNames(answer_format="text.format", reasoning="reasoning.effort", messages=INPUT)
@@ -84,21 +84,11 @@ def _toolbox(body: ResponseRequest, info: ModelInfo) -> Toolbox:
         case NamedFunction():
             choice = NamedChoice(body.tool_choice.name)
         case AllowedTools():
-            choice, given = body.tool_choice.mode, _allowed(body.tool_choice, given)
+            allowed = [tool.name for tool in body.tool_choice.tools]
+            choice, given = body.tool_choice.mode, some_of(given, allowed, "tool_choice.tools")
         case _:
             choice = body.tool_choice
     return Toolbox(given, choice, body.parallel_tool_calls is not False, info, NAMES)
-
-
-def _allowed(choice: AllowedTools, tools: list[FunctionTool]) -> list[FunctionTool]:
-    """Return the functions that the choice allows. Raises ValidationError for one that is not among the tools."""
-    names = {tool.name for tool in tools}
-    for index, tool in enumerate(choice.tools):
-        if tool.name not in names:
-            path = f"tool_choice.tools[{index}]"
-            raise ValidationError(f"{path} names a function that is not among the tools.", path)
-    allowed = {tool.name for tool in choice.tools}
-    return [tool for tool in tools if tool.name in allowed]
 
 
 def _answer_format(body: ResponseRequest) -> AnswerFormat | None:

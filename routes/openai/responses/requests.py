@@ -17,6 +17,7 @@ from routes.openai.requests import LENGTH, Length, OneOrMoreStops
 from routes.openai.responses.items import Input
 from routes.openai.responses.passed_over import QUERY, REASONING, REQUEST, TEXT, TOOL
 from routes.openai.tool_choice import usual
+from routes.openai.tools import kind_of_choice
 from routes.validation import BRANCH
 
 MAX_METADATA = 16
@@ -70,14 +71,11 @@ class AllowedTools(OpenaiRequest):
     tools: Annotated[list[NamedFunction], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
 
 
-def _word_or_object(value: Any) -> str:
-    return f"{BRANCH}object" if isinstance(value, dict) else f"{BRANCH}word"
-
-
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag(f"{BRANCH}word")]
-    | Annotated[Annotated[NamedFunction | AllowedTools, Discriminator("type")], Tag(f"{BRANCH}object")],
-    Discriminator(_word_or_object),
+    | Annotated[AllowedTools, Tag(f"{BRANCH}allowed")]
+    | Annotated[NamedFunction, Tag(f"{BRANCH}named")],
+    Discriminator(kind_of_choice),
     BeforeValidator(partial(usual, nested=False)),
 ]
 
@@ -143,7 +141,7 @@ class InputItemsQuery(OpenaiRequest):
 class ResponseRequest(OpenaiRequest):
     """What to answer. Absent sampling fields take the checkpoint's values, except `temperature`."""
 
-    union_tags = OpenaiRequest.union_tags | frozenset({"function", "allowed_tools", "namespace"})
+    union_tags = OpenaiRequest.union_tags | frozenset({"function", "namespace"})
     passed_over = REQUEST
     as_absent = {"max_output_tokens": -1}
 
