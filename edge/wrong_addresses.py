@@ -38,12 +38,15 @@ def not_found(path: str, urls: MapAdapter | None) -> NotFound:
 def shape_for(request: Request, urls: MapAdapter | None) -> Shape:
     """Return the shape of that error: JSON for a client that asks for it, also outside of /api and /v1."""
     shape = shape_of(request.path)
+    meant = _meant(request.path, urls)
+    if shape is Shape.OPENAI and meant is not None and shape_of(meant) is Shape.ANTHROPIC:
+        return Shape.ANTHROPIC
     if shape is not Shape.PAGE:
         return shape
     accepted = {kind for kind, quality in request.accept_mimetypes if quality > 0}
     if "text/html" in accepted:
         return Shape.PAGE
-    if (meant := _meant(request.path, urls)) is not None:
+    if meant is not None:
         return shape_of(meant)
     return Shape.API if JSON in accepted or request.mimetype == JSON else Shape.PAGE
 

@@ -59,7 +59,9 @@ def test_openais_and_anthropics_clients_are_told_their_own_base_url(client):
     assert message_of(client.post("/chat/completions", json={})).endswith("base URL, which should end in /v1.")
     said = client.post("/v1/v1/messages", json={})
     assert message_of(said).endswith("base URL, which should not have /v1.")
-    assert client.post("/messages", json={}).json["type"] == "error"
+    for path in ("/messages", "/v1/v1/messages", "/v1/v1/messages/count_tokens"):
+        assert client.post(path, json={}).json["type"] == "error"
+    assert "type" not in client.post("/v1/v1/chat/completions", json={}).json
 
 
 @pytest.mark.parametrize("path", LACKING)
