@@ -84,11 +84,15 @@ class ContextTooLong(ValidationError):
 
 
 class PayloadTooLarge(ServiceError):
-    """A body or an image is over its limit."""
+    """A body or an image is over its limit; `param` is the field of the image, where it is one of a conversation."""
+
+    param: str | None = None
 
 
 class UnsupportedMediaType(ServiceError):
-    """A content type or image format that is not read here."""
+    """A content type or image format that is not read here; `param` as in `PayloadTooLarge`."""
+
+    param: str | None = None
 
 
 class RetryLater(ServiceError):

@@ -27,8 +27,8 @@ from routes.json_values import shown_name
 
 MAX_PARTS = 32
 PIECE_BYTES = 64 * 1024  # of a body, read at once
-# Of any media type, or none, with any parameters.
-DATA_URL = re.compile(r"data:[^,]{0,1000}?;[ ]?base64[ ]?,", re.IGNORECASE)
+# Of any media type, or none, with any parameters; a browser drops white space in front of an address.
+DATA_URL = re.compile(r"[ \t\r\n]{0,100}data:[^,]{0,1000}?;[ ]?base64[ ]?,", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

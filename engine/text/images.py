@@ -86,8 +86,7 @@ def one_of(number: int, count: int, param: str = "image") -> Iterator[None]:
     try:
         yield
     except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
-        if isinstance(error, ValidationError):
-            error.param = param
+        error.param = param
         if count > 1:
             error.message = _numbered(number, error.message)
             error.args = (error.message,)

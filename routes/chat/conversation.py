@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import ServiceError, Unsupported, ValidationError
+from engine.errors import PayloadTooLarge, Unsupported, UnsupportedMediaType, ValidationError
 from engine.text.images import MAX_IMAGES, TOO_MANY, check_header
 from engine.types import EncodedImage, ModelInfo
 from routes.chat.output import CALL, CALL_END
@@ -116,9 +116,8 @@ class ConversationBuilder:
         try:
             data = image_in_base64(source.base64) if source.url is None else image_in_data_url(source.url)
             self._images.append(replace(check_header(data), param=source.path))
-        except ServiceError as error:
-            if isinstance(error, ValidationError):
-                error.param = source.path
+        except (ValidationError, PayloadTooLarge, UnsupportedMediaType) as error:
+            error.param = source.path
             raise
 
 
