@@ -45,7 +45,7 @@ class PassedOver:
         if name in self.hints or value is None:
             return True
         if name in self.neutral:
-            return any(_same(value, one) for one in self.neutral[name])
+            return any(same_in_json(value, one) for one in self.neutral[name])
         return self.rest or value is False or value in EMPTY
 
     def refusal(self, name: str, known: Set[str]) -> str | None:
@@ -83,7 +83,7 @@ def joined(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for table in tables for name, value in table.items()}
 
 
-def _same(value: Any, neutral_value: Any) -> bool:
+def same_in_json(value: Any, neutral_value: Any) -> bool:
     """Return whether two values are the same in JSON, where true is not 1."""
     return isinstance(value, bool) is isinstance(neutral_value, bool) and bool(value == neutral_value)
 
@@ -133,6 +133,14 @@ NEUTRAL = joined(
             "epsilon_cutoff eta_cutoff smoothing_factor penalty_alpha no_repeat_ngram_size min_length skew nsigma",
         ),
         neutral((0, -1), "top_n_sigma t_max_predict_ms t_max_prompt_ms"),
+        # Fields that another route has.
+        neutral((0,), "presence_penalty frequency_penalty min_p top_logprobs"),
+        neutral((1,), "n repetition_penalty"),
+        neutral(("none", "auto", {"type": "none"}, {"type": "auto"}), "tool_choice"),
+        neutral((True, False), "parallel_tool_calls"),
+        neutral(("none", "minimal", "default"), "reasoning_effort"),
+        neutral(({}, {"enable_thinking": False}, {"thinking": False}), "chat_template_kwargs"),
+        neutral(({"include_usage": True}, {"include_usage": False}), "stream_options"),
         neutral(
             (1,),
             "best_of num_beams n_cmpl length_penalty typical_p typical tfs_z tfs guidance_scale repeat_penalty "
@@ -166,12 +174,14 @@ NOTES = joined(
     [
         use(
             "max_tokens max_output_tokens",
-            "n_predict num_predict max_new_tokens max_length max_tokens max_completion_tokens max_output_tokens",
+            "n_predict num_predict max_new_tokens max_length max_tokens max_completion_tokens max_output_tokens "
+            "max_tokens_to_sample",
         ),
         use("repetition_penalty", "repeat_penalty rep_pen"),
         use(
             "reasoning_effort reasoning thinking",
-            "think thinking enable_thinking reasoning reasoning_effort reasoning_budget thinking_budget",
+            "think thinking enable_thinking reasoning reasoning_effort reasoning_budget thinking_budget "
+            "chat_template_kwargs",
         ),
         use(
             "response_format text.format output_config.format structured_outputs",
@@ -197,14 +207,25 @@ HISTORY = PassedOver(
     neutral=joined(
         [
             neutral(("", [], {}), "images image videos video audios files file attachments documents tools"),
+            neutral(("", [], {}), "image_url input_image input_audio video_url tool_calls function_call"),
             neutral((False,), "prefix partial"),
             neutral((), "audio"),
         ]
     ),
-    notes=dict.fromkeys(("images", "image"), "Use parts of the type image_url."),
+    notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use parts of the type image_url.")
+    | dict.fromkeys(
+        ("tool_calls", "function_call"), "Calls belong to the assistant; in /v1/responses they are items of their own."
+    ),
     rest=True,
 )
-TOOL = PassedOver(hints("cache_control defer_loading eager_input_streaming allowed_callers"))
+# What lists of tools are made of besides: marks of caches, names for people, what a function returns.
+TOOL = PassedOver(
+    hints(
+        "cache_control defer_loading eager_input_streaming allowed_callers strict index id metadata tags title",
+        "display_name annotations icons examples input_examples return returns response output_schema outputSchema",
+        "execution _meta",
+    )
+)
 FORMAT = PassedOver(hints("name description strict"))
 # Templates take what they know and ignore the rest; these are no variables of theirs, or would change any of them.
 TEMPLATE = PassedOver(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import model_validator
 
+from routes.passed_over import same_in_json
 from routes.validation import RequestModel
 
 
@@ -28,5 +29,5 @@ class ProtocolRequest(RequestModel):
         return {
             name: value
             for name, value in values.items()
-            if value is not None and not (name in absent and value == absent[name])
+            if value is not None and not (name in absent and same_in_json(value, absent[name]))
         }

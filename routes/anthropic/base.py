@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import ConfigDict
 
-from routes.passed_over import HINTS, NEUTRAL, NOTES, PassedOver, hints, neutral
+from routes.passed_over import HINTS, HISTORY, NEUTRAL, NOTES, PassedOver, hints, neutral
 from routes.protocol_request import ProtocolRequest
 
 REQUEST = PassedOver(
     HINTS
     | hints(
         "anthropic_beta anthropic_version betas billing_policy context_management diagnostics inference_geo speed",
+        "fallback_credit_token",
         "user_profile_id workspace_id",
     ),
     # Null alone is neutral where there are no values.
@@ -18,6 +21,11 @@ REQUEST = PassedOver(
     NOTES
     | {"container": "This service runs no code.", "mcp_servers": "This service calls no other servers."}
     | dict.fromkeys(("thread", "compaction"), "Send the whole conversation."),
+)
+HISTORY_HERE = replace(
+    HISTORY,
+    notes=dict.fromkeys(("images", "image", "image_url", "input_image"), "Use blocks of the type image.")
+    | dict.fromkeys(("tool_calls", "function_call"), "Use blocks of the type tool_use."),
 )
 
 
@@ -43,3 +51,9 @@ class Passing(AnthropicRequest):
     model_config = ConfigDict(extra="ignore")
 
     passed_over = PassedOver(rest=True)
+
+
+class HistoryPart(Passing):
+    """A part of the conversation. What would vanish from it in silence is refused by name."""
+
+    passed_over = HISTORY_HERE

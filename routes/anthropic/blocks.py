@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from routes.anthropic.base import Passing
+from routes.anthropic.base import HistoryPart
 from routes.validation import BRANCH
 
 STRING, BLOCKS = f"{BRANCH}string", f"{BRANCH}blocks"
@@ -16,14 +16,14 @@ def _string_or_blocks(value: Any) -> str:
     return BLOCKS if isinstance(value, list) else STRING
 
 
-class TextBlock(Passing):
+class TextBlock(HistoryPart):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class Base64Source(Passing):
+class Base64Source(HistoryPart):
     """The bytes of an image. media_type: passed over, an image is known by its content."""
 
     type: Literal["base64"]
@@ -31,14 +31,14 @@ class Base64Source(Passing):
     data: Annotated[str, Field(description="iVBORw0KGgo...", json_schema_extra={"format": "image-base64"})]
 
 
-class UrlSource(Passing):
+class UrlSource(HistoryPart):
     """Something at another address, which is never fetched."""
 
     type: Literal["url"]
     url: str
 
 
-class FileSource(Passing):
+class FileSource(HistoryPart):
     """An uploaded file; this service keeps none."""
 
     type: Literal["file"]
@@ -48,14 +48,14 @@ class FileSource(Passing):
 ImageBlockSource = Annotated[Base64Source | UrlSource | FileSource, Discriminator("type")]
 
 
-class ImageBlock(Passing):
+class ImageBlock(HistoryPart):
     """An image; only for a model that reads them."""
 
     type: Literal["image"]
     source: ImageBlockSource
 
 
-class PlainTextSource(Passing):
+class PlainTextSource(HistoryPart):
     """The text of a document."""
 
     type: Literal["text"]
@@ -69,14 +69,14 @@ TextsAndImages = Annotated[
 ]
 
 
-class BlocksSource(Passing):
+class BlocksSource(HistoryPart):
     """The texts and images of a document."""
 
     type: Literal["content"]
     content: TextsAndImages
 
 
-class DocumentBlock(Passing):
+class DocumentBlock(HistoryPart):
     """A document of text, and of images for a model that reads them. PDFs are not read."""
 
     type: Literal["document"]
@@ -85,7 +85,7 @@ class DocumentBlock(Passing):
     context: str | None = None
 
 
-class SearchResultBlock(Passing):
+class SearchResultBlock(HistoryPart):
     """What a search of the client has found."""
 
     type: Literal["search_result"]
@@ -94,7 +94,7 @@ class SearchResultBlock(Passing):
     content: Annotated[list[TextBlock], Field(fail_fast=True)]
 
 
-class ToolUseBlock(Passing):
+class ToolUseBlock(HistoryPart):
     """A call in an earlier answer."""
 
     type: Literal["tool_use"]
@@ -110,7 +110,7 @@ ResultContent = Annotated[
 ]
 
 
-class ToolResultBlock(Passing):
+class ToolResultBlock(HistoryPart):
     """The result of a call."""
 
     type: Literal["tool_result"]
@@ -119,13 +119,13 @@ class ToolResultBlock(Passing):
     is_error: bool | None = None
 
 
-class ThinkingBlock(Passing):
+class ThinkingBlock(HistoryPart):
     """The reasoning of an earlier answer; passed over."""
 
     type: Literal["thinking"]
 
 
-class RedactedThinkingBlock(Passing):
+class RedactedThinkingBlock(HistoryPart):
     """The hidden reasoning of an earlier answer; passed over."""
 
     type: Literal["redacted_thinking"]
@@ -141,7 +141,7 @@ Texts = Annotated[
 ]
 
 
-class UserTurn(Passing):
+class UserTurn(HistoryPart):
     """A message of the user, or results of calls."""
 
     role: Literal["user"]
@@ -151,7 +151,7 @@ class UserTurn(Passing):
     ]
 
 
-class AssistantTurn(Passing):
+class AssistantTurn(HistoryPart):
     """An earlier answer; as the last message, the beginning of the answer."""
 
     role: Literal["assistant"]
@@ -161,7 +161,7 @@ class AssistantTurn(Passing):
     ]
 
 
-class SystemTurn(Passing):
+class SystemTurn(HistoryPart):
     """Instructions in the course of the conversation."""
 
     role: Literal["system"]

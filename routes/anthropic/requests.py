@@ -98,6 +98,8 @@ class CountTokensRequest(AnthropicRequest):
 class MessagesRequest(CountTokensRequest):
     """A conversation to answer. Absent sampling fields take the checkpoint's values."""
 
+    as_absent = {"top_k": -1}
+
     max_tokens: Annotated[int, Field(ge=1, description="an integer of at least 1")]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="a number from 0 to 2")
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="a number above 0, at most 1")

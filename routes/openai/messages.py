@@ -93,7 +93,7 @@ AssistantContent = Annotated[
     Discriminator(_text_or_parts),
 ]
 ResultContent = Annotated[
-    Annotated[str, Tag(TEXT)] | Annotated[list[TextPart], Field(fail_fast=True), Tag(PARTS)],
+    Annotated[str, Tag(TEXT)] | Annotated[list[UserPart], Field(fail_fast=True), Tag(PARTS)],
     Discriminator(_text_or_parts),
 ]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from routes.chat.body_limits import body_limits
@@ -68,7 +68,7 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
     """The fields that both routes have. Absent sampling fields take the checkpoint's values."""
 
     passed_over = REQUEST
-    as_absent = {"max_tokens": -1, "max_completion_tokens": -1, "logit_bias": []}
+    as_absent: ClassVar[dict[str, Any]] = {"max_tokens": -1, "max_completion_tokens": -1, "logit_bias": []}
 
     model: Annotated[str, Field(max_length=256, description="the id of a model, see /v1/models")]
     max_tokens: Length | None = Field(None, description=LENGTH)
@@ -178,10 +178,20 @@ class CompletionRequest(SamplingRequest):
     echo: show the prompt in front of each continuation, and its tokens in front of the log probabilities.
     """
 
+    as_absent = SamplingRequest.as_absent | {"logprobs": False}
+
     prompt: Prompts
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="an integer of at least 1, or 0 with echo")
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = Field(None, description="an integer from 0 to 5")
     echo: bool | None = Field(None, description="true or false")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_best_of(cls, values: Any) -> Any:
+        """Pass over the choice of the best of as many answers as are shown."""
+        if isinstance(values, dict) and "best_of" in values and values["best_of"] == values.get("n"):
+            return {name: value for name, value in values.items() if name != "best_of"}
+        return values
 
 
 def json_limits(max_model_len: int) -> JsonLimits:

@@ -166,7 +166,139 @@ def test_what_to_use_instead_is_a_field_of_the_same_request(client, path, fields
     assert error["message"].endswith(says)
 
 
+ELSEWHERE = [
+    *({"n": 1}, {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"repetition_penalty": 1.0}, {"min_p": 0}),
+    *({"top_logprobs": 0}, {"logprobs": False}, {"logit_bias": {}}, {"tool_choice": "none"}, {"top_k": -1}),
+    *({"tool_choice": {"type": "auto"}}, {"parallel_tool_calls": True}, {"reasoning_effort": "none"}),
+    *({"chat_template_kwargs": {"enable_thinking": False}}, {"stream_options": {"include_usage": True}}),
+]
+ROUTES = {
+    CHAT: {"messages": HELLO},
+    TEXT: {"prompt": "x"},
+    "/v1/responses": {"input": "x"},
+    "/v1/messages": MESSAGE,
+}
+
+
+@pytest.mark.parametrize("fields", ELSEWHERE, ids=named(ELSEWHERE))
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_field_of_another_protocol_may_say_what_holds_anyway(client, avibe, path, fields):
+    """A program that speaks several sends its settings to each; those that change nothing break none."""
+    if path == "/v1/messages" and "tool_choice" in fields:
+        fields = {"tool_choice": {"type": "auto"}}  # an object in this protocol
+    assert client.post(path, json={"model": "avibe"} | ROUTES[path]).status_code == 200
+    plain = avibe.submitted.pop()
+    response = client.post(path, json={"model": "avibe"} | ROUTES[path] | fields)
+    assert response.status_code == 200, response.json
+    assert (avibe.only.prompt, avibe.only.sampling) == (plain.prompt, plain.sampling)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "says"),
+    [
+        ("/v1/messages", {"presence_penalty": 0.5}, "presence_penalty must be 0; other values are not supported."),
+        ("/v1/responses", {"n": 2}, "n must be 1; other values are not supported."),
+        (TEXT, {"tool_choice": "required"}, 'must be "none" or "auto" or {"type": "none"} or {"type": "auto"}'),
+        (TEXT, {"reasoning_effort": "high"}, "reasoning_effort must be"),
+        ("/v1/responses", {"chat_template_kwargs": {"enable_thinking": True}}, "Use reasoning."),
+        ("/v1/messages", {"max_tokens_to_sample": 5}, "Use max_tokens."),
+    ],
+)
+def test_another_value_of_such_a_field_is_refused_by_name(client, path, fields, says):
+    """It would change the answer."""
+    error = client.post(path, json={"model": "avibe"} | ROUTES[path] | fields).json["error"]
+    assert says in error["message"]
+
+
+def test_the_best_of_as_many_as_are_shown_is_all_of_them(client, avibe):
+    """So OpenAI's API wants it: at least `n`. More than that would be a choice."""
+    for best_of, status in ((2, 200), (3, 400), (True, 400)):
+        body = {"model": "avibe", "prompt": "x", "n": 2, "best_of": best_of}
+        assert client.post(TEXT, json=body).status_code == status
+    assert client.post(TEXT, json={"model": "avibe", "prompt": "x", "logprobs": 0}).json["choices"][0]["logprobs"]
+
+
 CALL = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+VANISHING = [
+    {"tool_calls": [CALL]},
+    {"function_call": CALL["function"]},
+    {"images": ["x"]},
+    {"image_url": {"url": URL}},
+]
+
+
+@pytest.mark.parametrize("more", VANISHING, ids=named(VANISHING))
+def test_what_would_vanish_from_a_message_is_refused_by_name(client, avibe, more):
+    """Calls and images in a field that this protocol, or this role or part, does not have; and nothing where empty."""
+    (field,) = more
+    part = {"type": "text", "text": "x"}
+    for message, place in (
+        ({"role": "user", "content": "x"} | more, field),
+        ({"role": "user", "content": [part | more]}, f"content[0].{field}"),
+    ):
+        for path, name in ((CHAT, "messages"), ("/v1/responses", "input"), ("/v1/messages", "messages")):
+            body = {"model": "avibe"} | ROUTES[path] | {name: [message]}
+            error = client.post(path, json=body).json["error"]
+            assert error["message"].startswith(f"{name}[0].{place} is not supported."), path
+    assert avibe.submitted == []
+    for empty in (None, [], {}, ""):
+        message = {"role": "user", "content": [part | {field: empty}], field: empty}
+        assert (
+            client.post("/v1/messages", json={"model": "avibe"} | MESSAGE | {"messages": [message]}).status_code == 200
+        )
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+def test_calls_of_a_chat_in_another_protocol_do_not_vanish(client, avibe, path):
+    """A history that a program took from a chat is refused; the model would not see what it has called."""
+    answer = {"role": "assistant", "content": "x", "tool_calls": [CALL]}
+    name = "input" if path == "/v1/responses" else "messages"
+    body = {"model": "avibe"} | ROUTES[path] | {name: [*HELLO, answer, *HELLO]}
+    assert client.post(path, json=body).json["error"]["message"].startswith(f"{name}[1].tool_calls is not supported.")
+    assert avibe.submitted == []
+
+
+MARKS = {
+    "strict": True,
+    "index": 0,
+    "id": "x",
+    "metadata": {"a": 1},
+    "title": "Look",
+    "annotations": {"readOnlyHint": 1},
+}
+MARKS |= {"return": {"type": "string"}, "response": {"type": "object"}, "input_examples": [{}], "_meta": {"a": 1}}
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_lists_of_tools_are_made_of_besides_is_passed_over(client, avibe, mark):
+    """Beside the function and inside it, in every protocol: the model is shown the same."""
+    more = {mark: MARKS[mark]}
+    flat = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    inside = FUNCTION | {"function": FUNCTION["function"] | more}
+    schema = {"name": "look", "input_schema": {"type": "object"}}
+    asked = [(CHAT, FUNCTION), (CHAT, FUNCTION | more), (CHAT, inside), ("/v1/responses", flat | more)]
+    for path, tool in [*asked, ("/v1/messages", schema | more)]:
+        response = client.post(path, json={"model": "avibe", "tools": [tool]} | ROUTES[path])
+        assert response.status_code == 200, response.json
+    assert all(request.prompt.tools == avibe.submitted[0].prompt.tools for request in avibe.submitted)
+
+
+def test_a_result_may_have_an_image_in_every_protocol(client, avision):
+    """In a chat too, whose other servers take it; a model without images refuses it by its place."""
+    image = {"type": "image_url", "image_url": {"url": URL}}
+    result = {"role": "tool", "tool_call_id": "a", "content": [image]}
+    answer = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert ask(client, model="avision", messages=[*HELLO, answer, result]).status_code == 200
+    assert len(avision.only.prompt.images) == 1
+    message, param = refused(ask(client, messages=[*HELLO, answer, result]), 400, "validation_error")
+    assert (message, param) == ("This model does not read images.", "messages[2].content[0].image_url.url")
+
+
+def test_white_space_in_front_of_a_data_url_is_dropped(client, avision):
+    """As browsers do with any address."""
+    assert ask(client, model="avision", messages=said(image_part(f" \n{URL}\n"))).status_code == 200
+
+
 SENT_BACK = [
     {"index": 0, "id": "msg_1", "object": "x", "created": 1, "status": "completed", "timestamp": "now"},
     {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},

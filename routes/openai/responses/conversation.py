@@ -94,7 +94,7 @@ def _content(content: str | Sequence[AnyPart], path: str) -> Content:
     if isinstance(content, str):
         return content
     parts = ((part, f"{path}[{index}]") for index, part in enumerate(content))
-    return [_part(part, where) for part, where in parts if not isinstance(part, ThoughtPart)]
+    return [_part(part, where) for part, where in parts if not isinstance(part, ThoughtPart)] or ""
 
 
 def _part(part: ShownPart, path: str) -> Part:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from routes.openai.base import HistoryPart
 from routes.openai.messages import PARTS, TEXT, AssistantContent, ImagePart, TextPart
+from routes.sse import compact
 from routes.validation import BRANCH
 
 MAX_ITEMS = 2048
@@ -36,6 +37,16 @@ InputContent = Annotated[
 ]
 
 
+ResultContent = Annotated[
+    Annotated[str, Tag(TEXT)] | Annotated[list[InputPart], Field(fail_fast=True), Tag(PARTS)],
+    Discriminator(_text_or_parts),
+]
+
+
+def _as_text(arguments: Any) -> Any:
+    return compact(arguments) if isinstance(arguments, dict) else arguments
+
+
 class InputMessage(HistoryPart):
     """A message of the user or instructions; images only for a model that reads them."""
 
@@ -45,21 +56,21 @@ class InputMessage(HistoryPart):
 
 
 class PastAnswer(HistoryPart):
-    """A message of an earlier answer."""
+    """A message of an earlier answer. content: absent where the answer was calls alone."""
 
     type: Literal["message"] | None = None
     role: Literal["assistant"]
-    content: AssistantContent
+    content: AssistantContent = ""
 
 
 class FunctionCall(HistoryPart):
-    """A call in an earlier answer. namespace: of the function, if it has one; arguments: a JSON text."""
+    """A call in an earlier answer. namespace: of the function, if it has one; arguments: a JSON text, or its object."""
 
     type: Literal["function_call"]
     call_id: str
     namespace: str | None = None
     name: str
-    arguments: str
+    arguments: Annotated[str, BeforeValidator(_as_text)] = ""
 
 
 class FunctionCallOutput(HistoryPart):
@@ -67,7 +78,7 @@ class FunctionCallOutput(HistoryPart):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: InputContent
+    output: ResultContent = ""
 
 
 class PastReasoning(HistoryPart):

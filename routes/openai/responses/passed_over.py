@@ -18,7 +18,8 @@ INSTEAD = joined(
     ]
 )
 REQUEST = PassedOver(
-    passed_over.HINTS | hints("max_tool_calls access_programs client_metadata image stream_options personality"),
+    passed_over.HINTS
+    | hints("max_tool_calls access_programs client_metadata image stream_options personality background_options"),
     joined(
         [
             passed_over.NEUTRAL,

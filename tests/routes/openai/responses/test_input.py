@@ -100,3 +100,25 @@ def test_images_are_read_from_data_urls(respond, avision):
     prompt = avision.only.prompt
     assert [part["type"] for part in prompt.messages[0]["content"]] == ["image", "text", "image"]
     assert avision.decoded == [(64, 48), (64, 48)]
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [({"at": "я"}, '{"at":"я"}'), ("", "{}"), (None, "{}"), ({}, "{}")])
+def test_arguments_of_earlier_calls_are_a_text(respond, avibe, arguments, shown):
+    """Whether sent as one or as an object; none at all are no arguments. So it is in chats."""
+    items = [CALL | {"arguments": arguments}, RESULT]
+    assert sent(respond, avibe, items)[0]["tool_calls"] == [SHOWN | {"function": {"name": "look", "arguments": shown}}]
+
+
+@pytest.mark.parametrize("output", [None, "", []])
+def test_a_result_of_nothing_is_read(respond, avibe, output):
+    """What a function that returns nothing leaves; an empty list has no parts for a template."""
+    assert sent(respond, avibe, [CALL, RESULT | {"output": output}])[1]["content"] == ""
+
+
+@pytest.mark.parametrize("content", [None, "", []])
+def test_an_answer_of_calls_alone_has_no_text(respond, avibe, content):
+    """Its message may be sent back without one."""
+    items = [{"role": "assistant", "content": content}, CALL, RESULT]
+    answer, result = sent(respond, avibe, items)
+    assert answer == {"role": "assistant", "content": "", "tool_calls": [SHOWN]}
+    assert result["role"] == "tool"
