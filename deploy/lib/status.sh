@@ -33,9 +33,20 @@ serves_another() {
 }
 
 settings_pending() {
-    if [ "$(applied_mark)" != "$(cat "$DEPLOY_STATE/applied" 2>/dev/null)" ]; then
+    [ "$(applied_mark)" != "$(cat "$DEPLOY_STATE/applied" 2>/dev/null)" ] || return 0
+    if settings_were_read; then
+        echo " (changed since the last start by deploy.sh, and read by the process that runs)"
+    else
         echo " (changed since the last start by deploy.sh; ./deploy.sh production applies them)"
     fi
+}
+
+# Whether the running master was started after the last change of the settings, by systemctl for instance.
+settings_were_read() {
+    local running changed
+    running="$(ps -o etimes= -p "$(main_pid)" 2>/dev/null | tr -d ' ')" && [ -n "$running" ] || return 1
+    changed="$(date -r "$SETTINGS_FILE" +%s)" || return 1
+    [ $(($(date +%s) - running)) -gt "$changed" ]
 }
 
 list_releases() {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,17 @@ def test_status_reports_settings_that_are_not_applied(box: ProductionBox) -> Non
     with (box.system / "etc/avito-ai/.env").open("a") as file:
         file.write("MAX_WAITING=7\n")
     assert "changed since the last start" in box.run("status").stdout
+
+
+def test_settings_that_a_reload_has_applied_are_not_called_pending(box: ProductionBox) -> None:
+    """Whoever edits the file and reloads, as the runbook says, is told that the process has read it."""
+    settings = box.system / "etc/avito-ai/.env"
+    settings.write_text(settings.read_text() + "LOG_LEVEL=DEBUG\n")
+    hour_ago = time.time() - 3600
+    os.utime(settings, (hour_ago, hour_ago))
+    for running, said in ((60, "and read by the process that runs"), (7200, "./deploy.sh production applies them")):
+        box.tool("ps", f"echo '  {running}'")
+        assert said in box.run("status").stdout
 
 
 def test_rollback_goes_to_the_release_before_and_again_back(two: ProductionBox) -> None:
