@@ -285,7 +285,7 @@ def test_headers_of_anthropics_clients_are_accepted(client):
         ({"container": "c"}, "container is not supported. This service runs no code."),
         ({"mcp_servers": [{"name": "a"}]}, "mcp_servers is not supported. This service calls no other servers."),
         ({"n": 2}, "n must be 1; other values"),
-        ({"frequency_penalty": 1}, "Unknown field: frequency_penalty"),
+        ({"frequency_penalty": 1}, "frequency_penalty must be 0; other values"),
         ({"stop": ["a"]}, "stop is not supported. Use stop_sequences."),
         ({"fallbacks": [{"model": "avision"}]}, "fallbacks is not supported"),
         ({"thread": {"id": "t"}}, "thread is not supported. Send the whole conversation."),
