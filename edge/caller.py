@@ -69,14 +69,24 @@ def budget_key(address: str) -> str:
 
 
 def is_local(request: Request) -> bool:
-    """True for a program on this machine: a loopback peer, no proxy's header, no foreign origin, a local Host."""
+    """True for a program on this machine: a loopback peer, no proxy's header, no foreign page, a local Host."""
     peer = _normal(request.remote_addr or "")
-    if not peer or not ipaddress.ip_address(peer).is_loopback or is_forwarded(request):
+    if not peer or not ipaddress.ip_address(peer).is_loopback or is_forwarded(request) or _is_of_another_site(request):
         return False
     origin = request.headers.get("Origin")
     return _host(request.headers.get("Host", ""))[0] in LOCAL_NAMES and (
         origin is None or _origin(origin)[0] in LOCAL_NAMES
     )
+
+
+def _is_of_another_site(request: Request) -> bool:
+    """True if a browser says that another site's page sent this, which names no origin where it expects no answer.
+
+    A link that somebody follows is not the page's doing (Fetch Metadata, sections 2.2 and 2.4).
+    """
+    fields = {name: request.headers.get(f"Sec-Fetch-{name}", "").strip().lower() for name in ("Site", "Mode")}
+    followed = fields["Mode"] == "navigate" and request.method in ("GET", "HEAD")
+    return fields["Site"] == "cross-site" and not followed
 
 
 def is_foreign_page(request: Request, trusted_proxies: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from flask import render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from edge import operator_session
+from edge import caller, operator_session
 from edge.request_state import request_state
 from keys.registry import Actor
 from routes.locale import LOCALES, visitors_locale
@@ -68,5 +68,5 @@ def signed_in() -> bool:
 
 def actor() -> Actor:
     """Return who acts: the holder of ADMIN_KEY, or somebody on this machine."""
-    name = "admin" if signed_in() or "Authorization" in request.headers else "local"
+    name = "admin" if signed_in() or not caller.is_local(request) else "local"
     return Actor(name, request_state().client)

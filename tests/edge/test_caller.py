@@ -127,6 +127,26 @@ def test_what_came_through_a_proxy_or_a_foreign_page_is_not_local(headers):
     assert not is_local(call(**headers))
 
 
+@pytest.mark.parametrize(
+    ("method", "site", "mode", "local"),
+    [
+        ("POST", "cross-site", "no-cors", False),  # without an Origin, as some settings of browsers have it
+        ("POST", "Cross-Site ", "navigate", False),  # a form
+        ("GET", "cross-site", "no-cors", False),  # an image or a script
+        ("GET", "cross-site", "", False),
+        ("GET", "cross-site", "navigate", True),  # a link that somebody follows
+        ("HEAD", "cross-site", "navigate", True),
+        ("POST", "same-origin", "cors", True),
+        ("GET", "none", "navigate", True),  # an address that was typed
+    ],
+)
+def test_what_a_browser_sends_for_another_sites_page_is_not_local(method, site, mode, local):
+    """It says so, also where it names no origin; only following a link is the visitor's own act."""
+    fields = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode, "Host": "localhost:8085"}
+    builder = EnvironBuilder(method=method, headers=fields, environ_base={"REMOTE_ADDR": "127.0.0.1"})
+    assert is_local(Request(builder.get_environ())) is local
+
+
 def test_a_page_of_this_machine_is_local():
     """The service's own page on this machine is local."""
     assert is_local(call(Origin="http://127.0.0.1:8085"))

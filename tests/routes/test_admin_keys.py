@@ -278,3 +278,13 @@ def test_a_database_that_fails_is_said(operator, registry, app):
     assert operator.get("/status").status_code == 200
     kept = act(operator, "/status/keys", **FULL)
     assert (kept.status_code, "Ask Anna" in kept.text, "secret@" in kept.text) == (503, True, False)
+
+
+@pytest.mark.parametrize("authorization", ["Bearer wrong", "anything"])
+def test_nobody_on_this_machine_acts_in_the_operators_name(app, authorization):
+    """A header that was not looked at proves nothing: the audit trail says that it was somebody on this machine."""
+    client = app.test_client()
+    client.environ_base = {**client.environ_base, "HTTP_AUTHORIZATION": authorization}
+    make(client, name="shop")
+    page = client.get("/status/audit").text
+    assert re.findall(r"<td>(\w+)</td><td>([\d.:]+)</td><td><code>key\.", page) == [("local", "127.0.0.1")]

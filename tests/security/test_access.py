@@ -65,6 +65,16 @@ def test_a_page_elsewhere_cannot_use_what_is_local(client, origin):
         assert response.status_code == 403
 
 
+@pytest.mark.parametrize("method_and_address", [("POST", RESET), ("GET", "/health/detailed"), ("GET", "/status")])
+def test_a_page_elsewhere_that_names_no_origin_cannot_either(client, method_and_address):
+    """Neither by a form nor as an image; a link to the operator's page may be followed."""
+    method, address = method_and_address
+    for mode in ("no-cors", "navigate"):
+        headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+        refused = client.open(address, method=method, headers=headers).status_code in (401, 403)
+        assert refused is not (method == "GET" and mode == "navigate")
+
+
 @pytest.mark.parametrize("cookie", ["", "session=x", "avito_ai_operator=x; other=y"])
 def test_an_origin_is_checked_with_a_cookie_too(environ, models, machine, cookie):
     """A page that is not listed gets no permission, and credentials are never allowed."""
