@@ -6,6 +6,7 @@ do not wait for each other, and a bound on how long a writer waits for another.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,30 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 
 class DatabaseError(Exception):
     """The database cannot be used; the message has no secret of its URL."""
+
+
+# SQLite's primary result codes, in words for whoever has to mend it.
+_SQLITE_REASONS = {
+    sqlite3.SQLITE_PERM: "the user of the service may not use its file",
+    sqlite3.SQLITE_BUSY: "another process holds its file",
+    sqlite3.SQLITE_READONLY: "its file cannot be written",
+    sqlite3.SQLITE_IOERR: "its disk cannot be written or read, and may be full",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
+    sqlite3.SQLITE_NOTADB: "its file is no database",
+}
+
+
+def failure_of(error: BaseException) -> str:
+    """Return why the database failed, without the driver's own text, which may contain the URL and its password."""
+    cause: BaseException | None = error
+    while cause is not None:
+        code = getattr(cause, "sqlite_errorcode", None)
+        if code is not None and (reason := _SQLITE_REASONS.get(code & 0xFF)):
+            return reason
+        cause = getattr(cause, "orig", None) or cause.__cause__
+    return type(error.__cause__ or error).__name__
 
 
 def sqlite_url(file: Path) -> str:
@@ -84,7 +109,7 @@ def migrate(engine: Engine) -> None:
             settings.attributes["connection"] = connection
             command.upgrade(settings, "head")
     except SQLAlchemyError as error:
-        raise DatabaseError(f"The database cannot be used: {type(error).__name__}.") from error
+        raise DatabaseError(f"The database cannot be used: {failure_of(error)}.") from error
 
 
 class Database:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from database.connect import DatabaseError
+from database.connect import DatabaseError, failure_of
 from engine.errors import StartError
 from keys.key_file import KeyFileError, read_keys
 from keys.record import Key, KeyFieldError
@@ -56,10 +56,10 @@ class KeyStore:
         except FAILURES as error:
             if self._file is None:
                 raise StartError(
-                    f"AUTH asks for keys, and the database of DATABASE_URL cannot be read ({_kind_of(error)}); "
+                    f"AUTH asks for keys, and the database of DATABASE_URL cannot be read ({failure_of(error)}); "
                     "start it, or name a file of keys in API_KEYS_FILE."
                 ) from error
-            self._failed("database", _kind_of(error))
+            self._failed("database", failure_of(error))
 
     def by_id(self, key_id: str) -> Key | None:
         """Return the key of this id; one of the database counts before one of the file."""
@@ -80,7 +80,7 @@ class KeyStore:
             self._read_database()
             self._works("database")
         except FAILURES as error:
-            self._failed("database", _kind_of(error))
+            self._failed("database", failure_of(error))
         if self._file is not None:
             try:
                 self._read_file(self._file)
@@ -118,8 +118,3 @@ class KeyStore:
     def _works(self, source: str) -> None:
         if self._failing.pop(source, None) is not None:
             log.info("The keys of the %s are read again.", source)
-
-
-def _kind_of(error: Exception) -> str:
-    """Return the name of the error without its text, which may contain the URL and its password."""
-    return type(error.__cause__ or error).__name__

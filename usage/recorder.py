@@ -19,7 +19,7 @@ from traceback import format_tb
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from database.connect import DatabaseError
+from database.connect import DatabaseError, failure_of
 from usage import store
 from usage.journal import Journal, JournalError, LeftBehind, left_behind, read, remove
 from usage.memory import Memory
@@ -188,7 +188,7 @@ class Recorder:
         if not self._database_away:
             self._database_away = True
             if isinstance(error, DatabaseError | SQLAlchemyError):
-                log.error("The database of usage is away (%s): the journal waits for it.", type(error).__name__)
+                log.error("The database of usage is away (%s): the journal waits for it.", failure_of(error))
             else:
                 trace = "".join(format_tb(error.__traceback__))
                 log.error("Usage cannot be stored: %s; the journal keeps it.\n%s", type(error).__name__, trace)

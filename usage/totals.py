@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from traceback import format_tb
 
+from database.connect import failure_of
 from usage.ledger import Ledger, Reading
 from usage.periods import Period, day_of, month_of
 
@@ -155,9 +156,7 @@ class Totals:
     def _failed(self, wanted: set[str], error: Exception) -> None:
         with self._changed:
             if not self._failing:
-                log.error(
-                    "The database of usage cannot be read (%s); budgets go by what is known.", type(error).__name__
-                )
+                log.error("The database of usage cannot be read (%s); budgets go by what is known.", failure_of(error))
             self._failing = True
             self._unread -= wanted
             self._changed.notify_all()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import OperationalError
 
 import database.connect
-from database.connect import Database, DatabaseError, migrate, open_database, sqlite_url
+from database.connect import Database, DatabaseError, failure_of, migrate, open_database, sqlite_url
 from database.tables import METADATA
 from tests.threads import together
 
@@ -114,3 +119,41 @@ def test_calls_that_wait_for_a_failure_share_it(tmp_path, monkeypatch):
     assert (len(tries), len(failed)) == (1, 4)
     monkeypatch.undo()
     service.engine().dispose()
+
+
+def full(connection: sqlite3.Connection) -> None:
+    """As on a full disk: the file may not grow."""
+    connection.execute("PRAGMA max_page_count = 2")
+    connection.execute("CREATE TABLE large (bytes BLOB)")
+    connection.execute("INSERT INTO large VALUES (zeroblob(100000))")
+
+
+def read_only(connection: sqlite3.Connection) -> None:
+    """As where the file is not the service's to write."""
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("CREATE TABLE large (bytes BLOB)")
+
+
+@pytest.mark.parametrize(("fail", "said"), [(full, "its disk is full"), (read_only, "its file cannot be written")])
+def test_what_failed_of_sqlite_is_said_in_words(
+    fail: Callable[[sqlite3.Connection], None], said: str, tmp_path: Path
+) -> None:
+    """In place of the name of a class, for the driver's error and for those that wrap it."""
+    with closing(sqlite3.connect(tmp_path / "file.db")) as connection, pytest.raises(sqlite3.Error) as failed:
+        fail(connection)
+    wrapped = OperationalError("INSERT", {}, failed.value)
+    outer = DatabaseError("The database cannot be used.")
+    outer.__cause__ = wrapped
+    assert {failure_of(error) for error in (failed.value, wrapped, outer)} == {said}
+
+
+def test_a_file_that_is_no_database_is_said_in_words(tmp_path: Path) -> None:
+    """The message of a command that opens it has the reason."""
+    (tmp_path / "file.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(DatabaseError, match="its file is no database"):
+        migrate(open_database(sqlite_url(tmp_path / "file.db")))
+
+
+def test_of_another_database_only_the_kind_of_the_failure_is_said() -> None:
+    """The text of its driver may contain the URL and its password."""
+    assert failure_of(OperationalError("SELECT", {}, Exception("secret"))) == "OperationalError"
