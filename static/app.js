@@ -9,7 +9,7 @@ import { addCodeButtons } from "./markdown.js";
 import { goesOn, reveal, showPast } from "./past.js";
 import { ready } from "./state.js";
 import { Templates } from "./templates.js";
-import { fill, texts, timeOfDay } from "./texts.js";
+import { fill, sentence, texts, timeOfDay } from "./texts.js";
 import { Typing } from "./typing.js";
 
 const BETWEEN_TRIES = 1000; // milliseconds
@@ -135,7 +135,7 @@ class Conversation {
     } else if (error.code === "overloaded" && exchange.stream) {
       this.later(texts.history.elsewhere, pause(BETWEEN_TRIES, leaving.signal), question, exchange, leaving);
     } else if (error.code === "overloaded") {
-      const show = (seconds) => exchange.wait(fill(texts.again_in, { seconds }));
+      const show = (seconds) => exchange.wait(`${sentence(error)} ${fill(texts.again_in, { seconds })}`);
       this.later("", countdown(error.retryAfter ?? 3, show, leaving.signal), question, exchange, leaving);
     } else if (error.code === "not_found" && exchange.stream) {
       this.forgotten(question, exchange, leaving);

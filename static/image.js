@@ -48,15 +48,17 @@ export class ImageField {
       const total = this.pictures.reduce((sum, one) => sum + one.file.size, picture.file?.size ?? 0);
       // Meanwhile, others may have been added.
       const problem = this.full ? "images_many" : (picture.problem ?? (total > this.limits.total ? "images_too_large" : ""));
-      if (problem) this.say(problems[problem], files.length > 1 ? file.name : "");
+      if (problem) this.say(problems[problem], files.length > 1 ? file.name : "", this.problem.textContent);
       else this.add(file, picture);
       if (problem === "images_many") break;
     }
     this.follow();
   }
 
-  say(problem, name = "") {
-    this.problem.textContent = problem && name ? `${name}: ${problem}` : problem;
+  // before: what is said already, of other files.
+  say(problem, name = "", before = "") {
+    const lines = [...before.split("\n"), problem && name ? `${name}: ${problem}` : problem];
+    this.problem.textContent = [...new Set(lines.filter(Boolean))].join("\n");
     this.problem.hidden = !problem;
   }
 
@@ -89,6 +91,7 @@ export class ImageField {
     const carrier = new DataTransfer();
     for (const file of this.files) carrier.items.add(file);
     this.input.files = carrier.files;
+    this.input.setCustomValidity("");
   }
 
   listen() {

@@ -2,6 +2,7 @@
 const carrier = document.getElementById("texts");
 const { live, codes, next, image_problems: imageProblems } = carrier ? JSON.parse(carrier.dataset.texts) : {};
 const LEAST = 0.01; // that is shown in decimals
+const STAMP = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/g; // a time in UTC, as programs read it
 
 export const language = document.documentElement.lang;
 
@@ -39,9 +40,13 @@ export function timeOfDay(date) {
   return new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit", second: "2-digit" }).format(date);
 }
 
-// The server's message, already in the reader's language; the text for the code if a proxy answered instead.
+function dateAndTime(stamp) {
+  return new Intl.DateTimeFormat(language, { dateStyle: "long", timeStyle: "short" }).format(new Date(stamp));
+}
+
+// The server's message, already in the reader's language, its times by the reader's clock; the text for the code if a proxy answered instead.
 export function sentence({ code, message }) {
-  return message || codes[code in codes ? code : "internal_error"];
+  return message ? message.replace(STAMP, dateAndTime) : codes[code in codes ? code : "internal_error"];
 }
 
 export function whatNext(code) {

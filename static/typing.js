@@ -15,7 +15,8 @@ export class Typing {
     if (/Mac|iPhone|iPad/.test(navigator.platform)) keys.textContent = keys.textContent.replace("Ctrl+", "⌘\u00a0");
     this.draft = `draft-${form.dataset.kind}`;
     this.field.value ||= sessionStorage.getItem(this.draft) ?? "";
-    form.addEventListener("input", () => this.changed());
+    form.addEventListener("input", (event) => this.changed(event));
+    form.addEventListener("invalid", ({ target }) => tellInOwnWords(target), true);
     this.undo.addEventListener("click", () => this.bringBack());
     for (const example of form.querySelectorAll("[data-example]")) {
       example.addEventListener("click", (event) => {
@@ -27,7 +28,8 @@ export class Typing {
     this.changed();
   }
 
-  changed() {
+  changed({ target } = {}) {
+    if (target?.dataset?.invalid) target.setCustomValidity("");
     sessionStorage.setItem(this.draft, this.field.value);
     this.field.placeholder = this.templates.values().template === "free" ? this.hint : "";
     const count = this.templates.prompt().length;
@@ -62,4 +64,9 @@ export class Typing {
     this.changed();
     this.field.focus();
   }
+}
+
+// The browser's own message is in the language of the browser, which need not be that of the page.
+function tellInOwnWords(field) {
+  if (field.dataset.invalid) field.setCustomValidity(field.dataset.invalid);
 }

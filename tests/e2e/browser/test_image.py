@@ -200,3 +200,39 @@ def test_a_phone_offers_its_camera(service, open_page):
     assert chooser.value.element.get_attribute("capture") == "environment"
     chooser.value.set_files(RED)
     expect(phone.locator(".preview p")).to_contain_text("64 × 48 pixels")
+
+
+def test_each_file_that_cannot_be_sent_is_named(service, open_page):
+    """Of several that are chosen at once, each with its own reason; the good one stays."""
+    page = open_page(service.url)
+    heic = {"name": "one.heic", "mimeType": "image/heic", "buffer": b"x"}
+    cut = {"name": "two.png", "mimeType": "image/png", "buffer": image_bytes()[:40]}
+    page.set_input_files("#image-file", [heic, cut, RED])
+    expect(page.locator(".preview")).to_have_count(1)
+    problem = page.locator("#image-problem")
+    expect(problem).to_have_text(re.compile(r"one\.heic: Pictures in HEIC.*two\.png: The image is damaged", re.DOTALL))
+    choose(page)
+    expect(problem).to_be_hidden()
+
+
+def test_what_the_browser_refuses_is_said_in_the_language_of_the_page(service, open_page):
+    """Russian in an English browser: no picture, a length and a temperature out of range; then it can be sent."""
+    page = open_page(service.url)
+    page.get_by_role("button", name="Русский").click()
+    expect(page.locator("html")).to_have_attribute("lang", "ru")
+    said = "(id) => document.getElementById(id).validationMessage"
+    page.fill("#image-prompt", "Что это?")
+    send = page.locator("form[data-kind=image] [data-do=send]")
+    send.click()
+    assert page.evaluate(said, "image-file") == "Выберите картинку."
+    choose(page)
+    page.click("form[data-kind=image] details summary")
+    page.fill("#image-length", "0")
+    page.fill("#image-temperature", "3")
+    send.click()
+    assert page.evaluate(said, "image-length") == "Целое число от 1 до 2\u00a0048."
+    assert page.evaluate(said, "image-temperature") == "Число от 0 до 2."
+    page.fill("#image-length", "5")
+    page.fill("#image-temperature", "")
+    send.click()
+    finished(page.locator(IMAGE).first)

@@ -1,6 +1,7 @@
 """Every state of the service on the page: what it shows, what it keeps, and what it retries."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -51,6 +52,9 @@ def test_an_overloaded_service_is_retried_automatically(service, open_page):
     service.script(refuse=True)
     page = open_page(service.url)
     exchange = ask_text(page)
+    expect(exchange.locator("[data-wait]")).to_contain_text(
+        "The service is busy. Please try again later. Your question"
+    )
     expect(exchange.locator(".wait")).to_contain_text("sent again in")
     service.script(pieces=["At last."])
     finished(exchange)
@@ -95,6 +99,15 @@ def test_a_spent_limit_shows_when_it_resets(own_service, open_page):
     expect(plain.locator(f"{TEXT} .failure")).to_contain_text("Превышен лимит запросов в минуту: 1")
     expect(plain.locator("[data-failure=when]").first).to_contain_text("Попробуйте ещё раз через")
     expect(plain.locator("#text-prompt")).to_have_value("x")
+
+
+def test_a_spent_budget_renews_by_the_clock_of_the_reader(own_service, open_page):
+    """In words and in the reader's time zone, not as programs read it."""
+    service = own_service(DEFAULT_TOKENS_PER_DAY="1", **UNLIMITED)
+    page = open_page(service.url, locale="ru-RU", timezone_id="Europe/Moscow")
+    finished(ask_text(page))
+    message = ask_text(page, "Again").locator("[data-failure=message]")
+    expect(message).to_have_text(re.compile(r"Он обновится \d+ \w+ \d{4}\sг\. в 03:00\."))
 
 
 def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_service, open_page):
