@@ -91,7 +91,7 @@ def test_the_page_says_it_in_the_visitors_language(client, spend):
     spend(100)
     response = client.post("/avibe", data={"prompt": "Hello"}, headers={"Accept-Language": "ru"})
     assert response.status_code == 429
-    assert "Бюджет исчерпан: 100 токенов в день." in response.text
+    assert "Исчерпан бюджет токенов в день: 100." in response.text
 
 
 def test_what_generates_nothing_is_not_refused(client, spend):

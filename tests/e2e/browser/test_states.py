@@ -107,7 +107,9 @@ def test_a_spent_budget_renews_by_the_clock_of_the_reader(own_service, open_page
     page = open_page(service.url, locale="ru-RU", timezone_id="Europe/Moscow")
     finished(ask_text(page))
     message = ask_text(page, "Again").locator("[data-failure=message]")
-    expect(message).to_have_text(re.compile(r"Он обновится \d+ \w+ \d{4}\sг\. в 03:00\."))
+    expect(message).to_have_text(
+        re.compile(r"^Исчерпан бюджет токенов в день: 1\. Он обновится \d+ \S+ \d{4}\sг\. в 03:00\.$")
+    )
 
 
 def test_a_server_that_is_killed_and_comes_back_answers_what_was_asked(own_service, open_page):
