@@ -15,7 +15,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARTS = ("deploy.sh", "deploy", "requirements.txt", "requirements-test.txt", "deploy/constraints-cuda.txt", "config.py")
 PARTS += ("settings", "terminal.py", ".env.example")
-TOOLS = "awk bash cat chmod cp cut df dirname env grep id mv rm sed sh sleep tail tee tr uname".split()
+TOOLS = "awk bash cat chmod cp cut df dirname du env grep head id mv rm sed sh sleep tail tee tr uname".split()
 TIMEOUT = 180.0  # seconds, for a command that is expected to end
 
 PYTHON = """#!/bin/sh
