@@ -3,7 +3,7 @@
 Requests are read by `serving.intake` before a thread serves them; here that thread reads what has arrived, and never
 the network. Gunicorn does not bound sending a response, so a few clients that do not read could occupy every thread: a
 write that blocks for `limit` seconds ends the connection. And only some of the threads may wait for such clients at the
-same time: who finds none left is disconnected, so that there is always a thread for the others.
+same time (`serving.slow_readers`), so that there is always a thread for the others.
 
 A client that has sent its last byte may be waiting for its answer (half-closed), or have left; TCP shows the same in
 both cases. What is sent to one that left is answered with a reset, so `probe` sends something that HTTP has clients
@@ -18,17 +18,18 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from gunicorn.workers.gthread import TConn
 
-from edge import turns
+from edge import caller, turns
 from edge.body_budget import Reservation
 from edge.request_head import RequestHead
 from engine.send import send_now
 from serving.framing import Framing, Stage
 from serving.plain_request import Parser
+from serving.slow_readers import SlowReaders, TooManySlowReaders
 
 if TYPE_CHECKING:
     from socket import _SendableFile
@@ -43,8 +44,7 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b"\n"}
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
-WAIT_FOR_READER = 0.2  # seconds in which a write may find a thread that waits no longer
-ANY_NUMBER = threading.Semaphore(1_000_000)
+ANY_NUMBER = SlowReaders(1_000_000)
 
 
 class ClientSocket(socket.socket):
@@ -52,12 +52,15 @@ class ClientSocket(socket.socket):
 
     A client that is too slow is reported as disconnected, by errors that Gunicorn handles. `recv` reads the request
     that `begin_request` gave it. body_refused: there was no room in the budget for its body, which was not read.
-    waiting: how many threads may wait for clients that do not read, shared by all connections.
+    waiting: the threads that wait for clients that do not read, shared by all connections; client: the address whose
+    share of them this one counts in.
     """
 
-    def __init__(self, accepted: socket.socket, limit: float, waiting: threading.Semaphore = ANY_NUMBER) -> None:
+    def __init__(
+        self, accepted: socket.socket, limit: float, waiting: SlowReaders = ANY_NUMBER, client: str = "unknown"
+    ) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self._limit, self._waiting = limit, waiting
+        self._limit, self._waiting, self._client = limit, waiting, client
         self._writing = threading.Lock()  # guards what is sent, and the four fields below
         self._head_sent = False
         self._filler: bytes | None = None  # what may be sent now and means nothing, None where that is unknown
@@ -196,16 +199,19 @@ class ClientSocket(socket.socket):
     @contextmanager
     def _waiting_for_reader(self) -> Iterator[None]:
         """Let this thread wait for the client, which counts as disconnected if it is too slow, or one of too many."""
-        if not self._waiting.acquire(timeout=WAIT_FOR_READER):
-            log.warning("Too many clients do not read their responses; the connection of one more is closed.")
-            raise BrokenPipeError(errno.EPIPE, "too many clients do not read their responses")
         try:
-            yield
+            with self._waiting.waiting(self._client, self._cut):
+                yield
+        except TooManySlowReaders:
+            raise BrokenPipeError(errno.EPIPE, "too many clients do not read their responses") from None
         except TimeoutError:
             log.info("A client did not read its response for %g s; its connection is closed.", self._limit)
             raise BrokenPipeError(errno.EPIPE, "the client does not read its response") from None
-        finally:
-            self._waiting.release()
+
+    def _cut(self) -> None:
+        """End the wait of another thread for this client."""
+        with suppress(OSError):  # the client has gone
+            self.shutdown(socket.SHUT_RDWR)
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -234,6 +240,11 @@ class Connection(TConn):  # type: ignore[misc]
         """The address at the other end of the socket."""
         return peer_of(self.client)
 
+    @property
+    def budget_key(self) -> str:
+        """The key that what its peer holds is counted under."""
+        return budget_key_of(self.client)
+
     def close(self, graceful: bool = False) -> None:
         if not self.closed:
             self.closed = True
@@ -244,6 +255,11 @@ class Connection(TConn):  # type: ignore[misc]
 def peer_of(address: object) -> str:
     """Return the host of a socket's address, "unknown" where it has none."""
     return str(address[0]) if isinstance(address, tuple) else "unknown"
+
+
+def budget_key_of(address: object) -> str:
+    """Return the key that what this address holds is counted under: an IPv6 client's is that of its /64."""
+    return caller.budget_key(caller.address_of([], peer_of(address), 0))
 
 
 def _fields(head: bytes) -> list[bytes]:

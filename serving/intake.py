@@ -75,7 +75,7 @@ class Intake:
     far as it has arrived, its peer and the error, which it logs. patience: seconds that a head may take, and a body
     beyond what its bytes need at the slowest rate; keepalive: seconds that a connection may be silent behind a refusal;
     max_body_bytes: a longer body is not read, since every route refuses it; per_peer: how many connections of one
-    address may wait here, None for any number: beyond it the longest waiting one is closed.
+    address, or of one /64 of IPv6, may wait here, None for any number: beyond it the longest waiting one is closed.
     refused: how many requests were refused here.
     """
 
@@ -115,9 +115,9 @@ class Intake:
         self._guarded(conn, partial(self._expect, conn, seconds, fresh))
 
     def _expect(self, conn: Connection, seconds: float, fresh: bool) -> None:
-        peer = conn.peer
+        peer = conn.budget_key
         if self._per_peer is not None and self._peers[peer] >= self._per_peer:
-            oldest = next(other for other in self._arriving if other.peer == peer)
+            oldest = next(other for other in self._arriving if other.budget_key == peer)
             self._guarded(oldest, partial(self._give_up, oldest))
         arrival = self._arriving[conn] = _Arrival(self._clock() + seconds)
         self._peers[peer] += 1
@@ -323,7 +323,7 @@ class Intake:
         self._end(conn)
 
     def _leave(self, conn: Connection) -> None:
-        arrival, peer = self._arriving.pop(conn), conn.peer
+        arrival, peer = self._arriving.pop(conn), conn.budget_key
         self._peers[peer] -= 1
         if not self._peers[peer]:
             del self._peers[peer]

@@ -36,11 +36,12 @@ from edge.route_table import MIB, ROUTES, Need
 from edge.turns import Turns
 from engine.errors import StartError
 from models import ModelSet
-from serving.connection import ClientSocket, Connection, peer_of
+from serving.connection import ClientSocket, Connection, budget_key_of, peer_of
 from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
 from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
+from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
@@ -102,7 +103,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self.lost = False
         self._turns = Turns()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
-        self._waiting_for_readers = threading.Semaphore(max(1, self.cfg.threads // 2))
+        self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
 
     @property
     def models(self) -> ModelSet:
@@ -294,7 +295,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             return False
         client = accepted
         try:
-            client = ClientSocket(accepted, self.send_timeout, self._waiting_for_readers)
+            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, budget_key_of(address))
             if listener not in self._addresses:
                 self._addresses[listener] = listener.getsockname()
             conn = Connection(self.cfg, client, address, self._addresses[listener])

@@ -8,6 +8,7 @@ import pytest
 
 from serving.connection import ClientSocket
 from serving.framing import Framing
+from serving.slow_readers import SlowReaders
 
 
 class PairedSockets:
@@ -52,16 +53,14 @@ def test_non_blocking_socket_stays_non_blocking():
 
 def test_only_so_many_threads_wait_for_clients_that_do_not_read():
     """Who is one too many counts as disconnected soon; what fits without waiting is sent, and a place is free again."""
-    waiting = threading.Semaphore(1)
-    with PairedSockets(5.0, waiting) as pair:
-        waiting.acquire()
+    waiting = SlowReaders(1)
+    with PairedSockets(5.0, waiting) as pair, waiting.waiting("1.1.1.1", lambda: None):
         pair.server.sendall(b"short")
         with pytest.raises(BrokenPipeError, match="too many"):
             pair.server.sendall(b"x" * 10_000_000)
-        waiting.release()
     with PairedSockets(0.05, waiting) as pair, pytest.raises(BrokenPipeError, match="does not read"):
         pair.server.sendall(b"x" * 10_000_000)
-    assert waiting.acquire(blocking=False)
+    assert len(waiting) == 0
 
 
 def test_response_that_is_not_read_is_a_broken_pipe(tmp_path):

@@ -315,6 +315,15 @@ def test_an_address_has_a_bounded_number_of_waiting_connections(room):
     assert len(room.intake) == 3
 
 
+def test_an_address_of_ipv6_counts_as_its_network(room):
+    """Whoever has one has all the others of its /64."""
+    room = room(per_peer=2)
+    first, _ = room.connect("2001:db8::1")
+    for peer in ("2001:db8::2", "2001:db8:0:1::1", "2001:db8::3"):
+        room.connect(peer)
+    assert room.closed == [first]
+
+
 def test_what_cannot_be_framed_is_handed_over(room):
     """The parser refuses it; nothing waits for more of it."""
     room = room()

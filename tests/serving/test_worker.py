@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import Turns
+from serving.slow_readers import SlowReaders
 from serving.worker import (
     ACCEPT_PAUSE,
     ACCEPTED_AT_ONCE,
@@ -346,7 +346,7 @@ class Backlog:
 def test_connections_are_accepted_together(idle):
     """So many in one round, the rest in the next, behind those accepted before; never beyond the bound."""
     idle.cfg, idle.worker_connections, listener = None, 1000, Backlog(ACCEPTED_AT_ONCE + 3)
-    idle._waiting_for_readers = threading.Semaphore()
+    idle._slow_readers = SlowReaders(1)
     idle.accept(listener)
     assert (listener.clients, idle.nr_conns) == (3, ACCEPTED_AT_ONCE)
     idle.accept(listener)
