@@ -2,6 +2,9 @@
 .PHONY: install run check test lint format bench sanitize fake-cuda proof fuzz lighthouse
 
 PYTHON = .venv/bin/python
+# $(call needs,MODULE,COMMAND): ends a recipe with a sentence where .venv lacks a module that COMMAND brings.
+needs = @$(PYTHON) -c 'import $(1)' 2>/dev/null || { echo "'make $@' needs $(1), which .venv does not have. This brings it: $(2)" >&2; exit 1; }
+DEVELOPER = make install
 # The results name the commits that they were measured at, which look like keys.
 COMMITS = '^benchmarks/results/.*\.json$$'
 
@@ -12,6 +15,7 @@ run:
 	./deploy.sh development
 
 check: ## what to run after each edit: no system program, no slow test; see CONTRIBUTING.md
+	$(call needs,ruff,$(DEVELOPER))
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
@@ -21,6 +25,7 @@ test:
 	./deploy.sh test
 
 lint:
+	$(call needs,ruff,$(DEVELOPER))
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
@@ -35,20 +40,25 @@ lint:
 	git ls-files -z | xargs -0 .venv/bin/detect-secrets-hook --no-verify --exclude-files $(COMMITS)
 
 format:
+	$(call needs,ruff,$(DEVELOPER))
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
 audit: ## known vulnerabilities of the pinned packages; needs pip-audit in .venv and a way to PyPI
+	$(call needs,pip_audit,$(PYTHON) -m pip install pip-audit)
 	$(PYTHON) -m deploy.audit
 
 sbom: ## sbom-cpu.cdx.json and sbom-cuda.cdx.json, the software bills of materials of both images
+	$(call needs,packaging,$(DEVELOPER))
 	for variant in cpu cuda; do $(PYTHON) -m deploy.sbom $$variant >sbom-$$variant.cdx.json; done
 
 bench:
+	$(call needs,torch,$(DEVELOPER))
 	$(PYTHON) -m benchmarks.offline
 	$(PYTHON) -m benchmarks.hooks_cost
 
 sanitize: ## the kernels of packed weights under gcc's AddressSanitizer and UBSan, which end at the first error
+	$(call needs,pytest,$(DEVELOPER))
 	ASAN_OPTIONS=detect_leaks=0 CFLAGS='-g -O1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all' \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  $(PYTHON) -m pytest -q tests/engine/model/kernels/test_packed.py tests/engine/model/kernels/test_whole_step.py
@@ -57,9 +67,11 @@ fake-cuda: ## the flat step on fake tensors of a card: needs requirements.txt, i
 	.venv-cuda/bin/python -m tests.engine.model.cuda.fake_cuda
 
 proof: ## an hour and more: hostile clients, floods and faults against a real Gunicorn; writes tests/RELIABILITY.md
+	$(call needs,pytest,$(DEVELOPER))
 	$(PYTHON) -m benchmarks.proof
 
 fuzz: ## half an hour for each parser; needs tests/fuzz/requirements.txt in .venv
+	$(call needs,atheris,$(PYTHON) -m pip install -r tests/fuzz/requirements.txt)
 	for target in image json data_url multipart form http_head; do \
 	  $(PYTHON) -m tests.fuzz $$target -max_total_time=1800 || exit 1; done
 
@@ -69,4 +81,4 @@ lighthouse:
 	  "http://localhost:$${PORT:-8085}$$page" --quiet --output=json --output-path=stdout \
 	  --only-categories=performance,accessibility,best-practices \
 	  --chrome-flags="--headless --renderer-process-limit=1 --no-sandbox --disable-dev-shm-usage --disable-gpu --disable-background-networking" \
-	  | $(PYTHON) -c 'import json, sys; [print(name, round(100 * kind["score"])) for name, kind in json.load(sys.stdin)["categories"].items()]'; done
+	  | python3 -c 'import json, sys; [print(name, round(100 * kind["score"])) for name, kind in json.load(sys.stdin)["categories"].items()]'; done

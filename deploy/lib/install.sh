@@ -6,6 +6,8 @@ CPU_INDEX="https://download.pytorch.org/whl/cpu"
 # Megabytes of the pinned packages on Linux x86_64, rounded up: download and disk space.
 CPU_DOWNLOAD_MB=260 CPU_DISK_MB=1250
 CUDA_DOWNLOAD_MB=2800 CUDA_DISK_MB=5300
+# What the packages of this run take, which check_disk finds out.
+PACKAGES_MB=$CPU_DISK_MB
 PIP_LOG=.venv/pip.log PIP_SIGN_SECONDS=20
 TEST_DOWNLOAD_MB=150 TEST_DISK_MB=550
 
@@ -52,10 +54,16 @@ tell_progress() {
     done
 }
 
-# Prints what pip does, of all that it writes: no warnings, progress bars or parts of a step.
+# Prints what pip does, of all that it writes: no warnings, progress bars or parts of a step. Of its last and longest step
+# pip says one line at the beginning, so there the disk tells how far it is.
 last_step() {
-    { grep -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing|Uninstalling) ' "$PIP_LOG" 2>/dev/null || true; } |
-        tail -n 1 | sed 's/^ *//'
+    local step
+    step="$({ grep -E '^ *(Collecting|Downloading|Using cached|Building|Preparing|Installing) ' "$PIP_LOG" 2>/dev/null || true; } |
+        tail -n 1 | sed 's/^ *//')"
+    case "$step" in
+        "Installing collected packages"*) echo "unpacking the packages, $(du -sk .venv | awk '{ print int($1 / 1024) }') of about $PACKAGES_MB MB" ;;
+        *) echo "$step" ;;
+    esac
 }
 
 # True if the last install of this file was completed and the packages are still there.
@@ -113,6 +121,7 @@ check_disk() {
     if [ "$file" = requirements-test.txt ]; then
         download=$((download + TEST_DOWNLOAD_MB)) disk=$((disk + TEST_DISK_MB))
     fi
+    PACKAGES_MB=$disk
     say "Installing the packages with $build: up to $download MB to download, about $disk MB on disk; $(free_mb .) MB are free here."
     [ "$(free_mb .)" -ge "$disk" ] || die "Not enough disk space in $ROOT: $disk MB are needed, $(free_mb .) MB are free."
     [ "$(free_mb "${TMPDIR:-/tmp}")" -ge "$download" ] ||
