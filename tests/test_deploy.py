@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -230,13 +231,31 @@ def test_the_end_of_pips_messages_is_shown_if_it_fails(ready_box: Sandbox) -> No
     assert done.stderr.index("ERROR: no matching distribution") < done.stderr.index("could not be installed")
 
 
+def install_slowly(box: Sandbox, steps: str) -> str:
+    """Return what a run prints if pip, after these steps, goes on for a whole wait and the sign that follows it."""
+    waits, real = box.root / "waits", shutil.which("sleep")
+    box.tool("sleep", f'case "$1" in 20) echo >>{waits}; exec {real} 0.1 ;; esac; exec {real} "$@"')
+    waits.touch()
+    pause = f"began=$(wc -l <{waits}); until [ $(wc -l <{waits}) -ge $((began + 2)) ]; do {real} 0.1; done"
+    box.pip_answers(f"{steps}; PATH=/usr/bin:/bin; {pause}; exit 0")
+    return develop(box).stdout
+
+
 def test_a_long_installation_gives_signs_of_life(ready_box: Sandbox) -> None:
     """Now and then a line says what pip does: the last step, and not what it warns of or draws meanwhile."""
-    script = ready_box.root / "deploy/lib/install.sh"
-    script.write_text(script.read_text().replace("PIP_SIGN_SECONDS=20", "PIP_SIGN_SECONDS=1"))
     noise = "echo '     ━━━━ 9/99 MB'; echo 'WARNING: Location is ignored'; echo '      Successfully uninstalled pip-1'"
-    ready_box.pip_answers(f"echo Collecting torch; echo '  Downloading torch'; {noise}; sleep 1.5; exit 0")
-    assert "Still installing after 1 s: Downloading torch" in develop(ready_box).stdout
+    said = install_slowly(ready_box, f"echo Collecting torch; echo '  Downloading torch'; {noise}")
+    assert "Still installing after 20 s: Downloading torch" in said
+
+
+def test_the_longest_step_of_an_installation_says_how_far_it_is(ready_box: Sandbox) -> None:
+    """While pip unpacks, which it says once at the beginning, the line has the megabytes that are there."""
+    steps = "echo 'Installing collected packages: mpmath, torch'; echo '    Uninstalling setuptools-66.1.1:'"
+    said = install_slowly(ready_box, f"head -c 3000000 /dev/zero >.venv/large; {steps}")
+    found = re.search(r"Still installing after 20 s: unpacking the packages, (\d+) of about (\d+) MB", said)
+    assert found
+    assert int(found[1]) >= 2
+    assert int(found[2]) >= 1250
 
 
 def test_packages_that_do_not_fit_together_are_not_used(ready_box: Sandbox) -> None:

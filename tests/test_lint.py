@@ -57,6 +57,33 @@ def test_the_linter_has_nothing_to_say(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+RECIPES = {
+    target: recipe
+    for target, recipe in re.findall(
+        r"^([a-z-]+):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    if "$(PYTHON)" in recipe
+}
+
+
+@pytest.mark.parametrize("target", RECIPES)
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_target_names_the_command_that_brings_what_it_lacks(target: str, tmp_path: Path) -> None:
+    """In a checkout that has only served, or was never set up, one sentence stands in place of Python's error."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    without_packages = tmp_path / ".venv/bin/python"
+    for there in (False, True):
+        if there:
+            without_packages.parent.mkdir(parents=True)
+            without_packages.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n', encoding="utf-8")
+            without_packages.chmod(0o755)
+        done = run(["make", target], tmp_path)
+        assert done.returncode == 2
+        said = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+        assert len(said) == 1
+        assert re.fullmatch(rf"'make {target}' needs \w+, which \.venv does not have\. This brings it: \S.+", said[0])
+
+
 def distinct_lines(modules: list[str]) -> str:
     """Return every line of the modules once: two fifths are in several, and the scanner looks at each by itself."""
     texts = (Path(ROOT / name).read_text(encoding="utf-8") for name in modules)
