@@ -1,6 +1,9 @@
-"""With affinity, nginx and HAProxy send a conversation to the same copy, and others to the others."""
+"""With affinity, nginx and HAProxy send a conversation to the same copy, and others to the others.
 
-from collections import Counter
+A copy that misses a check of its health, as on a busy machine, loses what is its own for a while: so each is tried
+until all copies are there. Without affinity none of it comes about, however often it is tried.
+"""
+
 from contextlib import ExitStack
 
 import pytest
@@ -45,24 +48,27 @@ def copy_of(proxy, **headers):
 
 @pytest.mark.parametrize("header", ["X_Conversation_ID", "Authorization", "X_Api_Key"])
 def test_what_is_one_conversation_or_client_stays_at_one_copy(proxy, header):
-    """The copy is the same for the same header, and all copies serve some; one that misses a check loses its own."""
+    """The copy is the same for the same header, and all copies serve some."""
 
     def places():
-        return [copy_of(proxy, **{header: f"Bearer {value}"}) for value in range(24)]
+        values = range(25)  # copies that took turns would not take the same ones again
+        return [copy_of(proxy, **{header: f"Bearer {value}"}) for value in values]
 
-    assert set(places()) == {"0", "1", "2"}
-    until(lambda: places() == places())
+    until(lambda: set(first := places()) == {"0", "1", "2"} and first == places())
 
 
 def test_conversations_of_one_client_are_divided(proxy):
     """Where a program names its conversations, its key does not hold them all at one copy."""
-    places = Counter(copy_of(proxy, Authorization="Bearer one", X_Conversation_ID=str(n)) for n in range(24))
-    assert set(places) == {"0", "1", "2"}
+
+    def places():
+        return {copy_of(proxy, Authorization="Bearer one", X_Conversation_ID=str(number)) for number in range(24)}
+
+    until(lambda: places() == {"0", "1", "2"})
 
 
 def test_an_address_stays_at_one_copy(proxy):
     """A client without a key is known by its address."""
-    assert len({copy_of(proxy) for _ in range(6)}) == 1
+    until(lambda: len({copy_of(proxy) for _ in range(12)}) == 1)
 
 
 def test_affinity_is_asked_of_render_by_a_variable():
