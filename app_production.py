@@ -11,12 +11,13 @@ if __name__ == "__main__":  # before the imports, which take a while
 
     end_quietly()
 
+import json
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from types import FrameType
 from typing import Any
 
@@ -53,6 +54,7 @@ from routes.answer_cache import AnswerCache
 from routes.anthropic.views import anthropic
 from routes.chat.grammars import GrammarCache
 from routes.description import describe
+from routes.docs import render_page
 from routes.locale import api_sentence, sentence_in
 from routes.openai.requests import openai_models
 from routes.openai.responses.store import ResponseStore
@@ -76,6 +78,8 @@ from usage.spending import spending_of
 from usage.store import Retention
 
 log = logging.getLogger("avito_ai.serving")
+
+DOCS_PAGES = 8  # that are kept, of some 300 KB each
 
 
 class PlainJson(DefaultJSONProvider):
@@ -139,6 +143,7 @@ def _services(
     authenticator = Authenticator(
         key_store, tokens, sessions.credential_of, refused=metrics.prometheus.credential_refused
     )
+    api_description = cache(partial(describe, app))
     return RouteServices(
         live_settings=live_settings(settings),
         models=models,
@@ -169,7 +174,9 @@ def _services(
         conversations=SignedConversations(settings.security.admin_key),
         answers=answers,
         streams=ResumableStreams(),
-        api_description=cache(partial(describe, app)),
+        api_description=api_description,
+        api_description_json=cache(lambda: json.dumps(api_description(), ensure_ascii=False, separators=(",", ":"))),
+        docs_page=lru_cache(DOCS_PAGES)(render_page),
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, render_template, request
+from flask import Blueprint, Response, current_app, render_template, request
 from markupsafe import Markup, escape
 
 from edge.route_table import ROUTES
@@ -26,33 +26,38 @@ SHOWABLE = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+")
 @docs.get("/api/openapi.json")
 def openapi() -> Response:
     """Return this description, as OpenAPI 3.1."""
-    return jsonify(services().api_description())
+    return current_app.response_class(services().api_description_json(), mimetype="application/json")
 
 
 @docs.get("/api/docs")
 def page() -> Response:
     """Show this description as a page."""
-    locale = visitors_locale()
-    shown = render_template(
+    return kept_compressed(services().docs_page(visitors_locale().code, request.url_root.rstrip("/")))
+
+
+def render_page(language: str, address: str) -> str:
+    """Return the page in a language, for a request that came by this address."""
+    locale = LOCALES[language]
+    return render_template(
         "docs.html",
         t=locale.texts,
         lang=locale.code,
         languages=LOCALES,
         api=services().api_description(),
-        sections=_sections(locale),
+        sections=_sections(locale, address),
         body_fields=_fields,
         type_of=type_of,
         prose=prose,
     )
-    return kept_compressed(shown)
 
 
-def _sections(locale: Locale) -> list[dict[str, Any]]:
+def _sections(locale: Locale, address: str) -> list[dict[str, Any]]:
     """Return the sections that have routes, with their operations."""
+    shown = address if SHOWABLE.fullmatch(address) else ADDRESS  # that can stand in a program
     bodies = route_bodies(services().request_models, services().openai_models)
     operations: dict[str, list[dict[str, Any]]] = {section.key: [] for section in SECTIONS}
     for name in ROUTES:
-        samples = code_samples(name, bodies[name]) if name in bodies else []
+        samples = [one.at(shown) for one in code_samples(name, bodies[name])] if name in bodies else []
         operations[section_of(name.split()[1]).key].append(_operation(name, locale.texts["docs"], samples))
     return [{"key": key, "operations": found} for key, found in operations.items() if found]
 
@@ -66,17 +71,11 @@ def _operation(name: str, texts: Mapping[str, Any], samples: list[CodeSample]) -
         "path": path,
         "summary": texts["operations"].get(described["operationId"], described["summary"]),
         "notes": notes(ROUTES[name], texts),
-        "samples": [sample.at(_address()) for sample in samples],
+        "samples": samples,
         "parameters": _as_object([one for one in described["parameters"] if "name" in one]),
         "bodies": described.get("requestBody", {}).get("content", {}),
         "responses": described["responses"],
     }
-
-
-def _address() -> str:
-    """Return the address by which the reader has reached this service, if it can stand in a program."""
-    address = request.url_root.rstrip("/")
-    return address if SHOWABLE.fullmatch(address) else ADDRESS
 
 
 def _as_object(parameters: list[dict[str, Any]]) -> dict[str, Any]:

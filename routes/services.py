@@ -23,7 +23,11 @@ from routes.signed_conversations import SignedConversations
 
 @dataclass(frozen=True)
 class RouteServices(Services):
-    """The one `Services` of an application. api_description: the OpenAPI document, built by the first call."""
+    """The one `Services` of an application.
+
+    api_description: the OpenAPI document, built by the first call; docs_page: the page that shows it, by language and
+    the address that its examples name.
+    """
 
     database: Database
     rated_answers: RatedAnswers
@@ -35,6 +39,8 @@ class RouteServices(Services):
     answers: AnswerCache
     streams: ResumableStreams
     api_description: Callable[[], dict[str, Any]]
+    api_description_json: Callable[[], str]
+    docs_page: Callable[[str, str], str]
 
     def begin_serving(self) -> None:
         """Start what runs beside the requests, as the edge's services do."""
