@@ -26,7 +26,7 @@ from gunicorn.workers.gthread import TConn
 from edge import caller, turns
 from edge.body_budget import Reservation
 from edge.request_head import RequestHead
-from engine.send import send_now
+from engine.quick_calls import Buffer, receive_now, send_now
 from serving.framing import Framing, Stage
 from serving.plain_request import Parser
 from serving.slow_readers import SlowReaders, TooManySlowReaders
@@ -34,7 +34,7 @@ from serving.slow_readers import SlowReaders, TooManySlowReaders
 if TYPE_CHECKING:
     from socket import _SendableFile
 
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer as Bytes
 
 log = logging.getLogger("avito_ai.serving")
 
@@ -45,6 +45,7 @@ FILLERS = {b"text/event-stream": b": keep-alive\n\n", b"application/x-ndjson": b
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked"  # a field of a head in small letters
 ANY_NUMBER = SlowReaders(1_000_000)
+NON_BLOCKING = getattr(socket, "SOCK_NONBLOCK", 0)
 
 
 class ClientSocket(socket.socket):
@@ -59,7 +60,8 @@ class ClientSocket(socket.socket):
     def __init__(
         self, accepted: socket.socket, limit: float, waiting: SlowReaders = ANY_NUMBER, client: str = "unknown"
     ) -> None:
-        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        kind = accepted.type | (NON_BLOCKING if accepted.gettimeout() == 0 else 0)  # its mode already
+        super().__init__(accepted.family, kind, accepted.proto, fileno=accepted.detach())
         self._limit, self._waiting, self._client = limit, waiting, client
         self._writing = threading.Lock()  # guards what is sent, and the four fields below
         self._head_sent = False
@@ -125,9 +127,9 @@ class ClientSocket(socket.socket):
             return super().recv(bufsize, flags)
         return self.request.read(bufsize)
 
-    def receive_now(self, size: int) -> bytes:
-        """Return at most `size` bytes from the network. Raises BlockingIOError where there are none."""
-        return super().recv(size)
+    def receive_now(self, buffer: Buffer) -> bytes:
+        """Return what has arrived, at most as much as fits in `buffer`. Raises BlockingIOError where nothing has."""
+        return receive_now(self.fileno(), buffer)
 
     def probe(self) -> bool:
         """Send a client that has sent its last byte something to pass over: if it has left, a reset will follow.
@@ -147,7 +149,7 @@ class ClientSocket(socket.socket):
         finally:
             self._writing.release()
 
-    def sendall(self, data: Buffer, flags: int = 0) -> None:
+    def sendall(self, data: Bytes, flags: int = 0) -> None:
         with self._writing:
             if not self._head_sent:
                 fields = _fields(bytes(data))
@@ -179,7 +181,7 @@ class ClientSocket(socket.socket):
             data, self._owed = self._owed, b""
             self._send_whole(data, 0)
 
-    def _send_whole(self, data: Buffer, flags: int) -> None:
+    def _send_whole(self, data: Bytes, flags: int) -> None:
         # The socket has a time-out and is therefore non-blocking, so an event of a stream usually leaves in this one
         # system call; socket.sendall would poll for room before each write.
         try:

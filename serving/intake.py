@@ -24,6 +24,7 @@ from edge import errors
 from edge.body_budget import BodyBudget, Reservation
 from edge.gate import NAMING_BYTES, Verdict
 from edge.request_head import RequestHead
+from engine.quick_calls import new_buffer
 from serving.connection import Connection
 from serving.framing import Framing, Stage
 
@@ -100,6 +101,7 @@ class Intake:
         self._arriving: dict[Connection, _Arrival] = {}  # in the order in which they began to wait
         self._discarding: dict[Connection, tuple[float, int]] = {}  # until when, and how many bytes more
         self._peers: Counter[str] = Counter()
+        self._buffer = new_buffer(READ_BYTES)
         self._stopping = False
         self.refused = 0
 
@@ -218,7 +220,7 @@ class Intake:
     def _readable(self, conn: Connection) -> None:
         arrival = self._arriving[conn]
         try:
-            data = conn.sock.receive_now(READ_BYTES)
+            data = conn.sock.receive_now(self._buffer)
         except BlockingIOError:
             return
         except OSError:
@@ -335,7 +337,7 @@ class Intake:
             return
         until, left = self._discarding[conn]
         try:
-            received = len(conn.sock.receive_now(READ_BYTES))
+            received = len(conn.sock.receive_now(self._buffer))
         except BlockingIOError:
             return
         except OSError:

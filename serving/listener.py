@@ -16,17 +16,16 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from engine.quick_calls import Listening
+
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # One instruction of a classic Berkeley packet filter (BPF): keep 0 bytes of the packet.
 DROP = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
 PROGRAM = struct.pack("@HP", 1, ctypes.addressof(DROP))
 
 
-class Listener(Protocol):
+class Listener(Listening, Protocol):
     """What is used of Gunicorn's listening socket."""
-
-    def accept(self) -> tuple[socket.socket, object]:
-        """As socket.accept."""
 
     def getsockname(self) -> object:
         """As socket.getsockname."""

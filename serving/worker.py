@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import cached_property, partial
+from selectors import BaseSelector
 from types import FrameType
 
 import psutil
@@ -35,12 +36,14 @@ from edge import errors
 from edge.route_table import MIB, ROUTES, Need
 from edge.turns import Turns
 from engine.errors import StartError
+from engine.quick_calls import accept_now
 from models import ModelSet
 from serving.connection import ClientSocket, Connection, budget_key_of, peer_of
 from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
 from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
+from serving.poller import Selector
 from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
 
@@ -137,6 +140,8 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         """Serve; listen again if an earlier worker has shut the socket down."""
         for listener in self.sockets:
             listen_again(listener, self.cfg.backlog)
+        self.poller.close()  # Gunicorn's own
+        self.poller: BaseSelector = Selector()
         self._intake = self._new_intake()
         sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
@@ -283,7 +288,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def _accept(self, listener: Listener) -> bool:
         """Accept a connection; False where there is none to accept."""
         try:
-            accepted, address = listener.accept()
+            accepted, address = accept_now(listener)
         except OSError as error:
             if error.errno in EXHAUSTED:
                 self._make_room(error)

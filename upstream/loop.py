@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from engine.send import send_now
+from engine.quick_calls import send_now
 
 log = logging.getLogger("avito_ai.upstream")
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from engine.quick_calls import new_buffer
 from serving.connection import ClientSocket
 from serving.framing import Framing
 from serving.slow_readers import SlowReaders
@@ -39,7 +40,7 @@ def test_the_network_is_read_only_where_it_is_asked_for():
         assert pair.server.recv(100) == b" HTTP/1.1\r\n\r\n"
         assert pair.server.recv(100) == b""
         pair.server.setblocking(False)
-        assert pair.server.receive_now(100) == b"next"
+        assert pair.server.receive_now(new_buffer(100)) == b"next"
 
 
 def test_non_blocking_socket_stays_non_blocking():

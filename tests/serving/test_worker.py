@@ -42,6 +42,12 @@ child.communicate(b"\\n")
 """
 
 
+@pytest.fixture(autouse=True)
+def listeners_without_descriptor(monkeypatch):
+    """Those in here accept by themselves."""
+    monkeypatch.setattr("serving.worker.accept_now", lambda listener: listener.accept())
+
+
 class FailingListener:
     """A listening socket whose accept fails."""
 
@@ -273,7 +279,7 @@ def test_the_engine_gets_the_interpreter_lock_back_soon(monkeypatch):
     before, during = sys.getswitchinterval(), []
     monkeypatch.setattr(ThreadWorker, "run", lambda worker: during.append(sys.getswitchinterval()))
     worker = object.__new__(ServiceWorker)
-    worker.sockets, worker._new_intake = [], lambda: None
+    worker.sockets, worker.poller, worker._new_intake = [], selectors.DefaultSelector(), lambda: None
     try:
         worker.run()
     finally:

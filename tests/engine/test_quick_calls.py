@@ -1,0 +1,116 @@
+"""System calls that do not wait, and keep the interpreter lock."""
+
+import os
+import socket
+import sys
+import threading
+
+import pytest
+
+from engine.quick_calls import accept_now, new_buffer, receive_now, send_now
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("send", [send_now, os.write], ids=["send_now", "the fallback"])
+def test_a_send_takes_what_fits_and_never_waits(send):
+    """Bytes of any value; a full buffer and a closed peer are the errors that a socket raises."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        data = bytes(range(256))
+        assert send(ours.fileno(), data) == 256
+        assert theirs.recv(1000) == data
+        assert 0 < send(ours.fileno(), b"x" * 10_000_000) < 10_000_000
+        with pytest.raises(BlockingIOError):
+            send(ours.fileno(), b"x")
+        theirs.close()
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send(ours.fileno(), b"x")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        send(-1, b"x")
+
+
+@pytest.mark.linux
+def test_a_send_does_not_wait_on_a_socket_that_would():
+    """Whatever the socket's own mode is."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert 0 < send_now(ours.fileno(), b"x" * 10_000_000) < 10_000_000
+        with pytest.raises(BlockingIOError):
+            send_now(ours.fileno(), b"x" * 10_000_000)
+
+
+@pytest.mark.linux
+def test_what_has_arrived_is_received_and_never_waited_for():
+    """Up to the size of the buffer; the end of a stream is empty, and nothing yet is an error."""
+    ours, theirs = socket.socketpair()
+    buffer = new_buffer(100)
+    with ours:
+        with pytest.raises(BlockingIOError):
+            receive_now(ours.fileno(), buffer)
+        theirs.sendall(bytes(range(150)))
+        assert receive_now(ours.fileno(), buffer) == bytes(range(100))
+        assert receive_now(ours.fileno(), buffer) == bytes(range(100, 150))
+        theirs.close()
+        assert receive_now(ours.fileno(), buffer) == b""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        receive_now(-1, buffer)
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_UNIX, None)]
+)
+def test_a_connection_is_accepted_as_the_socket_does_it(family, address, tmp_path):
+    """With its address, and without waiting for one: it is non-blocking, and not inherited."""
+    with socket.socket(family) as listener, socket.socket(family) as client, socket.socket(family) as other:
+        listener.bind((address, 0) if address else str(tmp_path / "socket"))
+        listener.listen()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            accept_now(listener)
+        client.connect(listener.getsockname())
+        accepted, found = accept_now(listener)
+        other.connect(listener.getsockname())
+        usual, usual_address = listener.accept()
+        with accepted, usual:
+            assert accepted.getpeername() == found == client.getsockname()
+            assert usual_address == other.getsockname()
+            assert (accepted.family, accepted.type, accepted.proto) == (usual.family, usual.type, usual.proto)
+            assert (accepted.gettimeout(), accepted.get_inheritable()) == (0.0, False)
+            client.sendall(b"hi")
+            assert accepted.recv(10) == b"hi"
+
+
+@pytest.mark.linux
+def test_the_interpreter_lock_is_kept():
+    """A thread that wants it has to wait until it is given up, which `os.write` does."""
+    ours, theirs = socket.socketpair()
+    bell, ran, interval = threading.Lock(), threading.Event(), sys.getswitchinterval()
+    bell.acquire()
+
+    def wait_and_run():
+        bell.acquire()
+        ran.set()
+
+    thread = threading.Thread(target=wait_and_run, daemon=True)
+    buffer = new_buffer(10)
+    with ours, theirs:
+        sys.setswitchinterval(1000)
+        try:
+            thread.start()
+            bell.release()
+            for _ in range(2000):
+                send_now(ours.fileno(), b"x")
+                receive_now(theirs.fileno(), buffer)
+            kept = not ran.is_set()
+            for _ in range(1_000_000):
+                if ran.is_set():
+                    break
+                os.write(ours.fileno(), b"x")
+                receive_now(theirs.fileno(), buffer)
+        finally:
+            sys.setswitchinterval(interval)
+        thread.join(60)
+    assert kept
+    assert ran.is_set()
