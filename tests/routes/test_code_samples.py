@@ -92,3 +92,21 @@ def test_the_document_has_the_programs(app, samples):
     assert [one["source"] for one in shown] == [text for one in found for text in (one.curl, one.python)]
     assert shown[0]["label"] == "A text, curl"
     assert {one["lang"] for one in shown} == {"Shell", "Python"}
+
+
+def test_the_page_is_built_once_for_an_address(app, monkeypatch):
+    """Whoever asks again gets the same one; another address and another language have their own."""
+    client, built = app.test_client(), []
+    monkeypatch.setattr("routes.docs.code_samples", lambda *_: built.append(1) or [])
+    shown = [
+        client.get("/api/docs", headers={"Host": host}).get_data(as_text=True) for host in ("a.example", "b.example")
+    ]
+    once = len(built)
+    again = [
+        client.get("/api/docs", headers={"Host": host}).get_data(as_text=True) for host in ("a.example", "b.example")
+    ]
+    assert (again, len(built)) == (shown, once)
+    assert "http://a.example/" in shown[0]
+    assert "http://a.example/" not in shown[1]
+    client.get("/api/docs", headers={"Host": "a.example", "Accept-Language": "ru"})
+    assert len(built) > once
