@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the imports, which take a while
 
     end_quietly()
 
-import json
 import logging
 import signal
 import sys
@@ -175,7 +174,7 @@ def _services(
         answers=answers,
         streams=ResumableStreams(),
         api_description=api_description,
-        api_description_json=cache(lambda: json.dumps(api_description(), ensure_ascii=False, separators=(",", ":"))),
+        api_description_json=cache(lambda: app.json.dumps(api_description(), separators=(",", ":"))),
         docs_page=lru_cache(DOCS_PAGES)(render_page),
     )
 

@@ -6,13 +6,13 @@ switch interval for each thread that wants it, so a thread with many small calls
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
 import sys
 from typing import Protocol
 
-LINUX = sys.platform == "linux"
 _FLAGS = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
 _ADDRESS_BYTES = 128  # of a sockaddr_storage
 
@@ -42,39 +42,28 @@ def new_buffer(size: int) -> Buffer:
     return ctypes.create_string_buffer(size)
 
 
-if LINUX:
-    _libc = ctypes.PyDLL(None, use_errno=True)
-    _libc.send.restype = _libc.recv.restype = ctypes.c_ssize_t
-    _libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
-    _libc.recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    _libc.accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_int)
+def checked(result: int) -> int:
+    """Return what a function of `libc` returned. Raises the OSError that it reports by a negative number."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+if os.name == "posix":
+    libc = ctypes.PyDLL(None, use_errno=True)  # of which each call keeps the lock
+    libc.send.restype = libc.recv.restype = ctypes.c_ssize_t
+    libc.send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    libc.recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
     def send_now(descriptor: int, data: bytes) -> int:
         """Send what fits to a socket, whatever its mode; return how many bytes. Raises OSError."""
-        return _checked(_libc.send(descriptor, data, len(data), _FLAGS))
+        return checked(libc.send(descriptor, data, len(data), _FLAGS))
 
     def receive_now(descriptor: int, buffer: Buffer) -> bytes:
         """Return what has arrived at a socket, at most as much as fits in `buffer`. Raises OSError."""
-        received = _checked(_libc.recv(descriptor, buffer, len(buffer), _FLAGS))
+        received = checked(libc.recv(descriptor, buffer, len(buffer), _FLAGS))
         return ctypes.string_at(buffer, received)
-
-    def accept_now(listener: Listening) -> tuple[socket.socket, object]:
-        """Return a connection, non-blocking, and its address, as `socket.accept` does. Raises OSError."""
-        address = ctypes.create_string_buffer(_ADDRESS_BYTES)
-        flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        length = ctypes.c_uint(_ADDRESS_BYTES)
-        descriptor = _checked(_libc.accept4(listener.fileno(), address, ctypes.byref(length), flags))
-        kind = listener.type | socket.SOCK_NONBLOCK
-        accepted = socket.socket(listener.family, kind, listener.proto, fileno=descriptor)
-        if listener.family == socket.AF_INET:
-            return accepted, (socket.inet_ntoa(address.raw[4:8]), int.from_bytes(address.raw[2:4], "big"))
-        return accepted, accepted.getpeername()
-
-    def _checked(result: int) -> int:
-        if result < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return result
 else:  # pragma: no cover
 
     def send_now(descriptor: int, data: bytes) -> int:
@@ -84,6 +73,33 @@ else:  # pragma: no cover
     def receive_now(descriptor: int, buffer: Buffer) -> bytes:
         """Return what has arrived at a non-blocking socket, at most as much as fits in `buffer`. Raises OSError."""
         return os.read(descriptor, len(buffer))
+
+
+if sys.platform == "linux":
+    libc.accept4.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint), ctypes.c_int)
+
+    def accept_now(listener: Listening) -> tuple[socket.socket, object]:
+        """Return a connection, non-blocking, and its address, as `socket.accept` does. Raises OSError."""
+        address, length = ctypes.create_string_buffer(_ADDRESS_BYTES), ctypes.c_uint(_ADDRESS_BYTES)
+        flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        descriptor = checked(libc.accept4(listener.fileno(), address, ctypes.byref(length), flags))
+        kind = listener.type | socket.SOCK_NONBLOCK
+        accepted = socket.socket(listener.family, kind, listener.proto, fileno=descriptor)
+        return accepted, _address(listener.family, address.raw)
+
+    def _address(family: int, raw: bytes) -> object:
+        """Return a sockaddr as `socket.accept` does. The socket itself has lost that of a client that has left."""
+        port = int.from_bytes(raw[2:4], "big")
+        if family == socket.AF_INET:
+            return socket.inet_ntoa(raw[4:8]), port
+        if family != socket.AF_INET6:
+            return ""  # of a socket in the file system, whose clients have no name
+        host, scope = socket.inet_ntop(socket.AF_INET6, raw[8:24]), int.from_bytes(raw[24:28], sys.byteorder)
+        if scope:
+            with contextlib.suppress(OSError):  # its interface has gone
+                host = f"{host}%{socket.if_indextoname(scope)}"
+        return host, port, int.from_bytes(raw[4:8], "big"), scope
+else:  # pragma: no cover
 
     def accept_now(listener: Listening) -> tuple[socket.socket, object]:
         """Return a connection, non-blocking, and its address. Raises OSError."""

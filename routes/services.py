@@ -25,8 +25,8 @@ from routes.signed_conversations import SignedConversations
 class RouteServices(Services):
     """The one `Services` of an application.
 
-    api_description: the OpenAPI document, built by the first call; docs_page: the page that shows it, by language and
-    the address that its examples name.
+    api_description: the OpenAPI document, built by the first call, api_description_json: its text; docs_page: the page
+    that shows it, by language and the address that its examples name.
     """
 
     database: Database

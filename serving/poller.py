@@ -9,10 +9,11 @@ import selectors
 import struct
 import sys
 
+from engine.quick_calls import checked, libc
+
 if sys.platform == "linux":
     ADD, REMOVE = 1, 2  # epoll_ctl(2)
-    _epoll_ctl = ctypes.PyDLL(None, use_errno=True).epoll_ctl
-    _epoll_ctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p)
+    libc.epoll_ctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_char_p)
     # The structure is packed on x86-64 alone.
     EVENT = "=IQ" if os.uname().machine == "x86_64" else "@IQ"
 
@@ -25,15 +26,10 @@ if sys.platform == "linux":
             self.fileno, self.poll, self.modify, self.close = epoll.fileno, epoll.poll, epoll.modify, epoll.close
 
         def register(self, descriptor: int, events: int) -> None:
-            self._control(ADD, descriptor, struct.pack(EVENT, events, descriptor))
+            checked(libc.epoll_ctl(self._descriptor, ADD, descriptor, struct.pack(EVENT, events, descriptor)))
 
         def unregister(self, descriptor: int) -> None:
-            self._control(REMOVE, descriptor, None)
-
-        def _control(self, operation: int, descriptor: int, event: bytes | None) -> None:
-            if _epoll_ctl(self._descriptor, operation, descriptor, event) < 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+            checked(libc.epoll_ctl(self._descriptor, REMOVE, descriptor, None))
 
     class Selector(selectors.EpollSelector):
         """An `EpollSelector` over it."""

@@ -1,13 +1,15 @@
 """System calls that do not wait, and keep the interpreter lock."""
 
+import contextlib
 import os
 import socket
+import struct
 import sys
 import threading
 
 import pytest
 
-from engine.quick_calls import accept_now, new_buffer, receive_now, send_now
+from engine.quick_calls import _address, accept_now, new_buffer, receive_now, send_now
 
 
 @pytest.mark.linux
@@ -80,6 +82,36 @@ def test_a_connection_is_accepted_as_the_socket_does_it(family, address, tmp_pat
             assert (accepted.gettimeout(), accepted.get_inheritable()) == (0.0, False)
             client.sendall(b"hi")
             assert accepted.recv(10) == b"hi"
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_client_that_has_left_is_accepted_with_its_address(family, host, reset):
+    """It is no error of the listening socket, which would end the worker; reading tells that it has left."""
+    with socket.socket(family) as listener:
+        listener.bind((host, 0))
+        listener.listen()
+        client = socket.create_connection(listener.getsockname()[:2])
+        address = client.getsockname()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+        client.close()
+        accepted, found = accept_now(listener)
+        with accepted:
+            assert found == address
+            with pytest.raises(ConnectionResetError) if reset else contextlib.nullcontext():
+                assert accepted.recv(1) == b""
+
+
+@pytest.mark.linux
+def test_an_address_of_one_link_names_its_interface():
+    """As the socket module spells it, so that addresses of several links stay apart."""
+    index, name = socket.if_nameindex()[0]
+    raw = (
+        struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", 8085, 7) + socket.inet_pton(socket.AF_INET6, "fe80::1")
+    )
+    assert _address(socket.AF_INET6, raw + struct.pack("=I", index)) == (f"fe80::1%{name}", 8085, 7, index)
+    assert _address(socket.AF_INET6, raw + struct.pack("=I", 2**31 - 1)) == ("fe80::1", 8085, 7, 2**31 - 1)
 
 
 @pytest.mark.linux
