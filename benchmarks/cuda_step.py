@@ -34,7 +34,7 @@ from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights, LayerWeights, Placement, Shape
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 
 SHAPES = {
     "8b": {"hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "layers": 36, "vocabulary": 151_936},

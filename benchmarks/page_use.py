@@ -25,7 +25,8 @@ from engine.loading.device import BATCHED_TOKENS, STEP_OVERHEAD
 from engine.loading.memory_budget import TYPICAL_TOKENS
 from engine.model.cuda.batch import EAGER_STEP, graph_buckets
 from engine.schedule.block_pool import BLOCK, BlockPool, blocks_for
-from engine.schedule.scheduler import Plan, Scheduler
+from engine.schedule.plan import Plan
+from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Sequence as EngineSequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.text.detokenizer import Detokenizer, TokenTable

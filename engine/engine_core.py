@@ -19,7 +19,8 @@ from engine.errors import ModelError, ServiceError
 from engine.faults import Inconsistent, is_memory, raise_if_poisoned
 from engine.model.choice import Choice
 from engine.schedule.block_pool import BlockPool
-from engine.schedule.scheduler import Plan, Scheduler
+from engine.schedule.plan import Plan
+from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, FinishReason
@@ -140,7 +141,7 @@ class EngineCore:
 
     def _end_overdue(self) -> None:
         now = self._clock()
-        for sequence, error in self.scheduler.ended(now):
+        for sequence, error in self.scheduler.ended(now, self._room.abort_of_running()):
             self._fail(sequence, error)
         for sequence, error in self._room.sweep(now):
             sequence.generation.fail(error, sequence.spent(now))

@@ -22,7 +22,7 @@ from engine.model.cuda.tuning import Tuning
 from engine.model.cuda.weights import FlatWeights
 from engine.model.kv_cache import KVCache
 from engine.schedule.block_pool import BLOCK
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 
 ROWS, LONGEST_STEP = 256, 2048
 CONTEXTS = (50, 550)

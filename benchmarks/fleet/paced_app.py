@@ -16,7 +16,7 @@ from config import settings_or_exit
 from engine.llm_engine import LLMEngine
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 from engine.types import EngineConfig, ModelSpec
 from models import ModelSet
 

@@ -17,7 +17,7 @@ from engine.loading.loader import LoadedModel
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
 from engine.schedule.block_pool import BlockPool, blocks_for
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import EngineConfig, GenerationRequest, Piece
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.model.kernels.library import Kernels
 from engine.model.sampler import to_device
 from engine.model.vision import VisionTower
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 from engine.schedule.sequence import Sequence
 
 

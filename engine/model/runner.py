@@ -24,8 +24,8 @@ from engine.model.kv_cache import BlockTables, KVCache
 from engine.model.sampler import sample
 from engine.model.scoring import choices_of, log_probabilities, parts
 from engine.schedule.block_pool import blocks_for
+from engine.schedule.plan import Plan
 from engine.schedule.prompt_scores import ScoredSpan, scored_spans
-from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.text.prompt import PreparedPrompt
 

@@ -33,8 +33,8 @@ class Drafts:
         self._times = StepTimes(overhead)
         self._estimates: dict[int, float] = {}  # of this step
 
-    def add(self, decode: abc.Sequence[Sequence]) -> None:
-        """Set the drafts of the sequences that are all of a step.
+    def add(self, decode: abc.Sequence[Sequence], modest: abc.Sequence[Sequence] | None = None) -> None:
+        """Set the drafts of the sequences that are all of a step, or of those among them that are `modest`.
 
         They pay if they are expected to add more to the tokens of the step, as a share, than to its time.
         """
@@ -42,7 +42,7 @@ class Drafts:
             return
         self._estimates.clear()
         gain, rows, trial = float(len(decode)), len(decode), True
-        for sequence in decode:
+        for sequence in decode if modest is None else modest:
             drafter, most = _drafter(sequence), min(self._most, self._rows - rows, _useful(sequence))
             count = self._worthwhile(drafter.chance, most, gain, rows)
             if not count and trial and len(sequence.token_ids) - drafter.tried_at >= TRIAL * len(decode):

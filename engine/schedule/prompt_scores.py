@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from engine.model.choice import Choice
 
 if TYPE_CHECKING:
-    from engine.schedule.scheduler import Plan
+    from engine.schedule.plan import Plan
     from engine.schedule.sequence import Sequence
 
 

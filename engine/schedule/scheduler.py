@@ -12,57 +12,21 @@ first: it can always go on to its end, so two large ones do not take turns for e
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from itertools import chain, pairwise
+from operator import attrgetter
 
 from engine.errors import ServiceError
 from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.drafts import Drafts
+from engine.schedule.plan import Plan
 from engine.schedule.priority_queues import BATCH_EVERY
 from engine.schedule.sequence import Phase, Sequence
 from engine.schedule.step_shares import Limits, StepShares, divided
 from engine.schedule.waiting_room import WaitingRoom
 from engine.types import Priority
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One step. decode: sequences with one token each, by slot; prefill: sequences with their number of tokens."""
-
-    decode: list[Sequence] = field(default_factory=list)
-    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.decode or self.prefill)
-
-    @property
-    def rows(self) -> list[tuple[Sequence, int]]:
-        """All sequences of the step with their number of tokens, decoding ones first."""
-        return [*((sequence, 1) for sequence in self.decode), *self.prefill]
-
-    def drop_drafts(self) -> bool:
-        """Take the drafts of its sequences from them; return whether there were any."""
-        drafted = [sequence for sequence in self.decode if sequence.drafts]
-        for sequence in drafted:
-            sequence.drafts = []
-        return bool(drafted)
-
-    def running(self) -> Plan:
-        """Return the plan without the sequences that have left since it was made."""
-        decode = [sequence for sequence in self.decode if sequence.phase is Phase.RUNNING]
-        return Plan(decode, [row for row in self.prefill if row[0].phase is Phase.RUNNING])
-
-    def halves(self) -> tuple[Plan, Plan]:
-        """Return two plans that together compute this one: of half the sequences each, or half of the one chunk."""
-        rows, chunks = len(self.decode), len(self.prefill)
-        if rows + chunks == 1:
-            sequence, count = self.prefill[0]
-            return Plan(prefill=[(sequence, count // 2)]), Plan(prefill=[(sequence, count - count // 2)])
-        middle = (rows + chunks) // 2
-        first = Plan(self.decode[:middle], self.prefill[: max(0, middle - rows)])
-        return first, Plan(self.decode[middle:], self.prefill[max(0, middle - rows) :])
 
 
 class _Chunks:
@@ -116,14 +80,14 @@ class Scheduler:
         self._free_slots = list(range(max_num_seqs))  # a heap: low slots first keeps decode rows neighbours
         self._started = 0
         self._held: dict[Priority, Counter[str]] = {priority: Counter() for priority in Priority}  # slots of clients
-        self.running: list[Sequence] = []
+        self._next_deadline = math.inf
+        self.running: list[Sequence] = []  # in the order in which they started
+        self._of_clients: dict[str, list[Sequence]] = {}  # the same of each client
 
     def schedule(self) -> Plan:
         """Return the next step; its sequences have their slots and blocks. No sequence may be left to preempt."""
-        for sequence in self.running:
-            self._grow(sequence)
         limits = self._shares.limits(self._held, self._newcomer())
-        within, beyond = divided(self._oldest_first(), limits)
+        within, beyond = self._divided(limits)
         decode = [s for s in within if s.remaining == 1]
         budget = max(1, min(self._max_tokens, limits.tokens or self._max_tokens) - len(decode))
         readers = sum(s.remaining > 1 for s in within) + min(len(self._room), len(self._free_slots))
@@ -131,10 +95,10 @@ class Scheduler:
         prefill = [(s, chunks.take(s)) for s in within if s.remaining > 1 and chunks.left]
         beyond += self._start_new(prefill, chunks, limits)
         self._add_excess(decode, prefill, beyond, chunks, limits)
-        # A step with prompts does not wait for the weights; and where one client has more than its share, drafts would
-        # lengthen the step beyond what that may.
-        if not prefill and not beyond:
-            self.drafts.add(decode)
+        if not prefill:  # such a step does not wait for the weights
+            self.drafts.add(decode, self._modest(decode, limits) if beyond else None)
+        for sequence in chain(decode, (sequence for sequence, _ in prefill)):
+            self._grow(sequence)
         return Plan(sorted(decode, key=lambda s: s.slot), prefill)
 
     def register(self, sequence: Sequence) -> None:
@@ -158,10 +122,15 @@ class Scheduler:
         sequence.phase = Phase.FINISHED
         return self._release(sequence)
 
-    def ended(self, now: float) -> list[tuple[Sequence, ServiceError]]:
-        """Return the running sequences that were aborted or are past their deadline, each with its error."""
-        overdue = [s for s in self.running if s.generation.aborted or now >= s.waits_until]
-        reasons = ((sequence, sequence.reason_to_end(now)) for sequence in overdue)
+    def ended(self, now: float, aborted: bool) -> list[tuple[Sequence, ServiceError]]:
+        """Return the running sequences that were aborted or are past their deadline, each with its error.
+
+        aborted: whether any may have been aborted.
+        """
+        if not aborted and now < self._next_deadline:
+            return []
+        self._next_deadline = min((s.waits_until for s in self.running), default=math.inf)
+        reasons = ((sequence, sequence.reason_to_end(now)) for sequence in self.running)
         return [(sequence, error) for sequence, error in reasons if error is not None]
 
     def sequence_to_preempt(self) -> Sequence | None:
@@ -210,6 +179,8 @@ class Scheduler:
             return f"slots are counted as {self._held}, and held as {counted}"
         if any(earlier.order >= later.order for earlier, later in pairwise(self.running)):
             return "the running sequences are not in the order in which they started"
+        if sorted(chain(*self._of_clients.values()), key=attrgetter("order")) != self.running:
+            return "the sequences of the clients are not those that run"
         return self.pool.check(sequence.blocks for sequence in self.running)
 
     def _fits(self, sequence: Sequence) -> bool:
@@ -254,11 +225,25 @@ class Scheduler:
         """Return the waiting sequence that is the first to start in the next step, None if none does."""
         return self._room.peek(self._held) if self._free_slots and len(self._room) else None
 
-    def _oldest_first(self) -> list[Sequence]:
-        """Return the running sequences in the order in which they started, interactive ones before batches."""
-        if not self._held[Priority.BATCH]:
-            return self.running
-        return sorted(self.running, key=lambda s: s.request.priority)
+    def _divided(self, limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
+        """Return the running sequences within their clients' shares, the oldest first, and those beyond them."""
+        clients: Iterable[list[Sequence]] = self._of_clients.values()
+        if self._held[Priority.BATCH]:
+            clients = [self._oldest_first([*sequences]) for sequences in clients]
+        within, beyond = divided(clients, limits)
+        return self._oldest_first(within), beyond
+
+    def _oldest_first(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Return running sequences in the order in which they started, interactive ones before batches."""
+        if len(self._of_clients) > 1:
+            sequences.sort(key=attrgetter("order"))
+        if self._held[Priority.BATCH]:
+            sequences.sort(key=lambda sequence: sequence.request.priority)
+        return sequences
+
+    def _modest(self, decode: list[Sequence], limits: Limits) -> list[Sequence]:
+        """Return the sequences of clients that have no more than their share: drafts of others lengthen steps too."""
+        return [s for s in decode if not limits.beyond(s, len(self._of_clients[s.request.client]))]
 
     def _start_new(self, prefill: list[tuple[Sequence, int]], chunks: _Chunks, limits: Limits) -> list[Sequence]:
         """Start waiting sequences while there are slots, blocks and tokens; return those beyond their clients' share.
@@ -272,7 +257,7 @@ class Scheduler:
             self._start(sequence)
             if not self._on_start(sequence):
                 continue
-            if limits.beyond(sequence, sum(s.request.client == sequence.request.client for s in self.running)):
+            if limits.beyond(sequence, len(self._of_clients[sequence.request.client])):
                 beyond.append(sequence)
                 break
             prefill.append((sequence, chunks.take(sequence)))
@@ -288,7 +273,7 @@ class Scheduler:
     ) -> None:
         """Add what is beyond its client's share, as far as that lengthens the step by no more than its part."""
         spare = self._shares.excess(limits, len(decode) + sum(count for _, count in prefill))
-        for sequence in beyond:
+        for sequence in self._oldest_first(beyond) if spare > 0 else ():
             if min(spare, chunks.left) <= 0:
                 return
             if sequence.remaining == 1:
@@ -311,13 +296,18 @@ class Scheduler:
         self._started += 1
         sequence.order = self._started
         self.running.append(sequence)
+        self._of_clients.setdefault(sequence.request.client, []).append(sequence)
+        self._next_deadline = min(self._next_deadline, sequence.waits_until)
         self._held[sequence.request.priority][sequence.request.client] += 1
 
     def _release(self, sequence: Sequence) -> list[int]:
+        held, client = self._held[sequence.request.priority], sequence.request.client
         self.running.remove(sequence)
+        self._of_clients[client].remove(sequence)
+        if not self._of_clients[client]:
+            del self._of_clients[client]
         heapq.heappush(self._free_slots, sequence.slot)
         sequence.slot = -1
-        held, client = self._held[sequence.request.priority], sequence.request.client
         held[client] -= 1
         if not held[client]:
             del held[client]

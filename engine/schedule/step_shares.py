@@ -19,7 +19,7 @@ from engine.schedule.sequence import Sequence
 from engine.types import Priority
 
 EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
-ALONE = 4  # times the fixed cost of a step: what a lone client's tokens may cost while others come and go
+ALONE = 2  # times the fixed cost of a step: what a lone client's tokens may cost while others come and go
 EXPECTED_FOR = 500  # steps in which others are expected again, after the last one that was shared
 
 
@@ -27,12 +27,14 @@ EXPECTED_FOR = 500  # steps in which others are expected again, after the last o
 class Limits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
-    alone: one client has all slots, and nobody else starts. None for no limit.
+    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority. None for no
+    limit.
     """
 
     rows: int | None = None
     tokens: int | None = None
     alone: bool = False
+    exempt: bool = False
 
     def beyond(self, sequence: Sequence, count: int) -> bool:
         """Return whether a sequence is beyond its client's share, of which `count` sequences run up to this one."""
@@ -48,14 +50,14 @@ class StepShares:
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> Limits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
-        counts = _counts(held, newcomer)
+        counts, exempt = _counts(held, newcomer), bool(held[Priority.HIGH])
         if len(counts) > 1:
             self._steps_alone = 0
-            return Limits(rows=sorted(counts)[(len(counts) - 1) // 2])
+            return Limits(rows=sorted(counts)[(len(counts) - 1) // 2], exempt=exempt)
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return Limits(alone=True)
-        return Limits(ALONE * self._overhead, ALONE * self._overhead, alone=True)
+        return Limits(ALONE * self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
 
     def excess(self, limits: Limits, tokens: int) -> int:
         """Return how many tokens what is beyond the shares may add to a step of so many."""
@@ -64,13 +66,19 @@ class StepShares:
         return (self._overhead + tokens) // EXCESS_SHARE - limits.rows
 
 
-def divided(running: Iterable[Sequence], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
-    """Return the sequences within their clients' share and those beyond it, both in the given order."""
-    within, beyond, counts = list[Sequence](), list[Sequence](), dict[str, int]()
-    for sequence in running:
-        client = sequence.request.client
-        counts[client] = count = counts.get(client, 0) + 1
-        (beyond if limits.beyond(sequence, count) else within).append(sequence)
+def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
+    """Return the sequences within their clients' shares and those beyond them.
+
+    clients: the sequences of each, in the order of their starts, which each client's keep.
+    """
+    within, beyond, rows = list[Sequence](), list[Sequence](), limits.rows
+    for sequences in clients:
+        within += sequences[:rows]
+        if rows is not None:
+            beyond += sequences[rows:]
+    if limits.exempt:
+        within += [sequence for sequence in beyond if sequence.request.priority is Priority.HIGH]
+        beyond = [sequence for sequence in beyond if sequence.request.priority is not Priority.HIGH]
     return within, beyond
 
 

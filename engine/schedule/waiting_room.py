@@ -37,12 +37,12 @@ class WaitingRoom:
         self, capacity: int, max_tokens: int, clock: Callable[[], float] = time.monotonic, slots: int = 0
     ) -> None:
         self._max_tokens, self._clock = max_tokens, clock
-        self._changed = threading.Condition()  # guards everything below but `_abort_pending`
+        self._changed = threading.Condition()  # guards everything below but what is said to be without
         self._queue = PriorityQueues()
         self._in_flight = InFlight(capacity, slots, clock)
         self._closed = False
         self._next_deadline = math.inf
-        self._abort_pending = False
+        self._abort_pending = self._abort_of_running = False  # written without the lock
         self._held: Held = {}  # the engine's own counts, as last seen; only read here
         self._before: dict[int, int] = {}  # how many start before a waiting request, by its id()
         self._order_until = 0.0
@@ -122,7 +122,7 @@ class WaitingRoom:
 
     def notify_abort(self) -> None:
         """Note that a sequence may have been aborted. Takes no lock, so it may be called with any held."""
-        self._abort_pending = True
+        self._abort_pending = self._abort_of_running = True
 
     def num_in_flight(self) -> int:
         """Return how many requests are being prepared, waiting and running."""
@@ -199,6 +199,13 @@ class WaitingRoom:
             if ended is not None:
                 self._queue.charge(ended)
             self._leave(client)
+
+    def abort_of_running(self) -> bool:
+        """Return whether a sequence that runs may have been aborted since the last call."""
+        if not self._abort_of_running:
+            return False
+        self._abort_of_running = False  # before the caller looks, so that one which comes meanwhile is not missed
+        return True
 
     def sweep(self, now: float) -> list[tuple[Sequence, ServiceError]]:
         """Remove the waiting sequences that were aborted or have waited too long; return them with their errors."""

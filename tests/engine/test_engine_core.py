@@ -5,6 +5,7 @@ import statistics
 import sys
 import time
 import weakref
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
@@ -686,17 +687,24 @@ def test_a_step_that_cannot_be_launched_loses_nothing_of_the_one_before():
 
 
 @one_after_another
-def test_steps_are_not_drafted_for_while_a_client_has_more_than_its_share(runner_class, monkeypatch):
-    """Its drafts would lengthen the steps of others; alone again, it gets them."""
+def test_a_client_with_more_than_its_share_has_no_drafts_beside_others(runner_class, monkeypatch):
+    """They would lengthen the steps of others, who have theirs; alone again, it gets them."""
     monkeypatch.setattr(ScriptedRunner, "drafts", 8)
     monkeypatch.setattr(ScriptedRunner, "ahead", 8)
-    core, drafted = Core(max_num_seqs=8), []
-    core.runner.on_run = lambda plan: drafted.append(sum(len(sequence.drafts) for sequence in plan.decode))
-    for client, tokens in (("greedy", 64), ("greedy", 64), ("other", 8)):
+    core, drafted = Core(max_num_seqs=8), Counter()
+
+    def count(plan):
+        drafted.update({sequence.request.client: len(sequence.drafts) for sequence in plan.decode})
+
+    core.runner.on_run = count
+    for client, tokens in (("greedy", 200), ("greedy", 200), ("other", 40)):
         core.come(client, max_tokens=tokens)
+    core.run(3)
+    while any(sequence.request.client == "other" for sequence in core.core.scheduler.running):
+        assert drafted["greedy"] == 0
+        core.run(1)
+    assert drafted["other"] > 0
     core.run(8)
-    assert sum(drafted) == 0
-    core.run(8)
-    assert sum(drafted) > 0
+    assert drafted["greedy"] > 0
     core.run()
     core.assert_clean()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.model.cuda.attention_plan import AttentionPlanner
 from engine.schedule.block_pool import BLOCK
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 from engine.schedule.sequence import BELOW_ONE, Sequence
 
 Ints = NDArray[np.int32]

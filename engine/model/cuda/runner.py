@@ -22,7 +22,7 @@ from engine.model.cuda.step import FlatStep, Launched
 from engine.model.cuda.weights import FlatWeights, Placement
 from engine.model.image_tokens import ImageTokens
 from engine.model.kv_cache import KVCache
-from engine.schedule.scheduler import Plan
+from engine.schedule.plan import Plan
 from engine.schedule.sequence import Sequence
 from engine.text.prompt import PreparedPrompt
 from engine.types import ModelSpec, Progress

@@ -35,8 +35,8 @@ from engine.model.cuda.weights import FlatWeights, Shape
 from engine.model.kv_cache import KVCache
 from engine.model.sampler import to_device
 from engine.schedule.block_pool import blocks_for
+from engine.schedule.plan import Plan
 from engine.schedule.prompt_scores import ScoredSpan, scored_spans
-from engine.schedule.scheduler import Plan
 from engine.schedule.sequence import Sequence
 from engine.types import Progress
 

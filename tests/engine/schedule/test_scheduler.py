@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from engine.errors import DeadlineExceeded, RequestAborted
 from engine.model.choice import Choice
 from engine.schedule.block_pool import BLOCK, BlockPool
-from engine.schedule.scheduler import Plan, Scheduler
+from engine.schedule.plan import Plan
+from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase
 from engine.schedule.waiting_room import WaitingRoom
 from tests.engine.sequences import sequence
@@ -158,12 +159,27 @@ def test_aborted_and_overdue_sequences_are_returned():
     left, late, kept = floor.come(), floor.come(timeout=5.0), floor.come()
     floor.step()
     left.generation.abort()
-    ended = floor.scheduler.ended(5.0)
+    ended = floor.scheduler.ended(5.0, aborted=True)
     assert [(submitted, type(error)) for submitted, error in ended] == [
         (left, RequestAborted),
         (late, DeadlineExceeded),
     ]
     assert kept not in [submitted for submitted, _ in ended]
+
+
+def test_running_sequences_are_looked_at_when_one_of_them_may_have_to_end():
+    """After an abort, and from the earliest deadline on, whichever of them has that, and again from the next."""
+    floor = Floor()
+    early, late = floor.come(timeout=5.0), floor.come(timeout=9.0)
+    floor.step()
+    early.generation.abort()
+    assert floor.scheduler.ended(4.9, aborted=False) == []
+    assert [submitted for submitted, _ in floor.scheduler.ended(5.0, aborted=False)] == [early]
+    floor.scheduler.finish(early)
+    assert floor.scheduler.ended(8.9, aborted=False) == []
+    assert [submitted for submitted, _ in floor.scheduler.ended(9.0, aborted=False)] == [late]
+    floor.scheduler.finish(late)
+    assert floor.scheduler.ended(99.0, aborted=False) == []
 
 
 def test_a_client_alone_keeps_all_slots_until_another_comes():
@@ -300,10 +316,10 @@ def test_two_halves_are_the_whole_plan():
 
 
 @pytest.mark.parametrize(
-    "fault", ["lost slot", "shared slot", "idle holder", "lost block", "wrong count", "wrong order"]
+    "fault", ["lost slot", "shared slot", "idle holder", "lost block", "wrong count", "wrong order", "wrong client"]
 )
 def test_check_finds_inconsistent_accounting(fault):
-    """Of slots: lost, held twice, by one that does not run, miscounted, out of order; a block of nobody."""
+    """Of slots: lost, held twice, by one that does not run, miscounted, out of order, of nobody; a block of nobody."""
     floor = Floor()
     first, second = floor.come(), floor.come()
     floor.step()
@@ -317,6 +333,8 @@ def test_check_finds_inconsistent_accounting(fault):
         first.request = replace(first.request, client="another")
     elif fault == "wrong order":
         floor.scheduler.running.reverse()
+    elif fault == "wrong client":
+        floor.scheduler._of_clients.clear()
     else:
         first.phase = Phase.WAITING
     assert floor.scheduler.check()
@@ -324,6 +342,19 @@ def test_check_finds_inconsistent_accounting(fault):
 
 class TestBlocks:
     """A sequence runs only with blocks for all its tokens; where they run out, some give theirs up."""
+
+    def test_a_sequence_grows_once_it_is_computed(self):
+        """One that waits for its client's share holds what it had, and goes on when the others have gone."""
+        floor = Floor(slots=4, budget=64)
+        other = floor.come("other", tokens=2)
+        waits = [floor.come("greedy", tokens=BLOCK - 1) for _ in range(3)][1:]
+        for _ in range(3):
+            floor.step()
+        assert [len(submitted.blocks) for submitted in waits] == [1, 1]
+        floor.scheduler.finish(other)
+        for _ in range(3):
+            floor.step()
+        assert [len(submitted.blocks) for submitted in waits] == [2, 2]
 
     def test_a_sequence_waits_until_its_blocks_are_free(self):
         """And leaves one for each that runs to grow into; nothing behind it overtakes."""
@@ -488,9 +519,9 @@ class TestShares:
         assert floor.step().decode == made["greedy"]
 
     def test_the_steps_of_a_lone_client_are_short_while_others_are_expected(self, monkeypatch):
-        """At most four times their fixed cost, so who arrives does not wait longer; after a while it has them whole."""
+        """At most twice their fixed cost, so who arrives does not wait longer; after a while it has them whole."""
         monkeypatch.setattr("engine.schedule.step_shares.EXPECTED_FOR", 5)
-        floor, made = self.floor(overhead=2, greedy=10, a=1)
+        floor, made = self.floor(overhead=4, greedy=10, a=1)
         floor.step()
         floor.scheduler.finish(made["a"][0])
         late = floor.come("greedy", tokens=40)
@@ -546,7 +577,7 @@ class TestShares:
         assert len(plan.decode) == 3
         for client in "ab":
             floor.scheduler.finish(made[client][0])
-        assert floor.step().prefill == [(late, 39)]
+        assert floor.step().prefill == [(late, 2 * 13 - 1)]  # one of them for its row
 
     def test_a_prompt_within_the_share_is_read_whole(self):
         """A client's first sequence is never held back, whatever its prompt."""

@@ -26,7 +26,7 @@ def test_each_client_computes_as_many_as_the_median_or_an_eighth_of_the_step(cli
     """No client has less than its own number or the median's; nobody beyond lengthens the step by more than that."""
     shares = StepShares(overhead)
     limits = shares.limits(held(**clients), None)
-    within, beyond = divided([sequence(client) for client, many in clients.items() for _ in range(many)], limits)
+    within, beyond = divided([[sequence(client) for _ in range(many)] for client, many in clients.items()], limits)
     assert not limits.alone
     assert limits.tokens is None
     assert sum(many >= limits.rows for many in clients.values()) * 2 >= len(clients)
@@ -41,7 +41,7 @@ def test_high_priority_is_never_beyond():
     """Its clients' sequences count for the median, and run all."""
     limits = StepShares(0).limits(NOBODY | {Priority.HIGH: Counter(a=9), Priority.INTERACTIVE: Counter(b=1)}, None)
     assert limits.rows == 1
-    assert divided([sequence("a", high=True) for _ in range(9)], limits)[1] == []
+    assert divided([[sequence("a", high=True) for _ in range(9)]], limits)[1] == []
 
 
 def test_a_newcomer_counts_before_it_has_a_slot():

@@ -353,6 +353,18 @@ def test_a_preempted_sequence_is_first_of_its_client():
     assert start(room) is first
 
 
+def test_an_abort_of_a_running_sequence_is_told_once():
+    """Whatever a sweep of those that wait has seen of it."""
+    room = WaitingRoom(5, 1000)
+    come(room, "a")
+    running = start(room)
+    assert not room.abort_of_running()
+    running.generation.abort()
+    assert room.sweep(0.0) == []
+    assert room.abort_of_running()
+    assert not room.abort_of_running()
+
+
 def test_an_abort_ends_a_waiting_request_at_the_next_sweep():
     """It never starts, and its capacity is free."""
     room = WaitingRoom(5, 1000)
