@@ -219,7 +219,8 @@ class ClientSocket(socket.socket):
 class Connection(TConn):  # type: ignore[misc]
     """Gunicorn's state of one connection, over a ClientSocket; `close` is idempotent.
 
-    closed: on our side; leftover: bytes that arrived behind the request that is being served.
+    closed: on our side; leftover: bytes that arrived behind the request that is being served; asked_by: the client of
+    the request that is being served, as its head tells.
     """
 
     sock: ClientSocket
@@ -230,6 +231,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.closed = False
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
+        self.asked_by = "unknown"
 
     def init(self) -> None:
         """Get ready to serve, in the thread that does."""

@@ -312,7 +312,9 @@ class Intake:
         return arrival.reservation.grow(size)
 
     def _hand_over(self, conn: Connection, arrival: _Arrival, refused: bool = False) -> None:
+        assert arrival.verdict is not None  # what has arrived has been judged
         self._leave(conn)
+        conn.asked_by = arrival.verdict.client
         conn.sock.begin_request(arrival.framing, arrival.reservation, refused)
         self._dispatch(conn)
 

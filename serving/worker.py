@@ -104,7 +104,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refused, self._flooded = 0, False
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
-        self._turns = Turns()
+        self._turns = Turns(shares_cores=self._shares_cores)
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
         self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
 
@@ -198,11 +198,14 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def _template(self) -> Environ | None:
         return template(self.cfg)
 
+    def _shares_cores(self) -> bool:
+        return any(backend.info.on_processor for _, backend in self.models)
+
     def _handle_in_turn(self, conn: Connection) -> bool:
         """Serve one request in its turn; probes wait for nobody."""
         if conn.sock.request_head.startswith(PROBES):
             return bool(super().handle(conn))
-        with self._turns.serving():
+        with self._turns.serving(conn.asked_by):
             return bool(super().handle(conn))
 
     def enqueue_req(self, conn: Connection) -> None:

@@ -1,26 +1,27 @@
 """How many requests are worked on at once."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 
 import pytest
 
 from edge import turns
-from edge.turns import Turns
+from edge.turns import MANY, Turns
 from tests.fakes import PATIENCE
 
 
 class Request:
     """A request in a thread of its own, which holds its turn until it is told to go on."""
 
-    def __init__(self, pool, among, step=lambda: None):
+    def __init__(self, pool, among, step=lambda: None, client="a"):
         self.begun, self.go_on, self.waits = threading.Event(), threading.Event(), threading.Event()
-        self._among, self._step = among, step
+        self._among, self._step, self._client = among, step, client
         self.done = pool.submit(Context().run, self._serve)
 
     def _serve(self):
-        with self._among.serving():
+        with self._among.serving(self._client):
             self.begun.set()
             assert self.go_on.wait(PATIENCE)
             self._step()
@@ -29,7 +30,7 @@ class Request:
 
 @pytest.fixture
 def pool():
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(32) as threads:
         yield threads
 
 
@@ -108,9 +109,112 @@ def test_nobody_waits_for_ever(pool):
     ended(*requests)
     held = [Request(pool, among) for _ in range(2)]
     ended(*held)
-    for free, _ in among._lines:
-        assert free.acquire(blocking=False)
-        assert not free.acquire(blocking=False)
+    assert [line.free for line, *_ in among._waits] == [1, 1, 1]
+
+
+def waiting(among, many):
+    """Wait until so many requests have a place in a line."""
+    deadline = time.monotonic() + PATIENCE
+    while sum(len(line._places) for line in {line for line, *_ in among._waits}) != many:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_turn_goes_to_the_client_with_the_fewest_requests(pool):
+    """However long the many of another have waited; among equals the one that has waited longest comes first."""
+    among = Turns(1, PATIENCE)
+    first = Request(pool, among, client="many")
+    assert first.begun.wait(PATIENCE)
+    many = []
+    for count in range(1, 4):
+        many.append(Request(pool, among, client="many"))
+        waiting(among, count)
+    other = Request(pool, among, client="other")
+    waiting(among, 4)
+    ended(first)
+    assert other.begun.wait(PATIENCE)
+    assert not any(request.begun.is_set() for request in many)
+    ended(other)
+    for request in many:
+        assert request.begun.wait(PATIENCE)
+        ended(request)
+
+
+@pytest.fixture
+def crowd(pool):
+    """Return turns on the models' cores, a client with MANY requests in service, which have left their turns."""
+    woken = threading.Event()
+
+    def make(among, many=MANY):
+        left = threading.Semaphore(0)
+
+        def wait():
+            turns.leave()
+            left.release()
+            assert woken.wait(PATIENCE)
+
+        requests = [Request(pool, among, wait, client="many") for _ in range(many)]
+        for request in requests:
+            request.go_on.set()
+        assert all(left.acquire(timeout=PATIENCE) for _ in requests)
+        return requests
+
+    yield make
+    woken.set()
+
+
+@pytest.fixture
+def politely(monkeypatch):
+    """A courtesy without end."""
+    monkeypatch.setattr("edge.turns.COURTESY", PATIENCE)
+
+
+def test_a_client_with_many_requests_leaves_free_turns_to_others(pool, crowd, politely):
+    """It goes on once no other is served, though the others were not waiting for a turn."""
+    among = Turns(2, PATIENCE, shares_cores=lambda: True)
+    crowd(among, MANY - 1)
+    other = Request(pool, among, client="other")
+    assert other.begun.wait(PATIENCE)
+    last = Request(pool, among, client="many")
+    waiting(among, 1)
+    modest = Request(pool, among, client="modest")
+    assert modest.begun.wait(PATIENCE)
+    ended(modest)
+    assert not last.begun.is_set()
+    ended(other)
+    assert last.begun.wait(PATIENCE)
+    ended(last)
+
+
+@pytest.mark.parametrize(
+    ("many", "shared", "others"),
+    [
+        (MANY - 2, True, 1),  # not many
+        (MANY - 1, False, 1),  # the models compute elsewhere
+        (MANY - 1, True, 0),  # there is nobody else
+        (MANY - 1, True, 3),  # the other is no more modest
+    ],
+)
+def test_others_need_no_courtesy(pool, crowd, politely, many, shared, others):
+    """Then a turn that is free is taken at once."""
+    among = Turns(8, PATIENCE, shares_cores=lambda: shared)
+    crowd(among, many)
+    beside = [Request(pool, among, client="other") for _ in range(others)]
+    assert all(request.begun.wait(PATIENCE) for request in beside)
+    last = Request(pool, among, client="many")
+    assert last.begun.wait(PATIENCE)
+    ended(last, *beside)
+
+
+def test_courtesy_has_an_end(pool, crowd, monkeypatch):
+    """After its time the client takes a turn that is free, while the other is still served."""
+    monkeypatch.setattr("edge.turns.COURTESY", 0.001)
+    among = Turns(2, PATIENCE, shares_cores=lambda: True)
+    crowd(among)
+    other, last = Request(pool, among, client="other"), Request(pool, among, client="many")
+    assert other.begun.wait(PATIENCE)
+    assert last.begun.wait(PATIENCE)
+    ended(other, last)
 
 
 def test_outside_of_a_request_there_are_no_turns():

@@ -28,10 +28,11 @@ class Gate:
 
     def __init__(self):
         self.refusal, self.heads, self.keeps_alive, self.again = None, [], False, None
+        self.client = None
 
     def judge(self, head, peer, plain):
         self.heads.append(head)
-        return Verdict(peer, self.refusal, self.keeps_alive, self.again)
+        return Verdict(self.client or peer, self.refusal, self.keeps_alive, self.again)
 
 
 class Room:
@@ -115,6 +116,16 @@ def test_a_request_is_handed_over_when_it_is_whole(room):
     assert read(conn) == SMALL
     assert conn.sock.request_whole
     assert len(room.intake) == 0
+
+
+def test_whose_request_it_is_is_known_when_it_is_handed_over(room):
+    """The gate has read it from the head: the address may be a proxy's, or many keys may share it."""
+    room = room()
+    room.gate.client = "a key"
+    conn, client = room.connect()
+    client.sendall(SMALL)
+    room.pump()
+    assert (room.whole, conn.asked_by) == ([conn], "a key")
 
 
 def test_requests_that_arrive_together_are_served_in_turn(room):

@@ -303,10 +303,10 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     served, turns = [], Turns(1, patience=0.0)
     worker = object.__new__(ServiceWorker)
     worker._turns = turns
-    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._lines[0][0]._value) or True)
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._line.free) or True)
     sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=f"{line} HTTP/1.1".encode())
-    assert worker.handle(SimpleNamespace(sock=sock))
-    assert (served, turns._lines[0][0]._value) == ([0 if taken else 1], 1)
+    assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
+    assert (served, turns._line.free) == ([0 if taken else 1], 1)
 
 
 @pytest.mark.parametrize(
