@@ -116,6 +116,11 @@ class ClientSocket(socket.socket):
         """True where all of the request has arrived, so that another may follow on the connection."""
         return self.request is not None and self.request.stage is Stage.WHOLE
 
+    @property
+    def was_reset(self) -> bool:
+        """True where the client has reset its connection, so that nobody waits for an answer."""
+        return self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
     def setblocking(self, flag: bool) -> None:
         wanted = self._limit if flag else 0.0
         if self.gettimeout() != wanted:  # each change is a system call

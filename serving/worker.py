@@ -74,6 +74,7 @@ SWITCH_INTERVAL = 0.0005
 MAX_BODY_BYTES = 64 * MIB
 PROBES = tuple(f"{name} ".encode() for name, row in ROUTES.items() if row.need is Need.PROBE)
 PROBING_THREADS = 2
+READING = (b"GET ", b"HEAD ")
 
 
 class ServiceWorker(ThreadWorker):  # type: ignore[misc]
@@ -202,10 +203,13 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         return any(backend.info.on_processor for _, backend in self.models)
 
     def _handle_in_turn(self, conn: Connection) -> bool:
-        """Serve one request in its turn; probes wait for nobody."""
-        if conn.sock.request_head.startswith(PROBES):
+        """Serve one request in its turn; probes wait for nobody. What a client only reads is dropped if it has left."""
+        head = conn.sock.request_head
+        if head.startswith(PROBES):
             return bool(super().handle(conn))
         with self._turns.serving(conn.asked_by):
+            if head.startswith(READING) and conn.sock.was_reset:
+                return False
             return bool(super().handle(conn))
 
     def enqueue_req(self, conn: Connection) -> None:

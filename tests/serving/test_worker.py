@@ -4,9 +4,11 @@ import errno
 import logging
 import math
 import os
+import select
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +19,8 @@ import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import Turns
+from serving.connection import ClientSocket
+from serving.framing import Stage
 from serving.slow_readers import SlowReaders
 from serving.worker import (
     ACCEPT_PAUSE,
@@ -30,6 +34,7 @@ from serving.worker import (
     ServiceWorker,
     has_sibling,
 )
+from tests.fakes import PATIENCE
 
 NO_PROCESS = 2**22 + 1
 # A process with one child, which ends at a line.
@@ -304,9 +309,33 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     worker = object.__new__(ServiceWorker)
     worker._turns = turns
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._line.free) or True)
-    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=f"{line} HTTP/1.1".encode())
+    head = f"{line} HTTP/1.1".encode()
+    sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
     assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
     assert (served, turns._line.free) == ([0 if taken else 1], 1)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
+def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, method, reset):
+    """Its turn came too late; what may change something is done all the same."""
+    served = []
+    worker = object.__new__(ServiceWorker)
+    worker._turns = Turns()
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(method) or True)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        sock = ClientSocket(server.accept()[0], 1.0)
+        sock.request = SimpleNamespace(
+            head=f"{method} / HTTP/1.1".encode(), unreadable=False, stage=Stage.WHOLE, close=lambda: None
+        )
+        if reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            assert select.select([sock], [], [], PATIENCE)[0]
+        kept = worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
+        dropped = reset and method in ("GET", "HEAD")
+        assert (served, kept) == ([] if dropped else [method], not dropped)
+        sock.close()
 
 
 @pytest.mark.parametrize(
