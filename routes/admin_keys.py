@@ -70,7 +70,7 @@ def make() -> ResponseReturnValue:
     try:
         key, text = services().key_registry.make(actor(), **fields_of(typed))
     except KeyFieldError as error:
-        return _form(typed, _problem(error)), 400
+        return _at_fault(typed, error), 400
     except (DatabaseError, SQLAlchemyError) as error:
         log_database(error)
         return _form(typed, visitors_locale().texts["operator"]["problems"]["database"]), 503
@@ -93,7 +93,7 @@ def change(key_id: str) -> ResponseReturnValue:
         fields = {name: value for name, value in fields_of(typed).items() if typed.get(name, "") != shown[name]}
         services().key_registry.change(actor(), key_id, **fields)
     except KeyFieldError as error:
-        return _form(typed, _problem(error), key), 400
+        return _at_fault(typed, error, key), 400
     return _back(key_id)
 
 
@@ -138,7 +138,15 @@ def _typed() -> dict[str, str]:
     return {name: fields[name] for name in FIELDS if name in fields}
 
 
-def _form(typed: dict[str, str], problem: str = "", key: Key | None = None, saved: bool = False) -> str:
+def _at_fault(typed: dict[str, str], error: KeyFieldError, key: Key | None = None) -> str:
+    """Return the form with what is wrong with which field."""
+    field, problem = _problem(error)
+    return _form(typed, problem, key, at_fault=field)
+
+
+def _form(
+    typed: dict[str, str], problem: str = "", key: Key | None = None, saved: bool = False, at_fault: str = ""
+) -> str:
     return operators_page(
         "key.html",
         page="keys",
@@ -146,6 +154,7 @@ def _form(typed: dict[str, str], problem: str = "", key: Key | None = None, save
         state=None if key is None else key.state(time.time()),
         typed=typed,
         problem=problem,
+        at_fault=at_fault,
         saved=saved,
         limits=LIMITS,
         priorities=PRIORITIES,
@@ -169,10 +178,10 @@ def _row(key: Key) -> dict[str, Any]:
     }
 
 
-def _problem(error: KeyFieldError) -> str:
-    """Return what is wrong with which field, in the reader's language."""
+def _problem(error: KeyFieldError) -> tuple[str, str]:
+    """Return the field that is wrong, and how, in the reader's language."""
     texts = visitors_locale().texts["client_keys"]
     field, _, reason = str(error).partition(": ")
     by_reason = next((name for word, name in REASONS.items() if word in reason), field)
     problem: str = texts["problems"].get(by_reason, texts["problems"]["number"])
-    return f"{texts['fields'].get(field, field)}: {problem}"
+    return field, f"{texts['fields'].get(field, field)}: {problem}"

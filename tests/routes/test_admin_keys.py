@@ -133,6 +133,7 @@ def test_what_has_become_past_or_unknown_may_stay(operator, registry, app):
     assert "only models of this service" in refused.text
 
 
+AT_FAULT = re.compile(r'name="(\w+)"[^>]* aria-describedby="problem[^>]* aria-invalid="true"')
 WRONG = {
     "name": ["", " ", "x" * 129, "a\nb"],
     "models": ["gpt-4o", "avibe@v2", "x" * 200, ",".join(f"m{n}" for n in range(65))],
@@ -154,6 +155,9 @@ def test_a_wrong_field_is_named_and_what_was_typed_stays(operator, registry, lan
         answer = operator.post("/status/keys", data=FULL | {csrf.FIELD: token, field: value})
         assert answer.status_code == 400, (field, value)
         assert f'role="alert">{texts[field]}: ' in answer.text, (field, value)
+        assert re.findall(r'name="(\w+)"[^>]* aria-describedby="problem[^>]* aria-invalid="true"', answer.text) == [
+            field
+        ]
         assert "Ask Anna" in answer.text or field == "notes"
     assert registry.page("", "", 9) == []
 
