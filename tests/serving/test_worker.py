@@ -19,6 +19,8 @@ import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import Turns
+from engine.types import ModelInfo
+from models import ModelSet
 from serving.connection import ClientSocket
 from serving.framing import Stage
 from serving.slow_readers import SlowReaders
@@ -34,6 +36,7 @@ from serving.worker import (
     ServiceWorker,
     has_sibling,
 )
+from tests.checkpoints import text_spec
 from tests.fakes import PATIENCE
 
 NO_PROCESS = 2**22 + 1
@@ -313,6 +316,16 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
     assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
     assert (served, turns._line.free) == ([0 if taken else 1], 1)
+
+
+@pytest.mark.parametrize(("devices", "shared"), [(("cpu", "cuda:0"), True), (("cuda:0", "cuda:1"), False), ((), False)])
+def test_turns_are_left_to_others_where_a_model_computes_on_these_cores(tmp_path, devices, shared):
+    """One on the processor is enough; before the application is built there is none."""
+    worker = object.__new__(ServiceWorker)
+    infos = [ModelInfo.of(text_spec(tmp_path, device=device), 64) for device in devices]
+    models = ModelSet({f"model {number}": SimpleNamespace(info=info) for number, info in enumerate(infos)})
+    worker.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models)}) if devices else None
+    assert worker._shares_cores() == shared
 
 
 @pytest.mark.parametrize("reset", [False, True])
