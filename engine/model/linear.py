@@ -32,8 +32,8 @@ MKL_ROWS = 256  # packed for a full step; measured: no other number of rows is s
 CHECKED_ROWS = (1, 3, 32, MKL_ROWS + 1)
 TOLERANCE = 1e-4  # relative to the norm of the result
 # oneDNN compiles a GEMM for each shape of a weight and each number of rows, within a millisecond and a half megabyte.
-# It and torch each keep the last 1,024 of them, 1.9 GB for five shapes and all numbers up to 512; of these, 17 MB. Steps
-# of prompts seldom have the number of rows of one before: with 256 kept, no more answers were made a second than with 32.
+# It and torch each keep the last 1,024 of them, 1.9 GB for five shapes and all numbers up to 512; of these, 17 MB.
+# Steps of prompts seldom have as many rows as one before, so that 256 make no more answers a second than 32.
 KEPT_PRIMITIVES = 32
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read at the first GEMM
     os.putenv(_name, str(KEPT_PRIMITIVES))

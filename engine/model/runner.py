@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.cores import CORES
 from engine.model.attention import AttentionMetadata, KernelAttention, Span, TorchAttention
 from engine.model.choice import Choice
 from engine.model.decoder import Attend, Decoder
@@ -37,6 +38,7 @@ class ModelRunner:
     max_model_len: how many sequences run at once, and the most tokens of one. kernels: used on the CPU; None for torch
     alone. quant: the format of the decoder's weights, `none` for that of the model. drafts: how many drafted tokens of
     a sequence one step may compute, 0 without kernels; ahead: for how many tokens beyond its last one it needs blocks.
+    cores: how many of the processor's a step takes where nothing else computes; 0: the threads of torch as they are.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class ModelRunner:
         kernels: Kernels | None = None,
         quant: str = "none",
         drafts: int = 0,
+        cores: int = 0,
     ) -> None:
-        self.num_blocks = num_blocks
+        self.num_blocks, self._cores = num_blocks, cores
         self.decoder = Decoder(model, kernels, quant)
         self._images = ImageTokens(model, kernels)
         d = self.decoder
@@ -67,6 +70,14 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
+        if not self._cores:
+            return self._run(plan)
+        with CORES.step(self._cores) as threads:
+            if threads != torch.get_num_threads():  # each thread of the process has its own figure
+                torch.set_num_threads(threads)
+            return self._run(plan)
+
+    def _run(self, plan: Plan) -> list[tuple[Sequence, Choice]]:
         done, logits = self._forward(plan)
         if not done:
             return []

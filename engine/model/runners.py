@@ -34,9 +34,8 @@ def make_runner(
     device = model.device if spec is None else torch.device(spec.device)
     if device.type != "cuda":
         quant = "none" if spec is None else spec.quant
-        return ModelRunner(
-            model, num_blocks, config.max_num_seqs, max_model_len, load_kernels(), quant, config.draft_tokens
-        )
+        slots, kernels, cores = config.max_num_seqs, load_kernels(), torch.get_num_threads()
+        return ModelRunner(model, num_blocks, slots, max_model_len, kernels, quant, config.draft_tokens, cores)
     return _cuda_runner(model, num_blocks, config, max_model_len, report, spec)  # pragma: no cover - CUDA
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.text.grammar_limits import TOO_COMPLEX
 from engine.text.grammar_worker import DONE, LENGTH
@@ -56,15 +57,19 @@ class NoTrials:
 
 
 class GrammarProcesses:
-    """Trials in processes. Thread-safe. command: what starts one; clock: seconds, monotonic."""
+    """Trials in processes. Thread-safe.
+
+    command: what starts one; clock: seconds, monotonic; cores: where a trial is counted while it is computed.
+    """
 
     def __init__(
         self,
         count: int = PROCESSES,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        cores: Cores = CORES,
     ) -> None:
-        self._count, self._clock = count, clock
+        self._count, self._clock, self._cores = count, clock, cores
         self._command = command or [sys.executable, "-m", "engine.text.grammar_worker", "{socket}", str(MEMORY_BYTES)]
         self._idle: queue.SimpleQueue[Worker | None] = queue.SimpleQueue()  # None: to be started
         self._lock = threading.Lock()  # guards the two fields below
@@ -112,8 +117,9 @@ class GrammarProcesses:
         worker.wait_until_ready(self._until(worker.ready_by))
         check = self._until(self._clock() + seconds)
         data = grammar.encode()
-        worker.send(LENGTH.pack(len(data)) + data, check)
-        worker.receive(len(DONE), check)
+        with self._cores.job():
+            worker.send(LENGTH.pack(len(data)) + data, check)
+            worker.receive(len(DONE), check)
 
     def _until(self, end: float) -> Callable[[], None]:
         def check() -> None:

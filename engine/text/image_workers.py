@@ -17,6 +17,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from engine import errors
+from engine.cores import CORES, Cores
 from engine.errors import Message, NotReady, Overloaded, ServiceError, ValidationError
 from engine.text.image_decoder import Job, Pixels
 from engine.text.image_worker import JOB, OUTCOME
@@ -51,7 +52,7 @@ class ImageWorkers:
     """A pool of processes. `decode` may be called from any thread once it is started.
 
     count: of processes; seconds: that one job may take; memory_bytes: that one process may take; command: what starts a
-    process, with `{socket}` where the number of its socket belongs.
+    process, with `{socket}` where the number of its socket belongs; cores: where its jobs are counted.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class ImageWorkers:
         memory_bytes: int = MEMORY_BYTES,
         command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        cores: Cores = CORES,
     ) -> None:
         self.count, self.memory_bytes = count, memory_bytes
-        self._seconds, self._clock = seconds, clock
+        self._seconds, self._clock, self._cores = seconds, clock, cores
         module = [sys.executable, "-m", "engine.text.image_worker", "{socket}", str(memory_bytes)]
         self._command = list(command or module)
         self._lock = threading.Lock()  # guards everything below
@@ -117,7 +119,8 @@ class ImageWorkers:
         process = self._take(wanted)
         try:
             process.wait_until_ready(wanted.check)
-            outcome = process.do(job, self._check(wanted, self._clock() + self._seconds))
+            with self._cores.job():
+                outcome = process.do(job, self._check(wanted, self._clock() + self._seconds))
         except EOFError:
             self._replace(process)
             raise (NotReady(STOPPING) if self._stopped else Overloaded(NO_MEMORY)) from None

@@ -1,11 +1,13 @@
 """The real runner over tiny checkpoints: seeds, prefix cache, images, grammars, and logits that are not finite."""
 
 import random
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 import torch
 
+from engine.cores import CORES
 from engine.errors import ModelError
 from engine.loading.loader import load_model
 from engine.model.kernels.library import Kernels
@@ -46,6 +48,26 @@ def seeded(rng):
     picked = rng.sample(sorted(choices), rng.randint(0, 3))
     params = {name: choices[name] for name in picked}
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
+
+
+def test_a_step_takes_the_cores_that_are_left(text_folder, maybe_kernels):
+    """Those on which nothing of the service is computed, and the same tokens come of it."""
+    loaded, before = load_model(text_spec(text_folder), lambda progress: None), torch.get_num_threads()
+    driver = Driver(loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=maybe_kernels, cores=3), max_num_seqs=6)
+    seen, answers = [], []
+    try:
+        for jobs in (0, 1, 5, 0):
+            with ExitStack() as running:
+                for _ in range(jobs):
+                    running.enter_context(CORES.job())
+                submitted = driver.submit(chat("Диван"), 4, temperature=0.0)
+                driver.run()
+                seen.append(torch.get_num_threads())
+                answers.append(submitted.generation.result().text)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3, 2, 1, 3]
+    assert answers == answers[:1] * 4
 
 
 @pytest.mark.slow

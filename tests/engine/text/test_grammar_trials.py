@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from engine.cores import CORES, Cores
 from engine.errors import Overloaded, ValidationError
 from engine.text.grammar import GrammarRefused, Grammars, json_grammar, lark_grammar
 from engine.text.grammar_limits import fault
@@ -37,9 +38,9 @@ def processes():
     """Start pools; they are stopped in the end."""
     made = []
 
-    def start(script=None, count=1, clock=time.monotonic):
+    def start(script=None, count=1, clock=time.monotonic, cores=CORES):
         command = None if script is None else [sys.executable, "-c", script, "{socket}"]
-        made.append(GrammarProcesses(count, command, clock))
+        made.append(GrammarProcesses(count, command, clock, cores))
         made[-1].start()
         return made[-1]
 
@@ -133,6 +134,23 @@ def test_one_that_hangs_leaves_the_other_process(processes):
     now[0] = 1.0
     thread.join(PATIENCE)
     assert len(refused) == 1
+
+
+def test_a_trial_takes_a_core_from_the_models(processes):
+    """While it is computed, and however that ends."""
+    looks, cores = [], Cores()
+
+    def clock():
+        with cores.step(4) as taken:
+            looks.append(taken)
+        return float(len(looks))  # a second at every look
+
+    with pytest.raises(ValidationError):
+        processes(HANGS, clock=clock, cores=cores).check(OBJECT, 3.0)
+    assert 3 in looks
+    processes(cores=cores).check(OBJECT, PATIENCE)
+    with cores.step(4) as taken:
+        assert taken == 4
 
 
 def test_a_full_pool_refuses(processes):

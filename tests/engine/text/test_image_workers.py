@@ -14,6 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from engine.cores import Cores
 from engine.errors import (
     DeadlineExceeded,
     NotReady,
@@ -100,6 +101,12 @@ def until(condition):
         os.sched_yield()
 
 
+def share(cores):
+    """Return how many of four cores a model's step would take now."""
+    with cores.step(4) as taken:
+        return taken
+
+
 def gone(pid):
     """Whether a process has ended, whoever may still have to take note of it."""
     try:
@@ -167,6 +174,24 @@ def test_a_job_that_nobody_wants_ends_with_its_process(workers):
     with pytest.raises(DeadlineExceeded):
         pool.decode(job(png()[1]), Wanted(time.monotonic() + 0.1))
     until(lambda: gone(before[0]))
+
+
+def test_an_image_takes_a_core_from_the_models_while_it_is_decoded(workers):
+    """However that ends, and not while it waits for its turn."""
+    cores = Cores()
+    pool, wanted = workers(command=command(HANGS), cores=cores), [Wanted(FOR_EVER), Wanted(FOR_EVER)]
+    threads = [in_thread(lambda one=one: pool.decode(job(png()[1]), one))[0] for one in wanted]
+    until(lambda: share(cores) == 3)
+    for one in wanted:
+        one.cancel()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert share(cores) == 4
+    dying = workers(command=command(DIES), cores=cores)
+    with pytest.raises(Overloaded):
+        dying.decode(job(png()[1]), Wanted(FOR_EVER))
+    workers(cores=cores).decode(job(png()[1]), Wanted(FOR_EVER))
+    assert share(cores) == 4
 
 
 def test_clients_that_leave_keep_no_process_from_starting(workers, tmp_path):
