@@ -16,6 +16,7 @@ import torch
 
 from engine.admission import make_sequence, sequence_of
 from engine.backend import Generation
+from engine.cores import CORES
 from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
@@ -255,7 +256,8 @@ class LLMEngine:
     def _load_and_warm(self) -> None:
         config, on_cpu = self._config, self._spec.device_type == "cpu"
         if on_cpu:
-            torch.set_num_threads(config.cpu_threads or usable_cores())
+            with CORES.step(config.cpu_threads or usable_cores()) as threads:
+                torch.set_num_threads(threads)
         else:  # pragma: no cover - CUDA; the current GPU is a property of the thread
             torch.cuda.set_device(torch.device(self._spec.device).index or 0)
         reserved = reserved_bytes(self._spec.device)

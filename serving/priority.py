@@ -2,7 +2,8 @@
 
 Its imports and its warm-up keep cores busy for seconds; without this, each probe and each step of the serving process
 would wait for the end of their time slices. Threads and processes inherit their nice value (sched(7)), and may lower it
-again only where RLIMIT_NICE allows that, which the unit of systemd does.
+again only where RLIMIT_NICE allows that, which the unit of systemd does. Each of the two computes its models on fewer
+cores meanwhile, so that none of their threads wait for one that shares its core.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from engine.cores import CORES, Cores
+
 # Added to its usual value: on busy cores a third of what a thread of the serving process gets, so that the load ends.
 NICENESS = 5
 
@@ -25,8 +28,40 @@ NICENESS = 5
 def yielding() -> Iterator[None]:
     """Have this thread, and all that is started meanwhile, run behind others; afterwards as before.
 
-    Nothing changes where that could not be undone.
+    Nothing changes where that could not be undone, but that models are computed on fewer cores.
     """
+    with CORES.job():  # the other process
+        yield from _behind_others()
+
+
+class Successors:
+    """Counts another child of this process's parent, which loads models, as a job on the cores."""
+
+    def __init__(self, cores: Cores = CORES) -> None:
+        self._cores = cores
+        self._counted = contextlib.ExitStack()
+        self._there = False
+
+    def look(self, parent: int) -> None:
+        """Look whether there is one now: the new master after SIGUSR2, or a new worker."""
+        there = _has_other_child(parent)
+        if there and not self._there:
+            self._counted.enter_context(self._cores.job())
+        elif self._there and not there:
+            self._counted.close()
+        self._there = there
+
+
+def _has_other_child(parent: int) -> bool:
+    """Return whether a process has another child than this one; cheap enough for four times a second."""
+    try:
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+    except OSError:  # the parent has ended, or this kernel has no such list
+        return False
+    return any(int(child) != os.getpid() for child in children)
+
+
+def _behind_others() -> Iterator[None]:
     if not _can_return():
         yield
         return

@@ -44,6 +44,7 @@ from serving.listener import Listener, end_listening, listen_again
 from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
 from serving.poller import Selector
+from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
 
@@ -106,6 +107,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
         self._turns = Turns(shares_cores=self._shares_cores)
+        self._successors = Successors()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
         self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
 
@@ -340,6 +342,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            self._successors.look(self.ppid)
             before, self._refused = self._refused, self._intake.refused
             self._flooded = self._refused - before >= FLOOD * SWEEP_INTERVAL
             if self.wsgi is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engine.errors import StartError
+from engine.loading.host import usable_cores
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
 from engine.types import EngineConfig, ModelSpec, Progress
@@ -34,7 +35,7 @@ def make_runner(
     device = model.device if spec is None else torch.device(spec.device)
     if device.type != "cuda":
         quant = "none" if spec is None else spec.quant
-        slots, kernels, cores = config.max_num_seqs, load_kernels(), torch.get_num_threads()
+        slots, kernels, cores = config.max_num_seqs, load_kernels(), config.cpu_threads or usable_cores()
         return ModelRunner(model, num_blocks, slots, max_model_len, kernels, quant, config.draft_tokens, cores)
     return _cuda_runner(model, num_blocks, config, max_model_len, report, spec)  # pragma: no cover - CUDA
 

@@ -1,14 +1,18 @@
-"""A successor loads behind the service that still answers, and serves like any other afterwards."""
+"""A successor loads behind the service that still answers, and serves like any other afterwards; each leaves cores."""
 
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from serving.priority import NICENESS
+from engine.cores import CORES, Cores
+from serving import priority
+from serving.priority import NICENESS, Successors, yielding
 
 pytestmark = pytest.mark.linux
+PIPES = {"stdin": subprocess.PIPE}
 LOADING = '''
 import os, threading
 from serving.priority import yielding
@@ -75,6 +79,61 @@ def test_nothing_changes_where_it_could_not_be_undone():
     """A service that has no right to return to its usual priority keeps it."""
     none = "import resource; resource.setrlimit(resource.RLIMIT_NICE, (0, 0))"
     assert niceness(f"{none}; {UNPRIVILEGED}") == [0, 0, 5, 0, 5, 0]
+
+
+def share(cores):
+    """Return how many of four cores a model's step would take now."""
+    with cores.step(4) as taken:
+        return taken
+
+
+@pytest.mark.parametrize("may_return", [True, False])
+def test_a_successor_leaves_a_core_until_it_has_loaded(monkeypatch, may_return):
+    """Whether its priority can be changed or not, and also where the load fails."""
+    monkeypatch.setattr(priority, "_can_return", lambda: may_return)
+    monkeypatch.setattr(os, "setpriority", lambda *of: None)
+    shares = []
+
+    def load():
+        with yielding():
+            shares.append(share(CORES))
+            raise OSError("injected")
+
+    with pytest.raises(OSError, match="injected"):
+        load()
+    assert [*shares, share(CORES)] == [3, 4]
+
+
+def test_the_old_service_leaves_a_core_while_there_is_a_successor():
+    """Another child of its master; nothing changes with each look, nor where the master has ended."""
+    cores = Cores()
+    seen = Successors(cores)
+    with subprocess.Popen(["sh", "-c", "read a; sleep 1000 & read b; kill $!; wait; read c"], **PIPES) as parent:
+        seen.look(parent.pid)
+        assert share(cores) == 4
+        tell(parent)
+        looked_until(seen, parent.pid, lambda: share(cores) == 3)
+        seen.look(parent.pid)
+        assert share(cores) == 3
+        tell(parent)
+        looked_until(seen, parent.pid, lambda: share(cores) == 4)
+        parent.communicate(b"\n", timeout=60)
+    seen.look(parent.pid)
+    assert share(cores) == 4
+
+
+def tell(process):
+    """Have the script go on."""
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
+def looked_until(seen, parent, condition):
+    """Look until a condition holds."""
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        seen.look(parent)
 
 
 def test_the_unit_gives_the_right():

@@ -19,10 +19,12 @@ import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
 from edge.turns import Turns
+from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
 from serving.connection import ClientSocket
 from serving.framing import Stage
+from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.worker import (
     ACCEPT_PAUSE,
@@ -137,6 +139,7 @@ def idle():
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker._refused, worker._flooded = 0, False
+    worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
     worker.poller.close()
@@ -217,6 +220,17 @@ def test_an_error_in_a_callback_ends_no_worker(idle, caplog):
         idle._dispatch_events(1.0)
     for end in ours + theirs:
         end.close()
+
+
+def test_each_sweep_looks_for_a_successor(idle):
+    """So that models leave it a core while it loads."""
+    gate, looks = SimpleNamespace(tell_unlogged=lambda: None), []
+    idle.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=Lost(), gate=gate)})
+    idle.lost, idle._intake.sweep, idle._successors = True, lambda: None, SimpleNamespace(look=looks.append)
+    idle._next_sweep = 0.0
+    for _ in range(3):
+        idle._sweep()
+    assert looks == [NO_PROCESS]
 
 
 def test_under_a_flood_requests_gather_between_rounds(idle, monkeypatch):
