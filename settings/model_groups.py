@@ -164,7 +164,7 @@ class EngineSettings(Group):
     stall_seconds: float = setting(
         20.0, number(1, SECONDS_A_DAY), "seconds without a step after which a busy model counts as stalled"
     )
-    cpu_threads: int = setting(0, whole(0, 1024), "compute threads on the CPU; 0: one per core")
+    cpu_threads: int = setting(0, whole(0, 1024), "most compute threads of a model on the CPU; 0: one per core")
     draft_tokens: int = setting(
         8,
         whole(0, 64),
