@@ -19,7 +19,7 @@ from engine.loading.device import DeviceRequest, choose_devices, find_gpus, find
 from engine.types import is_further, model_of
 from models.folders import choose_checkpoints
 
-GIB = 1024**3
+GIB, MIB = 1024**3, 1024**2
 FULL, NEARLY_FULL = GIB // 4, 0.9  # bytes that are left; share that is used
 NGINX_SITE = Path("/etc/nginx/sites-available/avito-ai.conf")
 TLS_SECONDS = 3.0
@@ -36,12 +36,17 @@ def check_disk(settings: Settings) -> Finding:
     shown = []
     for folder in dict.fromkeys(map(_existing, folders)):
         usage = shutil.disk_usage(folder)
-        shown.append(f"{folder} has {usage.free / GIB:.1f} GiB free of {usage.total / GIB:.1f}")
+        shown.append(f"{folder} has {_size(usage.free)} free of {_size(usage.total)}")
         if usage.free < FULL:
             worst = Finding(State.FAILED, "")
         elif usage.used > NEARLY_FULL * (usage.used + usage.free) and worst.state is State.OK:
             worst = Finding(State.WARNING, "")
     return Finding(worst.state, f"{'; '.join(shown)}.")
+
+
+def _size(bytes_: int) -> str:
+    """Return a size in words; small disks in MiB, so that none shows as empty."""
+    return f"{bytes_ / GIB:.1f} GiB" if bytes_ >= GIB else f"{bytes_ / MIB:.0f} MiB"
 
 
 def check_device(settings: Settings, visible: str | None) -> Finding:

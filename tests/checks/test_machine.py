@@ -51,6 +51,13 @@ def test_a_folder_that_is_not_made_yet_is_on_the_disk_of_its_parent(tmp_path: Pa
     assert str(tmp_path) in check_disk(settings(STATE_DIR=str(tmp_path / "not/yet"))).detail
 
 
+@pytest.mark.parametrize(("total", "shown"), [(8 << 20, "8 MiB"), ((1 << 30) - 1, "1024 MiB"), (1 << 30, "1.0 GiB")])
+def test_a_small_disk_does_not_show_as_empty(monkeypatch: pytest.MonkeyPatch, total: int, shown: str) -> None:
+    """Its free space and its size each have a unit of their own."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(total, 0, 3 << 20))
+    assert f"/ has 3 MiB free of {shown}" in check_disk(settings()).detail
+
+
 def test_models_are_looked_for(tmp_path: Path) -> None:
     """The demos are there; a folder without a checkpoint has failed, by name."""
     assert check_models(settings(VIBE_MODEL_DIR="demo", VISION_MODEL_DIR="demo")).state is State.OK
