@@ -7,17 +7,25 @@ so often that it can leave everything else on the machine waiting for seconds. S
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+
+# How long a model counts after a step, in seconds. Two that are asked at once pause between their steps, and to end and
+# start half of the threads costs tenths of a millisecond each time.
+PAUSE = 0.1
 
 
 class Cores:
-    """Counts what computes now. Thread-safe."""
+    """Counts what computes now. Thread-safe. clock: seconds, monotonic."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()  # guards the two below
-        self._jobs = self._models = 0
+        self._jobs = 0
+        self._models: dict[Hashable, float] = {}  # until when each counts
 
     @contextmanager
     def job(self) -> Iterator[None]:
@@ -31,18 +39,19 @@ class Cores:
                 self._jobs -= 1
 
     @contextmanager
-    def step(self, cores: int) -> Iterator[int]:
+    def step(self, cores: int, model: Hashable) -> Iterator[int]:
         """Count a model's step until the block ends, and return how many of so many cores it should take, at least 1:
-        those without a job, shared between the models that compute now.
+        those without a job, shared between the models that compute.
         """
         with self._lock:
-            self._models += 1
-            share = max(1, (cores - self._jobs) // self._models)
+            now = self._clock()
+            self._models = {other: until for other, until in self._models.items() if until > now} | {model: math.inf}
+            share = max(1, (cores - self._jobs) // len(self._models))
         try:
             yield share
         finally:
             with self._lock:
-                self._models -= 1
+                self._models[model] = self._clock() + PAUSE
 
 
 CORES = Cores()  # of this process

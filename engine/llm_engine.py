@@ -256,7 +256,7 @@ class LLMEngine:
     def _load_and_warm(self) -> None:
         config, on_cpu = self._config, self._spec.device_type == "cpu"
         if on_cpu:
-            with CORES.step(config.cpu_threads or usable_cores()) as threads:
+            with CORES.step(config.cpu_threads or usable_cores(), id(self)) as threads:
                 torch.set_num_threads(threads)
         else:  # pragma: no cover - CUDA; the current GPU is a property of the thread
             torch.cuda.set_device(torch.device(self._spec.device).index or 0)

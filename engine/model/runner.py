@@ -72,7 +72,7 @@ class ModelRunner:
         """Compute one step; return the choice of each row whose tokens are all computed. Appends no tokens."""
         if not self._cores:
             return self._run(plan)
-        with CORES.step(self._cores) as threads:
+        with CORES.step(self._cores, id(self)) as threads:
             if threads != torch.get_num_threads():  # each thread of the process has its own figure
                 torch.set_num_threads(threads)
             return self._run(plan)

@@ -5,7 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from engine.cores import Cores
+from engine.cores import PAUSE, Cores
+from tests.fakes import Clock
 
 
 @pytest.mark.parametrize(
@@ -16,46 +17,57 @@ def test_a_step_leaves_a_core_to_each_job(cores, jobs, share):
     with ExitStack() as running:
         for _ in range(jobs):
             running.enter_context(counted.job())
-        with counted.step(cores) as taken:
+        with counted.step(cores, "a") as taken:
             assert taken == share
-    with counted.step(cores) as taken:
+    with counted.step(cores, "a") as taken:
         assert taken == cores
 
 
 @pytest.mark.parametrize(("cores", "jobs", "shares"), [(2, 0, [2, 1]), (16, 0, [16, 8, 5]), (16, 2, [14, 7, 4])])
 def test_models_that_compute_at_once_share_the_cores(cores, jobs, shares):
-    """Each step as many as compute when it begins; the next one of a model that computes alone takes all again."""
-    counted = Cores()
+    """Each step as many as compute when it begins, or have just computed; later one that is alone takes all again."""
+    clock = Clock()
+    counted = Cores(clock)
     with ExitStack() as running:
         for _ in range(jobs):
             running.enter_context(counted.job())
-        assert [running.enter_context(counted.step(cores)) for _ in shares] == shares
-    with counted.step(cores) as taken:
-        assert taken == cores
+        steps = enumerate(shares)
+        assert [running.enter_context(counted.step(cores, model)) for model, _ in steps] == shares
+        clock.advance(1000 * PAUSE)  # however long their steps take
+        with counted.step(cores, 0) as taken:
+            assert taken == shares[-1]
+    for ago, share in ((0.5, max(1, cores // len(shares))), (1.0, cores)):
+        clock.advance(ago * PAUSE)
+        with counted.step(cores, 0) as taken:
+            assert taken == share
 
 
 @pytest.mark.parametrize("kind", ["job", "step"])
 def test_what_fails_is_not_counted_any_longer(kind):
-    counted = Cores()
-    with pytest.raises(OSError, match="injected"), counted.job() if kind == "job" else counted.step(4):
+    clock = Clock()
+    counted = Cores(clock)
+    with pytest.raises(OSError, match="injected"), counted.job() if kind == "job" else counted.step(4, "a"):
         raise OSError("injected")
-    with counted.step(4) as taken:
+    clock.advance(PAUSE)
+    with counted.step(4, "b") as taken:
         assert taken == 4
 
 
 def test_nothing_is_lost_between_threads():
-    counted, together = Cores(), threading.Barrier(8)
+    clock, together = Clock(), threading.Barrier(8)
+    counted = Cores(clock)
 
-    def work():
+    def work(model):
         together.wait()
         for _ in range(2000):
-            with counted.job(), counted.step(4):
+            with counted.job(), counted.step(4, model):
                 pass
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work, args=(model,)) for model in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    with counted.step(4) as taken:
+    clock.advance(PAUSE)
+    with counted.step(4, "a") as taken:
         assert taken == 4

@@ -83,7 +83,7 @@ def test_nothing_changes_where_it_could_not_be_undone():
 
 def share(cores):
     """Return how many of four cores a model's step would take now."""
-    with cores.step(4) as taken:
+    with cores.step(4, "a") as taken:
         return taken
 
 

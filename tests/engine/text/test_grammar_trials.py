@@ -141,7 +141,7 @@ def test_a_trial_takes_a_core_from_the_models(processes):
     looks, cores = [], Cores()
 
     def clock():
-        with cores.step(4) as taken:
+        with cores.step(4, "a") as taken:
             looks.append(taken)
         return float(len(looks))  # a second at every look
 
@@ -149,7 +149,7 @@ def test_a_trial_takes_a_core_from_the_models(processes):
         processes(HANGS, clock=clock, cores=cores).check(OBJECT, 3.0)
     assert 3 in looks
     processes(cores=cores).check(OBJECT, PATIENCE)
-    with cores.step(4) as taken:
+    with cores.step(4, "a") as taken:
         assert taken == 4
 
 

@@ -103,7 +103,7 @@ def until(condition):
 
 def share(cores):
     """Return how many of four cores a model's step would take now."""
-    with cores.step(4) as taken:
+    with cores.step(4, "a") as taken:
         return taken
 
 
