@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.cores import CORES
+from engine.cores import Cores
 from engine.errors import ModelError
 from engine.loading.loader import load_model
 from engine.model.kernels.library import Kernels
@@ -50,8 +50,10 @@ def seeded(rng):
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
 
 
-def test_a_step_takes_the_cores_that_are_left(text_folder, maybe_kernels):
+def test_a_step_takes_the_cores_that_are_left(text_folder, maybe_kernels, monkeypatch):
     """Those on which nothing of the service is computed, and the same tokens come of it."""
+    cores = Cores()  # on which no other test has just computed
+    monkeypatch.setattr("engine.model.runner.CORES", cores)
     loaded, before = load_model(text_spec(text_folder), lambda progress: None), torch.get_num_threads()
     driver = Driver(loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=maybe_kernels, cores=3), max_num_seqs=6)
     seen, answers = [], []
@@ -59,7 +61,7 @@ def test_a_step_takes_the_cores_that_are_left(text_folder, maybe_kernels):
         for jobs in (0, 1, 5, 0):
             with ExitStack() as running:
                 for _ in range(jobs):
-                    running.enter_context(CORES.job())
+                    running.enter_context(cores.job())
                 submitted = driver.submit(chat("Диван"), 4, temperature=0.0)
                 driver.run()
                 seen.append(torch.get_num_threads())
