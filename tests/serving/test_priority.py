@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from engine.cores import CORES, Cores
+from engine.cores import Cores
 from serving import priority
 from serving.priority import NICENESS, Successors, yielding
 
@@ -92,16 +92,17 @@ def test_a_successor_leaves_a_core_until_it_has_loaded(monkeypatch, may_return):
     """Whether its priority can be changed or not, and also where the load fails."""
     monkeypatch.setattr(priority, "_can_return", lambda: may_return)
     monkeypatch.setattr(os, "setpriority", lambda *of: None)
+    monkeypatch.setattr(priority, "CORES", cores := Cores())
     shares = []
 
     def load():
         with yielding():
-            shares.append(share(CORES))
+            shares.append(share(cores))
             raise OSError("injected")
 
     with pytest.raises(OSError, match="injected"):
         load()
-    assert [*shares, share(CORES)] == [3, 4]
+    assert [*shares, share(cores)] == [3, 4]
 
 
 def test_the_old_service_leaves_a_core_while_there_is_a_successor():
