@@ -53,7 +53,11 @@ class Successors:
 
 
 def _has_other_child(parent: int) -> bool:
-    """Return whether a process has another child than this one; cheap enough for four times a second."""
+    """Return whether a process has another child than this one; cheap enough for four times a second.
+
+    The list may lack one while others end (proc(5)), so a drain asks `worker.has_sibling`, which looks at all
+    processes.
+    """
     try:
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
     except OSError:  # the parent has ended, or this kernel has no such list

@@ -7,12 +7,13 @@ import gc
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
 
 from engine.admission import prefix_keys
+from engine.cores import Cores
 from engine.engine_loop import DEATHS_WINDOW
 from engine.errors import (
     ContextTooLong,
@@ -656,6 +657,23 @@ def test_a_load_that_fails_is_raised_by_start(start):
 
     with pytest.raises(StartError, match="VIBE_MODEL_DIR"):
         start(load=load)
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(0, 3), (1, 2), (9, 1)])
+def test_a_load_takes_the_cores_that_are_left(start, text_model, monkeypatch, jobs, threads):
+    """A successor leaves one to the service that it will replace."""
+    cores, seen = Cores(), []
+    monkeypatch.setattr("engine.llm_engine.CORES", cores)
+
+    def load(spec, report, limit):
+        seen.append(torch.get_num_threads())
+        return text_model
+
+    with ExitStack() as running:
+        for _ in range(jobs):
+            running.enter_context(cores.job())
+        start(load=load, cpu_threads=3)
+    assert seen == [threads]
 
 
 def test_progress_is_shown_while_loading(start, text_model, text_folder, runner):

@@ -12,9 +12,10 @@ from engine.errors import ModelError
 from engine.loading.loader import load_model
 from engine.model.kernels.library import Kernels
 from engine.model.runner import ModelRunner
+from engine.model.runners import make_runner
 from engine.prefix_scopes import PrefixScopes
 from engine.schedule.block_pool import BLOCK, BlockPool
-from engine.types import TokensPrompt
+from engine.types import EngineConfig, TokensPrompt
 from tests.checkpoints import text_spec, vision_spec
 from tests.engine.driver import Driver, chat
 from tests.engine.sequences import outcome
@@ -50,12 +51,13 @@ def seeded(rng):
     return params | {"temperature": rng.choice((0.5, 1.0, 1.5)), "seed": rng.randrange(1000)}
 
 
-def test_a_step_takes_the_cores_that_are_left(text_folder, maybe_kernels, monkeypatch):
+def test_a_step_takes_the_cores_that_are_left(text_folder, monkeypatch):
     """Those on which nothing of the service is computed, and the same tokens come of it."""
     cores = Cores()  # on which no other test has just computed
     monkeypatch.setattr("engine.model.runner.CORES", cores)
     loaded, before = load_model(text_spec(text_folder), lambda progress: None), torch.get_num_threads()
-    driver = Driver(loaded, ModelRunner(loaded.model, 161, 6, 256, kernels=maybe_kernels, cores=3), max_num_seqs=6)
+    config = EngineConfig(max_num_seqs=6, cpu_threads=3)
+    driver = Driver(loaded, make_runner(loaded.model, 161, config, 256, lambda progress: None), max_num_seqs=6)
     seen, answers = [], []
     try:
         for jobs in (0, 1, 5, 0):
