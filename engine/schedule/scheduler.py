@@ -99,6 +99,7 @@ class Scheduler:
             self.drafts.add(decode, self._modest(decode, limits) if beyond else None)
         for sequence in chain(decode, (sequence for sequence, _ in prefill)):
             self._grow(sequence)
+        self._shares.count(decode, prefill)
         return Plan(sorted(decode, key=lambda s: s.slot), prefill)
 
     def register(self, sequence: Sequence) -> None:
@@ -271,8 +272,9 @@ class Scheduler:
         chunks: _Chunks,
         limits: Limits,
     ) -> None:
-        """Add what is beyond its client's share, as far as that lengthens the step by no more than its part."""
-        spare = self._shares.excess(limits, len(decode) + sum(count for _, count in prefill))
+        """Add what is beyond its client's share: a token where nothing else is computed, or what hardly matters."""
+        tokens = len(decode) + sum(count for _, count in prefill)
+        spare = self._shares.excess(limits, tokens) if tokens else 1
         for sequence in self._oldest_first(beyond) if spare > 0 else ():
             if min(spare, chunks.left) <= 0:
                 return

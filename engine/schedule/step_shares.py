@@ -5,6 +5,10 @@ each computes as many sequences as the median client has. What one has beyond th
 step by an eighth at most, together with a share: half of what one client may cost the others, since its requests cost
 processor time too. Clients that are alike and those of high priority are not held back.
 
+Equal shares of each step are unequal over time where a client has had all steps between the others' requests. So one
+with many times their sequences stands back while they have had less than it lately: its share is computed in one step
+of so many, by which its oldest answer goes on.
+
 Nor is a lone client, but while others come and go its steps are kept short, for a request that arrives waits for the
 one that is being computed.
 """
@@ -19,22 +23,27 @@ from engine.schedule.sequence import Sequence
 from engine.types import Priority
 
 EXCESS_SHARE = 8  # a step may be longer by one part in so many for clients that have more than their share
-ALONE = 2  # times the fixed cost of a step: what a lone client's tokens may cost while others come and go
+ALONE = 2  # times the fixed cost of a step: a lone client's tokens while others come and go, half of them sequences
 EXPECTED_FOR = 500  # steps in which others are expected again, after the last one that was shared
+MANY = 8  # sequences; with fewer no client stands back
+TIMES = 4  # what a client that stands back has more of, than so many times the median client
+LATELY = 500  # steps, after which what was computed counts half
+NOT_BACK = 16  # one in so many shared steps in which no client stands back
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
-    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority. None for no
-    limit.
+    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: clients
+    that have no sequence computed in any case. None for no limit.
     """
 
     rows: int | None = None
     tokens: int | None = None
     alone: bool = False
     exempt: bool = False
+    back: frozenset[str] = frozenset()
 
     def beyond(self, sequence: Sequence, count: int) -> bool:
         """Return whether a sequence is beyond its client's share, of which `count` sequences run up to this one."""
@@ -46,18 +55,33 @@ class StepShares:
 
     def __init__(self, overhead: int) -> None:
         self._overhead = overhead
-        self._steps_alone = EXPECTED_FOR
+        self._steps, self._steps_alone = 0, EXPECTED_FOR
+        self._computed: Counter[str] = Counter()  # tokens of each client lately
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> Limits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
-        counts, exempt = _counts(held, newcomer), bool(held[Priority.HIGH])
+        running, exempt = _running(held), bool(held[Priority.HIGH])
+        counts = list(running.values())
+        if newcomer is not None and newcomer.request.client not in running:
+            counts.append(1)
         if len(counts) > 1:
             self._steps_alone = 0
-            return Limits(rows=sorted(counts)[(len(counts) - 1) // 2], exempt=exempt)
+            rows = sorted(counts)[(len(counts) - 1) // 2]
+            return Limits(rows, exempt=exempt, back=self._standing_back(running, rows))
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return Limits(alone=True)
-        return Limits(ALONE * self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
+        return Limits(self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
+
+    def count(self, decode: Iterable[Sequence], prefill: Iterable[tuple[Sequence, int]]) -> None:
+        """Count what a step computes, for the shares of the next ones."""
+        self._steps += 1
+        if not self._steps % LATELY:
+            self._computed = Counter({client: tokens // 2 for client, tokens in self._computed.items() if tokens > 1})
+        for sequence in decode:
+            self._computed[sequence.request.client] += 1
+        for sequence, tokens in prefill:
+            self._computed[sequence.request.client] += tokens
 
     def excess(self, limits: Limits, tokens: int) -> int:
         """Return how many tokens what is beyond the shares may add to a step of so many."""
@@ -65,14 +89,25 @@ class StepShares:
             return 0
         return (self._overhead + tokens) // EXCESS_SHARE - limits.rows
 
+    def _standing_back(self, running: Mapping[str, int], rows: int) -> frozenset[str]:
+        """Return the clients with many sequences that have had more than those with few. rows: the median client's."""
+        if not self._steps % NOT_BACK:
+            return frozenset()
+        many = {client for client, count in running.items() if count >= MANY and count > TIMES * rows}
+        others = [self._computed[client] for client in running if client not in many]
+        if not many or not others:
+            return frozenset()
+        return frozenset(client for client in many if self._computed[client] > max(others))
+
 
 def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
     """Return the sequences within their clients' shares and those beyond them.
 
     clients: the sequences of each, in the order of their starts, which each client's keep.
     """
-    within, beyond, rows = list[Sequence](), list[Sequence](), limits.rows
+    within, beyond = list[Sequence](), list[Sequence]()
     for sequences in clients:
+        rows = 0 if sequences[0].request.client in limits.back else limits.rows
         within += sequences[:rows]
         if rows is not None:
             beyond += sequences[rows:]
@@ -82,13 +117,10 @@ def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Seq
     return within, beyond
 
 
-def _counts(held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> list[int]:
-    """Return how many sequences each client runs, the newcomer's one if it has no other."""
+def _running(held: Mapping[Priority, Counter[str]]) -> Counter[str]:
+    """Return how many sequences each client runs."""
     running = held[Priority.INTERACTIVE]
     for other in (Priority.HIGH, Priority.BATCH):
         if held[other]:
             running = running + held[other]
-    counts = list(running.values())
-    if newcomer is not None and newcomer.request.client not in running:
-        counts.append(1)
-    return counts
+    return running

@@ -13,6 +13,7 @@ from engine.schedule.block_pool import BLOCK, BlockPool
 from engine.schedule.plan import Plan
 from engine.schedule.scheduler import Scheduler
 from engine.schedule.sequence import Phase
+from engine.schedule.step_shares import NOT_BACK
 from engine.schedule.waiting_room import WaitingRoom
 from tests.engine.sequences import sequence
 
@@ -496,9 +497,15 @@ class TestShares:
 
     @staticmethod
     def floor(overhead=8, **held):
-        """Return a floor on which every client decodes so many sequences, and those by client."""
-        floor = Floor(slots=32, budget=64, overhead=overhead)
-        made = {client: [floor.come(client, tokens=2) for _ in range(many)] for client, many in held.items()}
+        """Return a floor on which every client decodes so many sequences, and those by client.
+
+        All have read as much as the one with most, so that none stands back for others.
+        """
+        floor = Floor(slots=32, budget=128, overhead=overhead)
+        tokens = {client: 2 if many == max(held.values()) else 2 * max(held.values()) for client, many in held.items()}
+        made = {
+            client: [floor.come(client, tokens=tokens[client]) for _ in range(many)] for client, many in held.items()
+        }
         floor.step()
         return floor, made
 
@@ -508,18 +515,19 @@ class TestShares:
         for _ in range(3):
             assert set(floor.step().decode) == {made["greedy"][0], *made["a"], *made["b"]}  # (8 + 3) // 8 = 1
         floor, made = self.floor(overhead=29, greedy=10, a=1, b=1)
-        for _ in range(3):
-            assert set(floor.step().decode) == {*made["greedy"][:4], *made["a"], *made["b"]}  # (29 + 3) // 8 = 4
+        assert set(floor.step().decode) == {*made["greedy"][:4], *made["a"], *made["b"]}  # (29 + 3) // 8 = 4
+        for _ in range(3):  # it has had more now
+            assert set(floor.step().decode) == {*made["greedy"][:2], *made["a"], *made["b"]}  # (29 + 2) // 8 - 1 = 2
 
     def test_a_lone_client_is_not_held_back(self):
         """All its rows decode in every step, and again once the others have gone."""
-        floor, made = self.floor(greedy=10, a=1)
+        floor, made = self.floor(overhead=10, greedy=10, a=1)
         assert len(floor.step().decode) == 2
         floor.scheduler.finish(made["a"][0])
         assert floor.step().decode == made["greedy"]
 
     def test_the_steps_of_a_lone_client_are_short_while_others_are_expected(self, monkeypatch):
-        """At most twice their fixed cost, so who arrives does not wait longer; after a while it has them whole."""
+        """So many sequences as a step's fixed cost, and with their prompts twice that; after a while it has all."""
         monkeypatch.setattr("engine.schedule.step_shares.EXPECTED_FOR", 5)
         floor, made = self.floor(overhead=4, greedy=10, a=1)
         floor.step()
@@ -527,8 +535,8 @@ class TestShares:
         late = floor.come("greedy", tokens=40)
         for _ in range(5):
             plan = floor.step()
-            assert plan.decode == made["greedy"][:8]
-            assert sum(count for _, count in plan.prefill) <= 1
+            assert plan.decode == made["greedy"][:4]
+            assert sum(count for _, count in plan.prefill) <= 4
         assert floor.step().decode == made["greedy"]
         assert late.phase is Phase.RUNNING
 
@@ -555,6 +563,40 @@ class TestShares:
         assert len(floor.step().decode) == 11
         floor, _ = self.floor(a=2, b=1, c=1, d=1, e=1, f=1, g=1, h=1)
         assert len(floor.step().decode) == 9  # (8 + 8) // 8 = 2
+
+    def test_a_client_that_has_had_more_stands_back(self):
+        """Its oldest sequence goes on in one step of so many, until the others have had as much."""
+        floor = Floor(slots=32, budget=64, overhead=8)
+        greedy = [floor.come("greedy", tokens=2, max_tokens=100) for _ in range(10)]
+        for _ in range(5):
+            floor.step()
+        late = floor.come("a", tokens=2, max_tokens=100)
+        floor.step()
+        seen = [floor.step().decode for _ in range(2 * NOT_BACK)]
+        assert seen.count([late]) == 2 * NOT_BACK - 2
+        assert seen.count([greedy[0], late]) == 2
+
+    def test_who_stands_back_goes_on_where_the_others_have_nothing_to_compute(self):
+        """As when the last token of another is on its way from a device: no step is lost for a courtesy."""
+        floor = Floor(slots=32, budget=64, overhead=8)
+        greedy = [floor.come("greedy", tokens=2, max_tokens=100) for _ in range(10)]
+        floor.step()
+        late = floor.come("a", tokens=2, max_tokens=1)
+        assert floor.step().prefill == [(late, 2)]
+        assert floor.step().decode == greedy[:1]
+
+    def test_in_the_long_run_shares_are_equal(self):
+        """A client with many sequences computes as many tokens as one with a single sequence that always runs."""
+        floor = Floor(slots=32, budget=64, overhead=8)
+        for _ in range(10):
+            floor.come("greedy", tokens=2, max_tokens=5000)
+        floor.come("a", tokens=2, max_tokens=5000)
+        computed = Counter()
+        for number in range(4000):
+            plan = floor.step()
+            if number >= 2000:
+                computed.update(one.request.client for one in plan.decode)
+        assert computed["greedy"] == pytest.approx(computed["a"], rel=0.05)
 
     def test_a_second_address_does_not_double_the_share(self):
         """The median counts, so that several greedy clients among more modest ones are held back together."""

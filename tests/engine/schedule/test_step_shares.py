@@ -2,10 +2,21 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.schedule.step_shares import ALONE, EXCESS_SHARE, EXPECTED_FOR, StepShares, divided
+from engine.schedule.step_shares import (
+    ALONE,
+    EXCESS_SHARE,
+    EXPECTED_FOR,
+    LATELY,
+    MANY,
+    NOT_BACK,
+    TIMES,
+    StepShares,
+    divided,
+)
 from engine.types import Priority
 from tests.engine.sequences import sequence
 
@@ -53,14 +64,68 @@ def test_a_newcomer_counts_before_it_has_a_slot():
 
 
 def test_a_lone_client_is_limited_only_while_others_are_expected():
-    """Never before it has met one, nor long after; and never where steps have no fixed cost."""
+    """Never before it has met one, nor long after; and never where steps have no fixed cost. Prompts have the rest."""
     shares = StepShares(8)
     assert shares.limits(held(a=9), None).tokens is None
     shares.limits(held(a=9, b=1), None)
     for _ in range(EXPECTED_FOR):
         limits = shares.limits(held(a=9), None)
-        assert (limits.rows, limits.tokens, shares.excess(limits, 9)) == (8 * ALONE, 8 * ALONE, 0)
+        assert (limits.rows, limits.tokens, shares.excess(limits, 9)) == (8, 8 * ALONE, 0)
     assert shares.limits(held(a=9), None).tokens is None
     free = StepShares(0)
     free.limits(held(a=9, b=1), None)
     assert free.limits(held(a=9), None).tokens is None
+
+
+def shares_after(**tokens):
+    """Return shares after a step that computed so many tokens of each client."""
+    shares = StepShares(8)
+    shares.count([], [(sequence(client), many) for client, many in tokens.items()])
+    return shares
+
+
+@pytest.mark.parametrize(
+    ("tokens", "slots", "back"),
+    [
+        ({"a": 9, "b": 8}, {"a": MANY, "b": 1}, "a"),
+        ({"a": 8, "b": 8}, {"a": MANY, "b": 1}, ""),  # has had no more
+        ({"a": 9, "b": 8}, {"a": MANY - 1, "b": 1}, ""),  # has not many
+        ({"a": 9, "b": 8}, {"a": 2 * TIMES, "b": 2}, ""),  # has not many times as many
+        ({"a": 9, "b": 8}, {"a": 2 * TIMES + 1, "b": 2}, "a"),
+        ({"a": 9, "b": 8, "c": 0}, {"a": MANY, "b": 1, "c": 1}, "a"),
+        ({"a": 9, "b": 10, "c": 0}, {"a": MANY, "b": 1, "c": 1}, ""),  # another has had more
+        ({"a": 9, "c": 9}, {"a": MANY, "b": 1, "c": MANY, "d": 1, "e": 1}, "ac"),
+        ({"a": 9, "c": 9}, {"a": MANY, "c": MANY}, ""),  # both are alike
+    ],
+)
+def test_a_client_with_many_sequences_stands_back_while_others_have_had_less(tokens, slots, back):
+    """None of its sequences is computed in any case; of the others' as many as ever."""
+    shares = shares_after(**tokens)
+    limits = shares.limits(held(**slots), None)
+    assert limits.back == frozenset(back)
+    within, _ = divided([[sequence(client) for _ in range(many)] for client, many in slots.items()], limits)
+    assert {one.request.client for one in within} == slots.keys() - set(back)
+
+
+def test_nobody_stands_back_for_one_that_has_no_slot_yet():
+    """Else a step might have nothing to compute, where the newcomer finds no room."""
+    assert shares_after(a=9).limits(held(a=MANY), sequence("b")).back == frozenset()
+
+
+def test_nobody_stands_back_in_one_step_of_so_many():
+    """So that an answer that has begun always goes on."""
+    shares, backs = shares_after(a=9), []
+    for _ in range(3 * NOT_BACK):
+        backs.append(shares.limits(held(a=MANY, b=1), None).back)
+        shares.count([], [])
+    assert backs.count(frozenset()) == 3
+
+
+def test_what_was_computed_long_ago_counts_for_less_and_less():
+    """A client that had much asks for no more than its share once it has stood back for a while."""
+    shares = shares_after(a=8 * LATELY)
+    steps = 0
+    while shares.limits(held(a=MANY, b=1), None).back or not (steps + 1) % NOT_BACK:
+        shares.count([sequence("b")], [])
+        steps += 1
+    assert 2 * LATELY < steps < 4 * LATELY
