@@ -6,8 +6,8 @@ requests would not be done any sooner. So a thread that begins, or goes on after
 before it waits.
 
 A turn goes to the client with the fewest requests in service, so that the hundred of one are not in front of the one of
-another. Where the models compute on the cores of these threads, a client with many times the requests of the others
-waits for COURTESY seconds even while a turn is free, since its work would lengthen their answers.
+another. Where the models compute on the cores of these threads, that is not enough: all work for a client with many
+times the requests of the others lengthens their answers, and is better not begun while they are served.
 
 Who has waited for PATIENCE seconds goes on beside those that have a turn, a few at once as well; and nobody waits for
 longer than LONGEST seconds more, whatever holds the others up.
@@ -21,9 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-AT_ONCE = 2
-COURTESY = 0.3  # seconds
-PATIENCE = 0.5  # seconds, with those of courtesy
+AT_ONCE = 2  # on more than one core
+PATIENCE = 0.5  # seconds
 LATE_AT_ONCE = 4
 LONGEST = 5.0
 MANY = 8  # requests in service; fewer are never too many for one client
@@ -46,13 +45,8 @@ class Turns:
         shares_cores: Callable[[], bool] = lambda: False,
     ) -> None:
         self._service = _InService(shares_cores)
-        self._line = line = _Line(at_once, self._service)
-        courtesy = min(COURTESY, patience)
-        self._waits: tuple[_Wait, ...] = (
-            (line, True, courtesy),
-            (line, False, patience - courtesy),
-            (_Line(late, self._service), False, longest),
-        )
+        line = _Line(at_once, self._service)
+        self._waits: tuple[_Wait, ...] = ((line, patience), (_Line(late, self._service), longest))
 
     @contextmanager
     def serving(self, client: str = "unknown") -> Iterator[None]:
@@ -66,8 +60,12 @@ class Turns:
         finally:
             self._service.leave(client)
             turn.leave()
-            self._line.give()  # somebody may have waited for this client
             _turn.reset(token)
+
+    def too_many(self, client: str) -> bool:
+        """Return whether a client has so many requests in service that the others would notice one more."""
+        with self._service.lock:
+            return self._service.too_many(client)
 
 
 class _InService:
@@ -96,8 +94,7 @@ class _InService:
     def number(self, client: str) -> int:
         return self._counts[client]
 
-    def must_wait(self, client: str) -> bool:
-        """Return whether a client has so many requests that the others would notice."""
+    def too_many(self, client: str) -> bool:
         own, others = self._counts[client], len(self._counts) - 1
         many = own >= MANY and others > 0 and own * others >= TIMES * (self._total - own)
         return many and self._shares_cores()
@@ -110,16 +107,13 @@ class _Line:
         self.free, self._service = turns, service
         self._places: list[_Place] = []
 
-    def take(self, client: str, courteous: bool, patience: float) -> bool:
-        """Wait for a turn; return whether there was one in time.
-
-        courteous: whether it does not take a free one while its client has too many requests; patience: in seconds.
-        """
+    def take(self, client: str, patience: float) -> bool:
+        """Wait for a turn, at most `patience` seconds; return whether there was one in time."""
         with self._service.lock:
-            if self.free and not (courteous and self._service.must_wait(client)):
+            if self.free:
                 self.free -= 1
                 return True
-            place = _Place(client, courteous)
+            place = _Place(client)
             self._places.append(place)
         if place.given.acquire(timeout=patience):
             return True
@@ -130,37 +124,26 @@ class _Line:
             return False
 
     def give_back(self) -> None:
+        """Give the turn to the client with the fewest requests, the longest waiting one among equals."""
         with self._service.lock:
-            self.free += 1
-        self.give()
-
-    def give(self) -> None:
-        """Give what is free to the clients with the fewest requests, the longest waiting one among equals."""
-        with self._service.lock:
-            while self.free and (place := self._next()) is not None:
-                self._places.remove(place)
-                self.free -= 1
-                place.given.release()
-
-    def _next(self) -> _Place | None:
-        if not self._places:
-            return None
-        place = min(self._places, key=lambda place: self._service.number(place.client))
-        if not (place.courteous and self._service.must_wait(place.client)):
-            return place
-        return next((place for place in self._places if not place.courteous), None)  # all others have as many
+            if not self._places:
+                self.free += 1
+                return
+            place = min(self._places, key=lambda place: self._service.number(place.client))
+            self._places.remove(place)
+            place.given.release()
 
 
-_Wait = tuple[_Line, bool, float]  # what `_Line.take` is called with
+_Wait = tuple[_Line, float]  # what `_Line.take` is called with
 
 
 class _Place:
     """A place in a line. given: free once it has its turn."""
 
-    __slots__ = ("client", "courteous", "given")
+    __slots__ = ("client", "given")
 
-    def __init__(self, client: str, courteous: bool) -> None:
-        self.client, self.courteous, self.given = client, courteous, threading.Lock()
+    def __init__(self, client: str) -> None:
+        self.client, self.given = client, threading.Lock()
         self.given.acquire()
 
 
@@ -173,7 +156,7 @@ class _Turn:
 
     def take(self) -> None:
         if self._held is None:
-            taken = (line for line, courteous, patience in self._waits if line.take(self._client, courteous, patience))
+            taken = (line for line, patience in self._waits if line.take(self._client, patience))
             self._held = next(taken, None)
 
     def leave(self) -> None:

@@ -34,11 +34,12 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
-from edge.turns import Turns
+from edge.turns import AT_ONCE, Turns
 from engine.errors import StartError
 from engine.quick_calls import accept_now
 from models import ModelSet
 from serving.connection import ClientSocket, Connection, budget_key_of, peer_of
+from serving.held_back import HeldBack
 from serving.intake import Intake
 from serving.listener import Listener, end_listening, listen_again
 from serving.malformed import FailureResponses, endless
@@ -106,7 +107,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refused, self._flooded = 0, False
         self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
-        self._turns = Turns(shares_cores=self._shares_cores)
         self._successors = Successors()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
         self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
@@ -146,6 +146,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self.poller.close()  # Gunicorn's own
         self.poller: BaseSelector = Selector()
         self._intake = self._new_intake()
+        self._share_cores()
         sys.setswitchinterval(SWITCH_INTERVAL)
         super().run()
 
@@ -201,7 +202,13 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
     def _template(self) -> Environ | None:
         return template(self.cfg)
 
-    def _shares_cores(self) -> bool:
+    def _share_cores(self) -> None:
+        from engine.loading.host import usable_cores  # with torch, which the master, where this is imported, can spare
+
+        self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
+        self._held_back = HeldBack(self._turns.too_many, super().enqueue_req)
+
+    def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
 
     def _handle_in_turn(self, conn: Connection) -> bool:
@@ -215,15 +222,16 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             return bool(super().handle(conn))
 
     def enqueue_req(self, conn: Connection) -> None:
-        """Hand a whole request to a thread; a probe to one that nothing else occupies."""
+        """Hand a whole request to a thread, now or in a while; a probe to one that nothing else occupies."""
         if not conn.sock.request_head.startswith(PROBES):
-            super().enqueue_req(conn)
+            self._held_back.put(conn)
             return
         future = self._probing.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
         """Wait for the connection's next request, or close it."""
+        self._held_back.hand_on()
         keep = not future.cancelled() and future.exception() is None and future.result()
         try:
             conn.sock.end_request()
@@ -342,6 +350,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_INTERVAL
             self._intake.sweep()
+            self._held_back.hand_on(everything=self._drain_until is not None)
             self._successors.look(self.ppid)
             before, self._refused = self._refused, self._intake.refused
             self._flooded = self._refused - before >= FLOOD * SWEEP_INTERVAL

@@ -8,7 +8,7 @@ from contextvars import Context
 import pytest
 
 from edge import turns
-from edge.turns import MANY, Turns
+from edge.turns import MANY, TIMES, Turns
 from tests.fakes import PATIENCE
 
 
@@ -109,13 +109,13 @@ def test_nobody_waits_for_ever(pool):
     ended(*requests)
     held = [Request(pool, among) for _ in range(2)]
     ended(*held)
-    assert [line.free for line, *_ in among._waits] == [1, 1, 1]
+    assert [line.free for line, _ in among._waits] == [1, 1]
 
 
 def waiting(among, many):
     """Wait until so many requests have a place in a line."""
     deadline = time.monotonic() + PATIENCE
-    while sum(len(line._places) for line in {line for line, *_ in among._waits}) != many:
+    while sum(len(line._places) for line, _ in among._waits) != many:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -142,10 +142,10 @@ def test_a_turn_goes_to_the_client_with_the_fewest_requests(pool):
 
 @pytest.fixture
 def crowd(pool):
-    """Return turns on the models' cores, a client with MANY requests in service, which have left their turns."""
+    """Return what gives a client so many requests in service, which have left their turns."""
     woken = threading.Event()
 
-    def make(among, many=MANY):
+    def make(among, many):
         left = threading.Semaphore(0)
 
         def wait():
@@ -157,64 +157,33 @@ def crowd(pool):
         for request in requests:
             request.go_on.set()
         assert all(left.acquire(timeout=PATIENCE) for _ in requests)
-        return requests
 
     yield make
     woken.set()
 
 
-@pytest.fixture
-def politely(monkeypatch):
-    """A courtesy without end."""
-    monkeypatch.setattr("edge.turns.COURTESY", PATIENCE)
-
-
-def test_a_client_with_many_requests_leaves_free_turns_to_others(pool, crowd, politely):
-    """It goes on once no other is served, though the others were not waiting for a turn."""
-    among = Turns(2, PATIENCE, shares_cores=lambda: True)
-    crowd(among, MANY - 1)
-    other = Request(pool, among, client="other")
-    assert other.begun.wait(PATIENCE)
-    last = Request(pool, among, client="many")
-    waiting(among, 1)
-    modest = Request(pool, among, client="modest")
-    assert modest.begun.wait(PATIENCE)
-    ended(modest)
-    assert not last.begun.is_set()
-    ended(other)
-    assert last.begun.wait(PATIENCE)
-    ended(last)
-
-
 @pytest.mark.parametrize(
-    ("many", "shared", "others"),
+    ("many", "shared", "others", "noticed"),
     [
-        (MANY - 2, True, 1),  # not many
-        (MANY - 1, False, 1),  # the models compute elsewhere
-        (MANY - 1, True, 0),  # there is nobody else
-        (MANY - 1, True, 3),  # the other is no more modest
+        (MANY, True, 1, True),
+        (TIMES * 3, True, 3, True),
+        (MANY - 1, True, 1, False),  # not many
+        (MANY, False, 1, False),  # the models compute elsewhere
+        (MANY, True, 0, False),  # there is nobody else
+        (TIMES * 3 - 1, True, 3, False),  # the other has not so few
     ],
 )
-def test_others_need_no_courtesy(pool, crowd, politely, many, shared, others):
-    """Then a turn that is free is taken at once."""
+def test_a_client_has_too_many_requests_where_others_would_notice_one_more(pool, crowd, many, shared, others, noticed):
+    """Until the others' have ended; one with few never has."""
     among = Turns(8, PATIENCE, shares_cores=lambda: shared)
     crowd(among, many)
     beside = [Request(pool, among, client="other") for _ in range(others)]
     assert all(request.begun.wait(PATIENCE) for request in beside)
-    last = Request(pool, among, client="many")
-    assert last.begun.wait(PATIENCE)
-    ended(last, *beside)
-
-
-def test_courtesy_has_an_end(pool, crowd, monkeypatch):
-    """After its time the client takes a turn that is free, while the other is still served."""
-    monkeypatch.setattr("edge.turns.COURTESY", 0.001)
-    among = Turns(2, PATIENCE, shares_cores=lambda: True)
-    crowd(among)
-    other, last = Request(pool, among, client="other"), Request(pool, among, client="many")
-    assert other.begun.wait(PATIENCE)
-    assert last.begun.wait(PATIENCE)
-    ended(other, last)
+    assert among.too_many("many") == noticed
+    assert not among.too_many("other")
+    assert not among.too_many("nobody")
+    ended(*beside)
+    assert not among.too_many("many")
 
 
 def test_outside_of_a_request_there_are_no_turns():

@@ -18,12 +18,13 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.workers.gthread import ThreadWorker
 
-from edge.turns import Turns
+from edge.turns import AT_ONCE, Turns
 from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
 from serving.connection import ClientSocket
 from serving.framing import Stage
+from serving.held_back import COURTESY, HeldBack
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.worker import (
@@ -139,6 +140,7 @@ def idle():
     worker._accept_again, worker._exhaustion_logged, worker._intake = 0.0, -1e9, Waiting()
     worker._addresses, worker.nr_conns, worker.worker_connections = {}, 0, 10
     worker._refused, worker._flooded = 0, False
+    worker._drain_until, worker._held_back = None, HeldBack(lambda client: False, None)
     worker.ppid, worker._successors = NO_PROCESS, Successors(Cores())
     worker.log = logging.getLogger("avito_ai.test")
     yield worker
@@ -262,6 +264,47 @@ def test_a_request_that_cannot_be_ended_is_dropped(idle, caplog):
     assert idle._intake.dropped == [conn]
 
 
+def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
+    """When one has ended, in a sweep once it has waited for long enough, and all of them in a drain."""
+    too_many, served, now = ["many"], [], [0.0]
+    idle._held_back = HeldBack(lambda client: client in too_many, served.append, lambda: now[0])
+    idle._intake.sweep = idle._intake.discard = lambda *_: None
+    idle.wsgi, idle.lost = None, True
+    sock = SimpleNamespace(request_head=b"POST / HTTP/1.1", end_request=lambda: None)
+    conns = [SimpleNamespace(asked_by="many", sock=sock) for _ in range(3)]
+
+    def sweep():
+        idle._next_sweep = 0.0
+        idle._sweep()
+
+    idle.enqueue_req(conns[0])
+    sweep()
+    assert served == []
+    too_many.clear()
+    ended = Future()
+    ended.set_result(False)
+    idle.finish_request(SimpleNamespace(sock=sock), ended)
+    assert served == conns[:1]
+    too_many.append("many")
+    idle.enqueue_req(conns[1])
+    now[0] = COURTESY
+    sweep()
+    assert served == conns[:2]
+    idle.enqueue_req(conns[2])
+    idle._drain_until = time.monotonic() + PATIENCE
+    sweep()
+    assert served == conns
+
+
+@pytest.mark.parametrize(("cores", "turns"), [(1, 1), (2, AT_ONCE), (64, AT_ONCE)])
+def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, turns):
+    """Two would only take turns there."""
+    monkeypatch.setattr("engine.loading.host.usable_cores", lambda: cores)
+    idle.tpool = None
+    idle._share_cores()
+    assert idle._turns._waits[0][0].free == turns
+
+
 class Unnamed:
     """A listening socket that has lost its name; what it accepts is real."""
 
@@ -325,21 +368,22 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     served, turns = [], Turns(1, patience=0.0)
     worker = object.__new__(ServiceWorker)
     worker._turns = turns
-    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(turns._line.free) or True)
+    line_of_turns, _ = turns._waits[0]
+    monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(line_of_turns.free) or True)
     head = f"{line} HTTP/1.1".encode()
     sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
     assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
-    assert (served, turns._line.free) == ([0 if taken else 1], 1)
+    assert (served, line_of_turns.free) == ([0 if taken else 1], 1)
 
 
 @pytest.mark.parametrize(("devices", "shared"), [(("cpu", "cuda:0"), True), (("cuda:0", "cuda:1"), False), ((), False)])
-def test_turns_are_left_to_others_where_a_model_computes_on_these_cores(tmp_path, devices, shared):
+def test_requests_are_held_back_where_a_model_computes_on_these_cores(tmp_path, devices, shared):
     """One on the processor is enough; before the application is built there is none."""
     worker = object.__new__(ServiceWorker)
     infos = [ModelInfo.of(text_spec(tmp_path, device=device), 64) for device in devices]
     models = ModelSet({f"model {number}": SimpleNamespace(info=info) for number, info in enumerate(infos)})
     worker.wsgi = SimpleNamespace(extensions={"services": SimpleNamespace(models=models)}) if devices else None
-    assert worker._shares_cores() == shared
+    assert worker._models_compute_here() == shared
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -382,7 +426,9 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
 
     worker = object.__new__(ServiceWorker)
     worker._probing, worker.tpool = Named("own"), Named("pool")
-    worker.enqueue_req(SimpleNamespace(sock=SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())))
+    worker._share_cores()
+    sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())
+    worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a"))
     assert handed == ["own" if own else "pool"]
 
 
