@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from benchmarks.proof.observer import observing
+from benchmarks.proof.observer import Seen, observing
 from benchmarks.proof.report import Report, milliseconds, percentile
 from benchmarks.proof.service import Service, serving
 from benchmarks.proof.size import Size
@@ -21,6 +21,7 @@ LARGE_EVERY = 25  # of so many requests one has a body of 60 MB, of which it sen
 LARGE_HEAD = 200_000  # bytes that are sent of it
 LARGE_PATIENCE = 5.0  # seconds that the answer to it is waited for; there is none where the body is to be read
 TIMES = (2, 10)
+ROUNDS = 2  # of floods in turn, at most: a machine's pace changes within a minute by as much as is looked for
 REFUSED = (429, 503)
 
 
@@ -84,23 +85,41 @@ async def flood(service: Service, rate: float, seconds: float) -> Load:
 def run(size: Size) -> Report:
     """Find the capacity before and behind each flood of a multiple of it."""
     report = Report("overload", "a flood is refused at once, and those who were admitted do not feel it")
-    cpu = OwnCpu()
+    cpu, floods = OwnCpu(), {times: _Floods() for times in TIMES}
     with serving(size.model, apart=True, REQUEST_TIMEOUT="120", QUEUE_TIMEOUT="60") as service:
         asyncio.run(full_service(service, 3, 8))
         full = asyncio.run(full_service(service, size.seconds, SLOTS + WAITING))
         capacities = [_capacity(service, size.seconds)]
-        report.notes |= {"capacities_per_second": capacities, "first_token_p95_full_s": full.first}
-        for times in TIMES:
+        for times in TIMES * min(ROUNDS, size.rounds):
             with observing(service, stream=False) as seen:
                 load = asyncio.run(flood(service, times * capacities[-1], size.seconds))
             service.seconds_until_quiet()
             capacities.append(_capacity(service, size.seconds))
-            _judge(report, f"{times}x", load, sum(capacities[-2:]) / 2, full.first)
-            report.check(f"{times}x: probes p99.9, ms", milliseconds(percentile(seen.probes, 99.9)), 100)
-            report.check(f"{times}x: probes that failed", seen.failed, 0)
+            floods[times].add(load, sum(capacities[-2:]) / 2, seen)
+        report.notes |= {"capacities_per_second": capacities, "first_token_p95_full_s": full.first}
+        for times, found in floods.items():
+            _judge(report, f"{times}x", found, full.first)
         report.check("the process lives", service.alive, 1, at_least=True)
     report.client_cpu = cpu.share
     return report
+
+
+@dataclass(slots=True)
+class _Floods:
+    """What the floods of one multiple brought. goodputs, capacities: a second, of each; probes: seconds of each."""
+
+    loads: list[Load] = field(default_factory=list)
+    goodputs: list[float] = field(default_factory=list)
+    capacities: list[float] = field(default_factory=list)
+    probes: list[float] = field(default_factory=list)
+    probes_failed: int = 0
+
+    def add(self, load: Load, capacity: float, seen: Seen) -> None:
+        self.loads.append(load)
+        self.goodputs.append(load.goodput)
+        self.capacities.append(capacity)
+        self.probes += seen.probes
+        self.probes_failed += seen.failed
 
 
 def _capacity(service: Service, seconds: float) -> float:
@@ -109,26 +128,33 @@ def _capacity(service: Service, seconds: float) -> float:
         return asyncio.run(full_service(service, seconds, SLOTS)).goodput
 
 
-def _judge(report: Report, name: str, load: Load, capacity: float, full_first: float | None) -> None:
-    refused = [answer for answer in load.answers if answer.status in REFUSED]
-    for answer in (*load.answers, *(answer for answer in load.large if answer.status)):
+def _judge(report: Report, name: str, found: _Floods, full_first: float | None) -> None:
+    answers = [answer for load in found.loads for answer in load.answers]
+    large = [answer for load in found.loads for answer in load.large]
+    refused = [answer for answer in answers if answer.status in REFUSED]
+    for answer in (*answers, *(answer for answer in large if answer.status)):
         report.count(_trouble(name, answer))
+    first = percentile((answer.first for load in found.loads for answer in load.complete), 95)
     report.notes[name] = {
-        "statuses": dict(Counter(answer.status for answer in (*load.answers, *load.large))),
-        "large_bodies": len(load.large),
-        "large_bodies_refused": sum(bool(answer.status) for answer in load.large),
-        "goodput_per_second": load.goodput,
-        "first_token_p95_s": load.first,
+        "statuses": dict(Counter(answer.status for answer in (*answers, *large))),
+        "large_bodies": len(large),
+        "large_bodies_refused": sum(bool(answer.status) for answer in large),
+        "goodputs_per_second": found.goodputs,
+        "first_token_p95_s": first,
         "refusal_p50_ms": milliseconds(percentile((answer.head for answer in refused), 50)),
     }
-    report.check(f"{name}: goodput, of the capacity", load.goodput / capacity if capacity else None, 0.9, at_least=True)
+    capacity = sum(found.capacities)
+    goodput = sum(found.goodputs) / capacity if capacity else None
+    report.check(f"{name}: goodput, of the capacity", goodput, 0.9, at_least=True)
     if refused:
         report.check(f"{name}: refusal p99, ms", milliseconds(percentile((a.head for a in refused), 99)), 50)
-    turned = [answer.head for answer in load.large if answer.status]
+    turned = [answer.head for answer in large if answer.status]
     if turned:  # while there is room, their bodies are read
         report.check(f"{name}: refusal of 60 MB from its head p99, ms", milliseconds(percentile(turned, 99)), 50)
-    first = load.first / full_first if load.first is not None and full_first else None
-    report.check(f"{name}: first token p95 of the admitted, of a full service's", first, 2)
+    of_full = first / full_first if first is not None and full_first else None
+    report.check(f"{name}: first token p95 of the admitted, of a full service's", of_full, 2)
+    report.check(f"{name}: probes p99.9, ms", milliseconds(percentile(found.probes, 99.9)), 100)
+    report.check(f"{name}: probes that failed", found.probes_failed, 0)
 
 
 def _trouble(name: str, answer: Answer) -> str | None:
