@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edge.route_table import JSON, ROUTES
+from edge.route_table import JSON, ROUTES, Need
 from routes.examples import EXAMPLES, HTTPX, Example
 from routes.route_bodies import TEXT, RouteBodies
 from routes.sections import section_of
 
 ADDRESS = "http://127.0.0.1:8085"
 OF_THE_PAGE = "/api/v1/streams/"  # reads again and stops what the page began; no program has such an id
+KEY = "YOUR_KEY"  # stands for a client's, where one is asked for
+HEADER = f'"Authorization": "Bearer {KEY}"'
+CURL, CALL = re.compile(r"\bcurl (-sN?)"), re.compile(r'(httpx\.\w+\((?:"[A-Z]+", )?"[^"]*")')
 WIDTH = 88  # characters of a line, where a value can be broken
 
 
@@ -30,9 +34,18 @@ class CodeSample:
         """Return the example for a service at another address."""
         return replace(self, curl=self.curl.replace(ADDRESS, address), python=self.python.replace(ADDRESS, address))
 
+    def with_key(self) -> CodeSample:
+        """Return the example for a client that has a key."""
+        python = CALL.sub(r"\1, headers=headers", self.python.replace('api_key="none"', f'api_key="{KEY}"'))
+        python = python.replace(HTTPX, f"{HTTPX}headers = {{{HEADER}}}\n")
+        return replace(self, curl=CURL.sub(rf"curl \1 -H 'Authorization: Bearer {KEY}'", self.curl), python=python)
 
-def code_samples(name: str, route: RouteBodies) -> list[CodeSample]:
-    """Return the examples of a route by its name in the table; none where a browser is meant to call it."""
+
+def code_samples(name: str, route: RouteBodies, keys: bool = False) -> list[CodeSample]:
+    """Return the examples of a route by its name in the table; none where a browser is meant to call it.
+
+    keys: whether the service asks its clients for keys.
+    """
     method, path = name.split()
     examples = EXAMPLES.get(name, ())
     own = section_of(path).key == "pages" or path.startswith(OF_THE_PAGE)
@@ -40,7 +53,8 @@ def code_samples(name: str, route: RouteBodies) -> list[CodeSample]:
     if not examples and not ROUTES[name].bodies and for_programs:
         shown = "json()" if JSON in route.responses else "text"
         examples = (Example("text", f'{HTTPX}print(httpx.{method.lower()}("ADDRESS{path}").{shown})'),)
-    return [CodeSample(one.key, one.body, _curl(one, method, path), _python(one)) for one in examples]
+    samples = [CodeSample(one.key, one.body, _curl(one, method, path), _python(one)) for one in examples]
+    return [one.with_key() for one in samples] if keys and ROUTES[name].need is Need.CLIENT else samples
 
 
 def _curl(example: Example, method: str, path: str) -> str:

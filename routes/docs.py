@@ -54,10 +54,10 @@ def render_page(language: str, address: str) -> str:
 def _sections(locale: Locale, address: str) -> list[dict[str, Any]]:
     """Return the sections that have routes, with their operations."""
     shown = address if SHOWABLE.fullmatch(address) else ADDRESS  # that can stand in a program
-    bodies = route_bodies(services().request_models, services().openai_models)
+    bodies, keys = route_bodies(services().request_models, services().openai_models), services().asks_for_keys
     operations: dict[str, list[dict[str, Any]]] = {section.key: [] for section in SECTIONS}
     for name in ROUTES:
-        samples = [one.at(shown) for one in code_samples(name, bodies[name])] if name in bodies else []
+        samples = [one.at(shown) for one in code_samples(name, bodies[name], keys)] if name in bodies else []
         operations[section_of(name.split()[1]).key].append(_operation(name, locale.texts["docs"], samples))
     return [{"key": key, "operations": found} for key, found in operations.items() if found]
 

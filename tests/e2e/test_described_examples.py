@@ -3,31 +3,53 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.request
 
 import pytest
 
-from routes.code_samples import ADDRESS
+from routes.code_samples import ADDRESS, KEY
+from tests.e2e.demo_service import start
 from tests.e2e.gunicorn_process import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def examples(demo_server):
-    """Every operation that has examples, with their labels and programs, at the address of this server."""
-    address = f"http://127.0.0.1:{demo_server.port}"
+def open_service(demo_server):
+    """The address of a service that asks for no key, and no key."""
+    return f"http://127.0.0.1:{demo_server.port}", ""
+
+
+@pytest.fixture(scope="module")
+def service_with_keys(tmp_path_factory):
+    """The address of a service that asks for keys, and one."""
+    folder = tmp_path_factory.mktemp("keys")
+    settings = {"AUTH": "keys", "STATE_DIR": str(folder / "state")}
+    make = [sys.executable, "-m", "keys", "make", "examples"]
+    made = subprocess.run(make, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=True)
+    with start(folder, **settings) as server:
+        yield f"http://127.0.0.1:{server.port}", made.stdout.strip()
+
+
+@pytest.fixture(scope="module", params=["open_service", "service_with_keys"])
+def examples(request):
+    """Every operation that has examples, with their labels and programs, at the address of a server, with its key."""
+    address, key = request.getfixturevalue(request.param)
     with urllib.request.urlopen(f"{address}/api/openapi.json") as answer:
         paths = json.load(answer)["paths"]
-    return [
+    samples = [
         (f"{method.upper()} {path}", sample["lang"], sample["label"], sample["source"].replace(ADDRESS, address))
         for path, operations in paths.items()
         for method, operation in operations.items()
         for sample in operation.get("x-codeSamples", [])
     ]
+    assert any(KEY in source for *_, source in samples) == bool(key)
+    return [(*named, source.replace(KEY, key)) for *named, source in samples]
 
 
 @pytest.fixture

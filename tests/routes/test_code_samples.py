@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shlex
 
 import jsonschema
@@ -9,8 +10,8 @@ import pytest
 
 from app_production import create_app
 from config import load_settings
-from edge.route_table import JSON, ROUTES
-from routes.code_samples import ADDRESS, OF_THE_PAGE, WIDTH, code_samples, source
+from edge.route_table import JSON, ROUTES, Need
+from routes.code_samples import ADDRESS, KEY, OF_THE_PAGE, WIDTH, code_samples, source
 from routes.examples import EXAMPLES
 from routes.route_bodies import route_bodies
 from routes.sections import section_of
@@ -66,6 +67,33 @@ def test_the_programs_send_the_body_of_the_example(samples):
                 assert json.loads(words[words.index("-d") + 1]) == one.body, name
                 assert f"{ADDRESS}{name.split()[1]}" in words
             assert not any(word in one.python + one.curl for word in ("ADDRESS", "FIELDS", "BODY")), name
+
+
+def test_where_keys_are_asked_for_every_program_sends_one(app):
+    """In each of its requests, where its route wants one; and else none does."""
+    routes, keyed = route_bodies(services(app).request_models, services(app).openai_models), 0
+    for name, route in routes.items():
+        for plain, one in zip(code_samples(name, route), code_samples(name, route, keys=True), strict=True):
+            if ROUTES[name].need is not Need.CLIENT:
+                assert one == plain
+                continue
+            keyed += 1
+            ast.parse(one.python)
+            assert KEY not in plain.curl + plain.python
+            assert one.curl.count("curl ") == one.curl.count(f"-H 'Authorization: Bearer {KEY}'"), name
+            requests = len(re.findall(r"httpx\.\w+\(|OpenAI\(|Anthropic\(", one.python))
+            assert requests == one.python.count("headers=headers") + one.python.count(f'api_key="{KEY}"') > 0, name
+            assert ("headers=headers" in one.python) == (f'"Bearer {KEY}"' in one.python)
+    assert keyed > 30
+
+
+@pytest.mark.parametrize("auth", ["open", "keys"])
+def test_page_and_document_show_programs_with_keys_where_they_are_asked_for(tmp_path, auth):
+    """And else without."""
+    settings = load_settings({"AUTH": auth, "STATE_DIR": str(tmp_path)}, None)
+    client = create_app(settings, scripted_models(), FakeMachine()).test_client()
+    for path in ("/api/docs", "/api/openapi.json"):
+        assert (KEY in client.get(path).get_data(as_text=True)) is (auth == "keys"), path
 
 
 @pytest.mark.parametrize(
