@@ -45,6 +45,7 @@ def render_page(language: str, address: str) -> str:
         languages=LOCALES,
         api=services().api_description(),
         sections=_sections(locale, address),
+        keys=services().asks_for_keys,
         body_fields=_fields,
         type_of=type_of,
         prose=prose,

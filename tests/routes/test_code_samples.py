@@ -92,8 +92,9 @@ def test_page_and_document_show_programs_with_keys_where_they_are_asked_for(tmp_
     """And else without."""
     settings = load_settings({"AUTH": auth, "STATE_DIR": str(tmp_path)}, None)
     client = create_app(settings, scripted_models(), FakeMachine()).test_client()
-    for path in ("/api/docs", "/api/openapi.json"):
-        assert (KEY in client.get(path).get_data(as_text=True)) is (auth == "keys"), path
+    page, document = (client.get(path).get_data(as_text=True) for path in ("/api/docs", "/api/openapi.json"))
+    assert (KEY in document) is (f"Bearer {KEY}" in page) is (auth == "keys")
+    assert (f"<code>{KEY}</code>" in page) is (auth == "keys")  # which says what it stands for
 
 
 @pytest.mark.parametrize(
