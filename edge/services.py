@@ -64,11 +64,6 @@ class Services:
         """The settings as they are now: a secret in a file may have been renewed."""
         return self.live_settings.current
 
-    @property
-    def asks_for_keys(self) -> bool:
-        """Whether clients need a key or a token."""
-        return self.settings.access.auth != ("open",)
-
     def begin_serving(self) -> None:
         """Start what runs beside the requests; once the process is forked and is about to accept connections."""
         self.metrics.history.record()

@@ -48,12 +48,15 @@ class Turns:
         line = _Line(at_once, self._service)
         self._waits: tuple[_Wait, ...] = ((line, patience), (_Line(late, self._service), longest))
 
+    def enter(self, client: str) -> None:
+        """Count a request that a thread is about to serve."""
+        self._service.enter(client)
+
     @contextmanager
-    def serving(self, client: str = "unknown") -> Iterator[None]:
-        """Serve a client's request in this context, with a turn of its own; `leave` and `take` are about that one."""
+    def serving(self, client: str) -> Iterator[None]:
+        """Serve a request that has entered, with a turn of its own in this context, for `leave` and `take`."""
         turn = _Turn(self._waits, client)
         token = _turn.set(turn)
-        self._service.enter(client)
         try:
             turn.take()
             yield
@@ -69,7 +72,7 @@ class Turns:
 
 
 class _InService:
-    """The requests in service by client, those that wait for a turn too. lock: guards these, and every line."""
+    """The requests in service by client, also those that wait for a thread or turn. lock: guards all and the lines."""
 
     def __init__(self, shares_cores: Callable[[], bool]) -> None:
         self.lock = threading.Lock()

@@ -119,7 +119,7 @@ def _operation(app: Flask, name: str, rule: Rule, route: RouteBodies | None) -> 
     if found := notes(row, texts):
         operation["description"] = " ".join(found)
     operation["parameters"] = [*_parameters(rule, route), {"$ref": "#/components/parameters/RequestId"}]
-    samples = code_samples(name, route, services(app).asks_for_keys)
+    samples = code_samples(name, route, services(app).authenticator.demanded)
     if row.bodies:
         operation["requestBody"] = {"required": True, "content": _request_bodies(row, route, samples)}
     if samples:

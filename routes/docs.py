@@ -45,7 +45,7 @@ def render_page(language: str, address: str) -> str:
         languages=LOCALES,
         api=services().api_description(),
         sections=_sections(locale, address),
-        keys=services().asks_for_keys,
+        keys=services().authenticator.demanded,
         body_fields=_fields,
         type_of=type_of,
         prose=prose,
@@ -55,7 +55,7 @@ def render_page(language: str, address: str) -> str:
 def _sections(locale: Locale, address: str) -> list[dict[str, Any]]:
     """Return the sections that have routes, with their operations."""
     shown = address if SHOWABLE.fullmatch(address) else ADDRESS  # that can stand in a program
-    bodies, keys = route_bodies(services().request_models, services().openai_models), services().asks_for_keys
+    bodies, keys = route_bodies(services().request_models, services().openai_models), services().authenticator.demanded
     operations: dict[str, list[dict[str, Any]]] = {section.key: [] for section in SECTIONS}
     for name in ROUTES:
         samples = [one.at(shown) for one in code_samples(name, bodies[name], keys)] if name in bodies else []

@@ -1,8 +1,8 @@
 """Requests that no thread is given yet, since their clients have many times the others' requests in service.
 
 Where the models compute on the cores of the threads that serve requests, even a thread that only begins and waits takes
-time from the answers of the others. So such a request stays with the poller until those have ended, or for COURTESY
-seconds.
+time from the answers of the others. So such a request stays with the poller until others would not notice it any more,
+or for COURTESY seconds, and until the poller looks again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ COURTESY = 0.3  # seconds
 class HeldBack:
     """The connections whose requests wait. Used by the polling thread alone.
 
-    too_many: whether a client has so many requests in service now; hand_over: gives a thread a connection to serve.
+    too_many: whether a client has so many requests in service now; hand_over: gives a thread a connection to serve, and
+    counts its request.
     """
 
     def __init__(
@@ -45,8 +46,7 @@ class HeldBack:
             return
         now = self._clock()
         for client, waiting in list(self._of_clients.items()):
-            go_on = everything or not self._too_many(client)
-            while waiting and (go_on or waiting[0][0] <= now):
+            while waiting and (everything or waiting[0][0] <= now or not self._too_many(client)):
                 self._hand_over(waiting.popleft()[1])
             if not waiting:
                 del self._of_clients[client]

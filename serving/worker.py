@@ -206,7 +206,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         from engine.loading.host import usable_cores  # with torch, which the master, where this is imported, can spare
 
         self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
-        self._held_back = HeldBack(self._turns.too_many, super().enqueue_req)
+        self._held_back = HeldBack(self._turns.too_many, self._hand_over)
 
     def _models_compute_here(self) -> bool:
         return any(backend.info.on_processor for _, backend in self.models)
@@ -229,9 +229,12 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         future = self._probing.submit(self.handle, conn)
         future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
+    def _hand_over(self, conn: Connection) -> None:
+        self._turns.enter(conn.asked_by)
+        super().enqueue_req(conn)
+
     def finish_request(self, conn: Connection, future: Future[bool]) -> None:
-        """Wait for the connection's next request, or close it."""
-        self._held_back.hand_on()
+        """Wait for the connection's next request, or close it; then hand on what was held back for this one."""
         keep = not future.cancelled() and future.exception() is None and future.result()
         try:
             conn.sock.end_request()
@@ -245,6 +248,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             self._intake.expect(conn, STOP_KEEPALIVE)
         else:
             self._intake.discard(conn)
+        self._held_back.hand_on()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """At SIGTERM, begin the drain in the main loop; a worker that is not serving yet just ends."""

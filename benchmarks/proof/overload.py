@@ -140,6 +140,7 @@ def _judge(report: Report, name: str, found: _Floods, full_first: float | None) 
         "large_bodies": len(large),
         "large_bodies_refused": sum(bool(answer.status) for answer in large),
         "goodputs_per_second": found.goodputs,
+        "capacities_around_per_second": found.capacities,
         "first_token_p95_s": first,
         "refusal_p50_ms": milliseconds(percentile((answer.head for answer in refused), 50)),
     }

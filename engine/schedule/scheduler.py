@@ -274,7 +274,7 @@ class Scheduler:
     ) -> None:
         """Add what is beyond its client's share: a token where nothing else is computed, or what hardly matters."""
         tokens = len(decode) + sum(count for _, count in prefill)
-        spare = self._shares.excess(limits, tokens) if tokens else 1
+        spare = max(self._shares.excess(limits, tokens), not tokens)
         for sequence in self._oldest_first(beyond) if spare > 0 else ():
             if min(spare, chunks.left) <= 0:
                 return

@@ -5,12 +5,13 @@ each computes as many sequences as the median client has. What one has beyond th
 step by an eighth at most, together with a share: half of what one client may cost the others, since its requests cost
 processor time too. Clients that are alike and those of high priority are not held back.
 
-Equal shares of each step are unequal over time where a client has had all steps between the others' requests. So one
-with many times their sequences stands back while they have had less than it lately: its share is computed in one step
-of so many, by which its oldest answer goes on.
+A lone client is not held back, but while others come and go its steps are kept short, for a request that arrives waits
+for the one that is being computed.
 
-Nor is a lone client, but while others come and go its steps are kept short, for a request that arrives waits for the
-one that is being computed.
+Equal shares of each step are unequal over time where a client has had all steps between the others' requests. So one
+with many times their sequences stands back while all others together have had less than it lately: its share is
+computed in one step of so many, by which its oldest answer goes on. Its interactive sequences and those of its batches
+are judged apart.
 """
 
 from __future__ import annotations
@@ -28,22 +29,24 @@ EXPECTED_FOR = 500  # steps in which others are expected again, after the last o
 MANY = 8  # sequences; with fewer no client stands back
 TIMES = 4  # what a client that stands back has more of, than so many times the median client
 LATELY = 500  # steps, after which what was computed counts half
-NOT_BACK = 16  # one in so many shared steps in which no client stands back
+NOT_BACK = 16  # one in so many steps that are counted, in which no client stands back
+
+Flow = tuple[str, Priority]  # the sequences of a client with one priority
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one step. rows: sequences of each client that are computed in any case; tokens: of the whole step.
 
-    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: clients
-    that have no sequence computed in any case. None for no limit.
+    alone: one client has all slots, and nobody else starts; exempt: some that run are of high priority; back: whose
+    sequences are not computed in any case. None for no limit.
     """
 
     rows: int | None = None
     tokens: int | None = None
     alone: bool = False
     exempt: bool = False
-    back: frozenset[str] = frozenset()
+    back: frozenset[Flow] = frozenset()
 
     def beyond(self, sequence: Sequence, count: int) -> bool:
         """Return whether a sequence is beyond its client's share, of which `count` sequences run up to this one."""
@@ -56,7 +59,7 @@ class StepShares:
     def __init__(self, overhead: int) -> None:
         self._overhead = overhead
         self._steps, self._steps_alone = 0, EXPECTED_FOR
-        self._computed: Counter[str] = Counter()  # tokens of each client lately
+        self._computed: Counter[Flow] = Counter()  # tokens of each lately
 
     def limits(self, held: Mapping[Priority, Counter[str]], newcomer: Sequence | None) -> Limits:
         """Return the limits of the next step. held: slots of clients; newcomer: the first that starts in it."""
@@ -67,21 +70,24 @@ class StepShares:
         if len(counts) > 1:
             self._steps_alone = 0
             rows = sorted(counts)[(len(counts) - 1) // 2]
-            return Limits(rows, exempt=exempt, back=self._standing_back(running, rows))
+            return Limits(rows, exempt=exempt, back=self._standing_back(held, rows))
         self._steps_alone += 1
         if self._steps_alone > EXPECTED_FOR or not self._overhead:
             return Limits(alone=True)
         return Limits(self._overhead, ALONE * self._overhead, alone=True, exempt=exempt)
 
     def count(self, decode: Iterable[Sequence], prefill: Iterable[tuple[Sequence, int]]) -> None:
-        """Count what a step computes, for the shares of the next ones."""
+        """Count what a step computes, for the shares of the next ones, unless no others are expected."""
+        if self._steps_alone > EXPECTED_FOR:
+            self._computed.clear()
+            return
         self._steps += 1
         if not self._steps % LATELY:
-            self._computed = Counter({client: tokens // 2 for client, tokens in self._computed.items() if tokens > 1})
+            self._computed = Counter({flow: tokens // 2 for flow, tokens in self._computed.items() if tokens > 1})
         for sequence in decode:
-            self._computed[sequence.request.client] += 1
+            self._computed[_flow(sequence)] += 1
         for sequence, tokens in prefill:
-            self._computed[sequence.request.client] += tokens
+            self._computed[_flow(sequence)] += tokens
 
     def excess(self, limits: Limits, tokens: int) -> int:
         """Return how many tokens what is beyond the shares may add to a step of so many."""
@@ -89,15 +95,21 @@ class StepShares:
             return 0
         return (self._overhead + tokens) // EXCESS_SHARE - limits.rows
 
-    def _standing_back(self, running: Mapping[str, int], rows: int) -> frozenset[str]:
-        """Return the clients with many sequences that have had more than those with few. rows: the median client's."""
+    def _standing_back(self, held: Mapping[Priority, Counter[str]], rows: int) -> frozenset[Flow]:
+        """Return what has many sequences, and has had more than all with few together. rows: the median client's."""
         if not self._steps % NOT_BACK:
             return frozenset()
-        many = {client for client, count in running.items() if count >= MANY and count > TIMES * rows}
-        others = [self._computed[client] for client in running if client not in many]
-        if not many or not others:
+        most = max(MANY - 1, TIMES * rows)
+        many = [
+            (client, priority)
+            for priority in (Priority.INTERACTIVE, Priority.BATCH)
+            for client, count in held[priority].items()
+            if count > most
+        ]
+        if not many:
             return frozenset()
-        return frozenset(client for client in many if self._computed[client] > max(others))
+        few = self._computed.total() - sum(self._computed[flow] for flow in many)
+        return frozenset(flow for flow in many if self._computed[flow] > few)
 
 
 def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Sequence], list[Sequence]]:
@@ -107,14 +119,20 @@ def divided(clients: Iterable[list[Sequence]], limits: Limits) -> tuple[list[Seq
     """
     within, beyond = list[Sequence](), list[Sequence]()
     for sequences in clients:
-        rows = 0 if sequences[0].request.client in limits.back else limits.rows
-        within += sequences[:rows]
-        if rows is not None:
-            beyond += sequences[rows:]
+        share, rest = sequences[: limits.rows], [] if limits.rows is None else sequences[limits.rows :]
+        if limits.back:
+            rest = [sequence for sequence in share if _flow(sequence) in limits.back] + rest
+            share = [sequence for sequence in share if _flow(sequence) not in limits.back]
+        within += share
+        beyond += rest
     if limits.exempt:
         within += [sequence for sequence in beyond if sequence.request.priority is Priority.HIGH]
         beyond = [sequence for sequence in beyond if sequence.request.priority is not Priority.HIGH]
     return within, beyond
+
+
+def _flow(sequence: Sequence) -> Flow:
+    return sequence.request.client, sequence.request.priority
 
 
 def _running(held: Mapping[Priority, Counter[str]]) -> Counter[str]:

@@ -21,6 +21,7 @@ class Request:
         self.done = pool.submit(Context().run, self._serve)
 
     def _serve(self):
+        self._among.enter(self._client)
         with self._among.serving(self._client):
             self.begun.set()
             assert self.go_on.wait(PATIENCE)
@@ -81,7 +82,8 @@ def test_a_request_that_waits_leaves_its_turn_to_others(pool):
 def test_an_error_ends_the_turn(pool):
     """So that the next request has it."""
     among = Turns(1, PATIENCE)
-    with pytest.raises(ZeroDivisionError), among.serving():
+    among.enter("a")
+    with pytest.raises(ZeroDivisionError), among.serving("a"):
         raise ZeroDivisionError
     request = Request(pool, among)
     assert request.begun.wait(PATIENCE)
@@ -183,6 +185,19 @@ def test_a_client_has_too_many_requests_where_others_would_notice_one_more(pool,
     assert not among.too_many("other")
     assert not among.too_many("nobody")
     ended(*beside)
+    assert not among.too_many("many")
+
+
+def test_a_request_counts_before_a_thread_has_it():
+    """So that a burst of one client is not handed over whole."""
+    among = Turns(8, PATIENCE, shares_cores=lambda: True)
+    among.enter("other")
+    for _ in range(MANY):
+        assert not among.too_many("many")
+        among.enter("many")
+    assert among.too_many("many")
+    with among.serving("many"):
+        assert among.too_many("many")
     assert not among.too_many("many")
 
 

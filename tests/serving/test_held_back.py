@@ -66,6 +66,14 @@ def test_each_client_waits_for_itself(poller):
     assert poller.served == [conn]
 
 
+def test_only_so_many_go_on_as_others_do_not_notice(poller):
+    """What was handed over counts at once: the rest waits on."""
+    conns = [poller.come("many") for _ in range(5)]
+    poller.held._too_many = lambda client: len(poller.served) >= 2
+    poller.held.hand_on()
+    assert poller.served == conns[:2]
+
+
 def test_at_the_end_all_are_served(poller):
     """A service that drains loses none of them."""
     conns = [poller.come("many"), poller.come("many")]

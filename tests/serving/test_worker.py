@@ -372,6 +372,7 @@ def test_all_but_probes_are_served_in_their_turn(monkeypatch, line, taken):
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(line_of_turns.free) or True)
     head = f"{line} HTTP/1.1".encode()
     sock = SimpleNamespace(request_unreadable=False, request_whole=True, request_head=head, was_reset=False)
+    turns.enter("a")
     assert worker.handle(SimpleNamespace(sock=sock, asked_by="a"))
     assert (served, line_of_turns.free) == ([0 if taken else 1], 1)
 
@@ -393,6 +394,7 @@ def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, me
     served = []
     worker = object.__new__(ServiceWorker)
     worker._turns = Turns()
+    worker._turns.enter("a")
     monkeypatch.setattr(ThreadWorker, "handle", lambda self, conn: served.append(method) or True)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         sock = ClientSocket(server.accept()[0], 1.0)
@@ -430,6 +432,7 @@ def test_a_probe_is_served_by_a_thread_of_its_own(line, own):
     sock = SimpleNamespace(request_head=f"{line} HTTP/1.1\r\n".encode())
     worker.enqueue_req(SimpleNamespace(sock=sock, asked_by="a"))
     assert handed == ["own" if own else "pool"]
+    assert worker._turns._service.number("a") == (0 if own else 1)  # counted from here on
 
 
 class Backlog:

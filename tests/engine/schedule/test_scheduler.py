@@ -533,11 +533,14 @@ class TestShares:
         floor.step()
         floor.scheduler.finish(made["a"][0])
         late = floor.come("greedy", tokens=40)
-        for _ in range(5):
+        for step in range(5):
             plan = floor.step()
-            assert plan.decode == made["greedy"][:4]
-            assert sum(count for _, count in plan.prefill) <= 4
-        assert floor.step().decode == made["greedy"]
+            reading = [] if step < 2 else [(late, 5)]
+            assert (plan.decode, plan.prefill) == (made["greedy"][:4] if step < 2 else made["greedy"][7:10], reading)
+            if step == 1:
+                for one in made["greedy"][:7]:
+                    floor.scheduler.finish(one)
+        assert floor.step().decode == made["greedy"][7:10]
         assert late.phase is Phase.RUNNING
 
     def test_a_lone_client_that_has_seen_nobody_has_the_whole_step(self):
@@ -564,39 +567,51 @@ class TestShares:
         floor, _ = self.floor(a=2, b=1, c=1, d=1, e=1, f=1, g=1, h=1)
         assert len(floor.step().decode) == 9  # (8 + 8) // 8 = 2
 
-    def test_a_client_that_has_had_more_stands_back(self):
-        """Its oldest sequence goes on in one step of so many, until the others have had as much."""
+    @staticmethod
+    def ahead():
+        """Return a floor on which a client has had more lately than others, who may come again, and its sequences."""
         floor = Floor(slots=32, budget=64, overhead=8)
         greedy = [floor.come("greedy", tokens=2, max_tokens=100) for _ in range(10)]
-        for _ in range(5):
+        first = floor.come("a", tokens=2)
+        for _ in range(2):
             floor.step()
-        late = floor.come("a", tokens=2, max_tokens=100)
-        floor.step()
+        floor.scheduler.finish(first)
+        for _ in range(5):
+            assert floor.step().decode == greedy[:8]
+        return floor, greedy
+
+    def test_a_client_that_has_had_more_stands_back(self):
+        """Its oldest sequence goes on in one step of so many, until the others have had as much."""
+        floor, greedy = self.ahead()
+        late = floor.come("b", tokens=2, max_tokens=100)
+        assert floor.step().prefill == [(late, 2)]
         seen = [floor.step().decode for _ in range(2 * NOT_BACK)]
         assert seen.count([late]) == 2 * NOT_BACK - 2
         assert seen.count([greedy[0], late]) == 2
 
     def test_who_stands_back_goes_on_where_the_others_have_nothing_to_compute(self):
         """As when the last token of another is on its way from a device: no step is lost for a courtesy."""
-        floor = Floor(slots=32, budget=64, overhead=8)
-        greedy = [floor.come("greedy", tokens=2, max_tokens=100) for _ in range(10)]
-        floor.step()
-        late = floor.come("a", tokens=2, max_tokens=1)
+        floor, greedy = self.ahead()
+        late = floor.come("b", tokens=2, max_tokens=1)
         assert floor.step().prefill == [(late, 2)]
         assert floor.step().decode == greedy[:1]
 
-    def test_in_the_long_run_shares_are_equal(self):
-        """A client with many sequences computes as many tokens as one with a single sequence that always runs."""
+    @pytest.mark.parametrize("length", [5000, 60])
+    def test_in_the_long_run_shares_are_equal(self, length):
+        """A client with many sequences computes as much as the others together, one at a time: always another one."""
         floor = Floor(slots=32, budget=64, overhead=8)
         for _ in range(10):
             floor.come("greedy", tokens=2, max_tokens=5000)
-        floor.come("a", tokens=2, max_tokens=5000)
         computed = Counter()
         for number in range(4000):
+            if not number % length:
+                other = floor.come(f"other {number}", tokens=2, max_tokens=length)
             plan = floor.step()
+            if other.remaining == 0:
+                floor.scheduler.finish(other)
             if number >= 2000:
-                computed.update(one.request.client for one in plan.decode)
-        assert computed["greedy"] == pytest.approx(computed["a"], rel=0.05)
+                computed.update(one.request.client == "greedy" for one in plan.decode)
+        assert computed[True] == pytest.approx(computed[False], rel=0.05)
 
     def test_a_second_address_does_not_double_the_share(self):
         """The median counts, so that several greedy clients among more modest ones are held back together."""

@@ -84,32 +84,51 @@ def shares_after(**tokens):
     return shares
 
 
+def back(*clients, priority=Priority.INTERACTIVE):
+    return frozenset((client, priority) for client in clients)
+
+
 @pytest.mark.parametrize(
-    ("tokens", "slots", "back"),
+    ("tokens", "slots", "named"),
     [
         ({"a": 9, "b": 8}, {"a": MANY, "b": 1}, "a"),
         ({"a": 8, "b": 8}, {"a": MANY, "b": 1}, ""),  # has had no more
         ({"a": 9, "b": 8}, {"a": MANY - 1, "b": 1}, ""),  # has not many
         ({"a": 9, "b": 8}, {"a": 2 * TIMES, "b": 2}, ""),  # has not many times as many
         ({"a": 9, "b": 8}, {"a": 2 * TIMES + 1, "b": 2}, "a"),
-        ({"a": 9, "b": 8, "c": 0}, {"a": MANY, "b": 1, "c": 1}, "a"),
-        ({"a": 9, "b": 10, "c": 0}, {"a": MANY, "b": 1, "c": 1}, ""),  # another has had more
+        ({"a": 9, "b": 4, "c": 4}, {"a": MANY, "b": 1, "c": 1}, "a"),
+        ({"a": 9, "b": 4, "c": 5}, {"a": MANY, "b": 1, "c": 1}, ""),  # the others together have had as much
+        ({"a": 9, "gone": 9}, {"a": MANY, "new": 1}, ""),  # those that have left count as well
         ({"a": 9, "c": 9}, {"a": MANY, "b": 1, "c": MANY, "d": 1, "e": 1}, "ac"),
         ({"a": 9, "c": 9}, {"a": MANY, "c": MANY}, ""),  # both are alike
     ],
 )
-def test_a_client_with_many_sequences_stands_back_while_others_have_had_less(tokens, slots, back):
+def test_a_client_with_many_sequences_stands_back_while_others_have_had_less(tokens, slots, named):
     """None of its sequences is computed in any case; of the others' as many as ever."""
-    shares = shares_after(**tokens)
-    limits = shares.limits(held(**slots), None)
-    assert limits.back == frozenset(back)
-    within, _ = divided([[sequence(client) for _ in range(many)] for client, many in slots.items()], limits)
-    assert {one.request.client for one in within} == slots.keys() - set(back)
+    limits = shares_after(**tokens).limits(held(**slots), None)
+    assert limits.back == back(*named)
+    within, beyond = divided([[sequence(client) for _ in range(many)] for client, many in slots.items()], limits)
+    assert {one.request.client for one in within} == slots.keys() - set(named)
+    assert len(within) + len(beyond) == sum(slots.values())
 
 
-def test_nobody_stands_back_for_one_that_has_no_slot_yet():
-    """Else a step might have nothing to compute, where the newcomer finds no room."""
-    assert shares_after(a=9).limits(held(a=MANY), sequence("b")).back == frozenset()
+def test_a_batch_stands_back_and_not_its_clients_chat():
+    """They are judged apart: what the batch has had is not held against the chat."""
+    shares = StepShares(8)
+    shares.count([], [(sequence("a", batch=True), 90), (sequence("b"), 8)])
+    slots = NOBODY | {Priority.INTERACTIVE: Counter(a=1, b=1), Priority.BATCH: Counter(a=MANY)}
+    limits = shares.limits(slots, None)
+    assert limits.back == back("a", priority=Priority.BATCH)
+    chat, batch, other = sequence("a"), [sequence("a", batch=True) for _ in range(MANY)], sequence("b")
+    assert divided([[chat, *batch], [other]], limits) == ([chat, other], batch)
+
+
+def test_a_client_stands_back_for_a_newcomer_from_its_first_step_on():
+    """Where the newcomer finds no room after all, the scheduler computes what is beyond the share."""
+    limits = shares_after(a=9).limits(held(a=MANY), sequence("b"))
+    within, _ = divided([[sequence("a") for _ in range(MANY)]], limits)
+    assert limits.back == back("a")
+    assert within == []
 
 
 def test_nobody_stands_back_in_one_step_of_so_many():
