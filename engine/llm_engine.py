@@ -21,7 +21,8 @@ from engine.counting import CountingRoom
 from engine.engine_core import Counters, EngineCore
 from engine.engine_loop import EngineLoop
 from engine.errors import NotReady, Overloaded, RetryLater
-from engine.loading.host import reserved_bytes, usable_cores
+from engine.loading.control_groups import usable_cores
+from engine.loading.host import reserved_bytes
 from engine.loading.loader import LoadedModel, load_model
 from engine.loading.memory_budget import check_budget, log_use, plan_budget
 from engine.loading.quantization import naming_damage

@@ -36,6 +36,7 @@ from edge import errors
 from edge.route_table import MIB, ROUTES, Need
 from edge.turns import AT_ONCE, Turns
 from engine.errors import StartError
+from engine.loading.control_groups import usable_cores
 from engine.quick_calls import accept_now
 from models import ModelSet
 from serving.connection import ClientSocket, Connection, budget_key_of, peer_of
@@ -203,8 +204,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         return template(self.cfg)
 
     def _share_cores(self) -> None:
-        from engine.loading.host import usable_cores  # with torch, which the master, where this is imported, can spare
-
         self._turns = Turns(min(AT_ONCE, usable_cores()), shares_cores=self._models_compute_here)
         self._held_back = HeldBack(self._turns.too_many, self._hand_over)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from engine.loading.host import cgroup_limit, total_bytes
+from engine.loading.control_groups import cgroup_limit
+from engine.loading.host import total_bytes
 from engine.loading.memory_budget import MemoryBudget, default_contexts, estimate_budget
 from engine.loading.quantization import check_quant
 from engine.loading.step_memory import gpu_reserve

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine.errors import StartError
-from engine.loading.host import usable_cores
+from engine.loading.control_groups import usable_cores
 from engine.model.kernels.library import load_kernels
 from engine.model.runner import ModelRunner
 from engine.types import EngineConfig, ModelSpec, Progress

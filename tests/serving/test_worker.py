@@ -299,7 +299,7 @@ def test_a_request_that_is_held_back_goes_on_when_others_end(idle):
 @pytest.mark.parametrize(("cores", "turns"), [(1, 1), (2, AT_ONCE), (64, AT_ONCE)])
 def test_on_one_core_one_request_is_worked_on_at_once(idle, monkeypatch, cores, turns):
     """Two would only take turns there."""
-    monkeypatch.setattr("engine.loading.host.usable_cores", lambda: cores)
+    monkeypatch.setattr("serving.worker.usable_cores", lambda: cores)
     idle.tpool = None
     idle._share_cores()
     assert idle._turns._waits[0][0].free == turns

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from engine.loading.host import usable_cores
+from engine.loading.control_groups import usable_cores
 
 HOST = len(os.sched_getaffinity(0))
 

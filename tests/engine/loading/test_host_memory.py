@@ -3,7 +3,8 @@
 import psutil
 import pytest
 
-from engine.loading.host import available_bytes, cgroup_bytes, cgroup_limit, reserved_bytes, total_bytes
+from engine.loading.control_groups import cgroup_bytes, cgroup_limit
+from engine.loading.host import available_bytes, reserved_bytes, total_bytes
 
 
 @pytest.fixture
