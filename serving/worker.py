@@ -186,9 +186,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Connection) -> bool:
         """Serve one request in its own context, so that its log lines never carry an earlier request's id."""
-        if conn.sock.request_unreadable:
-            self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
-            return False
         keep = Context().run(self._handle_in_turn, conn)
         return bool(keep) and conn.sock.request_whole
 
@@ -214,11 +211,17 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         """Serve one request in its turn; probes wait for nobody. What a client only reads is dropped if it has left."""
         head = conn.sock.request_head
         if head.startswith(PROBES):
-            return bool(super().handle(conn))
+            return self._handle(conn)
         with self._turns.serving(conn.asked_by):
             if head.startswith(READING) and conn.sock.was_reset:
                 return False
-            return bool(super().handle(conn))
+            return self._handle(conn)
+
+    def _handle(self, conn: Connection) -> bool:
+        if conn.sock.request_unreadable:
+            self.handle_error(None, conn.sock, conn.client, endless(conn.sock.request_head))
+            return False
+        return bool(super().handle(conn))
 
     def enqueue_req(self, conn: Connection) -> None:
         """Hand a whole request to a thread, now or in a while; a probe to one that nothing else occupies."""

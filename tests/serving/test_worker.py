@@ -387,6 +387,21 @@ def test_requests_are_held_back_where_a_model_computes_on_these_cores(tmp_path, 
     assert worker._models_compute_here() == shared
 
 
+@pytest.mark.parametrize("line", ["POST / HTTP/1.1", "GET /api/health/live HTTP/1.1"])
+def test_a_request_that_cannot_be_read_is_no_longer_counted_once_it_is_answered(monkeypatch, line):
+    """Else its client would have ever more requests in service."""
+    answered, handed, worker = [], [], object.__new__(ServiceWorker)
+    worker._share_cores()
+    worker.tpool = worker._probing = SimpleNamespace(submit=lambda handle, conn: handed.append(conn) or Future())
+    monkeypatch.setattr(ServiceWorker, "handle_error", lambda self, req, sock, client, error: answered.append(client))
+    sock = SimpleNamespace(request_unreadable=True, request_whole=False, request_head=line.encode(), was_reset=False)
+    conn = SimpleNamespace(sock=sock, asked_by="a", client="address")
+    worker.enqueue_req(conn)
+    assert (handed, worker._turns._service.number("a")) == ([conn], 0 if "health" in line else 1)
+    assert not worker.handle(conn)
+    assert (answered, worker._turns._service.number("a"), len(worker._turns._service._counts)) == (["address"], 0, 0)
+
+
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
 def test_what_is_only_read_is_dropped_for_a_client_that_has_left(monkeypatch, method, reset):
