@@ -123,6 +123,14 @@ def test_a_batch_stands_back_and_not_its_clients_chat():
     assert divided([[chat, *batch], [other]], limits) == ([chat, other], batch)
 
 
+def test_high_priority_never_stands_back():
+    """However much it has had; nor does it make others with few sequences do so."""
+    shares = StepShares(8)
+    shares.count([], [(sequence("a", high=True), 90)])
+    slots = NOBODY | {Priority.HIGH: Counter(a=MANY), Priority.INTERACTIVE: Counter(b=1)}
+    assert shares.limits(slots, None).back == frozenset()
+
+
 def test_a_client_stands_back_for_a_newcomer_from_its_first_step_on():
     """Where the newcomer finds no room after all, the scheduler computes what is beyond the share."""
     limits = shares_after(a=9).limits(held(a=MANY), sequence("b"))
