@@ -34,6 +34,14 @@ EXPECTATION = re.compile(rb"expect:[ \t]*100-continue[ \t]*", re.IGNORECASE)
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 
+class RequestBrokenOff(Exception):
+    """A client has sent its last byte, and its request is not whole."""
+
+
+class RequestTooSlow(Exception):
+    """A request has begun, and has not arrived in the time that it has."""
+
+
 class Stage(Enum):
     """How much of a request has arrived."""
 

@@ -4,8 +4,9 @@ A connection costs a thread only once its request has arrived. Until then it wai
 of its head, for its body; each wait is bounded. A body is admitted from its Content-Length before any of it is read, or
 as it grows; one that finds no room in the budget is handed over unread, to be refused. A connection that is closed by
 us first discards, for a while, what may still arrive: were that left unread, the kernel would reset the connection, and
-the client would lose its answer. An error in the handling of one connection ends that connection and nothing else; a
-request that it meets is answered, unless it has been already.
+the client would lose its answer. A request that has begun is answered, whatever becomes of it: where it does not arrive
+in time, where its client closes its half of the connection too early, and where an error in its handling ends it, which
+ends nothing else. Only a lack of room closes a connection without a word.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from edge.gate import NAMING_BYTES, Verdict
 from edge.request_head import RequestHead
 from engine.quick_calls import new_buffer
 from serving.connection import Connection
-from serving.framing import Framing, Stage
+from serving.framing import Framing, RequestBrokenOff, RequestTooSlow, Stage
 
 # The rate of a slow mobile uplink; an image of 16 MiB then takes at most 17 minutes.
 MIN_BYTES_PER_SECOND = 16 * 1024
 READ_BYTES = 256 * 1024  # from one connection before the next one gets its turn
+LATE_AT_ONCE = 128  # requests that a sweep answers: each costs the polling thread some tenths of a millisecond
 DISCARD_SECONDS = 2.0
 DISCARD_BYTES = 64 * 1024 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -155,9 +157,13 @@ class Intake:
 
     def sweep(self) -> None:
         """Give up the connections whose time is over."""
-        now = self._clock()
-        for conn in [conn for conn, arrival in self._arriving.items() if now >= arrival.until]:
-            self._guarded(conn, partial(self._give_up, conn))
+        now, late = self._clock(), 0
+        for conn, arrival in [item for item in self._arriving.items() if now >= item[1].until]:
+            if arrival.began is None:
+                self._guarded(conn, partial(self._give_up, conn))
+            elif late < LATE_AT_ONCE:
+                late += 1
+                self._guarded(conn, partial(self._fail, conn, arrival, RequestTooSlow()))
         for conn in [conn for conn, (until, _) in self._discarding.items() if now >= until]:
             self._guarded(conn, partial(self._stop_discarding, conn))
 
@@ -224,11 +230,14 @@ class Intake:
         except BlockingIOError:
             return
         except OSError:
-            data = b""
+            self._give_up(conn)
+            return
         if data:
             self._take(conn, arrival, data)
-        else:
+        elif arrival.began is None:
             self._give_up(conn)
+        else:
+            self._fail(conn, arrival, RequestBrokenOff())
 
     def _take(self, conn: Connection, arrival: _Arrival, data: bytes) -> None:
         if arrival.began is None:

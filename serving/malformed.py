@@ -1,6 +1,7 @@
-"""The response to what Gunicorn cannot parse, or could not hand to the application, in the shape of the API.
+"""The response to what never became a request: what broke off, what Gunicorn cannot parse, or could not hand over.
 
-It is counted and leaves an access line like any other. Nothing that the client sent is logged, apart from a path.
+It has the shape of the API, is counted and leaves an access line like any other. Nothing that the client sent is
+logged, apart from a path.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edge.response_headers import NO_STORE, SECURITY_HEADERS, cors_headers
 from edge.services import Services
 from engine.errors import ServiceError, ValidationError
 from serving.connection import ClientSocket
-from serving.framing import MAX_HEAD_BYTES
+from serving.framing import MAX_HEAD_BYTES, RequestBrokenOff, RequestTooSlow
 from telemetry.logs import request_id_var
 from telemetry.metrics.prometheus import METHODS
 from telemetry.observer import RequestObserver
@@ -48,6 +49,8 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (ExpectationFailed, 417, "Expectation Failed", "This expectation cannot be met."),
     (UnsupportedTransferCoding, 501, "Not Implemented", "This transfer coding is not read here."),
     (ParseException, 400, "Bad Request", "The request is malformed."),
+    (RequestBrokenOff, 400, "Bad Request", "The request ended before it was whole."),
+    (RequestTooSlow, 408, "Request Timeout", "The request did not arrive in time."),
 )
 OURS = (ConfigurationProblem, InvalidResponseHeader, InvalidResponseHeaderName)
 ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)

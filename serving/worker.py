@@ -3,8 +3,8 @@
 Differences from gthread:
 - A connection waits in the poller, not in a thread, until its request is whole; all its waits are bounded, and bodies
   are admitted by their bytes (`serving.intake`). There it also lingers before it is closed.
-- Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
-  not help; all threads exist from the start, so that no limit of tasks is met later.
+- Out of descriptors or connections, room is made (`serving.accepting`); all threads exist from the start, so that no
+  limit of tasks is met later.
 - What is no HTTP gets a JSON response with a request id.
 - At SIGTERM the listening socket stays open while admitted requests finish, and new requests get a typed 503 instead of
   waiting in the backlog. With a successor on the same socket, that one accepts them at once. Without one, connections
@@ -14,7 +14,6 @@ Differences from gthread:
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -30,42 +29,30 @@ import psutil
 from flask import Flask
 from gunicorn.arbiter import Arbiter
 from gunicorn.http.message import Request
-from gunicorn.workers.gthread import ThreadWorker
 
 from edge import errors
 from edge.route_table import MIB, ROUTES, Need
 from edge.turns import AT_ONCE, Turns
 from engine.errors import StartError
 from engine.loading.control_groups import usable_cores
-from engine.quick_calls import accept_now
 from models import ModelSet
-from serving.connection import ClientSocket, Connection, budget_key_of, peer_of
+from serving.accepting import AcceptingWorker
+from serving.connection import ClientSocket, Connection, peer_of
 from serving.held_back import HeldBack
 from serving.intake import Intake
-from serving.listener import Listener, end_listening, listen_again
+from serving.listener import end_listening, listen_again
 from serving.malformed import FailureResponses, endless
 from serving.plain_request import Environ, PlainRequest, serve, template
 from serving.poller import Selector
 from serving.priority import Successors
-from serving.slow_readers import SlowReaders
 from serving.thread_pool import RecentFirstPool
 
 # Interval at which a draining worker checks whether its requests are done, in seconds.
 DRAIN_TICK = 0.1
-# Nobody to accept, or a connection that has failed already; accept(2) names the latter.
-NOT_A_CLIENT = {
-    *(errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.ETIMEDOUT),
-}
-# Errors of accept that time cures, for how long it is not tried again, and how often that is logged, in seconds.
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-ACCEPT_PAUSE = 0.5
-EXHAUSTION_LOGGED = 60.0
 # How long a stopping worker keeps a connection for a request that its client may already be sending, in seconds.
 STOP_KEEPALIVE = 2.0
 SWEEP_INTERVAL = 0.25
 NOTICE_INTERVAL = 1.0
-ACCEPTED_AT_ONCE = 32
 # Refusals a second from which the polling thread lets requests gather, and for how long, in seconds: each of its rounds
 # takes the processor and the interpreter lock from the engine, however little there is to refuse.
 FLOOD = 100
@@ -80,7 +67,7 @@ PROBING_THREADS = 2
 READING = (b"GET ", b"HEAD ")
 
 
-class ServiceWorker(ThreadWorker):  # type: ignore[misc]
+class ServiceWorker(AcceptingWorker):
     """One process with both models. The hooks of `gunicorn_config` set the attributes below after the fork.
 
     predecessors: pids of this master's workers that were alive at the fork; beat: called about once a second; on_drain:
@@ -90,7 +77,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
 
     wsgi: Flask | None = None
     predecessors: tuple[int, ...] = ()
-    send_timeout = 30.0
     drain_delay = 0.0
     drain_seconds = 60.0
     beat: Callable[[], None] = staticmethod(lambda: None)
@@ -102,15 +88,11 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         self._refuse_at = 0.0
         self._refusing = False
         self._aborted = False
-        self._accept_again = 0.0
-        self._exhaustion_logged = -EXHAUSTION_LOGGED
         self._next_sweep = self._next_notice = 0.0
         self._refused, self._flooded = 0, False
-        self._addresses: dict[Listener, object] = {}  # of the listening sockets
         self.lost = False
         self._successors = Successors()
         self._probing = ThreadPoolExecutor(PROBING_THREADS, "probe")
-        self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
 
     @property
     def models(self) -> ModelSet:
@@ -161,16 +143,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if (now := time.monotonic()) >= self._next_notice:
             self._next_notice = now + NOTICE_INTERVAL
             super().notify()
-
-    def accept(self, listener: Listener) -> None:
-        """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
-        for _ in range(ACCEPTED_AT_ONCE):
-            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
-                break
-
-    def set_accept_enabled(self, enabled: bool) -> None:
-        """Accept connections, or not; not while accepting is paused."""
-        super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         """Return the pool with all its threads started, and start those for probes."""
@@ -308,46 +280,6 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
             per_peer=None if services.gate.behind_proxy else max(1, self.worker_connections // 2),
         )
 
-    def _accept(self, listener: Listener) -> bool:
-        """Accept a connection; False where there is none to accept."""
-        try:
-            accepted, address = accept_now(listener)
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                self._make_room(error)
-            elif error.errno not in NOT_A_CLIENT:
-                raise
-            return False
-        except MemoryError:
-            self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
-            return False
-        client = accepted
-        try:
-            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, budget_key_of(address))
-            if listener not in self._addresses:
-                self._addresses[listener] = listener.getsockname()
-            conn = Connection(self.cfg, client, address, self._addresses[listener])
-        except Exception as error:
-            errors.log_unexpected(error)
-            client.close()
-            return True
-        self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections:
-            self._intake.close_longest_waiting()
-        self._intake.expect(conn, self.send_timeout, fresh=True)
-        return True
-
-    def _make_room(self, error: OSError) -> None:
-        """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""
-        now = time.monotonic()
-        if now >= self._exhaustion_logged + EXHAUSTION_LOGGED:
-            self._exhaustion_logged = now
-            self.log.warning("No connection can be accepted: %s. The longest silent ones are closed.", error.strerror)
-        if self._intake.close_longest_waiting() and error.errno == errno.EMFILE:
-            return
-        self._accept_again = now + ACCEPT_PAUSE
-        self.set_accept_enabled(False)
-
     def _connection_closed(self, conn: Connection) -> None:
         self.nr_conns -= 1
 
@@ -412,11 +344,7 @@ class ServiceWorker(ThreadWorker):  # type: ignore[misc]
         if has_sibling(self.ppid):
             return
         for listener in self.sockets:
-            end_listening(listener, partial(self._accept_all, listener))
-
-    def _accept_all(self, listener: Listener) -> None:
-        while self._accept(listener):
-            pass
+            end_listening(listener, partial(self.accept_all, listener))
 
     def _cap_keepalive(self, deadline: float) -> None:
         """Bound the silent connections of a stopping worker."""

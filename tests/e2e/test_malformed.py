@@ -162,14 +162,16 @@ def test_a_path_is_read_as_the_application_reads_it(service, path):
 @pytest.mark.parametrize("cut", [30, 60, 90, 120])
 @pytest.mark.parametrize("end", [socket.SHUT_WR, None])
 def test_a_request_that_breaks_off_is_not_quoted(service, cut, end):
-    """Its connection is closed, whether its client waits for an answer or has left."""
+    """Its client is told that it broke off, if it waits for an answer and has not left."""
     request = (
         b"POST /api/v1/text/generate HTTP/1.1\r\n" + KEY + b"X: MARKEDTEXT\r\nContent-Length: 90\r\n\r\nMARKEDTEXT"
     )
     connection = service.connect(request[:cut])
     if end is not None:
         connection.shutdown(end)
-        assert connection.recv(65536) == b""
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert MARKED.encode() not in answer
     connection.close()
 
 

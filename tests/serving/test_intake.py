@@ -4,6 +4,7 @@ import errno
 import os
 import selectors
 import socket
+import struct
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from edge.body_budget import BodyBudget
 from edge.gate import Verdict
 from serving.connection import ClientSocket, Connection
-from serving.framing import Stage
-from serving.intake import CONTINUE, DISCARD_SECONDS, MIN_BYTES_PER_SECOND, Intake
+from serving.framing import RequestBrokenOff, RequestTooSlow, Stage
+from serving.intake import CONTINUE, DISCARD_SECONDS, LATE_AT_ONCE, MIN_BYTES_PER_SECOND, Intake
 from tests.fakes import Clock
 
 PATIENCE = 10.0
@@ -145,7 +146,7 @@ def test_requests_that_arrive_together_are_served_in_turn(room):
         assert read(conn) == (SMALL if served == 2 else b"GET / HTTP/1.1\r\n\r\n")
 
 
-def test_a_head_that_does_not_end_is_given_up(room):
+def test_a_head_that_does_not_end_is_answered_in_the_end(room):
     """A byte now and then does not extend the time."""
     room = room()
     _, client = room.connect()
@@ -159,8 +160,71 @@ def test_a_head_that_does_not_end_is_given_up(room):
         assert len(room.intake) == 1
     room.clock.advance(PATIENCE / 2)
     room.intake.sweep()
+    assert room.failures == [(b"GET / HTTP/1.1\r\n" + 3 * b"A: b\r\n", "1.2.3.4", RequestTooSlow)]
+    assert client.recv(1000) == FAILURE
+    room.clock.advance(DISCARD_SECONDS)
+    room.intake.sweep()
     assert len(room.closed) == 1
     assert client.recv(10) == b""
+
+
+def test_of_very_many_that_are_late_each_is_answered_but_not_all_at_once(room):
+    """Probes wait for the thread that answers them. The silent ones, which get no answer, go at once."""
+    room = room()
+    for number in range(LATE_AT_ONCE + 3):
+        _, client = room.connect(f"1.2.3.{number}")
+        client.sendall(b"GET")
+    for number in range(5):
+        room.connect(f"1.2.4.{number}")
+    room.pump()
+    room.clock.advance(PATIENCE + 1)
+    room.intake.sweep()
+    assert (len(room.failures), len(room.closed)) == (LATE_AT_ONCE, 5)
+    room.intake.sweep()
+    assert len(room.failures) == LATE_AT_ONCE + 3
+
+
+@pytest.mark.parametrize("sent", [b"G", SMALL[:-1], CHUNKED + b"5\r\nhel", CHUNKED + b"5\r\nhello\r\n0\r\n"])
+def test_a_client_that_ends_within_its_request_is_told_so(room, sent):
+    """It may be waiting for an answer, with its half of the connection closed; what it holds is free again."""
+    room = room()
+    _, client = room.connect()
+    client.sendall(sent)
+    client.shutdown(socket.SHUT_WR)
+    room.pump()
+    assert [kind for _, _, kind in room.failures] == [RequestBrokenOff]
+    assert b"".join(iter(lambda: client.recv(1000), b"")) == FAILURE
+    assert (room.whole, len(room.intake), len(room.closed), room.budget.in_flight) == ([], 0, 1, 0)
+
+
+@pytest.mark.parametrize("sent", [b"", SMALL])
+def test_a_client_that_ends_between_two_requests_is_told_nothing(room, sent):
+    """There is nothing to answer."""
+    room = room()
+    conn, client = room.connect()
+    client.sendall(sent)
+    client.shutdown(socket.SHUT_WR)
+    room.pump()
+    if sent:
+        conn.sock.end_request()
+        room.intake.expect(conn, KEEPALIVE)
+        room.pump()
+    assert (room.failures, len(room.closed), client.recv(10)) == ([], 1, b"")
+
+
+def test_a_client_that_resets_its_connection_within_its_request_is_told_nothing(room):
+    """Nobody would read it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    room = room()
+    conn = Connection(None, ClientSocket(ours, PATIENCE), ("1.2.3.4", 1), None)
+    client.sendall(b"GET")
+    room.intake.expect(conn, PATIENCE, fresh=True)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    room.pump()
+    assert (room.failures, room.closed) == ([], [conn])
 
 
 def test_a_body_may_take_the_time_that_its_bytes_need(room):
@@ -174,7 +238,7 @@ def test_a_body_may_take_the_time_that_its_bytes_need(room):
     assert (len(room.intake), room.budget.in_flight) == (1, 900000)
     room.clock.advance(2)
     room.intake.sweep()
-    assert (len(room.intake), room.budget.in_flight) == (0, 0)
+    assert ([kind for _, _, kind in room.failures], room.budget.in_flight) == ([RequestTooSlow], 0)
 
 
 def test_a_silent_connection_is_given_up(room):

@@ -22,18 +22,15 @@ from edge.turns import AT_ONCE, Turns
 from engine.cores import Cores
 from engine.types import ModelInfo
 from models import ModelSet
+from serving.accepting import ACCEPT_PAUSE, ACCEPTED_AT_ONCE, EXHAUSTED, NOT_A_CLIENT
 from serving.connection import ClientSocket
 from serving.framing import Stage
 from serving.held_back import COURTESY, HeldBack
 from serving.priority import Successors
 from serving.slow_readers import SlowReaders
 from serving.worker import (
-    ACCEPT_PAUSE,
-    ACCEPTED_AT_ONCE,
-    EXHAUSTED,
     FLOOD,
     GATHERING,
-    NOT_A_CLIENT,
     SWEEP_INTERVAL,
     SWITCH_INTERVAL,
     ServiceWorker,
@@ -56,7 +53,7 @@ child.communicate(b"\\n")
 @pytest.fixture(autouse=True)
 def listeners_without_descriptor(monkeypatch):
     """Those in here accept by themselves."""
-    monkeypatch.setattr("serving.worker.accept_now", lambda listener: listener.accept())
+    monkeypatch.setattr("serving.accepting.accept_now", lambda listener: listener.accept())
 
 
 class FailingListener:

@@ -1,0 +1,103 @@
+"""Accepting connections: some at a time, and on through a lack of descriptors, memory or room.
+
+Out of descriptors or connections, the longest silent one is closed for the next, and accepting pauses where that does
+not help.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from gunicorn.workers.gthread import ThreadWorker
+
+from edge import errors
+from engine.quick_calls import accept_now
+from serving.connection import ClientSocket, Connection, budget_key_of
+from serving.intake import Intake
+from serving.listener import Listener
+from serving.slow_readers import SlowReaders
+
+# Nobody to accept, or a connection that has failed already; accept(2) names the latter.
+NOT_A_CLIENT = {
+    *(errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.ECONNRESET, errno.EPERM, errno.EPROTO),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.ETIMEDOUT),
+}
+# Errors of accept that time cures, for how long it is not tried again, and how often that is logged, in seconds.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE = 0.5
+EXHAUSTION_LOGGED = 60.0
+ACCEPTED_AT_ONCE = 32
+
+
+class AcceptingWorker(ThreadWorker):  # type: ignore[misc]
+    """gthread, whose accept never ends the worker for what a client or the system lacks.
+
+    send_timeout: the setting; _intake: where an accepted connection waits for its request.
+    """
+
+    send_timeout = 30.0
+    _intake: Intake
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self._accept_again = 0.0
+        self._exhaustion_logged = -EXHAUSTION_LOGGED
+        self._addresses: dict[Listener, object] = {}  # of the listening sockets
+        self._slow_readers = SlowReaders(max(1, self.cfg.threads // 2))
+
+    def accept(self, listener: Listener) -> None:
+        """Accept the connections that there are, up to some; the rest gets its turn behind those accepted before."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            if not self._accept(listener) or self.nr_conns >= self.worker_connections:
+                break
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections, or not; not while accepting is paused."""
+        super().set_accept_enabled(enabled and time.monotonic() >= self._accept_again)
+
+    def accept_all(self, listener: Listener) -> None:
+        """Accept every connection that there is."""
+        while self._accept(listener):
+            pass
+
+    def _accept(self, listener: Listener) -> bool:
+        """Accept a connection; False where there is none to accept."""
+        try:
+            accepted, address = accept_now(listener)
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                self._make_room(error)
+            elif error.errno not in NOT_A_CLIENT:
+                raise
+            return False
+        except MemoryError:
+            self._make_room(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+            return False
+        client = accepted
+        try:
+            client = ClientSocket(accepted, self.send_timeout, self._slow_readers, budget_key_of(address))
+            if listener not in self._addresses:
+                self._addresses[listener] = listener.getsockname()
+            conn = Connection(self.cfg, client, address, self._addresses[listener])
+        except Exception as error:
+            errors.log_unexpected(error)
+            client.close()
+            return True
+        self.nr_conns += 1
+        if self.nr_conns >= self.worker_connections:
+            self._intake.close_longest_waiting()
+        self._intake.expect(conn, self.send_timeout, fresh=True)
+        return True
+
+    def _make_room(self, error: OSError) -> None:
+        """Close the connection that has waited longest; leave new ones in the backlog where that does not help."""
+        now = time.monotonic()
+        if now >= self._exhaustion_logged + EXHAUSTION_LOGGED:
+            self._exhaustion_logged = now
+            self.log.warning("No connection can be accepted: %s. The longest silent ones are closed.", error.strerror)
+        if self._intake.close_longest_waiting() and error.errno == errno.EMFILE:
+            return
+        self._accept_again = now + ACCEPT_PAUSE
+        self.set_accept_enabled(False)
