@@ -79,6 +79,7 @@ def _before() -> None:
 
 def _begin() -> None:
     began = time.monotonic()
+    request.environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
     row = row_of(request)
     request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)
