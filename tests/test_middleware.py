@@ -87,7 +87,7 @@ def test_no_address_leads_to_another_host(client, path):
     assert "Location" not in response.headers
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-10,20-30", "bytes=0-0", "bytes=99999999-", "bytes=5-2", "items=0-1", "none"])
+@pytest.mark.parametrize("asked", ["bytes=0-10,20-30", "bytes=0-0", "bytes=999999-", "bytes=5-2", "items=0-1", "none"])
 def test_files_are_sent_whole_whatever_part_is_asked_for(client, asked):
     """Ranges may be passed over, and one that cannot be met is no mistake of a browser."""
     whole = client.get("/static/style.css", buffered=True)
