@@ -52,7 +52,7 @@ def _sent(name: str) -> Response:
     path = _text(name)
     if path is None:
         return send_from_directory(FOLDER, name)
-    if request.accept_encodings.quality("gzip") > 0 and "Range" not in request.headers:
+    if request.accept_encodings.quality("gzip") > 0:
         body, tag = _compressed(path, path.stat().st_mtime_ns)
         response = send_file(BytesIO(body), download_name=path.name, etag=tag)
         response.headers["Content-Encoding"] = "gzip"

@@ -13,6 +13,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import File
 
 from edge import csrf
 from edge.charset import check_charset
@@ -26,6 +27,7 @@ from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginni
 from routes.json_values import shown_name
 
 MAX_PARTS = 32
+MAX_PART_HEADERS = 16
 PIECE_BYTES = 64 * 1024  # of a body, read at once
 # Of any media type, or none, with any parameters; a browser drops white space in front of an address.
 DATA_URL = re.compile(r"[ \t\r\n]{0,100}data:[^,]{0,1000}?;[ ]?base64[ ]?,", re.IGNORECASE)
@@ -124,11 +126,20 @@ def image_in_base64(encoded: str, begin: int = 0) -> bytes:
 
 
 class _StrictParts(MultiPartParser):
-    """Keeps fields byte for byte, so that invalid UTF-8 can be refused."""
+    """Keeps fields byte for byte, so that invalid UTF-8 can be refused, and takes no part with many header fields."""
+
+    def start_file_streaming(self, event: File, total_content_length: int | None) -> IO[bytes]:
+        self._check_headers(event.headers)
+        return super().start_file_streaming(event, total_content_length)
 
     def get_part_charset(self, headers: Headers) -> str:
+        self._check_headers(headers)
         check_charset(parse_options_header(headers.get("Content-Type"))[1])
         return "iso-8859-1"
+
+    def _check_headers(self, headers: Headers) -> None:
+        if len(headers) > MAX_PART_HEADERS:
+            self.fail("too many header fields")
 
 
 def _in_memory(

@@ -25,7 +25,8 @@ WHOLE_NUMBER = re.compile(r"[+-]?\d{1,18}")
 # What `_readable` accepts, for OpenAPI: a text with at least one character that is not white space.
 SPACES = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 READABLE = rf"^[^\x00]*[^\x00{SPACES}][^\x00]*$"
-DECIMAL_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+# Bounded: of a long run of digits the pattern would try every place where it might be divided.
+DECIMAL_NUMBER = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][+-]?\d{1,3})?")
 
 
 def _without_nul(text: str) -> str:

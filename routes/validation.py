@@ -5,7 +5,7 @@ Used for /api/v1, the forms of the pages, batches and /v1. What differs between 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, TypeVar
@@ -93,6 +93,17 @@ class RequestModel(BaseModel):
 def _fields_of(model: type[RequestModel]) -> frozenset[str]:
     """Return the names of a model's fields in JSON."""
     return frozenset(field.alias or name for name, field in model.model_fields.items())
+
+
+def few(most: int) -> Callable[[Any], Any]:
+    """Return what refuses an object of more than `most` values before each is checked: each could be a mistake."""
+
+    def checked(values: Any) -> Any:
+        if isinstance(values, dict) and len(values) > most:
+            raise PydanticCustomError("too_many", "too many")
+        return values
+
+    return checked
 
 
 def validated(model: type[AnyRequest], values: Mapping[str, Any]) -> AnyRequest:

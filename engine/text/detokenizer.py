@@ -102,9 +102,10 @@ class Detokenizer:
         "_at_start",
         "_bytes",
         "_decoder",
+        "_firsts",
         "_held",
+        "_longest",
         "_pending",
-        "_prefixes",
         "_stops",
         "_table",
         "_texts",
@@ -127,7 +128,8 @@ class Detokenizer:
     def look_for(self, stop: tuple[str, ...]) -> None:
         """Stop at these strings in the text that comes from now on."""
         self._stops = stop
-        self._prefixes = tuple({text[:length] for text in stop for length in range(1, len(text))})
+        self._firsts = frozenset(text[:1] for text in stop)
+        self._longest = max(map(len, stop), default=0)
 
     @property
     def table(self) -> TokenTable:
@@ -188,10 +190,16 @@ class Detokenizer:
             first, _, self.stop = min(found)
             self.stopped = True
             return text[:first]
-        if text.endswith(self._prefixes):
-            length = max(len(prefix) for prefix in self._prefixes if text.endswith(prefix))
-            text, self._held = text[:-length], text[-length:]
+        at = self._start_of_stop(text)
+        text, self._held = text[:at], text[at:]
         return text
+
+    def _start_of_stop(self, text: str) -> int:
+        """Return where a stop string may begin that has not ended; the end of the text if nowhere."""
+        for at in range(max(0, len(text) + 1 - self._longest), len(text)):
+            if text[at] in self._firsts and any(stop.startswith(text[at:]) for stop in self._stops):
+                return at
+        return len(text)
 
 
 def _bytes_of(token: str, by_bytes: bool) -> bytes:

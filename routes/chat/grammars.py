@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.backend import Backend
 from engine.errors import NotReady, RetryLater, ServiceError, Unsupported, ValidationError
 from engine.text.grammar import GrammarRefused, Grammars, lark_grammar
 from engine.text.grammar_trials import Trials
+from engine.text.prompt_size import is_longer
 from engine.types import Status, TokenMask
 from engine.wanted import Wanted
 from routes.chat.answer_format import AnswerFormat
 from routes.chat.names import FieldNames
-from routes.chat.schemas import blamed
+from routes.chat.schemas import blamed, check_schema
 from routes.chat.toolbox import Schemas, Toolbox
 from routes.sse import compact
 
@@ -70,17 +72,15 @@ def new_mask(
     """Return a function that makes the mask of one answer. Raises ServiceError with the field that is wrong, and as
     `wanted` does. owner: who may find the compiled grammar again.
     """
-    if toolbox.forced:
-        plan = _forced(toolbox, names)
-    elif answer_format is not None and toolbox.names:
-        plan = _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE)
-    elif answer_format is not None:
-        plan = _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
-    elif toolbox.names and not toolbox.parallel:
-        return _one_call(toolbox, names, backend, cache, wanted, owner)
-    else:
+    if answer_format is None and not toolbox.forced:
+        if toolbox.names and not toolbox.parallel:
+            return _one_call(toolbox, names, backend, cache, wanted, owner)
         return lambda: None
-    grammars = cache.for_model(backend, plan.field.partition(".")[0])
+    field = names.tools if answer_format is None or toolbox.forced else answer_format.field
+    for path, schema in _schemas(answer_format, toolbox).items():
+        check_schema(schema, path)
+    grammars = cache.for_model(backend, field.partition(".")[0])  # before schemas are rewritten, which takes long
+    plan = _plan(answer_format, toolbox, names)
     try:
         _compile(plan, grammars, wanted, owner)
     except ValidationError:
@@ -116,6 +116,22 @@ class _Plan:
     refused: Callable[[str | None], ValidationError | None]
 
 
+def _schemas(answer_format: AnswerFormat | None, toolbox: Toolbox) -> dict[str, Any]:
+    """Return the schemas that the answer must conform to, by the fields that have them."""
+    if toolbox.forced:
+        return dict(toolbox.schemas())
+    return {} if answer_format is None or answer_format.schema is None else {answer_format.field: answer_format.schema}
+
+
+def _plan(answer_format: AnswerFormat | None, toolbox: Toolbox, names: FieldNames) -> _Plan:
+    """Return the plan of an answer that has a form, is to be a call, or either."""
+    if answer_format is None or toolbox.forced:
+        return _forced(toolbox, names)
+    if toolbox.names:
+        return _either(answer_format, toolbox, Schemas.WHERE_POSSIBLE if _bounded(toolbox) else Schemas.NONE)
+    return _Plan(answer_format.field, answer_format.grammar(), answer_format.refused)
+
+
 def _compile(plan: _Plan, grammars: Grammars, wanted: Wanted, owner: str) -> None:
     """Compile a grammar while the request's thread waits. Raises ValidationError that names the field."""
     try:
@@ -134,7 +150,10 @@ def _forced(toolbox: Toolbox, names: FieldNames) -> _Plan:
 
 
 def _bounded(toolbox: Toolbox) -> bool:
-    return sum(len(compact(schema)) for schema in toolbox.schemas().values()) <= MAX_FORCED_CHARACTERS
+    schemas = list(toolbox.schemas().values())
+    if is_longer(schemas, MAX_FORCED_CHARACTERS):
+        return False
+    return sum(len(compact(schema)) for schema in schemas) <= MAX_FORCED_CHARACTERS
 
 
 def _either(answer_format: AnswerFormat, toolbox: Toolbox, tools: Schemas) -> _Plan:

@@ -34,15 +34,19 @@ def shortened(task: ChatTask, backend: Backend) -> ChatTask:
 
 
 def _starts(messages: Sequence[Message], characters: int) -> list[int]:
-    """Return where the conversation may start: before all, and before each question with at most so many from there."""
+    """Return where the conversation may start: before all, and before each question with at most so many from there.
+
+    A message takes a token at least, beside its content.
+    """
     starts: list[int] = []
     for index in reversed(range(len(messages))):
-        characters -= _characters(messages[index])
+        characters -= _characters(messages[index]) + PER_TOKEN
         if characters < 0 and starts:
             return starts[::-1]
         if messages[index]["role"] == "user" and WITH_CALLS not in messages[index]:
             starts.append(index)
-    return [0, *(start for start in reversed(starts) if any(_drops(message) for message in messages[:start]))]
+    first = next((index for index, message in enumerate(messages) if _drops(message)), len(messages))
+    return [0, *(start for start in reversed(starts) if start > first)]
 
 
 def _drops(message: Message) -> bool:

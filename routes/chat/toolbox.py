@@ -9,10 +9,12 @@ from enum import Enum, auto
 from typing import Any, Literal
 
 from engine.errors import Unsupported, ValidationError
+from engine.text.prompt_size import check_unshown
+from engine.text.schema.expander import Work
 from engine.types import ModelInfo
 from routes.chat.names import FieldNames
 from routes.chat.output import CALL, CALL_END
-from routes.chat.schemas import any_object_rule, json_rule
+from routes.chat.schemas import WORK_OF_A_REQUEST, any_object_rule, json_rule
 
 MAX_TOOLS = 128
 MOST_CALLS = 8  # of an answer that follows a grammar
@@ -70,6 +72,8 @@ class Toolbox:
             raise ValidationError(
                 f"{names.tool_choice} names a function that is not among the {names.tools}.", names.tool_choice
             )
+        if choice == "none":
+            check_unshown([_shown(tool) for tool in tools], names.tools, info.max_model_len)
         self._choice: Choice = choice or "auto"
         self.parallel = parallel
 
@@ -119,8 +123,8 @@ class Toolbox:
 
         Raises ValidationError for the first schema that cannot be enforced.
         """
-        called = self._callable()
-        lines = [f"call_{number}: {_call_rule(tool, schemas)}" for number, tool in enumerate(called)]
+        called, work = self._callable(), Work(WORK_OF_A_REQUEST)
+        lines = [f"call_{number}: {_call_rule(tool, schemas, work)}" for number, tool in enumerate(called)]
         one = " | ".join(f"call_{number}" for number in range(len(called)))
         several = self.parallel and not isinstance(self._choice, NamedChoice)
         more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
@@ -157,16 +161,16 @@ def _parameters(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "object"} | (tool.parameters or {"properties": {}, "additionalProperties": False})
 
 
-def _call_rule(tool: FunctionTool, schemas: Schemas) -> str:
+def _call_rule(tool: FunctionTool, schemas: Schemas, work: Work) -> str:
     begin = f'{CALL}\n{{"name": {json.dumps(tool.name)}, "arguments": '
-    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas)} {json.dumps('}' + chr(10) + CALL_END)}"
+    return f"{json.dumps(begin)} {_arguments_rule(tool, schemas, work)} {json.dumps('}' + chr(10) + CALL_END)}"
 
 
-def _arguments_rule(tool: FunctionTool, schemas: Schemas) -> str:
+def _arguments_rule(tool: FunctionTool, schemas: Schemas, work: Work) -> str:
     if schemas is Schemas.NONE:
         return any_object_rule()
     try:
-        return json_rule(_parameters(tool), tool.path)
+        return json_rule(_parameters(tool), tool.path, work)
     except ValidationError:
         if schemas is Schemas.WHERE_POSSIBLE:
             return any_object_rule()

@@ -10,7 +10,6 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
-from pydantic_core import PydanticCustomError
 
 from routes.chat.body_limits import body_limits
 from routes.chat.toolbox import MAX_TOOLS
@@ -21,7 +20,7 @@ from routes.openai.messages import MAX_MESSAGES, Message
 from routes.openai.structured_output import ResponseFormat
 from routes.openai.tools import Tool, ToolChoice
 from routes.passed_over import REQUEST, STREAM_OPTIONS, TEMPLATE
-from routes.validation import BRANCH
+from routes.validation import BRANCH, few
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 16
@@ -42,13 +41,6 @@ def _one_or_more(value: Any) -> str:
 OneOrMoreStops = Annotated[
     Annotated[Stop, Tag(f"{BRANCH}one")] | Annotated[Stops, Tag(f"{BRANCH}list")], Discriminator(_one_or_more)
 ]
-
-
-def _few_biases(values: Any) -> Any:
-    """Refuse too many before each is checked, since each could be a mistake."""
-    if isinstance(values, dict) and len(values) > MAX_BIASES:
-        raise PydanticCustomError("too_many", "too many")
-    return values
 
 
 class StreamOptions(OpenaiRequest):
@@ -87,7 +79,7 @@ class SamplingRequest(OpenaiRequest, GuidedRequest):
         Annotated[
             dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
             Field(max_length=MAX_BIASES),
-            BeforeValidator(_few_biases),
+            BeforeValidator(few(MAX_BIASES)),
         ]
         | None
     ) = Field(None, description=f"an object of at most {MAX_BIASES} token ids, each with a number from -100 to 100")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 from engine.text.schema.keywords import MANY, NAMED, ONE
 from engine.text.schema.refusal import INVALID, UNSUPPORTED, SchemaRefused, below
 
+INDEX = re.compile(r"[0-9]{1,9}")  # of a list, in a JSON pointer
 # In these drafts nothing beside `$ref` counts.
 REFERENCE_ALONE = ("draft-03", "draft-04", "draft-06", "draft-07")
 
@@ -70,7 +72,7 @@ class Document:
         for token in pointer.split("/")[1:]:
             key: str | int = token.replace("~1", "/").replace("~0", "~")
             if isinstance(place.raw, list):
-                if not str(key).isdigit() or int(key) >= len(place.raw):
+                if not INDEX.fullmatch(str(key)) or int(key) >= len(place.raw):
                     return None
                 key = int(key)
             elif not isinstance(place.raw, dict) or key not in place.raw:

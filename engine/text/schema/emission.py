@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.text.schema import meeting
 from engine.text.schema.counting import of_count
-from engine.text.schema.expander import Expander
+from engine.text.schema.expander import Expander, Work
 from engine.text.schema.formats import FORMATS
 from engine.text.schema.probe import Verdict, matches, tried, verdict
 from engine.text.schema.reach import Reach, inside
@@ -59,10 +59,13 @@ class Rewritten:
         return SchemaRefused(COMPLEX, max(patterned)[1] if patterned else self.place)
 
 
-def rewrite(schema: Any) -> Rewritten:
-    """Return a schema rewritten. Raises SchemaRefused."""
+def rewrite(schema: Any, work: Work | None = None) -> Rewritten:
+    """Return a schema rewritten. work: that is left for it, None for as much as one schema may take.
+
+    Raises SchemaRefused.
+    """
     try:
-        return _Emission(Expander(schema)).written()
+        return _Emission(Expander(schema, work)).written()
     except RecursionError:  # references nest deeper than the text that they stand in
         raise SchemaRefused(COMPLEX, "") from None
 
@@ -158,12 +161,10 @@ class _Emission:
         """Return an object without patterns that match a listed name too, if their states refer to themselves: the
         library meets both states again, without end.
         """
-        shared = {
-            pattern
-            for name in shape.properties
-            for pattern, state in shape.patterns.items()
-            if state not in self._ending and matches(pattern, name)
-        }
+        endless = [pattern for pattern, state in shape.patterns.items() if state not in self._ending]
+        pairs = len(endless) * len(shape.properties)
+        self._expander.spend(meeting.WORK_OF_A_MATCH * pairs, meeting.pointer_of(shape.origins, "patternProperties"))
+        shared = {pattern for pattern in endless if any(matches(pattern, name) for name in shape.properties)}
         if not shared:
             return shape
         patterns = {pattern: state for pattern, state in shape.patterns.items() if pattern not in shared}
@@ -172,6 +173,7 @@ class _Emission:
     def _object(self, shape: Object) -> dict[str, Any]:
         shape = self._without_shared(shape)
         names = union(shape.properties, shape.required)
+        self._expander.spend(len(names), meeting.pointer_of(shape.origins, "properties"))
         states = {name: meeting.named(self._expander, shape, name) for name in names}
         properties = {
             name: self._of_state(state) if state in self._reach.full else False for name, state in states.items()

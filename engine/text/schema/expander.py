@@ -40,7 +40,7 @@ from engine.text.schema.shapes import (
     key_of,
 )
 
-MAX_WORK = 50_000  # combinations of two shapes, about ten microseconds each
+MAX_WORK = 50_000  # on one schema: combinations of two shapes, about ten microseconds each
 MAX_SHAPES = 256  # of one state, apart from single values
 MAX_VALUES = 4096  # of one state, shapes and single values together
 
@@ -49,16 +49,26 @@ LISTED = ("const", "enum")  # values, which must satisfy all other keywords
 Shapes = tuple[Shape, ...]
 
 
-class Expander:
-    """The states of one schema. Raises SchemaRefused for what cannot be expanded, or only with too much work."""
+class Work:
+    """What may be done on the schemas of one request."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, most: int = MAX_WORK) -> None:
+        self.left = most
+
+
+class Expander:
+    """The states of one schema. Raises SchemaRefused for what cannot be expanded, or only with too much work.
+
+    work: shared with other schemas of a request, None for its own.
+    """
+
+    def __init__(self, schema: Any, work: Work | None = None) -> None:
         self.document = Document(schema)
         self._conditions: dict[Any, Condition] = {}
         self._memo: dict[tuple[State, bool], Shapes] = {}
         self._own: dict[tuple[int, bool], Shapes] = {}
         self._open: set[tuple[int, bool]] = set()  # the conditions that are being expanded
-        self._work, self._spent_at = 0, ""
+        self._work, self._spent_at = Work() if work is None else work, ""
         self.level = 0  # how deep `alive` looks into a value
         self._emptied = ""  # the place that allowed no value last
         self.emptied: dict[State, str] = {}  # the same of each state without a shape
@@ -107,9 +117,9 @@ class Expander:
 
     def spend(self, amount: int, pointer: str) -> None:
         """Count work. Raises SchemaRefused once it is too much."""
-        self._work += amount
+        self._work.left -= amount
         self._spent_at = pointer or self._spent_at
-        if self._work > MAX_WORK:
+        if self._work.left < 0:
             raise SchemaRefused(COMPLEX, self._spent_at)
 
     # --- expansion ---

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from engine.text.schema.expander import Expander
 
 LOOK_AHEAD = 3  # levels of required values, and items of an array, that are looked at to see that there is no value
-# A repetition of a group in which something is counted: it may become harder with each character.
-_NESTED = re.compile(r"\{\d.*\)[*+{]", re.DOTALL)
+_COUNTED, _REPEATED_GROUP = re.compile(r"\{\d"), re.compile(r"\)[*+{]")
 MAX_PATTERNS = 12  # of one string; the library's time can double with each, and nothing ends it
 WORK_OF_A_MATCH = 50  # compared with that of meeting two shapes
+WORK_OF_A_VERDICT, WORK_OF_A_TRIAL = 30, 300
 NAMES_OF_WORK = 10  # how many properties of two objects are met in that time
 
 
@@ -236,10 +236,20 @@ def _verdict(expander: Expander, shape: String) -> Verdict:
     key = (shape.least, shape.most, shape.patterns, shape.excluded)
     if key not in expander.verdicts:
         schema = string_schema(shape)
+        expander.spend(WORK_OF_A_VERDICT, "")
         found = verdict(schema)
-        hard = found is Verdict.FINE and any(_NESTED.search(pattern) for pattern in shape.patterns)
-        expander.verdicts[key] = tried(schema) if hard else found
+        hard = found is Verdict.FINE and any(map(_nested, shape.patterns))
+        if hard:
+            expander.spend(WORK_OF_A_TRIAL, "")
+            found = tried(schema)
+        expander.verdicts[key] = found
     return expander.verdicts[key]
+
+
+def _nested(pattern: str) -> bool:
+    """Return whether a group is repeated behind something counted: it may become harder with each character."""
+    counted = _COUNTED.search(pattern)
+    return counted is not None and _REPEATED_GROUP.search(pattern, counted.end()) is not None
 
 
 def string_schema(shape: String, with_format: bool = True) -> dict[str, Any]:

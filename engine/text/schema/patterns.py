@@ -28,7 +28,8 @@ _QUANTIFIER = re.compile(r"\{\d+(?:,\d*)?\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z0-9_=]+\}")
 _CODE = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]+)\}")
 _GROUP = re.compile(r"\(\?(?::|P?<[A-Za-z_$][A-Za-z0-9_$]*>)")
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+# The last but one is a class without an end: were it passed over, each `[` in it would be looked at to the end.
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\[.*|.", re.DOTALL)
 _ALL_OF_A_CLASS = re.compile(r"(\\[dDwWsS]|\[(?:\\.|[^\]\\])+\])([*+])\$", re.DOTALL)
 _HIGH, _LOW = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
 

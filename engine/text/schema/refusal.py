@@ -6,6 +6,7 @@ from engine.errors import ValidationError
 from engine.text.schema.keywords import APPLYING, CLOSING, MANY, NAMED, ONE, SIMPLE
 
 MAX_POINTER = 300  # characters of a place in a message
+MAX_TOKEN = 100  # of a name in one: each place in a schema has its pointer
 
 UNSUPPORTED = "uses what cannot be enforced"
 INVALID = "is not a valid schema"
@@ -44,4 +45,8 @@ _KEYWORDS = frozenset((*ONE, *MANY, *NAMED, *SIMPLE, *APPLYING, *CLOSING, "then"
 
 def below(pointer: str, *tokens: str | int) -> str:
     """Return the pointer of what stands inside `pointer`."""
-    return pointer + "".join(f"/{str(token).replace('~', '~0').replace('/', '~1')}" for token in tokens)
+    return pointer + "".join(f"/{_shortened(str(token)).replace('~', '~0').replace('/', '~1')}" for token in tokens)
+
+
+def _shortened(token: str) -> str:
+    return token if len(token) <= MAX_TOKEN else f"{token[:MAX_TOKEN]}..."

@@ -18,7 +18,7 @@ from routes.openai.responses.items import Input
 from routes.openai.responses.passed_over import QUERY, REASONING, REQUEST, TEXT, TOOL
 from routes.openai.tool_choice import usual
 from routes.openai.tools import kind_of_choice
-from routes.validation import BRANCH
+from routes.validation import BRANCH, few
 
 MAX_METADATA = 16
 MAX_PAGE = 100
@@ -167,6 +167,7 @@ class ResponseRequest(OpenaiRequest):
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
             Field(max_length=MAX_METADATA),
+            BeforeValidator(few(MAX_METADATA)),
         ]
         | None
     ) = Field(None, description=f"an object of at most {MAX_METADATA} texts of 512 characters, named in 64")

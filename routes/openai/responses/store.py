@@ -19,6 +19,8 @@ KEPT_SECONDS = 3600.0
 MAX_RESPONSES = 10_000
 ENTRY_BYTES = 2048  # of a response's own objects, beside its texts
 
+TURN_BYTES = 8  # of a response, for each turn that it refers to
+
 STORE = "store"
 NO_STORE = "Responses are not stored here; send the conversation with each request."
 TOO_LONG = "The conversation is too large to be stored; send it without store."
@@ -199,7 +201,7 @@ class Draft:
 
 
 def _own_bytes(response: StoredResponse) -> int:
-    return len(response.body) + ENTRY_BYTES
+    return len(response.body) + ENTRY_BYTES + TURN_BYTES * len(response.turns)
 
 
 def _bytes_for_owner(response: StoredResponse) -> int:

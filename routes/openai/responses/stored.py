@@ -20,6 +20,9 @@ from routes.openai.responses.store import Draft, StoredResponse, Turn
 from routes.services import services
 from routes.validation import validated
 
+MAX_CONVERSATION = 8192  # items
+TOO_MANY = f"The stored conversation has more than {MAX_CONVERSATION} items; go on with a new one."
+
 
 def find(response_id: str) -> StoredResponse:
     """Return a stored response of this caller. Raises NotFound, whoever else may have one of that id."""
@@ -47,11 +50,13 @@ def find_previous(response_id: str) -> StoredResponse:
 
 
 def items_of(response: StoredResponse | None) -> Sequence[InputItem]:
-    """Return the conversation up to and with a stored response."""
-    if response is None:
-        return ()
-    turns = [validated(StoredItems, {"items": items}) for items in _items(response.turns)]
-    return [item for turn in turns for item in turn.items]
+    """Return the conversation up to and with a stored response. Raises ValidationError for one of too many items."""
+    found: list[InputItem] = []
+    for items in _items(response.turns) if response is not None else ():
+        found += validated(StoredItems, {"items": items}).items
+        if len(found) > MAX_CONVERSATION:
+            raise ValidationError(TOO_MANY, PREVIOUS)
+    return found
 
 
 def draft(previous: StoredResponse | None, asked: str | Sequence[InputItem]) -> Draft:

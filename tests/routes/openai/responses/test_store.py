@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from engine.errors import Overloaded, Unsupported, ValidationError
-from routes.openai.responses.store import ENTRY_BYTES, KEPT_SECONDS, ResponseStore
+from routes.openai.responses.store import ENTRY_BYTES, KEPT_SECONDS, TURN_BYTES, ResponseStore
 from tests.fakes import Clock
 from tests.threads import together
 
@@ -57,10 +57,10 @@ def test_the_turns_of_a_conversation_are_kept_once(store):
     first = keep(store, "one", items=b"x" * 5000, output=b"y" * 3000)
     second = keep(store, "two", items=b"z" * 1000, previous=first)
     assert [len(turn.items) for turn in second.turns] == [5000, 3000, 1000, 2]
-    both = 5000 + 3000 + 1000 + 2 + 2 * (2 + ENTRY_BYTES)
+    both = 5000 + 3000 + 1000 + 2 + 2 * (2 + ENTRY_BYTES) + (2 + 4) * TURN_BYTES
     assert store.size() == (2, both)
     assert store.delete("a", "one")
-    assert store.size() == (1, both - 2 - ENTRY_BYTES)
+    assert store.size() == (1, both - 2 - ENTRY_BYTES - 2 * TURN_BYTES)
     assert store.delete("a", "two")
     assert store.size() == (0, 0)
 

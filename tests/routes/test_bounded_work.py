@@ -1,0 +1,219 @@
+"""What one request can cost is bounded, whatever it says. A bound that is lost makes a test here run for hours, take
+gigabytes, or count what must not grow.
+"""
+
+from __future__ import annotations
+
+import encodings
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError as PydanticError
+
+from engine.errors import ContextTooLong, ValidationError
+from engine.text.detokenizer import Detokenizer, TokenTable
+from engine.text.prompt_size import check_prompt_size
+from engine.text.schema.emission import rewrite
+from engine.text.schema.expander import Work
+from engine.text.schema.meeting import _nested
+from engine.text.schema.patterns import Untranslatable, conjuncts
+from engine.text.schema.refusal import MAX_TOKEN, SchemaRefused, below
+from engine.types import ChatPrompt
+from routes.chat.names import FieldNames
+from routes.chat.shortening import _starts
+from routes.chat.toolbox import FunctionTool, Schemas, Toolbox
+from routes.context_fit import PER_TOKEN
+from routes.json_text import read_json
+from routes.openai.responses import stored
+from routes.openai.responses.requests import ResponseRequest
+from routes.parsing import MAX_PART_HEADERS
+from routes.request_models import numbers_in
+from tests.fakes import ScriptedBackend, image_bytes
+from tests.trained_tokenizers import trained_tokenizer
+
+MANY = 10**6
+NAMES = FieldNames(answer_format="response_format", reasoning="reasoning")
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.mark.parametrize("text", ["1" * MANY + "x", "." + "1" * MANY + "x", "1." + "1" * MANY + "x", "1e" + "1" * MANY])
+def test_a_long_number_of_a_form_is_read_in_no_time(text):
+    """It stays the text that it is, which no field takes."""
+    assert numbers_in({"temperature": text, "max_tokens": text}) == {"temperature": text, "max_tokens": text}
+
+
+@pytest.mark.parametrize(("text", "number"), [("0.7", 0.7), ("1", 1), (".5", 0.5), ("1.", 1), ("+2e-1", 0.2)])
+def test_a_number_of_a_form_is_read_as_people_write_it(text, number):
+    """Of a usual length."""
+    assert numbers_in({"temperature": text})["temperature"] == number
+
+
+def parts(headers: str) -> dict[str, Any]:
+    """Return a form with a prompt and an image, each with more header fields."""
+    body = b""
+    for disposition, data in (('name="prompt"', b"What?"), ('name="image"; filename="a.png"', image_bytes())):
+        body += f"--limit\r\nContent-Disposition: form-data; {disposition}\r\n{headers}\r\n".encode() + data + b"\r\n"
+    return {"data": body + b"--limit--\r\n", "content_type": "multipart/form-data; boundary=limit"}
+
+
+def test_names_of_charsets_are_not_kept(client):
+    """Python keeps whatever name of an encoding it is asked for."""
+    for number in range(20):
+        unknown = f"charset=x{number}{'y' * 1000}"
+        assert client.post(CHAT, data=b"{}", content_type=f"application/json; {unknown}").status_code == 415
+        assert (
+            client.post("/avibe", data=b"", content_type=f"application/x-www-form-urlencoded; {unknown}").status_code
+            == 415
+        )
+        form = parts(f"Content-Type: text/plain; {unknown}\r\n")
+        assert client.post("/api/v1/image/analyze", **form).status_code == 415
+    assert [name for name in encodings._cache if "yyy" in name] == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("more", "status"), [(MAX_PART_HEADERS - 1, 200), (MAX_PART_HEADERS, 400)])
+def test_header_fields_of_parts_are_few(client, more, status):
+    """Each is kept until the form has been read, as an object many times its size."""
+    assert client.post("/api/v1/image/analyze", **parts("a:\r\n" * more)).status_code == status
+
+
+NAMED = [f"a{number}" for number in range(400)]
+COSTLY = {
+    "every size of a large object": {
+        "properties": dict.fromkeys(NAMED, True),
+        "required": NAMED[:336],
+        "minProperties": 337,
+        "anyOf": [{"maxProperties": 1000 + number} for number in range(64)],
+    },
+    "each pattern with each": {
+        "allOf": [
+            {"anyOf": [{"pattern": f"^{letter}{n}(\\p{{L}}|\\p{{N}}\\p{{L}}){{1,9}}$"} for n in range(200)]}
+            for letter in "ab"
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("schema", COSTLY.values(), ids=COSTLY)
+def test_a_schema_that_is_much_work_is_refused(schema):
+    """What is written counts as work, and so does every question to the library."""
+    with pytest.raises(SchemaRefused, match="is too complex"):
+        rewrite(schema)
+
+
+def test_the_tools_of_a_request_share_their_work():
+    """Each of them alone is well within the bound."""
+    text = {"type": "string", "anyOf": [{"pattern": f"^{number}[a-z]+$"} for number in range(30)]}
+    schema = {"type": "object", "properties": {"a": text}}
+    work = Work()
+    rewrite(schema, work)
+    tools = [FunctionTool(f"f{number}", None, schema, f"tools[{number}]") for number in range(200)]
+    toolbox = Toolbox(tools, "required", True, ScriptedBackend("avibe", tools=True).info, NAMES)
+    assert 0 < Work().left - work.left < Work().left / 4
+    with pytest.raises(ValidationError, match="is too complex"):
+        toolbox.lark(Schemas.ALL)
+    assert toolbox.lark(Schemas.WHERE_POSSIBLE).count("\n") == 201
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(?=" + "[" * MANY, "^(?=" + "[^" * MANY, "^(?=a)" + "[" * MANY, "^(?=(" + "\\[" * MANY]
+)
+def test_a_class_without_an_end_is_looked_at_once(pattern):
+    """And not from each of its brackets again."""
+    with pytest.raises(Untranslatable):
+        conjuncts(f"^{pattern}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("\\x{2d}" * 10**5, False), ("(a{2}b)+", True), ("(a+)+b{2}", False), ("(a{2}){3}", True), ("a{2}(b)", False)],
+)
+def test_what_is_counted_within_what_is_repeated_is_found_in_one_pass(pattern, found):
+    """Of such a pattern the library is asked for a few strings."""
+    assert _nested(pattern) is found
+
+
+@pytest.mark.parametrize("index", ["²", "1" * 5000, "-1", "0x0", "१"])
+def test_no_index_of_a_reference_is_more_than_a_number(index):
+    """It refers to nothing, as one beyond the end."""
+    with pytest.raises(SchemaRefused, match="refers to what the schema does not contain"):
+        rewrite({"$ref": f"#/anyOf/{index}", "anyOf": [{"type": "string"}]})
+
+
+def test_pointers_do_not_repeat_long_names():
+    """Each place in a schema has one; below a name of 60 KB there may be a thousand."""
+    assert len(below("", "properties", "n" * 60_000, "type")) < 2 * MAX_TOKEN
+
+
+def test_where_a_conversation_may_start_is_found_in_one_pass():
+    """Instructions that stay, and then questions, each of which takes a token."""
+    messages = [{"role": "system", "content": ""}] * 200_000 + [{"role": "user", "content": ""}] * 200_000
+    assert _starts(messages, 10**9)[:3] == [0, 200_001, 200_002]
+    assert len(_starts(messages, 4096 * PER_TOKEN)) <= 4096
+
+
+def test_numbers_do_not_grow():
+    """A number of five characters would become a text of 309; what is an integer in a double stays one."""
+    assert json.dumps(read_json(b"[1e308, -1e300, 5.0, 1e15]")) == "[1e+308, -1e+300, 5, 1000000000000000]"
+
+
+def test_long_integers_count_as_long():
+    """A prompt of them is refused before it is rendered."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": [10**300] * 10}}}
+    prompt = ChatPrompt(({"role": "user", "content": "Hello"},), tools=(tool,))
+    check_prompt_size(prompt, 32)
+    with pytest.raises(ContextTooLong):
+        check_prompt_size(prompt, 16)
+
+
+def tools_of(path: str, description: str) -> dict[str, Any]:
+    """Return a request with a tool that may not be called."""
+    schema = {"type": "object", "properties": {}}
+    function = {"name": "f", "description": description}
+    if path == CHAT:
+        tool = {"type": "function", "function": function | {"parameters": schema}}
+        return {"model": "avibe", "messages": HELLO, "tools": [tool], "tool_choice": "none"}
+    if path == RESPONSES:
+        tool = {"type": "function", "parameters": schema, **function}
+        return {"model": "avibe", "input": "Hello", "tools": [tool], "tool_choice": "none"}
+    tool = {"input_schema": schema, **function}
+    return {"model": "avibe", "max_tokens": 8, "messages": HELLO, "tools": [tool], "tool_choice": {"type": "none"}}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+def test_tools_that_may_not_be_called_are_bounded_too(client, avibe, path):
+    """A prompt leaves them out, and a response repeats them."""
+    assert client.post(path, json=tools_of(path, "x")).status_code == 200
+    response = client.post(path, json=tools_of(path, "x" * MANY))
+    assert (response.status_code, len(avibe.submitted)) == (400, 1)
+    assert "tools" in response.json["error"]["message"]
+
+
+def test_metadata_is_counted_before_it_is_checked(client):
+    """One mistake, however many there are."""
+    asked = {"model": "avibe", "input": "Hello", "metadata": {f"k{number}": 1 for number in range(50_000)}}
+    with pytest.raises(PydanticError) as caught:
+        ResponseRequest.model_validate(asked)
+    assert caught.value.error_count() == 1
+    assert client.post(RESPONSES, json=asked).json["error"]["param"] == "metadata"
+
+
+def test_a_stored_conversation_has_so_many_items(client, monkeypatch):
+    """Those of a request are bounded; a chain of requests would have any number."""
+    monkeypatch.setattr(stored, "MAX_CONVERSATION", 5)
+    asked = {"model": "avibe", "input": [{"role": "user", "content": "Hello"}] * 2, "store": True}
+    first = client.post(RESPONSES, json=asked).json["id"]
+    second = client.post(RESPONSES, json=asked | {"previous_response_id": first})
+    assert second.status_code == 200
+    third = client.post(RESPONSES, json=asked | {"previous_response_id": second.json["id"]})
+    assert (third.status_code, third.json["error"]["param"]) == (400, "previous_response_id")
+
+
+def test_stop_strings_are_not_kept_in_all_their_lengths():
+    """A detokenizer holds what it was given, and their first characters."""
+    stops = tuple(letter * 255 + "!" for letter in "abcdefghijklmnop")
+    detokenizer = Detokenizer(TokenTable.of(trained_tokenizer()), stops)
+    held = [getattr(detokenizer, name) for name in Detokenizer.__slots__]
+    texts = [text for value in held if isinstance(value, tuple | set | frozenset) for text in value]
+    assert sum(map(len, texts)) == sum(map(len, stops)) + len(stops)
