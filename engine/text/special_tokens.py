@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
 
 BEGINNING = 8  # characters for each token that fits; ordinary text has about four
+PIECE = 64 * 1024  # characters
 CUT = 64  # tokens that a text may have less than its beginning, whose last word is cut
 
 _BRACKETED = re.compile(r"<[^<>\s]+>")
@@ -47,6 +48,7 @@ class SpecialTokens:
         self._ids = {token.content: index for index, token in control.items()}
         self._names = {content: f"{_secret()}{index}" for content, index in self._ids.items()}
         self._finder = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or "(?!)")
+        self._longest = max(map(len, self._ids), default=0)
         self._private = _renamed(tokenizer, self._names)
         self._strict = _Guard(self._ids, self._mark)
         self._lenient = _Guard([token.content for token in control.values() if token.special], self._mark)
@@ -77,7 +79,7 @@ class SpecialTokens:
         most: the tokens that the caller can use. Raises TooManyTokens where the beginning alone has more, which spares
         the work for the rest.
         """
-        named = self._finder.sub(lambda match: self._names[match[0]], rendered)
+        named = _replaced(self._finder, rendered, self._longest, lambda match: self._names[match[0]])
         return self._encoded(named.replace(self._mark, ""), most, add_special_tokens=False)
 
     def encode_plain(self, text: str, most: int | None = None) -> list[int]:
@@ -101,16 +103,32 @@ class _Guard:
 
     def __init__(self, tokens: Iterable[str], mark: str) -> None:
         tokens = list(tokens)
-        self._mark = mark
+        self._mark, self._longest = mark, max(map(len, tokens), default=0)
         self._whole = re.compile(f"(?=(?:{'|'.join(map(re.escape, tokens)) or '(?!)'}))(.)", re.DOTALL)
         self._heads = tuple({token[:length] for token in tokens for length in range(1, len(token))})
         self._tails = tuple({token[length:] for token in tokens for length in range(1, len(token))})
 
     def __call__(self, text: str) -> str:
-        text = self._whole.sub(lambda match: match[1] + self._mark, text)
+        text = _replaced(self._whole, text, self._longest, lambda match: match[0] + self._mark)
         before = self._mark if text.startswith(self._tails) else ""
         after = self._mark if text.endswith(self._heads) else ""
         return before + text + after
+
+
+def _replaced(pattern: re.Pattern[str], text: str, longest: int, by: Callable[[re.Match[str]], str]) -> str:
+    """Return a text with each match replaced. longest: characters that a match depends on, at most.
+
+    The text is searched a piece at a time: one search of all of it would hold the interpreter lock meanwhile.
+    """
+    parts, done = list[str](), 0
+    for start in range(0, len(text), PIECE):
+        end = start + PIECE
+        for match in pattern.finditer(text, max(start, done), end + longest):
+            if match.start() >= end:
+                break
+            parts += (text[done : match.start()], by(match))
+            done = match.end()
+    return "".join((*parts, text[done:])) if parts else text
 
 
 def _secret() -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from keys.written import WHOLE
 from routes.chat.toolbox import MAX_TOOLS
 from routes.openai.base import OpenaiRequest
 from routes.openai.requests import LENGTH, Length, OneOrMoreStops
@@ -135,7 +136,7 @@ class InputItemsQuery(OpenaiRequest):
     @classmethod
     def values(cls, query: Mapping[str, str]) -> dict[str, Any]:
         """Return the values in a query, whose numbers are texts."""
-        return {name: int(text) if text.isascii() and text.isdigit() else text for name, text in query.items()}
+        return {name: int(text) if WHOLE.fullmatch(text) else text for name, text in query.items()}
 
 
 class ResponseRequest(OpenaiRequest):

@@ -200,3 +200,15 @@ def test_what_fits_is_never_refused(text, most):
         ids = SPECIAL.encode_plain(text)
         assert len(ids) > most
     assert ids == TOKENIZER.encode(text).ids
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 12, 64])
+@given(text=st.lists(st.sampled_from(["<|im_end|>", "<|im_", "end|>", "<", "|>", "ж", " "]), max_size=12).map("".join))
+def test_a_long_text_is_searched_in_pieces_to_the_same_end(piece, text):
+    """Wherever a piece ends: before a token, in it or behind it."""
+    guard = SPECIAL.guard(text)
+    encoded = [SPECIAL.encode(part) for part in (text, guard)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.text.special_tokens.PIECE", piece)
+        assert SPECIAL.guard(text) == guard
+        assert [SPECIAL.encode(part) for part in (text, guard)] == encoded
