@@ -72,7 +72,7 @@ proof: ## an hour and more: hostile clients, floods and faults against a real Gu
 
 fuzz: ## half an hour for each parser; needs tests/fuzz/requirements.txt in .venv
 	$(call needs,atheris,$(PYTHON) -m pip install -r tests/fuzz/requirements.txt)
-	for target in image json data_url multipart form http_head; do \
+	for target in image json data_url multipart form http_head schema pattern; do \
 	  $(PYTHON) -m tests.fuzz $$target -max_total_time=1800 || exit 1; done
 
 # Scores of the page of a server that runs on PORT. Needs npm and Chromium; both pages shall have 98 and more.

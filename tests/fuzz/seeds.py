@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.proof import bodies, images
 
@@ -47,6 +49,32 @@ def seeds(target: str) -> Iterator[bytes]:
             yield b"POST /a HTTP/1.1\r\n\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"
             yield b"POST /a HTTP/1.1\r\nX-Expect: 100-continue\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nab"
             yield b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nab\r\n0\r\nA: b\r\n\r\nrest"
+        case "schema":
+            yield from (json.dumps(schema).encode() for _, schema in bodies.schemas())
+            yield from (json.dumps(schema).encode() for schema in SCHEMAS)
+        case "pattern":
+            yield from (pattern.encode() for pattern in PATTERNS)
+
+
+SCHEMAS: tuple[dict[str, Any], ...] = (
+    {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "null"}, {"items": {"$ref": "#/$defs/a"}}]}}},
+    {"type": "object", "properties": {"a": {"const": 1}}, "patternProperties": {"^a": {"type": "integer"}}},
+    {"oneOf": [{"required": ["a"], "maxProperties": 2}, {"not": {"enum": ["a", 1, None]}}], "minProperties": 1},
+    {"if": {"properties": {"a": {"type": "string"}}}, "then": {"required": ["a"]}, "else": {"minProperties": 3}},
+    {"type": ["string", "number"], "pattern": "^(?=a)[a-z]+$", "multipleOf": 0.5, "minimum": 1, "format": "date"},
+    {"prefixItems": [True, False], "contains": {"const": 1}, "minContains": 2, "unevaluatedItems": False},
+    {
+        "allOf": [{"$anchor": "x", "minLength": 1}, {"$ref": "#x"}],
+        "dependentRequired": {"a": ["b"]},
+        "$id": "http://x/y",
+    },
+)
+PATTERNS = (
+    r"^(?=[a-z]*\d)(?!a*$)[\w\-]{1,9}$",
+    r"[^\d\s](a|b)*?\p{Lu}\x41\u{1F600}",
+    r"(?<name>a)\1|\bx{2,}[]a-\]]",
+    "[" * 40,
+)
 
 
 def _images() -> Iterator[bytes]:
@@ -84,5 +112,5 @@ def write(target: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in ("image", "json", "data_url", "multipart", "form", "http_head"):
+    for name in ("image", "json", "data_url", "multipart", "form", "http_head", "schema", "pattern"):
         write(name)

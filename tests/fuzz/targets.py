@@ -22,9 +22,12 @@ from edge.request_head import read_head
 from edge.request_state import RequestState, put
 from engine.errors import ServiceError
 from engine.text.images import MAX_IMAGE_PIXELS, check_header, decode
+from engine.text.schema.patterns import Untranslatable, conjuncts
 from keys.account import of_address
+from routes.chat.schemas import rewritten
 from routes.json_text import MAX_DEPTH, read_json
 from routes.parsing import image_in_data_url, submitted_form
+from routes.request_models import numbers_in
 from serving.framing import Framing, Stage
 from serving.malformed import read_attempt
 from telemetry.observer import RequestObserver
@@ -104,6 +107,24 @@ def http_head(data: bytes) -> None:
                 assert at_once.body_received == apart.body_received
 
 
+def schema(data: bytes) -> None:
+    """A JSON schema is rewritten as one that the grammar library reads, or refused with a typed error."""
+    try:
+        value = read_json(data)
+        written = rewritten(value, "schema").schema
+    except ServiceError:
+        return
+    assert json.loads(json.dumps(written)) == written
+
+
+def pattern(data: bytes) -> None:
+    """A pattern of a schema is translated to patterns without look-around, or is none."""
+    with suppress(Untranslatable):
+        for part in conjuncts(data.decode("utf-8", "replace")):
+            assert "(?=" not in part
+            assert "(?!" not in part
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "image": image,
     "json": json_text,
@@ -111,6 +132,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "multipart": multipart,
     "form": form,
     "http_head": http_head,
+    "schema": schema,
+    "pattern": pattern,
 }
 
 
@@ -128,6 +151,7 @@ def _form(body: bytes, kind: str) -> None:
             read = submitted_form()
         except (ServiceError, RequestEntityTooLarge):
             return
+        numbers_in(read.fields)
         assert sum(len(file) for files in read.files.values() for file in files) <= len(body)
 
 

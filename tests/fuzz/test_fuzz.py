@@ -20,6 +20,8 @@ MUTATIONS = {
     "multipart": 8_000,
     "form": 15_000,
     "http_head": 8_000,
+    "schema": 80_000,
+    "pattern": 60_000,
 }
 CORPUS_BYTES = 2 * 2**20
 INPUTS = [pytest.param(path, id=f"{path.parent.name}-{path.name}") for path in sorted(CORPUS.glob("*/*"))]
