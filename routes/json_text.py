@@ -33,6 +33,7 @@ MAX_STRING = MAX_ENCODED_IMAGE + 1024  # with what precedes it in its URL; any o
 MAX_DEPTH = 100
 MAX_DOUBLE = int(sys.float_info.max)
 MAX_DIGITS = 400  # of an integer; a double has at most 309
+MAX_NUMBER = 1100  # characters of one that is read; written out in full, the smallest double takes 1,077
 EXACT = 2**53  # up to which a double holds every integer
 TOO_LARGE = Message("json_too_large", "The request has more text or more values than any valid request.")
 TOO_DEEP = "The request body is nested too deeply."
@@ -267,7 +268,7 @@ class _Numbers:
 
     def number(self, text: str) -> float | int:
         """Return a number; 5.0 is the integer 5, as in JSON Schema. 1e308 stays as short as it was written."""
-        value = float(text)
+        value = float(text) if len(text) <= MAX_NUMBER else math.inf
         self.infinite = self.infinite or not math.isfinite(value)
         return int(value) if abs(value) <= EXACT and value.is_integer() else value
 
