@@ -115,6 +115,8 @@ timeout = 300
 # The drain aborts what is left after DRAIN_SECONDS; those error responses still have to be sent.
 graceful_timeout = math.ceil(settings.server.drain_delay + settings.server.drain_seconds) + 5
 control_socket_disable = True
+# No proxy of ours names a mount point, and a client's would have paths read as others than a proxy's rules see.
+forwarder_headers = ""
 logger_class = GunicornLogger
 loglevel = settings.logging.log_level.lower()
 # Gunicorn makes its heartbeat file there with mkstemp.

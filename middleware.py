@@ -37,6 +37,9 @@ from telemetry.observer import RequestObserver
 from telemetry.tracing import Trace
 from usage.prices import as_money
 
+# They may be passed over too (RFC 9110, 12.5). To read one takes time that grows with its square.
+PREFERENCES = ("HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_ACCEPT_ENCODING", "HTTP_ACCEPT_CHARSET")
+LONGEST_PREFERENCE = 1000
 FOREIGN_PAGE = Message("foreign_page", "Another site's page sent this form; open it here and send it again.")
 
 
@@ -80,6 +83,9 @@ def _before() -> None:
 def _begin() -> None:
     began = time.monotonic()
     request.environ.pop("HTTP_RANGE", None)  # may be passed over (RFC 9110, 14.2): nothing here is read in parts
+    for name in PREFERENCES:
+        if len(request.environ.get(name, "")) > LONGEST_PREFERENCE:
+            del request.environ[name]
     row = row_of(request)
     request_id = request_id_of(request.headers.get("X-Request-ID", ""))
     request_id_var.set(request_id)

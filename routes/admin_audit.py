@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from database.audit import acts
 from database.connect import DatabaseError
 from keys.record import FIELDS, LIMITS
+from keys.written import WHOLE
 from routes.key_form import read_time, shown_limit
 from routes.locale import visitors_locale
 from routes.operator_page import operators_page, without_database
@@ -33,7 +34,9 @@ def no_database(error: Exception) -> ResponseReturnValue:
 @admin_audit.get("/status/audit")
 def index() -> str:
     """List administrative acts; `before` goes on behind the act of this number."""
-    found = acts(services().database.engine(), request.args.get("before", None, type=int), PAGE + 1)
+    asked = request.args.get("before", "")
+    before = int(asked) if WHOLE.fullmatch(asked) else None
+    found = acts(services().database.engine(), before, PAGE + 1)
     shown = [
         {
             "at": read_time(act.at),

@@ -16,11 +16,15 @@ from markupsafe import Markup
 
 HEADING = "h3"
 DIRECTED = frozenset(("p", "ul", "ol", "li", "blockquote", "th", "td"))  # each has the direction of its own text
+LONGEST = 40_000  # characters: the longest answers of most models, and a second of work at the very worst
+NESTED = 20  # levels; the library looks at each bracket as often
 SCHEMES = ("http://", "https://", "mailto:")
 
 
 def rendered(text: str) -> Markup:
-    """Return the answer as HTML."""
+    """Return the answer as HTML; one of more than LONGEST characters as the plain text that it is."""
+    if len(text) > LONGEST:
+        return Markup('<pre tabindex="0"><code>{}</code></pre>\n').format(text)
     return Markup(_MARKDOWN.render(text))  # nosec B704 # the renderer escapes what it is given
 
 
@@ -64,4 +68,5 @@ def _may_lead_there(url: str) -> bool:
 
 
 _MARKDOWN = MarkdownIt("js-default", {"html": False, "breaks": True}, renderer_cls=_Renderer)
+_MARKDOWN.options["maxNesting"] = NESTED
 _MARKDOWN.validateLink = _may_lead_there  # type: ignore[method-assign]

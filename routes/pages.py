@@ -171,7 +171,7 @@ def _forget_or_remember(error: ServiceError) -> None:
     """Keep what was typed, even if its body was not read yet, except images that the model can never read."""
     if isinstance(error, Unauthorized | Forbidden) and not request_state().typed:
         _remember_unread()
-    elif isinstance(error, RateLimitExceeded):
+    elif isinstance(error, RateLimitExceeded) and "Content-Encoding" not in request.headers:
         with suppress(ServiceError, HTTPException):
             request_reading.remember()
     elif isinstance(error, PayloadTooLarge | UnsupportedMediaType) or getattr(error, "param", None) == "image":

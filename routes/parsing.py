@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any
+from typing import Any
 
 from flask import request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.multipart import File
+from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from edge import csrf
 from edge.charset import check_charset
@@ -27,7 +26,8 @@ from routes.json_text import MAX_ENCODED_IMAGE, USUAL, JsonLimits, check_beginni
 from routes.json_values import shown_name
 
 MAX_PARTS = 32
-MAX_PART_HEADERS = 16
+MAX_PART_HEADERS, MAX_PART_HEAD = 16, 8192  # fields, and bytes of them
+READ_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024  # of a body, read at once
 # Of any media type, or none, with any parameters; a browser drops white space in front of an address.
 DATA_URL = re.compile(r"[ \t\r\n]{0,100}data:[^,]{0,1000}?;[ ]?base64[ ]?,", re.IGNORECASE)
@@ -125,45 +125,54 @@ def image_in_base64(encoded: str, begin: int = 0) -> bytes:
     return b"".join(pieces)
 
 
-class _StrictParts(MultiPartParser):
-    """Keeps fields byte for byte, so that invalid UTF-8 can be refused, and takes no part with many header fields."""
+class _Decoder(MultipartDecoder):
+    """Refuses a part with many or long header fields before it reads them: that takes long, and much memory."""
 
-    def start_file_streaming(self, event: File, total_content_length: int | None) -> IO[bytes]:
-        self._check_headers(event.headers)
-        return super().start_file_streaming(event, total_content_length)
-
-    def get_part_charset(self, headers: Headers) -> str:
-        self._check_headers(headers)
-        check_charset(parse_options_header(headers.get("Content-Type"))[1])
-        return "iso-8859-1"
-
-    def _check_headers(self, headers: Headers) -> None:
-        if len(headers) > MAX_PART_HEADERS:
-            self.fail("too many header fields")
-
-
-def _in_memory(
-    total_content_length: int | None,
-    content_type: str | None,
-    filename: str | None,
-    content_length: int | None = None,
-) -> IO[bytes]:
-    return BytesIO()
+    def _parse_headers(self, data: bytes | bytearray) -> Headers:
+        if len(data) > MAX_PART_HEAD or data.count(b"\n") >= MAX_PART_HEADERS:
+            raise ValueError("too many header fields")
+        return super()._parse_headers(data)
 
 
 def _multipart(field_bytes: int) -> Form:
     boundary = request.mimetype_params.get("boundary", "").encode("latin-1")
     if not boundary:
         raise ValueError
-    parser = _StrictParts(stream_factory=_in_memory, max_form_memory_size=field_bytes, max_form_parts=MAX_PARTS)
-    fields, files = parser.parse(request.stream, boundary, request.content_length)
-    texts = ((name, value.encode("latin-1").decode()) for name, value in fields.items(multi=True))
-    # A browser sends an empty part without a file name if no file was chosen.
+    decoder = _Decoder(boundary, field_bytes, max_parts=MAX_PARTS)
+    texts: list[tuple[str | None, str]] = []
     chosen: dict[str, tuple[bytes, ...]] = {}
-    for name, file in files.items(multi=True):
-        if file.filename:
-            chosen[name] = (*chosen.get(name, ()), file.stream.read())
+    for part, data in _parts(decoder, field_bytes):
+        if isinstance(part, Field):
+            check_charset(parse_options_header(part.headers.get("Content-Type"))[1])
+            texts.append((part.name, data.decode()))
+        elif part.filename:  # a browser sends an empty part without a file name if no file was chosen
+            chosen[part.name] = (*chosen.get(part.name, ()), data)
     return Form(_fields(texts), chosen)
+
+
+def _parts(decoder: MultipartDecoder, field_bytes: int) -> Iterator[tuple[Field | File, bytes]]:
+    """Yield the parts of the request's form, each with its content. Raises RequestEntityTooLarge and ValueError."""
+    part: Field | File | None = None
+    content = BytesIO()
+    for event in _events(decoder):
+        if isinstance(event, Field | File):
+            part, content = event, BytesIO()
+        elif isinstance(event, Data) and part is not None:
+            content.write(event.data)
+            if isinstance(part, Field) and content.tell() > field_bytes:
+                raise RequestEntityTooLarge
+            if not event.more_data:
+                yield part, content.getvalue()
+
+
+def _events(decoder: MultipartDecoder) -> Iterator[Event]:
+    while True:
+        data = request.stream.read(READ_BYTES)
+        decoder.receive_data(data or None)
+        while not isinstance(event := decoder.next_event(), NeedData | Epilogue):
+            yield event
+        if not data:
+            return
 
 
 def _fields(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str]:

@@ -46,9 +46,9 @@ def show() -> ResponseReturnValue:
 @sign_in.post("/sign-in")
 def enter() -> ResponseReturnValue:
     """Exchange a client's key or token for a session's cookie; show again what was typed before."""
-    form = kept_image.form_with_image()
     if not services().authenticator.demanded:
         return redirect(url_for("pages.index"), 303)
+    form = kept_image.form_with_image()
     offered, kept = form.fields.get("key", "").strip(), _kept(form.fields, form.files.get("image", ()))
     texts = visitors_locale().texts["key_sign_in"]
     try:

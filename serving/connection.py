@@ -237,6 +237,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.data_ready = True  # the intake hands over whole requests
         self.leftover = b""
         self.asked_by = "unknown"
+        self.budget_key = budget_key_of(self.client)  # that what its peer holds is counted under
 
     def init(self) -> None:
         """Get ready to serve, in the thread that does."""
@@ -248,11 +249,6 @@ class Connection(TConn):  # type: ignore[misc]
     def peer(self) -> str:
         """The address at the other end of the socket."""
         return peer_of(self.client)
-
-    @property
-    def budget_key(self) -> str:
-        """The key that what its peer holds is counted under."""
-        return budget_key_of(self.client)
 
     def close(self, graceful: bool = False) -> None:
         if not self.closed:

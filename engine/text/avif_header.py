@@ -121,6 +121,7 @@ class _Reader:
             position += 1
             if found == item:
                 for at in range(length):
+                    self._step()
                     number = self._unpack(">H" if wide_numbers else ">B", position + at * (1 + wide_numbers))[0]
                     yield number & (0x7FFF if wide_numbers else 0x7F)
             position += length * (1 + wide_numbers)

@@ -27,6 +27,9 @@ from routes.response_models import TextChoice, TextCompletion, TextLogprobs
 NAMES = FieldNames(answer_format="structured_outputs", reasoning="", messages="prompt")
 
 
+MAX_SCORED = 16  # answers with the scores of their prompts, which take a kilobyte a token and more
+
+
 def cost(body: CompletionRequest) -> int:
     """Return how many answers the request is charged for."""
     return len(_prompts(body)) * (body.n or 1)
@@ -41,6 +44,8 @@ def submit_completion(body: CompletionRequest) -> tuple[Run, CompletionResponse]
     if body.max_tokens == 0 and not body.echo:
         raise ValidationError("max_tokens must be at least 1 without echo.", "max_tokens")
     prompts, fields = _prompts(body), replace(sampling(body), echo=bool(body.echo))
+    if body.echo and body.logprobs is not None and len(prompts) * (body.n or 1) > MAX_SCORED:
+        raise ValidationError(f"echo with logprobs is for at most {MAX_SCORED} answers of a request.", "echo")
     no_tools = Toolbox((), None, True, backend.info, NAMES)
     form = guided_format(body)
     new_mask, rules = mask_of(form, no_tools, NAMES, fields, backend), None if form is None else form.rules()

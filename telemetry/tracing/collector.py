@@ -29,6 +29,8 @@ log = logging.getLogger("avito_ai.tracing")
 PATH = "/v1/traces"
 QUEUE, BATCH = 4096, 512  # spans
 DELAY = 2.0  # seconds between two batches
+# The context that a client sends. A longer one is passed over, as W3C's Trace Context allows: it would be logged.
+CONTEXT, LONGEST_CONTEXT = ("traceparent", "tracestate"), 512  # characters
 SEND_TIMEOUT = 5.0  # seconds
 STOP_PATIENCE = 3.0  # seconds
 
@@ -95,7 +97,7 @@ class CollectorTracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, method: str, route: str, headers: RequestHeaders, request_id: str, began: float) -> Trace:
-        carrier = {name: value for name in ("traceparent", "tracestate") if (value := headers.get(name)) is not None}
+        carrier = {name: value for name in CONTEXT if (value := headers.get(name)) and len(value) <= LONGEST_CONTEXT}
         context = self._propagator.extract(carrier)
         return begun(self._tracer, context, method, route, request_id, began)
 

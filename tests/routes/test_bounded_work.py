@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import pytest
+from flask import request
 from pydantic import ValidationError as PydanticError
 
 from engine.errors import ContextTooLong, ValidationError
@@ -20,14 +21,16 @@ from engine.text.schema.meeting import _nested
 from engine.text.schema.patterns import Untranslatable, conjuncts
 from engine.text.schema.refusal import MAX_TOKEN, SchemaRefused, below
 from engine.types import ChatPrompt
+from routes import kept_image, markdown
 from routes.chat.names import FieldNames
 from routes.chat.shortening import _starts
 from routes.chat.toolbox import FunctionTool, Schemas, Toolbox
 from routes.context_fit import PER_TOKEN
 from routes.json_text import read_json
+from routes.markdown import LONGEST, rendered
 from routes.openai.responses import stored
 from routes.openai.responses.requests import ResponseRequest
-from routes.parsing import MAX_PART_HEADERS
+from routes.parsing import MAX_PART_HEAD, MAX_PART_HEADERS
 from routes.request_models import numbers_in
 from tests.fakes import ScriptedBackend, image_bytes
 from tests.trained_tokenizers import trained_tokenizer
@@ -217,3 +220,53 @@ def test_stop_strings_are_not_kept_in_all_their_lengths():
     held = [getattr(detokenizer, name) for name in Detokenizer.__slots__]
     texts = [text for value in held if isinstance(value, tuple | set | frozenset) for text in value]
     assert sum(map(len, texts)) == sum(map(len, stops)) + len(stops)
+
+
+@pytest.mark.parametrize("head", ["a" * MAX_PART_HEAD + ":\r\n", 'X: a"' + ";" * MAX_PART_HEAD + "\r\n"])
+def test_the_header_of_a_part_is_short(client, head):
+    """Its fields are read in time that grows with their length, in form after form that nobody is charged for."""
+    assert client.post("/api/v1/image/analyze", **parts(head)).status_code == 400
+    assert client.post("/api/v1/image/analyze", **parts(head[: MAX_PART_HEAD // 2] + ":\r\n")).status_code == 200
+
+
+def test_a_sign_in_that_nobody_needs_reads_no_form(client, monkeypatch):
+    """Without keys there is nothing to sign in for."""
+    monkeypatch.setattr(kept_image, "form_with_image", lambda: pytest.fail("it was read"))
+    assert client.post("/sign-in", **parts("")).status_code == 303
+
+
+@pytest.mark.parametrize("field", ["Accept", "Accept-Language", "Accept-Encoding", "Accept-Charset"])
+def test_long_preferences_are_passed_over(client, field):
+    """To divide one takes time that grows with its square, and holds the interpreter lock."""
+    with client:
+        client.get("/nothing", headers={field: "x" + " " * MANY + "y"})
+        assert field not in request.headers
+        client.get("/nothing", headers={field: "en"})
+        assert request.headers[field] == "en"
+
+
+@pytest.mark.parametrize(("characters", "kept"), [(LONGEST, False), (LONGEST + 1, True)])
+def test_the_longest_answers_are_shown_as_they_are(characters, kept):
+    """Markdown of brackets costs a second for some ten thousand."""
+    text = "*a* <b>".ljust(characters)
+    assert ("*a* &lt;b&gt;" in rendered(text)) is kept
+    assert ("<em>a</em> &lt;b&gt;" in rendered(text)) is not kept
+
+
+def test_brackets_are_looked_at_to_a_depth():
+    """The library starts anew at each bracket, once for each level."""
+    assert markdown._MARKDOWN.options["maxNesting"] == markdown.NESTED < 100
+
+
+@pytest.mark.parametrize(("prompts", "n", "status"), [(4, 4, 200), (16, 1, 200), (4, 5, 400), (16, 8, 400)])
+def test_prompts_are_scored_for_few_answers(client, prompts, n, status):
+    """The scores of their tokens are kept for each answer, until all have been sent."""
+    asked = {"model": "avibe", "prompt": ["Hello"] * prompts, "n": n, "max_tokens": 1}
+    assert client.post("/v1/completions", json=asked | {"echo": True, "logprobs": 1}).status_code == status
+    assert client.post("/v1/completions", json=asked | {"echo": True}).status_code == 200
+
+
+@pytest.mark.parametrize("before", ["9223372036854775808", "1" * 5000, "²", "-1", "x"])
+def test_a_number_of_an_act_that_cannot_be_is_passed_over(client, before):
+    """A database has no room for it."""
+    assert client.get(f"/status/audit?before={before}").status_code in (200, 503)

@@ -96,6 +96,10 @@ def test_a_tall_order_allocates_nothing():
     assert size_of(riff((b"VP8L", lossless + bytes(20)))) == (16383, 16383)
 
 
+def box_of(kind, body):
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
 def hostile():
     """Files whose headers are long in every way that their formats allow; the size stands behind it all, or nowhere."""
     frame = segment(0xC0, struct.pack(">BHHB", 8, 1, 1, 1) + bytes(3))
@@ -115,6 +119,10 @@ def hostile():
     ftyp = struct.pack(">I4s4s4x", 16, b"ftyp", b"avif")
     yield "avif-boxes", ftyp + box * 2_000_000
     yield "avif-properties", ftyp + struct.pack(">I4s4x", 16_000_012, b"meta") + box * 2_000_000
+    entry = struct.pack(">HB", 1, 255) + bytes(255)
+    ipma = box_of(b"ipma", struct.pack(">II", 0, 60_000) + entry * 60_000)
+    iprp = box_of(b"iprp", box_of(b"ipco", box) + ipma)
+    yield "avif-associations", ftyp + box_of(b"meta", bytes(4) + box_of(b"pitm", struct.pack(">IH", 0, 1)) + iprp)
     yield "ico-entries", struct.pack("<HHH", 0, 1, 65_535) + bytes((9, 9, 9, 0, *range(12))) * 65_535
     yield "webp-chunks", riff(*[(b"JUNK", b"")] * 100_000)
 
