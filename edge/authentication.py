@@ -120,7 +120,8 @@ def credential(authorization: str, api_key: str) -> str:
     return (token.strip() if scheme.lower() == "bearer" else "") or api_key.strip()
 
 
-def check_model(account: Account, *names: str) -> None:
-    """Raise Forbidden unless the account may use the model that has these names."""
+def check_model(account: Account, *names: str, asked: str | None = None) -> None:
+    """Raise Forbidden unless the account may use the model that has these names. asked: the one that was asked for."""
     if not account.may_use(*names):
-        raise Forbidden(Message("model_forbidden", "This key may not use the model {model}.", model=names[0]))
+        shown = names[0] if asked is None else asked
+        raise Forbidden(Message("model_forbidden", "This key may not use the model {model}.", model=shown))

@@ -169,7 +169,7 @@ class RateLimiter:
             reset, used = windows.used(item, budget, client)
             if used + cost > item.amount:
                 raise size.over(item, used, reset, budget)
-            quotas.append(_quota(size, item, used + cost, reset))
+            quotas.append(_quota(size, item, used if only_look else used + cost, reset))
         for item in () if only_look else size.items:
             # Another copy that shares Redis can take the last request in between; then this one is refused.
             if not windows.take(item, budget, client, cost):

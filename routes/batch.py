@@ -39,6 +39,7 @@ from usage.errors import HeldBack
 
 MODEL = "avibe"
 SINGLE = "api.text_generate"  # the endpoint whose answers are those of a batch's texts
+HELD_BACK_SECONDS = 1.0  # between two looks whether a limit has room again
 KEEP_ALIVE = b"\n"  # a blank line, so that no proxy closes an idle response
 
 Show = Callable[[GenerationResult], Mapping[str, Any]]
@@ -85,6 +86,7 @@ class Batch:
         self._mailbox = Mailbox()
         self._cancellation = Cancellation()
         self._waits = False  # for capacity; the backend may call the mailbox's `wake`
+        self._held_back = False  # what is left of a limit may go to other requests of the same account
         self._reservation = spending.admit(model, backend.info.max_model_len, [])
         self._lock = threading.Lock()  # guards the two fields below
         self._running: dict[int, tuple[_Text, Generation]] = {}
@@ -139,8 +141,10 @@ class Batch:
             try:
                 generation = self._submit_one(text)
             except HeldBack as error:
-                if self._running:  # when one of these has ended, it is known what they leave
+                # When one of its own texts has ended, it is known what they leave; others' requests are asked about.
+                if self._running or time.monotonic() < text.start_clock():
                     self._todo.appendleft(text)
+                    self._held_back = not self._running
                     return
                 self._failed(text.index, error)
             except Exception as error:
@@ -210,6 +214,9 @@ class Batch:
         """Wait until a text finishes, at most until then on the monotonic clock; return whether one did."""
         if self._todo and not self._running:
             until = min(until, self._todo[0].start_clock())
+        if self._held_back:
+            until = min(until, time.monotonic() + HELD_BACK_SECONDS)
+            self._held_back = False
         event = self._mailbox.wait(max(0.0, until - time.monotonic()))
         if event is not None:
             self._ended(event[0])

@@ -133,6 +133,8 @@ def _question(asked: OwnUsageQuery, in_csv: bool, account: str | None) -> Questi
 def _span(asked: OwnUsageQuery) -> tuple[int, int]:
     """Return the first second and that behind the last one: of the month or the days, else of this month so far."""
     today = int(time.time() // DAY) * DAY
+    if asked.month is not None and (asked.from_ or asked.to):
+        raise ValidationError("Ask for a month, or for days, not for both.", "month")
     try:
         if asked.month is not None:
             return days_of(asked.month)

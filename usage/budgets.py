@@ -79,9 +79,14 @@ class Budgets:
         with self._ledgers(account, limits) as ledgers:
             if (found := crowded(ledgers[0], limits)) is not None:
                 raise found
-            reservation.hold_here(ledgers, sizes)
-            for ledger in ledgers:
+            for ledger in ledgers:  # before anything that gives up the lock, so that those who wait count as well
                 ledger.running += 1
+            try:
+                reservation.hold_here(ledgers, sizes)
+            except BaseException:
+                for ledger in ledgers:
+                    ledger.running -= 1
+                raise
         try:
             reservation.agree()
         except RetryLater:

@@ -19,6 +19,6 @@ def find_model(model_id: str) -> tuple[str, Backend]:
         known = ", ".join(names.listed(models, state.account.may_use))
         raise UnknownModel(f"There is no model of this name here. The models are: {known}.")
     name, backend = found
-    check_model(state.account, *names.names_of(name, backend.info))
+    check_model(state.account, *names.names_of(name, backend.info), asked=model_id)
     state.versions[model_id] = name
     return found

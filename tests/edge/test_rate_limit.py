@@ -71,6 +71,13 @@ def test_the_window_moves(clock):
     assert refusal(limiter).retry_after == 40
 
 
+def test_a_look_takes_nothing_of_what_remains(clock):
+    """What it costs is only checked."""
+    limiter = RateLimiter(5, 0, clock=clock)
+    assert limiter.spend("generation", "1.1.1.1", 2, only_look=True).remaining == 5
+    assert limiter.spend("generation", "1.1.1.1", 2).remaining == 3
+
+
 def test_a_refused_call_is_charged_nowhere(clock):
     """Refused requests do not prolong the refusal, in either window."""
     limiter = RateLimiter(2, 3, clock=clock)

@@ -13,6 +13,7 @@ from routes.batch import Batch
 from routes.services import services
 from tests.fakes import PATIENCE
 from tests.timing import NewThreads
+from usage.errors import HeldBack
 
 BATCH = "/api/v1/text/batch"
 
@@ -285,3 +286,25 @@ def test_a_batch_counts_each_text(client, few):
     lines(send(client, "a", "", "c"))
     figures = client.get("/api/metrics").json["application"]
     assert (figures["avibe_requests"], figures["failed_requests"]) == (2, 1)
+
+
+@pytest.mark.parametrize("times", [3, 10**9])
+def test_a_text_waits_for_what_others_may_leave_of_a_limit(app, few, monkeypatch, times):
+    """As long as it would wait for capacity; with no text of its own running it looks again and again."""
+    monkeypatch.setattr("routes.batch.HELD_BACK_SECONDS", 0.001)
+    batch = begun(app, ["a", "b"])
+    hold, tries = batch._reservation.hold, []
+
+    def held_back(sizes):
+        tries.append(sizes)
+        if len(tries) <= times:
+            if times > 3:
+                batch._todo and setattr(batch._todo[0], "give_up", 0.0)
+            raise HeldBack("Requests in flight may use it.", 1, "tokens_per_day")
+        hold(sizes)
+
+    batch._reservation.hold = held_back
+    found = [json.loads(line) for line in batch.lines() if line.strip()]
+    batch.end()
+    assert len(found) == 2
+    assert {line.get("error") for line in found} == ({None} if times == 3 else {"rate_limit_exceeded"})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from keys.account import Account, Limits
 from tests.fakes import Clock
 from tests.threads import together
-from usage.budgets import Budgets
+from usage.budgets import Budgets, Reservation
 from usage.errors import BudgetExceeded, HeldBack, LimitReached
 from usage.ledger import Reading, Used
 from usage.periods import DAY, day_of, month_of
@@ -425,3 +425,23 @@ def test_sums_agree_after_whatever_happened(steps):
         assert money.used == sum(c for name, at, _, c in answers if name == account.id and at in month)
     with shop.budgets.ledgers_of(accounts[0]) as (_, service):
         assert service.used_in(month).cost == sum(c for _, at, _, c in answers if at in month)
+
+
+def test_a_request_counts_as_one_in_flight_before_it_waits_for_room(shop, monkeypatch):
+    """Others are judged meanwhile. One that gets no room counts no longer."""
+    account, seen = holder(concurrent_requests=2, tokens_per_minute=1000), []
+
+    def hold(_, ledgers, sizes):
+        seen.append(ledgers[0].running)
+        if len(seen) == 2:
+            raise HeldBack("There is no room.", 1, "tokens_per_minute")
+
+    monkeypatch.setattr(Reservation, "hold_here", hold)
+    first = shop.budgets.admit(account, MODEL, {})
+    with pytest.raises(HeldBack):
+        shop.budgets.admit(account, MODEL, {})
+    shop.budgets.admit(account, MODEL, {})
+    with pytest.raises(LimitReached):
+        shop.budgets.admit(account, MODEL, {})
+    assert seen == [1, 2, 2]
+    first.release()
